@@ -1,0 +1,69 @@
+//! Builds the components in `tools/` and embeds them, so that the one binary needs no file beside it.
+//!
+//! They are built by the same script that a person runs, for `wasm32-wasip2`, in a target folder of their own; where the target is missing the script sets it up or says in
+//! one line what to type.
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::{Command, exit},
+};
+
+/// The components to embed, by package; each is a folder of `tools/`. Libraries that tools share are not listed.
+const COMPONENTS: [&str; 1] = ["text"];
+
+fn main() {
+    let root = folder("CARGO_MANIFEST_DIR").join("..");
+    for watched in ["tools", "tool-sdk", "wit"] {
+        println!("cargo::rerun-if-changed={}", root.join(watched).display());
+    }
+    println!("cargo::rerun-if-env-changed=MCPP_NO_RUSTUP");
+    let components = build(&root);
+    let list: String = COMPONENTS
+        .iter()
+        .map(|name| {
+            let wasm = components.join(format!("{name}.wasm"));
+            format!("    BuiltIn {{ name: {name:?}, wasm: include_bytes!({:?}) }},\n", wasm.display().to_string())
+        })
+        .collect();
+    let code = format!("/// The components built into this program.\nconst BUILT_IN: &[BuiltIn] = &[\n{list}];\n");
+    let file = folder("OUT_DIR").join("built_in.rs");
+    if let Err(error) = fs::write(&file, code) {
+        fail(&format!("cannot write {}: {error}", file.display()));
+    }
+}
+
+fn folder(variable: &str) -> PathBuf {
+    match env::var_os(variable) {
+        Some(folder) => folder.into(),
+        None => fail(&format!("cargo did not set {variable}")),
+    }
+}
+
+fn build(root: &Path) -> PathBuf {
+    let script = root.join("tool-sdk/build-guest.sh");
+    let output = match Command::new("bash").arg(&script).args(COMPONENTS).output() {
+        Ok(output) => output,
+        Err(error) => fail(&format!("cannot run {}: {error}", script.display())),
+    };
+    if !output.status.success() {
+        fail(&format!("the built-in tools did not build:\n{}", String::from_utf8_lossy(&output.stderr)));
+    }
+    // Copied, so that a later build of guests with another profile cannot change what this binary embeds.
+    let built = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
+    let kept = folder("OUT_DIR");
+    for name in COMPONENTS {
+        let file = format!("{name}.wasm");
+        if let Err(error) = fs::copy(built.join(&file), kept.join(&file)) {
+            fail(&format!("cannot copy {file}: {error}"));
+        }
+    }
+    kept
+}
+
+fn fail(reason: &str) -> ! {
+    for line in reason.lines() {
+        println!("cargo::error={line}");
+    }
+    exit(1)
+}

@@ -1,0 +1,214 @@
+//! The operator's door: a Unix socket in the data directory, open to the user who runs the host and to nobody else.
+//!
+//! What can be done here (reload) and seen (problems, limits) is an operator's act; no tool and no network client reaches it.
+
+use std::{net::SocketAddr, path::PathBuf, sync::Arc};
+
+use axum::{
+    Json, Router,
+    extract::State,
+    http::StatusCode,
+    response::{IntoResponse as _, Response},
+    routing::{get, post},
+};
+use serde::{Deserialize, Serialize};
+use tokio::net::UnixListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    config::Config,
+    mcp::{Endpoint, http::HttpDoor},
+    reload::Reloader,
+    tenant::TenantId,
+    wasm::{EngineConfig, component::Origin, limits::Limits},
+};
+
+/// The socket's name in the data directory.
+pub const SOCKET: &str = "mcpp.sock";
+
+/// What an operator sees of a running host.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Info {
+    /// The program's version.
+    pub version: String,
+    /// The process.
+    pub pid: u32,
+    /// The MCP endpoint.
+    pub url: String,
+    /// Legacy sessions.
+    pub sessions: usize,
+    /// Calls that run or queue.
+    pub calls: usize,
+    /// Instances that run, wait, and calls that queue for one.
+    pub instances: Instances,
+    /// How many there may be.
+    pub engine: EngineConfig,
+    /// What one call may use by default.
+    pub limits: serde_json::Value,
+    /// Live components.
+    pub components: Vec<ComponentInfo>,
+    /// Components whose newest build is not live.
+    pub problems: Vec<ProblemInfo>,
+}
+
+/// Instances now.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Instances {
+    /// That compute.
+    pub running: usize,
+    /// That wait.
+    pub waiting: usize,
+    /// Calls that queue.
+    pub queued: usize,
+}
+
+/// One live component.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ComponentInfo {
+    /// Its name.
+    pub name: String,
+    /// Which build.
+    pub digest: String,
+    /// Its size, in bytes.
+    pub bytes: usize,
+    /// Where it is from.
+    pub origin: String,
+    /// Its tools, each with its limits in force.
+    pub tools: Vec<ToolInfo>,
+    /// What its author should know.
+    pub notes: Vec<String>,
+}
+
+/// One tool.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ToolInfo {
+    /// Its name.
+    pub name: String,
+    /// Its limits in force.
+    pub limits: serde_json::Value,
+}
+
+/// One component whose newest build is not live.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ProblemInfo {
+    /// The component.
+    pub component: String,
+    /// Where the build is.
+    pub origin: String,
+    /// What is wrong.
+    pub error: String,
+    /// Whether an older build goes on serving.
+    pub old_build_serves: bool,
+}
+
+/// The operator's door of one host.
+#[derive(Debug)]
+pub struct AdminDoor(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    config: Config,
+    address: SocketAddr,
+    endpoint: Endpoint,
+    reloader: Reloader,
+    http: Arc<HttpDoor>,
+}
+
+impl AdminDoor {
+    /// A door that is not open yet.
+    pub fn new(
+        config: Config,
+        address: SocketAddr,
+        endpoint: Endpoint,
+        reloader: Reloader,
+        http: Arc<HttpDoor>,
+    ) -> Self {
+        Self(Arc::new(Shared { config, address, endpoint, reloader, http }))
+    }
+
+    /// Serves on `socket` until `stop`. A host without it still serves; only `mcpp reload` and `mcpp info` miss it.
+    pub async fn serve(self, socket: PathBuf, stop: CancellationToken) {
+        let listener = match bind(&socket) {
+            Ok(listener) => listener,
+            Err(error) => {
+                tracing::warn!(socket = %socket.display(), %error, "`mcpp reload` and `mcpp info` will not find this host");
+                return;
+            }
+        };
+        let router = Router::new().route("/info", get(info)).route("/reload", post(reload)).with_state(self.0);
+        let serve = axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned());
+        if let Err(error) = serve.await {
+            tracing::error!(%error, "the operator's door broke");
+        }
+        let _it_may_be_gone = std::fs::remove_file(&socket);
+    }
+}
+
+/// A socket that only this user may open. One that a dead host left behind is replaced; a living host's is not.
+fn bind(socket: &std::path::Path) -> std::io::Result<UnixListener> {
+    use std::os::unix::fs::PermissionsExt as _;
+    if std::os::unix::net::UnixStream::connect(socket).is_ok() {
+        return Err(std::io::Error::other("another host with this data directory is running"));
+    }
+    match std::fs::remove_file(socket) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(socket)?;
+    std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+async fn reload(State(shared): State<Arc<Shared>>) -> Response {
+    match shared.reloader.reload().await {
+        Ok(report) => Json(report).into_response(),
+        Err(stopping) => (StatusCode::SERVICE_UNAVAILABLE, stopping.to_string()).into_response(),
+    }
+}
+
+async fn info(State(shared): State<Arc<Shared>>) -> Json<Info> {
+    let registry = shared.endpoint.registry();
+    let catalog = registry.catalog(&TenantId::local());
+    let admission = registry.admission();
+    let components = catalog.components().map(|revision| ComponentInfo {
+        name: revision.name.to_string(),
+        digest: revision.digest.clone(),
+        bytes: revision.bytes,
+        origin: origin(&revision.origin),
+        tools: revision
+            .tools
+            .iter()
+            .map(|tool| ToolInfo { name: tool.name.to_string(), limits: json(&tool.limits) })
+            .collect(),
+        notes: revision.notes.clone(),
+    });
+    let problems = catalog.problems().map(|problem| ProblemInfo {
+        component: problem.component.clone(),
+        origin: origin(&problem.origin),
+        error: problem.error.clone(),
+        old_build_serves: catalog.component(&problem.component).is_some(),
+    });
+    Json(Info {
+        version: env!("CARGO_PKG_VERSION").into(),
+        pid: std::process::id(),
+        url: format!("http://{}{}", shared.address, shared.config.server.mount_path),
+        sessions: shared.http.sessions(),
+        calls: registry.calls(),
+        instances: Instances { running: admission.running(), waiting: admission.waiting(), queued: admission.queued() },
+        engine: shared.config.engine.clone(),
+        limits: json(&shared.config.limits()),
+        components: components.collect(),
+        problems: problems.collect(),
+    })
+}
+
+fn origin(origin: &Origin) -> String {
+    match origin {
+        Origin::BuiltIn => "built in".into(),
+        Origin::File(path) => path.display().to_string(),
+    }
+}
+
+fn json(limits: &Limits) -> serde_json::Value {
+    serde_json::to_value(limits).unwrap_or_default()
+}

@@ -1,0 +1,161 @@
+//! `mcpp:endpoint`: the MCP endpoint from inside a call.
+//!
+//! While a component is only asked for its tools there is no call: the caller is nobody, records go to the host's log, and nothing can be called.
+
+use tokio::time::Instant;
+use wasmtime::component::{HasSelf, Linker};
+
+use crate::{
+    call::{Call, CallError, CallEvent, LogLevel, MAX_CALL_DEPTH, Observer, ToolName},
+    tenant::authorize,
+    wasm::{
+        bindings::mcpp::{
+            endpoint::{call, caller, log, progress},
+            tool::types,
+        },
+        output,
+        state::{Running, State},
+    },
+};
+
+/// Links what every component has.
+pub(super) fn link(linker: &mut Linker<State>) -> wasmtime::Result<()> {
+    types::add_to_linker::<State, HasSelf<State>>(linker, |state| state)?;
+    caller::add_to_linker::<State, HasSelf<State>>(linker, |state| state)?;
+    log::add_to_linker::<State, HasSelf<State>>(linker, |state| state)?;
+    progress::add_to_linker::<State, HasSelf<State>>(linker, |state| state)
+}
+
+/// Links calls to other tools.
+pub(super) fn link_call(linker: &mut Linker<State>) -> wasmtime::Result<()> {
+    call::add_to_linker::<State, HasSelf<State>>(linker, |state| state)
+}
+
+impl types::Host for State {}
+
+impl caller::Host for State {
+    fn identify(&mut self) -> wasmtime::Result<caller::Principal> {
+        Ok(match &self.running {
+            Some(running) => caller::Principal {
+                tenant: running.principal.tenant.to_string(),
+                subject: running.principal.subject.to_string(),
+                scopes: running.principal.scopes.iter().cloned().collect(),
+            },
+            None => caller::Principal { tenant: String::new(), subject: "system:load".into(), scopes: Vec::new() },
+        })
+    }
+
+    fn remaining_ms(&mut self) -> wasmtime::Result<u64> {
+        let left = self.control.deadline().saturating_duration_since(Instant::now());
+        Ok(u64::try_from(left.as_millis()).unwrap_or(u64::MAX))
+    }
+
+    fn cancelled(&mut self) -> wasmtime::Result<bool> {
+        Ok(self.control.cancel_token().is_cancelled())
+    }
+
+    fn traceparent(&mut self) -> wasmtime::Result<String> {
+        Ok(self.running.as_ref().map(|running| running.trace.traceparent()).unwrap_or_default())
+    }
+}
+
+impl log::Host for State {
+    fn write(&mut self, level: log::Level, message: String) -> wasmtime::Result<()> {
+        self.control.charge_log(message.len())?;
+        match &self.running {
+            Some(running) => output::record(&running.component, level.into(), message, &running.observer),
+            None => output::record("", level.into(), message, &Observer::default()),
+        }
+        Ok(())
+    }
+}
+
+impl From<log::Level> for LogLevel {
+    fn from(level: log::Level) -> Self {
+        match level {
+            log::Level::Debug => Self::Debug,
+            log::Level::Info => Self::Info,
+            log::Level::Notice => Self::Notice,
+            log::Level::Warning => Self::Warning,
+            log::Level::Error => Self::Error,
+            log::Level::Critical => Self::Critical,
+            log::Level::Alert => Self::Alert,
+            log::Level::Emergency => Self::Emergency,
+        }
+    }
+}
+
+impl progress::Host for State {
+    fn report(&mut self, done: f64, total: Option<f64>, message: Option<String>) -> wasmtime::Result<()> {
+        let finite = done.is_finite() && total.is_none_or(f64::is_finite);
+        if let (true, Some(running)) = (finite && done > self.progress, &self.running) {
+            self.progress = done;
+            running.observer.notify(CallEvent::Progress { done, total, message });
+        }
+        Ok(())
+    }
+}
+
+impl call::Host for State {
+    async fn call(
+        &mut self,
+        tool: String,
+        arguments: String,
+    ) -> wasmtime::Result<Result<types::ToolResult, call::CallError>> {
+        let Some(running) = &self.running else { return Ok(Err(call::CallError::NotFound)) };
+        let nested = match nested_call(running, self.control.deadline(), self.control.cancel_token(), &tool, &arguments)
+        {
+            Ok(nested) => nested,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
+        let Ok(authorized) = authorize(nested) else { return Ok(Err(call::CallError::NotFound)) };
+        let answer = self.control.wait(running.dispatch.dispatch(authorized)).await?;
+        Ok(match answer {
+            Ok(result) if result.is_error => Err(call::CallError::Failed(result.into())),
+            Ok(result) => Ok(result.into()),
+            Err(error) => Err(refusal(error)),
+        })
+    }
+}
+
+/// The call that `running` may make: its own caller, its own deadline, one deeper, and only to tools that its grant names.
+fn nested_call(
+    running: &Running,
+    deadline: Instant,
+    cancel: &tokio_util::sync::CancellationToken,
+    tool: &str,
+    arguments: &str,
+) -> Result<Call, call::CallError> {
+    if running.depth >= MAX_CALL_DEPTH {
+        return Err(call::CallError::TooDeep);
+    }
+    let tool = ToolName::new(tool).map_err(|_| call::CallError::NotFound)?;
+    if !running.may_call.iter().any(|pattern| pattern.matches(&tool)) {
+        return Err(call::CallError::NotFound);
+    }
+    let arguments = serde_json::from_str(arguments)
+        .map_err(|error| call::CallError::InvalidArguments(format!("the arguments are not JSON: {error}")))?;
+    Ok(Call {
+        principal: running.principal.clone(),
+        tool,
+        arguments,
+        deadline: Some(deadline),
+        cancel: cancel.child_token(),
+        trace: running.trace.child(),
+        observer: Observer::default(),
+        depth: running.depth.saturating_add(1),
+    })
+}
+
+fn refusal(error: CallError) -> call::CallError {
+    match error {
+        CallError::UnknownTool(_) => call::CallError::NotFound,
+        CallError::InvalidArguments { .. } => call::CallError::InvalidArguments(error.to_string()),
+        CallError::Busy { .. } => call::CallError::Busy,
+        CallError::TooDeep => call::CallError::TooDeep,
+        CallError::BudgetExceeded { .. }
+        | CallError::Cancelled
+        | CallError::Trapped(_)
+        | CallError::InvalidResult { .. } => call::CallError::Aborted(error.to_string()),
+    }
+}

@@ -1,0 +1,90 @@
+//! The harmless part of WASI: clocks, random numbers, streams, and standard output as log records.
+//!
+//! `wasi:filesystem` is linked without a single directory and the environment is empty: language runtimes import both and run without either.
+//! Waiting is ours: `wasi:io/poll` is the only place where a WASI guest can park, so it is raced against the call's end here.
+
+use wasmtime::component::{HasData, Linker, Resource, ResourceTable};
+use wasmtime_wasi::{
+    WasiView,
+    cli::{WasiCli, WasiCliView as _},
+    clocks::{WasiClocks, WasiClocksView as _},
+    filesystem::{WasiFilesystem, WasiFilesystemView as _},
+    p2::{
+        DynPollable,
+        bindings::{cli, clocks, filesystem, io, random},
+    },
+    random::WasiRandom,
+};
+
+use crate::wasm::{control::Control, state::State};
+
+struct Io;
+
+impl HasData for Io {
+    type Data<'a> = &'a mut ResourceTable;
+}
+
+/// The table of handles with the reins of the call that owns it.
+#[derive(Debug)]
+pub struct Waiting<'a> {
+    table: &'a mut ResourceTable,
+    control: &'a Control,
+}
+
+impl HasData for Waiting<'static> {
+    type Data<'a> = Waiting<'a>;
+}
+
+impl io::poll::Host for Waiting<'_> {
+    async fn poll(&mut self, pollables: Vec<Resource<DynPollable>>) -> wasmtime::Result<Vec<u32>> {
+        self.control.wait(io::poll::Host::poll(self.table, pollables)).await?
+    }
+}
+
+impl io::poll::HostPollable for Waiting<'_> {
+    async fn block(&mut self, pollable: Resource<DynPollable>) -> wasmtime::Result<()> {
+        self.control.wait(io::poll::HostPollable::block(self.table, pollable)).await?
+    }
+
+    async fn ready(&mut self, pollable: Resource<DynPollable>) -> wasmtime::Result<bool> {
+        io::poll::HostPollable::ready(self.table, pollable).await
+    }
+
+    fn drop(&mut self, pollable: Resource<DynPollable>) -> wasmtime::Result<()> {
+        io::poll::HostPollable::drop(self.table, pollable)
+    }
+}
+
+/// Links it.
+pub(super) fn link(l: &mut Linker<State>) -> wasmtime::Result<()> {
+    io::error::add_to_linker::<State, Io>(l, |state| state.ctx().table)?;
+    io::streams::add_to_linker::<State, Io>(l, |state| state.ctx().table)?;
+    io::poll::add_to_linker::<State, Waiting<'static>>(l, |state| {
+        let (table, control) = state.table_and_control();
+        Waiting { table, control }
+    })?;
+    clocks::wall_clock::add_to_linker::<State, WasiClocks>(l, State::clocks)?;
+    clocks::monotonic_clock::add_to_linker::<State, WasiClocks>(l, State::clocks)?;
+    random::random::add_to_linker::<State, WasiRandom>(l, |state| {
+        wasmtime_wasi::random::WasiRandomView::random(state)
+    })?;
+    random::insecure::add_to_linker::<State, WasiRandom>(l, |state| {
+        wasmtime_wasi::random::WasiRandomView::random(state)
+    })?;
+    random::insecure_seed::add_to_linker::<State, WasiRandom>(l, |state| {
+        wasmtime_wasi::random::WasiRandomView::random(state)
+    })?;
+    filesystem::types::add_to_linker::<State, WasiFilesystem>(l, State::filesystem)?;
+    filesystem::preopens::add_to_linker::<State, WasiFilesystem>(l, State::filesystem)?;
+    cli::exit::add_to_linker::<State, WasiCli>(l, State::cli)?;
+    cli::environment::add_to_linker::<State, WasiCli>(l, State::cli)?;
+    cli::stdin::add_to_linker::<State, WasiCli>(l, State::cli)?;
+    cli::stdout::add_to_linker::<State, WasiCli>(l, State::cli)?;
+    cli::stderr::add_to_linker::<State, WasiCli>(l, State::cli)?;
+    cli::terminal_input::add_to_linker::<State, WasiCli>(l, State::cli)?;
+    cli::terminal_output::add_to_linker::<State, WasiCli>(l, State::cli)?;
+    cli::terminal_stdin::add_to_linker::<State, WasiCli>(l, State::cli)?;
+    cli::terminal_stdout::add_to_linker::<State, WasiCli>(l, State::cli)?;
+    cli::terminal_stderr::add_to_linker::<State, WasiCli>(l, State::cli)?;
+    Ok(())
+}

@@ -1,0 +1,94 @@
+//! The commands. Data goes to standard output, everything else to standard error; an exit code of 0 means success, 1 that the command failed, 2 that it was typed wrong.
+
+mod inspect;
+mod operate;
+mod remote;
+mod serve;
+mod wit;
+
+use std::{io::Write as _, path::PathBuf};
+
+use clap::{Args, Parser, Subcommand};
+use serde::Serialize;
+
+/// A WebAssembly-extensible tool host for the Model Context Protocol.
+#[derive(Debug, Parser)]
+#[command(name = "mcpp", version, max_term_width = 110)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the host: load the tools, serve MCP clients, swap tools as they change.
+    Serve(serve::Serve),
+    /// List the tools of a host, or what keeps components from being live.
+    Tools(remote::Tools),
+    /// Call a tool.
+    Call(remote::Call),
+    /// Show a running host: components, limits, instances, problems.
+    Info(operate::Info),
+    /// Explain a component file: what it may do if you load it, and its tools.
+    Inspect(inspect::Inspect),
+    /// Make a running host look at its tools and grants again.
+    Reload(operate::Reload),
+    /// Print the WIT packages that this host speaks, or write them to a folder.
+    Wit(wit::Wit),
+}
+
+/// Where a running host is found by its operator.
+#[derive(Debug, Clone, Args)]
+struct Operator {
+    /// The host's data directory, if it is not the user's default
+    #[arg(long, env = "MCPP_DATA", value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// The host's configuration file, to find the data directory
+    #[arg(long, env = "MCPP_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl Cli {
+    /// Runs the command; the exit code.
+    pub async fn run(self) -> anyhow::Result<u8> {
+        match self.command {
+            Command::Serve(command) => command.run().await,
+            Command::Tools(command) => command.run().await,
+            Command::Call(command) => command.run().await,
+            Command::Info(command) => command.run().await,
+            Command::Inspect(command) => command.run().await,
+            Command::Reload(command) => command.run().await,
+            Command::Wit(command) => command.run(),
+        }
+    }
+}
+
+/// Writes data to standard output. A reader that has gone away is no error of ours.
+fn print(text: &str) -> anyhow::Result<()> {
+    match writeln!(std::io::stdout().lock(), "{}", text.trim_end_matches('\n')) {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        written => Ok(written?),
+    }
+}
+
+fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
+    print(&serde_json::to_string_pretty(value)?)
+}
+
+/// A table without lines, as other programs like to read it.
+fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
+    let mut table = comfy_table::Table::new();
+    table.load_style(comfy_table::presets::NOTHING).set_header(header.iter().copied());
+    for row in rows {
+        table.add_row(row);
+    }
+    table.to_string().lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
+}
+
+/// Text from a guest or a server, safe for a terminal.
+fn clean(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() && c != '\n' && c != '\t' { '\u{fffd}' } else { c }).collect()
+}

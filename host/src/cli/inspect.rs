@@ -1,0 +1,164 @@
+//! `mcpp inspect`: what a component would be able to do, and its tools, before it is loaded anywhere.
+
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use clap::Args;
+use serde::Serialize;
+use serde_json::Value;
+
+use super::{clean, print, print_json, table};
+use crate::{
+    capability::{self, Access},
+    grants::{ComponentGrant, ToolPattern},
+    wasm::{
+        Engine, EngineConfig,
+        admission::Admission,
+        component::{self, ComponentName, LoadError, MAX_COMPONENT_BYTES},
+    },
+};
+
+#[derive(Debug, Args)]
+pub(super) struct Inspect {
+    /// The component
+    file: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Explanation {
+    component: String,
+    bytes: usize,
+    digest: String,
+    imports: Vec<Import>,
+    tools: Vec<Tool>,
+    notes: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct Import {
+    interface: String,
+    capability: Option<&'static str>,
+    meaning: Option<&'static str>,
+    grant: Option<&'static str>,
+    loads: bool,
+}
+
+#[derive(Serialize)]
+struct Tool {
+    name: String,
+    description: String,
+    input_schema: Value,
+    output_schema: Option<Value>,
+}
+
+impl Inspect {
+    pub(super) async fn run(self) -> anyhow::Result<u8> {
+        let explanation = self.explain().await?;
+        if self.json {
+            print_json(&explanation)?;
+        } else {
+            explanation.print()?;
+        }
+        Ok(u8::from(explanation.imports.iter().any(|import| !import.loads)))
+    }
+
+    async fn explain(&self) -> anyhow::Result<Explanation> {
+        let reading = || format!("cannot read {}", self.file.display());
+        let bytes = std::fs::metadata(&self.file).with_context(reading)?.len();
+        if bytes > MAX_COMPONENT_BYTES {
+            return Err(LoadError::TooLarge(bytes).into());
+        }
+        let wasm = std::fs::read(&self.file).with_context(reading)?;
+        let stem = self.file.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+        let name = ComponentName::new(&stem)?;
+        let config = EngineConfig { max_running: 2, max_waiting: 1, guest_threads: 1, ..EngineConfig::default() };
+        let engine = Engine::new(&config)?;
+        let compiled = component::compile(&engine, None, name, &wasm)?;
+        let imports: Vec<Import> = compiled.imports(&engine).into_iter().map(import).collect();
+        let mut explanation = Explanation {
+            component: stem,
+            bytes: wasm.len(),
+            digest: blake3::hash(&wasm).to_hex().to_string(),
+            imports,
+            tools: Vec::new(),
+            notes: Vec::new(),
+        };
+        if explanation.imports.iter().all(|import| import.loads) {
+            // To list its tools the component runs once, with everything linked and nothing behind it: there is no call, so nothing can be reached.
+            let everything = ToolPattern::try_from("*".to_owned()).map_err(anyhow::Error::msg)?;
+            let grant = ComponentGrant { call: vec![everything], ..ComponentGrant::default() };
+            let loaded = compiled.admit(&engine, &grant)?.load(&engine, &Admission::new(&config)).await?;
+            explanation.tools = loaded.tools.into_iter().map(tool).collect();
+            explanation.notes = loaded.notes;
+        }
+        Ok(explanation)
+    }
+}
+
+fn import(interface: String) -> Import {
+    let capability = capability::of_import(&interface);
+    let (grant, loads) = match capability.map(|capability| &capability.access) {
+        Some(Access::Everyone) => (None, true),
+        Some(Access::Granted { grant, .. }) => (Some(*grant), true),
+        Some(Access::Nobody) | None => (None, false),
+    };
+    Import {
+        interface,
+        capability: capability.map(|known| known.name),
+        meaning: capability.map(|known| known.meaning),
+        grant,
+        loads,
+    }
+}
+
+fn tool(tool: component::LoadedTool) -> Tool {
+    let schema = |text: &str| serde_json::from_str(text).unwrap_or_else(|_| Value::String(text.to_owned()));
+    Tool {
+        input_schema: schema(&tool.listing.input_schema),
+        output_schema: tool.listing.output_schema.as_deref().map(schema),
+        name: tool.listing.name,
+        description: tool.listing.description,
+    }
+}
+
+impl Explanation {
+    fn print(&self) -> anyhow::Result<()> {
+        print(&format!(
+            "{}: {} bytes, revision {}\n",
+            self.component,
+            self.bytes,
+            self.digest.get(..12).unwrap_or_default()
+        ))?;
+        print("It asks for:")?;
+        for capability in capability::TABLE {
+            if self.imports.iter().any(|import| import.capability == Some(capability.name)) {
+                let access = match capability.access {
+                    Access::Everyone => "every component has this".to_owned(),
+                    Access::Granted { grant, .. } => {
+                        format!("needs `{grant}` under [components.{}] in the grants file", self.component)
+                    }
+                    Access::Nobody => "this host does not offer it: the component will not load".to_owned(),
+                };
+                print(&format!("  {:<10} {} ({access})", capability.name, capability.meaning))?;
+            }
+        }
+        for unknown in self.imports.iter().filter(|import| import.capability.is_none()) {
+            print(&format!("  {:<10} unknown to this host: the component will not load", clean(&unknown.interface)))?;
+        }
+        if !self.tools.is_empty() {
+            print("")?;
+            let rows = self
+                .tools
+                .iter()
+                .map(|tool| vec![clean(&tool.name), clean(&tool.description), tool.input_schema.to_string()]);
+            print(&table(&["TOOL", "DESCRIPTION", "INPUT SCHEMA"], rows))?;
+        }
+        for note in &self.notes {
+            print(&format!("\n{}", clean(note)))?;
+        }
+        Ok(())
+    }
+}

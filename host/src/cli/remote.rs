@@ -1,0 +1,175 @@
+//! `mcpp tools` and `mcpp call`: an MCP client for any server.
+
+use std::{io::IsTerminal as _, sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use clap::Args;
+use serde_json::{Map, Value};
+
+use super::{Operator, clean, operate, print, print_json, table};
+use crate::mcp::client::{Client, ClientConfig, OnProgress};
+
+/// Which server, and how patiently.
+#[derive(Debug, Args)]
+struct Server {
+    /// The MCP endpoint
+    #[arg(long, env = "MCPP_URL", default_value = "http://127.0.0.1:8000/mcp")]
+    url: String,
+    /// Bearer token
+    #[arg(long, env = "MCPP_TOKEN", hide_env_values = true)]
+    token: Option<String>,
+    /// Seconds for one request
+    #[arg(long, default_value_t = 60.0, value_name = "SECONDS")]
+    timeout: f64,
+    /// How often to repeat a request that cannot have run (connection refused, host busy), with exponential back-off
+    #[arg(long, default_value_t = 3, value_name = "N")]
+    retries: u32,
+}
+
+impl Server {
+    async fn connect(&self, on_progress: OnProgress) -> anyhow::Result<Client> {
+        let timeout = Duration::try_from_secs_f64(self.timeout).context("--timeout is not a number of seconds")?;
+        let config = ClientConfig { url: self.url.clone(), token: self.token.clone(), timeout, retries: self.retries };
+        Ok(Client::connect(config, on_progress).await?)
+    }
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Tools {
+    #[command(flatten)]
+    server: Server,
+    /// Show the components whose newest build is not live, and why (of a host on this machine)
+    #[arg(long)]
+    problems: bool,
+    #[command(flatten)]
+    operator: Operator,
+}
+
+impl Tools {
+    pub(super) async fn run(self) -> anyhow::Result<u8> {
+        if self.problems {
+            return operate::problems(&self.operator).await;
+        }
+        let client = self.server.connect(Arc::new(|_, _, _| {})).await?;
+        let tools = client.tools().await?;
+        client.close().await;
+        if self.operator.json {
+            print_json(&tools)?;
+            return Ok(0);
+        }
+        let text = |tool: &Value, key: &str| clean(tool.get(key).and_then(Value::as_str).unwrap_or_default());
+        let first_line = |text: String| text.lines().next().unwrap_or_default().to_owned();
+        let rows =
+            tools.iter().map(|tool| vec![text(tool, "name"), signature(tool), first_line(text(tool, "description"))]);
+        print(&table(&["TOOL", "ARGUMENTS", "DESCRIPTION"], rows))?;
+        Ok(0)
+    }
+}
+
+/// The arguments' names, those that may be left out with a question mark.
+fn signature(tool: &Value) -> String {
+    let Some(properties) = tool.pointer("/inputSchema/properties").and_then(Value::as_object) else {
+        return String::new();
+    };
+    let required: Vec<&str> = tool
+        .pointer("/inputSchema/required")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .collect();
+    let names =
+        properties.keys().map(|name| if required.contains(&name.as_str()) { name.clone() } else { format!("{name}?") });
+    clean(&names.collect::<Vec<_>>().join(" "))
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Call {
+    /// The tool's name
+    tool: String,
+    /// The arguments: one JSON object, `-` to read it from standard input, or `key=value` pairs (a value that is JSON is taken as JSON)
+    #[arg(value_name = "JSON | KEY=VALUE")]
+    arguments: Vec<String>,
+    #[command(flatten)]
+    server: Server,
+    /// Print the whole result as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl Call {
+    pub(super) async fn run(self) -> anyhow::Result<u8> {
+        let arguments = arguments(&self.arguments)?;
+        let client = self.server.connect(Arc::new(show_progress)).await?;
+        let answer = client.call(&self.tool, arguments).await;
+        client.close().await;
+        let answer = answer?;
+        if self.json {
+            print_json(&answer.json)?;
+        } else if answer.is_error {
+            tell(&clean(&answer.texts.join("\n")));
+        } else {
+            let text = answer.texts.join("\n");
+            let blocks = answer.json.get("content").and_then(Value::as_array).map_or(0, Vec::len);
+            print(&if blocks == answer.texts.len() {
+                clean(&text)
+            } else {
+                serde_json::to_string_pretty(&answer.json)?
+            })?;
+        }
+        Ok(u8::from(answer.is_error))
+    }
+}
+
+fn tell(message: &str) {
+    use std::io::Write as _;
+    let _nobody_may_read_it = writeln!(std::io::stderr().lock(), "{message}");
+}
+
+fn show_progress(done: f64, total: Option<f64>, message: Option<&str>) {
+    if std::io::stderr().is_terminal() {
+        let of = total.map(|total| format!("/{total}")).unwrap_or_default();
+        tell(&clean(&format!("{done}{of} {}", message.unwrap_or_default())));
+    }
+}
+
+fn arguments(given: &[String]) -> anyhow::Result<Map<String, Value>> {
+    let object = |text: &str| match serde_json::from_str(text) {
+        Ok(Value::Object(object)) => Ok(object),
+        Ok(_) => anyhow::bail!("the arguments must be a JSON object, such as '{{\"text\":\"hello\"}}'"),
+        Err(error) => Err(error).context("the arguments are not JSON"),
+    };
+    match given {
+        [] => Ok(Map::new()),
+        [only] if only == "-" => object(&std::io::read_to_string(std::io::stdin())?),
+        [only] if only.trim_start().starts_with('{') => object(only),
+        pairs => pairs.iter().map(|pair| parse_pair(pair)).collect(),
+    }
+}
+
+fn parse_pair(pair: &str) -> anyhow::Result<(String, Value)> {
+    let (key, value) =
+        pair.split_once('=').with_context(|| format!("{pair:?} is neither a JSON object nor KEY=VALUE"))?;
+    Ok((key.to_owned(), serde_json::from_str(value).unwrap_or_else(|_| Value::String(value.to_owned()))))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn arguments_come_in_three_forms() {
+        let parse = |given: &[&str]| arguments(&given.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>());
+        assert_eq!(parse(&[]).ok(), Some(Map::new()));
+        assert_eq!(parse(&[r#"{"a":1}"#]).map(Value::Object).ok(), Some(json!({ "a": 1 })));
+        assert_eq!(
+            parse(&["a=1", "b=x y", "c=[1,2]", "d=a=b", "e="]).map(Value::Object).ok(),
+            Some(json!({ "a": 1, "b": "x y", "c": [1, 2], "d": "a=b", "e": "" }))
+        );
+        for bad in [&["{"][..], &["[1]"], &["a"]] {
+            assert!(parse(bad).is_err(), "{bad:?}");
+        }
+    }
+}

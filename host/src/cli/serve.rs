@@ -1,0 +1,114 @@
+//! `mcpp serve`.
+
+use std::{io::IsTerminal as _, net::SocketAddr, path::PathBuf, time::Duration};
+
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::{config::Config, host::Host, telemetry};
+
+#[derive(Debug, Args)]
+pub(super) struct Serve {
+    /// Configuration file [default: ./mcpp.toml if it is there]
+    #[arg(long, env = "MCPP_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Where to listen [default: 127.0.0.1:8000]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    listen: Option<SocketAddr>,
+    /// Where the host keeps its own files [default: the user's data directory]
+    #[arg(long, env = "MCPP_DATA", value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Folder of components to load and watch; may be repeated
+    #[arg(long, value_name = "DIR")]
+    tools: Vec<PathBuf>,
+    /// Serve one client on standard input and output too, and stop when it leaves
+    #[arg(long)]
+    stdio: bool,
+    /// Listen beyond loopback although no authentication is configured
+    #[arg(long)]
+    allow_unauthenticated: bool,
+    /// Check the configuration, print nothing if it is good, and stop
+    #[arg(long)]
+    check: bool,
+}
+
+impl Serve {
+    pub(super) async fn run(self) -> anyhow::Result<u8> {
+        let (stdio, check) = (self.stdio, self.check);
+        let config = self.configure()?;
+        config.check()?;
+        if check {
+            return Ok(0);
+        }
+        telemetry::start_logging(&config.log.level, config.log.format).map_err(anyhow::Error::msg)?;
+        tracing::info!(
+            server = ?config.server, sessions = ?config.sessions, tools = ?config.tools, engine = ?config.engine, limits = ?config.limits(),
+            "configuration"
+        );
+        let bar = progress_bar();
+        let (host, _report) = Host::start(config, |done, total| {
+            bar.set_length(u64::try_from(total).unwrap_or(u64::MAX));
+            bar.set_position(u64::try_from(done).unwrap_or(u64::MAX));
+        })
+        .await?;
+        bar.finish_and_clear();
+        let outcome = run_until_told(&host, stdio).await;
+        tokio::select! {
+            () = host.stop() => {}
+            _ = tokio::signal::ctrl_c() => anyhow::bail!("stopped at once; calls that ran were cut off"),
+        }
+        outcome?;
+        Ok(0)
+    }
+
+    fn configure(self) -> anyhow::Result<Config> {
+        let mut config =
+            Config::load(self.config.as_deref(), |name| std::env::var(name).ok().filter(|value| !value.is_empty()))?;
+        if let Some(listen) = self.listen {
+            config.server.listen = listen;
+        }
+        if self.data.is_some() {
+            config.data.dir = self.data;
+        }
+        config.tools.folders.extend(self.tools);
+        config.server.allow_unauthenticated |= self.allow_unauthenticated;
+        if self.stdio && self.listen.is_none() {
+            // Several clients may each start a host of their own: their HTTP ports must not collide.
+            config.server.listen.set_port(0);
+        }
+        Ok(config)
+    }
+}
+
+/// Serves until the client on standard input leaves, or a signal says to stop; reloads at `SIGHUP`.
+async fn run_until_told(host: &Host, stdio: bool) -> std::io::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut reload = signal(SignalKind::hangup())?;
+    let mut client =
+        std::pin::pin!(async { if stdio { host.serve_stdio().await } else { std::future::pending().await } });
+    loop {
+        tokio::select! {
+            left = &mut client => return left,
+            _ = tokio::signal::ctrl_c() => return Ok(()),
+            _ = terminate.recv() => return Ok(()),
+            _ = reload.recv() => {
+                if let Err(stopping) = host.reloader().reload().await {
+                    tracing::warn!(%stopping, "not reloaded");
+                }
+            }
+        }
+    }
+}
+
+fn progress_bar() -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::new(0);
+    if let Ok(style) = ProgressStyle::with_template("loading tools {bar:30} {pos}/{len} {elapsed}") {
+        bar.set_style(style);
+    }
+    bar.enable_steady_tick(Duration::from_millis(200));
+    bar
+}

@@ -1,0 +1,37 @@
+//! `mcpp wit`: the contract with components, from the program itself.
+
+use std::{fs, path::PathBuf};
+
+use anyhow::Context as _;
+use clap::Args;
+
+use super::print;
+
+/// The packages: folder, file, text.
+const PACKAGES: [(&str, &str, &str); 2] = [
+    ("mcpp-tool", "tool.wit", include_str!("../../../wit/tool/tool.wit")),
+    ("mcpp-endpoint", "endpoint.wit", include_str!("../../../wit/endpoint/endpoint.wit")),
+];
+
+#[derive(Debug, Args)]
+pub(super) struct Wit {
+    /// Write each package to a folder of its own below this one (as the `deps` of a WIT folder), instead of printing them
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+}
+
+impl Wit {
+    pub(super) fn run(self) -> anyhow::Result<u8> {
+        let Some(out) = self.out else {
+            return PACKAGES.iter().try_for_each(|(_, _, text)| print(text)).map(|()| 0);
+        };
+        for (package, file, text) in PACKAGES {
+            let folder = out.join(package);
+            fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+            let path = folder.join(file);
+            fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+            print(&path.display().to_string())?;
+        }
+        Ok(0)
+    }
+}

@@ -1,0 +1,402 @@
+//! The host's configuration: one TOML file in which every key is optional, then the environment, then flags.
+//!
+//! An unknown key is an error. The effective configuration is logged at start; `host/mcpp.example.toml` shows every key with its default, and a test holds it to that.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    telemetry::LogFormat,
+    wasm::{
+        EngineConfig,
+        limits::{Limits, LimitsPatch},
+    },
+};
+
+/// The file that is read when none is named and it is there.
+pub const DEFAULT_FILE: &str = "mcpp.toml";
+
+/// Everything an operator can set.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// The HTTP door.
+    pub server: ServerConfig,
+    /// Legacy sessions.
+    pub sessions: SessionConfig,
+    /// Where components come from.
+    pub tools: ToolsConfig,
+    /// Where the host keeps its own files.
+    pub data: DataConfig,
+    /// How many instances there may be.
+    pub engine: EngineConfig,
+    /// What one call may use, unless a grant says otherwise.
+    pub limits: LimitsPatch,
+    /// What is logged.
+    pub log: LogConfig,
+}
+
+/// The HTTP door.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ServerConfig {
+    /// Where to listen.
+    pub listen: SocketAddr,
+    /// The path of the MCP endpoint.
+    pub mount_path: String,
+    /// The name that clients are told.
+    pub name: String,
+    /// Names in `Host` that are answered, besides loopback's.
+    pub allowed_hosts: Vec<String>,
+    /// Web origins that may call, such as `https://app.example.com`; `http://localhost:*` for any port.
+    pub allowed_origins: Vec<String>,
+    /// Listen beyond loopback although no authentication is configured.
+    pub allow_unauthenticated: bool,
+    /// Open connections.
+    pub max_connections: usize,
+    /// Largest request body, in bytes.
+    pub max_body_bytes: usize,
+    /// Deepest nesting of a request body.
+    pub max_body_depth: usize,
+    /// Time for a request's head, and for an idle connection, in milliseconds.
+    pub header_timeout_ms: u64,
+    /// Time for a request's body, in milliseconds.
+    pub body_timeout_ms: u64,
+    /// Tools on one page of a list.
+    pub page_size: usize,
+    /// Time for running calls to end when the host stops, in milliseconds.
+    pub drain_ms: u64,
+}
+
+impl Default for ServerConfig {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8000),
+            mount_path: "/mcp".into(),
+            name: "mcpp".into(),
+            allowed_hosts: Vec::new(),
+            allowed_origins: Vec::new(),
+            allow_unauthenticated: false,
+            max_connections: 1_024,
+            max_body_bytes: 4 << 20,
+            max_body_depth: 64,
+            header_timeout_ms: 75_000,
+            body_timeout_ms: 30_000,
+            page_size: 200,
+            drain_ms: 10_000,
+        }
+    }
+}
+
+/// Legacy sessions (protocol versions up to 2025-11-25).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SessionConfig {
+    /// Sessions in all.
+    pub max: usize,
+    /// Sessions of one principal.
+    pub max_per_principal: usize,
+    /// After this long without traffic a session is kept as a small record only, in milliseconds.
+    pub park_ms: u64,
+    /// After this long without traffic a session ends, in milliseconds.
+    pub expire_ms: u64,
+}
+
+impl Default for SessionConfig {
+    fn default() -> Self {
+        Self { max: 100_000, max_per_principal: 20_000, park_ms: 2_000, expire_ms: 3_600_000 }
+    }
+}
+
+/// Where components come from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ToolsConfig {
+    /// Folders whose `.wasm` files are loaded and watched.
+    pub folders: Vec<PathBuf>,
+    /// Whether the built-in components are loaded.
+    pub builtin: bool,
+    /// The grants file; `grants.toml` in the data directory if not set.
+    pub grants: Option<PathBuf>,
+}
+
+impl Default for ToolsConfig {
+    fn default() -> Self {
+        Self { folders: Vec::new(), builtin: true, grants: None }
+    }
+}
+
+/// Where the host keeps its own files.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DataConfig {
+    /// The directory; the user's data directory if not set.
+    pub dir: Option<PathBuf>,
+}
+
+/// What is logged.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LogConfig {
+    /// `error`, `warn`, `info`, `debug`, `trace`, or directives such as `info,guest=debug`.
+    pub level: String,
+    /// How lines look.
+    pub format: LogFormat,
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self { level: "info".into(), format: LogFormat::Auto }
+    }
+}
+
+/// Why a configuration is not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file could not be read.
+    #[error("cannot read the configuration {path}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The file is not a configuration.
+    #[error("the configuration {path} is not valid")]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        #[source]
+        source: Box<toml::de::Error>,
+    },
+    /// A variable of the environment does not fit.
+    #[error("the environment variable {name}={value:?} is not valid: {reason}")]
+    Variable {
+        /// The variable.
+        name: &'static str,
+        /// Its value.
+        value: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Values that do not go together.
+    #[error("{0}")]
+    Invalid(String),
+}
+
+impl Config {
+    /// Reads `file`, or [`DEFAULT_FILE`] in the working directory if it is there, then applies `variables`.
+    pub fn load(file: Option<&Path>, variable: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
+        let default = Path::new(DEFAULT_FILE);
+        let mut config = match file {
+            Some(path) => Self::read(path)?,
+            None if default.is_file() => Self::read(default)?,
+            None => Self::default(),
+        };
+        config.apply_environment(variable)?;
+        Ok(config)
+    }
+
+    fn read(path: &Path) -> Result<Self, ConfigError> {
+        let text =
+            std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        Self::parse(&text).map_err(|source| ConfigError::Parse { path: path.to_owned(), source: Box::new(source) })
+    }
+
+    /// Parses a configuration file's text.
+    pub fn parse(text: &str) -> Result<Self, toml::de::Error> {
+        toml::from_str(text)
+    }
+
+    /// The variables that the MCP++ servers know.
+    fn apply_environment(&mut self, variable: impl Fn(&str) -> Option<String>) -> Result<(), ConfigError> {
+        let refuse = |name, value: &str, reason: &dyn std::fmt::Display| ConfigError::Variable {
+            name,
+            value: value.to_owned(),
+            reason: reason.to_string(),
+        };
+        if let Some(name) = variable("MCP_SERVER_NAME") {
+            self.server.name = name;
+        }
+        if let Some(host) = variable("MCP_HOST") {
+            let address = if host == "localhost" { Ok(IpAddr::V4(Ipv4Addr::LOCALHOST)) } else { host.parse() };
+            self.server.listen.set_ip(address.map_err(|error| refuse("MCP_HOST", &host, &error))?);
+        }
+        if let Some(port) = variable("MCP_PORT") {
+            self.server.listen.set_port(port.parse().map_err(|error| refuse("MCP_PORT", &port, &error))?);
+        }
+        if let Some(path) = variable("MCP_MOUNT_PATH") {
+            self.server.mount_path = path;
+        }
+        if let Some(origins) = variable("MCP_CORS_ORIGINS") {
+            let origins = origins.split(',').map(str::trim).filter(|origin| !origin.is_empty());
+            self.server.allowed_origins.extend(origins.map(str::to_owned));
+        }
+        if let Some(debug) = variable("MCP_DEBUG") {
+            match debug.to_ascii_lowercase().as_str() {
+                "1" | "true" | "yes" | "on" => self.log.level = "debug".into(),
+                "0" | "false" | "no" | "off" | "" => {}
+                _ => return Err(refuse("MCP_DEBUG", &debug, &"say 1 or 0")),
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses values that do not work or do not go together.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let invalid = |reason: String| Err(ConfigError::Invalid(reason));
+        let server = &self.server;
+        if !server.mount_path.starts_with('/')
+            || server.mount_path.len() < 2
+            || server.mount_path.contains(['{', '}', '?', '#', ' '])
+        {
+            return invalid(format!("server.mount_path = {:?} is not a path such as \"/mcp\"", server.mount_path));
+        }
+        if ["/health", "/live", "/ready", "/metrics"].contains(&server.mount_path.as_str()) {
+            return invalid(format!("server.mount_path = {:?} is taken by the host itself", server.mount_path));
+        }
+        for origin in &server.allowed_origins {
+            if !origin.contains("://") {
+                return invalid(format!(
+                    "server.allowed_origins has {origin:?}, which has no scheme; write for example \"https://{origin}\""
+                ));
+            }
+        }
+        for (name, value) in [
+            ("server.max_connections", server.max_connections),
+            ("server.max_body_bytes", server.max_body_bytes),
+            ("server.max_body_depth", server.max_body_depth),
+            ("server.page_size", server.page_size),
+            ("sessions.max", self.sessions.max),
+            ("sessions.max_per_principal", self.sessions.max_per_principal),
+        ] {
+            if value == 0 {
+                return invalid(format!("{name} must be at least 1"));
+            }
+        }
+        if server.max_body_depth > 100 {
+            return invalid("server.max_body_depth is at most 100".into());
+        }
+        self.engine.check().map_err(ConfigError::Invalid)?;
+        if !server.listen.ip().is_loopback() && !server.allow_unauthenticated {
+            return invalid(format!(
+                "refusing to listen on {}: anyone who reaches it could call every tool, as no authentication is configured; listen on \
+                 127.0.0.1, or set server.allow_unauthenticated = true (flag --allow-unauthenticated) if the network in front of it \
+                 does the checking",
+                server.listen
+            ));
+        }
+        Ok(())
+    }
+
+    /// What one call may use.
+    pub fn limits(&self) -> Limits {
+        Limits::default().patched(&self.limits)
+    }
+
+    /// Where the host keeps its own files.
+    pub fn data_dir(&self) -> Result<PathBuf, ConfigError> {
+        match &self.data.dir {
+            Some(dir) => Ok(dir.clone()),
+            None => dirs::data_dir().map(|dir| dir.join("mcpp")).ok_or_else(|| {
+                ConfigError::Invalid("this user has no data directory; name one with --data or data.dir".into())
+            }),
+        }
+    }
+
+    /// The grants file.
+    pub fn grants_file(&self) -> Result<PathBuf, ConfigError> {
+        match &self.tools.grants {
+            Some(file) => Ok(file.clone()),
+            None => Ok(self.data_dir()?.join("grants.toml")),
+        }
+    }
+}
+
+impl ServerConfig {
+    /// Time for running calls to end when the host stops.
+    pub fn drain(&self) -> Duration {
+        Duration::from_millis(self.drain_ms)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_example_shows_every_key_with_its_default() {
+        let example = include_str!("../mcpp.example.toml");
+        // Every setting is a comment `#key = value`; prose is `# ` and a space.
+        let active: String = example
+            .lines()
+            .map(|line| line.strip_prefix('#').filter(|rest| !rest.starts_with(' ')).unwrap_or(line))
+            .fold(String::new(), |text, line| text + line + "\n");
+        let mut parsed = Config::parse(&active).expect("the example is valid with every key switched on");
+        assert_eq!(Config::parse(example).expect("the example is valid"), Config::default());
+        assert_eq!(parsed.limits(), Limits::default());
+        parsed.limits = LimitsPatch::default();
+        parsed.data.dir = None;
+        parsed.tools.grants = None;
+        assert_eq!(parsed, Config::default());
+        let table: toml::Table = toml::from_str(&active).expect("valid");
+        let count = |section: &str| table.get(section).and_then(toml::Value::as_table).map_or(0, toml::Table::len);
+        let shown =
+            [count("server"), count("sessions"), count("tools"), count("engine"), count("limits"), count("log")];
+        assert_eq!(shown, [13, 4, 3, 5, 8, 2], "a key is missing from the example");
+    }
+
+    #[test]
+    fn what_is_wrong_is_said() {
+        for (text, says) in [
+            ("[server]\nlisten = '0.0.0.0:8000'", "allow_unauthenticated"),
+            ("[server]\nmount_path = 'mcp'", "is not a path"),
+            ("[server]\nmount_path = '/health'", "is taken"),
+            ("[server]\nallowed_origins = ['example.com']", "has no scheme"),
+            ("[server]\npage_size = 0", "at least 1"),
+            ("[engine]\nmax_running = 0", "engine.max_running = 0 is not between"),
+            ("[server]\nlistn = 1", "unknown field `listn`"),
+            ("[servers]\n", "unknown field `servers`"),
+            ("[limits]\nmemory_bytes = 1", "1 is not between 65536"),
+            ("[server]\nlisten = 'here'", "invalid socket address"),
+            ("[server", "expected"),
+        ] {
+            let error = match Config::parse(text) {
+                Err(error) => error.to_string(),
+                Ok(config) => config.check().expect_err(text).to_string(),
+            };
+            assert!(error.contains(says), "{text:?} gave {error:?}, which does not say {says:?}");
+        }
+    }
+
+    #[test]
+    fn the_environment_is_heard() {
+        let variables = [
+            ("MCP_HOST", "::1"),
+            ("MCP_PORT", "9000"),
+            ("MCP_MOUNT_PATH", "/m"),
+            ("MCP_DEBUG", "1"),
+            ("MCP_SERVER_NAME", "n"),
+            ("MCP_CORS_ORIGINS", "https://a, https://b"),
+        ];
+        let find =
+            |name: &str| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned());
+        let config = Config::load(Some(Path::new("/dev/null")), find).expect("valid");
+        assert_eq!(config.server.listen.to_string(), "[::1]:9000");
+        assert_eq!(
+            (config.server.mount_path.as_str(), config.server.name.as_str(), config.log.level.as_str()),
+            ("/m", "n", "debug")
+        );
+        assert_eq!(config.server.allowed_origins, ["https://a", "https://b"]);
+        let error = Config::load(Some(Path::new("/dev/null")), |name| (name == "MCP_PORT").then(|| "x".into()))
+            .expect_err("not a port");
+        assert!(error.to_string().contains("MCP_PORT=\"x\""), "{error}");
+    }
+}

@@ -1,0 +1,197 @@
+//! The operator's permissions and budgets, from one versioned file per tenant.
+//!
+//! A grant names a component and what it may do beyond the harmless minimum. An unknown key is refused, never ignored: a rule that the host cannot
+//! enforce must not look as if it were enforced. Only the operator writes this file; no tool call changes it.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+use serde::Deserialize;
+
+use crate::{call::ToolName, wasm::limits::LimitsPatch};
+
+/// The version of the file format that this host reads and writes.
+pub const FORMAT_VERSION: u32 = 1;
+/// A grants file larger than this is a mistake.
+const MAX_FILE_BYTES: u64 = 1 << 20;
+
+/// One tenant's grants.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Grants {
+    /// Must be [`FORMAT_VERSION`].
+    version: u32,
+    /// By component name.
+    #[serde(default)]
+    components: BTreeMap<String, ComponentGrant>,
+}
+
+/// What one component may do.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ComponentGrant {
+    /// The tools it may call: names, or prefixes that end in `*`.
+    #[serde(default)]
+    pub call: Vec<ToolPattern>,
+    /// Budgets that differ from the host's defaults.
+    #[serde(default)]
+    pub limits: LimitsPatch,
+    /// Budgets of single tools that differ from the component's.
+    #[serde(default)]
+    pub tools: BTreeMap<String, ToolGrant>,
+}
+
+/// What one tool of a component may use.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ToolGrant {
+    /// Budgets that differ from the component's.
+    #[serde(default)]
+    pub limits: LimitsPatch,
+}
+
+/// A tool's name, or all names with a prefix (`hash_*`).
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct ToolPattern {
+    prefix: String,
+    open: bool,
+}
+
+impl TryFrom<String> for ToolPattern {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let (prefix, open) = text.strip_suffix('*').map_or((text.as_str(), false), |prefix| (prefix, true));
+        if !(open && prefix.is_empty()) {
+            ToolName::new(prefix)
+                .map_err(|_| format!("{text:?} is neither a tool name nor a prefix that ends in `*`"))?;
+        }
+        Ok(Self { prefix: prefix.to_owned(), open })
+    }
+}
+
+impl ToolPattern {
+    /// Whether `name` is meant.
+    pub fn matches(&self, name: &ToolName) -> bool {
+        if self.open { name.as_str().starts_with(&self.prefix) } else { name.as_str() == self.prefix }
+    }
+}
+
+/// Why a grants file was not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum GrantsError {
+    /// It could not be read.
+    #[error("cannot read the grants file {path}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+    /// It is too large.
+    #[error("the grants file {path} has {bytes} bytes; at most {MAX_FILE_BYTES} are read")]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// Its size.
+        bytes: u64,
+    },
+    /// It is not a grants file.
+    #[error("the grants file {path} is not valid")]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        #[source]
+        source: Box<toml::de::Error>,
+    },
+    /// It is of another version.
+    #[error("the grants file {path} has version {found}; this host reads version {FORMAT_VERSION}")]
+    Version {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        found: u32,
+    },
+}
+
+impl Grants {
+    /// Reads a file; one that does not exist grants nothing.
+    pub fn load(path: &Path) -> Result<Self, GrantsError> {
+        let read = |source| GrantsError::Read { path: path.to_owned(), source };
+        match std::fs::metadata(path) {
+            Ok(meta) if meta.len() > MAX_FILE_BYTES => {
+                return Err(GrantsError::TooLarge { path: path.to_owned(), bytes: meta.len() });
+            }
+            Ok(_) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Self::default()),
+            Err(error) => return Err(read(error)),
+        }
+        let text = std::fs::read_to_string(path).map_err(read)?;
+        Self::parse(path, &text)
+    }
+
+    fn parse(path: &Path, text: &str) -> Result<Self, GrantsError> {
+        let parse = |source| GrantsError::Parse { path: path.to_owned(), source: Box::new(source) };
+        // The version comes first: a file of another version has other keys, and saying so is more use than naming the first of them.
+        let table: toml::Table = toml::from_str(text).map_err(parse)?;
+        if let Some(found) = table.get("version").and_then(toml::Value::as_integer)
+            && found != i64::from(FORMAT_VERSION)
+        {
+            return Err(GrantsError::Version {
+                path: path.to_owned(),
+                found: u32::try_from(found).unwrap_or(u32::MAX),
+            });
+        }
+        toml::from_str(text).map_err(parse)
+    }
+
+    /// What `component` may do; nothing but the minimum if it is not named.
+    pub fn of(&self, component: &str) -> ComponentGrant {
+        self.components.get(component).cloned().unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Grants, String> {
+        Grants::parse(Path::new("grants.toml"), text).map_err(|error| {
+            let source = std::error::Error::source(&error).map(|s| format!(": {s}")).unwrap_or_default();
+            format!("{error}{source}")
+        })
+    }
+
+    #[test]
+    fn what_is_written_is_what_is_granted() {
+        let grants = parse(
+            "version = 1\n[components.a]\ncall = ['hash_*', 'echo']\n[components.a.limits]\nmemory_bytes = 1048576\n",
+        )
+        .expect("valid");
+        let grant = grants.of("a");
+        let may = |name: &str| grant.call.iter().any(|pattern| pattern.matches(&ToolName::new(name).expect("legal")));
+        assert!(may("hash_text") && may("echo") && !may("echo2") && !may("other"));
+        assert_eq!(grants.of("b"), ComponentGrant::default());
+    }
+
+    #[test]
+    fn what_cannot_be_enforced_is_refused() {
+        for (text, says) in [
+            ("", "missing field `version`"),
+            ("version = 2\nnew-key = 1", "has version 2"),
+            ("version = 1\nallow = 1", "unknown field `allow`"),
+            ("version = 1\n[components.a]\nnetwork = true", "unknown field `network`"),
+            ("version = 1\n[components.a.limits]\ncpu = 1", "unknown field `cpu`"),
+            ("version = 1\n[components.a]\ncall = ['a*b']", "neither a tool name nor a prefix"),
+            ("version = ", "not valid"),
+        ] {
+            let error = parse(text).expect_err(text);
+            assert!(error.contains(says), "{text:?} gave {error:?}, which does not say {says:?}");
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! The composition root: builds a host from its configuration, runs it, and stops it in order.
+
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Instant};
+
+use anyhow::Context as _;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    admin::{self, AdminDoor},
+    config::Config,
+    mcp::{Endpoint, http::HttpDoor, stdio},
+    registry::Registry,
+    reload::{
+        Reloader, Report,
+        loader::{BuiltIn, Loader, LoaderConfig},
+    },
+    telemetry,
+    tenant::{Principal, TenantId},
+    wasm::{Engine, admission::Admission, cache::Cache},
+};
+
+include!(concat!(env!("OUT_DIR"), "/built_in.rs"));
+
+/// A host with its tools loaded, listening.
+#[derive(Debug)]
+pub struct Host {
+    config: Config,
+    endpoint: Endpoint,
+    reloader: Reloader,
+    http: Arc<HttpDoor>,
+    address: SocketAddr,
+    socket: PathBuf,
+    closing: CancellationToken,
+    stop: CancellationToken,
+    serving: Vec<tokio::task::JoinHandle<()>>,
+}
+
+impl Host {
+    /// Loads the tools and opens the doors. `progress` is told how many components are loaded, of how many.
+    pub async fn start(config: Config, progress: impl Fn(usize, usize)) -> anyhow::Result<(Self, Report)> {
+        let started = Instant::now();
+        config.check()?;
+        let _installed = telemetry::metrics();
+        let data_dir = config.data_dir()?;
+        std::fs::create_dir_all(&data_dir)
+            .with_context(|| format!("cannot make the data directory {}", data_dir.display()))?;
+        // The port first: a second host on one port should fail before it does any work.
+        let listener = TcpListener::bind(config.server.listen).await.with_context(|| {
+            format!(
+                "cannot listen on {}; is another host running? choose another port with --listen",
+                config.server.listen
+            )
+        })?;
+        let address = listener.local_addr()?;
+
+        let engine = Engine::new(&config.engine)?;
+        let cache = Cache::open(&data_dir.join("compiled"), engine.wasmtime())
+            .inspect_err(|error| tracing::warn!(error = telemetry::chain(error), "compiled components are not cached"))
+            .ok();
+        let registry = Registry::new(engine, Admission::new(&config.engine), [TenantId::local()]);
+        let loader = LoaderConfig {
+            tenant: TenantId::local(),
+            folders: config.tools.folders.clone(),
+            built_in: if config.tools.builtin { BUILT_IN } else { &[] },
+            grants_file: config.grants_file()?,
+            limits: config.limits(),
+        };
+        let loader = Arc::new(Loader::new(loader, registry.clone(), cache));
+        loader.reload_grants().map_err(anyhow::Error::msg)?;
+        let (reloader, report) = Reloader::start(loader, progress).await?;
+
+        let (closing, stop) = (CancellationToken::new(), CancellationToken::new());
+        let endpoint = Endpoint::new(registry, config.server.name.clone(), config.server.page_size);
+        let http =
+            HttpDoor::new(config.server.clone(), config.sessions.clone(), endpoint.clone(), address, stop.clone());
+        let http = Arc::new(http);
+        let socket = data_dir.join(admin::SOCKET);
+        let admin = AdminDoor::new(config.clone(), address, endpoint.clone(), reloader.clone(), Arc::clone(&http));
+        let serving = vec![
+            tokio::spawn({
+                let (http, closing) = (Arc::clone(&http), closing.clone());
+                async move { http.serve(listener, closing).await }
+            }),
+            tokio::spawn(admin.serve(socket.clone(), stop.clone())),
+        ];
+        tracing::info!(
+            url = format!("http://{address}{}", config.server.mount_path),
+            tools = endpoint.registry().catalog(&TenantId::local()).tools().len(),
+            problems = report.failed.len(),
+            data = %data_dir.display(),
+            started_in_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            "serving"
+        );
+        Ok((Self { config, endpoint, reloader, http, address, socket, closing, stop, serving }, report))
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The URL of its MCP endpoint.
+    pub fn url(&self) -> String {
+        format!("http://{}{}", self.address, self.config.server.mount_path)
+    }
+
+    /// The socket on which its operator commands it.
+    pub fn admin_socket(&self) -> &std::path::Path {
+        &self.socket
+    }
+
+    /// Its tools.
+    pub fn registry(&self) -> &Registry {
+        self.endpoint.registry()
+    }
+
+    /// Looks at the tools again when asked.
+    pub fn reloader(&self) -> &Reloader {
+        &self.reloader
+    }
+
+    /// Serves the client on standard input and output until it leaves.
+    pub async fn serve_stdio(&self) -> std::io::Result<()> {
+        let limits = stdio::LineLimits {
+            max_bytes: self.config.server.max_body_bytes,
+            max_depth: self.config.server.max_body_depth,
+        };
+        stdio::serve(
+            &self.endpoint,
+            Principal::local_user(),
+            limits,
+            tokio::io::stdin(),
+            tokio::io::stdout(),
+            self.stop.clone(),
+        )
+        .await
+    }
+
+    /// Stops in order: takes nothing new, lets running calls end, ends streams and sessions, closes connections.
+    pub async fn stop(self) {
+        self.http.not_ready();
+        self.closing.cancel();
+        if !self.registry().drain(self.config.server.drain()).await {
+            tracing::warn!(
+                calls = self.registry().calls(),
+                "calls still ran when the host's patience was over; they are stopped"
+            );
+        }
+        self.stop.cancel();
+        for task in self.serving {
+            if let Err(error) = task.await {
+                tracing::error!(%error, "a door broke");
+            }
+        }
+        tracing::info!("stopped");
+    }
+}

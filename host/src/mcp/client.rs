@@ -1,0 +1,221 @@
+//! A client of our own, for the commands: any MCP server over Streamable HTTP, either era.
+//!
+//! A request is repeated, with exponential back-off and jitter, only where it cannot have run: the connection was refused, or the server said that it is busy.
+
+use std::{borrow::Cow, sync::Arc, time::Duration};
+
+use rmcp::{
+    ClientHandler, RoleClient,
+    model::{
+        CallToolRequestParams, ClientInfo, Implementation, JsonObject, ProgressNotificationParam, ProtocolVersion,
+    },
+    service::{
+        ClientInitializeError, ClientLifecycleMode, NotificationContext, RunningService, ServiceError,
+        serve_client_with_lifecycle,
+    },
+    transport::{StreamableHttpClientTransport, streamable_http_client::StreamableHttpClientTransportConfig},
+};
+use serde_json::Value;
+
+use super::convert::BUSY;
+
+/// The first wait before a request is repeated; each further one is twice as long.
+const FIRST_WAIT: Duration = Duration::from_millis(200);
+/// No wait is longer.
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
+
+/// Where to connect, and how patiently.
+#[derive(Debug, Clone)]
+pub struct ClientConfig {
+    /// The MCP endpoint.
+    pub url: String,
+    /// A bearer token.
+    pub token: Option<String>,
+    /// Time for one request.
+    pub timeout: Duration,
+    /// How often a request that cannot have run is repeated.
+    pub retries: u32,
+}
+
+/// Why a request has no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// The URL is none.
+    #[error("{url:?} is not an http or https URL")]
+    Url {
+        /// As given.
+        url: String,
+    },
+    /// The server cannot be reached.
+    #[error("cannot reach {url}: {reason}; is a host running there? (`mcpp serve`)")]
+    Connect {
+        /// The endpoint.
+        url: String,
+        /// What went wrong.
+        reason: String,
+    },
+    /// The server refuses.
+    #[error("the server refuses ({code}): {message}")]
+    Refused {
+        /// JSON-RPC code.
+        code: i32,
+        /// In words.
+        message: String,
+    },
+    /// The server took too long.
+    #[error("no answer within {} ms; allow more with --timeout", .0.as_millis())]
+    Timeout(Duration),
+    /// The conversation broke.
+    #[error("the conversation broke off: {0}")]
+    Broken(String),
+}
+
+/// A tool's answer.
+#[derive(Debug)]
+pub struct Answer {
+    /// Whether the tool says that it did not succeed.
+    pub is_error: bool,
+    /// Its text blocks.
+    pub texts: Vec<String>,
+    /// All of it, as it came.
+    pub json: Value,
+}
+
+/// What the client does with the progress of its call.
+pub type OnProgress = Arc<dyn Fn(f64, Option<f64>, Option<&str>) + Send + Sync>;
+
+struct Handler {
+    on_progress: OnProgress,
+}
+
+impl ClientHandler for Handler {
+    fn get_info(&self) -> ClientInfo {
+        let mut info = ClientInfo::default();
+        info.client_info = Implementation::new("mcpp", env!("CARGO_PKG_VERSION"));
+        info
+    }
+
+    async fn on_progress(&self, progress: ProgressNotificationParam, _: NotificationContext<RoleClient>) {
+        (self.on_progress)(progress.progress, progress.total, progress.message.as_deref());
+    }
+}
+
+/// A connection to a server.
+pub struct Client {
+    config: ClientConfig,
+    service: RunningService<RoleClient, Handler>,
+}
+
+impl std::fmt::Debug for Client {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Client").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+impl Client {
+    /// Connects; the server's era decides the protocol.
+    pub async fn connect(config: ClientConfig, on_progress: OnProgress) -> Result<Self, ClientError> {
+        let legal = url::Url::parse(&config.url).is_ok_and(|url| matches!(url.scheme(), "http" | "https"));
+        if !legal {
+            return Err(ClientError::Url { url: config.url });
+        }
+        let mut waits = Waits::new(config.retries);
+        loop {
+            match Self::try_connect(&config, Arc::clone(&on_progress)).await {
+                Err(error @ ClientError::Connect { .. }) => waits.next(error).await?,
+                Ok(service) => return Ok(Self { config, service }),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    async fn try_connect(
+        config: &ClientConfig,
+        on_progress: OnProgress,
+    ) -> Result<RunningService<RoleClient, Handler>, ClientError> {
+        let http = reqwest::Client::builder().connect_timeout(config.timeout).build().map_err(|error| {
+            ClientError::Connect { url: config.url.clone(), reason: crate::telemetry::chain(&error) }
+        })?;
+        let mut transport = StreamableHttpClientTransportConfig::with_uri(config.url.clone());
+        transport.auth_header.clone_from(&config.token);
+        let transport = StreamableHttpClientTransport::with_client(http, transport);
+        let lifecycle =
+            ClientLifecycleMode::Auto { preferred_versions: vec![ProtocolVersion::V_2026_07_28], legacy_version: None };
+        let connected = serve_client_with_lifecycle(Handler { on_progress }, transport, lifecycle);
+        match tokio::time::timeout(config.timeout, connected).await {
+            Err(_) => Err(ClientError::Timeout(config.timeout)),
+            Ok(Ok(service)) => Ok(service),
+            Ok(Err(ClientInitializeError::JsonRpcError(error))) => {
+                Err(ClientError::Refused { code: error.code.0, message: error.message.into_owned() })
+            }
+            Ok(Err(error)) => {
+                Err(ClientError::Connect { url: config.url.clone(), reason: crate::telemetry::chain(&error) })
+            }
+        }
+    }
+
+    /// All tools of the server, as it lists them.
+    pub async fn tools(&self) -> Result<Vec<Value>, ClientError> {
+        let tools = self.bounded(self.service.list_all_tools()).await?;
+        tools
+            .iter()
+            .map(|tool| serde_json::to_value(tool).map_err(|error| ClientError::Broken(error.to_string())))
+            .collect()
+    }
+
+    /// Calls a tool.
+    pub async fn call(&self, tool: &str, arguments: JsonObject) -> Result<Answer, ClientError> {
+        let mut waits = Waits::new(self.config.retries);
+        let mut params = CallToolRequestParams::new(Cow::Owned(tool.to_owned()));
+        params.arguments = Some(arguments);
+        let result = loop {
+            match self.bounded(self.service.call_tool(params.clone())).await {
+                Err(error @ ClientError::Refused { code, .. }) if code == BUSY.0 => waits.next(error).await?,
+                result => break result?,
+            }
+        };
+        let json = serde_json::to_value(&result).map_err(|error| ClientError::Broken(error.to_string()))?;
+        let texts = result.content.iter().filter_map(|block| Some(block.as_text()?.text.clone())).collect();
+        Ok(Answer { is_error: result.is_error == Some(true), texts, json })
+    }
+
+    async fn bounded<T>(&self, request: impl Future<Output = Result<T, ServiceError>>) -> Result<T, ClientError> {
+        match tokio::time::timeout(self.config.timeout, request).await {
+            Err(_) => Err(ClientError::Timeout(self.config.timeout)),
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(ServiceError::McpError(error))) => {
+                Err(ClientError::Refused { code: error.code.0, message: error.message.into_owned() })
+            }
+            Ok(Err(error)) => Err(ClientError::Broken(crate::telemetry::chain(&error))),
+        }
+    }
+
+    /// Says goodbye.
+    pub async fn close(self) {
+        let _the_server_may_be_gone = self.service.cancel().await;
+    }
+}
+
+/// The waits between repetitions.
+struct Waits {
+    left: u32,
+    next: Duration,
+}
+
+impl Waits {
+    fn new(retries: u32) -> Self {
+        Self { left: retries, next: FIRST_WAIT }
+    }
+
+    /// Waits, or gives up with `error`.
+    async fn next<E>(&mut self, error: E) -> Result<(), E> {
+        let Some(left) = self.left.checked_sub(1) else { return Err(error) };
+        self.left = left;
+        let mut random = [0_u8; 1];
+        let _without_jitter_if_it_fails = getrandom::fill(&mut random);
+        let [random] = random;
+        tokio::time::sleep(self.next.mul_f64(0.5 + f64::from(random) / 510.0)).await;
+        self.next = self.next.saturating_mul(2).min(LONGEST_WAIT);
+        Ok(())
+    }
+}

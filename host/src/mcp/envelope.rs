@@ -1,0 +1,181 @@
+//! The outside of a JSON-RPC message, checked before the protocol engine sees it: what is malformed gets the JSON-RPC error that says so.
+
+use std::borrow::Cow;
+
+use serde::Deserialize;
+use serde_json::{Value, json, value::RawValue};
+
+/// JSON-RPC: the text is not JSON.
+pub(super) const PARSE_ERROR: i64 = -32700;
+/// JSON-RPC: the JSON is not a message.
+pub(super) const INVALID_REQUEST: i64 = -32600;
+/// JSON-RPC: the parameters are not an object.
+pub(super) const INVALID_PARAMS: i64 = -32602;
+
+/// What a message is, and to what an answer belongs.
+#[derive(Debug, PartialEq)]
+pub(super) struct Envelope {
+    /// The request's id; none for a notification or a response.
+    pub(super) id: Option<Value>,
+    /// The method; none for a response.
+    pub(super) method: Option<String>,
+}
+
+/// Why a message is malformed.
+#[derive(Debug, PartialEq)]
+pub(super) struct Malformed {
+    pub(super) code: i64,
+    pub(super) id: Option<Value>,
+    pub(super) reason: String,
+}
+
+impl Malformed {
+    fn new(code: i64, reason: impl Into<String>) -> Self {
+        Self { code, id: None, reason: reason.into() }
+    }
+}
+
+#[derive(Deserialize)]
+struct Raw<'a> {
+    #[serde(borrow)]
+    jsonrpc: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    id: Option<&'a RawValue>,
+    #[serde(borrow)]
+    method: Option<&'a RawValue>,
+    #[serde(borrow)]
+    params: Option<&'a RawValue>,
+    #[serde(borrow)]
+    result: Option<&'a RawValue>,
+    #[serde(borrow)]
+    error: Option<&'a RawValue>,
+}
+
+/// Reads the outside of a message whose nesting is at most `max_depth`.
+pub(super) fn read(message: &[u8], max_depth: usize) -> Result<Envelope, Malformed> {
+    let text = std::str::from_utf8(message)
+        .map_err(|error| Malformed::new(PARSE_ERROR, format!("the message is not UTF-8: {error}")))?;
+    if deeper_than(text, max_depth) {
+        return Err(Malformed::new(INVALID_REQUEST, format!("the message is nested deeper than {max_depth}")));
+    }
+    match text.trim_start().bytes().next() {
+        Some(b'{') => {}
+        None => return Err(Malformed::new(PARSE_ERROR, "the message is empty")),
+        Some(_) => return Err(not_an_object(text)),
+    }
+    let raw: Raw<'_> = serde_json::from_str(text).map_err(|error| {
+        let code = if error.is_data() { INVALID_REQUEST } else { PARSE_ERROR };
+        Malformed::new(code, format!("the message is not valid: {error}"))
+    })?;
+    let id = raw.id.map(id).transpose()?;
+    let refuse = |code, reason: &str| Err(Malformed { code, id: id.clone(), reason: reason.to_owned() });
+    if raw.jsonrpc.as_deref() != Some("2.0") {
+        return refuse(INVALID_REQUEST, "`jsonrpc` must be \"2.0\"");
+    }
+    let Some(method) = raw.method else {
+        return match (raw.result.is_some(), raw.error.is_some()) {
+            (false, false) => refuse(INVALID_REQUEST, "the message has neither `method` nor `result` nor `error`"),
+            (true, true) => refuse(INVALID_REQUEST, "the message has both `result` and `error`"),
+            _ => Ok(Envelope { id: None, method: None }),
+        };
+    };
+    let Ok(method) = serde_json::from_str::<String>(method.get()) else {
+        return refuse(INVALID_REQUEST, "`method` must be a string");
+    };
+    if raw.params.is_some_and(|params| !params.get().starts_with('{')) {
+        return refuse(INVALID_PARAMS, "`params` must be an object");
+    }
+    Ok(Envelope { id, method: Some(method) })
+}
+
+fn not_an_object(text: &str) -> Malformed {
+    match serde_json::from_str::<&RawValue>(text) {
+        Err(error) => Malformed::new(PARSE_ERROR, format!("the message is not JSON: {error}")),
+        Ok(value) if value.get().starts_with('[') => {
+            Malformed::new(INVALID_REQUEST, "batches are not supported; send one message at a time")
+        }
+        Ok(_) => Malformed::new(INVALID_REQUEST, "the message must be a JSON object"),
+    }
+}
+
+/// MCP allows strings and integers as ids, not null.
+fn id(raw: &RawValue) -> Result<Value, Malformed> {
+    match serde_json::from_str::<Value>(raw.get()) {
+        Ok(id @ Value::String(_)) => Ok(id),
+        Ok(id @ Value::Number(_)) if id.is_i64() || id.is_u64() => Ok(id),
+        _ => Err(Malformed::new(INVALID_REQUEST, "`id` must be a string or an integer")),
+    }
+}
+
+/// Counts brackets outside strings: enough to refuse before anything recursive looks at the text.
+fn deeper_than(text: &str, max_depth: usize) -> bool {
+    let (mut depth, mut in_string, mut escaped) = (0_usize, false, false);
+    for byte in text.bytes() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_string => escaped = true,
+            b'"' => in_string = !in_string,
+            b'{' | b'[' if !in_string => {
+                depth = depth.saturating_add(1);
+                if depth > max_depth {
+                    return true;
+                }
+            }
+            b'}' | b']' if !in_string => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    false
+}
+
+/// A JSON-RPC error message. The id is left out where none could be read, as MCP's schema demands.
+pub(super) fn error(id: Option<&Value>, code: i64, message: &str) -> Value {
+    match id {
+        Some(id) => json!({ "jsonrpc": "2.0", "id": id, "error": { "code": code, "message": message } }),
+        None => json!({ "jsonrpc": "2.0", "error": { "code": code, "message": message } }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn malformed_messages_are_told_apart() {
+        let deep =
+            format!(r#"{{"jsonrpc":"2.0","id":1,"method":"m","params":{{"a":{}{}}}}}"#, "[".repeat(64), "]".repeat(64));
+        for (message, code, says) in [
+            ("", PARSE_ERROR, "empty"),
+            ("{", PARSE_ERROR, "not valid"),
+            ("nope", PARSE_ERROR, "not JSON"),
+            (r#"{"jsonrpc":"2.0","id":1,"method":"m"} x"#, PARSE_ERROR, "trailing"),
+            ("[]", INVALID_REQUEST, "batches"),
+            (r#"[{"jsonrpc":"2.0","id":1,"method":"ping"}]"#, INVALID_REQUEST, "batches"),
+            ("7", INVALID_REQUEST, "must be a JSON object"),
+            ("{}", INVALID_REQUEST, "`jsonrpc`"),
+            (r#"{"jsonrpc":"1.0","id":1,"method":"m"}"#, INVALID_REQUEST, "`jsonrpc`"),
+            (r#"{"jsonrpc":2,"id":1,"method":"m"}"#, INVALID_REQUEST, "not valid"),
+            (r#"{"jsonrpc":"2.0","id":1}"#, INVALID_REQUEST, "neither"),
+            (r#"{"jsonrpc":"2.0","id":1,"result":{},"error":{}}"#, INVALID_REQUEST, "both"),
+            (r#"{"jsonrpc":"2.0","id":1,"method":7}"#, INVALID_REQUEST, "`method`"),
+            (r#"{"jsonrpc":"2.0","id":{},"method":"m"}"#, INVALID_REQUEST, "`id`"),
+            (r#"{"jsonrpc":"2.0","id":1.5,"method":"m"}"#, INVALID_REQUEST, "`id`"),
+            (r#"{"jsonrpc":"2.0","id":1,"id":2,"method":"m"}"#, INVALID_REQUEST, "duplicate field"),
+            (r#"{"jsonrpc":"2.0","id":1,"method":"m","params":[]}"#, INVALID_PARAMS, "`params`"),
+            (&deep, INVALID_REQUEST, "nested deeper than 64"),
+        ] {
+            let malformed = read(message.as_bytes(), 64).expect_err(message);
+            assert_eq!(malformed.code, code, "{message}: {malformed:?}");
+            assert!(malformed.reason.contains(says), "{message}: {malformed:?}");
+        }
+        let malformed = read(b"\"\xff\"", 64).expect_err("not UTF-8");
+        assert_eq!(malformed.code, PARSE_ERROR);
+    }
+
+    #[test]
+    fn brackets_in_strings_do_not_nest() {
+        let message = format!(r#"{{"jsonrpc":"2.0","id":"a","method":"m","params":{{"a":"\"{}"}}}}"#, "[".repeat(100));
+        let envelope = read(message.as_bytes(), 4).expect("flat");
+        assert_eq!(envelope, Envelope { id: Some(json!("a")), method: Some("m".into()) });
+    }
+}

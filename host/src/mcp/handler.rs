@@ -1,0 +1,330 @@
+//! MCP's methods, for both eras: the engine calls a [`Handler`], which speaks to the registry.
+//!
+//! A handler belongs to one principal, taken from the door when the handler is made: once a session in the legacy era, once a request in the modern.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use axum::http::request::Parts;
+use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
+use rmcp::{
+    RoleServer, ServerHandler,
+    model::{
+        CallToolRequestParams, CallToolResponse, CustomRequest, CustomResult, ErrorCode, ErrorData, Implementation,
+        ListToolsResult, LoggingMessageNotificationParam, PaginatedRequestParams, ProgressNotificationParam,
+        ProgressToken, ProtocolVersion, ServerCapabilities, ServerConfig, SetLevelRequestParams, SubscriptionFilter,
+        Tool as WireTool,
+    },
+    service::{NotificationContext, Peer, RequestContext, SubscriptionContext},
+    transport::streamable_http_server::session::SessionRestoreMarker,
+};
+use serde_json::{Value, json};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::{convert, session::Sessions};
+use crate::{
+    call::{Call, CallError, CallEvent, LogLevel, Observer, ToolName, TraceContext},
+    registry::Registry,
+    tenant::{Principal, authorize},
+};
+
+/// What all handlers of a host share.
+#[derive(Debug, Clone)]
+pub struct Endpoint(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    registry: Registry,
+    name: String,
+    page_size: usize,
+}
+
+impl Endpoint {
+    /// An endpoint that serves `registry`'s tools under a name.
+    pub fn new(registry: Registry, name: String, page_size: usize) -> Self {
+        Self(Arc::new(Shared { registry, name, page_size }))
+    }
+
+    /// The registry.
+    pub fn registry(&self) -> &Registry {
+        &self.0.registry
+    }
+
+    pub(super) fn handler(&self, principal: Principal, sessions: Option<Arc<Sessions>>) -> Handler {
+        Handler { endpoint: self.clone(), principal, sessions, log_level: Mutex::new(None), watch: Mutex::new(None) }
+    }
+}
+
+/// What a handler learns of a request's lack of room, for the HTTP status.
+#[derive(Debug, Clone, Default)]
+pub(super) struct BusySignal(Arc<std::sync::atomic::AtomicU64>);
+
+impl BusySignal {
+    fn raise(&self, retry_after_ms: u64) {
+        self.0.store(retry_after_ms.max(1), std::sync::atomic::Ordering::Relaxed);
+    }
+
+    /// When to try again, in milliseconds, if there was no room.
+    pub(super) fn raised(&self) -> Option<u64> {
+        Some(self.0.load(std::sync::atomic::Ordering::Relaxed)).filter(|ms| *ms > 0)
+    }
+}
+
+/// The methods, for one principal.
+#[derive(Debug)]
+pub(super) struct Handler {
+    endpoint: Endpoint,
+    principal: Principal,
+    sessions: Option<Arc<Sessions>>,
+    /// What a legacy client asked to be told; kept in the session's record too, where there is one.
+    log_level: Mutex<Option<LogLevel>>,
+    /// Ends the watch for changes of the tool list when the session ends.
+    watch: Mutex<Option<DropGuard>>,
+}
+
+impl Handler {
+    fn registry(&self) -> &Registry {
+        &self.endpoint.0.registry
+    }
+
+    /// The least level of log records that this request's client wants.
+    fn log_level(&self, context: &RequestContext<RoleServer>) -> Option<LogLevel> {
+        if is_modern(context) {
+            return context.meta.log_level().map(convert::from_level);
+        }
+        let chosen = *self.log_level.lock().unwrap_or_else(PoisonError::into_inner);
+        let recorded = || self.sessions.as_ref()?.log_level(&session_id(context)?);
+        Some(chosen.or_else(recorded).unwrap_or(LogLevel::Info))
+    }
+
+    fn cursor(&self, cursor: Option<&str>) -> Result<Option<ToolName>, ErrorData> {
+        let decode = |cursor: &str| {
+            let name = BASE64_URL_SAFE_NO_PAD.decode(cursor).ok()?;
+            ToolName::new(std::str::from_utf8(&name).ok()?).ok()
+        };
+        match cursor {
+            None => Ok(None),
+            Some(cursor) => match decode(cursor) {
+                Some(name) => Ok(Some(name)),
+                None => Err(ErrorData::invalid_params("the cursor is not one that this server gave", None)),
+            },
+        }
+    }
+
+    /// Tells a legacy client about every change of its tool list until its session ends.
+    fn watch_tools(&self, peer: Peer<RoleServer>, session: Option<String>, known: Option<u64>) {
+        let alive = CancellationToken::new();
+        let mut changes = self.registry().watch(&self.principal.tenant);
+        let sessions = self.sessions.clone();
+        *self.watch.lock().unwrap_or_else(PoisonError::into_inner) = Some(alive.clone().drop_guard());
+        tokio::spawn(async move {
+            let mut told = known.unwrap_or(*changes.borrow_and_update());
+            loop {
+                let current = *changes.borrow_and_update();
+                if current != told && peer.notify_tool_list_changed().await.is_err() {
+                    return;
+                }
+                told = current;
+                if let (Some(sessions), Some(session)) = (&sessions, &session) {
+                    sessions.set_generation(session, told);
+                }
+                tokio::select! {
+                    changed = changes.changed() => if changed.is_err() { return },
+                    () = alive.cancelled() => return,
+                }
+            }
+        });
+    }
+}
+
+fn is_modern(context: &RequestContext<RoleServer>) -> bool {
+    context.protocol_version().is_some_and(|version| version.as_str() >= ProtocolVersion::V_2026_07_28.as_str())
+}
+
+fn session_id(context: &RequestContext<RoleServer>) -> Option<String> {
+    let parts = context.extensions.get::<Parts>()?;
+    Some(parts.headers.get("mcp-session-id")?.to_str().ok()?.to_owned())
+}
+
+/// The trace that the client is in: of the message, else of the HTTP request.
+fn trace(context: &RequestContext<RoleServer>) -> TraceContext {
+    let from_meta = context.meta.get("traceparent").and_then(Value::as_str);
+    let from_header = || context.extensions.get::<Parts>()?.headers.get("traceparent")?.to_str().ok();
+    TraceContext::from_traceparent(from_meta.or_else(from_header))
+}
+
+async fn forward(event: CallEvent, peer: &Peer<RoleServer>, token: Option<&ProgressToken>) {
+    let sent = match event {
+        CallEvent::Log { level, component, message } => {
+            let mut params = LoggingMessageNotificationParam::new(convert::level(level), Value::String(message));
+            params.logger = Some(component);
+            peer.notify_logging_message(params).await
+        }
+        CallEvent::Progress { done, total, message } => {
+            let Some(token) = token else { return };
+            let mut params = ProgressNotificationParam::new(token.clone(), done);
+            params.total = total;
+            params.message = message;
+            peer.notify_progress(params).await
+        }
+    };
+    if sent.is_err() {
+        metrics::counter!("mcpp_call_events_dropped_total").increment(1);
+    }
+}
+
+impl ServerHandler for Handler {
+    fn get_info(&self) -> ServerConfig {
+        let capabilities =
+            ServerCapabilities::builder().enable_tools().enable_tool_list_changed().enable_logging().build();
+        let mut info = ServerConfig::new(capabilities);
+        info.server_info = Implementation::new(self.endpoint.0.name.clone(), env!("CARGO_PKG_VERSION"));
+        info
+    }
+
+    fn get_tool(&self, name: &str) -> Option<WireTool> {
+        let catalog = self.registry().catalog(&self.principal.tenant);
+        Some(convert::tool(catalog.tool(&ToolName::new(name).ok()?)?.as_ref()))
+    }
+
+    async fn list_tools(
+        &self,
+        request: Option<PaginatedRequestParams>,
+        _: RequestContext<RoleServer>,
+    ) -> Result<ListToolsResult, ErrorData> {
+        let after = self.cursor(request.as_ref().and_then(|request| request.cursor.as_deref()))?;
+        let catalog = self.registry().catalog(&self.principal.tenant);
+        let page_size = self.endpoint.0.page_size;
+        let mut tools: Vec<WireTool> = catalog
+            .tools_after(after.as_ref())
+            .take(page_size.saturating_add(1))
+            .map(|tool| convert::tool(tool))
+            .collect();
+        let more = tools.len() > page_size;
+        tools.truncate(page_size);
+        let mut result = ListToolsResult::with_all_items(tools);
+        if more {
+            result.next_cursor = result.tools.last().map(|tool| BASE64_URL_SAFE_NO_PAD.encode(tool.name.as_bytes()));
+        }
+        Ok(result)
+    }
+
+    async fn call_tool(
+        &self,
+        request: CallToolRequestParams,
+        context: RequestContext<RoleServer>,
+    ) -> Result<CallToolResponse, ErrorData> {
+        let tool = ToolName::new(&request.name).map_err(|error| ErrorData::invalid_params(error.to_string(), None))?;
+        let _not_parked = self.sessions.as_ref().and_then(|sessions| sessions.busy(&session_id(&context)?));
+        let token = context.meta.get_progress_token();
+        let (observer, mut events) = Observer::new(self.log_level(&context), token.is_some());
+        // A handler that is dropped (its connection or session ended) takes the guest with it.
+        let cancel = context.ct.child_token();
+        let _stop_guest = cancel.clone().drop_guard();
+        let call = Call {
+            principal: self.principal.clone(),
+            tool,
+            arguments: Value::Object(request.arguments.unwrap_or_default()),
+            deadline: None,
+            cancel,
+            trace: trace(&context),
+            observer,
+            depth: 0,
+        };
+        let call = authorize(call).map_err(|denied| ErrorData::invalid_request(denied.to_string(), None))?;
+        let mut running = std::pin::pin!(self.registry().call(call));
+        let result = loop {
+            tokio::select! {
+                biased;
+                Some(event) = events.recv() => forward(event, &context.peer, token.as_ref()).await,
+                result = &mut running => break result,
+            }
+        };
+        // The call is over; what it said before it ended still goes first.
+        while let Ok(event) = events.try_recv() {
+            forward(event, &context.peer, token.as_ref()).await;
+        }
+        if let Err(CallError::Busy { retry_after, .. }) = &result
+            && let Some(signal) =
+                context.extensions.get::<Parts>().and_then(|parts| parts.extensions.get::<BusySignal>())
+        {
+            signal.raise(u64::try_from(retry_after.as_millis()).unwrap_or(u64::MAX));
+        }
+        let wire = match result {
+            Ok(result) => convert::result(result),
+            Err(error) => convert::error(error)?,
+        };
+        Ok(CallToolResponse::Complete(wire))
+    }
+
+    async fn set_level(
+        &self,
+        request: SetLevelRequestParams,
+        context: RequestContext<RoleServer>,
+    ) -> Result<(), ErrorData> {
+        if is_modern(&context) {
+            return Err(ErrorData::new(ErrorCode::METHOD_NOT_FOUND, "logging/setLevel", None));
+        }
+        let level = convert::from_level(request.level);
+        *self.log_level.lock().unwrap_or_else(PoisonError::into_inner) = Some(level);
+        if let (Some(sessions), Some(session)) = (&self.sessions, session_id(&context)) {
+            sessions.set_log_level(&session, level);
+        }
+        Ok(())
+    }
+
+    /// A method of MCP arrives here only if its parameters were not what the method takes.
+    async fn on_custom_request(
+        &self,
+        request: CustomRequest,
+        _: RequestContext<RoleServer>,
+    ) -> Result<CustomResult, ErrorData> {
+        const KNOWN: [&str; 6] = [
+            "tools/call",
+            "tools/list",
+            "logging/setLevel",
+            "initialize",
+            "completion/complete",
+            "subscriptions/listen",
+        ];
+        if KNOWN.contains(&request.method.as_str()) {
+            return Err(ErrorData::invalid_params(format!("the params of `{}` are not valid", request.method), None));
+        }
+        Err(ErrorData::new(
+            ErrorCode::METHOD_NOT_FOUND,
+            format!("unknown method `{}`", request.method),
+            Some(json!({ "method": request.method })),
+        ))
+    }
+
+    async fn on_initialized(&self, context: NotificationContext<RoleServer>) {
+        let restored = context.extensions.get::<SessionRestoreMarker>().map(|marker| marker.id.to_string());
+        let from_header =
+            || Some(context.extensions.get::<Parts>()?.headers.get("mcp-session-id")?.to_str().ok()?.to_owned());
+        let known = restored.as_ref().and_then(|id| self.sessions.as_ref()?.generation(id));
+        self.watch_tools(context.peer.clone(), restored.clone().or_else(from_header), known);
+    }
+
+    fn accepted_subscription_filter(&self, requested: &SubscriptionFilter) -> Option<SubscriptionFilter> {
+        let mut accepted = SubscriptionFilter::default();
+        accepted.tools_list_changed = requested.tools_list_changed;
+        Some(accepted)
+    }
+
+    async fn listen(&self, subscription: SubscriptionContext) -> Result<(), ErrorData> {
+        let mut changes = self.registry().watch(&self.principal.tenant);
+        let wanted = subscription.accepted().tools_list_changed == Some(true);
+        loop {
+            tokio::select! {
+                () = subscription.cancelled() => return Ok(()),
+                changed = changes.changed() => {
+                    if changed.is_err() {
+                        return Ok(());
+                    }
+                    if wanted && subscription.sink().notify_tool_list_changed().await.is_err() {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! The one way to a tool: each tenant's catalog of live revisions, and [`Registry::call`], where every door ends.
+//!
+//! A catalog is an immutable value behind one pointer; a swap replaces the pointer. A call takes the tool from the catalog it sees and runs on that revision to its
+//! end, whatever is swapped meanwhile. A name belongs to one component until that component gives it up.
+
+pub mod catalog;
+pub mod schema;
+pub mod tool;
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use futures::future::BoxFuture;
+use tokio::{sync::watch, time::Instant};
+
+use self::{
+    catalog::{Catalog, Problem, Revision},
+    tool::Tool,
+};
+use crate::{
+    call::{Call, CallError, Dispatch, ToolResult},
+    telemetry,
+    tenant::{Authorized, TenantId},
+    wasm::{
+        Engine,
+        admission::Admission,
+        component::LoadError,
+        control::Control,
+        instance::{self, Cost},
+        state::Running,
+    },
+};
+
+/// All tenants' catalogs, and the engine on which their tools run. Clones share both.
+#[derive(Debug, Clone)]
+pub struct Registry(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    engine: Engine,
+    admission: Admission,
+    tenants: BTreeMap<TenantId, Tenant>,
+    calls: tokio_util::task::TaskTracker,
+}
+
+#[derive(Debug)]
+struct Tenant {
+    catalog: ArcSwap<Catalog>,
+    changed: watch::Sender<u64>,
+    swapping: Mutex<()>,
+}
+
+impl Registry {
+    /// Empty catalogs for `tenants`.
+    pub fn new(engine: Engine, admission: Admission, tenants: impl IntoIterator<Item = TenantId>) -> Self {
+        let tenant = || Tenant {
+            catalog: ArcSwap::from_pointee(Catalog::default()),
+            changed: watch::Sender::new(0),
+            swapping: Mutex::new(()),
+        };
+        let tenants = tenants.into_iter().map(|id| (id, tenant())).collect();
+        Self(Arc::new(Shared { engine, admission, tenants, calls: tokio_util::task::TaskTracker::new() }))
+    }
+
+    /// The engine.
+    pub fn engine(&self) -> &Engine {
+        &self.0.engine
+    }
+
+    /// The places for instances.
+    pub fn admission(&self) -> &Admission {
+        &self.0.admission
+    }
+
+    /// What `tenant` has now; empty for a tenant that this host does not know.
+    pub fn catalog(&self, tenant: &TenantId) -> Arc<Catalog> {
+        self.0.tenants.get(tenant).map(|tenant| tenant.catalog.load_full()).unwrap_or_default()
+    }
+
+    /// Tells when the tools of `tenant` have changed as clients see them. The number is the catalog's generation.
+    pub fn watch(&self, tenant: &TenantId) -> watch::Receiver<u64> {
+        match self.0.tenants.get(tenant) {
+            Some(tenant) => tenant.changed.subscribe(),
+            None => watch::channel(0).1,
+        }
+    }
+
+    /// Makes `revision` the live one of its component. Fails, and changes nothing, if it would take another component's names.
+    pub fn install(&self, tenant: &TenantId, revision: Revision) -> Result<(), LoadError> {
+        self.swap(tenant, |catalog| catalog.with(revision))
+    }
+
+    /// Takes a component away; its running calls end on their revision.
+    pub fn remove(&self, tenant: &TenantId, component: &str) -> Result<(), LoadError> {
+        self.swap(tenant, |catalog| Ok(catalog.without(component)))
+    }
+
+    /// Notes why a component's newest build is not live; the build before it, if any, goes on serving.
+    pub fn report(&self, tenant: &TenantId, problem: Problem) -> Result<(), LoadError> {
+        self.swap(tenant, |catalog| Ok(catalog.with_problem(problem)))
+    }
+
+    fn swap(
+        &self,
+        tenant: &TenantId,
+        change: impl FnOnce(&Catalog) -> Result<Catalog, LoadError>,
+    ) -> Result<(), LoadError> {
+        let Some(tenant) = self.0.tenants.get(tenant) else { return Err(LoadError::Stopping) };
+        let _one_at_a_time = tenant.swapping.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = tenant.catalog.load_full();
+        let after = change(&before)?;
+        let visible = !after.lists_the_same(&before);
+        tenant.catalog.store(Arc::new(after));
+        if visible {
+            tenant.changed.send_modify(|generation| *generation = generation.wrapping_add(1));
+        }
+        Ok(())
+    }
+
+    /// Runs a call to its end: finds the tool, checks the arguments, waits for a place, runs, checks the result.
+    pub async fn call(&self, call: Authorized<Call>) -> Result<ToolResult, CallError> {
+        let call = call.into_inner();
+        let Some(tool) = self.catalog(&call.principal.tenant).tool(&call.tool) else {
+            return Err(CallError::UnknownTool(call.tool));
+        };
+        let tenant = call.principal.tenant.clone();
+        let started = Instant::now();
+        let _counted = self.0.calls.token();
+        let (result, cost) = self.run(&tool, call).await;
+        telemetry::call_ended(&tenant, tool.name.as_str(), result.as_ref(), started.elapsed(), cost);
+        result
+    }
+
+    async fn run(&self, tool: &Arc<Tool>, call: Call) -> (Result<ToolResult, CallError>, Cost) {
+        if let Err(mismatch) = tool.input.check(&call.arguments) {
+            return (
+                Err(CallError::InvalidArguments { path: mismatch.path, reason: mismatch.reason }),
+                Cost::default(),
+            );
+        }
+        let own = Instant::now() + Duration::from_millis(tool.limits.deadline_ms);
+        let deadline = call.deadline.map_or(own, |callers| callers.min(own));
+        let admitted = self.0.admission.admit(&tool.places, tool.concurrency(), deadline, &call.cancel).await;
+        let slot = match admitted {
+            Ok(slot) => slot,
+            Err(error) => return (Err(error), Cost::default()),
+        };
+        let control = Control::new(tool.limits, deadline, call.cancel.clone(), slot);
+        let running = Running {
+            principal: call.principal,
+            component: Arc::clone(&tool.component),
+            tool: tool.name.as_str().into(),
+            trace: call.trace,
+            observer: call.observer,
+            depth: call.depth,
+            may_call: Arc::clone(&tool.may_call),
+            dispatch: Arc::new(self.clone()),
+        };
+        let (result, cost) =
+            instance::call(&self.0.engine, tool.target.clone(), call.arguments, running, control).await;
+        (result.and_then(|result| tool.check_result(result)), cost)
+    }
+
+    /// Waits until no call runs any more, or until `patience` is over; whether all ended.
+    pub async fn drain(&self, patience: Duration) -> bool {
+        self.0.calls.close();
+        tokio::time::timeout(patience, self.0.calls.wait()).await.is_ok()
+    }
+
+    /// Calls that run or queue now.
+    pub fn calls(&self) -> usize {
+        self.0.calls.len()
+    }
+}
+
+impl Dispatch for Registry {
+    fn dispatch(&self, call: Authorized<Call>) -> BoxFuture<'_, Result<ToolResult, CallError>> {
+        Box::pin(self.call(call))
+    }
+}

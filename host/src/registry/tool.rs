@@ -1,0 +1,118 @@
+//! A tool that is ready to be called: its name, schemas and limits checked, its place in its component known.
+
+use std::sync::Arc;
+
+use tokio::sync::Semaphore;
+
+use super::schema::Schema;
+use crate::{
+    call::{CallError, ToolName, ToolResult},
+    grants::{ComponentGrant, ToolPattern},
+    wasm::{
+        bindings::exports::mcpp::tool::tools::Annotations,
+        component::{LoadError, LoadedTool},
+        instance::Target,
+        limits::Limits,
+    },
+};
+
+/// Longest description and title, in bytes.
+const MAX_TEXT_BYTES: usize = 16 << 10;
+
+/// One tool of a live revision.
+#[derive(Debug)]
+pub struct Tool {
+    /// Its name in the catalog.
+    pub name: ToolName,
+    /// The component that has it.
+    pub component: Arc<str>,
+    /// A name for people.
+    pub title: Option<String>,
+    /// What it does.
+    pub description: String,
+    /// Hints to clients.
+    pub annotations: Annotations,
+    /// What it takes.
+    pub input: Schema,
+    /// What it gives, if it says so.
+    pub output: Option<Schema>,
+    /// What one call may use.
+    pub limits: Limits,
+    /// Its own places, besides the host's.
+    pub places: Arc<Semaphore>,
+    /// Which tools it may call.
+    pub may_call: Arc<[ToolPattern]>,
+    /// How it is called.
+    pub target: Target,
+}
+
+impl Tool {
+    /// Checks what a component says of a tool.
+    pub fn check(
+        component: &Arc<str>,
+        tool: LoadedTool,
+        grant: &ComponentGrant,
+        defaults: &Limits,
+    ) -> Result<Self, LoadError> {
+        let LoadedTool { listing, target } = tool;
+        let refuse = |reason: String| LoadError::Tool { tool: listing.name.chars().take(160).collect(), reason };
+        let name = ToolName::new(&listing.name).map_err(|error| refuse(error.to_string()))?;
+        for (what, text) in [("description", Some(&listing.description)), ("title", listing.title.as_ref())] {
+            if text.is_some_and(|text| text.len() > MAX_TEXT_BYTES) {
+                return Err(refuse(format!("its {what} is longer than {MAX_TEXT_BYTES} bytes")));
+            }
+        }
+        let input =
+            Schema::parse(&listing.input_schema).map_err(|error| refuse(format!("its input schema: {error}")))?;
+        let output = listing.output_schema.as_deref().map(Schema::parse).transpose();
+        let output = output.map_err(|error| refuse(format!("its output schema: {error}")))?;
+        let mut limits = defaults.patched(&grant.limits);
+        if let Some(own) = grant.tools.get(name.as_str()) {
+            limits = limits.patched(&own.limits);
+        }
+        let places = Arc::new(Semaphore::new(usize::try_from(limits.concurrency).unwrap_or(Semaphore::MAX_PERMITS)));
+        Ok(Self {
+            name,
+            component: Arc::clone(component),
+            title: listing.title,
+            description: listing.description,
+            annotations: listing.annotations,
+            input,
+            output,
+            limits,
+            places,
+            may_call: grant.call.clone().into(),
+            target,
+        })
+    }
+
+    /// How many instances of it there may be.
+    pub fn concurrency(&self) -> usize {
+        usize::try_from(self.limits.concurrency).unwrap_or(usize::MAX)
+    }
+
+    /// Holds a result to the output schema that the tool declared.
+    pub fn check_result(&self, result: ToolResult) -> Result<ToolResult, CallError> {
+        let (Some(schema), false) = (&self.output, result.is_error) else { return Ok(result) };
+        let invalid = |path, reason| Err(CallError::InvalidResult { path, reason });
+        match &result.structured {
+            None => {
+                invalid(String::new(), "the tool declares an output schema and gave no structured result".to_owned())
+            }
+            Some(value) => match schema.check(value) {
+                Ok(()) => Ok(result),
+                Err(mismatch) => invalid(mismatch.path, mismatch.reason),
+            },
+        }
+    }
+
+    /// Whether a client that knows `other` knows this one.
+    pub fn lists_the_same(&self, other: &Self) -> bool {
+        self.name == other.name
+            && self.title == other.title
+            && self.description == other.description
+            && self.input.json == other.input.json
+            && self.output.as_ref().map(|schema| &schema.json) == other.output.as_ref().map(|schema| &schema.json)
+            && format!("{:?}", self.annotations) == format!("{:?}", other.annotations)
+    }
+}

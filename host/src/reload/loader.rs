@@ -1,0 +1,296 @@
+//! From a source of bytes to a live revision, or to a problem that says why not. Compiling blocks a thread of its own, never a door or a guest.
+
+use std::{
+    borrow::Cow,
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use arc_swap::ArcSwap;
+
+use crate::{
+    grants::Grants,
+    registry::{
+        Registry,
+        catalog::{Problem, Revision},
+    },
+    telemetry,
+    tenant::TenantId,
+    wasm::{
+        cache::Cache,
+        component::{self, ComponentName, LoadError, MAX_COMPONENT_BYTES, Origin},
+        limits::Limits,
+    },
+};
+
+/// How often a file that looks cut short is read again before that is believed.
+const PARTIAL_RETRIES: u32 = 3;
+/// How long to wait before reading it again.
+const PARTIAL_WAIT: Duration = Duration::from_millis(150);
+
+/// A component built into this program.
+#[derive(Debug, Clone, Copy)]
+pub struct BuiltIn {
+    /// Its name.
+    pub name: &'static str,
+    /// Its bytes.
+    pub wasm: &'static [u8],
+}
+
+/// Where to load a component from.
+#[derive(Debug, Clone)]
+pub enum Source {
+    /// This program.
+    BuiltIn(BuiltIn),
+    /// A file, which may be gone.
+    File(PathBuf),
+}
+
+impl Source {
+    /// The component's name, as far as the source tells.
+    pub fn component(&self) -> String {
+        match self {
+            Self::BuiltIn(built_in) => built_in.name.to_owned(),
+            Self::File(path) => path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default(),
+        }
+    }
+
+    fn origin(&self) -> Origin {
+        match self {
+            Self::BuiltIn(_) => Origin::BuiltIn,
+            Self::File(path) => Origin::File(path.clone()),
+        }
+    }
+}
+
+/// What a load came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// The build is live.
+    Loaded,
+    /// It already was.
+    Unchanged,
+    /// The file is gone, and the component with it.
+    Removed,
+    /// It is not live; why.
+    Failed(String),
+}
+
+/// What to load, and into which catalog.
+#[derive(Debug)]
+pub struct LoaderConfig {
+    /// The catalog's owner.
+    pub tenant: TenantId,
+    /// Folders of components.
+    pub folders: Vec<PathBuf>,
+    /// Components built into this program.
+    pub built_in: &'static [BuiltIn],
+    /// The grants file.
+    pub grants_file: PathBuf,
+    /// What a call may use unless a grant says otherwise.
+    pub limits: Limits,
+}
+
+/// Loads components for one tenant.
+#[derive(Debug)]
+pub struct Loader {
+    config: LoaderConfig,
+    registry: Registry,
+    cache: Option<Arc<Cache>>,
+    grants: ArcSwap<Grants>,
+}
+
+impl Loader {
+    /// A loader that has not loaded anything yet, nor read the grants.
+    pub fn new(config: LoaderConfig, registry: Registry, cache: Option<Cache>) -> Self {
+        Self { config, registry, cache: cache.map(Arc::new), grants: ArcSwap::default() }
+    }
+
+    /// The folders it loads from.
+    pub fn folders(&self) -> &[PathBuf] {
+        &self.config.folders
+    }
+
+    /// Reads the grants file again. One that is not valid changes nothing.
+    pub fn reload_grants(&self) -> Result<(), String> {
+        match Grants::load(&self.config.grants_file) {
+            Ok(grants) => {
+                self.grants.store(Arc::new(grants));
+                Ok(())
+            }
+            Err(error) => {
+                let error = telemetry::chain(&error);
+                tracing::error!(error, "the grants are not changed");
+                Err(error)
+            }
+        }
+    }
+
+    /// The component files there are, and those that were loaded and may be gone.
+    pub fn files(&self) -> Vec<PathBuf> {
+        let mut files = Vec::new();
+        for folder in &self.config.folders {
+            match fs::read_dir(folder) {
+                Ok(entries) => {
+                    files.extend(entries.flatten().map(|entry| entry.path()).filter(|path| is_component_file(path)))
+                }
+                Err(error) => tracing::warn!(folder = %folder.display(), %error, "cannot look into a tools folder"),
+            }
+        }
+        let catalog = self.registry.catalog(&self.config.tenant);
+        let loaded = catalog.components().map(|revision| &revision.origin);
+        let known = loaded.chain(catalog.problems().map(|problem| &problem.origin));
+        files
+            .extend(known.filter_map(|origin| if let Origin::File(path) = origin { Some(path.clone()) } else { None }));
+        files.sort();
+        files.dedup();
+        files
+    }
+
+    /// Everything there is to load.
+    pub fn sources(&self) -> Vec<Source> {
+        let built_in = self.config.built_in.iter().copied().map(Source::BuiltIn);
+        built_in.chain(self.files().into_iter().map(Source::File)).collect()
+    }
+
+    /// Loads one component and makes it live; notes a problem if that fails.
+    pub async fn load(&self, source: Source) -> Outcome {
+        let started = Instant::now();
+        let tenant = &self.config.tenant;
+        let component = source.component();
+        let outcome = match self.try_load(&source).await {
+            Ok(outcome) => outcome,
+            Err(error) => {
+                let error = telemetry::chain(&error);
+                let problem = Problem {
+                    component: component.clone(),
+                    origin: source.origin(),
+                    error: error.clone(),
+                    since: SystemTime::now(),
+                };
+                if let Err(stopping) = self.registry.report(tenant, problem) {
+                    tracing::warn!(%stopping, "a problem could not be noted");
+                }
+                Outcome::Failed(error)
+            }
+        };
+        let took_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let name = match &outcome {
+            Outcome::Loaded => {
+                tracing::info!(component, took_ms, "loaded");
+                "loaded"
+            }
+            Outcome::Removed => {
+                tracing::info!(component, "removed");
+                "removed"
+            }
+            Outcome::Unchanged => return outcome,
+            Outcome::Failed(error) => {
+                let serving = self.registry.catalog(tenant).component(&component).is_some();
+                tracing::error!(component, error, old_build_serves = serving, "not loaded");
+                "failed"
+            }
+        };
+        metrics::counter!("mcpp_swaps_total", "tenant" => tenant.to_string(), "outcome" => name).increment(1);
+        outcome
+    }
+
+    async fn try_load(&self, source: &Source) -> Result<Outcome, LoadError> {
+        let mut left = PARTIAL_RETRIES;
+        loop {
+            let before = stamp(source);
+            match self.attempt(source).await {
+                Err(error) if error.may_be_partial() && left > 0 && matches!(source, Source::File(_)) => {
+                    tokio::time::sleep(PARTIAL_WAIT).await;
+                    // A file that goes on changing is being written: wait for it as long as it takes.
+                    if stamp(source) == before {
+                        left = left.saturating_sub(1);
+                    }
+                }
+                result => return result,
+            }
+        }
+    }
+
+    async fn attempt(&self, source: &Source) -> Result<Outcome, LoadError> {
+        let tenant = &self.config.tenant;
+        let Some(wasm) = read(source).await? else { return self.remove(source) };
+        let name = ComponentName::new(&source.component())?;
+        let grant = self.grants.load().of(name.as_str());
+        let origin = source.origin();
+        let catalog = self.registry.catalog(tenant);
+        if let Some(live) = catalog.component(name.as_str())
+            && live.origin == origin
+            && live.grant == grant
+            && live.digest == blake3::hash(&wasm).to_hex().as_str()
+            && !catalog.problems().any(|problem| problem.component == name.as_str())
+        {
+            return Ok(Outcome::Unchanged);
+        }
+        let engine = self.registry.engine().clone();
+        let cache = self.cache.clone();
+        let compiled =
+            tokio::task::spawn_blocking(move || component::compile(&engine, cache.as_deref(), name, &wasm)).await;
+        let compiled = compiled.map_err(|_| LoadError::Stopping)??;
+        let admitted = compiled.admit(self.registry.engine(), &grant)?;
+        let loaded = admitted.load(self.registry.engine(), self.registry.admission()).await?;
+        for note in &loaded.notes {
+            tracing::warn!(component = %loaded.name, "{note}");
+        }
+        self.registry.install(tenant, Revision::check(loaded, origin, &grant, &self.config.limits)?)?;
+        Ok(Outcome::Loaded)
+    }
+
+    fn remove(&self, source: &Source) -> Result<Outcome, LoadError> {
+        let component = source.component();
+        let catalog = self.registry.catalog(&self.config.tenant);
+        let origin = source.origin();
+        let ours = catalog.component(&component).is_some_and(|revision| revision.origin == origin)
+            || catalog.problems().any(|problem| problem.component == component && problem.origin == origin);
+        if !ours {
+            return Ok(Outcome::Unchanged);
+        }
+        self.registry.remove(&self.config.tenant, &component)?;
+        Ok(Outcome::Removed)
+    }
+}
+
+/// Whether a path is one that we load: `NAME.wasm`, not hidden (editors and installers write hidden files first).
+pub fn is_component_file(path: &Path) -> bool {
+    let visible = path.file_name().is_some_and(|name| !name.to_string_lossy().starts_with('.'));
+    visible && path.extension().is_some_and(|extension| extension == "wasm")
+}
+
+/// The bytes of a source; none if its file is gone.
+async fn read(source: &Source) -> Result<Option<Cow<'static, [u8]>>, LoadError> {
+    let path = match source {
+        Source::BuiltIn(built_in) => return Ok(Some(Cow::Borrowed(built_in.wasm))),
+        Source::File(path) => path.clone(),
+    };
+    let fail = |source| LoadError::Read { path: path.clone(), source };
+    let meta = match tokio::fs::metadata(&path).await {
+        Ok(meta) => meta,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(fail(error)),
+    };
+    if !meta.is_file() {
+        return Err(fail(std::io::Error::other("it is not a regular file")));
+    }
+    if meta.len() > MAX_COMPONENT_BYTES {
+        return Err(LoadError::TooLarge(meta.len()));
+    }
+    match tokio::fs::read(&path).await {
+        Ok(bytes) => Ok(Some(Cow::Owned(bytes))),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(fail(error)),
+    }
+}
+
+/// What changes when a file is written to.
+fn stamp(source: &Source) -> Option<(u64, SystemTime)> {
+    let Source::File(path) = source else { return None };
+    let meta = fs::metadata(path).ok()?;
+    Some((meta.len(), meta.modified().ok()?))
+}

@@ -1,0 +1,115 @@
+//! Who calls, and what they may do.
+//!
+//! Every key, cache, session and metric carries a [`TenantId`]; today there is one, `local`. A [`Principal`] says who is at the door;
+//! only [`authorize`] makes the [`Authorized`] call that the registry accepts, so an unauthenticated or unauthorized call cannot reach a tool.
+
+use std::{collections::BTreeSet, fmt, sync::Arc};
+
+use crate::call::Call;
+
+/// A tenant: 1 to 64 characters of `a-z 0-9 -`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TenantId(Arc<str>);
+
+/// A tenant name that breaks the rule.
+#[derive(Debug, thiserror::Error)]
+#[error("tenant name {0:?} is not 1 to 64 characters of `a-z`, `0-9` and `-`")]
+pub struct InvalidTenantId(String);
+
+impl TenantId {
+    /// The one tenant of a host without configuration.
+    pub fn local() -> Self {
+        Self("local".into())
+    }
+
+    /// Checks and takes a name.
+    pub fn new(name: &str) -> Result<Self, InvalidTenantId> {
+        let legal = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+        if name.is_empty() || name.len() > 64 || !name.chars().all(legal) {
+            return Err(InvalidTenantId(name.to_owned()));
+        }
+        Ok(Self(name.into()))
+    }
+
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for TenantId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The scope that lets a principal list and call tools.
+pub const SCOPE_TOOLS: &str = "tools";
+
+/// Who calls: an authenticated identity within a tenant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Principal {
+    /// The tenant in whose catalog this principal's calls run.
+    pub tenant: TenantId,
+    /// Who within the tenant.
+    pub subject: Arc<str>,
+    /// What the principal may do.
+    pub scopes: Arc<BTreeSet<String>>,
+}
+
+impl Principal {
+    /// The user of this machine: stdio, and loopback while no authentication is configured.
+    pub fn local_user() -> Self {
+        Self {
+            tenant: TenantId::local(),
+            subject: "local-user".into(),
+            scopes: Arc::new(BTreeSet::from([SCOPE_TOOLS.to_owned()])),
+        }
+    }
+}
+
+/// Proof that the principal inside may do what the value says.
+#[derive(Debug)]
+pub struct Authorized<T>(T);
+
+impl<T> Authorized<T> {
+    /// The value.
+    pub fn get(&self) -> &T {
+        &self.0
+    }
+
+    /// The value, for good.
+    pub fn into_inner(self) -> T {
+        self.0
+    }
+}
+
+/// The principal may not do this.
+#[derive(Debug, thiserror::Error)]
+#[error("{subject} lacks the scope `{scope}`")]
+pub struct Denied {
+    subject: Arc<str>,
+    scope: &'static str,
+}
+
+/// Checks that the call's principal may call tools at all; which tools exist for it is the catalog's matter.
+pub fn authorize(call: Call) -> Result<Authorized<Call>, Denied> {
+    if !call.principal.scopes.contains(SCOPE_TOOLS) {
+        return Err(Denied { subject: call.principal.subject, scope: SCOPE_TOOLS });
+    }
+    Ok(Authorized(call))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tenant_names_are_checked() {
+        for (name, legal) in
+            [("local", true), ("team-7", true), ("", false), ("Team", false), ("a/b", false), (&"a".repeat(65), false)]
+        {
+            assert_eq!(TenantId::new(name).is_ok(), legal, "{name:?}");
+        }
+    }
+}

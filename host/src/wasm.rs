@@ -1,0 +1,204 @@
+//! The engine: one per process, shared by all tenants and components.
+//!
+//! It owns the pool of instance slots, the epoch clock that interrupts running guests, and the threads on which guests run. Guests have threads of
+//! their own, so that a guest that computes without pause competes with other guests and never with the doors.
+
+pub mod admission;
+pub mod bindings;
+pub mod cache;
+pub mod component;
+pub mod control;
+pub mod instance;
+pub mod limits;
+pub mod output;
+pub mod plain;
+pub mod schema;
+pub mod state;
+pub mod value;
+
+use std::{sync::Arc, time::Duration};
+
+use serde::{Deserialize, Serialize};
+use wasmtime::{Enabled, InstanceAllocationStrategy, PoolingAllocationConfig};
+
+/// How often running guests are asked whether they should stop, and made to yield.
+pub const EPOCH: Duration = Duration::from_millis(10);
+/// Stack of a guest, in bytes; deeper recursion traps.
+pub const MAX_WASM_STACK_BYTES: usize = 512 << 10;
+/// Stack of a guest and of the host functions it calls, in bytes.
+const ASYNC_STACK_BYTES: usize = 1 << 20;
+/// Core instances that one instance slot may need: an SDK component has 4, a Python component about 25.
+const CORE_INSTANCES_PER_SLOT: u32 = 16;
+/// Linear memory above which a freed slot returns its pages to the system, in bytes.
+const KEEP_RESIDENT_BYTES: usize = 128 << 10;
+
+/// How many instances there may be. All are limits of the whole process.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EngineConfig {
+    /// Instances that compute at the same time; further calls queue.
+    pub max_running: usize,
+    /// Instances that wait for something (a timer, another tool) at the same time.
+    pub max_waiting: usize,
+    /// Calls that queue for an instance; one more is refused.
+    pub max_queued: usize,
+    /// How long a call queues before it is refused, in milliseconds.
+    pub queue_ms: u64,
+    /// Threads that run guests; 0 for four times the processors.
+    pub guest_threads: usize,
+}
+
+impl Default for EngineConfig {
+    fn default() -> Self {
+        Self { max_running: 128, max_waiting: 384, max_queued: 1024, queue_ms: 2_000, guest_threads: 0 }
+    }
+}
+
+impl EngineConfig {
+    /// All instances that can exist at once.
+    pub fn slots(&self) -> usize {
+        self.max_running.saturating_add(self.max_waiting)
+    }
+
+    /// What is wrong with these numbers, if anything.
+    pub fn check(&self) -> Result<(), String> {
+        let in_range = |name: &str, value: usize, least: usize, most: usize| {
+            if (least..=most).contains(&value) {
+                Ok(())
+            } else {
+                Err(format!("engine.{name} = {value} is not between {least} and {most}"))
+            }
+        };
+        in_range("max_running", self.max_running, 1, 4_096)?;
+        in_range("max_waiting", self.max_waiting, 0, 4_096)?;
+        in_range("max_queued", self.max_queued, 0, 1_000_000)?;
+        in_range("guest_threads", self.guest_threads, 0, 1_024)
+    }
+}
+
+/// The engine and the threads of its guests.
+#[derive(Clone)]
+pub struct Engine {
+    engine: wasmtime::Engine,
+    guests: Arc<GuestThreads>,
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine").finish_non_exhaustive()
+    }
+}
+
+/// Why there is no engine.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The engine's configuration does not work on this machine.
+    #[error(
+        "cannot set up the WebAssembly engine for {slots} instances (too little address space? lower engine.max_running and engine.max_waiting)"
+    )]
+    Engine {
+        /// How many instance slots were asked for.
+        slots: usize,
+        /// What the engine says.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// Threads cannot be started.
+    #[error("cannot start threads for guests")]
+    Threads(#[source] std::io::Error),
+}
+
+impl Engine {
+    /// Reserves the pool, starts the epoch clock and the guest threads. The clock ends when the last clone is dropped.
+    pub fn new(config: &EngineConfig) -> Result<Self, EngineError> {
+        let engine = wasmtime::Engine::new(&engine_config(config))
+            .map_err(|source| EngineError::Engine { slots: config.slots(), source: source.into() })?;
+        start_epoch_clock(&engine).map_err(EngineError::Threads)?;
+        Ok(Self { engine, guests: Arc::new(GuestThreads::start(config.guest_threads).map_err(EngineError::Threads)?) })
+    }
+
+    /// The engine itself.
+    pub fn wasmtime(&self) -> &wasmtime::Engine {
+        &self.engine
+    }
+
+    /// Runs a guest's future on the guests' threads.
+    pub fn spawn<F>(&self, future: F) -> tokio::task::JoinHandle<F::Output>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        self.guests.handle.spawn(future)
+    }
+}
+
+fn engine_config(config: &EngineConfig) -> wasmtime::Config {
+    let slots = u32::try_from(config.slots()).unwrap_or(u32::MAX);
+    let mut pool = PoolingAllocationConfig::new();
+    pool.total_component_instances(slots)
+        .total_core_instances(slots.saturating_mul(CORE_INSTANCES_PER_SLOT))
+        .total_memories(slots.saturating_mul(2))
+        .total_tables(slots.saturating_mul(4))
+        .total_stacks(slots)
+        .max_component_instance_size(1 << 20)
+        .max_core_instance_size(1 << 20)
+        .max_core_instances_per_component(64)
+        .max_memories_per_component(8)
+        .max_tables_per_component(32)
+        .table_elements(100_000)
+        .max_memory_size(4 << 30)
+        .linear_memory_keep_resident(KEEP_RESIDENT_BYTES)
+        .table_keep_resident(16 << 10)
+        .async_stack_keep_resident(32 << 10)
+        .pagemap_scan(Enabled::Auto);
+    let mut wasm = wasmtime::Config::new();
+    wasm.epoch_interruption(true)
+        .memory_init_cow(true)
+        .max_wasm_stack(MAX_WASM_STACK_BYTES)
+        .async_stack_size(ASYNC_STACK_BYTES)
+        .wasm_relaxed_simd(false)
+        .wasm_memory64(false)
+        .allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
+    wasm
+}
+
+fn start_epoch_clock(engine: &wasmtime::Engine) -> std::io::Result<()> {
+    let engine = engine.weak();
+    let tick = move || {
+        while let Some(engine) = engine.upgrade() {
+            engine.increment_epoch();
+            drop(engine);
+            std::thread::sleep(EPOCH);
+        }
+    };
+    std::thread::Builder::new().name("mcpp-epoch".into()).spawn(tick).map(drop)
+}
+
+/// The runtime that polls guests. Dropping it leaves running guests to their deadline instead of waiting for them.
+struct GuestThreads {
+    handle: tokio::runtime::Handle,
+    runtime: Option<tokio::runtime::Runtime>,
+}
+
+impl GuestThreads {
+    fn start(threads: usize) -> std::io::Result<Self> {
+        let processors = std::thread::available_parallelism().map_or(2, usize::from);
+        // More threads than processors: while some guests compute without pause, a short call finds a thread of its own, and the kernel lets it go first.
+        let threads = if threads == 0 { processors.saturating_mul(4) } else { threads };
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(threads)
+            .thread_name("mcpp-guest")
+            .enable_time()
+            .enable_io()
+            .build()?;
+        Ok(Self { handle: runtime.handle().clone(), runtime: Some(runtime) })
+    }
+}
+
+impl Drop for GuestThreads {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}

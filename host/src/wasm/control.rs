@@ -1,0 +1,153 @@
+//! The reins of one running call: deadline, cancellation, budgets, and its place among running and waiting instances.
+//!
+//! Everything that can stop a guest goes through [`Control`]: the epoch callback asks it, every host call is charged to it, and every host future that may
+//! wait is raced against it. The first reason to stop is kept, so that the caller is told the cause and not its consequence.
+
+use std::{
+    future::Future,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use futures::FutureExt;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::{admission::Slot, limits::Limits};
+use crate::call::{Budget, CallError};
+
+/// The trap that ends a guest when its call is stopped; the reason is in [`Control::stopped`].
+#[derive(Debug, thiserror::Error)]
+#[error("the host stopped the call")]
+pub struct Stopped;
+
+/// The reins of one call. Shared between the guest's instance and the host side of the call.
+#[derive(Debug)]
+pub struct Control {
+    limits: Limits,
+    deadline: Instant,
+    cancel: CancellationToken,
+    slot: Slot,
+    log_bytes: AtomicU64,
+    host_calls: AtomicU64,
+    stopped: OnceLock<CallError>,
+}
+
+impl Control {
+    /// Reins for a call that has been given `slot`.
+    pub fn new(limits: Limits, deadline: Instant, cancel: CancellationToken, slot: Slot) -> Arc<Self> {
+        Arc::new(Self {
+            limits,
+            deadline,
+            cancel,
+            slot,
+            log_bytes: AtomicU64::new(0),
+            host_calls: AtomicU64::new(0),
+            stopped: OnceLock::new(),
+        })
+    }
+
+    /// The limits in force.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// When the call is stopped.
+    pub fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
+    /// The caller's token.
+    pub fn cancel_token(&self) -> &CancellationToken {
+        &self.cancel
+    }
+
+    /// Host calls so far.
+    pub fn host_calls(&self) -> u64 {
+        self.host_calls.load(Ordering::Relaxed)
+    }
+
+    /// Why the call was stopped, if it was.
+    pub fn stopped(&self) -> Option<CallError> {
+        self.stopped.get().cloned()
+    }
+
+    /// Stops the call for `reason`, unless there already is one; the trap to return to the engine.
+    pub fn stop(&self, reason: CallError) -> wasmtime::Error {
+        let _first = self.stopped.set(reason);
+        wasmtime::Error::from(Stopped)
+    }
+
+    /// Stops the call because a budget ran out.
+    pub fn exceed(&self, budget: Budget, limit: u64) -> wasmtime::Error {
+        self.stop(CallError::BudgetExceeded { budget, limit })
+    }
+
+    /// Asked at every epoch: may the guest go on?
+    pub fn check(&self) -> wasmtime::Result<()> {
+        if self.stopped.get().is_some() {
+            return Err(Stopped.into());
+        }
+        if self.cancel.is_cancelled() {
+            return Err(self.stop(CallError::Cancelled));
+        }
+        if Instant::now() >= self.deadline {
+            return Err(self.out_of_time());
+        }
+        Ok(())
+    }
+
+    /// Counts a call into the host.
+    pub fn charge_host_call(&self) -> wasmtime::Result<()> {
+        if self.host_calls.fetch_add(1, Ordering::Relaxed) >= self.limits.host_calls {
+            return Err(self.exceed(Budget::HostCalls, self.limits.host_calls));
+        }
+        // A guest that does nothing but call the host meets no epoch check of its own.
+        self.check()
+    }
+
+    /// Counts bytes of log.
+    pub fn charge_log(&self, bytes: usize) -> wasmtime::Result<()> {
+        let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+        let before = self.log_bytes.fetch_add(bytes, Ordering::Relaxed);
+        if before.saturating_add(bytes) > self.limits.log_bytes {
+            return Err(self.exceed(Budget::Log, self.limits.log_bytes));
+        }
+        Ok(())
+    }
+
+    /// Runs a host future that may wait: ends it when the call is cancelled or out of time, and counts the instance as waiting meanwhile.
+    pub async fn wait<F: Future>(&self, future: F) -> wasmtime::Result<F::Output> {
+        let mut future = std::pin::pin!(future);
+        if let Some(ready) = future.as_mut().now_or_never() {
+            return Ok(ready);
+        }
+        let parked = self.slot.park().map_err(|busy| self.stop(busy))?;
+        let output = tokio::select! {
+            output = future => output,
+            reason = self.end() => return Err(self.stop(reason)),
+        };
+        tokio::select! {
+            () = parked.resume() => Ok(output),
+            reason = self.end() => Err(self.stop(reason)),
+        }
+    }
+
+    /// Resolves when the call must end, with why.
+    pub async fn end(&self) -> CallError {
+        tokio::select! {
+            () = self.cancel.cancelled() => CallError::Cancelled,
+            () = tokio::time::sleep_until(self.deadline) => self.deadline_exceeded(),
+        }
+    }
+
+    fn out_of_time(&self) -> wasmtime::Error {
+        self.stop(self.deadline_exceeded())
+    }
+
+    fn deadline_exceeded(&self) -> CallError {
+        CallError::BudgetExceeded { budget: Budget::Deadline, limit: self.limits.deadline_ms }
+    }
+}

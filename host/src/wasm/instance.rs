@@ -1,0 +1,326 @@
+//! One instance: made for a call, run on the guests' threads, and gone with it.
+//!
+//! The guest's future is never dropped while it runs: it is stopped from inside, by the epoch callback or the host call it is in, and awaited. Only a guest that does not
+//! end within a grace after it was told to is dropped, and counted.
+
+use std::{sync::Arc, time::Duration};
+
+use serde_json::Value;
+use wasmtime::{CallHook, Store, Trap, UpdateDeadline, component::InstancePre};
+
+use super::{
+    Engine, MAX_WASM_STACK_BYTES,
+    bindings::{ComponentPre, exports::mcpp::tool::tools::Tool as WitTool, mcpp::tool::types},
+    control::{Control, Stopped},
+    plain::PlainFunction,
+    state::{Running, State},
+};
+use crate::call::{Blob, Budget, CallError, Content, ResourceContents, ToolResult};
+
+/// How long a stopped guest may take to end before it is dropped.
+const GRACE: Duration = Duration::from_secs(1);
+/// What the engine says when a guest hands over more than one host call may carry.
+const FUEL_MESSAGE: &str = "fuel";
+
+/// How a tool is called inside its component.
+#[derive(Clone)]
+pub enum Target {
+    /// By name, through `mcpp:tool/tools`.
+    Sdk {
+        /// The linked component.
+        component: ComponentPre<State>,
+        /// The name that the component knows.
+        tool: String,
+    },
+    /// As an exported function.
+    Plain {
+        /// The linked component.
+        component: InstancePre<State>,
+        /// The function.
+        function: Arc<PlainFunction>,
+    },
+}
+
+impl std::fmt::Debug for Target {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Sdk { tool, .. } => f.debug_struct("Sdk").field("tool", tool).finish_non_exhaustive(),
+            Self::Plain { function, .. } => {
+                f.debug_struct("Plain").field("tool", &function.tool).finish_non_exhaustive()
+            }
+        }
+    }
+}
+
+/// What a call cost.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Cost {
+    /// The most linear memory it held, in bytes.
+    pub memory_bytes: u64,
+    /// Its calls into the host.
+    pub host_calls: u64,
+}
+
+/// Calls a tool in a fresh instance and waits for the end.
+pub async fn call(
+    engine: &Engine,
+    target: Target,
+    arguments: Value,
+    running: Running,
+    control: Arc<Control>,
+) -> (Result<ToolResult, CallError>, Cost) {
+    let component = Arc::clone(&running.component);
+    let store = new_store(engine, &component, &control, Some(running));
+    let guest = async move {
+        let mut store = store;
+        let result = match target {
+            Target::Sdk { component, tool } => call_sdk(&mut store, &component, &tool, &arguments).await,
+            Target::Plain { component, function } => call_plain(&mut store, &component, &function, &arguments).await,
+        };
+        let cost = Cost { memory_bytes: store.data().memory_bytes(), host_calls: store.data().control.host_calls() };
+        (result.and_then(|outcome| outcome.map_err(Failure::Call)), cost)
+    };
+    match on_guest_thread(engine, guest, Arc::clone(&control)).await {
+        Some((result, cost)) => (settle(result, &control).and_then(|result| within_budget(result, &control)), cost),
+        None => (Err(control.stopped().unwrap_or(CallError::Cancelled)), Cost::default()),
+    }
+}
+
+/// Asks an SDK component for its tools.
+pub async fn list(
+    engine: &Engine,
+    name: &Arc<str>,
+    component: ComponentPre<State>,
+    control: Arc<Control>,
+) -> Result<Vec<WitTool>, CallError> {
+    let mut store = new_store(engine, name, &control, None);
+    let guest = async move {
+        let instance = component.instantiate_async(&mut store).await?;
+        Ok(instance.mcpp_tool_tools().call_list(&mut store).await?)
+    };
+    match on_guest_thread(engine, guest, Arc::clone(&control)).await {
+        Some(result) => settle(result, &control),
+        None => Err(control.stopped().unwrap_or(CallError::Cancelled)),
+    }
+}
+
+/// Why a guest gave no result: the engine stopped it, or the call itself is at fault.
+enum Failure {
+    Engine(wasmtime::Error),
+    Call(CallError),
+}
+
+impl From<wasmtime::Error> for Failure {
+    fn from(error: wasmtime::Error) -> Self {
+        Self::Engine(error)
+    }
+}
+
+fn new_store(engine: &Engine, component: &Arc<str>, control: &Arc<Control>, running: Option<Running>) -> Store<State> {
+    let mut store = Store::new(engine.wasmtime(), State::new(component, Arc::clone(control), running));
+    store.limiter(|state| state);
+    store.set_hostcall_fuel(usize::try_from(control.limits().output_bytes).unwrap_or(usize::MAX));
+    store.set_epoch_deadline(1);
+    store.epoch_deadline_callback(|context| {
+        context.data().control.check()?;
+        Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now())))
+    });
+    store.call_hook(|context, hook| match hook {
+        CallHook::CallingHost => context.data().control.charge_host_call(),
+        _ => Ok(()),
+    });
+    store
+}
+
+/// Runs `guest` to its end on the guests' threads; `None` if it had to be dropped after the grace.
+async fn on_guest_thread<T: Send + 'static>(
+    engine: &Engine,
+    guest: impl Future<Output = T> + Send + 'static,
+    control: Arc<Control>,
+) -> Option<T> {
+    let task = engine.spawn(async move {
+        let mut guest = std::pin::pin!(guest);
+        tokio::select! {
+            biased;
+            output = &mut guest => Some(output),
+            () = overdue(&control) => None,
+        }
+    });
+    let output = task.await.ok().flatten();
+    if output.is_none() {
+        metrics::counter!("mcpp_guests_dropped_total").increment(1);
+        tracing::error!("a guest did not end within {GRACE:?} of being stopped and was dropped");
+    }
+    output
+}
+
+async fn overdue(control: &Control) {
+    let reason = control.end().await;
+    tokio::time::sleep(GRACE).await;
+    let _already_stopped = control.stop(reason);
+}
+
+async fn call_sdk(
+    store: &mut Store<State>,
+    component: &ComponentPre<State>,
+    tool: &str,
+    arguments: &Value,
+) -> Result<Result<ToolResult, CallError>, Failure> {
+    let instance = component.instantiate_async(&mut *store).await?;
+    let answer = instance.mcpp_tool_tools().call_call(&mut *store, tool, &arguments.to_string()).await?;
+    Ok(match answer {
+        Ok(result) => from_wit(result, false),
+        Err(types::ToolError::Failed(result)) => from_wit(result, true),
+        Err(types::ToolError::InvalidArgument(wrong)) => {
+            Err(CallError::InvalidArguments { path: wrong.path, reason: wrong.reason })
+        }
+        Err(types::ToolError::UnknownTool) => Err(CallError::InvalidResult {
+            path: String::new(),
+            reason: format!("the component lists `{tool}` and does not know it"),
+        }),
+    })
+}
+
+async fn call_plain(
+    store: &mut Store<State>,
+    component: &InstancePre<State>,
+    function: &PlainFunction,
+    arguments: &Value,
+) -> Result<Result<ToolResult, CallError>, Failure> {
+    let params = function.arguments(arguments).map_err(Failure::Call)?;
+    let instance = component.instantiate_async(&mut *store).await?;
+    let Some(func) = instance.get_func(&mut *store, function.export) else {
+        return Err(wasmtime::Error::msg("the exported function is gone").into());
+    };
+    let mut results = vec![wasmtime::component::Val::Bool(false); usize::from(function.result.is_some())];
+    func.call_async(&mut *store, &params, &mut results).await?;
+    Ok(Ok(function.result(results.first())))
+}
+
+/// The call's outcome: the host's reason to stop it comes before anything the engine says about the consequence.
+fn settle<T>(result: Result<T, Failure>, control: &Control) -> Result<T, CallError> {
+    match result {
+        Ok(value) => Ok(value),
+        Err(Failure::Call(error)) => Err(error),
+        Err(Failure::Engine(error)) => Err(control.stopped().unwrap_or_else(|| explain(&error, control))),
+    }
+}
+
+fn explain(error: &wasmtime::Error, control: &Control) -> CallError {
+    if let Some(trap) = error.downcast_ref::<Trap>() {
+        return match trap {
+            Trap::StackOverflow => CallError::BudgetExceeded {
+                budget: Budget::Stack,
+                limit: u64::try_from(MAX_WASM_STACK_BYTES).unwrap_or(u64::MAX),
+            },
+            trap => CallError::Trapped(trap.to_string()),
+        };
+    }
+    if error.downcast_ref::<Stopped>().is_some() {
+        return CallError::Cancelled;
+    }
+    if error.downcast_ref::<wasmtime::PoolConcurrencyLimitError>().is_some() {
+        return CallError::Busy { what: "instances hold the engine's pool", limit: 0, retry_after: GRACE };
+    }
+    if let Some(exit) = error.downcast_ref::<wasmtime_wasi::I32Exit>() {
+        return CallError::Trapped(format!("it left with exit code {}", exit.0));
+    }
+    let root = error.root_cause().to_string();
+    if root.contains(FUEL_MESSAGE) {
+        return CallError::BudgetExceeded { budget: Budget::Output, limit: control.limits().output_bytes };
+    }
+    if root.contains("resource limit exceeded") || root.contains("exceeds the limit") {
+        return CallError::BudgetExceeded { budget: Budget::Instances, limit: control.limits().core_instances };
+    }
+    CallError::Trapped(root)
+}
+
+fn within_budget(result: ToolResult, control: &Control) -> Result<ToolResult, CallError> {
+    let limit = control.limits().output_bytes;
+    let structured = result.structured.as_ref().map_or(0, |value| value.to_string().len());
+    let bytes: usize = result.content.iter().map(content_bytes).sum::<usize>().saturating_add(structured);
+    if u64::try_from(bytes).unwrap_or(u64::MAX) > limit {
+        return Err(CallError::BudgetExceeded { budget: Budget::Output, limit });
+    }
+    Ok(result)
+}
+
+fn content_bytes(content: &Content) -> usize {
+    match content {
+        Content::Text(text) => text.len(),
+        Content::Image(blob) | Content::Audio(blob) => blob.data.len(),
+        Content::ResourceLink { uri, name, description, .. } => {
+            uri.len().saturating_add(name.len()).saturating_add(description.as_ref().map_or(0, String::len))
+        }
+        Content::EmbeddedResource { contents: ResourceContents::Text(text), .. } => text.len(),
+        Content::EmbeddedResource { contents: ResourceContents::Binary(bytes), .. } => bytes.len(),
+    }
+}
+
+fn from_wit(result: types::ToolResult, is_error: bool) -> Result<ToolResult, CallError> {
+    let structured = match result.structured.as_deref().map(serde_json::from_str::<Value>) {
+        None => None,
+        Some(Ok(value)) => Some(value),
+        Some(Err(error)) => {
+            let reason = format!("`structured` is not JSON: {error}");
+            return Err(CallError::InvalidResult { path: String::new(), reason });
+        }
+    };
+    Ok(ToolResult { content: result.content.into_iter().map(Content::from).collect(), structured, is_error })
+}
+
+impl From<types::Content> for Content {
+    fn from(content: types::Content) -> Self {
+        let blob = |blob: types::Blob| Blob { data: blob.data, mime_type: blob.mime_type };
+        match content {
+            types::Content::Text(text) => Self::Text(text),
+            types::Content::Image(image) => Self::Image(blob(image)),
+            types::Content::Audio(audio) => Self::Audio(blob(audio)),
+            types::Content::ResourceLink(link) => Self::ResourceLink {
+                uri: link.uri,
+                name: link.name,
+                description: link.description,
+                mime_type: link.mime_type,
+            },
+            types::Content::EmbeddedResource(resource) => Self::EmbeddedResource {
+                uri: resource.uri,
+                mime_type: resource.mime_type,
+                contents: match resource.contents {
+                    types::ResourceContents::Text(text) => ResourceContents::Text(text),
+                    types::ResourceContents::Binary(bytes) => ResourceContents::Binary(bytes),
+                },
+            },
+        }
+    }
+}
+
+impl From<Content> for types::Content {
+    fn from(content: Content) -> Self {
+        let blob = |blob: Blob| types::Blob { data: blob.data, mime_type: blob.mime_type };
+        match content {
+            Content::Text(text) => Self::Text(text),
+            Content::Image(image) => Self::Image(blob(image)),
+            Content::Audio(audio) => Self::Audio(blob(audio)),
+            Content::ResourceLink { uri, name, description, mime_type } => {
+                Self::ResourceLink(types::ResourceLink { uri, name, description, mime_type })
+            }
+            Content::EmbeddedResource { uri, mime_type, contents } => Self::EmbeddedResource(types::EmbeddedResource {
+                uri,
+                mime_type,
+                contents: match contents {
+                    ResourceContents::Text(text) => types::ResourceContents::Text(text),
+                    ResourceContents::Binary(bytes) => types::ResourceContents::Binary(bytes),
+                },
+            }),
+        }
+    }
+}
+
+impl From<ToolResult> for types::ToolResult {
+    fn from(result: ToolResult) -> Self {
+        Self {
+            content: result.content.into_iter().map(types::Content::from).collect(),
+            structured: result.structured.map(|value| value.to_string()),
+        }
+    }
+}

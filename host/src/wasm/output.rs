@@ -1,0 +1,151 @@
+//! A guest's standard output and standard error: log records of its call, one a line, never bytes on a transport.
+
+use std::{
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use tokio::io::AsyncWrite;
+use wasmtime_wasi::{
+    cli::{IsTerminal, StdoutStream},
+    p2::{OutputStream, Pollable, StreamError, StreamResult},
+};
+
+use super::control::Control;
+use crate::{
+    call::{CallEvent, LogLevel, Observer},
+    telemetry,
+};
+
+/// A longer line is broken into several records.
+const MAX_LINE_BYTES: usize = 8 << 10;
+/// What one write may hand over.
+const WRITE_BYTES: usize = 64 << 10;
+
+/// One of the two streams. Clones write to the same line.
+#[derive(Clone)]
+pub struct LogStream {
+    component: Arc<str>,
+    level: LogLevel,
+    control: Arc<Control>,
+    line: Arc<Mutex<Line>>,
+}
+
+impl std::fmt::Debug for LogStream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LogStream")
+            .field("component", &self.component)
+            .field("level", &self.level)
+            .finish_non_exhaustive()
+    }
+}
+
+impl LogStream {
+    /// A stream whose lines become records of `level`.
+    pub fn new(component: Arc<str>, level: LogLevel, control: Arc<Control>, observer: Observer) -> Self {
+        let line = Line { component: Arc::clone(&component), level, observer, bytes: Vec::new() };
+        Self { component, level, control, line: Arc::new(Mutex::new(line)) }
+    }
+
+    fn take(&self, bytes: &[u8]) -> wasmtime::Result<()> {
+        self.control.charge_log(bytes.len())?;
+        self.line.lock().unwrap_or_else(PoisonError::into_inner).push(bytes);
+        Ok(())
+    }
+}
+
+/// The line that is being written. A last line without an end is written out when the call ends.
+struct Line {
+    component: Arc<str>,
+    level: LogLevel,
+    observer: Observer,
+    bytes: Vec<u8>,
+}
+
+impl Line {
+    fn push(&mut self, bytes: &[u8]) {
+        for chunk in bytes.split_inclusive(|byte| *byte == b'\n') {
+            let (text, ends) = chunk.strip_suffix(b"\n").map_or((chunk, false), |text| (text, true));
+            for part in text.chunks(MAX_LINE_BYTES) {
+                if self.bytes.len().saturating_add(part.len()) > MAX_LINE_BYTES {
+                    self.flush();
+                }
+                self.bytes.extend_from_slice(part);
+            }
+            if ends {
+                self.flush();
+            }
+        }
+    }
+
+    fn flush(&mut self) {
+        if self.bytes.is_empty() {
+            return;
+        }
+        let message = String::from_utf8_lossy(&std::mem::take(&mut self.bytes)).into_owned();
+        record(&self.component, self.level, message, &self.observer);
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        self.flush();
+    }
+}
+
+/// Writes one record of a guest to the host's log and to the call's observer.
+pub fn record(component: &str, level: LogLevel, message: String, observer: &Observer) {
+    telemetry::guest_record(component, level, &message);
+    observer.notify(CallEvent::Log { level, component: component.to_owned(), message });
+}
+
+impl IsTerminal for LogStream {
+    fn is_terminal(&self) -> bool {
+        false
+    }
+}
+
+impl StdoutStream for LogStream {
+    fn async_stream(&self) -> Box<dyn AsyncWrite + Send + Sync> {
+        Box::new(self.clone())
+    }
+
+    fn p2_stream(&self) -> Box<dyn OutputStream> {
+        Box::new(self.clone())
+    }
+}
+
+#[wasmtime_wasi::async_trait]
+impl Pollable for LogStream {
+    async fn ready(&mut self) {}
+}
+
+impl OutputStream for LogStream {
+    fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
+        self.take(&bytes).map_err(StreamError::Trap)
+    }
+
+    fn flush(&mut self) -> StreamResult<()> {
+        Ok(())
+    }
+
+    fn check_write(&mut self) -> StreamResult<usize> {
+        Ok(WRITE_BYTES)
+    }
+}
+
+impl AsyncWrite for LogStream {
+    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
+        Poll::Ready(self.take(bytes).map(|()| bytes.len()).map_err(std::io::Error::other))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}

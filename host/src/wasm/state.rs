@@ -1,0 +1,152 @@
+//! What the host keeps for one instance: its WASI context, its tables, its limits, and the call it serves.
+//!
+//! Built afresh for every call and dropped with it; nothing here outlives a call or is shared between two.
+
+use std::sync::Arc;
+
+use wasmtime::{ResourceLimiter, component::ResourceTable};
+use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
+
+use super::{control::Control, output::LogStream};
+use crate::{
+    call::{Budget, Dispatch, LogLevel, Observer, TraceContext},
+    grants::ToolPattern,
+    tenant::Principal,
+};
+
+/// Handles that a guest may hold at once.
+const MAX_HANDLES: usize = 10_000;
+/// Random bytes that one host call may ask for.
+const MAX_RANDOM_BYTES: u64 = 64 << 10;
+
+/// The running call, as its guest may see it through the `endpoint` capability.
+#[derive(Debug)]
+pub struct Running {
+    /// Who calls.
+    pub principal: Principal,
+    /// The component that serves the call.
+    pub component: Arc<str>,
+    /// The tool that is called.
+    pub tool: Arc<str>,
+    /// Where the call belongs in a trace.
+    pub trace: TraceContext,
+    /// Who watches.
+    pub observer: Observer,
+    /// How deep the call is nested.
+    pub depth: u8,
+    /// Which tools the component may call.
+    pub may_call: Arc<[ToolPattern]>,
+    /// Where nested calls go.
+    pub dispatch: Arc<dyn Dispatch>,
+}
+
+/// The state of one instance.
+pub struct State {
+    wasi: WasiCtx,
+    table: ResourceTable,
+    /// The reins of the call.
+    pub control: Arc<Control>,
+    /// The call; absent while the component is only asked for its tools.
+    pub running: Option<Running>,
+    /// The last progress reported, to keep reports rising.
+    pub progress: f64,
+    usage: Usage,
+}
+
+/// What the instance holds, for the limiter.
+#[derive(Debug, Default)]
+struct Usage {
+    memory_bytes: u64,
+    table_elements: u64,
+}
+
+impl std::fmt::Debug for State {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("State").field("running", &self.running).finish_non_exhaustive()
+    }
+}
+
+impl State {
+    /// State for one instance of `component`.
+    pub fn new(component: &Arc<str>, control: Arc<Control>, running: Option<Running>) -> Self {
+        let observer = running.as_ref().map(|call| call.observer.clone()).unwrap_or_default();
+        let stream = |level| LogStream::new(Arc::clone(component), level, Arc::clone(&control), observer.clone());
+        let wasi = WasiCtx::builder()
+            .stdout(stream(LogLevel::Info))
+            .stderr(stream(LogLevel::Warning))
+            .max_random_size(MAX_RANDOM_BYTES)
+            .allow_tcp(false)
+            .allow_udp(false)
+            .allow_ip_name_lookup(false)
+            .build();
+        let mut table = ResourceTable::new();
+        table.set_max_capacity(MAX_HANDLES);
+        Self { wasi, table, control, running, progress: f64::NEG_INFINITY, usage: Usage::default() }
+    }
+
+    /// The table of handles, and the reins, for host functions that wait.
+    pub fn table_and_control(&mut self) -> (&mut ResourceTable, &Control) {
+        (&mut self.table, &self.control)
+    }
+
+    /// The most linear memory that the instance has held, in bytes.
+    pub fn memory_bytes(&self) -> u64 {
+        self.usage.memory_bytes
+    }
+}
+
+impl WasiView for State {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
+    }
+}
+
+/// Growth past the limit fails in the guest (`memory.grow` gives −1) and is noted, so that a guest that gives up because of it is told apart from one that is broken.
+impl ResourceLimiter for State {
+    fn memory_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
+        let grown = self.usage.memory_bytes.saturating_add(delta(current, desired));
+        let limit = self.control.limits().memory_bytes;
+        if grown > limit || maximum.is_some_and(|maximum| desired > maximum) {
+            return self.refuse(current, Budget::Memory, limit);
+        }
+        self.usage.memory_bytes = grown;
+        Ok(true)
+    }
+
+    fn table_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
+        let grown = self.usage.table_elements.saturating_add(delta(current, desired));
+        let limit = self.control.limits().table_elements;
+        if grown > limit || maximum.is_some_and(|maximum| desired > maximum) {
+            return self.refuse(current, Budget::Tables, limit);
+        }
+        self.usage.table_elements = grown;
+        Ok(true)
+    }
+
+    fn instances(&self) -> usize {
+        self.instance_limit()
+    }
+
+    fn tables(&self) -> usize {
+        self.instance_limit()
+    }
+
+    fn memories(&self) -> usize {
+        self.instance_limit()
+    }
+}
+
+impl State {
+    /// A start that needs more than the limit stops the call; growth in mid-call fails in the guest, which may go on with less.
+    fn refuse(&self, current: usize, budget: Budget, limit: u64) -> wasmtime::Result<bool> {
+        if current == 0 { Err(self.control.exceed(budget, limit)) } else { Ok(false) }
+    }
+
+    fn instance_limit(&self) -> usize {
+        usize::try_from(self.control.limits().core_instances).unwrap_or(usize::MAX)
+    }
+}
+
+fn delta(current: usize, desired: usize) -> u64 {
+    u64::try_from(desired.saturating_sub(current)).unwrap_or(u64::MAX)
+}

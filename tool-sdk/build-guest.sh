@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# Builds guests of this workspace: `build-guest.sh PACKAGE…`. Sets up the target first where it is missing. Guests have a target folder of their own, as they may
+# be built with another compiler than the host. Prints the folder with the components.
+set -euo pipefail
+ROOT=$(cd "$(dirname "$0")/.." && pwd)
+GUESTS=${MCPP_GUEST_TARGET_DIR:-$ROOT/target/guests}
+"$ROOT/tool-sdk/guest-target.sh" "$ROOT/target/guest-toolchain"
+# shellcheck disable=SC1091
+. "$ROOT/target/guest-toolchain/guest-env.sh"
+# What an outer cargo tells its own children is not for us.
+for variable in $(compgen -e | grep -E '^(CARGO_(PKG|CFG|FEATURE|MANIFEST|MAKEFLAGS|ENCODED|PRIMARY|BIN|CRATE)|RUSTC_WRAPPER|RUSTC_WORKSPACE_WRAPPER|RUSTDOC$|RUSTFLAGS$|OUT_DIR|TARGET$|HOST$|PROFILE$|OPT_LEVEL$|DEBUG$|NUM_JOBS$|RUSTUP_TOOLCHAIN$)' || true); do
+  unset "$variable"
+done
+packages=()
+for package in "$@"; do packages+=(--package "$package"); done
+(cd "$ROOT" && CARGO_TARGET_DIR=$GUESTS cargo build --quiet --profile guest --target wasm32-wasip2 "${packages[@]}" >&2)
+echo "$GUESTS/wasm32-wasip2/guest"

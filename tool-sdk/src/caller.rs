@@ -1,0 +1,49 @@
+//! Who calls, and for how long.
+
+use std::time::Duration;
+
+/// Who calls.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Principal {
+    /// The tenant in whose catalog the call runs.
+    pub tenant: String,
+    /// Who within the tenant.
+    pub subject: String,
+    /// What the caller may do.
+    pub scopes: Vec<String>,
+}
+
+/// The caller of the running call; in a native test, `test` of the tenant `local`.
+pub fn caller() -> Principal {
+    #[cfg(target_arch = "wasm32")]
+    {
+        let principal = crate::bindings::mcpp::endpoint::caller::identify();
+        Principal { tenant: principal.tenant, subject: principal.subject, scopes: principal.scopes }
+    }
+    #[cfg(not(target_arch = "wasm32"))]
+    Principal { tenant: "local".into(), subject: "test".into(), scopes: Vec::new() }
+}
+
+/// How long until the host stops this call; a minute in a native test.
+pub fn remaining() -> Duration {
+    #[cfg(target_arch = "wasm32")]
+    return Duration::from_millis(crate::bindings::mcpp::endpoint::caller::remaining_ms());
+    #[cfg(not(target_arch = "wasm32"))]
+    Duration::from_secs(60)
+}
+
+/// Whether the caller has given up; never in a native test.
+pub fn cancelled() -> bool {
+    #[cfg(target_arch = "wasm32")]
+    return crate::bindings::mcpp::endpoint::caller::cancelled();
+    #[cfg(not(target_arch = "wasm32"))]
+    false
+}
+
+/// The W3C `traceparent` of the running call, to hand on to what it calls; empty in a native test.
+pub fn traceparent() -> String {
+    #[cfg(target_arch = "wasm32")]
+    return crate::bindings::mcpp::endpoint::caller::traceparent();
+    #[cfg(not(target_arch = "wasm32"))]
+    String::new()
+}

@@ -1,0 +1,93 @@
+//! Write tools for mcpp: a typed, commented function is a whole tool.
+//!
+//! ```
+//! use mcpp_tool::tool;
+//!
+//! /// Adds two numbers.
+//! #[tool(read_only)]
+//! fn add(
+//!     /// The first number.
+//!     a: i64,
+//!     /// The second number.
+//!     b: i64,
+//! ) -> Result<i64, mcpp_tool::Error> {
+//!     a.checked_add(b).ok_or_else(|| mcpp_tool::Error::failed("the sum is too large"))
+//! }
+//!
+//! mcpp_tool::export!(add);
+//! # fn main() {}
+//! ```
+//!
+//! The function's name is the tool's name, its doc comment the description, its parameters the input schema (or, if its only parameter is called `args`, that type
+//! is), its return type the output schema. `Err` is an error that the caller can read. A function stays a function: test it as one.
+//!
+//! Within a call, [`log`], [`progress`], [`caller`] and [`call`] reach the host. Outside a component (in a native test) they do nothing but what their pages say.
+#![deny(missing_docs)]
+
+pub mod call;
+pub mod caller;
+pub mod log;
+pub mod progress;
+
+mod definition;
+mod error;
+mod output;
+
+pub use mcpp_tool_macros::{export, tool};
+
+pub use self::{
+    call::call,
+    caller::caller,
+    error::Error,
+    output::{Content, Output},
+};
+
+/// What the macros need. Not for use by hand; may change in any version.
+#[doc(hidden)]
+pub mod internal {
+    pub use schemars;
+    pub use serde;
+    pub use serde_json;
+
+    pub use crate::{
+        bindings::export_component,
+        definition::{Annotations, Component, Definition, Tools, input_schema, no_arguments_schema, parse},
+        output::{IntoOutput, no_output_schema},
+    };
+}
+
+#[doc(hidden)]
+#[allow(
+    missing_docs,
+    unsafe_code,
+    unreachable_pub,
+    missing_debug_implementations,
+    clippy::all,
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::allow_attributes_without_reason,
+    reason = "generated code"
+)]
+pub mod bindings {
+    wit_bindgen::generate!({
+        inline: "
+            package mcpp:sdk;
+
+            /// All that a component made with this SDK may import, and what it exports. An import that is not used is left out of the component.
+            world component {
+                import mcpp:endpoint/caller@0.1.0;
+                import mcpp:endpoint/log@0.1.0;
+                import mcpp:endpoint/progress@0.1.0;
+                import mcpp:endpoint/call@0.1.0;
+                export mcpp:tool/tools@0.1.0;
+            }
+        ",
+        path: ["../wit/tool", "../wit/endpoint"],
+        pub_export_macro: true,
+        export_macro_name: "export_component",
+        default_bindings_module: "mcpp_tool::bindings",
+        generate_all,
+    });
+}

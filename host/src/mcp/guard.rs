@@ -37,6 +37,19 @@ impl Guard {
         Self { hosts: allowed, origins: origins.iter().map(origin).collect() }
     }
 
+    /// The origins that may call, in the protocol engine's form. It is the coarser check: any port of our own names.
+    pub(super) fn origins(&self) -> Vec<String> {
+        let own = self
+            .hosts
+            .iter()
+            .flat_map(|host| ["http", "https"].map(|scheme| format!("{scheme}://{}:*", strip_port(host))));
+        let others = self.origins.iter().map(|origin| match origin {
+            AllowedOrigin::Exact(exact) => exact.clone(),
+            AllowedOrigin::AnyPort(base) => format!("{base}:*"),
+        });
+        own.chain(others).collect()
+    }
+
     /// Whether a request may come in; why not.
     pub(super) fn check(&self, uri: &Uri, headers: &HeaderMap) -> Result<(), String> {
         let mut hosts = headers.get_all(header::HOST).iter();
@@ -51,7 +64,8 @@ impl Guard {
         }
         for origin in headers.get_all(header::ORIGIN) {
             let origin = origin.to_str().map_err(|_| "the Origin header is not text")?;
-            if !self.allows_origin(origin) {
+            // A page that this host itself serves is at home here; the host's name was checked just above.
+            if !is_same_origin(origin, host) && !self.allows_origin(origin) {
                 return Err(format!("origin {origin:?} is not allowed; add it to server.allowed_origins"));
             }
         }
@@ -73,6 +87,12 @@ impl Guard {
                 .is_some_and(|rest| rest.is_empty() || rest.strip_prefix(':').is_some_and(is_port)),
         })
     }
+}
+
+fn is_same_origin(origin: &str, host: &str) -> bool {
+    origin
+        .split_once("://")
+        .is_some_and(|(scheme, authority)| matches!(scheme, "http" | "https") && authority.eq_ignore_ascii_case(host))
 }
 
 fn strip_port(host: &str) -> &str {
@@ -129,6 +149,10 @@ mod tests {
             (Some("localhost"), Some("https://app.example.com.evil.com"), false),
             (Some("localhost"), Some("http://app.example.com"), false),
             (Some("localhost"), Some("null"), false),
+            (Some("localhost:8000"), Some("http://localhost:8000"), true),
+            (Some("127.0.0.1:8000"), Some("http://127.0.0.1:8000"), true),
+            (Some("127.0.0.1:8000"), Some("http://127.0.0.1:9000"), false),
+            (Some("evil.com"), Some("http://evil.com"), false),
         ] {
             assert_eq!(check(host, origin).is_ok(), allowed, "{host:?} {origin:?}");
         }

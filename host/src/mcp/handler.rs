@@ -9,7 +9,8 @@ use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use rmcp::{
     RoleServer, ServerHandler,
     model::{
-        CallToolRequestParams, CallToolResponse, CustomRequest, CustomResult, ErrorCode, ErrorData, Implementation,
+        CallToolRequestParams, CallToolResponse, CompleteRequestParams, CompleteResult, CustomRequest, CustomResult,
+        ErrorCode, ErrorData, Implementation, ListPromptsResult, ListResourceTemplatesResult, ListResourcesResult,
         ListToolsResult, LoggingMessageNotificationParam, PaginatedRequestParams, ProgressNotificationParam,
         ProgressToken, ProtocolVersion, ServerCapabilities, ServerConfig, SetLevelRequestParams, SubscriptionFilter,
         Tool as WireTool,
@@ -17,7 +18,7 @@ use rmcp::{
     service::{NotificationContext, Peer, RequestContext, SubscriptionContext},
     transport::streamable_http_server::session::SessionRestoreMarker,
 };
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{convert, session::Sessions};
@@ -138,6 +139,10 @@ impl Handler {
 
 fn is_modern(context: &RequestContext<RoleServer>) -> bool {
     context.protocol_version().is_some_and(|version| version.as_str() >= ProtocolVersion::V_2026_07_28.as_str())
+}
+
+fn unknown_method(method: &str) -> ErrorData {
+    ErrorData::new(ErrorCode::METHOD_NOT_FOUND, format!("unknown method `{method}`"), None)
 }
 
 fn session_id(context: &RequestContext<RoleServer>) -> Option<String> {
@@ -262,7 +267,7 @@ impl ServerHandler for Handler {
         context: RequestContext<RoleServer>,
     ) -> Result<(), ErrorData> {
         if is_modern(&context) {
-            return Err(ErrorData::new(ErrorCode::METHOD_NOT_FOUND, "logging/setLevel", None));
+            return Err(unknown_method("logging/setLevel"));
         }
         let level = convert::from_level(request.level);
         *self.log_level.lock().unwrap_or_else(PoisonError::into_inner) = Some(level);
@@ -272,28 +277,55 @@ impl ServerHandler for Handler {
         Ok(())
     }
 
-    /// A method of MCP arrives here only if its parameters were not what the method takes.
+    /// A method that we serve arrives here only if its parameters were not what it takes.
     async fn on_custom_request(
         &self,
         request: CustomRequest,
-        _: RequestContext<RoleServer>,
+        context: RequestContext<RoleServer>,
     ) -> Result<CustomResult, ErrorData> {
-        const KNOWN: [&str; 6] = [
-            "tools/call",
-            "tools/list",
-            "logging/setLevel",
-            "initialize",
-            "completion/complete",
-            "subscriptions/listen",
-        ];
-        if KNOWN.contains(&request.method.as_str()) {
+        let served: &[&str] = if is_modern(&context) {
+            &["tools/call", "tools/list", "subscriptions/listen"]
+        } else {
+            &["tools/call", "tools/list", "logging/setLevel", "initialize"]
+        };
+        if served.contains(&request.method.as_str()) {
             return Err(ErrorData::invalid_params(format!("the params of `{}` are not valid", request.method), None));
         }
-        Err(ErrorData::new(
-            ErrorCode::METHOD_NOT_FOUND,
-            format!("unknown method `{}`", request.method),
-            Some(json!({ "method": request.method })),
-        ))
+        Err(unknown_method(&request.method))
+    }
+
+    // The engine answers these with empty lists by default; a server without the capability does not know the methods.
+
+    async fn complete(
+        &self,
+        _: CompleteRequestParams,
+        _: RequestContext<RoleServer>,
+    ) -> Result<CompleteResult, ErrorData> {
+        Err(unknown_method("completion/complete"))
+    }
+
+    async fn list_prompts(
+        &self,
+        _: Option<PaginatedRequestParams>,
+        _: RequestContext<RoleServer>,
+    ) -> Result<ListPromptsResult, ErrorData> {
+        Err(unknown_method("prompts/list"))
+    }
+
+    async fn list_resources(
+        &self,
+        _: Option<PaginatedRequestParams>,
+        _: RequestContext<RoleServer>,
+    ) -> Result<ListResourcesResult, ErrorData> {
+        Err(unknown_method("resources/list"))
+    }
+
+    async fn list_resource_templates(
+        &self,
+        _: Option<PaginatedRequestParams>,
+        _: RequestContext<RoleServer>,
+    ) -> Result<ListResourceTemplatesResult, ErrorData> {
+        Err(unknown_method("resources/templates/list"))
     }
 
     async fn on_initialized(&self, context: NotificationContext<RoleServer>) {

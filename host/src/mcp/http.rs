@@ -90,7 +90,7 @@ impl HttpDoor {
     ) -> Self {
         let sessions = Sessions::new(sessions);
         let guard = Guard::new(address, &config.allowed_hosts, &config.allowed_origins);
-        let engine = engine(&config, &endpoint, &sessions, stop.clone());
+        let engine = engine(&config, &guard, &endpoint, &sessions, stop.clone());
         let app = App { config: config.clone(), endpoint, guard, sessions, engine, ready: AtomicBool::new(true) };
         Self { config, app: Arc::new(app), stop }
     }
@@ -168,7 +168,13 @@ async fn serve_connection(
     }
 }
 
-fn engine(config: &ServerConfig, endpoint: &Endpoint, sessions: &Arc<Sessions>, stop: CancellationToken) -> Engine {
+fn engine(
+    config: &ServerConfig,
+    guard: &Guard,
+    endpoint: &Endpoint,
+    sessions: &Arc<Sessions>,
+    stop: CancellationToken,
+) -> Engine {
     let manager = Manager(Arc::clone(sessions));
     let mut engine = StreamableHttpServerConfig::default()
         .with_json_response(true)
@@ -176,7 +182,7 @@ fn engine(config: &ServerConfig, endpoint: &Endpoint, sessions: &Arc<Sessions>, 
         .with_max_request_body_bytes(config.max_body_bytes)
         // The guard has checked Host already, against a list that the engine's form of list cannot say.
         .disable_allowed_hosts()
-        .with_allowed_origins(config.allowed_origins.iter().cloned())
+        .with_allowed_origins(guard.origins())
         .enforce_origin_validation();
     engine.session_store = Some(Arc::new(manager.clone()));
     let (endpoint, sessions) = (endpoint.clone(), Arc::clone(sessions));

@@ -1,0 +1,148 @@
+//! The tools that the official conformance suite expects of a server under test, loaded for its runs only: the suite then tests the real path.
+
+use std::time::Duration;
+
+use mcpp_tool::{Content, Error, Output, log, progress, tool};
+use serde_json::{Value, json};
+
+/// A PNG of one red pixel.
+const PIXEL: &[u8] = &[
+    0x89, b'P', b'N', b'G', 0x0d, 0x0a, 0x1a, 0x0a, 0, 0, 0, 0x0d, b'I', b'H', b'D', b'R', 0, 0, 0, 1, 0, 0, 0, 1, 8,
+    2, 0, 0, 0, 0x90, 0x77, 0x53, 0xde, 0, 0, 0, 0x0c, b'I', b'D', b'A', b'T', 0x08, 0xd7, 0x63, 0xf8, 0xcf, 0xc0, 0,
+    0, 0x03, 0x01, 0x01, 0, 0x18, 0xdd, 0x8d, 0xb0, 0, 0, 0, 0, b'I', b'E', b'N', b'D', 0xae, 0x42, 0x60, 0x82,
+];
+/// A WAV of no samples.
+const SILENCE: &[u8] = &[
+    b'R', b'I', b'F', b'F', 36, 0, 0, 0, b'W', b'A', b'V', b'E', b'f', b'm', b't', b' ', 16, 0, 0, 0, 1, 0, 1, 0, 0x40,
+    0x1f, 0, 0, 0x80, 0x3e, 0, 0, 2, 0, 16, 0, b'd', b'a', b't', b'a', 0, 0, 0, 0,
+];
+/// The pause between records and reports.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Answers with one text.
+#[tool]
+fn test_simple_text() -> Output {
+    Output::text("This is a simple text response for testing.")
+}
+
+fn image() -> Content {
+    Content::Image { data: PIXEL.to_vec(), mime_type: "image/png".into() }
+}
+
+/// Answers with a picture.
+#[tool]
+fn test_image_content() -> Output {
+    image().into()
+}
+
+/// Answers with a sound.
+#[tool]
+fn test_audio_content() -> Output {
+    Content::Audio { data: SILENCE.to_vec(), mime_type: "audio/wav".into() }.into()
+}
+
+/// Answers with a resource.
+#[tool]
+fn test_embedded_resource() -> Output {
+    Content::TextResource {
+        uri: "test://embedded-resource".into(),
+        mime_type: Some("text/plain".into()),
+        text: "This is an embedded resource content.".into(),
+    }
+    .into()
+}
+
+/// Answers with text, a picture and a resource.
+#[tool]
+fn test_multiple_content_types() -> Output {
+    let resource = Content::TextResource {
+        uri: "test://mixed-content-resource".into(),
+        mime_type: Some("application/json".into()),
+        text: r#"{"test":"data","value":123}"#.into(),
+    };
+    [Content::Text("Multiple content types test:".into()), image(), resource].into_iter().collect()
+}
+
+/// Writes three records while it runs.
+#[tool]
+fn test_tool_with_logging() -> Output {
+    for message in ["Tool execution started", "Tool processing data", "Tool execution completed"] {
+        log::info(message);
+        std::thread::sleep(PAUSE);
+    }
+    Output::text("Tool with logging executed successfully")
+}
+
+/// Writes records of its own.
+#[tool]
+fn test_logging_tool() -> Output {
+    log::info("a record of the call");
+    log::error("a grave record of the call");
+    Output::text("logged")
+}
+
+/// Fails on purpose.
+#[tool]
+fn test_error_handling() -> Result<Output, Error> {
+    Err(Error::failed("This tool intentionally returns an error for testing"))
+}
+
+/// Reports progress while it runs.
+#[tool]
+fn test_tool_with_progress() -> Output {
+    for done in [0.0, 50.0, 100.0] {
+        progress::report(done, Some(100.0), None);
+        std::thread::sleep(PAUSE);
+    }
+    Output::text("Tool with progress executed successfully")
+}
+
+fn rich_schema() -> Value {
+    json!({
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "type": "object",
+        "$defs": { "address": { "$anchor": "addressDef", "type": "object", "properties": { "street": { "type": "string" }, "city": { "type": "string" } } } },
+        "properties": {
+            "name": { "type": "string" },
+            "address": { "$ref": "#/$defs/address" },
+            "contactMethod": { "type": "string", "enum": ["phone", "email"] },
+            "phone": { "type": "string" },
+            "email": { "type": "string" }
+        },
+        "allOf": [{ "anyOf": [{ "required": ["phone"] }, { "required": ["email"] }] }],
+        "if": { "properties": { "contactMethod": { "const": "phone" } }, "required": ["contactMethod"] },
+        "then": { "required": ["phone"] },
+        "else": { "required": ["email"] },
+        "additionalProperties": false
+    })
+}
+
+/// Has a schema with many of JSON Schema's words.
+#[tool(input_schema = rich_schema())]
+fn json_schema_2020_12_tool(args: Value) -> Output {
+    Output::text(format!("JSON Schema 2020-12 tool called with: {args}"))
+}
+
+/// Takes an argument that HTTP clients repeat in a header.
+#[tool]
+fn test_custom_header(
+    /// The region.
+    #[schemars(extend("x-mcp-header" = "Region"))]
+    region: String,
+) -> Output {
+    Output::text(format!("Region: {region}"))
+}
+
+mcpp_tool::export!(
+    test_simple_text,
+    test_image_content,
+    test_audio_content,
+    test_embedded_resource,
+    test_multiple_content_types,
+    test_tool_with_logging,
+    test_logging_tool,
+    test_error_handling,
+    test_tool_with_progress,
+    json_schema_2020_12_tool,
+    test_custom_header,
+);

@@ -163,6 +163,7 @@ impl Loader {
         let outcome = match self.try_load(&source).await {
             Ok(outcome) => outcome,
             Err(error) => {
+                self.revoke(&component);
                 let error = telemetry::chain(&error);
                 let problem = Problem {
                     component: component.clone(),
@@ -241,6 +242,16 @@ impl Loader {
         }
         self.registry.install(tenant, Revision::check(loaded, origin, &grant, &self.config.limits)?)?;
         Ok(Outcome::Loaded)
+    }
+
+    /// Takes a component away whose live build was admitted under a grant that is not in force any more: it must not serve on with what was taken from it.
+    fn revoke(&self, component: &str) {
+        let tenant = &self.config.tenant;
+        let granted = self.grants.load().of(component);
+        let stale = self.registry.catalog(tenant).component(component).is_some_and(|live| live.grant != granted);
+        if stale && let Err(stopping) = self.registry.remove(tenant, component) {
+            tracing::warn!(component, %stopping, "could not be taken away");
+        }
     }
 
     fn remove(&self, source: &Source) -> Result<Outcome, LoadError> {

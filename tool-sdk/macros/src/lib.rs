@@ -33,11 +33,15 @@ pub fn export(tools: TokenStream) -> TokenStream {
     });
     quote! {
         const _: () = {
+            #[allow(dead_code, reason = "used by the component")]
             struct McppTools;
             impl ::mcpp_tool::internal::Tools for McppTools {
                 const TOOLS: &'static [::mcpp_tool::internal::Definition] = &[#(#definitions),*];
             }
+            // Only a component has exports; a native build is for tests, and its linker does not take their names.
+            #[cfg(target_arch = "wasm32")]
             type McppComponent = ::mcpp_tool::internal::Component<McppTools>;
+            #[cfg(target_arch = "wasm32")]
             ::mcpp_tool::internal::export_component!(McppComponent with_types_in ::mcpp_tool::bindings);
         };
     }

@@ -4,18 +4,6 @@ use std::time::Duration;
 
 use mcpp_tool::{Error, Output, caller, log, progress, tool};
 
-/// The build, so that tests can tell two of them apart.
-const BUILD: &str = match option_env!("MCPP_PROBE_BUILD") {
-    Some(build) => build,
-    None => "one",
-};
-
-/// Says which build this is.
-#[tool(read_only)]
-fn probe_build() -> String {
-    BUILD.to_owned()
-}
-
 /// Adds.
 #[tool(read_only, idempotent)]
 fn probe_add(
@@ -83,4 +71,4 @@ struct Lie {
     number: String,
 }
 
-mcpp_tool::export!(probe_build, probe_add, probe_caller, probe_sleep, probe_spin, probe_panic, probe_print, lie);
+mcpp_tool::export!(probe_add, probe_caller, probe_sleep, probe_spin, probe_panic, probe_print, lie);

@@ -1,0 +1,31 @@
+//! Builds the guests that the tests load, by the script that builds every guest.
+
+use std::{
+    env,
+    path::Path,
+    process::{Command, exit},
+};
+
+const GUESTS: [&str; 3] = ["probe", "caller", "conformance"];
+
+fn main() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    for watched in ["tests/guests", "tool-sdk", "wit"] {
+        println!("cargo::rerun-if-changed={}", root.join(watched).display());
+    }
+    let output = Command::new("bash").arg(root.join("tool-sdk/build-guest.sh")).args(GUESTS).output();
+    match output {
+        Ok(output) if output.status.success() => {
+            println!("cargo::rustc-env=MCPP_TEST_GUESTS={}", String::from_utf8_lossy(&output.stdout).trim());
+        }
+        Ok(output) => fail(&String::from_utf8_lossy(&output.stderr)),
+        Err(error) => fail(&error.to_string()),
+    }
+}
+
+fn fail(reason: &str) -> ! {
+    for line in reason.lines() {
+        println!("cargo::error={line}");
+    }
+    exit(1)
+}

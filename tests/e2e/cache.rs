@@ -1,0 +1,109 @@
+//! The compile cache: used when it is right, never trusted when it is not.
+
+use std::path::PathBuf;
+
+use serde_json::json;
+
+use crate::support::{TestHost, add, binary, folder};
+
+fn entries(folder: &std::path::Path) -> Vec<PathBuf> {
+    let dir = std::fs::read_dir(folder.join("data/compiled")).expect("a cache");
+    let mut entries: Vec<PathBuf> = dir.map(|entry| entry.expect("an entry").path()).filter(|path| path.extension().is_some_and(|e| e == "cwasm")).collect();
+    entries.sort();
+    entries
+}
+
+/// Starts a host on a folder that had one before, with its cache changed in between; whether the code came from the cache.
+async fn restart_after(change: impl FnOnce(&std::path::Path)) -> bool {
+    let first = TestHost::start(&[("add", &add())]).await;
+    let TestHost { host, folder, .. } = first;
+    host.stop().await;
+    let good = std::fs::read(&entries(folder.path())[0]).expect("an entry");
+    change(folder.path());
+    let before = entries(folder.path()).first().map(|path| std::fs::metadata(path).and_then(|m| m.created()).ok());
+    let second = TestHost::start_with(folder, |_| {}).await;
+    assert_eq!(second.text("add", json!({ "a": 40, "b": 2 })).await, r#"{"result":42}"#);
+    let after = entries(second.folder.path());
+    assert_eq!(after.len(), 1, "the bad entry is replaced");
+    let entry = std::fs::read(&after[0]).expect("an entry");
+    let same_file = before.flatten() == std::fs::metadata(&after[0]).and_then(|m| m.created()).ok();
+    same_file && entry == good
+}
+
+fn corrupt(folder: &std::path::Path, change: impl FnOnce(Vec<u8>) -> Vec<u8>) {
+    let entry = &entries(folder)[0];
+    let bytes = std::fs::read(entry).expect("an entry");
+    std::fs::write(entry, change(bytes)).expect("written");
+}
+
+#[tokio::test]
+async fn a_good_entry_is_used() {
+    assert!(restart_after(|_| {}).await);
+}
+
+#[tokio::test]
+async fn an_empty_entry_is_compiled_again() {
+    assert!(!restart_after(|folder| corrupt(folder, |_| Vec::new())).await);
+}
+
+#[tokio::test]
+async fn a_short_entry_is_compiled_again() {
+    assert!(!restart_after(|folder| corrupt(folder, |bytes| bytes.into_iter().take(1000).collect())).await);
+}
+
+#[tokio::test]
+async fn a_changed_entry_is_compiled_again() {
+    let flip = |mut bytes: Vec<u8>| {
+        let last = bytes.len() - 1;
+        bytes[last] ^= 1;
+        bytes
+    };
+    assert!(!restart_after(|folder| corrupt(folder, flip)).await);
+}
+
+#[tokio::test]
+async fn an_entry_with_a_forged_mac_is_compiled_again() {
+    let forge = |bytes: Vec<u8>| {
+        let code = bytes[32..].to_vec();
+        // What an attacker can compute without the key.
+        [blake3_like(&code), code].concat()
+    };
+    assert!(!restart_after(|folder| corrupt(folder, forge)).await);
+}
+
+fn blake3_like(code: &[u8]) -> Vec<u8> {
+    code.iter().cycle().take(32).copied().collect()
+}
+
+#[tokio::test]
+async fn another_key_means_another_cache() {
+    assert!(!restart_after(|folder| std::fs::write(folder.join("data/compiled/key"), [7; 32]).expect("written")).await);
+}
+
+#[tokio::test]
+async fn a_broken_key_is_made_anew() {
+    assert!(!restart_after(|folder| std::fs::write(folder.join("data/compiled/key"), b"short").expect("written")).await);
+}
+
+#[tokio::test]
+async fn an_entry_of_another_component_is_not_taken_for_this_one() {
+    let host = TestHost::start(&[("a", &binary("a", "local.get 0")), ("b", &binary("b", "local.get 1"))]).await;
+    let TestHost { host, folder: files, .. } = host;
+    host.stop().await;
+    let entries = entries(files.path());
+    let (first, second) = (std::fs::read(&entries[0]).expect("read"), std::fs::read(&entries[1]).expect("read"));
+    std::fs::write(&entries[0], second).expect("written");
+    std::fs::write(&entries[1], first).expect("written");
+    let host = TestHost::start_with(files, |_| {}).await;
+    assert_eq!(host.text("a", json!({ "a": 1, "b": 2 })).await, r#"{"result":1}"#);
+    assert_eq!(host.text("b", json!({ "a": 1, "b": 2 })).await, r#"{"result":2}"#);
+}
+
+#[tokio::test]
+async fn a_host_without_a_cache_serves_all_the_same() {
+    let files = folder(&[("add", &add())]);
+    std::fs::create_dir_all(files.path().join("data")).expect("made");
+    std::fs::write(files.path().join("data/compiled"), b"in the way").expect("written");
+    let host = TestHost::start_with(files, |_| {}).await;
+    assert_eq!(host.text("add", json!({ "a": 1, "b": 2 })).await, r#"{"result":3}"#);
+}

@@ -1,0 +1,177 @@
+//! The program, as a person and a script use it.
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+
+use crate::support::{PATIENCE, TestHost, add, folder, guest, wat};
+
+/// The program that was built for this test run.
+pub fn mcpp() -> PathBuf {
+    let here = std::env::current_exe().expect("a test program");
+    let folder = here.parent().and_then(Path::parent).expect("the target folder");
+    let program = folder.join("mcpp");
+    assert!(program.exists(), "{} is not built; run the tests with `.ci/run` or `cargo build` first", program.display());
+    program
+}
+
+fn run(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
+    Command::new(mcpp())
+        .args(arguments)
+        .env_remove("MCPP_URL")
+        .env_remove("MCPP_DATA")
+        .env_remove("RUST_LOG")
+        .envs(environment.iter().copied())
+        .stdin(Stdio::null())
+        .output()
+        .expect("run")
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_running_host_is_seen_and_called() {
+    let host = TestHost::start(&[("add", &add()), ("broken", b"no"), ("probe", &guest("probe"))]).await;
+    let data = host.folder.path().join("data").display().to_string();
+    let environment = [("MCPP_URL", host.host.url()), ("MCPP_DATA", data)];
+    let environment: Vec<(&str, &str)> = environment.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let run = |arguments: &[&str]| tokio::task::block_in_place(|| run(arguments, &environment));
+
+    let tools = run(&["tools"]);
+    assert!(stdout(&tools).lines().any(|line| line.trim_start().starts_with("add ") && line.contains("a b")), "{}", stdout(&tools));
+    let tools: Value = serde_json::from_str(&stdout(&run(&["tools", "--json"]))).expect("JSON");
+    assert_eq!(tools[0]["name"], "add");
+
+    let call = run(&["call", "add", "a=40", "b=2"]);
+    assert_eq!((stdout(&call).trim(), stderr(&call).trim(), call.status.code()), (r#"{"result":42}"#, "", Some(0)));
+    let call: Value = serde_json::from_str(&stdout(&run(&["call", "add", r#"{"a":1,"b":2}"#, "--json"]))).expect("JSON");
+    assert_eq!(call["structuredContent"]["result"], 3);
+    let wrong = run(&["call", "add", "a=1"]);
+    assert_eq!((stdout(&wrong).as_str(), wrong.status.code()), ("", Some(1)));
+    assert!(stderr(&wrong).contains("invalid argument"), "{}", stderr(&wrong));
+    let unknown = run(&["call", "nothing"]);
+    assert_eq!((stderr(&unknown).trim(), unknown.status.code()), ("error: the server refuses (-32602): unknown tool `nothing`", Some(1)));
+
+    let problems = run(&["tools", "--problems"]);
+    assert_eq!(problems.status.code(), Some(1));
+    assert!(stdout(&problems).contains("the file is not WebAssembly"), "{}", stdout(&problems));
+    let info: Value = serde_json::from_str(&stdout(&run(&["info", "--json"]))).expect("JSON");
+    assert_eq!(info["components"][0]["tools"][0]["limits"]["deadline_ms"], 30_000);
+    assert!(stdout(&run(&["info"])).contains("0 of 8 run"));
+
+    host.write("broken", &add());
+    let reload = run(&["reload"]);
+    assert!(stdout(&reload).contains("unchanged add"), "{}{}", stdout(&reload), stderr(&reload));
+    assert!(stdout(&reload).contains("broken"), "{}", stdout(&reload));
+}
+
+#[test]
+fn without_a_host_the_error_says_so() {
+    let data = tempfile::tempdir().expect("a folder");
+    let nobody = run(&["tools", "--url", "http://127.0.0.1:9/mcp", "--retries", "0"], &[]);
+    assert_eq!(nobody.status.code(), Some(1));
+    assert!(stderr(&nobody).contains("is a host running there?"), "{}", stderr(&nobody));
+    let nobody = run(&["reload", "--data", &data.path().display().to_string()], &[]);
+    assert!(stderr(&nobody).contains("is one running with this data directory?"), "{}", stderr(&nobody));
+    let wrong = run(&["tools", "--url", "ftp://x"], &[]);
+    assert!(stderr(&wrong).contains("is not an http or https URL"), "{}", stderr(&wrong));
+}
+
+#[test]
+fn a_component_is_explained() {
+    let files = folder(&[
+        ("caller", &guest("caller")),
+        ("evil", &wat(r#"(component (import "evil:host/escape" (instance (export "go" (func)))))"#)),
+    ]);
+    let file = |name: &str| files.path().join(format!("tools/{name}.wasm")).display().to_string();
+    let caller = run(&["inspect", &file("caller")], &[]);
+    assert_eq!(caller.status.code(), Some(0), "{}", stderr(&caller));
+    assert!(stdout(&caller).contains("needs `call = [\"TOOL\"]` under [components.caller]"), "{}", stdout(&caller));
+    assert!(stdout(&caller).contains("caller_recurse"));
+    let evil: Value = serde_json::from_str(&stdout(&run(&["inspect", "--json", &file("evil")], &[]))).expect("JSON");
+    assert_eq!((&evil["imports"][0]["interface"], &evil["imports"][0]["loads"]), (&"evil:host/escape".into(), &false.into()));
+    assert_eq!(run(&["inspect", &file("evil")], &[]).status.code(), Some(1));
+    assert!(stderr(&run(&["inspect", "/nowhere.wasm"], &[])).contains("cannot read /nowhere.wasm"));
+}
+
+#[test]
+fn the_contract_is_in_the_program() {
+    let out = tempfile::tempdir().expect("a folder");
+    let written = run(&["wit", "--out", &out.path().display().to_string()], &[]);
+    assert!(written.status.success());
+    let file = std::fs::read_to_string(out.path().join("mcpp-endpoint/endpoint.wit")).expect("written");
+    assert!(file.contains("package mcpp:endpoint@0.1.0;"));
+    assert!(stdout(&run(&["wit"], &[])).contains("package mcpp:tool@0.1.0;"));
+}
+
+#[test]
+fn a_bad_configuration_is_refused() {
+    let files = tempfile::tempdir().expect("a folder");
+    for (text, says) in [
+        ("[server]\nlisten = '0.0.0.0:1'\n", "refusing to listen on 0.0.0.0:1"),
+        ("[server]\nprot = 1\n", "unknown field `prot`"),
+        ("nonsense", "is not valid"),
+    ] {
+        let file = files.path().join("mcpp.toml");
+        std::fs::write(&file, text).expect("written");
+        let refused = run(&["serve", "--check", "--config", &file.display().to_string()], &[]);
+        assert_eq!(refused.status.code(), Some(1));
+        assert!(stderr(&refused).contains(says), "{}", stderr(&refused));
+    }
+    let missing = run(&["serve", "--check", "--config", "/nowhere.toml"], &[]);
+    assert!(stderr(&missing).contains("cannot read the configuration /nowhere.toml"), "{}", stderr(&missing));
+    let folder = run(&["serve", "--tools", "/no/such/folder", "--data", &files.path().display().to_string(), "--listen", "127.0.0.1:0"], &[]);
+    assert!(stderr(&folder).contains("the tools folder /no/such/folder does not exist"), "{}", stderr(&folder));
+    assert_eq!(run(&["serve", "--no-such-flag"], &[]).status.code(), Some(2));
+}
+
+#[test]
+fn signals_reload_and_stop() {
+    let files = folder(&[]);
+    let mut child = Command::new(mcpp())
+        .args(["serve", "--listen", "127.0.0.1:0", "--tools"])
+        .arg(files.path().join("tools"))
+        .arg("--data")
+        .arg(files.path().join("data"))
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("started");
+    let data = files.path().join("data").display().to_string();
+    wait("it answers", || run(&["info", "--data", &data], &[]).status.success());
+    let info = || serde_json::from_str::<Value>(&stdout(&run(&["info", "--json", "--data", &data], &[]))).expect("JSON");
+    std::fs::create_dir_all(files.path().join("data")).expect("made");
+    std::fs::write(files.path().join("tools/caller.wasm"), guest("caller")).expect("written");
+    wait("the refusal is known", || info()["problems"][0]["component"] == "caller");
+    std::fs::write(files.path().join("data/grants.toml"), "version = 1\n[components.caller]\ncall = ['*']\n").expect("written");
+    let process = nix::unistd::Pid::from_raw(i32::try_from(child.id()).expect("a process id"));
+    nix::sys::signal::kill(process, nix::sys::signal::Signal::SIGHUP).expect("signalled");
+    wait("the grant is in force", || info()["components"].as_array().is_some_and(|list| list.iter().any(|c| c["name"] == "caller")));
+    nix::sys::signal::kill(process, nix::sys::signal::Signal::SIGTERM).expect("signalled");
+    let mut status = None;
+    wait("it ends", || {
+        status = child.try_wait().expect("waited");
+        status.is_some()
+    });
+    assert!(status.is_some_and(|status| status.success()), "{status:?}");
+    assert!(!files.path().join("data/mcpp.sock").exists(), "the socket is left behind");
+}
+
+fn wait(what: &str, mut condition: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !condition() {
+        assert!(started.elapsed() < PATIENCE, "waited too long until {what}");
+        // This test has no runtime: it is about another process.
+        #[expect(clippy::disallowed_methods, reason = "no runtime here")]
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}

@@ -1,0 +1,79 @@
+//! Full: what is refused when there is no room, and that the room comes back.
+
+use serde_json::json;
+
+use crate::support::{TestHost, add, folder, guest, number};
+
+#[tokio::test]
+async fn a_full_host_answers_503_with_retry_after() {
+    let spin = number("run", "(loop (br 0)) i32.const 1");
+    let host = TestHost::start_with(folder(&[("h", &spin), ("add", &add())]), |config| {
+        config.engine.max_running = 2;
+        config.engine.queue_ms = 50;
+        config.limits = mcpp::config::Config::parse("[limits]\ndeadline_ms = 2000").expect("valid").limits;
+    })
+    .await;
+    let loops: Vec<_> = (0..2).map(|_| tokio::spawn(host.modern("tools/call", json!({ "name": "h_run" })).send())).collect();
+    host.until("both run", async |host| host.host.registry().admission().running() == 2).await;
+    let refused = host.modern("tools/call", json!({ "name": "add", "arguments": { "a": 1, "b": 2 } })).send().await.expect("an answer");
+    assert_eq!(refused.status(), 503);
+    assert_eq!(refused.headers()["retry-after"], "1");
+    let answer = crate::support::answer(refused).await;
+    assert_eq!(answer["error"]["message"], "busy: 2 instances run already; try again in 1000 ms");
+    assert_eq!(answer["error"]["data"]["error"], "busy");
+    for running in loops {
+        running.await.expect("joined").expect("an answer");
+    }
+    assert_eq!(host.text("add", json!({ "a": 1, "b": 2 })).await, r#"{"result":3}"#);
+}
+
+#[tokio::test]
+async fn one_tool_has_its_own_limit() {
+    let spin = number("run", "(loop (br 0)) i32.const 1");
+    let files = folder(&[("h", &spin), ("add", &add())]);
+    std::fs::create_dir_all(files.path().join("data")).expect("made");
+    let grants = "version = 1\n[components.h.tools.h_run.limits]\nconcurrency = 1\ndeadline_ms = 1000\n";
+    std::fs::write(files.path().join("data/grants.toml"), grants).expect("written");
+    let host = TestHost::start_with(files, |_| {}).await;
+    let running = tokio::spawn(host.modern("tools/call", json!({ "name": "h_run" })).send());
+    host.until("it runs", async |host| host.host.registry().admission().running() == 1).await;
+    let refused = host.text("h_run", json!({})).await;
+    assert_eq!(refused, "JSON-RPC error -32000: busy: 1 instances of this tool run already; try again in 1000 ms");
+    assert_eq!(host.text("add", json!({ "a": 1, "b": 2 })).await, r#"{"result":3}"#);
+    let answer = crate::support::answer(running.await.expect("joined").expect("an answer")).await;
+    assert_eq!(crate::support::text_of(&answer), "error: budget `deadline_ms` exceeded: the tool was stopped at 1000");
+}
+
+#[tokio::test]
+async fn waiting_calls_do_not_take_the_places_of_running_ones() {
+    let host = TestHost::start_with(folder(&[("probe", &guest("probe")), ("add", &add())]), |config| {
+        config.engine.max_running = 1;
+        config.engine.max_waiting = 3;
+    })
+    .await;
+    let sleep = || host.modern("tools/call", json!({ "name": "probe_sleep", "arguments": { "ms": 1500 } })).send();
+    let sleeping: Vec<_> = (0..3).map(|_| tokio::spawn(sleep())).collect();
+    host.until("all sleep", async |host| host.host.registry().admission().waiting() == 3).await;
+    assert_eq!(host.text("add", json!({ "a": 1, "b": 2 })).await, r#"{"result":3}"#);
+    // A fourth has no place to wait: it is stopped by name, and the host goes on.
+    assert_eq!(host.text("probe_sleep", json!({ "ms": 10 })).await, "JSON-RPC error -32000: busy: 3 instances wait already; try again in 1000 ms");
+    for sleeper in sleeping {
+        let answer = crate::support::answer(sleeper.await.expect("joined").expect("an answer")).await;
+        assert_eq!(crate::support::text_of(&answer), "slept 1500 ms");
+    }
+    assert_eq!((host.host.registry().admission().waiting(), host.host.registry().admission().running()), (0, 0));
+}
+
+#[tokio::test]
+async fn what_happens_is_counted() {
+    let host = TestHost::start(&[("metered", &crate::support::binary("metered", "local.get 0"))]).await;
+    host.text("metered", json!({ "a": 1, "b": 2 })).await;
+    host.text("metered", json!({ "a": 1 })).await;
+    let lines = host.metric("mcpp_calls_total").await;
+    for outcome in ["ok", "invalid_arguments"] {
+        let line = format!(r#"mcpp_calls_total{{tenant="local",tool="metered",outcome="{outcome}"}} 1"#);
+        assert!(lines.contains(&line), "{line} is not in {lines:?}");
+    }
+    host.text("no_such_tool", json!({})).await;
+    assert!(!host.metric("mcpp_calls_total").await.iter().any(|line| line.contains("no_such_tool")), "a request made a label");
+}

@@ -1,0 +1,23 @@
+//! The whole host, from outside: a real [`mcpp::host::Host`] on port 0 with temporary folders, and real clients.
+//!
+//! Hostile guests are component text, so that the sandbox's tests need no guest toolchain; `probe` and `caller` are real SDK components.
+
+#![allow(unreachable_pub, reason = "helpers of one binary; `pub` says that other modules use them")]
+
+mod support;
+
+mod arguments;
+mod cache;
+mod cancellation;
+mod command_line;
+mod components;
+mod frozen;
+mod hostile_guests;
+mod limits;
+mod messages;
+mod nested_calls;
+mod observers;
+mod sessions;
+mod shutdown;
+mod stdio;
+mod swap;

@@ -1,0 +1,100 @@
+//! The stdio door, as clients use it: the program itself, one message a line.
+
+use std::process::Stdio;
+
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines},
+    process::{Child, ChildStdin, ChildStdout, Command},
+};
+
+use crate::support::{PATIENCE, guest, initialize_message, modern_message, text_of};
+
+struct Client {
+    child: Child,
+    input: Option<ChildStdin>,
+    output: Lines<BufReader<ChildStdout>>,
+    _folder: tempfile::TempDir,
+}
+
+impl Client {
+    fn start() -> Self {
+        let folder = crate::support::folder(&[("probe", &guest("probe"))]);
+        let mut child = Command::new(crate::command_line::mcpp())
+            .args(["serve", "--stdio", "--tools"])
+            .arg(folder.path().join("tools"))
+            .arg("--data")
+            .arg(folder.path().join("data"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("started");
+        let input = child.stdin.take();
+        let output = BufReader::new(child.stdout.take().expect("piped")).lines();
+        Self { child, input, output, _folder: folder }
+    }
+
+    async fn send(&mut self, line: &str) {
+        let input = self.input.as_mut().expect("open");
+        input.write_all(format!("{line}\n").as_bytes()).await.expect("sent");
+    }
+
+    async fn receive(&mut self) -> Value {
+        let line = tokio::time::timeout(PATIENCE, self.output.next_line()).await.expect("in time").expect("read").expect("a line");
+        serde_json::from_str(&line).unwrap_or_else(|_| panic!("not MCP on standard output: {line:?}"))
+    }
+
+    async fn ask(&mut self, message: &Value) -> Value {
+        self.send(&message.to_string()).await;
+        self.receive().await
+    }
+
+    async fn leave(mut self) -> std::process::ExitStatus {
+        drop(self.input.take());
+        tokio::time::timeout(PATIENCE, self.child.wait()).await.expect("it ends when its client leaves").expect("waited")
+    }
+}
+
+#[tokio::test]
+async fn both_eras_and_malformed_lines() {
+    let mut client = Client::start();
+    let discovered = client.ask(&modern_message("server/discover", json!({}))).await;
+    assert!(discovered["result"]["supportedVersions"].as_array().expect("versions").contains(&json!("2026-07-28")), "{discovered}");
+    for (line, code) in [("{", -32700), ("[]", -32600), ("7", -32600), (r#"{"jsonrpc":"2.0","id":1}"#, -32600)] {
+        client.send(line).await;
+        assert_eq!(client.receive().await["error"]["code"], code, "{line}");
+    }
+    let long = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"{}"}}"#, "x".repeat(5 << 20));
+    client.send(&long).await;
+    assert_eq!(client.receive().await["error"]["message"], "the line has more than 4194304 bytes");
+    let answer = client.ask(&modern_message("tools/call", json!({ "name": "probe_add", "arguments": { "a": 40, "b": 2 } }))).await;
+    assert_eq!(text_of(&answer), r#"{"result":42}"#);
+    assert!(client.leave().await.success());
+}
+
+#[tokio::test]
+async fn a_guest_that_prints_does_not_disturb_the_protocol() {
+    let mut client = Client::start();
+    let initialized = client.ask(&initialize_message()).await;
+    assert_eq!(initialized["result"]["protocolVersion"], "2025-11-25");
+    client.send(r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#).await;
+    let call = json!({ "jsonrpc": "2.0", "id": 3, "method": "tools/call", "params": { "name": "probe_print", "arguments": { "text": "{\"jsonrpc\":\"2.0\"}" } } });
+    client.send(&call.to_string()).await;
+    loop {
+        let message = client.receive().await;
+        if message["id"] == 3 {
+            assert_eq!(text_of(&message), "printed");
+            break;
+        }
+        assert_eq!(message["method"], "notifications/message", "{message}");
+    }
+    let spin = json!({ "jsonrpc": "2.0", "id": 4, "method": "tools/call", "params": { "name": "probe_spin" } });
+    client.send(&spin.to_string()).await;
+    let cancel = json!({ "jsonrpc": "2.0", "method": "notifications/cancelled", "params": { "requestId": 4 } });
+    client.send(&cancel.to_string()).await;
+    let ping = json!({ "jsonrpc": "2.0", "id": 5, "method": "ping" });
+    assert_eq!(client.ask(&ping).await["id"], 5, "a cancelled request has no answer");
+    assert!(client.leave().await.success());
+}

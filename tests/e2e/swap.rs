@@ -1,0 +1,187 @@
+//! Hot swap: what is written goes live, what is broken does not, and no call is lost or mixed up.
+
+use std::{
+    io::Write as _,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use serde_json::{Value, json};
+
+use crate::support::{TestHost, add, binary, folder, number, wat};
+
+/// A component `v` whose tool gives `version`.
+fn version(version: u32) -> Vec<u8> {
+    number("v", &format!("i32.const {version}"))
+}
+
+async fn serves(host: &TestHost, version: u32) {
+    host.until(&format!("version {version} serves"), async |host| {
+        host.text("v", json!({})).await == format!(r#"{{"result":{version}}}"#)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_component_comes_changes_and_goes() {
+    let host = TestHost::start(&[]).await;
+    assert_eq!(host.tools().await, Vec::<String>::new());
+    host.write("v", &version(1));
+    serves(&host, 1).await;
+    host.write("v", &version(2));
+    serves(&host, 2).await;
+    std::fs::remove_file(host.tools_folder().join("v.wasm")).expect("removed");
+    host.until("it is gone", async |host| host.tools().await.is_empty()).await;
+    assert_eq!(host.text("v", json!({})).await, "JSON-RPC error -32602: unknown tool `v`");
+}
+
+#[tokio::test]
+async fn a_broken_build_leaves_the_old_one_serving_and_says_why() {
+    let host = TestHost::start(&[("v", &version(1))]).await;
+    for (broken, says) in [
+        (b"not wasm at all".to_vec(), "v: the file is not WebAssembly: it does not start with `\\0asm`"),
+        (Vec::new(), "v: the file is empty"),
+        (wat("(component)"), "v: it exports no function, so it has no tools"),
+    ] {
+        host.write("v", &broken);
+        host.until("the problem is known", async |host| host.problems() == says).await;
+        assert_eq!(host.text("v", json!({})).await, r#"{"result":1}"#);
+    }
+    host.write("v", &version(2));
+    serves(&host, 2).await;
+    assert_eq!(host.problems(), "");
+}
+
+#[tokio::test]
+async fn a_file_that_is_still_being_written_is_waited_for() {
+    let host = TestHost::start(&[("v", &version(1))]).await;
+    let build = version(2);
+    let mut file = std::fs::File::create(host.tools_folder().join("v.wasm")).expect("opened");
+    for part in build.chunks(build.len() / 4) {
+        file.write_all(part).expect("written");
+        file.sync_all().expect("synced");
+        tokio::time::sleep(Duration::from_millis(120)).await;
+        assert_eq!(host.text("v", json!({})).await, r#"{"result":1}"#);
+    }
+    drop(file);
+    serves(&host, 2).await;
+    assert_eq!(host.problems(), "");
+}
+
+#[tokio::test]
+async fn other_files_are_left_alone() {
+    let host = TestHost::start(&[]).await;
+    for name in ["README.md", ".hidden.wasm", "v.wasm.tmp", "v.wat"] {
+        std::fs::write(host.tools_folder().join(name), b"x").expect("written");
+    }
+    host.write("v", &version(1));
+    serves(&host, 1).await;
+    assert_eq!(host.problems(), "");
+}
+
+#[tokio::test]
+async fn a_call_ends_on_the_revision_it_began_on() {
+    let slow = number("v", "(local $n i32) (loop $l (local.set $n (i32.add (local.get $n) (i32.const 1))) (br_if $l (i32.lt_u (local.get $n) (i32.const 400000000)))) i32.const 1");
+    let host = TestHost::start(&[("v", &slow)]).await;
+    let call = tokio::spawn(host.modern("tools/call", json!({ "name": "v" })).send());
+    host.until("it runs", async |host| host.host.registry().admission().running() == 1).await;
+    std::fs::write(host.tools_folder().join("v.wasm"), version(2)).expect("written");
+    host.host.reloader().reload().await.expect("reloaded");
+    let answer = crate::support::answer(call.await.expect("joined").expect("an answer")).await;
+    assert_eq!(answer["result"]["structuredContent"]["result"], 1);
+    assert_eq!(host.text("v", json!({})).await, r#"{"result":2}"#);
+}
+
+#[tokio::test]
+async fn swaps_under_load_lose_no_call() {
+    let host = TestHost::start(&[("v", &version(0))]).await;
+    let latest = Arc::new(AtomicU64::new(0));
+    let stop = Arc::new(AtomicBool::new(false));
+    let callers: Vec<_> = (0..8)
+        .map(|_| {
+            let (latest, stop) = (Arc::clone(&latest), Arc::clone(&stop));
+            let request = host.modern("tools/call", json!({ "name": "v" }));
+            tokio::spawn(async move {
+                let mut calls = 0_u64;
+                while !stop.load(Ordering::Relaxed) {
+                    let request = request.try_clone().expect("a body that can be sent again");
+                    let answer = crate::support::answer(request.send().await.expect("an answer")).await;
+                    let given = answer["result"]["structuredContent"]["result"].as_u64();
+                    assert!(given.is_some_and(|given| given <= latest.load(Ordering::SeqCst)), "{answer}");
+                    calls += 1;
+                }
+                calls
+            })
+        })
+        .collect();
+    for n in 1..=40_u32 {
+        latest.store(u64::from(n), Ordering::SeqCst);
+        if n % 4 == 0 {
+            host.write("v", b"broken");
+            host.until("the problem is known", async |host| !host.problems().is_empty()).await;
+        }
+        host.write("v", &version(n));
+        serves(&host, n).await;
+    }
+    stop.store(true, Ordering::Relaxed);
+    let mut calls = 0;
+    for caller in callers {
+        calls += caller.await.expect("no call failed");
+    }
+    assert!(calls > 40, "only {calls} calls");
+    assert_eq!(host.problems(), "");
+}
+
+/// Reads events until one says that the tools have changed.
+async fn told(response: &mut reqwest::Response) -> Value {
+    let mut text = String::new();
+    let waiting = async {
+        loop {
+            let chunk = response.chunk().await.expect("read").expect("the stream goes on");
+            text.push_str(&String::from_utf8_lossy(&chunk));
+            let lines = text.lines().filter_map(|line| line.strip_prefix("data:"));
+            let message = lines.filter_map(|data| serde_json::from_str::<Value>(data).ok()).find(|m| m["method"] == "notifications/tools/list_changed");
+            if let Some(message) = message {
+                return message;
+            }
+        }
+    };
+    tokio::time::timeout(crate::support::PATIENCE, waiting).await.expect("told in time")
+}
+
+#[tokio::test]
+async fn clients_of_both_eras_are_told() {
+    let host = TestHost::start(&[("add", &add())]).await;
+    let listen = host.modern("subscriptions/listen", json!({ "notifications": { "toolsListChanged": true } }));
+    let mut modern = listen.send().await.expect("a stream");
+    let acknowledged = modern.chunk().await.expect("read").expect("an event");
+    assert!(String::from_utf8_lossy(&acknowledged).contains("notifications/subscriptions/acknowledged"));
+    let session = host.initialize().await;
+    let get = host.http.get(host.host.url()).header("accept", "text/event-stream").header("mcp-session-id", &session);
+    let mut legacy = get.send().await.expect("a stream");
+    host.write("v", &version(1));
+    let to_modern = told(&mut modern).await;
+    assert_eq!(to_modern["params"]["_meta"]["io.modelcontextprotocol/subscriptionId"], 1, "{to_modern}");
+    told(&mut legacy).await;
+    // A new build that lists the same is nobody's news; one with another schema is.
+    host.write("v", &version(2));
+    serves(&host, 2).await;
+    host.write("add", &binary("add", "local.get 1"));
+    host.write("v", &binary("v", "local.get 0"));
+    told(&mut modern).await;
+    told(&mut legacy).await;
+}
+
+#[tokio::test]
+async fn a_parked_client_is_told_when_it_comes_back() {
+    let host = TestHost::start_with(folder(&[("add", &add())]), |config| config.sessions.park_ms = 20).await;
+    let session = host.initialize().await;
+    tokio::time::sleep(Duration::from_millis(150)).await;
+    host.write("v", &version(1));
+    serves(&host, 1).await;
+    let get = host.http.get(host.host.url()).header("accept", "text/event-stream").header("mcp-session-id", &session);
+    told(&mut get.send().await.expect("a stream")).await;
+}

@@ -9,6 +9,9 @@ use wasmtime::component::Linker;
 
 use crate::{grants::ComponentGrant, wasm::state::State};
 
+/// The start of every version of our own packages that this host links.
+const SPOKEN: &str = "0.1.";
+
 /// One capability: interfaces that are granted, linked and explained together.
 #[derive(Debug)]
 pub struct Capability {
@@ -104,6 +107,12 @@ pub enum Refused {
         /// The capability.
         capability: &'static str,
     },
+    /// The host speaks another version of the interface.
+    #[error("it imports `{import}`; this host speaks version {SPOKEN}x of the mcpp packages")]
+    Version {
+        /// What it imports.
+        import: String,
+    },
     /// The host does not know the interface.
     #[error("it imports `{import}`, which this host does not know; `mcpp wit` lists the interfaces it speaks")]
     Unknown {
@@ -126,6 +135,11 @@ pub fn of_import(import: &str) -> Option<&'static Capability> {
 /// Checks one import of `component` against its grant.
 pub fn check(component: &str, import: &str, grant: &ComponentGrant) -> Result<(), Refused> {
     let import = import.to_owned();
+    let foreign_version =
+        import.starts_with("mcpp:") && import.split_once('@').is_none_or(|(_, version)| !version.starts_with(SPOKEN));
+    if foreign_version && of_import(&import).is_some() {
+        return Err(Refused::Version { import });
+    }
     let Some(capability) = of_import(&import) else { return Err(Refused::Unknown { import }) };
     match capability.access {
         Access::Everyone => Ok(()),

@@ -182,27 +182,30 @@ impl Driver {
             report.failed.insert("grants".into(), error);
             return report;
         }
-        let sources = self.loader.sources();
-        let total = sources.len();
-        let mut waiting = sources.into_iter();
-        let mut running = JoinSet::new();
+        let waves = self.loader.sources();
+        let total = waves.iter().map(Vec::len).sum();
         let mut done = 0_usize;
         progress(done, total);
-        loop {
-            while running.len() < MAX_PARALLEL_LOADS
-                && let Some(source) = waiting.next()
-            {
-                let loader = Arc::clone(&self.loader);
-                running.spawn(async move { (source.component(), loader.load(source).await) });
-            }
-            let Some(loaded) = running.join_next().await else { return report };
-            done = done.saturating_add(1);
-            progress(done, total);
-            match loaded {
-                Ok((component, outcome)) => report.add(component, outcome),
-                Err(error) => tracing::error!(%error, "a load broke off"),
+        for wave in waves {
+            let mut waiting = wave.into_iter();
+            let mut running = JoinSet::new();
+            loop {
+                while running.len() < MAX_PARALLEL_LOADS
+                    && let Some(source) = waiting.next()
+                {
+                    let loader = Arc::clone(&self.loader);
+                    running.spawn(async move { (source.component(), loader.load(source).await) });
+                }
+                let Some(loaded) = running.join_next().await else { break };
+                done = done.saturating_add(1);
+                progress(done, total);
+                match loaded {
+                    Ok((component, outcome)) => report.add(component, outcome),
+                    Err(error) => tracing::error!(%error, "a load broke off"),
+                }
             }
         }
+        report
     }
 }
 

@@ -144,6 +144,8 @@ fn engine_config(config: &EngineConfig) -> wasmtime::Config {
         .max_core_instance_size(1 << 20)
         .max_core_instances_per_component(64)
         .max_memories_per_component(8)
+        .max_memories_per_module(8)
+        .max_tables_per_module(16)
         .max_tables_per_component(32)
         .table_elements(100_000)
         .max_memory_size(4 << 30)

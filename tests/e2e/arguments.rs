@@ -54,8 +54,10 @@ async fn structured_content_is_mirrored_as_text() {
 #[tokio::test]
 async fn lists_come_in_pages_in_order() {
     let names: Vec<String> = (0..7).map(|n| format!("tool{n}")).collect();
-    let components: Vec<(String, Vec<u8>)> = names.iter().map(|name| (name.clone(), crate::support::binary(name, "local.get 0"))).collect();
-    let components: Vec<(&str, &[u8])> = components.iter().map(|(name, wasm)| (name.as_str(), wasm.as_slice())).collect();
+    let components: Vec<(String, Vec<u8>)> =
+        names.iter().map(|name| (name.clone(), crate::support::binary(name, "local.get 0"))).collect();
+    let components: Vec<(&str, &[u8])> =
+        components.iter().map(|(name, wasm)| (name.as_str(), wasm.as_slice())).collect();
     let host = TestHost::start_with(crate::support::folder(&components), |config| config.server.page_size = 3).await;
     let mut seen = Vec::new();
     let mut params = json!({});

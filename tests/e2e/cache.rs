@@ -8,7 +8,10 @@ use crate::support::{TestHost, add, binary, folder};
 
 fn entries(folder: &std::path::Path) -> Vec<PathBuf> {
     let dir = std::fs::read_dir(folder.join("data/compiled")).expect("a cache");
-    let mut entries: Vec<PathBuf> = dir.map(|entry| entry.expect("an entry").path()).filter(|path| path.extension().is_some_and(|e| e == "cwasm")).collect();
+    let mut entries: Vec<PathBuf> = dir
+        .map(|entry| entry.expect("an entry").path())
+        .filter(|path| path.extension().is_some_and(|e| e == "cwasm"))
+        .collect();
     entries.sort();
     entries
 }
@@ -82,7 +85,9 @@ async fn another_key_means_another_cache() {
 
 #[tokio::test]
 async fn a_broken_key_is_made_anew() {
-    assert!(!restart_after(|folder| std::fs::write(folder.join("data/compiled/key"), b"short").expect("written")).await);
+    assert!(
+        !restart_after(|folder| std::fs::write(folder.join("data/compiled/key"), b"short").expect("written")).await
+    );
 }
 
 #[tokio::test]

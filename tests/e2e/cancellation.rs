@@ -52,17 +52,26 @@ async fn a_legacy_notification_stops_the_guest() {
 
 #[tokio::test]
 async fn a_legacy_client_that_loses_its_connection_finds_the_answer_later() {
-    let host = TestHost::start_with(crate::support::folder(&[("probe", &guest("probe"))]), |config| config.sessions.park_ms = 50).await;
+    let host = TestHost::start_with(crate::support::folder(&[("probe", &guest("probe"))]), |config| {
+        config.sessions.park_ms = 50
+    })
+    .await;
     let session = host.initialize().await;
     let call = json!({ "jsonrpc": "2.0", "id": 5, "method": "tools/call", "params": { "name": "probe_sleep", "arguments": { "ms": 700 } } });
     let mut stream = host.legacy(&session, &call).send().await.expect("a stream");
     let first = String::from_utf8_lossy(&stream.chunk().await.expect("an event").expect("a chunk")).into_owned();
-    let event_id = first.lines().find_map(|line| line.strip_prefix("id:")).expect("a first event with an id").trim().to_owned();
+    let event_id =
+        first.lines().find_map(|line| line.strip_prefix("id:")).expect("a first event with an id").trim().to_owned();
     drop(stream);
     // Longer than a session needs to be parked, shorter than the call.
     tokio::time::sleep(Duration::from_millis(300)).await;
     running(&host, 1).await;
-    let resume = host.http.get(host.host.url()).header("accept", "text/event-stream").header("mcp-session-id", &session).header("last-event-id", event_id);
+    let resume = host
+        .http
+        .get(host.host.url())
+        .header("accept", "text/event-stream")
+        .header("mcp-session-id", &session)
+        .header("last-event-id", event_id);
     let messages = crate::support::messages(resume.send().await.expect("a stream")).await;
     let answer = messages.iter().find(|message| message["id"] == 5).expect("the answer");
     assert_eq!(crate::support::text_of(answer), "slept 700 ms");

@@ -15,7 +15,11 @@ pub fn mcpp() -> PathBuf {
     let here = std::env::current_exe().expect("a test program");
     let folder = here.parent().and_then(Path::parent).expect("the target folder");
     let program = folder.join("mcpp");
-    assert!(program.exists(), "{} is not built; run the tests with `.ci/run` or `cargo build` first", program.display());
+    assert!(
+        program.exists(),
+        "{} is not built; run the tests with `.ci/run` or `cargo build` first",
+        program.display()
+    );
     program
 }
 
@@ -48,19 +52,27 @@ async fn a_running_host_is_seen_and_called() {
     let run = |arguments: &[&str]| tokio::task::block_in_place(|| run(arguments, &environment));
 
     let tools = run(&["tools"]);
-    assert!(stdout(&tools).lines().any(|line| line.trim_start().starts_with("add ") && line.contains("a b")), "{}", stdout(&tools));
+    assert!(
+        stdout(&tools).lines().any(|line| line.trim_start().starts_with("add ") && line.contains("a b")),
+        "{}",
+        stdout(&tools)
+    );
     let tools: Value = serde_json::from_str(&stdout(&run(&["tools", "--json"]))).expect("JSON");
     assert_eq!(tools[0]["name"], "add");
 
     let call = run(&["call", "add", "a=40", "b=2"]);
     assert_eq!((stdout(&call).trim(), stderr(&call).trim(), call.status.code()), (r#"{"result":42}"#, "", Some(0)));
-    let call: Value = serde_json::from_str(&stdout(&run(&["call", "add", r#"{"a":1,"b":2}"#, "--json"]))).expect("JSON");
+    let call: Value =
+        serde_json::from_str(&stdout(&run(&["call", "add", r#"{"a":1,"b":2}"#, "--json"]))).expect("JSON");
     assert_eq!(call["structuredContent"]["result"], 3);
     let wrong = run(&["call", "add", "a=1"]);
     assert_eq!((stdout(&wrong).as_str(), wrong.status.code()), ("", Some(1)));
     assert!(stderr(&wrong).contains("invalid argument"), "{}", stderr(&wrong));
     let unknown = run(&["call", "nothing"]);
-    assert_eq!((stderr(&unknown).trim(), unknown.status.code()), ("error: the server refuses (-32602): unknown tool `nothing`", Some(1)));
+    assert_eq!(
+        (stderr(&unknown).trim(), unknown.status.code()),
+        ("error: the server refuses (-32602): unknown tool `nothing`", Some(1))
+    );
 
     let problems = run(&["tools", "--problems"]);
     assert_eq!(problems.status.code(), Some(1));
@@ -99,7 +111,10 @@ fn a_component_is_explained() {
     assert!(stdout(&caller).contains("needs `call = [\"TOOL\"]` under [components.caller]"), "{}", stdout(&caller));
     assert!(stdout(&caller).contains("caller_recurse"));
     let evil: Value = serde_json::from_str(&stdout(&run(&["inspect", "--json", &file("evil")], &[]))).expect("JSON");
-    assert_eq!((&evil["imports"][0]["interface"], &evil["imports"][0]["loads"]), (&"evil:host/escape".into(), &false.into()));
+    assert_eq!(
+        (&evil["imports"][0]["interface"], &evil["imports"][0]["loads"]),
+        (&"evil:host/escape".into(), &false.into())
+    );
     assert_eq!(run(&["inspect", &file("evil")], &[]).status.code(), Some(1));
     assert!(stderr(&run(&["inspect", "/nowhere.wasm"], &[])).contains("cannot read /nowhere.wasm"));
 }
@@ -130,7 +145,18 @@ fn a_bad_configuration_is_refused() {
     }
     let missing = run(&["serve", "--check", "--config", "/nowhere.toml"], &[]);
     assert!(stderr(&missing).contains("cannot read the configuration /nowhere.toml"), "{}", stderr(&missing));
-    let folder = run(&["serve", "--tools", "/no/such/folder", "--data", &files.path().display().to_string(), "--listen", "127.0.0.1:0"], &[]);
+    let folder = run(
+        &[
+            "serve",
+            "--tools",
+            "/no/such/folder",
+            "--data",
+            &files.path().display().to_string(),
+            "--listen",
+            "127.0.0.1:0",
+        ],
+        &[],
+    );
     assert!(stderr(&folder).contains("the tools folder /no/such/folder does not exist"), "{}", stderr(&folder));
     assert_eq!(run(&["serve", "--no-such-flag"], &[]).status.code(), Some(2));
 }
@@ -148,14 +174,18 @@ fn signals_reload_and_stop() {
         .expect("started");
     let data = files.path().join("data").display().to_string();
     wait("it answers", || run(&["info", "--data", &data], &[]).status.success());
-    let info = || serde_json::from_str::<Value>(&stdout(&run(&["info", "--json", "--data", &data], &[]))).expect("JSON");
+    let info =
+        || serde_json::from_str::<Value>(&stdout(&run(&["info", "--json", "--data", &data], &[]))).expect("JSON");
     std::fs::create_dir_all(files.path().join("data")).expect("made");
     std::fs::write(files.path().join("tools/caller.wasm"), guest("caller")).expect("written");
     wait("the refusal is known", || info()["problems"][0]["component"] == "caller");
-    std::fs::write(files.path().join("data/grants.toml"), "version = 1\n[components.caller]\ncall = ['*']\n").expect("written");
+    std::fs::write(files.path().join("data/grants.toml"), "version = 1\n[components.caller]\ncall = ['*']\n")
+        .expect("written");
     let process = nix::unistd::Pid::from_raw(i32::try_from(child.id()).expect("a process id"));
     nix::sys::signal::kill(process, nix::sys::signal::Signal::SIGHUP).expect("signalled");
-    wait("the grant is in force", || info()["components"].as_array().is_some_and(|list| list.iter().any(|c| c["name"] == "caller")));
+    wait("the grant is in force", || {
+        info()["components"].as_array().is_some_and(|list| list.iter().any(|c| c["name"] == "caller"))
+    });
     nix::sys::signal::kill(process, nix::sys::signal::Signal::SIGTERM).expect("signalled");
     let mut status = None;
     wait("it ends", || {

@@ -19,7 +19,7 @@ fn importing(import: &str) -> Vec<u8> {
 
 #[tokio::test]
 async fn what_cannot_be_loaded_says_why() {
-    let cut: Vec<u8> = add().into_iter().take(60).collect();
+    let cut: Vec<u8> = add().into_iter().take(61).collect();
     let mut flipped = add();
     let middle = flipped.len() / 2;
     flipped[middle] ^= 0xff;
@@ -38,12 +38,21 @@ async fn what_cannot_be_loaded_says_why() {
         ("l-call-without-grant", guest("caller")),
         ("m-newer-endpoint", importing("mcpp:endpoint/log@0.9.0")),
         ("n-wrong-type", importing("wasi:cli/exit@0.2.0")),
-        ("o-root-import", wat(r#"(component (import "run" (func)) (core module $m (func (export "f") (result i32) i32.const 1))
-            (core instance $i (instantiate $m)) (func (export "r") (result u32) (canon lift (core func $i "f"))))"#)),
+        (
+            "o-root-import",
+            wat(r#"(component (import "run" (func)) (core module $m (func (export "f") (result i32) i32.const 1))
+            (core instance $i (instantiate $m)) (func (export "r") (result u32) (canon lift (core func $i "f"))))"#),
+        ),
         ("p-newer-tools", wat(r#"(component (instance $tools) (export "mcpp:tool/tools@0.9.0" (instance $tools)))"#)),
-        ("q-tools-without-functions", wat(r#"(component (instance $tools) (export "mcpp:tool/tools@0.1.0" (instance $tools)))"#)),
+        (
+            "q-tools-without-functions",
+            wat(r#"(component (instance $tools) (export "mcpp:tool/tools@0.1.0" (instance $tools)))"#),
+        ),
         ("r name with spaces", add()),
-        ("s-start-needs-much-memory", with_module("run", r#"(memory 2000) (func (export "f") (result i32) i32.const 1)"#)),
+        (
+            "s-start-needs-much-memory",
+            with_module("run", r#"(memory 2000) (func (export "f") (result i32) i32.const 1)"#),
+        ),
     ];
     let borrowed: Vec<(&str, &[u8])> = files.iter().map(|(name, wasm)| (*name, wasm.as_slice())).collect();
     let host = TestHost::start(&borrowed).await;
@@ -72,14 +81,12 @@ async fn a_folder_and_a_huge_file_are_refused() {
 #[tokio::test]
 async fn two_components_cannot_have_one_tool() {
     // `a` has the tool `a_b_c` from its interface's function, `a_b` from its world's.
-    let first = wat(
-        r#"(component
+    let first = wat(r#"(component
             (core module $m (func (export "f") (result i32) i32.const 1))
             (core instance $i (instantiate $m))
             (func $f (result u32) (canon lift (core func $i "f")))
             (instance $b (export "c" (func $f)))
-            (export "x:y/b" (instance $b)))"#,
-    );
+            (export "x:y/b" (instance $b)))"#);
     let host = TestHost::start(&[("a", &first)]).await;
     assert_eq!(host.tools().await, ["a_b_c"]);
     host.write("a_b", &binary("c", "local.get 0"));
@@ -91,14 +98,16 @@ async fn two_components_cannot_have_one_tool() {
 #[tokio::test]
 async fn a_file_cannot_take_the_place_of_a_built_in_component() {
     let host = TestHost::start_with(folder(&[("text", &add())]), |config| config.tools.builtin = true).await;
-    assert_eq!(host.problems(), "text: component `text` already comes from this program itself; rename this file or remove the other");
+    assert_eq!(
+        host.problems(),
+        "text: component `text` already comes from this program itself; rename this file or remove the other"
+    );
     assert!(host.text("text_hash", json!({ "text": "abc" })).await.contains("ba7816bf"));
 }
 
 #[tokio::test]
 async fn wit_types_go_both_ways() {
-    let echo = wat(
-        r#"(component
+    let echo = wat(r#"(component
             (core module $libc
                 (memory (export "memory") 2)
                 (global $at (mut i32) (i32.const 1024))
@@ -122,11 +131,10 @@ async fn wit_types_go_both_ways() {
             (type $color (enum "red" "green"))
             (export $color-out "color" (type $color))
             (func (export "shout") (param "text" string) (result string)
-                (canon lift (core func $i "shout") (memory $libc "memory") (realloc (func $libc "realloc"))))
+                (canon lift (core func $i "shout") (memory (core memory $libc "memory")) (realloc (core func $libc "realloc"))))
             (func (export "halve") (param "n" u32) (result (result u32 (error string)))
-                (canon lift (core func $i "halve") (memory $libc "memory")))
-            (func (export "pick") (param "color" $color-out) (result $color-out) (canon lift (core func $i "pick"))))"#,
-    );
+                (canon lift (core func $i "halve") (memory (core memory $libc "memory"))))
+            (func (export "pick") (param "color" $color-out) (result $color-out) (canon lift (core func $i "pick"))))"#);
     let host = TestHost::start(&[("t", &echo)]).await;
     assert_eq!(host.problems(), "");
     assert_eq!(host.tools().await, ["t_halve", "t_pick", "t_shout"]);

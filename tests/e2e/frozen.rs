@@ -14,14 +14,18 @@ async fn mcpp_tool_0_1_0() {
     let wrong = host.text("text_replace", json!({ "text": "a", "find": "", "replace": "" })).await;
     assert_eq!(wrong, "error: invalid argument at `/find`: must not be empty");
     let hash = host.call("text_hash", json!({ "text": "abc" })).await;
-    assert!(hash["result"]["structuredContent"]["digest"].as_str().expect("a digest").starts_with("ba7816bf"), "{hash}");
+    assert!(
+        hash["result"]["structuredContent"]["digest"].as_str().expect("a digest").starts_with("ba7816bf"),
+        "{hash}"
+    );
 }
 
 #[tokio::test]
 async fn mcpp_endpoint_0_1_0() {
     let files = crate::support::folder(&[("frozen", ENDPOINT_0_1_0)]);
     std::fs::create_dir_all(files.path().join("data")).expect("made");
-    std::fs::write(files.path().join("data/grants.toml"), "version = 1\n[components.frozen]\ncall = ['*']\n").expect("written");
+    std::fs::write(files.path().join("data/grants.toml"), "version = 1\n[components.frozen]\ncall = ['*']\n")
+        .expect("written");
     let host = TestHost::start_with(files, |_| {}).await;
     assert_eq!(host.problems(), "");
     assert_eq!(host.text("frozen_recurse", json!({ "depth": 0 })).await, r#"{"result":8}"#);

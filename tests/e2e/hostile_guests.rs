@@ -106,7 +106,7 @@ fn storm(length: u64, times: u32) -> Vec<u8> {
             (core module $libc (memory (export "memory") 32)
                 (func (export "realloc") (param i32 i32 i32 i32) (result i32) i32.const 1024))
             (core instance $libc (instantiate $libc))
-            (core func $get (canon lower (func $random "get-random-bytes") (memory $libc "memory") (realloc (func $libc "realloc"))))
+            (core func $get (canon lower (func $random "get-random-bytes") (memory (core memory $libc "memory")) (realloc (core func $libc "realloc"))))
             (core module $m
                 (import "h" "get" (func $get (param i64 i32)))
                 (func (export "f") (result i32) (local $n i32)
@@ -155,7 +155,7 @@ fn log_bomb(bytes: u32, times: u32) -> Vec<u8> {
                 (func (export "realloc") (param i32 i32 i32 i32) (result i32) i32.const 1024))
             (core instance $libc (instantiate $libc))
             (core func $get (canon lower (func $stdout "get-stdout")))
-            (core func $write (canon lower (func $streams "[method]output-stream.write") (memory $libc "memory") (realloc (func $libc "realloc"))))
+            (core func $write (canon lower (func $streams "[method]output-stream.write") (memory (core memory $libc "memory")) (realloc (core func $libc "realloc"))))
             (core module $m
                 (import "h" "get" (func $get (result i32)))
                 (import "h" "write" (func $write (param i32 i32 i32 i32)))
@@ -186,7 +186,7 @@ fn lying_list(item: &str, count: u32) -> Vec<u8> {
                 (func (export "f") (result i32)
                     (i32.store (i32.const 16) (i32.const 1024)) (i32.store (i32.const 20) (i32.const {count})) (i32.const 16)))
             (core instance $i (instantiate $m))
-            (func (export "run") (result (list {item})) (canon lift (core func $i "f") (memory $i "memory"))))"#
+            (func (export "run") (result (list {item})) (canon lift (core func $i "f") (memory (core memory $i "memory")))))"#
     ))
 }
 
@@ -210,7 +210,8 @@ async fn looping_tools_do_not_stop_the_host() {
     let spin = number("run", "(loop (br 0)) i32.const 1");
     let host = TestHost::start_with(folder(&[("h", &spin), ("add", &add())]), limits("deadline_ms = 1500")).await;
     let started = Instant::now();
-    let loops: Vec<_> = (0..4).map(|_| tokio::spawn(host.modern("tools/call", json!({ "name": "h_run" })).send())).collect();
+    let loops: Vec<_> =
+        (0..4).map(|_| tokio::spawn(host.modern("tools/call", json!({ "name": "h_run" })).send())).collect();
     host.until("they run", async |host| host.host.registry().admission().running() == 4).await;
     let mut served = 0;
     while started.elapsed() < Duration::from_millis(1000) {
@@ -222,7 +223,10 @@ async fn looping_tools_do_not_stop_the_host() {
     assert!(served > 10, "only {served} calls were served beside the loops");
     for running in loops {
         let answer = crate::support::answer(running.await.expect("joined").expect("an answer")).await;
-        assert_eq!(crate::support::text_of(&answer), "error: budget `deadline_ms` exceeded: the tool was stopped at 1500");
+        assert_eq!(
+            crate::support::text_of(&answer),
+            "error: budget `deadline_ms` exceeded: the tool was stopped at 1500"
+        );
     }
     assert_eq!(host.host.registry().admission().running(), 0);
 }
@@ -238,7 +242,10 @@ async fn a_sleeping_guest_ends_at_its_deadline() {
 #[tokio::test]
 async fn a_panic_is_logged_and_the_next_call_is_fine() {
     let host = TestHost::start(&[("probe", &guest("probe"))]).await;
-    assert_eq!(host.text("probe_panic", json!({})).await, "error: the tool crashed: wasm trap: wasm `unreachable` instruction executed");
+    assert_eq!(
+        host.text("probe_panic", json!({})).await,
+        "error: the tool crashed: wasm trap: wasm `unreachable` instruction executed"
+    );
     assert_eq!(host.text("probe_add", json!({ "a": 1, "b": 2 })).await, r#"{"result":3}"#);
 }
 

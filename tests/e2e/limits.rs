@@ -13,9 +13,14 @@ async fn a_full_host_answers_503_with_retry_after() {
         config.limits = mcpp::config::Config::parse("[limits]\ndeadline_ms = 2000").expect("valid").limits;
     })
     .await;
-    let loops: Vec<_> = (0..2).map(|_| tokio::spawn(host.modern("tools/call", json!({ "name": "h_run" })).send())).collect();
+    let loops: Vec<_> =
+        (0..2).map(|_| tokio::spawn(host.modern("tools/call", json!({ "name": "h_run" })).send())).collect();
     host.until("both run", async |host| host.host.registry().admission().running() == 2).await;
-    let refused = host.modern("tools/call", json!({ "name": "add", "arguments": { "a": 1, "b": 2 } })).send().await.expect("an answer");
+    let refused = host
+        .modern("tools/call", json!({ "name": "add", "arguments": { "a": 1, "b": 2 } }))
+        .send()
+        .await
+        .expect("an answer");
     assert_eq!(refused.status(), 503);
     assert_eq!(refused.headers()["retry-after"], "1");
     let answer = crate::support::answer(refused).await;
@@ -56,7 +61,10 @@ async fn waiting_calls_do_not_take_the_places_of_running_ones() {
     host.until("all sleep", async |host| host.host.registry().admission().waiting() == 3).await;
     assert_eq!(host.text("add", json!({ "a": 1, "b": 2 })).await, r#"{"result":3}"#);
     // A fourth has no place to wait: it is stopped by name, and the host goes on.
-    assert_eq!(host.text("probe_sleep", json!({ "ms": 10 })).await, "JSON-RPC error -32000: busy: 3 instances wait already; try again in 1000 ms");
+    assert_eq!(
+        host.text("probe_sleep", json!({ "ms": 10 })).await,
+        "JSON-RPC error -32000: busy: 3 instances wait already; try again in 1000 ms"
+    );
     for sleeper in sleeping {
         let answer = crate::support::answer(sleeper.await.expect("joined").expect("an answer")).await;
         assert_eq!(crate::support::text_of(&answer), "slept 1500 ms");
@@ -75,5 +83,8 @@ async fn what_happens_is_counted() {
         assert!(lines.contains(&line), "{line} is not in {lines:?}");
     }
     host.text("no_such_tool", json!({})).await;
-    assert!(!host.metric("mcpp_calls_total").await.iter().any(|line| line.contains("no_such_tool")), "a request made a label");
+    assert!(
+        !host.metric("mcpp_calls_total").await.iter().any(|line| line.contains("no_such_tool")),
+        "a request made a label"
+    );
 }

@@ -24,7 +24,11 @@ async fn line(response: reqwest::Response) -> String {
 #[tokio::test]
 async fn malformed_bodies() {
     let host = TestHost::start_with(folder(&[("add", &add())]), |config| config.server.max_body_bytes = 10_000).await;
-    let deep = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"tools/list","params":{{"a":{}{}}}}}"#, "[".repeat(70), "]".repeat(70));
+    let deep = format!(
+        r#"{{"jsonrpc":"2.0","id":1,"method":"tools/list","params":{{"a":{}{}}}}}"#,
+        "[".repeat(70),
+        "]".repeat(70)
+    );
     let long = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"{}"}}"#, "x".repeat(10_000));
     let bodies: Vec<(&str, &[u8])> = vec![
         ("empty", b""),
@@ -81,7 +85,11 @@ async fn hostile_headers() {
         ("no name header", &call, vec![modern, ("mcp-method", "tools/call")]),
         ("another name", &call, vec![modern, ("mcp-method", "tools/call"), ("mcp-name", "rm")]),
         ("bad base64 name", &call, vec![modern, ("mcp-method", "tools/call"), ("mcp-name", "=?base64?!?=")]),
-        ("another version than the body's", &list, vec![("mcp-protocol-version", "2025-11-25"), ("mcp-method", "tools/list")]),
+        (
+            "another version than the body's",
+            &list,
+            vec![("mcp-protocol-version", "2025-11-25"), ("mcp-method", "tools/list")],
+        ),
         ("no version header", &list, vec![("mcp-method", "tools/list")]),
         ("unknown session", r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#, vec![("mcp-session-id", "nobody")]),
     ];
@@ -110,7 +118,11 @@ async fn wrong_requests() {
         ("no tool name", "tools/call", json!({ "arguments": {} })),
         ("arguments of another type", "tools/call", json!({ "name": "add", "arguments": [1, 2] })),
         ("foreign cursor", "tools/list", json!({ "cursor": "%%%" })),
-        ("version of the future", "tools/list", json!({ "_meta": { "io.modelcontextprotocol/protocolVersion": "2099-01-01" } })),
+        (
+            "version of the future",
+            "tools/list",
+            json!({ "_meta": { "io.modelcontextprotocol/protocolVersion": "2099-01-01" } }),
+        ),
     ];
     let mut seen = String::new();
     for (name, method, params) in rows {
@@ -154,12 +166,16 @@ async fn a_client_that_dawdles_is_cut_off() {
 #[tokio::test]
 async fn connections_have_a_bound_and_the_rest_wait() {
     let host = TestHost::start_with(folder(&[]), |config| config.server.max_connections = 2).await;
-    let idle = [TcpStream::connect(host.host.address()).await.expect("connected"), TcpStream::connect(host.host.address()).await.expect("connected")];
+    let idle = [
+        TcpStream::connect(host.host.address()).await.expect("connected"),
+        TcpStream::connect(host.host.address()).await.expect("connected"),
+    ];
     let health = format!("http://{}/live", host.host.address());
     let waiting = tokio::time::timeout(std::time::Duration::from_millis(300), host.http.get(&health).send()).await;
     assert!(waiting.is_err(), "a third connection was served while two were open");
     drop(idle);
-    let served = tokio::time::timeout(PATIENCE, host.http.get(&health).send()).await.expect("in time").expect("an answer");
+    let served =
+        tokio::time::timeout(PATIENCE, host.http.get(&health).send()).await.expect("in time").expect("an answer");
     assert_eq!(served.status(), 200);
 }
 
@@ -176,7 +192,12 @@ async fn a_notification_is_accepted_and_not_answered() {
 #[tokio::test]
 async fn initialize_never_negotiates_the_modern_era() {
     let host = TestHost::start(&[]).await;
-    for (asked, given) in [("2026-07-28", "2025-11-25"), ("2025-06-18", "2025-06-18"), ("1999-01-01", "2025-11-25"), ("2024-11-05", "2024-11-05")] {
+    for (asked, given) in [
+        ("2026-07-28", "2025-11-25"),
+        ("2025-06-18", "2025-06-18"),
+        ("1999-01-01", "2025-11-25"),
+        ("2024-11-05", "2024-11-05"),
+    ] {
         let mut message = initialize_message();
         message["params"]["protocolVersion"] = json!(asked);
         let answer = crate::support::answer(host.post(message.to_string()).send().await.expect("an answer")).await;

@@ -7,7 +7,8 @@ use crate::support::{TestHost, add, folder, guest};
 async fn host(call: &str) -> TestHost {
     let files = folder(&[("caller", &guest("caller")), ("probe", &guest("probe")), ("add", &add())]);
     std::fs::create_dir_all(files.path().join("data")).expect("made");
-    std::fs::write(files.path().join("data/grants.toml"), format!("version = 1\n[components.caller]\ncall = {call}\n")).expect("written");
+    std::fs::write(files.path().join("data/grants.toml"), format!("version = 1\n[components.caller]\ncall = {call}\n"))
+        .expect("written");
     TestHost::start_with(files, |config| config.engine.max_running = 2).await
 }
 
@@ -67,7 +68,10 @@ async fn taking_a_grant_away_takes_the_component_away() {
     let report = host.host.reloader().reload().await.expect("reloaded");
     let error = &report.failed["caller"];
     assert!(error.contains("add `call = [\"TOOL\"]` under `[components.caller]` in the grants file"), "{error}");
-    assert!(!host.tools().await.contains(&"caller_call".to_owned()), "a build serves on that its grant no longer covers");
+    assert!(
+        !host.tools().await.contains(&"caller_call".to_owned()),
+        "a build serves on that its grant no longer covers"
+    );
 }
 
 #[tokio::test]
@@ -76,5 +80,8 @@ async fn a_broken_grants_file_changes_nothing() {
     std::fs::write(host.folder.path().join("data/grants.toml"), "version = 1\nallow-all = true\n").expect("written");
     let report = host.host.reloader().reload().await.expect("reloaded");
     assert!(report.failed["grants"].contains("unknown field `allow-all`"), "{report:?}");
-    assert_eq!(host.text("caller_call", json!({ "tool": "add", "arguments": { "a": 1, "b": 2 } })).await, r#"{"result":3}"#);
+    assert_eq!(
+        host.text("caller_call", json!({ "tool": "add", "arguments": { "a": 1, "b": 2 } })).await,
+        r#"{"result":3}"#
+    );
 }

@@ -8,8 +8,10 @@ use crate::support::{PATIENCE, TestHost, answer, folder, guest, text_of};
 
 #[tokio::test]
 async fn running_calls_end_before_the_host_does() {
-    let host = TestHost::start_with(folder(&[("probe", &guest("probe"))]), |config| config.server.drain_ms = 10_000).await;
-    let call = tokio::spawn(host.modern("tools/call", json!({ "name": "probe_sleep", "arguments": { "ms": 500 } })).send());
+    let host =
+        TestHost::start_with(folder(&[("probe", &guest("probe"))]), |config| config.server.drain_ms = 10_000).await;
+    let call =
+        tokio::spawn(host.modern("tools/call", json!({ "name": "probe_sleep", "arguments": { "ms": 500 } })).send());
     host.until("it sleeps", async |host| host.host.registry().admission().waiting() == 1).await;
     tokio::time::timeout(PATIENCE, host.host.stop()).await.expect("stopped");
     assert_eq!(text_of(&answer(call.await.expect("joined").expect("an answer")).await), "slept 500 ms");

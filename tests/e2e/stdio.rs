@@ -42,7 +42,11 @@ impl Client {
     }
 
     async fn receive(&mut self) -> Value {
-        let line = tokio::time::timeout(PATIENCE, self.output.next_line()).await.expect("in time").expect("read").expect("a line");
+        let line = tokio::time::timeout(PATIENCE, self.output.next_line())
+            .await
+            .expect("in time")
+            .expect("read")
+            .expect("a line");
         serde_json::from_str(&line).unwrap_or_else(|_| panic!("not MCP on standard output: {line:?}"))
     }
 
@@ -53,7 +57,10 @@ impl Client {
 
     async fn leave(mut self) -> std::process::ExitStatus {
         drop(self.input.take());
-        tokio::time::timeout(PATIENCE, self.child.wait()).await.expect("it ends when its client leaves").expect("waited")
+        tokio::time::timeout(PATIENCE, self.child.wait())
+            .await
+            .expect("it ends when its client leaves")
+            .expect("waited")
     }
 }
 
@@ -61,7 +68,10 @@ impl Client {
 async fn both_eras_and_malformed_lines() {
     let mut client = Client::start();
     let discovered = client.ask(&modern_message("server/discover", json!({}))).await;
-    assert!(discovered["result"]["supportedVersions"].as_array().expect("versions").contains(&json!("2026-07-28")), "{discovered}");
+    assert!(
+        discovered["result"]["supportedVersions"].as_array().expect("versions").contains(&json!("2026-07-28")),
+        "{discovered}"
+    );
     for (line, code) in [("{", -32700), ("[]", -32600), ("7", -32600), (r#"{"jsonrpc":"2.0","id":1}"#, -32600)] {
         client.send(line).await;
         assert_eq!(client.receive().await["error"]["code"], code, "{line}");
@@ -69,7 +79,9 @@ async fn both_eras_and_malformed_lines() {
     let long = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"{}"}}"#, "x".repeat(5 << 20));
     client.send(&long).await;
     assert_eq!(client.receive().await["error"]["message"], "the line has more than 4194304 bytes");
-    let answer = client.ask(&modern_message("tools/call", json!({ "name": "probe_add", "arguments": { "a": 40, "b": 2 } }))).await;
+    let answer = client
+        .ask(&modern_message("tools/call", json!({ "name": "probe_add", "arguments": { "a": 40, "b": 2 } })))
+        .await;
     assert_eq!(text_of(&answer), r#"{"result":42}"#);
     assert!(client.leave().await.success());
 }

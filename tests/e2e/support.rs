@@ -86,7 +86,8 @@ impl TestHost {
         let mut insert = |name: &'static str, value: &str| {
             headers.insert(HeaderName::from_static(name), HeaderValue::from_str(value).expect("legal"));
         };
-        insert("mcp-protocol-version", "2026-07-28");
+        let version = &message["params"]["_meta"]["io.modelcontextprotocol/protocolVersion"];
+        insert("mcp-protocol-version", version.as_str().unwrap_or_default());
         insert("mcp-method", method);
         if let Some(name) = message.pointer("/params/name").and_then(Value::as_str) {
             insert("mcp-name", name);
@@ -96,7 +97,8 @@ impl TestHost {
 
     /// Calls a tool in the modern era; the JSON-RPC answer.
     pub async fn call(&self, tool: &str, arguments: Value) -> Value {
-        let response = self.modern("tools/call", json!({ "name": tool, "arguments": arguments })).send().await.expect("an answer");
+        let response =
+            self.modern("tools/call", json!({ "name": tool, "arguments": arguments })).send().await.expect("an answer");
         answer(response).await
     }
 
@@ -115,7 +117,11 @@ impl TestHost {
     /// Why components are not live, as one text.
     pub fn problems(&self) -> String {
         let catalog = self.host.registry().catalog(&mcpp::tenant::TenantId::local());
-        catalog.problems().map(|problem| format!("{}: {}", problem.component, problem.error)).collect::<Vec<_>>().join("\n")
+        catalog
+            .problems()
+            .map(|problem| format!("{}: {}", problem.component, problem.error))
+            .collect::<Vec<_>>()
+            .join("\n")
     }
 
     /// A metric's lines.
@@ -163,7 +169,11 @@ pub fn initialize_message() -> Value {
 pub fn modern_message(method: &str, mut params: Value) -> Value {
     let meta = json!({ "io.modelcontextprotocol/protocolVersion": "2026-07-28", "io.modelcontextprotocol/clientCapabilities": {} });
     match params.get_mut("_meta").and_then(Value::as_object_mut) {
-        Some(given) => given.extend(meta.as_object().cloned().unwrap_or_default()),
+        Some(given) => {
+            for (key, value) in meta.as_object().cloned().unwrap_or_default() {
+                given.entry(key).or_insert(value);
+            }
+        }
         None => params["_meta"] = meta,
     }
     json!({ "jsonrpc": "2.0", "id": 1, "method": method, "params": params })
@@ -177,9 +187,14 @@ pub async fn answer(response: reqwest::Response) -> Value {
 /// All messages of a response.
 pub async fn messages(response: reqwest::Response) -> Vec<Value> {
     let text = response.text().await.expect("the whole answer");
-    let events = text.lines().filter_map(|line| line.strip_prefix("data:")).map(str::trim).filter(|data| !data.is_empty());
+    let events =
+        text.lines().filter_map(|line| line.strip_prefix("data:")).map(str::trim).filter(|data| !data.is_empty());
     let parsed: Vec<Value> = events.map(|data| serde_json::from_str(data).expect("JSON")).collect();
-    if parsed.is_empty() { vec![serde_json::from_str(&text).unwrap_or_else(|_| panic!("neither JSON nor events: {text:?}"))] } else { parsed }
+    if parsed.is_empty() {
+        vec![serde_json::from_str(&text).unwrap_or_else(|_| panic!("neither JSON nor events: {text:?}"))]
+    } else {
+        parsed
+    }
 }
 
 /// What a tool said, in one line.

@@ -84,7 +84,10 @@ async fn other_files_are_left_alone() {
 
 #[tokio::test]
 async fn a_call_ends_on_the_revision_it_began_on() {
-    let slow = number("v", "(local $n i32) (loop $l (local.set $n (i32.add (local.get $n) (i32.const 1))) (br_if $l (i32.lt_u (local.get $n) (i32.const 400000000)))) i32.const 1");
+    let slow = number(
+        "v",
+        "(local $n i32) (loop $l (local.set $n (i32.add (local.get $n) (i32.const 1))) (br_if $l (i32.lt_u (local.get $n) (i32.const 400000000)))) i32.const 1",
+    );
     let host = TestHost::start(&[("v", &slow)]).await;
     let call = tokio::spawn(host.modern("tools/call", json!({ "name": "v" })).send());
     host.until("it runs", async |host| host.host.registry().admission().running() == 1).await;
@@ -143,7 +146,9 @@ async fn told(response: &mut reqwest::Response) -> Value {
             let chunk = response.chunk().await.expect("read").expect("the stream goes on");
             text.push_str(&String::from_utf8_lossy(&chunk));
             let lines = text.lines().filter_map(|line| line.strip_prefix("data:"));
-            let message = lines.filter_map(|data| serde_json::from_str::<Value>(data).ok()).find(|m| m["method"] == "notifications/tools/list_changed");
+            let message = lines
+                .filter_map(|data| serde_json::from_str::<Value>(data).ok())
+                .find(|m| m["method"] == "notifications/tools/list_changed");
             if let Some(message) = message {
                 return message;
             }

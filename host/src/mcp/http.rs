@@ -354,7 +354,7 @@ async fn post(app: &App, principal: Principal, request: Request) -> Response {
     parts.extensions.insert(signal.clone());
     let request = Request::from_parts(parts, Full::new(body));
     let response = PRINCIPAL.scope(principal, app.engine.handle(request)).await;
-    let mut response = shape(response.map(Body::new), envelope.id.as_ref()).await;
+    let mut response = shape(response.map(Body::new), Some(&envelope)).await;
     if let Some(retry_after_ms) = signal.raised() {
         metrics::counter!("mcpp_refused_total", "reason" => "busy").increment(1);
         *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
@@ -409,7 +409,7 @@ fn supply_method_header(headers: &mut HeaderMap, envelope: &Envelope) {
 }
 
 /// Turns an error text of the protocol engine into a JSON-RPC error with the request's id.
-async fn shape(response: Response, id: Option<&Value>) -> Response {
+async fn shape(response: Response, envelope: Option<&Envelope>) -> Response {
     let is_json = response
         .headers()
         .get(header::CONTENT_TYPE)
@@ -428,7 +428,14 @@ async fn shape(response: Response, id: Option<&Value>) -> Response {
         StatusCode::UNSUPPORTED_MEDIA_TYPE => (StatusCode::BAD_REQUEST, envelope::INVALID_PARAMS),
         status => (status, if status.is_server_error() { -32603 } else { TRANSPORT_ERROR }),
     };
-    let mut shaped = failure(status, id, code, text.trim());
+    let id = envelope.and_then(|envelope| envelope.id.as_ref());
+    let initializes = envelope.is_some_and(|envelope| envelope.method.as_deref() == Some("initialize"));
+    let mut shaped = if initializes && status == StatusCode::BAD_REQUEST {
+        // The engine did not recognize it, and so asked for the session that it would have opened.
+        failure(status, id, envelope::INVALID_PARAMS, "the params of `initialize` are not valid")
+    } else {
+        failure(status, id, code, text.trim())
+    };
     if let Some(allow) = parts.headers.get(header::ALLOW) {
         shaped.headers_mut().insert(header::ALLOW, allow.clone());
     }

@@ -149,10 +149,16 @@ impl Loader {
         files
     }
 
-    /// Everything there is to load.
-    pub fn sources(&self) -> Vec<Source> {
-        let built_in = self.config.built_in.iter().copied().map(Source::BuiltIn);
-        built_in.chain(self.files().into_iter().map(Source::File)).collect()
+    /// Everything there is to load, in waves: of two components with one name the earlier wave's has it. Built-in ones come first, then folder by folder.
+    pub fn sources(&self) -> Vec<Vec<Source>> {
+        let mut waves = vec![self.config.built_in.iter().copied().map(Source::BuiltIn).collect::<Vec<_>>()];
+        let mut files = self.files();
+        for folder in &self.config.folders {
+            let (here, elsewhere) = files.into_iter().partition(|path| path.parent() == Some(folder));
+            waves.push(Vec::into_iter(here).map(Source::File).collect());
+            files = elsewhere;
+        }
+        waves
     }
 
     /// Loads one component and makes it live; notes a problem if that fails.

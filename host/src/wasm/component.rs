@@ -158,7 +158,7 @@ pub enum LoadError {
 impl LoadError {
     /// Whether the file looks like one that is still being written.
     pub fn may_be_partial(&self) -> bool {
-        matches!(self, Self::Empty | Self::NotWasm | Self::Invalid(_))
+        matches!(self, Self::Empty | Self::NotWasm | Self::Invalid(_) | Self::NoTools(_))
     }
 }
 

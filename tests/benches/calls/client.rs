@@ -1,0 +1,77 @@
+//! An ordinary HTTP client: keep-alive, no tuning.
+
+use serde_json::{Value, json};
+
+/// A protocol era.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Era {
+    Modern,
+    Legacy,
+}
+
+pub(crate) struct Client {
+    http: reqwest::Client,
+    url: String,
+    session: Option<String>,
+}
+
+impl Client {
+    pub(crate) async fn connect(url: String, era: Era) -> Self {
+        let mut client = Self { http: reqwest::Client::new(), url, session: None };
+        if era == Era::Legacy {
+            client.session = Some(initialize(&client.http, &client.url).await);
+        }
+        client
+    }
+
+    pub(crate) async fn connect_and_call(url: String, tool: &'static str) -> Value {
+        Self::connect(url, Era::Modern).await.call(tool, &json!({})).await
+    }
+
+    /// Calls a tool; the JSON-RPC answer.
+    pub(crate) async fn call(&self, tool: &str, arguments: &Value) -> Value {
+        let mut params = json!({ "name": tool, "arguments": arguments });
+        let mut request = post(&self.http, &self.url);
+        match &self.session {
+            Some(session) => request = request.header("mcp-session-id", session).header("mcp-protocol-version", "2025-11-25"),
+            None => {
+                params["_meta"] =
+                    json!({ "io.modelcontextprotocol/protocolVersion": "2026-07-28", "io.modelcontextprotocol/clientCapabilities": {} });
+                request = request
+                    .header("mcp-protocol-version", "2026-07-28")
+                    .header("mcp-method", "tools/call")
+                    .header("mcp-name", tool);
+            }
+        }
+        let message = json!({ "jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params });
+        let text = request.body(message.to_string()).send().await.expect("an answer").text().await.expect("text");
+        let data = text.lines().filter_map(|line| line.strip_prefix("data:")).map(str::trim).rfind(|data| !data.is_empty());
+        serde_json::from_str(data.unwrap_or(&text)).unwrap_or_else(|_| panic!("no answer: {text:?}"))
+    }
+
+    /// Opens sessions and never comes back.
+    pub(crate) async fn abandon_sessions(url: String, count: usize) {
+        let http = reqwest::Client::new();
+        for _ in 0..count {
+            initialize(&http, &url).await;
+        }
+    }
+}
+
+fn post(http: &reqwest::Client, url: &str) -> reqwest::RequestBuilder {
+    http.post(url).header("content-type", "application/json").header("accept", "application/json, text/event-stream")
+}
+
+async fn initialize(http: &reqwest::Client, url: &str) -> String {
+    let message = json!({
+        "jsonrpc": "2.0", "id": 0, "method": "initialize",
+        "params": { "protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": { "name": "bench", "version": "0" } }
+    });
+    let response = post(http, url).body(message.to_string()).send().await.expect("an answer");
+    let session = response.headers()["mcp-session-id"].to_str().expect("text").to_owned();
+    response.text().await.expect("the whole answer");
+    let initialized = json!({ "jsonrpc": "2.0", "method": "notifications/initialized" });
+    let request = post(http, url).header("mcp-session-id", &session).header("mcp-protocol-version", "2025-11-25");
+    request.body(initialized.to_string()).send().await.expect("an answer");
+    session
+}

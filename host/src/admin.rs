@@ -33,7 +33,7 @@ pub struct Info {
     pub version: String,
     /// The process.
     pub pid: u32,
-    /// The MCP endpoint.
+    /// The MCP endpoint, or `stdio` for a host without one.
     pub url: String,
     /// Legacy sessions.
     pub sessions: usize,
@@ -191,7 +191,11 @@ async fn info(State(shared): State<Arc<Shared>>) -> Json<Info> {
     Json(Info {
         version: env!("CARGO_PKG_VERSION").into(),
         pid: std::process::id(),
-        url: format!("http://{}{}", shared.address, shared.config.server.mount_path),
+        url: if shared.config.server.http {
+            format!("http://{}{}", shared.address, shared.config.server.mount_path)
+        } else {
+            "stdio".into()
+        },
         sessions: shared.http.sessions(),
         calls: registry.calls(),
         instances: Instances { running: admission.running(), waiting: admission.waiting(), queued: admission.queued() },

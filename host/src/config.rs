@@ -45,6 +45,8 @@ pub struct Config {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ServerConfig {
+    /// Whether the HTTP door is open; a host that a client starts with `--stdio` opens none unless told where.
+    pub http: bool,
     /// Where to listen.
     pub listen: SocketAddr,
     /// The path of the MCP endpoint.
@@ -76,6 +78,7 @@ pub struct ServerConfig {
 impl Default for ServerConfig {
     fn default() -> Self {
         Self {
+            http: true,
             listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8000),
             mount_path: "/mcp".into(),
             name: "mcpp".into(),
@@ -285,7 +288,7 @@ impl Config {
             return invalid("server.max_body_depth is at most 100".into());
         }
         self.engine.check().map_err(ConfigError::Invalid)?;
-        if !server.listen.ip().is_loopback() && !server.allow_unauthenticated {
+        if server.http && !server.listen.ip().is_loopback() && !server.allow_unauthenticated {
             return invalid(format!(
                 "refusing to listen on {}: anyone who reaches it could call every tool, as no authentication is configured; listen on \
                  127.0.0.1, or set server.allow_unauthenticated = true (flag --allow-unauthenticated) if the network in front of it \
@@ -350,7 +353,7 @@ mod tests {
         let count = |section: &str| table.get(section).and_then(toml::Value::as_table).map_or(0, toml::Table::len);
         let shown =
             [count("server"), count("sessions"), count("tools"), count("engine"), count("limits"), count("log")];
-        assert_eq!(shown, [13, 4, 3, 5, 8, 2], "a key is missing from the example");
+        assert_eq!(shown, [14, 4, 3, 5, 8, 2], "a key is missing from the example");
     }
 
     #[test]

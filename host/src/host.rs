@@ -46,13 +46,8 @@ impl Host {
         std::fs::create_dir_all(&data_dir)
             .with_context(|| format!("cannot make the data directory {}", data_dir.display()))?;
         // The port first: a second host on one port should fail before it does any work.
-        let listener = TcpListener::bind(config.server.listen).await.with_context(|| {
-            format!(
-                "cannot listen on {}; is another host running? choose another port with --listen",
-                config.server.listen
-            )
-        })?;
-        let address = listener.local_addr()?;
+        let listener = if config.server.http { Some(listen(config.server.listen).await?) } else { None };
+        let address = listener.as_ref().map_or(Ok(config.server.listen), TcpListener::local_addr)?;
 
         let engine = Engine::new(&config.engine)?;
         let cache = Cache::open(&data_dir.join("compiled"), engine.wasmtime())
@@ -77,15 +72,13 @@ impl Host {
         let http = Arc::new(http);
         let socket = data_dir.join(admin::SOCKET);
         let admin = AdminDoor::new(config.clone(), address, endpoint.clone(), reloader.clone(), Arc::clone(&http));
-        let serving = vec![
-            tokio::spawn({
-                let (http, closing) = (Arc::clone(&http), closing.clone());
-                async move { http.serve(listener, closing).await }
-            }),
-            tokio::spawn(admin.serve(socket.clone(), stop.clone())),
-        ];
+        let mut serving = vec![tokio::spawn(admin.serve(socket.clone(), stop.clone()))];
+        if let Some(listener) = listener {
+            let (http, closing) = (Arc::clone(&http), closing.clone());
+            serving.push(tokio::spawn(async move { http.serve(listener, closing).await }));
+        }
         tracing::info!(
-            url = format!("http://{address}{}", config.server.mount_path),
+            url = if config.server.http { format!("http://{address}{}", config.server.mount_path) } else { "stdio".into() },
             tools = endpoint.registry().catalog(&TenantId::local()).tools().len(),
             problems = report.failed.len(),
             data = %data_dir.display(),
@@ -155,4 +148,9 @@ impl Host {
         }
         tracing::info!("stopped");
     }
+}
+
+async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    let advice = || format!("cannot listen on {address}; is another host running? choose another port with --listen");
+    TcpListener::bind(address).await.with_context(advice)
 }

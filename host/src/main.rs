@@ -5,6 +5,10 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use mcpp::cli::Cli;
 
+/// A call allocates a few hundred small things and frees them on another thread; this allocator is made for that, and gives memory back.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     // One TLS implementation for every connection the program makes; a second installation is not possible here.

@@ -1,7 +1,8 @@
 //! The engine: one per process, shared by all tenants and components.
 //!
-//! It owns the pool of instance slots, the epoch clock that interrupts running guests, and the threads on which guests run. Guests have threads of
-//! their own, so that a guest that computes without pause competes with other guests and never with the doors.
+//! It owns the pool of instance slots, the epoch clock that interrupts running guests, and the threads on which long ones run. A call begins where its door is, which
+//! spares it a change of threads; a guest that is not done after its first slice moves to the guests' own threads, so that one that computes without
+//! pause competes with other guests and never with the doors.
 
 pub mod admission;
 pub mod bindings;
@@ -16,13 +17,24 @@ pub mod schema;
 pub mod state;
 pub mod value;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc, OnceLock, Weak,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread::Thread,
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 use wasmtime::{Enabled, InstanceAllocationStrategy, PoolingAllocationConfig};
 
-/// How often running guests are asked whether they should stop, and made to yield.
-pub const EPOCH: Duration = Duration::from_millis(10);
+/// The tick of the clock that interrupts running guests. A guest's first slice is one tick long, on the thread of the door that called it.
+pub const EPOCH: Duration = Duration::from_millis(2);
+/// Every further slice, on a guests' thread, in ticks: how often a running guest is asked whether it should stop, and made to yield.
+pub const SLICE: u64 = 5;
+/// How long the clock goes on ticking after the last guest ended.
+const CLOCK_LINGERS: u32 = 50;
 /// Stack of a guest, in bytes; deeper recursion traps.
 pub const MAX_WASM_STACK_BYTES: usize = 512 << 10;
 /// Stack of a guest and of the host functions it calls, in bytes.
@@ -81,6 +93,7 @@ impl EngineConfig {
 pub struct Engine {
     engine: wasmtime::Engine,
     guests: Arc<GuestThreads>,
+    clock: Arc<Clock>,
 }
 
 impl std::fmt::Debug for Engine {
@@ -113,8 +126,9 @@ impl Engine {
     pub fn new(config: &EngineConfig) -> Result<Self, EngineError> {
         let engine = wasmtime::Engine::new(&engine_config(config))
             .map_err(|source| EngineError::Engine { slots: config.slots(), source: source.into() })?;
-        start_epoch_clock(&engine).map_err(EngineError::Threads)?;
-        Ok(Self { engine, guests: Arc::new(GuestThreads::start(config.guest_threads).map_err(EngineError::Threads)?) })
+        let clock = Clock::start(&engine).map_err(EngineError::Threads)?;
+        let guests = Arc::new(GuestThreads::start(config.guest_threads).map_err(EngineError::Threads)?);
+        Ok(Self { engine, guests, clock })
     }
 
     /// The engine itself.
@@ -164,16 +178,71 @@ fn engine_config(config: &EngineConfig) -> wasmtime::Config {
     wasm
 }
 
-fn start_epoch_clock(engine: &wasmtime::Engine) -> std::io::Result<()> {
-    let engine = engine.weak();
-    let tick = move || {
-        while let Some(engine) = engine.upgrade() {
-            engine.increment_epoch();
-            drop(engine);
+/// The epoch clock: a thread that ticks while there are guests and sleeps while there are none.
+#[derive(Debug)]
+struct Clock {
+    guests: AtomicUsize,
+    thread: OnceLock<Thread>,
+}
+
+impl Clock {
+    fn start(engine: &wasmtime::Engine) -> std::io::Result<Arc<Self>> {
+        let clock = Arc::new(Self { guests: AtomicUsize::new(0), thread: OnceLock::new() });
+        let (engine, weak) = (engine.weak(), Arc::downgrade(&clock));
+        let thread = std::thread::Builder::new().name("mcpp-epoch".into()).spawn(move || tick(&engine, &weak))?;
+        let _first = clock.thread.set(thread.thread().clone());
+        Ok(clock)
+    }
+
+    fn wake(&self) {
+        if let Some(thread) = self.thread.get() {
+            thread.unpark();
+        }
+    }
+}
+
+impl Drop for Clock {
+    fn drop(&mut self) {
+        self.wake();
+    }
+}
+
+/// Ticks until the engine or the clock is gone.
+#[expect(clippy::disallowed_methods, reason = "a thread of its own")]
+fn tick(engine: &wasmtime::EngineWeak, clock: &Weak<Clock>) {
+    let mut idle = 0;
+    loop {
+        let (Some(engine), Some(clock)) = (engine.upgrade(), clock.upgrade()) else { return };
+        engine.increment_epoch();
+        idle = if clock.guests.load(Ordering::SeqCst) == 0 { idle + 1 } else { 0 };
+        drop((engine, clock));
+        if idle > CLOCK_LINGERS {
+            idle = 0;
+            std::thread::park();
+        } else {
             std::thread::sleep(EPOCH);
         }
-    };
-    std::thread::Builder::new().name("mcpp-epoch".into()).spawn(tick).map(drop)
+    }
+}
+
+/// A guest that exists; while there is one, the clock ticks.
+#[derive(Debug)]
+pub struct Alive(Arc<Clock>);
+
+impl Engine {
+    /// Counts a guest for as long as the answer lives.
+    pub fn alive(&self) -> Alive {
+        if self.clock.guests.fetch_add(1, Ordering::SeqCst) == 0 {
+            self.clock.wake();
+        }
+        Alive(Arc::clone(&self.clock))
+    }
+}
+
+impl Drop for Alive {
+    fn drop(&mut self) {
+        self.0.guests.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 /// The runtime that polls guests. Dropping it leaves running guests to their deadline instead of waiting for them.

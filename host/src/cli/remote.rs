@@ -99,8 +99,12 @@ pub(super) struct Call {
 
 impl Call {
     pub(super) async fn run(self) -> anyhow::Result<u8> {
-        let arguments = arguments(&self.arguments)?;
+        let given = Given::parse(&self.arguments)?;
         let client = self.server.connect(Arc::new(show_progress)).await?;
+        let arguments = match given {
+            Given::Object(object) => object,
+            Given::Pairs(pairs) => typed(pairs, &input_schema(&client, &self.tool).await?),
+        };
         let answer = client.call(&self.tool, arguments).await;
         client.close().await;
         let answer = answer?;
@@ -133,24 +137,50 @@ fn show_progress(done: f64, total: Option<f64>, message: Option<&str>) {
     }
 }
 
-fn arguments(given: &[String]) -> anyhow::Result<Map<String, Value>> {
-    let object = |text: &str| match serde_json::from_str(text) {
-        Ok(Value::Object(object)) => Ok(object),
-        Ok(_) => anyhow::bail!("the arguments must be a JSON object, such as '{{\"text\":\"hello\"}}'"),
-        Err(error) => Err(error).context("the arguments are not JSON"),
-    };
-    match given {
-        [] => Ok(Map::new()),
-        [only] if only == "-" => object(&std::io::read_to_string(std::io::stdin())?),
-        [only] if only.trim_start().starts_with('{') => object(only),
-        pairs => pairs.iter().map(|pair| parse_pair(pair)).collect(),
+/// The arguments as they were typed.
+#[derive(Debug, PartialEq)]
+enum Given {
+    Object(Map<String, Value>),
+    Pairs(Vec<(String, String)>),
+}
+
+impl Given {
+    fn parse(given: &[String]) -> anyhow::Result<Self> {
+        let object = |text: &str| match serde_json::from_str(text) {
+            Ok(Value::Object(object)) => Ok(Self::Object(object)),
+            Ok(_) => anyhow::bail!("the arguments must be a JSON object, such as '{{\"text\":\"hello\"}}'"),
+            Err(error) => Err(error).context("the arguments are not JSON"),
+        };
+        match given {
+            [] => Ok(Self::Object(Map::new())),
+            [only] if only == "-" => object(&std::io::read_to_string(std::io::stdin())?),
+            [only] if only.trim_start().starts_with('{') => object(only),
+            pairs => pairs.iter().map(|pair| split_pair(pair)).collect::<anyhow::Result<_>>().map(Self::Pairs),
+        }
     }
 }
 
-fn parse_pair(pair: &str) -> anyhow::Result<(String, Value)> {
+fn split_pair(pair: &str) -> anyhow::Result<(String, String)> {
     let (key, value) =
         pair.split_once('=').with_context(|| format!("{pair:?} is neither a JSON object nor KEY=VALUE"))?;
-    Ok((key.to_owned(), serde_json::from_str(value).unwrap_or_else(|_| Value::String(value.to_owned()))))
+    Ok((key.to_owned(), value.to_owned()))
+}
+
+async fn input_schema(client: &Client, tool: &str) -> anyhow::Result<Value> {
+    let tools = client.tools().await?;
+    let tool = tools.into_iter().find(|listed| listed.get("name").and_then(Value::as_str) == Some(tool));
+    Ok(tool.and_then(|tool| tool.get("inputSchema").cloned()).unwrap_or_default())
+}
+
+/// A value is text where the tool wants text; elsewhere it is JSON if it can be.
+fn typed(pairs: Vec<(String, String)>, schema: &Value) -> Map<String, Value> {
+    let wants_text = |key: &str| {
+        schema.get("properties").and_then(|all| all.get(key)?.get("type")).and_then(Value::as_str) == Some("string")
+    };
+    let value = |key: &str, text: String| {
+        if wants_text(key) { Value::String(text) } else { serde_json::from_str(&text).unwrap_or(Value::String(text)) }
+    };
+    pairs.into_iter().map(|(key, text)| (key.clone(), value(&key, text))).collect()
 }
 
 #[cfg(test)]
@@ -159,17 +189,23 @@ mod tests {
 
     use super::*;
 
+    fn parse(given: &[&str]) -> anyhow::Result<Given> {
+        Given::parse(&given.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>())
+    }
+
     #[test]
     fn arguments_come_in_three_forms() {
-        let parse = |given: &[&str]| arguments(&given.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>());
-        assert_eq!(parse(&[]).ok(), Some(Map::new()));
-        assert_eq!(parse(&[r#"{"a":1}"#]).map(Value::Object).ok(), Some(json!({ "a": 1 })));
-        assert_eq!(
-            parse(&["a=1", "b=x y", "c=[1,2]", "d=a=b", "e="]).map(Value::Object).ok(),
-            Some(json!({ "a": 1, "b": "x y", "c": [1, 2], "d": "a=b", "e": "" }))
-        );
+        assert_eq!(parse(&[]).ok(), Some(Given::Object(Map::new())));
+        assert_eq!(parse(&[r#"{"a":1}"#]).ok(), json!({ "a": 1 }).as_object().cloned().map(Given::Object));
         for bad in [&["{"][..], &["[1]"], &["a"]] {
             assert!(parse(bad).is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn pairs_take_the_types_that_the_tool_wants() {
+        let schema = json!({ "properties": { "t": { "type": "string" }, "n": { "type": "integer" } } });
+        let Ok(Given::Pairs(pairs)) = parse(&["t=5", "n=5", "x=[1,2]", "d=a=b", "e="]) else { panic!("pairs") };
+        assert_eq!(Value::Object(typed(pairs, &schema)), json!({ "t": "5", "n": 5, "x": [1, 2], "d": "a=b", "e": "" }));
     }
 }

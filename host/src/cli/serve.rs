@@ -73,10 +73,8 @@ impl Serve {
         }
         config.tools.folders.extend(self.tools);
         config.server.allow_unauthenticated |= self.allow_unauthenticated;
-        if self.stdio && self.listen.is_none() {
-            // Several clients may each start a host of their own: their HTTP ports must not collide.
-            config.server.listen.set_port(0);
-        }
+        // Several clients may each start a host of their own, and none of them asked for a port.
+        config.server.http &= !self.stdio || self.listen.is_some();
         Ok(config)
     }
 }

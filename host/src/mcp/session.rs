@@ -30,7 +30,7 @@ use tokio::time::Instant;
 use crate::{call::LogLevel, config::SessionConfig, tenant::Principal};
 
 /// Workers at once; above it the idle ones are parked without delay.
-const MAX_WORKERS: usize = 1_024;
+const MAX_WORKERS: usize = 256;
 /// A session whose client left an answer unread is kept whole this long, so that it can come back for the rest.
 const RESUME_TIME: Duration = Duration::from_secs(60);
 
@@ -391,5 +391,51 @@ impl SessionStore for Manager {
     async fn delete(&self, id: &str) -> Result<(), StoreError> {
         self.0.records().remove(id);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tenant::TenantId;
+
+    fn principal(tenant: &str, subject: &str) -> Principal {
+        Principal { tenant: TenantId::new(tenant).expect("legal"), subject: subject.into(), ..Principal::local_user() }
+    }
+
+    #[tokio::test]
+    async fn a_session_exists_for_its_principal_only() {
+        let sessions = Sessions::new(SessionConfig { max_per_principal: 1, ..SessionConfig::default() });
+        let (alice, eve, other) = (principal("a", "alice"), principal("a", "eve"), principal("b", "alice"));
+        let opened = PRINCIPAL.scope(alice.clone(), Manager(Arc::clone(&sessions)).create_session()).await;
+        let (id, _transport) = opened.expect("opened");
+        assert!(sessions.belongs_to(&id, &alice));
+        assert!(!sessions.belongs_to(&id, &eve), "an id alone is not enough");
+        assert!(!sessions.belongs_to(&id, &other), "nor is the same name in another tenant");
+        assert!(matches!(sessions.check_room(&alice), Err(Full::Principal(1))));
+        assert!(sessions.check_room(&eve).is_ok(), "one principal's sessions are not another's");
+    }
+
+    #[tokio::test]
+    async fn only_what_is_idle_is_parked() {
+        let sessions = Sessions::new(SessionConfig::default());
+        let manager = Manager(Arc::clone(&sessions));
+        let (id, _transport) = manager.create_session().await.expect("opened");
+        sessions.park_idle(Duration::ZERO).await;
+        assert!(manager.has_session(&id).await.expect("known"), "it is not initialized yet");
+        let state = serde_json::from_value(
+            serde_json::json!({ "protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": { "name": "t", "version": "0" } }),
+        );
+        manager.store(&id, &SessionState::new(state.expect("parameters"))).await.expect("stored");
+        let busy = sessions.busy(&id).expect("known");
+        sessions.park_idle(Duration::ZERO).await;
+        assert!(manager.has_session(&id).await.expect("known"), "a call of it runs");
+        drop(busy);
+        sessions.park_idle(Duration::ZERO).await;
+        assert!(!manager.has_session(&id).await.expect("known"));
+        assert!(manager.load(&id).await.expect("loaded").is_some(), "its record stays");
+        // The worker that was parked reports its end: that is not the session's.
+        manager.close_session(&id).await.expect("closed");
+        assert_eq!(sessions.len(), 1);
     }
 }

@@ -7,7 +7,7 @@ use std::{
     future::Future,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -33,6 +33,7 @@ pub struct Control {
     log_bytes: AtomicU64,
     host_calls: AtomicU64,
     stopped: OnceLock<CallError>,
+    long: AtomicBool,
 }
 
 impl Control {
@@ -46,6 +47,7 @@ impl Control {
             log_bytes: AtomicU64::new(0),
             host_calls: AtomicU64::new(0),
             stopped: OnceLock::new(),
+            long: AtomicBool::new(false),
         })
     }
 
@@ -83,6 +85,16 @@ impl Control {
     /// Stops the call because a budget ran out.
     pub fn exceed(&self, budget: Budget, limit: u64) -> wasmtime::Error {
         self.stop(CallError::BudgetExceeded { budget, limit })
+    }
+
+    /// Notes that the guest has used a slice of time.
+    pub fn note_slice(&self) {
+        self.long.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the guest has used its first slice of time.
+    pub fn is_long(&self) -> bool {
+        self.long.load(Ordering::Relaxed)
     }
 
     /// Asked at every epoch: may the guest go on?

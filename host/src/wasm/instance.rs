@@ -1,15 +1,20 @@
-//! One instance: made for a call, run on the guests' threads, and gone with it.
+//! One instance: made for a call, run on a task of its own, and gone with it.
 //!
 //! The guest's future is never dropped while it runs: it is stopped from inside, by the epoch callback or the host call it is in, and awaited. Only a guest that does not
 //! end within a grace after it was told to is dropped, and counted.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use serde_json::Value;
 use wasmtime::{CallHook, Store, Trap, UpdateDeadline, component::InstancePre};
 
 use super::{
-    Engine, MAX_WASM_STACK_BYTES,
+    Engine, MAX_WASM_STACK_BYTES, SLICE,
     bindings::{ComponentPre, exports::mcpp::tool::tools::Tool as WitTool, mcpp::tool::types},
     control::{Control, Stopped},
     plain::PlainFunction,
@@ -80,7 +85,7 @@ pub async fn call(
         let cost = Cost { memory_bytes: store.data().memory_bytes(), host_calls: store.data().control.host_calls() };
         (result.and_then(|outcome| outcome.map_err(Failure::Call)), cost)
     };
-    match on_guest_thread(engine, guest, Arc::clone(&control)).await {
+    match run_guest(engine, guest, Arc::clone(&control)).await {
         Some((result, cost)) => (settle(result, &control).and_then(|result| within_budget(result, &control)), cost),
         None => (Err(control.stopped().unwrap_or(CallError::Cancelled)), Cost::default()),
     }
@@ -98,7 +103,7 @@ pub async fn list(
         let instance = component.instantiate_async(&mut store).await?;
         Ok(instance.mcpp_tool_tools().call_list(&mut store).await?)
     };
-    match on_guest_thread(engine, guest, Arc::clone(&control)).await {
+    match run_guest(engine, guest, Arc::clone(&control)).await {
         Some(result) => settle(result, &control),
         None => Err(control.stopped().unwrap_or(CallError::Cancelled)),
     }
@@ -122,8 +127,10 @@ fn new_store(engine: &Engine, component: &Arc<str>, control: &Arc<Control>, runn
     store.set_hostcall_fuel(usize::try_from(control.limits().output_bytes).unwrap_or(usize::MAX));
     store.set_epoch_deadline(1);
     store.epoch_deadline_callback(|context| {
-        context.data().control.check()?;
-        Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now())))
+        let control = &context.data().control;
+        control.check()?;
+        control.note_slice();
+        Ok(UpdateDeadline::YieldCustom(SLICE, Box::pin(tokio::task::yield_now())))
     });
     store.call_hook(|context, hook| match hook {
         CallHook::CallingHost => context.data().control.charge_host_call(),
@@ -132,18 +139,29 @@ fn new_store(engine: &Engine, component: &Arc<str>, control: &Arc<Control>, runn
     store
 }
 
-/// Runs `guest` to its end on the guests' threads; `None` if it had to be dropped after the grace.
-async fn on_guest_thread<T: Send + 'static>(
+/// Runs `guest` to its end on a task of its own; `None` if it had to be dropped after the grace. It begins here and moves to the guests' threads
+/// when its first slice is over.
+async fn run_guest<T: Send + 'static>(
     engine: &Engine,
     guest: impl Future<Output = T> + Send + 'static,
     control: Arc<Control>,
 ) -> Option<T> {
-    let task = engine.spawn(async move {
+    let alive = engine.alive();
+    let on_guest_threads = engine.clone();
+    let watched = Arc::clone(&control);
+    let guest = Box::pin(async move {
         let mut guest = std::pin::pin!(guest);
         tokio::select! {
             biased;
             output = &mut guest => Some(output),
-            () = overdue(&control) => None,
+            () = overdue(&watched) => None,
+        }
+    });
+    let task = tokio::spawn(async move {
+        let _alive = alive;
+        match (FirstSlice { guest: Some(guest), control }).await {
+            Ok(output) => output,
+            Err(rest) => on_guest_threads.spawn(rest).await.ok().flatten(),
         }
     });
     let output = task.await.ok().flatten();
@@ -152,6 +170,27 @@ async fn on_guest_thread<T: Send + 'static>(
         tracing::error!("a guest did not end within {GRACE:?} of being stopped and was dropped");
     }
     output
+}
+
+/// Polls a guest until it ends, or gives it back when it has used its first slice.
+struct FirstSlice<F> {
+    guest: Option<Pin<Box<F>>>,
+    control: Arc<Control>,
+}
+
+impl<F: Future> Future for FirstSlice<F> {
+    type Output = Result<F::Output, Pin<Box<F>>>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let Some(guest) = &mut self.guest else { return Poll::Pending };
+        match guest.as_mut().poll(context) {
+            Poll::Ready(output) => Poll::Ready(Ok(output)),
+            Poll::Pending if self.control.is_long() => {
+                self.guest.take().map_or(Poll::Pending, |rest| Poll::Ready(Err(rest)))
+            }
+            Poll::Pending => Poll::Pending,
+        }
+    }
 }
 
 async fn overdue(control: &Control) {

@@ -33,10 +33,11 @@ impl Client {
         let mut params = json!({ "name": tool, "arguments": arguments });
         let mut request = post(&self.http, &self.url);
         match &self.session {
-            Some(session) => request = request.header("mcp-session-id", session).header("mcp-protocol-version", "2025-11-25"),
+            Some(session) => {
+                request = request.header("mcp-session-id", session).header("mcp-protocol-version", "2025-11-25")
+            }
             None => {
-                params["_meta"] =
-                    json!({ "io.modelcontextprotocol/protocolVersion": "2026-07-28", "io.modelcontextprotocol/clientCapabilities": {} });
+                params["_meta"] = json!({ "io.modelcontextprotocol/protocolVersion": "2026-07-28", "io.modelcontextprotocol/clientCapabilities": {} });
                 request = request
                     .header("mcp-protocol-version", "2026-07-28")
                     .header("mcp-method", "tools/call")
@@ -45,7 +46,8 @@ impl Client {
         }
         let message = json!({ "jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params });
         let text = request.body(message.to_string()).send().await.expect("an answer").text().await.expect("text");
-        let data = text.lines().filter_map(|line| line.strip_prefix("data:")).map(str::trim).rfind(|data| !data.is_empty());
+        let data =
+            text.lines().filter_map(|line| line.strip_prefix("data:")).map(str::trim).rfind(|data| !data.is_empty());
         serde_json::from_str(data.unwrap_or(&text)).unwrap_or_else(|_| panic!("no answer: {text:?}"))
     }
 

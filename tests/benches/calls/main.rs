@@ -48,7 +48,8 @@ async fn run(as_json: bool) {
     rows.extend(starts().await);
     rows.extend(sessions().await);
     if as_json {
-        let rows: Vec<Value> = rows.iter().map(|row| json!({ "what": row.what, "value": row.value, "unit": row.unit })).collect();
+        let rows: Vec<Value> =
+            rows.iter().map(|row| json!({ "what": row.what, "value": row.value, "unit": row.unit })).collect();
         println!("{}", serde_json::to_string_pretty(&rows).expect("JSON"));
         return;
     }
@@ -96,7 +97,14 @@ async fn time_calls(client: &Client, tool: &str, arguments: &Value, calls: usize
 }
 
 /// p50, p99 and CPU of one kind of call on one server.
-async fn measure(rows: &mut Vec<Row>, name: &str, server: &Server, era: Era, tool: &str, arguments: Value) -> (f64, f64) {
+async fn measure(
+    rows: &mut Vec<Row>,
+    name: &str,
+    server: &Server,
+    era: Era,
+    tool: &str,
+    arguments: Value,
+) -> (f64, f64) {
     let client = Client::connect(server.url(), era).await;
     let before = server.cpu();
     let times = time_calls(&client, tool, &arguments, CALLS).await;
@@ -110,15 +118,31 @@ async fn measure(rows: &mut Vec<Row>, name: &str, server: &Server, era: Era, too
 
 async fn calls() -> Vec<Row> {
     let mut rows = Vec::new();
-    let (mcpp, rmcp, axum) = (Server::mcpp(&[("add", &add())]).await, Server::native("serve-rmcp").await, Server::native("serve-axum").await);
+    let (mcpp, rmcp, axum) = (
+        Server::mcpp(&[("add", &add())]).await,
+        Server::native("serve-rmcp").await,
+        Server::native("serve-axum").await,
+    );
     let numbers = json!({ "a": 40, "b": 2 });
     measure(&mut rows, "bare axum handler, modern", &axum, Era::Modern, "add", numbers.clone()).await;
-    let native = measure(&mut rows, "rmcp's own server, native tool, modern", &rmcp, Era::Modern, "add", numbers.clone()).await;
+    let native =
+        measure(&mut rows, "rmcp's own server, native tool, modern", &rmcp, Era::Modern, "add", numbers.clone()).await;
     let plain = measure(&mut rows, "mcpp, plain Wasm tool, modern", &mcpp, Era::Modern, "add", numbers.clone()).await;
-    let sdk = measure(&mut rows, "mcpp, SDK Wasm tool, modern", &mcpp, Era::Modern, "text_statistics", json!({ "text": "hello" })).await;
-    let native_legacy = measure(&mut rows, "rmcp's own server, native tool, legacy", &rmcp, Era::Legacy, "add", numbers.clone()).await;
+    let sdk = measure(
+        &mut rows,
+        "mcpp, SDK Wasm tool, modern",
+        &mcpp,
+        Era::Modern,
+        "text_statistics",
+        json!({ "text": "hello" }),
+    )
+    .await;
+    let native_legacy =
+        measure(&mut rows, "rmcp's own server, native tool, legacy", &rmcp, Era::Legacy, "add", numbers.clone()).await;
     let legacy = measure(&mut rows, "mcpp, plain Wasm tool, legacy", &mcpp, Era::Legacy, "add", numbers).await;
-    for (name, wasm, native) in [("plain, modern", plain, native), ("SDK, modern", sdk, native), ("plain, legacy", legacy, native_legacy)] {
+    for (name, wasm, native) in
+        [("plain, modern", plain, native), ("SDK, modern", sdk, native), ("plain, legacy", legacy, native_legacy)]
+    {
         rows.push(row(format!("Wasm over native ({name}): p50 more"), wasm.0 - native.0, "µs"));
         rows.push(row(format!("Wasm over native ({name}): CPU more"), wasm.1 - native.1, "µs"));
         rows.push(row(format!("Wasm over native ({name}): p50 ratio"), wasm.0 / native.0, "×"));

@@ -1,4 +1,4 @@
-//! One instance: made for a call, run on a task of its own, and gone with it.
+//! One instance: made for a call, and gone with it.
 //!
 //! The guest's future is never dropped while it runs: it is stopped from inside, by the epoch callback or the host call it is in, and awaited. Only a guest that does not
 //! end within a grace after it was told to is dropped, and counted.
@@ -139,17 +139,17 @@ fn new_store(engine: &Engine, component: &Arc<str>, control: &Arc<Control>, runn
     store
 }
 
-/// Runs `guest` to its end on a task of its own; `None` if it had to be dropped after the grace. It begins here and moves to the guests' threads
-/// when its first slice is over.
+/// Runs `guest` to its end; `None` if it had to be dropped after the grace. It begins on the caller's task, which spares the call a change of
+/// threads, and moves to the guests' threads when its first slice is over, or when the caller goes away.
 async fn run_guest<T: Send + 'static>(
     engine: &Engine,
     guest: impl Future<Output = T> + Send + 'static,
     control: Arc<Control>,
 ) -> Option<T> {
     let alive = engine.alive();
-    let on_guest_threads = engine.clone();
     let watched = Arc::clone(&control);
     let guest = Box::pin(async move {
+        let _alive = alive;
         let mut guest = std::pin::pin!(guest);
         tokio::select! {
             biased;
@@ -157,14 +157,10 @@ async fn run_guest<T: Send + 'static>(
             () = overdue(&watched) => None,
         }
     });
-    let task = tokio::spawn(async move {
-        let _alive = alive;
-        match (FirstSlice { guest: Some(guest), control }).await {
-            Ok(output) => output,
-            Err(rest) => on_guest_threads.spawn(rest).await.ok().flatten(),
-        }
-    });
-    let output = task.await.ok().flatten();
+    let output = match (FirstSlice { guest: Some(guest), engine, control: &control }).await {
+        Ok(output) => output,
+        Err(rest) => engine.spawn(rest).await.ok().flatten(),
+    };
     if output.is_none() {
         metrics::counter!("mcpp_guests_dropped_total").increment(1);
         tracing::error!("a guest did not end within {GRACE:?} of being stopped and was dropped");
@@ -173,22 +169,36 @@ async fn run_guest<T: Send + 'static>(
 }
 
 /// Polls a guest until it ends, or gives it back when it has used its first slice.
-struct FirstSlice<F> {
+struct FirstSlice<'a, F: Future<Output: Send> + Send + 'static> {
     guest: Option<Pin<Box<F>>>,
-    control: Arc<Control>,
+    engine: &'a Engine,
+    control: &'a Control,
 }
 
-impl<F: Future> Future for FirstSlice<F> {
+impl<F: Future<Output: Send> + Send + 'static> Future for FirstSlice<'_, F> {
     type Output = Result<F::Output, Pin<Box<F>>>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let Some(guest) = &mut self.guest else { return Poll::Pending };
         match guest.as_mut().poll(context) {
-            Poll::Ready(output) => Poll::Ready(Ok(output)),
+            Poll::Ready(output) => {
+                self.guest = None;
+                Poll::Ready(Ok(output))
+            }
             Poll::Pending if self.control.is_long() => {
                 self.guest.take().map_or(Poll::Pending, |rest| Poll::Ready(Err(rest)))
             }
             Poll::Pending => Poll::Pending,
+        }
+    }
+}
+
+/// A guest whose caller goes away is not dropped: it is told to stop and ends by itself.
+impl<F: Future<Output: Send> + Send + 'static> Drop for FirstSlice<'_, F> {
+    fn drop(&mut self) {
+        if let Some(rest) = self.guest.take() {
+            self.control.cancel_token().cancel();
+            drop(self.engine.spawn(rest));
         }
     }
 }

@@ -27,7 +27,7 @@ use self::{
 /// Calls that are timed, after a tenth as many that are not.
 const CALLS: usize = 4_000;
 /// Abandoned sessions.
-const SESSIONS: usize = 10_000;
+const SESSIONS: usize = 40_000;
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();

@@ -3,6 +3,14 @@
 //! Hostile guests are component text, so that the sandbox's tests need no guest toolchain; `probe` and `caller` are real SDK components.
 
 #![allow(unreachable_pub, reason = "helpers of one binary; `pub` says that other modules use them")]
+#![allow(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::type_complexity,
+    reason = "a test stops at the first surprise, and so do its helpers"
+)]
 
 mod support;
 

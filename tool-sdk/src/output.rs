@@ -113,7 +113,7 @@ impl<T: Serialize + JsonSchema> IntoOutput for T {
             schema.remove("$schema");
             schema.remove("$defs")
         });
-        let mut schema = if is_object::<T>(&schema) {
+        let mut schema = if is_object(&schema) {
             schema
         } else {
             json!({ "type": "object", "properties": { "result": schema }, "required": ["result"] })
@@ -130,7 +130,7 @@ impl<T: Serialize + JsonSchema> IntoOutput for T {
             Value::String(text) => vec![Content::Text(text.clone())],
             _ => Vec::new(),
         };
-        let structured = if value.is_object() && is_object::<T>(&T::json_schema(&mut Default::default()).to_value()) {
+        let structured = if value.is_object() && is_object(&T::json_schema(&mut Default::default()).to_value()) {
             value
         } else {
             json!({ "result": value })
@@ -140,7 +140,7 @@ impl<T: Serialize + JsonSchema> IntoOutput for T {
 }
 
 /// Whether the type is one of objects, which MCP takes as structured content; the schema and the value must agree on it.
-fn is_object<T>(schema: &Value) -> bool {
+fn is_object(schema: &Value) -> bool {
     schema.get("type").and_then(Value::as_str) == Some("object")
 }
 

@@ -79,9 +79,14 @@ pub struct TraceContext {
 impl TraceContext {
     /// A new trace.
     pub fn root() -> Self {
-        let mut trace_id = [0; 16];
-        fill_random(&mut trace_id);
-        Self { trace_id, span_id: new_span_id(), sampled: false }
+        // One question to the system for both ids: this runs at every call.
+        let mut ids = [0; 24];
+        fill_random(&mut ids);
+        let (mut trace_id, mut span_id) = ([0; 16], [0; 8]);
+        let (trace, span) = ids.split_at(trace_id.len());
+        trace_id.copy_from_slice(trace);
+        span_id.copy_from_slice(span);
+        Self { trace_id, span_id, sampled: false }
     }
 
     /// Continues the trace of a `traceparent` (W3C Trace Context, version 00); a malformed one starts a new trace, as the standard demands.

@@ -27,7 +27,7 @@ use self::{
 /// Calls that are timed, after a tenth as many that are not.
 const CALLS: usize = 4_000;
 /// Abandoned sessions.
-const SESSIONS: usize = 40_000;
+const SESSIONS: usize = 15_000;
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -214,8 +214,7 @@ async fn starts() -> Vec<Row> {
 
 async fn sessions() -> Vec<Row> {
     let mcpp = Server::mcpp(&[]).await;
-    Client::abandon_sessions(mcpp.url(), 500).await;
-    tokio::time::sleep(Duration::from_secs(6)).await;
+    Client::abandon_sessions(mcpp.url(), 1).await;
     let before = mcpp.resident_bytes();
     Client::abandon_sessions(mcpp.url(), SESSIONS).await;
     let opened = mcpp.resident_bytes();

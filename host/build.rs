@@ -9,17 +9,15 @@ use std::{
     process::{Command, exit},
 };
 
-/// The components to embed, by package; each is a folder of `tools/`. Libraries that tools share are not listed.
-const COMPONENTS: [&str; 1] = ["text"];
-
 fn main() {
     let root = folder("CARGO_MANIFEST_DIR").join("..");
     for watched in ["tools", "tool-sdk", "wit"] {
         println!("cargo::rerun-if-changed={}", root.join(watched).display());
     }
     println!("cargo::rerun-if-env-changed=MCPP_NO_RUSTUP");
-    let components = build(&root);
-    let list: String = COMPONENTS
+    let names = components(&root.join("tools"));
+    let components = build(&root, &names);
+    let list: String = names
         .iter()
         .map(|name| {
             let wasm = components.join(format!("{name}.wasm"));
@@ -40,9 +38,21 @@ fn folder(variable: &str) -> PathBuf {
     }
 }
 
-fn build(root: &Path) -> PathBuf {
+/// The components to embed: the folders of `tools/` whose package makes one (a `cdylib`). The others are libraries that tools share.
+fn components(tools: &Path) -> Vec<String> {
+    let Ok(entries) = fs::read_dir(tools) else { fail(&format!("cannot read {}", tools.display())) };
+    let makes_component = |folder: &Path| {
+        fs::read_to_string(folder.join("Cargo.toml")).is_ok_and(|manifest| manifest.contains("\"cdylib\""))
+    };
+    let folders = entries.flatten().map(|entry| entry.path()).filter(|folder| makes_component(folder));
+    let mut names: Vec<String> = folders.filter_map(|folder| Some(folder.file_name()?.to_str()?.to_owned())).collect();
+    names.sort();
+    names
+}
+
+fn build(root: &Path, names: &[String]) -> PathBuf {
     let script = root.join("tool-sdk/build-guest.sh");
-    let output = match Command::new("bash").arg(&script).args(COMPONENTS).output() {
+    let output = match Command::new("bash").arg(&script).args(names).output() {
         Ok(output) => output,
         Err(error) => fail(&format!("cannot run {}: {error}", script.display())),
     };
@@ -52,7 +62,7 @@ fn build(root: &Path) -> PathBuf {
     // Copied, so that a later build of guests with another profile cannot change what this binary embeds.
     let built = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
     let kept = folder("OUT_DIR");
-    for name in COMPONENTS {
+    for name in names {
         let file = format!("{name}.wasm");
         if let Err(error) = fs::copy(built.join(&file), kept.join(&file)) {
             fail(&format!("cannot copy {file}: {error}"));

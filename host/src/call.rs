@@ -2,19 +2,24 @@
 //!
 //! Doors build a [`Call`] and translate a [`ToolResult`] or a [`CallError`] back; the registry and everything inward know nothing else.
 
+mod observer;
+mod trace;
+
 use std::{fmt, sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
 use serde_json::Value;
-use tokio::{sync::mpsc, time::Instant};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::tenant::{Authorized, Principal};
+pub use self::{
+    observer::{CallEvent, LogLevel, MAX_PENDING_EVENTS, Observer},
+    trace::TraceContext,
+};
+use crate::tenant::{Authorized, Denied, Principal, SCOPE_TOOLS};
 
 /// How deep tools may call tools.
 pub const MAX_CALL_DEPTH: u8 = 8;
-/// How many log and progress events of one call may wait for a slow client before further ones are dropped.
-pub const MAX_PENDING_EVENTS: usize = 64;
 
 /// A tool's name as clients see it: 1 to 128 characters of `A-Z a-z 0-9 _ . -`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -68,177 +73,10 @@ pub struct Call {
     pub depth: u8,
 }
 
-/// W3C trace context of a call.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TraceContext {
-    trace_id: [u8; 16],
-    span_id: [u8; 8],
-    sampled: bool,
-}
-
-impl TraceContext {
-    /// A new trace.
-    pub fn root() -> Self {
-        // One question to the system for both ids: this runs at every call.
-        let mut ids = [0; 24];
-        fill_random(&mut ids);
-        let (mut trace_id, mut span_id) = ([0; 16], [0; 8]);
-        let (trace, span) = ids.split_at(trace_id.len());
-        trace_id.copy_from_slice(trace);
-        span_id.copy_from_slice(span);
-        Self { trace_id, span_id, sampled: false }
-    }
-
-    /// Continues the trace of a `traceparent` (W3C Trace Context, version 00); a malformed one starts a new trace, as the standard demands.
-    pub fn from_traceparent(header: Option<&str>) -> Self {
-        header.and_then(Self::parse).unwrap_or_else(Self::root)
-    }
-
-    fn parse(header: &str) -> Option<Self> {
-        let mut parts = header.split('-');
-        let (version, trace, span, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
-        let future_version = version != "00";
-        if version.len() != 2 || version == "ff" || flags.len() != 2 || (parts.next().is_some() && !future_version) {
-            return None;
-        }
-        let trace_id: [u8; 16] = hex(trace)?;
-        let parent: [u8; 8] = hex(span)?;
-        let [flags] = hex::<1>(flags)?;
-        if trace_id == [0; 16] || parent == [0; 8] {
-            return None;
-        }
-        Some(Self { trace_id, span_id: new_span_id(), sampled: flags & 1 == 1 })
-    }
-
-    /// The same trace, one span deeper.
-    pub fn child(&self) -> Self {
-        Self { span_id: new_span_id(), ..self.clone() }
-    }
-
-    /// The trace's id, 32 hexadecimal digits.
-    pub fn trace_id(&self) -> String {
-        self.trace_id.iter().map(|byte| format!("{byte:02x}")).collect()
-    }
-
-    /// The `traceparent` to hand on.
-    pub fn traceparent(&self) -> String {
-        let span: String = self.span_id.iter().map(|byte| format!("{byte:02x}")).collect();
-        format!("00-{}-{span}-{:02x}", self.trace_id(), u8::from(self.sampled))
-    }
-}
-
-fn new_span_id() -> [u8; 8] {
-    let mut id = [0; 8];
-    fill_random(&mut id);
-    id
-}
-
-/// Trace ids need to be distinct, not secret: where the system has no randomness to give, zeros are the lesser evil.
-fn fill_random(bytes: &mut [u8]) {
-    if getrandom::fill(bytes).is_err() {
-        tracing::warn!("the system's random source failed; trace ids are not unique");
-    }
-}
-
-/// Lower-case hexadecimal digits, as trace context demands, to bytes.
-fn hex<const N: usize>(digits: &str) -> Option<[u8; N]> {
-    if digits.len() != 2 * N || !digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
-        return None;
-    }
-    let mut bytes = [0; N];
-    for (byte, pair) in bytes.iter_mut().zip(digits.as_bytes().chunks(2)) {
-        *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
-    }
-    Some(bytes)
-}
-
-/// RFC 5424 severities, lowest first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum LogLevel {
-    /// Detail for a developer.
-    Debug,
-    /// Normal operation.
-    Info,
-    /// Normal but worth a look.
-    Notice,
-    /// Something odd.
-    Warning,
-    /// Something failed.
-    Error,
-    /// A part is broken.
-    Critical,
-    /// Act now.
-    Alert,
-    /// Unusable.
-    Emergency,
-}
-
-impl LogLevel {
-    /// The name that MCP and syslog use.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Debug => "debug",
-            Self::Info => "info",
-            Self::Notice => "notice",
-            Self::Warning => "warning",
-            Self::Error => "error",
-            Self::Critical => "critical",
-            Self::Alert => "alert",
-            Self::Emergency => "emergency",
-        }
-    }
-}
-
-/// What a running call tells its observer.
-#[derive(Debug, Clone, PartialEq)]
-pub enum CallEvent {
-    /// A log record.
-    Log {
-        /// How grave.
-        level: LogLevel,
-        /// The component that wrote it.
-        component: String,
-        /// The text.
-        message: String,
-    },
-    /// How far the call is.
-    Progress {
-        /// Done so far; rises from event to event.
-        done: f64,
-        /// All there is to do, where known.
-        total: Option<f64>,
-        /// What is being done.
-        message: Option<String>,
-    },
-}
-
-/// Where a call's log and progress go. A slow observer loses events; it never slows the call.
-#[derive(Debug, Clone, Default)]
-pub struct Observer {
-    events: Option<mpsc::Sender<CallEvent>>,
-    log_level: Option<LogLevel>,
-    progress: bool,
-}
-
-impl Observer {
-    /// An observer of records from `log_level` on (none if absent) and, if asked, of progress.
-    pub fn new(log_level: Option<LogLevel>, progress: bool) -> (Self, mpsc::Receiver<CallEvent>) {
-        let (events, receiver) = mpsc::channel(MAX_PENDING_EVENTS);
-        (Self { events: Some(events), log_level, progress }, receiver)
-    }
-
-    /// Hands on what the observer asked for.
-    pub fn notify(&self, event: CallEvent) {
-        let wanted = match &event {
-            CallEvent::Log { level, .. } => self.log_level.is_some_and(|least| *level >= least),
-            CallEvent::Progress { .. } => self.progress,
-        };
-        if let (true, Some(events)) = (wanted, &self.events)
-            && events.try_send(event).is_err()
-        {
-            metrics::counter!("mcpp_call_events_dropped_total").increment(1);
-        }
-    }
+/// Checks that the call's principal may call tools at all; which tools exist for it is the catalog's matter.
+pub fn authorize(call: Call) -> Result<Authorized<Call>, Denied> {
+    let principal = call.principal.clone();
+    Authorized::check(call, &principal, SCOPE_TOOLS)
 }
 
 /// Where authorized calls go: the registry, as guests see it.
@@ -305,6 +143,15 @@ pub struct ToolResult {
     pub structured: Option<Value>,
     /// Whether the tool says that it did not succeed.
     pub is_error: bool,
+}
+
+/// What a call cost.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Cost {
+    /// The most linear memory it held, in bytes.
+    pub memory_bytes: u64,
+    /// Its calls into the host.
+    pub host_calls: u64,
 }
 
 /// The budgets of a call that can run out while it runs.
@@ -435,40 +282,21 @@ mod tests {
     }
 
     #[test]
-    fn traceparent_is_continued_or_restarted() {
-        let parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
-        let context = TraceContext::from_traceparent(Some(parent));
-        assert_eq!(context.trace_id(), "0af7651916cd43dd8448eb211c80319c");
-        assert_ne!(context.traceparent(), parent);
-        assert!(context.traceparent().ends_with("-01"));
-        for bad in [
-            "",
-            "00-0af7",
-            "ff-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
-            "00-00000000000000000000000000000000-b7ad6b7169203331-01",
-            "00-0AF7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
-        ] {
-            assert_ne!(
-                TraceContext::from_traceparent(Some(bad)).trace_id(),
-                "0af7651916cd43dd8448eb211c80319c",
-                "{bad}"
-            );
-        }
-    }
-
-    #[tokio::test]
-    async fn a_slow_observer_loses_events_and_blocks_nobody() {
-        let (observer, mut events) = Observer::new(Some(LogLevel::Info), false);
-        for n in 0..MAX_PENDING_EVENTS + 5 {
-            observer.notify(CallEvent::Log { level: LogLevel::Info, component: "c".into(), message: n.to_string() });
-        }
-        observer.notify(CallEvent::Progress { done: 1.0, total: None, message: None });
-        drop(observer);
-        let mut seen = 0;
-        while let Some(event) = events.recv().await {
-            assert!(matches!(event, CallEvent::Log { .. }));
-            seen += 1;
-        }
-        assert_eq!(seen, MAX_PENDING_EVENTS);
+    fn a_principal_without_the_scope_is_denied() {
+        let call = |scopes: &[&str]| Call {
+            principal: Principal {
+                scopes: Arc::new(scopes.iter().map(|scope| (*scope).to_owned()).collect()),
+                ..Principal::local_user()
+            },
+            tool: ToolName::new("t").expect("legal"),
+            arguments: Value::Null,
+            deadline: None,
+            cancel: CancellationToken::new(),
+            trace: TraceContext::root(),
+            observer: Observer::default(),
+            depth: 0,
+        };
+        assert!(authorize(call(&[SCOPE_TOOLS])).is_ok());
+        assert_eq!(authorize(call(&["other"])).expect_err("denied").to_string(), "local-user lacks the scope `tools`");
     }
 }

@@ -50,7 +50,7 @@ impl Host {
         let address = listener.as_ref().map_or(Ok(config.server.listen), TcpListener::local_addr)?;
 
         let engine = Engine::new(&config.engine)?;
-        let cache = Cache::open(&data_dir.join("compiled"), engine.wasmtime())
+        let cache = Cache::open(&data_dir.join("compiled").join(TenantId::local().as_str()), engine.wasmtime())
             .inspect_err(|error| tracing::warn!(error = telemetry::chain(error), "compiled components are not cached"))
             .ok();
         let registry = Registry::new(engine, Admission::new(&config.engine), [TenantId::local()]);

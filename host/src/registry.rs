@@ -22,17 +22,10 @@ use self::{
     tool::Tool,
 };
 use crate::{
-    call::{Call, CallError, Dispatch, ToolResult},
+    call::{Call, CallError, Cost, Dispatch, ToolResult},
     telemetry,
     tenant::{Authorized, TenantId},
-    wasm::{
-        Engine,
-        admission::Admission,
-        component::LoadError,
-        control::Control,
-        instance::{self, Cost},
-        state::Running,
-    },
+    wasm::{Engine, admission::Admission, component::LoadError, control::Control, instance, state::Running},
 };
 
 /// All tenants' catalogs, and the engine on which their tools run. Clones share both.

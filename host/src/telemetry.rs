@@ -9,9 +9,8 @@ use serde::{Deserialize, Serialize};
 use tracing_subscriber::{EnvFilter, fmt};
 
 use crate::{
-    call::{CallError, LogLevel, ToolResult},
+    call::{CallError, Cost, LogLevel, ToolResult},
     tenant::TenantId,
-    wasm::instance::Cost,
 };
 
 /// How log lines look.

@@ -1,11 +1,9 @@
 //! Who calls, and what they may do.
 //!
 //! Every key, cache, session and metric carries a [`TenantId`]; today there is one, `local`. A [`Principal`] says who is at the door;
-//! only [`authorize`] makes the [`Authorized`] call that the registry accepts, so an unauthenticated or unauthorized call cannot reach a tool.
+//! only [`Authorized::check`] makes the [`Authorized`] call that the registry accepts, so an unauthenticated or unauthorized call cannot reach a tool.
 
 use std::{collections::BTreeSet, fmt, sync::Arc};
-
-use crate::call::Call;
 
 /// A tenant: 1 to 64 characters of `a-z 0-9 -`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -73,6 +71,14 @@ impl Principal {
 pub struct Authorized<T>(T);
 
 impl<T> Authorized<T> {
+    /// Checks that `principal` has `scope`; only then there is an authorized `value`.
+    pub fn check(value: T, principal: &Principal, scope: &'static str) -> Result<Self, Denied> {
+        if !principal.scopes.contains(scope) {
+            return Err(Denied { subject: Arc::clone(&principal.subject), scope });
+        }
+        Ok(Self(value))
+    }
+
     /// The value.
     pub fn get(&self) -> &T {
         &self.0
@@ -90,14 +96,6 @@ impl<T> Authorized<T> {
 pub struct Denied {
     subject: Arc<str>,
     scope: &'static str,
-}
-
-/// Checks that the call's principal may call tools at all; which tools exist for it is the catalog's matter.
-pub fn authorize(call: Call) -> Result<Authorized<Call>, Denied> {
-    if !call.principal.scopes.contains(SCOPE_TOOLS) {
-        return Err(Denied { subject: call.principal.subject, scope: SCOPE_TOOLS });
-    }
-    Ok(Authorized(call))
 }
 
 #[cfg(test)]

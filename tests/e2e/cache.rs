@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::support::{TestHost, add, binary, folder};
 
 fn entries(folder: &std::path::Path) -> Vec<PathBuf> {
-    let dir = std::fs::read_dir(folder.join("data/compiled")).expect("a cache");
+    let dir = std::fs::read_dir(folder.join("data/compiled/local")).expect("a cache");
     let mut entries: Vec<PathBuf> = dir
         .map(|entry| entry.expect("an entry").path())
         .filter(|path| path.extension().is_some_and(|e| e == "cwasm"))
@@ -80,13 +80,17 @@ fn blake3_like(code: &[u8]) -> Vec<u8> {
 
 #[tokio::test]
 async fn another_key_means_another_cache() {
-    assert!(!restart_after(|folder| std::fs::write(folder.join("data/compiled/key"), [7; 32]).expect("written")).await);
+    assert!(
+        !restart_after(|folder| std::fs::write(folder.join("data/compiled/local/key"), [7; 32]).expect("written"))
+            .await
+    );
 }
 
 #[tokio::test]
 async fn a_broken_key_is_made_anew() {
     assert!(
-        !restart_after(|folder| std::fs::write(folder.join("data/compiled/key"), b"short").expect("written")).await
+        !restart_after(|folder| std::fs::write(folder.join("data/compiled/local/key"), b"short").expect("written"))
+            .await
     );
 }
 

@@ -14,6 +14,9 @@ async fn attack(wasm: &[u8], change: impl FnOnce(&mut Config)) -> String {
     let tool = host.tools().await.into_iter().find(|tool| tool != "add").expect("the hostile tool");
     let text = host.text(&tool, json!({})).await;
     assert_eq!(host.text("add", json!({ "a": 40, "b": 2 })).await, r#"{"result":42}"#, "the others go on");
+    // Stopped from inside: the last resort, dropping the guest after a grace, was not needed.
+    let dropped = host.metric("mcpp_guests_dropped_total").await;
+    assert!(dropped.is_empty(), "{dropped:?}");
     text
 }
 

@@ -6,8 +6,7 @@ use tokio::time::Instant;
 use wasmtime::component::{HasSelf, Linker};
 
 use crate::{
-    call::{Call, CallError, CallEvent, LogLevel, MAX_CALL_DEPTH, Observer, ToolName},
-    tenant::authorize,
+    call::{Call, CallError, CallEvent, LogLevel, MAX_CALL_DEPTH, Observer, ToolName, authorize},
     wasm::{
         bindings::mcpp::{
             endpoint::{call, caller, log, progress},

@@ -23,9 +23,9 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{convert, session::Sessions};
 use crate::{
-    call::{Call, CallError, CallEvent, LogLevel, Observer, ToolName, TraceContext},
+    call::{Call, CallError, CallEvent, LogLevel, Observer, ToolName, TraceContext, authorize},
     registry::Registry,
-    tenant::{Principal, authorize},
+    tenant::Principal,
 };
 
 /// What all handlers of a host share.

@@ -1,7 +1,7 @@
 //! Compiled components on disk, so that a start does not compile what it compiled before.
 //!
 //! Machine code is trusted code: an entry carries a keyed MAC over its very bytes, its component and its engine, checked before a byte of it is used. The key
-//! is this data directory's own. A corrupt, foreign or truncated entry is a miss, never an error: the component is compiled again and the entry replaced.
+//! is this folder's own, and every tenant has a folder: whether another tenant has loaded a component cannot be told from how long it takes. A corrupt, foreign or truncated entry is a miss, never an error: the component is compiled again and the entry replaced.
 #![allow(
     unsafe_code,
     reason = "deserializing machine code; sound because only bytes that this host MACed itself get there"
@@ -21,7 +21,7 @@ const MAX_CACHE_BYTES: u64 = 2 << 30;
 const KEY_BYTES: usize = 32;
 const MAC_BYTES: usize = 32;
 
-/// The cache of one data directory.
+/// The cache of one tenant.
 #[derive(Debug)]
 pub struct Cache {
     dir: PathBuf,
@@ -151,7 +151,7 @@ fn engine_hash(engine: &wasmtime::Engine) -> [u8; 32] {
     *collect.0.finalize().as_bytes()
 }
 
-/// The data directory's key. Losing it loses the cache and nothing else.
+/// The folder's key. Losing it loses the cache and nothing else.
 fn load_or_make_key(path: &Path) -> io::Result<[u8; KEY_BYTES]> {
     match fs::read(path).map(<[u8; KEY_BYTES]>::try_from) {
         Ok(Ok(key)) => return Ok(key),

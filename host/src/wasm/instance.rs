@@ -20,7 +20,7 @@ use super::{
     plain::PlainFunction,
     state::{Running, State},
 };
-use crate::call::{Blob, Budget, CallError, Content, ResourceContents, ToolResult};
+use crate::call::{Blob, Budget, CallError, Content, Cost, ResourceContents, ToolResult};
 
 /// How long a stopped guest may take to end before it is dropped.
 const GRACE: Duration = Duration::from_secs(1);
@@ -55,15 +55,6 @@ impl std::fmt::Debug for Target {
             }
         }
     }
-}
-
-/// What a call cost.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Cost {
-    /// The most linear memory it held, in bytes.
-    pub memory_bytes: u64,
-    /// Its calls into the host.
-    pub host_calls: u64,
 }
 
 /// Calls a tool in a fresh instance and waits for the end.

@@ -240,6 +240,8 @@ async fn a_sleeping_guest_ends_at_its_deadline() {
     let text = host.text("probe_sleep", json!({ "ms": 60_000 })).await;
     assert_eq!(text, "error: budget `deadline_ms` exceeded: the tool was stopped at 200");
     assert_eq!(host.host.registry().admission().waiting(), 0);
+    let dropped = host.metric("mcpp_guests_dropped_total").await;
+    assert!(dropped.is_empty(), "it was not woken but dropped: {dropped:?}");
 }
 
 #[tokio::test]

@@ -11,6 +11,10 @@ GUESTS=${MCPP_GUEST_TARGET_DIR:-$ROOT/target/guests}
 for variable in $(compgen -e | grep -E '^(CARGO_(PKG|CFG|FEATURE|MANIFEST|MAKEFLAGS|ENCODED|PRIMARY|BIN|CRATE)|RUSTC_WRAPPER|RUSTC_WORKSPACE_WRAPPER|RUSTDOC$|RUSTFLAGS$|OUT_DIR|TARGET$|HOST$|PROFILE$|OPT_LEVEL$|DEBUG$|NUM_JOBS$|RUSTUP_TOOLCHAIN$)' || true); do
   unset "$variable"
 done
+# A component should say nothing of the machine that built it.
+remap="--remap-path-prefix=$ROOT=mcpp"
+for registry in "${CARGO_HOME:-$HOME/.cargo}"/registry/src/*/; do remap+=" --remap-path-prefix=${registry%/}=deps"; done
+export CARGO_TARGET_WASM32_WASIP2_RUSTFLAGS="${CARGO_TARGET_WASM32_WASIP2_RUSTFLAGS:-} $remap"
 packages=()
 for package in "$@"; do packages+=(--package "$package"); done
 (cd "$ROOT" && CARGO_TARGET_DIR=$GUESTS cargo build --quiet --profile guest --target wasm32-wasip2 "${packages[@]}" >&2)

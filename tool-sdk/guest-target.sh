@@ -85,12 +85,14 @@ CONF
 }
 
 build_std() {
-  local build=$DIR/std-build
+  local build=$DIR/std-build remap="--remap-path-prefix=$DIR=guest-toolchain" registry
+  # A component should say nothing of the machine that built it.
+  for registry in "${CARGO_HOME:-$HOME/.cargo}"/registry/src/*/; do remap+=" --remap-path-prefix=${registry%/}=deps"; done
   rm -rf "$build" && mkdir -p "$build/src"
   : >"$build/src/lib.rs"
   printf '[package]\nname = "std_build"\nversion = "0.0.0"\nedition = "2021"\n[workspace]\n' >"$build/Cargo.toml"
   (cd "$build" && env -u CARGO_BUILD_TARGET -u CARGO_ENCODED_RUSTFLAGS RUSTC="$GUEST_RUSTC" RUSTC_BOOTSTRAP=1 \
-    RUSTFLAGS="-Cembed-bitcode=yes -Cdebuginfo=0" PATH="$TOOLCHAIN_BIN/gcc-ld:$PATH" CARGO_TARGET_DIR="$build/target" \
+    RUSTFLAGS="-Cembed-bitcode=yes -Cdebuginfo=0 $remap" PATH="$TOOLCHAIN_BIN/gcc-ld:$PATH" CARGO_TARGET_DIR="$build/target" \
     cargo build -q --release -Zbuild-std=std,panic_abort --target "$TARGET" >&2)
   for library in "$build/target/$TARGET/release/deps"/*.rlib; do
     case $library in *std_build*) ;; *) cp "$library" "$LIBRARIES/" ;; esac

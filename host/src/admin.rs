@@ -191,11 +191,7 @@ async fn info(State(shared): State<Arc<Shared>>) -> Json<Info> {
     Json(Info {
         version: env!("CARGO_PKG_VERSION").into(),
         pid: std::process::id(),
-        url: if shared.config.server.http {
-            format!("http://{}{}", shared.address, shared.config.server.mount_path)
-        } else {
-            "stdio".into()
-        },
+        url: shared.config.server.url(shared.address),
         sessions: shared.http.sessions(),
         calls: registry.calls(),
         instances: Instances { running: admission.running(), waiting: admission.waiting(), queued: admission.queued() },

@@ -324,6 +324,11 @@ impl Config {
 }
 
 impl ServerConfig {
+    /// The URL of the MCP endpoint of a host that listens on `address`; `stdio` for one without an HTTP door.
+    pub fn url(&self, address: SocketAddr) -> String {
+        if self.http { format!("http://{address}{}", self.mount_path) } else { "stdio".into() }
+    }
+
     /// Time for running calls to end when the host stops.
     pub fn drain(&self) -> Duration {
         Duration::from_millis(self.drain_ms)

@@ -78,7 +78,7 @@ impl Host {
             serving.push(tokio::spawn(async move { http.serve(listener, closing).await }));
         }
         tracing::info!(
-            url = if config.server.http { format!("http://{address}{}", config.server.mount_path) } else { "stdio".into() },
+            url = config.server.url(address),
             tools = endpoint.registry().catalog(&TenantId::local()).tools().len(),
             problems = report.failed.len(),
             data = %data_dir.display(),
@@ -93,9 +93,9 @@ impl Host {
         self.address
     }
 
-    /// The URL of its MCP endpoint.
+    /// The URL of its MCP endpoint; `stdio` if its HTTP door is closed.
     pub fn url(&self) -> String {
-        format!("http://{}{}", self.address, self.config.server.mount_path)
+        self.config.server.url(self.address)
     }
 
     /// The socket on which its operator commands it.

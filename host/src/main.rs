@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use mcpp::cli::Cli;
 
-/// A call allocates a few hundred small things and frees them on another thread; this allocator is made for that, and gives memory back.
+/// A call allocates a few hundred small things and may free them on another thread; this allocator is made for that, and gives memory back.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -66,12 +66,7 @@ async fn a_legacy_client_that_loses_its_connection_finds_the_answer_later() {
     // Longer than a session needs to be parked, shorter than the call.
     tokio::time::sleep(Duration::from_millis(300)).await;
     running(&host, 1).await;
-    let resume = host
-        .http
-        .get(host.host.url())
-        .header("accept", "text/event-stream")
-        .header("mcp-session-id", &session)
-        .header("last-event-id", event_id);
+    let resume = host.stream(&session).header("last-event-id", event_id);
     let messages = crate::support::messages(resume.send().await.expect("a stream")).await;
     let answer = messages.iter().find(|message| message["id"] == 5).expect("the answer");
     assert_eq!(crate::support::text_of(answer), "slept 700 ms");

@@ -23,9 +23,7 @@ async fn mcpp_tool_0_1_0() {
 #[tokio::test]
 async fn mcpp_endpoint_0_1_0() {
     let files = crate::support::folder(&[("frozen", ENDPOINT_0_1_0)]);
-    std::fs::create_dir_all(files.path().join("data")).expect("made");
-    std::fs::write(files.path().join("data/grants.toml"), "version = 1\n[components.frozen]\ncall = ['*']\n")
-        .expect("written");
+    crate::support::grant(&files, "[components.frozen]\ncall = ['*']\n");
     let host = TestHost::start_with(files, |_| {}).await;
     assert_eq!(host.problems(), "");
     assert_eq!(host.text("frozen_recurse", json!({ "depth": 0 })).await, r#"{"result":8}"#);

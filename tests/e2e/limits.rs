@@ -36,9 +36,8 @@ async fn a_full_host_answers_503_with_retry_after() {
 async fn one_tool_has_its_own_limit() {
     let spin = number("run", "(loop (br 0)) i32.const 1");
     let files = folder(&[("h", &spin), ("add", &add())]);
-    std::fs::create_dir_all(files.path().join("data")).expect("made");
-    let grants = "version = 1\n[components.h.tools.h_run.limits]\nconcurrency = 1\ndeadline_ms = 1000\n";
-    std::fs::write(files.path().join("data/grants.toml"), grants).expect("written");
+    let grants = "[components.h.tools.h_run.limits]\nconcurrency = 1\ndeadline_ms = 1000\n";
+    crate::support::grant(&files, grants);
     let host = TestHost::start_with(files, |_| {}).await;
     let running = tokio::spawn(host.modern("tools/call", json!({ "name": "h_run" })).send());
     host.until("it runs", async |host| host.host.registry().admission().running() == 1).await;

@@ -6,9 +6,7 @@ use crate::support::{TestHost, add, folder, guest};
 
 async fn host(call: &str) -> TestHost {
     let files = folder(&[("caller", &guest("caller")), ("probe", &guest("probe")), ("add", &add())]);
-    std::fs::create_dir_all(files.path().join("data")).expect("made");
-    std::fs::write(files.path().join("data/grants.toml"), format!("version = 1\n[components.caller]\ncall = {call}\n"))
-        .expect("written");
+    crate::support::grant(&files, &format!("[components.caller]\ncall = {call}\n"));
     TestHost::start_with(files, |config| config.engine.max_running = 2).await
 }
 
@@ -52,9 +50,8 @@ async fn recursion_ends_at_depth_eight_and_does_not_deadlock() {
 #[tokio::test]
 async fn a_nested_call_ends_with_its_callers_deadline() {
     let files = folder(&[("caller", &guest("caller")), ("probe", &guest("probe"))]);
-    std::fs::create_dir_all(files.path().join("data")).expect("made");
-    let grants = "version = 1\n[components.caller]\ncall = ['*']\n[components.caller.limits]\ndeadline_ms = 300\n";
-    std::fs::write(files.path().join("data/grants.toml"), grants).expect("written");
+    let grants = "[components.caller]\ncall = ['*']\n[components.caller.limits]\ndeadline_ms = 300\n";
+    crate::support::grant(&files, grants);
     let host = TestHost::start_with(files, |_| {}).await;
     let text = host.text("caller_call", json!({ "tool": "probe_spin", "arguments": {} })).await;
     assert!(text.contains("budget `deadline_ms` exceeded"), "{text}");

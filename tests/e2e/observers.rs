@@ -56,8 +56,7 @@ async fn a_legacy_client_sets_its_level_and_keeps_it_while_parked() {
     let answer = crate::support::answer(host.legacy(&session, &set).send().await.expect("an answer")).await;
     assert_eq!(answer["result"], json!({}));
     tokio::time::sleep(std::time::Duration::from_millis(150)).await;
-    let stream =
-        host.http.get(host.host.url()).header("accept", "text/event-stream").header("mcp-session-id", &session);
+    let stream = host.stream(&session);
     let mut stream = stream.send().await.expect("a stream");
     let call = json!({ "jsonrpc": "2.0", "id": 2, "method": "tools/call", "params": { "name": "probe_print", "arguments": { "text": "x" } } });
     crate::support::answer(host.legacy(&session, &call).send().await.expect("an answer")).await;

@@ -94,7 +94,7 @@ async fn a_session_with_an_open_stream_is_kept() {
     })
     .await;
     let session = host.initialize().await;
-    let get = host.http.get(host.host.url()).header("accept", "text/event-stream").header("mcp-session-id", &session);
+    let get = host.stream(&session);
     let _stream = get.send().await.expect("a stream");
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert_eq!(answer(host.legacy(&session, &ping(1)).send().await.expect("an answer")).await["result"], json!({}));

@@ -44,6 +44,12 @@ pub fn folder(components: &[(&str, &[u8])]) -> TempDir {
     folder
 }
 
+/// Gives `folder` a grants file with this below its version.
+pub fn grant(folder: &TempDir, grants: &str) {
+    std::fs::create_dir_all(folder.path().join("data")).expect("a data folder");
+    std::fs::write(folder.path().join("data/grants.toml"), format!("version = 1\n{grants}")).expect("a grants file");
+}
+
 impl TestHost {
     /// A host with these components.
     pub async fn start(components: &[(&str, &[u8])]) -> Self {
@@ -145,6 +151,11 @@ impl TestHost {
     /// A POST in a legacy session.
     pub fn legacy(&self, session: &str, message: &Value) -> RequestBuilder {
         self.post(message.to_string()).header("mcp-session-id", session).header("mcp-protocol-version", "2025-11-25")
+    }
+
+    /// A GET for the stream of a legacy session.
+    pub fn stream(&self, session: &str) -> RequestBuilder {
+        self.http.get(self.host.url()).header("accept", "text/event-stream").header("mcp-session-id", session)
     }
 
     /// Waits until `condition` holds.

@@ -165,7 +165,7 @@ async fn clients_of_both_eras_are_told() {
     let acknowledged = modern.chunk().await.expect("read").expect("an event");
     assert!(String::from_utf8_lossy(&acknowledged).contains("notifications/subscriptions/acknowledged"));
     let session = host.initialize().await;
-    let get = host.http.get(host.host.url()).header("accept", "text/event-stream").header("mcp-session-id", &session);
+    let get = host.stream(&session);
     let mut legacy = get.send().await.expect("a stream");
     host.write("v", &version(1));
     let to_modern = told(&mut modern).await;
@@ -187,6 +187,6 @@ async fn a_parked_client_is_told_when_it_comes_back() {
     tokio::time::sleep(Duration::from_millis(150)).await;
     host.write("v", &version(1));
     serves(&host, 1).await;
-    let get = host.http.get(host.host.url()).header("accept", "text/event-stream").header("mcp-session-id", &session);
+    let get = host.stream(&session);
     told(&mut get.send().await.expect("a stream")).await;
 }

@@ -21,7 +21,7 @@ use super::EngineConfig;
 use crate::call::CallError;
 
 /// When a refused caller should try again.
-const RETRY_AFTER: Duration = Duration::from_secs(1);
+pub(super) const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// The places of one host.
 #[derive(Debug, Clone)]

@@ -15,6 +15,7 @@ use wasmtime::{CallHook, Store, Trap, UpdateDeadline, component::InstancePre};
 
 use super::{
     Engine, MAX_WASM_STACK_BYTES, SLICE,
+    admission::RETRY_AFTER,
     bindings::{ComponentPre, exports::mcpp::tool::tools::Tool as WitTool, mcpp::tool::types},
     control::{Control, Stopped},
     plain::PlainFunction,
@@ -260,7 +261,7 @@ fn explain(error: &wasmtime::Error, control: &Control) -> CallError {
         return CallError::Cancelled;
     }
     if error.downcast_ref::<wasmtime::PoolConcurrencyLimitError>().is_some() {
-        return CallError::Busy { what: "instances hold the engine's pool", limit: 0, retry_after: GRACE };
+        return CallError::Busy { what: "instances hold the engine's pool", limit: 0, retry_after: RETRY_AFTER };
     }
     if let Some(exit) = error.downcast_ref::<wasmtime_wasi::I32Exit>() {
         return CallError::Trapped(format!("it left with exit code {}", exit.0));

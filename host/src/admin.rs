@@ -1,6 +1,8 @@
 //! The operator's door: a Unix socket in the data directory, open to the user who runs the host and to nobody else.
 //!
-//! What can be done here (reload) and seen (problems, limits) is an operator's act; no tool and no network client reaches it.
+//! What can be done here (reload, parked deliveries, backups) and seen (problems, limits) is an operator's act; no tool and no network client reaches it.
+
+pub mod data;
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
@@ -19,6 +21,7 @@ use crate::{
     config::Config,
     mcp::{Endpoint, http::HttpDoor},
     reload::Reloader,
+    store::embedded::EmbeddedStore,
     tenant::TenantId,
     wasm::{EngineConfig, component::Origin, limits::Limits},
 };
@@ -105,25 +108,27 @@ pub struct ProblemInfo {
 #[derive(Debug)]
 pub struct AdminDoor(Arc<Shared>);
 
+/// What the operator's commands reach.
 #[derive(Debug)]
-struct Shared {
-    config: Config,
-    address: SocketAddr,
-    endpoint: Endpoint,
-    reloader: Reloader,
-    http: Arc<HttpDoor>,
+pub struct Shared {
+    /// The configuration in force.
+    pub config: Config,
+    /// Where the host listens.
+    pub address: SocketAddr,
+    /// Its endpoint.
+    pub endpoint: Endpoint,
+    /// Its watcher.
+    pub reloader: Reloader,
+    /// Its HTTP door.
+    pub http: Arc<HttpDoor>,
+    /// Its store.
+    pub store: EmbeddedStore,
 }
 
 impl AdminDoor {
     /// A door that is not open yet.
-    pub fn new(
-        config: Config,
-        address: SocketAddr,
-        endpoint: Endpoint,
-        reloader: Reloader,
-        http: Arc<HttpDoor>,
-    ) -> Self {
-        Self(Arc::new(Shared { config, address, endpoint, reloader, http }))
+    pub fn new(shared: Shared) -> Self {
+        Self(Arc::new(shared))
     }
 
     /// Serves on `socket` until `stop`. A host without it still serves; only `mcpp reload` and `mcpp info` miss it.
@@ -135,7 +140,13 @@ impl AdminDoor {
                 return;
             }
         };
-        let router = Router::new().route("/info", get(info)).route("/reload", post(reload)).with_state(self.0);
+        let router = Router::new()
+            .route("/info", get(info))
+            .route("/reload", post(reload))
+            .route("/events", get(data::list_events))
+            .route("/events/settle", post(data::settle_events))
+            .route("/backup", post(data::backup))
+            .with_state(self.0);
         let serve = axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned());
         if let Err(error) = serve.await {
             tracing::error!(%error, "the operator's door broke");

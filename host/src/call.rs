@@ -52,6 +52,42 @@ impl fmt::Display for ToolName {
     }
 }
 
+/// A component's stable name: 1 to 64 characters of `a-z A-Z 0-9 _ -`. It owns the component's grants and data, whatever build is loaded.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ComponentName(Arc<str>);
+
+/// A component name that breaks the rule.
+#[derive(Debug, thiserror::Error)]
+#[error("component name {0:?} is not 1 to 64 characters of `a-z`, `A-Z`, `0-9`, `_` and `-`")]
+pub struct InvalidComponentName(String);
+
+impl ComponentName {
+    /// Checks and takes a name.
+    pub fn new(name: &str) -> Result<Self, InvalidComponentName> {
+        let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
+        if name.is_empty() || name.len() > 64 || !name.chars().all(legal) {
+            return Err(InvalidComponentName(name.chars().take(80).collect()));
+        }
+        Ok(Self(name.into()))
+    }
+
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The name, shared.
+    pub fn shared(&self) -> Arc<str> {
+        Arc::clone(&self.0)
+    }
+}
+
+impl fmt::Display for ComponentName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 /// One call on its way from a door to a guest.
 #[derive(Debug, Clone)]
 pub struct Call {

@@ -3,6 +3,8 @@
 //! An interface that stands in no row does not exist for a guest. A row that needs a grant is linked only where the operator gave it.
 
 pub mod endpoint;
+pub mod events;
+pub mod store;
 pub mod wasi;
 
 use wasmtime::component::Linker;
@@ -10,7 +12,7 @@ use wasmtime::component::Linker;
 use crate::{grants::ComponentGrant, wasm::state::State};
 
 /// The start of every version of our own packages that this host links.
-const SPOKEN: &str = "0.1.";
+pub const SPOKEN: &str = "0.1.";
 
 /// One capability: interfaces that are granted, linked and explained together.
 #[derive(Debug)]
@@ -64,6 +66,20 @@ pub const TABLE: &[Capability] = &[
         interfaces: &["mcpp:endpoint/call"],
         access: Access::Granted { given: |grant| !grant.call.is_empty(), grant: "call = [\"TOOL\"]" },
         link: endpoint::link_call,
+    },
+    Capability {
+        name: "store",
+        meaning: "keep data of its own, on disk, up to the quota that the grant sets",
+        interfaces: &["mcpp:store/types", "mcpp:store/snapshots", "mcpp:store/transactions", "mcpp:store/changes"],
+        access: Access::Granted { given: |grant| grant.store.is_some(), grant: "store = {}" },
+        link: store::link,
+    },
+    Capability {
+        name: "events",
+        meaning: "emit events on its own topics and set timers for itself, in transactions of its store",
+        interfaces: &["mcpp:events/outbox"],
+        access: Access::Granted { given: |grant| grant.store.is_some(), grant: "store = {}" },
+        link: events::link,
     },
     Capability {
         name: "sockets",

@@ -1,5 +1,6 @@
 //! The commands. Data goes to standard output, everything else to standard error; an exit code of 0 means success, 1 that the command failed, 2 that it was typed wrong.
 
+mod data;
 mod inspect;
 mod operate;
 mod remote;
@@ -33,6 +34,10 @@ enum Command {
     Inspect(inspect::Inspect),
     /// Make a running host look at its tools and grants again.
     Reload(operate::Reload),
+    /// Show events and timers that wait, and deliveries that were given up; retry or drop those.
+    Events(data::Events),
+    /// Copy the components' data of a running host into a file.
+    Backup(data::Backup),
     /// Print the WIT packages that this host speaks, or write them to a folder.
     Wit(wit::Wit),
 }
@@ -61,6 +66,8 @@ impl Cli {
             Command::Info(command) => command.run().await,
             Command::Inspect(command) => command.run().await,
             Command::Reload(command) => command.run().await,
+            Command::Events(command) => command.run().await,
+            Command::Backup(command) => command.run().await,
             Command::Wit(command) => command.run(),
         }
     }

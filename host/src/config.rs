@@ -11,6 +11,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    store::embedded::EmbeddedConfig,
     telemetry::LogFormat,
     wasm::{
         EngineConfig,
@@ -33,6 +34,8 @@ pub struct Config {
     pub tools: ToolsConfig,
     /// Where the host keeps its own files.
     pub data: DataConfig,
+    /// The components' data.
+    pub store: EmbeddedConfig,
     /// How many instances there may be.
     pub engine: EngineConfig,
     /// What one call may use, unless a grant says otherwise.
@@ -356,9 +359,8 @@ mod tests {
         assert_eq!(parsed, Config::default());
         let table: toml::Table = toml::from_str(&active).expect("valid");
         let count = |section: &str| table.get(section).and_then(toml::Value::as_table).map_or(0, toml::Table::len);
-        let shown =
-            [count("server"), count("sessions"), count("tools"), count("engine"), count("limits"), count("log")];
-        assert_eq!(shown, [14, 4, 3, 5, 8, 2], "a key is missing from the example");
+        let sections = ["server", "sessions", "tools", "store", "engine", "limits", "log"];
+        assert_eq!(sections.map(count), [14, 4, 3, 3, 5, 8, 2], "a key is missing from the example");
     }
 
     #[test]

@@ -10,7 +10,11 @@ use std::{
 
 use serde::Deserialize;
 
-use crate::{call::ToolName, wasm::limits::LimitsPatch};
+use crate::{
+    call::{ComponentName, ToolName},
+    events::record::Topic,
+    wasm::limits::LimitsPatch,
+};
 
 /// The version of the file format that this host reads and writes.
 pub const FORMAT_VERSION: u32 = 1;
@@ -35,12 +39,62 @@ pub struct ComponentGrant {
     /// The tools it may call: names, or prefixes that end in `*`.
     #[serde(default)]
     pub call: Vec<ToolPattern>,
+    /// The store of its own that it may have, with events and timers.
+    #[serde(default)]
+    pub store: Option<StoreGrant>,
+    /// The topics of other components that it may be told of: `<component>/<name>`, or `<component>/*`.
+    #[serde(default)]
+    pub subscribe: Vec<TopicPattern>,
     /// Budgets that differ from the host's defaults.
     #[serde(default)]
     pub limits: LimitsPatch,
     /// Budgets of single tools that differ from the component's.
     #[serde(default)]
     pub tools: BTreeMap<String, ToolGrant>,
+}
+
+/// A component's store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct StoreGrant {
+    /// Most bytes of keys and values, what waits to be delivered included.
+    pub quota_bytes: u64,
+}
+
+impl Default for StoreGrant {
+    fn default() -> Self {
+        Self { quota_bytes: 256 << 20 }
+    }
+}
+
+/// A topic, or all topics of a component (`queue/*`).
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct TopicPattern {
+    component: ComponentName,
+    name: Option<ComponentName>,
+}
+
+impl TryFrom<String> for TopicPattern {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let refuse = || format!("{text:?} is not a topic, `<component>/<name>` or `<component>/*`");
+        let (component, name) = text.split_once('/').ok_or_else(refuse)?;
+        let component = ComponentName::new(component).map_err(|_| refuse())?;
+        let name = match name {
+            "*" => None,
+            name => Some(ComponentName::new(name).map_err(|_| refuse())?),
+        };
+        Ok(Self { component, name })
+    }
+}
+
+impl TopicPattern {
+    /// Whether `topic` is meant.
+    pub fn matches(&self, topic: &Topic) -> bool {
+        self.component == topic.component && self.name.as_ref().is_none_or(|name| *name == topic.name)
+    }
 }
 
 /// What one tool of a component may use.

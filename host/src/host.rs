@@ -9,11 +9,16 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     admin::{self, AdminDoor},
     config::Config,
+    events::{self, subscriptions::Subscriptions},
     mcp::{Endpoint, http::HttpDoor, stdio},
     registry::Registry,
     reload::{
         Reloader, Report,
         loader::{BuiltIn, Loader, LoaderConfig},
+    },
+    store::{
+        Store,
+        embedded::{EmbeddedStore, disk::FileSystem},
     },
     telemetry,
     tenant::{Principal, TenantId},
@@ -27,6 +32,7 @@ include!(concat!(env!("OUT_DIR"), "/built_in.rs"));
 pub struct Host {
     config: Config,
     endpoint: Endpoint,
+    store: EmbeddedStore,
     reloader: Reloader,
     http: Arc<HttpDoor>,
     address: SocketAddr,
@@ -53,7 +59,14 @@ impl Host {
         let cache = Cache::open(&data_dir.join("compiled").join(TenantId::local().as_str()), engine.wasmtime())
             .inspect_err(|error| tracing::warn!(error = telemetry::chain(error), "compiled components are not cached"))
             .ok();
-        let registry = Registry::new(engine, Admission::new(&config.engine), [TenantId::local()]);
+        let store = EmbeddedStore::new(data_dir.join("store"), config.store.clone(), Arc::new(FileSystem))
+            .with_context(|| format!("cannot make the store's directory in {}", data_dir.display()))?;
+        let tenants = store.tenants()?;
+        let shared: Arc<dyn Store> = Arc::new(store.clone());
+        let subscriptions = Arc::new(Subscriptions::load(&*shared, &tenants).await?);
+        let admission = Admission::new(&config.engine);
+        let registry =
+            Registry::new(engine, admission, Arc::clone(&shared), Arc::clone(&subscriptions), [TenantId::local()]);
         let loader = LoaderConfig {
             tenant: TenantId::local(),
             folders: config.tools.folders.clone(),
@@ -66,13 +79,22 @@ impl Host {
         let (reloader, report) = Reloader::start(loader, progress).await?;
 
         let (closing, stop) = (CancellationToken::new(), CancellationToken::new());
+        let delivering =
+            events::start(shared, Arc::new(registry.clone()), subscriptions, &tenants, closing.clone()).await?;
         let endpoint = Endpoint::new(registry, config.server.name.clone(), config.server.page_size);
         let http =
             HttpDoor::new(config.server.clone(), config.sessions.clone(), endpoint.clone(), address, stop.clone());
         let http = Arc::new(http);
         let socket = data_dir.join(admin::SOCKET);
-        let admin = AdminDoor::new(config.clone(), address, endpoint.clone(), reloader.clone(), Arc::clone(&http));
-        let mut serving = vec![tokio::spawn(admin.serve(socket.clone(), stop.clone()))];
+        let admin = AdminDoor::new(admin::Shared {
+            config: config.clone(),
+            address,
+            endpoint: endpoint.clone(),
+            reloader: reloader.clone(),
+            http: Arc::clone(&http),
+            store: store.clone(),
+        });
+        let mut serving = vec![delivering, tokio::spawn(admin.serve(socket.clone(), stop.clone()))];
         if let Some(listener) = listener {
             let (http, closing) = (Arc::clone(&http), closing.clone());
             serving.push(tokio::spawn(async move { http.serve(listener, closing).await }));
@@ -85,7 +107,7 @@ impl Host {
             started_in_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
             "serving"
         );
-        Ok((Self { config, endpoint, reloader, http, address, socket, closing, stop, serving }, report))
+        Ok((Self { config, endpoint, store, reloader, http, address, socket, closing, stop, serving }, report))
     }
 
     /// Where it listens.
@@ -146,6 +168,7 @@ impl Host {
                 tracing::error!(%error, "a door broke");
             }
         }
+        self.store.close().await;
         tracing::info!("stopped");
     }
 }

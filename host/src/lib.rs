@@ -16,7 +16,9 @@ pub mod registry;
 pub mod reload;
 
 pub mod capability;
+pub mod events;
 pub mod grants;
+pub mod store;
 pub mod wasm;
 
 pub mod admin;

@@ -4,6 +4,8 @@
 //! end, whatever is swapped meanwhile. A name belongs to one component until that component gives it up.
 
 pub mod catalog;
+mod deliver;
+pub mod gate;
 pub mod schema;
 pub mod tool;
 
@@ -19,12 +21,16 @@ use tokio::{sync::watch, time::Instant};
 
 use self::{
     catalog::{Catalog, Problem, Revision},
-    tool::Tool,
+    gate::Pass,
+    tool::{Powers, Tool},
 };
 use crate::{
-    call::{Call, CallError, Cost, Dispatch, ToolResult},
+    call::{Budget, Call, CallError, Cost, Dispatch, Observer, ToolResult, TraceContext},
+    capability::store::StoreAccess,
+    events::subscriptions::Subscriptions,
+    store::{Space, Store},
     telemetry,
-    tenant::{Authorized, TenantId},
+    tenant::{Authorized, Principal, TenantId},
     wasm::{Engine, admission::Admission, component::LoadError, control::Control, instance, state::Running},
 };
 
@@ -36,6 +42,8 @@ pub struct Registry(Arc<Shared>);
 struct Shared {
     engine: Engine,
     admission: Admission,
+    store: Arc<dyn Store>,
+    subscriptions: Arc<Subscriptions>,
     tenants: BTreeMap<TenantId, Tenant>,
     calls: tokio_util::task::TaskTracker,
 }
@@ -49,19 +57,36 @@ struct Tenant {
 
 impl Registry {
     /// Empty catalogs for `tenants`.
-    pub fn new(engine: Engine, admission: Admission, tenants: impl IntoIterator<Item = TenantId>) -> Self {
+    pub fn new(
+        engine: Engine,
+        admission: Admission,
+        store: Arc<dyn Store>,
+        subscriptions: Arc<Subscriptions>,
+        tenants: impl IntoIterator<Item = TenantId>,
+    ) -> Self {
         let tenant = || Tenant {
             catalog: ArcSwap::from_pointee(Catalog::default()),
             changed: watch::Sender::new(0),
             swapping: Mutex::new(()),
         };
         let tenants = tenants.into_iter().map(|id| (id, tenant())).collect();
-        Self(Arc::new(Shared { engine, admission, tenants, calls: tokio_util::task::TaskTracker::new() }))
+        let calls = tokio_util::task::TaskTracker::new();
+        Self(Arc::new(Shared { engine, admission, store, subscriptions, tenants, calls }))
     }
 
     /// The engine.
     pub fn engine(&self) -> &Engine {
         &self.0.engine
+    }
+
+    /// The store in which components keep their data.
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.0.store
+    }
+
+    /// Who is told of which events.
+    pub fn subscriptions(&self) -> &Arc<Subscriptions> {
+        &self.0.subscriptions
     }
 
     /// The places for instances.
@@ -117,15 +142,33 @@ impl Registry {
     /// Runs a call to its end: finds the tool, checks the arguments, waits for a place, runs, checks the result.
     pub async fn call(&self, call: Authorized<Call>) -> Result<ToolResult, CallError> {
         let call = call.into_inner();
-        let Some(tool) = self.catalog(&call.principal.tenant).tool(&call.tool) else {
-            return Err(CallError::UnknownTool(call.tool));
-        };
+        let (tool, _pass) = self.enter(&call).await?;
         let tenant = call.principal.tenant.clone();
         let started = Instant::now();
         let _counted = self.0.calls.token();
         let (result, cost) = self.run(&tool, call).await;
         telemetry::call_ended(&tenant, tool.name.as_str(), result.as_ref(), started.elapsed(), cost);
         result
+    }
+
+    /// The tool and the pass through its revision's gate; waits while the component's data is migrated.
+    async fn enter(&self, call: &Call) -> Result<(Arc<Tool>, Pass), CallError> {
+        loop {
+            let Some(tool) = self.catalog(&call.principal.tenant).tool(&call.tool) else {
+                return Err(CallError::UnknownTool(call.tool.clone()));
+            };
+            if let Some(pass) = tool.powers.gate.enter(call.depth > 0) {
+                return Ok((tool, pass));
+            }
+            let own = Instant::now() + Duration::from_millis(tool.limits.deadline_ms);
+            tokio::select! {
+                () = tool.powers.gate.opened() => {}
+                () = call.cancel.cancelled() => return Err(CallError::Cancelled),
+                () = tokio::time::sleep_until(call.deadline.map_or(own, |callers| callers.min(own))) => {
+                    return Err(CallError::BudgetExceeded { budget: Budget::Deadline, limit: tool.limits.deadline_ms });
+                }
+            }
+        }
     }
 
     async fn run(&self, tool: &Arc<Tool>, call: Call) -> (Result<ToolResult, CallError>, Cost) {
@@ -143,19 +186,39 @@ impl Registry {
             Err(error) => return (Err(error), Cost::default()),
         };
         let control = Control::new(tool.limits, deadline, call.cancel.clone(), slot);
+        let cause = format!("tool {} by {}", tool.name, call.principal.subject);
         let running = Running {
-            principal: call.principal,
-            component: Arc::clone(&tool.component),
-            tool: tool.name.as_str().into(),
             trace: call.trace,
             observer: call.observer,
             depth: call.depth,
-            may_call: Arc::clone(&tool.may_call),
-            dispatch: Arc::new(self.clone()),
+            ..self.running(&tool.powers, call.principal, tool.name.as_str().into(), cause.into())
         };
         let (result, cost) =
             instance::call(&self.0.engine, tool.target.clone(), call.arguments, running, control).await;
         (result.and_then(|result| tool.check_result(result)), cost)
+    }
+
+    /// What an instance of a revision has of its host.
+    fn running(&self, powers: &Powers, principal: Principal, tool: Arc<str>, cause: Arc<str>) -> Running {
+        let space = Space { tenant: principal.tenant.clone(), component: powers.component.clone() };
+        let access = |quota_bytes| StoreAccess {
+            store: Arc::clone(&self.0.store),
+            space,
+            quota_bytes,
+            subscriptions: Arc::clone(&self.0.subscriptions),
+        };
+        Running {
+            principal,
+            component: powers.component.shared(),
+            tool,
+            trace: TraceContext::root(),
+            observer: Observer::default(),
+            depth: 0,
+            may_call: Arc::clone(&powers.may_call),
+            dispatch: Arc::new(self.clone()),
+            store: powers.quota_bytes.map(access),
+            cause,
+        }
     }
 
     /// Waits until no call runs any more, or until `patience` is over; whether all ended.

@@ -4,6 +4,7 @@
 //! [`Reloader`] and asks.
 
 pub mod loader;
+mod migration;
 mod watch;
 
 use std::{

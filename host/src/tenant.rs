@@ -5,6 +5,8 @@
 
 use std::{collections::BTreeSet, fmt, sync::Arc};
 
+use crate::call::ComponentName;
+
 /// A tenant: 1 to 64 characters of `a-z 0-9 -`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TenantId(Arc<str>);
@@ -63,6 +65,14 @@ impl Principal {
             subject: "local-user".into(),
             scopes: Arc::new(BTreeSet::from([SCOPE_TOOLS.to_owned()])),
         }
+    }
+}
+
+impl Principal {
+    /// A component of a tenant, for work that the host began by itself.
+    pub fn system(tenant: TenantId, component: &ComponentName) -> Self {
+        let subject = format!("system:{component}").into();
+        Self { tenant, subject, scopes: Arc::new(BTreeSet::from([SCOPE_TOOLS.to_owned()])) }
     }
 }
 

@@ -23,7 +23,7 @@ pub fn mcpp() -> PathBuf {
     program
 }
 
-fn run(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
+pub fn run(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
     Command::new(mcpp())
         .args(arguments)
         .env_remove("MCPP_URL")
@@ -35,7 +35,7 @@ fn run(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
         .expect("run")
 }
 
-fn stdout(output: &Output) -> String {
+pub fn stdout(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 

@@ -65,6 +65,12 @@ impl TestHost {
         Self { host, report, folder, http: reqwest::Client::new() }
     }
 
+    /// Stops the host; its folders, for another one.
+    pub async fn stop(self) -> TempDir {
+        self.host.stop().await;
+        self.folder
+    }
+
     pub fn tools_folder(&self) -> PathBuf {
         self.folder.path().join("tools")
     }

@@ -21,16 +21,20 @@
 //! The function's name is the tool's name, its doc comment the description, its parameters the input schema (or, if its only parameter is called `args`, that type
 //! is), its return type the output schema. `Err` is an error that the caller can read. A function stays a function: test it as one.
 //!
-//! Within a call, [`log`], [`progress`], [`caller`] and [`call`] reach the host. Outside a component (in a native test) they do nothing but what their pages say.
+//! Within a call, [`log`], [`progress`], [`caller`], [`call`] and [`store`] reach the host; [`events`] tells a component of what happens between calls. Outside a component (in a native test) they do nothing but what their pages say.
 #![deny(missing_docs)]
 
 pub mod call;
 pub mod caller;
+pub mod events;
 pub mod log;
 pub mod progress;
+pub mod store;
 
 mod definition;
 mod error;
+#[doc(hidden)]
+pub mod exports;
 mod output;
 
 pub use mcpp_tool_macros::{export, tool};
@@ -52,6 +56,11 @@ pub mod internal {
     pub use crate::{
         bindings::export_component,
         definition::{Annotations, Component, Definition, Tools, input_schema, no_arguments_schema, parse},
+        events::Handlers,
+        exports::{
+            HandlerComponent, Migration, MigrationComponent, Step, handler_bindings::export_handler,
+            migration_bindings::export_migration,
+        },
         output::{IntoOutput, no_output_schema},
     };
 }
@@ -81,10 +90,14 @@ pub mod bindings {
                 import mcpp:endpoint/log@0.1.0;
                 import mcpp:endpoint/progress@0.1.0;
                 import mcpp:endpoint/call@0.1.0;
+                import mcpp:store/snapshots@0.1.0;
+                import mcpp:store/transactions@0.1.0;
+                import mcpp:store/changes@0.1.0;
+                import mcpp:events/outbox@0.1.0;
                 export mcpp:tool/tools@0.1.0;
             }
         ",
-        path: ["../wit/tool", "../wit/endpoint"],
+        path: ["../wit/tool", "../wit/endpoint", "../wit/store", "../wit/events"],
         pub_export_macro: true,
         export_macro_name: "export_component",
         default_bindings_module: "mcpp_tool::bindings",

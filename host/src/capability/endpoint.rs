@@ -102,6 +102,11 @@ impl call::Host for State {
         arguments: String,
     ) -> wasmtime::Result<Result<types::ToolResult, call::CallError>> {
         let Some(running) = &self.running else { return Ok(Err(call::CallError::NotFound)) };
+        if self.store_use.transaction_open {
+            // The released package has no case of its own for this.
+            let reason = "transaction-open: commit or drop the open transaction first, others may be waiting for it";
+            return Ok(Err(call::CallError::Aborted(reason.into())));
+        }
         let nested = match nested_call(running, self.control.deadline(), self.control.cancel_token(), &tool, &arguments)
         {
             Ok(nested) => nested,

@@ -9,12 +9,13 @@ use serde_json::Value;
 
 use super::{clean, print, print_json, table};
 use crate::{
+    call::ComponentName,
     capability::{self, Access},
-    grants::{ComponentGrant, ToolPattern},
+    grants::{ComponentGrant, StoreGrant, ToolPattern},
     wasm::{
         Engine, EngineConfig,
         admission::Admission,
-        component::{self, ComponentName, LoadError, MAX_COMPONENT_BYTES},
+        component::{self, LoadError, MAX_COMPONENT_BYTES},
     },
 };
 
@@ -89,7 +90,8 @@ impl Inspect {
         if explanation.imports.iter().all(|import| import.loads) {
             // To list its tools the component runs once, with everything linked and nothing behind it: there is no call, so nothing can be reached.
             let everything = ToolPattern::try_from("*".to_owned()).map_err(anyhow::Error::msg)?;
-            let grant = ComponentGrant { call: vec![everything], ..ComponentGrant::default() };
+            let store = Some(StoreGrant::default());
+            let grant = ComponentGrant { call: vec![everything], store, ..ComponentGrant::default() };
             let loaded = compiled.admit(&engine, &grant)?.load(&engine, &Admission::new(&config)).await?;
             explanation.tools = loaded.tools.into_iter().map(tool).collect();
             explanation.notes = loaded.notes;

@@ -2,10 +2,10 @@
 
 use std::path::PathBuf;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use clap::Args;
-use reqwest::Method;
-use serde::de::DeserializeOwned;
+use reqwest::{Method, Response};
+use serde::{Serialize, de::DeserializeOwned};
 
 use super::{Operator, clean, print, print_json, table};
 use crate::{
@@ -23,13 +23,31 @@ impl Operator {
         Ok(config.data_dir()?.join(admin::SOCKET))
     }
 
-    async fn ask<T: DeserializeOwned>(&self, method: Method, path: &str) -> anyhow::Result<T> {
+    /// Asks the running host.
+    pub(super) async fn ask<T: DeserializeOwned>(&self, method: Method, path: &str) -> anyhow::Result<T> {
+        Ok(self.send(method, path, None::<&()>).await?.json().await?)
+    }
+
+    /// Tells the running host to do something.
+    pub(super) async fn tell(&self, path: &str, what: &impl Serialize) -> anyhow::Result<Response> {
+        self.send(Method::POST, path, Some(what)).await
+    }
+
+    async fn send(&self, method: Method, path: &str, body: Option<&impl Serialize>) -> anyhow::Result<Response> {
         let socket = self.socket()?;
         let client = reqwest::Client::builder().unix_socket(socket.clone()).build()?;
+        let mut request = client.request(method, format!("http://localhost{path}"));
+        if let Some(body) = body {
+            request = request.json(body);
+        }
         let absent =
             || format!("no host answers at {}; is one running with this data directory? (--data)", socket.display());
-        let answer = client.request(method, format!("http://localhost{path}")).send().await.with_context(absent)?;
-        Ok(answer.error_for_status()?.json().await?)
+        let answer = request.send().await.with_context(absent)?;
+        let status = answer.status();
+        if !status.is_success() {
+            bail!("{}", clean(&answer.text().await.unwrap_or_else(|_| status.to_string())));
+        }
+        Ok(answer)
     }
 }
 

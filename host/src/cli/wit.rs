@@ -8,9 +8,11 @@ use clap::Args;
 use super::print;
 
 /// The packages: folder, file, text.
-const PACKAGES: [(&str, &str, &str); 2] = [
+const PACKAGES: [(&str, &str, &str); 4] = [
     ("mcpp-tool", "tool.wit", include_str!("../../../wit/tool/tool.wit")),
     ("mcpp-endpoint", "endpoint.wit", include_str!("../../../wit/endpoint/endpoint.wit")),
+    ("mcpp-store", "store.wit", include_str!("../../../wit/store/store.wit")),
+    ("mcpp-events", "events.wit", include_str!("../../../wit/events/events.wit")),
 ];
 
 #[derive(Debug, Args)]

@@ -1,14 +1,23 @@
 //! One tenant's tools at one moment: an immutable value that a swap replaces as a whole.
 
-use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::SystemTime,
+};
 
-use super::tool::Tool;
+use tokio::sync::Semaphore;
+
+use super::tool::{Powers, Tool};
 use crate::{
-    call::ToolName,
+    call::{ComponentName, ToolName},
+    events::record::Topic,
     grants::ComponentGrant,
     wasm::{
-        component::{ComponentName, LoadError, Loaded, Origin},
+        component::{LoadError, Loaded, Origin},
+        handler::Handler,
         limits::Limits,
+        migration::Migration,
     },
 };
 
@@ -29,6 +38,16 @@ pub struct Revision {
     pub since: SystemTime,
     /// Its tools.
     pub tools: Vec<Arc<Tool>>,
+    /// Its handler of events and timers.
+    pub handler: Option<RevisionHandler>,
+    /// What it is subscribed to.
+    pub topics: BTreeSet<Topic>,
+    /// How it migrates its data, and the format that it reads and writes.
+    pub migration: Option<(Migration, u32)>,
+    /// What it may do.
+    pub powers: Arc<Powers>,
+    /// What a call may use, where a tool has no limits of its own.
+    pub limits: Limits,
     /// What its author should know.
     pub notes: Vec<String>,
 }
@@ -36,10 +55,23 @@ pub struct Revision {
 impl Revision {
     /// Checks all that a loaded component says.
     pub fn check(loaded: Loaded, origin: Origin, grant: &ComponentGrant, defaults: &Limits) -> Result<Self, LoadError> {
-        let component = loaded.name.shared();
-        let tools = loaded.tools.into_iter().map(|tool| Tool::check(&component, tool, grant, defaults).map(Arc::new));
+        let powers = Arc::new(Powers {
+            component: loaded.name.clone(),
+            may_call: grant.call.clone().into(),
+            quota_bytes: grant.store.map(|store| store.quota_bytes),
+            gate: Arc::default(),
+        });
+        let tools = loaded.tools.into_iter().map(|tool| Tool::check(&powers, tool, grant, defaults).map(Arc::new));
+        let limits = defaults.patched(&grant.limits);
+        let (handler, topics) = loaded.handler.unzip();
+        let topics = topics.unwrap_or_default().into_iter().map(|topic| check_topic(&loaded.name, topic, grant));
         Ok(Self {
             tools: tools.collect::<Result<_, _>>()?,
+            topics: topics.collect::<Result<_, _>>()?,
+            handler: handler.map(|handler| RevisionHandler::new(handler, &limits)),
+            migration: loaded.migration,
+            powers,
+            limits,
             name: loaded.name,
             digest: loaded.digest,
             bytes: loaded.bytes,
@@ -49,6 +81,40 @@ impl Revision {
             notes: loaded.notes,
         })
     }
+}
+
+impl Revision {
+    /// The format of its data.
+    pub fn format(&self) -> u32 {
+        self.migration.as_ref().map_or(0, |(_, format)| *format)
+    }
+}
+
+/// A handler with its own places, besides the host's.
+#[derive(Debug)]
+pub struct RevisionHandler {
+    /// The handler.
+    pub handler: Handler,
+    /// How many instances of it there may be.
+    pub places: Arc<Semaphore>,
+}
+
+impl RevisionHandler {
+    fn new(handler: Handler, limits: &Limits) -> Self {
+        let places = usize::try_from(limits.concurrency).unwrap_or(Semaphore::MAX_PERMITS);
+        Self { handler, places: Arc::new(Semaphore::new(places)) }
+    }
+}
+
+/// A component is told of its own topics, and of others' that its grant names.
+fn check_topic(component: &ComponentName, text: String, grant: &ComponentGrant) -> Result<Topic, LoadError> {
+    let Some(topic) = Topic::parse(&text, component) else {
+        return Err(LoadError::Topic(text.chars().take(160).collect()));
+    };
+    if topic.component != *component && !grant.subscribe.iter().any(|pattern| pattern.matches(&topic)) {
+        return Err(LoadError::TopicNotGranted { topic: topic.to_string(), component: component.to_string() });
+    }
+    Ok(topic)
 }
 
 /// Why a component's newest build is not live.

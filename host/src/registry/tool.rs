@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use tokio::sync::Semaphore;
 
-use super::schema::Schema;
+use super::{gate::Gate, schema::Schema};
 use crate::{
-    call::{CallError, ToolName, ToolResult},
+    call::{CallError, ComponentName, ToolName, ToolResult},
     grants::{ComponentGrant, ToolPattern},
     wasm::{
         bindings::exports::mcpp::tool::tools::Annotations,
@@ -18,6 +18,19 @@ use crate::{
 
 /// Longest description and title, in bytes.
 const MAX_TEXT_BYTES: usize = 16 << 10;
+
+/// What everything of one revision may do.
+#[derive(Debug)]
+pub struct Powers {
+    /// The component.
+    pub component: ComponentName,
+    /// Which tools it may call.
+    pub may_call: Arc<[ToolPattern]>,
+    /// How large its space may become, in bytes; none if it has no store.
+    pub quota_bytes: Option<u64>,
+    /// Through which calls of the revision pass.
+    pub gate: Arc<Gate>,
+}
 
 /// One tool of a live revision.
 #[derive(Debug)]
@@ -40,8 +53,8 @@ pub struct Tool {
     pub limits: Limits,
     /// Its own places, besides the host's.
     pub places: Arc<Semaphore>,
-    /// Which tools it may call.
-    pub may_call: Arc<[ToolPattern]>,
+    /// What it may do, as all of its revision.
+    pub powers: Arc<Powers>,
     /// How it is called.
     pub target: Target,
 }
@@ -49,7 +62,7 @@ pub struct Tool {
 impl Tool {
     /// Checks what a component says of a tool.
     pub fn check(
-        component: &Arc<str>,
+        powers: &Arc<Powers>,
         tool: LoadedTool,
         grant: &ComponentGrant,
         defaults: &Limits,
@@ -73,7 +86,7 @@ impl Tool {
         let places = Arc::new(Semaphore::new(usize::try_from(limits.concurrency).unwrap_or(Semaphore::MAX_PERMITS)));
         Ok(Self {
             name,
-            component: Arc::clone(component),
+            component: powers.component.shared(),
             title: listing.title,
             description: listing.description,
             annotations: listing.annotations,
@@ -81,7 +94,7 @@ impl Tool {
             output,
             limits,
             places,
-            may_call: grant.call.clone().into(),
+            powers: Arc::clone(powers),
             target,
         })
     }

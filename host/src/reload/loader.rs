@@ -2,6 +2,7 @@
 
 use std::{
     borrow::Cow,
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
     sync::Arc,
@@ -10,17 +11,20 @@ use std::{
 
 use arc_swap::ArcSwap;
 
+use super::migration;
 use crate::{
+    call::ComponentName,
     grants::Grants,
     registry::{
         Registry,
         catalog::{Problem, Revision},
     },
+    store::Space,
     telemetry,
     tenant::TenantId,
     wasm::{
         cache::Cache,
-        component::{self, ComponentName, LoadError, MAX_COMPONENT_BYTES, Origin},
+        component::{self, LoadError, MAX_COMPONENT_BYTES, Origin},
         limits::Limits,
     },
 };
@@ -223,7 +227,7 @@ impl Loader {
 
     async fn attempt(&self, source: &Source) -> Result<Outcome, LoadError> {
         let tenant = &self.config.tenant;
-        let Some(wasm) = read(source).await? else { return self.remove(source) };
+        let Some(wasm) = read(source).await? else { return self.remove(source).await };
         let name = ComponentName::new(&source.component())?;
         let grant = self.grants.load().of(name.as_str());
         let origin = source.origin();
@@ -246,7 +250,8 @@ impl Loader {
         for note in &loaded.notes {
             tracing::warn!(component = %loaded.name, "{note}");
         }
-        self.registry.install(tenant, Revision::check(loaded, origin, &grant, &self.config.limits)?)?;
+        let revision = Revision::check(loaded, origin, &grant, &self.config.limits)?;
+        migration::bring_up(&self.registry, tenant, revision).await?;
         Ok(Outcome::Loaded)
     }
 
@@ -260,7 +265,7 @@ impl Loader {
         }
     }
 
-    fn remove(&self, source: &Source) -> Result<Outcome, LoadError> {
+    async fn remove(&self, source: &Source) -> Result<Outcome, LoadError> {
         let component = source.component();
         let catalog = self.registry.catalog(&self.config.tenant);
         let origin = source.origin();
@@ -270,6 +275,10 @@ impl Loader {
             return Ok(Outcome::Unchanged);
         }
         self.registry.remove(&self.config.tenant, &component)?;
+        if let Ok(component) = ComponentName::new(&component) {
+            let space = Space { tenant: self.config.tenant.clone(), component };
+            self.registry.subscriptions().set(&**self.registry.store(), &space, BTreeSet::new()).await?;
+        }
         Ok(Outcome::Removed)
     }
 }

@@ -22,14 +22,62 @@ wasmtime::component::bindgen!({
             import mcpp:endpoint/log@0.1.0;
             import mcpp:endpoint/progress@0.1.0;
             import mcpp:endpoint/call@0.1.0;
+            import mcpp:store/snapshots@0.1.0;
+            import mcpp:store/transactions@0.1.0;
+            import mcpp:store/changes@0.1.0;
+            import mcpp:events/outbox@0.1.0;
             export mcpp:tool/tools@0.1.0;
         }
     ",
-    path: ["../wit/tool", "../wit/endpoint"],
+    path: ["../wit/tool", "../wit/endpoint", "../wit/store", "../wit/events"],
     imports: {
         default: trappable,
         "mcpp:endpoint/call": async | trappable,
+        "mcpp:store/snapshots": async | trappable,
+        "mcpp:store/transactions": async | trappable,
+        "mcpp:store/changes": async | trappable,
+        "mcpp:events/outbox": async | trappable,
+    },
+    with: {
+        "mcpp:store/snapshots.snapshot": crate::capability::store::OpenSnapshot,
+        "mcpp:store/transactions.transaction": crate::capability::store::OpenTransaction,
     },
     exports: { default: async },
     require_store_data_send: true,
 });
+
+/// What a component may export beside its tools: a handler of events and timers.
+pub mod handler {
+    wasmtime::component::bindgen!({
+        inline: "
+            package mcpp:host;
+
+            world handling {
+                export mcpp:events/handler@0.1.0;
+            }
+        ",
+        path: ["../wit/tool", "../wit/endpoint", "../wit/store", "../wit/events"],
+        exports: { default: async },
+        require_store_data_send: true,
+    });
+}
+
+/// What a component may export beside its tools: the migration of its data.
+pub mod migration {
+    wasmtime::component::bindgen!({
+        inline: "
+            package mcpp:host;
+
+            world migrating {
+                export mcpp:store/migration@0.1.0;
+            }
+        ",
+        path: ["../wit/tool", "../wit/endpoint", "../wit/store", "../wit/events"],
+        exports: { default: async },
+        with: {
+            "mcpp:store/types": super::mcpp::store::types,
+            "mcpp:store/transactions": super::mcpp::store::transactions,
+        },
+        require_store_data_send: true,
+    });
+}

@@ -15,56 +15,30 @@ use super::{
     bindings::{ComponentPre, exports::mcpp::tool::tools::Tool as WitTool},
     cache::Cache,
     control::Control,
+    handler::{self, Handler},
     instance::{self, Target},
     limits::Limits,
+    migration::{self, Migration},
     plain,
     state::State,
 };
 use crate::{
-    call::CallError,
+    call::{CallError, ComponentName, InvalidComponentName},
     capability::{self, Refused},
     grants::ComponentGrant,
+    store::StoreError,
 };
 
 /// Largest component file, in bytes.
 pub const MAX_COMPONENT_BYTES: u64 = 256 << 20;
 /// Most tools of one component.
 const MAX_TOOLS: usize = 1_000;
+/// Most topics that a component may be subscribed to.
+const MAX_TOPICS: usize = 100;
 /// How long a component may take to list its tools.
 const LIST_TIME: Duration = Duration::from_secs(1);
 /// The interface by which we know an SDK component, without its version.
 const TOOLS_INTERFACE: &str = "mcpp:tool/tools";
-
-/// A component's stable name: 1 to 64 characters of `a-z A-Z 0-9 _ -`. It owns the component's grants and data, whatever build is loaded.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ComponentName(Arc<str>);
-
-impl ComponentName {
-    /// Checks and takes a name.
-    pub fn new(name: &str) -> Result<Self, LoadError> {
-        let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
-        if name.is_empty() || name.len() > 64 || !name.chars().all(legal) {
-            return Err(LoadError::Name(name.chars().take(80).collect()));
-        }
-        Ok(Self(name.into()))
-    }
-
-    /// The name.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-
-    /// The name, shared.
-    pub fn shared(&self) -> Arc<str> {
-        Arc::clone(&self.0)
-    }
-}
-
-impl std::fmt::Display for ComponentName {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
-    }
-}
 
 /// Where a component's bytes are from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -80,8 +54,8 @@ pub enum Origin {
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     /// Its name is not legal.
-    #[error("component name {0:?} is not 1 to 64 characters of `a-z`, `A-Z`, `0-9`, `_` and `-`; rename the file")]
-    Name(String),
+    #[error("{0}; rename the file")]
+    Name(#[from] InvalidComponentName),
     /// The file could not be read.
     #[error("cannot read {path}")]
     Read {
@@ -115,8 +89,8 @@ pub enum LoadError {
     #[error("its imports do not match this host's interfaces: {0}")]
     Link(String),
     /// It speaks another version of the tool interface.
-    #[error("it exports `{0}`; this host speaks `mcpp:tool/tools@0.1`")]
-    ToolVersion(String),
+    #[error("it exports `{0}`; this host speaks version 0.1 of it")]
+    ExportVersion(String),
     /// It has no tools.
     #[error("it exports no function, so it has no tools{}", notes(.0))]
     NoTools(Vec<String>),
@@ -150,6 +124,56 @@ pub enum LoadError {
         /// Where it is from.
         owner: String,
     },
+    /// A topic it wants to be told of is not one.
+    #[error("it subscribes to {0:?}, which is not a topic: `<name>` or `<component>/<name>`")]
+    Topic(String),
+    /// It subscribes to too many.
+    #[error("it subscribes to {0} topics; at most {MAX_TOPICS} are allowed")]
+    TooManyTopics(usize),
+    /// A topic it wants to be told of is another component's, and not granted.
+    #[error(
+        "it subscribes to `{topic}` of another component; to grant it, add `subscribe = [\"{topic}\"]` under `[components.{component}]` in the grants file and run `mcpp reload`"
+    )]
+    TopicNotGranted {
+        /// The topic.
+        topic: String,
+        /// The component.
+        component: String,
+    },
+    /// Its data has a newer format.
+    #[error(
+        "its data has format {data} and this build reads {build}; load a build for format {data}, or put back a backup"
+    )]
+    Downgrade {
+        /// The data's format.
+        data: u32,
+        /// The build's.
+        build: u32,
+    },
+    /// A migration has begun and another build is loaded.
+    #[error(
+        "a migration of its data from format {from} to {to} has begun and this build reads {build}; load a build for format {to}"
+    )]
+    MigrationUnderWay {
+        /// The data's format before.
+        from: u32,
+        /// The format after.
+        to: u32,
+        /// The build's.
+        build: u32,
+    },
+    /// The build before did not come to rest.
+    #[error("its data has to be migrated, and calls of the build before did not end within {seconds} s; it serves on")]
+    NotDrained {
+        /// How long they had.
+        seconds: u64,
+    },
+    /// It did not migrate.
+    #[error("it could not migrate its data: {0}")]
+    Migration(String),
+    /// Its store does not work.
+    #[error(transparent)]
+    Store(#[from] StoreError),
     /// The host is stopping.
     #[error("the host is stopping")]
     Stopping,
@@ -215,6 +239,8 @@ fn chain(error: &wasmtime::Error) -> String {
 pub struct Admitted {
     compiled: Compiled,
     kind: Kind,
+    handler: Option<Handler>,
+    migration: Option<Migration>,
 }
 
 enum Kind {
@@ -253,22 +279,28 @@ impl Compiled {
         }
         let linker = capability::linker(engine.wasmtime(), grant).map_err(|error| LoadError::Link(chain(&error)))?;
         let linked = linker.instantiate_pre(&self.component).map_err(|error| LoadError::Link(chain(&error)))?;
-        let kind = match self.tools_interface(engine) {
-            None => Kind::Plain(linked),
-            Some(version) if version.starts_with("mcpp:tool/tools@0.1.") => {
-                Kind::Sdk(ComponentPre::new(linked).map_err(|error| LoadError::Link(chain(&error)))?)
-            }
-            Some(version) => return Err(LoadError::ToolVersion(version)),
+        let link_error = |error: wasmtime::Error| LoadError::Link(chain(&error));
+        let handler = self.exports(engine, handler::INTERFACE)?.then(|| Handler::new(linked.clone()));
+        let migration = self.exports(engine, migration::INTERFACE)?.then(|| Migration::new(linked.clone()));
+        let kind = if self.exports(engine, TOOLS_INTERFACE)? {
+            Kind::Sdk(ComponentPre::new(linked).map_err(link_error)?)
+        } else {
+            Kind::Plain(linked)
         };
-        Ok(Admitted { compiled: self, kind })
+        let (handler, migration) =
+            (handler.transpose().map_err(link_error)?, migration.transpose().map_err(link_error)?);
+        Ok(Admitted { compiled: self, kind, handler, migration })
     }
 
-    fn tools_interface(&self, engine: &Engine) -> Option<String> {
+    /// Whether it exports one of our interfaces, in a version that this host speaks.
+    fn exports(&self, engine: &Engine, interface: &str) -> Result<bool, LoadError> {
         let component_type = self.component.component_type();
-        component_type
-            .exports(engine.wasmtime())
-            .map(|(name, _)| name.to_owned())
-            .find(|name| name.split('@').next() == Some(TOOLS_INTERFACE))
+        let mut exports = component_type.exports(engine.wasmtime()).map(|(name, _)| name);
+        let Some(export) = exports.find(|name| name.split('@').next() == Some(interface)) else { return Ok(false) };
+        match export.split_once('@') {
+            Some((_, version)) if version.starts_with(capability::SPOKEN) => Ok(true),
+            _ => Err(LoadError::ExportVersion(export.to_owned())),
+        }
     }
 }
 
@@ -285,6 +317,10 @@ pub struct Loaded {
     pub cached: bool,
     /// Its tools.
     pub tools: Vec<LoadedTool>,
+    /// Its handler of events and timers, and the topics that it names.
+    pub handler: Option<(Handler, Vec<String>)>,
+    /// Its migration, and the format that it reads and writes.
+    pub migration: Option<(Migration, u32)>,
     /// What its author should know.
     pub notes: Vec<String>,
 }
@@ -301,34 +337,62 @@ pub struct LoadedTool {
 impl Admitted {
     /// Asks for its tools.
     pub async fn load(self, engine: &Engine, admission: &Admission) -> Result<Loaded, LoadError> {
-        let Self { compiled, kind } = self;
+        let Self { compiled, kind, handler, migration } = self;
+        let name = compiled.name.shared();
         let (tools, notes) = match kind {
-            Kind::Sdk(component) => (list_sdk(engine, admission, &compiled.name, component).await?, Vec::new()),
+            Kind::Sdk(component) => (list_sdk(engine, admission, &name, component).await?, Vec::new()),
             Kind::Plain(linked) => list_plain(engine, &compiled, linked),
         };
-        if tools.is_empty() {
+        let handler = match handler {
+            Some(handler) => {
+                let control = loading(admission).await?;
+                let topics = handler.subscriptions(engine, &name, control).await.map_err(LoadError::List)?;
+                Some((handler, topics))
+            }
+            None => None,
+        };
+        let migration = match migration {
+            Some(migration) => {
+                let format =
+                    migration.format(engine, &name, loading(admission).await?).await.map_err(LoadError::List)?;
+                Some((migration, format))
+            }
+            None => None,
+        };
+        if let Some((_, topics)) = &handler
+            && topics.len() > MAX_TOPICS
+        {
+            return Err(LoadError::TooManyTopics(topics.len()));
+        }
+        if tools.is_empty() && handler.is_none() {
             return Err(LoadError::NoTools(notes));
         }
         if tools.len() > MAX_TOOLS {
             return Err(LoadError::TooManyTools(tools.len()));
         }
         let digest = compiled.digest.to_hex().to_string();
-        Ok(Loaded { name: compiled.name, digest, bytes: compiled.bytes, cached: compiled.cached, tools, notes })
+        let Compiled { name, bytes, cached, .. } = compiled;
+        Ok(Loaded { name, digest, bytes, cached, tools, handler, migration, notes })
     }
+}
+
+/// Reins for what a component is asked when it is loaded.
+async fn loading(admission: &Admission) -> Result<Arc<Control>, LoadError> {
+    let limits = Limits { deadline_ms: u64::try_from(LIST_TIME.as_millis()).unwrap_or(u64::MAX), ..Limits::default() };
+    let cancel = CancellationToken::new();
+    let until = Instant::now() + LIST_TIME;
+    let slot = admission.admit(&Arc::new(Semaphore::new(1)), 1, until, &cancel).await.map_err(LoadError::List)?;
+    Ok(Control::new(limits, Instant::now() + LIST_TIME, cancel, slot))
 }
 
 async fn list_sdk(
     engine: &Engine,
     admission: &Admission,
-    name: &ComponentName,
+    name: &Arc<str>,
     component: ComponentPre<State>,
 ) -> Result<Vec<LoadedTool>, LoadError> {
-    let limits = Limits { deadline_ms: u64::try_from(LIST_TIME.as_millis()).unwrap_or(u64::MAX), ..Limits::default() };
-    let cancel = CancellationToken::new();
-    let queue_until = Instant::now() + LIST_TIME;
-    let slot = admission.admit(&Arc::new(Semaphore::new(1)), 1, queue_until, &cancel).await.map_err(LoadError::List)?;
-    let control = Control::new(limits, Instant::now() + LIST_TIME, cancel, slot);
-    let listings = instance::list(engine, &name.shared(), component.clone(), control).await.map_err(LoadError::List)?;
+    let control = loading(admission).await?;
+    let listings = instance::list(engine, name, component.clone(), control).await.map_err(LoadError::List)?;
     let tool = |listing: WitTool| {
         let target = Target::Sdk { component: component.clone(), tool: listing.name.clone() };
         LoadedTool { listing, target }

@@ -15,7 +15,7 @@ use futures::FutureExt;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{admission::Slot, limits::Limits};
+use super::{admission::Slot, limits::Limits, pace::Pace};
 use crate::call::{Budget, CallError};
 
 /// The trap that ends a guest when its call is stopped; the reason is in [`Control::stopped`].
@@ -34,6 +34,7 @@ pub struct Control {
     host_calls: AtomicU64,
     stopped: OnceLock<CallError>,
     long: AtomicBool,
+    pace: Arc<Pace>,
 }
 
 impl Control {
@@ -48,6 +49,7 @@ impl Control {
             host_calls: AtomicU64::new(0),
             stopped: OnceLock::new(),
             long: AtomicBool::new(false),
+            pace: Arc::default(),
         })
     }
 
@@ -97,6 +99,11 @@ impl Control {
         self.long.load(Ordering::Relaxed)
     }
 
+    /// The guest's own time.
+    pub fn pace(&self) -> &Arc<Pace> {
+        &self.pace
+    }
+
     /// Asked at every epoch: may the guest go on?
     pub fn check(&self) -> wasmtime::Result<()> {
         if self.stopped.get().is_some() {
@@ -137,12 +144,33 @@ impl Control {
             return Ok(ready);
         }
         let parked = self.slot.park().map_err(|busy| self.stop(busy))?;
-        let output = tokio::select! {
-            output = future => output,
-            reason = self.end() => return Err(self.stop(reason)),
-        };
+        let output = self.wait_in_place(future).await?;
+        self.wait_in_place(parked.resume()).await?;
+        Ok(output)
+    }
+
+    /// As [`Control::wait`], but where too many wait already the instance keeps its place among the running instead of being refused. For what takes milliseconds.
+    pub async fn wait_briefly<F: Future>(&self, future: F) -> wasmtime::Result<F::Output> {
+        let mut future = std::pin::pin!(future);
+        if let Some(ready) = future.as_mut().now_or_never() {
+            return Ok(ready);
+        }
+        match self.slot.park() {
+            Err(_) => self.wait_in_place(future).await,
+            Ok(parked) => {
+                let output = self.wait_in_place(future).await?;
+                self.wait_in_place(parked.resume()).await?;
+                Ok(output)
+            }
+        }
+    }
+
+    /// As [`Control::wait`], but the instance keeps its place among the running. For what gives it something that others wait for: it must not then queue for
+    /// a place that those others have.
+    pub async fn wait_in_place<F: Future>(&self, future: F) -> wasmtime::Result<F::Output> {
         tokio::select! {
-            () = parked.resume() => Ok(output),
+            biased;
+            output = future => Ok(output),
             reason = self.end() => Err(self.stop(reason)),
         }
     }

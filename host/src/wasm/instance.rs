@@ -95,6 +95,15 @@ pub async fn list(
         let instance = component.instantiate_async(&mut store).await?;
         Ok(instance.mcpp_tool_tools().call_list(&mut store).await?)
     };
+    run(engine, guest, control).await
+}
+
+/// Runs a guest to its end, for what it is asked besides calls.
+pub(super) async fn run<T: Send + 'static>(
+    engine: &Engine,
+    guest: impl Future<Output = Result<T, Failure>> + Send + 'static,
+    control: Arc<Control>,
+) -> Result<T, CallError> {
     match run_guest(engine, guest, Arc::clone(&control)).await {
         Some(result) => settle(result, &control),
         None => Err(control.stopped().unwrap_or(CallError::Cancelled)),
@@ -102,7 +111,7 @@ pub async fn list(
 }
 
 /// Why a guest gave no result: the engine stopped it, or the call itself is at fault.
-enum Failure {
+pub(super) enum Failure {
     Engine(wasmtime::Error),
     Call(CallError),
 }
@@ -113,7 +122,12 @@ impl From<wasmtime::Error> for Failure {
     }
 }
 
-fn new_store(engine: &Engine, component: &Arc<str>, control: &Arc<Control>, running: Option<Running>) -> Store<State> {
+pub(super) fn new_store(
+    engine: &Engine,
+    component: &Arc<str>,
+    control: &Arc<Control>,
+    running: Option<Running>,
+) -> Store<State> {
     let mut store = Store::new(engine.wasmtime(), State::new(component, Arc::clone(control), running));
     store.limiter(|state| state);
     store.set_hostcall_fuel(usize::try_from(control.limits().output_bytes).unwrap_or(usize::MAX));
@@ -122,7 +136,8 @@ fn new_store(engine: &Engine, component: &Arc<str>, control: &Arc<Control>, runn
         let control = &context.data().control;
         control.check()?;
         control.note_slice();
-        Ok(UpdateDeadline::YieldCustom(SLICE, Box::pin(tokio::task::yield_now())))
+        let pace = Arc::clone(control.pace());
+        Ok(UpdateDeadline::YieldCustom(SLICE, Box::pin(async move { pace.let_others_run().await })))
     });
     store.call_hook(|context, hook| match hook {
         CallHook::CallingHost => context.data().control.charge_host_call(),

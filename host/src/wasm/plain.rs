@@ -46,6 +46,8 @@ pub fn functions(name: &str, component: &Component, engine: &wasmtime::Engine) -
                 let tool = if export == name { name.to_owned() } else { format!("{name}_{export}") };
                 offer(tool, component.get_export_index(None, export), &func);
             }
+            // What the host itself calls is no tool.
+            ComponentItem::ComponentInstance(_) if export.starts_with("mcpp:") => {}
             ComponentItem::ComponentInstance(instance) => {
                 let index = component.get_export_index(None, export);
                 for (inner, item) in instance.exports(engine) {

@@ -10,6 +10,7 @@ use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 use super::{control::Control, output::LogStream};
 use crate::{
     call::{Budget, Dispatch, LogLevel, Observer, TraceContext},
+    capability::store::{StoreAccess, StoreUse},
     grants::ToolPattern,
     tenant::Principal,
 };
@@ -38,6 +39,10 @@ pub struct Running {
     pub may_call: Arc<[ToolPattern]>,
     /// Where nested calls go.
     pub dispatch: Arc<dyn Dispatch>,
+    /// The component's space; none without a grant.
+    pub store: Option<StoreAccess>,
+    /// What events and timers that the call writes name as their cause.
+    pub cause: Arc<str>,
 }
 
 /// The state of one instance.
@@ -50,6 +55,8 @@ pub struct State {
     pub running: Option<Running>,
     /// The last progress reported, to keep reports rising.
     pub progress: f64,
+    /// What it has open of the store.
+    pub store_use: StoreUse,
     usage: Usage,
 }
 
@@ -81,7 +88,15 @@ impl State {
             .build();
         let mut table = ResourceTable::new();
         table.set_max_capacity(MAX_HANDLES);
-        Self { wasi, table, control, running, progress: f64::NEG_INFINITY, usage: Usage::default() }
+        Self {
+            wasi,
+            table,
+            control,
+            running,
+            progress: f64::NEG_INFINITY,
+            store_use: StoreUse::default(),
+            usage: Usage::default(),
+        }
     }
 
     /// The table of handles, and the reins, for host functions that wait.

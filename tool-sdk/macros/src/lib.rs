@@ -1,11 +1,11 @@
 //! The macros of `mcpp-tool`: [`macro@tool`] makes a tool of a function, [`export!`] a component of tools.
 
+mod export;
 mod options;
 mod tool;
 
 use proc_macro::TokenStream;
-use quote::quote;
-use syn::{Ident, Path, Token, parse_macro_input, punctuated::Punctuated};
+use syn::{Ident, parse_macro_input};
 
 /// Makes a tool of a function. The function itself stays as it is.
 ///
@@ -21,31 +21,20 @@ pub fn tool(options: TokenStream, function: TokenStream) -> TokenStream {
 }
 
 /// Makes a component of the tools named: `mcpp_tool::export!(add, subtract);`.
+///
+/// With handlers of events and timers, or a migration of its data, by name; every part is optional:
+///
+/// ```ignore
+/// mcpp_tool::export! {
+///     tools: [add, subtract],
+///     events: { "queue/done" => on_done, "own-topic" => on_own },   // fn(Event) -> Result<(), Error>
+///     timers: on_wake,                                                // fn(Wake) -> Result<(), Error>
+///     migration: 2 => migrate,  // fn(&mut dyn Write, u32, Option<Vec<u8>>) -> Result<Option<Vec<u8>>, Error>
+/// }
+/// ```
 #[proc_macro]
-pub fn export(tools: TokenStream) -> TokenStream {
-    let tools = parse_macro_input!(tools with Punctuated::<Path, Token![,]>::parse_terminated);
-    let definitions = tools.iter().map(|path| {
-        let mut path = path.clone();
-        if let Some(last) = path.segments.last_mut() {
-            last.ident = definition_name(&last.ident);
-        }
-        quote!(#path)
-    });
-    quote! {
-        const _: () = {
-            #[allow(dead_code, reason = "used by the component")]
-            struct McppTools;
-            impl ::mcpp_tool::internal::Tools for McppTools {
-                const TOOLS: &'static [::mcpp_tool::internal::Definition] = &[#(#definitions),*];
-            }
-            // Only a component has exports; a native build is for tests, and its linker does not take their names.
-            #[cfg(target_arch = "wasm32")]
-            type McppComponent = ::mcpp_tool::internal::Component<McppTools>;
-            #[cfg(target_arch = "wasm32")]
-            ::mcpp_tool::internal::export_component!(McppComponent with_types_in ::mcpp_tool::bindings);
-        };
-    }
-    .into()
+pub fn export(parts: TokenStream) -> TokenStream {
+    export::expand(&parse_macro_input!(parts as export::Parts)).into()
 }
 
 /// The constant that holds a tool's definition.

@@ -1,0 +1,105 @@
+//! An operator's hands on the tenant's data: parked deliveries, and copies of a live store.
+
+use std::{convert::Infallible, path::PathBuf, sync::Arc};
+
+use axum::{
+    Json,
+    body::Body,
+    extract::State,
+    http::StatusCode,
+    response::{IntoResponse as _, Response},
+};
+use futures::{Stream, stream};
+use serde::{Deserialize, Serialize};
+use tokio::{sync::watch, task::JoinHandle};
+
+use super::Shared;
+use crate::{
+    events::parked::{self, Verdict},
+    store::StoreError,
+    telemetry,
+    tenant::TenantId,
+};
+
+/// Most deliveries shown of each kind and space.
+const MAX_SHOWN: usize = 100;
+
+pub(super) async fn list_events(State(shared): State<Arc<Shared>>) -> Response {
+    answer(parked::list(&shared.store, &TenantId::local(), MAX_SHOWN).await)
+}
+
+/// What to do with parked deliveries.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settle {
+    /// Which; all if none is named.
+    pub id: Option<String>,
+    /// What to do.
+    pub verdict: Verdict,
+}
+
+pub(super) async fn settle_events(State(shared): State<Arc<Shared>>, Json(settle): Json<Settle>) -> Response {
+    answer(parked::settle(&shared.store, &TenantId::local(), settle.id.as_deref(), settle.verdict).await)
+}
+
+fn answer<T: Serialize>(result: Result<T, StoreError>) -> Response {
+    match result {
+        Ok(value) => Json(value).into_response(),
+        Err(error) => (StatusCode::SERVICE_UNAVAILABLE, telemetry::chain(&error)).into_response(),
+    }
+}
+
+/// Where to copy the store.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Backup {
+    /// The file to make; an absolute path.
+    pub target: PathBuf,
+}
+
+/// How far a backup is. The answer to a backup is one of these a line.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BackupStep {
+    /// Entries copied so far.
+    Copied(u64),
+    /// All are copied, and how many.
+    Done(u64),
+    /// It failed; why.
+    Failed(String),
+}
+
+pub(super) async fn backup(State(shared): State<Arc<Shared>>, Json(Backup { target }): Json<Backup>) -> Response {
+    let (copied, steps) = watch::channel(0);
+    let store = shared.store.clone();
+    let copying = tokio::spawn(async move {
+        store
+            .backup(&TenantId::local(), &target, move |entries| {
+                copied.send_replace(entries);
+            })
+            .await
+    });
+    Body::from_stream(lines(steps, copying)).into_response()
+}
+
+fn lines(
+    steps: watch::Receiver<u64>,
+    copying: JoinHandle<Result<u64, StoreError>>,
+) -> impl Stream<Item = Result<String, Infallible>> {
+    stream::unfold(Some((steps, copying)), |state| async move {
+        let (mut steps, copying) = state?;
+        let (step, rest) = if steps.changed().await.is_ok() {
+            let copied = *steps.borrow_and_update();
+            (BackupStep::Copied(copied), Some((steps, copying)))
+        } else {
+            let step = match copying.await {
+                Ok(Ok(copied)) => BackupStep::Done(copied),
+                Ok(Err(error)) => BackupStep::Failed(telemetry::chain(&error)),
+                Err(error) => BackupStep::Failed(error.to_string()),
+            };
+            (step, None)
+        };
+        let line = serde_json::to_string(&step).unwrap_or_default();
+        Some((Ok(format!("{line}\n")), rest))
+    })
+}

@@ -1,0 +1,128 @@
+//! `mcpp:events/outbox`: events and timers, written in an open transaction.
+
+use std::sync::Arc;
+
+use wasmtime::component::{HasSelf, Linker, Resource};
+
+use super::store::OpenTransaction;
+use crate::{
+    call::ComponentName,
+    events::{
+        outbox::{self, Message, Origin},
+        record::{MAX_KEY_BYTES, MAX_PAYLOAD_BYTES, Topic},
+    },
+    store::{Space, StoreError},
+    telemetry,
+    wasm::{bindings::mcpp::events::outbox as wit, state::State},
+};
+
+type Answer<T> = wasmtime::Result<Result<T, wit::OutboxError>>;
+
+/// Links the outbox.
+pub(super) fn link(linker: &mut Linker<State>) -> wasmtime::Result<()> {
+    wit::add_to_linker::<State, HasSelf<State>>(linker, |state| state)
+}
+
+impl From<StoreError> for wit::OutboxError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::QuotaExceeded { .. } => Self::QuotaExceeded,
+            StoreError::TransactionTooLarge => Self::TransactionTooLarge,
+            StoreError::TooLong => Self::TooLong,
+            StoreError::Conflict | StoreError::OutcomeUnknown => Self::Conflict,
+            StoreError::Unavailable(reason) => {
+                tracing::error!(error = telemetry::chain(&*reason), "a component finds the store unavailable");
+                Self::Unavailable
+            }
+        }
+    }
+}
+
+/// What is common to all that a call writes.
+struct Writing {
+    space: Space,
+    cause: Arc<str>,
+    traceparent: String,
+    subscriptions: Arc<crate::events::subscriptions::Subscriptions>,
+}
+
+impl Writing {
+    fn origin(&self) -> Origin<'_> {
+        Origin { space: &self.space, cause: &self.cause, traceparent: self.traceparent.clone() }
+    }
+}
+
+fn message(key: String, payload: Vec<u8>) -> Result<Message, wit::OutboxError> {
+    if key.len() > MAX_KEY_BYTES {
+        return Err(wit::OutboxError::InvalidKey);
+    }
+    if payload.len() > MAX_PAYLOAD_BYTES {
+        return Err(wit::OutboxError::PayloadTooLarge);
+    }
+    Ok(Message { key, payload: payload.into() })
+}
+
+impl State {
+    fn writing(&self) -> Result<Writing, wit::OutboxError> {
+        let running = self.running.as_ref().ok_or(wit::OutboxError::Unavailable)?;
+        let access = running.store.as_ref().ok_or(wit::OutboxError::Unavailable)?;
+        Ok(Writing {
+            space: access.space.clone(),
+            cause: Arc::clone(&running.cause),
+            traceparent: running.trace.traceparent(),
+            subscriptions: Arc::clone(&access.subscriptions),
+        })
+    }
+}
+
+impl wit::Host for State {
+    async fn emit(
+        &mut self,
+        transaction: Resource<OpenTransaction>,
+        topic: String,
+        key: String,
+        payload: Vec<u8>,
+    ) -> Answer<String> {
+        let (writing, message) = match (self.writing(), message(key, payload)) {
+            (Ok(writing), Ok(message)) => (writing, message),
+            (Err(error), _) | (_, Err(error)) => return Ok(Err(error)),
+        };
+        let Ok(name) = ComponentName::new(&topic) else { return Ok(Err(wit::OutboxError::InvalidTopic)) };
+        let topic = Topic { component: writing.space.component.clone(), name };
+        let (table, control) = self.table_and_control();
+        let open = table.get_mut(&transaction)?;
+        let index = open.next_index();
+        let origin = writing.origin();
+        let emitted = outbox::emit(&mut *open.transaction, &origin, &writing.subscriptions, index, &topic, message);
+        Ok(control.wait_in_place(emitted).await?.map_err(wit::OutboxError::from))
+    }
+
+    async fn wake_at(
+        &mut self,
+        transaction: Resource<OpenTransaction>,
+        key: String,
+        at_ms: u64,
+        payload: Vec<u8>,
+    ) -> Answer<()> {
+        let (writing, message) = match (self.writing(), message(key, payload)) {
+            (Ok(writing), Ok(message)) => (writing, message),
+            (Err(error), _) | (_, Err(error)) => return Ok(Err(error)),
+        };
+        let (table, control) = self.table_and_control();
+        let open = table.get_mut(&transaction)?;
+        let index = open.next_index();
+        let origin = writing.origin();
+        let set = outbox::wake_at(&mut *open.transaction, &origin, index, at_ms, message);
+        Ok(control.wait_in_place(set).await?.map_err(wit::OutboxError::from))
+    }
+
+    async fn cancel_wake(&mut self, transaction: Resource<OpenTransaction>, key: String) -> Answer<bool> {
+        if key.len() > MAX_KEY_BYTES {
+            return Ok(Err(wit::OutboxError::InvalidKey));
+        }
+        let (table, control) = self.table_and_control();
+        let open = table.get_mut(&transaction)?;
+        let cancelled = control.wait_in_place(outbox::cancel_wake(&mut *open.transaction, &key)).await?;
+        Ok(cancelled.map_err(wit::OutboxError::from))
+    }
+}

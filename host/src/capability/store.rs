@@ -1,0 +1,349 @@
+//! `mcpp:store`: a component's own space, in snapshots and transactions.
+//!
+//! What a guest may ask for is checked here; what it asks for then happens in [`crate::store`]. A transaction is open in at most one handle of an instance, and dies
+//! with it.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use wasmtime::component::{HasSelf, Linker, Resource};
+
+use crate::{
+    events::subscriptions::Subscriptions,
+    store::{
+        Bounds, Entry, KeyRange, MAX_PAGE_ENTRIES, Order, Page, Scan, Section, Snapshot, Space, Store, StoreError,
+        Transaction,
+    },
+    telemetry,
+    wasm::{
+        bindings::mcpp::store::{changes, snapshots, transactions, types},
+        state::State,
+    },
+};
+
+/// Bytes of a key.
+const MAX_KEY_BYTES: usize = 1_024;
+/// Bytes of a value.
+const MAX_VALUE_BYTES: usize = 1 << 20;
+/// Snapshots that an instance may have open.
+const MAX_SNAPSHOTS: usize = 8;
+/// How long a snapshot may be read.
+const MAX_SNAPSHOT_AGE: Duration = Duration::from_secs(60);
+/// How long a guest may have a transaction open, by its own time and on the wall.
+const MAX_TRANSACTION_TIME: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+/// How long a step of a migration may take.
+pub const MAX_MIGRATION_STEP: Duration = Duration::from_secs(10);
+/// What `wait` leaves of a call's time, for the guest to say that nothing happened.
+const WAIT_LEAVES: Duration = Duration::from_millis(100);
+
+type Answer<T> = wasmtime::Result<Result<T, types::StoreError>>;
+
+/// What an instance has of the store.
+#[derive(Debug, Clone)]
+pub struct StoreAccess {
+    /// The store.
+    pub store: Arc<dyn Store>,
+    /// The component's space for this tenant.
+    pub space: Space,
+    /// How large the space may become, in bytes.
+    pub quota_bytes: u64,
+    /// To whom the component's events go.
+    pub subscriptions: Arc<Subscriptions>,
+}
+
+/// What an instance has open.
+#[derive(Debug, Default)]
+pub struct StoreUse {
+    /// Whether a transaction is open.
+    pub transaction_open: bool,
+    snapshots: usize,
+}
+
+/// A snapshot in a guest's hands.
+pub struct OpenSnapshot {
+    snapshot: Box<dyn Snapshot>,
+    opened: Instant,
+}
+
+/// A transaction in a guest's hands.
+pub struct OpenTransaction {
+    /// The transaction itself.
+    pub transaction: Box<dyn Transaction>,
+    /// Events and timers written in it so far.
+    written: u32,
+}
+
+impl OpenTransaction {
+    /// A transaction to hand to a guest.
+    pub fn new(transaction: Box<dyn Transaction>) -> Self {
+        Self { transaction, written: 0 }
+    }
+
+    /// The number of the next event or timer of this transaction.
+    pub fn next_index(&mut self) -> u32 {
+        let index = self.written;
+        self.written = index.saturating_add(1);
+        index
+    }
+}
+
+impl std::fmt::Debug for OpenSnapshot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("OpenSnapshot").field("opened", &self.opened).finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for OpenTransaction {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("OpenTransaction").finish_non_exhaustive()
+    }
+}
+
+/// Links the store.
+pub(super) fn link(linker: &mut Linker<State>) -> wasmtime::Result<()> {
+    types::add_to_linker::<State, HasSelf<State>>(linker, |state| state)?;
+    snapshots::add_to_linker::<State, HasSelf<State>>(linker, |state| state)?;
+    transactions::add_to_linker::<State, HasSelf<State>>(linker, |state| state)?;
+    changes::add_to_linker::<State, HasSelf<State>>(linker, |state| state)
+}
+
+impl types::Host for State {}
+
+impl From<StoreError> for types::StoreError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::QuotaExceeded { .. } => Self::QuotaExceeded,
+            StoreError::TransactionTooLarge => Self::TransactionTooLarge,
+            StoreError::TooLong => Self::TooLong,
+            StoreError::Conflict => Self::Conflict,
+            StoreError::OutcomeUnknown => Self::OutcomeUnknown,
+            StoreError::Unavailable(reason) => {
+                // The guest is told that it is so, the operator why.
+                tracing::error!(error = telemetry::chain(&*reason), "a component finds the store unavailable");
+                Self::Unavailable
+            }
+        }
+    }
+}
+
+impl From<Entry> for types::Entry {
+    fn from(entry: Entry) -> Self {
+        let key = entry.key.get(1..).unwrap_or_default().to_vec();
+        Self { key, value: entry.value.into(), version: entry.version }
+    }
+}
+
+impl From<Page> for types::Page {
+    fn from(page: Page) -> Self {
+        Self { entries: page.entries.into_iter().map(types::Entry::from).collect(), more: page.more }
+    }
+}
+
+/// The key of the space for a guest's key.
+fn key(key: &[u8]) -> Result<Bytes, types::StoreError> {
+    if key.is_empty() || key.len() > MAX_KEY_BYTES {
+        return Err(types::StoreError::InvalidKey);
+    }
+    Ok(Section::Data.key(key))
+}
+
+fn range(range: &types::Range) -> Result<KeyRange, types::StoreError> {
+    let bounds = [Some(&range.start), range.end.as_ref()];
+    if bounds.into_iter().flatten().any(|bound| bound.len() > MAX_KEY_BYTES) {
+        return Err(types::StoreError::InvalidKey);
+    }
+    let all = Section::Data.prefix(b"");
+    let end = range.end.as_ref().map_or(all.end, |end| Section::Data.key(end));
+    Ok(KeyRange { start: Section::Data.key(&range.start), end })
+}
+
+fn scan(limit: u32, reverse: bool) -> Scan {
+    let order = if reverse { Order::Descending } else { Order::Ascending };
+    Scan { limit: usize::try_from(limit).unwrap_or(usize::MAX).min(MAX_PAGE_ENTRIES), order }
+}
+
+impl State {
+    fn store_access(&self) -> Result<StoreAccess, types::StoreError> {
+        let access = self.running.as_ref().and_then(|running| running.store.clone());
+        access.ok_or(types::StoreError::Unavailable)
+    }
+
+    /// Bounds of a transaction that this guest runs.
+    pub fn transaction_bounds(&self, access: &StoreAccess) -> Bounds {
+        let (own, wall) = MAX_TRANSACTION_TIME;
+        let clock = Arc::clone(self.control.pace());
+        Bounds { clock, own, wall, quota_bytes: access.quota_bytes }
+    }
+}
+
+impl snapshots::Host for State {
+    async fn open(&mut self) -> Answer<Resource<OpenSnapshot>> {
+        let access = match self.store_access() {
+            Ok(access) => access,
+            Err(error) => return Ok(Err(error)),
+        };
+        if self.store_use.snapshots >= MAX_SNAPSHOTS {
+            return Ok(Err(types::StoreError::TooManySnapshots));
+        }
+        Ok(match self.control.wait_in_place(access.store.snapshot(&access.space)).await? {
+            Ok(snapshot) => {
+                self.store_use.snapshots = self.store_use.snapshots.saturating_add(1);
+                Ok(self.table_and_control().0.push(OpenSnapshot { snapshot, opened: Instant::now() })?)
+            }
+            Err(error) => Err(error.into()),
+        })
+    }
+}
+
+impl snapshots::HostSnapshot for State {
+    async fn get(&mut self, this: Resource<OpenSnapshot>, guest_key: Vec<u8>) -> Answer<Option<types::Entry>> {
+        let (table, control) = self.table_and_control();
+        let open = table.get(&this)?;
+        let key = match key(&guest_key) {
+            Ok(key) if open.opened.elapsed() <= MAX_SNAPSHOT_AGE => key,
+            Ok(_) => return Ok(Err(types::StoreError::Expired)),
+            Err(error) => return Ok(Err(error)),
+        };
+        let found = control.wait_in_place(open.snapshot.get(&key)).await?;
+        Ok(found.map(|entry| entry.map(types::Entry::from)).map_err(types::StoreError::from))
+    }
+
+    async fn scan(
+        &mut self,
+        this: Resource<OpenSnapshot>,
+        guest_range: types::Range,
+        limit: u32,
+        reverse: bool,
+    ) -> Answer<types::Page> {
+        let (table, control) = self.table_and_control();
+        let open = table.get(&this)?;
+        let range = match range(&guest_range) {
+            Ok(range) if open.opened.elapsed() <= MAX_SNAPSHOT_AGE => range,
+            Ok(_) => return Ok(Err(types::StoreError::Expired)),
+            Err(error) => return Ok(Err(error)),
+        };
+        let page = control.wait_in_place(open.snapshot.scan(&range, scan(limit, reverse))).await?;
+        Ok(page.map(types::Page::from).map_err(types::StoreError::from))
+    }
+
+    async fn drop(&mut self, this: Resource<OpenSnapshot>) -> wasmtime::Result<()> {
+        self.table_and_control().0.delete(this)?;
+        self.store_use.snapshots = self.store_use.snapshots.saturating_sub(1);
+        Ok(())
+    }
+}
+
+impl transactions::Host for State {
+    async fn begin(&mut self) -> Answer<Resource<OpenTransaction>> {
+        let access = match self.store_access() {
+            Ok(_) if self.store_use.transaction_open => return Ok(Err(types::StoreError::TransactionOpen)),
+            Ok(access) => access,
+            Err(error) => return Ok(Err(error)),
+        };
+        let bounds = self.transaction_bounds(&access);
+        Ok(match self.control.wait_in_place(access.store.begin(&access.space, bounds)).await? {
+            Ok(transaction) => {
+                self.store_use.transaction_open = true;
+                Ok(self.table_and_control().0.push(OpenTransaction::new(transaction))?)
+            }
+            Err(error) => Err(error.into()),
+        })
+    }
+}
+
+impl transactions::HostTransaction for State {
+    async fn get(&mut self, this: Resource<OpenTransaction>, guest_key: Vec<u8>) -> Answer<Option<types::Entry>> {
+        let (table, control) = self.table_and_control();
+        let key = match key(&guest_key) {
+            Ok(key) => key,
+            Err(error) => return Ok(Err(error)),
+        };
+        let found = control.wait_in_place(table.get_mut(&this)?.transaction.get(&key)).await?;
+        Ok(found.map(|entry| entry.map(types::Entry::from)).map_err(types::StoreError::from))
+    }
+
+    async fn scan(
+        &mut self,
+        this: Resource<OpenTransaction>,
+        guest_range: types::Range,
+        limit: u32,
+        reverse: bool,
+    ) -> Answer<types::Page> {
+        let (table, control) = self.table_and_control();
+        let range = match range(&guest_range) {
+            Ok(range) => range,
+            Err(error) => return Ok(Err(error)),
+        };
+        let page = control.wait_in_place(table.get_mut(&this)?.transaction.scan(&range, scan(limit, reverse))).await?;
+        Ok(page.map(types::Page::from).map_err(types::StoreError::from))
+    }
+
+    async fn take(
+        &mut self,
+        this: Resource<OpenTransaction>,
+        guest_range: types::Range,
+        limit: u32,
+    ) -> Answer<Vec<types::Entry>> {
+        let (table, control) = self.table_and_control();
+        let range = match range(&guest_range) {
+            Ok(range) => range,
+            Err(error) => return Ok(Err(error)),
+        };
+        let taken =
+            control.wait_in_place(table.get_mut(&this)?.transaction.take(&range, scan(limit, false).limit)).await?;
+        Ok(taken.map(|entries| entries.into_iter().map(types::Entry::from).collect()).map_err(types::StoreError::from))
+    }
+
+    async fn set(&mut self, this: Resource<OpenTransaction>, guest_key: Vec<u8>, value: Vec<u8>) -> Answer<()> {
+        let (table, control) = self.table_and_control();
+        let key = match key(&guest_key) {
+            Ok(key) if value.len() <= MAX_VALUE_BYTES => key,
+            Ok(_) => return Ok(Err(types::StoreError::ValueTooLarge)),
+            Err(error) => return Ok(Err(error)),
+        };
+        let written = control.wait_in_place(table.get_mut(&this)?.transaction.set(key, value.into())).await?;
+        Ok(written.map_err(types::StoreError::from))
+    }
+
+    async fn delete(&mut self, this: Resource<OpenTransaction>, guest_key: Vec<u8>) -> Answer<bool> {
+        let (table, control) = self.table_and_control();
+        let key = match key(&guest_key) {
+            Ok(key) => key,
+            Err(error) => return Ok(Err(error)),
+        };
+        let deleted = control.wait_in_place(table.get_mut(&this)?.transaction.delete(&key)).await?;
+        Ok(deleted.map_err(types::StoreError::from))
+    }
+
+    async fn commit(&mut self, this: Resource<OpenTransaction>) -> Answer<()> {
+        let OpenTransaction { transaction, .. } = self.table_and_control().0.delete(this)?;
+        self.store_use.transaction_open = false;
+        Ok(self.control.wait_briefly(transaction.commit()).await?.map_err(types::StoreError::from))
+    }
+
+    async fn drop(&mut self, this: Resource<OpenTransaction>) -> wasmtime::Result<()> {
+        self.table_and_control().0.delete(this)?;
+        self.store_use.transaction_open = false;
+        Ok(())
+    }
+}
+
+impl changes::Host for State {
+    async fn wait(&mut self, guest_key: Vec<u8>, since: u64, timeout_ms: u64) -> Answer<u64> {
+        let (key, access) = match (key(&guest_key), self.store_access()) {
+            (Ok(_), Ok(_)) if self.store_use.transaction_open => return Ok(Err(types::StoreError::TransactionOpen)),
+            (Ok(key), Ok(access)) => (key, access),
+            (Err(error), _) | (_, Err(error)) => return Ok(Err(error)),
+        };
+        let left = self.control.deadline().saturating_duration_since(tokio::time::Instant::now());
+        let patience = Duration::from_millis(timeout_ms).min(left.saturating_sub(WAIT_LEAVES));
+        let changed = tokio::time::timeout(patience, access.store.wait(&access.space, &key, since));
+        Ok(match self.control.wait(changed).await? {
+            Ok(version) => version.map_err(types::StoreError::from),
+            Err(_elapsed) => Ok(since),
+        })
+    }
+}

@@ -1,0 +1,93 @@
+//! Events and timers: written in the transaction that causes them ([`outbox`]), delivered after it has committed ([`delivery`]).
+//!
+//! An event is written once for each component that is subscribed, into host sections of the emitter's space, so it commits or vanishes with its cause. A timer is one entry by
+//! key and one by time. Deliveries are at least once, in order for each (subscriber, topic, key); one that fails again and again is parked ([`parked`]), where an operator sees it.
+
+mod delivery;
+pub mod outbox;
+pub mod parked;
+pub mod record;
+pub mod subscriptions;
+
+use std::{sync::Arc, time::Duration};
+
+use futures::future::BoxFuture;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use self::{record::Delivery, subscriptions::Subscriptions};
+use crate::{
+    call::ComponentName,
+    store::{Store, StoreError},
+    tenant::TenantId,
+};
+
+/// Attempts to deliver before a delivery is parked.
+pub const MAX_ATTEMPTS: u32 = 8;
+/// The wait after the first failed attempt; doubled after each one more.
+pub const FIRST_BACKOFF: Duration = Duration::from_millis(100);
+/// The longest wait between two attempts.
+pub const MAX_BACKOFF: Duration = Duration::from_secs(60);
+
+/// Why a delivery did not reach its handler, or the handler did not do it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DeliveryError {
+    /// The component is not loaded, or has no handler: nobody's fault, and no attempt.
+    NoHandler,
+    /// The host has no room now: no attempt either.
+    Busy,
+    /// The handler failed; why.
+    Failed(String),
+}
+
+/// Where deliveries go: the registry, as this module sees it.
+pub trait Deliver: std::fmt::Debug + Send + Sync {
+    /// Whether a component has a handler now.
+    fn has_handler(&self, tenant: &TenantId, component: &ComponentName) -> bool;
+
+    /// Runs a component's handler to its end.
+    fn deliver<'a>(
+        &'a self,
+        tenant: &'a TenantId,
+        component: &'a ComponentName,
+        delivery: &'a Delivery,
+    ) -> BoxFuture<'a, Result<(), DeliveryError>>;
+}
+
+/// Delivers what waits in `tenants` and what is written from now on, until `stop`.
+pub async fn start(
+    store: Arc<dyn Store>,
+    deliver: Arc<dyn Deliver>,
+    subscriptions: Arc<Subscriptions>,
+    tenants: &[TenantId],
+    stop: CancellationToken,
+) -> Result<JoinHandle<()>, StoreError> {
+    let mut pending = Vec::new();
+    for tenant in tenants {
+        pending.extend(store.spaces(tenant).await?);
+    }
+    Ok(tokio::spawn(delivery::run(store, deliver, subscriptions, pending, stop)))
+}
+
+/// Milliseconds since 1970-01-01 UTC.
+pub fn now_ms() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// How long to wait after this many failed attempts.
+fn backoff(attempts: u32) -> Duration {
+    let doublings = attempts.saturating_sub(1).min(16);
+    FIRST_BACKOFF.saturating_mul(1 << doublings).min(MAX_BACKOFF)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_double_up_to_a_minute() {
+        let ms: Vec<u128> = [1, 2, 3, 8, 12, 99].map(|attempts| backoff(attempts).as_millis()).into();
+        assert_eq!(ms, [100, 200, 400, 12_800, 60_000, 60_000]);
+    }
+}

@@ -1,0 +1,329 @@
+//! Delivers what waits: one task looks where there is something, and one for each space that has something works it off.
+//!
+//! All that must survive is in the store; a task here knows only what is under way. Whatever it does not finish, the next one finds again.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures::FutureExt as _;
+use tokio::{
+    sync::Notify,
+    task::{self, JoinSet},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Deliver, DeliveryError, MAX_ATTEMPTS, backoff, now_ms, parked,
+    record::{Delivery, decode, due_key, encode, group_of, parse_due_key, subscriber_prefix, timer_key},
+    subscriptions::Subscriptions,
+};
+use crate::{
+    call::ComponentName,
+    store::{Bounds, Entry, KeyRange, Scan, Section, Snapshot, Space, Store, StoreError, after_prefix},
+    telemetry,
+};
+
+/// Deliveries of one space at the same time.
+const MAX_UNDER_WAY: usize = 16;
+/// Heads of groups that one look examines; the next look goes on behind them.
+const MAX_EXAMINED: usize = 256;
+/// How soon to go on where a look has ended before it saw everything.
+const NEXT_LOOK: Duration = Duration::from_millis(10);
+/// How soon to look again for what waits for its handler to be loaded, or for room.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// How soon to try again when the host had no room, or the store failed.
+const TRY_AGAIN: Duration = Duration::from_millis(100);
+
+/// The looking task: starts a worker for each space that has something to deliver.
+pub(super) async fn run(
+    store: Arc<dyn Store>,
+    deliver: Arc<dyn Deliver>,
+    subscriptions: Arc<Subscriptions>,
+    pending: Vec<Space>,
+    stop: CancellationToken,
+) {
+    let mut workers: BTreeMap<Space, Arc<Notify>> = BTreeMap::new();
+    let mut running = JoinSet::new();
+    let mut names: HashMap<task::Id, Space> = HashMap::new();
+    let mut spaces: BTreeSet<Space> = pending.into_iter().collect();
+    loop {
+        for space in std::mem::take(&mut spaces) {
+            let look = workers.entry(space.clone()).or_insert_with(|| {
+                let look = Arc::new(Notify::new());
+                let worker = Worker::new(space.clone(), Arc::clone(&store), Arc::clone(&deliver), Arc::clone(&look));
+                names.insert(running.spawn(worker.run()).id(), space);
+                look
+            });
+            look.notify_one();
+        }
+        tokio::select! {
+            () = stop.cancelled() => return running.shutdown().await,
+            touched = store.touched().next() => spaces = touched,
+            () = subscriptions.changed() => workers.values().for_each(|look| look.notify_one()),
+            Some(ended) = running.join_next_with_id() => {
+                let (id, broke) = ended.map_or_else(|error| (error.id(), true), |(id, ())| (id, false));
+                if let Some(space) = names.remove(&id)
+                    && let Some(look) = workers.remove(&space)
+                    // It may have been told to look in its last moment.
+                    && (broke || look.notified().now_or_never().is_some())
+                {
+                    spaces.insert(space);
+                }
+            }
+        }
+    }
+}
+
+/// Works off one space, and ends when nothing is left in it.
+struct Worker {
+    space: Space,
+    store: Arc<dyn Store>,
+    deliver: Arc<dyn Deliver>,
+    look: Arc<Notify>,
+    /// What is under way: groups of events, and timers, by the key of the first of them.
+    under_way: BTreeSet<Bytes>,
+    /// Where the next look begins.
+    next_group: Bytes,
+}
+
+/// What a look has found.
+#[derive(Default)]
+struct Found {
+    ready: Vec<(Bytes, Job)>,
+    /// When there may be more to do; none if there is nothing.
+    next: Option<Duration>,
+}
+
+impl Found {
+    fn look_in(&mut self, time: Duration) {
+        self.next = Some(self.next.map_or(time, |next| next.min(time)));
+    }
+}
+
+/// One delivery on its way.
+struct Job {
+    /// Where it is stored.
+    key: Bytes,
+    delivery: Delivery,
+    to: ComponentName,
+}
+
+impl Worker {
+    fn new(space: Space, store: Arc<dyn Store>, deliver: Arc<dyn Deliver>, look: Arc<Notify>) -> Self {
+        let next_group = Section::Deliveries.key(b"");
+        Self { space, store, deliver, look, under_way: BTreeSet::new(), next_group }
+    }
+
+    async fn run(mut self) {
+        let mut jobs = JoinSet::new();
+        loop {
+            let found = match self.find().await {
+                Ok(found) => found,
+                Err(error) => {
+                    tracing::error!(space = %self.space, error = telemetry::chain(&error), "cannot look for deliveries");
+                    Found { ready: Vec::new(), next: Some(LOOK_AGAIN) }
+                }
+            };
+            for (lock, job) in found.ready {
+                self.under_way.insert(lock.clone());
+                let (space, store, deliver) = (self.space.clone(), Arc::clone(&self.store), Arc::clone(&self.deliver));
+                jobs.spawn(async move {
+                    job.run(&space, &*store, &*deliver).await;
+                    lock
+                });
+            }
+            let nothing_left = self.under_way.is_empty() && found.next.is_none();
+            tokio::select! {
+                biased;
+                () = self.look.notified() => {}
+                Some(done) = jobs.join_next() => match done {
+                    Ok(lock) => drop(self.under_way.remove(&lock)),
+                    // A job that panicked does not say which it was: forget all, the store knows.
+                    Err(_) => self.under_way.clear(),
+                },
+                () = tokio::time::sleep(found.next.unwrap_or(LOOK_AGAIN)), if !nothing_left => {}
+                () = std::future::ready(()), if nothing_left => return,
+            }
+        }
+    }
+
+    /// Looks for what can be delivered now, and when there will be more.
+    async fn find(&mut self) -> Result<Found, StoreError> {
+        let snapshot = self.store.snapshot(&self.space).await?;
+        let mut found = Found::default();
+        self.find_timers(&*snapshot, &mut found).await?;
+        self.find_events(&*snapshot, &mut found).await?;
+        Ok(found)
+    }
+
+    fn is_full(&self, found: &Found) -> bool {
+        self.under_way.len().saturating_add(found.ready.len()) >= MAX_UNDER_WAY
+    }
+
+    async fn find_timers(&self, snapshot: &dyn Snapshot, found: &mut Found) -> Result<(), StoreError> {
+        let mut range = Section::Due.prefix(b"");
+        for _ in 0..MAX_EXAMINED {
+            let Some(entry) = first(snapshot, &range).await? else { return Ok(()) };
+            let Some((due_ms, key)) = parse_due_key(&entry.key) else { return Ok(()) };
+            let left = due_ms.saturating_sub(now_ms());
+            if left > 0 {
+                found.look_in(Duration::from_millis(left));
+                return Ok(());
+            }
+            if !self.deliver.has_handler(&self.space.tenant, &self.space.component) {
+                found.look_in(LOOK_AGAIN);
+                return Ok(());
+            }
+            let timer = timer_key(key);
+            if self.is_full(found) {
+                return Ok(());
+            }
+            if !self.under_way.contains(&timer)
+                && let Some(stored) = snapshot.get(&timer).await?
+            {
+                let delivery = decode(&stored.value)?;
+                let to = self.space.component.clone();
+                found.ready.push((timer.clone(), Job { key: timer, delivery, to }));
+            }
+            range.start = after_key(&entry.key);
+        }
+        found.look_in(NEXT_LOOK);
+        Ok(())
+    }
+
+    /// The head of each group is the only one that may be delivered. Goes round, so that no group waits for others without end.
+    async fn find_events(&mut self, snapshot: &dyn Snapshot, found: &mut Found) -> Result<(), StoreError> {
+        let all = Section::Deliveries.prefix(b"");
+        let began = self.next_group.clone();
+        let mut range = KeyRange { start: began.clone(), end: all.end.clone() };
+        let mut wrapped = began == all.start;
+        for _ in 0..MAX_EXAMINED {
+            if self.is_full(found) {
+                return Ok(());
+            }
+            let Some(entry) = first(snapshot, &range).await? else {
+                if wrapped {
+                    self.next_group = all.start;
+                    return Ok(());
+                }
+                wrapped = true;
+                range = KeyRange { start: all.start.clone(), end: began.clone() };
+                continue;
+            };
+            range.start = self.examine(entry, found)?;
+            self.next_group = range.start.clone();
+        }
+        found.look_in(NEXT_LOOK);
+        Ok(())
+    }
+
+    /// Takes up the head of a group if it can be delivered now; where to go on.
+    fn examine(&self, head: Entry, found: &mut Found) -> Result<Bytes, StoreError> {
+        let Some((group, to)) = group_of(&head.key) else { return Ok(after_key(&head.key)) };
+        let after_group = after_prefix(&group);
+        if self.under_way.contains(&group) {
+            return Ok(after_group);
+        }
+        if !self.deliver.has_handler(&self.space.tenant, &to) {
+            found.look_in(LOOK_AGAIN);
+            return Ok(after_prefix(&Section::Deliveries.key(&subscriber_prefix(&to))));
+        }
+        let delivery: Delivery = decode(&head.value)?;
+        let left = delivery.next_ms.saturating_sub(now_ms());
+        if left > 0 {
+            found.look_in(Duration::from_millis(left));
+        } else {
+            found.ready.push((group, Job { key: head.key, delivery, to }));
+        }
+        Ok(after_group)
+    }
+}
+
+async fn first(snapshot: &dyn Snapshot, range: &KeyRange) -> Result<Option<Entry>, StoreError> {
+    Ok(snapshot.scan(range, Scan::first(1)).await?.entries.pop())
+}
+
+/// The least key above `key`.
+fn after_key(key: &[u8]) -> Bytes {
+    let mut after = key.to_vec();
+    after.push(0);
+    after.into()
+}
+
+impl Job {
+    /// Delivers, and notes durably what came of it.
+    async fn run(self, space: &Space, store: &dyn Store, deliver: &dyn Deliver) {
+        let outcome = deliver.deliver(&space.tenant, &self.to, &self.delivery).await;
+        let label = match &outcome {
+            Ok(()) => "ok",
+            Err(DeliveryError::NoHandler) => "no_handler",
+            Err(DeliveryError::Busy) => "busy",
+            Err(DeliveryError::Failed(_)) => "failed",
+        };
+        metrics::counter!("mcpp_deliveries_total", "tenant" => space.tenant.to_string(), "component" => self.to.to_string(), "outcome" => label)
+            .increment(1);
+        let noted = match outcome {
+            Ok(()) => self.done(space, store).await,
+            Err(DeliveryError::NoHandler | DeliveryError::Busy) => {
+                tokio::time::sleep(TRY_AGAIN).await;
+                return;
+            }
+            Err(DeliveryError::Failed(reason)) => self.failed(space, store, reason).await,
+        };
+        if let Err(error) = noted {
+            // It stays as it was stored, and is delivered again.
+            tracing::error!(%space, id = self.delivery.id, error = telemetry::chain(&error), "a delivery could not be noted");
+            tokio::time::sleep(TRY_AGAIN).await;
+        }
+    }
+
+    async fn done(&self, space: &Space, store: &dyn Store) -> Result<(), StoreError> {
+        let mut transaction = store.begin(space, Bounds::host()).await?;
+        if self.is_current(transaction.get(&self.key).await?)? {
+            transaction.delete(&self.key).await?;
+            if self.is_timer() {
+                transaction.delete(&due_key(self.delivery.next_ms, &self.delivery.key)).await?;
+            }
+        }
+        transaction.commit().await
+    }
+
+    async fn failed(&self, space: &Space, store: &dyn Store, reason: String) -> Result<(), StoreError> {
+        let attempts = self.delivery.attempts.saturating_add(1);
+        let next_ms = now_ms().saturating_add(u64::try_from(backoff(attempts).as_millis()).unwrap_or(u64::MAX));
+        let next = Delivery { attempts, next_ms, ..self.delivery.clone() };
+        let park = attempts >= MAX_ATTEMPTS;
+        let mut transaction = store.begin(space, Bounds::host()).await?;
+        if self.is_current(transaction.get(&self.key).await?)? {
+            if self.is_timer() {
+                transaction.delete(&due_key(self.delivery.next_ms, &self.delivery.key)).await?;
+            }
+            if park {
+                transaction.delete(&self.key).await?;
+                parked::park(&mut *transaction, &self.key, &self.to, next, reason.clone()).await?;
+            } else {
+                transaction.set(self.key.clone(), encode(&next)).await?;
+                if self.is_timer() {
+                    transaction.set(due_key(next_ms, &self.delivery.key), Bytes::new()).await?;
+                }
+            }
+        }
+        transaction.commit().await?;
+        tracing::warn!(%space, id = self.delivery.id, component = %self.to, attempts, parked = park, reason, "a delivery failed");
+        Ok(())
+    }
+
+    fn is_timer(&self) -> bool {
+        self.delivery.kind == super::record::Kind::Timer
+    }
+
+    /// Whether what is stored is still what was delivered: a timer may have been set anew meanwhile, or an operator dropped it.
+    fn is_current(&self, stored: Option<Entry>) -> Result<bool, StoreError> {
+        let Some(stored) = stored else { return Ok(false) };
+        Ok(decode::<Delivery>(&stored.value)?.id == self.delivery.id)
+    }
+}

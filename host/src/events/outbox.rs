@@ -1,0 +1,97 @@
+//! Writing events and timers in a transaction.
+
+use bytes::Bytes;
+
+use super::{
+    now_ms,
+    record::{Delivery, Kind, Topic, decode, delivery_key, due_key, encode, group, timer_key},
+    subscriptions::Subscriptions,
+};
+use crate::store::{Space, StoreError, Transaction};
+
+/// Who writes, and why.
+#[derive(Debug)]
+pub struct Origin<'a> {
+    /// The space of the component that writes.
+    pub space: &'a Space,
+    /// What it is doing.
+    pub cause: &'a str,
+    /// The trace of that.
+    pub traceparent: String,
+}
+
+/// What is written.
+#[derive(Debug)]
+pub struct Message {
+    /// What orders events, or names the timer.
+    pub key: String,
+    /// Its contents.
+    pub payload: Bytes,
+}
+
+/// Emits an event to all who are subscribed now; its id. `index` numbers what one transaction writes.
+pub async fn emit(
+    transaction: &mut dyn Transaction,
+    origin: &Origin<'_>,
+    subscriptions: &Subscriptions,
+    index: u32,
+    topic: &Topic,
+    message: Message,
+) -> Result<String, StoreError> {
+    let sequence = transaction.sequence();
+    let id = id(origin, sequence, index);
+    let subscribers = subscriptions.of(&origin.space.tenant, topic);
+    if subscribers.is_empty() {
+        return Ok(id);
+    }
+    let kind = Kind::Event { topic: topic.to_string() };
+    let now = now_ms();
+    let record = encode(&delivery(origin, id.clone(), kind, &message, now, now));
+    for subscriber in subscribers {
+        let group = group(&subscriber, &topic.to_string(), &message.key);
+        transaction.set(delivery_key(&group, sequence, index), record.clone()).await?;
+    }
+    Ok(id)
+}
+
+/// Sets the timer of a key, in the place of an earlier one.
+pub async fn wake_at(
+    transaction: &mut dyn Transaction,
+    origin: &Origin<'_>,
+    index: u32,
+    at_ms: u64,
+    message: Message,
+) -> Result<(), StoreError> {
+    cancel_wake(transaction, &message.key).await?;
+    let id = id(origin, transaction.sequence(), index);
+    let record = delivery(origin, id, Kind::Timer, &message, at_ms, at_ms);
+    transaction.set(timer_key(&message.key), encode(&record)).await?;
+    transaction.set(due_key(at_ms, &message.key), Bytes::new()).await
+}
+
+/// Removes the timer of a key; whether there was one.
+pub async fn cancel_wake(transaction: &mut dyn Transaction, key: &str) -> Result<bool, StoreError> {
+    let timer = timer_key(key);
+    let Some(entry) = transaction.get(&timer).await? else { return Ok(false) };
+    let record: Delivery = decode(&entry.value)?;
+    transaction.delete(&due_key(record.next_ms, key)).await?;
+    transaction.delete(&timer).await
+}
+
+fn id(origin: &Origin<'_>, sequence: u64, index: u32) -> String {
+    format!("{}/{sequence}-{index}", origin.space.component)
+}
+
+fn delivery(origin: &Origin<'_>, id: String, kind: Kind, message: &Message, time_ms: u64, next_ms: u64) -> Delivery {
+    Delivery {
+        id,
+        kind,
+        key: message.key.clone(),
+        payload: message.payload.clone(),
+        time_ms,
+        cause: origin.cause.to_owned(),
+        traceparent: origin.traceparent.clone(),
+        attempts: 0,
+        next_ms,
+    }
+}

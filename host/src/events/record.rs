@@ -1,0 +1,200 @@
+//! What is stored of events and timers, and under which keys.
+
+use std::fmt;
+
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use bytes::Bytes;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::DeserializeOwned};
+
+use crate::{
+    call::ComponentName,
+    store::{Section, StoreError, Unavailable},
+};
+
+/// Bytes of a payload.
+pub const MAX_PAYLOAD_BYTES: usize = 64 << 10;
+/// Bytes of an event's or a timer's key.
+pub const MAX_KEY_BYTES: usize = 256;
+
+/// A topic: one component's, with a name of 1 to 64 characters of `a-z A-Z 0-9 _ -`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Topic {
+    /// Whose topic it is; only this component emits on it.
+    pub component: ComponentName,
+    /// Its name among the component's.
+    pub name: ComponentName,
+}
+
+impl Topic {
+    /// Parses `<component>/<name>`; `<name>` alone is a topic of `own`.
+    pub fn parse(text: &str, own: &ComponentName) -> Option<Self> {
+        let (component, name) = match text.split_once('/') {
+            Some((component, name)) => (ComponentName::new(component).ok()?, name),
+            None => (own.clone(), text),
+        };
+        Some(Self { component, name: ComponentName::new(name).ok()? })
+    }
+}
+
+impl fmt::Display for Topic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.component, self.name)
+    }
+}
+
+/// One event or timer, as it is stored and delivered.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Delivery {
+    /// Unique in the tenant.
+    pub id: String,
+    /// What it is.
+    pub kind: Kind,
+    /// What orders events, or names the timer.
+    pub key: String,
+    /// What was written with it.
+    #[serde(serialize_with = "to_base64", deserialize_with = "from_base64")]
+    pub payload: Bytes,
+    /// When it was emitted, or is due, in milliseconds since 1970-01-01 UTC.
+    pub time_ms: u64,
+    /// What wrote it.
+    pub cause: String,
+    /// The trace that it continues.
+    pub traceparent: String,
+    /// Attempts that failed.
+    pub attempts: u32,
+    /// Not before this time, in milliseconds since 1970-01-01 UTC.
+    pub next_ms: u64,
+}
+
+/// What a delivery is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// An event on a topic, `<component>/<name>`.
+    Event {
+        /// The topic.
+        topic: String,
+    },
+    /// A timer.
+    Timer,
+}
+
+impl Delivery {
+    /// How a handler names what caused what it does.
+    pub fn as_cause(&self) -> String {
+        match self.kind {
+            Kind::Event { .. } => format!("event {}", self.id),
+            Kind::Timer => format!("timer {}", self.id),
+        }
+    }
+}
+
+fn to_base64<S: Serializer>(payload: &Bytes, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&BASE64_STANDARD.encode(payload))
+}
+
+fn from_base64<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Bytes, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    BASE64_STANDARD.decode(text).map(Bytes::from).map_err(serde::de::Error::custom)
+}
+
+/// A record as it is stored.
+pub fn encode(record: &impl Serialize) -> Bytes {
+    // These records have no maps with keys that are not text, so there is nothing that could fail.
+    serde_json::to_vec(record).unwrap_or_default().into()
+}
+
+/// A stored record. One that cannot be read is damage, never skipped in silence.
+pub fn decode<T: DeserializeOwned>(value: &[u8]) -> Result<T, StoreError> {
+    serde_json::from_slice(value)
+        .map_err(|source| Unavailable::Corrupt { path: "an event record".into(), source: source.into() }.into())
+}
+
+/// `subscriber NUL topic NUL length key`: all events of one subscriber, topic and key, which are delivered one by one.
+pub fn group(subscriber: &ComponentName, topic: &str, key: &str) -> Vec<u8> {
+    let mut group = subscriber_prefix(subscriber);
+    group.extend_from_slice(topic.as_bytes());
+    group.push(0);
+    group.extend_from_slice(&u16::try_from(key.len()).unwrap_or(u16::MAX).to_be_bytes());
+    group.extend_from_slice(key.as_bytes());
+    group
+}
+
+/// All events of one subscriber.
+pub fn subscriber_prefix(subscriber: &ComponentName) -> Vec<u8> {
+    let mut prefix = subscriber.as_str().as_bytes().to_vec();
+    prefix.push(0);
+    prefix
+}
+
+/// Length of what follows a group in a delivery's key: sequence and index.
+const ORDER_BYTES: usize = 12;
+
+/// The key of an event: its group, then its place in the order of the commits.
+pub fn delivery_key(group: &[u8], sequence: u64, index: u32) -> Bytes {
+    let mut key = group.to_vec();
+    key.extend_from_slice(&sequence.to_be_bytes());
+    key.extend_from_slice(&index.to_be_bytes());
+    Section::Deliveries.key(&key)
+}
+
+/// The group (with its section) and the subscriber of a delivery's key.
+pub fn group_of(key: &Bytes) -> Option<(Bytes, ComponentName)> {
+    let group = key.slice(..key.len().checked_sub(ORDER_BYTES)?);
+    let end = group.iter().position(|byte| *byte == 0)?;
+    let subscriber = std::str::from_utf8(group.get(1..end)?).ok()?;
+    Some((group.clone(), ComponentName::new(subscriber).ok()?))
+}
+
+/// The key of a timer.
+pub fn timer_key(key: &str) -> Bytes {
+    Section::Timers.key(key.as_bytes())
+}
+
+/// The key by which a timer is found when it is due.
+pub fn due_key(at_ms: u64, key: &str) -> Bytes {
+    let mut due = at_ms.to_be_bytes().to_vec();
+    due.extend_from_slice(key.as_bytes());
+    Section::Due.key(&due)
+}
+
+/// When a timer is due, and its key, from the key by which it was found.
+pub fn parse_due_key(key: &[u8]) -> Option<(u64, &str)> {
+    let (at_ms, key) = key.get(1..)?.split_first_chunk::<8>()?;
+    Some((u64::from_be_bytes(*at_ms), std::str::from_utf8(key).ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(name: &str) -> ComponentName {
+        ComponentName::new(name).expect("legal")
+    }
+
+    #[test]
+    fn topics_are_parsed() {
+        for (text, topic) in [
+            ("done", Some("own/done")),
+            ("queue/done", Some("queue/done")),
+            ("queue/a/b", None),
+            ("", None),
+            ("queue/", None),
+            ("queue/dö", None),
+        ] {
+            assert_eq!(Topic::parse(text, &name("own")).map(|topic| topic.to_string()).as_deref(), topic, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn keys_keep_the_order_and_tell_groups_apart() {
+        let key = |key: &str, sequence, index| delivery_key(&group(&name("b"), "a/t", key), sequence, index);
+        let mut keys = [key("k", 2, 0), key("k", 1, 300), key("kk", 1, 0), key("k", 1, 2), key("k\0", 1, 0)];
+        keys.sort();
+        assert_eq!(keys, [key("k", 1, 2), key("k", 1, 300), key("k", 2, 0), key("k\0", 1, 0), key("kk", 1, 0)]);
+        let (found, subscriber) = group_of(&key("k\0", 1, 0)).expect("a group");
+        assert_eq!((&*found, subscriber), (&*Section::Deliveries.key(&group(&name("b"), "a/t", "k\0")), name("b")));
+        let due = due_key(77, "lease/ä");
+        assert_eq!(parse_due_key(&due), Some((77, "lease/ä")));
+    }
+}

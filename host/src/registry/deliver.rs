@@ -1,0 +1,106 @@
+//! What the host itself asks of a component's live revision: to handle an event or a timer, or to migrate its data.
+
+use std::{sync::Arc, time::Duration};
+
+use futures::future::BoxFuture;
+use tokio::{sync::Semaphore, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Registry,
+    catalog::{Revision, RevisionHandler},
+    tool::Powers,
+};
+use crate::{
+    call::{CallError, ComponentName, TraceContext},
+    capability::store::MAX_MIGRATION_STEP,
+    events::{Deliver, DeliveryError, record::Delivery},
+    store::{Space, Transaction},
+    tenant::{Principal, TenantId},
+    wasm::{component::LoadError, control::Control, limits::Limits, migration::Step, state::Running},
+};
+
+impl Registry {
+    /// Reins for work that the host has begun itself.
+    async fn control(&self, limits: Limits, places: &Arc<Semaphore>) -> Result<Arc<Control>, CallError> {
+        let cancel = CancellationToken::new();
+        let deadline = Instant::now() + Duration::from_millis(limits.deadline_ms);
+        let concurrency = usize::try_from(limits.concurrency).unwrap_or(usize::MAX);
+        let slot = self.admission().admit(places, concurrency, deadline, &cancel).await?;
+        Ok(Control::new(limits, deadline, cancel, slot))
+    }
+
+    fn running_by_itself(&self, tenant: &TenantId, powers: &Powers, what: &str, cause: String) -> Running {
+        let principal = Principal::system(tenant.clone(), &powers.component);
+        self.running(powers, principal, what.into(), cause.into())
+    }
+
+    async fn handle(
+        &self,
+        tenant: &TenantId,
+        revision: &Revision,
+        handler: &RevisionHandler,
+        delivery: &Delivery,
+    ) -> Result<(), DeliveryError> {
+        let Some(_pass) = revision.powers.gate.enter(false) else { return Err(DeliveryError::Busy) };
+        let control = match self.control(revision.limits, &handler.places).await {
+            Ok(control) => control,
+            Err(CallError::Busy { .. }) => return Err(DeliveryError::Busy),
+            Err(error) => return Err(DeliveryError::Failed(error.to_string())),
+        };
+        let running = Running {
+            trace: TraceContext::from_traceparent(Some(&delivery.traceparent)),
+            ..self.running_by_itself(tenant, &revision.powers, "handler", delivery.as_cause())
+        };
+        let _counted = self.0.calls.token();
+        match handler.handler.deliver(self.engine(), delivery, running, control).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(reason)) => Err(DeliveryError::Failed(reason)),
+            Err(CallError::Busy { .. }) => Err(DeliveryError::Busy),
+            Err(error) => Err(DeliveryError::Failed(error.to_string())),
+        }
+    }
+
+    /// Runs one step of a revision's migration.
+    pub async fn migrate(
+        &self,
+        space: &Space,
+        revision: &Revision,
+        transaction: Box<dyn Transaction>,
+        from: u32,
+        cursor: Option<Vec<u8>>,
+    ) -> Result<Step, LoadError> {
+        let Some((migration, to)) = &revision.migration else {
+            return Err(LoadError::Migration("it exports no migration".into()));
+        };
+        let deadline_ms = u64::try_from(MAX_MIGRATION_STEP.as_millis()).unwrap_or(u64::MAX);
+        let limits = Limits { deadline_ms, ..revision.limits };
+        let failed = |error: CallError| LoadError::Migration(error.to_string());
+        let control = self.control(limits, &Arc::new(Semaphore::new(1))).await.map_err(failed)?;
+        let cause = format!("migration from {from} to {to}");
+        let running = self.running_by_itself(&space.tenant, &revision.powers, "migration", cause);
+        let step = migration.step(self.engine(), transaction, from, cursor, running, control).await.map_err(failed)?;
+        step.map_err(LoadError::Migration)
+    }
+}
+
+impl Deliver for Registry {
+    fn has_handler(&self, tenant: &TenantId, component: &ComponentName) -> bool {
+        self.catalog(tenant).component(component.as_str()).is_some_and(|revision| revision.handler.is_some())
+    }
+
+    fn deliver<'a>(
+        &'a self,
+        tenant: &'a TenantId,
+        component: &'a ComponentName,
+        delivery: &'a Delivery,
+    ) -> BoxFuture<'a, Result<(), DeliveryError>> {
+        Box::pin(async move {
+            let Some(revision) = self.catalog(tenant).component(component.as_str()).cloned() else {
+                return Err(DeliveryError::NoHandler);
+            };
+            let Some(handler) = &revision.handler else { return Err(DeliveryError::NoHandler) };
+            self.handle(tenant, &revision, handler, delivery).await
+        })
+    }
+}

@@ -1,0 +1,377 @@
+//! The store: spaces of ordered keys, snapshots, and serializable transactions that are durable when they commit.
+//!
+//! One trait, [`Store`], whatever is behind it; [`embedded`] is the backend that needs nothing installed. The store knows bytes and nothing of what they mean. What a
+//! guest may ask for (sizes of keys and values, how many at once) is the `store` capability's matter; a space's host sections are the host's own and count towards its quota.
+
+pub mod embedded;
+
+use std::{
+    collections::BTreeSet,
+    fmt,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use tokio::sync::Notify;
+
+use crate::{call::ComponentName, tenant::TenantId};
+
+/// Writes of one transaction, and their bytes.
+pub const MAX_TRANSACTION_WRITES: usize = 10_000;
+/// Bytes that one transaction may write.
+pub const MAX_TRANSACTION_BYTES: usize = 4 << 20;
+/// Entries of one page of a scan, and of one take.
+pub const MAX_PAGE_ENTRIES: usize = 1_000;
+/// Bytes of one page of a scan; a single larger entry is a page by itself.
+pub const MAX_PAGE_BYTES: usize = 1 << 20;
+
+/// One component's data for one tenant.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Space {
+    /// Whose.
+    pub tenant: TenantId,
+    /// Which component's.
+    pub component: ComponentName,
+}
+
+impl fmt::Display for Space {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.tenant, self.component)
+    }
+}
+
+/// The parts of a space. A key's first byte is its section; only [`Section::Data`] is the component's to see.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Section {
+    /// The component's own entries.
+    Data = 1,
+    /// Events that wait to be delivered.
+    Deliveries = 2,
+    /// Timers, by key.
+    Timers = 3,
+    /// Timers, by time.
+    Due = 4,
+    /// Deliveries that were given up.
+    Parked = 5,
+    /// The data's format, subscriptions, and other small notes of the host.
+    Notes = 6,
+}
+
+impl Section {
+    /// The key of the space for a key of this section.
+    pub fn key(self, key: &[u8]) -> Bytes {
+        let mut full = Vec::with_capacity(key.len().saturating_add(1));
+        full.push(self as u8);
+        full.extend_from_slice(key);
+        full.into()
+    }
+
+    /// All keys of this section that start with `prefix`.
+    pub fn prefix(self, prefix: &[u8]) -> KeyRange {
+        let start = self.key(prefix);
+        let end = after_prefix(&start);
+        KeyRange { start, end }
+    }
+
+    /// Whether `key` of the space is in this section.
+    pub fn has(self, key: &[u8]) -> bool {
+        key.first() == Some(&(self as u8))
+    }
+}
+
+/// The least key above all keys that start with `prefix`.
+pub fn after_prefix(prefix: &[u8]) -> Bytes {
+    let mut end = prefix.to_vec();
+    while let Some(last) = end.pop() {
+        if last < u8::MAX {
+            end.push(last.saturating_add(1));
+            break;
+        }
+    }
+    end.into()
+}
+
+/// Keys from `start` to below `end`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyRange {
+    /// The least key in the range.
+    pub start: Bytes,
+    /// The least key above the range.
+    pub end: Bytes,
+}
+
+impl KeyRange {
+    /// Whether no key can be in it.
+    pub fn is_empty(&self) -> bool {
+        self.start >= self.end
+    }
+}
+
+/// How much of a range to give, and from which end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Scan {
+    /// Most entries; [`MAX_PAGE_ENTRIES`] at the most.
+    pub limit: usize,
+    /// Which end is first.
+    pub order: Order,
+}
+
+/// Which end of a range is first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// The least key.
+    Ascending,
+    /// The greatest key.
+    Descending,
+}
+
+impl Scan {
+    /// The first `limit` entries.
+    pub fn first(limit: usize) -> Self {
+        Self { limit, order: Order::Ascending }
+    }
+}
+
+/// One entry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Its key.
+    pub key: Bytes,
+    /// Its value.
+    pub value: Bytes,
+    /// Another one after every write; never 0.
+    pub version: u64,
+}
+
+/// Part of a range.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Page {
+    /// In the order of the scan.
+    pub entries: Vec<Entry>,
+    /// Whether the range has more.
+    pub more: bool,
+}
+
+/// The version of an entry that does not exist.
+pub const ABSENT: u64 = 0;
+
+/// How long a transaction may be open, and how large its space may become.
+#[derive(Clone)]
+pub struct Bounds {
+    /// Measures the time of whoever runs the transaction.
+    pub clock: Arc<dyn Clock>,
+    /// Most time by `clock`.
+    pub own: Duration,
+    /// Most time on the wall.
+    pub wall: Duration,
+    /// Most bytes of keys and values in the space.
+    pub quota_bytes: u64,
+}
+
+impl fmt::Debug for Bounds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Bounds").field("own", &self.own).field("wall", &self.wall).finish_non_exhaustive()
+    }
+}
+
+/// Time as one party sees it.
+pub trait Clock: Send + Sync {
+    /// Time since some fixed moment, without what others took from this party.
+    fn own_time(&self) -> Duration;
+}
+
+/// The wall's clock, for the host's own transactions, which nobody interrupts.
+#[derive(Debug, Clone, Copy)]
+pub struct Wall(tokio::time::Instant);
+
+impl Clock for Wall {
+    fn own_time(&self) -> Duration {
+        self.0.elapsed()
+    }
+}
+
+impl Bounds {
+    /// Bounds of the host's own transactions: no quota, so that what is stored can always be worked off.
+    pub fn host() -> Self {
+        let most = Duration::from_secs(10);
+        Self { clock: Arc::new(Wall(tokio::time::Instant::now())), own: most, wall: most, quota_bytes: u64::MAX }
+    }
+}
+
+/// Why the store did not do what was asked.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StoreError {
+    /// The space would outgrow its quota.
+    #[error("the space would outgrow its quota of {limit} bytes")]
+    QuotaExceeded {
+        /// The quota.
+        limit: u64,
+    },
+    /// The transaction writes too much.
+    #[error("the transaction has more than {MAX_TRANSACTION_WRITES} writes or {MAX_TRANSACTION_BYTES} bytes of them")]
+    TransactionTooLarge,
+    /// The transaction was open for too long and is aborted.
+    #[error("the transaction was open for too long")]
+    TooLong,
+    /// What the transaction had read did not last.
+    #[error("the transaction conflicts with another one")]
+    Conflict,
+    /// The transaction has committed or not.
+    #[error("the store broke during the commit: the transaction has either committed or not")]
+    OutcomeUnknown,
+    /// The store cannot be read or written.
+    #[error("the store is not available")]
+    Unavailable(#[source] Arc<Unavailable>),
+}
+
+/// Why the store cannot be read or written. Nothing was overwritten.
+#[derive(Debug, thiserror::Error)]
+pub enum Unavailable {
+    /// The disk does not read or write.
+    #[error("cannot read or write {path}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The file is not a store, or is damaged.
+    #[error(
+        "{path} is not a store of mcpp, or is damaged; it is left as it is. Move it away, or put a backup in its place"
+    )]
+    Corrupt {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The file is of a newer version.
+    #[error("{path} has store format {found}; this host writes {known}. It is left as it is: run the newer host")]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// Its format.
+        found: u64,
+        /// The newest format that this host knows.
+        known: u64,
+    },
+    /// Another process has the file.
+    #[error("{path} is open in another process; is another host running with this data directory?")]
+    InUse {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The host is stopping, or the file failed under somebody else and is opened anew.
+    #[error("{path} was closed after a failure")]
+    Closed {
+        /// The file.
+        path: PathBuf,
+    },
+}
+
+impl From<Unavailable> for StoreError {
+    fn from(reason: Unavailable) -> Self {
+        Self::Unavailable(Arc::new(reason))
+    }
+}
+
+/// A store of spaces.
+pub trait Store: fmt::Debug + Send + Sync {
+    /// The space as it is now, durably.
+    fn snapshot<'a>(&'a self, space: &'a Space) -> BoxFuture<'a, Result<Box<dyn Snapshot>, StoreError>>;
+
+    /// Begins a transaction, after those that this host has begun in this space before.
+    fn begin<'a>(&'a self, space: &'a Space, bounds: Bounds)
+    -> BoxFuture<'a, Result<Box<dyn Transaction>, StoreError>>;
+
+    /// Waits until the durable version of an entry is not `since`; the version then. Dropping the future is safe.
+    fn wait<'a>(&'a self, space: &'a Space, key: &'a [u8], since: u64) -> BoxFuture<'a, Result<u64, StoreError>>;
+
+    /// All spaces of a tenant that were ever written to.
+    fn spaces<'a>(&'a self, tenant: &'a TenantId) -> BoxFuture<'a, Result<Vec<Space>, StoreError>>;
+
+    /// Bytes of keys and values in a space.
+    fn used_bytes<'a>(&'a self, space: &'a Space) -> BoxFuture<'a, Result<u64, StoreError>>;
+
+    /// The spaces in which events or timers were written.
+    fn touched(&self) -> &Touched;
+}
+
+/// A space at one moment.
+pub trait Snapshot: Send + Sync {
+    /// One entry.
+    fn get<'a>(&'a self, key: &'a [u8]) -> BoxFuture<'a, Result<Option<Entry>, StoreError>>;
+
+    /// Part of a range.
+    fn scan<'a>(&'a self, range: &'a KeyRange, scan: Scan) -> BoxFuture<'a, Result<Page, StoreError>>;
+}
+
+/// A serializable transaction; dropping it aborts it.
+pub trait Transaction: Send + Sync {
+    /// One entry.
+    fn get<'a>(&'a mut self, key: &'a [u8]) -> BoxFuture<'a, Result<Option<Entry>, StoreError>>;
+
+    /// Part of a range.
+    fn scan<'a>(&'a mut self, range: &'a KeyRange, scan: Scan) -> BoxFuture<'a, Result<Page, StoreError>>;
+
+    /// The first entries of a range that no other open transaction has taken.
+    fn take<'a>(&'a mut self, range: &'a KeyRange, limit: usize) -> BoxFuture<'a, Result<Vec<Entry>, StoreError>>;
+
+    /// Writes an entry.
+    fn set(&mut self, key: Bytes, value: Bytes) -> BoxFuture<'_, Result<(), StoreError>>;
+
+    /// Removes an entry; whether there was one.
+    fn delete<'a>(&'a mut self, key: &'a [u8]) -> BoxFuture<'a, Result<bool, StoreError>>;
+
+    /// A number that rises from transaction to transaction of the space among those that conflict; the same within one.
+    fn sequence(&self) -> u64;
+
+    /// Commits; durable when it returns.
+    fn commit(self: Box<Self>) -> BoxFuture<'static, Result<(), StoreError>>;
+}
+
+/// Spaces in which events or timers were written, for whoever delivers them.
+#[derive(Debug, Default)]
+pub struct Touched {
+    spaces: Mutex<BTreeSet<Space>>,
+    notify: Notify,
+}
+
+impl Touched {
+    /// Notes a space.
+    pub fn add(&self, space: Space) {
+        self.spaces.lock().unwrap_or_else(PoisonError::into_inner).insert(space);
+        self.notify.notify_one();
+    }
+
+    /// Waits for spaces, and takes them all.
+    pub async fn next(&self) -> BTreeSet<Space> {
+        loop {
+            let spaces = std::mem::take(&mut *self.spaces.lock().unwrap_or_else(PoisonError::into_inner));
+            if !spaces.is_empty() {
+                return spaces;
+            }
+            self.notify.notified().await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prefix_ends_where_the_next_begins() {
+        for (prefix, end) in [(&b"a"[..], &b"b"[..]), (&[1, 255], &[2]), (&[255, 255], &[])] {
+            assert_eq!(after_prefix(prefix), end, "{prefix:?}");
+        }
+        let range = Section::Data.prefix(b"");
+        assert_eq!((&*range.start, &*range.end), (&[1_u8][..], &[2_u8][..]));
+    }
+}

@@ -1,0 +1,266 @@
+//! The embedded backend: one redb file for each tenant, nothing to install.
+//!
+//! Files are opened when first used and closed when idle; one budget of cache is divided among them. [`file`] is one file and its group commit, [`space`] the turns of a space's
+//! transactions, [`transaction`] their overlay. Reads and writes are synchronous inside: a read is a look into a cache or one read of the file, and waiting for the
+//! disk happens on threads where that is allowed.
+
+mod base;
+mod commit;
+pub mod disk;
+mod file;
+mod space;
+mod transaction;
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, PoisonError, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use futures::future::BoxFuture;
+use serde::{Deserialize, Serialize};
+
+use self::{base::DurableSnapshot, disk::Disk, file::File};
+use super::{Bounds, Snapshot, Space, Store, StoreError, Touched, Transaction, Unavailable};
+use crate::{call::ComponentName, tenant::TenantId};
+
+/// How the embedded store behaves.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EmbeddedConfig {
+    /// Memory for pages of all open files together, in bytes. The system's own file cache is behind it.
+    pub cache_bytes: usize,
+    /// Files open at once; beyond that the one idle for longest is closed.
+    pub max_open_files: usize,
+    /// A file that nobody used for this long is closed, in milliseconds.
+    pub idle_ms: u64,
+}
+
+impl Default for EmbeddedConfig {
+    fn default() -> Self {
+        Self { cache_bytes: 256 << 20, max_open_files: 64, idle_ms: 60_000 }
+    }
+}
+
+/// The least share of the cache that an open file has, in bytes.
+const MIN_CACHE_BYTES: usize = 512 << 10;
+
+/// Files of spaces below one directory.
+#[derive(Debug, Clone)]
+pub struct EmbeddedStore(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    directory: PathBuf,
+    config: EmbeddedConfig,
+    disk: Arc<dyn Disk>,
+    touched: Arc<Touched>,
+    closed: AtomicBool,
+    open: Mutex<BTreeMap<TenantId, OpenFile>>,
+    /// One lock for each tenant whose file was ever opened.
+    opening: Mutex<BTreeMap<TenantId, Arc<Mutex<()>>>>,
+}
+
+#[derive(Debug)]
+struct OpenFile {
+    file: Arc<File>,
+    cache_bytes: usize,
+    used: Instant,
+}
+
+impl EmbeddedStore {
+    /// A store below `directory`, which is made if it does not exist. Opens no file yet. Needs a tokio runtime.
+    pub fn new(directory: PathBuf, config: EmbeddedConfig, disk: Arc<dyn Disk>) -> std::io::Result<Self> {
+        std::fs::create_dir_all(&directory)?;
+        let idle = Duration::from_millis(config.idle_ms.max(1));
+        let (touched, closed, open, opening) = Default::default();
+        let shared = Arc::new(Shared { directory, config, disk, touched, closed, open, opening });
+        tokio::spawn(close_idle(Arc::downgrade(&shared), idle));
+        Ok(Self(shared))
+    }
+
+    /// The tenants that have a file.
+    pub fn tenants(&self) -> std::io::Result<Vec<TenantId>> {
+        let files = std::fs::read_dir(&self.0.directory)?.flatten().map(|entry| entry.path());
+        let tenant = |path: PathBuf| TenantId::new(path.file_stem()?.to_str()?).ok();
+        let mut tenants: Vec<TenantId> = files
+            .filter(|path| path.extension().is_some_and(|extension| extension == "redb"))
+            .filter_map(tenant)
+            .collect();
+        tenants.sort();
+        Ok(tenants)
+    }
+
+    /// Files that are open now.
+    pub fn open_files(&self) -> usize {
+        self.0.lock().len()
+    }
+
+    /// Copies a tenant's data as it is now into a new file at `target`, while the store is in use. `progress` is told how many entries are copied.
+    pub async fn backup(
+        &self,
+        tenant: &TenantId,
+        target: &Path,
+        progress: impl Fn(u64) + Send + 'static,
+    ) -> Result<u64, StoreError> {
+        let file = self.file(tenant).await?;
+        let target = target.to_owned();
+        let copy = tokio::task::spawn_blocking(move || file.backup(&target, &progress));
+        copy.await.unwrap_or_else(|_| Err(StoreError::OutcomeUnknown))
+    }
+
+    /// Lets what is staged reach the disk, closes all files, and opens none any more.
+    pub async fn close(&self) {
+        let shared = Arc::clone(&self.0);
+        let closed = tokio::task::spawn_blocking(move || {
+            shared.closed.store(true, Ordering::Release);
+            let files = std::mem::take(&mut *shared.lock());
+            files.into_values().for_each(|open| open.file.close_in_order());
+        });
+        if let Err(error) = closed.await {
+            tracing::error!(%error, "the store was not closed in order");
+        }
+    }
+
+    /// The open file of a tenant; opens it if need be, which may take a while.
+    async fn file(&self, tenant: &TenantId) -> Result<Arc<File>, StoreError> {
+        if let Some(file) = self.0.opened(tenant) {
+            return Ok(file);
+        }
+        let (shared, tenant) = (Arc::clone(&self.0), tenant.clone());
+        let opened = tokio::task::spawn_blocking(move || shared.open(tenant));
+        opened.await.unwrap_or_else(|_| Err(StoreError::OutcomeUnknown))
+    }
+}
+
+impl Shared {
+    fn opened(&self, tenant: &TenantId) -> Option<Arc<File>> {
+        let mut open = self.lock();
+        let known = open.get_mut(tenant).filter(|known| !known.file.is_broken())?;
+        known.used = Instant::now();
+        Some(Arc::clone(&known.file))
+    }
+
+    /// Opens a file, unless somebody else just has. Blocks, and only those who want the same file.
+    fn open(&self, tenant: TenantId) -> Result<Arc<File>, StoreError> {
+        let opening = Arc::clone(self.lock_opening().entry(tenant.clone()).or_default());
+        let _one_at_a_time = opening.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(file) = self.opened(&tenant) {
+            return Ok(file);
+        }
+        let cache_bytes = {
+            let mut open = self.lock();
+            open.remove(&tenant);
+            self.make_room(&mut open);
+            let granted: usize = open.values().map(|file| file.cache_bytes).sum();
+            // Half of what is left: the first file, which on most hosts is the only one, has much, and there is always some for the next.
+            (self.config.cache_bytes.saturating_sub(granted) / 2).max(MIN_CACHE_BYTES)
+        };
+        let path = self.directory.join(format!("{tenant}.redb"));
+        if self.closed.load(Ordering::Acquire) {
+            return Err(Unavailable::Closed { path }.into());
+        }
+        let touched = Arc::clone(&self.touched);
+        let file = Arc::new(File::open(tenant.clone(), path, Arc::clone(&self.disk), cache_bytes, touched)?);
+        let open = OpenFile { file: Arc::clone(&file), cache_bytes, used: Instant::now() };
+        self.lock().insert(tenant, open);
+        Ok(file)
+    }
+
+    fn lock_opening(&self) -> std::sync::MutexGuard<'_, BTreeMap<TenantId, Arc<Mutex<()>>>> {
+        self.opening.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<TenantId, OpenFile>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Closes the files idle for longest until one more may be opened. Files in use stay: the limit gives way to the work.
+    fn make_room(&self, open: &mut BTreeMap<TenantId, OpenFile>) {
+        while open.len() >= self.config.max_open_files.max(1) {
+            let idle = open.iter().filter(|(_, file)| file.is_idle()).min_by_key(|(_, file)| file.used);
+            let Some(tenant) = idle.map(|(tenant, _)| tenant.clone()) else { return };
+            open.remove(&tenant);
+        }
+    }
+}
+
+impl OpenFile {
+    /// Nobody has it but the map; whoever wants it must come through the map's lock.
+    fn is_idle(&self) -> bool {
+        Arc::strong_count(&self.file) == 1
+    }
+}
+
+async fn close_idle(shared: Weak<Shared>, idle: Duration) {
+    loop {
+        tokio::time::sleep(idle).await;
+        let Some(shared) = shared.upgrade() else { return };
+        // Closing writes to the disk.
+        let closed = tokio::task::spawn_blocking(move || {
+            shared.lock().retain(|_, file| !file.is_idle() || file.used.elapsed() < idle);
+        });
+        if closed.await.is_err() {
+            return;
+        }
+    }
+}
+
+impl Store for EmbeddedStore {
+    fn snapshot<'a>(&'a self, space: &'a Space) -> BoxFuture<'a, Result<Box<dyn Snapshot>, StoreError>> {
+        Box::pin(async move {
+            let snapshot = DurableSnapshot::new(self.file(&space.tenant).await?, &space.component);
+            Ok(Box::new(snapshot) as Box<dyn Snapshot>)
+        })
+    }
+
+    fn begin<'a>(
+        &'a self,
+        space: &'a Space,
+        bounds: Bounds,
+    ) -> BoxFuture<'a, Result<Box<dyn Transaction>, StoreError>> {
+        Box::pin(async move {
+            let file = self.file(&space.tenant).await?;
+            let transaction = transaction::begin(file, &space.component, bounds).await?;
+            Ok(Box::new(transaction) as Box<dyn Transaction>)
+        })
+    }
+
+    fn wait<'a>(&'a self, space: &'a Space, key: &'a [u8], since: u64) -> BoxFuture<'a, Result<u64, StoreError>> {
+        Box::pin(async move { self.file(&space.tenant).await?.wait(&space.component, key, since).await })
+    }
+
+    fn spaces<'a>(&'a self, tenant: &'a TenantId) -> BoxFuture<'a, Result<Vec<Space>, StoreError>> {
+        Box::pin(async move {
+            let components = self.file(tenant).await?.components()?;
+            let space = |component: ComponentName| Space { tenant: tenant.clone(), component };
+            Ok(components.into_iter().map(space).collect())
+        })
+    }
+
+    fn used_bytes<'a>(&'a self, space: &'a Space) -> BoxFuture<'a, Result<u64, StoreError>> {
+        Box::pin(async move { self.file(&space.tenant).await?.used_bytes(&space.component) })
+    }
+
+    fn touched(&self) -> &Touched {
+        &self.0.touched
+    }
+}
+
+/// What a failure of redb means for whoever asked.
+fn unavailable(path: &Path, error: redb::Error) -> Unavailable {
+    let path = path.to_owned();
+    match error {
+        redb::Error::Io(source) if source.kind() == std::io::ErrorKind::InvalidData => {
+            Unavailable::Corrupt { path, source: source.into() }
+        }
+        redb::Error::Io(source) => Unavailable::Io { path, source: source.into() },
+        redb::Error::PreviousIo | redb::Error::DatabaseClosed => Unavailable::Closed { path },
+        redb::Error::DatabaseAlreadyOpen => Unavailable::InUse { path },
+        other => Unavailable::Corrupt { path, source: other.into() },
+    }
+}

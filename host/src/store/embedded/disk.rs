@@ -1,0 +1,84 @@
+//! Where the files are. A test puts a disk here that loses what was not synced, tears writes, or is full.
+
+use std::{fmt, fs, io, path::Path};
+
+use redb::{StorageBackend, backends::FileBackend};
+
+/// Opens files.
+pub trait Disk: fmt::Debug + Send + Sync {
+    /// Opens a file for reading and writing, and makes it, empty and durably, if it does not exist.
+    fn open(&self, path: &Path) -> io::Result<AnyBackend>;
+}
+
+/// The file system.
+#[derive(Debug, Clone, Copy)]
+pub struct FileSystem;
+
+impl Disk for FileSystem {
+    fn open(&self, path: &Path) -> io::Result<AnyBackend> {
+        let is_new = !path.exists();
+        let file = fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+        if is_new && let Some(directory) = path.parent() {
+            // A new file is only there after a crash if its directory is on disk too.
+            fs::File::open(directory)?.sync_all()?;
+        }
+        Ok(AnyBackend(Box::new(FileBackend::new(file).map_err(io::Error::other)?)))
+    }
+}
+
+/// Any backend of redb's.
+#[derive(Debug)]
+pub struct AnyBackend(pub Box<dyn StorageBackend>);
+
+type Bound = std::ops::Bound<u64>;
+type Locked<T> = Result<T, redb::BackendError>;
+
+impl StorageBackend for AnyBackend {
+    fn len(&self) -> io::Result<u64> {
+        self.0.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.0.read(offset, out)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.0.set_len(len)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.0.write(offset, data)
+    }
+
+    fn close(&self) -> io::Result<()> {
+        self.0.close()
+    }
+
+    fn try_lock_range(&self, start: Bound, end: Bound) -> Locked<bool> {
+        self.0.try_lock_range(start, end)
+    }
+
+    fn try_lock_shared_range(&self, start: Bound, end: Bound) -> Locked<bool> {
+        self.0.try_lock_shared_range(start, end)
+    }
+
+    fn unlock_range(&self, start: Bound, end: Bound) -> Locked<()> {
+        self.0.unlock_range(start, end)
+    }
+
+    fn lock_range(&self, start: Bound, end: Bound) -> Locked<()> {
+        self.0.lock_range(start, end)
+    }
+
+    fn lock_shared_range(&self, start: Bound, end: Bound) -> Locked<()> {
+        self.0.lock_shared_range(start, end)
+    }
+
+    fn query_lock_range(&self, start: Bound, end: Bound) -> Locked<bool> {
+        self.0.query_lock_range(start, end)
+    }
+}

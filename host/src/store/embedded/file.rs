@@ -1,0 +1,344 @@
+//! One tenant's file: opening it with care, its spaces, and those who wait for a change in it.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use arc_swap::ArcSwap;
+use redb::{Database, Durability, ReadableDatabase as _, ReadableTable as _, TableDefinition};
+use tokio::sync::{Notify, Semaphore};
+
+use super::{
+    base::{Base, ENTRIES, full_key},
+    commit::Queue,
+    disk::Disk,
+    space::SpaceState,
+    unavailable,
+};
+use crate::{
+    call::ComponentName,
+    store::{StoreError, Touched, Unavailable},
+    tenant::TenantId,
+};
+
+/// By component: bytes of keys and values, and the last version given.
+pub(super) const SPACES: TableDefinition<'static, &str, (u64, u64)> = TableDefinition::new("spaces");
+/// Numbers about the file itself.
+pub(super) const ABOUT: TableDefinition<'static, &str, u64> = TableDefinition::new("about");
+/// The layout of the tables; a file with a greater one is left alone.
+const FORMAT: (&str, u64) = ("format", 1);
+/// The number of the last group of transactions that was committed.
+pub(super) const LAST_GROUP: &str = "last_group";
+/// Bytes of staged transactions; more wait before they are staged.
+const MAX_STAGED_KIB: usize = 64 << 10;
+
+/// One open file.
+pub(super) struct File {
+    pub(super) tenant: TenantId,
+    pub(super) path: PathBuf,
+    pub(super) queue: Queue,
+    /// Room for staged transactions, in KiB.
+    pub(super) room: Arc<Semaphore>,
+    pub(super) touched: Arc<Touched>,
+    disk: Arc<dyn Disk>,
+    database: Mutex<Option<Arc<Database>>>,
+    base: ArcSwap<Base>,
+    spaces: Mutex<BTreeMap<ComponentName, Arc<SpaceState>>>,
+    waiting: Mutex<BTreeMap<Vec<u8>, Waiting>>,
+    broken: AtomicBool,
+}
+
+/// Those who wait for one entry to change.
+#[derive(Debug, Default)]
+struct Waiting {
+    notify: Arc<Notify>,
+    number: usize,
+}
+
+impl std::fmt::Debug for File {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("File").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+impl File {
+    /// Opens a file, or makes one. Never changes a file that it does not fully understand.
+    pub(super) fn open(
+        tenant: TenantId,
+        path: PathBuf,
+        disk: Arc<dyn Disk>,
+        cache_bytes: usize,
+        touched: Arc<Touched>,
+    ) -> Result<Self, StoreError> {
+        let database = open_database(&path, &*disk, cache_bytes)?;
+        let failed = |error: redb::Error| StoreError::from(unavailable(&path, error));
+        let last_group = prepare(&path, &database)?;
+        let base = Base::new(&database, path.clone()).map_err(failed)?;
+        Ok(Self {
+            tenant,
+            queue: Queue::new(last_group),
+            room: Arc::new(Semaphore::new(MAX_STAGED_KIB)),
+            touched,
+            disk,
+            database: Mutex::new(Some(Arc::new(database))),
+            base: ArcSwap::from_pointee(base),
+            spaces: Mutex::default(),
+            waiting: Mutex::default(),
+            broken: AtomicBool::new(false),
+            path,
+        })
+    }
+
+    /// Whether a commit has failed, so that the file must be opened anew.
+    pub(super) fn is_broken(&self) -> bool {
+        self.broken.load(Ordering::Acquire)
+    }
+
+    /// What is durable now.
+    pub(super) fn base(&self) -> Arc<Base> {
+        self.base.load_full()
+    }
+
+    /// Makes a newer state the durable one.
+    pub(super) fn advance(&self, base: Base) {
+        self.base.store(Arc::new(base));
+    }
+
+    pub(super) fn database(&self) -> Result<Arc<Database>, StoreError> {
+        let database = self.database.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        database.ok_or_else(|| Unavailable::Closed { path: self.path.clone() }.into())
+    }
+
+    /// Closes the database after a failure, so that it can be opened anew.
+    pub(super) fn close(&self) {
+        *self.database.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// Closes the file for good, when what is staged has reached the disk.
+    pub(super) fn close_in_order(&self) {
+        self.queue.wait_until_empty();
+        self.break_off();
+        self.close();
+    }
+
+    /// The number of the last group that is on disk, of a file that failed and was closed.
+    pub(super) fn last_group_on_disk(&self) -> Result<u64, StoreError> {
+        let database = open_database(&self.path, &*self.disk, 1 << 20)?;
+        let about = read_about(&database).map_err(|error| unavailable(&self.path, error))?;
+        Ok(about.map(|(_, last_group)| last_group).unwrap_or_default())
+    }
+
+    /// Lets go of everybody: whoever comes next gets a new file.
+    pub(super) fn break_off(&self) {
+        self.broken.store(true, Ordering::Release);
+        for waiting in self.lock_waiting().values() {
+            waiting.notify.notify_waiters();
+        }
+    }
+
+    /// The state of one space, from the file if nobody has used it yet.
+    pub(super) fn space(&self, component: &ComponentName) -> Result<Arc<SpaceState>, StoreError> {
+        let mut spaces = self.spaces.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(space) = spaces.get(component) {
+            return Ok(Arc::clone(space));
+        }
+        let (used_bytes, version) = self.recorded(component)?;
+        let space = Arc::new(SpaceState::new(component.clone(), used_bytes, version));
+        spaces.insert(component.clone(), Arc::clone(&space));
+        Ok(space)
+    }
+
+    fn recorded(&self, component: &ComponentName) -> Result<(u64, u64), StoreError> {
+        let read = || -> Result<(u64, u64), redb::Error> {
+            let spaces = self.database_for_read()?.begin_read()?.open_table(SPACES)?;
+            Ok(spaces.get(component.as_str())?.map(|record| record.value()).unwrap_or_default())
+        };
+        read().map_err(|error| unavailable(&self.path, error).into())
+    }
+
+    fn database_for_read(&self) -> Result<Arc<Database>, redb::Error> {
+        self.database().map_err(|_| redb::Error::DatabaseClosed)
+    }
+
+    pub(super) fn used_bytes(&self, component: &ComponentName) -> Result<u64, StoreError> {
+        Ok(self.recorded(component)?.0)
+    }
+
+    /// The components that have a space.
+    pub(super) fn components(&self) -> Result<Vec<ComponentName>, StoreError> {
+        let read = || -> Result<Vec<ComponentName>, redb::Error> {
+            let spaces = self.database_for_read()?.begin_read()?.open_table(SPACES)?;
+            let mut components = Vec::new();
+            for record in spaces.iter()? {
+                components.extend(ComponentName::new(record?.0.value()).ok());
+            }
+            Ok(components)
+        };
+        read().map_err(|error| unavailable(&self.path, error).into())
+    }
+
+    /// Waits until the durable version of an entry is not `since`.
+    pub(super) async fn wait(
+        self: Arc<Self>,
+        component: &ComponentName,
+        key: &[u8],
+        since: u64,
+    ) -> Result<u64, StoreError> {
+        let place = WaitingPlace::take(Arc::clone(&self), full_key(component, key));
+        loop {
+            let notified = place.notify.notified();
+            tokio::pin!(notified);
+            // Listening begins before looking, so that no change falls between the two.
+            notified.as_mut().enable();
+            if self.is_broken() {
+                return Err(Unavailable::Closed { path: self.path.clone() }.into());
+            }
+            let version = self.base().version(component, key)?;
+            if version != since {
+                return Ok(version);
+            }
+            notified.await;
+        }
+    }
+
+    /// Wakes those who wait for one of these entries (`component NUL key`).
+    pub(super) fn wake<'a>(&self, changed: impl Iterator<Item = &'a Vec<u8>>) {
+        let waiting = self.lock_waiting();
+        if waiting.is_empty() {
+            return;
+        }
+        for waiting in changed.filter_map(|key| waiting.get(key)) {
+            waiting.notify.notify_waiters();
+        }
+    }
+
+    fn lock_waiting(&self) -> std::sync::MutexGuard<'_, BTreeMap<Vec<u8>, Waiting>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Copies all entries, as they are now, into a new file.
+    pub(super) fn backup(&self, target: &Path, progress: &dyn Fn(u64)) -> Result<u64, StoreError> {
+        /// Entries of one commit of the copy.
+        const BATCH: usize = 10_000;
+        let copy = || -> Result<u64, redb::Error> {
+            let source = self.database_for_read()?.begin_read()?;
+            let file = std::fs::OpenOptions::new().read(true).write(true).create_new(true).open(target)?;
+            let copy = Database::builder().set_cache_size(8 << 20).create_file(file)?;
+            let mut copied = 0_u64;
+            let entries = source.open_table(ENTRIES)?;
+            let mut rest = entries.iter()?;
+            loop {
+                let mut write = copy.begin_write()?;
+                write.set_quick_repair(true);
+                let mut written = 0;
+                {
+                    let mut target = write.open_table(ENTRIES)?;
+                    while written < BATCH
+                        && let Some(entry) = rest.next().transpose()?
+                    {
+                        target.insert(entry.0.value(), entry.1.value())?;
+                        written += 1;
+                    }
+                }
+                if written == 0 {
+                    let (mut spaces, mut about) = (write.open_table(SPACES)?, write.open_table(ABOUT)?);
+                    for record in source.open_table(SPACES)?.iter()? {
+                        let (component, record) = record?;
+                        spaces.insert(component.value(), record.value())?;
+                    }
+                    // The format comes last: a copy that broke off is not taken for a store.
+                    for record in source.open_table(ABOUT)?.iter()? {
+                        let (name, number) = record?;
+                        about.insert(name.value(), number.value())?;
+                    }
+                }
+                write.commit()?;
+                copied = copied.saturating_add(u64::try_from(written).unwrap_or(u64::MAX));
+                progress(copied);
+                if written == 0 {
+                    return Ok(copied);
+                }
+            }
+        };
+        copy().map_err(|error| unavailable(target, error).into())
+    }
+}
+
+/// A place among those who wait for an entry, given back when dropped.
+struct WaitingPlace {
+    file: Arc<File>,
+    key: Vec<u8>,
+    notify: Arc<Notify>,
+}
+
+impl WaitingPlace {
+    fn take(file: Arc<File>, key: Vec<u8>) -> Self {
+        let notify = {
+            let mut waiting = file.lock_waiting();
+            let waiting = waiting.entry(key.clone()).or_default();
+            waiting.number = waiting.number.saturating_add(1);
+            Arc::clone(&waiting.notify)
+        };
+        Self { file, key, notify }
+    }
+}
+
+impl Drop for WaitingPlace {
+    fn drop(&mut self) {
+        let mut waiting = self.file.lock_waiting();
+        if let Some(place) = waiting.get_mut(&self.key) {
+            place.number = place.number.saturating_sub(1);
+            if place.number == 0 {
+                waiting.remove(&self.key);
+            }
+        }
+    }
+}
+
+fn open_database(path: &Path, disk: &dyn Disk, cache_bytes: usize) -> Result<Database, StoreError> {
+    let io = |source: std::io::Error| Unavailable::Io { path: path.to_owned(), source: source.into() };
+    let backend = disk.open(path).map_err(io)?;
+    let database = Database::builder().set_cache_size(cache_bytes).create_with_backend(backend);
+    database.map_err(|error| unavailable(path, error.into()).into())
+}
+
+/// Checks the file's format, or writes it into a new file; the number of its last group.
+fn prepare(path: &Path, database: &Database) -> Result<u64, StoreError> {
+    let failed = |error: redb::Error| StoreError::from(unavailable(path, error));
+    match read_about(database).map_err(failed)? {
+        Some((format, last_group)) if format == FORMAT.1 => Ok(last_group),
+        Some((found, _)) => Err(Unavailable::Newer { path: path.to_owned(), found, known: FORMAT.1 }.into()),
+        None => create_tables(database).map_err(failed),
+    }
+}
+
+/// The file's format and last group; none if it is new. A file of redb's that is not ours is an error.
+fn read_about(database: &Database) -> Result<Option<(u64, u64)>, redb::Error> {
+    let read = database.begin_read()?;
+    let mut tables = read.list_tables()?;
+    if tables.next().is_none() {
+        return Ok(None);
+    }
+    let about = read.open_table(ABOUT)?;
+    let Some(format) = about.get(FORMAT.0)? else {
+        return Err(redb::Error::Corrupted("it has no format number: a copy that broke off?".into()));
+    };
+    let last_group = about.get(LAST_GROUP)?.map(|number| number.value()).unwrap_or_default();
+    Ok(Some((format.value(), last_group)))
+}
+
+fn create_tables(database: &Database) -> Result<u64, redb::Error> {
+    let mut write = database.begin_write()?;
+    write.set_durability(Durability::Immediate).map_err(redb::Error::from)?;
+    write.set_quick_repair(true);
+    write.open_table(ENTRIES)?;
+    write.open_table(SPACES)?;
+    write.open_table(ABOUT)?.insert(FORMAT.0, FORMAT.1)?;
+    write.commit()?;
+    Ok(0)
+}

@@ -1,0 +1,153 @@
+//! One space: whose turn it is, and what is staged.
+//!
+//! Transactions of a space run one after another. Whoever has the turn has it for a bounded time; those who wait for it take it away when that time is over, so a
+//! guest that keeps a transaction open harms nobody for long.
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::base::Overlay;
+use crate::{
+    call::ComponentName,
+    store::{Bounds, StoreError},
+};
+
+/// How soon those who wait look at the holder's clock again, at the earliest.
+const LOOK_AGAIN: Duration = Duration::from_millis(2);
+
+/// The state of one space of an open file.
+#[derive(Debug)]
+pub(super) struct SpaceState {
+    pub(super) component: ComponentName,
+    pub(super) view: Mutex<View>,
+    turn: Arc<Semaphore>,
+    holder: Mutex<Weak<Turn>>,
+}
+
+/// What the next transaction sees over the durable entries.
+#[derive(Debug)]
+pub(super) struct View {
+    /// Committed and not durable yet.
+    pub(super) staged: Overlay,
+    /// Bytes of keys and values, staged ones included.
+    pub(super) used_bytes: u64,
+    /// The last version given.
+    pub(super) version: u64,
+}
+
+impl SpaceState {
+    pub(super) fn new(component: ComponentName, used_bytes: u64, version: u64) -> Self {
+        Self {
+            component,
+            view: Mutex::new(View { staged: Overlay::new_sync(), used_bytes, version }),
+            turn: Arc::new(Semaphore::new(1)),
+            holder: Mutex::default(),
+        }
+    }
+
+    /// The view, for a moment.
+    pub(super) fn view(&self) -> std::sync::MutexGuard<'_, View> {
+        self.view.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for the turn. Fair: first come, first served.
+    pub(super) async fn take_turn(&self, bounds: Bounds) -> Result<Arc<Turn>, StoreError> {
+        let acquired = Arc::clone(&self.turn).acquire_owned();
+        tokio::pin!(acquired);
+        let permit = loop {
+            tokio::select! {
+                biased;
+                permit = &mut acquired => break permit,
+                () = tokio::time::sleep(self.holder_has_left()) => self.hurry_holder(),
+            }
+        };
+        // The semaphore is never closed.
+        let permit = permit.map_err(|_| StoreError::Conflict)?;
+        let turn = Arc::new(Turn {
+            began: (bounds.clock.own_time(), Instant::now()),
+            bounds,
+            permit: Mutex::new(Some(permit)),
+            over: AtomicBool::new(false),
+        });
+        *self.holder.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(&turn);
+        Ok(turn)
+    }
+
+    fn holder(&self) -> Option<Arc<Turn>> {
+        self.holder.lock().unwrap_or_else(PoisonError::into_inner).upgrade()
+    }
+
+    fn holder_has_left(&self) -> Duration {
+        self.holder().map_or(LOOK_AGAIN, |turn| turn.left()).max(LOOK_AGAIN)
+    }
+
+    fn hurry_holder(&self) {
+        if let Some(turn) = self.holder()
+            && turn.left().is_zero()
+        {
+            turn.end();
+        }
+    }
+}
+
+/// The right to run a transaction, until it is given back or taken away.
+#[derive(Debug)]
+pub(super) struct Turn {
+    bounds: Bounds,
+    /// By the owner's clock, and on the wall.
+    began: (Duration, Instant),
+    permit: Mutex<Option<OwnedSemaphorePermit>>,
+    over: AtomicBool,
+}
+
+impl Turn {
+    /// Fails when the time is over or the turn was taken away.
+    pub(super) fn check(&self) -> Result<(), StoreError> {
+        if !self.over.load(Ordering::Acquire) && !self.left().is_zero() {
+            return Ok(());
+        }
+        self.end();
+        Err(StoreError::TooLong)
+    }
+
+    /// The quota under which the transaction runs.
+    pub(super) fn quota_bytes(&self) -> u64 {
+        self.bounds.quota_bytes
+    }
+
+    /// Gives the turn to the next.
+    pub(super) fn end(&self) {
+        self.over.store(true, Ordering::Release);
+        drop(self.lock_permit().take());
+    }
+
+    /// Keeps the turn from being taken away while `commit` stages the transaction, then gives it to the next. Fails if it is too late.
+    pub(super) fn finish<T>(&self, commit: impl FnOnce() -> T) -> Result<T, StoreError> {
+        let mut permit = self.lock_permit();
+        if permit.is_none() || self.left().is_zero() {
+            drop(permit);
+            self.end();
+            return Err(StoreError::TooLong);
+        }
+        let result = commit();
+        self.over.store(true, Ordering::Release);
+        drop(permit.take());
+        Ok(result)
+    }
+
+    fn lock_permit(&self) -> std::sync::MutexGuard<'_, Option<OwnedSemaphorePermit>> {
+        self.permit.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn left(&self) -> Duration {
+        let own = self.bounds.clock.own_time().saturating_sub(self.began.0);
+        self.bounds.own.saturating_sub(own).min(self.bounds.wall.saturating_sub(self.began.1.elapsed()))
+    }
+}

@@ -1,0 +1,163 @@
+//! `export!`: what a component is made of.
+
+use proc_macro2::TokenStream;
+use quote::quote;
+use syn::{
+    Ident, LitInt, LitStr, Path, Token, braced, bracketed,
+    parse::{Parse, ParseStream},
+    punctuated::Punctuated,
+};
+
+use crate::definition_name;
+
+/// The parts of a component.
+#[derive(Default)]
+pub(crate) struct Parts {
+    tools: Vec<Path>,
+    events: Vec<(LitStr, Path)>,
+    timers: Option<Path>,
+    migration: Option<(LitInt, Path)>,
+}
+
+impl Parse for Parts {
+    fn parse(input: ParseStream<'_>) -> syn::Result<Self> {
+        let named = input.peek(Ident) && input.peek2(Token![:]) && !input.peek2(Token![::]);
+        if !named {
+            let tools = Punctuated::<Path, Token![,]>::parse_terminated(input)?;
+            return Ok(Self { tools: tools.into_iter().collect(), ..Self::default() });
+        }
+        let mut parts = Self::default();
+        while !input.is_empty() {
+            parts.parse_part(input)?;
+            if !input.is_empty() {
+                input.parse::<Token![,]>()?;
+            }
+        }
+        Ok(parts)
+    }
+}
+
+impl Parts {
+    fn parse_part(&mut self, input: ParseStream<'_>) -> syn::Result<()> {
+        let part: Ident = input.parse()?;
+        input.parse::<Token![:]>()?;
+        match part.to_string().as_str() {
+            "tools" => {
+                let tools;
+                bracketed!(tools in input);
+                self.tools = Punctuated::<Path, Token![,]>::parse_terminated(&tools)?.into_iter().collect();
+            }
+            "events" => {
+                let events;
+                braced!(events in input);
+                self.events =
+                    Punctuated::<_, Token![,]>::parse_terminated_with(&events, subscription)?.into_iter().collect();
+            }
+            "timers" => self.timers = Some(input.parse()?),
+            "migration" => {
+                let format = input.parse()?;
+                input.parse::<Token![=>]>()?;
+                self.migration = Some((format, input.parse()?));
+            }
+            _ => return Err(syn::Error::new(part.span(), "expected tools, events, timers or migration")),
+        }
+        Ok(())
+    }
+}
+
+fn subscription(input: ParseStream<'_>) -> syn::Result<(LitStr, Path)> {
+    let topic: LitStr = input.parse()?;
+    let text = topic.value();
+    let name = |name: &str| {
+        let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
+        !name.is_empty() && name.len() <= 64 && name.chars().all(legal)
+    };
+    if !text.split_once('/').map_or_else(|| name(&text), |(component, topic)| name(component) && name(topic)) {
+        let expected = "a topic is `<component>/<name>`, or `<name>` for one of this component, each 1 to 64 characters of `a-z A-Z 0-9 _ -`";
+        return Err(syn::Error::new(topic.span(), expected));
+    }
+    input.parse::<Token![=>]>()?;
+    Ok((topic, input.parse()?))
+}
+
+pub(crate) fn expand(parts: &Parts) -> TokenStream {
+    let definitions = parts.tools.iter().map(|path| {
+        let mut path = path.clone();
+        if let Some(last) = path.segments.last_mut() {
+            last.ident = definition_name(&last.ident);
+        }
+        quote!(#path)
+    });
+    let (handler, migration) = (handler(parts), migration(parts));
+    quote! {
+        const _: () = {
+            #[allow(dead_code, reason = "used by the component")]
+            struct McppTools;
+            impl ::mcpp_tool::internal::Tools for McppTools {
+                const TOOLS: &'static [::mcpp_tool::internal::Definition] = &[#(#definitions),*];
+            }
+            // Only a component has exports; a native build is for tests, and its linker does not take their names.
+            #[cfg(target_arch = "wasm32")]
+            type McppComponent = ::mcpp_tool::internal::Component<McppTools>;
+            #[cfg(target_arch = "wasm32")]
+            ::mcpp_tool::internal::export_component!(McppComponent with_types_in ::mcpp_tool::bindings);
+        };
+        #handler
+        #migration
+    }
+}
+
+fn handler(parts: &Parts) -> TokenStream {
+    if parts.events.is_empty() && parts.timers.is_none() {
+        return TokenStream::new();
+    }
+    let events = parts.events.iter().map(|(topic, handler)| quote!((#topic, #handler)));
+    let timers = match &parts.timers {
+        Some(handler) => quote!(::core::option::Option::Some(#handler)),
+        None => quote!(::core::option::Option::None),
+    };
+    quote! {
+        const _: () = {
+            #[allow(dead_code, reason = "used by the component")]
+            struct McppHandlers;
+            use ::mcpp_tool::events::{OnEvent, OnWake};
+            #[allow(dead_code, reason = "used by the component")]
+            const EVENTS: &[(&str, OnEvent)] = &[#(#events),*];
+            #[allow(dead_code, reason = "used by the component")]
+            const TIMERS: ::core::option::Option<OnWake> = #timers;
+            impl ::mcpp_tool::internal::Handlers for McppHandlers {
+                const EVENTS: &'static [(&'static str, OnEvent)] = EVENTS;
+                const TIMERS: ::core::option::Option<OnWake> = TIMERS;
+            }
+            #[cfg(target_arch = "wasm32")]
+            type McppHandlerComponent = ::mcpp_tool::internal::HandlerComponent<McppHandlers>;
+            #[cfg(target_arch = "wasm32")]
+            ::mcpp_tool::internal::export_handler!(
+                McppHandlerComponent with_types_in ::mcpp_tool::exports::handler_bindings
+            );
+        };
+    }
+}
+
+fn migration(parts: &Parts) -> TokenStream {
+    let Some((format, step)) = &parts.migration else { return TokenStream::new() };
+    quote! {
+        const _: () = {
+            #[allow(dead_code, reason = "used by the component")]
+            struct McppMigration;
+            use ::mcpp_tool::internal::Step;
+            #[allow(dead_code, reason = "used by the component")]
+            const STEP: Step = #step;
+            impl ::mcpp_tool::internal::Migration for McppMigration {
+                const FORMAT: u32 = #format;
+                const STEP: Step = STEP;
+            }
+            #[cfg(target_arch = "wasm32")]
+            type McppMigrationComponent = ::mcpp_tool::internal::MigrationComponent<McppMigration>;
+            #[cfg(target_arch = "wasm32")]
+            ::mcpp_tool::internal::export_migration!(
+                McppMigrationComponent with_types_in ::mcpp_tool::exports::migration_bindings
+            );
+        };
+    }
+}

@@ -1,0 +1,111 @@
+//! Events and timers: what a component is told of. They are written in a transaction ([`Write::emit`](crate::store::Write::emit),
+//! [`Write::wake_at`](crate::store::Write::wake_at)) and handled by functions that [`export!`](crate::export!) names.
+//!
+//! A handler may be called again for what it has handled already, if the host crashed in between: [`once`] sees to it that its effects happen once.
+
+use crate::store::{Map, Order, StoreError, Transaction, transact};
+
+/// An event of a topic that the component is subscribed to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    /// Unique in the tenant; the same at every repetition.
+    pub id: String,
+    /// `<component>/<name>`.
+    pub topic: String,
+    /// What orders events: those with one topic and key come one by one.
+    pub key: String,
+    /// Its contents.
+    pub payload: Vec<u8>,
+    /// When it was emitted, in milliseconds since 1970-01-01 UTC.
+    pub time_ms: u64,
+    /// What emitted it: `tool <name> by <subject>`, `event <id>` or `timer <id>`.
+    pub cause: String,
+    /// 1 for the first attempt.
+    pub attempt: u32,
+}
+
+/// A timer that is due.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wake {
+    /// Unique in the tenant; the same at every repetition.
+    pub id: String,
+    /// The timer's key.
+    pub key: String,
+    /// What was written with it.
+    pub payload: Vec<u8>,
+    /// When it was due, in milliseconds since 1970-01-01 UTC.
+    pub due_ms: u64,
+    /// What set it.
+    pub cause: String,
+    /// 1 for the first attempt.
+    pub attempt: u32,
+}
+
+/// What has been handled, by time and id.
+const HANDLED: Map<(u64, String), ()> = Map::new("mcpp.handled");
+/// How long an id is remembered, in milliseconds: seven days. What was given up and is retried later than that may happen twice.
+pub const REMEMBERED_MS: u64 = 7 * 24 * 3_600 * 1_000;
+/// Old ids that are forgotten with each new one.
+const FORGOTTEN_AT_ONCE: u32 = 2;
+
+/// Runs `work` in a transaction, unless a delivery with this id and time (`time_ms` of an event, `due_ms` of a timer) has done so before; none if it has.
+///
+/// # Errors
+/// As [`transact`].
+pub fn once<T, E: From<StoreError>>(
+    id: &str,
+    time_ms: u64,
+    mut work: impl FnMut(&mut Transaction) -> Result<T, E>,
+) -> Result<Option<T>, E> {
+    transact(|t| {
+        let handled = (time_ms, id.to_owned());
+        if HANDLED.get(t, &handled)?.is_some() {
+            return Ok(None);
+        }
+        for (old, ()) in HANDLED.page(t, None, FORGOTTEN_AT_ONCE, Order::Ascending)? {
+            if old.0.saturating_add(REMEMBERED_MS) < time_ms {
+                HANDLED.remove(t, &old)?;
+            }
+        }
+        HANDLED.set(t, &handled, &())?;
+        work(t).map(Some)
+    })
+}
+
+/// A handler of events.
+pub type OnEvent = fn(Event) -> Result<(), crate::Error>;
+/// A handler of timers.
+pub type OnWake = fn(Wake) -> Result<(), crate::Error>;
+
+/// What a component handles.
+pub trait Handlers {
+    /// Topics (`<component>/<name>`, or `<name>` for one of its own) and their handlers.
+    const EVENTS: &'static [(&'static str, OnEvent)];
+    /// The handler of timers.
+    const TIMERS: Option<OnWake>;
+}
+
+/// The handler of a topic. A name alone is the component's own; it stands behind a full topic that is the same.
+pub(crate) fn handler_of<H: Handlers>(topic: &str) -> Option<OnEvent> {
+    let find = |topic: &str| H::EVENTS.iter().find(|(name, _)| *name == topic).map(|(_, handler)| *handler);
+    find(topic).or_else(|| find(topic.split_once('/')?.1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{Counter, memory, snapshot};
+
+    #[test]
+    fn a_repetition_has_no_effect_and_old_ids_are_forgotten() {
+        memory::clear();
+        let count = Counter::new("count");
+        let handle = |id: &str, time_ms| once(id, time_ms, |t| count.add(t, 1));
+        assert_eq!(handle("a", 1), Ok(Some(1)));
+        assert_eq!(handle("a", 1), Ok(None));
+        assert_eq!(handle("b", 1), Ok(Some(2)));
+        assert_eq!(handle("c", REMEMBERED_MS + 2), Ok(Some(3)));
+        let left = HANDLED.page(&mut snapshot().expect("a snapshot"), None, 9, Order::Ascending).expect("a page");
+        assert_eq!(left.len(), 1, "{left:?}");
+    }
+}

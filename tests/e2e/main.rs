@@ -15,6 +15,7 @@
 mod support;
 
 mod arguments;
+mod backend;
 mod cache;
 mod cancellation;
 mod command_line;

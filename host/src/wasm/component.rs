@@ -55,7 +55,7 @@ pub enum Origin {
 pub enum LoadError {
     /// Its name is not legal.
     #[error("{0}; rename the file")]
-    Name(#[from] InvalidComponentName),
+    Name(InvalidComponentName),
     /// The file could not be read.
     #[error("cannot read {path}")]
     Read {
@@ -177,6 +177,12 @@ pub enum LoadError {
     /// The host is stopping.
     #[error("the host is stopping")]
     Stopping,
+}
+
+impl From<InvalidComponentName> for LoadError {
+    fn from(error: InvalidComponentName) -> Self {
+        Self::Name(error)
+    }
 }
 
 impl LoadError {

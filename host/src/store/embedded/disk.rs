@@ -4,10 +4,19 @@ use std::{fmt, fs, io, path::Path};
 
 use redb::{StorageBackend, backends::FileBackend};
 
-/// Opens files.
+/// Where files are.
 pub trait Disk: fmt::Debug + Send + Sync {
-    /// Opens a file for reading and writing, and makes it, empty and durably, if it does not exist.
+    /// Whether there is a file.
+    fn exists(&self, path: &Path) -> bool;
+
+    /// Makes an empty file, in the place of one that is there.
+    fn create(&self, path: &Path) -> io::Result<AnyBackend>;
+
+    /// Opens a file for reading and writing.
     fn open(&self, path: &Path) -> io::Result<AnyBackend>;
+
+    /// Gives a synced file its final name, durably.
+    fn publish(&self, from: &Path, to: &Path) -> io::Result<()>;
 }
 
 /// The file system.
@@ -15,15 +24,28 @@ pub trait Disk: fmt::Debug + Send + Sync {
 pub struct FileSystem;
 
 impl Disk for FileSystem {
-    fn open(&self, path: &Path) -> io::Result<AnyBackend> {
-        let is_new = !path.exists();
-        let file = fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
-        if is_new && let Some(directory) = path.parent() {
-            // A new file is only there after a crash if its directory is on disk too.
-            fs::File::open(directory)?.sync_all()?;
-        }
-        Ok(AnyBackend(Box::new(FileBackend::new(file).map_err(io::Error::other)?)))
+    fn exists(&self, path: &Path) -> bool {
+        // What cannot be looked at is there: it is opened, and that says why not.
+        path.try_exists().unwrap_or(true)
     }
+
+    fn create(&self, path: &Path) -> io::Result<AnyBackend> {
+        backend(fs::OpenOptions::new().read(true).write(true).create(true).truncate(true).open(path)?)
+    }
+
+    fn open(&self, path: &Path) -> io::Result<AnyBackend> {
+        backend(fs::OpenOptions::new().read(true).write(true).open(path)?)
+    }
+
+    fn publish(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::rename(from, to)?;
+        // A name is only there after a crash if its directory is on disk too.
+        to.parent().map_or(Ok(()), |directory| fs::File::open(directory)?.sync_all())
+    }
+}
+
+fn backend(file: fs::File) -> io::Result<AnyBackend> {
+    Ok(AnyBackend(Box::new(FileBackend::new(file).map_err(io::Error::other)?)))
 }
 
 /// Any backend of redb's.

@@ -10,7 +10,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use redb::{Database, Durability, ReadableDatabase as _, ReadableTable as _, TableDefinition};
+use redb::{Database, Durability, ReadableDatabase as _, ReadableTable as _, StorageBackend as _, TableDefinition};
 use tokio::sync::{Notify, Semaphore};
 
 use super::{
@@ -75,9 +75,12 @@ impl File {
         cache_bytes: usize,
         touched: Arc<Touched>,
     ) -> Result<Self, StoreError> {
+        if !disk.exists(&path) {
+            create(&path, &*disk)?;
+        }
         let database = open_database(&path, &*disk, cache_bytes)?;
         let failed = |error: redb::Error| StoreError::from(unavailable(&path, error));
-        let last_group = prepare(&path, &database)?;
+        let last_group = check(&path, &database)?;
         let base = Base::new(&database, path.clone()).map_err(failed)?;
         Ok(Self {
             tenant,
@@ -129,8 +132,7 @@ impl File {
     /// The number of the last group that is on disk, of a file that failed and was closed.
     pub(super) fn last_group_on_disk(&self) -> Result<u64, StoreError> {
         let database = open_database(&self.path, &*self.disk, 1 << 20)?;
-        let about = read_about(&database).map_err(|error| unavailable(&self.path, error))?;
-        Ok(about.map(|(_, last_group)| last_group).unwrap_or_default())
+        Ok(read_about(&database).map_err(|error| unavailable(&self.path, error))?.1)
     }
 
     /// Lets go of everybody: whoever comes next gets a new file.
@@ -300,45 +302,50 @@ impl Drop for WaitingPlace {
     }
 }
 
+/// Makes a file under another name and gives it its own when it is complete: after a crash there is a whole store, or none.
+fn create(path: &Path, disk: &dyn Disk) -> Result<(), StoreError> {
+    let io = |source: std::io::Error| Unavailable::Io { path: path.to_owned(), source: source.into() };
+    let unfinished = path.with_extension("new");
+    let build = |backend| -> Result<(), redb::Error> {
+        let database = Database::builder().set_cache_size(1 << 20).create_with_backend(backend)?;
+        let mut write = database.begin_write()?;
+        write.set_durability(Durability::Immediate)?;
+        write.set_quick_repair(true);
+        write.open_table(ENTRIES)?;
+        write.open_table(SPACES)?;
+        write.open_table(ABOUT)?.insert(FORMAT.0, FORMAT.1)?;
+        Ok(write.commit()?)
+    };
+    build(disk.create(&unfinished).map_err(io)?).map_err(|error| unavailable(path, error))?;
+    Ok(disk.publish(&unfinished, path).map_err(io)?)
+}
+
 fn open_database(path: &Path, disk: &dyn Disk, cache_bytes: usize) -> Result<Database, StoreError> {
     let io = |source: std::io::Error| Unavailable::Io { path: path.to_owned(), source: source.into() };
     let backend = disk.open(path).map_err(io)?;
+    if backend.len().map_err(io)? == 0 {
+        // redb would make a new database of it.
+        let source = "it is empty".into();
+        return Err(Unavailable::Corrupt { path: path.to_owned(), source }.into());
+    }
     let database = Database::builder().set_cache_size(cache_bytes).create_with_backend(backend);
     database.map_err(|error| unavailable(path, error.into()).into())
 }
 
-/// Checks the file's format, or writes it into a new file; the number of its last group.
-fn prepare(path: &Path, database: &Database) -> Result<u64, StoreError> {
-    let failed = |error: redb::Error| StoreError::from(unavailable(path, error));
-    match read_about(database).map_err(failed)? {
-        Some((format, last_group)) if format == FORMAT.1 => Ok(last_group),
-        Some((found, _)) => Err(Unavailable::Newer { path: path.to_owned(), found, known: FORMAT.1 }.into()),
-        None => create_tables(database).map_err(failed),
+/// Checks the file's format; the number of its last group.
+fn check(path: &Path, database: &Database) -> Result<u64, StoreError> {
+    match read_about(database).map_err(|error| unavailable(path, error))? {
+        (format, last_group) if format == FORMAT.1 => Ok(last_group),
+        (found, _) => Err(Unavailable::Newer { path: path.to_owned(), found, known: FORMAT.1 }.into()),
     }
 }
 
-/// The file's format and last group; none if it is new. A file of redb's that is not ours is an error.
-fn read_about(database: &Database) -> Result<Option<(u64, u64)>, redb::Error> {
-    let read = database.begin_read()?;
-    let mut tables = read.list_tables()?;
-    if tables.next().is_none() {
-        return Ok(None);
-    }
-    let about = read.open_table(ABOUT)?;
+/// The file's format and last group. A file of redb's that is not ours is an error.
+fn read_about(database: &Database) -> Result<(u64, u64), redb::Error> {
+    let about = database.begin_read()?.open_table(ABOUT)?;
     let Some(format) = about.get(FORMAT.0)? else {
         return Err(redb::Error::Corrupted("it has no format number: a copy that broke off?".into()));
     };
     let last_group = about.get(LAST_GROUP)?.map(|number| number.value()).unwrap_or_default();
-    Ok(Some((format.value(), last_group)))
-}
-
-fn create_tables(database: &Database) -> Result<u64, redb::Error> {
-    let mut write = database.begin_write()?;
-    write.set_durability(Durability::Immediate).map_err(redb::Error::from)?;
-    write.set_quick_repair(true);
-    write.open_table(ENTRIES)?;
-    write.open_table(SPACES)?;
-    write.open_table(ABOUT)?.insert(FORMAT.0, FORMAT.1)?;
-    write.commit()?;
-    Ok(0)
+    Ok((format.value(), last_group))
 }

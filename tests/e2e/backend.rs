@@ -1,0 +1,7 @@
+//! The store without guests: one suite for every backend, a model, and disks that fail.
+
+mod disk;
+mod embedded;
+mod flush_points;
+mod model;
+pub mod suite;

@@ -1,0 +1,76 @@
+//! The power goes at every point of a recorded run: what was acknowledged is there, and nothing is there by half.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use mcpp::store::embedded::{EmbeddedConfig, EmbeddedStore};
+
+use super::{
+    disk::{Fate, FaultyDisk, Logged},
+    suite::{Shared, begin, durable, key, space},
+};
+
+const TRANSACTIONS: usize = 12;
+
+fn open(disk: &FaultyDisk) -> EmbeddedStore {
+    EmbeddedStore::new(std::env::temp_dir(), EmbeddedConfig::default(), Arc::new(disk.clone())).expect("a directory")
+}
+
+/// Each transaction writes two entries that must go together, and enough bytes to grow the file now and then.
+async fn transact(store: &Shared, number: usize) {
+    let mut t = begin(store, &space("a")).await;
+    t.set(key("left"), number.to_string().into()).await.expect("set");
+    t.set(key(&format!("bulk-{}", number % 3)), vec![b'x'; 20_000 * (number % 4)].into()).await.expect("set");
+    t.set(key("right"), number.to_string().into()).await.expect("set");
+    t.commit().await.expect("committed");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_acknowledged_is_there_and_nothing_is_there_by_half() {
+    let disk = FaultyDisk::default();
+    disk.record();
+    let store: Shared = Arc::new(open(&disk));
+    // The length of the log when each transaction was acknowledged.
+    let mut acknowledged = vec![0];
+    for number in 1..=TRANSACTIONS {
+        transact(&store, number).await;
+        acknowledged.push(disk.log().len());
+    }
+    let log = disk.log();
+    let syncs = log.iter().filter(|logged| matches!(logged, Logged::Sync(_))).count();
+    assert!(syncs >= TRANSACTIONS, "a commit that is not synced is not durable");
+    let (mut opened, mut seed) = (0_usize, 1_u64);
+    for position in 0..=log.len() {
+        let stopped = FaultyDisk::replay(&log[..position]);
+        let at_least = acknowledged.iter().rposition(|length| *length <= position).unwrap_or(0);
+        let last = stopped.unsynced().saturating_sub(1);
+        for variant in 0..4 {
+            let mut index = 0;
+            let after = stopped.after_power_loss(|| {
+                index += 1;
+                match variant {
+                    0 => Fate::Lost,
+                    1 if index - 1 == last => Fate::Torn,
+                    1 | 2 => Fate::Arrived,
+                    // Anything may arrive, in any order: writes are reordered until they are synced.
+                    _ => {
+                        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                        [Fate::Lost, Fate::Torn, Fate::Arrived][(seed >> 33) as usize % 3]
+                    }
+                }
+            });
+            let crashed = open(&after);
+            let found = durable(&(Arc::new(crashed) as Shared), &space("a")).await;
+            check(&found, at_least, &format!("power lost at {position} of {}, variant {variant}", log.len()));
+            opened += 1;
+        }
+    }
+    assert!(opened > 4 * TRANSACTIONS);
+}
+
+fn check(found: &BTreeMap<String, String>, at_least: usize, when: &str) {
+    let number = |name: &str| found.get(name).map_or(0, |value| value.parse::<usize>().expect("a number"));
+    assert_eq!(number("left"), number("right"), "half a transaction: {when}");
+    assert!(number("left") >= at_least, "transaction {at_least} was acknowledged and is lost: {when}");
+    let bulk = found.get(&format!("bulk-{}", number("left") % 3)).map_or(0, String::len);
+    assert_eq!(bulk, 20_000 * (number("left") % 4), "{when}");
+}

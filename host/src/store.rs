@@ -329,8 +329,9 @@ pub trait Transaction: Send + Sync {
     /// Removes an entry; whether there was one.
     fn delete<'a>(&'a mut self, key: &'a [u8]) -> BoxFuture<'a, Result<bool, StoreError>>;
 
-    /// A number that rises from transaction to transaction of the space among those that conflict; the same within one.
-    fn sequence(&self) -> u64;
+    /// The place of this transaction in the order of those that ask for the same `group`: greater than that of every one that asked before and has committed. Where
+    /// several hosts share a store, another one that asks for the group waits until this one ends.
+    fn order<'a>(&'a mut self, group: &'a [u8]) -> BoxFuture<'a, Result<u64, StoreError>>;
 
     /// Commits; durable when it returns.
     fn commit(self: Box<Self>) -> BoxFuture<'static, Result<(), StoreError>>;

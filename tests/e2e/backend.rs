@@ -4,4 +4,5 @@ mod disk;
 mod embedded;
 mod flush_points;
 mod model;
+mod postgres;
 pub mod suite;

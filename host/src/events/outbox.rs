@@ -38,17 +38,18 @@ pub async fn emit(
     topic: &Topic,
     message: Message,
 ) -> Result<String, StoreError> {
-    let sequence = transaction.sequence();
+    let topic_name = topic.to_string();
+    let sequence = transaction.order(format!("{topic_name}/{}", message.key).as_bytes()).await?;
     let id = id(origin, sequence, index);
     let subscribers = subscriptions.of(&origin.space.tenant, topic);
     if subscribers.is_empty() {
         return Ok(id);
     }
-    let kind = Kind::Event { topic: topic.to_string() };
+    let kind = Kind::Event { topic: topic_name.clone() };
     let now = now_ms();
     let record = encode(&delivery(origin, id.clone(), kind, &message, now, now));
     for subscriber in subscribers {
-        let group = group(&subscriber, &topic.to_string(), &message.key);
+        let group = group(&subscriber, &topic_name, &message.key);
         transaction.set(delivery_key(&group, sequence, index), record.clone()).await?;
     }
     Ok(id)
@@ -63,7 +64,7 @@ pub async fn wake_at(
     message: Message,
 ) -> Result<(), StoreError> {
     cancel_wake(transaction, &message.key).await?;
-    let id = id(origin, transaction.sequence(), index);
+    let id = id(origin, transaction.order(timer_key(&message.key).as_ref()).await?, index);
     let record = delivery(origin, id, Kind::Timer, &message, at_ms, at_ms);
     transaction.set(timer_key(&message.key), encode(&record)).await?;
     transaction.set(due_key(at_ms, &message.key), Bytes::new()).await

@@ -96,7 +96,10 @@ impl FaultyDisk {
         let after = Self::default();
         for (path, file) in &self.lock().files {
             let image = crash_image(&file.synced, &file.unsynced, &mut fate);
-            after.lock().files.insert(path.clone(), File { synced: image.clone(), current: image, unsynced: Vec::new() });
+            after
+                .lock()
+                .files
+                .insert(path.clone(), File { synced: image.clone(), current: image, unsynced: Vec::new() });
         }
         after
     }
@@ -114,7 +117,9 @@ fn crash_image(synced: &[u8], unsynced: &[Change], mut fate: impl FnMut() -> Fat
         match (fate(), change) {
             (Fate::Lost, _) => {}
             // A sector is written or not; what is larger may be cut anywhere between two.
-            (Fate::Torn, Change::Write(offset, data)) => apply(&mut image, &Change::Write(*offset, data[..data.len() / 1024 * 512].to_vec())),
+            (Fate::Torn, Change::Write(offset, data)) => {
+                apply(&mut image, &Change::Write(*offset, data[..data.len() / 1024 * 512].to_vec()))
+            }
             (_, change) => apply(&mut image, change),
         }
     }

@@ -85,7 +85,11 @@ fn round() -> impl Strategy<Value = Round> {
         .prop_map(|(ops, commit)| Program { ops, commit });
     let clients = prop::collection::vec(prop::collection::vec(program, 1..6), 1..5);
     let power = prop::option::weighted(0.7, 0_u64..150);
-    (clients, power, prop::collection::vec(0_u8..3, 1..20)).prop_map(|(clients, power, fates)| Round { clients, power, fates })
+    (clients, power, prop::collection::vec(0_u8..3, 1..20)).prop_map(|(clients, power, fates)| Round {
+        clients,
+        power,
+        fates,
+    })
 }
 
 /// What one transaction saw and did.
@@ -124,7 +128,8 @@ fn name(at: u8) -> String {
 async fn run(store: &Shared, subscriptions: &Subscriptions, program: &Program, label: &str) -> Option<Record> {
     let space = space("a");
     let mut t = store.begin(&space, Bounds::host()).await.ok()?;
-    let mut record = Record { sequence: t.sequence(), steps: Vec::new(), outcome: Outcome::Unknown };
+    let sequence = t.order(b"model").await.ok()?;
+    let mut record = Record { sequence, steps: Vec::new(), outcome: Outcome::Unknown };
     for (number, op) in program.ops.iter().enumerate() {
         let value = format!("{label}.{number}");
         if step(&mut *t, subscriptions, &space, number, op, value, &mut record.steps).await.is_err() {

@@ -130,8 +130,9 @@ impl Transaction for EmbeddedTransaction {
         Box::pin(std::future::ready(deleted))
     }
 
-    fn sequence(&self) -> u64 {
-        self.version
+    /// The transactions of a space run one after another, so its versions are in their order.
+    fn order<'a>(&'a mut self, _group: &'a [u8]) -> BoxFuture<'a, Result<u64, StoreError>> {
+        Box::pin(std::future::ready(self.check().map(|()| self.version)))
     }
 
     fn commit(mut self: Box<Self>) -> BoxFuture<'static, Result<(), StoreError>> {

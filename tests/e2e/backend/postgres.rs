@@ -1,0 +1,524 @@
+//! A throwaway backend on PostgreSQL: it shows that the contract can be kept where several hosts share one database, and is no part of the product. Two stores here are two hosts.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    os::unix::{fs::chown, process::CommandExt as _},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use mcpp::{
+    call::ComponentName,
+    store::{
+        ABSENT, Bounds, Entry, KeyRange, MAX_PAGE_BYTES, MAX_PAGE_ENTRIES, MAX_TRANSACTION_BYTES,
+        MAX_TRANSACTION_WRITES, Order, Page, Scan, Section, Snapshot, Space, Store, StoreError, Touched, Transaction,
+        Unavailable,
+    },
+    tenant::TenantId,
+};
+use tempfile::TempDir;
+use tokio_postgres::{Client, NoTls, error::SqlState};
+
+use super::suite::Shared;
+
+const SCHEMA: &str = "
+    CREATE SEQUENCE numbers;
+    CREATE TABLE entries (
+        tenant text, component text, key bytea, value bytea NOT NULL, version bigint NOT NULL, PRIMARY KEY (tenant, component, key)
+    );
+    -- One row for each transaction and space, summed up when read: a total in one row would make all writers of a space conflict.
+    CREATE TABLE usage (tenant text, component text, bytes bigint);
+    CREATE INDEX ON usage (tenant, component);
+    -- Whose row is there has committed, whatever became of the connection.
+    CREATE TABLE committed (transaction bigint PRIMARY KEY);
+";
+
+/// A server of the test's own.
+pub struct Server {
+    folder: TempDir,
+    process: Child,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _it_may_be_gone = self.process.kill();
+        let _it_may_be_gone = self.process.wait();
+    }
+}
+
+fn program(name: &str) -> PathBuf {
+    let versions = fs::read_dir("/usr/lib/postgresql").expect("PostgreSQL: install Debian's package `postgresql`");
+    let mut found: Vec<PathBuf> =
+        versions.flatten().map(|version| version.path().join("bin").join(name)).filter(|path| path.exists()).collect();
+    found.sort();
+    found.pop().expect("PostgreSQL's programs")
+}
+
+/// The server does not run as root.
+fn as_somebody(command: &mut Command) -> &mut Command {
+    const NOBODY: u32 = 65_534;
+    if nix::unistd::geteuid().is_root() { command.uid(NOBODY).gid(NOBODY) } else { command }
+}
+
+impl Server {
+    async fn start() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        if nix::unistd::geteuid().is_root() {
+            chown(folder.path(), Some(65_534), Some(65_534)).expect("given away");
+        }
+        let data = folder.path().join("data");
+        let mut initdb = Command::new(program("initdb"));
+        let made = as_somebody(initdb.args(["--no-sync", "--auth=trust", "--username=mcpp", "-D"]).arg(&data))
+            .current_dir(folder.path())
+            .output()
+            .expect("initdb");
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        let mut server = Command::new(program("postgres"));
+        server.arg("-D").arg(&data).args(["-c", "listen_addresses=", "-c", "max_connections=200", "-k"]);
+        server.arg(folder.path()).stdout(Stdio::null()).stderr(Stdio::null()).current_dir(folder.path());
+        let process = as_somebody(&mut server).spawn().expect("postgres");
+        let server = Self { folder, process };
+        let patience = Instant::now() + Duration::from_secs(30);
+        let client = loop {
+            match connect(server.folder.path()).await {
+                Ok(client) => break client,
+                Err(error) => assert!(Instant::now() < patience, "{error}"),
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        };
+        client.batch_execute(SCHEMA).await.expect("the tables");
+        server
+    }
+}
+
+async fn connect(socket: &Path) -> Result<Client, tokio_postgres::Error> {
+    let config = format!("host={} user=mcpp dbname=postgres", socket.display());
+    let (client, connection) = tokio_postgres::connect(&config, NoTls).await?;
+    tokio::spawn(connection);
+    Ok(client)
+}
+
+/// One host's store. Connections that are not used wait in a pool.
+#[derive(Clone)]
+struct PostgresStore {
+    socket: PathBuf,
+    pool: Arc<tokio::sync::Mutex<Vec<Client>>>,
+    touched: Arc<Touched>,
+}
+
+impl std::fmt::Debug for PostgresStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PostgresStore").finish_non_exhaustive()
+    }
+}
+
+fn failed(error: &tokio_postgres::Error) -> StoreError {
+    let conflicts = [SqlState::T_R_SERIALIZATION_FAILURE, SqlState::T_R_DEADLOCK_DETECTED];
+    if error.code().is_some_and(|code| conflicts.contains(code)) {
+        return StoreError::Conflict;
+    }
+    let source = error.to_string().into();
+    StoreError::Unavailable(Arc::new(Unavailable::Io { path: "postgres".into(), source }))
+}
+
+impl PostgresStore {
+    async fn client(&self) -> Result<Client, StoreError> {
+        let pooled = self.pool.lock().await.pop().filter(|client| !client.is_closed());
+        match pooled {
+            Some(client) => Ok(client),
+            None => connect(&self.socket).await.map_err(|error| failed(&error)),
+        }
+    }
+
+    async fn begin(&self, mode: &str) -> Result<Session, StoreError> {
+        let client = self.client().await?;
+        client.batch_execute(&format!("BEGIN ISOLATION LEVEL {mode}")).await.map_err(|error| failed(&error))?;
+        Ok(Session { client: Some(client), store: self.clone() })
+    }
+
+    async fn version(&self, space: &Space, key: &[u8]) -> Result<u64, StoreError> {
+        let client = self.client().await?;
+        let sql = "SELECT version FROM entries WHERE tenant = $1 AND component = $2 AND key = $3";
+        let found = client.query_opt(sql, &[&space.tenant.as_str(), &space.component.as_str(), &key]).await;
+        self.pool.lock().await.push(client);
+        Ok(found.map_err(|error| failed(&error))?.map_or(ABSENT, |row| number(row.get(0))))
+    }
+}
+
+fn number(number: i64) -> u64 {
+    u64::try_from(number).expect("never negative")
+}
+
+/// A connection in a transaction; rolled back when dropped.
+struct Session {
+    client: Option<Client>,
+    store: PostgresStore,
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        let (Some(client), pool) = (self.client.take(), Arc::clone(&self.store.pool)) else { return };
+        tokio::spawn(async move {
+            if client.batch_execute("ROLLBACK").await.is_ok() {
+                pool.lock().await.push(client);
+            }
+        });
+    }
+}
+
+impl Session {
+    fn client(&self) -> &Client {
+        self.client.as_ref().expect("there until it is dropped")
+    }
+
+    async fn get(&self, space: &Space, key: &[u8]) -> Result<Option<Entry>, StoreError> {
+        let sql = "SELECT value, version FROM entries WHERE tenant = $1 AND component = $2 AND key = $3";
+        let keys: [&(dyn tokio_postgres::types::ToSql + Sync); 3] =
+            [&space.tenant.as_str(), &space.component.as_str(), &key];
+        let row = self.client().query_opt(sql, &keys).await.map_err(|error| failed(&error))?;
+        Ok(row.map(|row| Entry {
+            key: Bytes::copy_from_slice(key),
+            value: row.get::<_, Vec<u8>>(0).into(),
+            version: number(row.get(1)),
+        }))
+    }
+
+    async fn range(
+        &self,
+        space: &Space,
+        range: &KeyRange,
+        limit: usize,
+        order: Order,
+    ) -> Result<Vec<Entry>, StoreError> {
+        let direction = if order == Order::Ascending { "ASC" } else { "DESC" };
+        let sql = format!(
+            "SELECT key, value, version FROM entries WHERE tenant = $1 AND component = $2 AND key >= $3 AND key < $4 ORDER BY key {direction} LIMIT {limit}"
+        );
+        let keys: [&(dyn tokio_postgres::types::ToSql + Sync); 4] =
+            [&space.tenant.as_str(), &space.component.as_str(), &&*range.start, &&*range.end];
+        let rows = self.client().query(&sql, &keys).await.map_err(|error| failed(&error))?;
+        let entry = |row: &tokio_postgres::Row| Entry {
+            key: row.get::<_, Vec<u8>>(0).into(),
+            value: row.get::<_, Vec<u8>>(1).into(),
+            version: number(row.get(2)),
+        };
+        Ok(rows.iter().map(entry).collect())
+    }
+}
+
+/// Cuts what was found to one page.
+fn page(found: Vec<Entry>, limit: usize) -> Page {
+    let (mut page, mut bytes) = (Page::default(), 0);
+    for entry in found {
+        bytes += entry.key.len() + entry.value.len();
+        if page.entries.len() >= limit || (bytes > MAX_PAGE_BYTES && !page.entries.is_empty()) {
+            page.more = limit > 0;
+            return page;
+        }
+        page.entries.push(entry);
+    }
+    page
+}
+
+impl Store for PostgresStore {
+    fn snapshot<'a>(&'a self, space: &'a Space) -> BoxFuture<'a, Result<Box<dyn Snapshot>, StoreError>> {
+        Box::pin(async move {
+            let session = self.begin("REPEATABLE READ READ ONLY").await?;
+            // The snapshot is taken by the first query.
+            session.client().batch_execute("SELECT 1").await.map_err(|error| failed(&error))?;
+            Ok(Box::new(PostgresSnapshot { session, space: space.clone() }) as Box<dyn Snapshot>)
+        })
+    }
+
+    fn begin<'a>(
+        &'a self,
+        space: &'a Space,
+        bounds: Bounds,
+    ) -> BoxFuture<'a, Result<Box<dyn Transaction>, StoreError>> {
+        Box::pin(async move {
+            let session = self.begin("SERIALIZABLE").await?;
+            let row =
+                session.client().query_one("SELECT nextval('numbers')", &[]).await.map_err(|error| failed(&error))?;
+            Ok(Box::new(PostgresTransaction {
+                version: number(row.get(0)),
+                session,
+                space: space.clone(),
+                began: (bounds.clock.own_time(), Instant::now()),
+                bounds,
+                writes: BTreeMap::new(),
+                bytes: 0,
+                growth: 0,
+            }) as Box<dyn Transaction>)
+        })
+    }
+
+    fn wait<'a>(&'a self, space: &'a Space, key: &'a [u8], since: u64) -> BoxFuture<'a, Result<u64, StoreError>> {
+        Box::pin(async move {
+            // The real one listens to the database's notifications; asking again is good enough to see what the contract needs.
+            loop {
+                match self.version(space, key).await? {
+                    version if version != since => return Ok(version),
+                    _ => tokio::time::sleep(Duration::from_millis(5)).await,
+                }
+            }
+        })
+    }
+
+    fn spaces<'a>(&'a self, tenant: &'a TenantId) -> BoxFuture<'a, Result<Vec<Space>, StoreError>> {
+        Box::pin(async move {
+            let client = self.client().await?;
+            let sql = "SELECT DISTINCT component FROM usage WHERE tenant = $1 ORDER BY component";
+            let rows = client.query(sql, &[&tenant.as_str()]).await.map_err(|error| failed(&error))?;
+            let component = |row: &tokio_postgres::Row| ComponentName::new(row.get(0)).expect("legal");
+            Ok(rows.iter().map(|row| Space { tenant: tenant.clone(), component: component(row) }).collect())
+        })
+    }
+
+    fn used_bytes<'a>(&'a self, space: &'a Space) -> BoxFuture<'a, Result<u64, StoreError>> {
+        Box::pin(async move { used(&self.client().await?, space).await })
+    }
+
+    fn touched(&self) -> &Touched {
+        &self.touched
+    }
+}
+
+async fn used(client: &Client, space: &Space) -> Result<u64, StoreError> {
+    let sql = "SELECT coalesce(sum(bytes), 0)::bigint FROM usage WHERE tenant = $1 AND component = $2";
+    let row = client.query_one(sql, &[&space.tenant.as_str(), &space.component.as_str()]).await;
+    Ok(number(row.map_err(|error| failed(&error))?.get(0)))
+}
+
+struct PostgresSnapshot {
+    session: Session,
+    space: Space,
+}
+
+impl Snapshot for PostgresSnapshot {
+    fn get<'a>(&'a self, key: &'a [u8]) -> BoxFuture<'a, Result<Option<Entry>, StoreError>> {
+        Box::pin(self.session.get(&self.space, key))
+    }
+
+    fn scan<'a>(&'a self, range: &'a KeyRange, scan: Scan) -> BoxFuture<'a, Result<Page, StoreError>> {
+        Box::pin(async move {
+            let limit = scan.limit.min(MAX_PAGE_ENTRIES);
+            Ok(page(self.session.range(&self.space, range, limit + 1, scan.order).await?, limit))
+        })
+    }
+}
+
+/// Writes wait in memory until the commit: a guest that thinks holds no row.
+struct PostgresTransaction {
+    session: Session,
+    space: Space,
+    version: u64,
+    bounds: Bounds,
+    began: (Duration, Instant),
+    writes: BTreeMap<Bytes, Option<Bytes>>,
+    bytes: usize,
+    growth: i64,
+}
+
+impl PostgresTransaction {
+    fn check(&self) -> Result<(), StoreError> {
+        let own = self.bounds.clock.own_time().saturating_sub(self.began.0);
+        if own >= self.bounds.own || self.began.1.elapsed() >= self.bounds.wall {
+            Err(StoreError::TooLong)
+        } else {
+            Ok(())
+        }
+    }
+
+    async fn read(&self, key: &[u8]) -> Result<Option<Entry>, StoreError> {
+        match self.writes.get(key) {
+            Some(written) => Ok(written.clone().map(|value| Entry {
+                key: Bytes::copy_from_slice(key),
+                value,
+                version: self.version,
+            })),
+            None => self.session.get(&self.space, key).await,
+        }
+    }
+
+    async fn write(&mut self, key: Bytes, value: Option<Bytes>) -> Result<bool, StoreError> {
+        self.check()?;
+        let size = |value: &Bytes| key.len() + value.len();
+        let new = value.as_ref().map_or(0, size);
+        self.bytes += new.max(key.len());
+        if self.writes.len() >= MAX_TRANSACTION_WRITES || self.bytes > MAX_TRANSACTION_BYTES {
+            return Err(StoreError::TransactionTooLarge);
+        }
+        let before = self.read(&key).await?;
+        let delta = i64::try_from(new).expect("small")
+            - i64::try_from(before.as_ref().map_or(0, |entry| size(&entry.value))).expect("small");
+        let limit = self.bounds.quota_bytes;
+        if delta > 0 && limit < u64::MAX {
+            // Not within the transaction: what others add at the same time must not make this one conflict. So the quota is exact on one host only.
+            let client = self.session.store.client().await?;
+            let used = used(&client, &self.space).await?.saturating_add_signed(self.growth + delta);
+            self.session.store.pool.lock().await.push(client);
+            if used > limit {
+                return Err(StoreError::QuotaExceeded { limit });
+            }
+        }
+        self.growth += delta;
+        self.writes.insert(key, value);
+        Ok(before.is_some())
+    }
+
+    async fn flush(&self) -> Result<(), tokio_postgres::Error> {
+        let client = self.session.client();
+        let (tenant, component) = (self.space.tenant.as_str(), self.space.component.as_str());
+        let version = i64::try_from(self.version).expect("small");
+        for (key, value) in &self.writes {
+            match value {
+                Some(value) => {
+                    let sql = "INSERT INTO entries VALUES ($1, $2, $3, $4, $5) ON CONFLICT (tenant, component, key) DO UPDATE SET value = $4, version = $5";
+                    client.execute(sql, &[&tenant, &component, &&**key, &&**value, &version]).await?;
+                }
+                None => {
+                    let sql = "DELETE FROM entries WHERE tenant = $1 AND component = $2 AND key = $3";
+                    client.execute(sql, &[&tenant, &component, &&**key]).await?;
+                }
+            }
+        }
+        client.execute("INSERT INTO usage VALUES ($1, $2, $3)", &[&tenant, &component, &self.growth]).await?;
+        client.execute("INSERT INTO committed VALUES ($1)", &[&version]).await?;
+        Ok(())
+    }
+
+    /// After a connection broke in the midst of a commit: the row says that it was one.
+    async fn outcome(&self) -> Result<(), StoreError> {
+        let Ok(client) = self.session.store.client().await else { return Err(StoreError::OutcomeUnknown) };
+        let version = i64::try_from(self.version).expect("small");
+        let found = client.query_opt("SELECT 1 FROM committed WHERE transaction = $1", &[&version]).await;
+        if matches!(found, Ok(Some(_))) { Ok(()) } else { Err(StoreError::OutcomeUnknown) }
+    }
+}
+
+impl Transaction for PostgresTransaction {
+    fn get<'a>(&'a mut self, key: &'a [u8]) -> BoxFuture<'a, Result<Option<Entry>, StoreError>> {
+        Box::pin(async move {
+            self.check()?;
+            self.read(key).await
+        })
+    }
+
+    fn scan<'a>(&'a mut self, range: &'a KeyRange, scan: Scan) -> BoxFuture<'a, Result<Page, StoreError>> {
+        Box::pin(async move {
+            self.check()?;
+            let limit = scan.limit.min(MAX_PAGE_ENTRIES);
+            if range.is_empty() || limit == 0 {
+                return Ok(Page::default());
+            }
+            // As many more as own writes may hide.
+            let found = self.session.range(&self.space, range, limit + 1 + self.writes.len(), scan.order).await?;
+            let mut merged: BTreeMap<Bytes, Option<Entry>> =
+                found.into_iter().map(|entry| (entry.key.clone(), Some(entry))).collect();
+            for (key, value) in self.writes.range(range.start.clone()..range.end.clone()) {
+                let entry = |value: &Bytes| Entry { key: key.clone(), value: value.clone(), version: self.version };
+                merged.insert(key.clone(), value.as_ref().map(entry));
+            }
+            let mut entries: Vec<Entry> = merged.into_values().flatten().collect();
+            if scan.order == Order::Descending {
+                entries.reverse();
+            }
+            Ok(page(entries, limit))
+        })
+    }
+
+    /// Candidates are looked for outside the transaction, so that the range is no part of what it has read; each is locked by name, then read in the transaction.
+    fn take<'a>(&'a mut self, range: &'a KeyRange, limit: usize) -> BoxFuture<'a, Result<Vec<Entry>, StoreError>> {
+        Box::pin(async move {
+            self.check()?;
+            let outside = self.session.store.begin("READ COMMITTED").await?;
+            let mut taken = Vec::new();
+            let mut from = range.clone();
+            while taken.len() < limit {
+                let candidates = outside.range(&self.space, &from, 16, Order::Ascending).await?;
+                let Some(last) = candidates.last() else { break };
+                let mut after = last.key.to_vec();
+                after.push(0);
+                from.start = after.into();
+                for candidate in candidates {
+                    if taken.len() == limit {
+                        break;
+                    }
+                    let name = format!("{}/{:?}", self.space, candidate.key);
+                    let sql = "SELECT pg_try_advisory_xact_lock(hashtextextended($1, 0))";
+                    let locked =
+                        self.session.client().query_one(sql, &[&name]).await.map_err(|error| failed(&error))?;
+                    // What is gone meanwhile, or is gone in this transaction's snapshot, is none of its business.
+                    if locked.get(0)
+                        && let Some(entry) = self.read(&candidate.key).await?
+                    {
+                        taken.push(entry);
+                    }
+                }
+            }
+            Ok(taken)
+        })
+    }
+
+    fn set(&mut self, key: Bytes, value: Bytes) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(async move { self.write(key, Some(value)).await.map(|_| ()) })
+    }
+
+    fn delete<'a>(&'a mut self, key: &'a [u8]) -> BoxFuture<'a, Result<bool, StoreError>> {
+        Box::pin(async move {
+            self.check()?;
+            if self.read(key).await?.is_none() {
+                return Ok(false);
+            }
+            self.write(Bytes::copy_from_slice(key), None).await
+        })
+    }
+
+    fn order<'a>(&'a mut self, group: &'a [u8]) -> BoxFuture<'a, Result<u64, StoreError>> {
+        Box::pin(async move {
+            let name = format!("{}/{group:?}", self.space);
+            let client = self.session.client();
+            let lock = "SELECT pg_advisory_xact_lock(hashtextextended($1, 1))";
+            client.execute(lock, &[&name]).await.map_err(|error| failed(&error))?;
+            // A number taken at the beginning would be in the order of the beginnings.
+            let row = client.query_one("SELECT nextval('numbers')", &[]).await.map_err(|error| failed(&error))?;
+            Ok(number(row.get(0)))
+        })
+    }
+
+    fn commit(mut self: Box<Self>) -> BoxFuture<'static, Result<(), StoreError>> {
+        Box::pin(async move {
+            self.check()?;
+            if !self.writes.is_empty() {
+                self.flush().await.map_err(|error| failed(&error))?;
+            }
+            if let Err(error) = self.session.client().batch_execute("COMMIT").await {
+                return if error.is_closed() { self.outcome().await } else { Err(failed(&error)) };
+            }
+            if let Some(client) = self.session.client.take() {
+                self.session.store.pool.lock().await.push(client);
+            }
+            let deliverable = |key: &Bytes| Section::Deliveries.has(key) || Section::Due.has(key);
+            if self.writes.iter().any(|(key, value)| value.is_some() && deliverable(key)) {
+                self.session.store.touched.add(self.space.clone());
+            }
+            Ok(())
+        })
+    }
+}
+
+async fn two_stores() -> (Shared, Shared, Server) {
+    let server = Server::start().await;
+    let store = || -> Shared {
+        let socket = server.folder.path().to_owned();
+        Arc::new(PostgresStore { socket, pool: Arc::default(), touched: Arc::default() })
+    };
+    (store(), store(), server)
+}
+
+crate::backend_suite!(two_stores);

@@ -23,6 +23,7 @@ mod components;
 mod events;
 mod frozen;
 mod hostile_guests;
+mod kills;
 mod limits;
 mod messages;
 mod migration;

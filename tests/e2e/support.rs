@@ -58,11 +58,11 @@ impl TestHost {
 
     /// A host on `folder`, its configuration changed.
     pub async fn start_with(folder: TempDir, change: impl FnOnce(&mut Config)) -> Self {
-        let _first = rustls::crypto::ring::default_provider().install_default();
+        let http = http_client();
         let mut config = config(&folder);
         change(&mut config);
         let (host, report) = Host::start(config, |_, _| {}).await.expect("the host starts");
-        Self { host, report, folder, http: reqwest::Client::new() }
+        Self { host, report, folder, http }
     }
 
     /// Stops the host; its folders, for another one.
@@ -84,27 +84,12 @@ impl TestHost {
 
     /// A POST to the endpoint with the usual headers.
     pub fn post(&self, body: impl Into<reqwest::Body>) -> RequestBuilder {
-        self.http
-            .post(self.host.url())
-            .header("content-type", "application/json")
-            .header("accept", "application/json, text/event-stream")
-            .body(body)
+        post(&self.http, &self.host.url(), body)
     }
 
     /// A request of the modern era.
     pub fn modern(&self, method: &str, params: Value) -> RequestBuilder {
-        let message = modern_message(method, params);
-        let mut headers = HeaderMap::new();
-        let mut insert = |name: &'static str, value: &str| {
-            headers.insert(HeaderName::from_static(name), HeaderValue::from_str(value).expect("legal"));
-        };
-        let version = &message["params"]["_meta"]["io.modelcontextprotocol/protocolVersion"];
-        insert("mcp-protocol-version", version.as_str().unwrap_or_default());
-        insert("mcp-method", method);
-        if let Some(name) = message.pointer("/params/name").and_then(Value::as_str) {
-            insert("mcp-name", name);
-        }
-        self.post(message.to_string()).headers(headers)
+        modern_request(&self.http, &self.host.url(), method, params)
     }
 
     /// Calls a tool in the modern era; the JSON-RPC answer.
@@ -175,6 +160,35 @@ impl TestHost {
     }
 }
 
+/// A client that speaks HTTP.
+pub fn http_client() -> reqwest::Client {
+    let _first = rustls::crypto::ring::default_provider().install_default();
+    reqwest::Client::new()
+}
+
+fn post(http: &reqwest::Client, url: &str, body: impl Into<reqwest::Body>) -> RequestBuilder {
+    http.post(url)
+        .header("content-type", "application/json")
+        .header("accept", "application/json, text/event-stream")
+        .body(body)
+}
+
+/// A request of the modern era to any endpoint.
+pub fn modern_request(http: &reqwest::Client, url: &str, method: &str, params: Value) -> RequestBuilder {
+    let message = modern_message(method, params);
+    let mut headers = HeaderMap::new();
+    let mut insert = |name: &'static str, value: &str| {
+        headers.insert(HeaderName::from_static(name), HeaderValue::from_str(value).expect("legal"));
+    };
+    let version = &message["params"]["_meta"]["io.modelcontextprotocol/protocolVersion"];
+    insert("mcp-protocol-version", version.as_str().unwrap_or_default());
+    insert("mcp-method", method);
+    if let Some(name) = message.pointer("/params/name").and_then(Value::as_str) {
+        insert("mcp-name", name);
+    }
+    post(http, url, message.to_string()).headers(headers)
+}
+
 pub fn initialize_message() -> Value {
     json!({
         "jsonrpc": "2.0", "id": 0, "method": "initialize",
@@ -203,14 +217,19 @@ pub async fn answer(response: reqwest::Response) -> Value {
 
 /// All messages of a response.
 pub async fn messages(response: reqwest::Response) -> Vec<Value> {
-    let text = response.text().await.expect("the whole answer");
+    parse_messages(&response.text().await.expect("the whole answer"))
+        .unwrap_or_else(|text| panic!("neither JSON nor events: {text:?}"))
+}
+
+/// All messages of a body; the body itself if it has none.
+pub fn parse_messages(text: &str) -> Result<Vec<Value>, &str> {
     let events =
         text.lines().filter_map(|line| line.strip_prefix("data:")).map(str::trim).filter(|data| !data.is_empty());
     let parsed: Vec<Value> = events.map(|data| serde_json::from_str(data).expect("JSON")).collect();
-    if parsed.is_empty() {
-        vec![serde_json::from_str(&text).unwrap_or_else(|_| panic!("neither JSON nor events: {text:?}"))]
-    } else {
-        parsed
+    match serde_json::from_str(text) {
+        Ok(message) if parsed.is_empty() => Ok(vec![message]),
+        Err(_) if parsed.is_empty() => Err(text),
+        _ => Ok(parsed),
     }
 }
 

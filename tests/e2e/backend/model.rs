@@ -21,7 +21,7 @@ use mcpp::{
         subscriptions::Subscriptions,
     },
     store::{
-        Bounds, Scan, Section, Space, Store as _, StoreError, Transaction,
+        Bounds, Scan, Section, Space, StoreError, Transaction,
         embedded::{EmbeddedConfig, EmbeddedStore},
     },
     tenant::TenantId,

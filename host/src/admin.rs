@@ -4,7 +4,7 @@
 
 pub mod data;
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc};
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc};
 
 use axum::{
     Json, Router,
@@ -21,7 +21,7 @@ use crate::{
     config::Config,
     mcp::{Endpoint, http::HttpDoor},
     reload::Reloader,
-    store::embedded::EmbeddedStore,
+    store::{Space, embedded::EmbeddedStore},
     tenant::TenantId,
     wasm::{EngineConfig, component::Origin, limits::Limits},
 };
@@ -78,8 +78,23 @@ pub struct ComponentInfo {
     pub origin: String,
     /// Its tools, each with its limits in force.
     pub tools: Vec<ToolInfo>,
+    /// Its store; none if it has no grant for one.
+    pub store: Option<StoreInfo>,
+    /// The topics of which it is told.
+    pub topics: Vec<String>,
     /// What its author should know.
     pub notes: Vec<String>,
+}
+
+/// One component's store.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct StoreInfo {
+    /// Bytes of keys and values; none if the store cannot be read now.
+    pub used_bytes: Option<u64>,
+    /// How many there may be.
+    pub quota_bytes: u64,
+    /// The format of its data.
+    pub format: u32,
 }
 
 /// One tool.
@@ -181,7 +196,17 @@ async fn info(State(shared): State<Arc<Shared>>) -> Json<Info> {
     let registry = shared.endpoint.registry();
     let catalog = registry.catalog(&TenantId::local());
     let admission = registry.admission();
+    let mut stores = BTreeMap::new();
+    for revision in catalog.components() {
+        if let Some(quota_bytes) = revision.powers.quota_bytes {
+            let space = Space { tenant: TenantId::local(), component: revision.name.clone() };
+            let used_bytes = registry.store().used_bytes(&space).await.ok();
+            stores.insert(revision.name.clone(), StoreInfo { used_bytes, quota_bytes, format: revision.format() });
+        }
+    }
     let components = catalog.components().map(|revision| ComponentInfo {
+        store: stores.remove(&revision.name),
+        topics: revision.topics.iter().map(ToString::to_string).collect(),
         name: revision.name.to_string(),
         digest: revision.digest.clone(),
         bytes: revision.bytes,

@@ -83,6 +83,9 @@ pub fn metrics() -> Option<&'static PrometheusHandle> {
 fn install_metrics() -> Option<PrometheusHandle> {
     let builder = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Full("mcpp_call_duration_seconds".into()), &DURATION_BUCKETS)
+        .and_then(|builder| {
+            builder.set_buckets_for_metric(Matcher::Full("mcpp_store_commit_seconds".into()), &DURATION_BUCKETS)
+        })
         .inspect_err(|error| tracing::error!(%error, "the metrics have no buckets"))
         .ok()?;
     let recorder = builder.build_recorder();
@@ -107,6 +110,17 @@ fn install_metrics() -> Option<PrometheusHandle> {
     metrics::describe_counter!(
         "mcpp_call_events_dropped_total",
         "Log and progress events that a slow client had no room for"
+    );
+    metrics::describe_histogram!(
+        "mcpp_store_commit_seconds",
+        metrics::Unit::Seconds,
+        "Durable commits of the store, each of one or more transactions"
+    );
+    metrics::describe_counter!("mcpp_store_transactions_total", "Transactions committed, by tenant");
+    metrics::describe_counter!("mcpp_store_failures_total", "Commits that the disk refused, by tenant");
+    metrics::describe_counter!(
+        "mcpp_deliveries_total",
+        "Events and timers delivered, by tenant, component and outcome"
     );
     metrics::describe_counter!("mcpp_swaps_total", "Loads of a component, by tenant and outcome");
     metrics::describe_gauge!("mcpp_sessions", "Legacy sessions, by tenant");

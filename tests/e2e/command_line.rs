@@ -205,3 +205,25 @@ fn wait(what: &str, mut condition: impl FnMut() -> bool) {
         std::thread::sleep(Duration::from_millis(20));
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_running_hosts_data_is_copied() {
+    let host = crate::store::store_host("store = {}").await;
+    host.call("store_set", serde_json::json!({ "key": "a", "value": "one" })).await;
+    let copy = host.folder.path().join("copy.redb");
+    let (data, target) = (host.folder.path().join("data").display().to_string(), copy.display().to_string());
+    let run = |arguments: &[&str]| tokio::task::block_in_place(|| run(arguments, &[("MCPP_DATA", &data)]));
+    let copied: Value = serde_json::from_str(&stdout(&run(&["backup", &target, "--json"]))).expect("JSON");
+    assert!(copied["entries"].as_u64().is_some_and(|entries| entries >= 1), "{copied}");
+    let again = run(&["backup", &target]);
+    assert_eq!(again.status.code(), Some(1));
+    assert!(stderr(&again).contains("the backup failed") && stderr(&again).contains("exists"), "{}", stderr(&again));
+    let info = stdout(&run(&["info"]));
+    assert!(info.lines().any(|line| line.contains("store") && line.contains("of 268435456")), "{info}");
+    // What was written after the copy is not in it, and what was written before is.
+    host.call("store_set", serde_json::json!({ "key": "a", "value": "two" })).await;
+    let folder = host.stop().await;
+    std::fs::rename(&copy, folder.path().join("data/store/local.redb")).expect("put in its place");
+    let host = TestHost::start_with(folder, |_| {}).await;
+    assert!(host.text("store_get", serde_json::json!({ "key": "a" })).await.contains("one"));
+}

@@ -6,6 +6,8 @@ use crate::support::TestHost;
 
 const TOOL_0_1_0: &[u8] = include_bytes!("../guests/frozen/tool-0.1.0.wasm");
 const ENDPOINT_0_1_0: &[u8] = include_bytes!("../guests/frozen/endpoint-0.1.0.wasm");
+const STORE_EVENTS_0_1_0: &[u8] = include_bytes!("../guests/frozen/store-events-0.1.0.wasm");
+const STORE_MIGRATION_0_1_0: &[u8] = include_bytes!("../guests/frozen/store-migration-0.1.0.wasm");
 
 #[tokio::test]
 async fn mcpp_tool_0_1_0() {
@@ -29,4 +31,27 @@ async fn mcpp_endpoint_0_1_0() {
     assert_eq!(host.text("frozen_recurse", json!({ "depth": 0 })).await, r#"{"result":8}"#);
     let seen = host.text("frozen_look", json!({})).await;
     assert!(seen.contains("local") && seen.contains("local-user") && seen.contains("00-"), "{seen}");
+}
+
+#[tokio::test]
+async fn mcpp_store_and_events_0_1_0() {
+    let files = crate::support::folder(&[("frozen", STORE_EVENTS_0_1_0)]);
+    crate::support::grant(&files, "[components.frozen]\ncall = ['x']\nstore = {}\nsubscribe = ['other/*']\n");
+    let host = TestHost::start_with(files, |_| {}).await;
+    assert_eq!(host.problems(), "");
+    host.call("store_set", json!({ "key": "a", "value": "one" })).await;
+    assert!(host.text("store_get", json!({ "key": "a" })).await.contains("one"));
+    host.call("store_emit", json!({ "topic": "own", "key": "k", "payloads": ["event"] })).await;
+    host.call("store_wake", json!({ "key": "t", "at_ms": 0, "payload": "timer" })).await;
+    host.until("both are delivered", async |host| {
+        let told = host.text("store_told", json!({})).await;
+        told.contains("frozen/own k event") && told.contains("timer t timer")
+    })
+    .await;
+    // Its successor, with another form of the data.
+    host.write("frozen", STORE_MIGRATION_0_1_0);
+    host.until("the data is migrated", async |host| {
+        host.text("store_get", json!({ "key": "a" })).await == r#"{"result":[3,"one"]}"#
+    })
+    .await;
 }

@@ -94,9 +94,10 @@ async fn nothing_acknowledged_is_lost_when_the_program_is_killed() {
             assert!((*added..=*added + 1).contains(&number), "kill {kill}: {added} acknowledged, {number} there");
             *added = number;
         }
-        let load = acknowledged.into_iter().enumerate().map(|(client, from)| {
-            tokio::spawn(work(http.clone(), program.url.clone(), client, from))
-        });
+        let load = acknowledged
+            .into_iter()
+            .enumerate()
+            .map(|(client, from)| tokio::spawn(work(http.clone(), program.url.clone(), client, from)));
         let load: Vec<_> = load.collect();
         // From the first moments of the load to its midst.
         tokio::time::sleep(Duration::from_millis(u64::from(kill * 7 % 120))).await;
@@ -113,9 +114,10 @@ async fn nothing_acknowledged_is_lost_when_the_program_is_killed() {
         loop {
             let told = call(&http, &program.url, "store_told", json!({})).await.expect("an answer");
             let told: Vec<String> = serde_json::from_value(told).expect("texts");
-            let missing = acknowledged.iter().enumerate().filter(|(client, from)| {
-                from.1 > 0 && !told.iter().any(|text| text.contains(&last(from, *client)))
-            });
+            let missing = acknowledged
+                .iter()
+                .enumerate()
+                .filter(|(client, from)| from.1 > 0 && !told.iter().any(|text| text.contains(&last(from, *client))));
             if missing.count() == 0 {
                 return;
             }

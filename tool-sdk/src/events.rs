@@ -1,6 +1,45 @@
 //! Events and timers: what a component is told of. They are written in a transaction ([`Write::emit`](crate::store::Write::emit),
 //! [`Write::wake_at`](crate::store::Write::wake_at)) and handled by functions that [`export!`](crate::export!) names.
 //!
+//! ```
+//! use mcpp_tool::{Error, events::{Event, Wake, once}, store::{Counter, Map, Write as _, transact}, tool};
+//!
+//! const ORDERS: Map<u64, String> = Map::new("orders");
+//! const LAST: Counter = Counter::new("last-order");
+//!
+//! /// Takes an order; its number. On disk when this returns.
+//! #[tool]
+//! fn order(what: String) -> Result<u64, Error> {
+//!     transact(|t| {
+//!         let number = LAST.add(t, 1)?.unsigned_abs();
+//!         ORDERS.set(t, &number, &what)?;
+//!         t.emit("ordered", &number.to_string(), what.as_bytes())?;  // delivered after the commit, or never
+//!         Ok(number)
+//!     })
+//! }
+//!
+//! /// Told of every order, at least once; `once` makes its effects happen once.
+//! fn on_ordered(event: Event) -> Result<(), Error> {
+//!     let in_a_minute = event.time_ms + 60_000;
+//!     once(&event.id, event.time_ms, |t| Ok::<_, Error>(t.wake_at(&event.key, in_a_minute, b"remind")?))?;
+//!     Ok(())
+//! }
+//!
+//! /// Called when a timer is due, also if the host was restarted meanwhile.
+//! fn on_wake(wake: Wake) -> Result<(), Error> {
+//!     mcpp_tool::log::info(&format!("order {} waits", wake.key));
+//!     Ok(())
+//! }
+//!
+//! mcpp_tool::export! {
+//!     tools: [order],
+//!     events: { "ordered" => on_ordered },  // `other-component/topic` needs a grant
+//!     timers: on_wake,
+//! }
+//! # assert_eq!(order("tea".into()), Ok(1));
+//! # fn main() {}
+//! ```
+//!
 //! A handler may be called again for what it has handled already, if the host crashed in between: [`once`] sees to it that its effects happen once.
 
 use crate::store::{Map, Order, StoreError, Transaction, transact};

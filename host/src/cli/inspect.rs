@@ -35,6 +35,10 @@ struct Explanation {
     digest: String,
     imports: Vec<Import>,
     tools: Vec<Tool>,
+    /// The topics of which it wants to be told.
+    topics: Vec<String>,
+    /// The format of its data; none if it migrates none.
+    data_format: Option<u32>,
     notes: Vec<String>,
 }
 
@@ -85,6 +89,8 @@ impl Inspect {
             digest: blake3::hash(&wasm).to_hex().to_string(),
             imports,
             tools: Vec::new(),
+            topics: Vec::new(),
+            data_format: None,
             notes: Vec::new(),
         };
         if explanation.imports.iter().all(|import| import.loads) {
@@ -95,6 +101,8 @@ impl Inspect {
             let loaded = compiled.admit(&engine, &grant)?.load(&engine, &Admission::new(&config)).await?;
             explanation.tools = loaded.tools.into_iter().map(tool).collect();
             explanation.notes = loaded.notes;
+            explanation.topics = loaded.handler.map(|(_, topics)| topics).unwrap_or_default();
+            explanation.data_format = loaded.migration.map(|(_, format)| format);
         }
         Ok(explanation)
     }
@@ -157,6 +165,21 @@ impl Explanation {
                 .iter()
                 .map(|tool| vec![clean(&tool.name), clean(&tool.description), tool.input_schema.to_string()]);
             print(&table(&["TOOL", "DESCRIPTION", "INPUT SCHEMA"], rows))?;
+        }
+        for topic in &self.topics {
+            let needs = match topic.split_once('/') {
+                Some((component, _)) if component != self.component => {
+                    format!(
+                        " (needs `subscribe = [{topic:?}]` under [components.{}] in the grants file)",
+                        self.component
+                    )
+                }
+                _ => String::new(),
+            };
+            print(&format!("\nIt wants to be told of {}{needs}", clean(topic)))?;
+        }
+        if let Some(format) = self.data_format {
+            print(&format!("\nIts data has format {format}; older data is migrated when it is loaded"))?;
         }
         for note in &self.notes {
             print(&format!("\n{}", clean(note)))?;

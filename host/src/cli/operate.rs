@@ -9,7 +9,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use super::{Operator, clean, print, print_json, table};
 use crate::{
-    admin::{self, Info as HostInfo},
+    admin::{self, Info as HostInfo, StoreInfo},
     config::Config,
     reload::Report,
 };
@@ -82,10 +82,11 @@ impl Info {
                 digest,
                 component.bytes.to_string(),
                 component.tools.len().to_string(),
+                store_use(component.store.as_ref()),
                 component.origin.clone(),
             ]
         });
-        print(&table(&["COMPONENT", "REVISION", "BYTES", "TOOLS", "FROM"], rows))?;
+        print(&table(&["COMPONENT", "REVISION", "BYTES", "TOOLS", "STORE", "FROM"], rows))?;
         let tools = info.components.iter().flat_map(|component| &component.tools);
         let limits = tools.map(|tool| {
             let value = |name: &str| tool.limits.get(name).map(ToString::to_string).unwrap_or_default();
@@ -95,6 +96,15 @@ impl Info {
         print("")?;
         print(&table(&["TOOL", "DEADLINE MS", "MEMORY", "OUTPUT", "LOG", "HOST CALLS", "AT ONCE"], limits))?;
         print_problems(&info)
+    }
+}
+
+/// How much of its store a component uses.
+fn store_use(store: Option<&StoreInfo>) -> String {
+    match store {
+        None => "-".into(),
+        Some(StoreInfo { used_bytes: Some(used), quota_bytes, .. }) => format!("{used} of {quota_bytes}"),
+        Some(StoreInfo { used_bytes: None, .. }) => "not available".into(),
     }
 }
 

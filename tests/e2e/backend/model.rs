@@ -1,7 +1,8 @@
 //! Random programs of several clients against the embedded store and the delivery of its events, with power losses, held to a model.
 //!
 //! Invariants, by the name in their messages: *serializable* (all reads of committed transactions agree with one order of them), *durable* (nothing acknowledged is lost),
-//! *atomic* (nothing is there by half), *delivered* (each event of a committed transaction at least once, none of another), *ordered* (first deliveries by key in
+//! *atomic* (nothing is there by half), *delivered* (each event of a committed transaction at least once, and once without
+//! a power loss; none of another), *ordered* (first deliveries by key in
 //! the order of the commits), *timers* (none lost, none out of nothing), *woken* (who waits sees the last version).
 
 use std::{
@@ -365,6 +366,11 @@ async fn play(rounds: Vec<Round>) -> Result<(), TestCaseError> {
         settle(&mut model, records, &state)?;
     }
     deliver_the_rest(&disk, &recorder).await;
+    if rounds.iter().all(|round| round.power.is_none()) {
+        let delivered = recorder.delivered.lock().expect("no panic");
+        let distinct: BTreeSet<_> = delivered.iter().map(|(_, _, payload)| payload).collect();
+        prop_assert_eq!(distinct.len(), delivered.len(), "delivered: repeated without a reason: {:?}", *delivered);
+    }
     check_deliveries(&model, &recorder)
 }
 

@@ -1,0 +1,48 @@
+//! The next build of the component `store`: its values have another form, so it brings a migration.
+
+use mcpp_tool::{
+    Error,
+    store::{Map, Order, Write, snapshot, transact},
+    tool,
+};
+
+/// The values as the build before wrote them.
+const OLD: Map<String, String> = Map::new("values");
+/// The values now: with their length.
+const NEW: Map<String, (usize, String)> = Map::new("measured");
+/// Entries of one step.
+const STEP: u32 = 2;
+
+/// Reads a value.
+#[tool]
+fn store_get(key: String) -> Result<Option<(usize, String)>, Error> {
+    Ok(NEW.get(&mut snapshot()?, &key)?)
+}
+
+/// Writes a value.
+#[tool]
+fn store_set(key: String, value: String) -> Result<(), Error> {
+    transact(|t| Ok(NEW.set(t, &key, &(value.len(), value.clone()))?))
+}
+
+/// Moves values into their new form. The value `broken` cannot be moved.
+fn migrate(t: &mut dyn Write, from: u32, cursor: Option<Vec<u8>>) -> Result<Option<Vec<u8>>, Error> {
+    if from != 0 {
+        return Err(Error::failed("only format 0 is known"));
+    }
+    let after = cursor.map(String::from_utf8).transpose()?;
+    let page = OLD.page(t, after.as_ref(), STEP, Order::Ascending)?;
+    for (key, value) in &page {
+        if value == "broken" {
+            return Err(Error::failed("a broken value"));
+        }
+        OLD.remove(t, key)?;
+        NEW.set(t, key, &(value.len(), value.clone()))?;
+    }
+    Ok(page.last().filter(|_| page.len() == STEP as usize).map(|(key, _)| key.clone().into_bytes()))
+}
+
+mcpp_tool::export! {
+    tools: [store_get, store_set],
+    migration: 1 => migrate,
+}

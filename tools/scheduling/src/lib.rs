@@ -1,0 +1,17 @@
+//! What the task queue and the workflows share: the clock, who should run a task, and when to try again. Plain rules without IO, time or chance.
+#![deny(missing_docs)]
+#![cfg_attr(
+    test,
+    allow(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::indexing_slicing,
+        reason = "a test stops at the first surprise"
+    )
+)]
+
+pub mod backoff;
+pub mod clock;
+pub mod hash;
+pub mod placement;

@@ -36,8 +36,9 @@
 //!     events: { "ordered" => on_ordered },  // `other-component/topic` needs a grant
 //!     timers: on_wake,
 //! }
-//! # assert_eq!(order("tea".into()), Ok(1));
-//! # fn main() {}
+//! # fn main() {
+//! #     assert_eq!(order("tea".into()), Ok(1));
+//! # }
 //! ```
 //!
 //! A handler may be called again for what it has handled already, if the host crashed in between: [`once`] sees to it that its effects happen once.

@@ -3,76 +3,16 @@
 
 use std::marker::PhantomData;
 
-use self::{
-    handler_bindings::exports::mcpp::events::handler as wit, migration_bindings::exports::mcpp::store::migration,
-};
 use crate::{
     Error,
+    bindings::{
+        handler::exports::mcpp::events::handler as wit, mcpp::store::transactions::Transaction,
+        migration::exports::mcpp::store::migration,
+    },
     events::{Event, Handlers, Wake, handler_of},
     output::Content,
     store::Write,
 };
-
-#[allow(
-    unsafe_code,
-    unreachable_pub,
-    missing_debug_implementations,
-    clippy::all,
-    clippy::indexing_slicing,
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::allow_attributes_without_reason,
-    reason = "generated code"
-)]
-pub mod handler_bindings {
-    wit_bindgen::generate!({
-        inline: "
-            package mcpp:sdk-handler;
-
-            world handling {
-                export mcpp:events/handler@0.1.0;
-            }
-        ",
-        path: ["../wit/tool", "../wit/endpoint", "../wit/store", "../wit/events"],
-        pub_export_macro: true,
-        export_macro_name: "export_handler",
-        default_bindings_module: "mcpp_tool::exports::handler_bindings",
-        generate_all,
-    });
-}
-
-#[allow(
-    unsafe_code,
-    unreachable_pub,
-    missing_debug_implementations,
-    clippy::all,
-    clippy::indexing_slicing,
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::allow_attributes_without_reason,
-    reason = "generated code"
-)]
-pub mod migration_bindings {
-    wit_bindgen::generate!({
-        inline: "
-            package mcpp:sdk-migration;
-
-            world migrating {
-                export mcpp:store/migration@0.1.0;
-            }
-        ",
-        path: ["../wit/tool", "../wit/endpoint", "../wit/store", "../wit/events"],
-        pub_export_macro: true,
-        export_macro_name: "export_migration",
-        default_bindings_module: "mcpp_tool::exports::migration_bindings",
-        with: {
-            "mcpp:store/types@0.1.0": crate::bindings::mcpp::store::types,
-            "mcpp:store/transactions@0.1.0": crate::bindings::mcpp::store::transactions,
-        },
-    });
-}
 
 /// The handler made of `H`.
 #[derive(Debug)]
@@ -137,7 +77,7 @@ impl<M: Migration + 'static> migration::Guest for MigrationComponent<M> {
     }
 
     fn step(
-        mut transaction: &crate::bindings::mcpp::store::transactions::Transaction,
+        mut transaction: &Transaction,
         from: u32,
         cursor: Option<Vec<u8>>,
     ) -> Result<Option<Vec<u8>>, migration::MigrationError> {

@@ -54,53 +54,13 @@ pub mod internal {
     pub use serde_json;
 
     pub use crate::{
-        bindings::export_component,
+        bindings::{export_component, handler::export_handler, migration::export_migration},
         definition::{Annotations, Component, Definition, Tools, input_schema, no_arguments_schema, parse},
         events::Handlers,
-        exports::{
-            HandlerComponent, Migration, MigrationComponent, Step, handler_bindings::export_handler,
-            migration_bindings::export_migration,
-        },
+        exports::{HandlerComponent, Migration, MigrationComponent, Step},
         output::{IntoOutput, no_output_schema},
     };
 }
 
 #[doc(hidden)]
-#[allow(
-    missing_docs,
-    unsafe_code,
-    unreachable_pub,
-    missing_debug_implementations,
-    clippy::all,
-    clippy::indexing_slicing,
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::allow_attributes_without_reason,
-    reason = "generated code"
-)]
-pub mod bindings {
-    wit_bindgen::generate!({
-        inline: "
-            package mcpp:sdk;
-
-            /// All that a component made with this SDK may import, and what it exports. An import that is not used is left out of the component.
-            world component {
-                import mcpp:endpoint/caller@0.1.0;
-                import mcpp:endpoint/log@0.1.0;
-                import mcpp:endpoint/progress@0.1.0;
-                import mcpp:endpoint/call@0.1.0;
-                import mcpp:store/snapshots@0.1.0;
-                import mcpp:store/transactions@0.1.0;
-                import mcpp:store/changes@0.1.0;
-                import mcpp:events/outbox@0.1.0;
-                export mcpp:tool/tools@0.1.0;
-            }
-        ",
-        path: ["../wit/tool", "../wit/endpoint", "../wit/store", "../wit/events"],
-        pub_export_macro: true,
-        export_macro_name: "export_component",
-        default_bindings_module: "mcpp_tool::bindings",
-        generate_all,
-    });
-}
+pub mod bindings;

@@ -15,9 +15,10 @@
 //!         Ok(number)
 //!     })
 //! }
-//! # assert_eq!(keep("hello".into()), Ok(1));
 //! # mcpp_tool::export!(keep);
-//! # fn main() {}
+//! # fn main() {
+//! #     assert_eq!(keep("hello".into()), Ok(1));
+//! # }
 //! ```
 //!
 //! In a native test the data is in [`memory`], one store for each thread, so a tool's rules are tested as plain functions.

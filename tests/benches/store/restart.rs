@@ -64,7 +64,7 @@ pub(crate) async fn after_a_kill() -> Vec<Row> {
     let mut line = String::new();
     BufReader::new(filler.stdout.take().expect("piped")).read_line(&mut line).expect("it says so");
     let filled = started.elapsed();
-    std::thread::sleep(std::time::Duration::from_millis(37));
+    tokio::time::sleep(std::time::Duration::from_millis(37)).await;
     filler.kill().expect("killed");
     filler.wait().expect("gone");
     let bytes = std::fs::metadata(data.join("store/local.redb")).expect("a file").len();

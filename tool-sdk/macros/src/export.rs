@@ -133,7 +133,7 @@ fn handler(parts: &Parts) -> TokenStream {
             type McppHandlerComponent = ::mcpp_tool::internal::HandlerComponent<McppHandlers>;
             #[cfg(target_arch = "wasm32")]
             ::mcpp_tool::internal::export_handler!(
-                McppHandlerComponent with_types_in ::mcpp_tool::exports::handler_bindings
+                McppHandlerComponent with_types_in ::mcpp_tool::bindings::handler
             );
         };
     }
@@ -156,7 +156,7 @@ fn migration(parts: &Parts) -> TokenStream {
             type McppMigrationComponent = ::mcpp_tool::internal::MigrationComponent<McppMigration>;
             #[cfg(target_arch = "wasm32")]
             ::mcpp_tool::internal::export_migration!(
-                McppMigrationComponent with_types_in ::mcpp_tool::exports::migration_bindings
+                McppMigrationComponent with_types_in ::mcpp_tool::bindings::migration
             );
         };
     }

@@ -1,0 +1,77 @@
+//! What `wit-bindgen` makes of the WIT packages of `wit/`.
+#![allow(
+    missing_docs,
+    unsafe_code,
+    unreachable_pub,
+    missing_debug_implementations,
+    clippy::all,
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::allow_attributes_without_reason,
+    reason = "generated code"
+)]
+
+wit_bindgen::generate!({
+    inline: "
+        package mcpp:sdk;
+
+        /// All that a component made with this SDK may import, and what it exports. An import that is not used is left out of the component.
+        world component {
+            import mcpp:endpoint/caller@0.1.0;
+            import mcpp:endpoint/log@0.1.0;
+            import mcpp:endpoint/progress@0.1.0;
+            import mcpp:endpoint/call@0.1.0;
+            import mcpp:store/snapshots@0.1.0;
+            import mcpp:store/transactions@0.1.0;
+            import mcpp:store/changes@0.1.0;
+            import mcpp:events/outbox@0.1.0;
+            export mcpp:tool/tools@0.1.0;
+        }
+    ",
+    path: ["../wit/tool", "../wit/endpoint", "../wit/store", "../wit/events"],
+    pub_export_macro: true,
+    export_macro_name: "export_component",
+    default_bindings_module: "mcpp_tool::bindings",
+    generate_all,
+});
+
+/// The handler of events and timers.
+pub mod handler {
+    wit_bindgen::generate!({
+        inline: "
+            package mcpp:sdk-handler;
+
+            world handling {
+                export mcpp:events/handler@0.1.0;
+            }
+        ",
+        path: ["../wit/tool", "../wit/endpoint", "../wit/store", "../wit/events"],
+        pub_export_macro: true,
+        export_macro_name: "export_handler",
+        default_bindings_module: "mcpp_tool::bindings::handler",
+        generate_all,
+    });
+}
+
+/// The migration of a component's data.
+pub mod migration {
+    wit_bindgen::generate!({
+        inline: "
+            package mcpp:sdk-migration;
+
+            world migrating {
+                export mcpp:store/migration@0.1.0;
+            }
+        ",
+        path: ["../wit/tool", "../wit/endpoint", "../wit/store", "../wit/events"],
+        pub_export_macro: true,
+        export_macro_name: "export_migration",
+        default_bindings_module: "mcpp_tool::bindings::migration",
+        with: {
+            "mcpp:store/types@0.1.0": super::mcpp::store::types,
+            "mcpp:store/transactions@0.1.0": super::mcpp::store::transactions,
+        },
+    });
+}

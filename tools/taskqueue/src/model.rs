@@ -1,0 +1,459 @@
+//! Random histories of the queue, held to its promises. After every step:
+//!
+//! *counts*: indexes and counts agree with the records; *found*: every acknowledged task is found; *one-lease*: a task is held by one worker, and a token that was given before its last claim
+//! changes nothing; *order*: a claim gives the best task that its worker may have, and none only if there is none; *dependencies*: nothing runs before what it depends on is
+//! completed; *attempts*: never more than there may be; *paused*: nothing is handed out.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use mcpp_tool::store::{Order, Read, StoreError, Transaction, memory, snapshot, transact};
+use proptest::prelude::*;
+use serde_json::json;
+
+use crate::{
+    engine::{self, ClaimRequest, QueueError, Submission},
+    queue::{
+        ANY_TYPE, DELAYED, DEPENDENTS, ENDED, HELD, KEYS, LEASED, LISTED, Paused, READY, Settings, TASKS, WORKERS,
+        canonical_type, counted, lane, rank, ready_up_to, set_settings, settings,
+    },
+    record::{State, Status, Task, Worker},
+    rules::{Claim, Outcome, Refused},
+};
+
+const WORKERS_NAMES: [&str; 3] = ["w0", "w1", "w2"];
+const TYPES: [&str; 3] = ["a", "b", "generation"];
+
+#[derive(Debug, Clone)]
+enum Op {
+    Submit(Box<Wish>),
+    /// Worker, types (a bit for each), whether with the session.
+    Claim(usize, u8, bool),
+    /// Which of the claims so far, by its own worker and token, or by those of another claim.
+    Finish {
+        which: usize,
+        outcome: u8,
+        token_of: usize,
+    },
+    Renew {
+        which: usize,
+        token_of: usize,
+    },
+    Release(usize),
+    Cancel {
+        which: usize,
+        force: bool,
+    },
+    Priority(usize, i8),
+    Retry(usize),
+    Pause(bool),
+    /// Time goes by, in milliseconds, and the timer wakes if it is due.
+    Wait(u64),
+    Register(usize, u32),
+    Unregister(usize, bool),
+    Keep(u64),
+}
+
+#[derive(Debug, Clone)]
+struct Wish {
+    task_type: usize,
+    priority: i8,
+    depends_on: Option<usize>,
+    session: bool,
+    sticky: Option<usize>,
+    key: Option<u8>,
+    delay_ms: u64,
+    max_attempts: u32,
+    timeout_ms: Option<u64>,
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let wish =
+        (
+            (0..TYPES.len(), -2_i8..3, prop::option::weighted(0.3, 0_usize..8), prop::bool::weighted(0.2)),
+            (prop::option::weighted(0.15, 0..WORKERS_NAMES.len()), prop::option::weighted(0.2, 0_u8..3)),
+            (prop_oneof![3 => Just(0_u64), 1 => 1_u64..5_000], 0_u32..4, prop::option::weighted(0.2, 1_u64..400_000)),
+        )
+            .prop_map(
+                |((task_type, priority, depends_on, session), (sticky, key), (delay_ms, max_attempts, timeout_ms))| {
+                    Wish { task_type, priority, depends_on, session, sticky, key, delay_ms, max_attempts, timeout_ms }
+                },
+            );
+    let which = 0_usize..8;
+    prop_oneof![
+        6 => wish.prop_map(|wish| Op::Submit(Box::new(wish))),
+        8 => (0..WORKERS_NAMES.len(), 0_u8..8, any::<bool>()).prop_map(|(worker, types, session)| Op::Claim(worker, types, session)),
+        6 => (which.clone(), 0_u8..4, which.clone()).prop_map(|(which, outcome, token_of)| Op::Finish { which, outcome, token_of }),
+        2 => (which.clone(), which.clone()).prop_map(|(which, token_of)| Op::Renew { which, token_of }),
+        1 => which.clone().prop_map(Op::Release),
+        1 => (which.clone(), any::<bool>()).prop_map(|(which, force)| Op::Cancel { which, force }),
+        1 => (which.clone(), -2_i8..3).prop_map(|(which, priority)| Op::Priority(which, priority)),
+        1 => which.prop_map(Op::Retry),
+        1 => any::<bool>().prop_map(Op::Pause),
+        3 => prop_oneof![1_u64..2_000, 100_000_u64..400_000].prop_map(Op::Wait),
+        1 => (0..WORKERS_NAMES.len(), 1_u32..3).prop_map(|(worker, most)| Op::Register(worker, most)),
+        1 => (0..WORKERS_NAMES.len(), any::<bool>()).prop_map(|(worker, graceful)| Op::Unregister(worker, graceful)),
+        1 => (0_u64..4).prop_map(Op::Keep),
+    ]
+}
+
+/// What a claim gave.
+#[derive(Debug, Clone)]
+struct Given {
+    task: String,
+    worker: String,
+    token: u64,
+}
+
+#[derive(Default)]
+struct Play {
+    now: u64,
+    /// Every task that was acknowledged.
+    acknowledged: Vec<String>,
+    /// Those of them that were seen to have ended.
+    ended: BTreeSet<String>,
+    given: Vec<Given>,
+    next_id: u64,
+}
+
+fn tasks(t: &mut impl Read) -> BTreeMap<String, Task> {
+    TASKS.page(t, None, 1_000, Order::Ascending).expect("readable").into_iter().collect()
+}
+
+fn run<T>(work: impl FnMut(&mut Transaction) -> Result<T, QueueError>) -> Result<T, QueueError> {
+    let result = transact(work);
+    assert!(!matches!(result, Err(QueueError::Store(_))), "the store refuses: {:?}", result.err());
+    result
+}
+
+impl Play {
+    fn step(&mut self, op: &Op) -> Result<(), TestCaseError> {
+        let now = self.now;
+        match op {
+            Op::Submit(wish) => self.submit(wish)?,
+            Op::Claim(worker, types, session) => self.claim(WORKERS_NAMES[*worker], *types, *session)?,
+            Op::Finish { which, outcome, token_of } => self.finish(*which, *outcome, *token_of)?,
+            Op::Renew { which, token_of } => {
+                let Some((given, by)) = self.pick(*which, *token_of) else { return Ok(()) };
+                let before = self.task(&given.task);
+                let renewed = run(|t| engine::renew(t, &given.task, by.claim(), now));
+                prop_assert_eq!(renewed.is_ok(), is_held_by(before.as_ref(), &by), "one-lease: renew");
+            }
+            Op::Release(which) => {
+                let Some((given, by)) = self.pick(*which, *which) else { return Ok(()) };
+                let before = self.task(&given.task);
+                let released = run(|t| engine::release(t, &given.task, by.claim(), "why not", now));
+                prop_assert_eq!(released.is_ok(), is_held_by(before.as_ref(), &by), "one-lease: release");
+            }
+            Op::Cancel { which, force } => {
+                let Some(id) = self.acknowledged.get(*which).cloned() else { return Ok(()) };
+                let before = self.task(&id);
+                let cancelled = run(|t| engine::cancel(t, &id, "no", *force, now));
+                let may = before.is_some_and(|task| match task.status() {
+                    Status::Queued => true,
+                    Status::Running => *force,
+                    _ => false,
+                });
+                prop_assert_eq!(cancelled.is_ok(), may);
+            }
+            Op::Priority(which, priority) => {
+                let Some(id) = self.acknowledged.get(*which).cloned() else { return Ok(()) };
+                let _it_may_have_ended =
+                    run(|t| engine::set_priority(t, &id, f64::from(*priority), *priority % 2 == 0, now));
+            }
+            Op::Retry(which) => {
+                let Some(id) = self.acknowledged.get(*which).cloned() else { return Ok(()) };
+                if let Ok((task, _)) = run(|t| engine::retry(t, &id, None, None, now)) {
+                    self.acknowledged.push(task.id);
+                }
+            }
+            Op::Pause(pause) => set(|settings| {
+                settings.paused = pause.then(|| Paused { since_ms: now, reason: None });
+            }),
+            Op::Wait(ms) => self.wait(*ms)?,
+            Op::Register(worker, most) => {
+                let worker = Worker {
+                    id: WORKERS_NAMES[*worker].into(),
+                    capabilities: Vec::new(),
+                    max_concurrent_tasks: *most,
+                    resource_limits: None,
+                    metadata: None,
+                    registered_ms: now,
+                    seen_ms: now,
+                    running: 0,
+                    completed: 0,
+                    failed: 0,
+                    leaves_ms: None,
+                };
+                run(|t| engine::register(t, worker.clone())).expect("registered");
+            }
+            Op::Unregister(worker, graceful) => {
+                let patience = graceful.then_some(1_000);
+                let _it_may_be_unknown = run(|t| engine::unregister(t, WORKERS_NAMES[*worker], patience, now));
+            }
+            Op::Keep(tasks) => set(|settings| settings.keep_tasks = *tasks),
+        }
+        Ok(())
+    }
+
+    fn submit(&mut self, wish: &Wish) -> Result<(), TestCaseError> {
+        self.next_id += 1;
+        let new_id = format!("t{:03}", self.next_id);
+        let depends_on = wish.depends_on.and_then(|which| self.acknowledged.get(which).cloned());
+        let submission = Submission {
+            priority: f64::from(wish.priority),
+            dependencies: depends_on.clone().into_iter().collect(),
+            session: wish.session.then(|| "s".to_owned()),
+            sticky_worker: wish.sticky.map(|worker| WORKERS_NAMES[worker].to_owned()),
+            idempotency_key: wish.key.map(|key| format!("key-{key}")),
+            not_before_ms: self.now + wish.delay_ms,
+            max_attempts: wish.max_attempts,
+            timeout_ms: wish.timeout_ms,
+            ..Submission::new(TYPES[wish.task_type], json!({ "work": wish.task_type }))
+        };
+        let known = submission.idempotency_key.clone().and_then(|key| {
+            let t = &mut snapshot().expect("a snapshot");
+            KEYS.get(t, &key).expect("readable")
+        });
+        let now = self.now;
+        match run(|t| engine::submit(t, &submission, &new_id, now)) {
+            Ok(task) => {
+                prop_assert_eq!(&task.id, known.as_ref().unwrap_or(&new_id));
+                if known.is_none() {
+                    self.acknowledged.push(task.id);
+                }
+            }
+            Err(QueueError::OtherWork(_)) => prop_assert!(known.is_some()),
+            Err(QueueError::Invalid(reason)) => {
+                let parent = depends_on.and_then(|id| self.task(&id)).map(|task| task.status());
+                prop_assert!(
+                    !matches!(parent, Some(Status::Queued | Status::Running | Status::Completed)),
+                    "{}",
+                    reason
+                );
+            }
+            Err(error) => return Err(TestCaseError::fail(error.to_string())),
+        }
+        Ok(())
+    }
+
+    fn claim(&mut self, worker: &str, types: u8, session: bool) -> Result<(), TestCaseError> {
+        let types: Vec<String> = TYPES
+            .iter()
+            .enumerate()
+            .filter(|(bit, _)| types >> bit & 1 == 1)
+            .map(|(_, name)| (*name).to_owned())
+            .collect();
+        let request = ClaimRequest { worker, types: types.clone(), session: session.then_some("s"), peer: None };
+        let now = self.now;
+        let t = &mut snapshot().expect("a snapshot");
+        let paused = settings(t).expect("readable").paused.is_some();
+        let known = WORKERS.get(t, &worker.to_owned()).expect("readable");
+        let room = known.is_none_or(|known| known.leaves_ms.is_none() && known.running < known.max_concurrent_tasks);
+        let claimed = run(|t| engine::claim(t, &request, now, 0.5)).expect("a claim is legal");
+        if paused || !room {
+            prop_assert!(claimed.is_none(), "paused: {:?}", claimed);
+            return Ok(());
+        }
+        // As the claim left them: the one that was given, and those that could have been.
+        let all = tasks(&mut snapshot().expect("a snapshot"));
+        let may_have = |task: &Task| {
+            (types.is_empty() || types.iter().any(|name| canonical_type(name) == canonical_type(&task.task_type)))
+                && task.session.as_deref().is_none_or(|_| session)
+                && task.sticky_worker.as_deref().is_none_or(|sticky| sticky == worker)
+        };
+        let place = |task: &Task| (rank(task.priority), task.created_ms, task.id.clone());
+        let best = all.values().filter(|task| task.state == State::Ready && may_have(task)).map(place).min();
+        match claimed {
+            None => prop_assert_eq!(best, None, "order: something is ready"),
+            Some(task) => {
+                prop_assert!(best.is_none_or(|best| place(&task) < best), "order: {:?}", task);
+                prop_assert!(may_have(&task), "order: {:?}", task);
+                for parent in &task.dependencies {
+                    let done = all.get(parent).is_none_or(|parent| parent.status() == Status::Completed);
+                    prop_assert!(done, "dependencies: {:?}", task);
+                }
+                self.given.push(Given { task: task.id, worker: worker.to_owned(), token: task.fencing_token });
+            }
+        }
+        Ok(())
+    }
+
+    /// One of the claims, and the worker and token of one, which may be another's of the same task.
+    fn pick(&self, which: usize, token_of: usize) -> Option<(Given, Given)> {
+        let given = self.given.get(which % self.given.len().max(1))?.clone();
+        let of_the_same: Vec<&Given> = self.given.iter().filter(|other| other.task == given.task).collect();
+        let by = (*of_the_same.get(token_of % of_the_same.len())?).clone();
+        Some((given, by))
+    }
+
+    fn task(&self, id: &str) -> Option<Task> {
+        TASKS.get(&mut snapshot().expect("a snapshot"), &id.to_owned()).expect("readable")
+    }
+
+    fn finish(&mut self, which: usize, outcome: u8, token_of: usize) -> Result<(), TestCaseError> {
+        let Some((given, by)) = self.pick(which, token_of) else { return Ok(()) };
+        let before = self.task(&given.task);
+        let outcome = match outcome {
+            0 | 1 => Outcome::Completed(Some(json!({ "by": by.worker }))),
+            2 => Outcome::Failed(None, "failed".into()),
+            _ => Outcome::FailedForGood(None, "useless".into()),
+        };
+        let now = self.now;
+        let finished = run(|t| engine::finish(t, &given.task, by.claim(), outcome.clone(), now, 0.5));
+        let may = is_held_by(before.as_ref(), &by);
+        prop_assert_eq!(finished.is_ok(), may, "one-lease: finish by {:?}: {:?}", by, before);
+        if !may {
+            prop_assert_eq!(self.task(&given.task), before, "one-lease: a stale token changed something");
+            let reason = finished.expect_err("refused");
+            let expected = [Refused::NotOwner, Refused::StaleToken, Refused::NotRunning, Refused::Ended];
+            let named = match reason {
+                QueueError::Refused(reason) => expected.contains(&reason),
+                QueueError::NoTask(_) => true,
+                _ => false,
+            };
+            prop_assert!(named);
+        }
+        Ok(())
+    }
+
+    fn wait(&mut self, ms: u64) -> Result<(), TestCaseError> {
+        self.now += ms;
+        // The host wakes the timer as often as it is due.
+        for _ in 0..50 {
+            let due = memory::timers().get("upkeep").is_some_and(|timer| timer.at_ms <= self.now);
+            if !due {
+                return Ok(());
+            }
+            let now = self.now;
+            // The host removes a timer that it delivers, unless its handler sets it anew.
+            run(|t| {
+                use mcpp_tool::store::Write as _;
+                t.cancel_wake("upkeep")?;
+                engine::wake(t, now, 0.5)
+            })
+            .map_err(|error| TestCaseError::fail(error.to_string()))?;
+            self.check()?;
+            self.now += 20;
+        }
+        Err(TestCaseError::fail("the timer never rests"))
+    }
+
+    fn check(&mut self) -> Result<(), TestCaseError> {
+        let t = &mut snapshot().expect("a snapshot");
+        let all = tasks(t);
+        for id in std::mem::take(&mut self.acknowledged) {
+            // Only what has ended is ever forgotten.
+            match all.get(&id) {
+                Some(task) if task.status().is_final() => drop(self.ended.insert(id.clone())),
+                Some(_) => {}
+                None => prop_assert!(self.ended.contains(&id), "found: {} is lost", id),
+            }
+            if all.contains_key(&id) {
+                self.acknowledged.push(id);
+            }
+        }
+        for task in all.values() {
+            prop_assert!(task.max_attempts == 0 || task.attempt <= task.max_attempts, "attempts: {:?}", task);
+            let waits = !task.waiting_for.is_empty();
+            match task.state {
+                State::Blocked => prop_assert!(waits, "dependencies: it waits for nothing: {:?}", task),
+                State::Ready | State::Running(_) | State::Completed => prop_assert!(!waits, "dependencies: {:?}", task),
+                State::Delayed { .. } | State::Failed | State::Cancelled => {}
+            }
+        }
+        agree(t, &all).map_err(|what| TestCaseError::fail(format!("counts: {what}")))
+    }
+}
+
+impl Given {
+    fn claim(&self) -> Claim<'_> {
+        Claim { worker: Some(&self.worker), token: Some(self.token) }
+    }
+}
+
+fn is_held_by(task: Option<&Task>, by: &Given) -> bool {
+    task.is_some_and(|task| task.worker() == Some(&*by.worker) && task.fencing_token == by.token)
+}
+
+fn set(change: impl Fn(&mut Settings)) {
+    let set: Result<(), StoreError> = transact(|t| {
+        let mut settings = settings(t)?;
+        change(&mut settings);
+        set_settings(t, &settings)
+    });
+    set.expect("set");
+}
+
+/// Whether indexes and counts are those of the records.
+fn agree(t: &mut impl Read, all: &BTreeMap<String, Task>) -> Result<(), String> {
+    let ids = |state: &dyn Fn(&Task) -> bool| -> BTreeSet<String> {
+        all.values().filter(|task| state(task)).map(|task| task.id.clone()).collect()
+    };
+    let second = |pairs: Vec<(u64, String)>| -> BTreeSet<String> { pairs.into_iter().map(|(_, id)| id).collect() };
+    let same = |what: &str, found: BTreeSet<String>, expected: BTreeSet<String>| {
+        if found == expected { Ok(()) } else { Err(format!("{what}: {found:?} instead of {expected:?}")) }
+    };
+    let read = |error: StoreError| error.to_string();
+    for status in Status::ALL {
+        let listed = second(LISTED.of(t, &status.as_str().to_owned(), None, 1_000).map_err(read)?);
+        let expected = ids(&|task| task.status() == status);
+        let count = counted(t, status).map_err(read)?;
+        if count != expected.len() as u64 {
+            return Err(format!("{count} {status:?} are counted, {} are there", expected.len()));
+        }
+        same("listed", listed, expected)?;
+    }
+    same(
+        "delayed",
+        second(DELAYED.of(t, &(), None, 1_000).map_err(read)?),
+        ids(&|task| matches!(task.state, State::Delayed { .. })),
+    )?;
+    same(
+        "leased",
+        second(LEASED.of(t, &(), None, 1_000).map_err(read)?),
+        ids(&|task| task.status() == Status::Running),
+    )?;
+    same("ended", second(ENDED.of(t, &(), None, 1_000).map_err(read)?), ids(&|task| task.status().is_final()))?;
+    for worker in WORKERS_NAMES {
+        let held: BTreeSet<String> = HELD.of(t, &worker.to_owned(), None, 1_000).map_err(read)?.into_iter().collect();
+        if let Some(known) = WORKERS.get(t, &worker.to_owned()).map_err(read)?
+            && known.running as usize != held.len()
+        {
+            return Err(format!("{worker} has {} tasks, {} are counted", held.len(), known.running));
+        }
+        same("held", held, ids(&|task| task.worker() == Some(worker)))?;
+    }
+    for task in all.values() {
+        let waiting: BTreeSet<String> = DEPENDENTS.of(t, &task.id, None, 1_000).map_err(read)?.into_iter().collect();
+        same(
+            "dependents",
+            waiting,
+            ids(&|child| child.state == State::Blocked && child.waiting_for.contains(&task.id)),
+        )?;
+        let lane = lane(task.session.as_deref(), task.sticky_worker.as_deref());
+        for task_type in [canonical_type(&task.task_type), ANY_TYPE] {
+            let ready = READY.of(t, &(lane.clone(), task_type.to_owned()), None, 1_000).map_err(read)?;
+            let is_there = ready.iter().any(|place| place.2 == task.id);
+            if is_there != (task.state == State::Ready) {
+                return Err(format!("ready: {task:?}"));
+            }
+        }
+    }
+    let ready = ready_up_to(t, u64::MAX).map_err(read)?;
+    let expected = ids(&|task| task.state == State::Ready).len() as u64;
+    if ready != Some(expected) { Err(format!("{ready:?} are ready, not {expected}")) } else { Ok(()) }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_history_keeps_the_promises(ops in prop::collection::vec(op(), 1..60)) {
+        memory::clear();
+        let mut play = Play { now: 1_000_000, ..Play::default() };
+        for op in &ops {
+            play.step(op)?;
+            play.check()?;
+        }
+    }
+}

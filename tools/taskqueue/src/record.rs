@@ -1,0 +1,272 @@
+//! What the queue keeps of a task, and how it looks on the wire.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+/// Lines of log that are kept of one task; older ones are dropped.
+pub const MAX_LOG_LINES: usize = 200;
+
+/// One task.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Task {
+    /// Its id: given by its submitter, or 32 hexadecimal digits.
+    pub id: String,
+    /// Its type, as submitted.
+    pub task_type: String,
+    /// The model it is for; may be empty.
+    pub model_name: String,
+    /// What is to be done; an object.
+    pub payload: Value,
+    /// Higher is sooner.
+    pub priority: f64,
+    /// For finding it.
+    pub tags: Vec<String>,
+    /// The tasks that must be completed before it.
+    pub dependencies: Vec<String>,
+    /// Those of them that are not completed yet.
+    pub waiting_for: Vec<String>,
+    /// Only a claimer of this session may have it.
+    pub session: Option<String>,
+    /// Only this worker may have it.
+    pub sticky_worker: Option<String>,
+    /// What makes a second submission the same one.
+    pub idempotency_key: Option<String>,
+    /// Where it stands.
+    pub state: State,
+    /// When it was submitted, in milliseconds since 1970-01-01 UTC, as all times here.
+    pub created_ms: u64,
+    /// When it last changed.
+    pub updated_ms: u64,
+    /// When it last became ready, for measuring how long it waits.
+    pub ready_ms: u64,
+    /// When its last attempt began.
+    pub started_ms: Option<u64>,
+    /// When it ended.
+    pub finished_ms: Option<u64>,
+    /// Attempts that were begun.
+    pub attempt: u32,
+    /// How many there may be; 0 for no limit.
+    pub max_attempts: u32,
+    /// The wait after the first failed attempt, in milliseconds; doubled, or as `backoff_factor` says, after each one more.
+    pub backoff_ms: u64,
+    /// By how much each further wait is longer.
+    pub backoff_factor: f64,
+    /// How long one attempt may take, in milliseconds; none for no limit.
+    pub timeout_ms: Option<u64>,
+    /// Rises with every claim; an older one's holder may not change the task any more.
+    pub fencing_token: u64,
+    /// What came of it.
+    pub result: Option<Value>,
+    /// What went wrong, at last.
+    pub error: Option<String>,
+    /// It failed for good, after all its attempts.
+    pub dead_letter: bool,
+    /// The last lines of its log.
+    pub logs: Vec<LogLine>,
+    /// How far it is, in its worker's words.
+    pub progress: Option<Value>,
+    /// The submitter's own notes.
+    pub metadata: Option<Value>,
+    /// How often it was retried as a new task.
+    pub retries: u32,
+}
+
+/// Where a task stands, with what belongs to that alone.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// It waits for its dependencies.
+    Blocked,
+    /// It waits for its time.
+    Delayed {
+        /// When it becomes ready.
+        until_ms: u64,
+    },
+    /// It can be claimed.
+    Ready,
+    /// A worker has it.
+    Running(Lease),
+    /// It is done.
+    Completed,
+    /// It failed.
+    Failed,
+    /// It was cancelled.
+    Cancelled,
+}
+
+/// A worker's exclusive right to a task.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Lease {
+    /// Who has it.
+    pub worker: String,
+    /// When it ends, unless it is renewed.
+    pub until_ms: u64,
+    /// When the attempt is over however often the lease is renewed; none for no limit.
+    pub deadline_ms: Option<u64>,
+    /// When the worker last gave a sign of life.
+    pub heartbeat_ms: u64,
+}
+
+/// One line of a task's log.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LogLine {
+    /// When, as a unix time in seconds.
+    pub ts: f64,
+    /// `stdout`, `stderr`, or a name of the worker's.
+    pub stream: String,
+    /// The line.
+    pub message: String,
+}
+
+/// A task's status as the wire knows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    /// It waits: for a worker, its time, or its dependencies.
+    Queued,
+    /// A worker has it.
+    Running,
+    /// It is done.
+    Completed,
+    /// It failed.
+    Failed,
+    /// It was cancelled.
+    Cancelled,
+}
+
+impl Status {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Queued, Self::Running, Self::Completed, Self::Failed, Self::Cancelled];
+
+    /// Its name on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Running => "running",
+            Self::Completed => "completed",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+        }
+    }
+
+    /// Whether nothing more happens to the task by itself.
+    pub fn is_final(self) -> bool {
+        matches!(self, Self::Completed | Self::Failed | Self::Cancelled)
+    }
+
+    /// The status of this name.
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|status| status.as_str() == name)
+    }
+}
+
+impl Task {
+    /// Its status as the wire knows it.
+    pub fn status(&self) -> Status {
+        match self.state {
+            State::Blocked | State::Delayed { .. } | State::Ready => Status::Queued,
+            State::Running(_) => Status::Running,
+            State::Completed => Status::Completed,
+            State::Failed => Status::Failed,
+            State::Cancelled => Status::Cancelled,
+        }
+    }
+
+    /// The worker that has it.
+    pub fn worker(&self) -> Option<&str> {
+        match &self.state {
+            State::Running(lease) => Some(&lease.worker),
+            _ => None,
+        }
+    }
+
+    /// The record of the MCP++ task-queue protocol. Times are unix times in seconds.
+    pub fn wire(&self) -> Value {
+        let lease = if let State::Running(lease) = &self.state { Some(lease) } else { None };
+        let next_attempt_at = if let State::Delayed { until_ms } = self.state { seconds(until_ms) } else { 0.0 };
+        json!({
+            "task_id": self.id,
+            "task_type": self.task_type,
+            "model_name": self.model_name,
+            "payload": self.payload,
+            "status": self.status().as_str(),
+            "assigned_worker": lease.map(|lease| &lease.worker),
+            "created_at": seconds(self.created_ms),
+            "updated_at": seconds(self.updated_ms),
+            "result": self.wire_result(),
+            "error": self.error,
+            "priority": self.priority,
+            "attempt": self.attempt,
+            "max_attempts": self.max_attempts,
+            "next_attempt_at": next_attempt_at,
+            "lease_until": lease.map(|lease| seconds(lease.until_ms)),
+            "heartbeat_at": lease.map(|lease| seconds(lease.heartbeat_ms)),
+            "idempotency_key": self.idempotency_key,
+        })
+    }
+
+    /// The short record that answers a claim, with the fencing token that its holder may show later.
+    pub fn wire_claimed(&self) -> Value {
+        json!({
+            "task_id": self.id,
+            "task_type": self.task_type,
+            "model_name": self.model_name,
+            "payload": self.payload,
+            "created_at": seconds(self.created_ms),
+            "status": self.status().as_str(),
+            "assigned_worker": self.worker(),
+            "fencing_token": self.fencing_token,
+        })
+    }
+
+    /// The result with progress and log in it, as the protocol has them.
+    fn wire_result(&self) -> Option<Value> {
+        if self.result.is_none() && self.progress.is_none() && self.logs.is_empty() {
+            return None;
+        }
+        let mut result = match &self.result {
+            Some(Value::Object(result)) => result.clone(),
+            Some(other) => serde_json::Map::from_iter([("value".to_owned(), other.clone())]),
+            None => serde_json::Map::new(),
+        };
+        if let Some(progress) = &self.progress {
+            result.entry("progress").or_insert_with(|| progress.clone());
+        }
+        if !self.logs.is_empty() {
+            result.entry("logs").or_insert_with(|| json!(self.logs));
+        }
+        Some(Value::Object(result))
+    }
+}
+
+/// A unix time in seconds.
+pub fn seconds(ms: u64) -> f64 {
+    ms as f64 / 1_000.0
+}
+
+/// One worker.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Worker {
+    /// Its id.
+    pub id: String,
+    /// What it can do.
+    pub capabilities: Vec<String>,
+    /// How many tasks it may have at once.
+    pub max_concurrent_tasks: u32,
+    /// What it has, in its own words.
+    pub resource_limits: Option<Value>,
+    /// Its own notes.
+    pub metadata: Option<Value>,
+    /// When it was registered.
+    pub registered_ms: u64,
+    /// When it last claimed, renewed or finished something.
+    pub seen_ms: u64,
+    /// Tasks that it has now.
+    pub running: u32,
+    /// Tasks that it completed.
+    pub completed: u64,
+    /// Tasks that failed in its hands.
+    pub failed: u64,
+    /// It is leaving: it gets no more tasks, and what it still has then is taken back.
+    pub leaves_ms: Option<u64>,
+}

@@ -33,6 +33,8 @@ enum Op {
         which: usize,
         outcome: u8,
         token_of: usize,
+        /// Whether the token is shown too, or the worker's name alone.
+        token: bool,
     },
     Renew {
         which: usize,
@@ -51,6 +53,8 @@ enum Op {
     Register(usize, u32),
     Unregister(usize, bool),
     Keep(u64),
+    /// Time goes by, and the host is late to wake the timer.
+    Late(u64),
 }
 
 #[derive(Debug, Clone)]
@@ -82,7 +86,8 @@ fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         6 => wish.prop_map(|wish| Op::Submit(Box::new(wish))),
         8 => (0..WORKERS_NAMES.len(), 0_u8..8, any::<bool>()).prop_map(|(worker, types, session)| Op::Claim(worker, types, session)),
-        6 => (which.clone(), 0_u8..4, which.clone()).prop_map(|(which, outcome, token_of)| Op::Finish { which, outcome, token_of }),
+        6 => (which.clone(), 0_u8..4, which.clone(), prop::bool::weighted(0.7))
+            .prop_map(|(which, outcome, token_of, token)| Op::Finish { which, outcome, token_of, token }),
         2 => (which.clone(), which.clone()).prop_map(|(which, token_of)| Op::Renew { which, token_of }),
         1 => which.clone().prop_map(Op::Release),
         1 => (which.clone(), any::<bool>()).prop_map(|(which, force)| Op::Cancel { which, force }),
@@ -93,6 +98,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (0..WORKERS_NAMES.len(), 1_u32..3).prop_map(|(worker, most)| Op::Register(worker, most)),
         1 => (0..WORKERS_NAMES.len(), any::<bool>()).prop_map(|(worker, graceful)| Op::Unregister(worker, graceful)),
         1 => (0_u64..4).prop_map(Op::Keep),
+        2 => prop_oneof![1_u64..2_000, 100_000_u64..400_000].prop_map(Op::Late),
     ]
 }
 
@@ -131,7 +137,8 @@ impl Play {
         match op {
             Op::Submit(wish) => self.submit(wish)?,
             Op::Claim(worker, types, session) => self.claim(WORKERS_NAMES[*worker], *types, *session)?,
-            Op::Finish { which, outcome, token_of } => self.finish(*which, *outcome, *token_of)?,
+            Op::Finish { which, outcome, token_of, token } => self.finish(*which, *outcome, *token_of, *token)?,
+            Op::Late(ms) => self.now += ms,
             Op::Renew { which, token_of } => {
                 let Some((given, by)) = self.pick(*which, *token_of) else { return Ok(()) };
                 let before = self.task(&given.task);
@@ -263,6 +270,13 @@ impl Play {
         };
         let place = |task: &Task| (rank(task.priority), task.created_ms, task.id.clone());
         let best = all.values().filter(|task| task.state == State::Ready && may_have(task)).map(place).min();
+        let is_late = |task: &&Task| match &task.state {
+            State::Delayed { until_ms } => *until_ms <= now,
+            State::Running(lease) => lease.until_ms <= now,
+            _ => false,
+        };
+        let late = all.values().filter(is_late).count();
+        prop_assert!(late == 0 || all.len() > 8, "order: something is due and nobody has looked");
         match claimed {
             None => prop_assert_eq!(best, None, "order: something is ready"),
             Some(task) => {
@@ -290,7 +304,7 @@ impl Play {
         TASKS.get(&mut snapshot().expect("a snapshot"), &id.to_owned()).expect("readable")
     }
 
-    fn finish(&mut self, which: usize, outcome: u8, token_of: usize) -> Result<(), TestCaseError> {
+    fn finish(&mut self, which: usize, outcome: u8, token_of: usize, token: bool) -> Result<(), TestCaseError> {
         let Some((given, by)) = self.pick(which, token_of) else { return Ok(()) };
         let before = self.task(&given.task);
         let outcome = match outcome {
@@ -299,8 +313,12 @@ impl Play {
             _ => Outcome::FailedForGood(None, "useless".into()),
         };
         let now = self.now;
-        let finished = run(|t| engine::finish(t, &given.task, by.claim(), outcome.clone(), now, 0.5));
-        let may = is_held_by(before.as_ref(), &by);
+        let claim = Claim { token: token.then_some(by.token), ..by.claim() };
+        let finished = run(|t| engine::finish(t, &given.task, claim, outcome.clone(), now, 0.5));
+        let may = match token {
+            true => is_held_by(before.as_ref(), &by),
+            false => before.as_ref().is_some_and(|task| task.worker() == Some(&*by.worker)),
+        };
         prop_assert_eq!(finished.is_ok(), may, "one-lease: finish by {:?}: {:?}", by, before);
         if !may {
             prop_assert_eq!(self.task(&given.task), before, "one-lease: a stale token changed something");
@@ -354,6 +372,17 @@ impl Play {
         }
         for task in all.values() {
             prop_assert!(task.max_attempts == 0 || task.attempt <= task.max_attempts, "attempts: {:?}", task);
+            let due = match &task.state {
+                State::Delayed { until_ms } => Some(*until_ms),
+                State::Running(lease) => Some(lease.until_ms),
+                _ => None,
+            };
+            let timer = memory::timers().get("upkeep").map(|timer| timer.at_ms);
+            prop_assert!(
+                due.is_none_or(|due| timer.is_some_and(|timer| timer <= due)),
+                "found: nobody will look: {:?}",
+                task
+            );
             let waits = !task.waiting_for.is_empty();
             match task.state {
                 State::Blocked => prop_assert!(waits, "dependencies: it waits for nothing: {:?}", task),

@@ -10,7 +10,8 @@ use std::{
 };
 
 fn main() {
-    let root = folder("CARGO_MANIFEST_DIR").join("..");
+    let root = folder("CARGO_MANIFEST_DIR");
+    let root = root.parent().unwrap_or(&root).to_owned();
     for watched in ["tools", "tool-sdk", "wit"] {
         println!("cargo::rerun-if-changed={}", root.join(watched).display());
     }
@@ -21,7 +22,13 @@ fn main() {
         .iter()
         .map(|name| {
             let wasm = components.join(format!("{name}.wasm"));
-            format!("    BuiltIn {{ name: {name:?}, wasm: include_bytes!({:?}) }},\n", wasm.display().to_string())
+            let grant = root.join("tools").join(name).join("grant.toml");
+            let grant =
+                if grant.exists() { format!("include_str!({:?})", grant.display().to_string()) } else { "\"\"".into() };
+            format!(
+                "    BuiltIn {{ name: {name:?}, wasm: include_bytes!({:?}), grant: {grant} }},\n",
+                wasm.display().to_string()
+            )
         })
         .collect();
     let code = format!("/// The components built into this program.\nconst BUILT_IN: &[BuiltIn] = &[\n{list}];\n");

@@ -204,9 +204,9 @@ impl Grants {
         toml::from_str(text).map_err(parse)
     }
 
-    /// What `component` may do; nothing but the minimum if it is not named.
-    pub fn of(&self, component: &str) -> ComponentGrant {
-        self.components.get(component).cloned().unwrap_or_default()
+    /// What `component` may do, if it is named.
+    pub fn of(&self, component: &str) -> Option<ComponentGrant> {
+        self.components.get(component).cloned()
     }
 }
 
@@ -227,10 +227,10 @@ mod tests {
             "version = 1\n[components.a]\ncall = ['hash_*', 'echo']\n[components.a.limits]\nmemory_bytes = 1048576\n",
         )
         .expect("valid");
-        let grant = grants.of("a");
+        let grant = grants.of("a").expect("named");
         let may = |name: &str| grant.call.iter().any(|pattern| pattern.matches(&ToolName::new(name).expect("legal")));
         assert!(may("hash_text") && may("echo") && !may("echo2") && !may("other"));
-        assert_eq!(grants.of("b"), ComponentGrant::default());
+        assert_eq!(grants.of("b"), None);
     }
 
     #[test]

@@ -177,3 +177,17 @@ async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
     let advice = || format!("cannot listen on {address}; is another host running? choose another port with --listen");
     TcpListener::bind(address).await.with_context(advice)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::BUILT_IN;
+    use crate::grants::ComponentGrant;
+
+    #[test]
+    fn what_built_in_components_are_shipped_with_is_valid() {
+        for built_in in BUILT_IN {
+            let grant = toml::from_str::<ComponentGrant>(built_in.grant);
+            assert!(grant.is_ok(), "{}: {:?}", built_in.name, grant.err());
+        }
+    }
+}

@@ -34,3 +34,4 @@ mod shutdown;
 mod stdio;
 mod store;
 mod swap;
+mod taskqueue;

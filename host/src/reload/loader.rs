@@ -14,7 +14,7 @@ use arc_swap::ArcSwap;
 use super::migration;
 use crate::{
     call::ComponentName,
-    grants::Grants,
+    grants::{ComponentGrant, Grants},
     registry::{
         Registry,
         catalog::{Problem, Revision},
@@ -41,6 +41,8 @@ pub struct BuiltIn {
     pub name: &'static str,
     /// Its bytes.
     pub wasm: &'static [u8],
+    /// What it may do unless the operator's grants name it: the body of a `[components.NAME]` table.
+    pub grant: &'static str,
 }
 
 /// Where to load a component from.
@@ -229,7 +231,7 @@ impl Loader {
         let tenant = &self.config.tenant;
         let Some(wasm) = read(source).await? else { return self.remove(source).await };
         let name = ComponentName::new(&source.component())?;
-        let grant = self.grants.load().of(name.as_str());
+        let grant = self.grant(name.as_str());
         let origin = source.origin();
         let catalog = self.registry.catalog(tenant);
         if let Some(live) = catalog.component(name.as_str())
@@ -255,10 +257,22 @@ impl Loader {
         Ok(Outcome::Loaded)
     }
 
+    /// What a component may do: as the operator's grants say, or, for a built-in one that they do not name, as it is shipped.
+    fn grant(&self, component: &str) -> ComponentGrant {
+        let grants = self.grants.load();
+        let shipped = self.config.built_in.iter().find(|built_in| built_in.name == component);
+        match (grants.of(component), shipped) {
+            (Some(granted), _) => granted,
+            // What is shipped is parsed by a test; if it were not valid, the component would have nothing and say so.
+            (None, Some(built_in)) => toml::from_str(built_in.grant).unwrap_or_default(),
+            (None, None) => ComponentGrant::default(),
+        }
+    }
+
     /// Takes a component away whose live build was admitted under a grant that is not in force any more: it must not serve on with what was taken from it.
     fn revoke(&self, component: &str) {
         let tenant = &self.config.tenant;
-        let granted = self.grants.load().of(component);
+        let granted = self.grant(component);
         let stale = self.registry.catalog(tenant).component(component).is_some_and(|live| live.grant != granted);
         if stale && let Err(stopping) = self.registry.remove(tenant, component) {
             tracing::warn!(component, %stopping, "could not be taken away");

@@ -1,5 +1,5 @@
 //! The MCP++ task queue on nothing but the public store: [`rules`] decide what may happen to one task, [`queue`] keeps the records and the indexes by which they are found,
-//! [`engine`] is what the tools do in one transaction each.
+//! [`engine`] is what the tools do in one transaction each, [`rpc`] the task-queue protocol on top of it, [`tools`] the tools.
 //!
 //! Time, chance and new ids come in as arguments, so everything here is tested as plain functions on a store in memory.
 #![deny(missing_docs)]
@@ -15,10 +15,37 @@
 )]
 
 pub mod engine;
+pub mod environment;
 pub mod queue;
 pub mod record;
+pub mod rpc;
 pub mod rules;
 pub mod statistics;
+pub mod tools;
 
 #[cfg(test)]
 mod model;
+
+use mcpp_tool::{Error, events::Wake, store::transact};
+
+/// The queue's timer is due.
+fn on_wake(_wake: Wake) -> Result<(), Error> {
+    let (now_ms, chance) = (environment::now_ms(), environment::chance());
+    transact(|t| engine::wake(t, now_ms, chance)).map_err(Error::from)
+}
+
+use tools::{p2p::*, queue::*, tasks::*, workers::*};
+
+mcpp_tool::export! {
+    tools: [
+        task_submit, task_status, task_cancel, task_list, task_priority, task_result, task_retry,
+        queue_stats, queue_pause, queue_resume, queue_clear,
+        worker_register, worker_unregister, worker_status,
+        p2p_taskqueue_status, p2p_taskqueue_submit, p2p_taskqueue_claim_next, p2p_taskqueue_call_tool,
+        p2p_taskqueue_list_tasks, p2p_taskqueue_get_task, p2p_taskqueue_wait_task, p2p_taskqueue_complete_task,
+        p2p_taskqueue_heartbeat, p2p_taskqueue_cache_get, p2p_taskqueue_cache_set,
+        p2p_taskqueue_submit_docker_hub, p2p_taskqueue_submit_docker_github, list_peers,
+        task_queue_rpc,
+    ],
+    timers: on_wake,
+}

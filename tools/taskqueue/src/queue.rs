@@ -3,7 +3,7 @@
 //! Everything goes through [`save`]: it compares a record with what it was and changes indexes, counts, statistics and workers by the difference, so that they agree with the records by
 //! construction. Every change of state is an event on the topic `task`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use mcpp_tool::store::{Index, Map, Read, StoreError, Write};
 use serde::{Deserialize, Serialize};
@@ -38,6 +38,8 @@ pub const HELD: Index<String, String> = Index::new("held");
 pub const KEYS: Map<String, String> = Map::new("key");
 /// How many tasks have a status, in shards, so that hosts on one database do not all change one entry.
 const COUNTS: Map<(String, u8), i64> = Map::new("count");
+/// How many tasks of a type are queued or running.
+const TYPES: Map<(String, String), i64> = Map::new("type");
 /// How many ready tasks have a rank.
 const RANKS: Map<u64, i64> = Map::new("rank");
 /// Settings and notes of the queue.
@@ -219,6 +221,7 @@ pub fn save(
         count(t, from, &id, -1)?;
         count(t, to, &id, 1)?;
     }
+    type_count(t, before, after)?;
     rank_count(t, before, -1)?;
     rank_count(t, after, 1)?;
     match after {
@@ -263,6 +266,30 @@ pub fn counted(t: &mut (impl Read + ?Sized), status: Status) -> Result<u64, Stor
         sum = sum.saturating_add(COUNTS.get(t, &(status.as_str().to_owned(), shard))?.unwrap_or_default());
     }
     Ok(sum.unsigned_abs())
+}
+
+/// Counts by status and type, for what has not ended.
+fn type_count(t: &mut (impl Write + ?Sized), before: Option<&Task>, after: Option<&Task>) -> Result<(), StoreError> {
+    let name = |task: &Task| {
+        let status = task.status();
+        (!status.is_final()).then(|| (status.as_str().to_owned(), canonical_type(&task.task_type).to_owned()))
+    };
+    let (from, to) = (before.and_then(name), after.and_then(name));
+    if from != to {
+        for (key, delta) in [(from, -1), (to, 1)] {
+            if let Some(key) = key {
+                add(t, &TYPES, &key, delta)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// How many tasks of each type have a status; for what has not ended.
+pub fn counted_by_type(t: &mut (impl Read + ?Sized), status: Status) -> Result<BTreeMap<String, u64>, StoreError> {
+    let all = TYPES.page(t, None, 1_000, mcpp_tool::store::Order::Ascending)?;
+    let of_this = all.into_iter().filter(|((name, _), _)| name == status.as_str());
+    Ok(of_this.map(|((_, task_type), count)| (task_type, count.unsigned_abs())).collect())
 }
 
 fn rank_count(t: &mut (impl Write + ?Sized), task: Option<&Task>, delta: i64) -> Result<(), StoreError> {

@@ -15,7 +15,7 @@ use crate::{
 /// Tasks of each kind that a claim looks after by the way.
 pub(super) const BITE_OF_A_CLAIM: u32 = 8;
 /// Tasks of each kind that the timer looks after at once.
-const BITE: u32 = 100;
+const BITE: u32 = 50;
 /// How soon the timer looks again when a bite was not enough, in milliseconds.
 const SOON_MS: u64 = 20;
 /// How often ended tasks are looked at, in milliseconds.

@@ -1,0 +1,68 @@
+//! What the service says of itself.
+
+use std::collections::BTreeSet;
+
+use mcpp_tool::store::snapshot;
+use serde_json::{Value, json};
+
+use super::Reply;
+use crate::{
+    engine::{all_workers, clock, peers},
+    queue::{counted, counted_by_type},
+    record::{Status, seconds},
+};
+
+pub(super) fn status(detail: bool) -> Reply {
+    let mut t = snapshot()?;
+    let workers = all_workers(&mut t)?;
+    let types: BTreeSet<&String> = workers.iter().flat_map(|worker| &worker.capabilities).collect();
+    let mut status = json!({
+        "capabilities": {
+            "task_types": types,
+            "models": [],
+            "endpoints_by_model": {},
+            "endpoint_types_by_model": {},
+            "hwtest": {},
+            "resource_keys": [],
+        },
+        "nat": { "autonat": { "supported": false, "status": "unavailable", "code": null } },
+        "session": "",
+    });
+    if !detail {
+        return Ok(status);
+    }
+    let known: Vec<Value> = peers(&mut t)?
+        .into_iter()
+        .map(|(peer, seen)| {
+            json!({
+                "peer_id": peer, "last_seen": seconds(seen), "worker_id": null,
+                "supported_task_types": null, "transport_peer_id": null, "peer_hint": null,
+            })
+        })
+        .collect();
+    let names: Vec<&String> = workers.iter().map(|worker| &worker.id).collect();
+    let docker =
+        workers.iter().filter(|worker| worker.capabilities.iter().any(|kind| kind.starts_with("docker."))).count();
+    let sections = json!({
+        "queue": {
+            "queued": counted(&mut t, Status::Queued)?,
+            "running": counted(&mut t, Status::Running)?,
+            "queued_by_type": counted_by_type(&mut t, Status::Queued)?,
+            "running_by_type": counted_by_type(&mut t, Status::Running)?,
+        },
+        "scheduler": {
+            "clock": clock(&mut t)?,
+            "counts": { "peers": known.len(), "workers": names.len(), "docker_workers": docker, "docker_workers_configured": docker },
+            "known_peers": known,
+            "known_workers": names,
+        },
+        "local_worker": { "enabled": false, "docker_enabled": false, "supported_task_types": [] },
+        // Measured by the mesh, once there is one.
+        "transport": { "mcp_p2p": { "stats": null } },
+    });
+    if let (Some(status), Some(fields)) = (status.as_object_mut(), sections.as_object()) {
+        status.extend(fields.clone());
+        status.insert("detail".into(), sections);
+    }
+    Ok(status)
+}

@@ -1,0 +1,484 @@
+//! `p2p_taskqueue_*`, `list_peers` and `task_queue.rpc`: the task-queue protocol, on this host's queue. A remote one is out of reach while there is no mesh.
+
+use std::collections::BTreeMap;
+
+use mcpp_tool::{Output, tool};
+use serde_json::{Map, Value, json};
+
+use super::answer;
+use crate::rpc;
+
+/// Asks this host's queue, unless a remote one is meant.
+fn ask(remote: [&str; 2], request: Value) -> Value {
+    if remote.iter().any(|address| !address.trim().is_empty()) {
+        return json!({ "ok": false, "error": "mesh_disabled" });
+    }
+    rpc::handle(&request)
+}
+
+/// The fields of a reply that a tool gives; a failure as it is.
+fn only(reply: Value, fields: &[&str]) -> Output {
+    let Some(reply) = reply.as_object() else { return answer(json!({ "ok": false, "error": "invalid_response" })) };
+    if reply.get("ok") != Some(&json!(true)) {
+        return answer(Value::Object(reply.clone()));
+    }
+    let kept = reply.iter().filter(|(name, _)| *name == "ok" || fields.contains(&name.as_str()));
+    answer(Value::Object(kept.map(|(name, value)| (name.clone(), value.clone())).collect()))
+}
+
+/// Tells what a task queue can do; with `detail` how it is.
+#[tool(read_only)]
+pub fn p2p_taskqueue_status(
+    /// The remote queue's multiaddress; this host's queue if empty.
+    #[serde(default)]
+    remote_multiaddr: String,
+    /// The remote queue's peer id.
+    #[serde(default)]
+    peer_id: String,
+    /// How long to wait for a remote, in seconds.
+    #[serde(default = "ten")]
+    timeout_s: f64,
+    /// With queue, scheduler, worker and transport.
+    #[serde(default)]
+    detail: bool,
+) -> Output {
+    answer(ask([&remote_multiaddr, &peer_id], json!({ "op": "status", "timeout_s": timeout_s, "detail": detail })))
+}
+
+fn ten() -> f64 {
+    10.0
+}
+
+/// Submits a task. The payload may name `priority` (1 to 10, higher is sooner), `max_attempts`, `next_attempt_at`, `idempotency_key`, `session_id` and `sticky_worker_id`.
+#[tool]
+pub fn p2p_taskqueue_submit(
+    /// Its type, by which workers choose.
+    task_type: String,
+    /// The model that it is for.
+    model_name: String,
+    /// What is to be done; what is no object counts as an empty one.
+    payload: Value,
+    /// The remote queue's multiaddress; this host's queue if empty.
+    #[serde(default)]
+    remote_multiaddr: String,
+    /// The remote queue's peer id.
+    #[serde(default)]
+    peer_id: String,
+) -> Output {
+    let payload = if payload.is_object() { payload } else { json!({}) };
+    let request = json!({ "op": "submit", "task_type": task_type, "model_name": model_name, "payload": payload });
+    only(ask([&remote_multiaddr, &peer_id], request), &["task_id", "peer_id"])
+}
+
+/// Claims the next task for a worker; null if there is none that it may have. The claim is a lease of 300 s.
+#[tool]
+pub fn p2p_taskqueue_claim_next(
+    /// The worker.
+    worker_id: String,
+    /// The types that it can do; any if absent or empty.
+    #[serde(default)]
+    supported_task_types: Option<Vec<String>>,
+    /// The identity under which it takes part in placement.
+    #[serde(default)]
+    peer_id: String,
+    /// Its clock.
+    #[serde(default)]
+    clock: Option<Map<String, Value>>,
+    /// The remote queue's multiaddress; this host's queue if empty.
+    #[serde(default)]
+    remote_multiaddr: String,
+    /// The remote queue's peer id.
+    #[serde(default)]
+    remote_peer_id: String,
+    /// Its session, for tasks that are only for that. Ours beyond the protocol's tool.
+    #[serde(default)]
+    session_id: String,
+) -> Output {
+    let request = json!({
+        "op": "claim", "worker_id": worker_id, "supported_task_types": supported_task_types, "peer_id": peer_id,
+        "clock": clock, "session_id": session_id,
+    });
+    only(ask([&remote_multiaddr, &remote_peer_id], request), &["task"])
+}
+
+/// Calls a tool by way of the queue's service, if it allows that.
+#[tool]
+pub fn p2p_taskqueue_call_tool(
+    /// The tool.
+    tool_name: String,
+    /// Its arguments.
+    #[serde(default)]
+    args: Option<Map<String, Value>>,
+    /// The remote queue's multiaddress; this host's queue if empty.
+    #[serde(default)]
+    remote_multiaddr: String,
+    /// The remote queue's peer id.
+    #[serde(default)]
+    remote_peer_id: String,
+    /// How long to wait, in seconds.
+    #[serde(default = "thirty")]
+    timeout_s: f64,
+) -> Output {
+    let request = json!({ "op": "call_tool", "tool_name": tool_name, "args": args, "timeout_s": timeout_s });
+    answer(ask([&remote_multiaddr, &remote_peer_id], request))
+}
+
+fn thirty() -> f64 {
+    30.0
+}
+
+/// Lists tasks, oldest first, as the array `tasks`.
+#[tool(read_only)]
+pub fn p2p_taskqueue_list_tasks(
+    /// Only tasks with this status; any if empty.
+    #[serde(default)]
+    status: String,
+    /// Most tasks; 1 to 1000.
+    #[serde(default = "fifty")]
+    limit: i64,
+    /// Only tasks of these types.
+    #[serde(default)]
+    task_types: Option<Vec<String>>,
+    /// The remote queue's multiaddress; this host's queue if empty.
+    #[serde(default)]
+    remote_multiaddr: String,
+    /// The remote queue's peer id.
+    #[serde(default)]
+    remote_peer_id: String,
+) -> Output {
+    let request = json!({ "op": "list", "status": status, "limit": limit, "task_types": task_types });
+    only(ask([&remote_multiaddr, &remote_peer_id], request), &["tasks", "peer_id"])
+}
+
+fn fifty() -> i64 {
+    50
+}
+
+/// Gives a task's full record; null if there is none.
+#[tool(read_only)]
+pub fn p2p_taskqueue_get_task(
+    /// The task.
+    task_id: String,
+    /// The remote queue's multiaddress; this host's queue if empty.
+    #[serde(default)]
+    remote_multiaddr: String,
+    /// The remote queue's peer id.
+    #[serde(default)]
+    remote_peer_id: String,
+) -> Output {
+    only(ask([&remote_multiaddr, &remote_peer_id], json!({ "op": "get", "task_id": task_id })), &["task"])
+}
+
+/// Waits until a task has ended; its record then, or as it is when the time is over.
+#[tool(read_only)]
+pub fn p2p_taskqueue_wait_task(
+    /// The task.
+    task_id: String,
+    /// How long to wait, in seconds; never longer than the call may take.
+    #[serde(default = "sixty")]
+    timeout_s: f64,
+    /// The remote queue's multiaddress; this host's queue if empty.
+    #[serde(default)]
+    remote_multiaddr: String,
+    /// The remote queue's peer id.
+    #[serde(default)]
+    remote_peer_id: String,
+) -> Output {
+    let request = json!({ "op": "wait", "task_id": task_id, "timeout_s": timeout_s });
+    only(ask([&remote_multiaddr, &remote_peer_id], request), &["task"])
+}
+
+fn sixty() -> f64 {
+    60.0
+}
+
+/// Ends a task. With `worker_id` or `fencing_token` only its holder can.
+#[tool]
+#[allow(clippy::too_many_arguments, reason = "the contract's parameters")]
+pub fn p2p_taskqueue_complete_task(
+    /// The task.
+    task_id: String,
+    /// `completed`, `failed` or `cancelled`; anything else is `failed`.
+    #[serde(default = "completed")]
+    status: String,
+    /// What came of it; merged into what was reported before.
+    #[serde(default)]
+    result: Option<Map<String, Value>>,
+    /// What went wrong.
+    #[serde(default)]
+    error: String,
+    /// The remote queue's multiaddress; this host's queue if empty.
+    #[serde(default)]
+    remote_multiaddr: String,
+    /// The remote queue's peer id.
+    #[serde(default)]
+    remote_peer_id: String,
+    /// Who has it. Ours beyond the protocol's tool.
+    #[serde(default)]
+    worker_id: String,
+    /// What its holder was given with it. Ours beyond the protocol's tool.
+    #[serde(default)]
+    fencing_token: Option<u64>,
+) -> Output {
+    let request = json!({
+        "op": "complete", "task_id": task_id, "status": status, "result": result, "error": error,
+        "worker_id": worker_id, "fencing_token": fencing_token,
+    });
+    let mut reply = ask([&remote_multiaddr, &remote_peer_id], request);
+    if let Some(reply) = reply.as_object_mut() {
+        reply.insert("task_id".into(), json!(task_id));
+    }
+    answer(reply)
+}
+
+fn completed() -> String {
+    "completed".into()
+}
+
+/// Tells the queue that a peer is alive, and exchanges clocks. It does not renew leases: see `task_queue.rpc`, `task.heartbeat`.
+#[tool]
+pub fn p2p_taskqueue_heartbeat(
+    /// The peer that is alive.
+    peer_id: String,
+    /// Its clock.
+    #[serde(default)]
+    clock: Option<Map<String, Value>>,
+    /// The remote queue's multiaddress; this host's queue if empty.
+    #[serde(default)]
+    remote_multiaddr: String,
+    /// The remote queue's peer id.
+    #[serde(default)]
+    remote_peer_id: String,
+) -> Output {
+    answer(ask([&remote_multiaddr, &remote_peer_id], json!({ "op": "heartbeat", "peer_id": peer_id, "clock": clock })))
+}
+
+/// Reads a value from the cache.
+#[tool(read_only)]
+pub fn p2p_taskqueue_cache_get(
+    /// The key.
+    key: String,
+    /// The remote queue's multiaddress; this host's queue if empty.
+    #[serde(default)]
+    remote_multiaddr: String,
+    /// The remote queue's peer id.
+    #[serde(default)]
+    remote_peer_id: String,
+    /// How long to wait for a remote, in seconds.
+    #[serde(default = "ten")]
+    timeout_s: f64,
+) -> Output {
+    answer(ask([&remote_multiaddr, &remote_peer_id], json!({ "op": "cache.get", "key": key, "timeout_s": timeout_s })))
+}
+
+/// Writes a value into the cache.
+#[tool(idempotent)]
+pub fn p2p_taskqueue_cache_set(
+    /// The key.
+    key: String,
+    /// The value; null counts as none.
+    value: Value,
+    /// How long it stays, in seconds; for ever if absent or not above 0.
+    #[serde(default)]
+    ttl_s: Option<f64>,
+    /// The remote queue's multiaddress; this host's queue if empty.
+    #[serde(default)]
+    remote_multiaddr: String,
+    /// The remote queue's peer id.
+    #[serde(default)]
+    remote_peer_id: String,
+    /// How long to wait for a remote, in seconds.
+    #[serde(default = "ten")]
+    timeout_s: f64,
+) -> Output {
+    let request = json!({ "op": "cache.set", "key": key, "value": value, "ttl_s": ttl_s, "timeout_s": timeout_s });
+    answer(ask([&remote_multiaddr, &remote_peer_id], request))
+}
+
+/// A command line: one text, split at white space, or its words.
+#[derive(Debug, Clone, serde::Deserialize, schemars::JsonSchema)]
+#[serde(untagged)]
+pub enum Words {
+    /// One text.
+    Line(String),
+    /// The words themselves.
+    Words(Vec<String>),
+}
+
+impl Words {
+    fn words(self) -> Vec<String> {
+        match self {
+            Self::Line(line) => line.split_whitespace().map(str::to_owned).collect(),
+            Self::Words(words) => words,
+        }
+    }
+}
+
+/// Submits a task that runs a container image. It waits until a worker with docker claims it.
+#[tool]
+#[allow(clippy::too_many_arguments, reason = "the contract's parameters")]
+pub fn p2p_taskqueue_submit_docker_hub(
+    /// The image, such as `python:3.12-slim`.
+    image: String,
+    /// The command.
+    #[serde(default)]
+    command: Option<Words>,
+    /// The entry point.
+    #[serde(default)]
+    entrypoint: Option<Words>,
+    /// Environment variables.
+    #[serde(default)]
+    environment: Option<BTreeMap<String, String>>,
+    /// Directories of the worker's host by the container's path for each.
+    #[serde(default)]
+    volumes: Option<BTreeMap<String, String>>,
+    /// The remote queue's multiaddress; this host's queue if empty.
+    #[serde(default)]
+    remote_multiaddr: String,
+    /// The remote queue's peer id.
+    #[serde(default)]
+    remote_peer_id: String,
+    /// More fields of the payload, such as `timeout` or `memory_limit`.
+    #[serde(default)]
+    extra: Option<Map<String, Value>>,
+) -> Output {
+    if !is_image(&image) {
+        return answer(
+            json!({ "ok": false, "error": "invalid_image", "detail": format!("{image:?} is no image name") }),
+        );
+    }
+    let own = json!({
+        "image": image, "command": command.map(Words::words), "entrypoint": entrypoint.map(Words::words),
+        "environment": environment, "volumes": volumes,
+    });
+    submit_docker("docker.execute", own, extra, [&remote_multiaddr, &remote_peer_id])
+}
+
+/// Submits a task that builds a container image from a repository and runs it. It waits until a worker with docker claims it.
+#[tool]
+#[allow(clippy::too_many_arguments, reason = "the contract's parameters")]
+pub fn p2p_taskqueue_submit_docker_github(
+    /// The repository, as an `https:` URL.
+    repo_url: String,
+    /// The branch.
+    #[serde(default = "main_branch")]
+    branch: String,
+    /// The Dockerfile in the repository.
+    #[serde(default = "dockerfile")]
+    dockerfile_path: String,
+    /// The folder in the repository that is built.
+    #[serde(default = "here")]
+    context_path: String,
+    /// The command.
+    #[serde(default)]
+    command: Option<Words>,
+    /// The entry point.
+    #[serde(default)]
+    entrypoint: Option<Words>,
+    /// Environment variables.
+    #[serde(default)]
+    environment: Option<BTreeMap<String, String>>,
+    /// Arguments of the build.
+    #[serde(default)]
+    build_args: Option<BTreeMap<String, String>>,
+    /// The remote queue's multiaddress; this host's queue if empty.
+    #[serde(default)]
+    remote_multiaddr: String,
+    /// The remote queue's peer id.
+    #[serde(default)]
+    remote_peer_id: String,
+    /// More fields of the payload.
+    #[serde(default)]
+    extra: Option<Map<String, Value>>,
+) -> Output {
+    let inside = |path: &str| !path.starts_with('/') && path.split('/').all(|part| part != "..");
+    if !repo_url.starts_with("https://") || repo_url.chars().any(|c| c.is_control() || c.is_whitespace()) {
+        return answer(
+            json!({ "ok": false, "error": "invalid_repo_url", "detail": "the repository is an https: URL" }),
+        );
+    }
+    if !inside(&dockerfile_path) || !inside(&context_path) || branch.is_empty() || branch.starts_with('-') {
+        return answer(json!({ "ok": false, "error": "invalid_path", "detail": "paths stay in the repository" }));
+    }
+    let own = json!({
+        "repo_url": repo_url, "branch": branch, "dockerfile_path": dockerfile_path, "context_path": context_path,
+        "command": command.map(Words::words), "entrypoint": entrypoint.map(Words::words),
+        "environment": environment, "build_args": build_args,
+    });
+    submit_docker("docker.github", own, extra, [&remote_multiaddr, &remote_peer_id])
+}
+
+fn main_branch() -> String {
+    "main".into()
+}
+
+fn dockerfile() -> String {
+    "Dockerfile".into()
+}
+
+fn here() -> String {
+    ".".into()
+}
+
+/// An image's name: nothing that a program could take for an option or a path.
+fn is_image(image: &str) -> bool {
+    let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | '/' | ':' | '@');
+    (1..=255).contains(&image.len())
+        && image.chars().all(legal)
+        && image.starts_with(|c: char| c.is_ascii_alphanumeric())
+}
+
+/// Submits a docker task with the fields that are named; the tool's own come before `extra`.
+fn submit_docker(task_type: &str, own: Value, extra: Option<Map<String, Value>>, remote: [&str; 2]) -> Output {
+    let mut payload = extra.unwrap_or_default();
+    let named = own.as_object().into_iter().flatten().filter(|(_, value)| !value.is_null());
+    payload.extend(named.map(|(name, value)| (name.clone(), value.clone())));
+    let request = json!({ "op": "submit", "task_type": task_type, "model_name": "docker", "payload": payload });
+    only(ask(remote, request), &["task_id"])
+}
+
+/// Lists the peers that this host's mesh service knows.
+#[tool(read_only)]
+#[allow(clippy::too_many_arguments, reason = "the contract's parameters")]
+pub fn list_peers(
+    /// With what each can do.
+    #[serde(default)]
+    include_capabilities: bool,
+    /// How long to wait for that, in seconds.
+    #[serde(default = "five")]
+    capabilities_timeout_s: f64,
+    /// With all details of it.
+    #[serde(default)]
+    capabilities_detail: bool,
+    /// Look for peers if none is known.
+    #[serde(default = "super::tasks::yes")]
+    discover: bool,
+    /// How long to look, in seconds.
+    #[serde(default = "one_and_a_half")]
+    discovery_timeout_s: f64,
+    /// How to look: `mdns`, `rendezvous`, `dht`.
+    #[serde(default)]
+    discovery_methods: Option<Vec<String>>,
+    /// Most peers.
+    #[serde(default = "fifty")]
+    limit: i64,
+) -> Output {
+    let _of_no_use_without_a_mesh = (include_capabilities, capabilities_timeout_s, capabilities_detail);
+    let _of_no_use_without_a_mesh = (discover, discovery_timeout_s, discovery_methods, limit);
+    answer(json!({ "ok": false, "error": "p2p_service_not_running" }))
+}
+
+fn five() -> f64 {
+    5.0
+}
+
+fn one_and_a_half() -> f64 {
+    1.5
+}
+
+/// One request of the task-queue protocol: `op` and its fields. Besides the protocol's operations there are `task.heartbeat` (renews a lease), `task.report` (progress and log lines)
+/// and `configure`.
+#[tool(name = "task_queue.rpc")]
+pub fn task_queue_rpc(args: Map<String, Value>) -> Output {
+    answer(rpc::handle(&Value::Object(args)))
+}

@@ -1,0 +1,344 @@
+//! `task_*`: submitting tasks and looking at them.
+
+use mcpp_tool::{Output, tool};
+use serde_json::{Value, json};
+
+use super::{read, run, settle};
+use crate::{
+    engine::{self, QueueError, Submission, position},
+    environment::{iso, new_id, now_ms},
+    queue::{LISTED, TASKS},
+    record::{State, Status, Task, seconds},
+    statistics,
+};
+
+/// How often a task that fails is tried again, and how long the waits between are.
+#[derive(Debug, Clone, Default, serde::Deserialize, schemars::JsonSchema)]
+#[serde(default)]
+pub struct RetryPolicy {
+    /// Attempts after the first one.
+    #[schemars(range(min = 0, max = 1000))]
+    max_retries: Option<u32>,
+    /// By how much each wait is longer than the one before; the first is one second.
+    #[schemars(range(min = 1.0, max = 100.0))]
+    backoff_factor: Option<f64>,
+}
+
+/// What is different when a task is retried.
+#[derive(Debug, Clone, Default, serde::Deserialize, schemars::JsonSchema)]
+#[serde(default)]
+pub struct RetryConfig {
+    /// Attempts after the first one.
+    #[schemars(range(min = 0, max = 1000))]
+    max_retries: Option<u32>,
+    /// How long one attempt may take, in seconds.
+    #[schemars(range(min = 1))]
+    timeout: Option<u64>,
+}
+
+/// Submits a task to the queue. A task with this id and the same work is the same task; with other work it is refused.
+#[tool(idempotent, open_world = false)]
+#[allow(clippy::too_many_arguments, reason = "the contract's parameters")]
+pub fn task_submit(
+    /// The task's id.
+    task_id: String,
+    /// Its type, by which workers choose.
+    task_type: String,
+    /// What is to be done.
+    payload: serde_json::Map<String, Value>,
+    /// Higher is sooner.
+    #[serde(default = "one")]
+    priority: f64,
+    /// For finding it.
+    #[serde(default)]
+    tags: Vec<String>,
+    /// How long one attempt may take, in seconds; no limit if absent.
+    #[serde(default)]
+    #[schemars(range(min = 1))]
+    timeout: Option<u64>,
+    /// How often it is tried again.
+    #[serde(default)]
+    retry_policy: Option<RetryPolicy>,
+    /// Tasks that must be completed first.
+    #[serde(default)]
+    dependencies: Vec<String>,
+    /// Notes of the submitter's.
+    #[serde(default)]
+    metadata: Option<serde_json::Map<String, Value>>,
+) -> Output {
+    let policy = retry_policy.unwrap_or_default();
+    let submission = Submission {
+        id: Some(task_id.clone()),
+        priority,
+        tags,
+        dependencies,
+        max_attempts: policy.max_retries.map_or(engine::DEFAULT_ATTEMPTS, |retries| retries.saturating_add(1)),
+        backoff_factor: policy.backoff_factor.unwrap_or(2.0),
+        timeout_ms: timeout.map(|seconds| seconds.saturating_mul(1_000)),
+        metadata: metadata.map(Value::Object),
+        ..Submission::new(&task_type, Value::Object(payload))
+    };
+    let (now, id) = (now_ms(), new_id());
+    let submitted = run(|t| {
+        let task = engine::submit(t, &submission, &id, now)?;
+        let position = position(t, &task)?;
+        let per_minute = statistics::throughput(t, now)?;
+        Ok(json!({
+            "task_id": task.id,
+            "status": task.status().as_str(),
+            "queue_position": position,
+            "estimated_start_time": estimate(position, per_minute, now),
+            "assigned_worker": task.worker(),
+        }))
+    });
+    settle(submitted, ("task_id", &task_id))
+}
+
+fn one() -> f64 {
+    1.0
+}
+
+/// When a task will probably begin, from what was measured; none if nothing was.
+fn estimate(position: Option<u64>, per_minute: Option<f64>, now: u64) -> Option<String> {
+    let (position, per_minute) = (position?, per_minute.filter(|rate| *rate > 0.0)?);
+    let wait_ms = (position as f64 / per_minute * 60_000.0) as u64;
+    Some(iso(now.saturating_add(wait_ms)))
+}
+
+/// Tells where a task stands.
+#[tool(read_only)]
+pub fn task_status(
+    /// The task's id.
+    task_id: String,
+    /// With the last lines of its log.
+    #[serde(default)]
+    include_logs: bool,
+    /// With what was measured of it.
+    #[serde(default)]
+    include_metrics: bool,
+) -> Output {
+    let status = read(|t| {
+        let task = engine::find(t, &task_id)?;
+        Ok(json!({
+            "task_id": task.id,
+            "status": task.status().as_str(),
+            "progress": task.progress,
+            "worker_id": task.worker(),
+            "start_time": task.started_ms.map(iso),
+            "end_time": task.finished_ms.map(iso),
+            "queue_position": position(t, &task)?,
+            "logs": include_logs.then_some(&task.logs),
+            "metrics": include_metrics.then(|| metrics(&task)),
+        }))
+    });
+    settle(status, ("task_id", &task_id))
+}
+
+fn metrics(task: &Task) -> Value {
+    let wait = task.started_ms.map(|started| seconds(started.saturating_sub(task.ready_ms)));
+    json!({
+        "attempt": task.attempt,
+        "max_attempts": task.max_attempts,
+        "wait_time": wait,
+        "execution_time": execution_time(task),
+        "dead_letter": task.dead_letter,
+    })
+}
+
+/// How long the last attempt took, in seconds; none while it runs or if there was none.
+fn execution_time(task: &Task) -> Option<f64> {
+    Some(seconds(task.finished_ms?.saturating_sub(task.started_ms?)))
+}
+
+/// Cancels a task. One that runs is only cancelled with `force`; its worker learns of it when it next reports.
+#[tool(destructive)]
+pub fn task_cancel(
+    /// The task's id.
+    task_id: String,
+    /// Why.
+    #[serde(default)]
+    reason: Option<String>,
+    /// Also if it runs.
+    #[serde(default)]
+    force: bool,
+) -> Output {
+    let now = now_ms();
+    let cancelled = run(|t| {
+        let (before, after) = engine::cancel(t, &task_id, reason.as_deref().unwrap_or_default(), force, now)?;
+        Ok(json!({
+            "task_id": after.id,
+            "status": after.status().as_str(),
+            "cancelled_at": iso(now),
+            "cleanup_required": before.status() == Status::Running,
+        }))
+    });
+    settle(cancelled, ("task_id", &task_id))
+}
+
+/// Lists tasks, oldest first.
+#[tool(read_only)]
+pub fn task_list(
+    /// Only tasks with this status.
+    #[serde(default)]
+    status_filter: Option<Status>,
+    /// Only tasks that this worker has.
+    #[serde(default)]
+    worker_filter: Option<String>,
+    /// Only tasks with all of these tags.
+    #[serde(default)]
+    tag_filter: Vec<String>,
+    /// Only tasks with at least this priority.
+    #[serde(default)]
+    priority_min: Option<f64>,
+    /// Most tasks.
+    #[serde(default = "hundred")]
+    #[schemars(range(min = 1, max = 1000))]
+    limit: usize,
+    /// Tasks to pass over.
+    #[serde(default)]
+    offset: usize,
+) -> Output {
+    let matches = |task: &Task| {
+        worker_filter.as_deref().is_none_or(|worker| task.worker() == Some(worker))
+            && tag_filter.iter().all(|tag| task.tags.contains(tag))
+            && priority_min.is_none_or(|least| task.priority >= least)
+    };
+    let listed = read(|t| {
+        let (mut tasks, mut total) = (Vec::new(), 0_usize);
+        each(t, status_filter, |task| {
+            if matches(task) {
+                if total >= offset && tasks.len() < limit {
+                    tasks.push(summary(task));
+                }
+                total = total.saturating_add(1);
+            }
+        })?;
+        let has_more = offset.saturating_add(tasks.len()) < total;
+        Ok(json!({ "returned_count": tasks.len(), "tasks": tasks, "total_count": total, "has_more": has_more }))
+    });
+    settle(listed, ("", ""))
+}
+
+fn hundred() -> usize {
+    100
+}
+
+/// All tasks with a status, or all, by status and then oldest first.
+pub(crate) fn each(
+    t: &mut mcpp_tool::store::Snapshot,
+    status: Option<Status>,
+    mut see: impl FnMut(&Task),
+) -> Result<(), QueueError> {
+    for status in status.map_or(Status::ALL.to_vec(), |status| vec![status]) {
+        let (name, mut after) = (status.as_str().to_owned(), None);
+        loop {
+            let page = LISTED.of(t, &name, after.as_ref(), 1_000)?;
+            let Some(last) = page.last().cloned() else { break };
+            for (_, id) in page {
+                if let Some(task) = TASKS.get(t, &id)? {
+                    see(&task);
+                }
+            }
+            after = Some(last);
+        }
+    }
+    Ok(())
+}
+
+fn summary(task: &Task) -> Value {
+    json!({
+        "task_id": task.id,
+        "task_type": task.task_type,
+        "status": task.status().as_str(),
+        "priority": task.priority,
+        "tags": task.tags,
+        "worker_id": task.worker(),
+        "attempt": task.attempt,
+        "created_at": iso(task.created_ms),
+        "updated_at": iso(task.updated_ms),
+        "error": task.error,
+        "blocked": task.state == State::Blocked,
+        "dead_letter": task.dead_letter,
+    })
+}
+
+/// Gives a task another priority.
+#[tool]
+pub fn task_priority(
+    /// The task's id.
+    task_id: String,
+    /// Higher is sooner.
+    new_priority: f64,
+    /// Whether it goes behind those that have this priority already.
+    #[serde(default = "yes")]
+    requeue: bool,
+) -> Output {
+    let now = now_ms();
+    let changed = run(|t| {
+        let (old, task) = engine::set_priority(t, &task_id, new_priority, requeue, now)?;
+        let position = position(t, &task)?;
+        Ok(
+            json!({ "task_id": task.id, "old_priority": old, "new_priority": task.priority, "new_queue_position": position }),
+        )
+    });
+    settle(changed, ("task_id", &task_id))
+}
+
+pub(crate) fn yes() -> bool {
+    true
+}
+
+/// Gives a task's result, once it has ended.
+#[tool(read_only)]
+pub fn task_result(
+    /// The task's id.
+    task_id: String,
+    /// With the whole output, besides the result.
+    #[serde(default = "yes")]
+    include_output: bool,
+    /// With the last lines of its log.
+    #[serde(default)]
+    include_logs: bool,
+) -> Output {
+    let result = read(|t| {
+        let task = engine::find(t, &task_id)?;
+        if !task.status().is_final() {
+            return Err(QueueError::Invalid(format!(
+                "task {task_id:?} is not completed yet: it is {}",
+                task.status().as_str()
+            )));
+        }
+        let output = task.result.as_ref().map(|result| result.get("output").unwrap_or(result));
+        Ok(json!({
+            "task_id": task.id,
+            "status": task.status().as_str(),
+            "result": task.result,
+            "output": output.filter(|_| include_output),
+            "logs": include_logs.then_some(&task.logs),
+            "execution_time": execution_time(&task),
+            "error": task.error,
+        }))
+    });
+    settle(result, ("task_id", &task_id))
+}
+
+/// Submits a task that has ended once more, as a new task.
+#[tool]
+pub fn task_retry(
+    /// The id of the task that has ended.
+    task_id: String,
+    /// What is different this time.
+    #[serde(default)]
+    retry_config: Option<RetryConfig>,
+) -> Output {
+    let now = now_ms();
+    let config = retry_config.unwrap_or_default();
+    let attempts = config.max_retries.map(|retries| retries.saturating_add(1));
+    let timeout_ms = config.timeout.map(|seconds| seconds.saturating_mul(1_000));
+    let retried = run(|t| {
+        let (task, retries) = engine::retry(t, &task_id, attempts, timeout_ms, now)?;
+        let position = position(t, &task)?;
+        Ok(json!({ "task_id": task_id, "retry_task_id": task.id, "retry_count": retries, "queue_position": position }))
+    });
+    settle(retried, ("task_id", &task_id))
+}

@@ -5,6 +5,7 @@ mod inspect;
 mod operate;
 mod remote;
 mod serve;
+mod tasks;
 mod wit;
 
 use std::{io::Write as _, path::PathBuf};
@@ -28,6 +29,8 @@ enum Command {
     Tools(remote::Tools),
     /// Call a tool.
     Call(remote::Call),
+    /// Watch the task queue: list its tasks, show one, follow some.
+    Tasks(tasks::Tasks),
     /// Show a running host: components, limits, instances, problems.
     Info(operate::Info),
     /// Explain a component file: what it may do if you load it, and its tools.
@@ -63,6 +66,7 @@ impl Cli {
             Command::Serve(command) => command.run().await,
             Command::Tools(command) => command.run().await,
             Command::Call(command) => command.run().await,
+            Command::Tasks(command) => command.run().await,
             Command::Info(command) => command.run().await,
             Command::Inspect(command) => command.run().await,
             Command::Reload(command) => command.run().await,

@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::support::{TestHost, folder};
+use crate::{
+    command_line::{run, stdout},
+    support::{TestHost, folder},
+};
 
 async fn start() -> TestHost {
     let host = TestHost::start_with(folder(&[]), |config| config.tools.builtin = true).await;
@@ -425,4 +428,28 @@ async fn tasks_survive_a_restart_and_claimers_never_share_one() {
     let mut done: Vec<String> = futures::future::join_all((0..6).map(work)).await.into_iter().flatten().collect();
     done.sort();
     assert_eq!(done, ids);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_command_line_watches_the_queue() {
+    let host = start().await;
+    let url = host.host.url();
+    let tasks = |arguments: &[&str]| {
+        let arguments = [&["tasks"], arguments].concat();
+        tokio::task::block_in_place(|| run(&arguments, &[("MCPP_URL", &url)]))
+    };
+    for id in ["good", "bad"] {
+        ask(&host, "task_submit", json!({ "task_id": id, "task_type": "t", "payload": {} })).await;
+    }
+    let list = stdout(&tasks(&["list", "--status", "queued"]));
+    assert!(list.lines().filter(|line| line.contains("queued")).count() == 2, "{list}");
+    let shown: Value = serde_json::from_str(&stdout(&tasks(&["show", "good", "--json"]))).expect("JSON");
+    assert_eq!(shown["task_type"], "t");
+    assert_eq!(tasks(&["show", "nothing"]).status.code(), Some(1));
+    rpc(&host, json!({ "op": "complete", "task_id": "good" })).await;
+    let followed = tasks(&["follow", "good"]);
+    assert_eq!((followed.status.code(), stdout(&followed).contains("good completed")), (Some(0), true));
+    rpc(&host, json!({ "op": "complete", "task_id": "bad", "status": "failed", "error": "broke" })).await;
+    let followed = tasks(&["follow", "good", "bad"]);
+    assert_eq!((followed.status.code(), stdout(&followed).contains("bad failed (attempt 0): broke")), (Some(1), true));
 }

@@ -11,7 +11,7 @@ use crate::mcp::client::{Client, ClientConfig, OnProgress};
 
 /// Which server, and how patiently.
 #[derive(Debug, Args)]
-struct Server {
+pub(super) struct Server {
     /// The MCP endpoint
     #[arg(long, env = "MCPP_URL", default_value = "http://127.0.0.1:8000/mcp")]
     url: String,
@@ -27,7 +27,7 @@ struct Server {
 }
 
 impl Server {
-    async fn connect(&self, on_progress: OnProgress) -> anyhow::Result<Client> {
+    pub(super) async fn connect(&self, on_progress: OnProgress) -> anyhow::Result<Client> {
         let timeout = Duration::try_from_secs_f64(self.timeout).context("--timeout is not a number of seconds")?;
         let config = ClientConfig { url: self.url.clone(), token: self.token.clone(), timeout, retries: self.retries };
         Ok(Client::connect(config, on_progress).await?)

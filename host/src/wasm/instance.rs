@@ -18,6 +18,7 @@ use super::{
     admission::RETRY_AFTER,
     bindings::{ComponentPre, exports::mcpp::tool::tools::Tool as WitTool, mcpp::tool::types},
     control::{Control, Stopped},
+    pace::Paced,
     plain::PlainFunction,
     state::{Running, State},
 };
@@ -154,6 +155,7 @@ async fn run_guest<T: Send + 'static>(
     control: Arc<Control>,
 ) -> Option<T> {
     let alive = engine.alive();
+    let guest = Paced { future: Box::pin(guest), pace: Arc::clone(control.pace()) };
     let watched = Arc::clone(&control);
     let guest = Box::pin(async move {
         let _alive = alive;

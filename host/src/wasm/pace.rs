@@ -1,52 +1,150 @@
-//! The guest's own time: time on the wall, without the time in which the host let others run instead.
+//! A guest's own time: the processor time that it uses, and the time in which it waits for something. Not the time in which the host or the system lets others run instead.
 //!
-//! What a guest waits for is its own time; being preempted is not its fault. Bounds on what a guest may hold up are measured by this clock.
+//! Bounds on what a guest may hold up are measured by this clock, so that they mean the same on a busy machine. Its owner is polled on one thread at a time; anybody may read it.
 
 use std::{
-    sync::atomic::{AtomicU64, Ordering},
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    task::{Context, Poll},
     time::{Duration, Instant},
 };
 
+use super::{EPOCH, SLICE};
 use crate::store::Clock;
 
 /// The own time of one guest.
 #[derive(Debug)]
 pub struct Pace {
     began: Instant,
-    /// Time preempted, in nanoseconds, up to the last time that it ended.
-    preempted: AtomicU64,
-    /// When it was preempted, in nanoseconds after `began`; 0 if it is not.
-    since: AtomicU64,
+    /// Own time up to the last change, in nanoseconds.
+    counted: AtomicU64,
+    /// Since when it is polled, or since when it waits, in nanoseconds after `began`; 0 if neither.
+    polled_since: AtomicU64,
+    waits_since: AtomicU64,
+    /// Whether it stops to let others run.
+    yields: AtomicBool,
 }
 
 impl Default for Pace {
     fn default() -> Self {
-        Self { began: Instant::now(), preempted: AtomicU64::new(0), since: AtomicU64::new(0) }
+        Self {
+            began: Instant::now(),
+            counted: AtomicU64::new(0),
+            polled_since: AtomicU64::new(0),
+            waits_since: AtomicU64::new(0),
+            yields: AtomicBool::new(false),
+        }
     }
 }
 
 impl Pace {
     fn now(&self) -> u64 {
-        nanoseconds(self.began.elapsed())
+        nanoseconds(self.began.elapsed()).max(1)
+    }
+
+    fn since(&self, time: &AtomicU64) -> u64 {
+        match time.load(Ordering::Relaxed) {
+            0 => 0,
+            since => self.now().saturating_sub(since),
+        }
     }
 
     /// Lets others run, and does not count that.
     pub async fn let_others_run(&self) {
-        self.since.store(self.now().max(1), Ordering::Relaxed);
+        self.yields.store(true, Ordering::Relaxed);
         tokio::task::yield_now().await;
-        let since = self.since.swap(0, Ordering::Relaxed);
-        self.preempted.fetch_add(self.now().saturating_sub(since), Ordering::Relaxed);
+    }
+
+    fn enter(&self) {
+        let waited = self.since(&self.waits_since);
+        self.waits_since.store(0, Ordering::Relaxed);
+        self.counted.fetch_add(waited, Ordering::Relaxed);
+        self.polled_since.store(self.now(), Ordering::Relaxed);
+    }
+
+    fn leave(&self, used: u64) {
+        self.counted.fetch_add(used, Ordering::Relaxed);
+        self.polled_since.store(0, Ordering::Relaxed);
+        if !self.yields.swap(false, Ordering::Relaxed) {
+            self.waits_since.store(self.now(), Ordering::Relaxed);
+        }
     }
 }
 
 impl Clock for Pace {
     fn own_time(&self) -> Duration {
-        let since = self.since.load(Ordering::Relaxed);
-        let until = if since == 0 { self.now() } else { since };
-        Duration::from_nanos(until.saturating_sub(self.preempted.load(Ordering::Relaxed)))
+        // A poll is one slice at the most, unless the system takes the processor away; what it has really used is known when it ends.
+        let slice = nanoseconds(EPOCH).saturating_mul(SLICE);
+        let polled = self.since(&self.polled_since).min(slice);
+        let counted = self.counted.load(Ordering::Relaxed);
+        Duration::from_nanos(counted.saturating_add(polled).saturating_add(self.since(&self.waits_since)))
     }
+}
+
+/// A guest's future whose time is measured.
+pub(super) struct Paced<F> {
+    pub(super) future: Pin<Box<F>>,
+    pub(super) pace: Arc<Pace>,
+}
+
+impl<F: Future> Future for Paced<F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
+        self.pace.enter();
+        let before = thread_time();
+        let polled = self.future.as_mut().poll(context);
+        self.pace.leave(thread_time().saturating_sub(before));
+        polled
+    }
+}
+
+/// Processor time of this thread, in nanoseconds.
+fn thread_time() -> u64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    let (seconds, rest) = (u64::try_from(time.tv_sec), u64::try_from(time.tv_nsec));
+    seconds.unwrap_or_default().saturating_mul(1_000_000_000).saturating_add(rest.unwrap_or_default())
 }
 
 fn nanoseconds(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn paced<F: Future>(future: impl FnOnce(Arc<Pace>) -> F) -> (Arc<Pace>, Paced<F>) {
+        let pace = Arc::new(Pace::default());
+        (Arc::clone(&pace), Paced { future: Box::pin(future(Arc::clone(&pace))), pace })
+    }
+
+    #[tokio::test]
+    async fn waiting_counts_and_letting_others_run_does_not() {
+        const LONG: Duration = Duration::from_millis(60);
+        let (pace, waiting) = paced(|_| tokio::time::sleep(LONG));
+        waiting.await;
+        assert!(pace.own_time() >= LONG, "{:?}", pace.own_time());
+        let (pace, yielding) = paced(|pace| async move { pace.let_others_run().await });
+        let mut yielding = Box::pin(yielding);
+        assert!(futures::poll!(&mut yielding).is_pending());
+        tokio::time::sleep(LONG).await;
+        yielding.await;
+        assert!(pace.own_time() < LONG, "{:?}", pace.own_time());
+    }
+
+    #[tokio::test]
+    async fn computing_counts() {
+        let (pace, computing) = paced(|_| async {
+            let begun = Instant::now();
+            while thread_time() < 1 || begun.elapsed() < Duration::from_millis(30) {}
+        });
+        let before = thread_time();
+        computing.await;
+        let used = Duration::from_nanos(thread_time() - before);
+        assert!(pace.own_time() + Duration::from_millis(1) >= used, "{:?} {used:?}", pace.own_time());
+    }
 }

@@ -1,0 +1,142 @@
+#!/usr/bin/env python3
+"""Ten workers and ten submitters in processes of their own, half with the Python SDK and half with the TypeScript one, on one queue; killed at random, and the host too. Every
+task that was acknowledged is in the end completed, once, or visibly a dead letter.
+
+    queue.py MCPP PYTHON NODE NODE_FOLDER SECONDS
+"""
+
+import collections
+import itertools
+import json
+import pathlib
+import random
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+
+HERE = pathlib.Path(__file__).parent
+PORT = 18433
+URL = f"http://127.0.0.1:{PORT}/mcp"
+EACH = 10
+PATIENCE_SECONDS = 120
+
+
+class Crowd:
+    """The processes: whoever ends is replaced by somebody new."""
+
+    def __init__(self, python: pathlib.Path, node: pathlib.Path, modules: pathlib.Path, folder: pathlib.Path) -> None:
+        self.commands = [[python, HERE / "queue_client.py"], [node, HERE / "queue_client.mjs", modules]]
+        self.folder = folder
+        self.names = itertools.count()
+        self.running: dict[str, list[subprocess.Popen]] = {"submitter": [], "worker": []}
+        self.killed = 0
+
+    def fill(self, role: str) -> None:
+        living = [process for process in self.running[role] if process.poll() is None]
+        while len(living) < EACH:
+            name = f"{role}{next(self.names)}"
+            command = [*self.commands[len(living) % 2], role, name, URL, self.folder / f"{name}.log"]
+            living.append(subprocess.Popen([str(word) for word in command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+        self.running[role] = living
+
+    def kill_one(self, role: str) -> None:
+        victim = random.choice(self.running[role])
+        victim.kill()
+        victim.wait()
+        self.killed += 1
+
+    def end(self, role: str) -> None:
+        for process in self.running[role]:
+            process.kill()
+            process.wait()
+
+    def lines(self, role: str) -> list[str]:
+        # A line that a kill has cut short was not acknowledged to anybody.
+        texts = [log.read_text(encoding="utf-8") for log in self.folder.glob(f"{role}*.log")]
+        return [line for text in texts for line in text.split("\n")[:-1]]
+
+
+class Host:
+    def __init__(self, mcpp: pathlib.Path, data: pathlib.Path) -> None:
+        self.mcpp, self.data = mcpp, data
+        self.start()
+
+    def start(self) -> None:
+        command = [self.mcpp, "serve", "--data", self.data, "--listen", f"127.0.0.1:{PORT}"]
+        self.process = subprocess.Popen([str(word) for word in command], stderr=subprocess.DEVNULL)
+        for _ in range(600):
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{PORT}/ready", timeout=1).close()
+                return
+            except OSError:
+                time.sleep(0.05)
+        sys.exit("the host does not start")
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def ask(self, tool: str, **arguments: object) -> dict:
+        command = [str(self.mcpp), "call", tool, json.dumps(arguments), "--json", "--url", URL]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+        return json.loads(done.stdout)["structuredContent"]
+
+    def tasks(self) -> dict[str, dict]:
+        tasks: dict[str, dict] = {}
+        while True:
+            page = self.ask("task_list", limit=1000, offset=len(tasks))
+            tasks |= {task["task_id"]: task for task in page["tasks"]}
+            if not page["has_more"]:
+                return tasks
+
+
+def main() -> None:
+    mcpp, python, node, modules = (pathlib.Path(argument).absolute() for argument in sys.argv[1:5])
+    seconds = float(sys.argv[5])
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = pathlib.Path(temporary)
+        host, crowd = Host(mcpp, folder / "data"), Crowd(python, node, modules, folder)
+        try:
+            until, killed_host = time.monotonic() + seconds, False
+            while time.monotonic() < until:
+                for role in crowd.running:
+                    crowd.fill(role)
+                time.sleep(0.7)
+                crowd.kill_one(random.choice(["submitter", "worker"]))
+                if not killed_host and time.monotonic() > until - seconds / 2:
+                    killed_host = True
+                    host.kill()
+                    host.start()
+            crowd.end("submitter")
+            patience = time.monotonic() + PATIENCE_SECONDS
+            while (stats := host.ask("queue_stats"))["queued_count"] + stats["running_count"] > 0:
+                crowd.fill("worker")
+                if time.monotonic() > patience:
+                    sys.exit(f"tasks are left behind: {stats}")
+                time.sleep(0.5)
+            crowd.end("worker")
+            check(host.tasks(), crowd, stats)
+        finally:
+            crowd.end("submitter")
+            crowd.end("worker")
+            host.kill()
+
+
+def check(tasks: dict[str, dict], crowd: Crowd, stats: dict) -> None:
+    submitted, completed = crowd.lines("submitter"), collections.Counter(crowd.lines("worker"))
+    if len(submitted) < 20 or not completed:
+        sys.exit(f"there was hardly any load: {len(submitted)} submitted, {len(completed)} completed")
+    lost = [task for task in submitted if task not in tasks]
+    twice = [task for task, times in completed.items() if times > 1]
+    wrong = [task for task in tasks.values() if task["status"] != "completed" and not task["dead_letter"]]
+    unknown = [task for task in completed if tasks.get(task, {}).get("status") != "completed"]
+    if lost or twice or wrong or unknown or stats["completed_count"] + stats["failed_count"] != len(tasks):
+        sys.exit(f"lost {lost}, completed twice {twice}, not ended {wrong}, completed and not so {unknown}, counted {stats} of {len(tasks)}")
+    dead = sum(task["dead_letter"] for task in tasks.values())
+    print(f"{len(submitted)} tasks acknowledged, {len(tasks)} there, {len(completed)} completions acknowledged, each once; {dead} dead letters; {crowd.killed} clients and the host killed")
+
+
+if __name__ == "__main__":
+    main()

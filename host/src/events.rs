@@ -16,11 +16,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use self::{record::Delivery, subscriptions::Subscriptions};
-use crate::{
-    call::ComponentName,
-    store::{Store, StoreError},
-    tenant::TenantId,
-};
+use crate::{call::ComponentName, store::Store, tenant::TenantId};
 
 /// Attempts to deliver before a delivery is parked.
 pub const MAX_ATTEMPTS: u32 = 8;
@@ -61,12 +57,13 @@ pub async fn start(
     subscriptions: Arc<Subscriptions>,
     tenants: &[TenantId],
     stop: CancellationToken,
-) -> Result<JoinHandle<()>, StoreError> {
+) -> JoinHandle<()> {
     let mut pending = Vec::new();
     for tenant in tenants {
-        pending.extend(store.spaces(tenant).await?);
+        // What is wrong with a tenant's data was said when its subscriptions were read.
+        pending.extend(store.spaces(tenant).await.unwrap_or_default());
     }
-    Ok(tokio::spawn(delivery::run(store, deliver, subscriptions, pending, stop)))
+    tokio::spawn(delivery::run(store, deliver, subscriptions, pending, stop))
 }
 
 /// Milliseconds since 1970-01-01 UTC.

@@ -63,7 +63,7 @@ impl Host {
             .with_context(|| format!("cannot make the store's directory in {}", data_dir.display()))?;
         let tenants = store.tenants()?;
         let shared: Arc<dyn Store> = Arc::new(store.clone());
-        let subscriptions = Arc::new(Subscriptions::load(&*shared, &tenants).await?);
+        let subscriptions = Arc::new(Subscriptions::load(&*shared, &tenants).await);
         let admission = Admission::new(&config.engine);
         let registry =
             Registry::new(engine, admission, Arc::clone(&shared), Arc::clone(&subscriptions), [TenantId::local()]);
@@ -80,7 +80,7 @@ impl Host {
 
         let (closing, stop) = (CancellationToken::new(), CancellationToken::new());
         let delivering =
-            events::start(shared, Arc::new(registry.clone()), subscriptions, &tenants, closing.clone()).await?;
+            events::start(shared, Arc::new(registry.clone()), subscriptions, &tenants, closing.clone()).await;
         let endpoint = Endpoint::new(registry, config.server.name.clone(), config.server.page_size);
         let http =
             HttpDoor::new(config.server.clone(), config.sessions.clone(), endpoint.clone(), address, stop.clone());

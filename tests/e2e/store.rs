@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::support::{TestHost, folder, grant, guest, text_of};
+use crate::support::{TestHost, add, folder, grant, guest, text_of};
 
 /// A host with the component `store`, granted this beside its store.
 pub async fn store_host(grants: &str) -> TestHost {
@@ -163,4 +163,27 @@ async fn wait_ends_when_the_entry_changes_or_the_time_is_over() {
 async fn snapshots_have_a_bound() {
     let host = store_host("store = {}").await;
     assert_eq!(host.text("store_snapshots", json!({})).await, "error: too many snapshots are open");
+}
+
+#[tokio::test]
+async fn a_damaged_store_is_said_and_left_and_tools_without_one_work() {
+    let host = store_host("store = {}").await;
+    host.call("store_set", json!({ "key": "a", "value": "one" })).await;
+    let folder = host.stop().await;
+    let file = folder.path().join("data/store/local.redb");
+    let good = std::fs::read(&file).expect("a file");
+    std::fs::write(&file, b"no store at all").expect("written");
+    std::fs::write(folder.path().join("tools/add.wasm"), add()).expect("written");
+    let host = TestHost::start_with(folder, |_| {}).await;
+    assert!(
+        host.problems().contains("is not a store of mcpp, or is damaged; it is left as it is"),
+        "{}",
+        host.problems()
+    );
+    assert_eq!(host.text("add", json!({ "a": 1, "b": 2 })).await, r#"{"result":3}"#);
+    assert_eq!(std::fs::read(&file).expect("a file"), b"no store at all");
+    // Put right, it is taken up without a restart.
+    std::fs::write(&file, good).expect("written");
+    host.host.reloader().reload().await.expect("reloaded");
+    assert_eq!(result(&host, "store_get", json!({ "key": "a" })).await[0], "one");
 }

@@ -11,6 +11,7 @@ use super::record::{Topic, decode, encode};
 use crate::{
     call::ComponentName,
     store::{Bounds, Section, Space, Store, StoreError},
+    telemetry,
     tenant::TenantId,
 };
 
@@ -26,20 +27,31 @@ pub struct Subscriptions {
     changed: tokio::sync::Notify,
 }
 
+async fn noted(store: &dyn Store, tenant: &TenantId) -> Result<BTreeMap<ComponentName, BTreeSet<Topic>>, StoreError> {
+    let mut components = BTreeMap::new();
+    for space in store.spaces(tenant).await? {
+        let noted = store.snapshot(&space).await?.get(&Section::Notes.key(NOTE)).await?;
+        let Some(noted) = noted else { continue };
+        let topics: Vec<String> = decode(&noted.value)?;
+        let topics = topics.iter().filter_map(|topic| Topic::parse(topic, &space.component)).collect();
+        components.insert(space.component, topics);
+    }
+    Ok(components)
+}
+
 impl Subscriptions {
-    /// Reads what is noted in the spaces of `tenants`.
-    pub async fn load(store: &dyn Store, tenants: &[TenantId]) -> Result<Self, StoreError> {
+    /// Reads what is noted in the spaces of `tenants`. A tenant whose data cannot be read has none, and is no reason for the others not to be served.
+    pub async fn load(store: &dyn Store, tenants: &[TenantId]) -> Self {
         let mut by_tenant = ByTenant::new();
         for tenant in tenants {
-            for space in store.spaces(tenant).await? {
-                let noted = store.snapshot(&space).await?.get(&Section::Notes.key(NOTE)).await?;
-                let Some(noted) = noted else { continue };
-                let topics: Vec<String> = decode(&noted.value)?;
-                let topics = topics.iter().filter_map(|topic| Topic::parse(topic, &space.component)).collect();
-                by_tenant.entry(space.tenant).or_default().insert(space.component, topics);
+            match noted(store, tenant).await {
+                Ok(components) => drop(by_tenant.insert(tenant.clone(), components)),
+                Err(error) => {
+                    tracing::error!(%tenant, error = telemetry::chain(&error), "the tenant's data cannot be read")
+                }
             }
         }
-        Ok(Self { by_tenant: ArcSwap::from_pointee(by_tenant), changed: tokio::sync::Notify::new() })
+        Self { by_tenant: ArcSwap::from_pointee(by_tenant), changed: tokio::sync::Notify::new() }
     }
 
     /// Who is subscribed to a topic.

@@ -320,7 +320,7 @@ async fn play(rounds: Vec<Round>) -> Result<(), TestCaseError> {
         let store = open(&disk);
         let shared: Shared = Arc::new(store.clone());
         let tenants = [TenantId::local()];
-        let subscriptions = Arc::new(Subscriptions::load(&*shared, &tenants).await.expect("loaded"));
+        let subscriptions = Arc::new(Subscriptions::load(&*shared, &tenants).await);
         let topic = Topic::parse("t", &space("a").component).expect("legal");
         subscriptions.set(&*shared, &space("a"), BTreeSet::from([topic])).await.expect("subscribed");
         let stop = CancellationToken::new();
@@ -331,7 +331,7 @@ async fn play(rounds: Vec<Round>) -> Result<(), TestCaseError> {
             &tenants,
             stop.clone(),
         );
-        let delivering = delivering.await.expect("started");
+        let delivering = delivering.await;
         if let Some(power) = round.power {
             disk.lose_power_after(power);
         }
@@ -424,7 +424,7 @@ async fn deliver_the_rest(disk: &FaultyDisk, recorder: &Arc<Recorder>) {
     let store = open(disk);
     let shared: Shared = Arc::new(store.clone());
     let tenants = [TenantId::local()];
-    let subscriptions = Arc::new(Subscriptions::load(&*shared, &tenants).await.expect("loaded"));
+    let subscriptions = Arc::new(Subscriptions::load(&*shared, &tenants).await);
     let stop = CancellationToken::new();
     let deliver = Arc::clone(recorder) as Arc<dyn Deliver>;
     let delivering = events::start(Arc::clone(&shared), deliver, subscriptions, &tenants, stop.clone()).await;
@@ -434,7 +434,7 @@ async fn deliver_the_rest(disk: &FaultyDisk, recorder: &Arc<Recorder>) {
     }
     assert_eq!(waiting(&shared).await, 0, "delivered: something waits for ever");
     stop.cancel();
-    delivering.expect("started").await.expect("no panic");
+    delivering.await.expect("no panic");
     store.close().await;
 }
 

@@ -2,7 +2,7 @@
 """Ten workers and ten submitters in processes of their own, half with the Python SDK and half with the TypeScript one, on one queue; killed at random, and the host too. Every
 task that was acknowledged is in the end completed, once, or visibly a dead letter.
 
-    queue.py MCPP PYTHON NODE NODE_FOLDER SECONDS
+    many_clients.py MCPP PYTHON NODE NODE_FOLDER SECONDS
 """
 
 import collections

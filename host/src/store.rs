@@ -95,6 +95,13 @@ pub fn after_prefix(prefix: &[u8]) -> Bytes {
     end.into()
 }
 
+/// The least key above `key`.
+pub fn after_key(key: &[u8]) -> Bytes {
+    let mut after = key.to_vec();
+    after.push(0);
+    after.into()
+}
+
 /// Keys from `start` to below `end`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyRange {

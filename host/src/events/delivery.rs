@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     call::ComponentName,
-    store::{Bounds, Entry, KeyRange, Scan, Section, Snapshot, Space, Store, StoreError, after_prefix},
+    store::{Bounds, Entry, KeyRange, Scan, Section, Snapshot, Space, Store, StoreError, after_key, after_prefix},
     telemetry,
 };
 
@@ -245,13 +245,6 @@ impl Worker {
 
 async fn first(snapshot: &dyn Snapshot, range: &KeyRange) -> Result<Option<Entry>, StoreError> {
     Ok(snapshot.scan(range, Scan::first(1)).await?.entries.pop())
-}
-
-/// The least key above `key`.
-fn after_key(key: &[u8]) -> Bytes {
-    let mut after = key.to_vec();
-    after.push(0);
-    after.into()
 }
 
 impl Job {

@@ -9,7 +9,9 @@ use super::{
 };
 use crate::{
     call::ComponentName,
-    store::{Bounds, KeyRange, MAX_PAGE_ENTRIES, Scan, Section, Snapshot, Space, Store, StoreError, Transaction},
+    store::{
+        Bounds, KeyRange, MAX_PAGE_ENTRIES, Scan, Section, Snapshot, Space, Store, StoreError, Transaction, after_key,
+    },
     tenant::TenantId,
 };
 
@@ -161,9 +163,7 @@ async fn settle_page(
     let mut transaction = store.begin(space, Bounds::host()).await?;
     let page = transaction.scan(range, Scan::first(MAX_PAGE_ENTRIES)).await?;
     let Some(last) = page.entries.last() else { return Ok(false) };
-    let mut start = last.key.to_vec();
-    start.push(0);
-    range.start = start.into();
+    range.start = after_key(&last.key);
     let mut here = 0_usize;
     for entry in &page.entries {
         let parked: Parked = decode(&entry.value)?;

@@ -244,18 +244,18 @@ fn record(submission: &Submission, id: String, waiting_for: Vec<String>, now_ms:
     }
 }
 
-/// Changes a task by a rule and stores it, with what follows for those that depend on it.
+/// Changes a task by a rule and stores it, with what follows for those that depend on it; what it was, what it is now, and the rule's answer.
 fn change<T>(
     t: &mut (impl Write + ?Sized),
     id: &str,
     now_ms: u64,
     rule: impl FnOnce(&mut Task) -> Result<T, Refused>,
-) -> Result<(Task, T), QueueError> {
+) -> Result<(Task, Task, T), QueueError> {
     let before = find(t, id)?;
     let mut after = before.clone();
     let answer = rule(&mut after)?;
     store(t, &before, &after, now_ms)?;
-    Ok((after, answer))
+    Ok((before, after, answer))
 }
 
 fn store(t: &mut (impl Write + ?Sized), before: &Task, after: &Task, now_ms: u64) -> Result<(), QueueError> {
@@ -276,12 +276,12 @@ pub fn finish(
     now_ms: u64,
     chance: f64,
 ) -> Result<Task, QueueError> {
-    change(t, id, now_ms, |task| rules::finish(task, by, outcome, now_ms, chance)).map(|(task, ())| task)
+    change(t, id, now_ms, |task| rules::finish(task, by, outcome, now_ms, chance)).map(|(_, task, ())| task)
 }
 
 /// A sign of life of a worker that has a task; when its lease ends now.
 pub fn renew(t: &mut (impl Write + ?Sized), id: &str, by: Claim<'_>, now_ms: u64) -> Result<u64, QueueError> {
-    change(t, id, now_ms, |task| rules::renew(task, by, now_ms)).map(|(_, until)| until)
+    change(t, id, now_ms, |task| rules::renew(task, by, now_ms)).map(|(_, _, until)| until)
 }
 
 /// Gives a task back.
@@ -292,7 +292,7 @@ pub fn release(
     reason: &str,
     now_ms: u64,
 ) -> Result<Task, QueueError> {
-    change(t, id, now_ms, |task| rules::release(task, by, reason, now_ms)).map(|(task, ())| task)
+    change(t, id, now_ms, |task| rules::release(task, by, reason, now_ms)).map(|(_, task, ())| task)
 }
 
 /// Cancels a task; what it was before, and what it is now.
@@ -303,11 +303,7 @@ pub fn cancel(
     force: bool,
     now_ms: u64,
 ) -> Result<(Task, Task), QueueError> {
-    let before = find(t, id)?;
-    let mut after = before.clone();
-    rules::cancel(&mut after, reason, force, now_ms)?;
-    store(t, &before, &after, now_ms)?;
-    Ok((before, after))
+    change(t, id, now_ms, |task| rules::cancel(task, reason, force, now_ms)).map(|(before, after, ())| (before, after))
 }
 
 /// Notes progress and log of a running task.
@@ -319,7 +315,7 @@ pub fn report(
     lines: Vec<LogLine>,
     now_ms: u64,
 ) -> Result<Task, QueueError> {
-    change(t, id, now_ms, |task| rules::report(task, by, progress, lines, now_ms)).map(|(task, ())| task)
+    change(t, id, now_ms, |task| rules::report(task, by, progress, lines, now_ms)).map(|(_, task, ())| task)
 }
 
 /// Gives a task another priority; the one it had. With `requeue` it goes behind those that have this priority already.

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use mcpp_tool::store::{Index, Map, Read, StoreError, Write};
+use mcpp_tool::store::{Index, Key, Map, Read, StoreError, Write};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -216,14 +216,9 @@ pub fn save(
     for entry in new.difference(&old) {
         insert(t, entry, &id)?;
     }
-    let (from, to) = (before.map(Task::status), after.map(Task::status));
-    if from != to {
-        count(t, from, &id, -1)?;
-        count(t, to, &id, 1)?;
-    }
-    type_count(t, before, after)?;
-    rank_count(t, before, -1)?;
-    rank_count(t, after, 1)?;
+    tally(t, &COUNTS, before.map(count_key), after.map(count_key))?;
+    tally(t, &TYPES, before.and_then(type_key), after.and_then(type_key))?;
+    tally(t, &RANKS, before.and_then(rank_key), after.and_then(rank_key))?;
     match after {
         Some(task) => TASKS.set(t, &id, task)?,
         None => drop(TASKS.remove(t, &id)?),
@@ -254,9 +249,38 @@ fn shard(id: &str) -> u8 {
     id.bytes().fold(0_u8, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte)) % SHARDS
 }
 
-fn count(t: &mut (impl Write + ?Sized), status: Option<Status>, id: &str, delta: i64) -> Result<(), StoreError> {
-    let Some(status) = status else { return Ok(()) };
-    add(t, &COUNTS, &(status.as_str().to_owned(), shard(id)), delta)
+/// Where a task is counted by its status.
+fn count_key(task: &Task) -> (String, u8) {
+    (task.status().as_str().to_owned(), shard(&task.id))
+}
+
+/// Where a task is counted by status and type, if it has not ended.
+fn type_key(task: &Task) -> Option<(String, String)> {
+    let status = task.status();
+    (!status.is_final()).then(|| (status.as_str().to_owned(), canonical_type(&task.task_type).to_owned()))
+}
+
+/// Where a task is counted by its rank, if it is ready.
+fn rank_key(task: &Task) -> Option<u64> {
+    (task.state == State::Ready).then(|| rank(task.priority))
+}
+
+/// Counts one less where a task was counted, and one more where it is counted now.
+fn tally<K: Key + PartialEq>(
+    t: &mut (impl Write + ?Sized),
+    map: &Map<K, i64>,
+    from: Option<K>,
+    to: Option<K>,
+) -> Result<(), StoreError> {
+    if from == to {
+        return Ok(());
+    }
+    for (key, delta) in [(from, -1), (to, 1)] {
+        if let Some(key) = key {
+            add(t, map, &key, delta)?;
+        }
+    }
+    Ok(())
 }
 
 /// How many tasks have a status.
@@ -268,23 +292,6 @@ pub fn counted(t: &mut (impl Read + ?Sized), status: Status) -> Result<u64, Stor
     Ok(sum.unsigned_abs())
 }
 
-/// Counts by status and type, for what has not ended.
-fn type_count(t: &mut (impl Write + ?Sized), before: Option<&Task>, after: Option<&Task>) -> Result<(), StoreError> {
-    let name = |task: &Task| {
-        let status = task.status();
-        (!status.is_final()).then(|| (status.as_str().to_owned(), canonical_type(&task.task_type).to_owned()))
-    };
-    let (from, to) = (before.and_then(name), after.and_then(name));
-    if from != to {
-        for (key, delta) in [(from, -1), (to, 1)] {
-            if let Some(key) = key {
-                add(t, &TYPES, &key, delta)?;
-            }
-        }
-    }
-    Ok(())
-}
-
 /// How many tasks of each type have a status; for what has not ended.
 pub fn counted_by_type(t: &mut (impl Read + ?Sized), status: Status) -> Result<BTreeMap<String, u64>, StoreError> {
     let all = TYPES.page(t, None, 1_000, mcpp_tool::store::Order::Ascending)?;
@@ -292,19 +299,7 @@ pub fn counted_by_type(t: &mut (impl Read + ?Sized), status: Status) -> Result<B
     Ok(of_this.map(|((_, task_type), count)| (task_type, count.unsigned_abs())).collect())
 }
 
-fn rank_count(t: &mut (impl Write + ?Sized), task: Option<&Task>, delta: i64) -> Result<(), StoreError> {
-    match task {
-        Some(task) if task.state == State::Ready => add(t, &RANKS, &rank(task.priority), delta),
-        _ => Ok(()),
-    }
-}
-
-fn add<K: mcpp_tool::store::Key>(
-    t: &mut (impl Write + ?Sized),
-    map: &Map<K, i64>,
-    key: &K,
-    delta: i64,
-) -> Result<(), StoreError> {
+fn add<K: Key>(t: &mut (impl Write + ?Sized), map: &Map<K, i64>, key: &K, delta: i64) -> Result<(), StoreError> {
     let sum = map.get(t, key)?.unwrap_or_default().saturating_add(delta);
     if sum == 0 { map.remove(t, key).map(|_| ()) } else { map.set(t, key, &sum) }
 }

@@ -8,7 +8,7 @@ pub mod workers;
 
 use mcpp_tool::{
     Output,
-    store::{StoreError, Transaction, transact},
+    store::{Transaction, transact},
 };
 use serde_json::{Map, Value, json};
 
@@ -49,6 +49,5 @@ pub(crate) fn settle(result: Result<Value, QueueError>, asked: (&str, &str)) -> 
 pub(crate) fn read<T>(
     work: impl FnOnce(&mut mcpp_tool::store::Snapshot) -> Result<T, QueueError>,
 ) -> Result<T, QueueError> {
-    let mut snapshot = mcpp_tool::store::snapshot().map_err(|error: StoreError| QueueError::from(error))?;
-    work(&mut snapshot)
+    work(&mut mcpp_tool::store::snapshot()?)
 }

@@ -2,7 +2,7 @@
 
 use mcpp_tool::store::{Read, StoreError, Write};
 
-use super::{QueueError, is_waited_for, store};
+use super::{QueueError, is_waited_for, release, store};
 use crate::{
     queue::{
         DELAYED, DEPENDENTS, ENDED, HELD, KEYS, LEASED, RELEASING, TASKS, WORKERS, counted, save, set_settings,
@@ -183,10 +183,7 @@ fn let_go(t: &mut (impl Write + ?Sized), now_ms: u64) -> Result<bool, QueueError
 pub(super) fn take_back(t: &mut (impl Write + ?Sized), worker: &Worker, now_ms: u64) -> Result<u32, QueueError> {
     let held = HELD.of(t, &worker.id, None, BITE)?;
     for id in &held {
-        let Some(before) = TASKS.get(t, id)? else { continue };
-        let mut after = before.clone();
-        rules::release(&mut after, rules::Claim::default(), "worker unregistered", now_ms)?;
-        store(t, &before, &after, now_ms)?;
+        release(t, id, rules::Claim::default(), "worker unregistered", now_ms)?;
     }
     Ok(u32::try_from(held.len()).unwrap_or(u32::MAX))
 }

@@ -1,6 +1,6 @@
 //! The task queue as a client sees it: every tool, what it answers, and how it refuses.
 
-use std::time::Duration;
+use std::{fmt::Write as _, time::Duration};
 
 use serde_json::{Value, json};
 
@@ -452,4 +452,91 @@ async fn the_command_line_watches_the_queue() {
     rpc(&host, json!({ "op": "complete", "task_id": "bad", "status": "failed", "error": "broke" })).await;
     let followed = tasks(&["follow", "good", "bad"]);
     assert_eq!((followed.status.code(), stdout(&followed).contains("bad failed (attempt 0): broke")), (Some(1), true));
+}
+
+/// The queue's tools as clients list them.
+async fn listed(host: &TestHost) -> Vec<Value> {
+    let mut tools = Vec::new();
+    let mut params = json!({});
+    loop {
+        let page = crate::support::answer(host.modern("tools/list", params).send().await.expect("an answer")).await;
+        tools.extend(page["result"]["tools"].as_array().expect("a list").iter().cloned());
+        match page["result"].get("nextCursor") {
+            Some(cursor) => params = json!({ "cursor": cursor }),
+            None => break,
+        }
+    }
+    tools.retain(|tool| {
+        let name = tool["name"].as_str().unwrap_or_default();
+        ["task_", "queue_", "worker_", "p2p_taskqueue_", "list_peers"].iter().any(|prefix| name.starts_with(prefix))
+            && name != "task_queue.rpc"
+    });
+    tools
+}
+
+#[tokio::test]
+async fn every_parameter_is_the_contracts_and_is_checked() {
+    let host = start().await;
+    let (mut seen, mut checked) = (String::new(), 0);
+    let wrong = [json!({ "no": 1 }), json!([{ "no": 1 }]), json!("no"), json!(7.5), json!(true), json!(null)];
+    for tool in listed(&host).await {
+        let name = tool["name"].as_str().expect("a name");
+        let schema = &tool["inputSchema"];
+        let required: Vec<&str> =
+            schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        seen.push_str(name);
+        for (parameter, of_this) in schema["properties"].as_object().into_iter().flatten() {
+            let star = if required.contains(&parameter.as_str()) { "*" } else { "" };
+            let kind = of_this.get("type").or(of_this.get("anyOf")).cloned().unwrap_or(json!("any"));
+            let default = of_this.get("default").map(|default| format!("={default}")).unwrap_or_default();
+            write!(seen, "\n  {parameter}{star}: {kind}{default}").expect("written");
+            let validator_says: Vec<Value> = {
+                // Every value that the schema does not allow, by the schema that clients see.
+                let mut bare = of_this.clone();
+                if let Some(definitions) = schema.get("$defs") {
+                    bare["$defs"] = definitions.clone();
+                }
+                let validator = jsonschema::validator_for(&bare).expect("a schema");
+                wrong.iter().filter(|value| !validator.is_valid(value)).cloned().collect()
+            };
+            for value in validator_says {
+                let text = host.text(name, json!({ parameter: value })).await;
+                let names_it = text.contains(&format!("`/{parameter}")) || text.contains("is a required property");
+                assert!(text.starts_with("error: invalid argument") && names_it, "{name} {parameter} {value}: {text}");
+                checked += 1;
+            }
+        }
+        seen.push('\n');
+        let unknown = host.text(name, json!({ "nobody-knows": 1 })).await;
+        assert!(unknown.starts_with("error: invalid argument"), "{name}: {unknown}");
+        for missing in required {
+            let text = host.text(name, json!({})).await;
+            assert!(
+                text.starts_with("error: invalid argument") && text.contains("required"),
+                "{name} {missing}: {text}"
+            );
+        }
+    }
+    assert!(checked > 300, "{checked} wrong values were tried");
+    insta::assert_snapshot!(seen);
+}
+
+#[tokio::test]
+async fn a_worker_that_leaves_gives_back_everything_it_had() {
+    let host = start().await;
+    let worker = json!({ "worker_id": "w", "capabilities": ["t"], "max_concurrent_tasks": 200 });
+    ask(&host, "worker_register", worker).await;
+    for number in 0..120 {
+        let task = json!({ "task_id": format!("task-{number}"), "task_type": "t", "payload": {} });
+        ask(&host, "task_submit", task).await;
+        rpc(&host, json!({ "op": "claim", "worker_id": "w" })).await;
+    }
+    let left = ask(&host, "worker_unregister", json!({ "worker_id": "w", "graceful": false })).await;
+    holds(&left, &json!({ "success": true, "abandoned_tasks": 120, "completed_tasks": 0 }), "left");
+    host.until("all are queued again", async |host| {
+        let stats = ask(host, "queue_stats", json!({})).await;
+        stats["queued_count"] == 120 && stats["running_count"] == 0
+    })
+    .await;
+    holds(&ask(&host, "worker_status", json!({ "worker_id": "w" })).await, &json!({ "success": false }), "forgotten");
 }

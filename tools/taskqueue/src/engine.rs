@@ -12,7 +12,7 @@ pub use self::{
 };
 use crate::{
     queue::{DEPENDENTS, HELD, KEYS, TASKS, WORKERS, canonical_type, rank, ready_up_to, save, settings},
-    record::{LogLine, State, Task, Worker},
+    record::{LogLine, Spec, State, Task, Worker},
     rules::{self, Claim, Outcome, Refused},
 };
 
@@ -22,8 +22,6 @@ pub const MAX_ID_BYTES: usize = 200;
 pub const MAX_DEPENDENCIES: usize = 100;
 /// Largest payload, in bytes of JSON.
 pub const MAX_PAYLOAD_BYTES: usize = 512 << 10;
-/// Attempts, if nothing else is said.
-pub const DEFAULT_ATTEMPTS: u32 = 3;
 
 /// Why something could not be done.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -53,87 +51,42 @@ pub enum QueueError {
 pub struct Submission {
     /// The id; a new one if none is given.
     pub id: Option<String>,
-    /// The type.
-    pub task_type: String,
-    /// The model.
-    pub model_name: String,
-    /// The payload; an object.
-    pub payload: Value,
-    /// Higher is sooner.
-    pub priority: f64,
-    /// For finding it.
-    pub tags: Vec<String>,
-    /// Tasks that must be completed first.
-    pub dependencies: Vec<String>,
-    /// Only for claimers of this session.
-    pub session: Option<String>,
-    /// Only for this worker.
-    pub sticky_worker: Option<String>,
-    /// What makes a second submission the same one.
-    pub idempotency_key: Option<String>,
     /// Not before this time.
     pub not_before_ms: u64,
-    /// Attempts; 0 for no limit.
-    pub max_attempts: u32,
-    /// The wait after a failed attempt, in milliseconds.
-    pub backoff_ms: u64,
-    /// By how much each further wait is longer.
-    pub backoff_factor: f64,
-    /// How long one attempt may take.
-    pub timeout_ms: Option<u64>,
-    /// The submitter's notes.
-    pub metadata: Option<Value>,
+    /// What is asked for.
+    pub spec: Spec,
 }
 
 impl Submission {
-    /// A task of a type with a payload, and defaults for everything else.
-    pub fn new(task_type: &str, payload: Value) -> Self {
-        Self {
-            id: None,
-            task_type: task_type.to_owned(),
-            model_name: String::new(),
-            payload,
-            priority: 5.0,
-            tags: Vec::new(),
-            dependencies: Vec::new(),
-            session: None,
-            sticky_worker: None,
-            idempotency_key: None,
-            not_before_ms: 0,
-            max_attempts: DEFAULT_ATTEMPTS,
-            backoff_ms: 1_000,
-            backoff_factor: 2.0,
-            timeout_ms: None,
-            metadata: None,
-        }
-    }
-
     fn check(&self) -> Result<(), QueueError> {
-        let ids = [&self.id, &self.session, &self.sticky_worker, &self.idempotency_key];
-        for id in ids.into_iter().flatten().chain(&self.dependencies) {
+        let ids = [&self.id, &self.spec.session, &self.spec.sticky_worker, &self.spec.idempotency_key];
+        for id in ids.into_iter().flatten().chain(&self.spec.dependencies) {
             check_id(id)?;
         }
-        if self.task_type.is_empty() || self.task_type.len() > MAX_ID_BYTES || self.model_name.len() > MAX_ID_BYTES {
+        if self.spec.task_type.is_empty()
+            || self.spec.task_type.len() > MAX_ID_BYTES
+            || self.spec.model_name.len() > MAX_ID_BYTES
+        {
             return Err(QueueError::Invalid(format!(
                 "task_type must have 1 to {MAX_ID_BYTES} bytes, model_name at most"
             )));
         }
-        if self.dependencies.len() > MAX_DEPENDENCIES {
+        if self.spec.dependencies.len() > MAX_DEPENDENCIES {
             return Err(QueueError::Invalid(format!("a task has at most {MAX_DEPENDENCIES} dependencies")));
         }
-        if !self.priority.is_finite() {
+        if !self.spec.priority.is_finite() {
             return Err(QueueError::Invalid("priority must be a finite number".into()));
         }
-        if self.payload.to_string().len() > MAX_PAYLOAD_BYTES {
+        if self.spec.payload.to_string().len() > MAX_PAYLOAD_BYTES {
             return Err(QueueError::Invalid(format!("the payload is larger than {MAX_PAYLOAD_BYTES} bytes")));
         }
         Ok(())
     }
 
     fn is_same_work(&self, task: &Task) -> bool {
-        canonical_type(&self.task_type) == canonical_type(&task.task_type)
-            && self.model_name == task.model_name
-            && self.payload == task.payload
+        canonical_type(&self.spec.task_type) == canonical_type(&task.spec.task_type)
+            && self.spec.model_name == task.spec.model_name
+            && self.spec.payload == task.spec.payload
     }
 }
 
@@ -168,13 +121,13 @@ pub fn submit(
         return if submission.is_same_work(&known) {
             Ok(known)
         } else {
-            let name = submission.id.clone().or_else(|| submission.idempotency_key.clone());
+            let name = submission.id.clone().or_else(|| submission.spec.idempotency_key.clone());
             Err(QueueError::OtherWork(name.unwrap_or_default()))
         };
     }
     let id = submission.id.clone().unwrap_or_else(|| new_id.to_owned());
     let mut waiting_for = Vec::new();
-    for dependency in &submission.dependencies {
+    for dependency in &submission.spec.dependencies {
         let parent = if *dependency == id { None } else { TASKS.get(t, dependency)? };
         match parent.map(|parent| parent.state) {
             None => return Err(QueueError::Invalid(format!("dependency {dependency:?} is not a task"))),
@@ -185,9 +138,9 @@ pub fn submit(
             Some(_) => waiting_for.push(dependency.clone()),
         }
     }
-    let mut task = record(submission, id, waiting_for, now_ms);
+    let mut task = record(submission.spec.clone(), id, waiting_for, now_ms);
     rules::settle(&mut task, submission.not_before_ms, now_ms);
-    if let Some(key) = &task.idempotency_key {
+    if let Some(key) = &task.spec.idempotency_key {
         KEYS.set(t, key, &task.id)?;
     }
     save(t, None, Some(&task), now_ms)?;
@@ -201,27 +154,18 @@ fn known(t: &mut (impl Read + ?Sized), submission: &Submission) -> Result<Option
     {
         return Ok(Some(task));
     }
-    let Some(key) = &submission.idempotency_key else { return Ok(None) };
+    let Some(key) = &submission.spec.idempotency_key else { return Ok(None) };
     match KEYS.get(t, key)? {
         Some(id) => TASKS.get(t, &id),
         None => Ok(None),
     }
 }
 
-fn record(submission: &Submission, id: String, waiting_for: Vec<String>, now_ms: u64) -> Task {
-    let submission = submission.clone();
+fn record(spec: Spec, id: String, waiting_for: Vec<String>, now_ms: u64) -> Task {
     Task {
         id,
-        task_type: submission.task_type,
-        model_name: submission.model_name,
-        payload: submission.payload,
-        priority: submission.priority,
-        tags: submission.tags,
-        dependencies: submission.dependencies,
+        spec,
         waiting_for,
-        session: submission.session,
-        sticky_worker: submission.sticky_worker,
-        idempotency_key: submission.idempotency_key,
         state: State::Blocked,
         created_ms: now_ms,
         updated_ms: now_ms,
@@ -229,17 +173,12 @@ fn record(submission: &Submission, id: String, waiting_for: Vec<String>, now_ms:
         started_ms: None,
         finished_ms: None,
         attempt: 0,
-        max_attempts: submission.max_attempts,
-        backoff_ms: submission.backoff_ms,
-        backoff_factor: submission.backoff_factor,
-        timeout_ms: submission.timeout_ms,
         fencing_token: 0,
         result: None,
         error: None,
         dead_letter: false,
         logs: Vec::new(),
         progress: None,
-        metadata: submission.metadata,
         retries: 0,
     }
 }
@@ -333,12 +272,13 @@ pub fn set_priority(
     if before.status().is_final() {
         return Err(Refused::Ended.into());
     }
-    let mut after = Task { priority, updated_ms: now_ms, ..before.clone() };
+    let mut after = Task { updated_ms: now_ms, ..before.clone() };
+    after.spec.priority = priority;
     if requeue {
         after.created_ms = now_ms;
     }
     store(t, &before, &after, now_ms)?;
-    Ok((before.priority, after))
+    Ok((before.spec.priority, after))
 }
 
 /// Submits a task that has ended again, as `<id>-retry-<n>`.
@@ -355,20 +295,14 @@ pub fn retry(
     }
     let retries = before.retries.saturating_add(1);
     let after = Task { retries, updated_ms: now_ms, ..before.clone() };
-    let again = Submission {
-        id: Some(format!("{id}-retry-{retries}")),
-        model_name: before.model_name.clone(),
-        priority: before.priority,
-        tags: before.tags.clone(),
-        session: before.session.clone(),
-        sticky_worker: before.sticky_worker.clone(),
-        max_attempts: max_attempts.unwrap_or(before.max_attempts),
-        backoff_ms: before.backoff_ms,
-        backoff_factor: before.backoff_factor,
-        timeout_ms: timeout_ms.or(before.timeout_ms),
-        metadata: before.metadata.clone(),
-        ..Submission::new(&before.task_type, before.payload.clone())
+    let spec = Spec {
+        dependencies: Vec::new(),
+        idempotency_key: None,
+        max_attempts: max_attempts.unwrap_or(before.spec.max_attempts),
+        timeout_ms: timeout_ms.or(before.spec.timeout_ms),
+        ..before.spec.clone()
     };
+    let again = Submission { id: Some(format!("{id}-retry-{retries}")), not_before_ms: 0, spec };
     let task = submit(t, &again, "", now_ms)?;
     save(t, Some(&before), Some(&after), now_ms)?;
     Ok((task, retries))
@@ -381,7 +315,7 @@ pub fn position(t: &mut (impl Read + ?Sized), task: &Task) -> Result<Option<u64>
     if task.state != State::Ready {
         return Ok(None);
     }
-    let rank = rank(task.priority);
+    let rank = rank(task.spec.priority);
     let Some(up_to) = ready_up_to(t, rank)? else { return Ok(None) };
     let sooner = match rank.checked_sub(1) {
         Some(above) => ready_up_to(t, above)?.unwrap_or_default(),
@@ -392,7 +326,7 @@ pub fn position(t: &mut (impl Read + ?Sized), task: &Task) -> Result<Option<u64>
         // It is the last of them, or nobody knows.
         return Ok((is_last(t, task)?).then_some(up_to));
     }
-    let lane = crate::queue::lane(task.session.as_deref(), task.sticky_worker.as_deref());
+    let lane = crate::queue::lane(task.spec.session.as_deref(), task.spec.sticky_worker.as_deref());
     let all = (lane, crate::queue::ANY_TYPE.to_owned());
     let mut after = (rank, 0, String::new());
     let mut position = sooner;
@@ -410,9 +344,9 @@ pub fn position(t: &mut (impl Read + ?Sized), task: &Task) -> Result<Option<u64>
 }
 
 fn is_last(t: &mut (impl Read + ?Sized), task: &Task) -> Result<bool, StoreError> {
-    let lane = crate::queue::lane(task.session.as_deref(), task.sticky_worker.as_deref());
+    let lane = crate::queue::lane(task.spec.session.as_deref(), task.spec.sticky_worker.as_deref());
     let all = (lane, crate::queue::ANY_TYPE.to_owned());
-    let own = (rank(task.priority), task.created_ms, task.id.clone());
+    let own = (rank(task.spec.priority), task.created_ms, task.id.clone());
     let next = crate::queue::READY.of(t, &all, Some(&own), 1)?;
     Ok(next.first().is_none_or(|place| place.0 != own.0))
 }
@@ -444,7 +378,7 @@ fn count_held(t: &mut (impl Read + ?Sized), worker: &str) -> Result<u32, StoreEr
 pub struct Left {
     /// The worker as it was.
     pub worker: Worker,
-    /// Tasks that were taken back from it.
+    /// Tasks that are taken back from it.
     pub abandoned: u32,
 }
 
@@ -455,17 +389,16 @@ pub fn unregister(
     patience_ms: Option<u64>,
     now_ms: u64,
 ) -> Result<Left, QueueError> {
-    let worker = WORKERS.get(t, &id.to_owned())?.ok_or_else(|| QueueError::NoWorker(id.to_owned()))?;
-    if let Some(patience_ms) = patience_ms
-        && worker.running > 0
-    {
-        let leaves_ms = now_ms.saturating_add(patience_ms);
-        WORKERS.set(t, &worker.id.clone(), &Worker { leaves_ms: Some(leaves_ms), ..worker.clone() })?;
+    let id = &id.to_owned();
+    let worker = WORKERS.get(t, id)?.ok_or_else(|| QueueError::NoWorker(id.clone()))?;
+    let abandoned = if patience_ms.is_some() { 0 } else { worker.running };
+    let leaves_ms = now_ms.saturating_add(patience_ms.unwrap_or_default());
+    let leaving = Worker { leaves_ms: Some(leaves_ms), ..worker.clone() };
+    WORKERS.set(t, id, &leaving)?;
+    // What is more than a bite is left to the timer.
+    if !upkeep::let_go_of(t, &leaving, now_ms)? {
         upkeep::plan_at(t, leaves_ms)?;
-        return Ok(Left { worker, abandoned: 0 });
     }
-    let abandoned = upkeep::take_back(t, &worker, now_ms)?;
-    WORKERS.remove(t, &worker.id)?;
     Ok(Left { worker, abandoned })
 }
 

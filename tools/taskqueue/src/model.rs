@@ -16,7 +16,7 @@ use crate::{
         ANY_TYPE, DELAYED, DEPENDENTS, ENDED, HELD, KEYS, LEASED, LISTED, Paused, READY, Settings, TASKS, WORKERS,
         canonical_type, counted, lane, rank, ready_up_to, set_settings, settings,
     },
-    record::{State, Status, Task, Worker},
+    record::{Spec, State, Status, Task, Worker},
     rules::{Claim, Outcome, Refused},
 };
 
@@ -206,18 +206,18 @@ impl Play {
         self.next_id += 1;
         let new_id = format!("t{:03}", self.next_id);
         let depends_on = wish.depends_on.and_then(|which| self.acknowledged.get(which).cloned());
-        let submission = Submission {
+        let spec = Spec {
             priority: f64::from(wish.priority),
             dependencies: depends_on.clone().into_iter().collect(),
             session: wish.session.then(|| "s".to_owned()),
             sticky_worker: wish.sticky.map(|worker| WORKERS_NAMES[worker].to_owned()),
             idempotency_key: wish.key.map(|key| format!("key-{key}")),
-            not_before_ms: self.now + wish.delay_ms,
             max_attempts: wish.max_attempts,
             timeout_ms: wish.timeout_ms,
-            ..Submission::new(TYPES[wish.task_type], json!({ "work": wish.task_type }))
+            ..Spec::new(TYPES[wish.task_type], json!({ "work": wish.task_type }))
         };
-        let known = submission.idempotency_key.clone().and_then(|key| {
+        let submission = Submission { id: None, not_before_ms: self.now + wish.delay_ms, spec };
+        let known = submission.spec.idempotency_key.clone().and_then(|key| {
             let t = &mut snapshot().expect("a snapshot");
             KEYS.get(t, &key).expect("readable")
         });
@@ -264,11 +264,11 @@ impl Play {
         // As the claim left them: the one that was given, and those that could have been.
         let all = tasks(&mut snapshot().expect("a snapshot"));
         let may_have = |task: &Task| {
-            (types.is_empty() || types.iter().any(|name| canonical_type(name) == canonical_type(&task.task_type)))
-                && task.session.as_deref().is_none_or(|_| session)
-                && task.sticky_worker.as_deref().is_none_or(|sticky| sticky == worker)
+            (types.is_empty() || types.iter().any(|name| canonical_type(name) == canonical_type(&task.spec.task_type)))
+                && task.spec.session.as_deref().is_none_or(|_| session)
+                && task.spec.sticky_worker.as_deref().is_none_or(|sticky| sticky == worker)
         };
-        let place = |task: &Task| (rank(task.priority), task.created_ms, task.id.clone());
+        let place = |task: &Task| (rank(task.spec.priority), task.created_ms, task.id.clone());
         let best = all.values().filter(|task| task.state == State::Ready && may_have(task)).map(place).min();
         let is_late = |task: &&Task| match &task.state {
             State::Delayed { until_ms } => *until_ms <= now,
@@ -282,7 +282,7 @@ impl Play {
             Some(task) => {
                 prop_assert!(best.is_none_or(|best| place(&task) < best), "order: {:?}", task);
                 prop_assert!(may_have(&task), "order: {:?}", task);
-                for parent in &task.dependencies {
+                for parent in &task.spec.dependencies {
                     let done = all.get(parent).is_none_or(|parent| parent.status() == Status::Completed);
                     prop_assert!(done, "dependencies: {:?}", task);
                 }
@@ -371,7 +371,7 @@ impl Play {
             }
         }
         for task in all.values() {
-            prop_assert!(task.max_attempts == 0 || task.attempt <= task.max_attempts, "attempts: {:?}", task);
+            prop_assert!(task.spec.max_attempts == 0 || task.attempt <= task.spec.max_attempts, "attempts: {:?}", task);
             let due = match &task.state {
                 State::Delayed { until_ms } => Some(*until_ms),
                 State::Running(lease) => Some(lease.until_ms),
@@ -459,8 +459,8 @@ fn agree(t: &mut impl Read, all: &BTreeMap<String, Task>) -> Result<(), String> 
             waiting,
             ids(&|child| child.state == State::Blocked && child.waiting_for.contains(&task.id)),
         )?;
-        let lane = lane(task.session.as_deref(), task.sticky_worker.as_deref());
-        for task_type in [canonical_type(&task.task_type), ANY_TYPE] {
+        let lane = lane(task.spec.session.as_deref(), task.spec.sticky_worker.as_deref());
+        for task_type in [canonical_type(&task.spec.task_type), ANY_TYPE] {
             let ready = READY.of(t, &(lane.clone(), task_type.to_owned()), None, 1_000).map_err(read)?;
             let is_there = ready.iter().any(|place| place.2 == task.id);
             if is_there != (task.state == State::Ready) {

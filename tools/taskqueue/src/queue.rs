@@ -71,8 +71,6 @@ pub struct Settings {
     pub keep_ms: u64,
     /// How many ended tasks are kept.
     pub keep_tasks: u64,
-    /// When the queue's timer is set for; none if it is not.
-    pub wake_ms: Option<u64>,
 }
 
 /// A pause.
@@ -93,7 +91,6 @@ impl Default for Settings {
             cache_enabled: true,
             keep_ms: 7 * 24 * 3_600 * 1_000,
             keep_tasks: 100_000,
-            wake_ms: None,
         }
     }
 }
@@ -138,7 +135,7 @@ pub fn rank(priority: f64) -> u64 {
 }
 
 fn place(task: &Task) -> Place {
-    (rank(task.priority), task.created_ms, task.id.clone())
+    (rank(task.spec.priority), task.created_ms, task.id.clone())
 }
 
 /// One entry of an index.
@@ -160,8 +157,8 @@ fn entries(task: &Task) -> BTreeSet<Entry> {
         State::Blocked => entries.extend(task.waiting_for.iter().cloned().map(Entry::Dependent)),
         State::Delayed { until_ms } => drop(entries.insert(Entry::Delayed(*until_ms))),
         State::Ready => {
-            let lane = lane(task.session.as_deref(), task.sticky_worker.as_deref());
-            for task_type in [canonical_type(&task.task_type), ANY_TYPE] {
+            let lane = lane(task.spec.session.as_deref(), task.spec.sticky_worker.as_deref());
+            for task_type in [canonical_type(&task.spec.task_type), ANY_TYPE] {
                 let (lane, task_type) = (lane.clone(), task_type.to_owned());
                 entries.insert(Entry::Ready { lane, task_type, place: place(task) });
             }
@@ -177,27 +174,26 @@ fn entries(task: &Task) -> BTreeSet<Entry> {
     entries
 }
 
-fn insert(t: &mut (impl Write + ?Sized), entry: &Entry, id: &String) -> Result<(), StoreError> {
-    match entry {
-        Entry::Ready { lane, task_type, place } => READY.insert(t, &(lane.clone(), task_type.clone()), place),
-        Entry::Delayed(at) => DELAYED.insert(t, &(), &(*at, id.clone())),
-        Entry::Leased(at) => LEASED.insert(t, &(), &(*at, id.clone())),
-        Entry::Listed(status, at) => LISTED.insert(t, &status.as_str().to_owned(), &(*at, id.clone())),
-        Entry::Ended(at) => ENDED.insert(t, &(), &(*at, id.clone())),
-        Entry::Dependent(parent) => DEPENDENTS.insert(t, parent, id),
-        Entry::Held(worker) => HELD.insert(t, worker, id),
+/// Puts an entry into its index, or takes it out.
+fn put(t: &mut (impl Write + ?Sized), entry: &Entry, id: &String, is_there: bool) -> Result<(), StoreError> {
+    fn set<G: Key, K: Key>(
+        t: &mut (impl Write + ?Sized),
+        index: &Index<G, K>,
+        group: &G,
+        key: &K,
+        is_there: bool,
+    ) -> Result<(), StoreError> {
+        if is_there { index.insert(t, group, key) } else { index.remove(t, group, key).map(drop) }
     }
-}
-
-fn remove(t: &mut (impl Write + ?Sized), entry: &Entry, id: &String) -> Result<bool, StoreError> {
+    let at = |ms: &u64| (*ms, id.clone());
     match entry {
-        Entry::Ready { lane, task_type, place } => READY.remove(t, &(lane.clone(), task_type.clone()), place),
-        Entry::Delayed(at) => DELAYED.remove(t, &(), &(*at, id.clone())),
-        Entry::Leased(at) => LEASED.remove(t, &(), &(*at, id.clone())),
-        Entry::Listed(status, at) => LISTED.remove(t, &status.as_str().to_owned(), &(*at, id.clone())),
-        Entry::Ended(at) => ENDED.remove(t, &(), &(*at, id.clone())),
-        Entry::Dependent(parent) => DEPENDENTS.remove(t, parent, id),
-        Entry::Held(worker) => HELD.remove(t, worker, id),
+        Entry::Ready { lane, task_type, place } => set(t, &READY, &(lane.clone(), task_type.clone()), place, is_there),
+        Entry::Delayed(ms) => set(t, &DELAYED, &(), &at(ms), is_there),
+        Entry::Leased(ms) => set(t, &LEASED, &(), &at(ms), is_there),
+        Entry::Listed(status, ms) => set(t, &LISTED, &status.as_str().to_owned(), &at(ms), is_there),
+        Entry::Ended(ms) => set(t, &ENDED, &(), &at(ms), is_there),
+        Entry::Dependent(parent) => set(t, &DEPENDENTS, parent, id, is_there),
+        Entry::Held(worker) => set(t, &HELD, worker, id, is_there),
     }
 }
 
@@ -211,10 +207,10 @@ pub fn save(
     let Some(id) = after.or(before).map(|task| task.id.clone()) else { return Ok(()) };
     let (old, new) = (before.map(entries).unwrap_or_default(), after.map(entries).unwrap_or_default());
     for entry in old.difference(&new) {
-        remove(t, entry, &id)?;
+        put(t, entry, &id, false)?;
     }
     for entry in new.difference(&old) {
-        insert(t, entry, &id)?;
+        put(t, entry, &id, true)?;
     }
     tally(t, &COUNTS, before.map(count_key), after.map(count_key))?;
     tally(t, &TYPES, before.and_then(type_key), after.and_then(type_key))?;
@@ -235,7 +231,7 @@ pub fn save(
 fn emit(t: &mut (impl Write + ?Sized), task: &Task) -> Result<(), StoreError> {
     let payload = json!({
         "task_id": task.id,
-        "task_type": task.task_type,
+        "task_type": task.spec.task_type,
         "status": task.status().as_str(),
         "attempt": task.attempt,
         "error": task.error,
@@ -257,12 +253,12 @@ fn count_key(task: &Task) -> (String, u8) {
 /// Where a task is counted by status and type, if it has not ended.
 fn type_key(task: &Task) -> Option<(String, String)> {
     let status = task.status();
-    (!status.is_final()).then(|| (status.as_str().to_owned(), canonical_type(&task.task_type).to_owned()))
+    (!status.is_final()).then(|| (status.as_str().to_owned(), canonical_type(&task.spec.task_type).to_owned()))
 }
 
 /// Where a task is counted by its rank, if it is ready.
 fn rank_key(task: &Task) -> Option<u64> {
-    (task.state == State::Ready).then(|| rank(task.priority))
+    (task.state == State::Ready).then(|| rank(task.spec.priority))
 }
 
 /// Counts one less where a task was counted, and one more where it is counted now.

@@ -5,32 +5,18 @@ use serde_json::{Value, json};
 
 /// Lines of log that are kept of one task; older ones are dropped.
 pub const MAX_LOG_LINES: usize = 200;
+/// Attempts, if nothing else is said.
+pub const DEFAULT_ATTEMPTS: u32 = 3;
 
 /// One task.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Task {
     /// Its id: given by its submitter, or 32 hexadecimal digits.
     pub id: String,
-    /// Its type, as submitted.
-    pub task_type: String,
-    /// The model it is for; may be empty.
-    pub model_name: String,
-    /// What is to be done; an object.
-    pub payload: Value,
-    /// Higher is sooner.
-    pub priority: f64,
-    /// For finding it.
-    pub tags: Vec<String>,
-    /// The tasks that must be completed before it.
-    pub dependencies: Vec<String>,
-    /// Those of them that are not completed yet.
+    /// What was asked for.
+    pub spec: Spec,
+    /// Its dependencies that are not completed yet.
     pub waiting_for: Vec<String>,
-    /// Only a claimer of this session may have it.
-    pub session: Option<String>,
-    /// Only this worker may have it.
-    pub sticky_worker: Option<String>,
-    /// What makes a second submission the same one.
-    pub idempotency_key: Option<String>,
     /// Where it stands.
     pub state: State,
     /// When it was submitted, in milliseconds since 1970-01-01 UTC, as all times here.
@@ -45,14 +31,6 @@ pub struct Task {
     pub finished_ms: Option<u64>,
     /// Attempts that were begun.
     pub attempt: u32,
-    /// How many there may be; 0 for no limit.
-    pub max_attempts: u32,
-    /// The wait after the first failed attempt, in milliseconds; doubled, or as `backoff_factor` says, after each one more.
-    pub backoff_ms: u64,
-    /// By how much each further wait is longer.
-    pub backoff_factor: f64,
-    /// How long one attempt may take, in milliseconds; none for no limit.
-    pub timeout_ms: Option<u64>,
     /// Rises with every claim; an older one's holder may not change the task any more.
     pub fencing_token: u64,
     /// What came of it.
@@ -65,10 +43,63 @@ pub struct Task {
     pub logs: Vec<LogLine>,
     /// How far it is, in its worker's words.
     pub progress: Option<Value>,
-    /// The submitter's own notes.
-    pub metadata: Option<Value>,
     /// How often it was retried as a new task.
     pub retries: u32,
+}
+
+/// What is asked for with a task: said when it is submitted, and kept with it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Spec {
+    /// The type, by which workers choose.
+    pub task_type: String,
+    /// The model it is for; may be empty.
+    pub model_name: String,
+    /// What is to be done; an object.
+    pub payload: Value,
+    /// Higher is sooner.
+    pub priority: f64,
+    /// For finding it.
+    pub tags: Vec<String>,
+    /// The tasks that must be completed before it.
+    pub dependencies: Vec<String>,
+    /// Only a claimer of this session may have it.
+    pub session: Option<String>,
+    /// Only this worker may have it.
+    pub sticky_worker: Option<String>,
+    /// What makes a second submission the same one.
+    pub idempotency_key: Option<String>,
+    /// How many attempts there may be; 0 for no limit.
+    pub max_attempts: u32,
+    /// The wait after the first failed attempt, in milliseconds; each further one is longer by `backoff_factor`.
+    pub backoff_ms: u64,
+    /// By how much each further wait is longer.
+    pub backoff_factor: f64,
+    /// How long one attempt may take, in milliseconds; none for no limit.
+    pub timeout_ms: Option<u64>,
+    /// The submitter's own notes.
+    pub metadata: Option<Value>,
+}
+
+impl Spec {
+    /// A type and a payload, and defaults for everything else.
+    pub fn new(task_type: &str, payload: Value) -> Self {
+        Self {
+            task_type: task_type.to_owned(),
+            model_name: String::new(),
+            payload,
+            priority: 5.0,
+            tags: Vec::new(),
+            dependencies: Vec::new(),
+            session: None,
+            sticky_worker: None,
+            idempotency_key: None,
+            max_attempts: DEFAULT_ATTEMPTS,
+            backoff_ms: 1_000,
+            backoff_factor: 2.0,
+            timeout_ms: None,
+            metadata: None,
+        }
+    }
 }
 
 /// Where a task stands, with what belongs to that alone.
@@ -186,22 +217,22 @@ impl Task {
         let next_attempt_at = if let State::Delayed { until_ms } = self.state { seconds(until_ms) } else { 0.0 };
         json!({
             "task_id": self.id,
-            "task_type": self.task_type,
-            "model_name": self.model_name,
-            "payload": self.payload,
+            "task_type": self.spec.task_type,
+            "model_name": self.spec.model_name,
+            "payload": self.spec.payload,
             "status": self.status().as_str(),
             "assigned_worker": lease.map(|lease| &lease.worker),
             "created_at": seconds(self.created_ms),
             "updated_at": seconds(self.updated_ms),
             "result": self.wire_result(),
             "error": self.error,
-            "priority": self.priority,
+            "priority": self.spec.priority,
             "attempt": self.attempt,
-            "max_attempts": self.max_attempts,
+            "max_attempts": self.spec.max_attempts,
             "next_attempt_at": next_attempt_at,
             "lease_until": lease.map(|lease| seconds(lease.until_ms)),
             "heartbeat_at": lease.map(|lease| seconds(lease.heartbeat_ms)),
-            "idempotency_key": self.idempotency_key,
+            "idempotency_key": self.spec.idempotency_key,
         })
     }
 
@@ -209,9 +240,9 @@ impl Task {
     pub fn wire_claimed(&self) -> Value {
         json!({
             "task_id": self.id,
-            "task_type": self.task_type,
-            "model_name": self.model_name,
-            "payload": self.payload,
+            "task_type": self.spec.task_type,
+            "model_name": self.spec.model_name,
+            "payload": self.spec.payload,
             "created_at": seconds(self.created_ms),
             "status": self.status().as_str(),
             "assigned_worker": self.worker(),

@@ -17,7 +17,7 @@ use crate::{
     engine::{self, ClaimRequest, QueueError, Submission},
     environment::{chance, new_id, now_ms},
     queue::{LISTED, TASKS, canonical_type, set_settings, settings},
-    record::{LogLine, Status, Task, seconds},
+    record::{DEFAULT_ATTEMPTS, LogLine, Spec, Status, Task, seconds},
     rules::{Claim, Outcome},
 };
 
@@ -174,17 +174,16 @@ fn submission(request: &Request<'_>, payload: Map<String, Value>) -> Submission 
     let priority = inside.number(&["priority"]).map_or(5.0, |priority| priority.clamp(1.0, 10.0));
     let attempts = inside.get(&["max_attempts"]).and_then(Value::as_u64);
     let not_before = inside.number(&["next_attempt_at"]).filter(|at| *at > 0.0).unwrap_or_default();
-    Submission {
-        id: text(&["task_id"]),
+    let spec = Spec {
         model_name: request.text(&["model_name"]).unwrap_or_default().to_owned(),
         priority,
         session: text(&["session_id", "session", "p2p_session"]),
         sticky_worker: text(&["sticky_worker_id", "sticky_worker"]),
         idempotency_key: text(&["idempotency_key"]),
-        not_before_ms: (not_before * 1_000.0) as u64,
-        max_attempts: attempts.map_or(engine::DEFAULT_ATTEMPTS, |attempts| u32::try_from(attempts).unwrap_or(u32::MAX)),
-        ..Submission::new(request.text(&["task_type"]).unwrap_or("text-generation"), Value::Object(payload.clone()))
-    }
+        max_attempts: attempts.map_or(DEFAULT_ATTEMPTS, |attempts| u32::try_from(attempts).unwrap_or(u32::MAX)),
+        ..Spec::new(request.text(&["task_type"]).unwrap_or("text-generation"), Value::Object(payload.clone()))
+    };
+    Submission { id: text(&["task_id"]), not_before_ms: (not_before * 1_000.0) as u64, spec }
 }
 
 fn claim(request: &Request<'_>) -> Result<Option<Task>, Failure> {
@@ -215,7 +214,7 @@ fn claim_many(request: &Request<'_>) -> Reply {
     while tasks.len() < most {
         let Some(task) = claim(&Request(&fields))? else { break };
         if same_type && tasks.is_empty() {
-            fields.insert("supported_task_types".into(), json!([task.task_type]));
+            fields.insert("supported_task_types".into(), json!([task.spec.task_type]));
         }
         tasks.push(task.wire_claimed());
     }
@@ -310,7 +309,8 @@ fn list(request: &Request<'_>) -> Reply {
             let Some(last) = page.last().cloned() else { break };
             for (created, id) in page {
                 let task = TASKS.get(&mut t, &id)?.filter(|task| {
-                    types.is_empty() || types.iter().any(|name| canonical_type(name) == canonical_type(&task.task_type))
+                    types.is_empty()
+                        || types.iter().any(|name| canonical_type(name) == canonical_type(&task.spec.task_type))
                 });
                 if let Some(task) = task.filter(|_| found < limit) {
                     found += 1;

@@ -94,7 +94,7 @@ pub fn claim(task: &mut Task, worker: &str, now_ms: u64) -> Result<(), Refused> 
     task.started_ms = Some(now_ms);
     task.updated_ms = now_ms;
     task.error = None;
-    let deadline_ms = task.timeout_ms.map(|timeout| now_ms.saturating_add(timeout));
+    let deadline_ms = task.spec.timeout_ms.map(|timeout| now_ms.saturating_add(timeout));
     task.state = State::Running(Lease {
         worker: worker.to_owned(),
         until_ms: lease_end(now_ms, deadline_ms),
@@ -169,7 +169,7 @@ fn end(task: &mut Task, state: State, now_ms: u64) {
 }
 
 fn attempts_left(task: &Task) -> bool {
-    task.max_attempts == 0 || task.attempt < task.max_attempts
+    task.spec.max_attempts == 0 || task.attempt < task.spec.max_attempts
 }
 
 fn retry_or_fail(task: &mut Task, error: String, now_ms: u64, chance: f64) {
@@ -178,7 +178,7 @@ fn retry_or_fail(task: &mut Task, error: String, now_ms: u64, chance: f64) {
         task.dead_letter = true;
         return end(task, State::Failed, now_ms);
     }
-    let backoff = Backoff { base_ms: task.backoff_ms, factor: task.backoff_factor, max_ms: MAX_BACKOFF_MS };
+    let backoff = Backoff { base_ms: task.spec.backoff_ms, factor: task.spec.backoff_factor, max_ms: MAX_BACKOFF_MS };
     let wait = backoff.wait_ms(task.attempt, chance);
     settle(task, now_ms.saturating_add(wait), now_ms);
 }

@@ -138,7 +138,7 @@ fn find_owned(
             return Ok(Some(place.2));
         }
         let Some(task) = TASKS.get(t, &place.2)? else { continue };
-        let hash = placement::task_hash(&task.id, &task.task_type, &task.model_name);
+        let hash = placement::task_hash(&task.id, &task.spec.task_type, &task.spec.model_name);
         let combined = placement::combined(&root, &hash);
         if placement::owner(&combined, alive.iter().map(String::as_str)) == Some(&*me) {
             return Ok(Some(place.2));

@@ -1,13 +1,10 @@
 //! What happens by itself: delayed tasks become ready, leases end, workers that leave are gone, ended tasks are forgotten. In small bites, when the queue's one timer wakes.
 
-use mcpp_tool::store::{Read, StoreError, Write};
+use mcpp_tool::store::{Map, Read, StoreError, Write};
 
 use super::{QueueError, is_waited_for, release, store};
 use crate::{
-    queue::{
-        DELAYED, DEPENDENTS, ENDED, HELD, KEYS, LEASED, RELEASING, TASKS, WORKERS, counted, save, set_settings,
-        settings,
-    },
+    queue::{DELAYED, DEPENDENTS, ENDED, HELD, KEYS, LEASED, RELEASING, TASKS, WORKERS, counted, save, settings},
     record::{State, Status, Task, Worker},
     rules,
 };
@@ -22,6 +19,8 @@ const SOON_MS: u64 = 20;
 const TIDY_MS: u64 = 60_000;
 /// The key of the queue's timer.
 const TIMER: &str = "upkeep";
+/// When the timer is set for, in milliseconds since 1970-01-01 UTC; none if it is not.
+const WAKE: Map<(), u64> = Map::new("wake");
 /// Tasks that are released or failed with one that has ended, in its own transaction; the timer goes on with more.
 const MAX_DEPENDENTS: u32 = 200;
 
@@ -39,20 +38,16 @@ pub(super) fn plan(t: &mut (impl Write + ?Sized), task: &Task) -> Result<(), Sto
 
 /// Sets the timer, if it is not set for an earlier time.
 pub(super) fn plan_at(t: &mut (impl Write + ?Sized), at_ms: u64) -> Result<(), StoreError> {
-    let mut settings = settings(t)?;
-    if settings.wake_ms.is_some_and(|set| set <= at_ms) {
+    if WAKE.get(t, &())?.is_some_and(|set| set <= at_ms) {
         return Ok(());
     }
-    settings.wake_ms = Some(at_ms);
-    set_settings(t, &settings)?;
+    WAKE.set(t, &(), &at_ms)?;
     t.wake_at(TIMER, at_ms, b"")
 }
 
 /// The timer has woken: looks after a bite of everything, and sets it again.
 pub fn wake(t: &mut (impl Write + ?Sized), now_ms: u64, chance: f64) -> Result<(), QueueError> {
-    let mut settings = settings(t)?;
-    settings.wake_ms = None;
-    set_settings(t, &settings)?;
+    WAKE.remove(t, &())?;
     upkeep(t, now_ms, chance)
 }
 
@@ -157,7 +152,7 @@ fn surplus(t: &mut (impl Read + ?Sized)) -> Result<u64, StoreError> {
 /// Forgets one task.
 pub fn forget_task(t: &mut (impl Write + ?Sized), id: &str, now_ms: u64) -> Result<(), QueueError> {
     let Some(task) = TASKS.get(t, &id.to_owned())? else { return Ok(()) };
-    if let Some(key) = &task.idempotency_key {
+    if let Some(key) = &task.spec.idempotency_key {
         KEYS.remove(t, key)?;
     }
     Ok(save(t, Some(&task), None, now_ms)?)
@@ -167,25 +162,25 @@ pub fn forget_task(t: &mut (impl Write + ?Sized), id: &str, now_ms: u64) -> Resu
 fn let_go(t: &mut (impl Write + ?Sized), now_ms: u64) -> Result<bool, QueueError> {
     for worker in super::all_workers(t)? {
         let is_over = worker.leaves_ms.is_some_and(|leaves| leaves <= now_ms || worker.running == 0);
-        if !is_over {
-            continue;
-        }
-        let taken = take_back(t, &worker, now_ms)?;
-        if taken >= BITE {
+        if is_over && !let_go_of(t, &worker, now_ms)? {
             return Ok(false);
         }
-        WORKERS.remove(t, &worker.id)?;
     }
     Ok(true)
 }
 
-/// Takes back what a worker has; how many tasks.
-pub(super) fn take_back(t: &mut (impl Write + ?Sized), worker: &Worker, now_ms: u64) -> Result<u32, QueueError> {
-    let held = HELD.of(t, &worker.id, None, BITE)?;
-    for id in &held {
-        release(t, id, rules::Claim::default(), "worker unregistered", now_ms)?;
+/// Takes back a bite of what a leaving worker has, if its time is over; whether it has nothing any more, and is forgotten.
+pub(super) fn let_go_of(t: &mut (impl Write + ?Sized), worker: &Worker, now_ms: u64) -> Result<bool, QueueError> {
+    if worker.leaves_ms.is_some_and(|leaves| leaves <= now_ms) {
+        for id in HELD.of(t, &worker.id, None, BITE)? {
+            release(t, &id, rules::Claim::default(), "worker unregistered", now_ms)?;
+        }
     }
-    Ok(u32::try_from(held.len()).unwrap_or(u32::MAX))
+    let is_gone = HELD.of(t, &worker.id, None, 1)?.is_empty();
+    if is_gone {
+        WORKERS.remove(t, &worker.id)?;
+    }
+    Ok(is_gone)
 }
 
 /// When something is due next.

@@ -8,7 +8,7 @@ use crate::{
     engine::{self, QueueError, Submission, position},
     environment::{iso, new_id, now_ms},
     queue::{LISTED, TASKS},
-    record::{State, Status, Task, seconds},
+    record::{DEFAULT_ATTEMPTS, Spec, State, Status, Task, seconds},
     statistics,
 };
 
@@ -67,17 +67,17 @@ pub fn task_submit(
     metadata: Option<serde_json::Map<String, Value>>,
 ) -> Output {
     let policy = retry_policy.unwrap_or_default();
-    let submission = Submission {
-        id: Some(task_id.clone()),
+    let spec = Spec {
         priority,
         tags,
         dependencies,
-        max_attempts: policy.max_retries.map_or(engine::DEFAULT_ATTEMPTS, |retries| retries.saturating_add(1)),
+        max_attempts: policy.max_retries.map_or(DEFAULT_ATTEMPTS, |retries| retries.saturating_add(1)),
         backoff_factor: policy.backoff_factor.unwrap_or(2.0),
         timeout_ms: timeout.map(|seconds| seconds.saturating_mul(1_000)),
         metadata: metadata.map(Value::Object),
-        ..Submission::new(&task_type, Value::Object(payload))
+        ..Spec::new(&task_type, Value::Object(payload))
     };
+    let submission = Submission { id: Some(task_id.clone()), not_before_ms: 0, spec };
     let (now, id) = (now_ms(), new_id());
     let submitted = run(|t| {
         let task = engine::submit(t, &submission, &id, now)?;
@@ -138,7 +138,7 @@ fn metrics(task: &Task) -> Value {
     let wait = task.started_ms.map(|started| seconds(started.saturating_sub(task.ready_ms)));
     json!({
         "attempt": task.attempt,
-        "max_attempts": task.max_attempts,
+        "max_attempts": task.spec.max_attempts,
         "wait_time": wait,
         "execution_time": execution_time(task),
         "dead_letter": task.dead_letter,
@@ -200,8 +200,8 @@ pub fn task_list(
 ) -> Output {
     let matches = |task: &Task| {
         worker_filter.as_deref().is_none_or(|worker| task.worker() == Some(worker))
-            && tag_filter.iter().all(|tag| task.tags.contains(tag))
-            && priority_min.is_none_or(|least| task.priority >= least)
+            && tag_filter.iter().all(|tag| task.spec.tags.contains(tag))
+            && priority_min.is_none_or(|least| task.spec.priority >= least)
     };
     let listed = read(|t| {
         let (mut tasks, mut total) = (Vec::new(), 0_usize);
@@ -248,10 +248,10 @@ pub(crate) fn each(
 fn summary(task: &Task) -> Value {
     json!({
         "task_id": task.id,
-        "task_type": task.task_type,
+        "task_type": task.spec.task_type,
         "status": task.status().as_str(),
-        "priority": task.priority,
-        "tags": task.tags,
+        "priority": task.spec.priority,
+        "tags": task.spec.tags,
         "worker_id": task.worker(),
         "attempt": task.attempt,
         "created_at": iso(task.created_ms),
@@ -278,7 +278,7 @@ pub fn task_priority(
         let (old, task) = engine::set_priority(t, &task_id, new_priority, requeue, now)?;
         let position = position(t, &task)?;
         Ok(
-            json!({ "task_id": task.id, "old_priority": old, "new_priority": task.priority, "new_queue_position": position }),
+            json!({ "task_id": task.id, "old_priority": old, "new_priority": task.spec.priority, "new_queue_position": position }),
         )
     });
     settle(changed, ("task_id", &task_id))

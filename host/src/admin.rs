@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc};
 
 use axum::{
     Json, Router,
-    extract::State,
+    extract::{Query, State},
     http::StatusCode,
     response::{IntoResponse as _, Response},
     routing::{get, post},
@@ -20,10 +20,11 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     config::Config,
     mcp::{Endpoint, http::HttpDoor},
-    reload::Reloader,
     store::{Space, embedded::EmbeddedStore},
+    telemetry,
     tenant::TenantId,
-    wasm::{EngineConfig, component::Origin, limits::Limits},
+    tenants::Tenants,
+    wasm::{EngineConfig, component::Origin},
 };
 
 /// The socket's name in the data directory.
@@ -48,6 +49,8 @@ pub struct Info {
     pub engine: EngineConfig,
     /// What one call may use by default.
     pub limits: serde_json::Value,
+    /// The tenant whose components these are.
+    pub tenant: TenantInfo,
     /// Live components.
     pub components: Vec<ComponentInfo>,
     /// Components whose newest build is not live.
@@ -63,6 +66,29 @@ pub struct Instances {
     pub waiting: usize,
     /// Calls that queue.
     pub queued: usize,
+}
+
+/// One tenant.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct TenantInfo {
+    /// Its name.
+    pub name: TenantId,
+    /// Whether it is open: not suspended.
+    pub open: bool,
+    /// Its limits.
+    pub limits: serde_json::Value,
+    /// Its instances, and its calls that queue.
+    pub instances: Instances,
+}
+
+/// A tenant to remove.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Removal {
+    /// Which.
+    pub tenant: TenantId,
+    /// A folder to make, for what it had.
+    pub export: Option<PathBuf>,
 }
 
 /// One live component.
@@ -132,8 +158,8 @@ pub struct Shared {
     pub address: SocketAddr,
     /// Its endpoint.
     pub endpoint: Endpoint,
-    /// Its watcher.
-    pub reloader: Reloader,
+    /// Its tenants.
+    pub tenants: Arc<Tenants>,
     /// Its HTTP door.
     pub http: Arc<HttpDoor>,
     /// Its store.
@@ -158,6 +184,8 @@ impl AdminDoor {
         let router = Router::new()
             .route("/info", get(info))
             .route("/reload", post(reload))
+            .route("/tenants/refresh", post(refresh))
+            .route("/tenants/remove", post(remove_tenant))
             .route("/events", get(data::list_events))
             .route("/events/settle", post(data::settle_events))
             .route("/backup", post(data::backup))
@@ -185,21 +213,47 @@ fn bind(socket: &std::path::Path) -> std::io::Result<UnixListener> {
     Ok(listener)
 }
 
-async fn reload(State(shared): State<Arc<Shared>>) -> Response {
-    match shared.reloader.reload().await {
-        Ok(report) => Json(report).into_response(),
-        Err(stopping) => (StatusCode::SERVICE_UNAVAILABLE, stopping.to_string()).into_response(),
+/// Of which tenant something is asked.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Of {
+    /// The tenant.
+    pub tenant: TenantId,
+}
+
+/// What a command came to.
+fn answer<T: Serialize>(result: Result<T, impl std::error::Error + 'static>) -> Response {
+    match result {
+        Ok(value) => Json(value).into_response(),
+        Err(error) => (StatusCode::SERVICE_UNAVAILABLE, telemetry::chain(&error)).into_response(),
     }
 }
 
-async fn info(State(shared): State<Arc<Shared>>) -> Json<Info> {
+async fn reload(State(shared): State<Arc<Shared>>) -> Response {
+    answer(shared.tenants.reload_all().await)
+}
+
+async fn refresh(State(shared): State<Arc<Shared>>) -> Response {
+    answer(shared.tenants.refresh(Arc::new(|| {})).await)
+}
+
+async fn remove_tenant(State(shared): State<Arc<Shared>>, Json(Removal { tenant, export }): Json<Removal>) -> Response {
+    answer(shared.tenants.remove(&tenant, export.as_deref(), &shared.store).await)
+}
+
+async fn info(State(shared): State<Arc<Shared>>, Query(Of { tenant }): Query<Of>) -> Response {
+    if let Err(unknown) = shared.tenants.homes().find(&tenant) {
+        return answer::<()>(Err(unknown));
+    }
     let registry = shared.endpoint.registry();
-    let catalog = registry.catalog(&TenantId::local());
+    let catalog = registry.catalog(&tenant);
     let admission = registry.admission();
+    let share = registry.share(&tenant);
+    let (running, waiting, queued) = admission.of(&tenant);
     let mut stores = BTreeMap::new();
     for revision in catalog.components() {
         if let Some(quota_bytes) = revision.powers.quota_bytes {
-            let space = Space { tenant: TenantId::local(), component: revision.name.clone() };
+            let space = Space { tenant: tenant.clone(), component: revision.name.clone() };
             let used_bytes = registry.store().used_bytes(&space).await.ok();
             stores.insert(revision.name.clone(), StoreInfo { used_bytes, quota_bytes, format: revision.format() });
         }
@@ -224,7 +278,13 @@ async fn info(State(shared): State<Arc<Shared>>) -> Json<Info> {
         error: problem.error.clone(),
         old_build_serves: catalog.component(&problem.component).is_some(),
     });
-    Json(Info {
+    let info = Info {
+        tenant: TenantInfo {
+            open: share.is_some(),
+            limits: share.map(|share| json(&share.limits)).unwrap_or_default(),
+            instances: Instances { running, waiting, queued },
+            name: tenant,
+        },
         version: env!("CARGO_PKG_VERSION").into(),
         pid: std::process::id(),
         url: shared.config.server.url(shared.address),
@@ -235,7 +295,8 @@ async fn info(State(shared): State<Arc<Shared>>) -> Json<Info> {
         limits: json(&shared.config.limits()),
         components: components.collect(),
         problems: problems.collect(),
-    })
+    };
+    Json(info).into_response()
 }
 
 fn origin(origin: &Origin) -> String {
@@ -245,6 +306,6 @@ fn origin(origin: &Origin) -> String {
     }
 }
 
-fn json(limits: &Limits) -> serde_json::Value {
+fn json(limits: &impl Serialize) -> serde_json::Value {
     serde_json::to_value(limits).unwrap_or_default()
 }

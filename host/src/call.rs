@@ -188,6 +188,8 @@ pub struct Cost {
     pub memory_bytes: u64,
     /// Its calls into the host.
     pub host_calls: u64,
+    /// Processor time of the guest and of what the host did for it in its place.
+    pub processor_time: Duration,
 }
 
 /// The budgets of a call that can run out while it runs.
@@ -195,6 +197,8 @@ pub struct Cost {
 pub enum Budget {
     /// Time on the wall, in milliseconds.
     Deadline,
+    /// Processor time, in milliseconds.
+    Cpu,
     /// Linear memory, in bytes.
     Memory,
     /// Table elements.
@@ -216,6 +220,7 @@ impl Budget {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Deadline => "deadline_ms",
+            Self::Cpu => "cpu_ms",
             Self::Memory => "memory_bytes",
             Self::Tables => "table_elements",
             Self::Instances => "core_instances",
@@ -257,6 +262,16 @@ pub enum CallError {
         /// When to try again.
         retry_after: Duration,
     },
+    /// There were too many calls in too short a time; this one has not run and may be repeated.
+    #[error("too many calls: at most {limit} in a minute for this {of}; try again in {} ms", retry_after.as_millis())]
+    TooMany {
+        /// Whose rate it is.
+        of: &'static str,
+        /// How many calls are allowed in a minute.
+        limit: u64,
+        /// When to try again.
+        retry_after: Duration,
+    },
     /// Tools call tools too deeply.
     #[error("calls are nested deeper than {MAX_CALL_DEPTH}")]
     TooDeep,
@@ -285,12 +300,21 @@ pub enum CallError {
 }
 
 impl CallError {
+    /// When to repeat the call, if it has not run for want of room.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Busy { retry_after, .. } | Self::TooMany { retry_after, .. } => Some(*retry_after),
+            _ => None,
+        }
+    }
+
     /// A short, stable name for metrics and scripts.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::UnknownTool(_) => "unknown_tool",
             Self::InvalidArguments { .. } => "invalid_arguments",
             Self::Busy { .. } => "busy",
+            Self::TooMany { .. } => "too_many",
             Self::TooDeep => "too_deep",
             Self::BudgetExceeded { .. } => "budget_exceeded",
             Self::Cancelled => "cancelled",

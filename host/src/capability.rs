@@ -37,7 +37,7 @@ pub enum Access {
     Granted {
         /// Whether a grant gives it.
         given: fn(&ComponentGrant) -> bool,
-        /// The line to add under `[components.NAME]` of the grants file.
+        /// The line to add to the component's grant.
         grant: &'static str,
     },
     /// Nobody: this host does not offer it.
@@ -102,8 +102,8 @@ pub const TABLE: &[Capability] = &[
 pub enum Refused {
     /// The operator has not granted it.
     #[error(
-        "it imports `{import}`, which needs the capability `{capability}`; to grant it, add `{grant}` under \
-         `[components.{component}]` in the grants file and run `mcpp reload`"
+        "it imports `{import}`, which needs the capability `{capability}`; to grant it, add `{grant}` to \
+         `grants/{component}.toml` and run `mcpp reload`"
     )]
     NotGranted {
         /// The component.
@@ -206,6 +206,6 @@ mod tests {
     #[test]
     fn a_refusal_names_the_line_to_add() {
         let error = check("greeter", "mcpp:endpoint/call@0.1.0", &ComponentGrant::default()).expect_err("no grant");
-        assert!(error.to_string().contains("add `call = [\"TOOL\"]` under `[components.greeter]`"), "{error}");
+        assert!(error.to_string().contains("add `call = [\"TOOL\"]` to `grants/greeter.toml`"), "{error}");
     }
 }

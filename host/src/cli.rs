@@ -6,12 +6,20 @@ mod operate;
 mod remote;
 mod serve;
 mod tasks;
+mod tenant;
+mod token;
 mod wit;
 
 use std::{io::Write as _, path::PathBuf};
 
+use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 use serde::Serialize;
+
+use crate::{
+    config::Config,
+    tenant::{TenantId, home::Homes},
+};
 
 /// A WebAssembly-extensible tool host for the Model Context Protocol.
 #[derive(Debug, Parser)]
@@ -37,6 +45,10 @@ enum Command {
     Inspect(inspect::Inspect),
     /// Make a running host look at its tools and grants again.
     Reload(operate::Reload),
+    /// Add tenants, show, limit, suspend, resume and remove them.
+    Tenant(tenant::Tenant),
+    /// Make, list and revoke bearer tokens.
+    Token(token::Token),
     /// Show events and timers that wait, and deliveries that were given up; retry or drop those.
     Events(data::Events),
     /// Copy the components' data of a running host into a file.
@@ -54,9 +66,46 @@ struct Operator {
     /// The host's configuration file, to find the data directory
     #[arg(long, env = "MCPP_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
+    /// Whose components it is about
+    #[arg(long, value_name = "TENANT", default_value = "local")]
+    tenant: TenantId,
     /// Print JSON
     #[arg(long)]
     json: bool,
+}
+
+/// Where a host keeps its files, whether it runs or not.
+#[derive(Debug, Clone, Args)]
+struct Data {
+    /// The host's data directory, if it is not the user's default
+    #[arg(long, env = "MCPP_DATA", value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// The host's configuration file, to find the data directory
+    #[arg(long, env = "MCPP_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl Data {
+    fn config(&self) -> anyhow::Result<Config> {
+        let mut config = Config::load(self.config.as_deref(), |_| None)?;
+        if self.data.is_some() {
+            config.data.dir.clone_from(&self.data);
+        }
+        Ok(config)
+    }
+
+    fn homes(&self) -> anyhow::Result<Homes> {
+        let data = self.config()?.data_dir()?;
+        std::fs::create_dir_all(&data).with_context(|| format!("cannot make the data directory {}", data.display()))?;
+        Ok(Homes::new(data))
+    }
+
+    fn operator(&self) -> Operator {
+        Operator { data: self.data.clone(), config: self.config.clone(), tenant: TenantId::local(), json: self.json }
+    }
 }
 
 impl Cli {
@@ -73,6 +122,8 @@ impl Cli {
             Command::Events(command) => command.run().await,
             Command::Backup(command) => command.run().await,
             Command::Wit(command) => command.run(),
+            Command::Tenant(command) => command.run().await,
+            Command::Token(command) => command.run(),
         }
     }
 }

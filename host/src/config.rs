@@ -13,9 +13,10 @@ use serde::{Deserialize, Serialize};
 use crate::{
     store::embedded::EmbeddedConfig,
     telemetry::LogFormat,
+    tenant::{home::Homes, tokens::TokenFile},
     wasm::{
         EngineConfig,
-        limits::{Limits, LimitsPatch},
+        limits::{Limits, LimitsPatch, TenantLimits, TenantLimitsPatch},
     },
 };
 
@@ -40,6 +41,8 @@ pub struct Config {
     pub engine: EngineConfig,
     /// What one call may use, unless a grant says otherwise.
     pub limits: LimitsPatch,
+    /// What one tenant may use, unless its settings say otherwise.
+    pub tenant_limits: TenantLimitsPatch,
     /// What is logged.
     pub log: LogConfig,
 }
@@ -127,7 +130,7 @@ pub struct ToolsConfig {
     pub folders: Vec<PathBuf>,
     /// Whether the built-in components are loaded.
     pub builtin: bool,
-    /// The grants file; `grants.toml` in the data directory if not set.
+    /// The folder of the grants of `local`; `grants` in the data directory if not set.
     pub grants: Option<PathBuf>,
 }
 
@@ -291,10 +294,11 @@ impl Config {
             return invalid("server.max_body_depth is at most 100".into());
         }
         self.engine.check().map_err(ConfigError::Invalid)?;
-        if server.http && !server.listen.ip().is_loopback() && !server.allow_unauthenticated {
+        let tokens = TokenFile::new(Homes::new(self.data_dir()?).tokens());
+        if server.http && !server.listen.ip().is_loopback() && !server.allow_unauthenticated && !tokens.exists() {
             return invalid(format!(
-                "refusing to listen on {}: anyone who reaches it could call every tool, as no authentication is configured; listen on \
-                 127.0.0.1, or set server.allow_unauthenticated = true (flag --allow-unauthenticated) if the network in front of it \
+                "refusing to listen on {}: anyone who reaches it could call every tool, as there is no token; make one with `mcpp token create`, \
+                 listen on 127.0.0.1, or set server.allow_unauthenticated = true (flag --allow-unauthenticated) if the network in front of it \
                  does the checking",
                 server.listen
             ));
@@ -317,12 +321,17 @@ impl Config {
         }
     }
 
-    /// The grants file.
-    pub fn grants_file(&self) -> Result<PathBuf, ConfigError> {
+    /// The folder of the grants of `local`.
+    pub fn grants(&self) -> Result<PathBuf, ConfigError> {
         match &self.tools.grants {
-            Some(file) => Ok(file.clone()),
-            None => Ok(self.data_dir()?.join("grants.toml")),
+            Some(folder) => Ok(folder.clone()),
+            None => Ok(self.data_dir()?.join("grants")),
         }
+    }
+
+    /// What a tenant may use, unless its settings say otherwise.
+    pub fn tenant_limits(&self) -> TenantLimits {
+        TenantLimits::default().patched(&self.tenant_limits)
     }
 }
 
@@ -354,13 +363,15 @@ mod tests {
         assert_eq!(Config::parse(example).expect("the example is valid"), Config::default());
         assert_eq!(parsed.limits(), Limits::default());
         parsed.limits = LimitsPatch::default();
+        assert_eq!(parsed.tenant_limits(), TenantLimits::default());
+        parsed.tenant_limits = TenantLimitsPatch::default();
         parsed.data.dir = None;
         parsed.tools.grants = None;
         assert_eq!(parsed, Config::default());
         let table: toml::Table = toml::from_str(&active).expect("valid");
         let count = |section: &str| table.get(section).and_then(toml::Value::as_table).map_or(0, toml::Table::len);
-        let sections = ["server", "sessions", "tools", "store", "engine", "limits", "log"];
-        assert_eq!(sections.map(count), [14, 4, 3, 3, 5, 8, 2], "a key is missing from the example");
+        let sections = ["server", "sessions", "tools", "store", "engine", "limits", "tenant_limits", "log"];
+        assert_eq!(sections.map(count), [14, 4, 3, 3, 5, 10, 5, 2], "a key is missing from the example");
     }
 
     #[test]

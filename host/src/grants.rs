@@ -1,14 +1,15 @@
-//! The operator's permissions and budgets, from one versioned file per tenant.
+//! The operator's permissions and budgets: a folder for each tenant, a file in it for each component.
 //!
-//! A grant names a component and what it may do beyond the harmless minimum. An unknown key is refused, never ignored: a rule that the host cannot
-//! enforce must not look as if it were enforced. Only the operator writes this file; no tool call changes it.
+//! A grant says what a component may do beyond the harmless minimum. An unknown key is refused, never ignored: a rule that the host cannot
+//! enforce must not look as if it were enforced. Only the operator writes these files; no tool call changes them.
 
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     call::{ComponentName, ToolName},
@@ -18,24 +19,20 @@ use crate::{
 
 /// The version of the file format that this host reads and writes.
 pub const FORMAT_VERSION: u32 = 1;
-/// A grants file larger than this is a mistake.
+/// A file larger than this is a mistake.
 const MAX_FILE_BYTES: u64 = 1 << 20;
 
-/// One tenant's grants.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Grants {
-    /// Must be [`FORMAT_VERSION`].
-    version: u32,
-    /// By component name.
-    #[serde(default)]
-    components: BTreeMap<String, ComponentGrant>,
-}
+/// One tenant's grants, by component. A file that cannot be read or is not valid is an error of that component alone.
+#[derive(Debug, Clone, Default)]
+pub struct Grants(BTreeMap<String, Result<ComponentGrant, Arc<GrantsError>>>);
 
 /// What one component may do.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ComponentGrant {
+    /// The version of the format; only files have one.
+    #[serde(default)]
+    pub version: u32,
     /// The tools it may call: names, or prefixes that end in `*`.
     #[serde(default)]
     pub call: Vec<ToolPattern>,
@@ -107,8 +104,8 @@ pub struct ToolGrant {
 }
 
 /// A tool's name, or all names with a prefix (`hash_*`).
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "String")]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct ToolPattern {
     prefix: String,
     open: bool,
@@ -127,6 +124,20 @@ impl TryFrom<String> for ToolPattern {
     }
 }
 
+impl From<ToolPattern> for String {
+    fn from(pattern: ToolPattern) -> Self {
+        if pattern.open { pattern.prefix + "*" } else { pattern.prefix }
+    }
+}
+
+impl std::str::FromStr for ToolPattern {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Self::try_from(text.to_owned())
+    }
+}
+
 impl ToolPattern {
     /// Whether `name` is meant.
     pub fn matches(&self, name: &ToolName) -> bool {
@@ -134,28 +145,28 @@ impl ToolPattern {
     }
 }
 
-/// Why a grants file was not taken.
+/// Why a grant was not taken.
 #[derive(Debug, thiserror::Error)]
 pub enum GrantsError {
     /// It could not be read.
-    #[error("cannot read the grants file {path}")]
+    #[error("cannot read the grant {path}")]
     Read {
-        /// The file.
+        /// The file or folder.
         path: PathBuf,
         /// Why not.
         #[source]
         source: std::io::Error,
     },
     /// It is too large.
-    #[error("the grants file {path} has {bytes} bytes; at most {MAX_FILE_BYTES} are read")]
+    #[error("the grant {path} has {bytes} bytes; at most {MAX_FILE_BYTES} are read")]
     TooLarge {
         /// The file.
         path: PathBuf,
         /// Its size.
         bytes: u64,
     },
-    /// It is not a grants file.
-    #[error("the grants file {path} is not valid")]
+    /// It is not a grant.
+    #[error("the grant {path} is not valid")]
     Parse {
         /// The file.
         path: PathBuf,
@@ -164,7 +175,7 @@ pub enum GrantsError {
         source: Box<toml::de::Error>,
     },
     /// It is of another version.
-    #[error("the grants file {path} has version {found}; this host reads version {FORMAT_VERSION}")]
+    #[error("the grant {path} has version {found}; this host reads version {FORMAT_VERSION}")]
     Version {
         /// The file.
         path: PathBuf,
@@ -174,22 +185,65 @@ pub enum GrantsError {
 }
 
 impl Grants {
-    /// Reads a file; one that does not exist grants nothing.
-    pub fn load(path: &Path) -> Result<Self, GrantsError> {
-        let read = |source| GrantsError::Read { path: path.to_owned(), source };
-        match std::fs::metadata(path) {
-            Ok(meta) if meta.len() > MAX_FILE_BYTES => {
-                return Err(GrantsError::TooLarge { path: path.to_owned(), bytes: meta.len() });
-            }
-            Ok(_) => {}
+    /// Reads a folder of files `NAME.toml`; one that does not exist grants nothing.
+    pub fn load(folder: &Path) -> Result<Self, GrantsError> {
+        let read = |source| GrantsError::Read { path: folder.to_owned(), source };
+        let entries = match std::fs::read_dir(folder) {
+            Ok(entries) => entries,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Self::default()),
             Err(error) => return Err(read(error)),
+        };
+        let mut grants = BTreeMap::new();
+        for entry in entries {
+            let path = entry.map_err(read)?.path();
+            if let Some(component) = component_of(&path) {
+                grants.insert(component, ComponentGrant::load(&path).map_err(Arc::new));
+            }
         }
-        let text = std::fs::read_to_string(path).map_err(read)?;
-        Self::parse(path, &text)
+        Ok(Self(grants))
     }
 
-    fn parse(path: &Path, text: &str) -> Result<Self, GrantsError> {
+    /// What `component` may do, if there is a file for it.
+    pub fn of(&self, component: &str) -> Option<Result<ComponentGrant, Arc<GrantsError>>> {
+        self.0.get(component).cloned()
+    }
+
+    /// The files that are not valid, by component.
+    pub fn errors(&self) -> impl Iterator<Item = (&str, &GrantsError)> {
+        self.0.iter().filter_map(|(component, grant)| Some((component.as_str(), &**grant.as_ref().err()?)))
+    }
+
+    /// These, but with `before`'s grant where the file is not valid now: a slip of the pen takes nothing away.
+    #[must_use]
+    pub fn or_as_before(mut self, before: &Self) -> Self {
+        for (component, grant) in &mut self.0 {
+            if let (Err(_), Some(Ok(known))) = (&grant, before.0.get(component)) {
+                *grant = Ok(known.clone());
+            }
+        }
+        self
+    }
+}
+
+/// The component that a file in a folder of grants is for. Hidden files are an editor's.
+fn component_of(path: &Path) -> Option<String> {
+    let stem = path.file_stem()?.to_str()?;
+    (path.extension()? == "toml" && !stem.starts_with('.')).then(|| stem.to_owned())
+}
+
+impl ComponentGrant {
+    /// Reads a file.
+    pub fn load(path: &Path) -> Result<Self, GrantsError> {
+        let read = |source| GrantsError::Read { path: path.to_owned(), source };
+        let bytes = std::fs::metadata(path).map_err(read)?.len();
+        if bytes > MAX_FILE_BYTES {
+            return Err(GrantsError::TooLarge { path: path.to_owned(), bytes });
+        }
+        Self::parse(path, &std::fs::read_to_string(path).map_err(read)?)
+    }
+
+    /// Takes a file's text; `path` is for errors.
+    pub fn parse(path: &Path, text: &str) -> Result<Self, GrantsError> {
         let parse = |source| GrantsError::Parse { path: path.to_owned(), source: Box::new(source) };
         // The version comes first: a file of another version has other keys, and saying so is more use than naming the first of them.
         let table: toml::Table = toml::from_str(text).map_err(parse)?;
@@ -201,12 +255,10 @@ impl Grants {
                 found: u32::try_from(found).unwrap_or(u32::MAX),
             });
         }
+        if !table.contains_key("version") {
+            return Err(parse(serde::de::Error::missing_field("version")));
+        }
         toml::from_str(text).map_err(parse)
-    }
-
-    /// What `component` may do, if it is named.
-    pub fn of(&self, component: &str) -> Option<ComponentGrant> {
-        self.components.get(component).cloned()
     }
 }
 
@@ -214,8 +266,8 @@ impl Grants {
 mod tests {
     use super::*;
 
-    fn parse(text: &str) -> Result<Grants, String> {
-        Grants::parse(Path::new("grants.toml"), text).map_err(|error| {
+    fn parse(text: &str) -> Result<ComponentGrant, String> {
+        ComponentGrant::parse(Path::new("grants/a.toml"), text).map_err(|error| {
             let source = std::error::Error::source(&error).map(|s| format!(": {s}")).unwrap_or_default();
             format!("{error}{source}")
         })
@@ -223,14 +275,9 @@ mod tests {
 
     #[test]
     fn what_is_written_is_what_is_granted() {
-        let grants = parse(
-            "version = 1\n[components.a]\ncall = ['hash_*', 'echo']\n[components.a.limits]\nmemory_bytes = 1048576\n",
-        )
-        .expect("valid");
-        let grant = grants.of("a").expect("named");
+        let grant = parse("version = 1\ncall = ['hash_*', 'echo']\n[limits]\nmemory_bytes = 1048576\n").expect("valid");
         let may = |name: &str| grant.call.iter().any(|pattern| pattern.matches(&ToolName::new(name).expect("legal")));
         assert!(may("hash_text") && may("echo") && !may("echo2") && !may("other"));
-        assert_eq!(grants.of("b"), None);
     }
 
     #[test]
@@ -239,13 +286,33 @@ mod tests {
             ("", "missing field `version`"),
             ("version = 2\nnew-key = 1", "has version 2"),
             ("version = 1\nallow = 1", "unknown field `allow`"),
-            ("version = 1\n[components.a]\nnetwork = true", "unknown field `network`"),
-            ("version = 1\n[components.a.limits]\ncpu = 1", "unknown field `cpu`"),
-            ("version = 1\n[components.a]\ncall = ['a*b']", "neither a tool name nor a prefix"),
+            ("version = 1\nnetwork = true", "unknown field `network`"),
+            ("version = 1\n[limits]\ncpu = 1", "unknown field `cpu`"),
+            ("version = 1\ncall = ['a*b']", "neither a tool name nor a prefix"),
             ("version = ", "not valid"),
         ] {
             let error = parse(text).expect_err(text);
             assert!(error.contains(says), "{text:?} gave {error:?}, which does not say {says:?}");
         }
+    }
+
+    #[test]
+    fn a_file_that_is_not_valid_concerns_its_component_alone() {
+        let folder = std::env::temp_dir().join(format!("mcpp-grants-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).expect("made");
+        std::fs::write(folder.join("good.toml"), "version = 1\nstore = {}\n").expect("written");
+        std::fs::write(folder.join("bad.toml"), "version = 1\nstore = {}\n").expect("written");
+        let before = Grants::load(&folder).expect("read");
+        std::fs::write(folder.join("bad.toml"), "version = 1\nstored = {}\n").expect("written");
+        std::fs::write(folder.join(".good.toml"), "half").expect("written");
+        let after = Grants::load(&folder).expect("read");
+        std::fs::remove_dir_all(&folder).expect("removed");
+        assert!(
+            after.of("bad").is_some_and(|grant| grant.is_err()) && after.of("good").is_some_and(|grant| grant.is_ok())
+        );
+        assert_eq!(after.errors().map(|(component, _)| component).collect::<Vec<_>>(), ["bad"]);
+        let kept = after.or_as_before(&before);
+        assert!(kept.of("bad").is_some_and(|grant| grant.is_ok_and(|grant| grant.store.is_some())));
+        assert!(kept.of("nobody").is_none() && kept.of("").is_none());
     }
 }

@@ -13,15 +13,20 @@ use crate::{
     mcp::{Endpoint, http::HttpDoor, stdio},
     registry::Registry,
     reload::{
-        Reloader, Report,
-        loader::{BuiltIn, Loader, LoaderConfig},
+        Progress, Reloader, Report,
+        loader::{BuiltIn, BuiltIns},
     },
     store::{
         Store,
         embedded::{EmbeddedStore, disk::FileSystem},
     },
     telemetry,
-    tenant::{Principal, TenantId},
+    tenant::{
+        Principal, TenantId,
+        home::Homes,
+        tokens::{Authenticator, TokenFile},
+    },
+    tenants::{Tenants, TenantsConfig},
     wasm::{Engine, admission::Admission, cache::Cache},
 };
 
@@ -33,7 +38,7 @@ pub struct Host {
     config: Config,
     endpoint: Endpoint,
     store: EmbeddedStore,
-    reloader: Reloader,
+    tenants: Arc<Tenants>,
     http: Arc<HttpDoor>,
     address: SocketAddr,
     socket: PathBuf,
@@ -43,8 +48,8 @@ pub struct Host {
 }
 
 impl Host {
-    /// Loads the tools and opens the doors. `progress` is told how many components are loaded, of how many.
-    pub async fn start(config: Config, progress: impl Fn(usize, usize)) -> anyhow::Result<(Self, Report)> {
+    /// Loads the tools and opens the doors. `progress` is told of each component that is loaded.
+    pub async fn start(config: Config, progress: Progress) -> anyhow::Result<(Self, Report)> {
         let started = Instant::now();
         config.check()?;
         let _installed = telemetry::metrics();
@@ -56,41 +61,56 @@ impl Host {
         let address = listener.as_ref().map_or(Ok(config.server.listen), TcpListener::local_addr)?;
 
         let engine = Engine::new(&config.engine)?;
-        let cache = Cache::open(&data_dir.join("compiled").join(TenantId::local().as_str()), engine.wasmtime())
+        let homes = Homes::new(data_dir.clone());
+        let cache = Cache::open(&data_dir.join("compiled").join("built-in"), engine.wasmtime())
             .inspect_err(|error| tracing::warn!(error = telemetry::chain(error), "compiled components are not cached"))
             .ok();
+        let built_in = if config.tools.builtin { BUILT_IN } else { &[] };
         let store = EmbeddedStore::new(data_dir.join("store"), config.store.clone(), Arc::new(FileSystem))
             .with_context(|| format!("cannot make the store's directory in {}", data_dir.display()))?;
         let tenants = store.tenants()?;
         let shared: Arc<dyn Store> = Arc::new(store.clone());
         let subscriptions = Arc::new(Subscriptions::load(&*shared, &tenants).await);
         let admission = Admission::new(&config.engine);
-        let registry =
-            Registry::new(engine, admission, Arc::clone(&shared), Arc::clone(&subscriptions), [TenantId::local()]);
-        let loader = LoaderConfig {
-            tenant: TenantId::local(),
+        let registry = Registry::new(engine, admission, Arc::clone(&shared), Arc::clone(&subscriptions));
+        let tenants_config = TenantsConfig {
+            homes: homes.clone(),
             folders: config.tools.folders.clone(),
-            built_in: if config.tools.builtin { BUILT_IN } else { &[] },
-            grants_file: config.grants_file()?,
+            grants: config.grants()?,
+            built_in: Arc::new(BuiltIns::new(built_in, cache)),
             limits: config.limits(),
+            tenant_limits: config.tenant_limits(),
         };
-        let loader = Arc::new(Loader::new(loader, registry.clone(), cache));
-        loader.reload_grants().map_err(anyhow::Error::msg)?;
-        let (reloader, report) = Reloader::start(loader, progress).await?;
+        let open_tenants = Arc::new(Tenants::new(tenants_config, registry.clone(), Reloader::start()?));
+        let mut refreshed = open_tenants.refresh(progress).await?;
+        // The host's own user must be there; other tenants may wait until their files are in order.
+        let local = TenantId::local();
+        if let Some((_, error)) = refreshed.failed.iter().find(|(tenant, _)| *tenant == local) {
+            anyhow::bail!("{error}");
+        }
+        let report = refreshed.opened.iter_mut().find(|(tenant, _)| *tenant == local);
+        let report = report.map(|(_, report)| std::mem::take(report)).unwrap_or_default();
 
         let (closing, stop) = (CancellationToken::new(), CancellationToken::new());
         let delivering =
             events::start(shared, Arc::new(registry.clone()), subscriptions, &tenants, closing.clone()).await;
         let endpoint = Endpoint::new(registry, config.server.name.clone(), config.server.page_size);
-        let http =
-            HttpDoor::new(config.server.clone(), config.sessions.clone(), endpoint.clone(), address, stop.clone());
+        let authenticator = Authenticator::new(TokenFile::new(homes.tokens()));
+        let http = HttpDoor::new(
+            config.server.clone(),
+            config.sessions.clone(),
+            endpoint.clone(),
+            authenticator,
+            address,
+            stop.clone(),
+        );
         let http = Arc::new(http);
         let socket = data_dir.join(admin::SOCKET);
         let admin = AdminDoor::new(admin::Shared {
             config: config.clone(),
             address,
             endpoint: endpoint.clone(),
-            reloader: reloader.clone(),
+            tenants: Arc::clone(&open_tenants),
             http: Arc::clone(&http),
             store: store.clone(),
         });
@@ -107,7 +127,10 @@ impl Host {
             started_in_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
             "serving"
         );
-        Ok((Self { config, endpoint, store, reloader, http, address, socket, closing, stop, serving }, report))
+        Ok((
+            Self { config, endpoint, store, tenants: open_tenants, http, address, socket, closing, stop, serving },
+            report,
+        ))
     }
 
     /// Where it listens.
@@ -130,9 +153,15 @@ impl Host {
         self.endpoint.registry()
     }
 
-    /// Looks at the tools again when asked.
-    pub fn reloader(&self) -> &Reloader {
-        &self.reloader
+    /// Its tenants.
+    pub fn tenants(&self) -> &Tenants {
+        &self.tenants
+    }
+
+    /// Looks again at the tools and grants of the host's own user.
+    pub async fn reload(&self) -> anyhow::Result<Report> {
+        let report = self.tenants.reloader().reload(&TenantId::local()).await?;
+        Ok(report.unwrap_or_default())
     }
 
     /// Serves the client on standard input and output until it leaves.

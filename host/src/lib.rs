@@ -5,6 +5,7 @@
 //! Nothing outside [`mcp`] knows JSON-RPC, and nothing outside [`wasm`] knows an instance.
 
 pub mod config;
+mod files;
 pub mod telemetry;
 
 pub mod mcp;
@@ -14,6 +15,7 @@ pub mod tenant;
 
 pub mod registry;
 pub mod reload;
+pub mod tenants;
 
 pub mod capability;
 pub mod events;

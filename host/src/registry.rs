@@ -6,6 +6,7 @@
 pub mod catalog;
 mod deliver;
 pub mod gate;
+pub mod rate;
 pub mod schema;
 pub mod tool;
 
@@ -22,6 +23,7 @@ use tokio::{sync::watch, time::Instant};
 use self::{
     catalog::{Catalog, Problem, Revision},
     gate::Pass,
+    rate::Rate,
     tool::{Powers, Tool},
 };
 use crate::{
@@ -31,7 +33,15 @@ use crate::{
     store::{Space, Store},
     telemetry,
     tenant::{Authorized, Principal, TenantId},
-    wasm::{Engine, admission::Admission, component::LoadError, control::Control, instance, state::Running},
+    wasm::{
+        Engine,
+        admission::{Admission, Share},
+        component::LoadError,
+        control::Control,
+        instance,
+        limits::TenantLimits,
+        state::Running,
+    },
 };
 
 /// All tenants' catalogs, and the engine on which their tools run. Clones share both.
@@ -44,34 +54,72 @@ struct Shared {
     admission: Admission,
     store: Arc<dyn Store>,
     subscriptions: Arc<Subscriptions>,
-    tenants: BTreeMap<TenantId, Tenant>,
+    tenants: ArcSwap<BTreeMap<TenantId, Arc<Tenant>>>,
     calls: tokio_util::task::TaskTracker,
 }
 
+/// One tenant that is open: its catalog, and its share of the host.
 #[derive(Debug)]
 struct Tenant {
+    share: ArcSwap<Share>,
+    rate: Rate,
     catalog: ArcSwap<Catalog>,
     changed: watch::Sender<u64>,
     swapping: Mutex<()>,
 }
 
 impl Registry {
-    /// Empty catalogs for `tenants`.
-    pub fn new(
-        engine: Engine,
-        admission: Admission,
-        store: Arc<dyn Store>,
-        subscriptions: Arc<Subscriptions>,
-        tenants: impl IntoIterator<Item = TenantId>,
-    ) -> Self {
-        let tenant = || Tenant {
+    /// A registry without tenants.
+    pub fn new(engine: Engine, admission: Admission, store: Arc<dyn Store>, subscriptions: Arc<Subscriptions>) -> Self {
+        let calls = tokio_util::task::TaskTracker::new();
+        Self(Arc::new(Shared { engine, admission, store, subscriptions, tenants: ArcSwap::default(), calls }))
+    }
+
+    /// Opens a tenant with an empty catalog, or gives one that is open other limits.
+    pub fn open(&self, id: &TenantId, limits: TenantLimits) {
+        if let Some(tenant) = self.tenant(id) {
+            if tenant.share.load().limits != limits {
+                tenant.share.store(Share::new(id.clone(), limits));
+                tenant.rate.set(limits.calls_per_minute);
+            }
+            return;
+        }
+        let tenant = Arc::new(Tenant {
+            share: ArcSwap::from(Share::new(id.clone(), limits)),
+            rate: Rate::new(limits.calls_per_minute),
             catalog: ArcSwap::from_pointee(Catalog::default()),
             changed: watch::Sender::new(0),
             swapping: Mutex::new(()),
-        };
-        let tenants = tenants.into_iter().map(|id| (id, tenant())).collect();
-        let calls = tokio_util::task::TaskTracker::new();
-        Self(Arc::new(Shared { engine, admission, store, subscriptions, tenants, calls }))
+        });
+        self.change_tenants(|tenants| drop(tenants.insert(id.clone(), Arc::clone(&tenant))));
+    }
+
+    /// Closes a tenant: nobody of it finds a tool any more. Calls that run end by themselves.
+    pub fn close(&self, id: &TenantId) {
+        self.change_tenants(|tenants| drop(tenants.remove(id)));
+    }
+
+    fn change_tenants(&self, change: impl Fn(&mut BTreeMap<TenantId, Arc<Tenant>>)) {
+        self.0.tenants.rcu(|tenants| {
+            let mut next = BTreeMap::clone(tenants);
+            change(&mut next);
+            next
+        });
+        self.0.admission.set_shared(self.0.tenants.load().len() > 1);
+    }
+
+    /// The tenants that are open.
+    pub fn tenants(&self) -> Vec<TenantId> {
+        self.0.tenants.load().keys().cloned().collect()
+    }
+
+    fn tenant(&self, id: &TenantId) -> Option<Arc<Tenant>> {
+        self.0.tenants.load().get(id).cloned()
+    }
+
+    /// A tenant's share of the host; none if it is not open.
+    pub fn share(&self, tenant: &TenantId) -> Option<Arc<Share>> {
+        self.tenant(tenant).map(|tenant| tenant.share.load_full())
     }
 
     /// The engine.
@@ -96,12 +144,12 @@ impl Registry {
 
     /// What `tenant` has now; empty for a tenant that this host does not know.
     pub fn catalog(&self, tenant: &TenantId) -> Arc<Catalog> {
-        self.0.tenants.get(tenant).map(|tenant| tenant.catalog.load_full()).unwrap_or_default()
+        self.0.tenants.load().get(tenant).map(|tenant| tenant.catalog.load_full()).unwrap_or_default()
     }
 
     /// Tells when the tools of `tenant` have changed as clients see them. The number is the catalog's generation.
     pub fn watch(&self, tenant: &TenantId) -> watch::Receiver<u64> {
-        match self.0.tenants.get(tenant) {
+        match self.tenant(tenant) {
             Some(tenant) => tenant.changed.subscribe(),
             None => watch::channel(0).1,
         }
@@ -127,7 +175,7 @@ impl Registry {
         tenant: &TenantId,
         change: impl FnOnce(&Catalog) -> Result<Catalog, LoadError>,
     ) -> Result<(), LoadError> {
-        let Some(tenant) = self.0.tenants.get(tenant) else { return Err(LoadError::Stopping) };
+        let Some(tenant) = self.tenant(tenant) else { return Err(LoadError::Stopping) };
         let _one_at_a_time = tenant.swapping.lock().unwrap_or_else(PoisonError::into_inner);
         let before = tenant.catalog.load_full();
         let after = change(&before)?;
@@ -154,7 +202,8 @@ impl Registry {
     /// The tool and the pass through its revision's gate; waits while the component's data is migrated.
     async fn enter(&self, call: &Call) -> Result<(Arc<Tool>, Pass), CallError> {
         loop {
-            let Some(tool) = self.catalog(&call.principal.tenant).tool(&call.tool) else {
+            let found = self.catalog(&call.principal.tenant).tool(&call.tool);
+            let Some(tool) = found.filter(|_| call.principal.may_use(&call.tool)) else {
                 return Err(CallError::UnknownTool(call.tool.clone()));
             };
             if let Some(pass) = tool.powers.gate.enter(call.depth > 0) {
@@ -178,14 +227,13 @@ impl Registry {
                 Cost::default(),
             );
         }
-        let own = Instant::now() + Duration::from_millis(tool.limits.deadline_ms);
-        let deadline = call.deadline.map_or(own, |callers| callers.min(own));
-        let admitted = self.0.admission.admit(&tool.places, tool.concurrency(), deadline, &call.cancel).await;
-        let slot = match admitted {
-            Ok(slot) => slot,
+        let (control, weight) = match self.admit(tool, &call).await {
+            Ok(control) => (control, &tool.weight),
             Err(error) => return (Err(error), Cost::default()),
         };
-        let control = Control::new(tool.limits, deadline, call.cancel.clone(), slot);
+        if weight.is_heavy() {
+            control.note_slice();
+        }
         let cause = format!("tool {} by {}", tool.name, call.principal.subject);
         let running = Running {
             trace: call.trace,
@@ -195,7 +243,21 @@ impl Registry {
         };
         let (result, cost) =
             instance::call(&self.0.engine, tool.target.clone(), call.arguments, running, control).await;
+        weight.note(cost.processor_time);
         (result.and_then(|result| tool.check_result(result)), cost)
+    }
+
+    /// Counts a call against the rates, and waits for a place.
+    async fn admit(&self, tool: &Tool, call: &Call) -> Result<Arc<Control>, CallError> {
+        let own = Instant::now() + Duration::from_millis(tool.limits.deadline_ms);
+        let deadline = call.deadline.map_or(own, |callers| callers.min(own));
+        let unknown = || CallError::UnknownTool(call.tool.clone());
+        let tenant = self.tenant(&call.principal.tenant).ok_or_else(unknown)?;
+        tenant.rate.take("tenant")?;
+        tool.rate.take("tool")?;
+        let share = tenant.share.load_full();
+        let slot = self.0.admission.admit(&share, &tool.places, tool.concurrency(), deadline, &call.cancel).await?;
+        Ok(Control::new(tool.limits, deadline, call.cancel.clone(), slot))
     }
 
     /// What an instance of a revision has of its host.
@@ -225,6 +287,14 @@ impl Registry {
     pub async fn drain(&self, patience: Duration) -> bool {
         self.0.calls.close();
         tokio::time::timeout(patience, self.0.calls.wait()).await.is_ok()
+    }
+
+    /// Waits until nothing of a tenant runs any more, or until `patience` is over.
+    pub async fn drain_tenant(&self, tenant: &TenantId, patience: Duration) {
+        let until = Instant::now() + patience;
+        while self.0.admission.of(tenant) != (0, 0, 0) && Instant::now() < until {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
 
     /// Calls that run or queue now.

@@ -5,7 +5,7 @@
 
 pub mod loader;
 mod migration;
-mod watch;
+pub mod watch;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,15 +16,16 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{Semaphore, mpsc, oneshot},
     task::JoinSet,
     time::Instant,
 };
 
 use self::{
     loader::{Loader, Outcome, Source},
-    watch::{FolderWatch, Seen},
+    watch::{FolderWatch, Seen, WatchError},
 };
+use crate::tenant::TenantId;
 
 /// Requests to reload that may wait.
 const MAX_PENDING_REQUESTS: usize = 16;
@@ -63,66 +64,133 @@ pub struct Stopping;
 /// A handle to the task that watches and swaps.
 #[derive(Debug, Clone)]
 pub struct Reloader {
-    requests: mpsc::Sender<oneshot::Sender<Report>>,
+    requests: mpsc::Sender<Request>,
 }
 
+/// What the task is asked for.
+enum Request {
+    /// To load everything of a tenant, and go on watching it.
+    Open(Arc<Loader>, Progress, oneshot::Sender<Result<Report, WatchError>>),
+    /// To look at everything of a tenant again.
+    Reload(TenantId, oneshot::Sender<Option<Report>>),
+    /// To watch a tenant no more.
+    Close(TenantId, oneshot::Sender<()>),
+}
+
+/// Told of each component that is loaded.
+pub type Progress = Arc<dyn Fn() + Send + Sync>;
+
 impl Reloader {
-    /// Loads everything once, reporting each component to `progress`, then goes on watching in the background.
-    pub async fn start(
-        loader: Arc<Loader>,
-        progress: impl Fn(usize, usize),
-    ) -> Result<(Self, Report), watch::WatchError> {
-        let folders = loader.folders().to_vec();
-        // The watch begins before the first look, so that nothing can change unseen in between.
-        let watch = tokio::task::spawn_blocking(move || FolderWatch::start(&folders))
-            .await
-            .map_err(watch::WatchError::Thread)??;
+    /// Starts the task, which has nobody's tools to watch yet.
+    pub fn start() -> Result<Self, WatchError> {
         let (requests, inbox) = mpsc::channel(MAX_PENDING_REQUESTS);
-        let mut driver =
-            Driver { loader, watch, inbox, due: BTreeMap::new(), loads: JoinSet::new(), busy: BTreeMap::new() };
-        let report = driver.load_all(progress).await;
+        let driver = Driver {
+            loaders: BTreeMap::new(),
+            watch: FolderWatch::start()?,
+            inbox,
+            due: BTreeMap::new(),
+            loads: JoinSet::new(),
+            busy: BTreeMap::new(),
+            opening: JoinSet::new(),
+            room: Arc::new(Semaphore::new(MAX_PARALLEL_LOADS)),
+        };
         tokio::spawn(driver.run());
-        Ok((Self { requests }, report))
+        Ok(Self { requests })
     }
 
-    /// Looks at every folder and at the grants again; what that did.
-    pub async fn reload(&self) -> Result<Report, Stopping> {
-        let (answer, report) = oneshot::channel();
-        self.requests.send(answer).await.map_err(|_| Stopping)?;
-        report.await.map_err(|_| Stopping)
+    async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Result<T, Stopping> {
+        let (answer, answered) = oneshot::channel();
+        self.requests.send(request(answer)).await.map_err(|_| Stopping)?;
+        answered.await.map_err(|_| Stopping)
+    }
+
+    /// Loads everything of a tenant, then goes on watching in the background.
+    pub async fn open(&self, loader: Arc<Loader>, progress: Progress) -> Result<Report, WatchError> {
+        match self.ask(|answer| Request::Open(loader, progress, answer)).await {
+            Ok(opened) => opened,
+            Err(stopping) => Err(WatchError::Stopping(stopping)),
+        }
+    }
+
+    /// Looks at every folder and every grant of a tenant again; what that did. None if the tenant is not open.
+    pub async fn reload(&self, tenant: &TenantId) -> Result<Option<Report>, Stopping> {
+        self.ask(|answer| Request::Reload(tenant.clone(), answer)).await
+    }
+
+    /// Watches a tenant no more. What is live stays.
+    pub async fn close(&self, tenant: &TenantId) -> Result<(), Stopping> {
+        self.ask(|answer| Request::Close(tenant.clone(), answer)).await
     }
 }
 
 /// The owner of the watch.
 struct Driver {
-    loader: Arc<Loader>,
+    loaders: BTreeMap<TenantId, Arc<Loader>>,
     watch: FolderWatch,
-    inbox: mpsc::Receiver<oneshot::Sender<Report>>,
+    inbox: mpsc::Receiver<Request>,
     /// Files that changed, and when they will have settled.
     due: BTreeMap<PathBuf, Instant>,
     loads: JoinSet<PathBuf>,
     /// Files that are being loaded; true if they changed again meanwhile.
     busy: BTreeMap<PathBuf, bool>,
+    /// Tenants of which everything is loaded now.
+    opening: JoinSet<()>,
+    room: Arc<Semaphore>,
 }
 
 impl Driver {
     async fn run(mut self) {
         loop {
             let next = self.due.values().min().copied();
+            // While everything of a tenant is loaded, single files wait: a file is loaded by one task at a time.
+            let may_load = self.opening.is_empty();
             tokio::select! {
                 request = self.inbox.recv() => match request {
                     None => return,
-                    Some(answer) => {
-                        self.finish_loads().await;
-                        let report = self.load_all(|_, _| {}).await;
-                        let _asker_may_be_gone = answer.send(report);
-                    }
+                    Some(request) => self.serve(request).await,
                 },
                 seen = self.watch.next() => self.note(seen),
                 Some(done) = self.loads.join_next() => self.loaded(done.ok()),
-                () = sleep_until(next) => self.load_due(),
+                Some(_) = self.opening.join_next() => {}
+                () = sleep_until(next), if may_load => self.load_due(),
             }
         }
+    }
+
+    async fn serve(&mut self, request: Request) {
+        match request {
+            Request::Open(loader, progress, answer) => {
+                // The watch begins before the first look, so that nothing can change unseen in between.
+                if let Err(error) = self.watch.add(loader.folders()) {
+                    let _asker_may_be_gone = answer.send(Err(error));
+                    return;
+                }
+                self.loaders.insert(loader.tenant().clone(), Arc::clone(&loader));
+                self.load_all(loader, progress, move |report| drop(answer.send(Ok(report)))).await;
+            }
+            Request::Reload(tenant, answer) => match self.loaders.get(&tenant).cloned() {
+                None => drop(answer.send(None)),
+                Some(loader) => {
+                    self.load_all(loader, Arc::new(|| {}), move |report| drop(answer.send(Some(report)))).await;
+                }
+            },
+            Request::Close(tenant, answer) => {
+                if let Some(loader) = self.loaders.remove(&tenant) {
+                    let shared = |folder: &PathBuf| self.loaders.values().any(|other| other.folders().contains(folder));
+                    let own: Vec<PathBuf> = loader.folders().iter().filter(|folder| !shared(folder)).cloned().collect();
+                    self.watch.remove(&own);
+                }
+                self.finish_loads().await;
+                let _asker_may_be_gone = answer.send(());
+            }
+        }
+    }
+
+    /// Loads everything of a tenant, beside other tenants.
+    async fn load_all(&mut self, loader: Arc<Loader>, progress: Progress, done: impl FnOnce(Report) + Send + 'static) {
+        self.finish_loads().await;
+        let room = Arc::clone(&self.room);
+        self.opening.spawn(async move { done(loader.load_all(room, move || progress()).await) });
     }
 
     fn note(&mut self, seen: Seen) {
@@ -131,7 +199,8 @@ impl Driver {
             Seen::Lost => {
                 tracing::warn!("the system lost file events; looking at every tools folder again");
                 let now = Instant::now();
-                self.due.extend(self.loader.files().into_iter().map(|path| (path, now)));
+                let files = self.loaders.values().flat_map(|loader| loader.files());
+                self.due.extend(files.map(|path| (path, now)));
             }
         }
     }
@@ -151,10 +220,14 @@ impl Driver {
             *again = true;
             return;
         }
+        let folder = path.parent().map(PathBuf::from).unwrap_or_default();
+        let loaders: Vec<_> =
+            self.loaders.values().filter(|loader| loader.folders().contains(&folder)).cloned().collect();
         self.busy.insert(path.clone(), false);
-        let loader = Arc::clone(&self.loader);
         self.loads.spawn(async move {
-            loader.load(Source::File(path.clone())).await;
+            for loader in loaders {
+                loader.load(Source::File(path.clone())).await;
+            }
             path
         });
     }
@@ -174,39 +247,6 @@ impl Driver {
         while let Some(done) = self.loads.join_next().await {
             self.loaded(done.ok());
         }
-    }
-
-    /// Loads everything there is, and takes away what is not there any more.
-    async fn load_all(&mut self, progress: impl Fn(usize, usize)) -> Report {
-        let mut report = Report::default();
-        if let Err(error) = self.loader.reload_grants() {
-            report.failed.insert("grants".into(), error);
-            return report;
-        }
-        let waves = self.loader.sources();
-        let total = waves.iter().map(Vec::len).sum();
-        let mut done = 0_usize;
-        progress(done, total);
-        for wave in waves {
-            let mut waiting = wave.into_iter();
-            let mut running = JoinSet::new();
-            loop {
-                while running.len() < MAX_PARALLEL_LOADS
-                    && let Some(source) = waiting.next()
-                {
-                    let loader = Arc::clone(&self.loader);
-                    running.spawn(async move { (source.component(), loader.load(source).await) });
-                }
-                let Some(loaded) = running.join_next().await else { break };
-                done = done.saturating_add(1);
-                progress(done, total);
-                match loaded {
-                    Ok((component, outcome)) => report.add(component, outcome),
-                    Err(error) => tracing::error!(%error, "a load broke off"),
-                }
-            }
-        }
-        report
     }
 }
 

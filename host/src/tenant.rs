@@ -1,14 +1,23 @@
 //! Who calls, and what they may do.
 //!
-//! Every key, cache, session and metric carries a [`TenantId`]; today there is one, `local`. A [`Principal`] says who is at the door;
+//! Every key, cache, session and metric carries a [`TenantId`]. A [`Principal`] says who is at the door ([`tokens`]);
 //! only [`Authorized::check`] makes the [`Authorized`] call that the registry accepts, so an unauthenticated or unauthorized call cannot reach a tool.
+
+pub mod home;
+pub mod tokens;
 
 use std::{collections::BTreeSet, fmt, sync::Arc};
 
-use crate::call::ComponentName;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    call::{ComponentName, ToolName},
+    grants::ToolPattern,
+};
 
 /// A tenant: 1 to 64 characters of `a-z 0-9 -`.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct TenantId(Arc<str>);
 
 /// A tenant name that breaks the rule.
@@ -37,6 +46,28 @@ impl TenantId {
     }
 }
 
+impl TryFrom<String> for TenantId {
+    type Error = InvalidTenantId;
+
+    fn try_from(name: String) -> Result<Self, InvalidTenantId> {
+        Self::new(&name)
+    }
+}
+
+impl From<TenantId> for String {
+    fn from(tenant: TenantId) -> Self {
+        tenant.as_str().to_owned()
+    }
+}
+
+impl std::str::FromStr for TenantId {
+    type Err = InvalidTenantId;
+
+    fn from_str(name: &str) -> Result<Self, InvalidTenantId> {
+        Self::new(name)
+    }
+}
+
 impl fmt::Display for TenantId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
@@ -45,6 +76,10 @@ impl fmt::Display for TenantId {
 
 /// The scope that lets a principal list and call tools.
 pub const SCOPE_TOOLS: &str = "tools";
+/// The scope that lets a principal read the metrics of the whole host.
+pub const SCOPE_METRICS: &str = "metrics";
+/// All scopes.
+pub const SCOPES: [&str; 2] = [SCOPE_TOOLS, SCOPE_METRICS];
 
 /// Who calls: an authenticated identity within a tenant.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,15 +90,23 @@ pub struct Principal {
     pub subject: Arc<str>,
     /// What the principal may do.
     pub scopes: Arc<BTreeSet<String>>,
+    /// The tools that it may see and call; none for all of the tenant's.
+    pub tools: Option<Arc<[ToolPattern]>>,
 }
 
 impl Principal {
+    /// Whether `tool` is there for this principal.
+    pub fn may_use(&self, tool: &ToolName) -> bool {
+        self.tools.as_ref().is_none_or(|tools| tools.iter().any(|pattern| pattern.matches(tool)))
+    }
+
     /// The user of this machine: stdio, and loopback while no authentication is configured.
     pub fn local_user() -> Self {
         Self {
             tenant: TenantId::local(),
             subject: "local-user".into(),
-            scopes: Arc::new(BTreeSet::from([SCOPE_TOOLS.to_owned()])),
+            scopes: Arc::new(BTreeSet::from(SCOPES.map(str::to_owned))),
+            tools: None,
         }
     }
 }
@@ -72,7 +115,7 @@ impl Principal {
     /// A component of a tenant, for work that the host began by itself.
     pub fn system(tenant: TenantId, component: &ComponentName) -> Self {
         let subject = format!("system:{component}").into();
-        Self { tenant, subject, scopes: Arc::new(BTreeSet::from([SCOPE_TOOLS.to_owned()])) }
+        Self { tenant, subject, scopes: Arc::new(BTreeSet::from([SCOPE_TOOLS.to_owned()])), tools: None }
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
 
 use serde_json::Value;
 
-use crate::support::{PATIENCE, TestHost, add, folder, guest, wat};
+use crate::support::{PATIENCE, TestHost, add, folder, grant, guest, wat};
 
 /// The program that was built for this test run.
 pub fn mcpp() -> PathBuf {
@@ -108,7 +108,7 @@ fn a_component_is_explained() {
     let file = |name: &str| files.path().join(format!("tools/{name}.wasm")).display().to_string();
     let caller = run(&["inspect", &file("caller")], &[]);
     assert_eq!(caller.status.code(), Some(0), "{}", stderr(&caller));
-    assert!(stdout(&caller).contains("needs `call = [\"TOOL\"]` under [components.caller]"), "{}", stdout(&caller));
+    assert!(stdout(&caller).contains("needs `call = [\"TOOL\"]` in grants/caller.toml"), "{}", stdout(&caller));
     assert!(stdout(&caller).contains("caller_recurse"));
     let evil: Value = serde_json::from_str(&stdout(&run(&["inspect", "--json", &file("evil")], &[]))).expect("JSON");
     assert_eq!(
@@ -179,8 +179,7 @@ fn signals_reload_and_stop() {
     std::fs::create_dir_all(files.path().join("data")).expect("made");
     std::fs::write(files.path().join("tools/caller.wasm"), guest("caller")).expect("written");
     wait("the refusal is known", || info()["problems"][0]["component"] == "caller");
-    std::fs::write(files.path().join("data/grants.toml"), "version = 1\n[components.caller]\ncall = ['*']\n")
-        .expect("written");
+    grant(&files, "[components.caller]\ncall = ['*']\n");
     let process = nix::unistd::Pid::from_raw(i32::try_from(child.id()).expect("a process id"));
     nix::sys::signal::kill(process, nix::sys::signal::Signal::SIGHUP).expect("signalled");
     wait("the grant is in force", || {

@@ -166,7 +166,7 @@ async fn another_components_topic_needs_a_grant() {
     grant(&files, "[components.store]\ncall = ['x']\nstore = {}\n");
     let host = TestHost::start_with(files, |_| {}).await;
     assert!(
-        host.problems().contains("add `subscribe = [\"other/topic\"]` under `[components.store]`"),
+        host.problems().contains("add `subscribe = [\"other/topic\"]` to `grants/store.toml`"),
         "{}",
         host.problems()
     );

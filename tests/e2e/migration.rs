@@ -18,11 +18,7 @@ async fn with_values(values: &[(&str, &str)]) -> TestHost {
 async fn load(host: &TestHost, build: &str) {
     host.write("store", &guest(build));
     host.until("the build is looked at", async |host| {
-        host.host
-            .reloader()
-            .reload()
-            .await
-            .is_ok_and(|report| report.unchanged.contains("store") || !report.failed.is_empty())
+        host.host.reload().await.is_ok_and(|report| report.unchanged.contains("store") || !report.failed.is_empty())
     })
     .await;
 }

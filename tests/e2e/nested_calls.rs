@@ -61,10 +61,10 @@ async fn a_nested_call_ends_with_its_callers_deadline() {
 #[tokio::test]
 async fn taking_a_grant_away_takes_the_component_away() {
     let host = host(r#"["add"]"#).await;
-    std::fs::write(host.folder.path().join("data/grants.toml"), "version = 1\n").expect("written");
-    let report = host.host.reloader().reload().await.expect("reloaded");
+    std::fs::remove_file(host.folder.path().join("data/grants/caller.toml")).expect("removed");
+    let report = host.host.reload().await.expect("reloaded");
     let error = &report.failed["caller"];
-    assert!(error.contains("add `call = [\"TOOL\"]` under `[components.caller]` in the grants file"), "{error}");
+    assert!(error.contains("add `call = [\"TOOL\"]` to `grants/caller.toml`"), "{error}");
     assert!(
         !host.tools().await.contains(&"caller_call".to_owned()),
         "a build serves on that its grant no longer covers"
@@ -74,9 +74,10 @@ async fn taking_a_grant_away_takes_the_component_away() {
 #[tokio::test]
 async fn a_broken_grants_file_changes_nothing() {
     let host = host(r#"["add"]"#).await;
-    std::fs::write(host.folder.path().join("data/grants.toml"), "version = 1\nallow-all = true\n").expect("written");
-    let report = host.host.reloader().reload().await.expect("reloaded");
-    assert!(report.failed["grants"].contains("unknown field `allow-all`"), "{report:?}");
+    let file = host.folder.path().join("data/grants/caller.toml");
+    std::fs::write(&file, "version = 1\nallow-all = true\n").expect("written");
+    let report = host.host.reload().await.expect("reloaded");
+    assert!(report.failed["caller"].contains("unknown field `allow-all`"), "{report:?}");
     assert_eq!(
         host.text("caller_call", json!({ "tool": "add", "arguments": { "a": 1, "b": 2 } })).await,
         r#"{"result":3}"#

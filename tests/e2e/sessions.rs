@@ -57,7 +57,7 @@ async fn there_are_only_so_many_sessions() {
     let refused = host.post(initialize_message().to_string()).send().await.expect("an answer");
     assert_eq!(refused.status(), 503);
     assert_eq!(refused.headers()["retry-after"], "10");
-    assert_eq!(answer(refused).await["error"]["message"], "this host has 3 sessions already");
+    assert_eq!(answer(refused).await["error"]["message"], "this host has no room for more sessions");
 }
 
 #[tokio::test]

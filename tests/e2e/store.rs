@@ -46,7 +46,7 @@ async fn without_a_grant_there_is_no_store() {
     let files = folder(&[("store", &guest("store"))]);
     grant(&files, "[components.store]\ncall = ['store_get']\n");
     let host = TestHost::start_with(files, |_| {}).await;
-    assert!(host.problems().contains("add `store = {}` under `[components.store]`"), "{}", host.problems());
+    assert!(host.problems().contains("add `store = {}` to `grants/store.toml`"), "{}", host.problems());
 }
 
 #[tokio::test]
@@ -132,7 +132,7 @@ async fn a_swap_does_not_harm_a_transaction_nor_the_next_build() {
         host.write("store", &next);
         host.until("the next build serves", async |host| {
             host.metric("mcpp_swaps_total").await.iter().any(|line| line.contains("loaded") && line.ends_with(" 2"))
-                || host.host.reloader().reload().await.is_ok_and(|report| report.unchanged.contains("store"))
+                || host.host.reload().await.is_ok_and(|report| report.unchanged.contains("store"))
         })
         .await;
         result(&host, "store_add", json!({ "counter": "c", "delta": 1 })).await
@@ -184,6 +184,6 @@ async fn a_damaged_store_is_said_and_left_and_tools_without_one_work() {
     assert_eq!(std::fs::read(&file).expect("a file"), b"no store at all");
     // Put right, it is taken up without a restart.
     std::fs::write(&file, good).expect("written");
-    host.host.reloader().reload().await.expect("reloaded");
+    host.host.reload().await.expect("reloaded");
     assert_eq!(result(&host, "store_get", json!({ "key": "a" })).await[0], "one");
 }

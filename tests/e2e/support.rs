@@ -44,10 +44,16 @@ pub fn folder(components: &[(&str, &[u8])]) -> TempDir {
     folder
 }
 
-/// Gives `folder` a grants file with this below its version.
+/// Gives the components of `folder` grants: tables `[components.NAME]`, each of which becomes a file.
 pub fn grant(folder: &TempDir, grants: &str) {
-    std::fs::create_dir_all(folder.path().join("data")).expect("a data folder");
-    std::fs::write(folder.path().join("data/grants.toml"), format!("version = 1\n{grants}")).expect("a grants file");
+    let data = folder.path().join("data/grants");
+    std::fs::create_dir_all(&data).expect("a folder of grants");
+    let table: toml::Table = toml::from_str(grants).expect("TOML");
+    for (component, grant) in table["components"].as_table().expect("by component") {
+        let mut file = toml::Table::from_iter([("version".to_owned(), toml::Value::Integer(1))]);
+        file.extend(grant.as_table().expect("a table").clone());
+        std::fs::write(data.join(format!("{component}.toml")), toml::to_string(&file).expect("TOML")).expect("written");
+    }
 }
 
 impl TestHost {
@@ -61,7 +67,7 @@ impl TestHost {
         let http = http_client();
         let mut config = config(&folder);
         change(&mut config);
-        let (host, report) = Host::start(config, |_, _| {}).await.expect("the host starts");
+        let (host, report) = Host::start(config, std::sync::Arc::new(|| {})).await.expect("the host starts");
         Self { host, report, folder, http }
     }
 

@@ -92,7 +92,7 @@ async fn a_call_ends_on_the_revision_it_began_on() {
     let call = tokio::spawn(host.modern("tools/call", json!({ "name": "v" })).send());
     host.until("it runs", async |host| host.host.registry().admission().running() == 1).await;
     std::fs::write(host.tools_folder().join("v.wasm"), version(2)).expect("written");
-    host.host.reloader().reload().await.expect("reloaded");
+    host.host.reload().await.expect("reloaded");
     let answer = crate::support::answer(call.await.expect("joined").expect("an answer")).await;
     assert_eq!(answer["result"]["structuredContent"]["result"], 1);
     assert_eq!(host.text("v", json!({})).await, r#"{"result":2}"#);

@@ -5,27 +5,25 @@ use std::{convert::Infallible, path::PathBuf, sync::Arc};
 use axum::{
     Json,
     body::Body,
-    extract::State,
-    http::StatusCode,
+    extract::{Query, State},
     response::{IntoResponse as _, Response},
 };
 use futures::{Stream, stream};
 use serde::{Deserialize, Serialize};
 use tokio::{sync::watch, task::JoinHandle};
 
-use super::Shared;
+use super::{Of, Shared, answer};
 use crate::{
     events::parked::{self, Verdict},
     store::StoreError,
     telemetry,
-    tenant::TenantId,
 };
 
 /// Most deliveries shown of each kind and space.
 const MAX_SHOWN: usize = 100;
 
-pub(super) async fn list_events(State(shared): State<Arc<Shared>>) -> Response {
-    answer(parked::list(&shared.store, &TenantId::local(), MAX_SHOWN).await)
+pub(super) async fn list_events(State(shared): State<Arc<Shared>>, Query(of): Query<Of>) -> Response {
+    answer(parked::list(&shared.store, &of.tenant, MAX_SHOWN).await)
 }
 
 /// What to do with parked deliveries.
@@ -38,15 +36,12 @@ pub struct Settle {
     pub verdict: Verdict,
 }
 
-pub(super) async fn settle_events(State(shared): State<Arc<Shared>>, Json(settle): Json<Settle>) -> Response {
-    answer(parked::settle(&shared.store, &TenantId::local(), settle.id.as_deref(), settle.verdict).await)
-}
-
-fn answer<T: Serialize>(result: Result<T, StoreError>) -> Response {
-    match result {
-        Ok(value) => Json(value).into_response(),
-        Err(error) => (StatusCode::SERVICE_UNAVAILABLE, telemetry::chain(&error)).into_response(),
-    }
+pub(super) async fn settle_events(
+    State(shared): State<Arc<Shared>>,
+    Query(of): Query<Of>,
+    Json(settle): Json<Settle>,
+) -> Response {
+    answer(parked::settle(&shared.store, &of.tenant, settle.id.as_deref(), settle.verdict).await)
 }
 
 /// Where to copy the store.
@@ -69,12 +64,16 @@ pub enum BackupStep {
     Failed(String),
 }
 
-pub(super) async fn backup(State(shared): State<Arc<Shared>>, Json(Backup { target }): Json<Backup>) -> Response {
+pub(super) async fn backup(
+    State(shared): State<Arc<Shared>>,
+    Query(of): Query<Of>,
+    Json(Backup { target }): Json<Backup>,
+) -> Response {
     let (copied, steps) = watch::channel(0);
     let store = shared.store.clone();
     let copying = tokio::spawn(async move {
         store
-            .backup(&TenantId::local(), &target, move |entries| {
+            .backup(&of.tenant, &target, move |entries| {
                 copied.send_replace(entries);
             })
             .await

@@ -155,7 +155,7 @@ fn refusal(error: CallError) -> call::CallError {
     match error {
         CallError::UnknownTool(_) => call::CallError::NotFound,
         CallError::InvalidArguments { .. } => call::CallError::InvalidArguments(error.to_string()),
-        CallError::Busy { .. } => call::CallError::Busy,
+        CallError::Busy { .. } | CallError::TooMany { .. } => call::CallError::Busy,
         CallError::TooDeep => call::CallError::TooDeep,
         CallError::BudgetExceeded { .. }
         | CallError::Cancelled

@@ -12,10 +12,12 @@ use crate::{
     call::ComponentName,
     capability::{self, Access},
     grants::{ComponentGrant, StoreGrant, ToolPattern},
+    tenant::TenantId,
     wasm::{
         Engine, EngineConfig,
-        admission::Admission,
+        admission::{Admission, Share},
         component::{self, LoadError, MAX_COMPONENT_BYTES},
+        limits::TenantLimits,
     },
 };
 
@@ -97,8 +99,9 @@ impl Inspect {
             // To list its tools the component runs once, with everything linked and nothing behind it: there is no call, so nothing can be reached.
             let everything = ToolPattern::try_from("*".to_owned()).map_err(anyhow::Error::msg)?;
             let store = Some(StoreGrant::default());
+            let share = Share::new(TenantId::local(), TenantLimits::default());
             let grant = ComponentGrant { call: vec![everything], store, ..ComponentGrant::default() };
-            let loaded = compiled.admit(&engine, &grant)?.load(&engine, &Admission::new(&config)).await?;
+            let loaded = compiled.admit(&engine, &grant)?.load(&engine, (&Admission::new(&config), &share)).await?;
             explanation.tools = loaded.tools.into_iter().map(tool).collect();
             explanation.notes = loaded.notes;
             explanation.topics = loaded.handler.map(|(_, topics)| topics).unwrap_or_default();
@@ -148,7 +151,7 @@ impl Explanation {
                 let access = match capability.access {
                     Access::Everyone => "every component has this".to_owned(),
                     Access::Granted { grant, .. } => {
-                        format!("needs `{grant}` under [components.{}] in the grants file", self.component)
+                        format!("needs `{grant}` in grants/{}.toml", self.component)
                     }
                     Access::Nobody => "this host does not offer it: the component will not load".to_owned(),
                 };
@@ -169,10 +172,7 @@ impl Explanation {
         for topic in &self.topics {
             let needs = match topic.split_once('/') {
                 Some((component, _)) if component != self.component => {
-                    format!(
-                        " (needs `subscribe = [{topic:?}]` under [components.{}] in the grants file)",
-                        self.component
-                    )
+                    format!(" (needs `subscribe = [{topic:?}]` in grants/{}.toml)", self.component)
                 }
                 _ => String::new(),
             };

@@ -1,6 +1,6 @@
 //! `mcpp info`, `mcpp reload`, `mcpp tools --problems`: an operator at a running host's own socket.
 
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use anyhow::{Context as _, bail};
 use clap::Args;
@@ -9,12 +9,18 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use super::{Operator, clean, print, print_json, table};
 use crate::{
-    admin::{self, Info as HostInfo, StoreInfo},
+    admin::{self, Info as HostInfo, StoreInfo, TenantInfo},
     config::Config,
     reload::Report,
+    tenant::TenantId,
 };
 
 impl Operator {
+    /// Whether a host runs with this data directory.
+    pub(super) fn is_running(&self) -> anyhow::Result<bool> {
+        Ok(std::os::unix::net::UnixStream::connect(self.socket()?).is_ok())
+    }
+
     fn socket(&self) -> anyhow::Result<PathBuf> {
         let mut config = Config::load(self.config.as_deref(), |_| None)?;
         if self.data.is_some() {
@@ -36,7 +42,7 @@ impl Operator {
     async fn send(&self, method: Method, path: &str, body: Option<&impl Serialize>) -> anyhow::Result<Response> {
         let socket = self.socket()?;
         let client = reqwest::Client::builder().unix_socket(socket.clone()).build()?;
-        let mut request = client.request(method, format!("http://localhost{path}"));
+        let mut request = client.request(method, format!("http://localhost{path}?tenant={}", self.tenant));
         if let Some(body) = body {
             request = request.json(body);
         }
@@ -75,6 +81,21 @@ impl Info {
             instances.queued,
             engine.max_queued
         ))?;
+        let TenantInfo { name, open, limits, instances } = &info.tenant;
+        if !open {
+            print(&format!("tenant {name} is suspended\n"))?;
+        } else if *name != TenantId::local() {
+            let most = |what: &str| limits.get(what).map(ToString::to_string).unwrap_or_default();
+            print(&format!(
+                "tenant {name}: {} of {} run, {} of {} wait, {} of {} calls queue\n",
+                instances.running,
+                most("running"),
+                instances.waiting,
+                most("waiting"),
+                instances.queued,
+                most("queued")
+            ))?;
+        }
         let rows = info.components.iter().map(|component| {
             let digest = component.digest.chars().take(12).collect();
             vec![
@@ -90,11 +111,12 @@ impl Info {
         let tools = info.components.iter().flat_map(|component| &component.tools);
         let limits = tools.map(|tool| {
             let value = |name: &str| tool.limits.get(name).map(ToString::to_string).unwrap_or_default();
-            let shown = ["deadline_ms", "memory_bytes", "output_bytes", "log_bytes", "host_calls", "concurrency"];
+            let shown =
+                ["deadline_ms", "cpu_ms", "memory_bytes", "output_bytes", "log_bytes", "host_calls", "concurrency"];
             std::iter::once(tool.name.clone()).chain(shown.map(value)).collect()
         });
         print("")?;
-        print(&table(&["TOOL", "DEADLINE MS", "MEMORY", "OUTPUT", "LOG", "HOST CALLS", "AT ONCE"], limits))?;
+        print(&table(&["TOOL", "DEADLINE MS", "CPU MS", "MEMORY", "OUTPUT", "LOG", "HOST CALLS", "AT ONCE"], limits))?;
         print_problems(&info)
     }
 }
@@ -137,6 +159,22 @@ fn print_problems(info: &HostInfo) -> anyhow::Result<u8> {
     Ok(0)
 }
 
+/// What became of a tenant's components; those of other tenants than `local` with its name.
+fn print_report(tenant: &TenantId, report: &Report) -> anyhow::Result<()> {
+    let owner = if *tenant == TenantId::local() { String::new() } else { format!("{tenant}/") };
+    for (what, components) in
+        [("loaded", &report.loaded), ("unchanged", &report.unchanged), ("removed", &report.removed)]
+    {
+        for component in components {
+            print(&format!("{what} {owner}{component}"))?;
+        }
+    }
+    for (component, error) in &report.failed {
+        print(&format!("failed {owner}{component}: {}", clean(error)))?;
+    }
+    Ok(())
+}
+
 #[derive(Debug, Args)]
 pub(super) struct Reload {
     #[command(flatten)]
@@ -145,21 +183,14 @@ pub(super) struct Reload {
 
 impl Reload {
     pub(super) async fn run(self) -> anyhow::Result<u8> {
-        let report: Report = self.operator.ask(Method::POST, "/reload").await?;
+        let reports: BTreeMap<TenantId, Report> = self.operator.ask(Method::POST, "/reload").await?;
         if self.operator.json {
-            print_json(&report)?;
+            print_json(&reports)?;
         } else {
-            for (what, components) in
-                [("loaded", &report.loaded), ("unchanged", &report.unchanged), ("removed", &report.removed)]
-            {
-                for component in components {
-                    print(&format!("{what} {component}"))?;
-                }
-            }
-            for (component, error) in &report.failed {
-                print(&format!("failed {component}: {}", clean(error)))?;
+            for (tenant, report) in &reports {
+                print_report(tenant, report)?;
             }
         }
-        Ok(u8::from(!report.failed.is_empty()))
+        Ok(u8::from(reports.values().any(|report| !report.failed.is_empty())))
     }
 }

@@ -125,7 +125,7 @@ impl Call {
     }
 }
 
-fn tell(message: &str) {
+pub(super) fn tell(message: &str) {
     use std::io::Write as _;
     let _nobody_may_read_it = writeln!(std::io::stderr().lock(), "{message}");
 }

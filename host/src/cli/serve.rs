@@ -1,6 +1,6 @@
 //! `mcpp serve`.
 
-use std::{io::IsTerminal as _, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{io::IsTerminal as _, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -47,11 +47,8 @@ impl Serve {
             "configuration"
         );
         let bar = progress_bar();
-        let (host, _report) = Host::start(config, |done, total| {
-            bar.set_length(u64::try_from(total).unwrap_or(u64::MAX));
-            bar.set_position(u64::try_from(done).unwrap_or(u64::MAX));
-        })
-        .await?;
+        let loading = bar.clone();
+        let (host, _report) = Host::start(config, Arc::new(move || loading.inc(1))).await?;
         bar.finish_and_clear();
         let outcome = run_until_told(&host, stdio).await;
         tokio::select! {
@@ -91,8 +88,8 @@ async fn run_until_told(host: &Host, stdio: bool) -> std::io::Result<()> {
             _ = tokio::signal::ctrl_c() => return Ok(()),
             _ = terminate.recv() => return Ok(()),
             _ = reload.recv() => {
-                if let Err(stopping) = host.reloader().reload().await {
-                    tracing::warn!(%stopping, "not reloaded");
+                if let Err(error) = host.tenants().reload_all().await {
+                    tracing::warn!(error = telemetry::chain(&error), "not reloaded");
                 }
             }
         }
@@ -103,8 +100,8 @@ fn progress_bar() -> ProgressBar {
     if !std::io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }
-    let bar = ProgressBar::new(0);
-    if let Ok(style) = ProgressStyle::with_template("loading tools {bar:30} {pos}/{len} {elapsed}") {
+    let bar = ProgressBar::new_spinner();
+    if let Ok(style) = ProgressStyle::with_template("{spinner} loading components: {pos} {elapsed}") {
         bar.set_style(style);
     }
     bar.enable_steady_tick(Duration::from_millis(200));

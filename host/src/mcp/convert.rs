@@ -67,7 +67,7 @@ fn block(content: Content) -> ContentBlock {
 pub(super) fn error(error: CallError) -> Result<CallToolResult, ErrorData> {
     match error {
         CallError::UnknownTool(_) => Err(ErrorData::invalid_params(error.to_string(), None)),
-        CallError::Busy { retry_after, .. } => {
+        CallError::Busy { retry_after, .. } | CallError::TooMany { retry_after, .. } => {
             let data = json!({ "error": error.kind(), "retryAfterMs": u64::try_from(retry_after.as_millis()).unwrap_or(u64::MAX) });
             Err(ErrorData::new(BUSY, error.to_string(), Some(data)))
         }

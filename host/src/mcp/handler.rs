@@ -2,7 +2,10 @@
 //!
 //! A handler belongs to one principal, taken from the door when the handler is made: once a session in the legacy era, once a request in the modern.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+    time::Duration,
+};
 
 use axum::http::request::Parts;
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
@@ -57,16 +60,16 @@ impl Endpoint {
 
 /// What a handler learns of a request's lack of room, for the HTTP status.
 #[derive(Debug, Clone, Default)]
-pub(super) struct BusySignal(Arc<std::sync::atomic::AtomicU64>);
+pub(super) struct BusySignal(Arc<OnceLock<(Duration, bool)>>);
 
 impl BusySignal {
-    fn raise(&self, retry_after_ms: u64) {
-        self.0.store(retry_after_ms.max(1), std::sync::atomic::Ordering::Relaxed);
+    fn raise(&self, retry_after: Duration, too_many: bool) {
+        let _one_message_one_signal = self.0.set((retry_after, too_many));
     }
 
-    /// When to try again, in milliseconds, if there was no room.
-    pub(super) fn raised(&self) -> Option<u64> {
-        Some(self.0.load(std::sync::atomic::Ordering::Relaxed)).filter(|ms| *ms > 0)
+    /// When to try again, if the call was refused, and whether that was because the caller calls too often.
+    pub(super) fn raised(&self) -> Option<(Duration, bool)> {
+        self.0.get().copied()
     }
 }
 
@@ -188,7 +191,8 @@ impl ServerHandler for Handler {
 
     fn get_tool(&self, name: &str) -> Option<WireTool> {
         let catalog = self.registry().catalog(&self.principal.tenant);
-        Some(convert::tool(catalog.tool(&ToolName::new(name).ok()?)?.as_ref()))
+        let name = ToolName::new(name).ok().filter(|name| self.principal.may_use(name))?;
+        Some(convert::tool(catalog.tool(&name)?.as_ref()))
     }
 
     async fn list_tools(
@@ -201,6 +205,7 @@ impl ServerHandler for Handler {
         let page_size = self.endpoint.0.page_size;
         let mut tools: Vec<WireTool> = catalog
             .tools_after(after.as_ref())
+            .filter(|tool| self.principal.may_use(&tool.name))
             .take(page_size.saturating_add(1))
             .map(|tool| convert::tool(tool))
             .collect();
@@ -248,11 +253,12 @@ impl ServerHandler for Handler {
         while let Ok(event) = events.try_recv() {
             forward(event, &context.peer, token.as_ref()).await;
         }
-        if let Err(CallError::Busy { retry_after, .. }) = &result
+        if let Err(error) = &result
+            && let Some(retry_after) = error.retry_after()
             && let Some(signal) =
                 context.extensions.get::<Parts>().and_then(|parts| parts.extensions.get::<BusySignal>())
         {
-            signal.raise(u64::try_from(retry_after.as_millis()).unwrap_or(u64::MAX));
+            signal.raise(retry_after, matches!(error, CallError::TooMany { .. }));
         }
         let wire = match result {
             Ok(result) => convert::result(result),

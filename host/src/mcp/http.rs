@@ -17,7 +17,7 @@ use std::{
 use axum::{
     Router,
     extract::{Request, State},
-    http::{Method, StatusCode, header},
+    http::{HeaderMap, Method, StatusCode, header},
     middleware::{self, Next},
     response::{IntoResponse as _, Response},
     routing::{any, get},
@@ -38,7 +38,7 @@ use super::{
 use crate::{
     config::{ServerConfig, SessionConfig},
     telemetry,
-    tenant::Principal,
+    tenant::{Principal, SCOPE_METRICS, TenantId, tokens::Authenticator},
 };
 
 /// JSON-RPC code of transport errors that have none of their own.
@@ -61,6 +61,7 @@ struct App {
     endpoint: Endpoint,
     guard: Guard,
     sessions: Arc<Sessions>,
+    authenticator: Arc<Authenticator>,
     engine: Engine,
     ready: AtomicBool,
 }
@@ -77,13 +78,22 @@ impl HttpDoor {
         config: ServerConfig,
         sessions: SessionConfig,
         endpoint: Endpoint,
+        authenticator: Authenticator,
         address: SocketAddr,
         stop: CancellationToken,
     ) -> Self {
         let sessions = Sessions::new(sessions);
         let guard = Guard::new(address, &config.allowed_hosts, &config.allowed_origins);
         let engine = engine(&config, &guard, &endpoint, &sessions, stop.clone());
-        let app = App { config: config.clone(), endpoint, guard, sessions, engine, ready: AtomicBool::new(true) };
+        let app = App {
+            config: config.clone(),
+            endpoint,
+            guard,
+            sessions,
+            authenticator: Arc::new(authenticator),
+            engine,
+            ready: AtomicBool::new(true),
+        };
         Self { config, app: Arc::new(app), stop }
     }
 
@@ -99,7 +109,7 @@ impl HttpDoor {
 
     /// Serves connections until `stop`; then waits until they have ended.
     pub async fn serve(&self, listener: TcpListener, closing: CancellationToken) {
-        let tidy = tokio::spawn(Arc::clone(&self.app.sessions).keep_tidy());
+        let tidy = tokio::spawn(Arc::clone(&self.app.sessions).keep_tidy(Arc::clone(&self.app.authenticator)));
         let router = router(&self.config, Arc::clone(&self.app));
         let room = Arc::new(Semaphore::new(self.config.max_connections));
         let connections = TaskTracker::new();
@@ -233,10 +243,14 @@ async fn ready(State(app): State<Arc<App>>) -> Response {
     }
 }
 
-async fn health(State(app): State<Arc<App>>) -> Response {
+/// Whether the host is well. Where a token is needed, what it holds is nobody's business who has none.
+async fn health(State(app): State<Arc<App>>, headers: HeaderMap) -> Response {
     let registry = app.endpoint.registry();
-    let catalog = registry.catalog(&Principal::local_user().tenant);
     let status = if app.ready.load(Ordering::Relaxed) { "ok" } else { "stopping" };
+    if app.authenticator.is_on() && !exchange::authenticate(&app, &headers).is_ok_and(|who| may_measure(&who)) {
+        return axum::Json(serde_json::json!({ "status": status })).into_response();
+    }
+    let catalog = registry.catalog(&TenantId::local());
     axum::Json(serde_json::json!({
         "status": status,
         "version": env!("CARGO_PKG_VERSION"),
@@ -249,14 +263,35 @@ async fn health(State(app): State<Arc<App>>) -> Response {
     .into_response()
 }
 
-async fn metrics(State(app): State<Arc<App>>) -> Response {
+fn may_measure(principal: &Principal) -> bool {
+    principal.scopes.contains(SCOPE_METRICS)
+}
+
+/// The host's metrics, of all tenants: for the local user, and for tokens with the scope `metrics`.
+async fn metrics(State(app): State<Arc<App>>, headers: HeaderMap) -> Response {
+    match exchange::authenticate(&app, &headers) {
+        Err(refused) => return *refused,
+        Ok(principal) if !may_measure(&principal) => {
+            return failure(StatusCode::FORBIDDEN, None, TRANSPORT_ERROR, "the token lacks the scope `metrics`");
+        }
+        Ok(_) => {}
+    }
     let admission = app.endpoint.registry().admission();
     for (state, count) in
         [("running", admission.running()), ("waiting", admission.waiting()), ("queued", admission.queued())]
     {
         metrics::gauge!("mcpp_instances", "state" => state).set(count as f64);
     }
-    metrics::gauge!("mcpp_sessions", "tenant" => "local").set(app.sessions.len() as f64);
+    let by_tenant = app.sessions.by_tenant();
+    for tenant in app.endpoint.registry().tenants() {
+        let sessions = by_tenant.get(&tenant).copied().unwrap_or_default();
+        let (running, waiting, queued) = admission.of(&tenant);
+        for (state, count) in [("running", running), ("waiting", waiting), ("queued", queued)] {
+            metrics::gauge!("mcpp_tenant_instances", "tenant" => tenant.to_string(), "state" => state)
+                .set(count as f64);
+        }
+        metrics::gauge!("mcpp_sessions", "tenant" => tenant.to_string()).set(sessions as f64);
+    }
     match telemetry::metrics() {
         Some(handle) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], handle.render()).into_response(),
         None => StatusCode::SERVICE_UNAVAILABLE.into_response(),

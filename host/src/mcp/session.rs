@@ -27,7 +27,11 @@ use rmcp::{
 };
 use tokio::time::Instant;
 
-use crate::{call::LogLevel, config::SessionConfig, tenant::Principal};
+use crate::{
+    call::LogLevel,
+    config::SessionConfig,
+    tenant::{Principal, TenantId, tokens::Authenticator},
+};
 
 /// Workers at once; above it the idle ones are parked without delay.
 const MAX_WORKERS: usize = 256;
@@ -67,8 +71,10 @@ struct Record {
 /// Why a session is not opened.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Full {
-    #[error("this host has {0} sessions already")]
-    Host(usize),
+    #[error("this host has no room for more sessions")]
+    Host,
+    #[error("the tenant has {0} sessions already")]
+    Tenant(u64),
     #[error("you have {0} sessions already; end some with DELETE")]
     Principal(usize),
 }
@@ -85,11 +91,17 @@ impl Sessions {
         self.records.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether `principal` may open one more.
-    pub(super) fn check_room(&self, principal: &Principal) -> Result<(), Full> {
+    /// Whether `principal`, of whose tenant there may be `of_tenant`, may open one more.
+    pub(super) fn check_room(&self, principal: &Principal, of_tenant: u64) -> Result<(), Full> {
         let records = self.records();
         if records.len() >= self.config.max {
-            return Err(Full::Host(records.len()));
+            return Err(Full::Host);
+        }
+        if u64::try_from(records.len()).unwrap_or(u64::MAX) >= of_tenant {
+            let own = records.values().filter(|record| record.principal.tenant == principal.tenant).count();
+            if u64::try_from(own).unwrap_or(u64::MAX) >= of_tenant {
+                return Err(Full::Tenant(of_tenant));
+            }
         }
         // Counting is only needed where the principal could have reached its limit.
         if records.len() >= self.config.max_per_principal {
@@ -104,6 +116,16 @@ impl Sessions {
     /// Whether there is such a session and `principal` opened it: somebody else's does not exist for you.
     pub(super) fn belongs_to(&self, id: &str, principal: &Principal) -> bool {
         self.records().get(id).is_some_and(|record| record.principal == *principal)
+    }
+
+    /// How many there are of each tenant.
+    pub(super) fn by_tenant(&self) -> HashMap<TenantId, usize> {
+        let mut counts: HashMap<TenantId, usize> = HashMap::new();
+        for record in self.records().values() {
+            let count = counts.entry(record.principal.tenant.clone()).or_default();
+            *count = count.saturating_add(1);
+        }
+        counts
     }
 
     /// How many there are.
@@ -151,8 +173,8 @@ impl Sessions {
         }
     }
 
-    /// Parks idle sessions and forgets expired ones, until the host stops.
-    pub(super) async fn keep_tidy(self: Arc<Self>) {
+    /// Parks idle sessions, forgets expired ones and ends those whose principal may not come in any more, until the host stops.
+    pub(super) async fn keep_tidy(self: Arc<Self>, authenticator: Arc<Authenticator>) {
         let park = Duration::from_millis(self.config.park_ms.max(1));
         let mut tick = tokio::time::interval((park / 2).clamp(Duration::from_millis(10), Duration::from_secs(5)));
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -160,7 +182,7 @@ impl Sessions {
             tick.tick().await;
             self.park_idle(park).await;
             self.expire();
-            metrics::gauge!("mcpp_sessions", "tenant" => "local").set(self.len() as f64);
+            self.end_strangers(&authenticator).await;
         }
     }
 
@@ -180,6 +202,15 @@ impl Sessions {
         drop(workers);
         for worker in stopped {
             let _it_may_have_ended_by_itself = worker.close().await;
+        }
+    }
+
+    /// Ends the streams of those whose token was revoked or has expired. A parked session needs nothing: its next request is refused.
+    async fn end_strangers(&self, authenticator: &Authenticator) {
+        let live = |(id, record): (&SessionId, &Record)| record.live.then(|| (id.clone(), record.principal.clone()));
+        let live: Vec<_> = self.records().iter().filter_map(live).collect();
+        for (id, _) in live.into_iter().filter(|(_, principal)| !authenticator.still_knows(principal)) {
+            self.end(&id).await;
         }
     }
 
@@ -412,8 +443,8 @@ mod tests {
         assert!(sessions.belongs_to(&id, &alice));
         assert!(!sessions.belongs_to(&id, &eve), "an id alone is not enough");
         assert!(!sessions.belongs_to(&id, &other), "nor is the same name in another tenant");
-        assert!(matches!(sessions.check_room(&alice), Err(Full::Principal(1))));
-        assert!(sessions.check_room(&eve).is_ok(), "one principal's sessions are not another's");
+        assert!(matches!(sessions.check_room(&alice, 100), Err(Full::Principal(1))));
+        assert!(sessions.check_room(&eve, 100).is_ok(), "one principal's sessions are not another's");
     }
 
     #[tokio::test]

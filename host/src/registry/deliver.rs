@@ -22,11 +22,17 @@ use crate::{
 
 impl Registry {
     /// Reins for work that the host has begun itself.
-    async fn control(&self, limits: Limits, places: &Arc<Semaphore>) -> Result<Arc<Control>, CallError> {
+    async fn control(
+        &self,
+        tenant: &TenantId,
+        limits: Limits,
+        places: &Arc<Semaphore>,
+    ) -> Result<Arc<Control>, CallError> {
+        let Some(share) = self.share(tenant) else { return Err(CallError::Cancelled) };
         let cancel = CancellationToken::new();
         let deadline = Instant::now() + Duration::from_millis(limits.deadline_ms);
         let concurrency = usize::try_from(limits.concurrency).unwrap_or(usize::MAX);
-        let slot = self.admission().admit(places, concurrency, deadline, &cancel).await?;
+        let slot = self.admission().admit(&share, places, concurrency, deadline, &cancel).await?;
         Ok(Control::new(limits, deadline, cancel, slot))
     }
 
@@ -43,9 +49,9 @@ impl Registry {
         delivery: &Delivery,
     ) -> Result<(), DeliveryError> {
         let Some(_pass) = revision.powers.gate.enter(false) else { return Err(DeliveryError::Busy) };
-        let control = match self.control(revision.limits, &handler.places).await {
+        let control = match self.control(tenant, revision.limits, &handler.places).await {
             Ok(control) => control,
-            Err(CallError::Busy { .. }) => return Err(DeliveryError::Busy),
+            Err(error) if error.retry_after().is_some() => return Err(DeliveryError::Busy),
             Err(error) => return Err(DeliveryError::Failed(error.to_string())),
         };
         let running = Running {
@@ -56,7 +62,7 @@ impl Registry {
         match handler.handler.deliver(self.engine(), delivery, running, control).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(reason)) => Err(DeliveryError::Failed(reason)),
-            Err(CallError::Busy { .. }) => Err(DeliveryError::Busy),
+            Err(error) if error.retry_after().is_some() => Err(DeliveryError::Busy),
             Err(error) => Err(DeliveryError::Failed(error.to_string())),
         }
     }
@@ -76,7 +82,7 @@ impl Registry {
         let deadline_ms = u64::try_from(MAX_MIGRATION_STEP.as_millis()).unwrap_or(u64::MAX);
         let limits = Limits { deadline_ms, ..revision.limits };
         let failed = |error: CallError| LoadError::Migration(error.to_string());
-        let control = self.control(limits, &Arc::new(Semaphore::new(1))).await.map_err(failed)?;
+        let control = self.control(&space.tenant, limits, &Arc::new(Semaphore::new(1))).await.map_err(failed)?;
         let cause = format!("migration from {from} to {to}");
         let running = self.running_by_itself(&space.tenant, &revision.powers, "migration", cause);
         let step = migration.step(self.engine(), transaction, from, cursor, running, control).await.map_err(failed)?;

@@ -4,7 +4,11 @@ use std::sync::Arc;
 
 use tokio::sync::Semaphore;
 
-use super::{gate::Gate, schema::Schema};
+use super::{
+    gate::Gate,
+    rate::{Rate, Weight},
+    schema::Schema,
+};
 use crate::{
     call::{CallError, ComponentName, ToolName, ToolResult},
     grants::{ComponentGrant, ToolPattern},
@@ -53,6 +57,10 @@ pub struct Tool {
     pub limits: Limits,
     /// Its own places, besides the host's.
     pub places: Arc<Semaphore>,
+    /// How often it is called.
+    pub rate: Rate,
+    /// Whether its calls are long.
+    pub weight: Weight,
     /// What it may do, as all of its revision.
     pub powers: Arc<Powers>,
     /// How it is called.
@@ -94,6 +102,8 @@ impl Tool {
             output,
             limits,
             places,
+            rate: Rate::new(limits.calls_per_minute),
+            weight: Weight::default(),
             powers: Arc::clone(powers),
             target,
         })

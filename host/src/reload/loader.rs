@@ -2,7 +2,7 @@
 
 use std::{
     borrow::Cow,
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
     sync::Arc,
@@ -11,7 +11,12 @@ use std::{
 
 use arc_swap::ArcSwap;
 
-use super::migration;
+use tokio::{
+    sync::{OnceCell, Semaphore},
+    task::JoinSet,
+};
+
+use super::{Report, migration};
 use crate::{
     call::ComponentName,
     grants::{ComponentGrant, Grants},
@@ -23,8 +28,9 @@ use crate::{
     telemetry,
     tenant::TenantId,
     wasm::{
+        Engine,
         cache::Cache,
-        component::{self, LoadError, MAX_COMPONENT_BYTES, Origin},
+        component::{self, Compiled, LoadError, MAX_COMPONENT_BYTES, Origin},
         limits::Limits,
     },
 };
@@ -84,6 +90,30 @@ pub enum Outcome {
     Failed(String),
 }
 
+/// The components built into this program, each compiled once for all tenants: what everybody has tells nobody anything.
+#[derive(Debug)]
+pub struct BuiltIns {
+    list: &'static [BuiltIn],
+    cache: Option<Arc<Cache>>,
+    compiled: BTreeMap<&'static str, OnceCell<Compiled>>,
+}
+
+impl BuiltIns {
+    /// Nothing is compiled yet.
+    pub fn new(list: &'static [BuiltIn], cache: Option<Cache>) -> Self {
+        let compiled = list.iter().map(|built_in| (built_in.name, OnceCell::new())).collect();
+        Self { list, cache: cache.map(Arc::new), compiled }
+    }
+
+    async fn compiled(&self, engine: &Engine, built_in: BuiltIn, name: ComponentName) -> Result<Compiled, LoadError> {
+        let compile = || compile(engine.clone(), self.cache.clone(), name, Cow::Borrowed(built_in.wasm));
+        match self.compiled.get(built_in.name) {
+            Some(cell) => cell.get_or_try_init(compile).await.cloned(),
+            None => compile().await,
+        }
+    }
+}
+
 /// What to load, and into which catalog.
 #[derive(Debug)]
 pub struct LoaderConfig {
@@ -92,9 +122,9 @@ pub struct LoaderConfig {
     /// Folders of components.
     pub folders: Vec<PathBuf>,
     /// Components built into this program.
-    pub built_in: &'static [BuiltIn],
-    /// The grants file.
-    pub grants_file: PathBuf,
+    pub built_in: Arc<BuiltIns>,
+    /// The folder of grants.
+    pub grants: PathBuf,
     /// What a call may use unless a grant says otherwise.
     pub limits: Limits,
 }
@@ -119,19 +149,53 @@ impl Loader {
         &self.config.folders
     }
 
-    /// Reads the grants file again. One that is not valid changes nothing.
-    pub fn reload_grants(&self) -> Result<(), String> {
-        match Grants::load(&self.config.grants_file) {
-            Ok(grants) => {
-                self.grants.store(Arc::new(grants));
-                Ok(())
-            }
+    /// The tenant for which it loads.
+    pub fn tenant(&self) -> &TenantId {
+        &self.config.tenant
+    }
+
+    /// Reads the grants again. A file that is not valid changes nothing for its component; these, and why.
+    pub fn reload_grants(&self) -> BTreeMap<String, String> {
+        let tenant = &self.config.tenant;
+        let grants = match Grants::load(&self.config.grants) {
+            Ok(grants) => grants,
             Err(error) => {
                 let error = telemetry::chain(&error);
-                tracing::error!(error, "the grants are not changed");
-                Err(error)
+                tracing::error!(%tenant, error, "the grants are not changed");
+                return BTreeMap::from([("grants".to_owned(), error)]);
+            }
+        };
+        let errors = grants.errors().map(|(component, error)| {
+            let error = telemetry::chain(error);
+            tracing::error!(%tenant, component, error, "the component's grant is not changed");
+            (component.to_owned(), error)
+        });
+        let errors = errors.collect();
+        self.grants.store(Arc::new(grants.or_as_before(&self.grants.load())));
+        errors
+    }
+
+    /// Loads everything there is, and takes away what is not there any more. `room` bounds the loads at the same time; `loaded` is told of each.
+    pub async fn load_all(self: Arc<Self>, room: Arc<Semaphore>, loaded: impl Fn() + Clone) -> Report {
+        let mut report = Report { failed: self.reload_grants(), ..Report::default() };
+        for wave in self.sources() {
+            let mut running = JoinSet::new();
+            for source in wave {
+                let (loader, room) = (Arc::clone(&self), Arc::clone(&room));
+                running.spawn(async move {
+                    let _room = room.acquire_owned().await;
+                    (source.component(), loader.load(source).await)
+                });
+            }
+            while let Some(done) = running.join_next().await {
+                loaded();
+                match done {
+                    Ok((component, outcome)) => report.add(component, outcome),
+                    Err(error) => tracing::error!(%error, "a load broke off"),
+                }
             }
         }
+        report
     }
 
     /// The component files there are, and those that were loaded and may be gone.
@@ -157,7 +221,7 @@ impl Loader {
 
     /// Everything there is to load, in waves: of two components with one name the earlier wave's has it. Built-in ones come first, then folder by folder.
     pub fn sources(&self) -> Vec<Vec<Source>> {
-        let mut waves = vec![self.config.built_in.iter().copied().map(Source::BuiltIn).collect::<Vec<_>>()];
+        let mut waves = vec![self.config.built_in.list.iter().copied().map(Source::BuiltIn).collect::<Vec<_>>()];
         let mut files = self.files();
         for folder in &self.config.folders {
             let (here, elsewhere) = files.into_iter().partition(|path| path.parent() == Some(folder));
@@ -231,7 +295,7 @@ impl Loader {
         let tenant = &self.config.tenant;
         let Some(wasm) = read(source).await? else { return self.remove(source).await };
         let name = ComponentName::new(&source.component())?;
-        let grant = self.grant(name.as_str());
+        let grant = self.grant(name.as_str())?;
         let origin = source.origin();
         let catalog = self.registry.catalog(tenant);
         if let Some(live) = catalog.component(name.as_str())
@@ -242,13 +306,14 @@ impl Loader {
         {
             return Ok(Outcome::Unchanged);
         }
-        let engine = self.registry.engine().clone();
-        let cache = self.cache.clone();
-        let compiled =
-            tokio::task::spawn_blocking(move || component::compile(&engine, cache.as_deref(), name, &wasm)).await;
-        let compiled = compiled.map_err(|_| LoadError::Stopping)??;
-        let admitted = compiled.admit(self.registry.engine(), &grant)?;
-        let loaded = admitted.load(self.registry.engine(), self.registry.admission()).await?;
+        let engine = self.registry.engine();
+        let compiled = match source {
+            Source::BuiltIn(built_in) => self.config.built_in.compiled(engine, *built_in, name).await?,
+            Source::File(_) => compile(engine.clone(), self.cache.clone(), name, wasm).await?,
+        };
+        let admitted = compiled.admit(engine, &grant)?;
+        let share = self.registry.share(tenant).ok_or(LoadError::Stopping)?;
+        let loaded = admitted.load(engine, (self.registry.admission(), &share)).await?;
         for note in &loaded.notes {
             tracing::warn!(component = %loaded.name, "{note}");
         }
@@ -258,21 +323,21 @@ impl Loader {
     }
 
     /// What a component may do: as the operator's grants say, or, for a built-in one that they do not name, as it is shipped.
-    fn grant(&self, component: &str) -> ComponentGrant {
+    fn grant(&self, component: &str) -> Result<ComponentGrant, LoadError> {
         let grants = self.grants.load();
-        let shipped = self.config.built_in.iter().find(|built_in| built_in.name == component);
+        let shipped = self.config.built_in.list.iter().find(|built_in| built_in.name == component);
         match (grants.of(component), shipped) {
-            (Some(granted), _) => granted,
+            (Some(granted), _) => granted.map_err(LoadError::Grant),
             // What is shipped is parsed by a test; if it were not valid, the component would have nothing and say so.
-            (None, Some(built_in)) => toml::from_str(built_in.grant).unwrap_or_default(),
-            (None, None) => ComponentGrant::default(),
+            (None, Some(built_in)) => Ok(toml::from_str(built_in.grant).unwrap_or_default()),
+            (None, None) => Ok(ComponentGrant::default()),
         }
     }
 
     /// Takes a component away whose live build was admitted under a grant that is not in force any more: it must not serve on with what was taken from it.
     fn revoke(&self, component: &str) {
         let tenant = &self.config.tenant;
-        let granted = self.grant(component);
+        let Ok(granted) = self.grant(component) else { return };
         let stale = self.registry.catalog(tenant).component(component).is_some_and(|live| live.grant != granted);
         if stale && let Err(stopping) = self.registry.remove(tenant, component) {
             tracing::warn!(component, %stopping, "could not be taken away");
@@ -301,6 +366,17 @@ impl Loader {
 pub fn is_component_file(path: &Path) -> bool {
     let visible = path.file_name().is_some_and(|name| !name.to_string_lossy().starts_with('.'));
     visible && path.extension().is_some_and(|extension| extension == "wasm")
+}
+
+/// Compiles on a thread of its own.
+async fn compile(
+    engine: Engine,
+    cache: Option<Arc<Cache>>,
+    name: ComponentName,
+    wasm: Cow<'static, [u8]>,
+) -> Result<Compiled, LoadError> {
+    let compile = move || component::compile(&engine, cache.as_deref(), name, &wasm);
+    tokio::task::spawn_blocking(compile).await.map_err(|_| LoadError::Stopping)?
 }
 
 /// The bytes of a source; none if its file is gone.

@@ -15,7 +15,7 @@ use notify::{
 };
 use tokio::sync::mpsc;
 
-use super::{SETTLE_CLOSED, SETTLE_OPEN};
+use super::{SETTLE_CLOSED, SETTLE_OPEN, Stopping};
 
 /// Events that may wait; past it everything is looked at again.
 const MAX_PENDING_EVENTS: usize = 1024;
@@ -35,9 +35,9 @@ pub enum WatchError {
         #[source]
         source: notify::Error,
     },
-    /// The thread that sets up the watch is gone.
-    #[error("cannot watch the tools folders")]
-    Thread(#[source] tokio::task::JoinError),
+    /// The host is stopping.
+    #[error(transparent)]
+    Stopping(Stopping),
 }
 
 /// What was seen.
@@ -55,13 +55,14 @@ pub(super) enum Seen {
 
 /// A watch over some folders.
 pub(super) struct FolderWatch {
-    _watcher: RecommendedWatcher,
+    watcher: RecommendedWatcher,
     events: mpsc::Receiver<Seen>,
     lost: Arc<AtomicBool>,
 }
 
 impl FolderWatch {
-    pub(super) fn start(folders: &[PathBuf]) -> Result<Self, WatchError> {
+    /// A watch over nothing yet.
+    pub(super) fn start() -> Result<Self, WatchError> {
         let (sender, events) = mpsc::channel(MAX_PENDING_EVENTS);
         let lost = Arc::new(AtomicBool::new(false));
         let overflow = Arc::clone(&lost);
@@ -72,18 +73,26 @@ impl FolderWatch {
                 }
             }
         };
-        let watch = |path: &Path| {
-            let path = path.to_owned();
-            move |source| WatchError::Watch { path, source }
-        };
-        let mut watcher = notify::recommended_watcher(tell).map_err(watch(Path::new("")))?;
+        let watcher = notify::recommended_watcher(tell).map_err(failed(Path::new("")))?;
+        Ok(Self { watcher, events, lost })
+    }
+
+    /// Watches these folders too.
+    pub(super) fn add(&mut self, folders: &[PathBuf]) -> Result<(), WatchError> {
         for folder in folders {
             if !folder.is_dir() {
                 return Err(WatchError::Missing(folder.clone()));
             }
-            watcher.watch(folder, RecursiveMode::NonRecursive).map_err(watch(folder))?;
+            self.watcher.watch(folder, RecursiveMode::NonRecursive).map_err(failed(folder))?;
         }
-        Ok(Self { _watcher: watcher, events, lost })
+        Ok(())
+    }
+
+    /// Watches these folders no more.
+    pub(super) fn remove(&mut self, folders: &[PathBuf]) {
+        for folder in folders {
+            let _it_may_be_gone = self.watcher.unwatch(folder);
+        }
     }
 
     pub(super) async fn next(&mut self) -> Seen {
@@ -95,6 +104,11 @@ impl FolderWatch {
             None => std::future::pending().await,
         }
     }
+}
+
+fn failed(path: &Path) -> impl FnOnce(notify::Error) -> WatchError + use<> {
+    let path = path.to_owned();
+    move |source| WatchError::Watch { path, source }
 }
 
 fn interpret(event: notify::Result<Event>) -> Vec<Seen> {

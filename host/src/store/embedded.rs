@@ -113,6 +113,13 @@ impl EmbeddedStore {
         copy.await.unwrap_or_else(|_| Err(StoreError::OutcomeUnknown))
     }
 
+    /// Removes everything that a tenant ever kept. Nobody should use it any more; who does writes into nothing.
+    pub async fn remove(&self, tenant: &TenantId) -> Result<(), StoreError> {
+        let (shared, tenant) = (Arc::clone(&self.0), tenant.clone());
+        let removed = tokio::task::spawn_blocking(move || shared.remove(&tenant));
+        removed.await.unwrap_or_else(|_| Err(StoreError::OutcomeUnknown))
+    }
+
     /// Lets what is staged reach the disk, closes all files, and opens none any more.
     pub async fn close(&self) {
         let shared = Arc::clone(&self.0);
@@ -160,7 +167,7 @@ impl Shared {
             // Half of what is left: the first file, which on most hosts is the only one, has much, and there is always some for the next.
             (self.config.cache_bytes.saturating_sub(granted) / 2).max(MIN_CACHE_BYTES)
         };
-        let path = self.directory.join(format!("{tenant}.redb"));
+        let path = self.path(&tenant);
         if self.closed.load(Ordering::Acquire) {
             return Err(Unavailable::Closed { path }.into());
         }
@@ -169,6 +176,25 @@ impl Shared {
         let open = OpenFile { file: Arc::clone(&file), cache_bytes, used: Instant::now() };
         self.lock().insert(tenant, open);
         Ok(file)
+    }
+
+    fn path(&self, tenant: &TenantId) -> PathBuf {
+        self.directory.join(format!("{tenant}.redb"))
+    }
+
+    fn remove(&self, tenant: &TenantId) -> Result<(), StoreError> {
+        let opening = Arc::clone(self.lock_opening().entry(tenant.clone()).or_default());
+        let _nobody_opens_it = opening.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(open) = self.lock().remove(tenant) {
+            open.file.close_in_order();
+        }
+        let path = self.path(tenant);
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(Unavailable::Io { path, source: error.into() }.into())
+            }
+            _ => Ok(()),
+        }
     }
 
     fn lock_opening(&self) -> std::sync::MutexGuard<'_, BTreeMap<TenantId, Arc<Mutex<()>>>> {

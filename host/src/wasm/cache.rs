@@ -9,12 +9,13 @@
 
 use std::{
     fs, io,
-    io::Write as _,
     path::{Path, PathBuf},
     time::SystemTime,
 };
 
 use wasmtime::component::Component;
+
+use crate::files::write_atomically;
 
 /// All entries together; the least recently used go first.
 const MAX_CACHE_BYTES: u64 = 2 << 30;
@@ -165,21 +166,4 @@ fn load_or_make_key(path: &Path) -> io::Result<[u8; KEY_BYTES]> {
     getrandom::fill(&mut key).map_err(io::Error::other)?;
     write_atomically(path, &key)?;
     Ok(key)
-}
-
-/// Writes a file that is either not there or whole, readable by its owner only.
-fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut suffix = [0; 8];
-    getrandom::fill(&mut suffix).map_err(io::Error::other)?;
-    let temporary = path.with_extension(format!("tmp-{:016x}", u64::from_le_bytes(suffix)));
-    let mut options = fs::OpenOptions::new();
-    options.write(true).create_new(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let written =
-        options.open(&temporary).and_then(|mut file| file.write_all(bytes)).and_then(|()| fs::rename(&temporary, path));
-    if written.is_err() {
-        let _nothing_left_behind = fs::remove_file(&temporary);
-    }
-    written
 }

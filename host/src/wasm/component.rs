@@ -11,7 +11,7 @@ use wasmtime::component::{Component, InstancePre, types::ComponentItem};
 
 use super::{
     Engine,
-    admission::Admission,
+    admission::{Admission, Share},
     bindings::{ComponentPre, exports::mcpp::tool::tools::Tool as WitTool},
     cache::Cache,
     control::Control,
@@ -25,7 +25,7 @@ use super::{
 use crate::{
     call::{CallError, ComponentName, InvalidComponentName},
     capability::{self, Refused},
-    grants::ComponentGrant,
+    grants::{ComponentGrant, GrantsError},
     store::StoreError,
 };
 
@@ -82,6 +82,9 @@ pub enum LoadError {
     /// It does not compile.
     #[error("the component is not valid: {0}")]
     Invalid(String),
+    /// Its grant is not valid.
+    #[error("its grant is not valid, so it has none: {}", crate::telemetry::chain(&**.0))]
+    Grant(Arc<GrantsError>),
     /// An import is refused.
     #[error(transparent)]
     Refused(#[from] Refused),
@@ -132,7 +135,7 @@ pub enum LoadError {
     TooManyTopics(usize),
     /// A topic it wants to be told of is another component's, and not granted.
     #[error(
-        "it subscribes to `{topic}` of another component; to grant it, add `subscribe = [\"{topic}\"]` under `[components.{component}]` in the grants file and run `mcpp reload`"
+        "it subscribes to `{topic}` of another component; to grant it, add `subscribe = [\"{topic}\"]` to `grants/{component}.toml` and run `mcpp reload`"
     )]
     TopicNotGranted {
         /// The topic.
@@ -196,7 +199,8 @@ fn notes(notes: &[String]) -> String {
     if notes.is_empty() { String::new() } else { format!(" ({})", notes.join("; ")) }
 }
 
-/// A component whose code is compiled and not yet allowed to run.
+/// A component whose code is compiled and not yet allowed to run. Clones share the code.
+#[derive(Clone)]
 pub struct Compiled {
     name: ComponentName,
     component: Component,
@@ -342,7 +346,7 @@ pub struct LoadedTool {
 
 impl Admitted {
     /// Asks for its tools.
-    pub async fn load(self, engine: &Engine, admission: &Admission) -> Result<Loaded, LoadError> {
+    pub async fn load(self, engine: &Engine, admission: (&Admission, &Arc<Share>)) -> Result<Loaded, LoadError> {
         let Self { compiled, kind, handler, migration } = self;
         let name = compiled.name.shared();
         let (tools, notes) = match kind {
@@ -383,17 +387,18 @@ impl Admitted {
 }
 
 /// Reins for what a component is asked when it is loaded.
-async fn loading(admission: &Admission) -> Result<Arc<Control>, LoadError> {
+async fn loading((admission, share): (&Admission, &Arc<Share>)) -> Result<Arc<Control>, LoadError> {
     let limits = Limits { deadline_ms: u64::try_from(LIST_TIME.as_millis()).unwrap_or(u64::MAX), ..Limits::default() };
     let cancel = CancellationToken::new();
     let until = Instant::now() + LIST_TIME;
-    let slot = admission.admit(&Arc::new(Semaphore::new(1)), 1, until, &cancel).await.map_err(LoadError::List)?;
+    let slot = admission.admit(share, &Arc::new(Semaphore::new(1)), 1, until, &cancel).await;
+    let slot = slot.map_err(LoadError::List)?;
     Ok(Control::new(limits, Instant::now() + LIST_TIME, cancel, slot))
 }
 
 async fn list_sdk(
     engine: &Engine,
-    admission: &Admission,
+    admission: (&Admission, &Arc<Share>),
     name: &Arc<str>,
     component: ComponentPre<State>,
 ) -> Result<Vec<LoadedTool>, LoadError> {

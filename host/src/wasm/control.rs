@@ -9,13 +9,18 @@ use std::{
         Arc, OnceLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use futures::FutureExt;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{admission::Slot, limits::Limits, pace::Pace};
+use super::{
+    admission::{Share, Slot},
+    limits::Limits,
+    pace::Pace,
+};
 use crate::call::{Budget, CallError};
 
 /// The trap that ends a guest when its call is stopped; the reason is in [`Control::stopped`].
@@ -89,7 +94,7 @@ impl Control {
         self.stop(CallError::BudgetExceeded { budget, limit })
     }
 
-    /// Notes that the guest has used a slice of time.
+    /// Notes that the guest has used a slice of time, or will: one that is known to be long does not begin on a door's thread.
     pub fn note_slice(&self) {
         self.long.store(true, Ordering::Relaxed);
     }
@@ -97,6 +102,11 @@ impl Control {
     /// Whether the guest has used its first slice of time.
     pub fn is_long(&self) -> bool {
         self.long.load(Ordering::Relaxed)
+    }
+
+    /// The tenant's share of the host.
+    pub fn share(&self) -> &Arc<Share> {
+        self.slot.share()
     }
 
     /// The guest's own time.
@@ -114,6 +124,9 @@ impl Control {
         }
         if Instant::now() >= self.deadline {
             return Err(self.out_of_time());
+        }
+        if self.pace.processor_time() >= Duration::from_millis(self.limits.cpu_ms) {
+            return Err(self.exceed(Budget::Cpu, self.limits.cpu_ms));
         }
         Ok(())
     }

@@ -75,7 +75,12 @@ pub async fn call(
             Target::Sdk { component, tool } => call_sdk(&mut store, &component, &tool, &arguments).await,
             Target::Plain { component, function } => call_plain(&mut store, &component, &function, &arguments).await,
         };
-        let cost = Cost { memory_bytes: store.data().memory_bytes(), host_calls: store.data().control.host_calls() };
+        let control = &store.data().control;
+        let cost = Cost {
+            memory_bytes: store.data().memory_bytes(),
+            host_calls: control.host_calls(),
+            processor_time: control.pace().processor_time(),
+        };
         (result.and_then(|outcome| outcome.map_err(Failure::Call)), cost)
     };
     match run_guest(engine, guest, Arc::clone(&control)).await {
@@ -137,8 +142,15 @@ pub(super) fn new_store(
         let control = &context.data().control;
         control.check()?;
         control.note_slice();
-        let pace = Arc::clone(control.pace());
-        Ok(UpdateDeadline::YieldCustom(SLICE, Box::pin(async move { pace.let_others_run().await })))
+        let control = Arc::clone(control);
+        let next_turn = async move {
+            tokio::select! {
+                () = control.pace().let_others_run(&control.share().turns) => {}
+                // It is stopped at its next epoch; that it waits for its turn is no reason to wait longer.
+                _ = control.end() => {}
+            }
+        };
+        Ok(UpdateDeadline::YieldCustom(SLICE, Box::pin(next_turn)))
     });
     store.call_hook(|context, hook| match hook {
         CallHook::CallingHost => context.data().control.charge_host_call(),
@@ -166,7 +178,9 @@ async fn run_guest<T: Send + 'static>(
             () = overdue(&watched) => None,
         }
     });
-    let output = match (FirstSlice { guest: Some(guest), engine, control: &control }).await {
+    let begun =
+        if control.is_long() { Err(guest) } else { FirstSlice { guest: Some(guest), engine, control: &control }.await };
+    let output = match begun {
         Ok(output) => output,
         Err(rest) => engine.spawn(rest).await.ok().flatten(),
     };

@@ -2,28 +2,30 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Declares the limits once: the resolved struct, the patch that configuration writes, and how one applies to the other.
+/// Declares limits once: the resolved struct, the patch that configuration writes, and how one applies to the other.
 macro_rules! limits {
-    ($($(#[$doc:meta])* $name:ident = $default:expr, $least:expr, $most:expr;)*) => {
-        /// The limits of one call.
+    ($(#[$about:meta])* $limits:ident, $patch:ident; $($(#[$doc:meta])* $name:ident = $default:expr, $least:expr, $most:expr;)*) => {
+        $(#[$about])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-        pub struct Limits { $($(#[$doc])* pub $name: u64,)* }
+        pub struct $limits { $($(#[$doc])* pub $name: u64,)* }
 
-        impl Default for Limits {
+        impl Default for $limits {
             fn default() -> Self {
                 Self { $($name: $default,)* }
             }
         }
 
-        /// The limits that a configuration sets; the others stay as they were.
-        #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+        /// The limits that are set; the others stay as they were.
+        #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
         #[serde(deny_unknown_fields)]
-        pub struct LimitsPatch { $($(#[$doc])* pub $name: Option<Bounded<{ $least }, { $most }>>,)* }
+        pub struct $patch {
+            $($(#[$doc])* #[serde(skip_serializing_if = "Option::is_none")] pub $name: Option<Bounded<{ $least }, { $most }>>,)*
+        }
 
-        impl Limits {
+        impl $limits {
             /// These limits, changed by `patch`.
             #[must_use]
-            pub fn patched(mut self, patch: &LimitsPatch) -> Self {
+            pub fn patched(mut self, patch: &$patch) -> Self {
                 $(if let Some(Bounded(value)) = patch.$name { self.$name = value; })*
                 self
             }
@@ -32,6 +34,8 @@ macro_rules! limits {
 }
 
 limits! {
+    /// The limits of one call.
+    Limits, LimitsPatch;
     /// Longest time on the wall, in milliseconds: running, waiting and queueing together.
     deadline_ms = 30_000, 1, 86_400_000;
     /// Largest linear memory, all memories of the instance together, in bytes.
@@ -48,12 +52,37 @@ limits! {
     host_calls = 100_000, 0, 1_000_000_000;
     /// Most instances of this tool at once.
     concurrency = 64, 1, 10_000;
+    /// Most calls of this tool in a minute, with as many more at once.
+    calls_per_minute = 3_000_000, 1, 1_000_000_000;
+    /// Most processor time, in milliseconds.
+    cpu_ms = 10_000, 1, 86_400_000;
+}
+
+limits! {
+    /// The limits of one tenant: all of its tools together.
+    TenantLimits, TenantLimitsPatch;
+    /// Instances that compute at the same time; further calls queue.
+    running = 64, 1, 4_096;
+    /// Instances that wait for something at the same time.
+    waiting = 192, 0, 4_096;
+    /// Calls that queue for an instance; one more is refused.
+    queued = 512, 0, 1_000_000;
+    /// Calls in a minute, with as many more at once.
+    calls_per_minute = 6_000_000, 1, 1_000_000_000;
+    /// Legacy sessions.
+    sessions = 20_000, 1, 10_000_000;
 }
 
 /// A number between `LEAST` and `MOST`, both included.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "u64")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(try_from = "u64", into = "u64")]
 pub struct Bounded<const LEAST: u64, const MOST: u64>(u64);
+
+impl<const LEAST: u64, const MOST: u64> From<Bounded<LEAST, MOST>> for u64 {
+    fn from(Bounded(value): Bounded<LEAST, MOST>) -> Self {
+        value
+    }
+}
 
 impl<const LEAST: u64, const MOST: u64> TryFrom<u64> for Bounded<LEAST, MOST> {
     type Error = String;

@@ -5,12 +5,14 @@
 use std::{
     pin::Pin,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::{Context, Poll},
     time::{Duration, Instant},
 };
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{EPOCH, SLICE};
 use crate::store::Clock;
@@ -19,13 +21,16 @@ use crate::store::Clock;
 #[derive(Debug)]
 pub struct Pace {
     began: Instant,
-    /// Own time up to the last change, in nanoseconds.
+    /// Own time up to the last change, in nanoseconds; and its part that was processor time.
     counted: AtomicU64,
+    computed: AtomicU64,
     /// Since when it is polled, or since when it waits, in nanoseconds after `began`; 0 if neither.
     polled_since: AtomicU64,
     waits_since: AtomicU64,
     /// Whether it stops to let others run.
     yields: AtomicBool,
+    /// The turn in which it computes; none in its first slice, and while it waits.
+    turn: Mutex<Option<OwnedSemaphorePermit>>,
 }
 
 impl Default for Pace {
@@ -33,9 +38,11 @@ impl Default for Pace {
         Self {
             began: Instant::now(),
             counted: AtomicU64::new(0),
+            computed: AtomicU64::new(0),
             polled_since: AtomicU64::new(0),
             waits_since: AtomicU64::new(0),
             yields: AtomicBool::new(false),
+            turn: Mutex::new(None),
         }
     }
 }
@@ -52,10 +59,30 @@ impl Pace {
         }
     }
 
-    /// Lets others run, and does not count that.
-    pub async fn let_others_run(&self) {
+    /// Lets others run, and does not count that: goes to the end of the line for one of its tenant's `turns`.
+    pub async fn let_others_run(&self, turns: &Arc<Semaphore>) {
+        self.end_turn();
         self.yields.store(true, Ordering::Relaxed);
         tokio::task::yield_now().await;
+        let turn = match Arc::clone(turns).try_acquire_owned() {
+            Ok(turn) => Some(turn),
+            Err(_) => {
+                self.yields.store(true, Ordering::Relaxed);
+                Arc::clone(turns).acquire_owned().await.ok()
+            }
+        };
+        *self.turn.lock().unwrap_or_else(PoisonError::into_inner) = turn;
+    }
+
+    fn end_turn(&self) {
+        drop(self.turn.lock().unwrap_or_else(PoisonError::into_inner).take());
+    }
+
+    /// The processor time that the guest has used.
+    pub fn processor_time(&self) -> Duration {
+        let slice = nanoseconds(EPOCH).saturating_mul(SLICE);
+        let polled = self.since(&self.polled_since).min(slice);
+        Duration::from_nanos(self.computed.load(Ordering::Relaxed).saturating_add(polled))
     }
 
     fn enter(&self) {
@@ -67,7 +94,10 @@ impl Pace {
 
     fn leave(&self, used: u64) {
         self.counted.fetch_add(used, Ordering::Relaxed);
+        self.computed.fetch_add(used, Ordering::Relaxed);
         self.polled_since.store(0, Ordering::Relaxed);
+        // Whoever waits for something needs no turn for that.
+        self.end_turn();
         if !self.yields.swap(false, Ordering::Relaxed) {
             self.waits_since.store(self.now(), Ordering::Relaxed);
         }
@@ -128,7 +158,7 @@ mod tests {
         let (pace, waiting) = paced(|_| tokio::time::sleep(LONG));
         waiting.await;
         assert!(pace.own_time() >= LONG, "{:?}", pace.own_time());
-        let (pace, yielding) = paced(|pace| async move { pace.let_others_run().await });
+        let (pace, yielding) = paced(|pace| async move { pace.let_others_run(&Arc::new(Semaphore::new(1))).await });
         let mut yielding = Box::pin(yielding);
         assert!(futures::poll!(&mut yielding).is_pending());
         tokio::time::sleep(LONG).await;

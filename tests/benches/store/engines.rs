@@ -127,10 +127,10 @@ pub(crate) async fn calls() -> Vec<Row> {
     let guest = std::fs::read(guest).expect("the guest is built");
     let folder = tempfile::tempdir().expect("a folder");
     std::fs::create_dir_all(folder.path().join("tools")).expect("made");
-    std::fs::create_dir_all(folder.path().join("data")).expect("made");
+    std::fs::create_dir_all(folder.path().join("data/grants")).expect("made");
     std::fs::write(folder.path().join("tools/store.wasm"), guest).expect("written");
-    let grants = "version = 1\n[components.store]\ncall = ['x']\nsubscribe = ['other/*']\nstore = { quota_bytes = 4294967296 }\n[components.store.limits]\nconcurrency = 256\n";
-    std::fs::write(folder.path().join("data/grants.toml"), grants).expect("written");
+    let grants = "version = 1\ncall = ['x']\nsubscribe = ['other/*']\nstore = { quota_bytes = 4294967296 }\n[limits]\nconcurrency = 256\n";
+    std::fs::write(folder.path().join("data/grants/store.toml"), grants).expect("written");
     let server = Server::mcpp_in(folder).await;
     let mut rows = Vec::new();
     for clients in [1, 32] {

@@ -19,7 +19,7 @@ use crate::{
         handler::BusySignal,
         session::PRINCIPAL,
     },
-    tenant::Principal,
+    tenant::{Principal, tokens::Stranger},
 };
 
 /// JSON-RPC code by which clients know that they need a new session.
@@ -31,13 +31,58 @@ const METHOD_HEADER: &str = "mcp-method";
 /// The first protocol version without sessions.
 const MODERN: &str = "2026-07-28";
 
-/// Who is at the door. Without configured authentication only loopback is served (or what the operator vouches for), as the local user.
-fn authenticate(_headers: &HeaderMap) -> Principal {
-    Principal::local_user()
+/// Who is at the door, or the answer that refuses. While no token was ever made only loopback is served (or what the operator vouches for), as the local user.
+pub(super) fn authenticate(app: &App, headers: &HeaderMap) -> Result<Principal, Box<Response>> {
+    let who = bearer(headers).and_then(|token| app.authenticator.check(token));
+    match who {
+        Ok(principal) if app.endpoint.registry().share(&principal.tenant).is_some() => Ok(principal),
+        Ok(_) => {
+            metrics::counter!("mcpp_refused_total", "reason" => "tenant").increment(1);
+            Err(Box::new(failure(StatusCode::FORBIDDEN, None, TRANSPORT_ERROR, "the tenant is suspended or removed")))
+        }
+        Err(stranger) => {
+            metrics::counter!("mcpp_refused_total", "reason" => "token").increment(1);
+            let (status, challenge) = match stranger {
+                Stranger::Unreadable => (StatusCode::SERVICE_UNAVAILABLE, None),
+                Stranger::NoToken => (StatusCode::UNAUTHORIZED, Some("Bearer realm=\"mcpp\"")),
+                Stranger::Malformed => {
+                    (StatusCode::BAD_REQUEST, Some("Bearer realm=\"mcpp\", error=\"invalid_request\""))
+                }
+                Stranger::Unknown | Stranger::Expired => {
+                    (StatusCode::UNAUTHORIZED, Some("Bearer realm=\"mcpp\", error=\"invalid_token\""))
+                }
+            };
+            let mut response = failure(status, None, TRANSPORT_ERROR, &stranger.to_string());
+            if let Some(challenge) = challenge {
+                response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
+            }
+            Err(Box::new(response))
+        }
+    }
+}
+
+/// The token that a request shows, if it shows one.
+fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Stranger> {
+    let mut shown = headers.get_all(header::AUTHORIZATION).iter();
+    match (shown.next(), shown.next()) {
+        (None, _) => Ok(None),
+        (Some(_), Some(_)) => Err(Stranger::Malformed),
+        (Some(value), None) => {
+            let (scheme, token) =
+                value.to_str().ok().and_then(|value| value.split_once(' ')).ok_or(Stranger::Malformed)?;
+            if !scheme.eq_ignore_ascii_case("bearer") {
+                return Err(Stranger::Malformed);
+            }
+            Ok(Some(token.trim()))
+        }
+    }
 }
 
 pub(super) async fn mcp(State(app): State<Arc<App>>, request: Request) -> Response {
-    let principal = authenticate(request.headers());
+    let principal = match authenticate(&app, request.headers()) {
+        Ok(principal) => principal,
+        Err(refused) => return *refused,
+    };
     if let Some(id) = request.headers().get(SESSION_HEADER).filter(|_| !is_modern(request.headers())) {
         let own = id.to_str().is_ok_and(|id| app.sessions.belongs_to(id, &principal));
         if !own {
@@ -105,7 +150,8 @@ async fn post(app: &App, principal: Principal, request: Request) -> Response {
         }
     };
     if envelope.method.as_deref() == Some("initialize")
-        && let Err(full) = app.sessions.check_room(&principal)
+        && let most = app.endpoint.registry().share(&principal.tenant).map_or(0, |share| share.limits.sessions)
+        && let Err(full) = app.sessions.check_room(&principal, most)
     {
         return busy(envelope.id.as_ref(), &full.to_string());
     }
@@ -115,10 +161,15 @@ async fn post(app: &App, principal: Principal, request: Request) -> Response {
     let request = Request::from_parts(parts, Full::new(body));
     let response = PRINCIPAL.scope(principal, app.engine.handle(request)).await;
     let mut response = shape(response.map(Body::new), Some(&envelope)).await;
-    if let Some(retry_after_ms) = signal.raised() {
-        metrics::counter!("mcpp_refused_total", "reason" => "busy").increment(1);
-        *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
-        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(retry_after_ms.div_ceil(1000)));
+    if let Some((retry_after, too_many)) = signal.raised() {
+        let (status, reason) =
+            if too_many { (StatusCode::TOO_MANY_REQUESTS, "rate") } else { (StatusCode::SERVICE_UNAVAILABLE, "busy") };
+        metrics::counter!("mcpp_refused_total", "reason" => reason).increment(1);
+        *response.status_mut() = status;
+        let seconds = retry_after.as_millis().div_ceil(1_000).max(1);
+        response
+            .headers_mut()
+            .insert(header::RETRY_AFTER, HeaderValue::from(u64::try_from(seconds).unwrap_or(u64::MAX)));
     }
     response
 }

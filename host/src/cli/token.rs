@@ -1,0 +1,151 @@
+//! `mcpp token`: who may come in.
+
+use std::time::{Duration, SystemTime};
+
+use anyhow::bail;
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+
+use super::{Data, clean, print, print_json, remote::tell, table};
+use crate::{
+    grants::ToolPattern,
+    tenant::{
+        SCOPE_TOOLS, SCOPES, TenantId,
+        tokens::{NewToken, Token as Kept, TokenFile},
+    },
+};
+
+#[derive(Debug, Args)]
+pub(super) struct Token {
+    #[command(subcommand)]
+    command: TokenCommand,
+    #[command(flatten)]
+    data: Data,
+}
+
+#[derive(Debug, Subcommand)]
+enum TokenCommand {
+    /// Make a token and print it, this once. From the first token on, the host lets nobody in without one.
+    Create {
+        /// The tenant whose tools it opens
+        tenant: TenantId,
+        /// Who gets it: a name for the log and for tools
+        subject: String,
+        /// How long it is good for, such as 12h, 90days, or `never`
+        #[arg(long, default_value = "90days", value_name = "TIME")]
+        expires: String,
+        /// What its holder may do; may be repeated [default: tools] [possible values: tools, metrics]
+        #[arg(long = "scope", value_name = "SCOPE")]
+        scopes: Vec<String>,
+        /// A tool that its holder may see and call, or a prefix that ends in *; may be repeated [default: all]
+        #[arg(long = "tool", value_name = "TOOL")]
+        tools: Vec<ToolPattern>,
+    },
+    /// List the tokens, without what is secret of them
+    List {
+        /// Of one tenant only
+        #[arg(long)]
+        tenant: Option<TenantId>,
+    },
+    /// Make a token useless, at once
+    Revoke {
+        /// Its id, as `mcpp token list` shows it
+        id: String,
+    },
+}
+
+impl Token {
+    pub(super) fn run(self) -> anyhow::Result<u8> {
+        let homes = self.data.homes()?;
+        let file = TokenFile::new(homes.tokens());
+        match self.command {
+            TokenCommand::Create { tenant, subject, expires, scopes, tools } => {
+                homes.find(&tenant)?;
+                for scope in &scopes {
+                    if !SCOPES.contains(&scope.as_str()) {
+                        bail!("there is no scope {scope:?}; the scopes are {}", SCOPES.join(" and "));
+                    }
+                }
+                let good_for = parse_time(&expires)?;
+                let scopes = if scopes.is_empty() { vec![SCOPE_TOOLS.to_owned()] } else { scopes };
+                let first = !file.exists();
+                let new = NewToken { tenant, subject, scopes: scopes.into_iter().collect(), tools, good_for };
+                let (kept, token) = file.create(new)?;
+                if self.data.json {
+                    let mut shown = shown(&kept);
+                    if let Some(fields) = shown.as_object_mut() {
+                        fields.insert("token".into(), token.into());
+                    }
+                    print_json(&shown)?;
+                } else {
+                    print(&token)?;
+                    tell(&format!("token {}; it is not shown again", kept.id));
+                }
+                if first {
+                    tell("from now on this host lets nobody in without a token, on loopback neither");
+                }
+            }
+            TokenCommand::List { tenant } => {
+                let mut tokens = file.read()?.unwrap_or_default();
+                tokens.retain(|token| tenant.as_ref().is_none_or(|tenant| token.tenant == *tenant));
+                if self.data.json {
+                    print_json(&tokens.iter().map(shown).collect::<Vec<_>>())?;
+                } else {
+                    print(&table(&["ID", "TENANT", "SUBJECT", "SCOPES", "TOOLS", "EXPIRES"], tokens.iter().map(row)))?;
+                }
+            }
+            TokenCommand::Revoke { id } => {
+                let revoked = file.revoke(&id)?;
+                if self.data.json {
+                    print_json(&shown(&revoked))?;
+                } else {
+                    print(&format!("revoked {id} of {}", clean(&revoked.subject)))?;
+                }
+            }
+        }
+        Ok(0)
+    }
+}
+
+fn parse_time(text: &str) -> anyhow::Result<Option<Duration>> {
+    if text == "never" {
+        return Ok(None);
+    }
+    let time = humantime::parse_duration(text);
+    let time = time.map_err(|error| anyhow::anyhow!("{text:?} is not a time such as 12h or 90days: {error}"))?;
+    if time.is_zero() || SystemTime::now().checked_add(time).is_none() {
+        bail!("{text:?} is not a time that a token can be good for");
+    }
+    Ok(Some(time))
+}
+
+fn shown(token: &Kept) -> Value {
+    let time = |time: SystemTime| humantime::format_rfc3339_seconds(time).to_string();
+    json!({
+        "id": token.id,
+        "tenant": token.tenant,
+        "subject": token.subject,
+        "scopes": token.scopes,
+        "tools": token.tools,
+        "created": time(token.created),
+        "expires": token.expires.map(time),
+        "expired": token.is_expired(SystemTime::now()),
+    })
+}
+
+fn row(token: &Kept) -> Vec<String> {
+    let expires = match token.expires {
+        None => "never".to_owned(),
+        Some(_) if token.is_expired(SystemTime::now()) => "expired".to_owned(),
+        Some(time) => humantime::format_rfc3339_seconds(time).to_string(),
+    };
+    let tools = token.tools.iter().map(|tool| String::from(tool.clone())).collect::<Vec<_>>().join(" ");
+    vec![
+        token.id.clone(),
+        token.tenant.to_string(),
+        clean(&token.subject),
+        token.scopes.iter().cloned().collect::<Vec<_>>().join(" "),
+        if tools.is_empty() { "all".to_owned() } else { tools },
+        expires,
+    ]
+}

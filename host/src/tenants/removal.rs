@@ -1,0 +1,62 @@
+//! Taking a tenant out of a host: what it had is copied if somebody wants it, then nothing of it stays.
+
+use std::path::{Path, PathBuf};
+
+use super::TenantsError;
+use crate::{
+    store::embedded::EmbeddedStore,
+    tenant::{TenantId, home::Homes, tokens::TokenFile},
+};
+
+/// What is copied besides the data. Secrets are not: they are readable by this host alone.
+const EXPORTED: [&str; 4] = ["tenant.toml", "accepted.toml", "grants", "tools"];
+
+/// Removes a tenant that nobody uses any more. How many entries of its data were copied.
+pub async fn remove(
+    homes: &Homes,
+    tenant: &TenantId,
+    export: Option<&Path>,
+    store: &EmbeddedStore,
+) -> Result<u64, TenantsError> {
+    let home = homes.find(tenant)?;
+    let mut entries = 0;
+    if let Some(target) = export {
+        std::fs::create_dir(target).map_err(failed(target))?;
+        if store.tenants().map_err(failed(target))?.contains(tenant) {
+            entries = store.backup(tenant, &target.join("data.redb"), |_| {}).await?;
+        }
+        for name in EXPORTED {
+            copy(&home.path().join(name), &target.join(name))?;
+        }
+    }
+    // The tokens first: from then on nobody comes in, whatever becomes of the rest.
+    TokenFile::new(homes.tokens()).revoke_all(tenant)?;
+    store.remove(tenant).await?;
+    let compiled = homes.compiled(tenant);
+    match std::fs::remove_dir_all(&compiled) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(&compiled)(error)),
+        _ => {}
+    }
+    homes.remove(tenant)?;
+    Ok(entries)
+}
+
+/// Copies a file, or a folder with the files in it; nothing if it is not there. What is no plain file is left out: it could point anywhere.
+fn copy(from: &Path, to: &Path) -> Result<(), TenantsError> {
+    let Ok(meta) = std::fs::symlink_metadata(from) else { return Ok(()) };
+    if meta.is_file() {
+        std::fs::copy(from, to).map_err(failed(from))?;
+    } else if meta.is_dir() {
+        std::fs::create_dir(to).map_err(failed(to))?;
+        for entry in std::fs::read_dir(from).map_err(failed(from))? {
+            let entry = entry.map_err(failed(from))?;
+            copy(&entry.path(), &to.join(entry.file_name()))?;
+        }
+    }
+    Ok(())
+}
+
+fn failed(path: &Path) -> impl FnOnce(std::io::Error) -> TenantsError + use<> {
+    let path: PathBuf = path.to_owned();
+    move |source| TenantsError::Io { path, source }
+}

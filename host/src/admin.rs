@@ -81,6 +81,16 @@ pub struct TenantInfo {
     pub instances: Instances,
 }
 
+/// A build to accept.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Acceptance {
+    /// The component.
+    pub component: String,
+    /// The build that was looked at, by its digest.
+    pub digest: String,
+}
+
 /// A tenant to remove.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -184,6 +194,8 @@ impl AdminDoor {
         let router = Router::new()
             .route("/info", get(info))
             .route("/reload", post(reload))
+            .route("/waiting", get(waiting))
+            .route("/accept", post(accept))
             .route("/tenants/refresh", post(refresh))
             .route("/tenants/remove", post(remove_tenant))
             .route("/events", get(data::list_events))
@@ -231,6 +243,14 @@ fn answer<T: Serialize>(result: Result<T, impl std::error::Error + 'static>) -> 
 
 async fn reload(State(shared): State<Arc<Shared>>) -> Response {
     answer(shared.tenants.reload_all().await)
+}
+
+async fn waiting(State(shared): State<Arc<Shared>>, Query(of): Query<Of>) -> Response {
+    answer(shared.tenants.waiting(&of.tenant).await)
+}
+
+async fn accept(State(shared): State<Arc<Shared>>, Query(of): Query<Of>, Json(build): Json<Acceptance>) -> Response {
+    answer(shared.tenants.accept(&of.tenant, &build.component, &build.digest).await)
 }
 
 async fn refresh(State(shared): State<Arc<Shared>>) -> Response {

@@ -192,6 +192,28 @@ pub struct Cost {
     pub processor_time: Duration,
 }
 
+/// What a call cost, and how long it took from door to door.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Receipt {
+    /// Queueing, running and waiting together.
+    pub duration: Duration,
+    /// What it used.
+    pub cost: Cost,
+}
+
+impl Receipt {
+    /// As clients read it.
+    pub fn json(&self) -> Value {
+        let ms = |time: Duration| time.as_secs_f64() * 1_000.0;
+        serde_json::json!({
+            "duration_ms": ms(self.duration),
+            "cpu_ms": ms(self.cost.processor_time),
+            "memory_bytes": self.cost.memory_bytes,
+            "host_calls": self.cost.host_calls,
+        })
+    }
+}
+
 /// The budgets of a call that can run out while it runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Budget {

@@ -1,5 +1,6 @@
 //! The commands. Data goes to standard output, everything else to standard error; an exit code of 0 means success, 1 that the command failed, 2 that it was typed wrong.
 
+mod accept;
 mod data;
 mod inspect;
 mod operate;
@@ -49,6 +50,8 @@ enum Command {
     Tenant(tenant::Tenant),
     /// Make, list and revoke bearer tokens.
     Token(token::Token),
+    /// Accept a build in a pinned folder that is new, asks for more or shows clients something else.
+    Accept(accept::Accept),
     /// Show events and timers that wait, and deliveries that were given up; retry or drop those.
     Events(data::Events),
     /// Copy the components' data of a running host into a file.
@@ -78,13 +81,13 @@ struct Operator {
 #[derive(Debug, Clone, Args)]
 struct Data {
     /// The host's data directory, if it is not the user's default
-    #[arg(long, env = "MCPP_DATA", value_name = "DIR")]
+    #[arg(long, env = "MCPP_DATA", value_name = "DIR", global = true)]
     data: Option<PathBuf>,
     /// The host's configuration file, to find the data directory
-    #[arg(long, env = "MCPP_CONFIG", value_name = "FILE")]
+    #[arg(long, env = "MCPP_CONFIG", value_name = "FILE", global = true)]
     config: Option<PathBuf>,
     /// Print JSON
-    #[arg(long)]
+    #[arg(long, global = true)]
     json: bool,
 }
 
@@ -122,6 +125,7 @@ impl Cli {
             Command::Events(command) => command.run().await,
             Command::Backup(command) => command.run().await,
             Command::Wit(command) => command.run(),
+            Command::Accept(command) => command.run().await,
             Command::Tenant(command) => command.run().await,
             Command::Token(command) => command.run(),
         }

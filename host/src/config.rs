@@ -130,13 +130,15 @@ pub struct ToolsConfig {
     pub folders: Vec<PathBuf>,
     /// Whether the built-in components are loaded.
     pub builtin: bool,
+    /// Whether a component in a folder that is new, asks for more or shows clients something else waits until it is accepted.
+    pub pinned: bool,
     /// The folder of the grants of `local`; `grants` in the data directory if not set.
     pub grants: Option<PathBuf>,
 }
 
 impl Default for ToolsConfig {
     fn default() -> Self {
-        Self { folders: Vec::new(), builtin: true, grants: None }
+        Self { folders: Vec::new(), builtin: true, pinned: false, grants: None }
     }
 }
 
@@ -371,7 +373,7 @@ mod tests {
         let table: toml::Table = toml::from_str(&active).expect("valid");
         let count = |section: &str| table.get(section).and_then(toml::Value::as_table).map_or(0, toml::Table::len);
         let sections = ["server", "sessions", "tools", "store", "engine", "limits", "tenant_limits", "log"];
-        assert_eq!(sections.map(count), [14, 4, 3, 3, 5, 10, 5, 2], "a key is missing from the example");
+        assert_eq!(sections.map(count), [14, 4, 4, 3, 5, 10, 5, 2], "a key is missing from the example");
     }
 
     #[test]

@@ -77,6 +77,7 @@ impl Host {
             homes: homes.clone(),
             folders: config.tools.folders.clone(),
             grants: config.grants()?,
+            pinned: config.tools.pinned,
             built_in: Arc::new(BuiltIns::new(built_in, cache)),
             limits: config.limits(),
             tenant_limits: config.tenant_limits(),

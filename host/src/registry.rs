@@ -27,7 +27,7 @@ use self::{
     tool::{Powers, Tool},
 };
 use crate::{
-    call::{Budget, Call, CallError, Cost, Dispatch, Observer, ToolResult, TraceContext},
+    call::{Budget, Call, CallError, Cost, Dispatch, Observer, Receipt, ToolResult, TraceContext},
     capability::store::StoreAccess,
     events::subscriptions::Subscriptions,
     store::{Space, Store},
@@ -189,14 +189,23 @@ impl Registry {
 
     /// Runs a call to its end: finds the tool, checks the arguments, waits for a place, runs, checks the result.
     pub async fn call(&self, call: Authorized<Call>) -> Result<ToolResult, CallError> {
+        self.call_metered(call).await.0
+    }
+
+    /// As [`Registry::call`], with what the call cost.
+    pub async fn call_metered(&self, call: Authorized<Call>) -> (Result<ToolResult, CallError>, Receipt) {
         let call = call.into_inner();
-        let (tool, _pass) = self.enter(&call).await?;
+        let (tool, _pass) = match self.enter(&call).await {
+            Ok(entered) => entered,
+            Err(error) => return (Err(error), Receipt::default()),
+        };
         let tenant = call.principal.tenant.clone();
         let started = Instant::now();
         let _counted = self.0.calls.token();
         let (result, cost) = self.run(&tool, call).await;
-        telemetry::call_ended(&tenant, tool.name.as_str(), result.as_ref(), started.elapsed(), cost);
-        result
+        let receipt = Receipt { duration: started.elapsed(), cost };
+        telemetry::call_ended(&tenant, tool.name.as_str(), result.as_ref(), receipt);
+        (result, receipt)
     }
 
     /// The tool and the pass through its revision's gate; waits while the component's data is migrated.

@@ -3,6 +3,7 @@
 //! One task owns the watchers and decides what to load when; the loading itself ([`loader`]) runs beside it, one load a component at a time. Everybody else holds a
 //! [`Reloader`] and asks.
 
+pub mod accept;
 pub mod loader;
 mod migration;
 pub mod watch;
@@ -73,6 +74,8 @@ enum Request {
     Open(Arc<Loader>, Progress, oneshot::Sender<Result<Report, WatchError>>),
     /// To look at everything of a tenant again.
     Reload(TenantId, oneshot::Sender<Option<Report>>),
+    /// For a tenant's loader.
+    Loader(TenantId, oneshot::Sender<Option<Arc<Loader>>>),
     /// To watch a tenant no more.
     Close(TenantId, oneshot::Sender<()>),
 }
@@ -115,6 +118,11 @@ impl Reloader {
     /// Looks at every folder and every grant of a tenant again; what that did. None if the tenant is not open.
     pub async fn reload(&self, tenant: &TenantId) -> Result<Option<Report>, Stopping> {
         self.ask(|answer| Request::Reload(tenant.clone(), answer)).await
+    }
+
+    /// A tenant's loader; none if the tenant is not open.
+    pub async fn loader(&self, tenant: &TenantId) -> Result<Option<Arc<Loader>>, Stopping> {
+        self.ask(|answer| Request::Loader(tenant.clone(), answer)).await
     }
 
     /// Watches a tenant no more. What is live stays.
@@ -174,6 +182,7 @@ impl Driver {
                     self.load_all(loader, Arc::new(|| {}), move |report| drop(answer.send(Some(report)))).await;
                 }
             },
+            Request::Loader(tenant, answer) => drop(answer.send(self.loaders.get(&tenant).cloned())),
             Request::Close(tenant, answer) => {
                 if let Some(loader) = self.loaders.remove(&tenant) {
                     let shared = |folder: &PathBuf| self.loaders.values().any(|other| other.folders().contains(folder));

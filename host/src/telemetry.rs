@@ -2,14 +2,14 @@
 //!
 //! Metric labels come from the catalog and the configuration, never from a request, so their number is bounded.
 
-use std::{io::IsTerminal as _, sync::OnceLock, time::Duration};
+use std::{io::IsTerminal as _, sync::OnceLock};
 
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use serde::{Deserialize, Serialize};
 use tracing_subscriber::{EnvFilter, fmt};
 
 use crate::{
-    call::{CallError, Cost, LogLevel, ToolResult},
+    call::{CallError, LogLevel, Receipt, ToolResult},
     tenant::TenantId,
 };
 
@@ -97,6 +97,11 @@ fn install_metrics() -> Option<PrometheusHandle> {
         metrics::Unit::Seconds,
         "Time from door to answer, by tenant and tool"
     );
+    metrics::describe_counter!(
+        "mcpp_call_cpu_microseconds_total",
+        "Processor time of guests in microseconds, by tenant and tool"
+    );
+    metrics::describe_gauge!("mcpp_tenant_instances", "Instances and queueing calls of a tenant, by state");
     metrics::describe_counter!("mcpp_host_calls_total", "Calls of guests into the host, by tenant and tool");
     metrics::describe_gauge!(
         "mcpp_call_memory_bytes",
@@ -131,7 +136,8 @@ fn install_metrics() -> Option<PrometheusHandle> {
 }
 
 /// Counts a call that ended.
-pub fn call_ended(tenant: &TenantId, tool: &str, result: Result<&ToolResult, &CallError>, took: Duration, cost: Cost) {
+pub fn call_ended(tenant: &TenantId, tool: &str, result: Result<&ToolResult, &CallError>, receipt: Receipt) {
+    let Receipt { duration, cost } = receipt;
     let outcome = match result {
         Ok(result) if result.is_error => "tool_error",
         Ok(_) => "ok",
@@ -139,7 +145,10 @@ pub fn call_ended(tenant: &TenantId, tool: &str, result: Result<&ToolResult, &Ca
     };
     let (tenant, tool) = (tenant.to_string(), tool.to_owned());
     metrics::histogram!("mcpp_call_duration_seconds", "tenant" => tenant.clone(), "tool" => tool.clone())
-        .record(took.as_secs_f64());
+        .record(duration.as_secs_f64());
+    let microseconds = u64::try_from(cost.processor_time.as_micros()).unwrap_or(u64::MAX);
+    metrics::counter!("mcpp_call_cpu_microseconds_total", "tenant" => tenant.clone(), "tool" => tool.clone())
+        .increment(microseconds);
     metrics::counter!("mcpp_host_calls_total", "tenant" => tenant.clone(), "tool" => tool.clone())
         .increment(cost.host_calls);
     metrics::gauge!("mcpp_call_memory_bytes", "tenant" => tenant.clone(), "tool" => tool.clone())

@@ -16,6 +16,7 @@ use crate::{
     registry::Registry,
     reload::{
         Progress, Reloader, Report, Stopping,
+        accept::{AcceptError, Waiting},
         loader::{BuiltIns, Loader, LoaderConfig},
         watch::WatchError,
     },
@@ -44,6 +45,8 @@ pub struct TenantsConfig {
     pub folders: Vec<PathBuf>,
     /// Where the grants of `local` are.
     pub grants: PathBuf,
+    /// Whether the tools folders of `local` are pinned.
+    pub pinned: bool,
     /// Components that every tenant has.
     pub built_in: Arc<BuiltIns>,
     /// What a call may use unless a grant says otherwise.
@@ -77,6 +80,9 @@ pub enum TenantsError {
     /// Its data cannot be copied or removed.
     #[error("the tenant's data")]
     Store(#[from] StoreError),
+    /// What was accepted is not known, or something is not accepted.
+    #[error(transparent)]
+    Accept(#[from] AcceptError),
     /// Its tokens cannot be revoked.
     #[error(transparent)]
     Tokens(#[from] TokensError),
@@ -186,6 +192,8 @@ impl Tenants {
             folders: if local { self.config.folders.clone() } else { vec![home.tools()] },
             built_in: Arc::clone(&self.config.built_in),
             grants: if local { self.config.grants.clone() } else { home.grants() },
+            accepted: home.accepted(),
+            pinned: if local { self.config.pinned } else { home.settings()?.pinned },
             limits: self.config.limits,
         };
         let cache = Cache::open(&self.config.homes.compiled(&home.tenant), self.registry.engine().wasmtime());
@@ -193,6 +201,23 @@ impl Tenants {
             .inspect_err(|error| tracing::warn!(error = telemetry::chain(error), "compiled components are not cached"));
         let loader = Arc::new(Loader::new(config, self.registry.clone(), cache.ok()));
         Ok(self.reloader.open(loader, progress).await?)
+    }
+
+    /// The builds of a tenant that wait to be accepted; none if the tenant is not open.
+    pub async fn waiting(&self, tenant: &TenantId) -> Result<Vec<Waiting>, TenantsError> {
+        match self.reloader.loader(tenant).await? {
+            Some(loader) => Ok(loader.accepted().waiting()?),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// Accepts a build that waits, and loads it.
+    pub async fn accept(&self, tenant: &TenantId, component: &str, digest: &str) -> Result<Report, TenantsError> {
+        let Some(loader) = self.reloader.loader(tenant).await? else {
+            return Err(HomeError::Unknown(tenant.clone()).into());
+        };
+        loader.accepted().accept(component, digest)?;
+        Ok(self.reloader.reload(tenant).await?.unwrap_or_default())
     }
 
     /// Takes a tenant out of the host for good: its tools, tokens, settings, secrets and data. With `export`, what it had (but no secret) is first copied

@@ -35,3 +35,4 @@ mod stdio;
 mod store;
 mod swap;
 mod taskqueue;
+mod tenants;

@@ -12,7 +12,7 @@ use crate::{
     store::embedded::{EmbeddedStore, disk::FileSystem},
     tenant::{
         TenantId,
-        home::{Home, Homes},
+        home::{Home, Homes, TenantSettings},
         tokens::TokenFile,
     },
     tenants::{Refreshed, removal},
@@ -33,6 +33,9 @@ enum TenantCommand {
     Add {
         /// Its name: 1 to 64 characters of a-z, 0-9 and -
         tenant: TenantId,
+        /// Let its components go live on save, whatever they ask for and show; otherwise new ones wait for `mcpp accept`
+        #[arg(long)]
+        trusted: bool,
         #[command(flatten)]
         limits: Limits,
     },
@@ -92,8 +95,10 @@ impl Tenant {
         match &self.command {
             TenantCommand::List => self.list(&homes)?,
             TenantCommand::Show { tenant } => self.show(&homes, tenant)?,
-            TenantCommand::Add { tenant, limits } => {
-                let home = homes.add(tenant, limits.parse()?)?;
+            TenantCommand::Add { tenant, trusted, limits } => {
+                let settings =
+                    TenantSettings { pinned: !trusted, limits: limits.parse()?, ..TenantSettings::default() };
+                let home = homes.add(tenant, settings)?;
                 self.tell_host().await?;
                 self.say(&home, "added")?;
                 if !self.data.json {
@@ -209,6 +214,7 @@ fn shown(home: &Home) -> anyhow::Result<Value> {
     Ok(json!({
         "tenant": home.tenant,
         "suspended": settings.suspended,
+        "pinned": settings.pinned,
         "created": settings.created.map(|time| humantime::format_rfc3339_seconds(time).to_string()),
         "limits": settings.limits,
         "tools": (!local).then(|| home.tools()),

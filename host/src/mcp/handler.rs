@@ -31,6 +31,9 @@ use crate::{
     tenant::Principal,
 };
 
+/// By this a client asks in `_meta` for what the call cost, and finds it in the result's.
+const RECEIPT: &str = "mcpp/cost";
+
 /// What all handlers of a host share.
 #[derive(Debug, Clone)]
 pub struct Endpoint(Arc<Shared>);
@@ -241,8 +244,8 @@ impl ServerHandler for Handler {
             depth: 0,
         };
         let call = authorize(call).map_err(|denied| ErrorData::invalid_request(denied.to_string(), None))?;
-        let mut running = std::pin::pin!(self.registry().call(call));
-        let result = loop {
+        let mut running = std::pin::pin!(self.registry().call_metered(call));
+        let (result, receipt) = loop {
             tokio::select! {
                 biased;
                 Some(event) = events.recv() => forward(event, &context.peer, token.as_ref()).await,
@@ -260,10 +263,13 @@ impl ServerHandler for Handler {
         {
             signal.raise(retry_after, matches!(error, CallError::TooMany { .. }));
         }
-        let wire = match result {
+        let mut wire = match result {
             Ok(result) => convert::result(result),
             Err(error) => convert::error(error)?,
         };
+        if context.meta.get(RECEIPT) == Some(&Value::Bool(true)) {
+            wire.meta.get_or_insert_default().insert(RECEIPT.to_owned(), receipt.json());
+        }
         Ok(CallToolResponse::Complete(wire))
     }
 

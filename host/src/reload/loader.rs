@@ -16,7 +16,11 @@ use tokio::{
     task::JoinSet,
 };
 
-use super::{Report, migration};
+use super::{
+    Report,
+    accept::{Accepted, Face},
+    migration,
+};
 use crate::{
     call::ComponentName,
     grants::{ComponentGrant, Grants},
@@ -125,6 +129,10 @@ pub struct LoaderConfig {
     pub built_in: Arc<BuiltIns>,
     /// The folder of grants.
     pub grants: PathBuf,
+    /// What the operator has accepted of pinned components.
+    pub accepted: PathBuf,
+    /// Whether what is new, asks for more or shows clients something else waits until it is accepted.
+    pub pinned: bool,
     /// What a call may use unless a grant says otherwise.
     pub limits: Limits,
 }
@@ -136,17 +144,24 @@ pub struct Loader {
     registry: Registry,
     cache: Option<Arc<Cache>>,
     grants: ArcSwap<Grants>,
+    accepted: Accepted,
 }
 
 impl Loader {
     /// A loader that has not loaded anything yet, nor read the grants.
     pub fn new(config: LoaderConfig, registry: Registry, cache: Option<Cache>) -> Self {
-        Self { config, registry, cache: cache.map(Arc::new), grants: ArcSwap::default() }
+        let accepted = Accepted::new(config.accepted.clone());
+        Self { config, registry, cache: cache.map(Arc::new), grants: ArcSwap::default(), accepted }
     }
 
     /// The folders it loads from.
     pub fn folders(&self) -> &[PathBuf] {
         &self.config.folders
+    }
+
+    /// What is accepted of pinned components, and what waits.
+    pub fn accepted(&self) -> &Accepted {
+        &self.accepted
     }
 
     /// The tenant for which it loads.
@@ -311,6 +326,7 @@ impl Loader {
             Source::BuiltIn(built_in) => self.config.built_in.compiled(engine, *built_in, name).await?,
             Source::File(_) => compile(engine.clone(), self.cache.clone(), name, wasm).await?,
         };
+        let imports = compiled.imports(engine).into_iter().collect();
         let admitted = compiled.admit(engine, &grant)?;
         let share = self.registry.share(tenant).ok_or(LoadError::Stopping)?;
         let loaded = admitted.load(engine, (self.registry.admission(), &share)).await?;
@@ -318,6 +334,12 @@ impl Loader {
             tracing::warn!(component = %loaded.name, "{note}");
         }
         let revision = Revision::check(loaded, origin, &grant, &self.config.limits)?;
+        if self.config.pinned && matches!(source, Source::File(_)) {
+            let difference = self.accepted.check(revision.name.as_str(), Face::of(&revision, imports))?;
+            if !difference.is_empty() {
+                return Err(LoadError::NotAccepted { difference, tenant: tenant.clone(), component: revision.name });
+            }
+        }
         migration::bring_up(&self.registry, tenant, revision).await?;
         Ok(Outcome::Loaded)
     }

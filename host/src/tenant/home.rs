@@ -1,8 +1,8 @@
 //! The tenants there are, as files: each has a folder with its settings, grants, tools and secrets.
 //!
 //! ```text
-//! DATA/                    the tenant `local`: grants/, accepted.toml, secrets.toml; its tools folders are the configuration's
-//! DATA/tenants/NAME/       every other tenant: tenant.toml, grants/, tools/, accepted.toml, secrets.toml
+//! DATA/                    the tenant `local`: grants/, accepted.json, secrets.toml; its tools folders are the configuration's
+//! DATA/tenants/NAME/       every other tenant: tenant.toml, grants/, tools/, accepted.json, secrets.toml
 //! ```
 
 use std::{
@@ -41,8 +41,11 @@ pub struct Home {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TenantSettings {
-    /// The format.
-    version: u32,
+    /// The version of the format.
+    pub version: u32,
+    /// Whether a component that is new, asks for more or shows clients something else waits until it is accepted.
+    #[serde(default = "yes")]
+    pub pinned: bool,
     /// Nobody of it may come in, and none of its tools runs.
     #[serde(default)]
     pub suspended: bool,
@@ -56,8 +59,18 @@ pub struct TenantSettings {
 
 impl Default for TenantSettings {
     fn default() -> Self {
-        Self { version: FORMAT_VERSION, suspended: false, created: None, limits: TenantLimitsPatch::default() }
+        Self {
+            version: FORMAT_VERSION,
+            pinned: true,
+            suspended: false,
+            created: None,
+            limits: TenantLimitsPatch::default(),
+        }
     }
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// Why a tenant's files are not usable.
@@ -157,7 +170,7 @@ impl Homes {
     }
 
     /// Makes a tenant with an empty tools folder.
-    pub fn add(&self, tenant: &TenantId, limits: TenantLimitsPatch) -> Result<Home, HomeError> {
+    pub fn add(&self, tenant: &TenantId, settings: TenantSettings) -> Result<Home, HomeError> {
         if self.find(tenant).is_ok() {
             return Err(HomeError::Exists(tenant.clone()));
         }
@@ -166,7 +179,7 @@ impl Homes {
             std::fs::create_dir_all(&folder).map_err(failed(&folder))?;
         }
         // The settings last: with them, the tenant is there.
-        home.write(&TenantSettings { created: Some(SystemTime::now()), limits, ..TenantSettings::default() })?;
+        home.write(&TenantSettings { created: Some(SystemTime::now()), ..settings })?;
         Ok(home)
     }
 
@@ -205,7 +218,7 @@ impl Home {
 
     /// What the operator has accepted of pinned components.
     pub fn accepted(&self) -> PathBuf {
-        self.path.join("accepted.toml")
+        self.path.join("accepted.json")
     }
 
     /// The tenant's folder.
@@ -262,10 +275,11 @@ mod tests {
         let (team, local) = (TenantId::new("team").expect("legal"), TenantId::local());
         let names = || homes.list().expect("listed").into_iter().map(|home| home.tenant).collect::<Vec<_>>();
         assert_eq!(names(), std::slice::from_ref(&local));
-        let limits = toml::from_str("running = 3").expect("valid");
-        let home = homes.add(&team, limits).expect("made");
-        assert!(matches!(homes.add(&team, limits), Err(HomeError::Exists(_))));
-        assert!(matches!(homes.add(&local, limits), Err(HomeError::Exists(_))));
+        let settings = || toml::from_str::<TenantSettings>("version = 1\nlimits = { running = 3 }").expect("valid");
+        let home = homes.add(&team, settings()).expect("made");
+        assert!(home.settings().expect("read").pinned, "what others bring waits to be accepted");
+        assert!(matches!(homes.add(&team, settings()), Err(HomeError::Exists(_))));
+        assert!(matches!(homes.add(&local, settings()), Err(HomeError::Exists(_))));
         assert_eq!(names(), [local.clone(), team.clone()]);
         assert_eq!(home.limits(&TenantLimits::default()).expect("read").running, 3);
         assert!(home.change(|settings| settings.suspended = true).expect("changed").suspended);

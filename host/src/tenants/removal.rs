@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// What is copied besides the data. Secrets are not: they are readable by this host alone.
-const EXPORTED: [&str; 4] = ["tenant.toml", "accepted.toml", "grants", "tools"];
+const EXPORTED: [&str; 4] = ["tenant.toml", "accepted.json", "grants", "tools"];
 
 /// Removes a tenant that nobody uses any more. How many entries of its data were copied.
 pub async fn remove(

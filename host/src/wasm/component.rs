@@ -26,7 +26,9 @@ use crate::{
     call::{CallError, ComponentName, InvalidComponentName},
     capability::{self, Refused},
     grants::{ComponentGrant, GrantsError},
+    reload::accept::AcceptError,
     store::StoreError,
+    tenant::TenantId,
 };
 
 /// Largest component file, in bytes.
@@ -85,6 +87,19 @@ pub enum LoadError {
     /// Its grant is not valid.
     #[error("its grant is not valid, so it has none: {}", crate::telemetry::chain(&**.0))]
     Grant(Arc<GrantsError>),
+    /// Nobody has accepted it yet.
+    #[error("it waits until it is accepted: `mcpp accept {component} --tenant {tenant}`; {}", difference.join("; "))]
+    NotAccepted {
+        /// The component.
+        component: ComponentName,
+        /// Whose it is.
+        tenant: TenantId,
+        /// What is new in it.
+        difference: Vec<String>,
+    },
+    /// What was accepted is not known.
+    #[error(transparent)]
+    Accepted(#[from] AcceptError),
     /// An import is refused.
     #[error(transparent)]
     Refused(#[from] Refused),

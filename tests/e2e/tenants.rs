@@ -1,0 +1,510 @@
+//! Many teams on one host: who comes in, what each sees, and that none learns anything of another.
+
+use std::{
+    collections::BTreeSet,
+    path::Path,
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
+
+use mcpp::tenant::{
+    SCOPE_METRICS, SCOPE_TOOLS, TenantId,
+    home::Homes,
+    tokens::{NewToken, TokenFile},
+};
+use proptest::{prelude::*, test_runner::TestRunner};
+use reqwest::{RequestBuilder, StatusCode};
+use serde_json::{Value, json};
+
+use crate::{
+    command_line::{run, stderr, stdout},
+    support::{
+        PATIENCE, TestHost, add, answer, binary, folder, grant, guest, http_client, initialize_message, modern_request,
+        text_of,
+    },
+};
+
+fn tenant(name: &str) -> TenantId {
+    TenantId::new(name).expect("legal")
+}
+
+/// A tenant with these components, and a token for it.
+fn team(data: &Path, name: &str, components: &[(&str, &[u8])]) -> String {
+    let homes = Homes::new(data.to_owned());
+    let home = homes.add(&tenant(name), toml::from_str("version = 1\npinned = false").expect("valid")).expect("made");
+    for (component, wasm) in components {
+        std::fs::write(home.tools().join(format!("{component}.wasm")), wasm).expect("written");
+    }
+    token(data, name, &[SCOPE_TOOLS], &[])
+}
+
+fn token(data: &Path, name: &str, scopes: &[&str], tools: &[&str]) -> String {
+    let new = NewToken {
+        tenant: tenant(name),
+        subject: format!("user-of-{name}"),
+        scopes: scopes.iter().map(|scope| (*scope).to_owned()).collect::<BTreeSet<_>>(),
+        tools: tools.iter().map(|tool| tool.parse().expect("a pattern")).collect(),
+        good_for: None,
+    };
+    let file = TokenFile::new(Homes::new(data.to_owned()).tokens());
+    file.create(new).expect("made").1
+}
+
+/// A client with a token.
+#[derive(Clone)]
+struct User {
+    http: reqwest::Client,
+    url: String,
+    token: String,
+}
+
+impl User {
+    fn new(host: &TestHost, token: &str) -> Self {
+        Self { http: http_client(), url: host.host.url(), token: token.to_owned() }
+    }
+
+    fn request(&self, method: &str, params: Value) -> RequestBuilder {
+        modern_request(&self.http, &self.url, method, params).bearer_auth(&self.token)
+    }
+
+    async fn tools(&self) -> Vec<String> {
+        let listed = answer(self.request("tools/list", json!({})).send().await.expect("an answer")).await;
+        let tools = listed["result"]["tools"].as_array().cloned().unwrap_or_default();
+        tools.iter().filter_map(|tool| Some(tool["name"].as_str()?.to_owned())).collect()
+    }
+
+    async fn call(&self, tool: &str, arguments: Value) -> Value {
+        let params = json!({ "name": tool, "arguments": arguments });
+        answer(self.request("tools/call", params).send().await.expect("an answer")).await
+    }
+
+    async fn text(&self, tool: &str, arguments: Value) -> String {
+        text_of(&self.call(tool, arguments).await)
+    }
+
+    async fn status(&self, path: &str) -> (StatusCode, String) {
+        let url = self.url.replace("/mcp", path);
+        let response = self.http.get(url).bearer_auth(&self.token).send().await.expect("an answer");
+        (response.status(), response.text().await.expect("text"))
+    }
+
+    /// Opens a legacy session.
+    async fn initialize(&self) -> String {
+        let request = self.http.post(&self.url).header("content-type", "application/json").bearer_auth(&self.token);
+        let request = request.header("accept", "application/json, text/event-stream");
+        let response = request.body(initialize_message().to_string()).send().await.expect("an answer");
+        response.headers()["mcp-session-id"].to_str().expect("text").to_owned()
+    }
+
+    /// Asks in a legacy session: status and body.
+    async fn ask_in(&self, session: &str, method: &str) -> (StatusCode, String) {
+        let message = json!({ "jsonrpc": "2.0", "id": 1, "method": method, "params": {} });
+        let request = self.http.post(&self.url).header("content-type", "application/json").bearer_auth(&self.token);
+        let request = request.header("accept", "application/json, text/event-stream").header("mcp-session-id", session);
+        let response = request.body(message.to_string()).send().await.expect("an answer");
+        (response.status(), response.text().await.expect("text"))
+    }
+}
+
+#[tokio::test]
+async fn a_token_opens_its_own_tenant() {
+    let files = folder(&[("local-add", &add())]);
+    let data = files.path().join("data");
+    let one = team(&data, "one", &[("probe", &guest("probe"))]);
+    let two = team(&data, "two", &[("add", &add())]);
+    let narrow = token(&data, "one", &[SCOPE_TOOLS], &["probe_c*"]);
+    let measuring = token(&data, "one", &[SCOPE_METRICS], &[]);
+    let host = TestHost::start_with(files, |_| {}).await;
+    let [one, two, narrow, measuring] = [&one, &two, &narrow, &measuring].map(|token| User::new(&host, token));
+    assert_eq!(two.tools().await, ["add"]);
+    assert!(one.tools().await.contains(&"probe_add".to_owned()));
+    let who: Value = serde_json::from_str(&one.text("probe_caller", json!({})).await).expect("JSON");
+    assert_eq!((&who["result"][0], &who["result"][1]), (&json!("one"), &json!("user-of-one")));
+    // Another's tool is as one that does not exist.
+    let (others, nobodys) = (two.text("probe_add", json!({})).await, two.text("probe_abc", json!({})).await);
+    assert_eq!(others.replace("probe_add", "X"), nobodys.replace("probe_abc", "X"));
+    // A token for some tools sees and calls only these.
+    assert_eq!(narrow.tools().await, ["probe_caller"]);
+    assert!(narrow.text("probe_add", json!({ "a": 1, "b": 2 })).await.contains("unknown tool"));
+    assert!(narrow.text("probe_caller", json!({})).await.contains("user-of-one"));
+    // One for measuring measures, and calls nothing.
+    assert_eq!(measuring.status("/metrics").await.0, StatusCode::OK);
+    assert!(measuring.text("probe_add", json!({ "a": 1, "b": 2 })).await.contains("lacks the scope `tools`"));
+    assert_eq!(one.status("/metrics").await.0, StatusCode::FORBIDDEN);
+    assert_eq!(one.status("/health").await.1, r#"{"status":"ok"}"#);
+    // Another's session is as one that does not exist.
+    let session = one.initialize().await;
+    assert_eq!(one.ask_in(&session, "tools/list").await.0, StatusCode::OK);
+    let (theirs, nobodys) = (two.ask_in(&session, "tools/list").await, two.ask_in("no-such", "tools/list").await);
+    assert_eq!(theirs, nobodys);
+    assert_eq!(theirs.0, StatusCode::NOT_FOUND);
+    let end = two.http.delete(&two.url).bearer_auth(&two.token).header("mcp-session-id", &session);
+    assert_eq!(end.send().await.expect("an answer").status(), StatusCode::NOT_FOUND);
+    assert_eq!(one.ask_in(&session, "tools/list").await.0, StatusCode::OK, "it was not ended");
+}
+
+#[tokio::test]
+async fn strangers_are_refused_at_every_path() {
+    let files = folder(&[("add", &add())]);
+    let data = files.path().join("data");
+    std::fs::create_dir_all(&data).expect("made");
+    let good = token(&data, "local", &[SCOPE_TOOLS], &[]);
+    let host = TestHost::start_with(files, |_| {}).await;
+    let list = |authorization: &[&str]| {
+        let request = host.modern("tools/list", json!({}));
+        authorization.iter().fold(request, |request, value| request.header("authorization", *value))
+    };
+    let good = format!("Bearer {good}");
+    for (authorization, status, challenge) in [
+        (&[][..], 401, "Bearer realm=\"mcpp\""),
+        (&["Bearer"], 400, "Bearer realm=\"mcpp\", error=\"invalid_request\""),
+        (&["Basic bG9jYWw6bG9jYWw="], 400, "Bearer realm=\"mcpp\", error=\"invalid_request\""),
+        (&["Bearer nonsense"], 401, "Bearer realm=\"mcpp\", error=\"invalid_token\""),
+        (&["Bearer mcpp_abc_def"], 401, "Bearer realm=\"mcpp\", error=\"invalid_token\""),
+        (&[&good, &good], 400, "Bearer realm=\"mcpp\", error=\"invalid_request\""),
+        (&[&good], 200, ""),
+        (&[&good.replace("Bearer", "bearer")], 200, ""),
+    ] {
+        let response = list(authorization).send().await.expect("an answer");
+        let challenged = response.headers().get("www-authenticate").map_or("", |value| value.to_str().expect("text"));
+        assert_eq!((response.status().as_u16(), challenged), (status, challenge), "{authorization:?}");
+    }
+    for path in ["/metrics", "/mcp"] {
+        let url = format!("http://{}{path}", host.host.address());
+        assert_eq!(host.http.get(url).send().await.expect("an answer").status(), StatusCode::UNAUTHORIZED, "{path}");
+    }
+    // What a load balancer asks is answered without saying anything.
+    for (path, says) in [("/live", "live\n"), ("/ready", "ready\n"), ("/health", r#"{"status":"ok"}"#)] {
+        let url = format!("http://{}{path}", host.host.address());
+        let response = host.http.get(url).send().await.expect("an answer");
+        assert_eq!(response.text().await.expect("text"), says);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tenants_come_and_go_while_the_host_serves() {
+    let files = folder(&[]);
+    let data = files.path().join("data");
+    std::fs::create_dir_all(&data).expect("made");
+    let host = TestHost::start_with(files, |_| {}).await;
+    let at = data.display().to_string();
+    let mcpp = |arguments: &[&str]| tokio::task::block_in_place(|| run(&[arguments, &["--data", &at]].concat(), &[]));
+    let told = |arguments: &[&str]| {
+        let done = mcpp(arguments);
+        assert_eq!(done.status.code(), Some(0), "{arguments:?}: {}", stderr(&done));
+        stdout(&done)
+    };
+    let refused = |arguments: &[&str]| {
+        let done = mcpp(arguments);
+        assert_eq!(done.status.code(), Some(1), "{arguments:?}: {}", stdout(&done));
+        stderr(&done)
+    };
+    assert!(told(&["tenant", "add", "team", "--limit", "running=3"]).contains("added team"));
+    assert!(refused(&["tenant", "add", "team"]).contains("already"));
+    assert!(refused(&["tenant", "add", "other", "--limit", "runing=3"]).contains("runing"));
+    assert!(refused(&["token", "create", "nobody", "x"]).contains("no tenant `nobody`"));
+    assert!(refused(&["token", "create", "team", "x", "--scope", "root"]).contains("no scope"));
+    let token = told(&["token", "create", "team", "alice", "--expires", "1h"]);
+    let user = User::new(&host, token.trim());
+    let homes = Homes::new(data.clone());
+    let tools = homes.of(&tenant("team")).tools();
+    grant_team(&homes, "store", "store = {}\ncall = ['x']\nsubscribe = ['other/*']\n");
+    std::fs::write(tools.join("store.wasm"), guest("store")).expect("written");
+    // It is accepted by its operator before it serves: the folder of a tenant is pinned.
+    host.until("it is seen", async |_| told_problem(&mcpp(&["info", "--tenant", "team", "--json"]))).await;
+    assert!(told(&["accept", "store", "--tenant", "team"]).contains("accepted store"));
+    host.until("it serves", async |_| user.tools().await.contains(&"store_set".to_owned())).await;
+    user.call("store_set", json!({ "key": "k", "value": "kept" })).await;
+    let info: Value = serde_json::from_str(&told(&["info", "--tenant", "team", "--json"])).expect("JSON");
+    assert_eq!((&info["tenant"]["limits"]["running"], &info["components"][0]["name"]), (&json!(3), &json!("store")));
+    told(&["tenant", "limit", "team", "--limit", "queued=5"]);
+    let info: Value = serde_json::from_str(&told(&["info", "--tenant", "team", "--json"])).expect("JSON");
+    assert_eq!((&info["tenant"]["limits"]["running"], &info["tenant"]["limits"]["queued"]), (&json!(3), &json!(5)));
+    told(&["tenant", "suspend", "team"]);
+    let suspended = user.request("tools/list", json!({})).send().await.expect("an answer");
+    assert_eq!(suspended.status(), StatusCode::FORBIDDEN);
+    assert!(told(&["tenant", "list"]).contains("suspended"));
+    told(&["tenant", "resume", "team"]);
+    host.until("it serves again", async |_| user.tools().await.contains(&"store_set".to_owned())).await;
+    let kept = user.text("store_get", json!({ "key": "k" })).await;
+    assert!(kept.contains("kept"), "{kept}");
+    // Removal asks, copies what it is asked to copy, and leaves nothing.
+    assert!(refused(&["tenant", "remove", "team"]).contains("--yes"));
+    assert!(refused(&["tenant", "remove", "local", "--yes"]).contains("cannot be removed"));
+    let export = host.folder.path().join("export").display().to_string();
+    told(&["tenant", "remove", "team", "--yes", "--export", &export]);
+    for file in ["data.redb", "tools/store.wasm", "grants/store.toml", "tenant.toml"] {
+        assert!(Path::new(&export).join(file).exists(), "{file}");
+    }
+    let left = ["tenants/team", "store/team.redb", "compiled/team"].map(|left| data.join(left).exists());
+    assert_eq!(left, [false; 3]);
+    host.until("the token is worth nothing", async |_| {
+        let answer = user.request("tools/list", json!({})).send().await.expect("an answer");
+        answer.status() == StatusCode::UNAUTHORIZED
+    })
+    .await;
+    // One of the same name is another.
+    told(&["tenant", "add", "team"]);
+    let token = told(&["token", "create", "team", "bob"]);
+    assert!(User::new(&host, token.trim()).tools().await.is_empty());
+}
+
+fn grant_team(homes: &Homes, component: &str, body: &str) {
+    let file = homes.of(&tenant("team")).grants().join(format!("{component}.toml"));
+    std::fs::write(file, format!("version = 1\n{body}")).expect("written");
+}
+
+fn told_problem(info: &std::process::Output) -> bool {
+    let info: Value = serde_json::from_str(&stdout(info)).unwrap_or_default();
+    info["problems"][0]["error"].as_str().is_some_and(|error| error.contains("waits until it is accepted"))
+}
+
+#[tokio::test]
+async fn a_token_that_is_revoked_ends_what_its_holder_has_open() {
+    let files = folder(&[("add", &add())]);
+    let data = files.path().join("data");
+    std::fs::create_dir_all(&data).expect("made");
+    let (mine, _other) = (token(&data, "local", &[SCOPE_TOOLS], &[]), token(&data, "local", &[SCOPE_METRICS], &[]));
+    let host = TestHost::start_with(files, |_| {}).await;
+    let user = User::new(&host, &mine);
+    let session = user.initialize().await;
+    let stream = user.http.get(&user.url).bearer_auth(&user.token).header("mcp-session-id", &session);
+    let stream = stream.header("accept", "text/event-stream").send().await.expect("an answer");
+    assert_eq!(stream.status(), StatusCode::OK);
+    let file = TokenFile::new(Homes::new(data).tokens());
+    let id = file.read().expect("read").expect("there").into_iter().find(|token| token.scopes.contains(SCOPE_TOOLS));
+    file.revoke(&id.expect("mine").id).expect("revoked");
+    let ended = tokio::time::timeout(Duration::from_secs(20), stream.text()).await;
+    assert!(ended.is_ok(), "the stream goes on");
+    assert_eq!(user.ask_in(&session, "tools/list").await.0, StatusCode::UNAUTHORIZED);
+}
+
+#[tokio::test]
+async fn too_many_calls_are_refused_until_later() {
+    let files = folder(&[("add", &add())]);
+    grant(&files, "[components.add.limits]\ncalls_per_minute = 2\n");
+    let host = TestHost::start_with(files, |_| {}).await;
+    let call = || host.modern("tools/call", json!({ "name": "add", "arguments": { "a": 1, "b": 2 } })).send();
+    for _ in 0..2 {
+        assert_eq!(call().await.expect("an answer").status(), StatusCode::OK);
+    }
+    let refused = call().await.expect("an answer");
+    let wait: u64 = refused.headers()["retry-after"].to_str().expect("text").parse().expect("seconds");
+    assert!((1..=30).contains(&wait), "{wait}");
+    assert_eq!(refused.status(), StatusCode::TOO_MANY_REQUESTS);
+    let error = answer(refused).await;
+    assert_eq!(error["error"]["data"]["error"], "too_many");
+}
+
+#[tokio::test]
+async fn processor_time_is_a_budget_of_its_own() {
+    let files = folder(&[("probe", &guest("probe"))]);
+    grant(&files, "[components.probe.limits]\ncpu_ms = 60\n");
+    let host = TestHost::start_with(files, |_| {}).await;
+    let spun = host.text("probe_spin", json!({})).await;
+    assert_eq!(spun, "error: budget `cpu_ms` exceeded: the tool was stopped at 60");
+    // Who only waits uses none.
+    assert_eq!(host.text("probe_sleep", json!({ "ms": 200 })).await, "slept 200 ms");
+}
+
+#[tokio::test]
+async fn a_receipt_is_given_on_request() {
+    let host = TestHost::start(&[("probe", &guest("probe"))]).await;
+    let call = async |meta: Value| {
+        let mut params = json!({ "name": "probe_add", "arguments": { "a": 1, "b": 2 } });
+        params["_meta"] = meta;
+        answer(host.modern("tools/call", params).send().await.expect("an answer")).await
+    };
+    assert!(call(json!({})).await["result"].get("_meta").is_none_or(|meta| meta.get("mcpp/cost").is_none()));
+    let answer = call(json!({ "mcpp/cost": true })).await;
+    let cost = &answer["result"]["_meta"]["mcpp/cost"];
+    assert!(cost["memory_bytes"].as_u64().is_some_and(|bytes| bytes > 0), "{answer}");
+    assert!(cost["duration_ms"].as_f64().is_some_and(|ms| ms > 0.0) && cost["cpu_ms"].is_f64(), "{answer}");
+    assert!(cost["host_calls"].is_u64(), "{answer}");
+}
+
+/// What somebody does.
+#[derive(Debug, Clone)]
+enum Op {
+    List,
+    Add(i32),
+    Fail,
+    Unknown,
+    Submit(u8),
+    Claim,
+    Complete(u8),
+    Tasks,
+    Stats,
+    Pause(bool),
+    CacheSet(u8, u8),
+    CacheGet(u8),
+    Session,
+    ForeignSession,
+    Health,
+    Metrics,
+    Swap(bool),
+    WrongToken,
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let small = 0_u8..4;
+    prop_oneof![
+        Just(Op::List),
+        any::<i32>().prop_map(Op::Add),
+        Just(Op::Fail),
+        Just(Op::Unknown),
+        small.clone().prop_map(Op::Submit),
+        Just(Op::Claim),
+        small.clone().prop_map(Op::Complete),
+        Just(Op::Tasks),
+        Just(Op::Stats),
+        any::<bool>().prop_map(Op::Pause),
+        (small.clone(), small.clone()).prop_map(|(key, value)| Op::CacheSet(key, value)),
+        small.prop_map(Op::CacheGet),
+        Just(Op::Session),
+        Just(Op::ForeignSession),
+        Just(Op::Health),
+        Just(Op::Metrics),
+        any::<bool>().prop_map(Op::Swap),
+        Just(Op::WrongToken),
+    ]
+}
+
+/// A tenant's user on one of the hosts, and what belongs to the other tenant there.
+struct Player {
+    user: User,
+    tools: std::path::PathBuf,
+    foreign_session: String,
+}
+
+impl Player {
+    /// Does something; what it sees, without what is never the same twice.
+    async fn play(&self, op: &Op) -> String {
+        let user = &self.user;
+        let rpc = |request: Value| user.call("task_queue.rpc", request);
+        let seen = match op {
+            Op::List => json!(user.tools().await),
+            Op::Add(n) => user.call("mine", json!({ "a": n, "b": 1 })).await,
+            Op::Fail => user.call("mine", json!({ "a": "x" })).await,
+            Op::Unknown => user.call("theirs", json!({ "a": 1, "b": 1 })).await,
+            Op::Submit(id) => rpc(
+                json!({ "op": "submit", "task_type": "t", "payload": { "task_id": format!("task-{id}"), "n": id } }),
+            )
+            .await,
+            Op::Claim => rpc(json!({ "op": "claim", "worker_id": "w" })).await,
+            Op::Complete(id) => rpc(json!({ "op": "complete", "task_id": format!("task-{id}") })).await,
+            Op::Tasks => user.call("task_list", json!({})).await,
+            Op::Stats => user.call("queue_stats", json!({ "include_worker_stats": true })).await,
+            Op::Pause(true) => user.call("queue_pause", json!({})).await,
+            Op::Pause(false) => user.call("queue_resume", json!({})).await,
+            Op::CacheSet(key, value) => {
+                rpc(json!({ "op": "cache.set", "key": format!("k{key}"), "value": value })).await
+            }
+            Op::CacheGet(key) => rpc(json!({ "op": "cache.get", "key": format!("k{key}") })).await,
+            Op::Session => {
+                let session = user.initialize().await;
+                let (status, _) = user.ask_in(&session, "tools/list").await;
+                json!(status.as_u16())
+            }
+            Op::ForeignSession => {
+                let (status, text) = user.ask_in(&self.foreign_session, "tools/list").await;
+                json!([status.as_u16(), text])
+            }
+            Op::Health => json!(user.status("/health").await.1),
+            Op::Metrics => json!(user.status("/metrics").await.1),
+            Op::Swap(there) => {
+                let file = self.tools.join("other.wasm");
+                if *there {
+                    std::fs::write(&file, binary("other", "local.get 0")).expect("written");
+                } else {
+                    let _it_may_not_be_there = std::fs::remove_file(&file);
+                }
+                let until = std::time::Instant::now() + PATIENCE;
+                while user.tools().await.contains(&"other".to_owned()) != *there {
+                    assert!(std::time::Instant::now() < until, "the swap is not seen");
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+                Value::Null
+            }
+            Op::WrongToken => {
+                let wrong = User { token: format!("{}x", user.token), ..user.clone() };
+                json!(wrong.status("/mcp").await.0.as_u16())
+            }
+        };
+        normal(seen).to_string()
+    }
+}
+
+/// Times, durations and random ids are never the same twice.
+fn normal(value: Value) -> Value {
+    match value {
+        Value::Object(fields) => Value::Object(
+            fields
+                .into_iter()
+                .map(|(name, value)| {
+                    let varies = name.ends_with("_at")
+                        || name.ends_with("_time")
+                        || name.starts_with("average")
+                        || name == "throughput"
+                        || name == "lease_until";
+                    (name, if varies && !value.is_null() { json!("varies") } else { normal(value) })
+                })
+                .collect(),
+        ),
+        Value::Array(items) => Value::Array(items.into_iter().map(normal).collect()),
+        Value::String(text) => match serde_json::from_str::<Value>(&text) {
+            Ok(inner) if inner.is_object() => json!(normal(inner).to_string()),
+            _ => Value::String(text),
+        },
+        other => other,
+    }
+}
+
+/// Two hosts with the same second tenant; on one of them there is a first one, which is busy.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_one_tenant_sees_does_not_depend_on_another() {
+    let start = async || {
+        let files = folder(&[]);
+        std::fs::create_dir_all(files.path().join("data")).expect("made");
+        token(&files.path().join("data"), "local", &[SCOPE_METRICS], &[]);
+        TestHost::start_with(files, |config| config.tools.builtin = true).await
+    };
+    let (busy, quiet) = (start().await, start().await);
+    let case = AtomicUsize::new(0);
+    let player = async |host: &TestHost, name: &str, foreign_session: String| {
+        let data = host.folder.path().join("data");
+        let token = team(&data, name, &[]);
+        let tools = Homes::new(data.clone()).of(&tenant(name)).tools();
+        std::fs::write(tools.join("mine.wasm"), binary("mine", "local.get 0 local.get 1 i32.add")).expect("written");
+        host.host.tenants().refresh(std::sync::Arc::new(|| {})).await.expect("refreshed");
+        tokio::time::sleep(Duration::from_millis(250)).await;
+        Player { user: User::new(host, &token), tools, foreign_session }
+    };
+    let mut runner = TestRunner::new(ProptestConfig { cases: 6, max_shrink_iters: 0, ..ProptestConfig::default() });
+    let ops = proptest::collection::vec((any::<bool>(), op()), 8..30);
+    runner
+        .run(&ops, |ops| {
+            let number = case.fetch_add(1, Ordering::Relaxed);
+            tokio::task::block_in_place(|| {
+                tokio::runtime::Handle::current().block_on(async {
+                    let first = player(&busy, &format!("a{number}"), String::new()).await;
+                    let their_session = first.user.initialize().await;
+                    let no_session = "1f0c4c1e-0000-4000-8000-000000000000".to_owned();
+                    let beside = player(&busy, &format!("b{number}"), their_session).await;
+                    let alone = player(&quiet, &format!("b{number}"), no_session).await;
+                    let (mut with, mut without) = (Vec::new(), Vec::new());
+                    for (is_first, op) in &ops {
+                        if *is_first {
+                            first.play(op).await;
+                        } else {
+                            with.push(format!("{op:?}: {}", beside.play(op).await));
+                            without.push(format!("{op:?}: {}", alone.play(op).await));
+                        }
+                    }
+                    prop_assert_eq!(with, without);
+                    Ok(())
+                })
+            })
+        })
+        .expect("no difference");
+}

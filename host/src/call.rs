@@ -188,6 +188,12 @@ pub struct Cost {
     pub memory_bytes: u64,
     /// Its calls into the host.
     pub host_calls: u64,
+    /// Its operations on the store.
+    pub store_ops: u64,
+    /// The bytes that it read from the store and wrote to it.
+    pub store_bytes: u64,
+    /// The bytes that it wrote to files.
+    pub file_bytes: u64,
 }
 
 /// The budgets of a call that can run out while it runs.
@@ -207,6 +213,12 @@ pub enum Budget {
     Log,
     /// Calls into the host.
     HostCalls,
+    /// Operations on the store, in number.
+    StoreOps,
+    /// Bytes read from the store and written to it.
+    StoreBytes,
+    /// Bytes written to files.
+    FileBytes,
     /// Bytes of WebAssembly stack.
     Stack,
 }
@@ -222,6 +234,9 @@ impl Budget {
             Self::Output => "output_bytes",
             Self::Log => "log_bytes",
             Self::HostCalls => "host_calls",
+            Self::StoreOps => "store_ops",
+            Self::StoreBytes => "store_bytes",
+            Self::FileBytes => "file_bytes",
             Self::Stack => "stack_bytes",
         }
     }

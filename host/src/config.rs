@@ -360,7 +360,7 @@ mod tests {
         let table: toml::Table = toml::from_str(&active).expect("valid");
         let count = |section: &str| table.get(section).and_then(toml::Value::as_table).map_or(0, toml::Table::len);
         let sections = ["server", "sessions", "tools", "store", "engine", "limits", "log"];
-        assert_eq!(sections.map(count), [14, 4, 3, 3, 5, 8, 2], "a key is missing from the example");
+        assert_eq!(sections.map(count), [14, 4, 3, 3, 5, 11, 2], "a key is missing from the example");
     }
 
     #[test]

@@ -3,6 +3,8 @@
 //! A grant names a component and what it may do beyond the harmless minimum. An unknown key is refused, never ignored: a rule that the host cannot
 //! enforce must not look as if it were enforced. Only the operator writes this file; no tool call changes it.
 
+pub mod files;
+
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
@@ -10,6 +12,7 @@ use std::{
 
 use serde::Deserialize;
 
+use self::files::FolderGrants;
 use crate::{
     call::{ComponentName, ToolName},
     events::record::Topic,
@@ -45,6 +48,12 @@ pub struct ComponentGrant {
     /// The topics of other components that it may be told of: `<component>/<name>`, or `<component>/*`.
     #[serde(default)]
     pub subscribe: Vec<TopicPattern>,
+    /// The host's directories that it may see.
+    #[serde(default)]
+    pub files: FolderGrants,
+    /// The settings that it is given through `wasi:config`.
+    #[serde(default)]
+    pub config: BTreeMap<String, String>,
     /// Budgets that differ from the host's defaults.
     #[serde(default)]
     pub limits: LimitsPatch,

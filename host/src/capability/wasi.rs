@@ -1,6 +1,6 @@
 //! The harmless part of WASI: clocks, random numbers, streams, and standard output as log records.
 //!
-//! `wasi:filesystem` is linked without a single directory and the environment is empty: language runtimes import both and run without either.
+//! The environment is empty: language runtimes import it and run without. `wasi:filesystem` is in [`super::files`].
 //! Waiting is ours: `wasi:io/poll` is the only place where a WASI guest can park, so it is raced against the call's end here.
 
 use wasmtime::component::{HasData, Linker, Resource, ResourceTable};
@@ -8,10 +8,9 @@ use wasmtime_wasi::{
     WasiView,
     cli::{WasiCli, WasiCliView as _},
     clocks::{WasiClocks, WasiClocksView as _},
-    filesystem::{WasiFilesystem, WasiFilesystemView as _},
     p2::{
         DynPollable,
-        bindings::{cli, clocks, filesystem, io, random},
+        bindings::{cli, clocks, io, random},
     },
     random::WasiRandom,
 };
@@ -74,8 +73,6 @@ pub(super) fn link(l: &mut Linker<State>) -> wasmtime::Result<()> {
     random::insecure_seed::add_to_linker::<State, WasiRandom>(l, |state| {
         wasmtime_wasi::random::WasiRandomView::random(state)
     })?;
-    filesystem::types::add_to_linker::<State, WasiFilesystem>(l, State::filesystem)?;
-    filesystem::preopens::add_to_linker::<State, WasiFilesystem>(l, State::filesystem)?;
     cli::exit::add_to_linker::<State, WasiCli>(l, State::cli)?;
     cli::environment::add_to_linker::<State, WasiCli>(l, State::cli)?;
     cli::stdin::add_to_linker::<State, WasiCli>(l, State::cli)?;

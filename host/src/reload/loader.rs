@@ -237,6 +237,7 @@ impl Loader {
         if let Some(live) = catalog.component(name.as_str())
             && live.origin == origin
             && live.grant == grant
+            && live.powers.files.are_current()
             && live.digest == blake3::hash(&wasm).to_hex().as_str()
             && !catalog.problems().any(|problem| problem.component == name.as_str())
         {

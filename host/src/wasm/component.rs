@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     call::{CallError, ComponentName, InvalidComponentName},
-    capability::{self, Refused},
+    capability::{self, Refused, files::FolderError},
     grants::ComponentGrant,
     store::StoreError,
 };
@@ -171,6 +171,9 @@ pub enum LoadError {
     /// It did not migrate.
     #[error("it could not migrate its data: {0}")]
     Migration(String),
+    /// A directory that is granted to it cannot be opened.
+    #[error(transparent)]
+    Files(#[from] FolderError),
     /// Its store does not work.
     #[error(transparent)]
     Store(#[from] StoreError),

@@ -76,13 +76,13 @@ async fn a_bucket_with_a_wild_name_does_not_exist() {
     for name in ["a/b", "a b", "\0", "ä", &"n".repeat(65)] {
         assert_eq!(set(&host, name, "k", "v").await, "error: no-such-store", "{name:?}");
     }
-    assert_eq!(set(&host, &"n".repeat(64), "k", "v").await, r#"{"result":null}"#);
+    assert_eq!(set(&host, &"n".repeat(64), "k", "v").await, "");
 }
 
 #[tokio::test]
 async fn keys_and_values_are_bounded() {
     let host = kv_host("store = {}").await;
-    assert_eq!(set(&host, "", &"k".repeat(1_024), "v").await, r#"{"result":null}"#);
+    assert_eq!(set(&host, "", &"k".repeat(1_024), "v").await, "");
     assert_eq!(set(&host, "", &"k".repeat(1_025), "v").await, "error: other: a key has more than 1024 bytes");
     let large = |bytes: usize| json!({ "name": "", "key": "large", "bytes": bytes });
     value(&host, "kv_set_large", large(1 << 20)).await;
@@ -143,6 +143,8 @@ async fn many_at_once_are_one_transaction() {
     // Too much for the quota, and too much for a transaction: nothing of it is there.
     let filled = host.text("kv_fill", json!({ "name": "much", "count": 100, "bytes": 10_000 })).await;
     assert_eq!(filled, "error: other: the space would outgrow its quota of 100000 bytes");
+    assert_eq!(value(&host, "kv_keys", json!({ "name": "much" })).await, json!([[], 1]));
+    let host = kv_host("store = {}").await;
     let filled = host.text("kv_fill", json!({ "name": "much", "count": 10_001, "bytes": 1 })).await;
     assert!(filled.starts_with("error: other: the transaction has more than"), "{filled}");
     assert_eq!(value(&host, "kv_keys", json!({ "name": "much" })).await, json!([[], 1]));
@@ -180,7 +182,7 @@ async fn operations_and_bytes_of_the_store_are_budgets() {
     let bytes = "error: budget `store_bytes` exceeded: the tool was stopped at 10000";
     value(&host, "own_set", json!({ "key": "k", "value": "v".repeat(3_000) })).await;
     // By mcpp:store, by events, and by wasi:keyvalue.
-    assert_eq!(host.text("own_read", json!({ "key": "k", "times": 3 })).await.len(), 3_013);
+    assert_eq!(host.text("own_read", json!({ "key": "k", "times": 3 })).await.len(), 3_000);
     assert_eq!(host.text("own_read", json!({ "key": "k", "times": 4 })).await, bytes);
     assert_eq!(host.text("own_read", json!({ "key": "none", "times": 11 })).await, ops);
     assert_eq!(host.text("own_set", json!({ "key": "k", "value": "v".repeat(10_000) })).await, bytes);

@@ -3,7 +3,7 @@
 //! The environment is empty: language runtimes import it and run without. `wasi:filesystem` is in [`super::files`].
 //! Waiting is ours: `wasi:io/poll` is the only place where a WASI guest can park, so it is raced against the call's end here.
 
-use wasmtime::component::{HasData, Linker, Resource, ResourceTable};
+use wasmtime::component::{HasData, Linker, Resource, ResourceTable, ResourceType};
 use wasmtime_wasi::{
     WasiView,
     cli::{WasiCli, WasiCliView as _},
@@ -83,5 +83,24 @@ pub(super) fn link(l: &mut Linker<State>) -> wasmtime::Result<()> {
     cli::terminal_stdin::add_to_linker::<State, WasiCli>(l, State::cli)?;
     cli::terminal_stdout::add_to_linker::<State, WasiCli>(l, State::cli)?;
     cli::terminal_stderr::add_to_linker::<State, WasiCli>(l, State::cli)?;
+    link_socket_types(l)
+}
+
+/// A socket, of which there are none.
+enum NoSocket {}
+
+/// The resources of `wasi:sockets` without a single function of it: a C library that may open files can also close what would be a socket.
+fn link_socket_types(l: &mut Linker<State>) -> wasmtime::Result<()> {
+    for (interface, resources) in [
+        ("network", &["network"][..]),
+        ("udp", &["udp-socket", "incoming-datagram-stream", "outgoing-datagram-stream"]),
+        ("tcp", &["tcp-socket"]),
+        ("ip-name-lookup", &["resolve-address-stream"]),
+    ] {
+        let mut instance = l.instance(&format!("wasi:sockets/{interface}@0.2.12"))?;
+        for resource in resources {
+            instance.resource(resource, ResourceType::host::<NoSocket>(), |_, _| Ok(()))?;
+        }
+    }
     Ok(())
 }

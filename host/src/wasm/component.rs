@@ -267,13 +267,13 @@ impl std::fmt::Debug for Kind {
 }
 
 impl Compiled {
-    /// The names of the interfaces that it imports. Interfaces of types alone give no power and are left out.
+    /// The names of the interfaces that it imports. Interfaces of types alone give no power and are left out: without a function there is nothing of a resource to get.
     pub fn imports(&self, engine: &Engine) -> Vec<String> {
         let engine = engine.wasmtime();
         let component_type = self.component.component_type();
         let powerful = component_type.imports(engine).filter(|(_, import)| match &import.ty {
             ComponentItem::ComponentInstance(instance) => {
-                instance.exports(engine).any(|(_, export)| !matches!(export.ty, ComponentItem::Type(_)))
+                instance.exports(engine).any(|(_, export)| !matches!(export.ty, ComponentItem::Type(_) | ComponentItem::Resource(_)))
             }
             ComponentItem::Type(_) => false,
             _ => true,

@@ -78,14 +78,14 @@ pub const TABLE: &[Capability] = &[
     },
     Capability {
         name: "config",
-        meaning: "read the settings that `[components.NAME.config]` in the grants file gives it",
+        meaning: "read the settings that `[components.NAME.config]` in the grants file gives it (wasi:config 0.2.0-rc.1)",
         interfaces: &["wasi:config/store"],
         access: Access::Everyone,
         link: settings::link,
     },
     Capability {
         name: "logging",
-        meaning: "write log records of the running call",
+        meaning: "write log records of the running call (wasi:logging 0.1.0-draft)",
         interfaces: &["wasi:logging/logging"],
         access: Access::Everyone,
         link: logging::link,
@@ -113,7 +113,7 @@ pub const TABLE: &[Capability] = &[
     },
     Capability {
         name: "keyvalue",
-        meaning: "keep keys and values in buckets of its own store, within the same quota",
+        meaning: "keep keys and values in buckets of its own store, within the same quota (wasi:keyvalue 0.2.0-draft)",
         interfaces: &["wasi:keyvalue/store", "wasi:keyvalue/atomics", "wasi:keyvalue/batch"],
         access: Access::Granted { given: |grant| grant.store.is_some(), grant: "store = {}" },
         link: keyvalue::link,

@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     admin::{self, AdminDoor},
+    capability::files::OwnFolders,
     config::Config,
     events::{self, subscriptions::Subscriptions},
     mcp::{Endpoint, http::HttpDoor, stdio},
@@ -67,11 +68,15 @@ impl Host {
         let admission = Admission::new(&config.engine);
         let registry =
             Registry::new(engine, admission, Arc::clone(&shared), Arc::clone(&subscriptions), [TenantId::local()]);
+        let grants_file = config.grants_file()?;
+        let beside = config.tools.folders.iter().cloned().chain(grants_file.parent().map(PathBuf::from));
+        let own_folders = OwnFolders { data: data_dir.clone(), others: beside.collect() };
         let loader = LoaderConfig {
             tenant: TenantId::local(),
             folders: config.tools.folders.clone(),
             built_in: if config.tools.builtin { BUILT_IN } else { &[] },
-            grants_file: config.grants_file()?,
+            grants_file,
+            own_folders,
             limits: config.limits(),
         };
         let loader = Arc::new(Loader::new(loader, registry.clone(), cache));

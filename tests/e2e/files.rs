@@ -128,6 +128,21 @@ async fn a_directory_that_is_not_there_is_a_problem_that_names_it() {
 }
 
 #[tokio::test]
+async fn what_is_the_hosts_own_is_given_to_nobody() {
+    for (granted, mode) in
+        [("data", "read"), ("data/store", "read"), ("tools", "read-write"), (".", "read"), ("link", "read")]
+    {
+        let files = folder(&[("files", &guest("files"))]);
+        symlink("data", files.path().join("link")).expect("a link");
+        let path = files.path().join(granted);
+        let text = format!("[[components.files.files]]\npath = '{}'\nat = '/x'\nmode = '{mode}'\n", path.display());
+        grant(&files, &text);
+        let host = TestHost::start_with(files, |_| {}).await;
+        assert!(host.problems().contains("where this host keeps its own files"), "{granted}: {}", host.problems());
+    }
+}
+
+#[tokio::test]
 async fn nothing_in_a_directory_that_is_only_read_can_be_changed() {
     let host = files_host("").await;
     let before = everything(&inside(&host, "in"));
@@ -348,7 +363,7 @@ async fn what_a_call_has_open_is_bounded() {
 
 #[tokio::test]
 async fn a_listing_is_bounded_before_it_is_taken_into_memory() {
-    let host = files_host("").await;
+    let host = files_host("[components.files.limits]\nhost_calls = 1000000\n").await;
     let dir = inside(&host, "in/many");
     std::fs::create_dir(&dir).expect("a directory");
     for number in 0..40_000 {

@@ -25,7 +25,7 @@ use wasmtime_wasi::{
 };
 
 pub use self::{
-    folders::{FolderError, Folders},
+    folders::{FolderError, Folders, OwnFolders},
     handles::Handles,
 };
 use self::{
@@ -184,7 +184,7 @@ impl HostDescriptor for Files<'_> {
         }
         let handle = self.handles.reserve().ok_or(ErrorCode::Busy)?;
         let opened = blocking(move || wanted.open(&dir, &path));
-        let opened = wait(self.control, async { opened.await }).await?;
+        let opened = wait(self.control, opened).await?;
         let fd = self.view.table.push(opened)?;
         self.handles.keep(fd.rep(), handle);
         Ok(fd)

@@ -14,6 +14,7 @@ use arc_swap::ArcSwap;
 use super::migration;
 use crate::{
     call::ComponentName,
+    capability::files::OwnFolders,
     grants::{ComponentGrant, Grants},
     registry::{
         Registry,
@@ -95,6 +96,8 @@ pub struct LoaderConfig {
     pub built_in: &'static [BuiltIn],
     /// The grants file.
     pub grants_file: PathBuf,
+    /// What no grant gives to a component.
+    pub own_folders: OwnFolders,
     /// What a call may use unless a grant says otherwise.
     pub limits: Limits,
 }
@@ -243,6 +246,7 @@ impl Loader {
         {
             return Ok(Outcome::Unchanged);
         }
+        self.config.own_folders.check(&grant.files).map_err(LoadError::Files)?;
         let engine = self.registry.engine().clone();
         let cache = self.cache.clone();
         let compiled =

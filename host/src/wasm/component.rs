@@ -272,9 +272,9 @@ impl Compiled {
         let engine = engine.wasmtime();
         let component_type = self.component.component_type();
         let powerful = component_type.imports(engine).filter(|(_, import)| match &import.ty {
-            ComponentItem::ComponentInstance(instance) => {
-                instance.exports(engine).any(|(_, export)| !matches!(export.ty, ComponentItem::Type(_) | ComponentItem::Resource(_)))
-            }
+            ComponentItem::ComponentInstance(instance) => instance
+                .exports(engine)
+                .any(|(_, export)| !matches!(export.ty, ComponentItem::Type(_) | ComponentItem::Resource(_))),
             ComponentItem::Type(_) => false,
             _ => true,
         });

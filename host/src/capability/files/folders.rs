@@ -4,7 +4,7 @@ use std::{
     fs::{File, OpenOptions},
     io,
     os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
 };
 
@@ -15,13 +15,54 @@ use crate::grants::files::{FolderGrant, FolderGrants, FolderMode};
 
 /// Why a granted directory cannot be given.
 #[derive(Debug, thiserror::Error)]
-#[error("its grant names the directory {path}, which cannot be opened; make it, or change `files` in the grants file")]
-pub struct FolderError {
-    /// The directory.
-    path: PathBuf,
-    /// Why not.
-    #[source]
-    source: io::Error,
+pub enum FolderError {
+    /// It is not there, or not for the host.
+    #[error(
+        "its grant names the directory {path}, which cannot be opened; make it, or change `files` in the grants file"
+    )]
+    Open {
+        /// The directory.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// It holds what is the host's own.
+    #[error(
+        "its grant names the directory {path}, which overlaps {own}, where this host keeps its own files; no component may see those"
+    )]
+    Own {
+        /// The directory.
+        path: PathBuf,
+        /// What is the host's.
+        own: PathBuf,
+    },
+}
+
+/// What no component may see: data, grants and other components' code.
+#[derive(Debug, Default)]
+pub struct OwnFolders {
+    /// The data directory: nothing in it, and nothing that has it in it.
+    pub data: PathBuf,
+    /// Other folders: nothing that has one of them in it.
+    pub others: Vec<PathBuf>,
+}
+
+impl OwnFolders {
+    /// Checks that `grants` stay away from them.
+    pub fn check(&self, grants: &FolderGrants) -> Result<(), FolderError> {
+        let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        for grant in grants.iter() {
+            let granted = real(&grant.path);
+            let own = std::iter::once(&self.data).chain(&self.others);
+            let held = own.clone().find(|own| real(own).starts_with(&granted));
+            let held = held.or_else(|| granted.starts_with(real(&self.data)).then_some(&self.data));
+            if let Some(own) = held {
+                return Err(FolderError::Own { path: grant.path.clone(), own: own.clone() });
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Open directories, for all calls of a revision.
@@ -60,7 +101,7 @@ impl Folder {
     fn open(grant: &FolderGrant) -> Result<Self, FolderError> {
         let FolderGrant { path, at, mode } = grant;
         let opened = OpenOptions::new().read(true).custom_flags(flags::DIRECTORY).open(path);
-        let opened = opened.map_err(|source| FolderError { path: path.clone(), source })?;
+        let opened = opened.map_err(|source| FolderError::Open { path: path.clone(), source })?;
         let (perms, open_mode) = match mode {
             FolderMode::Read => (FsPerms::ReadOnly, OpenMode::READ),
             FolderMode::ReadWrite => (FsPerms::ReadWrite, OpenMode::READ | OpenMode::WRITE),

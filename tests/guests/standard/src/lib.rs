@@ -172,9 +172,11 @@ fn own_emit(times: u32) -> Result<(), Error> {
     })
 }
 
+type Settings = (Option<String>, Vec<(String, String)>);
+
 /// A setting, and all of them.
 #[tool]
-fn settings(key: String) -> Result<(Option<String>, Vec<(String, String)>), Error> {
+fn settings(key: String) -> Result<Settings, Error> {
     let wrong = |error| Error::failed(format!("{error:?}"));
     Ok((config::get(&key).map_err(wrong)?, config::get_all().map_err(wrong)?))
 }

@@ -1,7 +1,7 @@
 //! Opening a path below a directory without ever waiting for anybody: only files and directories are given out, and a pipe or a device is closed again at once.
 
 use std::{
-    fs::{File, FileTimes},
+    fs::{File, FileTimes, FileType},
     io,
     path::Path,
     time::{Duration, SystemTime},
@@ -83,11 +83,16 @@ impl Wanted {
         if self.directory {
             return Err(ErrorCode::NotDirectory.into());
         }
-        if !kind.is_file() {
+        if !given_out(kind) {
             return Err(ErrorCode::Unsupported.into());
         }
         Ok(Descriptor::File(filesystem::File::new(opened, dir.perms, self.mode, false)))
     }
+}
+
+/// Whether guests may have what is of this kind.
+fn given_out(kind: FileType) -> bool {
+    kind.is_file() || kind.is_dir()
 }
 
 /// Sets the times of what `path` below `dir` leads to. Blocks.
@@ -109,7 +114,11 @@ pub(super) fn set_times(dir: &File, path: &str, accessed: NewTimestamp, modified
         Some(Errno::ACCESS | Errno::ISDIR) => open(false),
         _ => Err(error),
     });
-    writable?.set_times(times)
+    let file = writable?;
+    if !given_out(file.metadata()?.file_type()) {
+        return Err(Errno::NOTSUP.into());
+    }
+    file.set_times(times)
 }
 
 fn time(new: NewTimestamp) -> io::Result<Option<SystemTime>> {

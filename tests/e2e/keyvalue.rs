@@ -228,3 +228,49 @@ async fn a_log_record_has_its_level_and_comes_out_of_the_budget() {
     let said = host.text("shout", json!({ "bytes": 100 })).await;
     assert_eq!(said, "error: budget `log_bytes` exceeded: the tool was stopped at 10000");
 }
+
+/// A plain component with these imports, which it does not use.
+fn importing(imports: &str) -> Vec<u8> {
+    crate::support::wat(&format!(
+        r#"(component {imports}
+            (core module $m (func (export "f") (result i32) i32.const 1))
+            (core instance $i (instantiate $m))
+            (func (export "run") (result u32) (canon lift (core func $i "f"))))"#
+    ))
+}
+
+#[tokio::test]
+async fn what_gives_no_power_needs_no_grant() {
+    let component = importing(
+        r#"(import "wasi:logging/logging@0.1.0-draft" (instance
+                (type $named (enum "trace" "debug" "info" "warn" "error" "critical"))
+                (export "level" (type $level (eq $named)))
+                (export "log" (func (param "level" $level) (param "context" string) (param "message" string)))))
+            (import "wasi:config/store@0.2.0-rc.1" (instance
+                (type $named (variant (case "upstream" string) (case "io" string)))
+                (export "error" (type $error (eq $named)))
+                (export "get" (func (param "key" string) (result (result (option string) (error $error)))))))
+            (import "wasi:sockets/tcp@0.2.0" (instance (export "tcp-socket" (type (sub resource)))))"#,
+    );
+    let host = TestHost::start(&[("plain", &component)]).await;
+    assert_eq!(host.problems(), "");
+    assert_eq!(host.text("plain_run", json!({})).await, r#"{"result":1}"#);
+}
+
+#[tokio::test]
+async fn another_version_is_refused_and_ours_is_named() {
+    for (import, says) in [
+        ("wasi:keyvalue/store@0.2.0-draft2", "speaks version 0.2.0-draft of `wasi:keyvalue`"),
+        ("wasi:config/runtime@0.2.0-draft", "which this host does not know"),
+        ("wasi:config/store@0.2.0-draft", "speaks version 0.2.0-rc.1 of `wasi:config`"),
+        ("wasi:logging/logging", "speaks version 0.1.0-draft of `wasi:logging`"),
+        ("wasi:cli/stdout@0.3.0", "speaks version 0.2.x of `wasi:cli`"),
+        ("wasi:sockets/tcp@0.2.0", "which this host does not offer to any component"),
+    ] {
+        let component = importing(&format!(r#"(import "{import}" (instance (export "go" (func))))"#));
+        let files = folder(&[("c", &component)]);
+        grant(&files, "[components.c]\nstore = {}\n");
+        let host = TestHost::start_with(files, |_| {}).await;
+        assert!(host.problems().contains(says), "{import}: {}", host.problems());
+    }
+}

@@ -190,6 +190,12 @@ pub struct Cost {
     pub host_calls: u64,
     /// Processor time of the guest and of what the host did for it in its place.
     pub processor_time: Duration,
+    /// Its operations on the store.
+    pub store_ops: u64,
+    /// The bytes that it read from the store and wrote to it.
+    pub store_bytes: u64,
+    /// The bytes that it wrote to files.
+    pub file_bytes: u64,
 }
 
 /// What a call cost, and how long it took from door to door.
@@ -210,6 +216,9 @@ impl Receipt {
             "cpu_ms": ms(self.cost.processor_time),
             "memory_bytes": self.cost.memory_bytes,
             "host_calls": self.cost.host_calls,
+            "store_ops": self.cost.store_ops,
+            "store_bytes": self.cost.store_bytes,
+            "file_bytes": self.cost.file_bytes,
         })
     }
 }
@@ -233,6 +242,12 @@ pub enum Budget {
     Log,
     /// Calls into the host.
     HostCalls,
+    /// Operations on the store, in number.
+    StoreOps,
+    /// Bytes read from the store and written to it.
+    StoreBytes,
+    /// Bytes written to files.
+    FileBytes,
     /// Bytes of WebAssembly stack.
     Stack,
 }
@@ -249,6 +264,9 @@ impl Budget {
             Self::Output => "output_bytes",
             Self::Log => "log_bytes",
             Self::HostCalls => "host_calls",
+            Self::StoreOps => "store_ops",
+            Self::StoreBytes => "store_bytes",
+            Self::FileBytes => "file_bytes",
             Self::Stack => "stack_bytes",
         }
     }

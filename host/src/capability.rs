@@ -4,6 +4,10 @@
 
 pub mod endpoint;
 pub mod events;
+pub mod files;
+pub mod keyvalue;
+mod logging;
+mod settings;
 pub mod store;
 pub mod wasi;
 
@@ -13,6 +17,18 @@ use crate::{grants::ComponentGrant, wasm::state::State};
 
 /// The start of every version of our own packages that this host links.
 pub const SPOKEN: &str = "0.1.";
+
+/// The versions of the standard packages that this host links: all that begin with one that ends in a dot, and exactly one of a draft.
+pub const STANDARD: &[(&str, &str)] = &[
+    ("wasi:io", "0.2."),
+    ("wasi:clocks", "0.2."),
+    ("wasi:random", "0.2."),
+    ("wasi:cli", "0.2."),
+    ("wasi:filesystem", "0.2."),
+    ("wasi:keyvalue", "0.2.0-draft"),
+    ("wasi:config", "0.2.0-rc.1"),
+    ("wasi:logging", "0.1.0-draft"),
+];
 
 /// One capability: interfaces that are granted, linked and explained together.
 #[derive(Debug)]
@@ -48,10 +64,31 @@ pub enum Access {
 pub const TABLE: &[Capability] = &[
     Capability {
         name: "runtime",
-        meaning: "clocks, random numbers, and standard output as log records; no files, no environment, no network",
-        interfaces: &["wasi:io/", "wasi:clocks/", "wasi:random/", "wasi:cli/", "wasi:filesystem/"],
+        meaning: "clocks, random numbers, and standard output as log records; no environment, no network",
+        interfaces: &["wasi:io/", "wasi:clocks/", "wasi:random/", "wasi:cli/"],
         access: Access::Everyone,
         link: wasi::link,
+    },
+    Capability {
+        name: "files",
+        meaning: "files in the directories that `[[files]]` in the component's grant names; without that in none",
+        interfaces: &["wasi:filesystem/"],
+        access: Access::Everyone,
+        link: files::link,
+    },
+    Capability {
+        name: "config",
+        meaning: "read the settings that `[config]` in the component's grant gives it (wasi:config 0.2.0-rc.1)",
+        interfaces: &["wasi:config/store"],
+        access: Access::Everyone,
+        link: settings::link,
+    },
+    Capability {
+        name: "logging",
+        meaning: "write log records of the running call (wasi:logging 0.1.0-draft)",
+        interfaces: &["wasi:logging/logging"],
+        access: Access::Everyone,
+        link: logging::link,
     },
     Capability {
         name: "endpoint",
@@ -73,6 +110,13 @@ pub const TABLE: &[Capability] = &[
         interfaces: &["mcpp:store/types", "mcpp:store/snapshots", "mcpp:store/transactions", "mcpp:store/changes"],
         access: Access::Granted { given: |grant| grant.store.is_some(), grant: "store = {}" },
         link: store::link,
+    },
+    Capability {
+        name: "keyvalue",
+        meaning: "keep keys and values in buckets of its own store, within the same quota (wasi:keyvalue 0.2.0-draft)",
+        interfaces: &["wasi:keyvalue/store", "wasi:keyvalue/atomics", "wasi:keyvalue/batch"],
+        access: Access::Granted { given: |grant| grant.store.is_some(), grant: "store = {}" },
+        link: keyvalue::link,
     },
     Capability {
         name: "events",
@@ -129,6 +173,16 @@ pub enum Refused {
         /// What it imports.
         import: String,
     },
+    /// The host speaks another version of the standard interface.
+    #[error("it imports `{import}`; this host speaks version {spoken} of `{package}`; build it for that one")]
+    StandardVersion {
+        /// What it imports.
+        import: String,
+        /// The package.
+        package: &'static str,
+        /// The version that this host links.
+        spoken: String,
+    },
     /// The host does not know the interface.
     #[error("it imports `{import}`, which this host does not know; `mcpp wit` lists the interfaces it speaks")]
     Unknown {
@@ -157,6 +211,9 @@ pub fn check(component: &str, import: &str, grant: &ComponentGrant) -> Result<()
         return Err(Refused::Version { import });
     }
     let Some(capability) = of_import(&import) else { return Err(Refused::Unknown { import }) };
+    if let Some((package, spoken)) = foreign_standard(&import) {
+        return Err(Refused::StandardVersion { import, package, spoken });
+    }
     match capability.access {
         Access::Everyone => Ok(()),
         Access::Granted { given, .. } if given(grant) => Ok(()),
@@ -165,6 +222,16 @@ pub fn check(component: &str, import: &str, grant: &ComponentGrant) -> Result<()
         }
         Access::Nobody => Err(Refused::NotOffered { import, capability: capability.name }),
     }
+}
+
+/// The standard package of `import`, and the version of it that this host speaks, if the import asks for another.
+pub fn foreign_standard(import: &str) -> Option<(&'static str, String)> {
+    let (interface, version) = import.split_once('@').unwrap_or((import, ""));
+    let package = interface.split('/').next().unwrap_or(interface);
+    let (package, spoken) = STANDARD.iter().find(|(known, _)| *known == package)?;
+    let any_patch = spoken.ends_with('.');
+    let same = if any_patch { version.starts_with(spoken) } else { version == *spoken };
+    (!same).then(|| (*package, if any_patch { format!("{spoken}x") } else { (*spoken).to_owned() }))
 }
 
 /// A linker with what everyone has and what `grant` gives, and nothing else.
@@ -192,6 +259,11 @@ mod tests {
         for (import, name) in [
             ("wasi:io/streams@0.2.6", Some("runtime")),
             ("wasi:cli/stdout@0.2.0", Some("runtime")),
+            ("wasi:filesystem/types@0.2.3", Some("files")),
+            ("wasi:keyvalue/atomics@0.2.0-draft", Some("keyvalue")),
+            ("wasi:keyvalue/watcher@0.2.0-draft", None),
+            ("wasi:config/store@0.2.0-rc.1", Some("config")),
+            ("wasi:logging/logging@0.1.0-draft", Some("logging")),
             ("wasi:clocksmith/x@0.2.0", None),
             ("mcpp:endpoint/call@0.1.0", Some("call")),
             ("mcpp:endpoint/caller@0.1.0", Some("endpoint")),
@@ -200,6 +272,42 @@ mod tests {
             ("run", None),
         ] {
             assert_eq!(of_import(import).map(|capability| capability.name), name, "{import}");
+        }
+    }
+
+    #[test]
+    fn another_version_of_a_standard_interface_is_refused_by_the_one_that_is_spoken() {
+        let granted = ComponentGrant { store: Some(crate::grants::StoreGrant::default()), ..ComponentGrant::default() };
+        for (import, spoken) in [
+            ("wasi:io/streams@0.2.6", None),
+            ("wasi:io/streams@0.3.0", Some("0.2.x")),
+            ("wasi:filesystem/types@0.3.0-rc-2026-01-06", Some("0.2.x")),
+            ("wasi:filesystem/types", Some("0.2.x")),
+            ("wasi:keyvalue/store@0.2.0-draft", None),
+            ("wasi:keyvalue/store@0.2.0-draft2", Some("0.2.0-draft")),
+            ("wasi:config/store@0.2.0-rc.1", None),
+            ("wasi:config/store@0.2.0-draft", Some("0.2.0-rc.1")),
+            ("wasi:logging/logging@0.1.0-draft", None),
+            ("wasi:logging/logging@0.1.0", Some("0.1.0-draft")),
+        ] {
+            let said = check("guest", import, &granted).map_err(|error| error.to_string());
+            match spoken {
+                None => assert_eq!(said, Ok(()), "{import}"),
+                Some(spoken) => {
+                    let error = said.expect_err(import);
+                    assert!(error.contains(&format!("speaks version {spoken} of `wasi:")), "{import}: {error}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_standard_interface_with_power_needs_its_grant() {
+        let error = check("kv", "wasi:keyvalue/batch@0.2.0-draft", &ComponentGrant::default()).expect_err("no grant");
+        assert!(error.to_string().contains("add `store = {}` to `grants/kv.toml`"), "{error}");
+        for free in ["wasi:config/store@0.2.0-rc.1", "wasi:logging/logging@0.1.0-draft", "wasi:filesystem/types@0.2.0"]
+        {
+            assert_eq!(check("any", free, &ComponentGrant::default()), Ok(()), "{free} gives no power by itself");
         }
     }
 

@@ -3,6 +3,8 @@
 //! A grant says what a component may do beyond the harmless minimum. An unknown key is refused, never ignored: a rule that the host cannot
 //! enforce must not look as if it were enforced. Only the operator writes these files; no tool call changes them.
 
+pub mod files;
+
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
@@ -11,6 +13,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+use self::files::FolderGrants;
 use crate::{
     call::{ComponentName, ToolName},
     events::record::Topic,
@@ -42,6 +45,12 @@ pub struct ComponentGrant {
     /// The topics of other components that it may be told of: `<component>/<name>`, or `<component>/*`.
     #[serde(default)]
     pub subscribe: Vec<TopicPattern>,
+    /// The host's directories that it may see.
+    #[serde(default)]
+    pub files: FolderGrants,
+    /// The settings that it is given through `wasi:config`.
+    #[serde(default)]
+    pub config: BTreeMap<String, String>,
     /// Budgets that differ from the host's defaults.
     #[serde(default)]
     pub limits: LimitsPatch,

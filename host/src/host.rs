@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     admin::{self, AdminDoor},
+    capability::files::OwnFolders,
     config::Config,
     events::{self, subscriptions::Subscriptions},
     mcp::{Endpoint, http::HttpDoor, stdio},
@@ -73,10 +74,16 @@ impl Host {
         let subscriptions = Arc::new(Subscriptions::load(&*shared, &tenants).await);
         let admission = Admission::new(&config.engine);
         let registry = Registry::new(engine, admission, Arc::clone(&shared), Arc::clone(&subscriptions));
+        let grants = config.grants()?;
+        let own_folders = OwnFolders {
+            data: data_dir.clone(),
+            others: config.tools.folders.iter().chain([&grants]).cloned().collect(),
+        };
         let tenants_config = TenantsConfig {
             homes: homes.clone(),
             folders: config.tools.folders.clone(),
-            grants: config.grants()?,
+            grants,
+            own_folders,
             pinned: config.tools.pinned,
             built_in: Arc::new(BuiltIns::new(built_in, cache)),
             limits: config.limits(),

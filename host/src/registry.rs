@@ -288,6 +288,8 @@ impl Registry {
             may_call: Arc::clone(&powers.may_call),
             dispatch: Arc::new(self.clone()),
             store: powers.quota_bytes.map(access),
+            files: powers.files.clone(),
+            config: Arc::clone(&powers.config),
             cause,
         }
     }

@@ -43,7 +43,7 @@ impl fmt::Display for Space {
     }
 }
 
-/// The parts of a space. A key's first byte is its section; only [`Section::Data`] is the component's to see.
+/// The parts of a space. A key's first byte is its section; only [`Section::Data`] and [`Section::KeyValue`] are the component's to see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Section {
@@ -59,6 +59,8 @@ pub enum Section {
     Parked = 5,
     /// The data's format, subscriptions, and other small notes of the host.
     Notes = 6,
+    /// What the component keeps through `wasi:keyvalue`.
+    KeyValue = 7,
 }
 
 impl Section {

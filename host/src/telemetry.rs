@@ -103,6 +103,17 @@ fn install_metrics() -> Option<PrometheusHandle> {
     );
     metrics::describe_gauge!("mcpp_tenant_instances", "Instances and queueing calls of a tenant, by state");
     metrics::describe_counter!("mcpp_host_calls_total", "Calls of guests into the host, by tenant and tool");
+    metrics::describe_counter!("mcpp_guest_store_ops_total", "Operations of guests on the store, by tenant and tool");
+    metrics::describe_counter!(
+        "mcpp_guest_store_bytes_total",
+        metrics::Unit::Bytes,
+        "Bytes that guests read from the store and wrote to it, by tenant and tool"
+    );
+    metrics::describe_counter!(
+        "mcpp_guest_file_bytes_total",
+        metrics::Unit::Bytes,
+        "Bytes that guests wrote to files, by tenant and tool"
+    );
     metrics::describe_gauge!(
         "mcpp_call_memory_bytes",
         metrics::Unit::Bytes,
@@ -146,11 +157,16 @@ pub fn call_ended(tenant: &TenantId, tool: &str, result: Result<&ToolResult, &Ca
     let (tenant, tool) = (tenant.to_string(), tool.to_owned());
     metrics::histogram!("mcpp_call_duration_seconds", "tenant" => tenant.clone(), "tool" => tool.clone())
         .record(duration.as_secs_f64());
-    let microseconds = u64::try_from(cost.processor_time.as_micros()).unwrap_or(u64::MAX);
-    metrics::counter!("mcpp_call_cpu_microseconds_total", "tenant" => tenant.clone(), "tool" => tool.clone())
-        .increment(microseconds);
-    metrics::counter!("mcpp_host_calls_total", "tenant" => tenant.clone(), "tool" => tool.clone())
-        .increment(cost.host_calls);
+    let counted = [
+        ("mcpp_call_cpu_microseconds_total", u64::try_from(cost.processor_time.as_micros()).unwrap_or(u64::MAX)),
+        ("mcpp_host_calls_total", cost.host_calls),
+        ("mcpp_guest_store_ops_total", cost.store_ops),
+        ("mcpp_guest_store_bytes_total", cost.store_bytes),
+        ("mcpp_guest_file_bytes_total", cost.file_bytes),
+    ];
+    for (name, amount) in counted.into_iter().filter(|(_, amount)| *amount > 0) {
+        metrics::counter!(name, "tenant" => tenant.clone(), "tool" => tool.clone()).increment(amount);
+    }
     metrics::gauge!("mcpp_call_memory_bytes", "tenant" => tenant.clone(), "tool" => tool.clone())
         .set(cost.memory_bytes as f64);
     metrics::counter!("mcpp_calls_total", "tenant" => tenant, "tool" => tool, "outcome" => outcome).increment(1);

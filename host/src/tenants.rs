@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 
 use crate::{
+    capability::files::OwnFolders,
     registry::Registry,
     reload::{
         Progress, Reloader, Report, Stopping,
@@ -45,6 +46,8 @@ pub struct TenantsConfig {
     pub folders: Vec<PathBuf>,
     /// Where the grants of `local` are.
     pub grants: PathBuf,
+    /// What no grant gives to a component.
+    pub own_folders: OwnFolders,
     /// Whether the tools folders of `local` are pinned.
     pub pinned: bool,
     /// Components that every tenant has.
@@ -194,6 +197,7 @@ impl Tenants {
             grants: if local { self.config.grants.clone() } else { home.grants() },
             accepted: home.accepted(),
             pinned: if local { self.config.pinned } else { home.settings()?.pinned },
+            own_folders: self.config.own_folders.clone(),
             limits: self.config.limits,
         };
         let cache = Cache::open(&self.config.homes.compiled(&home.tenant), self.registry.engine().wasmtime());

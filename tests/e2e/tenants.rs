@@ -209,6 +209,7 @@ async fn tenants_come_and_go_while_the_host_serves() {
     let homes = Homes::new(data.clone());
     let tools = homes.of(&tenant("team")).tools();
     grant_team(&homes, "store", "store = {}\ncall = ['x']\nsubscribe = ['other/*']\n");
+    told(&["reload"]);
     std::fs::write(tools.join("store.wasm"), guest("store")).expect("written");
     // It is accepted by its operator before it serves: the folder of a tenant is pinned.
     host.until("it is seen", async |_| told_problem(&mcpp(&["info", "--tenant", "team", "--json"]))).await;

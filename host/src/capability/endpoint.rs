@@ -58,14 +58,21 @@ impl caller::Host for State {
     }
 }
 
-impl log::Host for State {
-    fn write(&mut self, level: log::Level, message: String) -> wasmtime::Result<()> {
+impl State {
+    /// Writes a log record of the guest, out of its budget.
+    pub fn log(&mut self, level: LogLevel, message: String) -> wasmtime::Result<()> {
         self.control.charge_log(message.len())?;
         match &self.running {
-            Some(running) => output::record(&running.component, level.into(), message, &running.observer),
-            None => output::record("", level.into(), message, &Observer::default()),
+            Some(running) => output::record(&running.component, level, message, &running.observer),
+            None => output::record("", level, message, &Observer::default()),
         }
         Ok(())
+    }
+}
+
+impl log::Host for State {
+    fn write(&mut self, level: log::Level, message: String) -> wasmtime::Result<()> {
+        self.log(level.into(), message)
     }
 }
 

@@ -83,6 +83,7 @@ impl wit::Host for State {
         key: String,
         payload: Vec<u8>,
     ) -> Answer<String> {
+        self.control.charge_store_op(key.len().saturating_add(payload.len()))?;
         let (writing, message) = match (self.writing(), message(key, payload)) {
             (Ok(writing), Ok(message)) => (writing, message),
             (Err(error), _) | (_, Err(error)) => return Ok(Err(error)),
@@ -104,6 +105,7 @@ impl wit::Host for State {
         at_ms: u64,
         payload: Vec<u8>,
     ) -> Answer<()> {
+        self.control.charge_store_op(key.len().saturating_add(payload.len()))?;
         let (writing, message) = match (self.writing(), message(key, payload)) {
             (Ok(writing), Ok(message)) => (writing, message),
             (Err(error), _) | (_, Err(error)) => return Ok(Err(error)),
@@ -117,6 +119,7 @@ impl wit::Host for State {
     }
 
     async fn cancel_wake(&mut self, transaction: Resource<OpenTransaction>, key: String) -> Answer<bool> {
+        self.control.charge_store_op(key.len())?;
         if key.len() > MAX_KEY_BYTES {
             return Ok(Err(wit::OutboxError::InvalidKey));
         }

@@ -160,13 +160,19 @@ fn range(range: &types::Range) -> Result<KeyRange, types::StoreError> {
     Ok(KeyRange { start: Section::Data.key(&range.start), end })
 }
 
+/// What entries count for when they are read.
+pub(super) fn bytes_of<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> usize {
+    entries.into_iter().map(|entry| entry.key.len().saturating_add(entry.value.len())).sum()
+}
+
 fn scan(limit: u32, reverse: bool) -> Scan {
     let order = if reverse { Order::Descending } else { Order::Ascending };
     Scan { limit: usize::try_from(limit).unwrap_or(usize::MAX).min(MAX_PAGE_ENTRIES), order }
 }
 
 impl State {
-    fn store_access(&self) -> Result<StoreAccess, types::StoreError> {
+    /// What the running call has of the store.
+    pub fn store_access(&self) -> Result<StoreAccess, types::StoreError> {
         let access = self.running.as_ref().and_then(|running| running.store.clone());
         access.ok_or(types::StoreError::Unavailable)
     }
@@ -181,6 +187,7 @@ impl State {
 
 impl snapshots::Host for State {
     async fn open(&mut self) -> Answer<Resource<OpenSnapshot>> {
+        self.control.charge_store_op(0)?;
         let access = match self.store_access() {
             Ok(access) => access,
             Err(error) => return Ok(Err(error)),
@@ -200,6 +207,7 @@ impl snapshots::Host for State {
 
 impl snapshots::HostSnapshot for State {
     async fn get(&mut self, this: Resource<OpenSnapshot>, guest_key: Vec<u8>) -> Answer<Option<types::Entry>> {
+        self.control.charge_store_op(0)?;
         let (table, control) = self.table_and_control();
         let open = table.get(&this)?;
         let key = match key(&guest_key) {
@@ -208,6 +216,7 @@ impl snapshots::HostSnapshot for State {
             Err(error) => return Ok(Err(error)),
         };
         let found = control.wait_in_place(open.snapshot.get(&key)).await?;
+        control.charge_store_bytes(bytes_of(found.iter().flatten()))?;
         Ok(found.map(|entry| entry.map(types::Entry::from)).map_err(types::StoreError::from))
     }
 
@@ -218,6 +227,7 @@ impl snapshots::HostSnapshot for State {
         limit: u32,
         reverse: bool,
     ) -> Answer<types::Page> {
+        self.control.charge_store_op(0)?;
         let (table, control) = self.table_and_control();
         let open = table.get(&this)?;
         let range = match range(&guest_range) {
@@ -226,6 +236,7 @@ impl snapshots::HostSnapshot for State {
             Err(error) => return Ok(Err(error)),
         };
         let page = control.wait_in_place(open.snapshot.scan(&range, scan(limit, reverse))).await?;
+        control.charge_store_bytes(bytes_of(page.iter().flat_map(|page| &page.entries)))?;
         Ok(page.map(types::Page::from).map_err(types::StoreError::from))
     }
 
@@ -238,6 +249,7 @@ impl snapshots::HostSnapshot for State {
 
 impl transactions::Host for State {
     async fn begin(&mut self) -> Answer<Resource<OpenTransaction>> {
+        self.control.charge_store_op(0)?;
         let access = match self.store_access() {
             Ok(_) if self.store_use.transaction_open => return Ok(Err(types::StoreError::TransactionOpen)),
             Ok(access) => access,
@@ -256,12 +268,14 @@ impl transactions::Host for State {
 
 impl transactions::HostTransaction for State {
     async fn get(&mut self, this: Resource<OpenTransaction>, guest_key: Vec<u8>) -> Answer<Option<types::Entry>> {
+        self.control.charge_store_op(0)?;
         let (table, control) = self.table_and_control();
         let key = match key(&guest_key) {
             Ok(key) => key,
             Err(error) => return Ok(Err(error)),
         };
         let found = control.wait_in_place(table.get_mut(&this)?.transaction.get(&key)).await?;
+        control.charge_store_bytes(bytes_of(found.iter().flatten()))?;
         Ok(found.map(|entry| entry.map(types::Entry::from)).map_err(types::StoreError::from))
     }
 
@@ -272,12 +286,14 @@ impl transactions::HostTransaction for State {
         limit: u32,
         reverse: bool,
     ) -> Answer<types::Page> {
+        self.control.charge_store_op(0)?;
         let (table, control) = self.table_and_control();
         let range = match range(&guest_range) {
             Ok(range) => range,
             Err(error) => return Ok(Err(error)),
         };
         let page = control.wait_in_place(table.get_mut(&this)?.transaction.scan(&range, scan(limit, reverse))).await?;
+        control.charge_store_bytes(bytes_of(page.iter().flat_map(|page| &page.entries)))?;
         Ok(page.map(types::Page::from).map_err(types::StoreError::from))
     }
 
@@ -287,6 +303,7 @@ impl transactions::HostTransaction for State {
         guest_range: types::Range,
         limit: u32,
     ) -> Answer<Vec<types::Entry>> {
+        self.control.charge_store_op(0)?;
         let (table, control) = self.table_and_control();
         let range = match range(&guest_range) {
             Ok(range) => range,
@@ -294,10 +311,12 @@ impl transactions::HostTransaction for State {
         };
         let taken =
             control.wait_in_place(table.get_mut(&this)?.transaction.take(&range, scan(limit, false).limit)).await?;
+        control.charge_store_bytes(bytes_of(taken.iter().flatten()))?;
         Ok(taken.map(|entries| entries.into_iter().map(types::Entry::from).collect()).map_err(types::StoreError::from))
     }
 
     async fn set(&mut self, this: Resource<OpenTransaction>, guest_key: Vec<u8>, value: Vec<u8>) -> Answer<()> {
+        self.control.charge_store_op(guest_key.len().saturating_add(value.len()))?;
         let (table, control) = self.table_and_control();
         let key = match key(&guest_key) {
             Ok(key) if value.len() <= MAX_VALUE_BYTES => key,
@@ -309,6 +328,7 @@ impl transactions::HostTransaction for State {
     }
 
     async fn delete(&mut self, this: Resource<OpenTransaction>, guest_key: Vec<u8>) -> Answer<bool> {
+        self.control.charge_store_op(guest_key.len())?;
         let (table, control) = self.table_and_control();
         let key = match key(&guest_key) {
             Ok(key) => key,
@@ -319,6 +339,7 @@ impl transactions::HostTransaction for State {
     }
 
     async fn commit(&mut self, this: Resource<OpenTransaction>) -> Answer<()> {
+        self.control.charge_store_op(0)?;
         let OpenTransaction { transaction, .. } = self.table_and_control().0.delete(this)?;
         self.store_use.transaction_open = false;
         Ok(self.control.wait_briefly(transaction.commit()).await?.map_err(types::StoreError::from))
@@ -333,6 +354,7 @@ impl transactions::HostTransaction for State {
 
 impl changes::Host for State {
     async fn wait(&mut self, guest_key: Vec<u8>, since: u64, timeout_ms: u64) -> Answer<u64> {
+        self.control.charge_store_op(0)?;
         let (key, access) = match (key(&guest_key), self.store_access()) {
             (Ok(_), Ok(_)) if self.store_use.transaction_open => return Ok(Err(types::StoreError::TransactionOpen)),
             (Ok(key), Ok(access)) => (key, access),

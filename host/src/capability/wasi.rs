@@ -1,17 +1,16 @@
 //! The harmless part of WASI: clocks, random numbers, streams, and standard output as log records.
 //!
-//! `wasi:filesystem` is linked without a single directory and the environment is empty: language runtimes import both and run without either.
+//! The environment is empty: language runtimes import it and run without. `wasi:filesystem` is in [`super::files`].
 //! Waiting is ours: `wasi:io/poll` is the only place where a WASI guest can park, so it is raced against the call's end here.
 
-use wasmtime::component::{HasData, Linker, Resource, ResourceTable};
+use wasmtime::component::{HasData, Linker, Resource, ResourceTable, ResourceType};
 use wasmtime_wasi::{
     WasiView,
     cli::{WasiCli, WasiCliView as _},
     clocks::{WasiClocks, WasiClocksView as _},
-    filesystem::{WasiFilesystem, WasiFilesystemView as _},
     p2::{
         DynPollable,
-        bindings::{cli, clocks, filesystem, io, random},
+        bindings::{cli, clocks, io, random},
     },
     random::WasiRandom,
 };
@@ -74,8 +73,6 @@ pub(super) fn link(l: &mut Linker<State>) -> wasmtime::Result<()> {
     random::insecure_seed::add_to_linker::<State, WasiRandom>(l, |state| {
         wasmtime_wasi::random::WasiRandomView::random(state)
     })?;
-    filesystem::types::add_to_linker::<State, WasiFilesystem>(l, State::filesystem)?;
-    filesystem::preopens::add_to_linker::<State, WasiFilesystem>(l, State::filesystem)?;
     cli::exit::add_to_linker::<State, WasiCli>(l, State::cli)?;
     cli::environment::add_to_linker::<State, WasiCli>(l, State::cli)?;
     cli::stdin::add_to_linker::<State, WasiCli>(l, State::cli)?;
@@ -86,5 +83,24 @@ pub(super) fn link(l: &mut Linker<State>) -> wasmtime::Result<()> {
     cli::terminal_stdin::add_to_linker::<State, WasiCli>(l, State::cli)?;
     cli::terminal_stdout::add_to_linker::<State, WasiCli>(l, State::cli)?;
     cli::terminal_stderr::add_to_linker::<State, WasiCli>(l, State::cli)?;
+    link_socket_types(l)
+}
+
+/// A socket, of which there are none.
+enum NoSocket {}
+
+/// The resources of `wasi:sockets` without a single function of it: a C library that may open files can also close what would be a socket.
+fn link_socket_types(l: &mut Linker<State>) -> wasmtime::Result<()> {
+    for (interface, resources) in [
+        ("network", &["network"][..]),
+        ("udp", &["udp-socket", "incoming-datagram-stream", "outgoing-datagram-stream"]),
+        ("tcp", &["tcp-socket"]),
+        ("ip-name-lookup", &["resolve-address-stream"]),
+    ] {
+        let mut instance = l.instance(&format!("wasi:sockets/{interface}@0.2.12"))?;
+        for resource in resources {
+            instance.resource(resource, ResourceType::host::<NoSocket>(), |_, _| Ok(()))?;
+        }
+    }
     Ok(())
 }

@@ -51,6 +51,8 @@ struct Import {
     meaning: Option<&'static str>,
     grant: Option<&'static str>,
     loads: bool,
+    /// The version that this host speaks, where the component asks for another.
+    spoken: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -113,7 +115,9 @@ impl Inspect {
 
 fn import(interface: String) -> Import {
     let capability = capability::of_import(&interface);
+    let spoken = capability::foreign_standard(&interface).map(|(_, spoken)| spoken);
     let (grant, loads) = match capability.map(|capability| &capability.access) {
+        _ if spoken.is_some() => (None, false),
         Some(Access::Everyone) => (None, true),
         Some(Access::Granted { grant, .. }) => (Some(*grant), true),
         Some(Access::Nobody) | None => (None, false),
@@ -124,6 +128,7 @@ fn import(interface: String) -> Import {
         meaning: capability.map(|known| known.meaning),
         grant,
         loads,
+        spoken,
     }
 }
 
@@ -160,6 +165,10 @@ impl Explanation {
         }
         for unknown in self.imports.iter().filter(|import| import.capability.is_none()) {
             print(&format!("  {:<10} unknown to this host: the component will not load", clean(&unknown.interface)))?;
+        }
+        for (import, spoken) in self.imports.iter().filter_map(|import| Some((import, import.spoken.as_ref()?))) {
+            let interface = clean(&import.interface);
+            print(&format!("  {interface}: this host speaks version {spoken}: the component will not load"))?;
         }
         if !self.tools.is_empty() {
             print("")?;

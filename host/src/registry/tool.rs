@@ -1,6 +1,6 @@
 //! A tool that is ready to be called: its name, schemas and limits checked, its place in its component known.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use tokio::sync::Semaphore;
 
@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{
     call::{CallError, ComponentName, ToolName, ToolResult},
+    capability::files::Folders,
     grants::{ComponentGrant, ToolPattern},
     wasm::{
         bindings::exports::mcpp::tool::tools::Annotations,
@@ -32,6 +33,10 @@ pub struct Powers {
     pub may_call: Arc<[ToolPattern]>,
     /// How large its space may become, in bytes; none if it has no store.
     pub quota_bytes: Option<u64>,
+    /// The host's directories that it may see.
+    pub files: Folders,
+    /// Its settings.
+    pub config: Arc<BTreeMap<String, String>>,
     /// Through which calls of the revision pass.
     pub gate: Arc<Gate>,
 }

@@ -23,6 +23,7 @@ use super::{
 };
 use crate::{
     call::ComponentName,
+    capability::files::OwnFolders,
     grants::{ComponentGrant, Grants},
     registry::{
         Registry,
@@ -51,7 +52,7 @@ pub struct BuiltIn {
     pub name: &'static str,
     /// Its bytes.
     pub wasm: &'static [u8],
-    /// What it may do unless the operator's grants name it: the body of a `[components.NAME]` table.
+    /// What it may do unless the operator's grants name it: a grant without its version.
     pub grant: &'static str,
 }
 
@@ -133,6 +134,8 @@ pub struct LoaderConfig {
     pub accepted: PathBuf,
     /// Whether what is new, asks for more or shows clients something else waits until it is accepted.
     pub pinned: bool,
+    /// What no grant gives to a component.
+    pub own_folders: OwnFolders,
     /// What a call may use unless a grant says otherwise.
     pub limits: Limits,
 }
@@ -316,11 +319,13 @@ impl Loader {
         if let Some(live) = catalog.component(name.as_str())
             && live.origin == origin
             && live.grant == grant
+            && live.powers.files.are_current()
             && live.digest == blake3::hash(&wasm).to_hex().as_str()
             && !catalog.problems().any(|problem| problem.component == name.as_str())
         {
             return Ok(Outcome::Unchanged);
         }
+        self.config.own_folders.check(&grant.files).map_err(LoadError::Files)?;
         let engine = self.registry.engine();
         let compiled = match source {
             Source::BuiltIn(built_in) => self.config.built_in.compiled(engine, *built_in, name).await?,

@@ -46,6 +46,32 @@ wasmtime::component::bindgen!({
     require_store_data_send: true,
 });
 
+/// What a component may import of the standard interfaces that are not in the engine's own crates.
+pub mod standard {
+    wasmtime::component::bindgen!({
+        inline: "
+            package mcpp:host;
+
+            world standard {
+                import wasi:keyvalue/store@0.2.0-draft;
+                import wasi:keyvalue/atomics@0.2.0-draft;
+                import wasi:keyvalue/batch@0.2.0-draft;
+                import wasi:config/store@0.2.0-rc.1;
+                import wasi:logging/logging@0.1.0-draft;
+            }
+        ",
+        path: ["../wit/wasi-keyvalue", "../wit/wasi-config", "../wit/wasi-logging"],
+        imports: {
+            default: trappable,
+            "wasi:keyvalue/store": async | trappable,
+            "wasi:keyvalue/atomics": async | trappable,
+            "wasi:keyvalue/batch": async | trappable,
+        },
+        with: { "wasi:keyvalue/store.bucket": crate::capability::keyvalue::Bucket },
+        require_store_data_send: true,
+    });
+}
+
 /// What a component may export beside its tools: a handler of events and timers.
 pub mod handler {
     wasmtime::component::bindgen!({

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     call::{CallError, ComponentName, InvalidComponentName},
-    capability::{self, Refused},
+    capability::{self, Refused, files::FolderError},
     grants::{ComponentGrant, GrantsError},
     reload::accept::AcceptError,
     store::StoreError,
@@ -189,6 +189,9 @@ pub enum LoadError {
     /// It did not migrate.
     #[error("it could not migrate its data: {0}")]
     Migration(String),
+    /// A directory that is granted to it cannot be opened.
+    #[error(transparent)]
+    Files(#[from] FolderError),
     /// Its store does not work.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -283,14 +286,14 @@ impl std::fmt::Debug for Kind {
 }
 
 impl Compiled {
-    /// The names of the interfaces that it imports. Interfaces of types alone give no power and are left out.
+    /// The names of the interfaces that it imports. Interfaces of types alone give no power and are left out: without a function there is nothing of a resource to get.
     pub fn imports(&self, engine: &Engine) -> Vec<String> {
         let engine = engine.wasmtime();
         let component_type = self.component.component_type();
         let powerful = component_type.imports(engine).filter(|(_, import)| match &import.ty {
-            ComponentItem::ComponentInstance(instance) => {
-                instance.exports(engine).any(|(_, export)| !matches!(export.ty, ComponentItem::Type(_)))
-            }
+            ComponentItem::ComponentInstance(instance) => instance
+                .exports(engine)
+                .any(|(_, export)| !matches!(export.ty, ComponentItem::Type(_) | ComponentItem::Resource(_))),
             ComponentItem::Type(_) => false,
             _ => true,
         });

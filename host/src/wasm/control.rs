@@ -21,7 +21,7 @@ use super::{
     limits::Limits,
     pace::Pace,
 };
-use crate::call::{Budget, CallError};
+use crate::call::{Budget, CallError, Cost};
 
 /// The trap that ends a guest when its call is stopped; the reason is in [`Control::stopped`].
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +37,9 @@ pub struct Control {
     slot: Slot,
     log_bytes: AtomicU64,
     host_calls: AtomicU64,
+    store_ops: AtomicU64,
+    store_bytes: AtomicU64,
+    file_bytes: AtomicU64,
     stopped: OnceLock<CallError>,
     long: AtomicBool,
     pace: Arc<Pace>,
@@ -52,6 +55,9 @@ impl Control {
             slot,
             log_bytes: AtomicU64::new(0),
             host_calls: AtomicU64::new(0),
+            store_ops: AtomicU64::new(0),
+            store_bytes: AtomicU64::new(0),
+            file_bytes: AtomicU64::new(0),
             stopped: OnceLock::new(),
             long: AtomicBool::new(false),
             pace: Arc::default(),
@@ -73,9 +79,17 @@ impl Control {
         &self.cancel
     }
 
-    /// Host calls so far.
-    pub fn host_calls(&self) -> u64 {
-        self.host_calls.load(Ordering::Relaxed)
+    /// What the call has cost so far, with the memory that its instance held.
+    pub fn cost(&self, memory_bytes: u64) -> Cost {
+        let spent = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Cost {
+            memory_bytes,
+            host_calls: spent(&self.host_calls),
+            processor_time: self.pace.processor_time(),
+            store_ops: spent(&self.store_ops),
+            store_bytes: spent(&self.store_bytes),
+            file_bytes: spent(&self.file_bytes),
+        }
     }
 
     /// Why the call was stopped, if it was.
@@ -142,10 +156,30 @@ impl Control {
 
     /// Counts bytes of log.
     pub fn charge_log(&self, bytes: usize) -> wasmtime::Result<()> {
-        let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
-        let before = self.log_bytes.fetch_add(bytes, Ordering::Relaxed);
-        if before.saturating_add(bytes) > self.limits.log_bytes {
-            return Err(self.exceed(Budget::Log, self.limits.log_bytes));
+        self.charge(&self.log_bytes, amount(bytes), Budget::Log, self.limits.log_bytes)
+    }
+
+    /// Counts an operation on the store that hands it `bytes`.
+    pub fn charge_store_op(&self, bytes: usize) -> wasmtime::Result<()> {
+        self.charge(&self.store_ops, 1, Budget::StoreOps, self.limits.store_ops)?;
+        self.charge_store_bytes(bytes)
+    }
+
+    /// Counts bytes that the store gave.
+    pub fn charge_store_bytes(&self, bytes: usize) -> wasmtime::Result<()> {
+        self.charge(&self.store_bytes, amount(bytes), Budget::StoreBytes, self.limits.store_bytes)
+    }
+
+    /// Counts bytes written to files.
+    pub fn charge_file_bytes(&self, bytes: u64) -> wasmtime::Result<()> {
+        self.charge(&self.file_bytes, bytes, Budget::FileBytes, self.limits.file_bytes)
+    }
+
+    fn charge(&self, spent: &AtomicU64, amount: u64, budget: Budget, limit: u64) -> wasmtime::Result<()> {
+        let add = |spent: u64| Some(spent.saturating_add(amount));
+        let before = spent.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add).unwrap_or_else(|before| before);
+        if before.saturating_add(amount) > limit {
+            return Err(self.exceed(budget, limit));
         }
         Ok(())
     }
@@ -203,4 +237,8 @@ impl Control {
     fn deadline_exceeded(&self) -> CallError {
         CallError::BudgetExceeded { budget: Budget::Deadline, limit: self.limits.deadline_ms }
     }
+}
+
+fn amount(bytes: usize) -> u64 {
+    u64::try_from(bytes).unwrap_or(u64::MAX)
 }

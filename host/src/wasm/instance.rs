@@ -75,12 +75,7 @@ pub async fn call(
             Target::Sdk { component, tool } => call_sdk(&mut store, &component, &tool, &arguments).await,
             Target::Plain { component, function } => call_plain(&mut store, &component, &function, &arguments).await,
         };
-        let control = &store.data().control;
-        let cost = Cost {
-            memory_bytes: store.data().memory_bytes(),
-            host_calls: control.host_calls(),
-            processor_time: control.pace().processor_time(),
-        };
+        let cost = store.data().control.cost(store.data().memory_bytes());
         (result.and_then(|outcome| outcome.map_err(Failure::Call)), cost)
     };
     match run_guest(engine, guest, Arc::clone(&control)).await {

@@ -50,6 +50,12 @@ limits! {
     log_bytes = 256 << 10, 0, 64 << 20;
     /// Most calls into the host.
     host_calls = 100_000, 0, 1_000_000_000;
+    /// Most operations on the store: its own, events, timers, and `wasi:keyvalue`.
+    store_ops = 100_000, 0, 1_000_000_000;
+    /// Most bytes of keys and values read from the store and written to it.
+    store_bytes = 64 << 20, 0, 64 << 30;
+    /// Most bytes written to files; a size given to a file counts as that many.
+    file_bytes = 64 << 20, 0, 1 << 40;
     /// Most instances of this tool at once.
     concurrency = 64, 1, 10_000;
     /// Most calls of this tool in a minute, with as many more at once.

@@ -2,15 +2,21 @@
 //!
 //! Built afresh for every call and dropped with it; nothing here outlives a call or is shared between two.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use wasmtime::{ResourceLimiter, component::ResourceTable};
-use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
+use wasmtime_wasi::{
+    WasiCtx, WasiCtxView, WasiView,
+    filesystem::{WasiFilesystemCtx, WasiFilesystemCtxView},
+};
 
 use super::{control::Control, output::LogStream};
 use crate::{
     call::{Budget, Dispatch, LogLevel, Observer, TraceContext},
-    capability::store::{StoreAccess, StoreUse},
+    capability::{
+        files::{Files, Folders, Handles},
+        store::{StoreAccess, StoreUse},
+    },
     grants::ToolPattern,
     tenant::Principal,
 };
@@ -41,6 +47,10 @@ pub struct Running {
     pub dispatch: Arc<dyn Dispatch>,
     /// The component's space; none without a grant.
     pub store: Option<StoreAccess>,
+    /// The directories that the component may see.
+    pub files: Folders,
+    /// The component's settings.
+    pub config: Arc<BTreeMap<String, String>>,
     /// What events and timers that the call writes name as their cause.
     pub cause: Arc<str>,
 }
@@ -48,6 +58,7 @@ pub struct Running {
 /// The state of one instance.
 pub struct State {
     wasi: WasiCtx,
+    filesystem: WasiFilesystemCtx,
     table: ResourceTable,
     /// The reins of the call.
     pub control: Arc<Control>,
@@ -57,6 +68,7 @@ pub struct State {
     pub progress: f64,
     /// What it has open of the store.
     pub store_use: StoreUse,
+    handles: Handles,
     usage: Usage,
 }
 
@@ -90,11 +102,13 @@ impl State {
         table.set_max_capacity(MAX_HANDLES);
         Self {
             wasi,
+            filesystem: WasiFilesystemCtx::default(),
             table,
             control,
             running,
             progress: f64::NEG_INFINITY,
             store_use: StoreUse::default(),
+            handles: Handles::default(),
             usage: Usage::default(),
         }
     }
@@ -102,6 +116,16 @@ impl State {
     /// The table of handles, and the reins, for host functions that wait.
     pub fn table_and_control(&mut self) -> (&mut ResourceTable, &Control) {
         (&mut self.table, &self.control)
+    }
+
+    /// The file system, as far as it is granted.
+    pub fn files(&mut self) -> Files<'_> {
+        Files {
+            view: WasiFilesystemCtxView { ctx: &mut self.filesystem, table: &mut self.table },
+            control: &self.control,
+            handles: &mut self.handles,
+            folders: self.running.as_ref().map(|running| &running.files),
+        }
     }
 
     /// The most linear memory that the instance has held, in bytes.

@@ -1,0 +1,246 @@
+//! `wasi:filesystem`: the directories that a component's grant names, and no others.
+//!
+//! Every component has the interface, as language runtimes import it; without a grant there is no directory in it. Paths are resolved below an open
+//! directory by the system itself (cap-primitives), so that no link and no race leads out. What is ours: the mode of each directory, threads of their
+//! own for what blocks, an end of every operation with its call, and bounds on open files, on listings and on bytes written.
+
+mod folders;
+mod handles;
+mod open;
+mod pool;
+mod stream;
+
+use std::{future::Future, sync::Arc};
+
+use wasmtime::component::{HasData, Linker, Resource};
+use wasmtime_wasi::{
+    filesystem::{Descriptor, Dir, WasiFilesystemCtxView},
+    p2::{
+        DynInputStream, DynOutputStream, FsError, FsResult, ReaddirIterator,
+        bindings::filesystem::{
+            preopens,
+            types::{self, ErrorCode, HostDescriptor, HostDirectoryEntryStream},
+        },
+    },
+};
+
+pub use self::{
+    folders::{FolderError, Folders, OwnFolders},
+    handles::Handles,
+};
+use self::{
+    open::Wanted,
+    pool::{blocking, in_pool},
+    stream::{Reader, Writer},
+};
+use crate::wasm::{control::Control, state::State};
+
+type Fd = Resource<Descriptor>;
+
+/// The file system of one instance, with the reins of the call that owns it.
+pub struct Files<'a> {
+    /// The engine's own implementation, which does what is done here in no other way.
+    pub view: WasiFilesystemCtxView<'a>,
+    /// The reins.
+    pub control: &'a Arc<Control>,
+    /// What is open.
+    pub handles: &'a mut Handles,
+    /// What is granted.
+    pub folders: Option<&'a Folders>,
+}
+
+impl std::fmt::Debug for Files<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Files").field("handles", &self.handles).field("folders", &self.folders).finish_non_exhaustive()
+    }
+}
+
+impl HasData for Files<'static> {
+    type Data<'a> = Files<'a>;
+}
+
+/// Links it.
+pub(super) fn link(l: &mut Linker<State>) -> wasmtime::Result<()> {
+    types::add_to_linker::<State, Files<'static>>(l, State::files)?;
+    preopens::add_to_linker::<State, Files<'static>>(l, State::files)
+}
+
+/// Runs an operation on the threads for files, and ends waiting for it when the call ends.
+async fn wait<T>(control: &Control, operation: impl Future<Output = FsResult<T>>) -> FsResult<T> {
+    control.wait_briefly(in_pool(operation)).await.map_err(FsError::trap)?
+}
+
+impl Files<'_> {
+    fn dir(&self, fd: &Fd) -> FsResult<Dir> {
+        match self.view.table.get(fd)? {
+            Descriptor::Dir(dir) => Ok(dir.clone()),
+            Descriptor::File(_) => Err(ErrorCode::NotDirectory.into()),
+        }
+    }
+
+    fn charge(&self, bytes: u64) -> FsResult<()> {
+        self.control.charge_file_bytes(bytes).map_err(FsError::trap)
+    }
+
+    fn metered(&mut self, fd: u32, stream: Resource<DynOutputStream>) -> FsResult<Resource<DynOutputStream>> {
+        let inner = self.view.table.delete(stream)?;
+        let writer = Writer { inner, control: Arc::clone(self.control), _handle: self.handles.of(fd) };
+        Ok(self.view.table.push(Box::new(writer) as DynOutputStream)?)
+    }
+}
+
+impl preopens::Host for Files<'_> {
+    fn get_directories(&mut self) -> wasmtime::Result<Vec<(Fd, String)>> {
+        let granted = self.folders.into_iter().flat_map(Folders::iter);
+        granted.map(|(dir, at)| Ok((self.view.table.push(Descriptor::Dir(dir))?, at))).collect()
+    }
+}
+
+impl types::Host for Files<'_> {
+    fn convert_error_code(&mut self, error: FsError) -> wasmtime::Result<ErrorCode> {
+        types::Host::convert_error_code(&mut self.view, error)
+    }
+
+    fn filesystem_error_code(&mut self, error: Resource<wasmtime::Error>) -> wasmtime::Result<Option<ErrorCode>> {
+        types::Host::filesystem_error_code(&mut self.view, error)
+    }
+}
+
+/// Methods that are the engine's own, run on the threads for files.
+macro_rules! as_they_are {
+    ($(fn $name:ident($($param:ident: $type:ty),*) -> $answer:ty;)*) => {
+        $(async fn $name(&mut self, $($param: $type),*) -> FsResult<$answer> {
+            wait(self.control, HostDescriptor::$name(&mut self.view, $($param),*)).await
+        })*
+    };
+}
+
+impl HostDescriptor for Files<'_> {
+    as_they_are! {
+        fn advise(fd: Fd, offset: u64, len: u64, advice: types::Advice) -> ();
+        fn sync_data(fd: Fd) -> ();
+        fn sync(fd: Fd) -> ();
+        fn get_flags(fd: Fd) -> types::DescriptorFlags;
+        fn get_type(fd: Fd) -> types::DescriptorType;
+        fn set_times(fd: Fd, accessed: types::NewTimestamp, modified: types::NewTimestamp) -> ();
+        fn read(fd: Fd, len: u64, offset: u64) -> (Vec<u8>, bool);
+        fn create_directory_at(fd: Fd, path: String) -> ();
+        fn stat(fd: Fd) -> types::DescriptorStat;
+        fn stat_at(fd: Fd, flags: types::PathFlags, path: String) -> types::DescriptorStat;
+        fn link_at(fd: Fd, flags: types::PathFlags, old: String, other: Fd, new: String) -> ();
+        fn readlink_at(fd: Fd, path: String) -> String;
+        fn remove_directory_at(fd: Fd, path: String) -> ();
+        fn rename_at(fd: Fd, old: String, other: Fd, new: String) -> ();
+        fn symlink_at(fd: Fd, old: String, new: String) -> ();
+        fn unlink_file_at(fd: Fd, path: String) -> ();
+        fn metadata_hash(fd: Fd) -> types::MetadataHashValue;
+        fn metadata_hash_at(fd: Fd, flags: types::PathFlags, path: String) -> types::MetadataHashValue;
+    }
+
+    async fn set_size(&mut self, fd: Fd, size: u64) -> FsResult<()> {
+        // All of it, not only what is added: what the size was before may be another's doing a moment later.
+        self.charge(size)?;
+        wait(self.control, HostDescriptor::set_size(&mut self.view, fd, size)).await
+    }
+
+    async fn write(&mut self, fd: Fd, bytes: Vec<u8>, offset: u64) -> FsResult<u64> {
+        self.charge(u64::try_from(bytes.len()).unwrap_or(u64::MAX))?;
+        wait(self.control, HostDescriptor::write(&mut self.view, fd, bytes, offset)).await
+    }
+
+    async fn set_times_at(
+        &mut self,
+        fd: Fd,
+        flags: types::PathFlags,
+        path: String,
+        accessed: types::NewTimestamp,
+        modified: types::NewTimestamp,
+    ) -> FsResult<()> {
+        if !flags.contains(types::PathFlags::SYMLINK_FOLLOW) {
+            let set = HostDescriptor::set_times_at(&mut self.view, fd, flags, path, accessed, modified);
+            return wait(self.control, set).await;
+        }
+        // The engine would open the file in a way that waits for the other end of a pipe.
+        let dir = self.dir(&fd)?;
+        if dir.perms.write_not_permitted() {
+            return Err(ErrorCode::NotPermitted.into());
+        }
+        let set = blocking(move || open::set_times(&dir.dir, &path, accessed, modified));
+        wait(self.control, async { Ok(set.await?) }).await
+    }
+
+    async fn open_at(
+        &mut self,
+        fd: Fd,
+        path_flags: types::PathFlags,
+        path: String,
+        open_flags: types::OpenFlags,
+        flags: types::DescriptorFlags,
+    ) -> FsResult<Fd> {
+        let dir = self.dir(&fd)?;
+        let wanted = Wanted::new(path_flags, open_flags, flags)?;
+        if wanted.writes() && dir.perms.write_not_permitted() {
+            return Err(ErrorCode::NotPermitted.into());
+        }
+        let handle = self.handles.reserve().ok_or(ErrorCode::Busy)?;
+        let opened = blocking(move || wanted.open(&dir, &path));
+        let opened = wait(self.control, opened).await?;
+        let fd = self.view.table.push(opened)?;
+        self.handles.keep(fd.rep(), handle);
+        Ok(fd)
+    }
+
+    fn drop(&mut self, fd: Fd) -> wasmtime::Result<()> {
+        self.handles.close(fd.rep());
+        HostDescriptor::drop(&mut self.view, fd)
+    }
+
+    async fn read_directory(&mut self, fd: Fd) -> FsResult<Resource<ReaddirIterator>> {
+        let (dir, room) = (self.dir(&fd)?, self.handles.room_for_entries());
+        // The engine takes a listing into memory as a whole: how long it is must be known before.
+        let counted = blocking(move || open::count_entries(&dir.dir, room));
+        let entries = wait(self.control, async { Ok(counted.await?) }).await?.ok_or(ErrorCode::Overflow)?;
+        let listing = wait(self.control, HostDescriptor::read_directory(&mut self.view, fd)).await?;
+        self.handles.keep_listing(listing.rep(), entries);
+        Ok(listing)
+    }
+
+    fn read_via_stream(&mut self, fd: Fd, offset: u64) -> FsResult<Resource<DynInputStream>> {
+        let handle = self.handles.of(fd.rep());
+        let stream = HostDescriptor::read_via_stream(&mut self.view, fd, offset)?;
+        let inner = self.view.table.delete(stream)?;
+        let reader = Reader { inner, control: Arc::clone(self.control), _handle: handle };
+        Ok(self.view.table.push(Box::new(reader) as DynInputStream)?)
+    }
+
+    fn write_via_stream(&mut self, fd: Fd, offset: u64) -> FsResult<Resource<DynOutputStream>> {
+        let rep = fd.rep();
+        let stream = HostDescriptor::write_via_stream(&mut self.view, fd, offset)?;
+        self.metered(rep, stream)
+    }
+
+    fn append_via_stream(&mut self, fd: Fd) -> FsResult<Resource<DynOutputStream>> {
+        let rep = fd.rep();
+        let stream = HostDescriptor::append_via_stream(&mut self.view, fd)?;
+        self.metered(rep, stream)
+    }
+
+    async fn is_same_object(&mut self, one: Fd, other: Fd) -> wasmtime::Result<bool> {
+        let compared = in_pool(HostDescriptor::is_same_object(&mut self.view, one, other));
+        self.control.wait_briefly(compared).await?
+    }
+}
+
+impl HostDirectoryEntryStream for Files<'_> {
+    async fn read_directory_entry(
+        &mut self,
+        listing: Resource<ReaddirIterator>,
+    ) -> FsResult<Option<types::DirectoryEntry>> {
+        HostDirectoryEntryStream::read_directory_entry(&mut self.view, listing).await
+    }
+
+    fn drop(&mut self, listing: Resource<ReaddirIterator>) -> wasmtime::Result<()> {
+        self.handles.close_listing(listing.rep());
+        HostDirectoryEntryStream::drop(&mut self.view, listing)
+    }
+}

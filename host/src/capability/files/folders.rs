@@ -1,0 +1,117 @@
+//! The directories of a grant, opened once when the component is loaded: what a path means is settled then, and a link that is put in its place later leads nowhere.
+
+use std::{
+    fs::{File, OpenOptions},
+    io,
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use wasmtime_wasi::{FsPerms, OpenMode, filesystem::Dir};
+
+use super::open::flags;
+use crate::grants::files::{FolderGrant, FolderGrants, FolderMode};
+
+/// Why a granted directory cannot be given.
+#[derive(Debug, thiserror::Error)]
+pub enum FolderError {
+    /// It is not there, or not for the host.
+    #[error(
+        "its grant names the directory {path}, which cannot be opened; make it, or change `files` in the component's grant"
+    )]
+    Open {
+        /// The directory.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// It holds what is the host's own.
+    #[error(
+        "its grant names the directory {path}, which overlaps {own}, where this host keeps its own files; no component may see those"
+    )]
+    Own {
+        /// The directory.
+        path: PathBuf,
+        /// What is the host's.
+        own: PathBuf,
+    },
+}
+
+/// What no component may see: data, grants and other components' code.
+#[derive(Debug, Clone, Default)]
+pub struct OwnFolders {
+    /// The data directory: nothing in it, and nothing that has it in it.
+    pub data: PathBuf,
+    /// Other folders: nothing that has one of them in it.
+    pub others: Vec<PathBuf>,
+}
+
+impl OwnFolders {
+    /// Checks that `grants` stay away from them.
+    pub fn check(&self, grants: &FolderGrants) -> Result<(), FolderError> {
+        let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        for grant in grants.iter() {
+            let granted = real(&grant.path);
+            let own = std::iter::once(&self.data).chain(&self.others);
+            let held = own.clone().find(|own| real(own).starts_with(&granted));
+            let held = held.or_else(|| granted.starts_with(real(&self.data)).then_some(&self.data));
+            if let Some(own) = held {
+                return Err(FolderError::Own { path: grant.path.clone(), own: own.clone() });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Open directories, for all calls of a revision.
+#[derive(Debug, Clone, Default)]
+pub struct Folders(Arc<[Folder]>);
+
+struct Folder {
+    path: PathBuf,
+    at: String,
+    dir: Dir,
+}
+
+impl std::fmt::Debug for Folder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Folder").field("path", &self.path).field("at", &self.at).finish_non_exhaustive()
+    }
+}
+
+impl Folders {
+    /// Opens what is granted.
+    pub fn open(grants: &FolderGrants) -> Result<Self, FolderError> {
+        Ok(Self(grants.iter().map(Folder::open).collect::<Result<_, _>>()?))
+    }
+
+    /// Whether the paths still lead to the directories that are open.
+    pub fn are_current(&self) -> bool {
+        self.0.iter().all(Folder::is_current)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (Dir, String)> {
+        self.0.iter().map(|folder| (folder.dir.clone(), folder.at.clone()))
+    }
+}
+
+impl Folder {
+    fn open(grant: &FolderGrant) -> Result<Self, FolderError> {
+        let FolderGrant { path, at, mode } = grant;
+        let opened = OpenOptions::new().read(true).custom_flags(flags::DIRECTORY).open(path);
+        let opened = opened.map_err(|source| FolderError::Open { path: path.clone(), source })?;
+        let (perms, open_mode) = match mode {
+            FolderMode::Read => (FsPerms::ReadOnly, OpenMode::READ),
+            FolderMode::ReadWrite => (FsPerms::ReadWrite, OpenMode::READ | OpenMode::WRITE),
+        };
+        Ok(Self { path: path.clone(), at: at.clone(), dir: Dir::new(opened, perms, open_mode, false) })
+    }
+
+    fn is_current(&self) -> bool {
+        let identity = |meta: io::Result<std::fs::Metadata>| meta.map(|meta| (meta.dev(), meta.ino())).ok();
+        let open: &File = &self.dir.dir;
+        identity(open.metadata()).is_some_and(|open| identity(std::fs::metadata(&self.path)) == Some(open))
+    }
+}

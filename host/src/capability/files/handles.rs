@@ -1,0 +1,86 @@
+//! What a call has open: files of the system, of which the whole process has few, and listings, which the host holds in memory.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, LazyLock,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// Files and directories that one call may have open.
+const MAX_OPEN: usize = 64;
+/// Entries of all listings that one call holds.
+const MAX_ENTRIES: usize = 100_000;
+/// Which part of the process's files may be guests'.
+const SHARE: u64 = 4;
+/// What guests may have open in any case, and at the most.
+const HOST_OPEN: std::ops::RangeInclusive<u64> = 64..=65_536;
+
+/// What all guests may have open.
+static HOST: LazyLock<Arc<Semaphore>> = LazyLock::new(|| {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
+    let guests = (limit / SHARE).clamp(*HOST_OPEN.start(), *HOST_OPEN.end());
+    Arc::new(Semaphore::new(usize::try_from(guests).unwrap_or(MAX_OPEN)))
+});
+
+/// What one call has open.
+#[derive(Debug, Default)]
+pub struct Handles {
+    open: Arc<AtomicUsize>,
+    files: HashMap<u32, Arc<Handle>>,
+    listings: HashMap<u32, usize>,
+}
+
+/// One open file; counts for as long as a descriptor or a stream of it lives.
+#[derive(Debug)]
+pub(super) struct Handle {
+    call: Arc<AtomicUsize>,
+    _host: OwnedSemaphorePermit,
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.call.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Handles {
+    /// A place for a file, unless there are too many.
+    pub(super) fn reserve(&self) -> Option<Arc<Handle>> {
+        if self.open.load(Ordering::Relaxed) >= MAX_OPEN {
+            return None;
+        }
+        let host = Arc::clone(&HOST).try_acquire_owned().ok()?;
+        self.open.fetch_add(1, Ordering::Relaxed);
+        Some(Arc::new(Handle { call: Arc::clone(&self.open), _host: host }))
+    }
+
+    pub(super) fn keep(&mut self, descriptor: u32, handle: Arc<Handle>) {
+        self.files.insert(descriptor, handle);
+    }
+
+    /// The place that a descriptor has; none for a directory of the grant, which all calls share.
+    pub(super) fn of(&self, descriptor: u32) -> Option<Arc<Handle>> {
+        self.files.get(&descriptor).cloned()
+    }
+
+    pub(super) fn close(&mut self, descriptor: u32) {
+        self.files.remove(&descriptor);
+    }
+
+    /// How many entries further listings may have.
+    pub(super) fn room_for_entries(&self) -> usize {
+        MAX_ENTRIES.saturating_sub(self.listings.values().sum())
+    }
+
+    pub(super) fn keep_listing(&mut self, listing: u32, entries: usize) {
+        self.listings.insert(listing, entries);
+    }
+
+    pub(super) fn close_listing(&mut self, listing: u32) {
+        self.listings.remove(&listing);
+    }
+}

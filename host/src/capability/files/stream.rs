@@ -1,0 +1,95 @@
+//! Streams of files: what is written is counted before it is written, and no stream outlives or holds up its call.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use wasmtime_wasi::{
+    async_trait,
+    p2::{DynInputStream, DynOutputStream, InputStream, OutputStream, Pollable, StreamError, StreamResult},
+};
+
+use super::{
+    handles::Handle,
+    pool::{enter, in_pool},
+};
+use crate::wasm::control::Control;
+
+/// A file that is read.
+pub(super) struct Reader {
+    pub(super) inner: DynInputStream,
+    pub(super) control: Arc<Control>,
+    pub(super) _handle: Option<Arc<Handle>>,
+}
+
+/// A file that is written.
+pub(super) struct Writer {
+    pub(super) inner: DynOutputStream,
+    pub(super) control: Arc<Control>,
+    pub(super) _handle: Option<Arc<Handle>>,
+}
+
+#[async_trait]
+impl Pollable for Reader {
+    async fn ready(&mut self) {
+        // A call that is over is told so by what it does next.
+        let _over = self.control.wait_in_place(in_pool(self.inner.ready())).await;
+    }
+}
+
+#[async_trait]
+impl InputStream for Reader {
+    fn read(&mut self, size: usize) -> StreamResult<Bytes> {
+        let _entered = enter();
+        self.inner.read(size)
+    }
+
+    async fn blocking_read(&mut self, size: usize) -> StreamResult<Bytes> {
+        self.control.wait_briefly(in_pool(self.inner.blocking_read(size))).await.map_err(StreamError::Trap)?
+    }
+
+    async fn cancel(&mut self) {
+        let _over = self.control.wait_in_place(in_pool(self.inner.cancel())).await;
+    }
+}
+
+#[async_trait]
+impl Pollable for Writer {
+    async fn ready(&mut self) {
+        let _over = self.control.wait_in_place(in_pool(self.inner.ready())).await;
+    }
+}
+
+impl Writer {
+    fn charge(&self, bytes: usize) -> StreamResult<()> {
+        let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+        self.control.charge_file_bytes(bytes).map_err(StreamError::Trap)
+    }
+}
+
+/// All that writes ends in these two: the other methods of the trait are made of them.
+#[async_trait]
+impl OutputStream for Writer {
+    fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
+        self.charge(bytes.len())?;
+        let _entered = enter();
+        self.inner.write(bytes)
+    }
+
+    async fn blocking_write_and_flush(&mut self, bytes: Bytes) -> StreamResult<()> {
+        self.charge(bytes.len())?;
+        let written = in_pool(self.inner.blocking_write_and_flush(bytes));
+        self.control.wait_briefly(written).await.map_err(StreamError::Trap)?
+    }
+
+    fn flush(&mut self) -> StreamResult<()> {
+        self.inner.flush()
+    }
+
+    fn check_write(&mut self) -> StreamResult<usize> {
+        self.inner.check_write()
+    }
+
+    async fn cancel(&mut self) {
+        let _over = self.control.wait_in_place(in_pool(self.inner.cancel())).await;
+    }
+}

@@ -1,0 +1,32 @@
+//! `wasi:logging/logging`: log records by the standard interface, on the same way and out of the same budget as `mcpp:endpoint/log`.
+
+use wasmtime::component::{HasSelf, Linker};
+
+use crate::{
+    call::LogLevel,
+    wasm::{bindings::standard::wasi::logging::logging, state::State},
+};
+
+/// Links it.
+pub(super) fn link(linker: &mut Linker<State>) -> wasmtime::Result<()> {
+    logging::add_to_linker::<State, HasSelf<State>>(linker, |state| state)
+}
+
+impl From<logging::Level> for LogLevel {
+    fn from(level: logging::Level) -> Self {
+        match level {
+            logging::Level::Trace | logging::Level::Debug => Self::Debug,
+            logging::Level::Info => Self::Info,
+            logging::Level::Warn => Self::Warning,
+            logging::Level::Error => Self::Error,
+            logging::Level::Critical => Self::Critical,
+        }
+    }
+}
+
+impl logging::Host for State {
+    fn log(&mut self, level: logging::Level, context: String, message: String) -> wasmtime::Result<()> {
+        let message = if context.is_empty() { message } else { format!("{context}: {message}") };
+        self.log(level.into(), message)
+    }
+}

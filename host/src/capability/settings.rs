@@ -1,0 +1,23 @@
+//! `wasi:config/store`: the settings that the operator wrote into the component's grant. Everybody may ask; without a grant there are none.
+
+use wasmtime::component::{HasSelf, Linker};
+
+use crate::wasm::{bindings::standard::wasi::config::store, state::State};
+
+type Answer<T> = wasmtime::Result<Result<T, store::Error>>;
+
+/// Links it.
+pub(super) fn link(linker: &mut Linker<State>) -> wasmtime::Result<()> {
+    store::add_to_linker::<State, HasSelf<State>>(linker, |state| state)
+}
+
+impl store::Host for State {
+    fn get(&mut self, key: String) -> Answer<Option<String>> {
+        Ok(Ok(self.running.as_ref().and_then(|running| running.config.get(&key).cloned())))
+    }
+
+    fn get_all(&mut self) -> Answer<Vec<(String, String)>> {
+        let all = self.running.iter().flat_map(|running| running.config.iter());
+        Ok(Ok(all.map(|(key, value)| (key.clone(), value.clone())).collect()))
+    }
+}

@@ -6,7 +6,7 @@ use std::{
     process::{Command, exit},
 };
 
-const GUESTS: [&str; 5] = ["probe", "caller", "conformance", "store", "store-next"];
+const GUESTS: [&str; 6] = ["probe", "caller", "conformance", "store", "store-next", "web"];
 
 fn main() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");

@@ -188,6 +188,10 @@ pub struct Cost {
     pub memory_bytes: u64,
     /// Its calls into the host.
     pub host_calls: u64,
+    /// Its HTTP requests.
+    pub http_requests: u64,
+    /// What it sent and received over HTTP, in bytes.
+    pub http_bytes: u64,
 }
 
 /// The budgets of a call that can run out while it runs.
@@ -207,6 +211,10 @@ pub enum Budget {
     Log,
     /// Calls into the host.
     HostCalls,
+    /// HTTP requests.
+    HttpRequests,
+    /// Bytes sent and received over HTTP.
+    HttpBytes,
     /// Bytes of WebAssembly stack.
     Stack,
 }
@@ -222,6 +230,8 @@ impl Budget {
             Self::Output => "output_bytes",
             Self::Log => "log_bytes",
             Self::HostCalls => "host_calls",
+            Self::HttpRequests => "http_requests",
+            Self::HttpBytes => "http_bytes",
             Self::Stack => "stack_bytes",
         }
     }

@@ -11,6 +11,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    capability::http::OutboundConfig,
     store::embedded::EmbeddedConfig,
     telemetry::LogFormat,
     wasm::{
@@ -40,6 +41,8 @@ pub struct Config {
     pub engine: EngineConfig,
     /// What one call may use, unless a grant says otherwise.
     pub limits: LimitsPatch,
+    /// Requests of components.
+    pub outbound: OutboundConfig,
     /// What is logged.
     pub log: LogConfig,
 }
@@ -356,11 +359,12 @@ mod tests {
         parsed.limits = LimitsPatch::default();
         parsed.data.dir = None;
         parsed.tools.grants = None;
+        parsed.outbound.ca_file = None;
         assert_eq!(parsed, Config::default());
         let table: toml::Table = toml::from_str(&active).expect("valid");
         let count = |section: &str| table.get(section).and_then(toml::Value::as_table).map_or(0, toml::Table::len);
-        let sections = ["server", "sessions", "tools", "store", "engine", "limits", "log"];
-        assert_eq!(sections.map(count), [14, 4, 3, 3, 5, 8, 2], "a key is missing from the example");
+        let sections = ["server", "sessions", "tools", "store", "engine", "limits", "outbound", "log"];
+        assert_eq!(sections.map(count), [14, 4, 3, 3, 5, 10, 1, 2], "a key is missing from the example");
     }
 
     #[test]

@@ -3,12 +3,17 @@
 //! A grant names a component and what it may do beyond the harmless minimum. An unknown key is refused, never ignored: a rule that the host cannot
 //! enforce must not look as if it were enforced. Only the operator writes this file; no tool call changes it.
 
+pub mod http;
+pub mod secrets;
+
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
 };
 
 use serde::Deserialize;
+
+use self::{http::HttpRules, secrets::SecretGrants};
 
 use crate::{
     call::{ComponentName, ToolName},
@@ -45,6 +50,12 @@ pub struct ComponentGrant {
     /// The topics of other components that it may be told of: `<component>/<name>`, or `<component>/*`.
     #[serde(default)]
     pub subscribe: Vec<TopicPattern>,
+    /// The requests that it may make over HTTP.
+    #[serde(default)]
+    pub http: HttpRules,
+    /// The secrets that the host may put into its requests, and where those may go.
+    #[serde(default)]
+    pub secrets: SecretGrants,
     /// Budgets that differ from the host's defaults.
     #[serde(default)]
     pub limits: LimitsPatch,

@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     admin::{self, AdminDoor},
+    capability::http::Outbound,
     config::Config,
     events::{self, subscriptions::Subscriptions},
     mcp::{Endpoint, http::HttpDoor, stdio},
@@ -65,8 +66,15 @@ impl Host {
         let shared: Arc<dyn Store> = Arc::new(store.clone());
         let subscriptions = Arc::new(Subscriptions::load(&*shared, &tenants).await);
         let admission = Admission::new(&config.engine);
-        let registry =
-            Registry::new(engine, admission, Arc::clone(&shared), Arc::clone(&subscriptions), [TenantId::local()]);
+        let outbound = Outbound::new(&config.outbound, &data_dir, |name| std::env::var(name).ok())?;
+        let registry = Registry::new(
+            engine,
+            admission,
+            Arc::clone(&shared),
+            Arc::clone(&subscriptions),
+            Arc::new(outbound),
+            [TenantId::local()],
+        );
         let loader = LoaderConfig {
             tenant: TenantId::local(),
             folders: config.tools.folders.clone(),

@@ -18,6 +18,7 @@ pub mod reload;
 pub mod capability;
 pub mod events;
 pub mod grants;
+pub mod secrets;
 pub mod store;
 pub mod wasm;
 

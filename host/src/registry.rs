@@ -26,7 +26,10 @@ use self::{
 };
 use crate::{
     call::{Budget, Call, CallError, Cost, Dispatch, Observer, ToolResult, TraceContext},
-    capability::store::StoreAccess,
+    capability::{
+        http::{HttpAccess, Outbound},
+        store::StoreAccess,
+    },
     events::subscriptions::Subscriptions,
     store::{Space, Store},
     telemetry,
@@ -44,6 +47,7 @@ struct Shared {
     admission: Admission,
     store: Arc<dyn Store>,
     subscriptions: Arc<Subscriptions>,
+    outbound: Arc<Outbound>,
     tenants: BTreeMap<TenantId, Tenant>,
     calls: tokio_util::task::TaskTracker,
 }
@@ -62,6 +66,7 @@ impl Registry {
         admission: Admission,
         store: Arc<dyn Store>,
         subscriptions: Arc<Subscriptions>,
+        outbound: Arc<Outbound>,
         tenants: impl IntoIterator<Item = TenantId>,
     ) -> Self {
         let tenant = || Tenant {
@@ -71,7 +76,7 @@ impl Registry {
         };
         let tenants = tenants.into_iter().map(|id| (id, tenant())).collect();
         let calls = tokio_util::task::TaskTracker::new();
-        Self(Arc::new(Shared { engine, admission, store, subscriptions, tenants, calls }))
+        Self(Arc::new(Shared { engine, admission, store, subscriptions, outbound, tenants, calls }))
     }
 
     /// The engine.
@@ -207,6 +212,11 @@ impl Registry {
             quota_bytes,
             subscriptions: Arc::clone(&self.0.subscriptions),
         };
+        let http = powers.http.as_ref().map(|grant| HttpAccess {
+            outbound: Arc::clone(&self.0.outbound),
+            grant: Arc::clone(grant),
+            secrets: self.0.outbound.secrets(&principal.tenant),
+        });
         Running {
             principal,
             component: powers.component.shared(),
@@ -217,6 +227,7 @@ impl Registry {
             may_call: Arc::clone(&powers.may_call),
             dispatch: Arc::new(self.clone()),
             store: powers.quota_bytes.map(access),
+            http,
             cause,
         }
     }

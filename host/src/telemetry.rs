@@ -98,6 +98,12 @@ fn install_metrics() -> Option<PrometheusHandle> {
         "Time from door to answer, by tenant and tool"
     );
     metrics::describe_counter!("mcpp_host_calls_total", "Calls of guests into the host, by tenant and tool");
+    metrics::describe_counter!("mcpp_http_requests_total", "HTTP requests of guests, by tenant and tool");
+    metrics::describe_counter!(
+        "mcpp_http_bytes_total",
+        metrics::Unit::Bytes,
+        "Bytes that guests sent and received over HTTP, by tenant and tool"
+    );
     metrics::describe_gauge!(
         "mcpp_call_memory_bytes",
         metrics::Unit::Bytes,
@@ -142,6 +148,12 @@ pub fn call_ended(tenant: &TenantId, tool: &str, result: Result<&ToolResult, &Ca
         .record(took.as_secs_f64());
     metrics::counter!("mcpp_host_calls_total", "tenant" => tenant.clone(), "tool" => tool.clone())
         .increment(cost.host_calls);
+    if cost.http_requests > 0 {
+        metrics::counter!("mcpp_http_requests_total", "tenant" => tenant.clone(), "tool" => tool.clone())
+            .increment(cost.http_requests);
+        metrics::counter!("mcpp_http_bytes_total", "tenant" => tenant.clone(), "tool" => tool.clone())
+            .increment(cost.http_bytes);
+    }
     metrics::gauge!("mcpp_call_memory_bytes", "tenant" => tenant.clone(), "tool" => tool.clone())
         .set(cost.memory_bytes as f64);
     metrics::counter!("mcpp_calls_total", "tenant" => tenant, "tool" => tool, "outcome" => outcome).increment(1);

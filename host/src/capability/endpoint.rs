@@ -61,6 +61,7 @@ impl caller::Host for State {
 impl log::Host for State {
     fn write(&mut self, level: log::Level, message: String) -> wasmtime::Result<()> {
         self.control.charge_log(message.len())?;
+        let message = self.control.redactor().text(message);
         match &self.running {
             Some(running) => output::record(&running.component, level.into(), message, &running.observer),
             None => output::record("", level.into(), message, &Observer::default()),
@@ -89,6 +90,7 @@ impl progress::Host for State {
         let finite = done.is_finite() && total.is_none_or(f64::is_finite);
         if let (true, Some(running)) = (finite && done > self.progress, &self.running) {
             self.progress = done;
+            let message = message.map(|message| self.control.redactor().text(message));
             running.observer.notify(CallEvent::Progress { done, total, message });
         }
         Ok(())
@@ -107,6 +109,8 @@ impl call::Host for State {
             let reason = "transaction-open: commit or drop the open transaction first, others may be waiting for it";
             return Ok(Err(call::CallError::Aborted(reason.into())));
         }
+        // What another tool is told must not be more than the caller is told.
+        let arguments = self.control.redactor().text(arguments);
         let nested = match nested_call(running, self.control.deadline(), self.control.cancel_token(), &tool, &arguments)
         {
             Ok(nested) => nested,

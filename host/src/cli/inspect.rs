@@ -97,7 +97,8 @@ impl Inspect {
             // To list its tools the component runs once, with everything linked and nothing behind it: there is no call, so nothing can be reached.
             let everything = ToolPattern::try_from("*".to_owned()).map_err(anyhow::Error::msg)?;
             let store = Some(StoreGrant::default());
-            let grant = ComponentGrant { call: vec![everything], store, ..ComponentGrant::default() };
+            let http = serde_json::from_value(serde_json::json!([{ "url": "https://host.invalid" }]))?;
+            let grant = ComponentGrant { call: vec![everything], store, http, ..ComponentGrant::default() };
             let loaded = compiled.admit(&engine, &grant)?.load(&engine, &Admission::new(&config)).await?;
             explanation.tools = loaded.tools.into_iter().map(tool).collect();
             explanation.notes = loaded.notes;

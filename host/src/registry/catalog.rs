@@ -11,6 +11,7 @@ use tokio::sync::Semaphore;
 use super::tool::{Powers, Tool};
 use crate::{
     call::{ComponentName, ToolName},
+    capability::http::HttpGrant,
     events::record::Topic,
     grants::ComponentGrant,
     wasm::{
@@ -59,6 +60,8 @@ impl Revision {
             component: loaded.name.clone(),
             may_call: grant.call.clone().into(),
             quota_bytes: grant.store.map(|store| store.quota_bytes),
+            http: (!grant.http.is_empty())
+                .then(|| Arc::new(HttpGrant { rules: grant.http.clone(), secrets: grant.secrets.clone() })),
             gate: Arc::default(),
         });
         let tools = loaded.tools.into_iter().map(|tool| Tool::check(&powers, tool, grant, defaults).map(Arc::new));

@@ -6,6 +6,7 @@ use tokio::sync::Semaphore;
 
 use super::{gate::Gate, schema::Schema};
 use crate::{
+    capability::http::HttpGrant,
     call::{CallError, ComponentName, ToolName, ToolResult},
     grants::{ComponentGrant, ToolPattern},
     wasm::{
@@ -28,6 +29,8 @@ pub struct Powers {
     pub may_call: Arc<[ToolPattern]>,
     /// How large its space may become, in bytes; none if it has no store.
     pub quota_bytes: Option<u64>,
+    /// What it may request over HTTP; none if nothing.
+    pub http: Option<Arc<HttpGrant>>,
     /// Through which calls of the revision pass.
     pub gate: Arc<Gate>,
 }

@@ -15,7 +15,7 @@ use futures::FutureExt;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{admission::Slot, limits::Limits, pace::Pace};
+use super::{admission::Slot, limits::Limits, pace::Pace, redactor::Redactor};
 use crate::call::{Budget, CallError};
 
 /// The trap that ends a guest when its call is stopped; the reason is in [`Control::stopped`].
@@ -32,6 +32,9 @@ pub struct Control {
     slot: Slot,
     log_bytes: AtomicU64,
     host_calls: AtomicU64,
+    http_requests: AtomicU64,
+    http_bytes: AtomicU64,
+    redactor: Redactor,
     stopped: OnceLock<CallError>,
     long: AtomicBool,
     pace: Arc<Pace>,
@@ -47,6 +50,9 @@ impl Control {
             slot,
             log_bytes: AtomicU64::new(0),
             host_calls: AtomicU64::new(0),
+            http_requests: AtomicU64::new(0),
+            http_bytes: AtomicU64::new(0),
+            redactor: Redactor::default(),
             stopped: OnceLock::new(),
             long: AtomicBool::new(false),
             pace: Arc::default(),
@@ -71,6 +77,21 @@ impl Control {
     /// Host calls so far.
     pub fn host_calls(&self) -> u64 {
         self.host_calls.load(Ordering::Relaxed)
+    }
+
+    /// HTTP requests so far.
+    pub fn http_requests(&self) -> u64 {
+        self.http_requests.load(Ordering::Relaxed)
+    }
+
+    /// Bytes sent and received over HTTP so far.
+    pub fn http_bytes(&self) -> u64 {
+        self.http_bytes.load(Ordering::Relaxed)
+    }
+
+    /// What must not leave the call.
+    pub fn redactor(&self) -> &Redactor {
+        &self.redactor
     }
 
     /// Why the call was stopped, if it was.
@@ -133,6 +154,24 @@ impl Control {
         let before = self.log_bytes.fetch_add(bytes, Ordering::Relaxed);
         if before.saturating_add(bytes) > self.limits.log_bytes {
             return Err(self.exceed(Budget::Log, self.limits.log_bytes));
+        }
+        Ok(())
+    }
+
+    /// Counts an HTTP request.
+    pub fn charge_http_request(&self) -> wasmtime::Result<()> {
+        if self.http_requests.fetch_add(1, Ordering::Relaxed) >= self.limits.http_requests {
+            return Err(self.exceed(Budget::HttpRequests, self.limits.http_requests));
+        }
+        Ok(())
+    }
+
+    /// Counts bytes sent or received over HTTP.
+    pub fn charge_http_bytes(&self, bytes: usize) -> wasmtime::Result<()> {
+        let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+        let before = self.http_bytes.fetch_add(bytes, Ordering::Relaxed);
+        if before.saturating_add(bytes) > self.limits.http_bytes {
+            return Err(self.exceed(Budget::HttpBytes, self.limits.http_bytes));
         }
         Ok(())
     }

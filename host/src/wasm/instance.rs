@@ -75,11 +75,14 @@ pub async fn call(
             Target::Sdk { component, tool } => call_sdk(&mut store, &component, &tool, &arguments).await,
             Target::Plain { component, function } => call_plain(&mut store, &component, &function, &arguments).await,
         };
-        let cost = Cost { memory_bytes: store.data().memory_bytes(), host_calls: store.data().control.host_calls() };
+        let cost = store.data().cost();
         (result.and_then(|outcome| outcome.map_err(Failure::Call)), cost)
     };
     match run_guest(engine, guest, Arc::clone(&control)).await {
-        Some((result, cost)) => (settle(result, &control).and_then(|result| within_budget(result, &control)), cost),
+        Some((result, cost)) => {
+            let result = settle(result, &control).and_then(|result| within_budget(result, &control));
+            (control.redactor().outcome(result), cost)
+        }
         None => (Err(control.stopped().unwrap_or(CallError::Cancelled)), Cost::default()),
     }
 }
@@ -106,7 +109,7 @@ pub(super) async fn run<T: Send + 'static>(
     control: Arc<Control>,
 ) -> Result<T, CallError> {
     match run_guest(engine, guest, Arc::clone(&control)).await {
-        Some(result) => settle(result, &control),
+        Some(result) => settle(result, &control).map_err(|error| control.redactor().error(error)),
         None => Err(control.stopped().unwrap_or(CallError::Cancelled)),
     }
 }
@@ -258,8 +261,9 @@ async fn call_plain(
 /// The call's outcome: the host's reason to stop it comes before anything the engine says about the consequence.
 fn settle<T>(result: Result<T, Failure>, control: &Control) -> Result<T, CallError> {
     match result {
-        Ok(value) => Ok(value),
-        Err(Failure::Call(error)) => Err(error),
+        // A budget may run out in a host task beside the guest, which then ends as if nothing were.
+        Ok(value) => control.stopped().map_or(Ok(value), Err),
+        Err(Failure::Call(error)) => Err(control.stopped().unwrap_or(error)),
         Err(Failure::Engine(error)) => Err(control.stopped().unwrap_or_else(|| explain(&error, control))),
     }
 }

@@ -46,6 +46,10 @@ limits! {
     log_bytes = 256 << 10, 0, 64 << 20;
     /// Most calls into the host.
     host_calls = 100_000, 0, 1_000_000_000;
+    /// Most HTTP requests.
+    http_requests = 50, 0, 1_000_000;
+    /// Most bytes sent and received over HTTP, all of a request and its answer counted.
+    http_bytes = 16 << 20, 0, 16 << 30;
     /// Most instances of this tool at once.
     concurrency = 64, 1, 10_000;
 }

@@ -6,17 +6,23 @@ use std::sync::Arc;
 
 use wasmtime::{ResourceLimiter, component::ResourceTable};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
+use wasmtime_wasi_http::{WasiHttpCtxView, WasiHttpView};
 
 use super::{control::Control, output::LogStream};
 use crate::{
-    call::{Budget, Dispatch, LogLevel, Observer, TraceContext},
-    capability::store::{StoreAccess, StoreUse},
+    call::{Budget, Cost, Dispatch, LogLevel, Observer, TraceContext},
+    capability::{
+        http::{HttpAccess, HttpUse, Requester},
+        store::{StoreAccess, StoreUse},
+    },
     grants::ToolPattern,
     tenant::Principal,
 };
 
 /// Handles that a guest may hold at once.
 const MAX_HANDLES: usize = 10_000;
+/// As many where a handle may hold 64 KiB of the host's memory.
+const MAX_HTTP_HANDLES: usize = 1_000;
 /// Random bytes that one host call may ask for.
 const MAX_RANDOM_BYTES: u64 = 64 << 10;
 
@@ -41,8 +47,19 @@ pub struct Running {
     pub dispatch: Arc<dyn Dispatch>,
     /// The component's space; none without a grant.
     pub store: Option<StoreAccess>,
+    /// Its way out over HTTP; none without a grant.
+    pub http: Option<HttpAccess>,
     /// What events and timers that the call writes name as their cause.
     pub cause: Arc<str>,
+}
+
+impl Running {
+    fn way_out(&self) -> Option<(HttpAccess, Requester)> {
+        let access = self.http.clone()?;
+        let tenant = self.principal.tenant.as_str().into();
+        let requester = Requester { tenant, component: Arc::clone(&self.component), tool: Arc::clone(&self.tool) };
+        Some((access, requester))
+    }
 }
 
 /// The state of one instance.
@@ -57,6 +74,7 @@ pub struct State {
     pub progress: f64,
     /// What it has open of the store.
     pub store_use: StoreUse,
+    http: HttpUse,
     usage: Usage,
 }
 
@@ -87,7 +105,9 @@ impl State {
             .allow_ip_name_lookup(false)
             .build();
         let mut table = ResourceTable::new();
-        table.set_max_capacity(MAX_HANDLES);
+        let without_http = running.as_ref().is_some_and(|call| call.http.is_none());
+        table.set_max_capacity(if without_http { MAX_HANDLES } else { MAX_HTTP_HANDLES });
+        let http = HttpUse::new(Arc::clone(&control), running.as_ref().and_then(Running::way_out));
         Self {
             wasi,
             table,
@@ -95,6 +115,7 @@ impl State {
             running,
             progress: f64::NEG_INFINITY,
             store_use: StoreUse::default(),
+            http,
             usage: Usage::default(),
         }
     }
@@ -104,15 +125,27 @@ impl State {
         (&mut self.table, &self.control)
     }
 
-    /// The most linear memory that the instance has held, in bytes.
-    pub fn memory_bytes(&self) -> u64 {
-        self.usage.memory_bytes
+    /// What the call has cost so far.
+    pub fn cost(&self) -> Cost {
+        Cost {
+            memory_bytes: self.usage.memory_bytes,
+            host_calls: self.control.host_calls(),
+            http_requests: self.control.http_requests(),
+            http_bytes: self.control.http_bytes(),
+        }
     }
 }
 
 impl WasiView for State {
     fn ctx(&mut self) -> WasiCtxView<'_> {
         WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
+    }
+}
+
+impl WasiHttpView for State {
+    fn http(&mut self) -> WasiHttpCtxView<'_> {
+        self.http.hooks.transaction_open = self.store_use.transaction_open;
+        WasiHttpCtxView { hooks: &mut self.http.hooks, table: &mut self.table, ctx: &mut self.http.ctx }
     }
 }
 

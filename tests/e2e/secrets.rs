@@ -28,7 +28,9 @@ fn set(web: &WebHost, name: &str, value: &str) {
 
 /// A host whose component may send `API_KEY` to `api.test`.
 async fn start(port: u16) -> WebHost {
-    let web = WebHost::start(&format!("[components.web.secrets]\nAPI_KEY = ['http://api.test:{port}']\n{}", rule(port))).await;
+    let web =
+        WebHost::start(&format!("[components.web.secrets]\nAPI_KEY = ['http://api.test:{port}']\n{}", rule(port)))
+            .await;
     set(&web, "API_KEY", VALUE);
     web
 }
@@ -90,7 +92,11 @@ async fn a_secret_to_a_wrong_origin_is_not_sent() {
 #[tokio::test]
 async fn another_components_secret_is_not_sent() {
     let upstream = Upstream::start(|_| ok("a")).await;
-    let grants = format!("[components.other.secrets]\nTHEIRS = ['http://api.test:{0}']\n[components.web.secrets]\nMISSING = ['http://api.test:{0}']\n{1}", upstream.port, rule(upstream.port));
+    let grants = format!(
+        "[components.other.secrets]\nTHEIRS = ['http://api.test:{0}']\n[components.web.secrets]\nMISSING = ['http://api.test:{0}']\n{1}",
+        upstream.port,
+        rule(upstream.port)
+    );
     let web = WebHost::start(&grants).await;
     set(&web, "THEIRS", VALUE);
     for name in ["THEIRS", "MISSING", "NEVER_HEARD_OF"] {
@@ -106,7 +112,13 @@ async fn another_components_secret_is_not_sent() {
 async fn a_placeholder_in_a_path_is_refused() {
     let upstream = Upstream::start(|_| ok("a")).await;
     let web = start(upstream.port).await;
-    for path in ["/{{secret:API_KEY}}", "/x/{{secret:API_KEY}}/y", "/%7B%7Bsecret:API_KEY%7D%7D", "/%7b{secret%3AAPI_KEY}}", "/{{secret:"] {
+    for path in [
+        "/{{secret:API_KEY}}",
+        "/x/{{secret:API_KEY}}/y",
+        "/%7B%7Bsecret:API_KEY%7D%7D",
+        "/%7b{secret%3AAPI_KEY}}",
+        "/{{secret:",
+    ] {
         assert_eq!(web.fetch("GET", &format!("http://api.test:{}{path}", upstream.port)).await, DENIED, "{path}");
     }
     assert_eq!(upstream.connections(), 0);
@@ -116,7 +128,13 @@ async fn a_placeholder_in_a_path_is_refused() {
 async fn a_malformed_placeholder_is_refused() {
     let upstream = Upstream::start(|_| ok("a")).await;
     let web = start(upstream.port).await;
-    for value in ["{{secret:}}", "{{secret:API_KEY", "{{secret: API_KEY}}", "{{secret:api_key}}", "{{secret:API_KEY}} {{secret:../X}}"] {
+    for value in [
+        "{{secret:}}",
+        "{{secret:API_KEY",
+        "{{secret: API_KEY}}",
+        "{{secret:api_key}}",
+        "{{secret:API_KEY}} {{secret:../X}}",
+    ] {
         let headers = json!({ "headers": { "authorization": value } });
         let url = format!("http://api.test:{}/", upstream.port);
         assert_eq!(web.fetch_with("GET", &url, headers).await, DENIED, "{value}");
@@ -140,7 +158,10 @@ fn echo(request: &str) -> crate::upstream::Answer {
     let given = request.lines().find_map(|line| line.strip_prefix("authorization: ")).unwrap_or_default().to_owned();
     let target = request.split(' ').nth(1).unwrap_or_default();
     let body = format!("{given}\n{}\n{target}", json!({ "token": given }));
-    raw(&format!("HTTP/1.1 200 OK\r\nx-echo: {given}\r\nx-target: {target}\r\ncontent-length: {}\r\n\r\n{body}", body.len()))
+    raw(&format!(
+        "HTTP/1.1 200 OK\r\nx-echo: {given}\r\nx-target: {target}\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    ))
 }
 
 #[tokio::test]

@@ -80,7 +80,10 @@ impl Upstream {
     }
 
     /// With TLS.
-    pub async fn secure(tls: tokio_rustls::TlsAcceptor, answer: impl Fn(&str) -> Answer + Send + Sync + 'static) -> Self {
+    pub async fn secure(
+        tls: tokio_rustls::TlsAcceptor,
+        answer: impl Fn(&str) -> Answer + Send + Sync + 'static,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         Self::serve(listener, Some(tls), answer)
     }
@@ -113,7 +116,11 @@ impl Upstream {
         upstream
     }
 
-    async fn converse(&self, mut stream: impl AsyncRead + AsyncWrite + Unpin, answer: &(impl Fn(&str) -> Answer + ?Sized)) {
+    async fn converse(
+        &self,
+        mut stream: impl AsyncRead + AsyncWrite + Unpin,
+        answer: &(impl Fn(&str) -> Answer + ?Sized),
+    ) {
         let Some(request) = read_request(&mut stream).await else { return };
         let answer = answer(&request);
         self.requests.lock().unwrap().push(request);
@@ -152,7 +159,9 @@ async fn repeat(stream: &mut (impl AsyncWrite + Unpin), first: &[u8], again: &[u
     loop {
         stream.write_all(again).await?;
         stream.flush().await?;
-        tokio::time::sleep(pause).await;
+        if !pause.is_zero() {
+            tokio::time::sleep(pause).await;
+        }
     }
 }
 
@@ -182,7 +191,8 @@ pub struct Names {
 
 impl Names {
     pub fn set(&self, name: &str, answers: &[&[&str]]) {
-        let parse = |addresses: &&[&str]| addresses.iter().map(|address| address.parse().expect("an address")).collect();
+        let parse =
+            |addresses: &&[&str]| addresses.iter().map(|address| address.parse().expect("an address")).collect();
         self.answers.lock().unwrap().insert(name.to_owned(), answers.iter().map(parse).collect());
     }
 
@@ -231,6 +241,11 @@ impl WebHost {
         Self { host, names }
     }
 
+    /// Makes a request to `/` of an upstream as `api.test`.
+    pub async fn get(&self, upstream: &Upstream) -> String {
+        self.fetch("GET", &format!("http://api.test:{}/", upstream.port)).await
+    }
+
     /// Makes one request; what the tool said.
     pub async fn fetch(&self, method: &str, url: &str) -> String {
         self.fetch_with(method, url, json!({})).await
@@ -245,9 +260,21 @@ impl WebHost {
     }
 }
 
+/// A host and an upstream for each of these answers.
+pub async fn upstreams(answers: Vec<Answer>, change: impl FnOnce(&mut Config)) -> (Vec<Upstream>, WebHost) {
+    let mut upstreams = Vec::new();
+    for answer in answers {
+        upstreams.push(Upstream::start(move |_| answer.clone()).await);
+    }
+    let grants: String = upstreams.iter().map(|upstream| rule(upstream.port)).collect();
+    (upstreams, WebHost::start_with(&grants, change).await)
+}
+
 /// A rule for `api.test` on this port, and loopback for it.
 pub fn rule(port: u16) -> String {
-    format!("[[components.web.http]]\nurl = 'http://api.test:{port}'\nmethods = ['GET', 'POST']\naddresses = ['127.0.0.1/32']\n")
+    format!(
+        "[[components.web.http]]\nurl = 'http://api.test:{port}'\nmethods = ['GET', 'POST']\naddresses = ['127.0.0.1/32']\n"
+    )
 }
 
 pub const DENIED: &str = "error: the request is denied: no grant allows it";
@@ -272,7 +299,7 @@ pub fn log() -> String {
         let writer = lines.clone();
         let _only_the_first = tracing_subscriber::fmt()
             .with_ansi(false)
-            .with_max_level(tracing_subscriber::filter::LevelFilter::DEBUG)
+            .with_env_filter("debug,wasmtime=warn,wasmtime_internal_cranelift=warn,cranelift_codegen=warn")
             .with_writer(move || writer.clone())
             .try_init();
         lines.0

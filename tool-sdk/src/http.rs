@@ -219,7 +219,8 @@ impl<'a> Url<'a> {
         let invalid = || HttpError::Invalid(format!("{text:?} is not a URL such as https://example.com/path"));
         let (scheme, rest) = text.split_once("://").ok_or_else(invalid)?;
         let rest = rest.split('#').next().unwrap_or(rest);
-        let (authority, target) = rest.split_at_checked(rest.find(['/', '?']).unwrap_or(rest.len())).ok_or_else(invalid)?;
+        let (authority, target) =
+            rest.split_at_checked(rest.find(['/', '?']).unwrap_or(rest.len())).ok_or_else(invalid)?;
         if authority.is_empty() {
             return Err(invalid());
         }

@@ -12,11 +12,11 @@ use std::{fmt, net::IpAddr};
 use ipnet::IpNet;
 use serde::Deserialize;
 
+use self::path::Paths;
 pub use self::{
     address::is_public,
     host::{Host, InvalidHost, split_authority},
 };
-use self::path::Paths;
 
 /// Most rules of one component.
 const MAX_RULES: usize = 1_000;
@@ -157,7 +157,8 @@ impl TryFrom<RuleText> for Rule {
         };
         let (scheme, rest) = url.split_once("://").ok_or_else(|| refuse("it has no scheme"))?;
         let scheme = Scheme::parse(scheme).ok_or_else(|| refuse("its scheme is neither http nor https"))?;
-        let (authority, path) = rest.split_at_checked(rest.find(['/', '?', '#']).unwrap_or(rest.len())).unwrap_or((rest, ""));
+        let (authority, path) =
+            rest.split_at_checked(rest.find(['/', '?', '#']).unwrap_or(rest.len())).unwrap_or((rest, ""));
         let (host, port) =
             split_authority(authority).ok_or_else(|| refuse("after the scheme come a host and perhaps a port"))?;
         Ok(Self {
@@ -177,7 +178,8 @@ fn methods(named: Option<Vec<String>>) -> Result<Vec<String>, String> {
         return Err("`methods` is empty: the rule would allow nothing".to_owned());
     }
     for method in &methods {
-        if method.is_empty() || method.len() > MAX_METHOD_BYTES || !method.bytes().all(|byte| byte.is_ascii_uppercase()) {
+        if method.is_empty() || method.len() > MAX_METHOD_BYTES || !method.bytes().all(|byte| byte.is_ascii_uppercase())
+        {
             return Err(format!("{method:?} is not a method such as \"GET\""));
         }
         if method == "CONNECT" || method == "TRACE" {

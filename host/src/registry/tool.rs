@@ -6,8 +6,8 @@ use tokio::sync::Semaphore;
 
 use super::{gate::Gate, schema::Schema};
 use crate::{
-    capability::http::HttpGrant,
     call::{CallError, ComponentName, ToolName, ToolResult},
+    capability::http::HttpGrant,
     grants::{ComponentGrant, ToolPattern},
     wasm::{
         bindings::exports::mcpp::tool::tools::Annotations,

@@ -52,7 +52,9 @@ impl SecretsFile {
             Err(error) => return Err(fail(error)),
         }
         let text = fs::read_to_string(path).map_err(fail)?;
-        let text: Text = toml::from_str(&text).map_err(|error| invalid(error.message().to_owned()))?;
+        // The parser's own words may quote what should have been sealed.
+        let parsed = toml::from_str::<Text>(&text);
+        let text = parsed.map_err(|_| invalid("it is not what `mcpp secret set` writes".to_owned()))?;
         if text.version != FORMAT_VERSION {
             return Err(invalid(format!("it has version {}; this host reads version {FORMAT_VERSION}", text.version)));
         }

@@ -37,13 +37,17 @@ pub enum KeyError {
         source: io::Error,
     },
     /// Others can read it.
-    #[error("the key file {path} can be read by others; `chmod 600` it, and set the secrets again under a new key if somebody may have read it")]
+    #[error(
+        "the key file {path} can be read by others; `chmod 600` it, and set the secrets again under a new key if somebody may have read it"
+    )]
     Readable {
         /// The file.
         path: PathBuf,
     },
     /// There is none, and there are secrets sealed under one.
-    #[error("there is no key file {path}, and {KEY_VARIABLE} is not set; the secrets cannot be opened without the key they were sealed under")]
+    #[error(
+        "there is no key file {path}, and {KEY_VARIABLE} is not set; the secrets cannot be opened without the key they were sealed under"
+    )]
     Missing {
         /// The file.
         path: PathBuf,
@@ -151,7 +155,8 @@ impl Key {
     /// Takes a key in hexadecimal or base64.
     pub fn parse(text: &str) -> Option<Self> {
         let text = text.trim();
-        let bytes = Zeroizing::new(if text.len() == KEY_BYTES * 2 { unhex(text)? } else { STANDARD.decode(text).ok()? });
+        let bytes =
+            Zeroizing::new(if text.len() == KEY_BYTES * 2 { unhex(text)? } else { STANDARD.decode(text).ok()? });
         <[u8; KEY_BYTES]>::try_from(bytes.as_slice()).ok().map(|key| Self(Zeroizing::new(key)))
     }
 

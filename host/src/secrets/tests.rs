@@ -19,8 +19,16 @@ fn mode(path: &Path) -> u32 {
 #[test]
 fn names_are_checked() {
     for (text, legal) in [
-        ("A", true), ("API_KEY2", true), ("", false), ("a", false), ("_A", false), ("1A", false), ("A-B", false),
-        ("A B", false), (&"A".repeat(64), true), (&"A".repeat(65), false),
+        ("A", true),
+        ("API_KEY2", true),
+        ("", false),
+        ("a", false),
+        ("_A", false),
+        ("1A", false),
+        ("A-B", false),
+        ("A B", false),
+        (&"A".repeat(64), true),
+        (&"A".repeat(65), false),
     ] {
         assert_eq!(SecretName::new(text).is_ok(), legal, "{text:?}");
     }
@@ -90,7 +98,9 @@ fn a_key_has_two_forms() {
     let sealed = hex.seal(b"value", b"bound").expect("sealed");
     assert_eq!(*base64.open(&sealed, b"bound").expect("opened"), b"value");
     assert!(base64.open(&sealed, b"other").is_none());
-    for text in ["", "00", &HEX[1..], &format!("{HEX}00"), "zz0102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f"] {
+    for text in
+        ["", "00", &HEX[1..], &format!("{HEX}00"), "zz0102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f"]
+    {
         assert!(Key::parse(text).is_none(), "{text}");
     }
 }
@@ -99,7 +109,9 @@ fn a_key_has_two_forms() {
 fn values_are_bounded_text() {
     let dir = tempfile::tempdir().expect("a folder");
     let secrets = secrets(dir.path(), "local");
-    for (value, says) in [(&b""[..], "empty"), (b"\n", "empty"), (&[0xff, 0xfe], "UTF-8"), (&[b'a'; MAX_VALUE_BYTES + 1], "64 KiB")] {
+    for (value, says) in
+        [(&b""[..], "empty"), (b"\n", "empty"), (&[0xff, 0xfe], "UTF-8"), (&[b'a'; MAX_VALUE_BYTES + 1], "64 KiB")]
+    {
         let error = secrets.set(&name("A"), value).expect_err(says).to_string();
         assert!(error.contains(says), "{error}");
     }
@@ -109,7 +121,12 @@ fn values_are_bounded_text() {
 #[test]
 fn a_file_that_is_not_ours_is_refused_without_its_contents() {
     let dir = tempfile::tempdir().expect("a folder");
-    for text in ["version = 2\n", "version = 1\n[secrets]\nA = 'plain text'\n", "version = 1\n[secrets.a]\nnonce=''\nsealed=''", "A=plain"] {
+    for text in [
+        "version = 2\n",
+        "version = 1\n[secrets]\nA = 'plain text'\n",
+        "version = 1\n[secrets.a]\nnonce=''\nsealed=''",
+        "A=plain",
+    ] {
         std::fs::write(dir.path().join(FILE), text).expect("written");
         let error = secrets(dir.path(), "local").list().expect_err(text).to_string();
         assert!(!error.contains("plain"), "{error}");

@@ -174,7 +174,10 @@ mod tests {
 
     fn redactor() -> Redactor {
         let redactor = Redactor::default();
-        redactor.hide(["s3cret\"value", "s3cret\\\"value", "s3cret%22value"].map(|form| form.to_owned().into()), "{{secret:A}}");
+        redactor.hide(
+            ["s3cret\"value", "s3cret\\\"value", "s3cret%22value"].map(|form| form.to_owned().into()),
+            "{{secret:A}}",
+        );
         redactor.hide(["s3cret".to_owned().into()], "{{secret:B}}");
         redactor.hide(["12345678".to_owned().into()], "{{secret:N}}");
         redactor
@@ -197,7 +200,9 @@ mod tests {
         let clean = redactor().outcome(Ok(result)).expect("a result");
         let text = "a {{secret:A}} b {{secret:A}} {{secret:A}} {{secret:B}}";
         assert_eq!(clean.content.first(), Some(&Content::Text(text.into())));
-        let Some(Content::EmbeddedResource { uri, contents: ResourceContents::Binary(bytes), .. }) = clean.content.get(1) else {
+        let Some(Content::EmbeddedResource { uri, contents: ResourceContents::Binary(bytes), .. }) =
+            clean.content.get(1)
+        else {
             panic!("{clean:?}")
         };
         assert_eq!((uri.as_str(), bytes.as_slice()), ("x:{{secret:B}}", &b"\xff{{secret:B}}{{secret:B}}\xff"[..]));

@@ -136,7 +136,7 @@ fn read(stream: &InputStream) -> Result<Vec<u8>, HttpError> {
 
 /// Why a body broke off, where the host says it in words only.
 fn broken(words: &str) -> HttpError {
-    if words.contains("Timeout") {
+    if words.to_ascii_lowercase().contains("timeout") {
         HttpError::Timeout("the rest of the answer did not come".into())
     } else {
         HttpError::Connection(format!("the answer broke off: {words}"))

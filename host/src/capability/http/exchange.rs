@@ -72,7 +72,8 @@ impl Exchange {
         // One connection for one request: nothing of an answer can be taken for a part of the next.
         request.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         let left = control.deadline().saturating_duration_since(Instant::now());
-        let asked = |get: fn(&RequestOptions) -> Option<Duration>| options.as_ref().and_then(get).unwrap_or(left).min(left);
+        let asked =
+            |get: fn(&RequestOptions) -> Option<Duration>| options.as_ref().and_then(get).unwrap_or(left).min(left);
         let patience = Patience {
             connect: asked(|options| options.connect_timeout).min(CONNECT_PATIENCE),
             first_byte: asked(|options| options.first_byte_timeout),
@@ -120,7 +121,8 @@ impl Exchange {
     async fn put_in_secrets(&mut self) -> Result<(), Error> {
         let values = self.way.open().await?;
         substitute::hide(&values, self.way.control.redactor());
-        let unfit = || deny(&self.way.requester, &Denied::never("a secret cannot stand in a header or query".to_owned()));
+        let unfit =
+            || deny(&self.way.requester, &Denied::never("a secret cannot stand in a header or query".to_owned()));
         let mut headers = HeaderMap::with_capacity(self.request.headers().len());
         for (name, value) in self.request.headers() {
             headers.append(name, substitute::header(value, &values).ok_or_else(unfit)?);
@@ -185,7 +187,9 @@ fn allowed(request: &Request<WasiBody>, access: &HttpAccess) -> Result<Origin, D
     };
     access.grant.rules.check(request.method().as_str(), scheme, host, port, uri.path())?;
     if substitute::in_path(uri.path()) {
-        return Err(Denied::never("a secret's placeholder may stand in a header or the query, not in the path".to_owned()));
+        return Err(Denied::never(
+            "a secret's placeholder may stand in a header or the query, not in the path".to_owned(),
+        ));
     }
     let (Some(scheme), Ok(host)) = (Scheme::parse(scheme), Host::parse(host)) else {
         return Err(Denied::never("the URL is not one".to_owned()));

@@ -1,10 +1,6 @@
 //! From a name to its addresses. Only names that a rule allows get here.
 
-use std::{
-    fmt, io,
-    net::IpAddr,
-    sync::Arc,
-};
+use std::{fmt, io, net::IpAddr, sync::Arc};
 
 use futures::future::BoxFuture;
 use tokio::sync::Semaphore;

@@ -141,7 +141,9 @@ mod tests {
 
     #[test]
     fn malformed_placeholders_are_refused() {
-        for text in ["{{secret:", "{{secret:A}", "{{secret:}}", "{{secret:a}}", "{{secret: A}}", "{{secret:A}} {{secret:"] {
+        for text in
+            ["{{secret:", "{{secret:A}", "{{secret:}}", "{{secret:a}}", "{{secret: A}}", "{{secret:A}} {{secret:"]
+        {
             assert_eq!(named(&headers(text), None), Err(Malformed), "{text}");
             assert_eq!(named(&HeaderMap::new(), Some(text)), Err(Malformed), "{text}");
         }

@@ -59,7 +59,11 @@ impl HostOutputStream for Waiting<'_> {
         HostOutputStream::subscribe(self.table, stream)
     }
 
-    async fn blocking_write_and_flush(&mut self, stream: Resource<DynOutputStream>, bytes: Vec<u8>) -> StreamResult<()> {
+    async fn blocking_write_and_flush(
+        &mut self,
+        stream: Resource<DynOutputStream>,
+        bytes: Vec<u8>,
+    ) -> StreamResult<()> {
         let writing = HostOutputStream::blocking_write_and_flush(self.table, stream, bytes);
         self.control.wait(writing).await.map_err(StreamError::Trap)?
     }
@@ -86,12 +90,7 @@ impl HostOutputStream for Waiting<'_> {
         self.control.wait(flushing).await.map_err(StreamError::Trap)?
     }
 
-    fn splice(
-        &mut self,
-        to: Resource<DynOutputStream>,
-        from: Resource<DynInputStream>,
-        len: u64,
-    ) -> StreamResult<u64> {
+    fn splice(&mut self, to: Resource<DynOutputStream>, from: Resource<DynInputStream>, len: u64) -> StreamResult<u64> {
         HostOutputStream::splice(self.table, to, from, len)
     }
 

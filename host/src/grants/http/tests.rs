@@ -167,5 +167,8 @@ fn a_refusal_says_what_would_allow_it() {
     let never = rules.check("GET", "https", "0x7f.1", None, "/").expect_err("no host");
     assert_eq!(never.advice("reporter"), None);
     let twisted = rules.check("GET", "https", "b.example", None, "/a/../\"b").expect_err("no rule");
-    assert_eq!(twisted.advice("r").expect("a rule can"), "[[components.r.http]]\nurl = \"https://b.example\"\nmethods = [\"GET\"]");
+    assert_eq!(
+        twisted.advice("r").expect("a rule can"),
+        "[[components.r.http]]\nurl = \"https://b.example\"\nmethods = [\"GET\"]"
+    );
 }

@@ -99,7 +99,12 @@ fn web_smuggle() -> Vec<String> {
         ("content-length", "5, 6"),
         ("content-length", "+5"),
     ] {
-        said.push(format!("{:?} {:?}: {:?}", name, value, fields.append(name, value.as_bytes()).map_err(|e| e.to_string())));
+        said.push(format!(
+            "{:?} {:?}: {:?}",
+            name,
+            value,
+            fields.append(name, value.as_bytes()).map_err(|e| e.to_string())
+        ));
     }
     let twice = fields.append("content-length", b"5").and_then(|()| fields.append("content-length", b"6"));
     said.push(format!("content-length twice: {:?}", twice.map_err(|e| e.to_string())));
@@ -139,5 +144,13 @@ fn web_in_transaction(url: String) -> Result<String, Error> {
 }
 
 mcpp_tool::export!(
-    web_fetch, web_follow, web_many, web_post, web_gossip, web_field_bomb, web_smuggle, web_hoard, web_in_transaction
+    web_fetch,
+    web_follow,
+    web_many,
+    web_post,
+    web_gossip,
+    web_field_bomb,
+    web_smuggle,
+    web_hoard,
+    web_in_transaction
 );

@@ -98,7 +98,8 @@ impl KeySource {
         }
         let mut bytes = Zeroizing::new([0; KEY_BYTES]);
         getrandom::fill(&mut *bytes).map_err(KeyError::Random)?;
-        let text = Zeroizing::new(format!("{}\n", &*Zeroizing::new(STANDARD.encode(&*bytes))));
+        let mut text = Zeroizing::new(STANDARD.encode(bytes.as_slice()));
+        text.push('\n');
         match create(&self.file, text.as_bytes()) {
             // Two programs may make it at the same moment: the first one's counts.
             Ok(()) => self.load(),

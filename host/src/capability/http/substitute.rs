@@ -54,7 +54,7 @@ pub(super) type Values = Vec<(SecretName, Zeroizing<String>)>;
 pub(super) fn hide(values: &Values, redactor: &Redactor) {
     for (name, value) in values {
         let json = serde_json::to_string(value.as_str()).map(Zeroizing::new).unwrap_or_default();
-        let escaped = json.trim_matches('"').to_owned();
+        let escaped = json.strip_prefix('"').and_then(|json| json.strip_suffix('"')).unwrap_or_default().to_owned();
         let encoded = percent_encoded(value);
         redactor.hide([value.clone(), Zeroizing::new(escaped), encoded], &name.placeholder());
     }
@@ -132,6 +132,19 @@ mod tests {
         assert_eq!((sent.as_bytes(), sent.is_sensitive()), (&b"Bearer a b&c=\"d, a b&c=\"d!"[..], true));
         assert_eq!(*query("k={{secret:A}}&l=1", &values()).expect("known"), "k=a%20b%26c%3D%22d&l=1");
         assert_eq!(query("k={{secret:B}}", &values()), None);
+    }
+
+    #[test]
+    fn a_value_is_hidden_in_every_form_that_is_sent_or_written_down() {
+        let redactor = Redactor::default();
+        hide(&values(), &redactor);
+        for (name, value) in &values() {
+            let json = serde_json::json!({ "echo": value.as_str() }).to_string();
+            for text in [format!("<{}>", value.as_str()), json, format!("k={}&", percent_encoded(value).as_str())] {
+                let clean = redactor.text(text.clone());
+                assert_eq!(clean.matches(&name.placeholder()).count(), 1, "{text} became {clean}");
+            }
+        }
     }
 
     #[test]

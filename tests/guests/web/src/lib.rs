@@ -64,7 +64,7 @@ fn web_post(url: String, bytes: usize) -> Result<Value, Error> {
 fn web_gossip(url: String, authorization: String) -> Result<Value, Error> {
     let response = http::get(&url).header("authorization", authorization).send()?;
     let answer = answer(response);
-    let text = answer["body"].as_str().unwrap_or_default();
+    let text = answer.get("body").and_then(Value::as_str).unwrap_or_default();
     log::info(text);
     println!("{text}");
     eprintln!("{text}");

@@ -386,3 +386,28 @@ impl From<ToolResult> for types::ToolResult {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::{sync::Semaphore, time::Instant};
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+    use crate::wasm::{EngineConfig, admission::Admission, limits::Limits};
+
+    #[tokio::test]
+    async fn a_guest_that_ends_well_after_a_budget_ran_out_beside_it_is_stopped() {
+        let (admission, cancel) = (Admission::new(&EngineConfig::default()), CancellationToken::new());
+        let until = Instant::now() + Duration::from_secs(10);
+        let slot = admission.admit(&Arc::new(Semaphore::new(1)), 1, until, &cancel).await.expect("a place");
+        let limits = Limits { http_bytes: 10, ..Limits::default() };
+        let control = Control::new(limits, until, cancel, slot);
+        assert!(control.charge_http_bytes(10).is_ok());
+        assert_eq!(settle(Ok(1), &control).ok(), Some(1));
+        assert!(control.charge_http_bytes(1).is_err());
+        let settled = settle(Ok(1), &control).expect_err("stopped");
+        assert_eq!(settled.to_string(), "budget `http_bytes` exceeded: the tool was stopped at 10");
+        let settled = settle::<()>(Err(Failure::Call(CallError::TooDeep)), &control).expect_err("stopped");
+        assert!(matches!(settled, CallError::BudgetExceeded { budget: Budget::HttpBytes, .. }), "{settled}");
+    }
+}

@@ -245,11 +245,24 @@ mod tests {
     }
 
     #[test]
+    fn the_documented_grants_are_valid() {
+        let readme = include_str!("../../README.md");
+        let (_, from) = readme.split_once("```toml\nversion = 1\n").expect("the README shows a grants file");
+        let (text, _) = from.split_once("```").expect("it ends");
+        let grant = parse(&format!("version = 1\n{text}")).expect("valid").of("reporter").expect("named");
+        let allowed = |method, path| grant.http.check(method, "https", "api.example.com", None, path).is_ok();
+        assert!(allowed("POST", "/v1/reports") && !allowed("PUT", "/v1/reports") && !allowed("GET", "/v2"));
+        assert!(grant.secrets.names(&crate::secrets::SecretName::new("API_KEY").expect("a name")));
+    }
+
+    #[test]
     fn what_cannot_be_enforced_is_refused() {
         for (text, says) in [
             ("", "missing field `version`"),
             ("version = 2\nnew-key = 1", "has version 2"),
             ("version = 1\nallow = 1", "unknown field `allow`"),
+            ("version = 1\n[[components.a.http]]\nurl = 'https://a.com/v1*'", "which does not allow `/v10`"),
+            ("version = 1\n[components.a.secrets]\nA = ['a.com']", "has no scheme"),
             ("version = 1\n[components.a]\nnetwork = true", "unknown field `network`"),
             ("version = 1\n[components.a.limits]\ncpu = 1", "unknown field `cpu`"),
             ("version = 1\n[components.a]\ncall = ['a*b']", "neither a tool name nor a prefix"),

@@ -6,7 +6,7 @@ use std::{
     process::{Command, exit},
 };
 
-const GUESTS: [&str; 7] = ["probe", "caller", "conformance", "store", "store-next", "files", "standard"];
+const GUESTS: [&str; 8] = ["probe", "caller", "conformance", "store", "store-next", "files", "standard", "web"];
 
 fn main() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");

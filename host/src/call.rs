@@ -196,6 +196,10 @@ pub struct Cost {
     pub store_bytes: u64,
     /// The bytes that it wrote to files.
     pub file_bytes: u64,
+    /// Its HTTP requests.
+    pub http_requests: u64,
+    /// What it sent and received over HTTP, in bytes.
+    pub http_bytes: u64,
 }
 
 /// What a call cost, and how long it took from door to door.
@@ -219,6 +223,8 @@ impl Receipt {
             "store_ops": self.cost.store_ops,
             "store_bytes": self.cost.store_bytes,
             "file_bytes": self.cost.file_bytes,
+            "http_requests": self.cost.http_requests,
+            "http_bytes": self.cost.http_bytes,
         })
     }
 }
@@ -248,6 +254,10 @@ pub enum Budget {
     StoreBytes,
     /// Bytes written to files.
     FileBytes,
+    /// HTTP requests.
+    HttpRequests,
+    /// Bytes sent and received over HTTP.
+    HttpBytes,
     /// Bytes of WebAssembly stack.
     Stack,
 }
@@ -267,6 +277,8 @@ impl Budget {
             Self::StoreOps => "store_ops",
             Self::StoreBytes => "store_bytes",
             Self::FileBytes => "file_bytes",
+            Self::HttpRequests => "http_requests",
+            Self::HttpBytes => "http_bytes",
             Self::Stack => "stack_bytes",
         }
     }

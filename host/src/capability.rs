@@ -5,6 +5,7 @@
 pub mod endpoint;
 pub mod events;
 pub mod files;
+pub mod http;
 pub mod keyvalue;
 mod logging;
 mod settings;
@@ -134,10 +135,13 @@ pub const TABLE: &[Capability] = &[
     },
     Capability {
         name: "http",
-        meaning: "make HTTP requests",
-        interfaces: &["wasi:http/"],
-        access: Access::Nobody,
-        link: |_| Ok(()),
+        meaning: "make the HTTP requests that its rules allow, within its budgets of requests and bytes",
+        interfaces: &["wasi:http/types", "wasi:http/outgoing-handler"],
+        access: Access::Granted {
+            given: |grant| !grant.http.is_empty(),
+            grant: "http = [{ url = \"https://HOST/*\" }]",
+        },
+        link: http::link,
     },
 ];
 

@@ -5,6 +5,7 @@ mod data;
 mod inspect;
 mod operate;
 mod remote;
+mod secret;
 mod serve;
 mod tasks;
 mod tenant;
@@ -54,6 +55,8 @@ enum Command {
     Accept(accept::Accept),
     /// Show events and timers that wait, and deliveries that were given up; retry or drop those.
     Events(data::Events),
+    /// Set, list and remove the secrets that the host puts into components' requests.
+    Secret(secret::Secret),
     /// Copy the components' data of a running host into a file.
     Backup(data::Backup),
     /// Print the WIT packages that this host speaks, or write them to a folder.
@@ -123,6 +126,7 @@ impl Cli {
             Command::Inspect(command) => command.run().await,
             Command::Reload(command) => command.run().await,
             Command::Events(command) => command.run().await,
+            Command::Secret(command) => command.run(),
             Command::Backup(command) => command.run().await,
             Command::Wit(command) => command.run(),
             Command::Accept(command) => command.run().await,

@@ -11,6 +11,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    capability::http::OutboundConfig,
     store::embedded::EmbeddedConfig,
     telemetry::LogFormat,
     tenant::{home::Homes, tokens::TokenFile},
@@ -43,6 +44,8 @@ pub struct Config {
     pub limits: LimitsPatch,
     /// What one tenant may use, unless its settings say otherwise.
     pub tenant_limits: TenantLimitsPatch,
+    /// Requests of components.
+    pub outbound: OutboundConfig,
     /// What is logged.
     pub log: LogConfig,
 }
@@ -369,11 +372,12 @@ mod tests {
         parsed.tenant_limits = TenantLimitsPatch::default();
         parsed.data.dir = None;
         parsed.tools.grants = None;
+        parsed.outbound.ca_file = None;
         assert_eq!(parsed, Config::default());
         let table: toml::Table = toml::from_str(&active).expect("valid");
         let count = |section: &str| table.get(section).and_then(toml::Value::as_table).map_or(0, toml::Table::len);
-        let sections = ["server", "sessions", "tools", "store", "engine", "limits", "tenant_limits", "log"];
-        assert_eq!(sections.map(count), [14, 4, 4, 3, 5, 13, 5, 2], "a key is missing from the example");
+        let sections = ["server", "sessions", "tools", "store", "engine", "limits", "tenant_limits", "outbound", "log"];
+        assert_eq!(sections.map(count), [14, 4, 4, 3, 5, 15, 5, 1, 2], "a key is missing from the example");
     }
 
     #[test]

@@ -4,6 +4,8 @@
 //! enforce must not look as if it were enforced. Only the operator writes these files; no tool call changes them.
 
 pub mod files;
+pub mod http;
+pub mod secrets;
 
 use std::{
     collections::BTreeMap,
@@ -13,7 +15,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use self::files::FolderGrants;
+use self::{files::FolderGrants, http::HttpRules, secrets::SecretGrants};
 use crate::{
     call::{ComponentName, ToolName},
     events::record::Topic,
@@ -51,6 +53,12 @@ pub struct ComponentGrant {
     /// The settings that it is given through `wasi:config`.
     #[serde(default)]
     pub config: BTreeMap<String, String>,
+    /// The requests that it may make over HTTP.
+    #[serde(default)]
+    pub http: HttpRules,
+    /// The secrets that the host may put into its requests, and where those may go.
+    #[serde(default)]
+    pub secrets: SecretGrants,
     /// Budgets that differ from the host's defaults.
     #[serde(default)]
     pub limits: LimitsPatch,
@@ -290,11 +298,24 @@ mod tests {
     }
 
     #[test]
+    fn the_documented_grants_are_valid() {
+        let readme = include_str!("../../README.md");
+        let (_, from) = readme.split_once("```toml\nversion = 1\n").expect("the README shows a grant");
+        let (text, _) = from.split_once("```").expect("it ends");
+        let grant = parse(&format!("version = 1\n{text}")).expect("valid");
+        let allowed = |method, path| grant.http.check(method, "https", "api.example.com", None, path).is_ok();
+        assert!(allowed("POST", "/v1/reports") && !allowed("PUT", "/v1/reports") && !allowed("GET", "/v2"));
+        assert!(grant.secrets.names(&crate::secrets::SecretName::new("API_KEY").expect("a name")));
+    }
+
+    #[test]
     fn what_cannot_be_enforced_is_refused() {
         for (text, says) in [
             ("", "missing field `version`"),
             ("version = 2\nnew-key = 1", "has version 2"),
             ("version = 1\nallow = 1", "unknown field `allow`"),
+            ("version = 1\n[[http]]\nurl = 'https://a.com/v1*'", "which does not allow `/v10`"),
+            ("version = 1\n[secrets]\nA = ['a.com']", "has no scheme"),
             ("version = 1\nnetwork = true", "unknown field `network`"),
             ("version = 1\n[limits]\ncpu = 1", "unknown field `cpu`"),
             ("version = 1\ncall = ['a*b']", "neither a tool name nor a prefix"),

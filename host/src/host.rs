@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     admin::{self, AdminDoor},
-    capability::files::OwnFolders,
+    capability::{files::OwnFolders, http::Outbound},
     config::Config,
     events::{self, subscriptions::Subscriptions},
     mcp::{Endpoint, http::HttpDoor, stdio},
@@ -73,7 +73,9 @@ impl Host {
         let shared: Arc<dyn Store> = Arc::new(store.clone());
         let subscriptions = Arc::new(Subscriptions::load(&*shared, &tenants).await);
         let admission = Admission::new(&config.engine);
-        let registry = Registry::new(engine, admission, Arc::clone(&shared), Arc::clone(&subscriptions));
+        let outbound = Outbound::new(&config.outbound, &homes, |name| std::env::var(name).ok())?;
+        let registry =
+            Registry::new(engine, admission, Arc::clone(&shared), Arc::clone(&subscriptions), Arc::new(outbound));
         let grants = config.grants()?;
         let own_folders = OwnFolders {
             data: data_dir.clone(),

@@ -20,6 +20,7 @@ pub mod tenants;
 pub mod capability;
 pub mod events;
 pub mod grants;
+pub mod secrets;
 pub mod store;
 pub mod wasm;
 

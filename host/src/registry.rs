@@ -28,7 +28,10 @@ use self::{
 };
 use crate::{
     call::{Budget, Call, CallError, Cost, Dispatch, Observer, Receipt, ToolResult, TraceContext},
-    capability::store::StoreAccess,
+    capability::{
+        http::{HttpAccess, Outbound},
+        store::StoreAccess,
+    },
     events::subscriptions::Subscriptions,
     store::{Space, Store},
     telemetry,
@@ -54,6 +57,7 @@ struct Shared {
     admission: Admission,
     store: Arc<dyn Store>,
     subscriptions: Arc<Subscriptions>,
+    outbound: Arc<Outbound>,
     tenants: ArcSwap<BTreeMap<TenantId, Arc<Tenant>>>,
     calls: tokio_util::task::TaskTracker,
 }
@@ -70,9 +74,15 @@ struct Tenant {
 
 impl Registry {
     /// A registry without tenants.
-    pub fn new(engine: Engine, admission: Admission, store: Arc<dyn Store>, subscriptions: Arc<Subscriptions>) -> Self {
+    pub fn new(
+        engine: Engine,
+        admission: Admission,
+        store: Arc<dyn Store>,
+        subscriptions: Arc<Subscriptions>,
+        outbound: Arc<Outbound>,
+    ) -> Self {
         let calls = tokio_util::task::TaskTracker::new();
-        Self(Arc::new(Shared { engine, admission, store, subscriptions, tenants: ArcSwap::default(), calls }))
+        Self(Arc::new(Shared { engine, admission, store, subscriptions, outbound, tenants: ArcSwap::default(), calls }))
     }
 
     /// Opens a tenant with an empty catalog, or gives one that is open other limits.
@@ -278,6 +288,11 @@ impl Registry {
             quota_bytes,
             subscriptions: Arc::clone(&self.0.subscriptions),
         };
+        let http = powers.http.as_ref().map(|grant| HttpAccess {
+            outbound: Arc::clone(&self.0.outbound),
+            grant: Arc::clone(grant),
+            secrets: self.0.outbound.secrets(&principal.tenant),
+        });
         Running {
             principal,
             component: powers.component.shared(),
@@ -290,6 +305,7 @@ impl Registry {
             store: powers.quota_bytes.map(access),
             files: powers.files.clone(),
             config: Arc::clone(&powers.config),
+            http,
             cause,
         }
     }

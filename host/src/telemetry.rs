@@ -114,6 +114,12 @@ fn install_metrics() -> Option<PrometheusHandle> {
         metrics::Unit::Bytes,
         "Bytes that guests wrote to files, by tenant and tool"
     );
+    metrics::describe_counter!("mcpp_http_requests_total", "HTTP requests of guests, by tenant and tool");
+    metrics::describe_counter!(
+        "mcpp_http_bytes_total",
+        metrics::Unit::Bytes,
+        "Bytes that guests sent and received over HTTP, by tenant and tool"
+    );
     metrics::describe_gauge!(
         "mcpp_call_memory_bytes",
         metrics::Unit::Bytes,
@@ -163,6 +169,8 @@ pub fn call_ended(tenant: &TenantId, tool: &str, result: Result<&ToolResult, &Ca
         ("mcpp_guest_store_ops_total", cost.store_ops),
         ("mcpp_guest_store_bytes_total", cost.store_bytes),
         ("mcpp_guest_file_bytes_total", cost.file_bytes),
+        ("mcpp_http_requests_total", cost.http_requests),
+        ("mcpp_http_bytes_total", cost.http_bytes),
     ];
     for (name, amount) in counted.into_iter().filter(|(_, amount)| *amount > 0) {
         metrics::counter!(name, "tenant" => tenant.clone(), "tool" => tool.clone()).increment(amount);

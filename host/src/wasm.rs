@@ -16,6 +16,7 @@ pub mod migration;
 pub mod output;
 pub mod pace;
 pub mod plain;
+pub mod redactor;
 pub mod schema;
 pub mod state;
 pub mod value;

@@ -27,10 +27,12 @@ wit_bindgen::generate!({
             import mcpp:store/transactions@0.1.0;
             import mcpp:store/changes@0.1.0;
             import mcpp:events/outbox@0.1.0;
+            import wasi:http/types@0.2.12;
+            import wasi:http/outgoing-handler@0.2.12;
             export mcpp:tool/tools@0.1.0;
         }
     ",
-    path: ["../wit/tool", "../wit/endpoint", "../wit/store", "../wit/events"],
+    path: ["../wit/wasi/io", "../wit/wasi/clocks", "../wit/wasi/http", "../wit/tool", "../wit/endpoint", "../wit/store", "../wit/events"],
     pub_export_macro: true,
     export_macro_name: "export_component",
     default_bindings_module: "mcpp_tool::bindings",

@@ -62,6 +62,7 @@ impl State {
     /// Writes a log record of the guest, out of its budget.
     pub fn log(&mut self, level: LogLevel, message: String) -> wasmtime::Result<()> {
         self.control.charge_log(message.len())?;
+        let message = self.control.redactor().text(message);
         match &self.running {
             Some(running) => output::record(&running.component, level, message, &running.observer),
             None => output::record("", level, message, &Observer::default()),
@@ -96,6 +97,7 @@ impl progress::Host for State {
         let finite = done.is_finite() && total.is_none_or(f64::is_finite);
         if let (true, Some(running)) = (finite && done > self.progress, &self.running) {
             self.progress = done;
+            let message = message.map(|message| self.control.redactor().text(message));
             running.observer.notify(CallEvent::Progress { done, total, message });
         }
         Ok(())
@@ -114,6 +116,8 @@ impl call::Host for State {
             let reason = "transaction-open: commit or drop the open transaction first, others may be waiting for it";
             return Ok(Err(call::CallError::Aborted(reason.into())));
         }
+        // What another tool is told must not be more than the caller is told.
+        let arguments = self.control.redactor().text(arguments);
         let nested = match nested_call(running, self.control.deadline(), self.control.cancel_token(), &tool, &arguments)
         {
             Ok(nested) => nested,

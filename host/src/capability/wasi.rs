@@ -1,7 +1,9 @@
 //! The harmless part of WASI: clocks, random numbers, streams, and standard output as log records.
 //!
 //! The environment is empty: language runtimes import it and run without. `wasi:filesystem` is in [`super::files`].
-//! Waiting is ours: `wasi:io/poll` is the only place where a WASI guest can park, so it is raced against the call's end here.
+//! Waiting is ours: `wasi:io/poll` and what blocks on a stream are the only places where a WASI guest can park, so they are raced against the call's end here.
+
+mod streams;
 
 use wasmtime::component::{HasData, Linker, Resource, ResourceTable, ResourceType};
 use wasmtime_wasi::{
@@ -54,14 +56,16 @@ impl io::poll::HostPollable for Waiting<'_> {
     }
 }
 
+fn waiting(state: &mut State) -> Waiting<'_> {
+    let (table, control) = state.table_and_control();
+    Waiting { table, control }
+}
+
 /// Links it.
 pub(super) fn link(l: &mut Linker<State>) -> wasmtime::Result<()> {
     io::error::add_to_linker::<State, Io>(l, |state| state.ctx().table)?;
-    io::streams::add_to_linker::<State, Io>(l, |state| state.ctx().table)?;
-    io::poll::add_to_linker::<State, Waiting<'static>>(l, |state| {
-        let (table, control) = state.table_and_control();
-        Waiting { table, control }
-    })?;
+    io::streams::add_to_linker::<State, Waiting<'static>>(l, waiting)?;
+    io::poll::add_to_linker::<State, Waiting<'static>>(l, waiting)?;
     clocks::wall_clock::add_to_linker::<State, WasiClocks>(l, State::clocks)?;
     clocks::monotonic_clock::add_to_linker::<State, WasiClocks>(l, State::clocks)?;
     random::random::add_to_linker::<State, WasiRandom>(l, |state| {

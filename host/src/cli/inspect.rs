@@ -102,7 +102,8 @@ impl Inspect {
             let everything = ToolPattern::try_from("*".to_owned()).map_err(anyhow::Error::msg)?;
             let store = Some(StoreGrant::default());
             let share = Share::new(TenantId::local(), TenantLimits::default());
-            let grant = ComponentGrant { call: vec![everything], store, ..ComponentGrant::default() };
+            let http = serde_json::from_value(serde_json::json!([{ "url": "https://host.invalid" }]))?;
+            let grant = ComponentGrant { call: vec![everything], store, http, ..ComponentGrant::default() };
             let loaded = compiled.admit(&engine, &grant)?.load(&engine, (&Admission::new(&config), &share)).await?;
             explanation.tools = loaded.tools.into_iter().map(tool).collect();
             explanation.notes = loaded.notes;

@@ -21,12 +21,17 @@ impl Operator {
         Ok(std::os::unix::net::UnixStream::connect(self.socket()?).is_ok())
     }
 
-    fn socket(&self) -> anyhow::Result<PathBuf> {
+    /// The data directory.
+    pub(super) fn data_dir(&self) -> anyhow::Result<PathBuf> {
         let mut config = Config::load(self.config.as_deref(), |_| None)?;
         if self.data.is_some() {
             config.data.dir.clone_from(&self.data);
         }
-        Ok(config.data_dir()?.join(admin::SOCKET))
+        Ok(config.data_dir()?)
+    }
+
+    fn socket(&self) -> anyhow::Result<PathBuf> {
+        Ok(self.data_dir()?.join(admin::SOCKET))
     }
 
     /// Asks the running host.

@@ -43,7 +43,7 @@ impl Serve {
         }
         telemetry::start_logging(&config.log.level, config.log.format).map_err(anyhow::Error::msg)?;
         tracing::info!(
-            server = ?config.server, sessions = ?config.sessions, tools = ?config.tools, engine = ?config.engine, limits = ?config.limits(),
+            server = ?config.server, sessions = ?config.sessions, tools = ?config.tools, engine = ?config.engine, limits = ?config.limits(), outbound = ?config.outbound,
             "configuration"
         );
         let bar = progress_bar();

@@ -11,7 +11,7 @@ use tokio::sync::Semaphore;
 use super::tool::{Powers, Tool};
 use crate::{
     call::{ComponentName, ToolName},
-    capability::files::Folders,
+    capability::{files::Folders, http::HttpGrant},
     events::record::Topic,
     grants::ComponentGrant,
     wasm::{
@@ -62,6 +62,8 @@ impl Revision {
             quota_bytes: grant.store.map(|store| store.quota_bytes),
             files: Folders::open(&grant.files)?,
             config: Arc::new(grant.config.clone()),
+            http: (!grant.http.is_empty())
+                .then(|| Arc::new(HttpGrant { rules: grant.http.clone(), secrets: grant.secrets.clone() })),
             gate: Arc::default(),
         });
         let tools = loaded.tools.into_iter().map(|tool| Tool::check(&powers, tool, grant, defaults).map(Arc::new));

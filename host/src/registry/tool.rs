@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     call::{CallError, ComponentName, ToolName, ToolResult},
-    capability::files::Folders,
+    capability::{files::Folders, http::HttpGrant},
     grants::{ComponentGrant, ToolPattern},
     wasm::{
         bindings::exports::mcpp::tool::tools::Annotations,
@@ -37,6 +37,8 @@ pub struct Powers {
     pub files: Folders,
     /// Its settings.
     pub config: Arc<BTreeMap<String, String>>,
+    /// What it may request over HTTP; none if nothing.
+    pub http: Option<Arc<HttpGrant>>,
     /// Through which calls of the revision pass.
     pub gate: Arc<Gate>,
 }

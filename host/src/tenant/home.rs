@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::TenantId;
 use crate::{
-    files::write_durably,
+    files::{lock, write_durably},
     wasm::limits::{TenantLimits, TenantLimitsPatch},
 };
 
@@ -34,7 +34,8 @@ pub struct Homes {
 pub struct Home {
     /// The tenant.
     pub tenant: TenantId,
-    path: PathBuf,
+    /// Its folder.
+    pub path: PathBuf,
 }
 
 /// What is set for one tenant.
@@ -122,6 +123,11 @@ impl Homes {
     /// The tenants of a data directory.
     pub fn new(data: PathBuf) -> Self {
         Self { data }
+    }
+
+    /// The data directory.
+    pub fn data(&self) -> &Path {
+        &self.data
     }
 
     /// Where a tenant's files are, or would be.
@@ -221,11 +227,6 @@ impl Home {
         self.path.join("accepted.json")
     }
 
-    /// The tenant's folder.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
     /// What is set for the tenant.
     pub fn settings(&self) -> Result<TenantSettings, HomeError> {
         let path = self.path.join(SETTINGS);
@@ -251,6 +252,8 @@ impl Home {
 
     /// Sets something for the tenant.
     pub fn change(&self, change: impl FnOnce(&mut TenantSettings)) -> Result<TenantSettings, HomeError> {
+        let path = self.path.join(SETTINGS);
+        let _one_at_a_time = lock(&path).map_err(failed(&path))?;
         let mut settings = self.settings()?;
         change(&mut settings);
         self.write(&settings)?;
@@ -284,9 +287,9 @@ mod tests {
         assert_eq!(home.limits(&TenantLimits::default()).expect("read").running, 3);
         assert!(home.change(|settings| settings.suspended = true).expect("changed").suspended);
         assert!(homes.find(&team).and_then(|home| home.settings()).expect("read").suspended);
-        std::fs::write(home.path().join(SETTINGS), "version = 2").expect("written");
+        std::fs::write(home.path.join(SETTINGS), "version = 2").expect("written");
         assert!(matches!(home.settings(), Err(HomeError::Version { found: 2, .. })));
-        std::fs::write(home.path().join(SETTINGS), "version = 1\nadmin = true").expect("written");
+        std::fs::write(home.path.join(SETTINGS), "version = 1\nadmin = true").expect("written");
         assert!(matches!(home.settings(), Err(HomeError::Parse { .. })));
         homes.remove(&team).expect("removed");
         assert!(matches!(homes.remove(&team), Err(HomeError::Unknown(_))));

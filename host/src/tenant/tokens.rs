@@ -16,7 +16,10 @@ use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use serde::{Deserialize, Serialize};
 
 use super::{Principal, TenantId};
-use crate::{files::write_durably, grants::ToolPattern};
+use crate::{
+    files::{lock, write_durably},
+    grants::ToolPattern,
+};
 
 /// The version of the file that this host reads and writes.
 const FORMAT_VERSION: u32 = 1;
@@ -197,6 +200,7 @@ impl TokenFile {
             expires: new.good_for.and_then(|time| now.checked_add(time)),
             hash,
         };
+        let _one_at_a_time = lock(&self.0).map_err(self.failed())?;
         let mut tokens = self.read()?.unwrap_or_default();
         tokens.push(token.clone());
         self.write(tokens)?;
@@ -205,6 +209,7 @@ impl TokenFile {
 
     /// Makes a token useless, and forgets it.
     pub fn revoke(&self, id: &str) -> Result<Token, TokensError> {
+        let _one_at_a_time = lock(&self.0).map_err(self.failed())?;
         let mut tokens = self.read()?.unwrap_or_default();
         let at = tokens.iter().position(|token| token.id == id).ok_or_else(|| TokensError::Unknown(id.to_owned()))?;
         let revoked = tokens.remove(at);
@@ -214,6 +219,7 @@ impl TokenFile {
 
     /// Makes all tokens of a tenant useless; how many there were.
     pub fn revoke_all(&self, tenant: &TenantId) -> Result<usize, TokensError> {
+        let _one_at_a_time = lock(&self.0).map_err(self.failed())?;
         let Some(tokens) = self.read()? else { return Ok(0) };
         let before = tokens.len();
         let left: Vec<Token> = tokens.into_iter().filter(|token| token.tenant != *tenant).collect();

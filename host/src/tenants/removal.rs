@@ -26,7 +26,7 @@ pub async fn remove(
             entries = store.backup(tenant, &target.join("data.redb"), |_| {}).await?;
         }
         for name in EXPORTED {
-            copy(&home.path().join(name), &target.join(name))?;
+            copy(&home.path.join(name), &target.join(name))?;
         }
     }
     // The tokens first: from then on nobody comes in, whatever becomes of the rest.

@@ -20,6 +20,7 @@ use super::{
     admission::{Share, Slot},
     limits::Limits,
     pace::Pace,
+    redactor::Redactor,
 };
 use crate::call::{Budget, CallError, Cost};
 
@@ -40,6 +41,9 @@ pub struct Control {
     store_ops: AtomicU64,
     store_bytes: AtomicU64,
     file_bytes: AtomicU64,
+    http_requests: AtomicU64,
+    http_bytes: AtomicU64,
+    redactor: Redactor,
     stopped: OnceLock<CallError>,
     long: AtomicBool,
     pace: Arc<Pace>,
@@ -58,6 +62,9 @@ impl Control {
             store_ops: AtomicU64::new(0),
             store_bytes: AtomicU64::new(0),
             file_bytes: AtomicU64::new(0),
+            http_requests: AtomicU64::new(0),
+            http_bytes: AtomicU64::new(0),
+            redactor: Redactor::default(),
             stopped: OnceLock::new(),
             long: AtomicBool::new(false),
             pace: Arc::default(),
@@ -89,7 +96,24 @@ impl Control {
             store_ops: spent(&self.store_ops),
             store_bytes: spent(&self.store_bytes),
             file_bytes: spent(&self.file_bytes),
+            http_requests: spent(&self.http_requests),
+            http_bytes: spent(&self.http_bytes),
         }
+    }
+
+    /// HTTP requests so far.
+    pub fn http_requests(&self) -> u64 {
+        self.http_requests.load(Ordering::Relaxed)
+    }
+
+    /// Bytes sent and received over HTTP so far.
+    pub fn http_bytes(&self) -> u64 {
+        self.http_bytes.load(Ordering::Relaxed)
+    }
+
+    /// What must not leave the call.
+    pub fn redactor(&self) -> &Redactor {
+        &self.redactor
     }
 
     /// Why the call was stopped, if it was.
@@ -180,6 +204,24 @@ impl Control {
         let before = spent.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add).unwrap_or_else(|before| before);
         if before.saturating_add(amount) > limit {
             return Err(self.exceed(budget, limit));
+        }
+        Ok(())
+    }
+
+    /// Counts an HTTP request.
+    pub fn charge_http_request(&self) -> wasmtime::Result<()> {
+        if self.http_requests.fetch_add(1, Ordering::Relaxed) >= self.limits.http_requests {
+            return Err(self.exceed(Budget::HttpRequests, self.limits.http_requests));
+        }
+        Ok(())
+    }
+
+    /// Counts bytes sent or received over HTTP.
+    pub fn charge_http_bytes(&self, bytes: usize) -> wasmtime::Result<()> {
+        let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+        let before = self.http_bytes.fetch_add(bytes, Ordering::Relaxed);
+        if before.saturating_add(bytes) > self.limits.http_bytes {
+            return Err(self.exceed(Budget::HttpBytes, self.limits.http_bytes));
         }
         Ok(())
     }

@@ -79,6 +79,7 @@ impl Handler {
             };
             Ok::<_, Failure>(answer.map_err(|wit::HandlerError::Failed(reason)| reason))
         };
-        run(engine, guest, control).await
+        let answer = run(engine, guest, Arc::clone(&control)).await?;
+        Ok(answer.map_err(|reason| control.redactor().text(reason)))
     }
 }

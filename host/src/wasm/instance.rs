@@ -79,7 +79,10 @@ pub async fn call(
         (result.and_then(|outcome| outcome.map_err(Failure::Call)), cost)
     };
     match run_guest(engine, guest, Arc::clone(&control)).await {
-        Some((result, cost)) => (settle(result, &control).and_then(|result| within_budget(result, &control)), cost),
+        Some((result, cost)) => {
+            let result = settle(result, &control).and_then(|result| within_budget(result, &control));
+            (control.redactor().outcome(result), cost)
+        }
         None => (Err(control.stopped().unwrap_or(CallError::Cancelled)), Cost::default()),
     }
 }
@@ -106,7 +109,7 @@ pub(super) async fn run<T: Send + 'static>(
     control: Arc<Control>,
 ) -> Result<T, CallError> {
     match run_guest(engine, guest, Arc::clone(&control)).await {
-        Some(result) => settle(result, &control),
+        Some(result) => settle(result, &control).map_err(|error| control.redactor().error(error)),
         None => Err(control.stopped().unwrap_or(CallError::Cancelled)),
     }
 }
@@ -267,8 +270,9 @@ async fn call_plain(
 /// The call's outcome: the host's reason to stop it comes before anything the engine says about the consequence.
 fn settle<T>(result: Result<T, Failure>, control: &Control) -> Result<T, CallError> {
     match result {
-        Ok(value) => Ok(value),
-        Err(Failure::Call(error)) => Err(error),
+        // A budget may run out in a host task beside the guest, which then ends as if nothing were.
+        Ok(value) => control.stopped().map_or(Ok(value), Err),
+        Err(Failure::Call(error)) => Err(control.stopped().unwrap_or(error)),
         Err(Failure::Engine(error)) => Err(control.stopped().unwrap_or_else(|| explain(&error, control))),
     }
 }
@@ -389,5 +393,38 @@ impl From<ToolResult> for types::ToolResult {
             content: result.content.into_iter().map(types::Content::from).collect(),
             structured: result.structured.map(|value| value.to_string()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{sync::Semaphore, time::Instant};
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+    use crate::{
+        tenant::TenantId,
+        wasm::{
+            EngineConfig,
+            admission::{Admission, Share},
+            limits::{Limits, TenantLimits},
+        },
+    };
+
+    #[tokio::test]
+    async fn a_guest_that_ends_well_after_a_budget_ran_out_beside_it_is_stopped() {
+        let (admission, cancel) = (Admission::new(&EngineConfig::default()), CancellationToken::new());
+        let until = Instant::now() + Duration::from_secs(10);
+        let share = Share::new(TenantId::local(), TenantLimits::default());
+        let slot = admission.admit(&share, &Arc::new(Semaphore::new(1)), 1, until, &cancel).await.expect("a place");
+        let limits = Limits { http_bytes: 10, ..Limits::default() };
+        let control = Control::new(limits, until, cancel, slot);
+        assert!(control.charge_http_bytes(10).is_ok());
+        assert_eq!(settle(Ok(1), &control).ok(), Some(1));
+        assert!(control.charge_http_bytes(1).is_err());
+        let settled = settle(Ok(1), &control).expect_err("stopped");
+        assert_eq!(settled.to_string(), "budget `http_bytes` exceeded: the tool was stopped at 10");
+        let settled = settle::<()>(Err(Failure::Call(CallError::TooDeep)), &control).expect_err("stopped");
+        assert!(matches!(settled, CallError::BudgetExceeded { budget: Budget::HttpBytes, .. }), "{settled}");
     }
 }

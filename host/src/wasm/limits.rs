@@ -56,6 +56,10 @@ limits! {
     store_bytes = 64 << 20, 0, 64 << 30;
     /// Most bytes written to files; a size given to a file counts as that many.
     file_bytes = 64 << 20, 0, 1 << 40;
+    /// Most HTTP requests.
+    http_requests = 50, 0, 1_000_000;
+    /// Most bytes sent and received over HTTP, all of a request and its answer counted.
+    http_bytes = 16 << 20, 0, 16 << 30;
     /// Most instances of this tool at once.
     concurrency = 64, 1, 10_000;
     /// Most calls of this tool in a minute, with as many more at once.

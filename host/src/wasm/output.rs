@@ -45,7 +45,13 @@ impl std::fmt::Debug for LogStream {
 impl LogStream {
     /// A stream whose lines become records of `level`.
     pub fn new(component: Arc<str>, level: LogLevel, control: Arc<Control>, observer: Observer) -> Self {
-        let line = Line { component: Arc::clone(&component), level, observer, bytes: Vec::new() };
+        let line = Line {
+            component: Arc::clone(&component),
+            level,
+            control: Arc::clone(&control),
+            observer,
+            bytes: Vec::new(),
+        };
         Self { component, level, control, line: Arc::new(Mutex::new(line)) }
     }
 
@@ -60,6 +66,7 @@ impl LogStream {
 struct Line {
     component: Arc<str>,
     level: LogLevel,
+    control: Arc<Control>,
     observer: Observer,
     bytes: Vec<u8>,
 }
@@ -85,7 +92,7 @@ impl Line {
             return;
         }
         let message = String::from_utf8_lossy(&std::mem::take(&mut self.bytes)).into_owned();
-        record(&self.component, self.level, message, &self.observer);
+        record(&self.component, self.level, self.control.redactor().text(message), &self.observer);
     }
 }
 

@@ -9,12 +9,14 @@ use wasmtime_wasi::{
     WasiCtx, WasiCtxView, WasiView,
     filesystem::{WasiFilesystemCtx, WasiFilesystemCtxView},
 };
+use wasmtime_wasi_http::{WasiHttpCtxView, WasiHttpView};
 
 use super::{control::Control, output::LogStream};
 use crate::{
     call::{Budget, Dispatch, LogLevel, Observer, TraceContext},
     capability::{
         files::{Files, Folders, Handles},
+        http::{HttpAccess, HttpUse, Requester},
         store::{StoreAccess, StoreUse},
     },
     grants::ToolPattern,
@@ -23,6 +25,8 @@ use crate::{
 
 /// Handles that a guest may hold at once.
 const MAX_HANDLES: usize = 10_000;
+/// As many where a handle may hold 64 KiB of the host's memory.
+const MAX_HTTP_HANDLES: usize = 1_000;
 /// Random bytes that one host call may ask for.
 const MAX_RANDOM_BYTES: u64 = 64 << 10;
 
@@ -51,8 +55,19 @@ pub struct Running {
     pub files: Folders,
     /// The component's settings.
     pub config: Arc<BTreeMap<String, String>>,
+    /// Its way out over HTTP; none without a grant.
+    pub http: Option<HttpAccess>,
     /// What events and timers that the call writes name as their cause.
     pub cause: Arc<str>,
+}
+
+impl Running {
+    fn way_out(&self) -> Option<(HttpAccess, Requester)> {
+        let access = self.http.clone()?;
+        let tenant = self.principal.tenant.as_str().into();
+        let requester = Requester { tenant, component: Arc::clone(&self.component), tool: Arc::clone(&self.tool) };
+        Some((access, requester))
+    }
 }
 
 /// The state of one instance.
@@ -69,6 +84,7 @@ pub struct State {
     /// What it has open of the store.
     pub store_use: StoreUse,
     handles: Handles,
+    http: HttpUse,
     usage: Usage,
 }
 
@@ -99,7 +115,9 @@ impl State {
             .allow_ip_name_lookup(false)
             .build();
         let mut table = ResourceTable::new();
-        table.set_max_capacity(MAX_HANDLES);
+        let without_http = running.as_ref().is_some_and(|call| call.http.is_none());
+        table.set_max_capacity(if without_http { MAX_HANDLES } else { MAX_HTTP_HANDLES });
+        let http = HttpUse::new(Arc::clone(&control), running.as_ref().and_then(Running::way_out));
         Self {
             wasi,
             filesystem: WasiFilesystemCtx::default(),
@@ -109,6 +127,7 @@ impl State {
             progress: f64::NEG_INFINITY,
             store_use: StoreUse::default(),
             handles: Handles::default(),
+            http,
             usage: Usage::default(),
         }
     }
@@ -137,6 +156,13 @@ impl State {
 impl WasiView for State {
     fn ctx(&mut self) -> WasiCtxView<'_> {
         WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
+    }
+}
+
+impl WasiHttpView for State {
+    fn http(&mut self) -> WasiHttpCtxView<'_> {
+        self.http.hooks.transaction_open = self.store_use.transaction_open;
+        WasiHttpCtxView { hooks: &mut self.http.hooks, table: &mut self.table, ctx: &mut self.http.ctx }
     }
 }
 

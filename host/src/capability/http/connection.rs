@@ -1,0 +1,186 @@
+//! One connection to one checked address: counted bytes, TLS where the scheme asks for it, and the body that comes back over it.
+
+use std::{
+    net::SocketAddr,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http_body_util::BodyExt as _;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+    time::Sleep,
+};
+use wasmtime_wasi_http::{Error, WasiBody};
+
+use super::outbound::Outbound;
+use crate::{
+    grants::http::{Origin, Scheme},
+    wasm::control::Control,
+};
+
+/// Addresses of one name that are tried, one after the other.
+const MAX_TRIES: usize = 4;
+
+/// A stream to an upstream.
+pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+/// Connects to the first of `addresses` that answers. They were checked; nothing is looked up here.
+pub(super) async fn connect(
+    outbound: &Outbound,
+    origin: &Origin,
+    addresses: &[SocketAddr],
+    control: &Arc<Control>,
+) -> Result<Box<dyn Stream>, Error> {
+    let mut failed = Error::DestinationUnavailable;
+    for address in addresses.iter().take(MAX_TRIES) {
+        match TcpStream::connect(address).await {
+            Ok(stream) => {
+                stream.set_nodelay(true).map_err(Error::Connect)?;
+                let counted = Counted { stream, control: Arc::clone(control) };
+                return match origin.scheme {
+                    Scheme::Http => Ok(Box::new(counted)),
+                    Scheme::Https => secure(outbound, origin, counted).await,
+                };
+            }
+            Err(error) => failed = Error::Connect(error),
+        }
+    }
+    Err(failed)
+}
+
+async fn secure(outbound: &Outbound, origin: &Origin, stream: Counted) -> Result<Box<dyn Stream>, Error> {
+    let connector = outbound.tls.connector().await.ok_or(Error::ConfigurationError)?;
+    let name = super::tls::server_name(&origin.host).ok_or(Error::TlsCertificateError)?;
+    match connector.connect(name, stream).await {
+        Ok(stream) => Ok(Box::new(stream)),
+        Err(error) => {
+            let refused = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+            let untrusted = matches!(refused, Some(rustls::Error::InvalidCertificate(_)));
+            tracing::info!(%origin, %error, "TLS failed");
+            Err(if untrusted { Error::TlsCertificateError } else { Error::TlsProtocolError })
+        }
+    }
+}
+
+/// A stream whose bytes count against the call's budget, whatever they are part of.
+struct Counted {
+    stream: TcpStream,
+    control: Arc<Control>,
+}
+
+impl Counted {
+    fn charge(&self, bytes: usize) -> std::io::Result<()> {
+        self.control.charge_http_bytes(bytes).map_err(std::io::Error::other)
+    }
+}
+
+impl AsyncRead for Counted {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        let before = buffer.filled().len();
+        std::task::ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
+        Poll::Ready(self.charge(buffer.filled().len().saturating_sub(before)))
+    }
+}
+
+impl AsyncWrite for Counted {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
+        let written = std::task::ready!(Pin::new(&mut self.stream).poll_write(cx, bytes))?;
+        Poll::Ready(self.charge(written).map(|()| written))
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[std::io::IoSlice<'_>],
+    ) -> Poll<std::io::Result<usize>> {
+        let written = std::task::ready!(Pin::new(&mut self.stream).poll_write_vectored(cx, slices))?;
+        Poll::Ready(self.charge(written).map(|()| written))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+/// An answer's body: pulled by the guest, never waiting longer than it may between two pieces.
+pub(super) struct AnswerBody {
+    incoming: Incoming,
+    patience: Duration,
+    timer: Option<Pin<Box<Sleep>>>,
+    control: Arc<Control>,
+}
+
+impl AnswerBody {
+    pub(super) fn boxed(incoming: Incoming, patience: Duration, control: Arc<Control>) -> WasiBody {
+        Self { incoming, patience, timer: None, control }.boxed_unsync()
+    }
+}
+
+impl Body for AnswerBody {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        let this = &mut *self;
+        match Pin::new(&mut this.incoming).poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => {
+                this.timer = None;
+                let frame = match frame.into_trailers() {
+                    Ok(trailers) => Frame::trailers(super::exchange::redacted(trailers, &this.control)),
+                    Err(frame) => frame,
+                };
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(explain(&error)))),
+            Poll::Ready(None) => Poll::Ready(None),
+            Poll::Pending => {
+                let patience = this.patience;
+                let timer = this.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
+                timer.as_mut().poll(cx).map(|()| Some(Err(Error::ConnectionReadTimeout)))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming.size_hint()
+    }
+}
+
+/// What a failed exchange is to the guest.
+pub(super) fn explain(error: &hyper::Error) -> Error {
+    if error.is_parse_too_large() {
+        Error::HttpResponseHeaderSectionSize(None)
+    } else if error.is_incomplete_message() {
+        Error::HttpResponseIncomplete
+    } else if error.is_timeout() {
+        Error::HttpResponseTimeout
+    } else if error.is_parse() {
+        Error::HttpProtocolError
+    } else {
+        Error::ConnectionTerminated
+    }
+}

@@ -1,0 +1,241 @@
+//! One request and its answer, step by step: the rules, the secrets' grants, the addresses, the connection, the head of the answer.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use http::{HeaderMap, HeaderValue, Request, header, uri::PathAndQuery};
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, timeout_at},
+};
+use wasmtime_wasi_http::{Error, RequestOptions, WasiBody};
+
+use super::{
+    HttpAccess, MAX_FIELDS, Requester, Sent,
+    connection::{self, AnswerBody},
+    substitute::{self, Values},
+};
+use crate::{
+    grants::http::{Denied, Host, Origin, Scheme, split_authority},
+    secrets::SecretName,
+    telemetry,
+    wasm::control::Control,
+};
+
+/// The head of an answer, and what is read ahead of its body, in bytes.
+const MAX_READ_AHEAD_BYTES: usize = 64 << 10;
+/// How long a connection may take if the guest does not say: a name with several addresses has then time left for the next.
+const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
+
+/// A request that the rules allow, on its way.
+pub(super) struct Exchange {
+    request: Request<WasiBody>,
+    way: Way,
+    places: Arc<Semaphore>,
+    patience: Patience,
+}
+
+/// Where a request goes, and with what.
+struct Way {
+    method: http::Method,
+    path: String,
+    origin: Origin,
+    secrets: Vec<SecretName>,
+    access: HttpAccess,
+    requester: Requester,
+    control: Arc<Control>,
+}
+
+/// How long each step may take; never beyond the call's deadline, which ends it anyway.
+struct Patience {
+    connect: Duration,
+    first_byte: Duration,
+    between_bytes: Duration,
+}
+
+impl Exchange {
+    /// Checks a request as the guest wrote it.
+    pub(super) fn check(
+        mut request: Request<WasiBody>,
+        options: Option<RequestOptions>,
+        access: HttpAccess,
+        requester: Requester,
+        control: Arc<Control>,
+        places: Arc<Semaphore>,
+    ) -> Result<Self, Error> {
+        let origin = allowed(&request, &access).map_err(|denied| deny(&requester, &denied))?;
+        if request.headers().len() > MAX_FIELDS {
+            return Err(Error::HttpRequestHeaderSectionSize(u32::try_from(request.headers().len()).ok()));
+        }
+        let secrets = secrets(&request, &origin, &access, &requester)?;
+        let host = HeaderValue::from_str(&origin.authority()).map_err(|_| Error::HttpRequestUriInvalid)?;
+        request.headers_mut().insert(header::HOST, host);
+        // One connection for one request: nothing of an answer can be taken for a part of the next.
+        request.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        let left = control.deadline().saturating_duration_since(Instant::now());
+        let asked =
+            |get: fn(&RequestOptions) -> Option<Duration>| options.as_ref().and_then(get).unwrap_or(left).min(left);
+        let patience = Patience {
+            connect: asked(|options| options.connect_timeout).min(CONNECT_PATIENCE),
+            first_byte: asked(|options| options.first_byte_timeout),
+            between_bytes: asked(|options| options.between_bytes_timeout),
+        };
+        let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+        let way = Way { method, path, origin, secrets, access, requester, control };
+        Ok(Self { request, way, places, patience })
+    }
+
+    /// Sends it. Whoever drops this ends it.
+    pub(super) async fn run(mut self) -> Result<Sent, Error> {
+        let connect_until = Instant::now() + self.patience.connect;
+        let place = timeout_at(connect_until, self.places.clone().acquire_owned());
+        let place = place.await.map_err(|_| Error::ConnectionLimitReached)?;
+        let hosts = timeout_at(connect_until, self.way.access.outbound.places.clone().acquire_owned());
+        let hosts = hosts.await.map_err(|_| Error::ConnectionLimitReached)?;
+        self.put_in_secrets().await?;
+        let addresses = timeout_at(connect_until, self.way.addresses()).await.map_err(|_| Error::DnsTimeout)??;
+        let Way { access, origin, control, .. } = &self.way;
+        let stream = connection::connect(&access.outbound, origin, &addresses, control);
+        let stream = timeout_at(connect_until, stream).await.map_err(|_| Error::ConnectionTimeout)??;
+        let mut builder = hyper::client::conn::http1::Builder::new();
+        builder.max_buf_size(MAX_READ_AHEAD_BYTES).max_headers(MAX_FIELDS);
+        let handshake = builder.handshake(hyper_util::rt::TokioIo::new(stream)).await;
+        let (mut sender, connection) = handshake.map_err(|error| connection::explain(&error))?;
+        let worker = wasmtime_wasi::runtime::spawn(async move {
+            let _until_the_end = (place, hosts);
+            let _its_error_is_the_bodys = connection.await;
+        });
+        let Self { request, way: Way { control, .. }, patience, .. } = self;
+        let answer = tokio::time::timeout(patience.first_byte, sender.send_request(request)).await;
+        let answer = answer.map_err(|_| Error::ConnectionReadTimeout)?.map_err(|error| connection::explain(&error))?;
+        let (mut parts, body) = answer.into_parts();
+        parts.headers = redacted(parts.headers, &control);
+        let body = AnswerBody::boxed(body, patience.between_bytes, control);
+        let work = async move {
+            worker.await;
+            Ok(())
+        };
+        Ok((http::Response::from_parts(parts, body), Box::new(work)))
+    }
+
+    /// Replaces the placeholders, and the URL by the form that stands in a request's first line.
+    async fn put_in_secrets(&mut self) -> Result<(), Error> {
+        let values = self.way.open().await?;
+        substitute::hide(&values, self.way.control.redactor());
+        let unfit =
+            || deny(&self.way.requester, &Denied::never("a secret cannot stand in a header or query".to_owned()));
+        let mut headers = HeaderMap::with_capacity(self.request.headers().len());
+        for (name, value) in self.request.headers() {
+            headers.append(name, substitute::header(value, &values).ok_or_else(unfit)?);
+        }
+        let uri = self.request.uri();
+        let target = match uri.query() {
+            None => uri.path().to_owned(),
+            Some(query) => format!("{}?{}", uri.path(), *substitute::query(query, &values).ok_or_else(unfit)?),
+        };
+        let target = PathAndQuery::from_maybe_shared(target).map_err(|_| Error::HttpRequestUriTooLong)?;
+        *self.request.headers_mut() = headers;
+        *self.request.uri_mut() = target.into();
+        Ok(())
+    }
+}
+
+impl Way {
+    /// The addresses of the host, all of them allowed.
+    async fn addresses(&self) -> Result<Vec<SocketAddr>, Error> {
+        let found = match &self.origin.host {
+            Host::Address(address) => vec![*address],
+            Host::Name(name) => self.access.outbound.resolver.resolve(name).await.map_err(|error| {
+                tracing::info!(name, %error, "a name was not found");
+                Error::DnsError { rcode: Some("not found".into()), info_code: None }
+            })?,
+        };
+        let rules = &self.access.grant.rules;
+        for address in &found {
+            let allowed = rules.allows_address(self.method.as_str(), &self.origin, &self.path, *address);
+            allowed.map_err(|denied| deny(&self.requester, &denied))?;
+        }
+        if found.is_empty() {
+            return Err(Error::DnsError { rcode: Some("no address".into()), info_code: None });
+        }
+        Ok(found.into_iter().map(|address| SocketAddr::new(address, self.origin.port)).collect())
+    }
+
+    /// The values of the request's secrets.
+    async fn open(&self) -> Result<Values, Error> {
+        if self.secrets.is_empty() {
+            return Ok(Values::new());
+        }
+        let (secrets, names) = (Arc::clone(&self.access.secrets), self.secrets.clone());
+        let opening = tokio::task::spawn_blocking(move || {
+            names.into_iter().map(|name| secrets.open(&name).map(|value| (name, value))).collect::<Result<Values, _>>()
+        });
+        match opening.await {
+            Ok(Ok(values)) => Ok(values),
+            Ok(Err(error)) => Err(deny(&self.requester, &Denied::never(telemetry::chain(&error)))),
+            Err(_) => Err(Error::HttpRequestDenied),
+        }
+    }
+}
+
+/// Who is spoken to, if a rule allows it.
+fn allowed(request: &Request<WasiBody>, access: &HttpAccess) -> Result<Origin, Denied> {
+    let uri = request.uri();
+    let scheme = uri.scheme_str().unwrap_or_default();
+    let authority = uri.authority().map(http::uri::Authority::as_str).unwrap_or_default();
+    let Some((host, port)) = split_authority(authority) else {
+        return Err(Denied::never(format!("{authority:?} is not a host and perhaps a port")));
+    };
+    access.grant.rules.check(request.method().as_str(), scheme, host, port, uri.path())?;
+    if substitute::in_path(uri.path()) {
+        return Err(Denied::never(
+            "a secret's placeholder may stand in a header or the query, not in the path".to_owned(),
+        ));
+    }
+    let (Some(scheme), Ok(host)) = (Scheme::parse(scheme), Host::parse(host)) else {
+        return Err(Denied::never("the URL is not one".to_owned()));
+    };
+    Ok(Origin { scheme, host, port: port.unwrap_or(scheme.port()) })
+}
+
+/// The secrets that a request has placeholders of, all granted for where it goes.
+fn secrets(
+    request: &Request<WasiBody>,
+    origin: &Origin,
+    access: &HttpAccess,
+    requester: &Requester,
+) -> Result<Vec<SecretName>, Error> {
+    let names = substitute::named(request.headers(), request.uri().query());
+    let names = names.map_err(|error| deny(requester, &Denied::never(error.to_string())))?;
+    match names.iter().find(|name| !access.grant.secrets.allow(name, origin)) {
+        None => Ok(names.into_iter().collect()),
+        Some(name) => {
+            let Requester { tenant, component, tool } = requester;
+            let add = format!("[secrets]\n{name} = [\"{origin}\"]");
+            let reason = format!("the secret {name} is not granted for {origin}");
+            tracing::warn!(%tenant, %component, %tool, reason, add, "an HTTP request was denied");
+            Err(Error::HttpRequestDenied)
+        }
+    }
+}
+
+/// Notes why a request is denied, and what would allow it; the guest is told neither.
+fn deny(requester: &Requester, denied: &Denied) -> Error {
+    let Requester { tenant, component, tool } = requester;
+    let (reason, add) = (denied.to_string(), denied.advice().unwrap_or_default());
+    tracing::warn!(%tenant, %component, %tool, reason, add, "an HTTP request was denied");
+    Error::HttpRequestDenied
+}
+
+/// Fields in which no secret of the call is repeated.
+pub(super) fn redacted(headers: HeaderMap, control: &Control) -> HeaderMap {
+    let mut clean = HeaderMap::with_capacity(headers.len());
+    let mut last = None;
+    for (name, value) in headers {
+        last = name.or(last);
+        let bytes = control.redactor().bytes(value.as_bytes().to_vec());
+        if let (Some(name), Ok(value)) = (&last, HeaderValue::from_bytes(&bytes)) {
+            clean.append(name.clone(), value);
+        }
+    }
+    clean
+}

@@ -1,0 +1,335 @@
+//! What a component may request over HTTP: rules of methods and URLs, and one check of a request against them.
+//!
+//! The check is pure: it sees the request as the guest wrote it and looks nothing up. Which addresses a name may have is the rule's second half, asked by who connects.
+//! Everything that two programs could read differently is refused, in rules and in requests.
+
+mod address;
+mod host;
+mod path;
+
+use std::{fmt, net::IpAddr};
+
+use ipnet::IpNet;
+use serde::Deserialize;
+
+use self::path::Paths;
+pub use self::{
+    address::is_public,
+    host::{Host, InvalidHost, split_authority},
+};
+
+/// Most rules of one component.
+const MAX_RULES: usize = 1_000;
+/// Longest method, in bytes.
+pub const MAX_METHOD_BYTES: usize = 32;
+/// Methods of a rule that names none.
+const DEFAULT_METHODS: [&str; 2] = ["GET", "HEAD"];
+
+/// `http` or `https`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Scheme {
+    /// Without TLS.
+    Http,
+    /// With TLS.
+    Https,
+}
+
+impl Scheme {
+    /// Takes a scheme's name, in any case.
+    pub fn parse(text: &str) -> Option<Self> {
+        [Self::Http, Self::Https].into_iter().find(|scheme| text.eq_ignore_ascii_case(scheme.as_str()))
+    }
+
+    /// Its name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Https => "https",
+        }
+    }
+
+    /// The port that is meant where none is named.
+    pub fn port(self) -> u16 {
+        match self {
+            Self::Http => 80,
+            Self::Https => 443,
+        }
+    }
+}
+
+/// A scheme, a host and a port: who is spoken to.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Origin {
+    /// How.
+    pub scheme: Scheme,
+    /// To whom.
+    pub host: Host,
+    /// Where.
+    pub port: u16,
+}
+
+impl TryFrom<String> for Origin {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let refuse = |reason: &str| format!("{text:?} is not an origin such as \"https://api.example.com\": {reason}");
+        let (scheme, authority) = text.split_once("://").ok_or_else(|| refuse("it has no scheme"))?;
+        let scheme = Scheme::parse(scheme).ok_or_else(|| refuse("its scheme is neither http nor https"))?;
+        let (host, port) =
+            split_authority(authority).ok_or_else(|| refuse("after the scheme come a host and perhaps a port"))?;
+        let host = Host::parse(host).map_err(|error| refuse(&error.to_string()))?;
+        Ok(Self { scheme, host, port: port.unwrap_or(scheme.port()) })
+    }
+}
+
+impl Origin {
+    /// The host, and the port if it is not the scheme's: what stands in a URL and in `Host`.
+    pub fn authority(&self) -> String {
+        if self.port == self.scheme.port() { self.host.to_string() } else { format!("{}:{}", self.host, self.port) }
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}://{}", self.scheme.as_str(), self.authority())
+    }
+}
+
+/// The hosts of one rule.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Hosts {
+    One(Host),
+    /// All names that end in this, which begins with a dot.
+    Below(String),
+}
+
+impl Hosts {
+    fn parse(text: &str) -> Result<Self, String> {
+        match text.strip_prefix("*.") {
+            None => Host::parse(text).map(Self::One).map_err(|error| error.to_string()),
+            Some(domain) => match Host::parse(domain) {
+                Ok(Host::Name(name)) => Ok(Self::Below(format!(".{name}"))),
+                Ok(Host::Address(_)) => Err("an address has no names below it".to_owned()),
+                Err(error) => Err(error.to_string()),
+            },
+        }
+    }
+
+    fn allow(&self, host: &Host) -> bool {
+        match (self, host) {
+            (Self::One(one), host) => one == host,
+            (Self::Below(domain), Host::Name(name)) => name.len() > domain.len() && name.ends_with(domain),
+            (Self::Below(_), Host::Address(_)) => false,
+        }
+    }
+}
+
+/// A rule as it is written.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RuleText {
+    url: String,
+    methods: Option<Vec<String>>,
+    #[serde(default)]
+    addresses: Vec<String>,
+}
+
+/// One rule: requests that are allowed.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "RuleText")]
+pub struct Rule {
+    scheme: Scheme,
+    hosts: Hosts,
+    port: u16,
+    paths: Paths,
+    methods: Vec<String>,
+    addresses: Vec<IpNet>,
+}
+
+impl TryFrom<RuleText> for Rule {
+    type Error = String;
+
+    fn try_from(text: RuleText) -> Result<Self, String> {
+        let url = &text.url;
+        let refuse = |reason: &str| {
+            format!("the rule's url {url:?} is not one such as \"https://api.example.com/v1/*\": {reason}")
+        };
+        let (scheme, rest) = url.split_once("://").ok_or_else(|| refuse("it has no scheme"))?;
+        let scheme = Scheme::parse(scheme).ok_or_else(|| refuse("its scheme is neither http nor https"))?;
+        let (authority, path) =
+            rest.split_at_checked(rest.find(['/', '?', '#']).unwrap_or(rest.len())).unwrap_or((rest, ""));
+        let (host, port) =
+            split_authority(authority).ok_or_else(|| refuse("after the scheme come a host and perhaps a port"))?;
+        Ok(Self {
+            scheme,
+            hosts: Hosts::parse(host).map_err(|reason| refuse(&reason))?,
+            port: port.unwrap_or(scheme.port()),
+            paths: Paths::parse(path).map_err(refuse)?,
+            methods: methods(text.methods)?,
+            addresses: text.addresses.iter().map(|address| network(address)).collect::<Result<_, _>>()?,
+        })
+    }
+}
+
+fn methods(named: Option<Vec<String>>) -> Result<Vec<String>, String> {
+    let Some(methods) = named else { return Ok(DEFAULT_METHODS.map(str::to_owned).into()) };
+    if methods.is_empty() {
+        return Err("`methods` is empty: the rule would allow nothing".to_owned());
+    }
+    for method in &methods {
+        if method.is_empty() || method.len() > MAX_METHOD_BYTES || !method.bytes().all(|byte| byte.is_ascii_uppercase())
+        {
+            return Err(format!("{method:?} is not a method such as \"GET\""));
+        }
+        if method == "CONNECT" || method == "TRACE" {
+            return Err(format!("{method} is offered to no component"));
+        }
+    }
+    Ok(methods)
+}
+
+fn network(text: &str) -> Result<IpNet, String> {
+    let refuse = |reason: &str| format!("{text:?} in `addresses` is not a network such as \"10.0.0.0/8\": {reason}");
+    let network: IpNet = text.parse().map_err(|_| refuse("an address, `/`, and the length of the prefix"))?;
+    if network.trunc() != network {
+        return Err(refuse(&format!("it has bits after the prefix; write {}", network.trunc())));
+    }
+    Ok(network)
+}
+
+impl Rule {
+    fn allows(&self, request: &Request<'_>) -> bool {
+        let Origin { scheme, host, port } = &request.origin;
+        self.scheme == *scheme
+            && self.port == *port
+            && self.hosts.allow(host)
+            && self.paths.allow(request.path)
+            && self.methods.iter().any(|method| method == request.method)
+    }
+
+    /// Whether a request that the rule allows may go to `address`: a public one, one of its networks, or the very one that its URL names.
+    pub fn allows_address(&self, address: IpAddr) -> bool {
+        is_public(address)
+            || self.addresses.iter().any(|network| network.contains(&address))
+            || self.hosts == Hosts::One(Host::Address(address))
+    }
+}
+
+/// All rules of one component.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "Vec<Rule>")]
+pub struct HttpRules(Vec<Rule>);
+
+impl TryFrom<Vec<Rule>> for HttpRules {
+    type Error = String;
+
+    fn try_from(rules: Vec<Rule>) -> Result<Self, String> {
+        if rules.len() > MAX_RULES {
+            return Err(format!("{} rules; at most {MAX_RULES} are read", rules.len()));
+        }
+        Ok(Self(rules))
+    }
+}
+
+/// A request in the form that rules are about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Request<'a> {
+    method: &'a str,
+    origin: Origin,
+    path: &'a str,
+}
+
+impl HttpRules {
+    /// Whether there are none: the component has no HTTP.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The rule that allows a request, if one does. The host is as in a URL (an IPv6 address in brackets), the port the scheme's if none is named, the path without
+    /// its query. The rules of a request are asked again for each address that its host has: [`HttpRules::allows_address`].
+    pub fn check(
+        &self,
+        method: &str,
+        scheme: &str,
+        host: &str,
+        port: Option<u16>,
+        path: &str,
+    ) -> Result<&Rule, Denied> {
+        let request = request(method, scheme, host, port, path)?;
+        self.0.iter().find(|rule| rule.allows(&request)).ok_or_else(|| Denied::no_rule(&request))
+    }
+
+    /// Whether a request may go to `address`; asked of every rule that allows the request.
+    pub fn allows_address(&self, method: &str, origin: &Origin, path: &str, address: IpAddr) -> Result<(), Denied> {
+        let request = Request { method, origin: origin.clone(), path };
+        let mut rules = self.0.iter().filter(|rule| rule.allows(&request));
+        if rules.any(|rule| rule.allows_address(address)) { Ok(()) } else { Err(Denied::address(&request, address)) }
+    }
+}
+
+fn request<'a>(
+    method: &'a str,
+    scheme: &str,
+    host: &str,
+    port: Option<u16>,
+    path: &'a str,
+) -> Result<Request<'a>, Denied> {
+    let Some(scheme) = Scheme::parse(scheme) else {
+        return Err(Denied::never(format!("the scheme {scheme:?} is neither http nor https")));
+    };
+    if method == "CONNECT" || method == "TRACE" {
+        return Err(Denied::never(format!("the method {method} is offered to no component")));
+    }
+    let legal = |byte: u8| byte.is_ascii_uppercase();
+    if method.is_empty() || method.len() > MAX_METHOD_BYTES || !method.bytes().all(legal) {
+        return Err(Denied::never("the method is not one in upper-case letters".to_owned()));
+    }
+    let host = Host::parse(host).map_err(|error| Denied::never(error.to_string()))?;
+    let path = if path.is_empty() { "/" } else { path };
+    if !path.starts_with('/') {
+        return Err(Denied::never("the path does not begin with `/`".to_owned()));
+    }
+    Ok(Request { method, origin: Origin { scheme, host, port: port.unwrap_or(scheme.port()) }, path })
+}
+
+/// A request is not allowed; why, and the rule that would allow it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{why}")]
+pub struct Denied {
+    why: String,
+    rule: Option<String>,
+}
+
+impl Denied {
+    /// No rule can allow it.
+    pub fn never(why: String) -> Self {
+        Self { why, rule: None }
+    }
+
+    fn no_rule(request: &Request<'_>) -> Self {
+        let Request { method, origin, path } = request;
+        if path::is_plain(path) {
+            let rule = format!("url = \"{origin}{path}\"\nmethods = [\"{method}\"]");
+            return Self { why: format!("no rule allows {method} {origin}{path}"), rule: Some(rule) };
+        }
+        // A rule with a path cannot allow it, and what it would allow is for the operator to decide.
+        let why = format!("no rule allows {method} {origin} with a path that has `..`, `//` or encoded separators");
+        Self { why, rule: Some(format!("url = \"{origin}\"\nmethods = [\"{method}\"]")) }
+    }
+
+    fn address(request: &Request<'_>, address: IpAddr) -> Self {
+        let Request { method, origin, path } = request;
+        let url = if path::is_plain(path) { format!("{origin}{path}") } else { origin.to_string() };
+        let rule = format!("url = \"{url}\"\nmethods = [\"{method}\"]\naddresses = [\"{}\"]", IpNet::from(address));
+        Self { why: format!("{origin} has the address {address}, which is not public"), rule: Some(rule) }
+    }
+
+    /// What to add to the component's grant to allow it; none if no rule can.
+    pub fn advice(&self) -> Option<String> {
+        self.rule.as_ref().map(|rule| format!("[[http]]\n{rule}"))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc};
 
 use axum::{
     Json, Router,
-    extract::{Query, State},
+    extract::{Path as UrlPath, Query, State},
     http::StatusCode,
     response::{IntoResponse as _, Response},
     routing::{get, post},
@@ -18,7 +18,9 @@ use tokio::net::UnixListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    call::ComponentName,
     config::Config,
+    grants::ledger::Notes,
     mcp::{Endpoint, http::HttpDoor},
     store::{Space, embedded::EmbeddedStore},
     telemetry,
@@ -79,6 +81,15 @@ pub struct TenantInfo {
     pub limits: serde_json::Value,
     /// Its instances, and its calls that queue.
     pub instances: Instances,
+}
+
+/// What a component did, and what it was denied.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Explanation {
+    /// Why its newest build is not live.
+    pub problem: Option<String>,
+    /// What its calls did of what was granted, and what they were denied, since the host started.
+    pub notes: Notes,
 }
 
 /// A build to accept.
@@ -194,6 +205,7 @@ impl AdminDoor {
         let router = Router::new()
             .route("/info", get(info))
             .route("/reload", post(reload))
+            .route("/notes/{component}", get(notes))
             .route("/waiting", get(waiting))
             .route("/accept", post(accept))
             .route("/tenants/refresh", post(refresh))
@@ -243,6 +255,18 @@ fn answer<T: Serialize>(result: Result<T, impl std::error::Error + 'static>) -> 
 
 async fn reload(State(shared): State<Arc<Shared>>) -> Response {
     answer(shared.tenants.reload_all().await)
+}
+
+async fn notes(
+    State(shared): State<Arc<Shared>>,
+    UrlPath(component): UrlPath<String>,
+    Query(Of { tenant }): Query<Of>,
+) -> Response {
+    let registry = shared.endpoint.registry();
+    let catalog = registry.catalog(&tenant);
+    let problem = catalog.problems().find(|problem| problem.component == component);
+    let notes = ComponentName::new(&component).map(|component| registry.ledger().of(&tenant, &component));
+    answer(notes.map(|notes| Explanation { problem: problem.map(|problem| problem.error.clone()), notes }))
 }
 
 async fn waiting(State(shared): State<Arc<Shared>>, Query(of): Query<Of>) -> Response {

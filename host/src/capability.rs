@@ -61,6 +61,16 @@ pub enum Access {
     Nobody,
 }
 
+/// The line of a grant that gives a store.
+pub const STORE: &str = "store = {}";
+
+impl Capability {
+    /// Whether a component only has it with this line in its grant.
+    pub fn needs(&self, line: &str) -> bool {
+        matches!(self.access, Access::Granted { grant, .. } if grant == line)
+    }
+}
+
 /// All capabilities, in the order in which they are linked.
 pub const TABLE: &[Capability] = &[
     Capability {
@@ -109,21 +119,21 @@ pub const TABLE: &[Capability] = &[
         name: "store",
         meaning: "keep data of its own, on disk, up to the quota that the grant sets",
         interfaces: &["mcpp:store/types", "mcpp:store/snapshots", "mcpp:store/transactions", "mcpp:store/changes"],
-        access: Access::Granted { given: |grant| grant.store.is_some(), grant: "store = {}" },
+        access: Access::Granted { given: |grant| grant.store.is_some(), grant: STORE },
         link: store::link,
     },
     Capability {
         name: "keyvalue",
         meaning: "keep keys and values in buckets of its own store, within the same quota (wasi:keyvalue 0.2.0-draft)",
         interfaces: &["wasi:keyvalue/store", "wasi:keyvalue/atomics", "wasi:keyvalue/batch"],
-        access: Access::Granted { given: |grant| grant.store.is_some(), grant: "store = {}" },
+        access: Access::Granted { given: |grant| grant.store.is_some(), grant: STORE },
         link: keyvalue::link,
     },
     Capability {
         name: "events",
         meaning: "emit events on its own topics and set timers for itself, in transactions of its store",
         interfaces: &["mcpp:events/outbox"],
-        access: Access::Granted { given: |grant| grant.store.is_some(), grant: "store = {}" },
+        access: Access::Granted { given: |grant| grant.store.is_some(), grant: STORE },
         link: events::link,
     },
     Capability {

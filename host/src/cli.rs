@@ -4,6 +4,7 @@ mod accept;
 mod data;
 mod inspect;
 mod operate;
+mod policy;
 mod remote;
 mod secret;
 mod serve;
@@ -51,6 +52,16 @@ enum Command {
     Tenant(tenant::Tenant),
     /// Make, list and revoke bearer tokens.
     Token(token::Token),
+    /// Let a component do more: add to its grant, or show it.
+    Grant(policy::Grant),
+    /// Let a component do less: take keys out of its grant, or all of it.
+    Revoke(policy::Revoke),
+    /// Ask whether a component's grant allows something; exit code 1 if not.
+    Test(policy::Test),
+    /// Say why a component is not live and what its calls were denied, with the grant that would allow it.
+    Explain(policy::Explain),
+    /// Print the least grant under which all that a component did, and wanted to do, is allowed.
+    Learn(policy::Learn),
     /// Accept a build in a pinned folder that is new, asks for more or shows clients something else.
     Accept(accept::Accept),
     /// Show events and timers that wait, and deliveries that were given up; retry or drop those.
@@ -67,16 +78,16 @@ enum Command {
 #[derive(Debug, Clone, Args)]
 struct Operator {
     /// The host's data directory, if it is not the user's default
-    #[arg(long, env = "MCPP_DATA", value_name = "DIR")]
+    #[arg(long, env = "MCPP_DATA", value_name = "DIR", global = true)]
     data: Option<PathBuf>,
     /// The host's configuration file, to find the data directory
-    #[arg(long, env = "MCPP_CONFIG", value_name = "FILE")]
+    #[arg(long, env = "MCPP_CONFIG", value_name = "FILE", global = true)]
     config: Option<PathBuf>,
     /// Whose components it is about
-    #[arg(long, value_name = "TENANT", default_value = "local")]
+    #[arg(long, value_name = "TENANT", default_value = "local", global = true)]
     tenant: TenantId,
     /// Print JSON
-    #[arg(long)]
+    #[arg(long, global = true)]
     json: bool,
 }
 
@@ -129,6 +140,11 @@ impl Cli {
             Command::Secret(command) => command.run(),
             Command::Backup(command) => command.run().await,
             Command::Wit(command) => command.run(),
+            Command::Grant(command) => command.run().await,
+            Command::Revoke(command) => command.run().await,
+            Command::Test(command) => command.run(),
+            Command::Explain(command) => command.run().await,
+            Command::Learn(command) => command.run().await,
             Command::Accept(command) => command.run().await,
             Command::Tenant(command) => command.run().await,
             Command::Token(command) => command.run(),

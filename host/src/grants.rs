@@ -5,6 +5,7 @@
 
 pub mod files;
 pub mod http;
+pub mod ledger;
 pub mod secrets;
 
 use std::{

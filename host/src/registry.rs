@@ -33,6 +33,7 @@ use crate::{
         store::StoreAccess,
     },
     events::subscriptions::Subscriptions,
+    grants::ledger::{Ledger, Witness},
     store::{Space, Store},
     telemetry,
     tenant::{Authorized, Principal, TenantId},
@@ -58,6 +59,7 @@ struct Shared {
     store: Arc<dyn Store>,
     subscriptions: Arc<Subscriptions>,
     outbound: Arc<Outbound>,
+    ledger: Arc<Ledger>,
     tenants: ArcSwap<BTreeMap<TenantId, Arc<Tenant>>>,
     calls: tokio_util::task::TaskTracker,
 }
@@ -82,7 +84,16 @@ impl Registry {
         outbound: Arc<Outbound>,
     ) -> Self {
         let calls = tokio_util::task::TaskTracker::new();
-        Self(Arc::new(Shared { engine, admission, store, subscriptions, outbound, tenants: ArcSwap::default(), calls }))
+        Self(Arc::new(Shared {
+            engine,
+            admission,
+            store,
+            subscriptions,
+            outbound,
+            ledger: Arc::default(),
+            tenants: ArcSwap::default(),
+            calls,
+        }))
     }
 
     /// Opens a tenant with an empty catalog, or gives one that is open other limits.
@@ -140,6 +151,11 @@ impl Registry {
     /// The store in which components keep their data.
     pub fn store(&self) -> &Arc<dyn Store> {
         &self.0.store
+    }
+
+    /// What components did of what was granted to them, and what they were denied.
+    pub fn ledger(&self) -> &Arc<Ledger> {
+        &self.0.ledger
     }
 
     /// Who is told of which events.
@@ -282,6 +298,12 @@ impl Registry {
     /// What an instance of a revision has of its host.
     fn running(&self, powers: &Powers, principal: Principal, tool: Arc<str>, cause: Arc<str>) -> Running {
         let space = Space { tenant: principal.tenant.clone(), component: powers.component.clone() };
+        let witness = Witness::new(
+            Arc::clone(&self.0.ledger),
+            principal.tenant.clone(),
+            powers.component.clone(),
+            Arc::clone(&tool),
+        );
         let access = |quota_bytes| StoreAccess {
             store: Arc::clone(&self.0.store),
             space,
@@ -302,6 +324,7 @@ impl Registry {
             depth: 0,
             may_call: Arc::clone(&powers.may_call),
             dispatch: Arc::new(self.clone()),
+            witness,
             store: powers.quota_bytes.map(access),
             files: powers.files.clone(),
             config: Arc::clone(&powers.config),

@@ -28,8 +28,8 @@ pub enum LogFormat {
 
 /// Starts logging at `level` (`RUST_LOG` overrides it); a second start in one process changes nothing.
 pub fn start_logging(level: &str, format: LogFormat) -> Result<(), String> {
-    // The protocol engine logs every refused request as a warning; what matters of that is in our own records.
-    let directives = format!("{level},rmcp=error,hyper=warn");
+    // The protocol engine logs every refused request as a warning and every client that left as an error; what matters of that is in our own records.
+    let directives = format!("{level},rmcp=off,hyper=warn");
     let filter = match std::env::var("RUST_LOG") {
         Ok(filter) => EnvFilter::try_new(filter),
         Err(_) => EnvFilter::try_new(directives),

@@ -239,6 +239,7 @@ impl Tenants {
         }
         self.close(tenant).await;
         self.registry.drain_tenant(tenant, DRAIN).await;
+        self.registry.ledger().forget(tenant);
         removal::remove(&self.config.homes, tenant, export, store).await
     }
 

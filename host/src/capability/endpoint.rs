@@ -145,7 +145,11 @@ fn nested_call(
         return Err(call::CallError::TooDeep);
     }
     let tool = ToolName::new(tool).map_err(|_| call::CallError::NotFound)?;
-    if !running.may_call.iter().any(|pattern| pattern.matches(&tool)) {
+    let grant = format!("call = [\"{tool}\"]");
+    if running.may_call.iter().any(|pattern| pattern.matches(&tool)) {
+        running.witness.used(grant);
+    } else {
+        running.witness.denied(Some(grant), format!("it may not call `{tool}`"));
         return Err(call::CallError::NotFound);
     }
     let arguments = serde_json::from_str(arguments)

@@ -31,6 +31,7 @@ pub use self::{
 use crate::{
     grants::{
         http::{HttpRules, MAX_METHOD_BYTES},
+        ledger::Witness,
         secrets::SecretGrants,
     },
     secrets::Secrets,
@@ -77,6 +78,8 @@ pub struct Requester {
     pub component: Arc<str>,
     /// The tool.
     pub tool: Arc<str>,
+    /// Notes what it does and what it is denied.
+    pub witness: Witness,
 }
 
 /// What one instance has of HTTP.

@@ -21,13 +21,18 @@ impl Operator {
         Ok(std::os::unix::net::UnixStream::connect(self.socket()?).is_ok())
     }
 
-    /// The data directory.
-    pub(super) fn data_dir(&self) -> anyhow::Result<PathBuf> {
+    /// The host's configuration.
+    pub(super) fn load_config(&self) -> anyhow::Result<Config> {
         let mut config = Config::load(self.config.as_deref(), |_| None)?;
         if self.data.is_some() {
             config.data.dir.clone_from(&self.data);
         }
-        Ok(config.data_dir()?)
+        Ok(config)
+    }
+
+    /// The data directory.
+    pub(super) fn data_dir(&self) -> anyhow::Result<PathBuf> {
+        Ok(self.load_config()?.data_dir()?)
     }
 
     fn socket(&self) -> anyhow::Result<PathBuf> {

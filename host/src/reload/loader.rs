@@ -23,8 +23,8 @@ use super::{
 };
 use crate::{
     call::ComponentName,
-    capability::files::OwnFolders,
-    grants::{ComponentGrant, Grants},
+    capability::{self, Refused, STORE, files::OwnFolders},
+    grants::{ComponentGrant, Grants, ledger::Witness},
     registry::{
         Registry,
         catalog::{Problem, Revision},
@@ -257,6 +257,7 @@ impl Loader {
         let outcome = match self.try_load(&source).await {
             Ok(outcome) => outcome,
             Err(error) => {
+                self.note_refusal(&component, &error);
                 self.revoke(&component);
                 let error = telemetry::chain(&error);
                 let problem = Problem {
@@ -331,7 +332,7 @@ impl Loader {
             Source::BuiltIn(built_in) => self.config.built_in.compiled(engine, *built_in, name).await?,
             Source::File(_) => compile(engine.clone(), self.cache.clone(), name, wasm).await?,
         };
-        let imports = compiled.imports(engine).into_iter().collect();
+        let imports: BTreeSet<String> = compiled.imports(engine).into_iter().collect();
         let admitted = compiled.admit(engine, &grant)?;
         let share = self.registry.share(tenant).ok_or(LoadError::Stopping)?;
         let loaded = admitted.load(engine, (self.registry.admission(), &share)).await?;
@@ -339,6 +340,9 @@ impl Loader {
             tracing::warn!(component = %loaded.name, "{note}");
         }
         let revision = Revision::check(loaded, origin, &grant, &self.config.limits)?;
+        if imports.iter().filter_map(|import| capability::of_import(import)).any(|has| has.needs(STORE)) {
+            self.witness(revision.name.clone()).used(STORE.to_owned());
+        }
         if self.config.pinned && matches!(source, Source::File(_)) {
             let difference = self.accepted.check(revision.name.as_str(), Face::of(&revision, imports))?;
             if !difference.is_empty() {
@@ -359,6 +363,19 @@ impl Loader {
             (None, Some(built_in)) => Ok(toml::from_str(built_in.grant).unwrap_or_default()),
             (None, None) => Ok(ComponentGrant::default()),
         }
+    }
+
+    /// Keeps what would have to be granted, for `mcpp learn`.
+    fn note_refusal(&self, component: &str, error: &LoadError) {
+        if let (LoadError::Refused(Refused::NotGranted { grant, .. }), Ok(name)) =
+            (error, ComponentName::new(component))
+        {
+            self.witness(name).denied(Some((*grant).to_owned()), error.to_string());
+        }
+    }
+
+    fn witness(&self, component: ComponentName) -> Witness {
+        Witness::new(Arc::clone(self.registry.ledger()), self.config.tenant.clone(), component, "load".into())
     }
 
     /// Takes a component away whose live build was admitted under a grant that is not in force any more: it must not serve on with what was taken from it.

@@ -27,6 +27,8 @@ pub struct Pace {
     /// Since when it is polled, or since when it waits, in nanoseconds after `began`; 0 if neither.
     polled_since: AtomicU64,
     waits_since: AtomicU64,
+    /// The processor time of the thread that polls it, when that began.
+    thread_time: AtomicU64,
     /// Whether it stops to let others run.
     yields: AtomicBool,
     /// The turn in which it computes; none in its first slice, and while it waits.
@@ -41,6 +43,7 @@ impl Default for Pace {
             computed: AtomicU64::new(0),
             polled_since: AtomicU64::new(0),
             waits_since: AtomicU64::new(0),
+            thread_time: AtomicU64::new(0),
             yields: AtomicBool::new(false),
             turn: Mutex::new(None),
         }
@@ -78,14 +81,17 @@ impl Pace {
         drop(self.turn.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 
-    /// The processor time that the guest has used.
+    /// The processor time that the guest has used. To be asked where the guest runs, or when it does not.
     pub fn processor_time(&self) -> Duration {
-        let slice = nanoseconds(EPOCH).saturating_mul(SLICE);
-        let polled = self.since(&self.polled_since).min(slice);
-        Duration::from_nanos(self.computed.load(Ordering::Relaxed).saturating_add(polled))
+        let running = match self.polled_since.load(Ordering::Relaxed) {
+            0 => 0,
+            _ => thread_time().saturating_sub(self.thread_time.load(Ordering::Relaxed)),
+        };
+        Duration::from_nanos(self.computed.load(Ordering::Relaxed).saturating_add(running))
     }
 
-    fn enter(&self) {
+    fn enter(&self, thread_time: u64) {
+        self.thread_time.store(thread_time, Ordering::Relaxed);
         let waited = self.since(&self.waits_since);
         self.waits_since.store(0, Ordering::Relaxed);
         self.counted.fetch_add(waited, Ordering::Relaxed);
@@ -124,8 +130,8 @@ impl<F: Future> Future for Paced<F> {
     type Output = F::Output;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
-        self.pace.enter();
         let before = thread_time();
+        self.pace.enter(before);
         let polled = self.future.as_mut().poll(context);
         self.pace.leave(thread_time().saturating_sub(before));
         polled

@@ -19,7 +19,7 @@ use crate::{
         http::{HttpAccess, HttpUse, Requester},
         store::{StoreAccess, StoreUse},
     },
-    grants::ToolPattern,
+    grants::{ToolPattern, ledger::Witness},
     tenant::Principal,
 };
 
@@ -57,6 +57,8 @@ pub struct Running {
     pub config: Arc<BTreeMap<String, String>>,
     /// Its way out over HTTP; none without a grant.
     pub http: Option<HttpAccess>,
+    /// Notes what the component does of what was granted to it, and what it was denied.
+    pub witness: Witness,
     /// What events and timers that the call writes name as their cause.
     pub cause: Arc<str>,
 }
@@ -65,7 +67,8 @@ impl Running {
     fn way_out(&self) -> Option<(HttpAccess, Requester)> {
         let access = self.http.clone()?;
         let tenant = self.principal.tenant.as_str().into();
-        let requester = Requester { tenant, component: Arc::clone(&self.component), tool: Arc::clone(&self.tool) };
+        let (component, tool) = (Arc::clone(&self.component), Arc::clone(&self.tool));
+        let requester = Requester { tenant, component, tool, witness: self.witness.clone() };
         Some((access, requester))
     }
 }

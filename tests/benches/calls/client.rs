@@ -13,15 +13,23 @@ pub(crate) struct Client {
     http: reqwest::Client,
     url: String,
     session: Option<String>,
+    token: Option<String>,
 }
 
 impl Client {
     pub(crate) async fn connect(url: String, era: Era) -> Self {
-        let mut client = Self { http: reqwest::Client::new(), url, session: None };
+        let mut client = Self { http: reqwest::Client::new(), url, session: None, token: None };
         if era == Era::Legacy {
             client.session = Some(initialize(&client.http, &client.url).await);
         }
         client
+    }
+
+    /// As the holder of a token.
+    #[allow(dead_code, reason = "one bench has tenants")]
+    pub(crate) async fn connect_as(url: String, era: Era, token: &str) -> Self {
+        let client = Self::connect(url, era).await;
+        Self { token: Some(token.to_owned()), ..client }
     }
 
     pub(crate) async fn connect_and_call(url: String, tool: &'static str) -> Value {
@@ -43,6 +51,9 @@ impl Client {
                     .header("mcp-method", "tools/call")
                     .header("mcp-name", tool);
             }
+        }
+        if let Some(token) = &self.token {
+            request = request.bearer_auth(token);
         }
         let message = json!({ "jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params });
         let text = request.body(message.to_string()).send().await.expect("an answer").text().await.expect("text");

@@ -35,7 +35,8 @@ impl Server {
         let port = free_port();
         let mut command = Command::new(program);
         command.args(["serve", "--listen", &format!("127.0.0.1:{port}"), "--tools"]).arg(folder.path().join("tools"));
-        command.arg("--data").arg(folder.path().join("data")).env("RUST_LOG", "error");
+        command.arg("--data").arg(folder.path().join("data")).env("RUST_LOG", "error,rmcp=off");
+        command.current_dir(folder.path());
         Self::start(command, port, Some(folder), "/live").await
     }
 

@@ -67,6 +67,11 @@ impl Exchange {
             return Err(Error::HttpRequestHeaderSectionSize(u32::try_from(request.headers().len()).ok()));
         }
         let secrets = secrets(&request, &origin, &access, &requester)?;
+        let (method, path) = (request.method(), request.uri().path());
+        requester.witness.used(format!("[[http]]\nurl = \"{origin}{path}\"\nmethods = [\"{method}\"]"));
+        for name in &secrets {
+            requester.witness.used(format!("[secrets]\n{name} = [\"{origin}\"]"));
+        }
         let host = HeaderValue::from_str(&origin.authority()).map_err(|_| Error::HttpRequestUriInvalid)?;
         request.headers_mut().insert(header::HOST, host);
         // One connection for one request: nothing of an answer can be taken for a part of the next.
@@ -209,10 +214,11 @@ fn secrets(
     match names.iter().find(|name| !access.grant.secrets.allow(name, origin)) {
         None => Ok(names.into_iter().collect()),
         Some(name) => {
-            let Requester { tenant, component, tool } = requester;
+            let Requester { tenant, component, tool, witness } = requester;
             let add = format!("[secrets]\n{name} = [\"{origin}\"]");
             let reason = format!("the secret {name} is not granted for {origin}");
             tracing::warn!(%tenant, %component, %tool, reason, add, "an HTTP request was denied");
+            witness.denied(Some(add), reason);
             Err(Error::HttpRequestDenied)
         }
     }
@@ -220,9 +226,10 @@ fn secrets(
 
 /// Notes why a request is denied, and what would allow it; the guest is told neither.
 fn deny(requester: &Requester, denied: &Denied) -> Error {
-    let Requester { tenant, component, tool } = requester;
-    let (reason, add) = (denied.to_string(), denied.advice().unwrap_or_default());
+    let Requester { tenant, component, tool, witness } = requester;
+    let (reason, add) = (denied.to_string(), denied.advice());
     tracing::warn!(%tenant, %component, %tool, reason, add, "an HTTP request was denied");
+    witness.denied(add, reason);
     Error::HttpRequestDenied
 }
 

@@ -1,0 +1,55 @@
+//! `mcpp grant`, `revoke`, `test`, `explain` and `learn`, at a host that serves.
+
+use serde_json::{Value, json};
+
+use crate::{
+    command_line::{run, stderr, stdout},
+    support::{TestHost, add, guest, text_of},
+};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn from_refused_to_the_least_that_is_needed() {
+    let host = TestHost::start(&[("caller", &guest("caller")), ("add", &add())]).await;
+    let data = host.folder.path().join("data").display().to_string();
+    let mcpp = |arguments: &[&str]| {
+        let done = tokio::task::block_in_place(|| run(&[arguments, &["--data", &data]].concat(), &[]));
+        (done.status.code(), stdout(&done), stderr(&done))
+    };
+    // It is not live, and why is said with the line to add.
+    let (code, text, error) = mcpp(&["explain", "caller"]);
+    assert!(
+        code == Some(0) && text.contains("it is not live") && text.contains("call = [\"TOOL\"]"),
+        "{code:?} {text} {error}"
+    );
+    let (code, _, error) = mcpp(&["grant", "caller", "calls = ['*']"]);
+    assert!(code == Some(1) && error.contains("unknown field `calls`"), "{error}");
+    let (code, _, error) = mcpp(&["grant", "caller", "call = ["]);
+    assert!(code == Some(1) && error.contains("not a part of a grant"), "{error}");
+    // Granted, it is live at once; what goes beyond the grant is denied and explained.
+    let (code, text, _) = mcpp(&["grant", "caller", "call = ['nothing']"]);
+    assert!(code == Some(0) && text.contains("version = 1"), "{text}");
+    let call = || host.text("caller_call", json!({ "tool": "add", "arguments": { "a": 1, "b": 2 } }));
+    let answer = host.call("caller_call", json!({ "tool": "add", "arguments": { "a": 1, "b": 2 } })).await;
+    assert_eq!(text_of(&answer), "error: NotFound", "{answer}");
+    let (_, text, _) = mcpp(&["explain", "caller"]);
+    assert!(text.contains("last in `caller_call`: it may not call `add`"), "{text}");
+    assert!(text.contains("mcpp grant caller 'call = [\"add\"]'"), "{text}");
+    let (code, text, _) = mcpp(&["test", "caller", "call", "add"]);
+    assert!(code == Some(1) && text.contains("denied: it may not call `add`"), "{text}");
+    assert_eq!(mcpp(&["grant", "caller", "call = [\"add\"]"]).0, Some(0));
+    assert_eq!(call().await, r#"{"result":3}"#);
+    assert_eq!(mcpp(&["test", "caller", "call", "add"]).1.trim(), "allowed");
+    let (code, text, _) = mcpp(&["test", "caller", "http", "POST", "https://api.example.com/v1", "--json"]);
+    let told: Value = serde_json::from_str(&text).expect("JSON");
+    assert!(
+        code == Some(1) && told["allowed"] == false && told["add"].as_str().is_some_and(|add| add.contains("[[http]]"))
+    );
+    // What was learned is what it did and wanted, and it is a grant.
+    let (_, learned, _) = mcpp(&["learn", "caller"]);
+    assert!(learned.contains("version = 1") && learned.contains("\"add\""), "{learned}");
+    assert_eq!(mcpp(&["revoke", "caller", "store"]).0, Some(1));
+    assert_eq!(mcpp(&["revoke", "caller"]).0, Some(0));
+    assert!(!host.tools().await.contains(&"caller_call".to_owned()), "taken away at once");
+    assert_eq!(mcpp(&["grant", "caller", learned.trim_start_matches("version = 1\n")]).0, Some(0));
+    assert_eq!(call().await, r#"{"result":3}"#);
+}

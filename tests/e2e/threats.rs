@@ -1,0 +1,35 @@
+//! The page of threats is held to the tests that it names.
+
+use std::{collections::BTreeSet, path::Path};
+
+const PAGE: &str = include_str!("../threats.md");
+
+/// The names of all functions below a folder.
+fn functions(folder: &Path, found: &mut BTreeSet<String>) {
+    for entry in std::fs::read_dir(folder).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            functions(&path, found);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            let text = std::fs::read_to_string(&path).expect("text");
+            let names = text.split("fn ").skip(1).filter_map(|rest| rest.split('(').next());
+            found.extend(names.map(str::to_owned));
+        }
+    }
+}
+
+#[test]
+fn every_named_test_is_there() {
+    let (here, mut found) = (Path::new(env!("CARGO_MANIFEST_DIR")), BTreeSet::new());
+    functions(&here.join("e2e"), &mut found);
+    functions(&here.join("../host/src"), &mut found);
+    let rows = PAGE.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| **"));
+    let named: BTreeSet<&str> = rows
+        .filter_map(|row| row.rsplit_once("| ").and_then(|(rest, _)| rest.rsplit_once("| ")).map(|_| row))
+        .flat_map(|row| row.split('`').skip(1).step_by(2))
+        .filter(|name| name.contains('_') && name.chars().all(|c| c.is_ascii_lowercase() || c == '_'))
+        .collect();
+    assert!(named.len() > 60, "{} tests are named", named.len());
+    let missing: Vec<&&str> = named.iter().filter(|name| !found.contains(**name)).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+}

@@ -14,7 +14,9 @@ done
 # A component should say nothing of the machine that built it.
 remap="--remap-path-prefix=$ROOT=mcpp"
 for registry in "${CARGO_HOME:-$HOME/.cargo}"/registry/src/*/; do remap+=" --remap-path-prefix=${registry%/}=deps"; done
-export CARGO_TARGET_WASM32_WASIP2_RUSTFLAGS="${CARGO_TARGET_WASM32_WASIP2_RUSTFLAGS:-} $remap"
+# Memory that need not grow: for the host, a fresh instance whose memory grows costs two changes of page protection.
+memory="-Clink-arg=--initial-memory=3145728"
+export CARGO_TARGET_WASM32_WASIP2_RUSTFLAGS="${CARGO_TARGET_WASM32_WASIP2_RUSTFLAGS:-} $remap $memory"
 packages=()
 for package in "$@"; do packages+=(--package "$package"); done
 (cd "$ROOT" && CARGO_TARGET_DIR=$GUESTS cargo build --quiet --profile guest --target wasm32-wasip2 "${packages[@]}" >&2)

@@ -23,6 +23,7 @@ use std::{
 
 use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
+use tokio::runtime::Handle;
 
 use self::{base::DurableSnapshot, disk::Disk, file::File};
 use super::{Bounds, Snapshot, Space, Store, StoreError, Touched, Transaction, Unavailable};
@@ -58,6 +59,8 @@ struct Shared {
     directory: PathBuf,
     config: EmbeddedConfig,
     disk: Arc<dyn Disk>,
+    /// Who opens files and commits: the host's own threads, whatever thread a guest is on.
+    workers: Handle,
     touched: Arc<Touched>,
     closed: AtomicBool,
     open: Mutex<BTreeMap<TenantId, OpenFile>>,
@@ -78,7 +81,8 @@ impl EmbeddedStore {
         std::fs::create_dir_all(&directory)?;
         let idle = Duration::from_millis(config.idle_ms.max(1));
         let (touched, closed, open, opening) = Default::default();
-        let shared = Arc::new(Shared { directory, config, disk, touched, closed, open, opening });
+        let workers = Handle::current();
+        let shared = Arc::new(Shared { directory, config, disk, workers, touched, closed, open, opening });
         tokio::spawn(close_idle(Arc::downgrade(&shared), idle));
         Ok(Self(shared))
     }
@@ -139,7 +143,7 @@ impl EmbeddedStore {
             return Ok(file);
         }
         let (shared, tenant) = (Arc::clone(&self.0), tenant.clone());
-        let opened = tokio::task::spawn_blocking(move || shared.open(tenant));
+        let opened = self.0.workers.spawn_blocking(move || shared.open(tenant));
         opened.await.unwrap_or_else(|_| Err(StoreError::OutcomeUnknown))
     }
 }
@@ -172,7 +176,14 @@ impl Shared {
             return Err(Unavailable::Closed { path }.into());
         }
         let touched = Arc::clone(&self.touched);
-        let file = Arc::new(File::open(tenant.clone(), path, Arc::clone(&self.disk), cache_bytes, touched)?);
+        let file = Arc::new(File::open(
+            tenant.clone(),
+            path,
+            Arc::clone(&self.disk),
+            self.workers.clone(),
+            cache_bytes,
+            touched,
+        )?);
         let open = OpenFile { file: Arc::clone(&file), cache_bytes, used: Instant::now() };
         self.lock().insert(tenant, open);
         Ok(file)

@@ -14,7 +14,7 @@ use serde_json::Value;
 use wasmtime::{CallHook, Store, Trap, UpdateDeadline, component::InstancePre};
 
 use super::{
-    Engine, MAX_WASM_STACK_BYTES, SLICE,
+    EPOCH, Engine, MAX_WASM_STACK_BYTES, SLICE,
     admission::RETRY_AFTER,
     bindings::{ComponentPre, exports::mcpp::tool::tools::Tool as WitTool, mcpp::tool::types},
     control::{Control, Stopped},
@@ -139,6 +139,10 @@ pub(super) fn new_store(
     store.epoch_deadline_callback(|context| {
         let control = &context.data().control;
         control.check()?;
+        // The clock ticks for all guests at once, and while they wait: this one may have used hardly any of its first slice.
+        if !control.is_long() && control.pace().processor_time() < EPOCH {
+            return Ok(UpdateDeadline::Continue(1));
+        }
         control.note_slice();
         let control = Arc::clone(control);
         let next_turn = async move {

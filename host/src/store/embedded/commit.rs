@@ -110,8 +110,8 @@ pub(super) fn stage(file: &Arc<File>, mut batch: Batch) -> oneshot::Receiver<Res
     queue.batches.push(batch);
     if !queue.working {
         queue.working = true;
-        let file = Arc::clone(file);
-        tokio::task::spawn_blocking(move || work(&file));
+        let worked_on = Arc::clone(file);
+        drop(file.workers.spawn_blocking(move || work(&worked_on)));
     }
     answer
 }

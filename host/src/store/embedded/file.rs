@@ -11,7 +11,10 @@ use std::{
 
 use arc_swap::ArcSwap;
 use redb::{Database, Durability, ReadableDatabase as _, ReadableTable as _, StorageBackend as _, TableDefinition};
-use tokio::sync::{Notify, Semaphore};
+use tokio::{
+    runtime::Handle,
+    sync::{Notify, Semaphore},
+};
 
 use super::{
     base::{Base, ENTRIES, full_key},
@@ -46,6 +49,8 @@ pub(super) struct File {
     pub(super) room: Arc<Semaphore>,
     pub(super) touched: Arc<Touched>,
     disk: Arc<dyn Disk>,
+    /// Who commits.
+    pub(super) workers: Handle,
     database: Mutex<Option<Arc<Database>>>,
     base: ArcSwap<Base>,
     spaces: Mutex<BTreeMap<ComponentName, Arc<SpaceState>>>,
@@ -72,6 +77,7 @@ impl File {
         tenant: TenantId,
         path: PathBuf,
         disk: Arc<dyn Disk>,
+        workers: Handle,
         cache_bytes: usize,
         touched: Arc<Touched>,
     ) -> Result<Self, StoreError> {
@@ -88,6 +94,7 @@ impl File {
             room: Arc::new(Semaphore::new(MAX_STAGED_KIB)),
             touched,
             disk,
+            workers,
             database: Mutex::new(Some(Arc::new(database))),
             base: ArcSwap::from_pointee(base),
             spaces: Mutex::default(),

@@ -266,7 +266,7 @@ impl Registry {
             Ok(control) => (control, &tool.weight),
             Err(error) => return (Err(error), Cost::default()),
         };
-        if weight.is_heavy() {
+        if weight.is_heavy() || control.is_crowded() {
             control.note_slice();
         }
         let cause = format!("tool {} by {}", tool.name, call.principal.subject);

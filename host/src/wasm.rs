@@ -19,6 +19,7 @@ pub mod plain;
 pub mod redactor;
 pub mod schema;
 pub mod state;
+pub mod turns;
 pub mod value;
 
 use std::{
@@ -35,9 +36,6 @@ use wasmtime::{Enabled, InstanceAllocationStrategy, PoolingAllocationConfig};
 
 /// The tick of the clock that interrupts running guests. A guest's first slice is one tick long, on the thread of the door that called it.
 pub const EPOCH: Duration = Duration::from_millis(2);
-/// How far the guests' threads stand back (`nice`): a third of the doors' share of a busy processor.
-#[cfg(target_os = "linux")]
-const GUEST_NICE: i32 = 5;
 /// Every further slice, on a guests' thread, in ticks: how often a running guest is asked whether it should stop, and made to yield.
 pub const SLICE: u64 = 5;
 /// How long the clock goes on ticking after the last guest ended.
@@ -268,17 +266,8 @@ impl GuestThreads {
             .thread_name("mcpp-guest")
             .enable_time()
             .enable_io()
-            .on_thread_start(step_back)
             .build()?;
         Ok(Self { handle: runtime.handle().clone(), runtime: Some(runtime) })
-    }
-}
-
-/// Lets the doors' threads go first: a guest that computes takes what they leave. Where threads have no priority of their own, nothing changes.
-fn step_back() {
-    #[cfg(target_os = "linux")]
-    if let Err(error) = rustix::process::setpriority_process(None, GUEST_NICE) {
-        tracing::debug!(%error, "guests' threads run at the usual priority");
     }
 }
 

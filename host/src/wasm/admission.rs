@@ -18,7 +18,11 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{EngineConfig, limits::TenantLimits};
+use super::{
+    EngineConfig,
+    limits::TenantLimits,
+    turns::{Turn, Turns},
+};
 use crate::{call::CallError, tenant::TenantId};
 
 /// When a refused caller should try again.
@@ -31,15 +35,12 @@ pub struct Share {
     pub tenant: TenantId,
     /// Its bounds.
     pub limits: TenantLimits,
-    /// Turns to compute beyond a first slice: as many as there are processors, so that one tenant's long guests stand in its own line and not in everybody's.
-    pub turns: Arc<Semaphore>,
 }
 
 impl Share {
     /// A tenant's share.
     pub fn new(tenant: TenantId, limits: TenantLimits) -> Arc<Self> {
-        let processors = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
-        Arc::new(Self { tenant, limits, turns: Arc::new(Semaphore::new(processors)) })
+        Arc::new(Self { tenant, limits })
     }
 }
 
@@ -52,6 +53,7 @@ struct Places {
     config: EngineConfig,
     queue_time: Duration,
     state: Mutex<State>,
+    turns: Turns,
 }
 
 #[derive(Debug, Default)]
@@ -126,7 +128,9 @@ impl Admission {
     /// Places as configured.
     pub fn new(config: &EngineConfig) -> Self {
         let queue_time = Duration::from_millis(config.queue_ms);
-        Self(Arc::new(Places { config: config.clone(), queue_time, state: Mutex::default() }))
+        let processors = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+        let (config, state, turns) = (config.clone(), Mutex::default(), Turns::new(processors));
+        Self(Arc::new(Places { config, queue_time, state, turns }))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -184,6 +188,7 @@ impl Admission {
     }
 
     fn try_run(&self, share: &Arc<Share>) -> Result<Start, CallError> {
+        self.0.turns.note(&share.tenant);
         let (config, most) = (&self.0.config, number(share.limits.running));
         let mut state = self.state();
         let (own, own_queued, nobody_before) = {
@@ -340,9 +345,19 @@ pub struct Slot {
 }
 
 impl Slot {
-    /// The tenant's share.
-    pub fn share(&self) -> &Arc<Share> {
-        &self.share
+    /// Whether the tenant has so many running calls that this one should not begin before it is its turn.
+    pub fn is_crowded(&self) -> bool {
+        self.admission.0.turns.is_crowded_by(self.admission.of(&self.share.tenant).0)
+    }
+
+    /// A turn to compute beyond a first slice, if one is free at once.
+    pub fn try_turn(&self) -> Option<Turn> {
+        self.admission.0.turns.try_take(&self.share.tenant)
+    }
+
+    /// A turn to compute beyond a first slice, when there is one.
+    pub async fn turn(&self) -> Option<Turn> {
+        self.admission.0.turns.wait(&self.share.tenant).await.ok()
     }
 
     fn set_running(&self, place: Option<Place>) {
@@ -504,7 +519,7 @@ mod tests {
         let given = held.pop();
         drop(given);
         let modest = modest.await.expect("no panic").expect("the first free place");
-        assert_eq!(admission.of(&modest.share().tenant).0, 1);
+        assert_eq!(admission.of(&modest.share.tenant).0, 1);
         drop((held, modest));
         for call in queued {
             call.await.expect("no panic");

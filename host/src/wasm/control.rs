@@ -16,12 +16,7 @@ use futures::FutureExt;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    admission::{Share, Slot},
-    limits::Limits,
-    pace::Pace,
-    redactor::Redactor,
-};
+use super::{admission::Slot, limits::Limits, pace::Pace, redactor::Redactor};
 use crate::call::{Budget, CallError, Cost};
 
 /// The trap that ends a guest when its call is stopped; the reason is in [`Control::stopped`].
@@ -142,9 +137,14 @@ impl Control {
         self.long.load(Ordering::Relaxed)
     }
 
-    /// The tenant's share of the host.
-    pub fn share(&self) -> &Arc<Share> {
-        self.slot.share()
+    /// Whether the guest's tenant already has more running than others should wait for.
+    pub fn is_crowded(&self) -> bool {
+        self.slot.is_crowded()
+    }
+
+    /// Lets others run until it is the guest's turn to compute again.
+    pub async fn let_others_run(&self) {
+        self.pace.let_others_run(&self.slot).await;
     }
 
     /// The guest's own time.

@@ -145,20 +145,21 @@ pub(super) fn new_store(
         }
         control.note_slice();
         let control = Arc::clone(control);
-        let next_turn = async move {
-            tokio::select! {
-                () = control.pace().let_others_run(&control.share().turns) => {}
-                // It is stopped at its next epoch; that it waits for its turn is no reason to wait longer.
-                _ = control.end() => {}
-            }
-        };
-        Ok(UpdateDeadline::YieldCustom(SLICE, Box::pin(next_turn)))
+        Ok(UpdateDeadline::YieldCustom(SLICE, Box::pin(async move { next_turn(&control).await })))
     });
     store.call_hook(|context, hook| match hook {
         CallHook::CallingHost => context.data().control.charge_host_call(),
         _ => Ok(()),
     });
     store
+}
+
+/// Waits for the guest's next turn to compute, or its end: it is stopped at its next epoch, and that it waits for a turn is no reason to wait longer.
+async fn next_turn(control: &Control) {
+    tokio::select! {
+        () = control.let_others_run() => {}
+        _ = control.end() => {}
+    }
 }
 
 /// Runs `guest` to its end; `None` if it had to be dropped after the grace. It begins on the caller's task, which spares the call a change of
@@ -168,7 +169,14 @@ async fn run_guest<T: Send + 'static>(
     guest: impl Future<Output = T> + Send + 'static,
     control: Arc<Control>,
 ) -> Option<T> {
-    let alive = engine.alive();
+    let (alive, starts_long) = (engine.alive(), control.is_long());
+    let begun = Arc::clone(&control);
+    let guest = async move {
+        if starts_long {
+            next_turn(&begun).await;
+        }
+        guest.await
+    };
     let guest = Paced { future: Box::pin(guest), pace: Arc::clone(control.pace()) };
     let watched = Arc::clone(&control);
     let guest = Box::pin(async move {
@@ -181,7 +189,7 @@ async fn run_guest<T: Send + 'static>(
         }
     });
     let begun =
-        if control.is_long() { Err(guest) } else { FirstSlice { guest: Some(guest), engine, control: &control }.await };
+        if starts_long { Err(guest) } else { FirstSlice { guest: Some(guest), engine, control: &control }.await };
     let output = match begun {
         Ok(output) => output,
         Err(rest) => engine.spawn(rest).await.ok().flatten(),

@@ -12,9 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-
-use super::{EPOCH, SLICE};
+use super::{EPOCH, SLICE, admission::Slot, turns::Turn};
 use crate::store::Clock;
 
 /// The own time of one guest.
@@ -32,7 +30,7 @@ pub struct Pace {
     /// Whether it stops to let others run.
     yields: AtomicBool,
     /// The turn in which it computes; none in its first slice, and while it waits.
-    turn: Mutex<Option<OwnedSemaphorePermit>>,
+    turn: Mutex<Option<Turn>>,
 }
 
 impl Default for Pace {
@@ -62,16 +60,16 @@ impl Pace {
         }
     }
 
-    /// Lets others run, and does not count that: goes to the end of the line for one of its tenant's `turns`.
-    pub async fn let_others_run(&self, turns: &Arc<Semaphore>) {
+    /// Lets others run, and does not count that: goes to the end of its tenant's line for a turn.
+    pub async fn let_others_run(&self, slot: &Slot) {
         self.end_turn();
         self.yields.store(true, Ordering::Relaxed);
         tokio::task::yield_now().await;
-        let turn = match Arc::clone(turns).try_acquire_owned() {
-            Ok(turn) => Some(turn),
-            Err(_) => {
+        let turn = match slot.try_turn() {
+            Some(turn) => Some(turn),
+            None => {
                 self.yields.store(true, Ordering::Relaxed);
-                Arc::clone(turns).acquire_owned().await.ok()
+                slot.turn().await
             }
         };
         *self.turn.lock().unwrap_or_else(PoisonError::into_inner) = turn;
@@ -151,11 +149,29 @@ fn nanoseconds(time: Duration) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use tokio::sync::Semaphore;
+    use tokio_util::sync::CancellationToken;
+
     use super::*;
+    use crate::{
+        tenant::TenantId,
+        wasm::{
+            EngineConfig,
+            admission::{Admission, Share},
+            limits::TenantLimits,
+        },
+    };
 
     fn paced<F: Future>(future: impl FnOnce(Arc<Pace>) -> F) -> (Arc<Pace>, Paced<F>) {
         let pace = Arc::new(Pace::default());
         (Arc::clone(&pace), Paced { future: Box::pin(future(Arc::clone(&pace))), pace })
+    }
+
+    async fn slot() -> Slot {
+        let (cancel, until) = (CancellationToken::new(), tokio::time::Instant::now() + Duration::from_secs(60));
+        let share = Share::new(TenantId::local(), TenantLimits::default());
+        let admission = Admission::new(&EngineConfig::default());
+        admission.admit(&share, &Arc::new(Semaphore::new(1)), 1, until, &cancel).await.expect("a place")
     }
 
     #[tokio::test]
@@ -164,7 +180,8 @@ mod tests {
         let (pace, waiting) = paced(|_| tokio::time::sleep(LONG));
         waiting.await;
         assert!(pace.own_time() >= LONG, "{:?}", pace.own_time());
-        let (pace, yielding) = paced(|pace| async move { pace.let_others_run(&Arc::new(Semaphore::new(1))).await });
+        let slot = slot().await;
+        let (pace, yielding) = paced(|pace| async move { pace.let_others_run(&slot).await });
         let mut yielding = Box::pin(yielding);
         assert!(futures::poll!(&mut yielding).is_pending());
         tokio::time::sleep(LONG).await;

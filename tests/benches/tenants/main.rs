@@ -1,7 +1,7 @@
 //! What tenants cost and what they do to each other: one tenant's calls alone and beside another at full load, a hundred tenants with fifty tools each, and
 //! a hundred thousand sessions that nobody comes back to.
 //!
-//! `cargo build --release && cargo bench -p mcpp-tests --bench tenants` prints one table; `-- --json` prints the same as JSON. Load generator and host share the processors.
+//! `cargo build --release && cargo bench -p mcpp-tests --bench tenants` prints one table; `-- --json` prints one JSON object a line. Load generator and host share the processors.
 #![allow(
     clippy::print_stdout,
     clippy::unwrap_used,
@@ -22,6 +22,7 @@ use std::{
     collections::BTreeSet,
     fmt::Write as _,
     path::Path,
+    process::{Child, Command},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -29,13 +30,15 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use mcpp::tenant::{
     SCOPE_METRICS, SCOPE_TOOLS, TenantId,
     home::Homes,
     tokens::{NewToken, TokenFile},
 };
-use serde_json::{Value, json};
+use serde_json::json;
 use tempfile::TempDir;
+use tokio::{io::AsyncWriteExt as _, net::TcpStream, task::JoinHandle};
 
 use client::{Client, Era};
 use server::Server;
@@ -48,35 +51,28 @@ const TENANTS: usize = 100;
 const TOOLS: usize = 50;
 const SESSIONS: usize = 100_000;
 
-struct Row {
-    what: String,
-    value: f64,
-    unit: &'static str,
-}
+/// Whether rows are printed as JSON.
+static AS_JSON: AtomicBool = AtomicBool::new(false);
 
-fn row(what: impl Into<String>, value: f64, unit: &'static str) -> Row {
-    Row { what: what.into(), value, unit }
+fn print_row(what: impl Into<String>, value: f64, unit: &'static str) {
+    let what = what.into();
+    if AS_JSON.load(Ordering::Relaxed) {
+        println!("{}", json!({ "what": what, "value": value, "unit": unit }));
+    } else {
+        println!("{what:<76} {value:>10.2} {unit}");
+    }
 }
 
 fn main() {
     let as_json = std::env::args().any(|argument| argument == "--json");
     let _first = rustls::crypto::ring::default_provider().install_default();
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-    let rows = runtime.block_on(async {
-        let mut rows = beside_each_other().await;
-        rows.extend(many_tenants().await);
-        rows.extend(abandoned_sessions().await);
-        rows
+    AS_JSON.store(as_json, Ordering::Relaxed);
+    runtime.block_on(async {
+        beside_each_other().await;
+        many_tenants().await;
+        abandoned_sessions().await;
     });
-    if as_json {
-        let rows: Vec<Value> =
-            rows.iter().map(|row| json!({ "what": row.what, "value": row.value, "unit": row.unit })).collect();
-        println!("{}", serde_json::to_string_pretty(&rows).expect("JSON"));
-        return;
-    }
-    for row in rows {
-        println!("{:<86} {:>12.2} {}", row.what, row.value, row.unit);
-    }
 }
 
 /// A plain component with these functions, `(result s32)` each, with this body.
@@ -86,7 +82,7 @@ fn component(names: &[String], body: &str) -> Vec<u8> {
         write!(exports, r#"(func (export "{name}") (result s32) (canon lift (core func $i "f")))"#).expect("written");
     }
     let text = format!(
-        r#"(component (core module $m (func (export "f") (result i32) {body})) (core instance $i (instantiate $m)) {exports})"#
+        r#"(component (core module $m (func $f (export "f") (result i32) {body})) (core instance $i (instantiate $m)) {exports})"#
     );
     wat::parse_str(text).expect("a component")
 }
@@ -118,8 +114,17 @@ fn quantile(times: &mut [f64], quantile: f64) -> f64 {
     times[((times.len() - 1) as f64 * quantile).round() as usize] * 1e3
 }
 
-/// How long single calls, and looks at `/health`, take meanwhile; in seconds.
+/// How long single calls, and looks at `/health`, take meanwhile; in seconds. On a thread of its own, so that the attackers' work in this program does not count.
 async fn observe(url: &str, token: &str) -> (Vec<f64>, Vec<f64>) {
+    let (url, token) = (url.to_owned(), token.to_owned());
+    let watch = move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(watch(&url, &token))
+    };
+    tokio::task::spawn_blocking(watch).await.expect("no panic")
+}
+
+async fn watch(url: &str, token: &str) -> (Vec<f64>, Vec<f64>) {
     let client = Client::connect_as(url.to_owned(), Era::Modern, token).await;
     let (http, health) = (reqwest::Client::new(), url.replace("/mcp", "/health"));
     let (mut calls, mut looks) = (Vec::new(), Vec::new());
@@ -137,73 +142,193 @@ async fn observe(url: &str, token: &str) -> (Vec<f64>, Vec<f64>) {
     (calls, looks)
 }
 
-async fn beside_each_other() -> Vec<Row> {
+/// What the greedy tenant, or somebody without a token, does to the host.
+#[derive(Clone, Copy)]
+enum Attack {
+    /// So many clients call this tool without pause.
+    Calls(usize, &'static str),
+    /// So many connections send a request one byte a second.
+    SlowLoris(usize),
+    /// So many clients post bodies of many megabytes.
+    Bodies(usize),
+    /// So many clients send requests with hundreds of headers.
+    Headers(usize),
+    /// So many clients open connections and leave.
+    Connections(usize),
+    /// Not ours: another program keeps all processors busy. What the machine itself does to latency.
+    OtherProgram,
+}
+
+const ATTACKS: [(&str, Attack); 12] = [
+    ("another program on all processors (no attack)", Attack::OtherProgram),
+    ("64 calls that never end", Attack::Calls(64, "forever")),
+    ("64 clients with calls of some 10 ms", Attack::Calls(64, "busy")),
+    ("32 clients with short calls", Attack::Calls(32, "short")),
+    ("64 calls that take all the memory they may", Attack::Calls(64, "memory")),
+    ("64 calls that recurse without end", Attack::Calls(64, "recurse")),
+    ("64 calls that answer with megabytes", Attack::Calls(64, "huge")),
+    ("64 clients calling what is not there", Attack::Calls(64, "nothing")),
+    ("1,000 connections of one byte a second", Attack::SlowLoris(1_000)),
+    ("16 clients with bodies of 32 MB", Attack::Bodies(16)),
+    ("16 clients with 500 headers", Attack::Headers(16)),
+    ("16 clients that connect and leave", Attack::Connections(16)),
+];
+
+/// Goes on with an attack until told to stop.
+async fn attack(attack: Attack, url: String, token: String, number: usize, stop: Arc<AtomicBool>) {
+    let until_stopped = async {
+        while !stop.load(Ordering::Relaxed) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let address = url.trim_start_matches("http://").trim_end_matches("/mcp").to_owned();
+    let load = async {
+        match attack {
+            Attack::Calls(_, tool) => {
+                let (client, nothing) = (Client::connect_as(url, Era::Modern, &token).await, json!({}));
+                loop {
+                    // They may be refused or stopped; that is its own affair.
+                    client.call(tool, &nothing).await;
+                }
+            }
+            Attack::SlowLoris(_) => loop {
+                let Ok(mut stream) = TcpStream::connect(&address).await else { continue };
+                for byte in
+                    "POST /mcp HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 100000\r\n\r\n{\"jsonrpc\"".bytes()
+                {
+                    if stream.write_all(&[byte]).await.is_err() {
+                        break;
+                    }
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+            },
+            Attack::Bodies(_) => {
+                let (client, body) = (reqwest::Client::new(), Bytes::from(vec![b'['; 32 << 20]));
+                loop {
+                    let _refused = client.post(&url).bearer_auth(&token).body(body.clone()).send().await;
+                }
+            }
+            Attack::Headers(_) => {
+                let client = reqwest::Client::new();
+                loop {
+                    let request = (0..500).fold(client.post(&url), |request, header| {
+                        request.header(format!("x-{number}-{header}"), "a".repeat(100))
+                    });
+                    let _refused = request.body("{}").send().await;
+                }
+            }
+            Attack::Connections(_) => loop {
+                drop(TcpStream::connect(&address).await);
+            },
+            Attack::OtherProgram => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = until_stopped => {}
+        () = load => {}
+    }
+}
+
+/// Begins an attack.
+fn begin(kind: Attack, url: &str, token: &str, stop: &Arc<AtomicBool>) -> (Vec<JoinHandle<()>>, Vec<Child>) {
+    let clients = match kind {
+        Attack::Calls(clients, _)
+        | Attack::SlowLoris(clients)
+        | Attack::Bodies(clients)
+        | Attack::Headers(clients)
+        | Attack::Connections(clients) => clients,
+        Attack::OtherProgram => {
+            let processors = std::thread::available_parallelism().map_or(1, usize::from);
+            let spin = || Command::new("sh").args(["-c", "while :; do :; done"]).spawn().expect("a shell");
+            return (Vec::new(), (0..processors).map(|_| spin()).collect());
+        }
+    };
+    let one = |number| tokio::spawn(attack(kind, url.to_owned(), token.to_owned(), number, Arc::clone(stop)));
+    ((0..clients).map(one).collect(), Vec::new())
+}
+
+async fn beside_each_other() {
     let folder = folder();
-    let names = |name: &str| [name.to_owned()];
-    let (mine, short) = (component(&names("mine"), "i32.const 1"), component(&names("short"), "i32.const 1"));
-    let forever = component(&names("forever"), "(loop $l (br $l)) i32.const 1");
-    let busy = component(
-        &names("busy"),
+    let tool = |name: &str, body: &str| component(&[name.to_owned()], body);
+    let mine = tool("mine", "i32.const 1");
+    let busy = tool(
+        "busy",
         "(local $n i32) (loop $l (local.set $n (i32.add (local.get $n) (i32.const 1))) (br_if $l (i32.lt_u (local.get $n) (i32.const 8000000)))) i32.const 1",
     );
+    let (short, forever) = (tool("short", "i32.const 1"), tool("forever", "(loop $l (br $l)) i32.const 1"));
+    let recurse = tool("recurse", "(call $f)");
+    let memory = wat::parse_str(MEMORY).expect("a component");
+    let huge = wat::parse_str(HUGE).expect("a component");
     let modest = team(folder.path(), "modest", &[("mine", &mine)]);
-    let greedy = team(folder.path(), "greedy", &[("short", &short), ("forever", &forever), ("busy", &busy)]);
+    let components: [(&str, &[u8]); 6] = [
+        ("short", &short),
+        ("forever", &forever),
+        ("busy", &busy),
+        ("recurse", &recurse),
+        ("memory", &memory),
+        ("huge", &huge),
+    ];
+    let greedy = team(folder.path(), "greedy", &components);
     let server = Server::mcpp_in(folder).await;
-    let mut rows = Vec::new();
     let (mut calls, mut looks) = observe(&server.url(), &modest).await;
     let (alone, health_alone) = (quantile(&mut calls, 0.99), quantile(&mut looks, 0.99));
-    rows.push(row("one tenant alone: a call, p50", quantile(&mut calls, 0.5), "ms"));
-    rows.push(row("one tenant alone: a call, p99", alone, "ms"));
-    rows.push(row("one tenant alone: /health, p99", health_alone, "ms"));
-    for (load, tool, clients) in [
-        ("64 calls that never end", "forever", 64),
-        ("64 clients with calls of some 10 ms", "busy", 64),
-        ("32 clients with short calls without pause", "short", 32),
-    ] {
+    print_row("one tenant alone: a call, p50", quantile(&mut calls, 0.5), "ms");
+    print_row("one tenant alone: a call, p99", alone, "ms");
+    print_row("one tenant alone: /health, p99", health_alone, "ms");
+    for (load, kind) in ATTACKS {
         let stop = Arc::new(AtomicBool::new(false));
-        let running: Vec<_> = (0..clients)
-            .map(|_| {
-                let (stop, url, greedy) = (Arc::clone(&stop), server.url(), greedy.clone());
-                tokio::spawn(async move {
-                    let client = Client::connect_as(url, Era::Modern, &greedy).await;
-                    let nothing = json!({});
-                    let until_stopped = async {
-                        while !stop.load(Ordering::Relaxed) {
-                            tokio::time::sleep(Duration::from_millis(20)).await;
-                        }
-                    };
-                    let load = async {
-                        loop {
-                            // Its calls may be refused or stopped; that is its own affair.
-                            client.call(tool, &nothing).await;
-                        }
-                    };
-                    tokio::select! {
-                        () = until_stopped => {}
-                        () = load => {}
-                    }
-                })
-            })
-            .collect();
+        let (running, others) = begin(kind, &server.url(), &greedy, &stop);
         tokio::time::sleep(Duration::from_millis(500)).await;
         let (mut calls, mut looks) = observe(&server.url(), &modest).await;
         stop.store(true, Ordering::Relaxed);
         for client in running {
             client.await.expect("no panic");
         }
+        for mut other in others {
+            other.kill().expect("killed");
+            other.wait().expect("ended");
+        }
         let beside = quantile(&mut calls, 0.99);
-        rows.push(row(format!("beside another's {load}: a call, p50"), quantile(&mut calls, 0.5), "ms"));
-        rows.push(row(format!("beside another's {load}: a call, p99"), beside, "ms"));
-        rows.push(row(format!("beside another's {load}: a call, p99 / alone"), beside / alone, "×"));
-        rows.push(row(format!("beside another's {load}: /health, p99"), quantile(&mut looks, 0.99), "ms"));
+        print_row(format!("{load}: a call, p50"), quantile(&mut calls, 0.5), "ms");
+        print_row(format!("{load}: a call, p99"), beside, "ms");
+        print_row(format!("{load}: a call, p99 / alone"), beside / alone, "×");
+        print_row(format!("{load}: /health, p99"), quantile(&mut looks, 0.99), "ms");
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
-    rows
+    print_row("memory of the host after all that", server.resident_bytes() / 1e6, "MB");
 }
 
-async fn many_tenants() -> Vec<Row> {
+/// Takes all the memory that it may have, and touches it.
+const MEMORY: &str = r#"(component
+    (core module $m
+        (memory 1)
+        (func (export "f") (result i32) (local $at i32)
+            (loop $l
+                (if (i32.ne (memory.grow (i32.const 16)) (i32.const -1)) (then
+                    (memory.fill (i32.sub (i32.mul (memory.size) (i32.const 65536)) (i32.const 1048576)) (i32.const 1) (i32.const 1048576))
+                    (br $l))))
+            i32.const 1))
+    (core instance $i (instantiate $m))
+    (func (export "memory") (result s32) (canon lift (core func $i "f"))))"#;
+
+/// Answers with megabytes.
+const HUGE: &str = r#"(component
+    (core module $m
+        (memory (export "memory") 256)
+        (func (export "f") (result i32)
+            (memory.fill (i32.const 16) (i32.const 120) (i32.const 16000000))
+            (i32.store (i32.const 0) (i32.const 16))
+            (i32.store (i32.const 4) (i32.const 16000000))
+            i32.const 0))
+    (core instance $i (instantiate $m))
+    (alias core export $i "memory" (core memory $memory))
+    (func (export "huge") (result string) (canon lift (core func $i "f") (memory $memory))))"#;
+
+async fn many_tenants() {
     let empty = folder();
     let token = team(empty.path(), "team-0", &[]);
+    // Started twice, as below: compiling takes memory that serving does not.
+    let empty = Server::mcpp_in(empty).await.stop();
     let server = Server::mcpp_in(empty).await;
     let bare = server.resident_bytes();
     drop((server, token));
@@ -226,25 +351,23 @@ async fn many_tenants() -> Vec<Row> {
         let answer = client.call(&format!("many_t{tenant}n7"), &json!({})).await;
         assert_eq!(answer["result"]["structuredContent"]["result"], tenant, "{answer}");
     }
-    vec![
-        row(
-            format!("{TENANTS} tenants with {TOOLS} tools each: start, nothing compiled"),
-            cold.as_secs_f64() * 1e3,
-            "ms",
-        ),
-        row(
-            format!("{TENANTS} tenants with {TOOLS} tools each: start, compiled before"),
-            warm.as_secs_f64() * 1e3,
-            "ms",
-        ),
-        row("one tenant without tools of its own: memory", bare / 1e6, "MB"),
-        row(format!("{TENANTS} tenants with {TOOLS} tools each: memory"), full / 1e6, "MB"),
-        row("each further tenant with its tools", (full - bare) / TENANTS as f64 / 1e6, "MB"),
-        row("the same after a call of each", server.resident_bytes() / 1e6, "MB"),
-    ]
+    print_row(
+        format!("{TENANTS} tenants with {TOOLS} tools each: start, nothing compiled"),
+        cold.as_secs_f64() * 1e3,
+        "ms",
+    );
+    print_row(
+        format!("{TENANTS} tenants with {TOOLS} tools each: start, compiled before"),
+        warm.as_secs_f64() * 1e3,
+        "ms",
+    );
+    print_row("one tenant without tools of its own: memory", bare / 1e6, "MB");
+    print_row(format!("{TENANTS} tenants with {TOOLS} tools each: memory"), full / 1e6, "MB");
+    print_row("each further tenant with its tools", (full - bare) / TENANTS as f64 / 1e6, "MB");
+    print_row("the same after a call of each", server.resident_bytes() / 1e6, "MB");
 }
 
-async fn abandoned_sessions() -> Vec<Row> {
+async fn abandoned_sessions() {
     let folder = folder();
     std::fs::write(
         folder.path().join("mcpp.toml"),
@@ -255,12 +378,10 @@ async fn abandoned_sessions() -> Vec<Row> {
     let before = server.resident_bytes();
     let tenth = open(&server, SESSIONS / 10).await;
     let all = open(&server, SESSIONS - SESSIONS / 10).await;
-    vec![
-        row("no session: memory", before / 1e6, "MB"),
-        row(format!("{} abandoned sessions: memory", SESSIONS / 10), tenth / 1e6, "MB"),
-        row(format!("{SESSIONS} abandoned sessions: memory"), all / 1e6, "MB"),
-        row("each abandoned session", (all - before) / SESSIONS as f64 / 1024.0, "KiB"),
-    ]
+    print_row("no session: memory", before / 1e6, "MB");
+    print_row(format!("{} abandoned sessions: memory", SESSIONS / 10), tenth / 1e6, "MB");
+    print_row(format!("{SESSIONS} abandoned sessions: memory"), all / 1e6, "MB");
+    print_row("each abandoned session", (all - before) / SESSIONS as f64 / 1024.0, "KiB");
 }
 
 /// Opens sessions that nobody comes back to; the memory when they are parked.

@@ -1,0 +1,209 @@
+//! Turns to compute beyond a first slice.
+//!
+//! There are as many as processors; while several tenants use the host, one fewer (but at least one), so that a first slice always finds a processor soon. A free turn goes to the tenant
+//! that has the fewest, and among those to the one that was served longest ago: one tenant's long guests stand in its own line and not in everybody's.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use tokio::sync::oneshot;
+
+use crate::tenant::TenantId;
+
+/// How long a tenant that called counts as one that uses the host.
+const LATELY: Duration = Duration::from_secs(1);
+
+/// The turns of one host.
+#[derive(Debug, Clone)]
+pub struct Turns(Arc<Mutex<Lines>>);
+
+#[derive(Debug)]
+struct Lines {
+    processors: usize,
+    /// Who called last.
+    latest: Option<TenantId>,
+    /// Until when several tenants use the host, as far as is known.
+    shared_until: Option<Instant>,
+    taken: usize,
+    /// Rises with every turn that is given.
+    served: u64,
+    tenants: BTreeMap<TenantId, Line>,
+}
+
+/// One tenant's turns, and those who wait for one.
+#[derive(Debug, Default)]
+struct Line {
+    taken: usize,
+    served: u64,
+    waiting: VecDeque<oneshot::Sender<Turn>>,
+}
+
+/// One turn; the next one's when dropped.
+#[derive(Debug)]
+pub struct Turn {
+    turns: Turns,
+    /// None when it is given back.
+    tenant: Option<TenantId>,
+}
+
+impl Turns {
+    /// Turns for a host with so many processors.
+    pub fn new(processors: usize) -> Self {
+        let lines =
+            Lines { processors, latest: None, shared_until: None, taken: 0, served: 0, tenants: BTreeMap::new() };
+        Self(Arc::new(Mutex::new(lines)))
+    }
+
+    fn lines(&self) -> MutexGuard<'_, Lines> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes that a tenant calls.
+    pub fn note(&self, tenant: &TenantId) {
+        let mut lines = self.lines();
+        if lines.latest.as_ref() != Some(tenant) {
+            let before = lines.latest.replace(tenant.clone());
+            lines.shared_until = before.and_then(|_| Instant::now().checked_add(LATELY));
+        }
+    }
+
+    /// Whether a tenant with so many running calls holds up others that use the host: its calls then stand in its line from their beginning.
+    pub fn is_crowded_by(&self, running: usize) -> bool {
+        let lines = self.lines();
+        running > lines.processors && lines.is_shared()
+    }
+
+    /// A turn, if one is free and nobody waits.
+    pub fn try_take(&self, tenant: &TenantId) -> Option<Turn> {
+        let mut lines = self.lines();
+        let nobody_waits = lines.tenants.values().all(|line| line.waiting.is_empty());
+        (nobody_waits && lines.is_free()).then(|| {
+            lines.give(tenant);
+            Turn { turns: self.clone(), tenant: Some(tenant.clone()) }
+        })
+    }
+
+    /// Stands in the tenant's line. Whoever drops what this returns has left it.
+    pub fn wait(&self, tenant: &TenantId) -> oneshot::Receiver<Turn> {
+        let (turn, mine) = oneshot::channel();
+        self.lines().tenants.entry(tenant.clone()).or_default().waiting.push_back(turn);
+        self.settle();
+        mine
+    }
+
+    /// Gives free turns to those who wait.
+    fn settle(&self) {
+        loop {
+            let mut lines = self.lines();
+            if !lines.is_free() {
+                return;
+            }
+            let waits = lines.tenants.iter().filter(|(_, line)| !line.waiting.is_empty());
+            let next = waits.min_by_key(|(_, line)| (line.taken, line.served)).map(|(tenant, _)| tenant.clone());
+            let Some(tenant) = next else { return };
+            let Some(waiting) = lines.tenants.get_mut(&tenant).and_then(|line| line.waiting.pop_front()) else {
+                return;
+            };
+            lines.give(&tenant);
+            drop(lines);
+            if let Err(mut refused) = waiting.send(Turn { turns: self.clone(), tenant: Some(tenant) }) {
+                // Who waited has gone away. The loop goes on; dropping the turn would come here again from within.
+                refused.give_back();
+            }
+        }
+    }
+}
+
+impl Lines {
+    fn is_shared(&self) -> bool {
+        self.shared_until.is_some_and(|until| Instant::now() < until)
+    }
+
+    fn is_free(&self) -> bool {
+        let most = if self.is_shared() { self.processors.saturating_sub(1) } else { self.processors };
+        self.taken < most.max(1)
+    }
+
+    fn give(&mut self, tenant: &TenantId) {
+        self.taken = self.taken.saturating_add(1);
+        self.served = self.served.wrapping_add(1);
+        let served = self.served;
+        let line = self.tenants.entry(tenant.clone()).or_default();
+        line.taken = line.taken.saturating_add(1);
+        line.served = served;
+    }
+}
+
+impl Turn {
+    /// Frees the turn without giving it to anybody.
+    fn give_back(&mut self) -> bool {
+        let Some(tenant) = self.tenant.take() else { return false };
+        let mut lines = self.turns.lines();
+        lines.taken = lines.taken.saturating_sub(1);
+        if let Some(line) = lines.tenants.get_mut(&tenant) {
+            line.taken = line.taken.saturating_sub(1);
+            if line.taken == 0 && line.waiting.is_empty() {
+                lines.tenants.remove(&tenant);
+            }
+        }
+        true
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        if self.give_back() {
+            self.turns.settle();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tenant(name: &str) -> TenantId {
+        TenantId::new(name).expect("legal")
+    }
+
+    #[test]
+    fn a_turn_goes_to_the_tenant_that_has_the_fewest() {
+        let turns = Turns::new(2);
+        let (greedy, modest) = (tenant("greedy"), tenant("modest"));
+        let first = turns.try_take(&greedy).expect("free");
+        let second = turns.try_take(&greedy).expect("free");
+        assert!(turns.try_take(&modest).is_none());
+        let mut lines: Vec<_> = (0..3).map(|_| turns.wait(&greedy)).collect();
+        let mut late = turns.wait(&modest);
+        drop(first);
+        let mine = late.try_recv().expect("modest has none, greedy has one");
+        assert!(lines.iter_mut().all(|line| line.try_recv().is_err()));
+        drop(lines.remove(0));
+        drop((second, mine));
+        let given: Vec<_> = lines.iter_mut().filter_map(|line| line.try_recv().ok()).collect();
+        assert_eq!(given.len(), 2, "whoever left the line got none");
+        drop(given);
+        assert!(turns.lines().tenants.is_empty() && turns.lines().taken == 0, "an idle tenant is forgotten");
+    }
+
+    #[test]
+    fn tenants_that_share_leave_a_processor_free() {
+        let (me, other) = (tenant("me"), tenant("other"));
+        for (processors, alone, shared) in [(1, 1, 1), (2, 2, 1), (8, 8, 7)] {
+            let turns = Turns::new(processors);
+            let most = || std::iter::from_fn(|| turns.try_take(&me)).take(99).collect::<Vec<_>>().len();
+            (0..2).for_each(|_| turns.note(&me));
+            assert_eq!(most(), alone);
+            assert!(!turns.is_crowded_by(99), "nobody else is there");
+            turns.note(&other);
+            assert_eq!(most(), shared);
+            assert!(turns.is_crowded_by(processors + 1) && !turns.is_crowded_by(processors));
+            turns.lines().shared_until = Some(Instant::now());
+            turns.note(&other);
+            assert_eq!(most(), alone, "the others have been gone for a while");
+        }
+    }
+}

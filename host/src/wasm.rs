@@ -175,6 +175,8 @@ fn engine_config(config: &EngineConfig) -> wasmtime::Config {
     let mut wasm = wasmtime::Config::new();
     wasm.epoch_interruption(true)
         .memory_init_cow(true)
+        // Nobody reads them, and one costs as much as a call.
+        .wasm_backtrace_max_frames(None)
         .max_wasm_stack(MAX_WASM_STACK_BYTES)
         .async_stack_size(ASYNC_STACK_BYTES)
         .wasm_relaxed_simd(false)

@@ -98,44 +98,91 @@ async fn a_call_ends_on_the_revision_it_began_on() {
     assert_eq!(host.text("v", json!({})).await, r#"{"result":2}"#);
 }
 
+/// A component `v` that gives its version twice, once from its memory's image and once from its code, and has another tool that only even or only odd versions have.
+fn two_sided(version: u32) -> Vec<u8> {
+    let image: String = version.to_le_bytes().iter().map(|byte| format!("\\{byte:02x}")).collect();
+    let other = if version.is_multiple_of(2) { "even" } else { "odd" };
+    wat(&format!(
+        r#"(component
+            (core module $m
+                (memory (export "memory") 1)
+                (data (i32.const 0) "{image}")
+                (func (export "both") (result i32) (i32.store (i32.const 4) (i32.const {version})) i32.const 0)
+                (func (export "other") (result i32) i32.const {version}))
+            (core instance $i (instantiate $m))
+            (alias core export $i "memory" (core memory $memory))
+            (func (export "v") (result (tuple u32 u32)) (canon lift (core func $i "both") (memory $memory)))
+            (func (export "{other}") (result s32) (canon lift (core func $i "other"))))"#
+    ))
+}
+
+/// Memory mappings of this process, each loaded build's code among them; and its resident memory in bytes.
+fn memory() -> (usize, u64) {
+    let maps = std::fs::read_to_string("/proc/self/maps").expect("readable").lines().count();
+    let status = std::fs::read_to_string("/proc/self/status").expect("readable");
+    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a line");
+    (maps, resident.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") << 10)
+}
+
+/// 32 clients call without pause while 100 good builds and 100 broken ones are written; 4 clients of each era listen.
 #[tokio::test]
 async fn swaps_under_load_lose_no_call() {
-    let host = TestHost::start(&[("v", &version(0))]).await;
+    let host = TestHost::start(&[("v", &two_sided(0))]).await;
     let latest = Arc::new(AtomicU64::new(0));
     let stop = Arc::new(AtomicBool::new(false));
-    let callers: Vec<_> = (0..8)
+    let callers: Vec<_> = (0..32)
         .map(|_| {
             let (latest, stop) = (Arc::clone(&latest), Arc::clone(&stop));
             let request = host.modern("tools/call", json!({ "name": "v" }));
             tokio::spawn(async move {
-                let mut calls = 0_u64;
+                let (mut calls, mut last) = (0_u64, 0);
                 while !stop.load(Ordering::Relaxed) {
                     let request = request.try_clone().expect("a body that can be sent again");
                     let answer = crate::support::answer(request.send().await.expect("an answer")).await;
-                    let given = answer["result"]["structuredContent"]["result"].as_u64();
-                    assert!(given.is_some_and(|given| given <= latest.load(Ordering::SeqCst)), "{answer}");
-                    calls += 1;
+                    let given = &answer["result"]["structuredContent"]["result"];
+                    assert_eq!(given[0], given[1], "two revisions in one result: {answer}");
+                    let given = given[0].as_u64().expect("a number");
+                    assert!(given >= last && given <= latest.load(Ordering::SeqCst), "{answer} after {last}");
+                    (calls, last) = (calls + 1, given);
                 }
                 calls
             })
         })
         .collect();
-    for n in 1..=40_u32 {
+    let mut listeners = Vec::new();
+    for _ in 0..4 {
+        let listen = host.modern("subscriptions/listen", json!({ "notifications": { "toolsListChanged": true } }));
+        let mut modern = listen.send().await.expect("a stream");
+        modern.chunk().await.expect("read").expect("the acknowledgement");
+        let legacy = host.stream(&host.initialize().await).send().await.expect("a stream");
+        listeners.extend([modern, legacy]);
+    }
+    let mut before = None;
+    for n in 1..=100_u32 {
         latest.store(u64::from(n), Ordering::SeqCst);
-        if n % 4 == 0 {
-            host.write("v", b"broken");
-            host.until("the problem is known", async |host| !host.problems().is_empty()).await;
+        host.write("v", b"broken");
+        host.until("the problem is known", async |host| !host.problems().is_empty()).await;
+        host.write("v", &two_sided(n));
+        host.until("the new one serves", async |host| {
+            host.text("v", json!({})).await == format!(r#"{{"result":[{n},{n}]}}"#)
+        })
+        .await;
+        futures::future::join_all(listeners.iter_mut().map(told)).await;
+        // By then the pool has all the stacks that it needs.
+        if n == 60 {
+            before = Some(memory());
         }
-        host.write("v", &version(n));
-        serves(&host, n).await;
     }
     stop.store(true, Ordering::Relaxed);
     let mut calls = 0;
     for caller in callers {
         calls += caller.await.expect("no call failed");
     }
-    assert!(calls > 40, "only {calls} calls");
+    assert!(calls > 100, "only {calls} calls");
     assert_eq!(host.problems(), "");
+    let ((maps_before, resident_before), (maps, resident)) = (before.expect("measured"), memory());
+    assert!(maps <= maps_before + 20, "{maps_before} mappings became {maps}");
+    assert!(resident <= resident_before + (48 << 20), "{resident_before} bytes became {resident}");
 }
 
 /// Reads events until one says that the tools have changed.

@@ -114,6 +114,10 @@ async fn doc_comments_are_descriptions() {
     assert!(bare.iter().all(|tool| !tool.to_string().contains("millimeters")), "{bare:?}");
     assert_eq!(bare.len(), documented.len());
     insta::assert_json_snapshot!(documented);
+    // The function would trap; it is not asked. Of `oneOf` the schema alone says only that nothing fits.
+    let wrong = json!({ "what": { "circle": "round" }, "color": "red", "style": [] });
+    let refused = host.text("shapes_measure_paint", wrong).await;
+    assert!(refused.starts_with("error: invalid argument at `/what/circle`: must be an integer"), "{refused}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -229,6 +233,42 @@ async fn a_type_that_grows_without_end_is_not_offered() {
         ["function `wide_f` is not offered: its schema would have more than 204800 bytes"]
     );
     assert_eq!(host.text("wide_g", json!({})).await, r#"{"result":7}"#);
+}
+
+#[tokio::test]
+async fn docs_that_make_a_schema_too_large_are_left_out() {
+    let params = (0..60).map(|n| format!("c{n}: color")).collect::<Vec<_>>().join(", ");
+    let long = "x".repeat(4_000);
+    let (bare, wit) = from_wit(&format!(
+        "package a:b; world w {{ /// {long}\n enum color {{ red }} /// Few.\n export few: func(c: color); /// Many.\n export many: func({params}); }}"
+    ));
+    let host = TestHost::start(&[("t", &embed(&bare, wit.path()).expect("embedded"))]).await;
+    let tools = listing(&host).await;
+    assert_eq!(tools[0]["inputSchema"]["properties"]["c"]["description"], long.as_str());
+    assert_eq!((&tools[1]["name"], &tools[1]["description"]), (&json!("t_many"), &json!("Many.")));
+    assert_eq!(tools[1]["inputSchema"]["properties"]["c0"], json!({ "type": "string", "enum": ["red"] }));
+}
+
+#[tokio::test]
+async fn many_large_schemas_are_not_all_offered() {
+    let types: String = (0..10).map(|n| format!("(type $t{} (tuple $t{n} $t{n}))", n + 1)).collect();
+    let exports: String = (0..60).map(|n| format!(r#"(export "f{n}" (func $f))"#)).collect();
+    let component = wat(&format!(
+        r#"(component (type $t0 (list u32)){types}
+            (core module $m
+                (memory (export "memory") 1)
+                (func (export "realloc") (param i32 i32 i32 i32) (result i32) i32.const 0)
+                (func (export "f") (param i32)))
+            (core instance $i (instantiate $m))
+            (func $f (param "x" $t10)
+                (canon lift (core func $i "f") (memory (core memory $i "memory")) (realloc (core func $i "realloc"))))
+            {exports})"#
+    ));
+    let host = TestHost::start(&[("t", &component)]).await;
+    let catalog = host.host.registry().catalog(&mcpp::tenant::TenantId::local());
+    let live = catalog.component("t").expect("live");
+    assert!(live.tools.len() > 10 && live.tools.len() + live.notes.len() == 60, "{} tools", live.tools.len());
+    assert!(live.notes.iter().all(|note| note.ends_with("are too large together")), "{:?}", live.notes);
 }
 
 /// Two interfaces with one name, each with the function `go`.

@@ -26,6 +26,9 @@ const MAX_SECTIONS: usize = 64;
 /// Longest single text, in bytes; the rest is cut off.
 const MAX_TEXT_BYTES: usize = 4 << 10;
 
+/// Most named types of a component that are looked at.
+const MAX_TYPES: usize = 1_000;
+
 /// Where something is exported: in an interface, by its full name, or (empty) in the world.
 pub type Scope = str;
 
@@ -148,10 +151,13 @@ impl Docs {
         if self.types.is_empty() {
             return known;
         }
+        let mut left = MAX_TYPES;
         let mut add = |scope: &Scope, name: &str, item: ComponentItem| {
             if let ComponentItem::Type(ty) = item
+                && let Some(rest) = left.checked_sub(1)
                 && let Some(shape) = Shape::of(&ty)
             {
+                left = rest;
                 let docs = self.named_type(scope, name).cloned().unwrap_or_default();
                 known.0.entry(shape).or_default().push((scope.to_owned(), docs));
             }

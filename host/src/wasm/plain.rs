@@ -16,7 +16,7 @@ use super::{
 };
 use crate::call::{CallError, Content, ToolResult};
 
-/// Most functions that are looked at; a component with more has too many tools.
+/// Most functions that are looked at, about; a component with more has too many tools.
 const MAX_FUNCTIONS: usize = 2_000;
 /// Most bytes of schemas and docs that one component's functions may have together.
 const MAX_LISTING_BYTES: usize = 8 << 20;
@@ -87,7 +87,7 @@ fn exports(component: &Component, engine: &wasmtime::Engine) -> Vec<Export> {
             // What the host itself calls is no tool.
             ComponentItem::ComponentInstance(_) if export.starts_with("mcpp:") => {}
             ComponentItem::ComponentInstance(instance) => {
-                for (name, item) in instance.exports(engine) {
+                for (name, item) in instance.exports(engine).take(MAX_FUNCTIONS) {
                     if let ComponentItem::ComponentFunc(func) = item.ty
                         && let Some(index) = component.get_export_index(outer.as_ref(), name)
                     {

@@ -11,10 +11,10 @@ use super::{
     value::is_nullable,
 };
 
-/// Largest schema, in bytes, about: what the registry takes from any component.
+/// Largest schema, in bytes; the registry takes a little more from any component.
 const MAX_SCHEMA_BYTES: usize = 200 << 10;
-/// Deepest nesting of its JSON; the registry takes a little more.
-const MAX_SCHEMA_DEPTH: usize = 60;
+/// How deep in a schema that of another type may stand; with what that has inside the registry takes it.
+const MAX_SCHEMA_DEPTH: usize = 56;
 
 /// Why a type has no schema.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -67,8 +67,12 @@ pub fn of_result(ty: &Type, known: &KnownTypes, scope: &str) -> Result<Value, No
 
 /// With its docs, or without them if they are what makes it too large.
 fn described(known: &KnownTypes, write: impl Fn(&KnownTypes) -> Result<Value, NoSchema>) -> Result<Value, NoSchema> {
-    match write(known) {
-        Err(NoSchema::TooLarge) => write(&KnownTypes::default()),
+    let bounded = |known: &KnownTypes| match write(known)? {
+        schema if schema.to_string().len() > MAX_SCHEMA_BYTES => Err(NoSchema::TooLarge),
+        schema => Ok(schema),
+    };
+    match bounded(known) {
+        Err(NoSchema::TooLarge) => bounded(&KnownTypes::default()),
         done => done,
     }
 }
@@ -240,7 +244,7 @@ impl<'a> Writer<'a> {
     }
 }
 
-/// What a type's JSON has at least, in bytes, about.
+/// What a type's schema has, in bytes, about: enough to stop before it is far too large.
 const TYPE_BYTES: usize = 40;
 
 fn item<'d>(docs: Option<&'d TypeDocs>, name: &str) -> Option<&'d str> {

@@ -240,12 +240,12 @@ async fn docs_that_make_a_schema_too_large_are_left_out() {
     let params = (0..60).map(|n| format!("c{n}: color")).collect::<Vec<_>>().join(", ");
     let long = "x".repeat(4_000);
     let (bare, wit) = from_wit(&format!(
-        "package a:b; world w {{ /// {long}\n enum color {{ red }} /// Few.\n export few: func(c: color); /// Many.\n export many: func({params}); }}"
+        "package a:b; interface i {{ /// {long}\n enum color {{ red }} /// Few.\n few: func(c: color); /// Many.\n many: func({params}); }} world w {{ export i; }}"
     ));
     let host = TestHost::start(&[("t", &embed(&bare, wit.path()).expect("embedded"))]).await;
     let tools = listing(&host).await;
     assert_eq!(tools[0]["inputSchema"]["properties"]["c"]["description"], long.as_str());
-    assert_eq!((&tools[1]["name"], &tools[1]["description"]), (&json!("t_many"), &json!("Many.")));
+    assert_eq!((&tools[1]["name"], &tools[1]["description"]), (&json!("t_i_many"), &json!("Many.")));
     assert_eq!(tools[1]["inputSchema"]["properties"]["c0"], json!({ "type": "string", "enum": ["red"] }));
 }
 

@@ -145,7 +145,7 @@ impl Docs {
             .or_else(|| the_same(self.types.iter().filter(|((_, other), _)| other == name).map(|(_, docs)| docs)))
     }
 
-    /// The docs of a component's types, found by their shape.
+    /// The docs of a component's types, found by their shape. Types that the world itself defines are not among its exports, and stay without.
     pub fn types(&self, component: &Component, engine: &wasmtime::Engine) -> KnownTypes {
         let mut known = KnownTypes::default();
         if self.types.is_empty() {

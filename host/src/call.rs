@@ -8,6 +8,7 @@ mod trace;
 use std::{fmt, sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
+use serde::Deserialize;
 use serde_json::Value;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -22,7 +23,8 @@ use crate::tenant::{Authorized, Denied, Principal, SCOPE_TOOLS};
 pub const MAX_CALL_DEPTH: u8 = 8;
 
 /// A tool's name as clients see it: 1 to 128 characters of `A-Z a-z 0-9 _ . -`.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+#[serde(try_from = "String")]
 pub struct ToolName(Arc<str>);
 
 /// A tool name that breaks the rule.
@@ -43,6 +45,14 @@ impl ToolName {
     /// The name.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+}
+
+impl TryFrom<String> for ToolName {
+    type Error = InvalidToolName;
+
+    fn try_from(name: String) -> Result<Self, InvalidToolName> {
+        Self::new(&name)
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod accept;
 mod data;
+mod document;
 mod inspect;
 mod operate;
 mod policy;
@@ -70,6 +71,8 @@ enum Command {
     Secret(secret::Secret),
     /// Copy the components' data of a running host into a file.
     Backup(data::Backup),
+    /// Put the doc comments of a WIT package into a component, so that its tools and their schemas are described.
+    Document(document::Document),
     /// Print the WIT packages that this host speaks, or write them to a folder.
     Wit(wit::Wit),
 }
@@ -139,6 +142,7 @@ impl Cli {
             Command::Events(command) => command.run().await,
             Command::Secret(command) => command.run(),
             Command::Backup(command) => command.run().await,
+            Command::Document(command) => command.run(),
             Command::Wit(command) => command.run(),
             Command::Grant(command) => command.run().await,
             Command::Revoke(command) => command.run().await,

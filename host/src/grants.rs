@@ -39,6 +39,12 @@ pub struct ComponentGrant {
     /// The version of the format; only files have one.
     #[serde(default)]
     pub version: u32,
+    /// Which of its own tools are offered, by the names that it gives them: names, or prefixes that end in `*`; all unless said.
+    #[serde(default)]
+    pub expose: Option<Vec<ToolPattern>>,
+    /// What its tools are called instead: new names by the names that it gives them.
+    #[serde(default)]
+    pub rename: BTreeMap<String, ToolName>,
     /// The tools it may call: names, or prefixes that end in `*`.
     #[serde(default)]
     pub call: Vec<ToolPattern>,
@@ -63,7 +69,7 @@ pub struct ComponentGrant {
     /// Budgets that differ from the host's defaults.
     #[serde(default)]
     pub limits: LimitsPatch,
-    /// Budgets of single tools that differ from the component's.
+    /// Budgets of single tools, by the names that clients see, that differ from the component's.
     #[serde(default)]
     pub tools: BTreeMap<String, ToolGrant>,
 }
@@ -159,7 +165,17 @@ impl std::str::FromStr for ToolPattern {
 impl ToolPattern {
     /// Whether `name` is meant.
     pub fn matches(&self, name: &ToolName) -> bool {
-        if self.open { name.as_str().starts_with(&self.prefix) } else { name.as_str() == self.prefix }
+        self.matches_text(name.as_str())
+    }
+
+    /// Whether a name is meant that may not be legal.
+    pub fn matches_text(&self, name: &str) -> bool {
+        if self.open { name.starts_with(&self.prefix) } else { name == self.prefix }
+    }
+
+    /// The one name that it stands for, if it is not a prefix.
+    pub fn exact(&self) -> Option<&str> {
+        (!self.open).then_some(self.prefix.as_str())
     }
 }
 
@@ -304,6 +320,7 @@ mod tests {
         let (_, from) = readme.split_once("```toml\nversion = 1\n").expect("the README shows a grant");
         let (text, _) = from.split_once("```").expect("it ends");
         let grant = parse(&format!("version = 1\n{text}")).expect("valid");
+        assert!(grant.expose.is_some_and(|expose| expose.len() == 1) && grant.rename.len() == 1);
         let allowed = |method, path| grant.http.check(method, "https", "api.example.com", None, path).is_ok();
         assert!(allowed("POST", "/v1/reports") && !allowed("PUT", "/v1/reports") && !allowed("GET", "/v2"));
         assert!(grant.secrets.names(&crate::secrets::SecretName::new("API_KEY").expect("a name")));
@@ -319,6 +336,9 @@ mod tests {
             ("version = 1\n[secrets]\nA = ['a.com']", "has no scheme"),
             ("version = 1\nnetwork = true", "unknown field `network`"),
             ("version = 1\n[limits]\ncpu = 1", "unknown field `cpu`"),
+            ("version = 1\nexpose = 'a_*'", "invalid type: string"),
+            ("version = 1\nexpose = ['*_a']", "neither a tool name nor a prefix"),
+            ("version = 1\nrename = { a_b = 'a b' }", "is not 1 to 128 characters"),
             ("version = 1\ncall = ['a*b']", "neither a tool name nor a prefix"),
             ("version = ", "not valid"),
         ] {

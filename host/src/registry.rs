@@ -6,6 +6,7 @@
 pub mod catalog;
 mod deliver;
 pub mod gate;
+mod offer;
 pub mod rate;
 pub mod schema;
 pub mod tool;
@@ -256,11 +257,8 @@ impl Registry {
     }
 
     async fn run(&self, tool: &Arc<Tool>, call: Call) -> (Result<ToolResult, CallError>, Cost) {
-        if let Err(mismatch) = tool.input.check(&call.arguments) {
-            return (
-                Err(CallError::InvalidArguments { path: mismatch.path, reason: mismatch.reason }),
-                Cost::default(),
-            );
+        if let Err(error) = tool.check_arguments(&call.arguments) {
+            return (Err(error), Cost::default());
         }
         let (control, weight) = match self.admit(tool, &call).await {
             Ok(control) => (control, &tool.weight),

@@ -9,6 +9,7 @@ pub mod bindings;
 pub mod cache;
 pub mod component;
 pub mod control;
+pub mod docs;
 pub mod handler;
 pub mod instance;
 pub mod limits;

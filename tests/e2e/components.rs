@@ -91,7 +91,10 @@ async fn two_components_cannot_have_one_tool() {
     assert_eq!(host.tools().await, ["a_b_c"]);
     host.write("a_b", &binary("c", "local.get 0"));
     host.until("the second is refused", async |host| !host.problems().is_empty()).await;
-    assert_eq!(host.problems(), "a_b: tool `a_b_c` already belongs to component `a`; rename one of them");
+    assert_eq!(
+        host.problems(),
+        "a_b: tool `a_b_c` already belongs to component `a`; rename one of them, in its grant or by its file"
+    );
     assert_eq!(host.text("a_b_c", json!({})).await, r#"{"result":1}"#);
 }
 

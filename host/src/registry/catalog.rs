@@ -8,7 +8,10 @@ use std::{
 
 use tokio::sync::Semaphore;
 
-use super::tool::{Powers, Tool};
+use super::{
+    offer::offered,
+    tool::{Powers, Tool},
+};
 use crate::{
     call::{ComponentName, ToolName},
     capability::{files::Folders, http::HttpGrant},
@@ -66,7 +69,9 @@ impl Revision {
                 .then(|| Arc::new(HttpGrant { rules: grant.http.clone(), secrets: grant.secrets.clone() })),
             gate: Arc::default(),
         });
-        let tools = loaded.tools.into_iter().map(|tool| Tool::check(&powers, tool, grant, defaults).map(Arc::new));
+        let tools = offered(&loaded.name, loaded.tools, grant)?
+            .into_iter()
+            .map(|tool| Tool::check(&powers, tool, grant, defaults).map(Arc::new));
         let limits = defaults.patched(&grant.limits);
         let (handler, topics) = loaded.handler.unzip();
         let topics = topics.unwrap_or_default().into_iter().map(|topic| check_topic(&loaded.name, topic, grant));

@@ -2,12 +2,13 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use serde_json::Value;
 use tokio::sync::Semaphore;
 
 use super::{
     gate::Gate,
     rate::{Rate, Weight},
-    schema::Schema,
+    schema::{Mismatch, Schema},
 };
 use crate::{
     call::{CallError, ComponentName, ToolName, ToolResult},
@@ -78,13 +79,12 @@ impl Tool {
     /// Checks what a component says of a tool.
     pub fn check(
         powers: &Arc<Powers>,
-        tool: LoadedTool,
+        (name, tool): (ToolName, LoadedTool),
         grant: &ComponentGrant,
         defaults: &Limits,
     ) -> Result<Self, LoadError> {
         let LoadedTool { listing, target } = tool;
-        let refuse = |reason: String| LoadError::Tool { tool: listing.name.chars().take(160).collect(), reason };
-        let name = ToolName::new(&listing.name).map_err(|error| refuse(error.to_string()))?;
+        let refuse = |reason: String| LoadError::Tool { tool: name.to_string(), reason };
         for (what, text) in [("description", Some(&listing.description)), ("title", listing.title.as_ref())] {
             if text.is_some_and(|text| text.len() > MAX_TEXT_BYTES) {
                 return Err(refuse(format!("its {what} is longer than {MAX_TEXT_BYTES} bytes")));
@@ -119,6 +119,17 @@ impl Tool {
     /// How many instances of it there may be.
     pub fn concurrency(&self) -> usize {
         usize::try_from(self.limits.concurrency).unwrap_or(usize::MAX)
+    }
+
+    /// Holds arguments to the input schema. Where the component's own types know a deeper place that is wrong, that is named: of alternatives a schema only says that none fits.
+    pub fn check_arguments(&self, arguments: &Value) -> Result<(), CallError> {
+        let Err(Mismatch { path, reason }) = self.input.check(arguments) else { return Ok(()) };
+        match self.target.check(arguments) {
+            Err(CallError::InvalidArguments { path: deeper, reason }) if deeper.len() > path.len() => {
+                Err(CallError::InvalidArguments { path: deeper, reason })
+            }
+            _ => Err(CallError::InvalidArguments { path, reason }),
+        }
     }
 
     /// Holds a result to the output schema that the tool declared.

@@ -15,6 +15,7 @@ use super::{
     bindings::{ComponentPre, exports::mcpp::tool::tools::Tool as WitTool},
     cache::Cache,
     control::Control,
+    docs::Docs,
     handler::{self, Handler},
     instance::{self, Target},
     limits::Limits,
@@ -126,8 +127,30 @@ pub enum LoadError {
         /// What is wrong.
         reason: String,
     },
+    /// A tool's name is not legal, or two of its tools have it.
+    #[error(
+        "its tool `{tool}` is refused: {reason}; give it another name with `rename = {{ \"{tool}\" = \"…\" }}` in `grants/{component}.toml`"
+    )]
+    ToolName {
+        /// The tool's name as the component gives it.
+        tool: String,
+        /// What is wrong.
+        reason: String,
+        /// The component.
+        component: ComponentName,
+    },
+    /// Its grant is about a tool that it does not have.
+    #[error("`{key}` in its grant names `{tool}`, which is none of its tools{}", listed(.known))]
+    NoSuchTool {
+        /// Where the grant says so.
+        key: &'static str,
+        /// The name.
+        tool: String,
+        /// The tools it has.
+        known: Vec<String>,
+    },
     /// The name is taken.
-    #[error("tool `{tool}` already belongs to component `{owner}`; rename one of them")]
+    #[error("tool `{tool}` already belongs to component `{owner}`; rename one of them, in its grant or by its file")]
     NameTaken {
         /// The tool.
         tool: String,
@@ -213,6 +236,17 @@ impl LoadError {
     }
 }
 
+/// Some names, for an error.
+fn listed(names: &[String]) -> String {
+    const MOST: usize = 20;
+    let shown = names.iter().take(MOST).cloned().collect::<Vec<_>>().join(", ");
+    match names.len() {
+        0 => String::new(),
+        1..=MOST => format!(" ({shown})"),
+        _ => format!(" ({shown}, …)"),
+    }
+}
+
 fn notes(notes: &[String]) -> String {
     if notes.is_empty() { String::new() } else { format!(" ({})", notes.join("; ")) }
 }
@@ -222,6 +256,7 @@ fn notes(notes: &[String]) -> String {
 pub struct Compiled {
     name: ComponentName,
     component: Component,
+    docs: Arc<Docs>,
     digest: blake3::Hash,
     bytes: usize,
     cached: bool,
@@ -246,7 +281,8 @@ pub fn compile(
         None => Component::new(engine.wasmtime(), wasm).map(|component| (component, false)),
     };
     let (component, cached) = compiled.map_err(|error| LoadError::Invalid(chain(&error)))?;
-    Ok(Compiled { name, component, digest: blake3::hash(wasm), bytes: wasm.len(), cached })
+    let docs = Arc::new(Docs::read(wasm));
+    Ok(Compiled { name, component, docs, digest: blake3::hash(wasm), bytes: wasm.len(), cached })
 }
 
 fn check_preamble(wasm: &[u8]) -> Result<(), LoadError> {
@@ -430,7 +466,8 @@ async fn list_sdk(
 }
 
 fn list_plain(engine: &Engine, compiled: &Compiled, linked: InstancePre<State>) -> (Vec<LoadedTool>, Vec<String>) {
-    let (functions, notes) = plain::functions(compiled.name.as_str(), &compiled.component, engine.wasmtime());
+    let (name, component) = (compiled.name.as_str(), &compiled.component);
+    let (functions, notes) = plain::functions(name, component, engine.wasmtime(), &compiled.docs);
     let tool = |function: plain::PlainFunction| LoadedTool {
         listing: function.listing(),
         target: Target::Plain { component: linked.clone(), function: Arc::new(function) },

@@ -48,6 +48,16 @@ pub enum Target {
     },
 }
 
+impl Target {
+    /// Whether the function behind it could take these arguments, as far as the host knows.
+    pub fn check(&self, arguments: &Value) -> Result<(), CallError> {
+        match self {
+            Self::Sdk { .. } => Ok(()),
+            Self::Plain { function, .. } => function.arguments(arguments).map(drop),
+        }
+    }
+}
+
 impl std::fmt::Debug for Target {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {

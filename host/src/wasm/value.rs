@@ -47,7 +47,10 @@ pub fn to_val(value: &Value, ty: &Type, path: &str) -> Result<Val, Mismatch> {
         (Type::U32, value) => Val::U32(integer(value, path)?),
         (Type::S64, value) => Val::S64(integer(value, path)?),
         (Type::U64, value) => Val::U64(integer(value, path)?),
-        (Type::Float32, Value::Number(number)) => Val::Float32(number.as_f64().unwrap_or(f64::NAN) as f32),
+        (Type::Float32, Value::Number(number)) => match number.as_f64().map(|number| number as f32) {
+            Some(number) if number.is_finite() => Val::Float32(number),
+            _ => return mismatch(path, format!("must be a number between {:e} and {:e}", f32::MIN, f32::MAX)),
+        },
         (Type::Float64, Value::Number(number)) => Val::Float64(number.as_f64().unwrap_or(f64::NAN)),
         (Type::Char, Value::String(text)) => {
             let mut chars = text.chars();
@@ -82,7 +85,18 @@ pub fn to_val(value: &Value, ty: &Type, path: &str) -> Result<Val, Mismatch> {
         }
         (Type::Enum(names), Value::String(text)) if names.names().any(|name| name == text) => Val::Enum(text.clone()),
         (Type::Option(_), Value::Null) => Val::Option(None),
-        (Type::Option(option), value) => Val::Option(Some(Box::new(to_val(value, &option.ty(), path)?))),
+        (Type::Option(option), value) => {
+            let inner = option.ty();
+            let some = if !is_nullable(&inner) {
+                to_val(value, &inner, path)?
+            } else {
+                match tagged(value) {
+                    Some(("some", Some(value))) => to_val(value, &inner, &format!("{path}/some"))?,
+                    _ => return mismatch(path, "must be null or {\"some\": …}"),
+                }
+            };
+            Val::Option(Some(Box::new(some)))
+        }
         (Type::Result(result), value) => match tagged(value) {
             Some(("ok", payload)) => Val::Result(Ok(to_payload(payload, result.ok().as_ref(), "ok", path)?)),
             Some(("err", payload)) => Val::Result(Err(to_payload(payload, result.err().as_ref(), "err", path)?)),
@@ -90,11 +104,11 @@ pub fn to_val(value: &Value, ty: &Type, path: &str) -> Result<Val, Mismatch> {
         },
         (Type::Flags(flags), Value::Array(items)) => {
             let known: Vec<&str> = flags.names().collect();
-            let set = items.iter().map(|item| item.as_str().filter(|name| known.contains(name)).map(str::to_owned));
-            match set.collect() {
-                Some(set) => Val::Flags(set),
-                None => return mismatch(path, expected(ty)),
-            }
+            let flag = |(n, item): (usize, &Value)| match item.as_str().filter(|name| known.contains(name)) {
+                Some(name) => Ok(name.to_owned()),
+                None => mismatch(&format!("{path}/{n}"), format!("must be one of {}", known.join(", "))),
+            };
+            Val::Flags(items.iter().enumerate().map(flag).collect::<Result<_, _>>()?)
         }
         _ => return mismatch(path, expected(ty)),
     })
@@ -176,49 +190,72 @@ pub fn escape(name: &str) -> String {
     name.replace('~', "~0").replace('/', "~1")
 }
 
-/// The JSON of a value. Numbers that JSON cannot say (NaN, infinities) become null.
-pub fn to_json(val: &Val) -> Value {
-    match val {
-        Val::Bool(value) => Value::Bool(*value),
-        Val::S8(n) => Value::from(*n),
-        Val::U8(n) => Value::from(*n),
-        Val::S16(n) => Value::from(*n),
-        Val::U16(n) => Value::from(*n),
-        Val::S32(n) => Value::from(*n),
-        Val::U32(n) => Value::from(*n),
-        Val::S64(n) => Value::from(*n),
-        Val::U64(n) => Value::from(*n),
-        Val::Float32(n) => Number::from_f64(f64::from(*n)).map_or(Value::Null, Value::Number),
-        Val::Float64(n) => Number::from_f64(*n).map_or(Value::Null, Value::Number),
-        Val::Char(c) => Value::String(c.to_string()),
-        Val::String(text) => Value::String(text.clone()),
-        Val::List(items) => bytes(items).map_or_else(
-            || Value::Array(items.iter().map(to_json).collect()),
-            |bytes| Value::String(BASE64_STANDARD.encode(bytes)),
-        ),
-        Val::Tuple(items) | Val::FixedLengthList(items) => Value::Array(items.iter().map(to_json).collect()),
-        Val::Record(fields) => Value::Object(fields.iter().map(|(name, val)| (name.clone(), to_json(val))).collect()),
-        Val::Variant(name, None) => Value::String(name.clone()),
-        Val::Variant(name, Some(payload)) => tag(name, Some(payload)),
-        Val::Enum(name) => Value::String(name.clone()),
-        Val::Option(None) => Value::Null,
-        Val::Option(Some(val)) => to_json(val),
-        Val::Result(Ok(payload)) => tag("ok", payload.as_deref()),
-        Val::Result(Err(payload)) => tag("err", payload.as_deref()),
-        Val::Flags(names) => Value::Array(names.iter().cloned().map(Value::String).collect()),
-        // Functions with these types are not offered as tools (see `schema`).
-        Val::Map(_) | Val::Resource(_) | Val::Future(_) | Val::Stream(_) | Val::ErrorContext(_) => Value::Null,
+/// Whether null is a value of this type, so that an option of it needs another form for `some`.
+pub fn is_nullable(ty: &Type) -> bool {
+    matches!(ty, Type::Option(_))
+}
+
+/// The JSON of a value of type `ty`. Numbers that JSON cannot say are the strings `NaN`, `Infinity` and `-Infinity`.
+pub fn to_json(val: &Val, ty: &Type) -> Value {
+    match (val, ty) {
+        (Val::Bool(value), _) => Value::Bool(*value),
+        (Val::S8(n), _) => Value::from(*n),
+        (Val::U8(n), _) => Value::from(*n),
+        (Val::S16(n), _) => Value::from(*n),
+        (Val::U16(n), _) => Value::from(*n),
+        (Val::S32(n), _) => Value::from(*n),
+        (Val::U32(n), _) => Value::from(*n),
+        (Val::S64(n), _) => Value::from(*n),
+        (Val::U64(n), _) => Value::from(*n),
+        // Its own shortest digits: 0.1 stays 0.1.
+        (Val::Float32(n), _) => float(n.to_string().parse().unwrap_or(f64::from(*n))),
+        (Val::Float64(n), _) => float(*n),
+        (Val::Char(c), _) => Value::String(c.to_string()),
+        (Val::String(text), _) => Value::String(text.clone()),
+        (Val::List(items), Type::List(list)) if list.ty() == Type::U8 => {
+            let bytes = items.iter().filter_map(|item| if let Val::U8(byte) = item { Some(*byte) } else { None });
+            Value::String(BASE64_STANDARD.encode(bytes.collect::<Vec<u8>>()))
+        }
+        (Val::List(items), Type::List(list)) => {
+            let ty = list.ty();
+            Value::Array(items.iter().map(|item| to_json(item, &ty)).collect())
+        }
+        (Val::Tuple(items), Type::Tuple(tuple)) => {
+            Value::Array(items.iter().zip(tuple.types()).map(|(item, ty)| to_json(item, &ty)).collect())
+        }
+        (Val::Record(fields), Type::Record(record)) => {
+            let fields = fields.iter().zip(record.fields());
+            Value::Object(fields.map(|((name, val), field)| (name.clone(), to_json(val, &field.ty))).collect())
+        }
+        (Val::Variant(name, payload), Type::Variant(variant)) => match payload {
+            None => Value::String(name.clone()),
+            Some(_) => {
+                let ty = variant.cases().find(|case| case.name == name).and_then(|case| case.ty);
+                tag(name, payload.as_deref(), ty.as_ref())
+            }
+        },
+        (Val::Enum(name), _) => Value::String(name.clone()),
+        (Val::Option(Some(val)), Type::Option(option)) => match option.ty() {
+            inner if is_nullable(&inner) => tag("some", Some(val), Some(&inner)),
+            inner => to_json(val, &inner),
+        },
+        (Val::Result(Ok(payload)), Type::Result(result)) => tag("ok", payload.as_deref(), result.ok().as_ref()),
+        (Val::Result(Err(payload)), Type::Result(result)) => tag("err", payload.as_deref(), result.err().as_ref()),
+        (Val::Flags(names), _) => Value::Array(names.iter().cloned().map(Value::String).collect()),
+        // An option's none; and functions with any other type are not offered as tools (see `schema`).
+        _ => Value::Null,
     }
 }
 
-fn tag(name: &str, payload: Option<&Val>) -> Value {
-    Value::Object(Map::from_iter([(name.to_owned(), payload.map_or(Value::Null, to_json))]))
+fn float(number: f64) -> Value {
+    match Number::from_f64(number) {
+        Some(number) => Value::Number(number),
+        None if number.is_nan() => Value::from("NaN"),
+        None => Value::from(if number > 0.0 { "Infinity" } else { "-Infinity" }),
+    }
 }
 
-/// The bytes of a `list<u8>`; an empty list has no type to see and is an empty array, except that callers know the schema.
-fn bytes(items: &[Val]) -> Option<Vec<u8>> {
-    if items.is_empty() {
-        return None;
-    }
-    items.iter().map(|item| if let Val::U8(byte) = item { Some(*byte) } else { None }).collect()
+fn tag(name: &str, payload: Option<&Val>, ty: Option<&Type>) -> Value {
+    let payload = payload.zip(ty).map_or(Value::Null, |(val, ty)| to_json(val, ty));
+    Value::Object(Map::from_iter([(name.to_owned(), payload)]))
 }

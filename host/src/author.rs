@@ -8,6 +8,7 @@ pub mod project;
 pub mod sources;
 pub mod template;
 
+mod leftovers;
 mod location;
 mod step;
 mod wit;

@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// A first build compiles the SDK.
-const PATIENCE: Duration = Duration::from_secs(240);
+const PATIENCE: Duration = Duration::from_secs(150);
 
 fn checkout() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().expect("the checkout")
@@ -78,7 +78,7 @@ async fn a_new_project_builds_and_runs() {
     let said = stderr(&broken);
     let first = said.lines().find(|line| !line.starts_with("building (")).unwrap_or_default();
     assert!(first.starts_with("src/lib.rs:9:13: error"), "{said}");
-    assert!(said.contains("--> src/lib.rs:9:13") && said.contains("`cargo build --quiet"), "{said}");
+    assert!(said.contains("--> src/lib.rs:9:13") && said.contains("`cargo build` failed"), "{said}");
 }
 
 #[test]
@@ -169,17 +169,16 @@ impl Drop for Dev {
 fn a_save_is_live_and_a_broken_one_is_not() {
     let (_parent, folder) = new_project("second-tool");
     let mut dev = Dev::start(&folder);
-    let said = dev.hears("to add it to a client:");
+    let said = dev.hears("mcpp tools --url");
     assert!(said.contains("+ tool greet(name): Greets somebody."), "{said}");
     let url = said.split_whitespace().find(|word| word.starts_with("http://")).expect("a URL").to_owned();
-    let advice = dev.hears("VS Code");
-    assert!(advice.contains(&format!("claude mcp add --transport http second_tool {url}")), "{advice}");
+    assert!(said.contains(&format!("claude mcp add --transport http second_tool {url}")), "{said}");
     let greet = || stdout(&run(&["call", "greet", "name=World", "--url", &url], &[])).trim().to_owned();
     assert!(greet().contains("Hello, World!"));
 
     change(&folder, "Hello, {name}!", "Good day, {name}!");
-    assert!(dev.hears("is live on").contains("built in"));
-    dev.hears("clients see the same tools");
+    let said = dev.hears("clients see the same tools");
+    assert!(said.contains("is live on") && said.contains("built in"), "{said}");
     assert!(greet().contains("Good day, World!"));
 
     change(&folder, "/// Greets somebody.", "/// Greets somebody politely.");
@@ -188,7 +187,7 @@ fn a_save_is_live_and_a_broken_one_is_not() {
 
     change(&folder, "Good day, {name}!", "Good day, {nobody}!");
     let said = dev.hears("the last good build serves on");
-    assert!(said.contains("src/lib.rs:13:") && said.contains("cannot find value `nobody`"), "{said}");
+    assert!(said.contains("src/lib.rs:12:") && said.contains("cannot find value `nobody`"), "{said}");
     assert!(greet().contains("Good day, World!"), "the build before serves on");
 
     // More than it may: it is asked for, not taken.
@@ -197,11 +196,12 @@ fn a_save_is_live_and_a_broken_one_is_not() {
         "Ok(format!(\"Good day, {nobody}!\"))",
         "eprintln!(\"counting\");\n    static N: mcpp_tool::store::Counter = mcpp_tool::store::Counter::new(\"n\");\n    let n = mcpp_tool::store::transact(|t| Ok::<_, Error>(N.add(t, 1)?))?;\n    Ok(format!(\"Good day, {name}, the {n}th!\"))",
     );
-    let said = dev.hears("mcpp grant second_tool 'store = {}'");
+    let said = dev.hears("to grant it: mcpp grant second_tool 'store = {}'");
     assert!(said.contains("the last good build serves on") && said.contains("+ asks for mcpp:store/"), "{said}");
     assert!(greet().contains("Good day, World!"), "the build before serves on");
     let data = folder.join(".mcpp").display().to_string();
     assert!(run(&["grant", "second_tool", "store = {}", "--data", &data], &[]).status.success());
+    dev.hears("second_tool is live on");
     assert!(greet().contains("Good day, World, the 1th!"), "{}", dev.said());
     dev.hears("greet | warning: counting");
 

@@ -29,6 +29,8 @@ pub(super) struct Step {
     /// What to install where the program is missing.
     needs: &'static str,
     output: Output,
+    /// What to call it, if not by its program.
+    name: Option<&'static str>,
 }
 
 /// What a tool's standard output is.
@@ -60,6 +62,7 @@ impl Step {
             environment: Vec::new(),
             needs,
             output: Output::Words,
+            name: None,
         }
     }
 
@@ -70,6 +73,12 @@ impl Step {
 
     pub(super) fn environment(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
         self.environment.push((name.into(), value.as_ref().to_owned()));
+        self
+    }
+
+    /// Calls it this where it fails: what an author would type, where we need more than that.
+    pub(super) fn named(mut self, name: &'static str) -> Self {
+        self.name = Some(name);
         self
     }
 
@@ -108,6 +117,9 @@ impl Step {
 
     /// The command, short enough for a line.
     fn command(&self) -> String {
+        if let Some(name) = self.name {
+            return name.to_owned();
+        }
         let name = Path::new(&self.program).file_name().unwrap_or(&self.program);
         let words = [name].into_iter().chain(self.arguments.iter().map(OsString::as_os_str).take(3));
         words.map(OsStr::to_string_lossy).collect::<Vec<_>>().join(" ")

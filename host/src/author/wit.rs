@@ -11,11 +11,14 @@ use wasi_preview1_component_adapter_provider::{
 };
 use wit_bindgen_core::{
     Files, WorldGenerator,
-    wit_parser::{Resolve, WorldId},
+    wit_parser::{Resolve, WorldId, WorldItem},
 };
 use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
 
-use super::project::{Project, WIT};
+use super::{
+    leftovers,
+    project::{Project, WIT},
+};
 
 /// The world that a project implements.
 pub(super) struct World {
@@ -65,6 +68,16 @@ impl World {
         files.iter().map(write).collect()
     }
 
+    /// Takes out of a component what the world does not export.
+    pub(super) fn tidy(&self, component: &Path) -> std::io::Result<()> {
+        let exports = self.resolve.worlds.get(self.id).into_iter().flat_map(|world| world.exports.keys());
+        let exports = exports.map(|export| self.resolve.name_world_key(export)).collect();
+        match leftovers::without(&std::fs::read(component)?, &exports) {
+            Some(tidy) => std::fs::write(component, tidy),
+            None => Ok(()),
+        }
+    }
+
     /// Makes a component of the core module at `core`.
     pub(super) fn componentize(&self, core: &Path, component: &Path) -> anyhow::Result<()> {
         let mut module = std::fs::read(core).with_context(|| format!("cannot read {}", core.display()))?;
@@ -85,6 +98,13 @@ pub fn imports(component: &[u8]) -> anyhow::Result<BTreeSet<String>> {
     let wit_component::DecodedWasm::Component(resolve, world) = decoded else {
         anyhow::bail!("the build made a WIT package and no component")
     };
-    let imports = resolve.worlds.get(world).into_iter().flat_map(|world| world.imports.keys());
-    Ok(imports.map(|import| resolve.name_world_key(import)).collect())
+    // An interface of which only types are used gives no power.
+    let calls = |item: &WorldItem| match item {
+        WorldItem::Interface { id, .. } => resolve.interfaces.get(*id).is_none_or(|found| !found.functions.is_empty()),
+        WorldItem::Type { .. } => false,
+        WorldItem::Function(_) => true,
+    };
+    let imports = resolve.worlds.get(world).into_iter().flat_map(|world| &world.imports);
+    let imports = imports.filter(|(_, item)| calls(item)).map(|(name, _)| resolve.name_world_key(name));
+    Ok(imports.collect())
 }

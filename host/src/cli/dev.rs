@@ -30,7 +30,7 @@ use crate::{
         project::Project,
         sources::Sources,
     },
-    capability::{self, Access},
+    capability::{self, Access, Capability},
     config::Config,
     files::write_atomically,
     grants::ComponentGrant,
@@ -42,6 +42,8 @@ use crate::{
 
 /// Where the host keeps its files, in the project's folder.
 const DATA: &str = ".mcpp";
+/// How often it is looked whether a build that waits is live.
+const RECHECK: Duration = Duration::from_millis(300);
 /// The first port that is tried, which is a host's usual one.
 const PORT: u16 = 8000;
 /// How many ports are tried.
@@ -80,7 +82,7 @@ impl Dev {
         // The watch begins before the first build, so that no save is missed.
         let mut sources = Sources::watch(&project.folder)?;
         let host = start(config, self.listen).await?;
-        let mut session = Session { project, host, data, tools, built: None, live: None };
+        let mut session = Session { project, host, data, tools, built: None, live: None, waiting: false };
         let outcome = session.serve(&mut sources).await;
         session.host.stop().await;
         outcome?;
@@ -129,6 +131,8 @@ struct Session {
     built: Option<Build>,
     /// What clients see now.
     live: Option<Face>,
+    /// Whether the newest build waits for a grant, or is not live for another reason.
+    waiting: bool,
 }
 
 /// A build in the tools folder.
@@ -144,7 +148,6 @@ impl Session {
     /// Builds at every save, until it is told to stop.
     async fn serve(&mut self, sources: &mut Sources) -> anyhow::Result<()> {
         let mut terminate = signal(SignalKind::terminate())?;
-        let mut changed = self.host.registry().watch(&TenantId::local());
         let stopped = async {
             tokio::select! {
                 pressed = tokio::signal::ctrl_c() => pressed,
@@ -166,8 +169,8 @@ impl Session {
                         stopped = &mut stopped => return Ok(stopped?),
                     }
                 }
-                // A grant was given meanwhile, and what waited for it is live.
-                Ok(()) = changed.changed() => drop(self.settle()),
+                // A grant that is given meanwhile lets what waits for it go live.
+                () = tokio::time::sleep(RECHECK), if self.waiting => self.waiting = !self.settle(),
             }
         }
     }
@@ -176,7 +179,10 @@ impl Session {
     async fn build(&mut self) -> anyhow::Result<()> {
         match with_progress(&self.project).await {
             Ok(built) => {
-                show(&built.said);
+                // What tools say of their success at every save is nothing to look at.
+                if built.said.to_lowercase().contains("warn") {
+                    show(&built.said);
+                }
                 if let Err(error) = self.swap(&built).await {
                     self.failed(&format!("{error:#}"));
                 }
@@ -197,14 +203,19 @@ impl Session {
             std::fs::remove_file(self.tools.join(format!("{}.wasm", before.component)))?;
             self.live = None;
         }
+        self.waiting = false;
         let placed = Instant::now();
         write_atomically(&self.tools.join(format!("{component}.wasm")), &wasm)?;
         let digest = blake3::hash(&wasm).to_hex().to_string();
-        self.built = Some(Build { digest, imports: imports(&wasm)?, took: built.took, placed, component });
+        // What everybody has is nothing to look at.
+        let imports =
+            imports(&wasm)?.into_iter().filter(|import| !capability::of_import(import).is_some_and(is_for_everyone));
+        self.built = Some(Build { digest, imports: imports.collect(), took: built.took, placed, component });
         self.host.reload().await?;
         if self.settle() {
             return Ok(());
         }
+        self.waiting = true;
         self.refused();
         Ok(())
     }
@@ -282,6 +293,10 @@ impl Session {
         let serves = if self.live.is_some() { "the last good build serves on" } else { "nothing serves yet" };
         tell(&paint(Style::Bad, &format!("not live: {}; {serves}", clean(reason))));
     }
+}
+
+fn is_for_everyone(capability: &Capability) -> bool {
+    matches!(capability.access, Access::Everyone)
 }
 
 fn seconds(took: Duration) -> String {

@@ -10,8 +10,7 @@ const NEEDS: &str = "install zig, or let requirements.txt name ziglang";
 pub(super) async fn build(project: &Project, progress: Progress<'_>) -> Result<Steps, BuildError> {
     let (world, out, component) = plain(project)?;
     let generated = out.join("bindings");
-    let options = wit_bindgen_c::Opts { no_object_file: true, ..wit_bindgen_c::Opts::default() };
-    let bindings = world.bindings(options.build(), &generated, &[]).map_err(BuildError::Wit)?;
+    let bindings = world.bindings(wit_bindgen_c::Opts::default().build(), &generated, &[]).map_err(BuildError::Wit)?;
     let (zig, installed) = if on_path("zig") {
         (Step::new("zig", &project.folder, NEEDS), Vec::new())
     } else {
@@ -27,8 +26,9 @@ pub(super) async fn build(project: &Project, progress: Progress<'_>) -> Result<S
         .arguments(["cc", "-target", "wasm32-wasi", "-mexec-model=reactor", "-Os", "-Wall", "-I."])
         .arguments([format!("-I{}", generated.display())])
         .arguments(sources)
-        .arguments(bindings.into_iter().filter(|file| file.extension().is_some_and(|extension| extension == "c")))
+        .arguments(bindings.into_iter().filter(|file| file.extension().is_some_and(|kind| kind == "c" || kind == "o")))
         .arguments(["-o".as_ref(), core.as_os_str()])
+        .named("zig cc")
         .run()
         .await?;
     world.componentize(&core, &component).map_err(BuildError::Wit)?;

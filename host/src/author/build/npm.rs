@@ -9,7 +9,7 @@ use crate::author::{
 const NEEDS: &str = "install Node.js 20 or newer, with npm";
 
 pub(super) async fn build(project: &Project, progress: Progress<'_>) -> Result<Steps, BuildError> {
-    let (_, _, component) = plain(project)?;
+    let (world, _, component) = plain(project)?;
     let installed = install(project, progress).await?;
     progress("npm run build");
     let npm = Step::new("npm", &project.folder, NEEDS).environment("NO_UPDATE_NOTIFIER", "1");
@@ -18,6 +18,7 @@ pub(super) async fn build(project: &Project, progress: Progress<'_>) -> Result<S
         let missing = format!("the script `build` in package.json did not write {}", component.display());
         return Err(BuildError::NoComponent(missing));
     }
+    world.tidy(&component).map_err(|source| BuildError::File { path: component.clone(), source })?;
     Ok(Steps { component, said: said([installed, built]) })
 }
 

@@ -22,7 +22,7 @@ pub(super) async fn build(project: &Project, progress: Progress<'_>) -> Result<S
             .arguments([environment]),
     };
     progress("cargo build");
-    let done = cargo.arguments(build).with_data().run().await?;
+    let done = cargo.arguments(build).named("cargo build").with_data().run().await?;
     let component = artifact(&done.data).ok_or_else(|| {
         BuildError::NoComponent("the package has no library with `crate-type = [\"cdylib\"]` in Cargo.toml".into())
     })?;

@@ -10,57 +10,64 @@ const PREAMBLE_BYTES: usize = 8;
 /// The id of a component's sections of exports.
 const EXPORTS: u8 = 11;
 
-/// The component with only these exports; none if it has no others, or needs them itself.
+/// The id of a component's sections of aliases.
+const ALIASES: u8 = 6;
+
+/// The component with only these exports; none if it has no others, or none that can be taken out.
+///
+/// An export is a name for later sections too, which count what was defined before them. So one is taken out only where its section holds nothing else and follows the
+/// alias that it exports: that alias a second time counts as much, and is seen by nobody.
 pub(super) fn without(component: &[u8], exports: &BTreeSet<String>) -> Option<Vec<u8>> {
-    let (kept, dropped) = keep(component, exports).ok()?;
-    // An export is a name for later sections too, so that what is left need not be valid.
-    (dropped && wit_component::decode(&kept).is_ok()).then_some(kept)
+    let kept = keep(component, exports).ok().filter(|kept| kept != component)?;
+    wit_component::decode(&kept).is_ok().then_some(kept)
 }
 
-fn keep(component: &[u8], exports: &BTreeSet<String>) -> Result<(Vec<u8>, bool)> {
+fn keep(component: &[u8], exports: &BTreeSet<String>) -> Result<Vec<u8>> {
     let mut reader = BinaryReader::new(component, 0);
     let mut kept = reader.read_bytes(PREAMBLE_BYTES)?.to_vec();
-    let mut dropped = false;
+    let mut before: (u8, &[u8]) = (0, &[]);
     while !reader.eof() {
         let id = reader.read_u8()?;
         let size = reader.read_var_u32()?;
-        let content = reader.read_bytes(usize::try_from(size).unwrap_or(usize::MAX))?;
-        kept.push(id);
-        if id != EXPORTS {
-            content.encode(&mut kept);
-            continue;
+        let mut section = (id, reader.read_bytes(usize::try_from(size).unwrap_or(usize::MAX))?);
+        // Sections begin with the number of things in them.
+        let one_alias = before.0 == ALIASES && before.1.first() == Some(&1);
+        if id == EXPORTS && one_alias && is_one_other(section.1, exports)? {
+            section = before;
         }
-        let (section, others) = keep_of(content, exports)?;
-        section.as_slice().encode(&mut kept);
-        dropped |= others;
+        kept.push(section.0);
+        section.1.encode(&mut kept);
+        before = section;
     }
-    Ok((kept, dropped))
+    Ok(kept)
 }
 
-/// A section of exports with only these; whether it had others.
-fn keep_of(content: &[u8], exports: &BTreeSet<String>) -> Result<(Vec<u8>, bool)> {
-    let entries = ComponentExportSectionReader::new(BinaryReader::new(content, 0))?;
-    let entries = entries.into_iter_with_offsets().collect::<Result<Vec<_>>>()?;
-    let starts = entries.iter().map(|(start, _)| *start);
-    let ends = starts.skip(1).chain([content.len()]);
-    let kept = entries.iter().zip(ends).filter(|((_, entry), _)| exports.contains(entry.name.name));
-    let kept: Vec<&[u8]> = kept.filter_map(|((start, _), end)| content.get(*start..end)).collect();
-    let mut section = Vec::new();
-    kept.len().encode(&mut section);
-    section.extend(kept.concat());
-    Ok((section, kept.len() < entries.len()))
+/// Whether a section of exports has one only, and that is none of these.
+fn is_one_other(section: &[u8], exports: &BTreeSet<String>) -> Result<bool> {
+    let found = ComponentExportSectionReader::new(BinaryReader::new(section, 0))?;
+    let found = found.into_iter().collect::<Result<Vec<_>>>()?;
+    Ok(matches!(found.as_slice(), [only] if !exports.contains(only.name.name)))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    // As componentize-qjs makes it: what is exported second counts the first.
     const COMPONENT: &str = r#"(component
         (core module $m (func (export "f") (result i32) i32.const 7))
         (core instance $i (instantiate $m))
-        (func $f (result u32) (canon lift (core func $i "f")))
-        (export "init" (func $f))
-        (export "greet" (func $f)))"#;
+        (component $c
+            (alias outer 1 $m (core module $m))
+            (core instance $i (instantiate $m))
+            (func $f (result u32) (canon lift (core func $i "f")))
+            (export "init" (func $f))
+            (export "greet" (func $f)))
+        (instance $c (instantiate $c))
+        (alias export $c "init" (func $init))
+        (export "init" (func $init))
+        (alias export $c "greet" (func $greet))
+        (export "greet" (func $greet)))"#;
 
     #[test]
     fn only_the_exports_of_the_world_stay() {

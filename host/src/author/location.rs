@@ -21,6 +21,11 @@ pub(super) fn first_error(said: &str, folder: &Path) -> Option<String> {
 fn place_in<'a>(word: &'a str, folder: &Path) -> Option<&'a str> {
     // Compilers go on after the place: `tool.c:3:5: error`.
     let word = word.trim_start_matches("file://");
+    // Some see the project's folder as the root.
+    let word = word
+        .strip_prefix('/')
+        .filter(|inside| !inside.starts_with('/') && !Path::new(word.split(':').next().unwrap_or(word)).is_file())
+        .unwrap_or(word);
     let (file, rest) = word.split_once(':')?;
     let mut numbers = rest.split(':');
     let line = numbers.next().filter(|number| is_number(number))?;
@@ -74,6 +79,10 @@ mod tests {
         }
         let absolute = folder.path().join("app.py").display().to_string();
         for (said, expected) in [
+            (
+                "Error: function name expected\n    at /src/tool.ts:1:17\n",
+                "src/tool.ts:1:17: Error: function name expected",
+            ),
             (
                 "warning: unused\n --> src/lib.rs:1:1\n\u{1b}[31merror[E0425]\u{1b}[0m: cannot find value `x`\n  --> src/lib.rs:3:5\n",
                 "src/lib.rs:3:5: error[E0425]: cannot find value `x`",

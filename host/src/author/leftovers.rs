@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use wasm_encoder::Encode as _;
-use wasmparser::{BinaryReader, ComponentExportSectionReader, Result};
+use wasmparser::{BinaryReader, ComponentExportSectionReader, ComponentExternalKind, Result};
 
 /// Bytes before the first section.
 const PREAMBLE_BYTES: usize = 8;
@@ -13,10 +13,13 @@ const EXPORTS: u8 = 11;
 /// The id of a component's sections of aliases.
 const ALIASES: u8 = 6;
 
+/// A section with one component instance, which exports nothing.
+const EMPTY_INSTANCE: (u8, &[u8]) = (5, &[1, 1, 0]);
+
 /// The component with only these exports; none if it has no others, or none that can be taken out.
 ///
-/// An export is a name for later sections too, which count what was defined before them. So one is taken out only where its section holds nothing else and follows the
-/// alias that it exports: that alias a second time counts as much, and is seen by nobody.
+/// An export is a name for later sections too, which count what was defined before them. So one is taken out only where its section holds nothing else, and
+/// something that is seen by nobody counts in its place: an empty instance, or, for a function, the alias that it exports a second time.
 pub(super) fn without(component: &[u8], exports: &BTreeSet<String>) -> Option<Vec<u8>> {
     let kept = keep(component, exports).ok().filter(|kept| kept != component)?;
     wit_component::decode(&kept).is_ok().then_some(kept)
@@ -32,8 +35,12 @@ fn keep(component: &[u8], exports: &BTreeSet<String>) -> Result<Vec<u8>> {
         let mut section = (id, reader.read_bytes(usize::try_from(size).unwrap_or(usize::MAX))?);
         // Sections begin with the number of things in them.
         let one_alias = before.0 == ALIASES && before.1.first() == Some(&1);
-        if id == EXPORTS && one_alias && is_one_other(section.1, exports)? {
-            section = before;
+        if id == EXPORTS {
+            match one_other(section.1, exports)? {
+                Some(ComponentExternalKind::Instance) => section = EMPTY_INSTANCE,
+                Some(ComponentExternalKind::Func) if one_alias => section = before,
+                _ => {}
+            }
         }
         kept.push(section.0);
         section.1.encode(&mut kept);
@@ -42,18 +49,21 @@ fn keep(component: &[u8], exports: &BTreeSet<String>) -> Result<Vec<u8>> {
     Ok(kept)
 }
 
-/// Whether a section of exports has one only, and that is none of these.
-fn is_one_other(section: &[u8], exports: &BTreeSet<String>) -> Result<bool> {
+/// The kind of a section's only export, if it has one only and that is none of these.
+fn one_other(section: &[u8], exports: &BTreeSet<String>) -> Result<Option<ComponentExternalKind>> {
     let found = ComponentExportSectionReader::new(BinaryReader::new(section, 0))?;
     let found = found.into_iter().collect::<Result<Vec<_>>>()?;
-    Ok(matches!(found.as_slice(), [only] if !exports.contains(only.name.name)))
+    Ok(match found.as_slice() {
+        [only] if !exports.contains(only.name.name) => Some(only.kind),
+        _ => None,
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    // As componentize-qjs makes it: what is exported second counts the first.
+    // As componentize-qjs and componentize-py make them: what is exported later counts what was before.
     const COMPONENT: &str = r#"(component
         (core module $m (func (export "f") (result i32) i32.const 7))
         (core instance $i (instantiate $m))
@@ -66,6 +76,8 @@ mod tests {
         (instance $c (instantiate $c))
         (alias export $c "init" (func $init))
         (export "init" (func $init))
+        (instance $start (export "init" (func $init)))
+        (export "exports" (instance $start))
         (alias export $c "greet" (func $greet))
         (export "greet" (func $greet)))"#;
 
@@ -80,7 +92,7 @@ mod tests {
         };
         let names: Vec<String> = resolve.worlds[id].exports.keys().map(|name| resolve.name_world_key(name)).collect();
         assert_eq!(names, ["greet"]);
-        assert!(without(&component, &world(&["greet", "init"])).is_none());
+        assert!(without(&component, &world(&["greet", "init", "exports"])).is_none());
         assert!(without(b"no", &world(&[])).is_none());
     }
 }

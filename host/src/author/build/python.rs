@@ -27,6 +27,7 @@ pub(super) async fn build(project: &Project, progress: Progress<'_>) -> Result<S
         .arguments([&component])
         .run()
         .await?;
+    world.tidy(&component).map_err(|source| BuildError::File { path: component.clone(), source })?;
     // It tells of its success, and nobody asked.
     Ok(Steps { component, said: said(installed.into_iter().chain([Done { said: warnings(&built.said), ..built }])) })
 }

@@ -41,14 +41,20 @@ fn is_number(text: &str) -> bool {
 /// Python names the innermost place last.
 fn traceback(lines: &[String], folder: &Path) -> Option<String> {
     let places = lines.iter().enumerate().filter_map(|(at, line)| {
-        let (file, rest) = line.trim().strip_prefix("File \"")?.split_once("\", line ")?;
+        let (file, rest) = line.split_once("File \"")?.1.split_once("\", line ")?;
         let number: String = rest.chars().take_while(char::is_ascii_digit).collect();
         let inside = file.strip_prefix(&format!("{}/", folder.display())).unwrap_or(file);
+        // componentize-py numbers the folders that it looks into, and the project's is the first.
+        let inside = inside.strip_prefix("/0/").unwrap_or(inside);
         (!inside.starts_with(['/', '.', '<']) && folder.join(inside).is_file())
             .then(|| (at, format!("{inside}:{number}")))
     });
     let (at, place) = places.last()?;
-    let message = lines.get(at..)?.iter().find(|line| line.contains("Error: ")).map_or("", |line| line.trim());
+    let message = lines
+        .get(at..)?
+        .iter()
+        .find(|line| line.contains("Error: ") && !line.contains("File \""))
+        .map_or("", |line| line.trim());
     Some(format!("{place}: {message}"))
 }
 

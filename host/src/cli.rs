@@ -1,9 +1,12 @@
 //! The commands. Data goes to standard output, everything else to standard error; an exit code of 0 means success, 1 that the command failed, 2 that it was typed wrong.
 
 mod accept;
+mod build;
 mod data;
+mod dev;
 mod document;
 mod inspect;
+mod new;
 mod operate;
 mod policy;
 mod remote;
@@ -37,6 +40,12 @@ pub struct Cli {
 enum Command {
     /// Run the host: load the tools, serve MCP clients, swap tools as they change.
     Serve(serve::Serve),
+    /// Make a project for a tool, in one of six languages, that builds and runs as it is.
+    New(new::New),
+    /// Build the component of a project, by its language's own tools.
+    Build(build::Build),
+    /// Serve one project while you write it: build at every save, swap, and show what changed.
+    Dev(dev::Dev),
     /// List the tools of a host, or what keeps components from being live.
     Tools(remote::Tools),
     /// Call a tool.
@@ -133,6 +142,9 @@ impl Cli {
     pub async fn run(self) -> anyhow::Result<u8> {
         match self.command {
             Command::Serve(command) => command.run().await,
+            Command::New(command) => command.run(),
+            Command::Build(command) => command.run().await,
+            Command::Dev(command) => command.run().await,
             Command::Tools(command) => command.run().await,
             Command::Call(command) => command.run().await,
             Command::Tasks(command) => command.run().await,

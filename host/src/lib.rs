@@ -25,5 +25,6 @@ pub mod store;
 pub mod wasm;
 
 pub mod admin;
+pub mod author;
 pub mod cli;
 pub mod host;

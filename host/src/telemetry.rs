@@ -45,16 +45,19 @@ pub fn start_logging(level: &str, format: LogFormat) -> Result<(), String> {
     Ok(())
 }
 
+/// The target of guests' records in the host's log.
+pub const GUEST: &str = "guest";
+
 /// Writes a guest's record to the host's log. Control characters are escaped, so that a guest cannot write to the operator's terminal.
-pub fn guest_record(component: &str, level: LogLevel, message: &str) {
+pub fn guest_record(component: &str, tool: &str, level: LogLevel, message: &str) {
     let message: String =
         message.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect();
     match level {
-        LogLevel::Debug => tracing::debug!(target: "guest", component, "{message}"),
-        LogLevel::Info | LogLevel::Notice => tracing::info!(target: "guest", component, "{message}"),
-        LogLevel::Warning => tracing::warn!(target: "guest", component, "{message}"),
+        LogLevel::Debug => tracing::debug!(target: GUEST, component, tool, "{message}"),
+        LogLevel::Info | LogLevel::Notice => tracing::info!(target: GUEST, component, tool, "{message}"),
+        LogLevel::Warning => tracing::warn!(target: GUEST, component, tool, "{message}"),
         LogLevel::Error | LogLevel::Critical | LogLevel::Alert | LogLevel::Emergency => {
-            tracing::error!(target: "guest", component, severity = level.as_str(), "{message}");
+            tracing::error!(target: GUEST, component, tool, severity = level.as_str(), "{message}");
         }
     }
 }

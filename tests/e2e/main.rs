@@ -15,6 +15,7 @@
 mod support;
 
 mod arguments;
+mod author;
 mod backend;
 mod cache;
 mod cancellation;

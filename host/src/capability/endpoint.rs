@@ -12,7 +12,7 @@ use crate::{
             endpoint::{call, caller, log, progress},
             tool::types,
         },
-        output,
+        output::{self, Writer},
         state::{Running, State},
     },
 };
@@ -64,8 +64,10 @@ impl State {
         self.control.charge_log(message.len())?;
         let message = self.control.redactor().text(message);
         match &self.running {
-            Some(running) => output::record(&running.component, level, message, &running.observer),
-            None => output::record("", level, message, &Observer::default()),
+            Some(running) => output::record(&running.writer(), level, message, &running.observer),
+            None => {
+                output::record(&Writer { component: "".into(), tool: "".into() }, level, message, &Observer::default())
+            }
         }
         Ok(())
     }

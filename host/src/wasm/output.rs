@@ -24,10 +24,19 @@ const MAX_LINE_BYTES: usize = 8 << 10;
 /// What one write may hand over.
 const WRITE_BYTES: usize = 64 << 10;
 
+/// Who writes records.
+#[derive(Debug, Clone)]
+pub struct Writer {
+    /// The component.
+    pub component: Arc<str>,
+    /// The tool that is called; empty while there is no call.
+    pub tool: Arc<str>,
+}
+
 /// One of the two streams. Clones write to the same line.
 #[derive(Clone)]
 pub struct LogStream {
-    component: Arc<str>,
+    writer: Writer,
     level: LogLevel,
     control: Arc<Control>,
     line: Arc<Mutex<Line>>,
@@ -35,24 +44,15 @@ pub struct LogStream {
 
 impl std::fmt::Debug for LogStream {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("LogStream")
-            .field("component", &self.component)
-            .field("level", &self.level)
-            .finish_non_exhaustive()
+        f.debug_struct("LogStream").field("writer", &self.writer).field("level", &self.level).finish_non_exhaustive()
     }
 }
 
 impl LogStream {
     /// A stream whose lines become records of `level`.
-    pub fn new(component: Arc<str>, level: LogLevel, control: Arc<Control>, observer: Observer) -> Self {
-        let line = Line {
-            component: Arc::clone(&component),
-            level,
-            control: Arc::clone(&control),
-            observer,
-            bytes: Vec::new(),
-        };
-        Self { component, level, control, line: Arc::new(Mutex::new(line)) }
+    pub fn new(writer: Writer, level: LogLevel, control: Arc<Control>, observer: Observer) -> Self {
+        let line = Line { writer: writer.clone(), level, control: Arc::clone(&control), observer, bytes: Vec::new() };
+        Self { writer, level, control, line: Arc::new(Mutex::new(line)) }
     }
 
     fn take(&self, bytes: &[u8]) -> wasmtime::Result<()> {
@@ -64,7 +64,7 @@ impl LogStream {
 
 /// The line that is being written. A last line without an end is written out when the call ends.
 struct Line {
-    component: Arc<str>,
+    writer: Writer,
     level: LogLevel,
     control: Arc<Control>,
     observer: Observer,
@@ -92,7 +92,7 @@ impl Line {
             return;
         }
         let message = String::from_utf8_lossy(&std::mem::take(&mut self.bytes)).into_owned();
-        record(&self.component, self.level, self.control.redactor().text(message), &self.observer);
+        record(&self.writer, self.level, self.control.redactor().text(message), &self.observer);
     }
 }
 
@@ -103,9 +103,9 @@ impl Drop for Line {
 }
 
 /// Writes one record of a guest to the host's log and to the call's observer.
-pub fn record(component: &str, level: LogLevel, message: String, observer: &Observer) {
-    telemetry::guest_record(component, level, &message);
-    observer.notify(CallEvent::Log { level, component: component.to_owned(), message });
+pub fn record(writer: &Writer, level: LogLevel, message: String, observer: &Observer) {
+    telemetry::guest_record(&writer.component, &writer.tool, level, &message);
+    observer.notify(CallEvent::Log { level, component: writer.component.to_string(), message });
 }
 
 impl IsTerminal for LogStream {

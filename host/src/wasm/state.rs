@@ -11,7 +11,10 @@ use wasmtime_wasi::{
 };
 use wasmtime_wasi_http::{WasiHttpCtxView, WasiHttpView};
 
-use super::{control::Control, output::LogStream};
+use super::{
+    control::Control,
+    output::{LogStream, Writer},
+};
 use crate::{
     call::{Budget, Dispatch, LogLevel, Observer, TraceContext},
     capability::{
@@ -64,6 +67,11 @@ pub struct Running {
 }
 
 impl Running {
+    /// Who writes the call's log records.
+    pub fn writer(&self) -> Writer {
+        Writer { component: Arc::clone(&self.component), tool: Arc::clone(&self.tool) }
+    }
+
     fn way_out(&self) -> Option<(HttpAccess, Requester)> {
         let access = self.http.clone()?;
         let tenant = self.principal.tenant.as_str().into();
@@ -108,7 +116,9 @@ impl State {
     /// State for one instance of `component`.
     pub fn new(component: &Arc<str>, control: Arc<Control>, running: Option<Running>) -> Self {
         let observer = running.as_ref().map(|call| call.observer.clone()).unwrap_or_default();
-        let stream = |level| LogStream::new(Arc::clone(component), level, Arc::clone(&control), observer.clone());
+        let nobody = || Writer { component: Arc::clone(component), tool: "".into() };
+        let writer = running.as_ref().map_or_else(nobody, Running::writer);
+        let stream = |level| LogStream::new(writer.clone(), level, Arc::clone(&control), observer.clone());
         let wasi = WasiCtx::builder()
             .stdout(stream(LogLevel::Info))
             .stderr(stream(LogLevel::Warning))

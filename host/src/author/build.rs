@@ -1,0 +1,142 @@
+//! From a project's sources to its component, by the tools of its own language.
+
+mod c;
+mod go;
+mod npm;
+mod python;
+mod rust;
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+pub use super::wit::imports;
+use super::{
+    language::Language,
+    project::{OUT, Project, ProjectError, WIT},
+    step::Done,
+    wit::World,
+};
+use crate::{telemetry, wasm::docs};
+
+/// What a build made.
+#[derive(Debug)]
+pub struct Built {
+    /// The component.
+    pub component: PathBuf,
+    /// Its size.
+    pub bytes: u64,
+    /// How long it took.
+    pub took: Duration,
+    /// What the tools said although all is well: their warnings.
+    pub said: String,
+}
+
+/// Why a build made nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// The folder is no project.
+    #[error(transparent)]
+    Project(#[from] ProjectError),
+    /// A tool is not there.
+    #[error("`{program}` is not installed; {needs}")]
+    Missing {
+        /// The tool.
+        program: String,
+        /// What to install.
+        needs: &'static str,
+    },
+    /// A tool could not be run.
+    #[error("cannot run `{program}`")]
+    Run {
+        /// The tool.
+        program: String,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// A tool refused: mostly, the sources have an error.
+    #[error("`{command}` failed")]
+    Failed {
+        /// What was run.
+        command: String,
+        /// The first error in the project's own files.
+        first: Option<String>,
+        /// All that it said.
+        said: String,
+    },
+    /// A file could not be read or written.
+    #[error("cannot use {path}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// The WIT, or what was made for it, is not right.
+    #[error("{0:#}")]
+    Wit(anyhow::Error),
+    /// The tools ended well and left no component.
+    #[error("the build made no component: {0}")]
+    NoComponent(String),
+}
+
+/// Told of each step, in a few words.
+pub type Progress<'a> = &'a (dyn Fn(&str) + Send + Sync);
+
+/// What the steps of a language gave.
+struct Steps {
+    component: PathBuf,
+    said: String,
+}
+
+/// Builds the component of a project.
+pub async fn build(project: &Project, progress: Progress<'_>) -> Result<Built, BuildError> {
+    let started = Instant::now();
+    let Steps { component, said } = match project.language {
+        Language::Rust => rust::build(project, progress).await?,
+        Language::Javascript | Language::Typescript => npm::build(project, progress).await?,
+        Language::Python => python::build(project, progress).await?,
+        Language::C => c::build(project, progress).await?,
+        Language::Go => go::build(project, progress).await?,
+    };
+    let missing = |error| BuildError::NoComponent(format!("{}: {error}", component.display()));
+    let mut bytes = std::fs::metadata(&component).map_err(missing)?.len();
+    if project.language != Language::Rust {
+        bytes = document(project, &component)?;
+    }
+    Ok(Built { component, bytes, took: started.elapsed(), said })
+}
+
+/// Puts the doc comments of the project's WIT into its component, where they are the descriptions of its tools; its size.
+fn document(project: &Project, component: &Path) -> Result<u64, BuildError> {
+    let failed = |source| BuildError::File { path: component.to_owned(), source };
+    let plain = std::fs::read(component).map_err(failed)?;
+    let documented = docs::embed(&plain, &project.folder.join(WIT)).map_err(|error| BuildError::Wit(error.into()))?;
+    std::fs::write(component, &documented).map_err(failed)?;
+    Ok(u64::try_from(documented.len()).unwrap_or(u64::MAX))
+}
+
+/// The world of a plain component, the folder for what is made, and where its component goes.
+fn plain(project: &Project) -> Result<(World, PathBuf, PathBuf), BuildError> {
+    let world = World::read(project).map_err(BuildError::Wit)?;
+    let out = project.folder.join(OUT);
+    std::fs::create_dir_all(&out).map_err(|source| BuildError::File { path: out.clone(), source })?;
+    let component = out.join(format!("{}.wasm", world.component));
+    Ok((world, out, component))
+}
+
+/// The words of several tools, in order.
+fn said(done: impl IntoIterator<Item = Done>) -> String {
+    done.into_iter().map(|done| done.said).collect()
+}
+
+impl BuildError {
+    /// The error with all its sources, in one line.
+    pub fn line(&self) -> String {
+        telemetry::chain(self)
+    }
+}

@@ -1,0 +1,54 @@
+//! Python: componentize-py from the project's `.venv`; and that folder for whoever needs a tool from PyPI.
+
+use std::path::PathBuf;
+
+use super::{BuildError, Progress, Steps, plain, said};
+use crate::author::{
+    project::Project,
+    step::{Done, Step},
+};
+
+const NEEDS: &str = "install Python 3.10 or newer, with venv";
+/// What a project asks for.
+const REQUIREMENTS: &str = "requirements.txt";
+/// The folder that its requirements are installed into.
+const VENV: &str = ".venv";
+/// The module that implements the world.
+const MODULE: &str = "app";
+/// CPython imports sockets whatever the program does, and no host of ours offers those: it gets nothing of WASI instead.
+const STUB: &str = "--stub-wasi";
+
+pub(super) async fn build(project: &Project, progress: Progress<'_>) -> Result<Steps, BuildError> {
+    let (world, _, component) = plain(project)?;
+    let (programs, installed) = install(project, progress).await?;
+    progress("componentize-py");
+    let built = Step::new(programs.join("componentize-py"), &project.folder, "add componentize-py to requirements.txt")
+        .arguments(["--wit-path", "wit", "--world", &world.name, "componentize", MODULE, STUB, "--output"])
+        .arguments([&component])
+        .run()
+        .await?;
+    world.tidy(&component).map_err(|source| BuildError::File { path: component.clone(), source })?;
+    // It tells of its success, and nobody asked.
+    Ok(Steps { component, said: said(installed.into_iter().chain([Done { said: warnings(&built.said), ..built }])) })
+}
+
+fn warnings(said: &str) -> String {
+    said.lines().filter(|line| *line != "Component built successfully").map(|line| format!("{line}\n")).collect()
+}
+
+/// The programs of the project's own environment, with all in it that it asks for.
+pub(super) async fn install(project: &Project, progress: Progress<'_>) -> Result<(PathBuf, Vec<Done>), BuildError> {
+    let folder = &project.folder;
+    let (programs, asked) = (folder.join(VENV).join("bin"), folder.join(REQUIREMENTS));
+    let requirements = std::fs::read(&asked).map_err(|source| BuildError::File { path: asked.clone(), source })?;
+    let noted = folder.join(VENV).join("installed-requirements.txt");
+    if std::fs::read(&noted).is_ok_and(|installed| installed == requirements) {
+        return Ok((programs, Vec::new()));
+    }
+    progress("pip install");
+    let made = Step::new("python3", folder, NEEDS).arguments(["-m", "venv", VENV]).run().await?;
+    let quiet = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--requirement", REQUIREMENTS];
+    let installed = Step::new(programs.join("python"), folder, NEEDS).arguments(quiet).run().await?;
+    std::fs::write(&noted, requirements).map_err(|source| BuildError::File { path: noted, source })?;
+    Ok((programs, vec![made, installed]))
+}

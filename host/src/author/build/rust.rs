@@ -1,0 +1,67 @@
+//! Rust: cargo, for `wasm32-wasip2`.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use super::{BuildError, Progress, Steps};
+use crate::author::{project::Project, step::Step};
+
+const TARGET: &str = "wasm32-wasip2";
+const NEEDS: &str = "install Rust 1.95 or newer";
+const NEEDS_TARGET: &str =
+    "type `rustup target add wasm32-wasip2`; without rustup, run guest-target.sh in the SDK's folder";
+
+pub(super) async fn build(project: &Project, progress: Progress<'_>) -> Result<Steps, BuildError> {
+    let build = ["build", "--quiet", "--release", "--target", TARGET, "--message-format", "json-render-diagnostics"];
+    let cargo = match guest_toolchain(project).await? {
+        None => Step::new("cargo", &project.folder, NEEDS),
+        // It is a shell's file, as it extends what is set already.
+        Some(environment) => Step::new("bash", &project.folder, NEEDS)
+            .arguments(["-c", ". \"$0\" && exec cargo \"$@\""])
+            .arguments([environment]),
+    };
+    progress("cargo build");
+    let done = cargo.arguments(build).named("cargo build").with_data().run().await?;
+    let component = artifact(&done.data).ok_or_else(|| {
+        BuildError::NoComponent("the package has no library with `crate-type = [\"cdylib\"]` in Cargo.toml".into())
+    })?;
+    Ok(Steps { component, said: done.said })
+}
+
+/// What to set for cargo, if this Rust has no such target and the SDK's checkout has one of its own.
+async fn guest_toolchain(project: &Project) -> Result<Option<PathBuf>, BuildError> {
+    let print = ["--print", "target-libdir", "--target", TARGET];
+    let library = Step::new("rustc", &project.folder, NEEDS).arguments(print).with_data().run().await?;
+    let has_std = |entry: std::fs::DirEntry| entry.file_name().to_string_lossy().starts_with("libstd-");
+    if std::fs::read_dir(library.data.trim()).is_ok_and(|entries| entries.flatten().any(has_std)) {
+        return Ok(None);
+    }
+    let describe = ["metadata", "--format-version", "1"];
+    let metadata = Step::new("cargo", &project.folder, NEEDS).arguments(describe).with_data().run().await?;
+    let checkout = sdk(&metadata.data).and_then(|sdk| Some(sdk.parent()?.parent()?.to_owned()));
+    let environment = checkout.map(|checkout| checkout.join("target/guest-toolchain/guest-env.sh"));
+    match environment.filter(|file| std::fs::metadata(file).is_ok_and(|file| file.len() > 0)) {
+        Some(environment) => Ok(Some(environment)),
+        None => Err(BuildError::Missing { program: format!("the Rust target {TARGET}"), needs: NEEDS_TARGET }),
+    }
+}
+
+/// The manifest of the SDK that the package depends on.
+fn sdk(metadata: &str) -> Option<PathBuf> {
+    let metadata: Value = serde_json::from_str(metadata).ok()?;
+    let packages = metadata.get("packages")?.as_array()?;
+    let sdk = packages.iter().find(|package| package.get("name").is_some_and(|name| name == "mcpp-tool"))?;
+    Some(Path::new(sdk.get("manifest_path")?.as_str()?).to_owned())
+}
+
+/// The component among cargo's messages: the last one, as the package's own comes after its dependencies.
+fn artifact(messages: &str) -> Option<PathBuf> {
+    let files = messages.lines().filter_map(|line| {
+        let message: Value = serde_json::from_str(line).ok()?;
+        let files = message.get("filenames")?.as_array()?;
+        let mut files = files.iter().filter_map(Value::as_str);
+        files.find(|file| file.ends_with(".wasm")).map(PathBuf::from)
+    });
+    files.last()
+}

@@ -7,10 +7,10 @@ import (
 	"go.bytecodealliance.org/pkg/wit/types"
 )
 
-func Greet(name string) types.Result[string, string] {
+func Greet(name string) wit_types.Result[string, string] {
 	said, err := greeting.Greet(name)
 	if err != nil {
-		return types.Err[string, string](err.Error())
+		return wit_types.Err[string, string](err.Error())
 	}
-	return types.Ok[string, string](said)
+	return wit_types.Ok[string, string](said)
 }

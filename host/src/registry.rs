@@ -275,8 +275,9 @@ impl Registry {
             ..self.running(&tool.powers, call.principal, tool.name.as_str().into(), cause.into())
         };
         let (result, cost) =
-            instance::call(&self.0.engine, tool.target.clone(), call.arguments, running, control).await;
+            instance::call(&self.0.engine, tool.target.clone(), call.arguments, running, Arc::clone(&control)).await;
         weight.note(cost.processor_time);
+        control.note_used(cost.processor_time);
         (result.and_then(|result| tool.check_result(result)), cost)
     }
 

@@ -40,7 +40,7 @@ fn is_number(text: &str) -> bool {
 
 /// Python names the innermost place last.
 fn traceback(lines: &[String], folder: &Path) -> Option<String> {
-    let places = lines.iter().enumerate().filter_map(|(at, line)| {
+    let mut places = lines.iter().enumerate().filter_map(|(at, line)| {
         let (file, rest) = line.split_once("File \"")?.1.split_once("\", line ")?;
         let number: String = rest.chars().take_while(char::is_ascii_digit).collect();
         let inside = file.strip_prefix(&format!("{}/", folder.display())).unwrap_or(file);
@@ -49,7 +49,7 @@ fn traceback(lines: &[String], folder: &Path) -> Option<String> {
         (!inside.starts_with(['/', '.', '<']) && folder.join(inside).is_file())
             .then(|| (at, format!("{inside}:{number}")))
     });
-    let (at, place) = places.last()?;
+    let (at, place) = places.next_back()?;
     let message = lines
         .get(at..)?
         .iter()

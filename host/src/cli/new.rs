@@ -36,11 +36,8 @@ impl New {
             (Language::Rust, None) => Some(template::find_sdk()?),
             _ => None,
         };
-        let folder = if self.parent == PathBuf::from(".") {
-            PathBuf::from(name.as_str())
-        } else {
-            self.parent.join(name.as_str())
-        };
+        let folder =
+            if self.parent.as_os_str() == "." { PathBuf::from(name.as_str()) } else { self.parent.join(name.as_str()) };
         template::create(&name, self.lang, &folder, sdk.as_deref())?;
         if self.json {
             print_json(&serde_json::json!({ "folder": folder, "language": self.lang }))?;

@@ -345,9 +345,14 @@ pub struct Slot {
 }
 
 impl Slot {
-    /// Whether the tenant has so many running calls that this one should not begin before it is its turn.
+    /// Whether the tenant computes so much that this call should not begin before it is its turn.
     pub fn is_crowded(&self) -> bool {
-        self.admission.0.turns.is_crowded_by(self.admission.of(&self.share.tenant).0)
+        self.admission.0.turns.is_crowded_by(&self.share.tenant)
+    }
+
+    /// Notes that the call has used so much processor time.
+    pub fn note_used(&self, time: Duration) {
+        self.admission.0.turns.note_used(&self.share.tenant, time);
     }
 
     /// A turn to compute beyond a first slice, if one is free at once.

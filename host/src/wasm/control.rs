@@ -137,9 +137,14 @@ impl Control {
         self.long.load(Ordering::Relaxed)
     }
 
-    /// Whether the guest's tenant already has more running than others should wait for.
+    /// Whether the guest's tenant computes more than others should wait for.
     pub fn is_crowded(&self) -> bool {
         self.slot.is_crowded()
+    }
+
+    /// Notes what the guest has used, when it has ended.
+    pub fn note_used(&self, time: Duration) {
+        self.slot.note_used(time);
     }
 
     /// Lets others run until it is the guest's turn to compute again.

@@ -16,6 +16,9 @@ use crate::tenant::TenantId;
 /// How long a tenant that called counts as one that uses the host.
 const LATELY: Duration = Duration::from_secs(1);
 
+/// The stretch of time by which it is measured how much a tenant computes.
+const WINDOW: Duration = Duration::from_millis(100);
+
 /// The turns of one host.
 #[derive(Debug, Clone)]
 pub struct Turns(Arc<Mutex<Lines>>);
@@ -27,6 +30,10 @@ struct Lines {
     latest: Option<TenantId>,
     /// Until when several tenants use the host, as far as is known.
     shared_until: Option<Instant>,
+    /// When the running window began, and the processor time that tenants' calls have used in it and in the one before.
+    window: Instant,
+    used: BTreeMap<TenantId, Duration>,
+    used_before: BTreeMap<TenantId, Duration>,
     taken: usize,
     /// Rises with every turn that is given.
     served: u64,
@@ -52,8 +59,9 @@ pub struct Turn {
 impl Turns {
     /// Turns for a host with so many processors.
     pub fn new(processors: usize) -> Self {
-        let lines =
-            Lines { processors, latest: None, shared_until: None, taken: 0, served: 0, tenants: BTreeMap::new() };
+        let (latest, shared_until, used, used_before, tenants) = Default::default();
+        let (window, taken, served) = (Instant::now(), 0, 0);
+        let lines = Lines { processors, latest, shared_until, window, used, used_before, taken, served, tenants };
         Self(Arc::new(Mutex::new(lines)))
     }
 
@@ -70,10 +78,24 @@ impl Turns {
         }
     }
 
-    /// Whether a tenant with so many running calls holds up others that use the host: its calls then stand in its line from their beginning.
-    pub fn is_crowded_by(&self, running: usize) -> bool {
-        let lines = self.lines();
-        running > lines.processors && lines.is_shared()
+    /// Notes that a call of a tenant has used so much processor time.
+    pub fn note_used(&self, tenant: &TenantId, time: Duration) {
+        let mut lines = self.lines();
+        lines.turn_window();
+        let used = lines.used.entry(tenant.clone()).or_default();
+        *used = used.saturating_add(time);
+    }
+
+    /// Whether the tenant computes so much that it holds up others that use the host: more than a quarter of the processors. Its calls then stand in its line from their beginning.
+    pub fn is_crowded_by(&self, tenant: &TenantId) -> bool {
+        let mut lines = self.lines();
+        if !lines.is_shared() {
+            return false;
+        }
+        lines.turn_window();
+        let used = |window: &BTreeMap<TenantId, Duration>| window.get(tenant).copied().unwrap_or_default();
+        let most = WINDOW.saturating_mul(u32::try_from(lines.processors).unwrap_or(u32::MAX)) / 4;
+        used(&lines.used).max(used(&lines.used_before)) > most
     }
 
     /// A turn, if one is free and nobody waits.
@@ -118,6 +140,16 @@ impl Turns {
 }
 
 impl Lines {
+    fn turn_window(&mut self) {
+        let age = self.window.elapsed();
+        if age >= WINDOW {
+            let before = std::mem::take(&mut self.used);
+            // What is older than a window counts no more.
+            self.used_before = if age < WINDOW.saturating_mul(2) { before } else { BTreeMap::new() };
+            self.window = Instant::now();
+        }
+    }
+
     fn is_shared(&self) -> bool {
         self.shared_until.is_some_and(|until| Instant::now() < until)
     }
@@ -197,10 +229,16 @@ mod tests {
             let most = || std::iter::from_fn(|| turns.try_take(&me)).take(99).collect::<Vec<_>>().len();
             (0..2).for_each(|_| turns.note(&me));
             assert_eq!(most(), alone);
-            assert!(!turns.is_crowded_by(99), "nobody else is there");
+            let quarter = WINDOW * u32::try_from(processors).expect("few") / 4;
+            turns.note_used(&me, quarter + Duration::from_millis(1));
+            turns.note_used(&other, quarter);
+            assert!(!turns.is_crowded_by(&me), "nobody else is there");
             turns.note(&other);
             assert_eq!(most(), shared);
-            assert!(turns.is_crowded_by(processors + 1) && !turns.is_crowded_by(processors));
+            turns.lines().window = Instant::now();
+            assert!(turns.is_crowded_by(&me) && !turns.is_crowded_by(&other));
+            turns.lines().window = Instant::now().checked_sub(WINDOW * 2).expect("a long time ago");
+            assert!(!turns.is_crowded_by(&me), "that was long ago");
             turns.lines().shared_until = Some(Instant::now());
             turns.note(&other);
             assert_eq!(most(), alone, "the others have been gone for a while");

@@ -57,11 +57,11 @@ fn sdk(metadata: &str) -> Option<PathBuf> {
 
 /// The component among cargo's messages: the last one, as the package's own comes after its dependencies.
 fn artifact(messages: &str) -> Option<PathBuf> {
-    let files = messages.lines().filter_map(|line| {
+    let mut files = messages.lines().filter_map(|line| {
         let message: Value = serde_json::from_str(line).ok()?;
         let files = message.get("filenames")?.as_array()?;
         let mut files = files.iter().filter_map(Value::as_str);
         files.find(|file| file.ends_with(".wasm")).map(PathBuf::from)
     });
-    files.last()
+    files.next_back()
 }

@@ -117,6 +117,19 @@ pub struct Call {
     pub observer: Observer,
     /// 0 for a call from a door, one more for each call by a tool.
     pub depth: u8,
+    /// The legacy client's session; none in the modern era, which has none.
+    pub session: Option<Session>,
+}
+
+/// A legacy client's session. What is kept for it goes when it ends: when the last clone is dropped.
+#[derive(Debug, Clone, Default)]
+pub struct Session(Arc<()>);
+
+impl Session {
+    /// What tells it apart from others, and whether it is over.
+    pub fn life(&self) -> &Arc<()> {
+        &self.0
+    }
 }
 
 /// Checks that the call's principal may call tools at all; which tools exist for it is the catalog's matter.
@@ -270,6 +283,8 @@ pub enum Budget {
     HttpBytes,
     /// Bytes of WebAssembly stack.
     Stack,
+    /// Resources that a client holds, in number.
+    Handles,
 }
 
 impl Budget {
@@ -290,6 +305,7 @@ impl Budget {
             Self::HttpRequests => "http_requests",
             Self::HttpBytes => "http_bytes",
             Self::Stack => "stack_bytes",
+            Self::Handles => "handles",
         }
     }
 }
@@ -417,6 +433,7 @@ mod tests {
             trace: TraceContext::root(),
             observer: Observer::default(),
             depth: 0,
+            session: None,
         };
         assert!(authorize(call(&[SCOPE_TOOLS])).is_ok());
         assert_eq!(authorize(call(&["other"])).expect_err("denied").to_string(), "local-user lacks the scope `tools`");

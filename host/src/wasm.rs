@@ -10,8 +10,11 @@ pub mod cache;
 pub mod component;
 pub mod control;
 pub mod docs;
+pub mod guest;
 pub mod handler;
+pub mod handles;
 pub mod instance;
+pub mod kept;
 pub mod limits;
 pub mod migration;
 pub mod output;
@@ -64,18 +67,20 @@ pub struct EngineConfig {
     pub queue_ms: u64,
     /// Threads that run guests; 0 for four times the processors.
     pub guest_threads: usize,
+    /// Instances that stay after a call, for their resources or for reuse.
+    pub max_kept: usize,
 }
 
 impl Default for EngineConfig {
     fn default() -> Self {
-        Self { max_running: 128, max_waiting: 384, max_queued: 1024, queue_ms: 2_000, guest_threads: 0 }
+        Self { max_running: 128, max_waiting: 384, max_queued: 1024, queue_ms: 2_000, guest_threads: 0, max_kept: 64 }
     }
 }
 
 impl EngineConfig {
     /// All instances that can exist at once.
     pub fn slots(&self) -> usize {
-        self.max_running.saturating_add(self.max_waiting)
+        self.max_running.saturating_add(self.max_waiting).saturating_add(self.max_kept)
     }
 
     /// What is wrong with these numbers, if anything.
@@ -90,6 +95,7 @@ impl EngineConfig {
         in_range("max_running", self.max_running, 1, 4_096)?;
         in_range("max_waiting", self.max_waiting, 0, 4_096)?;
         in_range("max_queued", self.max_queued, 0, 1_000_000)?;
+        in_range("max_kept", self.max_kept, 0, 4_096)?;
         in_range("guest_threads", self.guest_threads, 0, 1_024)
     }
 }

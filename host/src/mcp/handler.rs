@@ -26,7 +26,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{convert, session::Sessions};
 use crate::{
-    call::{Call, CallError, CallEvent, LogLevel, Observer, ToolName, TraceContext, authorize},
+    call::{Call, CallError, CallEvent, LogLevel, Observer, Session, ToolName, TraceContext, authorize},
     registry::Registry,
     tenant::Principal,
 };
@@ -57,7 +57,14 @@ impl Endpoint {
     }
 
     pub(super) fn handler(&self, principal: Principal, sessions: Option<Arc<Sessions>>) -> Handler {
-        Handler { endpoint: self.clone(), principal, sessions, log_level: Mutex::new(None), watch: Mutex::new(None) }
+        Handler {
+            endpoint: self.clone(),
+            principal,
+            sessions,
+            session: Session::default(),
+            log_level: Mutex::new(None),
+            watch: Mutex::new(None),
+        }
     }
 }
 
@@ -82,6 +89,8 @@ pub(super) struct Handler {
     endpoint: Endpoint,
     principal: Principal,
     sessions: Option<Arc<Sessions>>,
+    /// The client's session where it is the connection.
+    session: Session,
     /// What a legacy client asked to be told; kept in the session's record too, where there is one.
     log_level: Mutex<Option<LogLevel>>,
     /// Ends the watch for changes of the tool list when the session ends.
@@ -101,6 +110,15 @@ impl Handler {
         let chosen = *self.log_level.lock().unwrap_or_else(PoisonError::into_inner);
         let recorded = || self.sessions.as_ref()?.log_level(&session_id(context)?);
         Some(chosen.or_else(recorded).unwrap_or(LogLevel::Info))
+    }
+
+    /// The session that the request is in; the modern era has none.
+    fn session(&self, context: &RequestContext<RoleServer>) -> Option<Session> {
+        match &self.sessions {
+            _ if is_modern(context) => None,
+            Some(sessions) => sessions.session(&session_id(context)?),
+            None => Some(self.session.clone()),
+        }
     }
 
     fn cursor(&self, cursor: Option<&str>) -> Result<Option<ToolName>, ErrorData> {
@@ -242,6 +260,7 @@ impl ServerHandler for Handler {
             trace: trace(&context),
             observer,
             depth: 0,
+            session: self.session(&context),
         };
         let call = authorize(call).map_err(|denied| ErrorData::invalid_request(denied.to_string(), None))?;
         let mut running = std::pin::pin!(self.registry().call_metered(call));

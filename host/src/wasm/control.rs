@@ -6,7 +6,7 @@
 use std::{
     future::Future,
     sync::{
-        Arc, OnceLock,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
@@ -30,7 +30,8 @@ pub struct Control {
     limits: Limits,
     deadline: Instant,
     cancel: CancellationToken,
-    slot: Slot,
+    /// Its places; none any more when the call is over and its instance stays.
+    slot: Mutex<Option<Arc<Slot>>>,
     log_bytes: AtomicU64,
     host_calls: AtomicU64,
     store_ops: AtomicU64,
@@ -51,7 +52,7 @@ impl Control {
             limits,
             deadline,
             cancel,
-            slot,
+            slot: Mutex::new(Some(Arc::new(slot))),
             log_bytes: AtomicU64::new(0),
             host_calls: AtomicU64::new(0),
             store_ops: AtomicU64::new(0),
@@ -79,6 +80,18 @@ impl Control {
     /// The caller's token.
     pub fn cancel_token(&self) -> &CancellationToken {
         &self.cancel
+    }
+
+    fn slot(&self) -> Option<Arc<Slot>> {
+        self.slot.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Ends the call, which used so much processor time: its places are free, even if something of its instance stays.
+    pub fn retire(&self, used: Duration) {
+        let slot = self.slot.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(slot) = slot {
+            slot.note_used(used);
+        }
     }
 
     /// What the call has cost so far, with the memory that its instance held.
@@ -139,17 +152,14 @@ impl Control {
 
     /// Whether the guest's tenant computes more than others should wait for.
     pub fn is_crowded(&self) -> bool {
-        self.slot.is_crowded()
-    }
-
-    /// Notes what the guest has used, when it has ended.
-    pub fn note_used(&self, time: Duration) {
-        self.slot.note_used(time);
+        self.slot().is_some_and(|slot| slot.is_crowded())
     }
 
     /// Lets others run until it is the guest's turn to compute again.
     pub async fn let_others_run(&self) {
-        self.pace.let_others_run(&self.slot).await;
+        if let Some(slot) = self.slot() {
+            self.pace.let_others_run(&slot).await;
+        }
     }
 
     /// The guest's own time.
@@ -237,7 +247,8 @@ impl Control {
         if let Some(ready) = future.as_mut().now_or_never() {
             return Ok(ready);
         }
-        let parked = self.slot.park().map_err(|busy| self.stop(busy))?;
+        let Some(slot) = self.slot() else { return self.wait_in_place(future).await };
+        let parked = slot.park().map_err(|busy| self.stop(busy))?;
         let output = self.wait_in_place(future).await?;
         self.wait_in_place(parked.resume()).await?;
         Ok(output)
@@ -249,7 +260,8 @@ impl Control {
         if let Some(ready) = future.as_mut().now_or_never() {
             return Ok(ready);
         }
-        match self.slot.park() {
+        let Some(slot) = self.slot() else { return self.wait_in_place(future).await };
+        match slot.park() {
             Err(_) => self.wait_in_place(future).await,
             Ok(parked) => {
                 let output = self.wait_in_place(future).await?;

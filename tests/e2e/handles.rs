@@ -2,14 +2,20 @@
 
 use std::collections::BTreeSet;
 
-use mcpp::tenant::{
-    SCOPE_TOOLS, TenantId,
-    home::Homes,
-    tokens::{NewToken, TokenFile},
+use mcpp::{
+    secrets::{KeySource, SecretName, Secrets},
+    tenant::{
+        SCOPE_TOOLS, TenantId,
+        home::Homes,
+        tokens::{NewToken, TokenFile},
+    },
 };
 use serde_json::{Value, json};
 
-use crate::support::{TestHost, answer, folder, grant, text_of, wat};
+use crate::{
+    support::{TestHost, answer, folder, grant, guest, text_of, wat},
+    upstream::{Upstream, WebHost, log, ok, rule},
+};
 
 /// Counters. `new` traps at 13, `add` spins for 99 and traps for 98; `absorb` takes one over into another; `lots` gives many.
 fn counters() -> Vec<u8> {
@@ -272,15 +278,7 @@ async fn calls_of_one_instance_wait_for_each_other() {
 #[tokio::test]
 async fn an_instance_is_used_again_where_the_operator_says_so() {
     let files = folder(&[("c", &counters()), ("d", &counters())]);
-    grant(
-        &files,
-        r#"
-        [components.c.tools.c_calls]
-        reuse = { calls = 3 }
-        [components.d]
-        reuse = { idle_s = 0 }
-        "#,
-    );
+    grant(&files, "[components.c.tools.c_calls]\nreuse = { calls = 3 }\n[components.d]\nreuse = { idle_s = 0 }");
     let host = TestHost::start_with(files, |_| {}).await;
     let mut seen = Vec::new();
     for _ in 0..7 {
@@ -296,4 +294,68 @@ async fn an_instance_is_used_again_where_the_operator_says_so() {
     host.until("an instance rests", async |host| kept(host) > 0).await;
     host.write("c", &another_build());
     host.until("the build before is gone", async |host| kept(host) == 0).await;
+}
+
+/// Two tools, `say` and `also`, that count the calls of their instance together; each traps at 13.
+fn counting() -> Vec<u8> {
+    wat(r#"(component
+        (core module $m
+            (global $calls (mut i32) (i32.const 0))
+            (func (export "f") (param i32) (result i32)
+                (if (i32.eq (local.get 0) (i32.const 13)) (then unreachable))
+                (global.set $calls (i32.add (global.get $calls) (i32.const 1)))
+                (global.get $calls)))
+        (core instance $i (instantiate $m))
+        (func (export "say") (param "x" u32) (result u32) (canon lift (core func $i "f")))
+        (func (export "also") (param "x" u32) (result u32) (canon lift (core func $i "f"))))"#)
+}
+
+#[tokio::test]
+async fn an_instance_is_used_again_for_its_tool_alone_and_not_after_a_trap() {
+    let files = folder(&[("t", &counting())]);
+    grant(&files, "[components.t]\nreuse = {}");
+    let host = TestHost::start_with(files, |_| {}).await;
+    let call = async |tool: &str, x: u32| host.call(tool, json!({ "x": x })).await;
+    let count = async |tool: &str, x: u32| result_of(&call(tool, x).await).clone();
+    assert_eq!((count("t_say", 1).await, count("t_also", 1).await), (json!(1), json!(1)));
+    assert_eq!((count("t_say", 1).await, count("t_also", 1).await), (json!(2), json!(2)));
+    assert!(text_of(&call("t_say", 13).await).contains("unreachable"));
+    assert_eq!((count("t_say", 1).await, count("t_also", 1).await), (json!(1), json!(3)));
+    // A call that is refused before it runs costs nobody an instance.
+    assert!(text_of(&host.call("t_say", json!({ "x": "y" })).await).contains("/x"));
+    assert_eq!(count("t_say", 1).await, 2);
+}
+
+#[tokio::test]
+async fn an_instance_with_something_of_the_store_open_is_not_used_again() {
+    let files = folder(&[("store", &guest("store"))]);
+    grant(&files, "[components.store]\nstore = {}\ncall = ['*']\nsubscribe = ['other/*']\nreuse = {}");
+    let host = TestHost::start_with(files, |_| {}).await;
+    let mut seen = Vec::new();
+    for open in [false, false, true, false] {
+        let answer = host.call("store_leave_open", json!({ "open": open })).await;
+        seen.push(result_of(&answer).clone());
+    }
+    assert_eq!(seen, [1, 2, 3, 1], "{}", host.problems());
+}
+
+#[tokio::test]
+async fn a_secret_of_a_call_before_is_hidden_too() {
+    const VALUE: &str = "s3cr3t-value";
+    let upstream = Upstream::start(|request| ok(request.split("authorization: ").nth(1).unwrap_or("nothing"))).await;
+    let grants = format!(
+        "[components.web.secrets]\nAPI_KEY = ['http://api.test:{}']\n[components.web.reuse]\n{}",
+        upstream.port,
+        rule(upstream.port)
+    );
+    let web = WebHost::start(&grants).await;
+    let dir = web.host.folder.path().join("data");
+    let secrets = Secrets::new(&Homes::new(dir.clone()).of(&TenantId::local()), KeySource::new(&dir, |_| None));
+    secrets.set(&SecretName::new("API_KEY").expect("a name"), VALUE.as_bytes()).expect("set");
+    let url = format!("http://api.test:{}/", upstream.port);
+    let arguments = json!({ "url": url, "authorization": "Bearer {{secret:API_KEY}}" });
+    assert_eq!(web.host.text("web_remember", arguments).await, "kept", "{}", web.host.problems());
+    let recalled = web.host.text("web_remember", json!({})).await;
+    assert!(recalled.starts_with("Bearer {{secret:API_KEY}}"), "{recalled}");
+    assert!(!log().contains(VALUE));
 }

@@ -241,6 +241,10 @@ impl Registry {
 
     /// The tool and the pass through its revision's gate; waits while the component's data is migrated.
     async fn enter(&self, call: &Call) -> Result<(Arc<Tool>, Pass), CallError> {
+        // A call of what is not there counts too.
+        if let Some(tenant) = self.tenant(&call.principal.tenant) {
+            tenant.rate.take("tenant")?;
+        }
         loop {
             let found = self.catalog(&call.principal.tenant).tool(&call.tool);
             let Some(tool) = found.filter(|_| call.principal.may_use(&call.tool)) else {
@@ -292,7 +296,6 @@ impl Registry {
         let deadline = call.deadline.map_or(own, |callers| callers.min(own));
         let unknown = || CallError::UnknownTool(call.tool.clone());
         let tenant = self.tenant(&call.principal.tenant).ok_or_else(unknown)?;
-        tenant.rate.take("tenant")?;
         tool.rate.take("tool")?;
         let share = tenant.share.load_full();
         let slot = self.0.admission.admit(&share, &tool.places, tool.concurrency(), deadline, &call.cancel).await?;

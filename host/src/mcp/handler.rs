@@ -13,15 +13,16 @@ use rmcp::{
     RoleServer, ServerHandler,
     model::{
         CallToolRequestParams, CallToolResponse, CompleteRequestParams, CompleteResult, CustomRequest, CustomResult,
-        ErrorCode, ErrorData, Implementation, ListPromptsResult, ListResourceTemplatesResult, ListResourcesResult,
-        ListToolsResult, LoggingMessageNotificationParam, PaginatedRequestParams, ProgressNotificationParam,
-        ProgressToken, ProtocolVersion, ServerCapabilities, ServerConfig, SetLevelRequestParams, SubscriptionFilter,
-        Tool as WireTool,
+        ErrorCode, ErrorData, Extensions, Implementation, ListPromptsResult, ListResourceTemplatesResult,
+        ListResourcesResult, ListToolsResult, LoggingMessageNotificationParam, PaginatedRequestParams,
+        ProgressNotificationParam, ProgressToken, ProtocolVersion, ServerCapabilities, ServerConfig,
+        SetLevelRequestParams, SubscriptionFilter, Tool as WireTool,
     },
     service::{NotificationContext, Peer, RequestContext, SubscriptionContext},
     transport::streamable_http_server::session::SessionRestoreMarker,
 };
 use serde_json::Value;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{convert, session::Sessions};
@@ -29,6 +30,7 @@ use crate::{
     call::{Call, CallError, CallEvent, LogLevel, Observer, Session, ToolName, TraceContext, authorize},
     registry::Registry,
     tenant::Principal,
+    wasm::admission::Share,
 };
 
 /// By this a client asks in `_meta` for what the call cost, and finds it in the result's.
@@ -80,6 +82,40 @@ impl BusySignal {
     /// When to try again, if the call was refused, and whether that was because the caller calls too often.
     pub(super) fn raised(&self) -> Option<(Duration, bool)> {
         self.0.get().copied()
+    }
+}
+
+/// A request's place at its tenant's door, until it is known what is to be done.
+#[derive(Debug, Clone)]
+pub(super) struct DoorPlace(Arc<Mutex<Option<OwnedSemaphorePermit>>>);
+
+/// Leaves the place at the latest when it is dropped.
+pub(super) struct LeaveDoor(DoorPlace);
+
+impl DoorPlace {
+    /// Waits for a place.
+    pub(super) async fn take(share: &Share) -> Self {
+        Self(Arc::new(Mutex::new(Arc::clone(&share.door).acquire_owned().await.ok())))
+    }
+
+    pub(super) fn guard(&self) -> LeaveDoor {
+        LeaveDoor(self.clone())
+    }
+
+    fn leave(&self) {
+        drop(self.0.lock().unwrap_or_else(PoisonError::into_inner).take());
+    }
+}
+
+impl Drop for LeaveDoor {
+    fn drop(&mut self) {
+        self.0.leave();
+    }
+}
+
+fn leave_door(extensions: &Extensions) {
+    if let Some(place) = extensions.get::<Parts>().and_then(|parts| parts.extensions.get::<DoorPlace>()) {
+        place.leave();
     }
 }
 
@@ -244,6 +280,7 @@ impl ServerHandler for Handler {
         request: CallToolRequestParams,
         context: RequestContext<RoleServer>,
     ) -> Result<CallToolResponse, ErrorData> {
+        leave_door(&context.extensions);
         let tool = ToolName::new(&request.name).map_err(|error| ErrorData::invalid_params(error.to_string(), None))?;
         let _not_parked = self.sessions.as_ref().and_then(|sessions| sessions.busy(&session_id(&context)?));
         let token = context.meta.get_progress_token();

@@ -28,6 +28,9 @@ use crate::{call::CallError, tenant::TenantId};
 /// When a refused caller should try again.
 pub(super) const RETRY_AFTER: Duration = Duration::from_secs(1);
 
+/// How many of a tenant's requests are read at the same time, for each processor: a flood of one tenant's waits here, and another's request does not stand behind it.
+const DOOR_PLACES: usize = 2;
+
 /// One tenant, as admission knows it.
 #[derive(Debug)]
 pub struct Share {
@@ -35,12 +38,16 @@ pub struct Share {
     pub tenant: TenantId,
     /// Its bounds.
     pub limits: TenantLimits,
+    /// Its places at the door.
+    pub door: Arc<Semaphore>,
 }
 
 impl Share {
     /// A tenant's share.
     pub fn new(tenant: TenantId, limits: TenantLimits) -> Arc<Self> {
-        Arc::new(Self { tenant, limits })
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        let door = Arc::new(Semaphore::new(processors.saturating_mul(DOOR_PLACES)));
+        Arc::new(Self { tenant, limits, door })
     }
 }
 

@@ -119,9 +119,9 @@ fn import(interface: String) -> Import {
     let spoken = capability::foreign_standard(&interface).map(|(_, spoken)| spoken);
     let (grant, loads) = match capability.map(|capability| &capability.access) {
         _ if spoken.is_some() => (None, false),
-        Some(Access::Everyone) => (None, true),
+        Some(Access::Everyone | Access::Nobody) => (None, true),
         Some(Access::Granted { grant, .. }) => (Some(*grant), true),
-        Some(Access::Nobody) | None => (None, false),
+        None => (None, false),
     };
     Import {
         interface,
@@ -159,7 +159,7 @@ impl Explanation {
                     Access::Granted { grant, .. } => {
                         format!("needs `{grant}` in grants/{}.toml", self.component)
                     }
-                    Access::Nobody => "this host does not offer it: the component will not load".to_owned(),
+                    Access::Nobody => "no component has this, and the component loads all the same".to_owned(),
                 };
                 print(&format!("  {:<10} {} ({access})", capability.name, capability.meaning))?;
             }

@@ -270,6 +270,8 @@ pub enum Budget {
     HttpBytes,
     /// Bytes of WebAssembly stack.
     Stack,
+    /// Tasks and other handles of an async call, in number.
+    Tasks,
 }
 
 impl Budget {
@@ -290,6 +292,7 @@ impl Budget {
             Self::HttpRequests => "http_requests",
             Self::HttpBytes => "http_bytes",
             Self::Stack => "stack_bytes",
+            Self::Tasks => "tasks",
         }
     }
 }

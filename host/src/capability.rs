@@ -15,23 +15,26 @@ pub mod wasi;
 
 use wasmtime::component::Linker;
 
-use crate::{grants::ComponentGrant, wasm::state::State};
+use crate::{
+    grants::ComponentGrant,
+    wasm::{features::WASI_OF_TASKS, state::State},
+};
 
 /// The start of every version of our own packages that this host links.
 pub const SPOKEN: &str = "0.1.";
 
-/// The versions of the standard packages that this host links: all that begin with one that ends in a dot, and exactly one of a draft.
-pub const STANDARD: &[(&str, &str)] = &[
-    ("wasi:io", "0.2."),
-    ("wasi:clocks", "0.2."),
-    ("wasi:random", "0.2."),
-    ("wasi:cli", "0.2."),
-    ("wasi:filesystem", "0.2."),
-    ("wasi:sockets", "0.2."),
-    ("wasi:http", "0.2."),
-    ("wasi:keyvalue", "0.2.0-draft"),
-    ("wasi:config", "0.2.0-rc.1"),
-    ("wasi:logging", "0.1.0-draft"),
+/// The versions of the standard packages that this host links: all releases that begin with one that ends in a dot, and exactly one of a draft.
+pub const STANDARD: &[(&str, &[&str])] = &[
+    ("wasi:io", &["0.2."]),
+    ("wasi:clocks", &["0.2.", WASI_OF_TASKS]),
+    ("wasi:random", &["0.2.", WASI_OF_TASKS]),
+    ("wasi:cli", &["0.2.", WASI_OF_TASKS]),
+    ("wasi:filesystem", &["0.2."]),
+    ("wasi:sockets", &["0.2."]),
+    ("wasi:http", &["0.2."]),
+    ("wasi:keyvalue", &["0.2.0-draft"]),
+    ("wasi:config", &["0.2.0-rc.1"]),
+    ("wasi:logging", &["0.1.0-draft"]),
 ];
 
 /// One capability: interfaces that are granted, linked and explained together.
@@ -237,9 +240,13 @@ pub fn foreign_standard(import: &str) -> Option<(&'static str, String)> {
     let (interface, version) = import.split_once('@').unwrap_or((import, ""));
     let package = interface.split('/').next().unwrap_or(interface);
     let (package, spoken) = STANDARD.iter().find(|(known, _)| *known == package)?;
-    let any_patch = spoken.ends_with('.');
-    let same = if any_patch { version.starts_with(spoken) } else { version == *spoken };
-    (!same).then(|| (*package, if any_patch { format!("{spoken}x") } else { (*spoken).to_owned() }))
+    let is_release = !version.contains('-');
+    let same = |spoken: &&str| match spoken.ends_with('.') {
+        true => is_release && version.starts_with(spoken),
+        false => version == *spoken,
+    };
+    let written = |spoken: &&str| if spoken.ends_with('.') { format!("{spoken}x") } else { (*spoken).to_owned() };
+    (!spoken.iter().any(same)).then(|| (*package, spoken.iter().map(written).collect::<Vec<_>>().join(" and ")))
 }
 
 /// A linker with what everyone has and what `grant` gives, and nothing else.
@@ -290,6 +297,9 @@ mod tests {
             ("wasi:io/streams@0.3.0", Some("0.2.x")),
             ("wasi:filesystem/types@0.3.0-rc-2026-01-06", Some("0.2.x")),
             ("wasi:filesystem/types", Some("0.2.x")),
+            ("wasi:clocks/monotonic-clock@0.3.0", None),
+            ("wasi:clocks/monotonic-clock@0.3.0-rc-2026-01-06", Some("0.2.x and 0.3.x")),
+            ("wasi:cli/stdout@0.4.0", Some("0.2.x and 0.3.x")),
             ("wasi:sockets/tcp@0.2.12", None),
             ("wasi:sockets/types@0.3.0", Some("0.2.x")),
             ("wasi:http/types@0.3.0", Some("0.2.x")),

@@ -4,6 +4,7 @@
 //! Waiting is ours: `wasi:io/poll` and what blocks on a stream are the only places where a WASI guest can park, so they are raced against the call's end here.
 
 mod streams;
+mod tasks;
 
 use wasmtime::component::{HasData, Linker, Resource, ResourceTable};
 use wasmtime_wasi::{
@@ -86,5 +87,6 @@ pub(super) fn link(l: &mut Linker<State>) -> wasmtime::Result<()> {
     cli::terminal_output::add_to_linker::<State, WasiCli>(l, State::cli)?;
     cli::terminal_stdin::add_to_linker::<State, WasiCli>(l, State::cli)?;
     cli::terminal_stdout::add_to_linker::<State, WasiCli>(l, State::cli)?;
-    cli::terminal_stderr::add_to_linker::<State, WasiCli>(l, State::cli)
+    cli::terminal_stderr::add_to_linker::<State, WasiCli>(l, State::cli)?;
+    if l.engine().get_concurrency_support() { tasks::link(l) } else { Ok(()) }
 }

@@ -21,6 +21,7 @@ use super::{
     pace::Paced,
     plain::PlainFunction,
     state::{Running, State},
+    tasks::{self, MAX_TASK_HANDLES},
 };
 use crate::call::{Blob, Budget, CallError, Content, Cost, ResourceContents, ToolResult};
 
@@ -49,6 +50,14 @@ pub enum Target {
 }
 
 impl Target {
+    /// The engine that its component was compiled for.
+    fn engine(&self) -> &wasmtime::Engine {
+        match self {
+            Self::Sdk { component, .. } => component.engine(),
+            Self::Plain { component, .. } => component.engine(),
+        }
+    }
+
     /// Whether the function behind it could take these arguments, as far as the host knows.
     pub fn check(&self, arguments: &Value) -> Result<(), CallError> {
         match self {
@@ -78,7 +87,7 @@ pub async fn call(
     control: Arc<Control>,
 ) -> (Result<ToolResult, CallError>, Cost) {
     let component = Arc::clone(&running.component);
-    let store = new_store(engine, &component, &control, Some(running));
+    let store = new_store(target.engine(), &component, &control, Some(running));
     let guest = async move {
         let mut store = store;
         let result = match target {
@@ -104,7 +113,7 @@ pub async fn list(
     component: ComponentPre<State>,
     control: Arc<Control>,
 ) -> Result<Vec<WitTool>, CallError> {
-    let mut store = new_store(engine, name, &control, None);
+    let mut store = new_store(component.engine(), name, &control, None);
     let guest = async move {
         let instance = component.instantiate_async(&mut store).await?;
         Ok(instance.mcpp_tool_tools().call_list(&mut store).await?)
@@ -137,14 +146,17 @@ impl From<wasmtime::Error> for Failure {
 }
 
 pub(super) fn new_store(
-    engine: &Engine,
+    engine: &wasmtime::Engine,
     component: &Arc<str>,
     control: &Arc<Control>,
     running: Option<Running>,
 ) -> Store<State> {
-    let mut store = Store::new(engine.wasmtime(), State::new(component, Arc::clone(control), running));
+    let mut store = Store::new(engine, State::new(component, Arc::clone(control), running));
     store.limiter(|state| state);
     store.set_hostcall_fuel(usize::try_from(control.limits().output_bytes).unwrap_or(usize::MAX));
+    if engine.get_concurrency_support() {
+        store.set_max_component_handles(MAX_TASK_HANDLES);
+    }
     store.set_epoch_deadline(1);
     store.epoch_deadline_callback(|context| {
         let control = &context.data().control;
@@ -285,7 +297,12 @@ async fn call_plain(
         return Err(wasmtime::Error::msg("the exported function is gone").into());
     };
     let mut results = vec![wasmtime::component::Val::Bool(false); usize::from(function.result.is_some())];
-    func.call_async(&mut *store, &params, &mut results).await?;
+    if function.is_async {
+        let control = Arc::clone(&store.data().control);
+        tasks::run(&control, func.call_async(&mut *store, &params, &mut results)).await?;
+    } else {
+        func.call_async(&mut *store, &params, &mut results).await?;
+    }
     Ok(Ok(function.result(results.first())))
 }
 

@@ -28,6 +28,8 @@ pub struct PlainFunction {
     pub export: ComponentExportIndex,
     /// The tool's name.
     pub tool: String,
+    /// Whether it is async: its tasks may wait side by side.
+    pub is_async: bool,
     /// What it does, if the component says so.
     pub description: String,
     /// What it takes.
@@ -133,9 +135,6 @@ fn tool_name(component: &str, export: &Export, interfaces: &BTreeMap<String, Str
 
 fn function(tool: String, export: Export, docs: &Docs, types: &KnownTypes) -> Result<PlainFunction, String> {
     let Export { scope, name, index, func } = export;
-    if func.async_() {
-        return Err("it is an async function, which this host does not run yet".into());
-    }
     let params: Vec<(String, Type)> = func.params().map(|(name, ty)| (name.to_owned(), ty)).collect();
     let result = func.results().next();
     let schema_of = |ty: &Type| schema::of_result(ty, types, &scope).map_err(|error| error.to_string());
@@ -149,7 +148,8 @@ fn function(tool: String, export: Export, docs: &Docs, types: &KnownTypes) -> Re
     let output_schema = payload.as_ref().map(schema_of).transpose()?;
     error.as_ref().map(schema_of).transpose()?;
     let description = docs.function(&scope, &name).unwrap_or_default().to_owned();
-    Ok(PlainFunction { export: index, tool, description, params, result, input_schema, output_schema })
+    let is_async = func.async_();
+    Ok(PlainFunction { export: index, tool, is_async, description, params, result, input_schema, output_schema })
 }
 
 impl PlainFunction {

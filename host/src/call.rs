@@ -285,6 +285,8 @@ pub enum Budget {
     Stack,
     /// Resources that a client holds, in number.
     Handles,
+    /// Tasks and other handles of an async call, in number.
+    Tasks,
 }
 
 impl Budget {
@@ -306,6 +308,7 @@ impl Budget {
             Self::HttpBytes => "http_bytes",
             Self::Stack => "stack_bytes",
             Self::Handles => "handles",
+            Self::Tasks => "tasks",
         }
     }
 }

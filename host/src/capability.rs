@@ -9,26 +9,32 @@ pub mod http;
 pub mod keyvalue;
 mod logging;
 mod settings;
+mod sockets;
 pub mod store;
 pub mod wasi;
 
 use wasmtime::component::Linker;
 
-use crate::{grants::ComponentGrant, wasm::state::State};
+use crate::{
+    grants::ComponentGrant,
+    wasm::{features::WASI_OF_TASKS, state::State},
+};
 
 /// The start of every version of our own packages that this host links.
 pub const SPOKEN: &str = "0.1.";
 
-/// The versions of the standard packages that this host links: all that begin with one that ends in a dot, and exactly one of a draft.
-pub const STANDARD: &[(&str, &str)] = &[
-    ("wasi:io", "0.2."),
-    ("wasi:clocks", "0.2."),
-    ("wasi:random", "0.2."),
-    ("wasi:cli", "0.2."),
-    ("wasi:filesystem", "0.2."),
-    ("wasi:keyvalue", "0.2.0-draft"),
-    ("wasi:config", "0.2.0-rc.1"),
-    ("wasi:logging", "0.1.0-draft"),
+/// The versions of the standard packages that this host links: all releases that begin with one that ends in a dot, and exactly one of a draft.
+pub const STANDARD: &[(&str, &[&str])] = &[
+    ("wasi:io", &["0.2."]),
+    ("wasi:clocks", &["0.2.", WASI_OF_TASKS]),
+    ("wasi:random", &["0.2.", WASI_OF_TASKS]),
+    ("wasi:cli", &["0.2.", WASI_OF_TASKS]),
+    ("wasi:filesystem", &["0.2."]),
+    ("wasi:sockets", &["0.2."]),
+    ("wasi:http", &["0.2."]),
+    ("wasi:keyvalue", &["0.2.0-draft"]),
+    ("wasi:config", &["0.2.0-rc.1"]),
+    ("wasi:logging", &["0.1.0-draft"]),
 ];
 
 /// One capability: interfaces that are granted, linked and explained together.
@@ -57,7 +63,7 @@ pub enum Access {
         /// The line to add to the component's grant.
         grant: &'static str,
     },
-    /// Nobody: this host does not offer it.
+    /// Nobody: every component may import it, as runtimes do that have no use for it, and every operation of it is denied.
     Nobody,
 }
 
@@ -138,10 +144,10 @@ pub const TABLE: &[Capability] = &[
     },
     Capability {
         name: "sockets",
-        meaning: "open network connections of its own",
+        meaning: "sockets and name look-ups of its own: linked, every operation denied",
         interfaces: &["wasi:sockets/"],
         access: Access::Nobody,
-        link: |_| Ok(()),
+        link: sockets::link,
     },
     Capability {
         name: "http",
@@ -172,14 +178,6 @@ pub enum Refused {
         capability: &'static str,
         /// The line to add.
         grant: &'static str,
-    },
-    /// The host knows the interface and does not offer it.
-    #[error("it imports `{import}` (capability `{capability}`), which this host does not offer to any component")]
-    NotOffered {
-        /// What it imports.
-        import: String,
-        /// The capability.
-        capability: &'static str,
     },
     /// The host speaks another version of the interface.
     #[error("it imports `{import}`; this host speaks version {SPOKEN}x of the mcpp packages")]
@@ -229,12 +227,11 @@ pub fn check(component: &str, import: &str, grant: &ComponentGrant) -> Result<()
         return Err(Refused::StandardVersion { import, package, spoken });
     }
     match capability.access {
-        Access::Everyone => Ok(()),
+        Access::Everyone | Access::Nobody => Ok(()),
         Access::Granted { given, .. } if given(grant) => Ok(()),
         Access::Granted { grant, .. } => {
             Err(Refused::NotGranted { component: component.to_owned(), import, capability: capability.name, grant })
         }
-        Access::Nobody => Err(Refused::NotOffered { import, capability: capability.name }),
     }
 }
 
@@ -243,9 +240,13 @@ pub fn foreign_standard(import: &str) -> Option<(&'static str, String)> {
     let (interface, version) = import.split_once('@').unwrap_or((import, ""));
     let package = interface.split('/').next().unwrap_or(interface);
     let (package, spoken) = STANDARD.iter().find(|(known, _)| *known == package)?;
-    let any_patch = spoken.ends_with('.');
-    let same = if any_patch { version.starts_with(spoken) } else { version == *spoken };
-    (!same).then(|| (*package, if any_patch { format!("{spoken}x") } else { (*spoken).to_owned() }))
+    let is_release = !version.contains('-');
+    let same = |spoken: &&str| match spoken.ends_with('.') {
+        true => is_release && version.starts_with(spoken),
+        false => version == *spoken,
+    };
+    let written = |spoken: &&str| if spoken.ends_with('.') { format!("{spoken}x") } else { (*spoken).to_owned() };
+    (!spoken.iter().any(same)).then(|| (*package, spoken.iter().map(written).collect::<Vec<_>>().join(" and ")))
 }
 
 /// A linker with what everyone has and what `grant` gives, and nothing else.
@@ -253,9 +254,8 @@ pub fn linker(engine: &wasmtime::Engine, grant: &ComponentGrant) -> wasmtime::Re
     let mut linker = Linker::new(engine);
     for capability in TABLE {
         let given = match capability.access {
-            Access::Everyone => true,
+            Access::Everyone | Access::Nobody => true,
             Access::Granted { given, .. } => given(grant),
-            Access::Nobody => false,
         };
         if given {
             (capability.link)(&mut linker)?;
@@ -297,6 +297,12 @@ mod tests {
             ("wasi:io/streams@0.3.0", Some("0.2.x")),
             ("wasi:filesystem/types@0.3.0-rc-2026-01-06", Some("0.2.x")),
             ("wasi:filesystem/types", Some("0.2.x")),
+            ("wasi:clocks/monotonic-clock@0.3.0", None),
+            ("wasi:clocks/monotonic-clock@0.3.0-rc-2026-01-06", Some("0.2.x and 0.3.x")),
+            ("wasi:cli/stdout@0.4.0", Some("0.2.x and 0.3.x")),
+            ("wasi:sockets/tcp@0.2.12", None),
+            ("wasi:sockets/types@0.3.0", Some("0.2.x")),
+            ("wasi:http/types@0.3.0", Some("0.2.x")),
             ("wasi:keyvalue/store@0.2.0-draft", None),
             ("wasi:keyvalue/store@0.2.0-draft2", Some("0.2.0-draft")),
             ("wasi:config/store@0.2.0-rc.1", None),

@@ -63,7 +63,7 @@ impl Host {
 
         let engine = Engine::new(&config.engine)?;
         let homes = Homes::new(data_dir.clone());
-        let cache = Cache::open(&data_dir.join("compiled").join("built-in"), engine.wasmtime())
+        let cache = Cache::open(&data_dir.join("compiled").join("built-in"))
             .inspect_err(|error| tracing::warn!(error = telemetry::chain(error), "compiled components are not cached"))
             .ok();
         let built_in = if config.tools.builtin { BUILT_IN } else { &[] };

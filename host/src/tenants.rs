@@ -200,7 +200,7 @@ impl Tenants {
             own_folders: self.config.own_folders.clone(),
             limits: self.config.limits,
         };
-        let cache = Cache::open(&self.config.homes.compiled(&home.tenant), self.registry.engine().wasmtime());
+        let cache = Cache::open(&self.config.homes.compiled(&home.tenant));
         let cache = cache
             .inspect_err(|error| tracing::warn!(error = telemetry::chain(error), "compiled components are not cached"));
         let loader = Arc::new(Loader::new(config, self.registry.clone(), cache.ok()));

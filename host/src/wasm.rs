@@ -1,4 +1,4 @@
-//! The engine: one per process, shared by all tenants and components.
+//! The engine: one per process, shared by all tenants and components; and others beside it for components that need what would cost all the rest something.
 //!
 //! It owns the pool of instance slots, the epoch clock that interrupts running guests, and the threads on which long ones run. A call begins where its door is, which
 //! spares it a change of threads; a guest that is not done after its first slice moves to the guests' own threads, so that one that computes without
@@ -10,6 +10,7 @@ pub mod cache;
 pub mod component;
 pub mod control;
 pub mod docs;
+pub mod features;
 pub mod guest;
 pub mod handler;
 pub mod handles;
@@ -23,6 +24,7 @@ pub mod plain;
 pub mod redactor;
 pub mod schema;
 pub mod state;
+pub mod tasks;
 pub mod turns;
 pub mod value;
 
@@ -35,6 +37,7 @@ use std::{
     time::Duration,
 };
 
+use features::{Features, Tasks};
 use serde::{Deserialize, Serialize};
 use wasmtime::{Enabled, InstanceAllocationStrategy, PoolingAllocationConfig};
 
@@ -50,6 +53,10 @@ pub const MAX_WASM_STACK_BYTES: usize = 512 << 10;
 const ASYNC_STACK_BYTES: usize = 1 << 20;
 /// Core instances that one instance slot may need: an SDK component has 4, a Python component about 25.
 const CORE_INSTANCES_PER_SLOT: u32 = 16;
+/// Instance slots of an engine whose calls have many tasks, at most: each has stacks for all tasks of its call.
+const MAX_SLOTS_OF_TASKS: u32 = 256;
+/// Core instances that a component whose calls have many tasks may have.
+const MAX_INSTANCES_OF_TASKS: u32 = 32;
 /// Linear memory above which a freed slot returns its pages to the system, in bytes.
 const KEEP_RESIDENT_BYTES: usize = 128 << 10;
 
@@ -100,10 +107,11 @@ impl EngineConfig {
     }
 }
 
-/// The engine and the threads of its guests.
+/// The engines and the threads of their guests.
 #[derive(Clone)]
 pub struct Engine {
     engine: wasmtime::Engine,
+    others: Arc<Others>,
     guests: Arc<GuestThreads>,
     clock: Arc<Clock>,
 }
@@ -136,16 +144,28 @@ pub enum EngineError {
 impl Engine {
     /// Reserves the pool, starts the epoch clock and the guest threads. The clock ends when the last clone is dropped.
     pub fn new(config: &EngineConfig) -> Result<Self, EngineError> {
-        let engine = wasmtime::Engine::new(&engine_config(config))
-            .map_err(|source| EngineError::Engine { slots: config.slots(), source: source.into() })?;
-        let clock = Clock::start(&engine).map_err(EngineError::Threads)?;
+        let engine = make(config, Features::default())?;
+        let others = Arc::new(Others { config: config.clone(), made: OnceLock::new() });
+        let clock = Clock::start(&engine, &others).map_err(EngineError::Threads)?;
         let guests = Arc::new(GuestThreads::start(config.guest_threads).map_err(EngineError::Threads)?);
-        Ok(Self { engine, guests, clock })
+        Ok(Self { engine, others, guests, clock })
     }
 
-    /// The engine itself.
+    /// The engine of components that need nothing special.
     pub fn wasmtime(&self) -> &wasmtime::Engine {
         &self.engine
+    }
+
+    /// The engine that has `features`; made when the first component needs it.
+    pub fn with(&self, features: Features) -> Result<&wasmtime::Engine, EngineError> {
+        if features == Features::default() {
+            return Ok(&self.engine);
+        }
+        if let Some(engine) = self.others.made.get() {
+            return Ok(engine);
+        }
+        let engine = make(&self.others.config, features)?;
+        Ok(self.others.made.get_or_init(|| engine))
     }
 
     /// Runs a guest's future on the guests' threads.
@@ -158,17 +178,33 @@ impl Engine {
     }
 }
 
-fn engine_config(config: &EngineConfig) -> wasmtime::Config {
+/// The engines beside the usual one.
+struct Others {
+    config: EngineConfig,
+    made: OnceLock<wasmtime::Engine>,
+}
+
+fn make(config: &EngineConfig, features: Features) -> Result<wasmtime::Engine, EngineError> {
+    wasmtime::Engine::new(&engine_config(config, features))
+        .map_err(|source| EngineError::Engine { slots: config.slots(), source: source.into() })
+}
+
+fn engine_config(config: &EngineConfig, features: Features) -> wasmtime::Config {
     let slots = u32::try_from(config.slots()).unwrap_or(u32::MAX);
+    let tasks = features.tasks == Tasks::Many;
+    let slots = if tasks { slots.min(MAX_SLOTS_OF_TASKS) } else { slots };
+    let core_instances = if tasks { MAX_INSTANCES_OF_TASKS } else { 64 };
+    // Of each instance within a component, one task at a time may stop in the middle of its stack; one more stack is for what runs.
+    let stacks = if tasks { slots.saturating_mul(MAX_INSTANCES_OF_TASKS.saturating_add(2)) } else { slots };
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(slots)
         .total_core_instances(slots.saturating_mul(CORE_INSTANCES_PER_SLOT))
         .total_memories(slots.saturating_mul(2))
         .total_tables(slots.saturating_mul(4))
-        .total_stacks(slots)
+        .total_stacks(stacks)
         .max_component_instance_size(1 << 20)
         .max_core_instance_size(1 << 20)
-        .max_core_instances_per_component(64)
+        .max_core_instances_per_component(core_instances)
         .max_memories_per_component(8)
         .max_memories_per_module(8)
         .max_tables_per_module(16)
@@ -188,6 +224,9 @@ fn engine_config(config: &EngineConfig) -> wasmtime::Config {
         .async_stack_size(ASYNC_STACK_BYTES)
         .wasm_relaxed_simd(false)
         .wasm_memory64(false)
+        .concurrency_support(tasks)
+        // What a task had on its stack is not kept for a next one: there are many stacks.
+        .async_stack_zeroing(tasks)
         .allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
     wasm
 }
@@ -200,10 +239,11 @@ struct Clock {
 }
 
 impl Clock {
-    fn start(engine: &wasmtime::Engine) -> std::io::Result<Arc<Self>> {
+    fn start(engine: &wasmtime::Engine, others: &Arc<Others>) -> std::io::Result<Arc<Self>> {
         let clock = Arc::new(Self { guests: AtomicUsize::new(0), thread: OnceLock::new() });
-        let (engine, weak) = (engine.weak(), Arc::downgrade(&clock));
-        let thread = std::thread::Builder::new().name("mcpp-epoch".into()).spawn(move || tick(&engine, &weak))?;
+        let (engine, others, weak) = (engine.weak(), Arc::downgrade(others), Arc::downgrade(&clock));
+        let thread =
+            std::thread::Builder::new().name("mcpp-epoch".into()).spawn(move || tick(&engine, &others, &weak))?;
         let _first = clock.thread.set(thread.thread().clone());
         Ok(clock)
     }
@@ -221,15 +261,18 @@ impl Drop for Clock {
     }
 }
 
-/// Ticks until the engine or the clock is gone.
+/// Ticks for all engines until they or the clock are gone.
 #[expect(clippy::disallowed_methods, reason = "a thread of its own")]
-fn tick(engine: &wasmtime::EngineWeak, clock: &Weak<Clock>) {
+fn tick(engine: &wasmtime::EngineWeak, others: &Weak<Others>, clock: &Weak<Clock>) {
     let mut idle = 0;
     loop {
-        let (Some(engine), Some(clock)) = (engine.upgrade(), clock.upgrade()) else { return };
+        let (Some(engine), Some(others), Some(clock)) = (engine.upgrade(), others.upgrade(), clock.upgrade()) else {
+            return;
+        };
         engine.increment_epoch();
+        others.made.get().into_iter().for_each(wasmtime::Engine::increment_epoch);
         idle = if clock.guests.load(Ordering::SeqCst) == 0 { idle + 1 } else { 0 };
-        drop((engine, clock));
+        drop((engine, others, clock));
         if idle > CLOCK_LINGERS {
             idle = 0;
             std::thread::park();

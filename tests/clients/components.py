@@ -85,7 +85,7 @@ def build(folder: pathlib.Path, tools: pathlib.Path, mcpp: pathlib.Path, python:
     (wit / "shop.wit").write_text(WIT)
     (folder / "app.py").write_text(PYTHON)
     (folder / "app.js").write_text(JAVASCRIPT)
-    run(python.parent / "componentize-py", "-d", wit, "-w", "shop", "componentize", "--stub-wasi", "app", "-o", tools / "py.wasm", cwd=folder)
+    run(python.parent / "componentize-py", "-d", wit, "-w", "shop", "componentize", "app", "-o", tools / "py.wasm", cwd=folder)
     run(node, modules / "node_modules/componentize-qjs/cli.mjs", "--sync", "--stub-wasi", "--wit", wit, "--js", folder / "app.js", "-o", tools / "js.wasm")
     for component in tools.iterdir():
         run(mcpp, "document", component, "--wit", wit)

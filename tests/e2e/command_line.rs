@@ -104,12 +104,16 @@ fn a_component_is_explained() {
     let files = folder(&[
         ("caller", &guest("caller")),
         ("evil", &wat(r#"(component (import "evil:host/escape" (instance (export "go" (func)))))"#)),
+        ("sockets", &guest("sockets")),
     ]);
     let file = |name: &str| files.path().join(format!("tools/{name}.wasm")).display().to_string();
     let caller = run(&["inspect", &file("caller")], &[]);
     assert_eq!(caller.status.code(), Some(0), "{}", stderr(&caller));
     assert!(stdout(&caller).contains("needs `call = [\"TOOL\"]` in grants/caller.toml"), "{}", stdout(&caller));
     assert!(stdout(&caller).contains("caller_recurse"));
+    let sockets = run(&["inspect", &file("sockets")], &[]);
+    assert_eq!(sockets.status.code(), Some(0), "{}", stderr(&sockets));
+    assert!(stdout(&sockets).contains("linked, every operation denied"), "{}", stdout(&sockets));
     let evil: Value = serde_json::from_str(&stdout(&run(&["inspect", "--json", &file("evil")], &[]))).expect("JSON");
     assert_eq!(
         (&evil["imports"][0]["interface"], &evil["imports"][0]["loads"]),

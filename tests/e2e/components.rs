@@ -33,7 +33,7 @@ async fn what_cannot_be_loaded_says_why() {
         ("g-no-exports", wat("(component)")),
         ("h-only-types", wat(r#"(component (type $t (record (field "a" u8))) (export "t" (type $t)))"#)),
         ("i-unknown-import", importing("evil:host/escape@1.0.0")),
-        ("j-sockets", importing("wasi:sockets/tcp@0.2.0")),
+        ("j-sockets", importing("wasi:sockets/types@0.3.0")),
         ("k-http", importing("wasi:http/outgoing-handler@0.2.0")),
         ("l-call-without-grant", guest("caller")),
         ("m-newer-endpoint", importing("mcpp:endpoint/log@0.9.0")),

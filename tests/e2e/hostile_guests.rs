@@ -266,3 +266,25 @@ async fn nothing_stays_from_one_call_to_the_next() {
         assert_eq!(host.text("h_run", json!({})).await, r#"{"result":11}"#);
     }
 }
+
+#[tokio::test]
+async fn every_way_out_over_sockets_is_denied() {
+    let tcp = std::net::TcpListener::bind("127.0.0.1:0").expect("a listener");
+    tcp.set_nonblocking(true).expect("a mode");
+    let port = tcp.local_addr().expect("an address").port();
+    let udp = std::net::UdpSocket::bind(("127.0.0.1", port)).expect("a socket");
+    udp.set_nonblocking(true).expect("a mode");
+    let host = TestHost::start(&[("sockets", &guest("sockets"))]).await;
+    assert_eq!(host.problems(), "");
+    let answer = host.call("by_library", json!({ "port": port })).await;
+    let denied = "permission denied";
+    let said = json!([denied, denied, denied, denied, denied, denied, "not found"]);
+    assert_eq!(answer["result"]["structuredContent"]["result"], said, "{answer}");
+    let answer = host.call("by_interface", json!({ "port": port })).await;
+    assert_eq!(answer["result"]["structuredContent"]["result"], json!(vec!["access-denied"; 8]), "{answer}");
+    let stopped = host.text("hoard", json!({})).await;
+    assert!(stopped.starts_with("error: the tool crashed: "), "{stopped}");
+    assert!(tcp.accept().is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock), "somebody connected");
+    let nothing = udp.recv_from(&mut [0; 8]).expect_err("somebody sent");
+    assert_eq!(nothing.kind(), std::io::ErrorKind::WouldBlock);
+}

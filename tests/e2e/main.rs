@@ -43,6 +43,7 @@ mod stdio;
 mod store;
 mod swap;
 mod taskqueue;
+mod tasks;
 mod tenants;
 mod threats;
 mod upstream;

@@ -4,8 +4,9 @@
 //! Waiting is ours: `wasi:io/poll` and what blocks on a stream are the only places where a WASI guest can park, so they are raced against the call's end here.
 
 mod streams;
+mod tasks;
 
-use wasmtime::component::{HasData, Linker, Resource, ResourceTable, ResourceType};
+use wasmtime::component::{HasData, Linker, Resource, ResourceTable};
 use wasmtime_wasi::{
     WasiView,
     cli::{WasiCli, WasiCliView as _},
@@ -87,24 +88,5 @@ pub(super) fn link(l: &mut Linker<State>) -> wasmtime::Result<()> {
     cli::terminal_stdin::add_to_linker::<State, WasiCli>(l, State::cli)?;
     cli::terminal_stdout::add_to_linker::<State, WasiCli>(l, State::cli)?;
     cli::terminal_stderr::add_to_linker::<State, WasiCli>(l, State::cli)?;
-    link_socket_types(l)
-}
-
-/// A socket, of which there are none.
-enum NoSocket {}
-
-/// The resources of `wasi:sockets` without a single function of it: a C library that may open files can also close what would be a socket.
-fn link_socket_types(l: &mut Linker<State>) -> wasmtime::Result<()> {
-    for (interface, resources) in [
-        ("network", &["network"][..]),
-        ("udp", &["udp-socket", "incoming-datagram-stream", "outgoing-datagram-stream"]),
-        ("tcp", &["tcp-socket"]),
-        ("ip-name-lookup", &["resolve-address-stream"]),
-    ] {
-        let mut instance = l.instance(&format!("wasi:sockets/{interface}@0.2.12"))?;
-        for resource in resources {
-            instance.resource(resource, ResourceType::host::<NoSocket>(), |_, _| Ok(()))?;
-        }
-    }
-    Ok(())
+    if l.engine().get_concurrency_support() { tasks::link(l) } else { Ok(()) }
 }

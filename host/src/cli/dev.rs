@@ -296,7 +296,7 @@ impl Session {
 }
 
 fn is_for_everyone(capability: &Capability) -> bool {
-    matches!(capability.access, Access::Everyone)
+    matches!(capability.access, Access::Everyone | Access::Nobody)
 }
 
 fn seconds(took: Duration) -> String {

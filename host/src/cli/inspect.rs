@@ -86,7 +86,7 @@ impl Inspect {
         let config = EngineConfig { max_running: 2, max_waiting: 1, guest_threads: 1, ..EngineConfig::default() };
         let engine = Engine::new(&config)?;
         let compiled = component::compile(&engine, None, name, &wasm)?;
-        let imports: Vec<Import> = compiled.imports(&engine).into_iter().map(import).collect();
+        let imports: Vec<Import> = compiled.imports().into_iter().map(import).collect();
         let mut explanation = Explanation {
             component: stem,
             bytes: wasm.len(),
@@ -104,7 +104,7 @@ impl Inspect {
             let share = Share::new(TenantId::local(), TenantLimits::default());
             let http = serde_json::from_value(serde_json::json!([{ "url": "https://host.invalid" }]))?;
             let grant = ComponentGrant { call: vec![everything], store, http, ..ComponentGrant::default() };
-            let loaded = compiled.admit(&engine, &grant)?.load(&engine, (&Admission::new(&config), &share)).await?;
+            let loaded = compiled.admit(&grant)?.load(&engine, (&Admission::new(&config), &share)).await?;
             explanation.tools = loaded.tools.into_iter().map(tool).collect();
             explanation.notes = loaded.notes;
             explanation.topics = loaded.handler.map(|(_, topics)| topics).unwrap_or_default();
@@ -119,9 +119,9 @@ fn import(interface: String) -> Import {
     let spoken = capability::foreign_standard(&interface).map(|(_, spoken)| spoken);
     let (grant, loads) = match capability.map(|capability| &capability.access) {
         _ if spoken.is_some() => (None, false),
-        Some(Access::Everyone) => (None, true),
+        Some(Access::Everyone | Access::Nobody) => (None, true),
         Some(Access::Granted { grant, .. }) => (Some(*grant), true),
-        Some(Access::Nobody) | None => (None, false),
+        None => (None, false),
     };
     Import {
         interface,
@@ -159,7 +159,7 @@ impl Explanation {
                     Access::Granted { grant, .. } => {
                         format!("needs `{grant}` in grants/{}.toml", self.component)
                     }
-                    Access::Nobody => "this host does not offer it: the component will not load".to_owned(),
+                    Access::Nobody => "no component has this, and the component loads all the same".to_owned(),
                 };
                 print(&format!("  {:<10} {} ({access})", capability.name, capability.meaning))?;
             }

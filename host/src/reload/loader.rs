@@ -332,8 +332,8 @@ impl Loader {
             Source::BuiltIn(built_in) => self.config.built_in.compiled(engine, *built_in, name).await?,
             Source::File(_) => compile(engine.clone(), self.cache.clone(), name, wasm).await?,
         };
-        let imports: BTreeSet<String> = compiled.imports(engine).into_iter().collect();
-        let admitted = compiled.admit(engine, &grant)?;
+        let imports: BTreeSet<String> = compiled.imports().into_iter().collect();
+        let admitted = compiled.admit(&grant)?;
         let share = self.registry.share(tenant).ok_or(LoadError::Stopping)?;
         let loaded = admitted.load(engine, (self.registry.admission(), &share)).await?;
         for note in &loaded.notes {

@@ -27,7 +27,20 @@ const MAC_BYTES: usize = 32;
 pub struct Cache {
     dir: PathBuf,
     key: [u8; KEY_BYTES],
-    engine_hash: [u8; 32],
+}
+
+/// What an entry is of: a component, and the engine that is to run it.
+struct Digest {
+    wasm: blake3::Hash,
+    engine: [u8; 32],
+}
+
+impl Digest {
+    fn entry_name(&self) -> String {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(self.wasm.as_bytes()).update(&self.engine);
+        hasher.finalize().to_hex().to_string()
+    }
 }
 
 /// Why there is no cache.
@@ -41,17 +54,17 @@ pub struct CacheError {
 
 impl Cache {
     /// Opens or makes the cache in `dir`.
-    pub fn open(dir: &Path, engine: &wasmtime::Engine) -> Result<Self, CacheError> {
+    pub fn open(dir: &Path) -> Result<Self, CacheError> {
         let fail = |source| CacheError { path: dir.to_owned(), source };
         fs::create_dir_all(dir).map_err(fail)?;
         let key = load_or_make_key(&dir.join("key")).map_err(fail)?;
-        Ok(Self { dir: dir.to_owned(), key, engine_hash: engine_hash(engine) })
+        Ok(Self { dir: dir.to_owned(), key })
     }
 
     /// The compiled form of `wasm`, from the cache or by compiling; whether it came from the cache.
     pub fn load_or_compile(&self, engine: &wasmtime::Engine, wasm: &[u8]) -> wasmtime::Result<(Component, bool)> {
-        let digest = blake3::hash(wasm);
-        let path = self.dir.join(format!("{}.cwasm", self.entry_name(&digest)));
+        let digest = Digest { wasm: blake3::hash(wasm), engine: engine_hash(engine) };
+        let path = self.dir.join(format!("{}.cwasm", digest.entry_name()));
         if let Some(component) = self.load(engine, &path, &digest) {
             return Ok((component, true));
         }
@@ -63,13 +76,7 @@ impl Cache {
         Ok((component, false))
     }
 
-    fn entry_name(&self, digest: &blake3::Hash) -> String {
-        let mut hasher = blake3::Hasher::new();
-        hasher.update(digest.as_bytes()).update(&self.engine_hash);
-        hasher.finalize().to_hex().to_string()
-    }
-
-    fn load(&self, engine: &wasmtime::Engine, path: &Path, digest: &blake3::Hash) -> Option<Component> {
+    fn load(&self, engine: &wasmtime::Engine, path: &Path, digest: &Digest) -> Option<Component> {
         let entry = fs::read(path).ok()?;
         let Some((mac, code)) = entry.split_at_checked(MAC_BYTES) else {
             tracing::warn!(path = %path.display(), "a cached component is cut short; compiling again");
@@ -94,13 +101,13 @@ impl Cache {
         }
     }
 
-    fn mac(&self, digest: &blake3::Hash, code: &[u8]) -> blake3::Hash {
+    fn mac(&self, digest: &Digest, code: &[u8]) -> blake3::Hash {
         let mut hasher = blake3::Hasher::new_keyed(&self.key);
-        hasher.update(&self.engine_hash).update(digest.as_bytes()).update(code);
+        hasher.update(&digest.engine).update(digest.wasm.as_bytes()).update(code);
         hasher.finalize()
     }
 
-    fn store(&self, path: &Path, digest: &blake3::Hash, code: &[u8]) -> io::Result<()> {
+    fn store(&self, path: &Path, digest: &Digest, code: &[u8]) -> io::Result<()> {
         let mut bytes = Vec::with_capacity(code.len().saturating_add(MAC_BYTES));
         bytes.extend_from_slice(self.mac(digest, code).as_bytes());
         bytes.extend_from_slice(code);

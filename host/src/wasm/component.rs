@@ -10,12 +10,13 @@ use tokio_util::sync::CancellationToken;
 use wasmtime::component::{Component, InstancePre, types::ComponentItem};
 
 use super::{
-    Engine,
+    Engine, EngineError,
     admission::{Admission, Share},
     bindings::{ComponentPre, exports::mcpp::tool::tools::Tool as WitTool},
     cache::Cache,
     control::Control,
     docs::Docs,
+    features::Features,
     handler::{self, Handler},
     instance::{self, Target},
     limits::Limits,
@@ -82,6 +83,9 @@ pub enum LoadError {
         "the file is a core WebAssembly module, not a component; build it for `wasm32-wasip2`, or wrap it with `wasm-tools component new`"
     )]
     CoreModule,
+    /// There is no engine for it.
+    #[error("what it needs is not there: {}", crate::telemetry::chain(.0))]
+    Engine(#[from] EngineError),
     /// It does not compile.
     #[error("the component is not valid: {0}")]
     Invalid(String),
@@ -276,9 +280,10 @@ pub fn compile(
     wasm: &[u8],
 ) -> Result<Compiled, LoadError> {
     check_preamble(wasm)?;
+    let engine = engine.with(Features::of(wasm))?;
     let compiled = match cache {
-        Some(cache) => cache.load_or_compile(engine.wasmtime(), wasm),
-        None => Component::new(engine.wasmtime(), wasm).map(|component| (component, false)),
+        Some(cache) => cache.load_or_compile(engine, wasm),
+        None => Component::new(engine, wasm).map(|component| (component, false)),
     };
     let (component, cached) = compiled.map_err(|error| LoadError::Invalid(chain(&error)))?;
     let docs = Arc::new(Docs::read(wasm));
@@ -323,8 +328,8 @@ impl std::fmt::Debug for Kind {
 
 impl Compiled {
     /// The names of the interfaces that it imports. Interfaces of types alone give no power and are left out: without a function there is nothing of a resource to get.
-    pub fn imports(&self, engine: &Engine) -> Vec<String> {
-        let engine = engine.wasmtime();
+    pub fn imports(&self) -> Vec<String> {
+        let engine = self.component.engine();
         let component_type = self.component.component_type();
         let powerful = component_type.imports(engine).filter(|(_, import)| match &import.ty {
             ComponentItem::ComponentInstance(instance) => instance
@@ -337,16 +342,17 @@ impl Compiled {
     }
 
     /// Checks its imports against `grant` and links what is granted.
-    pub fn admit(self, engine: &Engine, grant: &ComponentGrant) -> Result<Admitted, LoadError> {
-        for import in self.imports(engine) {
+    pub fn admit(self, grant: &ComponentGrant) -> Result<Admitted, LoadError> {
+        for import in self.imports() {
             capability::check(self.name.as_str(), &import, grant)?;
         }
-        let linker = capability::linker(engine.wasmtime(), grant).map_err(|error| LoadError::Link(chain(&error)))?;
+        let linker =
+            capability::linker(self.component.engine(), grant).map_err(|error| LoadError::Link(chain(&error)))?;
         let linked = linker.instantiate_pre(&self.component).map_err(|error| LoadError::Link(chain(&error)))?;
         let link_error = |error: wasmtime::Error| LoadError::Link(chain(&error));
-        let handler = self.exports(engine, handler::INTERFACE)?.then(|| Handler::new(linked.clone()));
-        let migration = self.exports(engine, migration::INTERFACE)?.then(|| Migration::new(linked.clone()));
-        let kind = if self.exports(engine, TOOLS_INTERFACE)? {
+        let handler = self.exports(handler::INTERFACE)?.then(|| Handler::new(linked.clone()));
+        let migration = self.exports(migration::INTERFACE)?.then(|| Migration::new(linked.clone()));
+        let kind = if self.exports(TOOLS_INTERFACE)? {
             Kind::Sdk(ComponentPre::new(linked).map_err(link_error)?)
         } else {
             Kind::Plain(linked)
@@ -357,9 +363,9 @@ impl Compiled {
     }
 
     /// Whether it exports one of our interfaces, in a version that this host speaks.
-    fn exports(&self, engine: &Engine, interface: &str) -> Result<bool, LoadError> {
+    fn exports(&self, interface: &str) -> Result<bool, LoadError> {
         let component_type = self.component.component_type();
-        let mut exports = component_type.exports(engine.wasmtime()).map(|(name, _)| name);
+        let mut exports = component_type.exports(self.component.engine()).map(|(name, _)| name);
         let Some(export) = exports.find(|name| name.split('@').next() == Some(interface)) else { return Ok(false) };
         match export.split_once('@') {
             Some((_, version)) if version.starts_with(capability::SPOKEN) => Ok(true),
@@ -405,7 +411,7 @@ impl Admitted {
         let name = compiled.name.shared();
         let (tools, notes) = match kind {
             Kind::Sdk(component) => (list_sdk(engine, admission, &name, component).await?, Vec::new()),
-            Kind::Plain(linked) => list_plain(engine, &compiled, linked),
+            Kind::Plain(linked) => list_plain(&compiled, linked),
         };
         let handler = match handler {
             Some(handler) => {
@@ -465,9 +471,9 @@ async fn list_sdk(
     Ok(listings.into_iter().map(tool).collect())
 }
 
-fn list_plain(engine: &Engine, compiled: &Compiled, linked: InstancePre<State>) -> (Vec<LoadedTool>, Vec<String>) {
+fn list_plain(compiled: &Compiled, linked: InstancePre<State>) -> (Vec<LoadedTool>, Vec<String>) {
     let (name, component) = (compiled.name.as_str(), &compiled.component);
-    let (functions, notes) = plain::functions(name, component, engine.wasmtime(), &compiled.docs);
+    let (functions, notes) = plain::functions(name, component, component.engine(), &compiled.docs);
     let tool = |function: plain::PlainFunction| LoadedTool {
         listing: function.listing(),
         target: Target::Plain { component: linked.clone(), function: Arc::new(function) },

@@ -7,7 +7,7 @@ use std::{
     future::Future,
     sync::{
         Arc, Mutex, OnceLock, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -42,6 +42,7 @@ pub struct Control {
     redactor: Redactor,
     stopped: OnceLock<CallError>,
     long: AtomicBool,
+    held: AtomicUsize,
     pace: Arc<Pace>,
 }
 
@@ -63,6 +64,7 @@ impl Control {
             redactor: Redactor::default(),
             stopped: OnceLock::new(),
             long: AtomicBool::new(false),
+            held: AtomicUsize::new(0),
             pace: Arc::default(),
         })
     }
@@ -155,8 +157,19 @@ impl Control {
         self.slot().is_some_and(|slot| slot.is_crowded())
     }
 
+    /// Whether the guest waits in a call into the host, or for its turn: all of it, whatever else it has to do.
+    pub fn is_held(&self) -> bool {
+        self.held.load(Ordering::Relaxed) > 0
+    }
+
+    fn hold(&self) -> Held<'_> {
+        self.held.fetch_add(1, Ordering::Relaxed);
+        Held(&self.held)
+    }
+
     /// Lets others run until it is the guest's turn to compute again.
     pub async fn let_others_run(&self) {
+        let _held = self.hold();
         if let Some(slot) = self.slot() {
             self.pace.let_others_run(&slot).await;
         }
@@ -274,6 +287,7 @@ impl Control {
     /// As [`Control::wait`], but the instance keeps its place among the running. For what gives it something that others wait for: it must not then queue for
     /// a place that those others have.
     pub async fn wait_in_place<F: Future>(&self, future: F) -> wasmtime::Result<F::Output> {
+        let _held = self.hold();
         tokio::select! {
             biased;
             output = future => Ok(output),
@@ -295,6 +309,15 @@ impl Control {
 
     fn deadline_exceeded(&self) -> CallError {
         CallError::BudgetExceeded { budget: Budget::Deadline, limit: self.limits.deadline_ms }
+    }
+}
+
+/// While there is one, the guest is held.
+struct Held<'a>(&'a AtomicUsize);
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

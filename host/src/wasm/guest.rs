@@ -9,13 +9,14 @@ use wasmtime::{
 };
 
 use super::{
-    EPOCH, Engine, SLICE,
+    EPOCH, SLICE,
     bindings::{self, mcpp::tool::types},
     control::Control,
     handles::GivenOut,
     instance::{Failure, Target, next_turn},
     plain::{Action, PlainFunction},
     state::{Running, State},
+    tasks::{self, MAX_TASK_HANDLES},
 };
 use crate::call::{CallError, ToolResult};
 
@@ -40,7 +41,12 @@ impl std::fmt::Debug for Guest {
 
 impl Guest {
     /// A guest that is not instantiated yet.
-    pub(super) fn new(engine: &Engine, component: &Arc<str>, control: &Arc<Control>, running: Running) -> Self {
+    pub(super) fn new(
+        engine: &wasmtime::Engine,
+        component: &Arc<str>,
+        control: &Arc<Control>,
+        running: Running,
+    ) -> Self {
         let store = new_store(engine, component, control, Some(running));
         Self { store, code: None, given_out: GivenOut::default() }
     }
@@ -99,13 +105,16 @@ fn other_code() -> Failure {
 
 /// A store under the reins of a call.
 pub(super) fn new_store(
-    engine: &Engine,
+    engine: &wasmtime::Engine,
     component: &Arc<str>,
     control: &Arc<Control>,
     running: Option<Running>,
 ) -> Store<State> {
-    let mut store = Store::new(engine.wasmtime(), State::new(component, Arc::clone(control), running));
+    let mut store = Store::new(engine, State::new(component, Arc::clone(control), running));
     store.limiter(|state| state);
+    if engine.get_concurrency_support() {
+        store.set_max_component_handles(MAX_TASK_HANDLES);
+    }
     prepare(&mut store, control);
     store.epoch_deadline_callback(|context| {
         let control = &context.data().control;
@@ -183,7 +192,12 @@ async fn call_plain(
         return Err(wasmtime::Error::msg("the exported function is gone").into());
     };
     let mut results = vec![Val::Bool(false); usize::from(function.result.is_some())];
-    func.call_async(&mut *store, &params, &mut results).await?;
+    if function.is_async {
+        let control = Arc::clone(&store.data().control);
+        tasks::run(&control, func.call_async(&mut *store, &params, &mut results)).await?;
+    } else {
+        func.call_async(&mut *store, &params, &mut results).await?;
+    }
     let result = function.result(results.first(), &mut handles);
     match handles.problem() {
         None => Ok(Ok(result)),

@@ -42,7 +42,7 @@ impl Handler {
         component: &Arc<str>,
         control: Arc<Control>,
     ) -> Result<Vec<String>, CallError> {
-        let mut store = new_store(engine, component, &control, None);
+        let mut store = new_store(self.0.engine(), component, &control, None);
         let handler = self.0.clone();
         let guest = async move {
             let instance = handler.instantiate_async(&mut store).await?;
@@ -60,7 +60,7 @@ impl Handler {
         control: Arc<Control>,
     ) -> Result<Result<(), String>, CallError> {
         let component = Arc::clone(&running.component);
-        let mut store = new_store(engine, &component, &control, Some(running));
+        let mut store = new_store(self.0.engine(), &component, &control, Some(running));
         let (handler, delivery) = (self.0.clone(), delivery.clone());
         let guest = async move {
             let instance = handler.instantiate_async(&mut store).await?;

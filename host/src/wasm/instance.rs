@@ -51,6 +51,14 @@ pub enum Target {
 }
 
 impl Target {
+    /// The engine that its component was compiled for.
+    fn engine(&self) -> &wasmtime::Engine {
+        match self {
+            Self::Sdk { component, .. } => component.engine(),
+            Self::Plain { component, .. } => component.engine(),
+        }
+    }
+
     /// Whether the function behind it could take these arguments, as far as the host knows.
     pub fn check(&self, arguments: &Value) -> Result<(), CallError> {
         match self {
@@ -89,9 +97,9 @@ pub async fn call(
     running: Running,
     control: Arc<Control>,
 ) -> (Result<ToolResult, CallError>, Cost) {
-    let (own_engine, reins) = (engine.clone(), Arc::clone(&control));
+    let reins = Arc::clone(&control);
     let guest = async move {
-        let (result, memory_bytes) = in_guest(&own_engine, &target, &arguments, running, &reins).await;
+        let (result, memory_bytes) = in_guest(&target, &arguments, running, &reins).await;
         (result, reins.cost(memory_bytes))
     };
     let answer = run_guest(engine, guest, Arc::clone(&control)).await;
@@ -108,7 +116,6 @@ pub async fn call(
 
 /// Makes or wakes the guest, calls it, and keeps it where it is to stay; with the memory that it held.
 async fn in_guest(
-    engine: &Engine,
     target: &Target,
     arguments: &Value,
     running: Running,
@@ -123,7 +130,7 @@ async fn in_guest(
             guest.wake(control, running);
             guest
         }
-        None => Guest::new(engine, &Arc::clone(&running.component), control, running),
+        None => Guest::new(target.engine(), &Arc::clone(&running.component), control, running),
     };
     let outcome = guest.call(target, arguments).await;
     let memory_bytes = guest.memory_bytes();
@@ -163,7 +170,7 @@ pub async fn list(
     component: ComponentPre<State>,
     control: Arc<Control>,
 ) -> Result<Vec<WitTool>, CallError> {
-    let mut store = new_store(engine, name, &control, None);
+    let mut store = new_store(component.engine(), name, &control, None);
     let guest = async move {
         let instance = component.instantiate_async(&mut store).await?;
         Ok(instance.mcpp_tool_tools().call_list(&mut store).await?)

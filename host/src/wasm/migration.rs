@@ -42,7 +42,7 @@ impl Migration {
         component: &Arc<str>,
         control: Arc<Control>,
     ) -> Result<u32, CallError> {
-        let mut store = new_store(engine, component, &control, None);
+        let mut store = new_store(self.0.engine(), component, &control, None);
         let migration = self.0.clone();
         let guest = async move {
             let instance = migration.instantiate_async(&mut store).await?;
@@ -62,7 +62,7 @@ impl Migration {
         control: Arc<Control>,
     ) -> Result<Result<Step, String>, CallError> {
         let component = Arc::clone(&running.component);
-        let mut store = new_store(engine, &component, &control, Some(running));
+        let mut store = new_store(self.0.engine(), &component, &control, Some(running));
         let migration = self.0.clone();
         let guest = async move {
             store.data_mut().store_use.transaction_open = true;

@@ -32,6 +32,8 @@ pub struct PlainFunction {
     pub action: Action,
     /// The tool's name.
     pub tool: String,
+    /// Whether it is async: its tasks may wait side by side.
+    pub is_async: bool,
     /// What it does, if the component says so.
     pub description: String,
     /// What it takes.
@@ -213,6 +215,7 @@ fn drop_of(resource: &Exported, resources: &Arc<Resources>) -> (Place, Result<Pl
     let function = PlainFunction {
         action: Action::Drop(resource.ty),
         tool: String::new(),
+        is_async: false,
         description: format!("Ends a `{}`: its handle is good for nothing afterwards.", resource.name),
         params: vec![(DROPPED.to_owned(), Type::Own(resource.ty))],
         result: None,
@@ -235,9 +238,6 @@ struct Known<'a> {
 impl Known<'_> {
     fn function(&self, export: Export) -> Result<PlainFunction, String> {
         let Export { scope, name, index, func } = export;
-        if func.async_() {
-            return Err("it is an async function, which this host does not run yet".into());
-        }
         let params: Vec<(String, Type)> = func.params().map(|(name, ty)| (name.to_owned(), ty)).collect();
         let result = func.results().next();
         let schema_of =
@@ -259,6 +259,7 @@ impl Known<'_> {
             resources: Arc::clone(self.resources),
             action: Action::Call(index),
             tool: String::new(),
+            is_async: func.async_(),
             params,
             result,
             input_schema,

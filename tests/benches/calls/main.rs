@@ -12,11 +12,16 @@
 )]
 
 mod client;
+mod engines;
 mod native;
 mod server;
 
 use std::time::{Duration, Instant};
 
+use mcpp::wasm::{
+    Engine, EngineConfig,
+    features::{Features, Tasks},
+};
 use serde_json::{Value, json};
 
 use self::{
@@ -36,6 +41,7 @@ fn main() {
     match arguments.first().map(String::as_str) {
         Some("serve-rmcp") => runtime.block_on(native::serve_rmcp()),
         Some("serve-axum") => runtime.block_on(native::serve_axum()),
+        Some("engines") => runtime.block_on(async { print(&engines().await, false) }),
         _ => runtime.block_on(run(arguments.iter().any(|argument| argument == "--json"))),
     }
 }
@@ -47,6 +53,11 @@ async fn run(as_json: bool) {
     rows.extend(swaps().await);
     rows.extend(starts().await);
     rows.extend(sessions().await);
+    rows.extend(engines().await);
+    print(&rows, as_json);
+}
+
+fn print(rows: &[Row], as_json: bool) {
     if as_json {
         let rows: Vec<Value> =
             rows.iter().map(|row| json!({ "what": row.what, "value": row.value, "unit": row.unit })).collect();
@@ -225,6 +236,20 @@ async fn sessions() -> Vec<Row> {
         row(format!("{SESSIONS} sessions just abandoned: resident memory each"), each(opened), "KiB"),
         row(format!("{SESSIONS} abandoned sessions, parked: resident memory each"), each(parked), "KiB"),
     ]
+}
+
+async fn engines() -> Vec<Row> {
+    let engine = Engine::new(&EngineConfig::default()).expect("an engine");
+    let tasks = engine.with(Features { tasks: Tasks::Many }).expect("an engine").clone();
+    let of = [("plain", engine.wasmtime().clone()), ("with tasks", tasks)];
+    let times = engines::measure(&of, &add()).await;
+    let plain = times[0].1;
+    let mut rows = Vec::new();
+    for (name, time) in times {
+        rows.push(row(format!("instance made, called and gone, engine {name}"), time, "µs"));
+        rows.push(row(format!("engine {name} over plain"), time / plain, "×"));
+    }
+    rows
 }
 
 fn component(name: &str, params: &str, body: &str) -> Vec<u8> {

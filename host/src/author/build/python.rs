@@ -15,15 +15,13 @@ const REQUIREMENTS: &str = "requirements.txt";
 const VENV: &str = ".venv";
 /// The module that implements the world.
 const MODULE: &str = "app";
-/// CPython imports sockets whatever the program does, and no host of ours offers those: it gets nothing of WASI instead.
-const STUB: &str = "--stub-wasi";
 
 pub(super) async fn build(project: &Project, progress: Progress<'_>) -> Result<Steps, BuildError> {
     let (world, _, component) = plain(project)?;
     let (programs, installed) = install(project, progress).await?;
     progress("componentize-py");
     let built = Step::new(programs.join("componentize-py"), &project.folder, "add componentize-py to requirements.txt")
-        .arguments(["--wit-path", "wit", "--world", &world.name, "componentize", MODULE, STUB, "--output"])
+        .arguments(["--wit-path", "wit", "--world", &world.name, "componentize", MODULE, "--output"])
         .arguments([&component])
         .run()
         .await?;

@@ -1,0 +1,130 @@
+//! What a component needs of its engine, and so on which one it runs. Decided once, when it is compiled; afterwards everything goes by the component's own engine.
+
+use wasmparser::{
+    CanonicalFunction, CanonicalOption, ComponentDefinedType, ComponentType, ComponentTypeDeclaration,
+    InstanceTypeDeclaration, Parser, Payload, PrimitiveValType,
+};
+
+/// The start of the versions of WASI that are linked only where there are tasks.
+pub(crate) const WASI_OF_TASKS: &str = "0.3.";
+
+/// What an engine has beside what every component needs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Features {
+    /// Tasks of one call that wait side by side: async functions, streams and futures between components, WASI 0.3.
+    pub tasks: Tasks,
+}
+
+/// Whether an engine has tasks.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Tasks {
+    /// A call does one thing after the other.
+    #[default]
+    One,
+    /// A call's tasks wait side by side.
+    Many,
+}
+
+impl Features {
+    /// What `wasm` needs. What is no component needs nothing, and is refused by the compiler.
+    pub fn of(wasm: &[u8]) -> Self {
+        Self { tasks: if needs_tasks(wasm).unwrap_or_default() { Tasks::Many } else { Tasks::One } }
+    }
+}
+
+fn needs_tasks(wasm: &[u8]) -> wasmparser::Result<bool> {
+    for payload in Parser::new(0).parse_all(wasm) {
+        let needs = match payload? {
+            Payload::ComponentTypeSection(types) => any(types, |ty| is_of_tasks(&ty))?,
+            Payload::ComponentCanonicalSection(functions) => {
+                any(functions, |function| is_canonical_of_tasks(&function))?
+            }
+            Payload::ComponentImportSection(imports) => any(imports, |import| is_import_of_tasks(import.name.name))?,
+            _ => false,
+        };
+        if needs {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+fn any<T>(
+    items: impl IntoIterator<Item = wasmparser::Result<T>>,
+    test: impl Fn(T) -> bool,
+) -> wasmparser::Result<bool> {
+    for item in items {
+        if test(item?) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+fn is_import_of_tasks(name: &str) -> bool {
+    name.starts_with("wasi:") && name.split_once('@').is_some_and(|(_, version)| version.starts_with(WASI_OF_TASKS))
+}
+
+fn is_of_tasks(ty: &ComponentType<'_>) -> bool {
+    match ty {
+        ComponentType::Func(function) => function.async_,
+        ComponentType::Defined(ComponentDefinedType::Future(_) | ComponentDefinedType::Stream(_)) => true,
+        ComponentType::Defined(ComponentDefinedType::Primitive(PrimitiveValType::ErrorContext)) => true,
+        ComponentType::Defined(_) | ComponentType::Resource { .. } => false,
+        ComponentType::Component(declarations) => declarations
+            .iter()
+            .any(|declared| matches!(declared, ComponentTypeDeclaration::Type(ty) if is_of_tasks(ty))),
+        ComponentType::Instance(declarations) => {
+            declarations.iter().any(|declared| matches!(declared, InstanceTypeDeclaration::Type(ty) if is_of_tasks(ty)))
+        }
+    }
+}
+
+fn is_canonical_of_tasks(function: &CanonicalFunction) -> bool {
+    match function {
+        CanonicalFunction::Lift { options, .. } | CanonicalFunction::Lower { options, .. } => {
+            options.iter().any(|option| matches!(option, CanonicalOption::Async | CanonicalOption::Callback(_)))
+        }
+        CanonicalFunction::ResourceNew { .. }
+        | CanonicalFunction::ResourceDrop { .. }
+        | CanonicalFunction::ResourceRep { .. } => false,
+        _ => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_needs_tasks_is_seen_wherever_it_stands() {
+        for (text, needs) in [
+            ("(component)", Tasks::One),
+            (r#"(component (import "f" (func (param "a" string))))"#, Tasks::One),
+            (
+                r#"(component (import "wasi:clocks/monotonic-clock@0.2.6" (instance (export "now" (func (result u64))))))"#,
+                Tasks::One,
+            ),
+            (
+                r#"(component (import "wasi:random/random@0.3.0" (instance (export "get-random-u64" (func (result u64))))))"#,
+                Tasks::Many,
+            ),
+            (r#"(component (import "f" (func async)))"#, Tasks::Many),
+            (r#"(component (import "i" (instance (export "f" (func async)))))"#, Tasks::Many),
+            (r#"(component (component (component (import "f" (func async)))))"#, Tasks::Many),
+            (r#"(component (import "c" (component (export "i" (instance (export "f" (func async)))))))"#, Tasks::Many),
+            (r#"(component (type (stream u8)))"#, Tasks::Many),
+            (r#"(component (type (future)))"#, Tasks::Many),
+            (r#"(component (core func (canon backpressure.inc)))"#, Tasks::Many),
+            (r#"(component (core func (canon waitable-set.new)))"#, Tasks::Many),
+        ] {
+            let wasm = wat::parse_str(text).expect(text);
+            assert_eq!(Features::of(&wasm).tasks, needs, "{text}");
+        }
+        assert_eq!(
+            Features::of(b"\0asm\x0d\0\x01\0\xff"),
+            Features::default(),
+            "what is broken is the compiler's to refuse"
+        );
+    }
+}

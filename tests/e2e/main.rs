@@ -26,6 +26,7 @@ mod files;
 mod frozen;
 mod hostile_guests;
 mod http;
+mod inspect;
 mod keyvalue;
 mod kills;
 mod limits;

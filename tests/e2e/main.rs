@@ -27,6 +27,7 @@ mod frozen;
 mod handles;
 mod hostile_guests;
 mod http;
+mod inspect;
 mod keyvalue;
 mod kills;
 mod limits;

@@ -94,7 +94,7 @@ pub async fn call(
             Target::Sdk { component, tool } => call_sdk(&mut store, &component, &tool, &arguments).await,
             Target::Plain { component, function } => call_plain(&mut store, &component, &function, &arguments).await,
         };
-        let cost = store.data().control.cost(store.data().memory_bytes());
+        let cost = Cost { fuel: fuel_used(&store), ..store.data().control.cost(store.data().memory_bytes()) };
         (result.and_then(|outcome| outcome.map_err(Failure::Call)), cost)
     };
     match run_guest(engine, guest, Arc::clone(&control)).await {
@@ -154,6 +154,10 @@ pub(super) fn new_store(
     let mut store = Store::new(engine, State::new(component, Arc::clone(control), running));
     store.limiter(|state| state);
     store.set_hostcall_fuel(usize::try_from(control.limits().output_bytes).unwrap_or(usize::MAX));
+    if engine.get_consume_fuel() {
+        // It fails only where fuel is not counted.
+        let _set = store.set_fuel(fuel_given(control));
+    }
     if engine.get_concurrency_support() {
         store.set_max_component_handles(MAX_TASK_HANDLES);
     }
@@ -174,6 +178,17 @@ pub(super) fn new_store(
         _ => Ok(()),
     });
     store
+}
+
+/// The fuel that a call begins with, where it is counted. A tool that has no limit of it may be of a component of which another has one.
+fn fuel_given(control: &Control) -> u64 {
+    control.limits().fuel.unwrap_or(u64::MAX)
+}
+
+/// The fuel that a guest has used so far; none where it is not counted.
+fn fuel_used(store: &Store<State>) -> Option<u64> {
+    let counted = store.engine().get_consume_fuel().then(|| store.get_fuel().ok()).flatten();
+    counted.map(|left| fuel_given(&store.data().control).saturating_sub(left))
 }
 
 /// Waits for the guest's next turn to compute, or its end: it is stopped at its next epoch, and that it waits for a turn is no reason to wait longer.
@@ -323,6 +338,7 @@ fn explain(error: &wasmtime::Error, control: &Control) -> CallError {
                 budget: Budget::Stack,
                 limit: u64::try_from(MAX_WASM_STACK_BYTES).unwrap_or(u64::MAX),
             },
+            Trap::OutOfFuel => CallError::BudgetExceeded { budget: Budget::Fuel, limit: fuel_given(control) },
             trap => CallError::Trapped(trap.to_string()),
         };
     }

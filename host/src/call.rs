@@ -223,6 +223,8 @@ pub struct Cost {
     pub http_requests: u64,
     /// What it sent and received over HTTP, in bytes.
     pub http_bytes: u64,
+    /// The fuel of its instructions, where that is counted.
+    pub fuel: Option<u64>,
 }
 
 /// What a call cost, and how long it took from door to door.
@@ -248,6 +250,7 @@ impl Receipt {
             "file_bytes": self.cost.file_bytes,
             "http_requests": self.cost.http_requests,
             "http_bytes": self.cost.http_bytes,
+            "fuel": self.cost.fuel,
         })
     }
 }
@@ -287,6 +290,8 @@ pub enum Budget {
     Handles,
     /// Tasks and other handles of an async call, in number.
     Tasks,
+    /// Instructions, in units of fuel.
+    Fuel,
 }
 
 impl Budget {
@@ -309,6 +314,7 @@ impl Budget {
             Self::Stack => "stack_bytes",
             Self::Handles => "handles",
             Self::Tasks => "tasks",
+            Self::Fuel => "fuel",
         }
     }
 }

@@ -366,6 +366,8 @@ mod tests {
             .fold(String::new(), |text, line| text + line + "\n");
         let mut parsed = Config::parse(&active).expect("the example is valid with every key switched on");
         assert_eq!(Config::parse(example).expect("the example is valid"), Config::default());
+        // Fuel is counted only where it is set.
+        assert_eq!(parsed.limits.fuel.take().map(u64::from), Some(1_000_000_000));
         assert_eq!(parsed.limits(), Limits::default());
         parsed.limits = LimitsPatch::default();
         assert_eq!(parsed.tenant_limits(), TenantLimits::default());
@@ -377,7 +379,7 @@ mod tests {
         let table: toml::Table = toml::from_str(&active).expect("valid");
         let count = |section: &str| table.get(section).and_then(toml::Value::as_table).map_or(0, toml::Table::len);
         let sections = ["server", "sessions", "tools", "store", "engine", "limits", "tenant_limits", "outbound", "log"];
-        assert_eq!(sections.map(count), [14, 4, 4, 3, 6, 15, 6, 1, 2], "a key is missing from the example");
+        assert_eq!(sections.map(count), [14, 4, 4, 3, 6, 16, 6, 1, 2], "a key is missing from the example");
     }
 
     #[test]

@@ -20,7 +20,11 @@ use self::{files::FolderGrants, http::HttpRules, secrets::SecretGrants};
 use crate::{
     call::{ComponentName, ToolName},
     events::record::Topic,
-    wasm::{kept::Reuse, limits::LimitsPatch},
+    wasm::{
+        features::Fuel,
+        kept::Reuse,
+        limits::{Limits, LimitsPatch},
+    },
 };
 
 /// The version of the file format that this host reads and writes.
@@ -75,6 +79,15 @@ pub struct ComponentGrant {
     /// What is said of single tools, by the names that clients see, that differs from the component's.
     #[serde(default)]
     pub tools: BTreeMap<String, ToolGrant>,
+}
+
+impl ComponentGrant {
+    /// Whether its fuel is counted: one of its tools has a limit of it.
+    pub fn fuel(&self, defaults: &Limits) -> Fuel {
+        let limited =
+            defaults.patched(&self.limits).fuel.is_some() || self.tools.values().any(|tool| tool.limits.fuel.is_some());
+        if limited { Fuel::Counted } else { Fuel::Uncounted }
+    }
 }
 
 /// A component's store.

@@ -104,6 +104,7 @@ fn install_metrics() -> Option<PrometheusHandle> {
         "mcpp_call_cpu_microseconds_total",
         "Processor time of guests in microseconds, by tenant and tool"
     );
+    metrics::describe_counter!("mcpp_call_fuel_total", "Fuel of guests where it is counted, by tenant and tool");
     metrics::describe_gauge!("mcpp_tenant_instances", "Instances and queueing calls of a tenant, by state");
     metrics::describe_counter!("mcpp_host_calls_total", "Calls of guests into the host, by tenant and tool");
     metrics::describe_counter!("mcpp_guest_store_ops_total", "Operations of guests on the store, by tenant and tool");
@@ -175,7 +176,8 @@ pub fn call_ended(tenant: &TenantId, tool: &str, result: Result<&ToolResult, &Ca
         ("mcpp_http_requests_total", cost.http_requests),
         ("mcpp_http_bytes_total", cost.http_bytes),
     ];
-    for (name, amount) in counted.into_iter().filter(|(_, amount)| *amount > 0) {
+    let fuel = cost.fuel.map(|fuel| ("mcpp_call_fuel_total", fuel));
+    for (name, amount) in counted.into_iter().chain(fuel).filter(|(_, amount)| *amount > 0) {
         metrics::counter!(name, "tenant" => tenant.clone(), "tool" => tool.clone()).increment(amount);
     }
     metrics::gauge!("mcpp_call_memory_bytes", "tenant" => tenant.clone(), "tool" => tool.clone())

@@ -37,7 +37,7 @@ use std::{
     time::Duration,
 };
 
-use features::{Features, Tasks};
+use features::{Features, Fuel, Tasks};
 use serde::{Deserialize, Serialize};
 use wasmtime::{Enabled, InstanceAllocationStrategy, PoolingAllocationConfig};
 
@@ -53,10 +53,11 @@ pub const MAX_WASM_STACK_BYTES: usize = 512 << 10;
 const ASYNC_STACK_BYTES: usize = 1 << 20;
 /// Core instances that one instance slot may need: an SDK component has 4, a Python component about 25.
 const CORE_INSTANCES_PER_SLOT: u32 = 16;
-/// Instance slots of an engine whose calls have many tasks, at most: each has stacks for all tasks of its call.
-const MAX_SLOTS_OF_TASKS: u32 = 256;
-/// Core instances that a component whose calls have many tasks may have.
-const MAX_INSTANCES_OF_TASKS: u32 = 32;
+/// Core instances that a component may have; and one whose calls have many tasks.
+const MAX_CORE_INSTANCES: u32 = 64;
+const MAX_CORE_INSTANCES_OF_TASKS: u32 = 32;
+/// Stacks of an engine whose calls have many tasks. Each takes mappings, of which a process has 65,530 for all of its engines; a call that finds no stack is refused as one that finds no place.
+const MAX_STACKS: u32 = 6_000;
 /// Linear memory above which a freed slot returns its pages to the system, in bytes.
 const KEEP_RESIDENT_BYTES: usize = 128 << 10;
 
@@ -145,7 +146,7 @@ impl Engine {
     /// Reserves the pool, starts the epoch clock and the guest threads. The clock ends when the last clone is dropped.
     pub fn new(config: &EngineConfig) -> Result<Self, EngineError> {
         let engine = make(config, Features::default())?;
-        let others = Arc::new(Others { config: config.clone(), made: OnceLock::new() });
+        let others = Arc::new(Others { config: config.clone(), made: Default::default() });
         let clock = Clock::start(&engine, &others).map_err(EngineError::Threads)?;
         let guests = Arc::new(GuestThreads::start(config.guest_threads).map_err(EngineError::Threads)?);
         Ok(Self { engine, others, guests, clock })
@@ -158,14 +159,18 @@ impl Engine {
 
     /// The engine that has `features`; made when the first component needs it.
     pub fn with(&self, features: Features) -> Result<&wasmtime::Engine, EngineError> {
-        if features == Features::default() {
-            return Ok(&self.engine);
-        }
-        if let Some(engine) = self.others.made.get() {
+        let [tasks, fuel, both] = &self.others.made;
+        let made = match (features.tasks, features.fuel) {
+            (Tasks::One, Fuel::Uncounted) => return Ok(&self.engine),
+            (Tasks::Many, Fuel::Uncounted) => tasks,
+            (Tasks::One, Fuel::Counted) => fuel,
+            (Tasks::Many, Fuel::Counted) => both,
+        };
+        if let Some(engine) = made.get() {
             return Ok(engine);
         }
         let engine = make(&self.others.config, features)?;
-        Ok(self.others.made.get_or_init(|| engine))
+        Ok(made.get_or_init(|| engine))
     }
 
     /// Runs a guest's future on the guests' threads.
@@ -181,7 +186,8 @@ impl Engine {
 /// The engines beside the usual one.
 struct Others {
     config: EngineConfig,
-    made: OnceLock<wasmtime::Engine>,
+    /// With tasks, with fuel, with both.
+    made: [OnceLock<wasmtime::Engine>; 3],
 }
 
 fn make(config: &EngineConfig, features: Features) -> Result<wasmtime::Engine, EngineError> {
@@ -192,10 +198,10 @@ fn make(config: &EngineConfig, features: Features) -> Result<wasmtime::Engine, E
 fn engine_config(config: &EngineConfig, features: Features) -> wasmtime::Config {
     let slots = u32::try_from(config.slots()).unwrap_or(u32::MAX);
     let tasks = features.tasks == Tasks::Many;
-    let slots = if tasks { slots.min(MAX_SLOTS_OF_TASKS) } else { slots };
-    let core_instances = if tasks { MAX_INSTANCES_OF_TASKS } else { 64 };
-    // Of each instance within a component, one task at a time may stop in the middle of its stack; one more stack is for what runs.
-    let stacks = if tasks { slots.saturating_mul(MAX_INSTANCES_OF_TASKS.saturating_add(2)) } else { slots };
+    let core_instances = if tasks { MAX_CORE_INSTANCES_OF_TASKS } else { MAX_CORE_INSTANCES };
+    // In each instance within a component one task at a time may stop in the middle of its stack; two more stacks are for what runs.
+    let stacks_of_tasks = slots.saturating_mul(MAX_CORE_INSTANCES_OF_TASKS.saturating_add(2)).min(MAX_STACKS);
+    let stacks = if tasks { stacks_of_tasks.max(slots) } else { slots };
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(slots)
         .total_core_instances(slots.saturating_mul(CORE_INSTANCES_PER_SLOT))
@@ -225,6 +231,7 @@ fn engine_config(config: &EngineConfig, features: Features) -> wasmtime::Config 
         .wasm_relaxed_simd(false)
         .wasm_memory64(false)
         .concurrency_support(tasks)
+        .consume_fuel(features.fuel == Fuel::Counted)
         // What a task had on its stack is not kept for a next one: there are many stacks.
         .async_stack_zeroing(tasks)
         .allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
@@ -270,7 +277,7 @@ fn tick(engine: &wasmtime::EngineWeak, others: &Weak<Others>, clock: &Weak<Clock
             return;
         };
         engine.increment_epoch();
-        others.made.get().into_iter().for_each(wasmtime::Engine::increment_epoch);
+        others.made.iter().filter_map(OnceLock::get).for_each(wasmtime::Engine::increment_epoch);
         idle = if clock.guests.load(Ordering::SeqCst) == 0 { idle + 1 } else { 0 };
         drop((engine, others, clock));
         if idle > CLOCK_LINGERS {

@@ -24,6 +24,7 @@ mod components;
 mod events;
 mod files;
 mod frozen;
+mod fuel;
 mod handles;
 mod hostile_guests;
 mod http;

@@ -10,7 +10,7 @@ use crate::support::{TestHost, add, folder, wat};
 
 /// A component whose async function `run` takes a number and gives one. `start` is its body; `resumed` that of its callback, which gets the event, what it is about, and its state.
 /// Both say how it goes on: 0 it is done, 1 it lets others run, 2 and a set it waits.
-fn component(start: &str, resumed: &str) -> Vec<u8> {
+pub(crate) fn component(start: &str, resumed: &str) -> Vec<u8> {
     wat(&format!(
         r#"(component
             (import "wasi:clocks/monotonic-clock@0.3.0" (instance $clock
@@ -241,4 +241,14 @@ async fn what_tasks_write_is_a_log_record_within_the_budget() {
     assert!(said.iter().all(|line| line.contains("said by a task")), "{said:?}");
     let text = speaker.text("h_run", json!({ "ms": 1_000 })).await;
     assert_eq!(text, "error: budget `log_bytes` exceeded: the tool was stopped at 150");
+}
+
+#[tokio::test]
+async fn a_task_with_a_stack_of_its_own_is_refused() {
+    let stackful = wat(r#"(component
+            (core module $m (func (export "f")))
+            (core instance $i (instantiate $m))
+            (func (export "run") async (canon lift (core func $i "f") async)))"#);
+    let host = TestHost::start(&[("h", &stackful)]).await;
+    assert!(host.problems().contains("requires the component model async stackful feature"), "{}", host.problems());
 }

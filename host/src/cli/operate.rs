@@ -121,12 +121,23 @@ impl Info {
         let tools = info.components.iter().flat_map(|component| &component.tools);
         let limits = tools.map(|tool| {
             let value = |name: &str| tool.limits.get(name).map(ToString::to_string).unwrap_or_default();
-            let shown =
-                ["deadline_ms", "cpu_ms", "memory_bytes", "output_bytes", "log_bytes", "host_calls", "concurrency"];
+            let shown = [
+                "deadline_ms",
+                "cpu_ms",
+                "fuel",
+                "memory_bytes",
+                "output_bytes",
+                "log_bytes",
+                "host_calls",
+                "concurrency",
+            ];
             std::iter::once(tool.name.clone()).chain(shown.map(value)).collect()
         });
         print("")?;
-        print(&table(&["TOOL", "DEADLINE MS", "CPU MS", "MEMORY", "OUTPUT", "LOG", "HOST CALLS", "AT ONCE"], limits))?;
+        print(&table(
+            &["TOOL", "DEADLINE MS", "CPU MS", "FUEL", "MEMORY", "OUTPUT", "LOG", "HOST CALLS", "AT ONCE"],
+            limits,
+        ))?;
         print_problems(&info)
     }
 }

@@ -36,6 +36,7 @@ use crate::{
         Engine,
         cache::Cache,
         component::{self, Compiled, LoadError, MAX_COMPONENT_BYTES, Origin},
+        features::Fuel,
         limits::Limits,
     },
 };
@@ -100,19 +101,26 @@ pub enum Outcome {
 pub struct BuiltIns {
     list: &'static [BuiltIn],
     cache: Option<Arc<Cache>>,
-    compiled: BTreeMap<&'static str, OnceCell<Compiled>>,
+    compiled: BTreeMap<(&'static str, Fuel), OnceCell<Compiled>>,
 }
 
 impl BuiltIns {
     /// Nothing is compiled yet.
     pub fn new(list: &'static [BuiltIn], cache: Option<Cache>) -> Self {
-        let compiled = list.iter().map(|built_in| (built_in.name, OnceCell::new())).collect();
+        let each = |built_in: &BuiltIn| [Fuel::Uncounted, Fuel::Counted].map(|fuel| (built_in.name, fuel));
+        let compiled = list.iter().flat_map(each).map(|key| (key, OnceCell::new())).collect();
         Self { list, cache: cache.map(Arc::new), compiled }
     }
 
-    async fn compiled(&self, engine: &Engine, built_in: BuiltIn, name: ComponentName) -> Result<Compiled, LoadError> {
-        let compile = || compile(engine.clone(), self.cache.clone(), name, Cow::Borrowed(built_in.wasm));
-        match self.compiled.get(built_in.name) {
+    async fn compiled(
+        &self,
+        engine: &Engine,
+        built_in: BuiltIn,
+        name: ComponentName,
+        fuel: Fuel,
+    ) -> Result<Compiled, LoadError> {
+        let compile = || compile(engine.clone(), self.cache.clone(), name, Cow::Borrowed(built_in.wasm), fuel);
+        match self.compiled.get(&(built_in.name, fuel)) {
             Some(cell) => cell.get_or_try_init(compile).await.cloned(),
             None => compile().await,
         }
@@ -333,10 +341,10 @@ impl Loader {
             return Ok(Outcome::Unchanged);
         }
         self.config.own_folders.check(&grant.files).map_err(LoadError::Files)?;
-        let engine = self.registry.engine();
+        let (engine, fuel) = (self.registry.engine(), grant.fuel(&self.config.limits));
         let compiled = match source {
-            Source::BuiltIn(built_in) => self.config.built_in.compiled(engine, *built_in, name).await?,
-            Source::File(_) => compile(engine.clone(), self.cache.clone(), name, wasm).await?,
+            Source::BuiltIn(built_in) => self.config.built_in.compiled(engine, *built_in, name, fuel).await?,
+            Source::File(_) => compile(engine.clone(), self.cache.clone(), name, wasm, fuel).await?,
         };
         let compiled_at = Instant::now();
         let imports: BTreeSet<String> = compiled.imports().into_iter().collect();
@@ -428,8 +436,9 @@ async fn compile(
     cache: Option<Arc<Cache>>,
     name: ComponentName,
     wasm: Cow<'static, [u8]>,
+    fuel: Fuel,
 ) -> Result<Compiled, LoadError> {
-    let compile = move || component::compile(&engine, cache.as_deref(), name, &wasm);
+    let compile = move || component::compile(&engine, cache.as_deref(), name, &wasm, fuel);
     tokio::task::spawn_blocking(compile).await.map_err(|_| LoadError::Stopping)?
 }
 

@@ -16,7 +16,7 @@ use super::{
     cache::Cache,
     control::Control,
     docs::Docs,
-    features::Features,
+    features::{Features, Fuel},
     handler::{self, Handler},
     instance::{self, Target},
     limits::Limits,
@@ -278,9 +278,10 @@ pub fn compile(
     cache: Option<&Cache>,
     name: ComponentName,
     wasm: &[u8],
+    fuel: Fuel,
 ) -> Result<Compiled, LoadError> {
     check_preamble(wasm)?;
-    let engine = engine.with(Features::of(wasm))?;
+    let engine = engine.with(Features::of(wasm, fuel))?;
     let compiled = match cache {
         Some(cache) => cache.load_or_compile(engine, wasm),
         None => Component::new(engine, wasm).map(|component| (component, false)),

@@ -108,6 +108,7 @@ impl Control {
             file_bytes: spent(&self.file_bytes),
             http_requests: spent(&self.http_requests),
             http_bytes: spent(&self.http_bytes),
+            fuel: None,
         }
     }
 

@@ -13,6 +13,18 @@ pub(crate) const WASI_OF_TASKS: &str = "0.3.";
 pub struct Features {
     /// Tasks of one call that wait side by side: async functions, streams and futures between components, WASI 0.3.
     pub tasks: Tasks,
+    /// The count of instructions.
+    pub fuel: Fuel,
+}
+
+/// Whether an engine counts instructions.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fuel {
+    /// It does not.
+    #[default]
+    Uncounted,
+    /// It does.
+    Counted,
 }
 
 /// Whether an engine has tasks.
@@ -26,9 +38,9 @@ pub enum Tasks {
 }
 
 impl Features {
-    /// What `wasm` needs. What is no component needs nothing, and is refused by the compiler.
-    pub fn of(wasm: &[u8]) -> Self {
-        Self { tasks: if needs_tasks(wasm).unwrap_or_default() { Tasks::Many } else { Tasks::One } }
+    /// What `wasm` needs where its fuel is counted or not. What is no component needs nothing, and is refused by the compiler.
+    pub fn of(wasm: &[u8], fuel: Fuel) -> Self {
+        Self { tasks: if needs_tasks(wasm).unwrap_or_default() { Tasks::Many } else { Tasks::One }, fuel }
     }
 }
 
@@ -119,10 +131,10 @@ mod tests {
             (r#"(component (core func (canon waitable-set.new)))"#, Tasks::Many),
         ] {
             let wasm = wat::parse_str(text).expect(text);
-            assert_eq!(Features::of(&wasm).tasks, needs, "{text}");
+            assert_eq!(Features::of(&wasm, Fuel::Uncounted).tasks, needs, "{text}");
         }
         assert_eq!(
-            Features::of(b"\0asm\x0d\0\x01\0\xff"),
+            Features::of(b"\0asm\x0d\0\x01\0\xff", Fuel::Uncounted),
             Features::default(),
             "what is broken is the compiler's to refuse"
         );

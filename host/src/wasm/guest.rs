@@ -18,7 +18,7 @@ use super::{
     state::{Running, State},
     tasks::{self, MAX_TASK_HANDLES},
 };
-use crate::call::{CallError, ToolResult};
+use crate::call::{CallError, Cost, ToolResult};
 
 /// A guest.
 pub struct Guest {
@@ -67,9 +67,10 @@ impl Guest {
         !self.given_out.is_empty()
     }
 
-    /// The most linear memory that it has held, in bytes.
-    pub(super) fn memory_bytes(&self) -> u64 {
-        self.store.data().memory_bytes()
+    /// What the call has cost so far.
+    pub(super) fn cost(&self) -> Cost {
+        let state = self.store.data();
+        Cost { fuel: fuel_used(&self.store), ..state.control.cost(state.memory_bytes()) }
     }
 
     /// Runs a tool. An outer error means that the guest is not to be used again.
@@ -136,7 +137,22 @@ pub(super) fn new_store(
 
 fn prepare(store: &mut Store<State>, control: &Control) {
     store.set_hostcall_fuel(usize::try_from(control.limits().output_bytes).unwrap_or(usize::MAX));
+    if store.engine().get_consume_fuel() {
+        // It fails only where fuel is not counted.
+        let _set = store.set_fuel(fuel_given(control));
+    }
     store.set_epoch_deadline(1);
+}
+
+/// The fuel that a call begins with, where it is counted. A tool that has no limit of it may be of a component of which another has one.
+pub(super) fn fuel_given(control: &Control) -> u64 {
+    control.limits().fuel.unwrap_or(u64::MAX)
+}
+
+/// The fuel that a guest has used so far; none where it is not counted.
+fn fuel_used(store: &Store<State>) -> Option<u64> {
+    let counted = store.engine().get_consume_fuel().then(|| store.get_fuel().ok()).flatten();
+    counted.map(|left| fuel_given(&store.data().control).saturating_sub(left))
 }
 
 async fn call_sdk(

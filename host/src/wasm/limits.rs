@@ -1,17 +1,25 @@
-//! What one call may use. Every limit is always on; the operator changes the number, never the fact.
+//! What one call may use. Every limit is always on; the operator changes the number, never the fact. Fuel alone is counted only
+//! where it is limited.
 
 use serde::{Deserialize, Serialize};
 
-/// Declares limits once: the resolved struct, the patch that configuration writes, and how one applies to the other.
+/// Declares limits once: the resolved struct, the patch that configuration writes, and how one applies to the other. After a `?`, what is not measured unless it is limited.
 macro_rules! limits {
-    ($(#[$about:meta])* $limits:ident, $patch:ident; $($(#[$doc:meta])* $name:ident = $default:expr, $least:expr, $most:expr;)*) => {
+    (
+        $(#[$about:meta])* $limits:ident, $patch:ident;
+        $($(#[$doc:meta])* $name:ident = $default:expr, $least:expr, $most:expr;)*
+        $(? $(#[$optional_doc:meta])* $optional:ident, $optional_least:expr, $optional_most:expr;)*
+    ) => {
         $(#[$about])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-        pub struct $limits { $($(#[$doc])* pub $name: u64,)* }
+        pub struct $limits {
+            $($(#[$doc])* pub $name: u64,)*
+            $($(#[$optional_doc])* #[serde(skip_serializing_if = "Option::is_none")] pub $optional: Option<u64>,)*
+        }
 
         impl Default for $limits {
             fn default() -> Self {
-                Self { $($name: $default,)* }
+                Self { $($name: $default,)* $($optional: None,)* }
             }
         }
 
@@ -20,6 +28,11 @@ macro_rules! limits {
         #[serde(deny_unknown_fields)]
         pub struct $patch {
             $($(#[$doc])* #[serde(skip_serializing_if = "Option::is_none")] pub $name: Option<Bounded<{ $least }, { $most }>>,)*
+            $(
+                $(#[$optional_doc])*
+                #[serde(skip_serializing_if = "Option::is_none")]
+                pub $optional: Option<Bounded<{ $optional_least }, { $optional_most }>>,
+            )*
         }
 
         impl $limits {
@@ -27,6 +40,7 @@ macro_rules! limits {
             #[must_use]
             pub fn patched(mut self, patch: &$patch) -> Self {
                 $(if let Some(Bounded(value)) = patch.$name { self.$name = value; })*
+                $(if let Some(Bounded(value)) = patch.$optional { self.$optional = Some(value); })*
                 self
             }
         }
@@ -66,6 +80,9 @@ limits! {
     calls_per_minute = 3_000_000, 1, 1_000_000_000;
     /// Most processor time, in milliseconds.
     cpu_ms = 10_000, 1, 86_400_000;
+    ?
+    /// Most instructions, in the engine's units of fuel: about one each. They are counted only where this is set.
+    fuel, 1, 1 << 60;
 }
 
 limits! {
@@ -118,5 +135,7 @@ mod tests {
         assert_eq!(Limits::default().patched(&patch), Limits { deadline_ms: 5, ..Limits::default() });
         let error = toml::from_str::<LimitsPatch>("deadline_ms = 0").expect_err("zero");
         assert!(error.to_string().contains("0 is not between 1 and 86400000"), "{error}");
+        let counted: LimitsPatch = toml::from_str("fuel = 7").expect("valid");
+        assert_eq!(Limits::default().patched(&counted).patched(&patch).fuel, Some(7));
     }
 }

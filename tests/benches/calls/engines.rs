@@ -30,6 +30,9 @@ impl Contender {
     async fn call(&self) -> Val {
         let mut store = Store::new(&self.engine, ());
         store.set_epoch_deadline(1_000_000);
+        if self.engine.get_consume_fuel() {
+            store.set_fuel(u64::MAX).expect("fuel is counted");
+        }
         let instance = self.linked.instantiate_async(&mut store).await.expect("an instance");
         let func: Func = instance.get_func(&mut store, "add").expect("the function");
         let mut results = [Val::Bool(false)];

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use mcpp::wasm::{
     Engine, EngineConfig,
-    features::{Features, Tasks},
+    features::{Features, Fuel, Tasks},
 };
 use serde_json::{Value, json};
 
@@ -240,8 +240,12 @@ async fn sessions() -> Vec<Row> {
 
 async fn engines() -> Vec<Row> {
     let engine = Engine::new(&EngineConfig::default()).expect("an engine");
-    let tasks = engine.with(Features { tasks: Tasks::Many }).expect("an engine").clone();
-    let of = [("plain", engine.wasmtime().clone()), ("with tasks", tasks)];
+    let with = |tasks, fuel| engine.with(Features { tasks, fuel }).expect("an engine").clone();
+    let of = [
+        ("plain", engine.wasmtime().clone()),
+        ("with tasks", with(Tasks::Many, Fuel::Uncounted)),
+        ("with fuel", with(Tasks::One, Fuel::Counted)),
+    ];
     let times = engines::measure(&of, &add()).await;
     let plain = times[0].1;
     let mut rows = Vec::new();

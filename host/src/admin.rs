@@ -19,14 +19,15 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     call::ComponentName,
+    capability::{self, Access, Capability},
     config::Config,
-    grants::ledger::Notes,
+    grants::{ComponentGrant, ledger::Notes},
     mcp::{Endpoint, http::HttpDoor},
     store::{Space, embedded::EmbeddedStore},
     telemetry,
     tenant::TenantId,
     tenants::Tenants,
-    wasm::{EngineConfig, component::Origin},
+    wasm::{EngineConfig, component::Origin, kept::Reuse},
 };
 
 /// The socket's name in the data directory.
@@ -68,6 +69,8 @@ pub struct Instances {
     pub waiting: usize,
     /// Calls that queue.
     pub queued: usize,
+    /// That stay after a call, for their resources or for reuse.
+    pub kept: usize,
 }
 
 /// One tenant.
@@ -125,6 +128,8 @@ pub struct ComponentInfo {
     pub origin: String,
     /// Its tools, each with its limits in force.
     pub tools: Vec<ToolInfo>,
+    /// What is granted to it.
+    pub granted: Vec<String>,
     /// Its store; none if it has no grant for one.
     pub store: Option<StoreInfo>,
     /// The topics of which it is told.
@@ -151,6 +156,8 @@ pub struct ToolInfo {
     pub name: String,
     /// Its limits in force.
     pub limits: serde_json::Value,
+    /// How its instances are used again; none if they are not.
+    pub reuse: Option<Reuse>,
 }
 
 /// One component whose newest build is not live.
@@ -294,6 +301,7 @@ async fn info(State(shared): State<Arc<Shared>>, Query(Of { tenant }): Query<Of>
     let admission = registry.admission();
     let share = registry.share(&tenant);
     let (running, waiting, queued) = admission.of(&tenant);
+    let kept = registry.keeper().count();
     let mut stores = BTreeMap::new();
     for revision in catalog.components() {
         if let Some(quota_bytes) = revision.powers.quota_bytes {
@@ -303,6 +311,7 @@ async fn info(State(shared): State<Arc<Shared>>, Query(Of { tenant }): Query<Of>
         }
     }
     let components = catalog.components().map(|revision| ComponentInfo {
+        granted: granted(&revision.grant),
         store: stores.remove(&revision.name),
         topics: revision.topics.iter().map(ToString::to_string).collect(),
         name: revision.name.to_string(),
@@ -312,7 +321,7 @@ async fn info(State(shared): State<Arc<Shared>>, Query(Of { tenant }): Query<Of>
         tools: revision
             .tools
             .iter()
-            .map(|tool| ToolInfo { name: tool.name.to_string(), limits: json(&tool.limits) })
+            .map(|tool| ToolInfo { name: tool.name.to_string(), limits: json(&tool.limits), reuse: tool.reuse })
             .collect(),
         notes: revision.notes.clone(),
     });
@@ -326,7 +335,7 @@ async fn info(State(shared): State<Arc<Shared>>, Query(Of { tenant }): Query<Of>
         tenant: TenantInfo {
             open: share.is_some(),
             limits: share.map(|share| json(&share.limits)).unwrap_or_default(),
-            instances: Instances { running, waiting, queued },
+            instances: Instances { running, waiting, queued, kept: kept.get(&tenant).copied().unwrap_or_default() },
             name: tenant,
         },
         version: env!("CARGO_PKG_VERSION").into(),
@@ -334,13 +343,26 @@ async fn info(State(shared): State<Arc<Shared>>, Query(Of { tenant }): Query<Of>
         url: shared.config.server.url(shared.address),
         sessions: shared.http.sessions(),
         calls: registry.calls(),
-        instances: Instances { running: admission.running(), waiting: admission.waiting(), queued: admission.queued() },
+        instances: Instances {
+            running: admission.running(),
+            waiting: admission.waiting(),
+            queued: admission.queued(),
+            kept: kept.values().sum(),
+        },
         engine: shared.config.engine.clone(),
         limits: json(&shared.config.limits()),
         components: components.collect(),
         problems: problems.collect(),
     };
     Json(info).into_response()
+}
+
+/// What a grant gives, in words.
+fn granted(grant: &ComponentGrant) -> Vec<String> {
+    let given = |capability: &&Capability| matches!(capability.access, Access::Granted { given, .. } if given(grant));
+    let capabilities = capability::TABLE.iter().filter(given).map(|capability| capability.name.to_owned());
+    let folders = grant.files.iter().map(|folder| format!("files {} ({})", folder.path.display(), folder.mode));
+    capabilities.chain(folders).collect()
 }
 
 fn origin(origin: &Origin) -> String {

@@ -79,7 +79,10 @@ async fn a_running_host_is_seen_and_called() {
     assert!(stdout(&problems).contains("the file is not WebAssembly"), "{}", stdout(&problems));
     let info: Value = serde_json::from_str(&stdout(&run(&["info", "--json"]))).expect("JSON");
     assert_eq!(info["components"][0]["tools"][0]["limits"]["deadline_ms"], 30_000);
-    assert!(stdout(&run(&["info"])).contains("0 of 8 run"));
+    let info = stdout(&run(&["info"]));
+    for says in ["host: 0 of 8 run", "0 of 64 are kept", "tenant local: ", "at most 6000000 calls a minute", "cpu_ms"] {
+        assert!(info.contains(says), "{says:?} is not in {info}");
+    }
 
     host.write("broken", &add());
     let reload = run(&["reload"]);

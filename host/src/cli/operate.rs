@@ -6,13 +6,15 @@ use anyhow::{Context as _, bail};
 use clap::Args;
 use reqwest::{Method, Response};
 use serde::{Serialize, de::DeserializeOwned};
+use serde_json::Value;
 
 use super::{Operator, clean, print, print_json, table};
 use crate::{
-    admin::{self, Info as HostInfo, StoreInfo, TenantInfo},
+    admin::{self, Info as HostInfo, Instances, StoreInfo, TenantInfo, ToolInfo},
     config::Config,
     reload::Report,
     tenant::TenantId,
+    wasm::kept::Reuse,
 };
 
 impl Operator {
@@ -80,31 +82,19 @@ impl Info {
             print_json(&info)?;
             return Ok(0);
         }
-        let HostInfo { version, pid, url, sessions, calls, instances, engine, .. } = &info;
-        print(&format!("mcpp {version}, process {pid}, at {url}"))?;
-        print(&format!(
-            "instances: {} of {} run, {} of {} wait, {} of {} calls queue; {calls} calls, {sessions} sessions\n",
-            instances.running,
-            engine.max_running,
-            instances.waiting,
-            engine.max_waiting,
-            instances.queued,
-            engine.max_queued
-        ))?;
+        let HostInfo { version, pid, url, sessions, calls, engine, .. } = &info;
+        print(&format!("mcpp {version}, process {pid}, at {url}: {calls} calls, {sessions} sessions"))?;
+        let most =
+            [engine.max_running, engine.max_waiting, engine.max_queued, engine.max_kept].map(|most| most.to_string());
+        print(&format!("host: {}", use_of(&info.instances, &most)))?;
         let TenantInfo { name, open, limits, instances } = &info.tenant;
-        if !open {
+        let most = |what: &str| limits.get(what).map(ToString::to_string).unwrap_or_default();
+        if *open {
+            let used = use_of(instances, &["running", "waiting", "queued", "kept"].map(most));
+            let (calls, sessions) = (most("calls_per_minute"), most("sessions"));
+            print(&format!("tenant {name}: {used}; at most {calls} calls a minute and {sessions} sessions\n"))?;
+        } else {
             print(&format!("tenant {name} is suspended\n"))?;
-        } else if *name != TenantId::local() {
-            let most = |what: &str| limits.get(what).map(ToString::to_string).unwrap_or_default();
-            print(&format!(
-                "tenant {name}: {} of {} run, {} of {} wait, {} of {} calls queue\n",
-                instances.running,
-                most("running"),
-                instances.waiting,
-                most("waiting"),
-                instances.queued,
-                most("queued")
-            ))?;
         }
         let rows = info.components.iter().map(|component| {
             let digest = component.digest.chars().take(12).collect();
@@ -114,32 +104,43 @@ impl Info {
                 component.bytes.to_string(),
                 component.tools.len().to_string(),
                 store_use(component.store.as_ref()),
+                component.granted.join(", "),
                 component.origin.clone(),
             ]
         });
-        print(&table(&["COMPONENT", "REVISION", "BYTES", "TOOLS", "STORE", "FROM"], rows))?;
+        print(&table(&["COMPONENT", "REVISION", "BYTES", "TOOLS", "STORE", "GRANTED", "FROM"], rows))?;
+        print("\nLimits of one call, where a tool has no others:")?;
+        let usual = info.limits.as_object().into_iter().flatten();
+        print(&table(&["LIMIT", "VALUE"], usual.map(|(limit, value)| vec![limit.clone(), value.to_string()])))?;
         let tools = info.components.iter().flat_map(|component| &component.tools);
-        let limits = tools.map(|tool| {
-            let value = |name: &str| tool.limits.get(name).map(ToString::to_string).unwrap_or_default();
-            let shown = [
-                "deadline_ms",
-                "cpu_ms",
-                "fuel",
-                "memory_bytes",
-                "output_bytes",
-                "log_bytes",
-                "host_calls",
-                "concurrency",
-            ];
-            std::iter::once(tool.name.clone()).chain(shown.map(value)).collect()
-        });
-        print("")?;
-        print(&table(
-            &["TOOL", "DEADLINE MS", "CPU MS", "FUEL", "MEMORY", "OUTPUT", "LOG", "HOST CALLS", "AT ONCE"],
-            limits,
-        ))?;
+        let others: Vec<_> = tools.flat_map(|tool| differences(tool, &info.limits)).collect();
+        if !others.is_empty() {
+            print("\nTools with others:")?;
+            print(&table(&["TOOL", "LIMIT", "VALUE"], others.into_iter()))?;
+        }
         print_problems(&info)
     }
+}
+
+/// What runs, waits, queues and stays, of so many.
+fn use_of(now: &Instances, most: &[String; 4]) -> String {
+    let [running, waiting, queued, kept] = most;
+    format!(
+        "{} of {running} run, {} of {waiting} wait, {} of {queued} calls queue, {} of {kept} are kept",
+        now.running, now.waiting, now.queued, now.kept
+    )
+}
+
+/// Where a tool's limits in force are not the usual ones; and that its instances are used again.
+fn differences(tool: &ToolInfo, usual: &Value) -> Vec<Vec<String>> {
+    let row = |limit: &str, value: String| vec![tool.name.clone(), limit.to_owned(), value];
+    let limits = tool.limits.as_object().into_iter().flatten();
+    let others = limits.filter(|(limit, value)| usual.get(limit.as_str()) != Some(*value));
+    let mut rows: Vec<_> = others.map(|(limit, value)| row(limit, value.to_string())).collect();
+    if let Some(Reuse { calls, age_s, idle_s }) = tool.reuse {
+        rows.push(row("reuse", format!("{calls} calls, {age_s} s after the first, {idle_s} s after the last")));
+    }
+    rows
 }
 
 /// How much of its store a component uses.

@@ -35,6 +35,15 @@ pub enum FolderMode {
     ReadWrite,
 }
 
+impl std::fmt::Display for FolderMode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Read => "read",
+            Self::ReadWrite => "read-write",
+        })
+    }
+}
+
 /// A directory as it is written in the file.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]

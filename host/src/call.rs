@@ -117,6 +117,19 @@ pub struct Call {
     pub observer: Observer,
     /// 0 for a call from a door, one more for each call by a tool.
     pub depth: u8,
+    /// The legacy client's session; none in the modern era, which has none.
+    pub session: Option<Session>,
+}
+
+/// A legacy client's session. What is kept for it goes when it ends: when the last clone is dropped.
+#[derive(Debug, Clone, Default)]
+pub struct Session(Arc<()>);
+
+impl Session {
+    /// What tells it apart from others, and whether it is over.
+    pub fn life(&self) -> &Arc<()> {
+        &self.0
+    }
 }
 
 /// Checks that the call's principal may call tools at all; which tools exist for it is the catalog's matter.
@@ -277,6 +290,8 @@ pub enum Budget {
     Tasks,
     /// Instructions, in units of fuel.
     Fuel,
+    /// Resources that a client holds, in number.
+    Handles,
 }
 
 impl Budget {
@@ -299,6 +314,7 @@ impl Budget {
             Self::Stack => "stack_bytes",
             Self::Tasks => "tasks",
             Self::Fuel => "fuel",
+            Self::Handles => "handles",
         }
     }
 }
@@ -426,6 +442,7 @@ mod tests {
             trace: TraceContext::root(),
             observer: Observer::default(),
             depth: 0,
+            session: None,
         };
         assert!(authorize(call(&[SCOPE_TOOLS])).is_ok());
         assert_eq!(authorize(call(&["other"])).expect_err("denied").to_string(), "local-user lacks the scope `tools`");

@@ -379,7 +379,7 @@ mod tests {
         let table: toml::Table = toml::from_str(&active).expect("valid");
         let count = |section: &str| table.get(section).and_then(toml::Value::as_table).map_or(0, toml::Table::len);
         let sections = ["server", "sessions", "tools", "store", "engine", "limits", "tenant_limits", "outbound", "log"];
-        assert_eq!(sections.map(count), [14, 4, 4, 3, 5, 16, 5, 1, 2], "a key is missing from the example");
+        assert_eq!(sections.map(count), [14, 4, 4, 3, 6, 16, 6, 1, 2], "a key is missing from the example");
     }
 
     #[test]

@@ -22,6 +22,7 @@ use crate::{
     events::record::Topic,
     wasm::{
         features::Fuel,
+        kept::Reuse,
         limits::{Limits, LimitsPatch},
     },
 };
@@ -72,7 +73,10 @@ pub struct ComponentGrant {
     /// Budgets that differ from the host's defaults.
     #[serde(default)]
     pub limits: LimitsPatch,
-    /// Budgets of single tools, by the names that clients see, that differ from the component's.
+    /// That its tools' instances are used again, for how many calls and how long; never unless said.
+    #[serde(default)]
+    pub reuse: Option<Reuse>,
+    /// What is said of single tools, by the names that clients see, that differs from the component's.
     #[serde(default)]
     pub tools: BTreeMap<String, ToolGrant>,
 }
@@ -137,6 +141,9 @@ pub struct ToolGrant {
     /// Budgets that differ from the component's.
     #[serde(default)]
     pub limits: LimitsPatch,
+    /// That the tool's instances are used again.
+    #[serde(default)]
+    pub reuse: Option<Reuse>,
 }
 
 /// A tool's name, or all names with a prefix (`hash_*`).

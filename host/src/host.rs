@@ -28,7 +28,7 @@ use crate::{
         tokens::{Authenticator, TokenFile},
     },
     tenants::{Tenants, TenantsConfig},
-    wasm::{Engine, admission::Admission, cache::Cache},
+    wasm::{Engine, admission::Admission, cache::Cache, kept::Keeper},
 };
 
 include!(concat!(env!("OUT_DIR"), "/built_in.rs"));
@@ -74,8 +74,14 @@ impl Host {
         let subscriptions = Arc::new(Subscriptions::load(&*shared, &tenants).await);
         let admission = Admission::new(&config.engine);
         let outbound = Outbound::new(&config.outbound, &homes, |name| std::env::var(name).ok())?;
-        let registry =
-            Registry::new(engine, admission, Arc::clone(&shared), Arc::clone(&subscriptions), Arc::new(outbound));
+        let registry = Registry::new(
+            engine,
+            admission,
+            Arc::clone(&shared),
+            Arc::clone(&subscriptions),
+            Arc::new(outbound),
+            Keeper::new(config.engine.max_kept),
+        );
         let grants = config.grants()?;
         let own_folders = OwnFolders {
             data: data_dir.clone(),

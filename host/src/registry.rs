@@ -44,6 +44,7 @@ use crate::{
         component::LoadError,
         control::Control,
         instance,
+        kept::{Keeper, Keeping},
         limits::TenantLimits,
         state::Running,
     },
@@ -61,6 +62,7 @@ struct Shared {
     subscriptions: Arc<Subscriptions>,
     outbound: Arc<Outbound>,
     ledger: Arc<Ledger>,
+    keeper: Keeper,
     tenants: ArcSwap<BTreeMap<TenantId, Arc<Tenant>>>,
     calls: tokio_util::task::TaskTracker,
 }
@@ -83,6 +85,7 @@ impl Registry {
         store: Arc<dyn Store>,
         subscriptions: Arc<Subscriptions>,
         outbound: Arc<Outbound>,
+        keeper: Keeper,
     ) -> Self {
         let calls = tokio_util::task::TaskTracker::new();
         Self(Arc::new(Shared {
@@ -92,6 +95,7 @@ impl Registry {
             subscriptions,
             outbound,
             ledger: Arc::default(),
+            keeper,
             tenants: ArcSwap::default(),
             calls,
         }))
@@ -237,6 +241,10 @@ impl Registry {
 
     /// The tool and the pass through its revision's gate; waits while the component's data is migrated.
     async fn enter(&self, call: &Call) -> Result<(Arc<Tool>, Pass), CallError> {
+        // A call of what is not there counts too.
+        if let Some(tenant) = self.tenant(&call.principal.tenant) {
+            tenant.rate.take("tenant")?;
+        }
         loop {
             let found = self.catalog(&call.principal.tenant).tool(&call.tool);
             let Some(tool) = found.filter(|_| call.principal.may_use(&call.tool)) else {
@@ -272,12 +280,13 @@ impl Registry {
             trace: call.trace,
             observer: call.observer,
             depth: call.depth,
+            session: call.session,
+            keeping: self.keeping(tool, &call.principal.tenant),
             ..self.running(&tool.powers, call.principal, tool.name.as_str().into(), cause.into())
         };
         let (result, cost) =
             instance::call(&self.0.engine, tool.target.clone(), call.arguments, running, Arc::clone(&control)).await;
         weight.note(cost.processor_time);
-        control.note_used(cost.processor_time);
         (result.and_then(|result| tool.check_result(result)), cost)
     }
 
@@ -287,11 +296,25 @@ impl Registry {
         let deadline = call.deadline.map_or(own, |callers| callers.min(own));
         let unknown = || CallError::UnknownTool(call.tool.clone());
         let tenant = self.tenant(&call.principal.tenant).ok_or_else(unknown)?;
-        tenant.rate.take("tenant")?;
         tool.rate.take("tool")?;
         let share = tenant.share.load_full();
         let slot = self.0.admission.admit(&share, &tool.places, tool.concurrency(), deadline, &call.cancel).await?;
         Ok(Control::new(tool.limits, deadline, call.cancel.clone(), slot))
+    }
+
+    /// Which guests of a tool stay.
+    fn keeping(&self, tool: &Tool, tenant: &TenantId) -> Option<Keeping> {
+        if !tool.stays() {
+            return None;
+        }
+        let most = self.share(tenant)?.limits.kept;
+        let build = Arc::downgrade(&tool.powers.life);
+        Some(Keeping { keeper: self.0.keeper.clone(), build, most, reuse: tool.reuse })
+    }
+
+    /// The guests that stay.
+    pub fn keeper(&self) -> &Keeper {
+        &self.0.keeper
     }
 
     /// What an instance of a revision has of its host.
@@ -329,6 +352,8 @@ impl Registry {
             config: Arc::clone(&powers.config),
             http,
             cause,
+            session: None,
+            keeping: None,
         }
     }
 

@@ -11,8 +11,11 @@ pub mod component;
 pub mod control;
 pub mod docs;
 pub mod features;
+pub mod guest;
 pub mod handler;
+pub mod handles;
 pub mod instance;
+pub mod kept;
 pub mod limits;
 pub mod migration;
 pub mod output;
@@ -53,8 +56,9 @@ const CORE_INSTANCES_PER_SLOT: u32 = 16;
 /// Core instances that a component may have; and one whose calls have many tasks.
 const MAX_CORE_INSTANCES: u32 = 64;
 const MAX_CORE_INSTANCES_OF_TASKS: u32 = 32;
-/// Stacks of an engine whose calls have many tasks: enough for all calls at their worst with 512 slots. Each takes two mappings, of which a process has 65,530.
-const MAX_STACKS: u32 = 20_000;
+/// Stacks of an engine whose calls have many tasks, at most: more than one tenant can take with its usual limits, all its calls at their worst. Each takes two mappings,
+/// of which a process has 65,530, and there are two such engines where fuel is counted too.
+const MAX_STACKS: u32 = 9_000;
 /// Linear memory above which a freed slot returns its pages to the system, in bytes.
 const KEEP_RESIDENT_BYTES: usize = 128 << 10;
 
@@ -72,18 +76,20 @@ pub struct EngineConfig {
     pub queue_ms: u64,
     /// Threads that run guests; 0 for four times the processors.
     pub guest_threads: usize,
+    /// Instances that stay after a call, for their resources or for reuse.
+    pub max_kept: usize,
 }
 
 impl Default for EngineConfig {
     fn default() -> Self {
-        Self { max_running: 128, max_waiting: 384, max_queued: 1024, queue_ms: 2_000, guest_threads: 0 }
+        Self { max_running: 128, max_waiting: 384, max_queued: 1024, queue_ms: 2_000, guest_threads: 0, max_kept: 64 }
     }
 }
 
 impl EngineConfig {
     /// All instances that can exist at once.
     pub fn slots(&self) -> usize {
-        self.max_running.saturating_add(self.max_waiting)
+        self.max_running.saturating_add(self.max_waiting).saturating_add(self.max_kept)
     }
 
     /// What is wrong with these numbers, if anything.
@@ -98,6 +104,7 @@ impl EngineConfig {
         in_range("max_running", self.max_running, 1, 4_096)?;
         in_range("max_waiting", self.max_waiting, 0, 4_096)?;
         in_range("max_queued", self.max_queued, 0, 1_000_000)?;
+        in_range("max_kept", self.max_kept, 0, 4_096)?;
         in_range("guest_threads", self.guest_threads, 0, 1_024)
     }
 }

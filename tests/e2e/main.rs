@@ -25,6 +25,7 @@ mod events;
 mod files;
 mod frozen;
 mod fuel;
+mod handles;
 mod hostile_guests;
 mod http;
 mod keyvalue;

@@ -223,6 +223,70 @@ fn nested(times: usize) -> Vec<u8> {
 }
 
 #[tokio::test]
+async fn functions_of_resources_have_names_of_their_own() {
+    let (stock, files) = from_wit(
+        r"
+        package example:stock;
+
+        interface shop {
+            /// A basket.
+            resource basket {
+                /// Makes an empty one.
+                constructor(owner: string);
+                /// Puts something in.
+                put: func(what: string) -> u32;
+                of: static func(owner: string) -> result<basket, string>;
+                drop: func();
+            }
+            all: func() -> list<basket>;
+            pay: func(basket: basket) -> u32;
+        }
+        interface looking {
+            use shop.{basket};
+            look: func(basket: borrow<basket>) -> string;
+        }
+        interface sealed {
+            resource never-given { read: func() -> u32; }
+        }
+
+        world stock { export shop; export looking; export sealed; }
+        ",
+    );
+    let stock = embed(&stock, files.path()).expect("documented");
+    let host = TestHost::start(&[("s", &stock)]).await;
+    assert_eq!(
+        host.tools().await,
+        [
+            "s_looking_look",
+            "s_sealed_never-given_read",
+            "s_shop_all",
+            "s_shop_basket_new",
+            "s_shop_basket_of",
+            "s_shop_basket_put",
+            "s_shop_drop_basket_drop",
+            "s_shop_method_basket_drop",
+            "s_shop_pay",
+        ],
+        "{}",
+        host.problems()
+    );
+    let listed = answer(host.modern("tools/list", json!({})).send().await.expect("an answer")).await;
+    let tool = |name: &str| {
+        let tools = listed["result"]["tools"].as_array().expect("tools");
+        tools.iter().find(|tool| tool["name"] == name).expect("listed").clone()
+    };
+    assert_eq!(tool("s_shop_basket_put")["description"], "Puts something in.");
+    let handle = json!({
+        "type": "string",
+        "pattern": "^h_[A-Za-z0-9_-]{22}$",
+        "description": "a handle of a `basket` of shop, as another tool of this component gave it",
+    });
+    assert_eq!(tool("s_shop_basket_put")["inputSchema"]["properties"]["self"], handle);
+    assert_eq!(tool("s_looking_look")["inputSchema"]["properties"]["basket"], handle);
+    assert_eq!(tool("s_shop_all")["outputSchema"]["properties"]["result"]["items"], handle);
+}
+
+#[tokio::test]
 async fn a_type_that_grows_without_end_is_not_offered() {
     let host = TestHost::start(&[("wide", &doubled(15)), ("fits", &doubled(3)), ("deep", &nested(40))]).await;
     assert_eq!(host.problems(), "");

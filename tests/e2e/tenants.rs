@@ -295,6 +295,14 @@ async fn too_many_calls_are_refused_until_later() {
     assert_eq!(refused.status(), StatusCode::TOO_MANY_REQUESTS);
     let error = answer(refused).await;
     assert_eq!(error["error"]["data"]["error"], "too_many");
+    // A tenant's own rate counts calls of what is not there, too.
+    let files = folder(&[("add", &add())]);
+    let limits = toml::from_str("calls_per_minute = 3").expect("limits");
+    let host = TestHost::start_with(files, |config| config.tenant_limits = limits).await;
+    for _ in 0..3 {
+        assert!(host.text("nothing", json!({})).await.contains("unknown tool"));
+    }
+    assert!(host.text("nothing", json!({})).await.contains("too many calls: at most 3 in a minute for this tenant"));
 }
 
 #[tokio::test]
@@ -508,4 +516,34 @@ async fn what_one_tenant_sees_does_not_depend_on_another() {
             })
         })
         .expect("no difference");
+}
+
+#[tokio::test]
+async fn a_flood_of_one_tenant_waits_at_its_own_door() {
+    let files = folder(&[]);
+    let data = files.path().join("data");
+    let (one, two) = (team(&data, "one", &[("add", &add())]), team(&data, "two", &[("add", &add())]));
+    let host = TestHost::start_with(files, |_| {}).await;
+    let [one, two] = [&one, &two].map(|token| User::new(&host, token));
+    let sum = json!({ "a": 1, "b": 2 });
+    let door = std::sync::Arc::clone(&host.host.registry().share(&tenant("one")).expect("open").door);
+    let places = door.available_permits();
+    let all = door.clone().acquire_many_owned(u32::try_from(places).expect("few")).await.expect("open");
+    let mut waits = tokio::spawn({
+        let (one, sum) = (one.clone(), sum.clone());
+        async move { one.text("add", sum).await }
+    });
+    for _ in 0..20 {
+        assert!(two.text("add", sum.clone()).await.contains('3'));
+    }
+    assert!(futures::poll!(&mut waits).is_pending(), "it stands behind its own tenant's requests");
+    drop(all);
+    assert!(waits.await.expect("no panic").contains('3'));
+    // What is answered, refused or given up has left the door.
+    assert!(one.text("no-such-tool", json!({})).await.contains("unknown tool"));
+    let all = door.clone().acquire_many_owned(u32::try_from(places).expect("few")).await.expect("open");
+    let given_up = one.request("tools/list", json!({})).timeout(Duration::from_millis(50)).send().await;
+    assert!(given_up.is_err());
+    drop(all);
+    host.until("everybody has left", async |_| door.available_permits() == places).await;
 }

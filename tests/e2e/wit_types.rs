@@ -9,7 +9,8 @@ use mcpp::{
     registry::schema::Schema,
     wasm::{
         docs::Docs,
-        plain::{self, PlainFunction},
+        handles::Unseen,
+        plain::{self, Action, PlainFunction},
     },
 };
 use proptest::{prelude::*, test_runner::TestCaseError};
@@ -60,10 +61,11 @@ impl Echo {
     fn call(&self, params: &[Val]) -> Value {
         let mut store = Store::new(&self.engine, ());
         let instance = Linker::new(&self.engine).instantiate(&mut store, &self.component).expect("an instance");
-        let func = instance.get_func(&mut store, self.function.export).expect("the function");
+        let Action::Call(export) = self.function.action else { panic!("a function") };
+        let func = instance.get_func(&mut store, export).expect("the function");
         let mut results = [Val::Bool(false)];
         func.call(&mut store, params, &mut results).expect("no trap");
-        let result = self.function.result(results.first()).structured.expect("structured");
+        let result = self.function.result(results.first(), &mut Unseen).structured.expect("structured");
         let schema = self.function.output_schema.clone().expect("it gives something");
         let output = Schema::compile(schema.clone()).expect("a schema");
         assert_eq!(output.check(&result), Ok(()), "{schema} refuses {result}");
@@ -75,7 +77,9 @@ impl Echo {
         let schema = &self.function.input_schema;
         let input = Schema::compile(schema.clone()).expect("a schema");
         assert_eq!(input.check(&arguments), Ok(()), "{schema} refuses {arguments}");
-        self.call(&self.function.arguments(&arguments).unwrap_or_else(|error| panic!("{arguments}: {error}")))
+        self.call(
+            &self.function.arguments(&arguments, &mut Unseen).unwrap_or_else(|error| panic!("{arguments}: {error}")),
+        )
     }
 
     fn give(&self, val: Val) -> Value {
@@ -97,7 +101,7 @@ proptest! {
         let function = Echo::new(&ty).function;
         let (json, path) = ty.spoil(&json, "/x", &mut choices.into_iter());
         let arguments = json!({ "x": json });
-        match function.arguments(&arguments) {
+        match function.arguments(&arguments, &mut Unseen) {
             Err(CallError::InvalidArguments { path: named, .. }) => prop_assert_eq!(named, path, "{} as {}", arguments, ty),
             other => return Err(TestCaseError::fail(format!("{arguments} as {ty}: {other:?}"))),
         }
@@ -149,7 +153,7 @@ fn every_wrong_argument_has_a_place_and_a_reason() {
     ];
     let mut seen = String::new();
     for (ty, json) in rows {
-        let error = Echo::new(&ty).function.arguments(&json!({ "x": json })).expect_err("wrong");
+        let error = Echo::new(&ty).function.arguments(&json!({ "x": json }), &mut Unseen).expect_err("wrong");
         writeln!(seen, "{ty} from {json}: {error}").expect("written");
     }
     insta::assert_snapshot!(seen);

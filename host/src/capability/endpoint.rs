@@ -165,6 +165,7 @@ fn nested_call(
         trace: running.trace.child(),
         observer: Observer::default(),
         depth: running.depth.saturating_add(1),
+        session: running.session.clone(),
     })
 }
 

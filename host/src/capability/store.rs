@@ -62,6 +62,13 @@ pub struct StoreUse {
     snapshots: usize,
 }
 
+impl StoreUse {
+    /// Whether anything is open.
+    pub fn is_open(&self) -> bool {
+        self.transaction_open || self.snapshots > 0
+    }
+}
+
 /// A snapshot in a guest's hands.
 pub struct OpenSnapshot {
     snapshot: Box<dyn Snapshot>,

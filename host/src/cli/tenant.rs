@@ -78,7 +78,7 @@ enum TenantCommand {
 
 #[derive(Debug, Args)]
 struct Limits {
-    /// A limit such as running=8 (running, waiting, queued, calls_per_minute, sessions); may be repeated
+    /// A limit such as running=8 (running, waiting, queued, calls_per_minute, sessions, kept); may be repeated
     #[arg(long = "limit", value_name = "NAME=NUMBER")]
     limits: Vec<String>,
 }

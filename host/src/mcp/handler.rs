@@ -13,22 +13,24 @@ use rmcp::{
     RoleServer, ServerHandler,
     model::{
         CallToolRequestParams, CallToolResponse, CompleteRequestParams, CompleteResult, CustomRequest, CustomResult,
-        ErrorCode, ErrorData, Implementation, ListPromptsResult, ListResourceTemplatesResult, ListResourcesResult,
-        ListToolsResult, LoggingMessageNotificationParam, PaginatedRequestParams, ProgressNotificationParam,
-        ProgressToken, ProtocolVersion, ServerCapabilities, ServerConfig, SetLevelRequestParams, SubscriptionFilter,
-        Tool as WireTool,
+        ErrorCode, ErrorData, Extensions, Implementation, ListPromptsResult, ListResourceTemplatesResult,
+        ListResourcesResult, ListToolsResult, LoggingMessageNotificationParam, PaginatedRequestParams,
+        ProgressNotificationParam, ProgressToken, ProtocolVersion, ServerCapabilities, ServerConfig,
+        SetLevelRequestParams, SubscriptionFilter, Tool as WireTool,
     },
     service::{NotificationContext, Peer, RequestContext, SubscriptionContext},
     transport::streamable_http_server::session::SessionRestoreMarker,
 };
 use serde_json::Value;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{convert, session::Sessions};
 use crate::{
-    call::{Call, CallError, CallEvent, LogLevel, Observer, ToolName, TraceContext, authorize},
+    call::{Call, CallError, CallEvent, LogLevel, Observer, Session, ToolName, TraceContext, authorize},
     registry::Registry,
     tenant::Principal,
+    wasm::admission::Share,
 };
 
 /// By this a client asks in `_meta` for what the call cost, and finds it in the result's.
@@ -57,7 +59,14 @@ impl Endpoint {
     }
 
     pub(super) fn handler(&self, principal: Principal, sessions: Option<Arc<Sessions>>) -> Handler {
-        Handler { endpoint: self.clone(), principal, sessions, log_level: Mutex::new(None), watch: Mutex::new(None) }
+        Handler {
+            endpoint: self.clone(),
+            principal,
+            sessions,
+            session: Session::default(),
+            log_level: Mutex::new(None),
+            watch: Mutex::new(None),
+        }
     }
 }
 
@@ -76,12 +85,48 @@ impl BusySignal {
     }
 }
 
+/// A request's place at its tenant's door, until it is known what is to be done.
+#[derive(Debug, Clone)]
+pub(super) struct DoorPlace(Arc<Mutex<Option<OwnedSemaphorePermit>>>);
+
+/// Leaves the place at the latest when it is dropped.
+pub(super) struct LeaveDoor(DoorPlace);
+
+impl DoorPlace {
+    /// Waits for a place.
+    pub(super) async fn take(share: &Share) -> Self {
+        Self(Arc::new(Mutex::new(Arc::clone(&share.door).acquire_owned().await.ok())))
+    }
+
+    pub(super) fn guard(&self) -> LeaveDoor {
+        LeaveDoor(self.clone())
+    }
+
+    fn leave(&self) {
+        drop(self.0.lock().unwrap_or_else(PoisonError::into_inner).take());
+    }
+}
+
+impl Drop for LeaveDoor {
+    fn drop(&mut self) {
+        self.0.leave();
+    }
+}
+
+fn leave_door(extensions: &Extensions) {
+    if let Some(place) = extensions.get::<Parts>().and_then(|parts| parts.extensions.get::<DoorPlace>()) {
+        place.leave();
+    }
+}
+
 /// The methods, for one principal.
 #[derive(Debug)]
 pub(super) struct Handler {
     endpoint: Endpoint,
     principal: Principal,
     sessions: Option<Arc<Sessions>>,
+    /// The client's session where it is the connection.
+    session: Session,
     /// What a legacy client asked to be told; kept in the session's record too, where there is one.
     log_level: Mutex<Option<LogLevel>>,
     /// Ends the watch for changes of the tool list when the session ends.
@@ -101,6 +146,15 @@ impl Handler {
         let chosen = *self.log_level.lock().unwrap_or_else(PoisonError::into_inner);
         let recorded = || self.sessions.as_ref()?.log_level(&session_id(context)?);
         Some(chosen.or_else(recorded).unwrap_or(LogLevel::Info))
+    }
+
+    /// The session that the request is in; the modern era has none.
+    fn session(&self, context: &RequestContext<RoleServer>) -> Option<Session> {
+        match &self.sessions {
+            _ if is_modern(context) => None,
+            Some(sessions) => sessions.session(&session_id(context)?),
+            None => Some(self.session.clone()),
+        }
     }
 
     fn cursor(&self, cursor: Option<&str>) -> Result<Option<ToolName>, ErrorData> {
@@ -226,6 +280,7 @@ impl ServerHandler for Handler {
         request: CallToolRequestParams,
         context: RequestContext<RoleServer>,
     ) -> Result<CallToolResponse, ErrorData> {
+        leave_door(&context.extensions);
         let tool = ToolName::new(&request.name).map_err(|error| ErrorData::invalid_params(error.to_string(), None))?;
         let _not_parked = self.sessions.as_ref().and_then(|sessions| sessions.busy(&session_id(&context)?));
         let token = context.meta.get_progress_token();
@@ -242,6 +297,7 @@ impl ServerHandler for Handler {
             trace: trace(&context),
             observer,
             depth: 0,
+            session: self.session(&context),
         };
         let call = authorize(call).map_err(|denied| ErrorData::invalid_request(denied.to_string(), None))?;
         let mut running = std::pin::pin!(self.registry().call_metered(call));

@@ -283,10 +283,13 @@ async fn metrics(State(app): State<Arc<App>>, headers: HeaderMap) -> Response {
         metrics::gauge!("mcpp_instances", "state" => state).set(count as f64);
     }
     let by_tenant = app.sessions.by_tenant();
+    let kept = app.endpoint.registry().keeper().count();
+    metrics::gauge!("mcpp_instances", "state" => "kept").set(kept.values().sum::<usize>() as f64);
     for tenant in app.endpoint.registry().tenants() {
         let sessions = by_tenant.get(&tenant).copied().unwrap_or_default();
         let (running, waiting, queued) = admission.of(&tenant);
-        for (state, count) in [("running", running), ("waiting", waiting), ("queued", queued)] {
+        let kept = kept.get(&tenant).copied().unwrap_or_default();
+        for (state, count) in [("running", running), ("waiting", waiting), ("queued", queued), ("kept", kept)] {
             metrics::gauge!("mcpp_tenant_instances", "tenant" => tenant.to_string(), "state" => state)
                 .set(count as f64);
         }

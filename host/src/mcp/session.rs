@@ -28,7 +28,7 @@ use rmcp::{
 use tokio::time::Instant;
 
 use crate::{
-    call::LogLevel,
+    call::{LogLevel, Session},
     config::SessionConfig,
     tenant::{Principal, TenantId, tokens::Authenticator},
 };
@@ -55,6 +55,8 @@ pub(super) struct Sessions {
 #[derive(Debug)]
 struct Record {
     principal: Principal,
+    /// What is kept for it goes with it.
+    session: Session,
     /// The parameters of its `initialize`, as JSON.
     initialize: Option<Box<[u8]>>,
     log_level: Option<LogLevel>,
@@ -149,6 +151,11 @@ impl Sessions {
         let record = records.get_mut(id)?;
         record.last_seen = Instant::now();
         Some(Busy::new(&record.activity))
+    }
+
+    /// What is kept for a session refers to this.
+    pub(super) fn session(&self, id: &str) -> Option<Session> {
+        self.records().get(id).map(|record| record.session.clone())
     }
 
     pub(super) fn log_level(&self, id: &str) -> Option<LogLevel> {
@@ -315,6 +322,7 @@ impl SessionManager for Manager {
         }
         let (id, transport) = self.0.workers.create_session().await?;
         let record = Record {
+            session: Session::default(),
             principal: PRINCIPAL.try_with(Clone::clone).unwrap_or_else(|_| Principal::local_user()),
             initialize: None,
             log_level: None,

@@ -68,6 +68,7 @@ impl Revision {
             http: (!grant.http.is_empty())
                 .then(|| Arc::new(HttpGrant { rules: grant.http.clone(), secrets: grant.secrets.clone() })),
             gate: Arc::default(),
+            life: Arc::default(),
         });
         let tools = offered(&loaded.name, loaded.tools, grant)?
             .into_iter()

@@ -18,6 +18,7 @@ use crate::{
         bindings::exports::mcpp::tool::tools::Annotations,
         component::{LoadError, LoadedTool},
         instance::Target,
+        kept::Reuse,
         limits::Limits,
     },
 };
@@ -42,6 +43,8 @@ pub struct Powers {
     pub http: Option<Arc<HttpGrant>>,
     /// Through which calls of the revision pass.
     pub gate: Arc<Gate>,
+    /// Over when the revision is: nothing refers to it any more.
+    pub life: Arc<()>,
 }
 
 /// One tool of a live revision.
@@ -73,6 +76,8 @@ pub struct Tool {
     pub powers: Arc<Powers>,
     /// How it is called.
     pub target: Target,
+    /// How its instances are used again, if they are.
+    pub reuse: Option<Reuse>,
 }
 
 impl Tool {
@@ -95,8 +100,10 @@ impl Tool {
         let output = listing.output_schema.as_deref().map(Schema::parse).transpose();
         let output = output.map_err(|error| refuse(format!("its output schema: {error}")))?;
         let mut limits = defaults.patched(&grant.limits);
+        let mut reuse = grant.reuse;
         if let Some(own) = grant.tools.get(name.as_str()) {
             limits = limits.patched(&own.limits);
+            reuse = own.reuse.or(reuse);
         }
         let places = Arc::new(Semaphore::new(usize::try_from(limits.concurrency).unwrap_or(Semaphore::MAX_PERMITS)));
         Ok(Self {
@@ -113,7 +120,13 @@ impl Tool {
             weight: Weight::default(),
             powers: Arc::clone(powers),
             target,
+            reuse,
         })
+    }
+
+    /// Whether guests of it may stay after a call.
+    pub fn stays(&self) -> bool {
+        self.reuse.is_some() || self.target.has_handles()
     }
 
     /// How many instances of it there may be.

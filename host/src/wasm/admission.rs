@@ -28,6 +28,9 @@ use crate::{call::CallError, tenant::TenantId};
 /// When a refused caller should try again.
 pub(super) const RETRY_AFTER: Duration = Duration::from_secs(1);
 
+/// How many of a tenant's requests are read at the same time, for each processor: a flood of one tenant's waits here, and another's request does not stand behind it.
+const DOOR_PLACES: usize = 2;
+
 /// One tenant, as admission knows it.
 #[derive(Debug)]
 pub struct Share {
@@ -35,12 +38,16 @@ pub struct Share {
     pub tenant: TenantId,
     /// Its bounds.
     pub limits: TenantLimits,
+    /// Its places at the door.
+    pub door: Arc<Semaphore>,
 }
 
 impl Share {
     /// A tenant's share.
     pub fn new(tenant: TenantId, limits: TenantLimits) -> Arc<Self> {
-        Arc::new(Self { tenant, limits })
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        let door = Arc::new(Semaphore::new(processors.saturating_mul(DOOR_PLACES)));
+        Arc::new(Self { tenant, limits, door })
     }
 }
 
@@ -418,7 +425,7 @@ mod tests {
     use super::*;
 
     fn config(max_running: usize, max_waiting: usize, max_queued: usize) -> EngineConfig {
-        EngineConfig { max_running, max_waiting, max_queued, queue_ms: 50, guest_threads: 1 }
+        EngineConfig { max_running, max_waiting, max_queued, queue_ms: 50, guest_threads: 1, ..EngineConfig::default() }
     }
 
     fn share(tenant: &str) -> Arc<Share> {
@@ -511,7 +518,7 @@ mod tests {
         let mut queued = Vec::new();
         for _ in 0..20 {
             let (admission, greedy, tool) = (admission.clone(), Arc::clone(&greedy), Arc::clone(&tool));
-            queued.push(tokio::spawn(async move { drop(admit(&admission, &greedy, &tool).await) }));
+            queued.push(tokio::spawn(async move { admit(&admission, &greedy, &tool).await }));
         }
         let modest = {
             let (admission, tool) = (admission.clone(), Arc::clone(&tool));
@@ -527,7 +534,7 @@ mod tests {
         assert_eq!(admission.of(&modest.share.tenant).0, 1);
         drop((held, modest));
         for call in queued {
-            call.await.expect("no panic");
+            drop(call.await.expect("no panic").expect("a place in the end"));
         }
         assert_eq!((admission.running(), admission.queued()), (0, 0));
         assert!(admission.state().tenants.is_empty());

@@ -6,7 +6,7 @@
 use std::{
     future::Future,
     sync::{
-        Arc, OnceLock,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
@@ -30,7 +30,8 @@ pub struct Control {
     limits: Limits,
     deadline: Instant,
     cancel: CancellationToken,
-    slot: Slot,
+    /// Its places; none any more when the call is over and its instance stays.
+    slot: Mutex<Option<Arc<Slot>>>,
     log_bytes: AtomicU64,
     host_calls: AtomicU64,
     store_ops: AtomicU64,
@@ -52,7 +53,7 @@ impl Control {
             limits,
             deadline,
             cancel,
-            slot,
+            slot: Mutex::new(Some(Arc::new(slot))),
             log_bytes: AtomicU64::new(0),
             host_calls: AtomicU64::new(0),
             store_ops: AtomicU64::new(0),
@@ -81,6 +82,18 @@ impl Control {
     /// The caller's token.
     pub fn cancel_token(&self) -> &CancellationToken {
         &self.cancel
+    }
+
+    fn slot(&self) -> Option<Arc<Slot>> {
+        self.slot.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Ends the call, which used so much processor time: its places are free, even if something of its instance stays.
+    pub fn retire(&self, used: Duration) {
+        let slot = self.slot.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(slot) = slot {
+            slot.note_used(used);
+        }
     }
 
     /// What the call has cost so far, with the memory that its instance held.
@@ -142,12 +155,7 @@ impl Control {
 
     /// Whether the guest's tenant computes more than others should wait for.
     pub fn is_crowded(&self) -> bool {
-        self.slot.is_crowded()
-    }
-
-    /// Notes what the guest has used, when it has ended.
-    pub fn note_used(&self, time: Duration) {
-        self.slot.note_used(time);
+        self.slot().is_some_and(|slot| slot.is_crowded())
     }
 
     /// Whether the guest waits in a call into the host, or for its turn: all of it, whatever else it has to do.
@@ -163,7 +171,9 @@ impl Control {
     /// Lets others run until it is the guest's turn to compute again.
     pub async fn let_others_run(&self) {
         let _held = self.hold();
-        self.pace.let_others_run(&self.slot).await;
+        if let Some(slot) = self.slot() {
+            self.pace.let_others_run(&slot).await;
+        }
     }
 
     /// The guest's own time.
@@ -251,7 +261,8 @@ impl Control {
         if let Some(ready) = future.as_mut().now_or_never() {
             return Ok(ready);
         }
-        let parked = self.slot.park().map_err(|busy| self.stop(busy))?;
+        let Some(slot) = self.slot() else { return self.wait_in_place(future).await };
+        let parked = slot.park().map_err(|busy| self.stop(busy))?;
         let output = self.wait_in_place(future).await?;
         self.wait_in_place(parked.resume()).await?;
         Ok(output)
@@ -263,7 +274,8 @@ impl Control {
         if let Some(ready) = future.as_mut().now_or_never() {
             return Ok(ready);
         }
-        match self.slot.park() {
+        let Some(slot) = self.slot() else { return self.wait_in_place(future).await };
+        match slot.park() {
             Err(_) => self.wait_in_place(future).await,
             Ok(parked) => {
                 let output = self.wait_in_place(future).await?;

@@ -8,7 +8,8 @@ use super::{
     Engine,
     bindings::handler::{HandlingPre, exports::mcpp::events::handler as wit},
     control::Control,
-    instance::{Failure, new_store, run},
+    guest::new_store,
+    instance::{Failure, run},
     state::{Running, State},
 };
 use crate::{

@@ -1,4 +1,4 @@
-//! One instance: made for a call, and gone with it.
+//! One call of an instance, which is made for it and gone with it unless it is kept.
 //!
 //! The guest's future is never dropped while it runs: it is stopped from inside, by the epoch callback or the host call it is in, and awaited. Only a guest that does not
 //! end within a grace after it was told to is dropped, and counted.
@@ -11,17 +11,18 @@ use std::{
 };
 
 use serde_json::Value;
-use wasmtime::{CallHook, Store, Trap, UpdateDeadline, component::InstancePre};
+use wasmtime::{Trap, component::InstancePre};
 
 use super::{
-    EPOCH, Engine, MAX_WASM_STACK_BYTES, SLICE,
+    Engine, MAX_WASM_STACK_BYTES,
     admission::RETRY_AFTER,
     bindings::{ComponentPre, exports::mcpp::tool::tools::Tool as WitTool, mcpp::tool::types},
     control::{Control, Stopped},
+    guest::{self, Guest, new_store},
+    kept::Loan,
     pace::Paced,
     plain::PlainFunction,
     state::{Running, State},
-    tasks::{self, MAX_TASK_HANDLES},
 };
 use crate::call::{Blob, Budget, CallError, Content, Cost, ResourceContents, ToolResult};
 
@@ -62,7 +63,17 @@ impl Target {
     pub fn check(&self, arguments: &Value) -> Result<(), CallError> {
         match self {
             Self::Sdk { .. } => Ok(()),
-            Self::Plain { function, .. } => function.arguments(arguments).map(drop),
+            Self::Plain { function, .. } => function.check(arguments),
+        }
+    }
+}
+
+impl Target {
+    /// Whether clients hold resources of it, or show it some.
+    pub fn has_handles(&self) -> bool {
+        match self {
+            Self::Sdk { .. } => false,
+            Self::Plain { function, .. } => function.takes_handles || function.gives_handles,
         }
     }
 }
@@ -78,7 +89,7 @@ impl std::fmt::Debug for Target {
     }
 }
 
-/// Calls a tool in a fresh instance and waits for the end.
+/// Calls a tool and waits for the end: in a fresh instance, or in one that was kept.
 pub async fn call(
     engine: &Engine,
     target: Target,
@@ -86,24 +97,71 @@ pub async fn call(
     running: Running,
     control: Arc<Control>,
 ) -> (Result<ToolResult, CallError>, Cost) {
-    let component = Arc::clone(&running.component);
-    let store = new_store(target.engine(), &component, &control, Some(running));
+    let (own_engine, reins) = (target.engine().clone(), Arc::clone(&control));
     let guest = async move {
-        let mut store = store;
-        let result = match target {
-            Target::Sdk { component, tool } => call_sdk(&mut store, &component, &tool, &arguments).await,
-            Target::Plain { component, function } => call_plain(&mut store, &component, &function, &arguments).await,
-        };
-        let cost = Cost { fuel: fuel_used(&store), ..store.data().control.cost(store.data().memory_bytes()) };
-        (result.and_then(|outcome| outcome.map_err(Failure::Call)), cost)
+        let (result, memory_bytes, fuel) = in_guest(&own_engine, &target, &arguments, running, &reins).await;
+        (result, Cost { fuel, ..reins.cost(memory_bytes) })
     };
-    match run_guest(engine, guest, Arc::clone(&control)).await {
+    let answer = run_guest(engine, guest, Arc::clone(&control)).await;
+    let used = answer.as_ref().map_or_else(Duration::default, |(_, cost)| cost.processor_time);
+    control.retire(used);
+    match answer {
         Some((result, cost)) => {
             let result = settle(result, &control).and_then(|result| within_budget(result, &control));
             (control.redactor().outcome(result), cost)
         }
         None => (Err(control.stopped().unwrap_or(CallError::Cancelled)), Cost::default()),
     }
+}
+
+/// Makes or wakes the guest, calls it, and keeps it where it is to stay; with the memory that it held and the fuel that it used.
+async fn in_guest(
+    engine: &wasmtime::Engine,
+    target: &Target,
+    arguments: &Value,
+    running: Running,
+    control: &Arc<Control>,
+) -> (Result<ToolResult, Failure>, u64, Option<u64>) {
+    let mut loan = match loan(target, &running, control).await {
+        Ok(loan) => loan,
+        Err(failure) => return (Err(failure), 0, None),
+    };
+    let mut guest = match loan.take() {
+        Some(mut guest) => {
+            guest.wake(control, running);
+            guest
+        }
+        None => Guest::new(engine, &Arc::clone(&running.component), control, running),
+    };
+    let outcome = guest.call(target, arguments).await;
+    let (memory_bytes, fuel) = (guest.memory_bytes(), guest.fuel_used());
+    let result = match outcome {
+        Ok(answer) => {
+            // A budget that ran out beside the guest ends it too.
+            if control.stopped().is_none() {
+                loan.give_back(guest);
+            }
+            answer.map_err(Failure::Call)
+        }
+        Err(failure) => Err(failure),
+    };
+    (result, memory_bytes, fuel)
+}
+
+/// The guest that serves the call, if that is one that stays.
+async fn loan(target: &Target, running: &Running, control: &Control) -> Result<Loan, Failure> {
+    let Some(keeping) = &running.keeping else { return Ok(Loan::None) };
+    if let Target::Plain { function, .. } = target
+        && (function.takes_handles || function.gives_handles)
+    {
+        let (session, patient) = (running.session.as_ref(), running.depth == 0);
+        let seat = keeping.seat(&running.principal, session, function.takes_handles, patient, control).await?;
+        return seat.ok_or_else(|| Failure::Call(function.without_instance()));
+    }
+    Ok(match keeping.reuse {
+        Some(reuse) => keeping.spare(&running.principal.tenant, &running.tool, reuse),
+        None => Loan::None,
+    })
 }
 
 /// Asks an SDK component for its tools.
@@ -145,54 +203,8 @@ impl From<wasmtime::Error> for Failure {
     }
 }
 
-pub(super) fn new_store(
-    engine: &wasmtime::Engine,
-    component: &Arc<str>,
-    control: &Arc<Control>,
-    running: Option<Running>,
-) -> Store<State> {
-    let mut store = Store::new(engine, State::new(component, Arc::clone(control), running));
-    store.limiter(|state| state);
-    store.set_hostcall_fuel(usize::try_from(control.limits().output_bytes).unwrap_or(usize::MAX));
-    if engine.get_consume_fuel() {
-        // It fails only where fuel is not counted.
-        let _set = store.set_fuel(fuel_given(control));
-    }
-    if engine.get_concurrency_support() {
-        store.set_max_component_handles(MAX_TASK_HANDLES);
-    }
-    store.set_epoch_deadline(1);
-    store.epoch_deadline_callback(|context| {
-        let control = &context.data().control;
-        control.check()?;
-        // The clock ticks for all guests at once, and while they wait: this one may have used hardly any of its first slice.
-        if !control.is_long() && control.pace().processor_time() < EPOCH {
-            return Ok(UpdateDeadline::Continue(1));
-        }
-        control.note_slice();
-        let control = Arc::clone(control);
-        Ok(UpdateDeadline::YieldCustom(SLICE, Box::pin(async move { next_turn(&control).await })))
-    });
-    store.call_hook(|context, hook| match hook {
-        CallHook::CallingHost => context.data().control.charge_host_call(),
-        _ => Ok(()),
-    });
-    store
-}
-
-/// The fuel that a call begins with, where it is counted. A tool that has no limit of it may be of a component of which another has one.
-fn fuel_given(control: &Control) -> u64 {
-    control.limits().fuel.unwrap_or(u64::MAX)
-}
-
-/// The fuel that a guest has used so far; none where it is not counted.
-fn fuel_used(store: &Store<State>) -> Option<u64> {
-    let counted = store.engine().get_consume_fuel().then(|| store.get_fuel().ok()).flatten();
-    counted.map(|left| fuel_given(&store.data().control).saturating_sub(left))
-}
-
 /// Waits for the guest's next turn to compute, or its end: it is stopped at its next epoch, and that it waits for a turn is no reason to wait longer.
-async fn next_turn(control: &Control) {
+pub(super) async fn next_turn(control: &Control) {
     tokio::select! {
         () = control.let_others_run() => {}
         _ = control.end() => {}
@@ -279,48 +291,6 @@ async fn overdue(control: &Control) {
     let _already_stopped = control.stop(reason);
 }
 
-async fn call_sdk(
-    store: &mut Store<State>,
-    component: &ComponentPre<State>,
-    tool: &str,
-    arguments: &Value,
-) -> Result<Result<ToolResult, CallError>, Failure> {
-    let instance = component.instantiate_async(&mut *store).await?;
-    let answer = instance.mcpp_tool_tools().call_call(&mut *store, tool, &arguments.to_string()).await?;
-    Ok(match answer {
-        Ok(result) => from_wit(result, false),
-        Err(types::ToolError::Failed(result)) => from_wit(result, true),
-        Err(types::ToolError::InvalidArgument(wrong)) => {
-            Err(CallError::InvalidArguments { path: wrong.path, reason: wrong.reason })
-        }
-        Err(types::ToolError::UnknownTool) => Err(CallError::InvalidResult {
-            path: String::new(),
-            reason: format!("the component lists `{tool}` and does not know it"),
-        }),
-    })
-}
-
-async fn call_plain(
-    store: &mut Store<State>,
-    component: &InstancePre<State>,
-    function: &PlainFunction,
-    arguments: &Value,
-) -> Result<Result<ToolResult, CallError>, Failure> {
-    let params = function.arguments(arguments).map_err(Failure::Call)?;
-    let instance = component.instantiate_async(&mut *store).await?;
-    let Some(func) = instance.get_func(&mut *store, function.export) else {
-        return Err(wasmtime::Error::msg("the exported function is gone").into());
-    };
-    let mut results = vec![wasmtime::component::Val::Bool(false); usize::from(function.result.is_some())];
-    if function.is_async {
-        let control = Arc::clone(&store.data().control);
-        tasks::run(&control, func.call_async(&mut *store, &params, &mut results)).await?;
-    } else {
-        func.call_async(&mut *store, &params, &mut results).await?;
-    }
-    Ok(Ok(function.result(results.first())))
-}
-
 /// The call's outcome: the host's reason to stop it comes before anything the engine says about the consequence.
 fn settle<T>(result: Result<T, Failure>, control: &Control) -> Result<T, CallError> {
     match result {
@@ -338,7 +308,7 @@ fn explain(error: &wasmtime::Error, control: &Control) -> CallError {
                 budget: Budget::Stack,
                 limit: u64::try_from(MAX_WASM_STACK_BYTES).unwrap_or(u64::MAX),
             },
-            Trap::OutOfFuel => CallError::BudgetExceeded { budget: Budget::Fuel, limit: fuel_given(control) },
+            Trap::OutOfFuel => CallError::BudgetExceeded { budget: Budget::Fuel, limit: guest::fuel_given(control) },
             trap => CallError::Trapped(trap.to_string()),
         };
     }
@@ -383,7 +353,7 @@ fn content_bytes(content: &Content) -> usize {
     }
 }
 
-fn from_wit(result: types::ToolResult, is_error: bool) -> Result<ToolResult, CallError> {
+pub(super) fn from_wit(result: types::ToolResult, is_error: bool) -> Result<ToolResult, CallError> {
     let structured = match result.structured.as_deref().map(serde_json::from_str::<Value>) {
         None => None,
         Some(Ok(value)) => Some(value),

@@ -98,6 +98,8 @@ limits! {
     calls_per_minute = 6_000_000, 1, 1_000_000_000;
     /// Legacy sessions.
     sessions = 20_000, 1, 10_000_000;
+    /// Instances that stay after a call, for their resources or for reuse.
+    kept = 16, 0, 4_096;
 }
 
 /// A number between `LEAST` and `MOST`, both included.

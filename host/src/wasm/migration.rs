@@ -8,7 +8,8 @@ use super::{
     Engine,
     bindings::migration::{MigratingPre, exports::mcpp::store::migration as wit},
     control::Control,
-    instance::{Failure, new_store, run},
+    guest::new_store,
+    instance::{Failure, run},
     state::{Running, State},
 };
 use crate::{call::CallError, capability::store::OpenTransaction, store::Transaction};

@@ -35,29 +35,31 @@ pub struct Writer {
 
 /// One of the two streams. Clones write to the same line.
 #[derive(Clone)]
-pub struct LogStream {
-    writer: Writer,
-    level: LogLevel,
-    control: Arc<Control>,
-    line: Arc<Mutex<Line>>,
-}
+pub struct LogStream(Arc<Mutex<Line>>);
 
 impl std::fmt::Debug for LogStream {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("LogStream").field("writer", &self.writer).field("level", &self.level).finish_non_exhaustive()
+        f.debug_struct("LogStream").finish_non_exhaustive()
     }
 }
 
 impl LogStream {
     /// A stream whose lines become records of `level`.
     pub fn new(writer: Writer, level: LogLevel, control: Arc<Control>, observer: Observer) -> Self {
-        let line = Line { writer: writer.clone(), level, control: Arc::clone(&control), observer, bytes: Vec::new() };
-        Self { writer, level, control, line: Arc::new(Mutex::new(line)) }
+        Self(Arc::new(Mutex::new(Line { writer, level, control, observer, bytes: Vec::new() })))
+    }
+
+    /// Ends the line, and writes from now on for another call.
+    pub fn write_for(&self, writer: Writer, control: Arc<Control>, observer: Observer) {
+        let mut line = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        line.flush();
+        *line = Line { writer, level: line.level, control, observer, bytes: Vec::new() };
     }
 
     fn take(&self, bytes: &[u8]) -> wasmtime::Result<()> {
-        self.control.charge_log(bytes.len())?;
-        self.line.lock().unwrap_or_else(PoisonError::into_inner).push(bytes);
+        let mut line = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        line.control.charge_log(bytes.len())?;
+        line.push(bytes);
         Ok(())
     }
 }

@@ -2,16 +2,20 @@
 //!
 //! A function of the world is called `COMPONENT_FUNCTION`, or just `COMPONENT` if it has the component's name; one of an exported interface is called
 //! `COMPONENT_INTERFACE_FUNCTION`, with the whole name of the interface where two of them are called the same. So names follow from the component alone, and no two of
-//! one component are equal. That two components have one name is left to the catalog, which refuses the second.
+//! one component are equal. A resource's constructor is called `RESOURCE_new`, its methods and static functions `RESOURCE_FUNCTION`, and `RESOURCE_drop` ends one.
+//! That two components have one name is left to the catalog, which refuses the second.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use serde_json::{Value, json};
-use wasmtime::component::{Component, ComponentExportIndex, Type, Val, types::ComponentFunc, types::ComponentItem};
+use wasmtime::component::{
+    Component, ComponentExportIndex, ResourceAny, ResourceType, Type, Val, types::ComponentFunc, types::ComponentItem,
+};
 
 use super::{
     bindings::exports::mcpp::tool::tools::{Annotations, Tool as WitTool},
     docs::{Docs, KnownTypes, short_name},
+    handles::{Exported, Handles, InCall, Resources, Unseen, expired, resources_in, too_many},
     schema, value,
 };
 use crate::call::{CallError, Content, ToolResult};
@@ -24,8 +28,8 @@ const MAX_LISTING_BYTES: usize = 8 << 20;
 /// One exported function.
 #[derive(Debug, Clone)]
 pub struct PlainFunction {
-    /// Where it is in the component.
-    pub export: ComponentExportIndex,
+    /// What a call does.
+    pub action: Action,
     /// The tool's name.
     pub tool: String,
     /// Whether it is async: its tasks may wait side by side.
@@ -40,7 +44,25 @@ pub struct PlainFunction {
     pub input_schema: Value,
     /// Its result as JSON Schema, if it gives one.
     pub output_schema: Option<Value>,
+    /// The resources that the component exports.
+    pub resources: Arc<Resources>,
+    /// Whether resources are among what it takes.
+    pub takes_handles: bool,
+    /// Whether resources are in what it gives.
+    pub gives_handles: bool,
 }
+
+/// What a tool of a plain component does.
+#[derive(Debug, Clone)]
+pub enum Action {
+    /// Calls the function that is exported here.
+    Call(ComponentExportIndex),
+    /// Ends a resource.
+    Drop(ResourceType),
+}
+
+/// The one argument of a tool that ends a resource.
+const DROPPED: &str = "self";
 
 /// A function as the component exports it.
 struct Export {
@@ -63,9 +85,21 @@ pub fn functions(
     let (mut found, mut notes) = (Vec::new(), docs.problems.clone());
     let mut bytes_left = MAX_LISTING_BYTES;
     let interfaces = interface_names(&exports);
-    for export in exports {
-        let tool = tool_name(name, &export, &interfaces);
-        let described = function(tool.clone(), export, docs, &types).and_then(|function| {
+    let resources = Arc::new(Resources::of(component, engine));
+    let known = Known { docs, types: &types, resources: &resources };
+    let mut all: Vec<(Place, Result<PlainFunction, String>)> =
+        exports.into_iter().map(|export| (export.place(), known.function(export))).collect();
+    // Without a way to come by a resource there is nothing to end.
+    let functions = all.iter().filter_map(|(_, function)| function.as_ref().ok());
+    let given: Vec<ResourceType> =
+        functions.filter_map(|function| function.result.as_ref()).flat_map(resources_in).collect();
+    all.extend(
+        resources.iter().filter(|resource| given.contains(&resource.ty)).map(|resource| drop_of(resource, &resources)),
+    );
+    let names = tool_names(name, all.iter().map(|(place, _)| place), &interfaces);
+    for (tool, (_, function)) in names.into_iter().zip(all) {
+        let function = function.map(|function| PlainFunction { tool: tool.clone(), ..function });
+        let described = function.and_then(|function| {
             let rest = bytes_left.checked_sub(function.listing_bytes());
             bytes_left = rest.ok_or("the schemas of the component's functions are too large together")?;
             Ok(function)
@@ -125,31 +159,113 @@ fn interface_names(exports: &[Export]) -> BTreeMap<String, String> {
     names.collect()
 }
 
-fn tool_name(component: &str, export: &Export, interfaces: &BTreeMap<String, String>) -> String {
-    match interfaces.get(&export.scope).filter(|_| !export.scope.is_empty()) {
-        Some(interface) => format!("{component}_{interface}_{}", export.name),
-        None if export.name == component => component.to_owned(),
-        None => format!("{component}_{}", export.name),
+/// Where a function stands: its interface, and its name in the binary form.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Place {
+    scope: String,
+    name: String,
+}
+
+impl Export {
+    fn place(&self) -> Place {
+        Place { scope: self.scope.clone(), name: self.name.clone() }
     }
 }
 
-fn function(tool: String, export: Export, docs: &Docs, types: &KnownTypes) -> Result<PlainFunction, String> {
-    let Export { scope, name, index, func } = export;
-    let params: Vec<(String, Type)> = func.params().map(|(name, ty)| (name.to_owned(), ty)).collect();
-    let result = func.results().next();
-    let schema_of = |ty: &Type| schema::of_result(ty, types, &scope).map_err(|error| error.to_string());
-    let named = params.iter().map(|(name, ty)| (name.as_str(), ty.clone()));
-    let input_schema = schema::of_params(named, types, &scope).map_err(|error| error.to_string())?;
-    // A `result` at the top is not data: its `err` is the tool's error.
-    let (payload, error) = match &result {
-        Some(Type::Result(result)) => (result.ok(), result.err()),
-        other => (other.clone(), None),
+/// The tools' names. Where a resource's function would be called like another, what it is stands before its name.
+fn tool_names<'a>(
+    component: &str,
+    places: impl Iterator<Item = &'a Place> + Clone,
+    interfaces: &BTreeMap<String, String>,
+) -> Vec<String> {
+    let short = |place: &Place| tool_name(component, place, interfaces, false);
+    let mut seen = BTreeMap::<String, usize>::new();
+    for place in places.clone() {
+        let count = seen.entry(short(place)).or_default();
+        *count = count.saturating_add(1);
+    }
+    let name = |place: &Place| match short(place) {
+        name if seen.get(&name).is_some_and(|count| *count > 1) => tool_name(component, place, interfaces, true),
+        name => name,
     };
-    let output_schema = payload.as_ref().map(schema_of).transpose()?;
-    error.as_ref().map(schema_of).transpose()?;
-    let description = docs.function(&scope, &name).unwrap_or_default().to_owned();
-    let is_async = func.async_();
-    Ok(PlainFunction { export: index, tool, is_async, description, params, result, input_schema, output_schema })
+    places.map(name).collect()
+}
+
+fn tool_name(component: &str, place: &Place, interfaces: &BTreeMap<String, String>, with_kind: bool) -> String {
+    // As they stand in the binary form: `[constructor]r`, `[method]r.f`, `[static]r.f`; and `[drop]r.drop` of our own.
+    let function = match place.name.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((kind, name)) if with_kind => format!("{kind}_{}", name.replace('.', "_")),
+        Some(("constructor", resource)) => format!("{resource}_new"),
+        Some((_, name)) => name.replace('.', "_"),
+        None => place.name.clone(),
+    };
+    match interfaces.get(&place.scope).filter(|_| !place.scope.is_empty()) {
+        Some(interface) => format!("{component}_{interface}_{function}"),
+        None if function == component => component.to_owned(),
+        None => format!("{component}_{function}"),
+    }
+}
+
+/// The tool that ends a resource.
+fn drop_of(resource: &Exported, resources: &Arc<Resources>) -> (Place, Result<PlainFunction, String>) {
+    let handle = resources.schema(&resource.ty).unwrap_or_default();
+    let input_schema = json!({
+        "type": "object", "properties": { DROPPED: handle }, "required": [DROPPED], "additionalProperties": false,
+    });
+    let function = PlainFunction {
+        action: Action::Drop(resource.ty),
+        tool: String::new(),
+        is_async: false,
+        description: format!("Ends a `{}`: its handle is good for nothing afterwards.", resource.name),
+        params: vec![(DROPPED.to_owned(), Type::Own(resource.ty))],
+        result: None,
+        input_schema,
+        output_schema: None,
+        resources: Arc::clone(resources),
+        takes_handles: true,
+        gives_handles: false,
+    };
+    (Place { scope: resource.scope.clone(), name: format!("[drop]{}.drop", resource.name) }, Ok(function))
+}
+
+/// What is known of a component when its functions are described.
+struct Known<'a> {
+    docs: &'a Docs,
+    types: &'a KnownTypes,
+    resources: &'a Arc<Resources>,
+}
+
+impl Known<'_> {
+    fn function(&self, export: Export) -> Result<PlainFunction, String> {
+        let Export { scope, name, index, func } = export;
+        let params: Vec<(String, Type)> = func.params().map(|(name, ty)| (name.to_owned(), ty)).collect();
+        let result = func.results().next();
+        let schema_of =
+            |ty: &Type| schema::of_result(ty, self.types, self.resources, &scope).map_err(|error| error.to_string());
+        let named = params.iter().map(|(name, ty)| (name.as_str(), ty.clone()));
+        let input_schema =
+            schema::of_params(named, self.types, self.resources, &scope).map_err(|error| error.to_string())?;
+        // A `result` at the top is not data: its `err` is the tool's error.
+        let (payload, error) = match &result {
+            Some(Type::Result(result)) => (result.ok(), result.err()),
+            other => (other.clone(), None),
+        };
+        let output_schema = payload.as_ref().map(schema_of).transpose()?;
+        error.as_ref().map(schema_of).transpose()?;
+        Ok(PlainFunction {
+            description: self.docs.function(&scope, &name).unwrap_or_default().to_owned(),
+            takes_handles: params.iter().any(|(_, ty)| !resources_in(ty).is_empty()),
+            gives_handles: result.as_ref().is_some_and(|ty| !resources_in(ty).is_empty()),
+            resources: Arc::clone(self.resources),
+            action: Action::Call(index),
+            tool: String::new(),
+            is_async: func.async_(),
+            params,
+            result,
+            input_schema,
+            output_schema,
+        })
+    }
 }
 
 impl PlainFunction {
@@ -165,20 +281,58 @@ impl PlainFunction {
         }
     }
 
+    /// Whether the arguments fit, as far as can be said without an instance.
+    pub fn check(&self, arguments: &Value) -> Result<(), CallError> {
+        self.arguments(arguments, &mut Unseen).map(drop)
+    }
+
     /// The arguments as values.
-    pub fn arguments(&self, arguments: &Value) -> Result<Vec<Val>, CallError> {
-        value::to_params(arguments, self.params.iter().map(|(name, ty)| (name.as_str(), ty)))
+    pub fn arguments(&self, arguments: &Value, handles: &mut dyn Handles) -> Result<Vec<Val>, CallError> {
+        value::to_params(arguments, self.params.iter().map(|(name, ty)| (name.as_str(), ty)), handles)
             .map_err(|mismatch| CallError::InvalidArguments { path: mismatch.path, reason: mismatch.reason })
     }
 
+    /// The resource that is to end.
+    pub fn dropped(
+        &self,
+        arguments: &Value,
+        ty: &ResourceType,
+        handles: &mut InCall<'_>,
+    ) -> Result<ResourceAny, CallError> {
+        let handle = arguments.get(DROPPED).and_then(Value::as_str).unwrap_or_default();
+        let invalid = |reason| CallError::InvalidArguments { path: format!("/{DROPPED}"), reason };
+        handles.remove(handle, ty).map_err(invalid)
+    }
+
+    /// What there is to say if a client that shows a handle has no instance.
+    pub fn without_instance(&self) -> CallError {
+        let of = |ty: &Type| match ty {
+            Type::Own(ty) | Type::Borrow(ty) => self.resources.name(ty).map(str::to_owned),
+            _ => None,
+        };
+        let (path, name) = self
+            .params
+            .iter()
+            .find_map(|(name, ty)| Some((format!("/{}", value::escape(name)), of(ty)?)))
+            .unwrap_or_else(|| (String::new(), "resource".to_owned()));
+        CallError::InvalidArguments { path, reason: expired(&name) }
+    }
+
+    /// Whether there is room for what it may give.
+    pub fn check_room(&self, handles: &InCall<'_>) -> Result<(), CallError> {
+        if self.gives_handles && handles.is_full() { Err(too_many()) } else { Ok(()) }
+    }
+
     /// What the function gave, as a tool's result.
-    pub fn result(&self, val: Option<&Val>) -> ToolResult {
+    pub fn result(&self, val: Option<&Val>, handles: &mut dyn Handles) -> ToolResult {
         match (val, &self.result) {
             (Some(Val::Result(Ok(payload))), Some(Type::Result(ty))) => {
-                payload.as_deref().zip(ty.ok()).map(|(val, ty)| success(val, &ty)).unwrap_or_default()
+                payload.as_deref().zip(ty.ok()).map(|(val, ty)| success(val, &ty, handles)).unwrap_or_default()
             }
-            (Some(Val::Result(Err(payload))), Some(Type::Result(ty))) => failure(payload.as_deref().zip(ty.err())),
-            (Some(val), Some(ty)) => success(val, ty),
+            (Some(Val::Result(Err(payload))), Some(Type::Result(ty))) => {
+                failure(payload.as_deref().zip(ty.err()), handles)
+            }
+            (Some(val), Some(ty)) => success(val, ty, handles),
             _ => ToolResult::default(),
         }
     }
@@ -189,8 +343,8 @@ impl PlainFunction {
     }
 }
 
-fn success(val: &Val, ty: &Type) -> ToolResult {
-    let json = value::to_json(val, ty);
+fn success(val: &Val, ty: &Type, handles: &mut dyn Handles) -> ToolResult {
+    let json = value::to_json(val, ty, handles);
     let structured = if matches!(val, Val::Record(_)) { json } else { json!({ "result": json }) };
     let content = match val {
         Val::String(text) => vec![Content::Text(text.clone())],
@@ -199,11 +353,11 @@ fn success(val: &Val, ty: &Type) -> ToolResult {
     ToolResult { content, structured: Some(structured), is_error: false }
 }
 
-fn failure(payload: Option<(&Val, Type)>) -> ToolResult {
+fn failure(payload: Option<(&Val, Type)>, handles: &mut dyn Handles) -> ToolResult {
     let text = match payload {
         None => "the tool failed and gave no reason".to_owned(),
         Some((Val::String(text), _)) => text.clone(),
-        Some((val, ty)) => value::to_json(val, &ty).to_string(),
+        Some((val, ty)) => value::to_json(val, &ty, handles).to_string(),
     };
     ToolResult { content: vec![Content::Text(text)], structured: None, is_error: true }
 }

@@ -40,6 +40,15 @@ impl Redactor {
         self.used.store(true, Ordering::Release);
     }
 
+    /// From now on hides what `other` hides, too.
+    pub fn inherit(&self, other: &Self) {
+        if other.used.load(Ordering::Acquire) {
+            let known = other.forms.lock().unwrap_or_else(PoisonError::into_inner);
+            self.forms.lock().unwrap_or_else(PoisonError::into_inner).extend(known.iter().cloned());
+            self.used.store(true, Ordering::Release);
+        }
+    }
+
     /// `text` without a value.
     pub fn text(&self, mut text: String) -> String {
         if !self.used.load(Ordering::Acquire) {

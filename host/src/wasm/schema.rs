@@ -1,6 +1,7 @@
 //! WIT types as JSON Schema (2020-12). The JSON that matches is the JSON that [`super::value`] reads and writes.
 //!
-//! Resources, streams and futures have no JSON form yet; a function that uses one is not offered as a tool, and the component's author is told. A few lines of WIT can say
+//! A resource that the component exports is a handle ([`super::handles`]). Other resources, streams and futures have no JSON form; a function that uses one is not offered as a tool, and
+//! the component's author is told. A few lines of WIT can say
 //! a type of any size, so a schema's size and depth are bounded while it is made.
 
 use serde_json::{Map, Value, json};
@@ -8,6 +9,7 @@ use wasmtime::component::Type;
 
 use super::{
     docs::{KnownTypes, TypeDocs},
+    handles::Resources,
     value::is_nullable,
 };
 
@@ -46,15 +48,18 @@ enum Direction {
 pub fn of_params<'a>(
     params: impl Iterator<Item = (&'a str, Type)> + Clone,
     known: &KnownTypes,
+    resources: &Resources,
     scope: &str,
 ) -> Result<Value, NoSchema> {
-    described(known, |known| Writer::new(known, scope, Direction::In).fields(params.clone(), None, "parameter", 0))
+    described(known, |known| {
+        Writer::new(known, resources, scope, Direction::In).fields(params.clone(), None, "parameter", 0)
+    })
 }
 
 /// The schema of a result: records as they are, anything else as the property `result` of an object, as MCP wants an object.
-pub fn of_result(ty: &Type, known: &KnownTypes, scope: &str) -> Result<Value, NoSchema> {
+pub fn of_result(ty: &Type, known: &KnownTypes, resources: &Resources, scope: &str) -> Result<Value, NoSchema> {
     described(known, |known| {
-        let mut writer = Writer::new(known, scope, Direction::Out);
+        let mut writer = Writer::new(known, resources, scope, Direction::Out);
         if matches!(ty, Type::Record(_)) {
             return writer.write(ty, "result", 0);
         }
@@ -80,14 +85,15 @@ fn described(known: &KnownTypes, write: impl Fn(&KnownTypes) -> Result<Value, No
 /// Writes one schema.
 struct Writer<'a> {
     known: &'a KnownTypes,
+    resources: &'a Resources,
     scope: &'a str,
     direction: Direction,
     bytes_left: usize,
 }
 
 impl<'a> Writer<'a> {
-    fn new(known: &'a KnownTypes, scope: &'a str, direction: Direction) -> Self {
-        Self { known, scope, direction, bytes_left: MAX_SCHEMA_BYTES }
+    fn new(known: &'a KnownTypes, resources: &'a Resources, scope: &'a str, direction: Direction) -> Self {
+        Self { known, resources, scope, direction, bytes_left: MAX_SCHEMA_BYTES }
     }
 
     fn charge(&mut self, bytes: usize) -> Result<(), NoSchema> {
@@ -168,7 +174,10 @@ impl<'a> Writer<'a> {
             Type::Flags(flags) => {
                 json!({ "type": "array", "uniqueItems": true, "items": self.names(flags.names(), docs)? })
             }
-            Type::Own(_) | Type::Borrow(_) => return no("resource"),
+            Type::Own(resource) | Type::Borrow(resource) => match self.resources.schema(resource) {
+                Some(schema) => schema,
+                None => return no("resource that the component does not export"),
+            },
             Type::Future(_) => return no("future"),
             Type::Stream(_) => return no("stream"),
             Type::ErrorContext => return no("error context"),

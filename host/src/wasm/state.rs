@@ -1,6 +1,6 @@
 //! What the host keeps for one instance: its WASI context, its tables, its limits, and the call it serves.
 //!
-//! Built afresh for every call and dropped with it; nothing here outlives a call or is shared between two.
+//! Built afresh for every call and dropped with it, unless the instance is kept ([`super::kept`]).
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -13,10 +13,11 @@ use wasmtime_wasi_http::{WasiHttpCtxView, WasiHttpView};
 
 use super::{
     control::Control,
+    kept::Keeping,
     output::{LogStream, Writer},
 };
 use crate::{
-    call::{Budget, Dispatch, LogLevel, Observer, TraceContext},
+    call::{Budget, Dispatch, LogLevel, Observer, Session, TraceContext},
     capability::{
         files::{Files, Folders, Handles},
         http::{HttpAccess, HttpUse, Requester},
@@ -64,6 +65,10 @@ pub struct Running {
     pub witness: Witness,
     /// What events and timers that the call writes name as their cause.
     pub cause: Arc<str>,
+    /// The legacy client's session.
+    pub session: Option<Session>,
+    /// Which guests stay; none for what the host begins by itself.
+    pub keeping: Option<Keeping>,
 }
 
 impl Running {
@@ -96,6 +101,7 @@ pub struct State {
     pub store_use: StoreUse,
     handles: Handles,
     http: HttpUse,
+    output: [LogStream; 2],
     usage: Usage,
 }
 
@@ -119,9 +125,11 @@ impl State {
         let nobody = || Writer { component: Arc::clone(component), tool: "".into() };
         let writer = running.as_ref().map_or_else(nobody, Running::writer);
         let stream = |level| LogStream::new(writer.clone(), level, Arc::clone(&control), observer.clone());
+        let output = [stream(LogLevel::Info), stream(LogLevel::Warning)];
+        let [stdout, stderr] = output.clone();
         let wasi = WasiCtx::builder()
-            .stdout(stream(LogLevel::Info))
-            .stderr(stream(LogLevel::Warning))
+            .stdout(stdout)
+            .stderr(stderr)
             .max_random_size(MAX_RANDOM_BYTES)
             .allow_tcp(false)
             .allow_udp(false)
@@ -141,8 +149,33 @@ impl State {
             store_use: StoreUse::default(),
             handles: Handles::default(),
             http,
+            output,
             usage: Usage::default(),
         }
+    }
+
+    /// Takes the next call; the instance stays as the call before left it.
+    pub fn wake(&mut self, control: Arc<Control>, running: Running) {
+        // What was used in the calls before may still be in its memory.
+        control.redactor().inherit(self.control.redactor());
+        for stream in &self.output {
+            stream.write_for(running.writer(), Arc::clone(&control), running.observer.clone());
+        }
+        self.http = HttpUse::new(Arc::clone(&control), running.way_out());
+        self.progress = f64::NEG_INFINITY;
+        self.running = Some(running);
+        self.control = control;
+    }
+
+    /// Lets go of the call that is over. An instance that still has something of the store open cannot stay: others may wait for it.
+    pub fn rest(&mut self) -> bool {
+        for stream in &self.output {
+            let writer = Writer { component: "".into(), tool: "".into() };
+            stream.write_for(writer, Arc::clone(&self.control), Observer::default());
+        }
+        self.http = HttpUse::new(Arc::clone(&self.control), None);
+        self.running = None;
+        !self.store_use.is_open()
     }
 
     /// The table of handles, and the reins, for host functions that wait.

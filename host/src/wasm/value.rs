@@ -4,6 +4,8 @@ use base64::{Engine as _, prelude::BASE64_STANDARD};
 use serde_json::{Map, Number, Value};
 use wasmtime::component::{Type, Val};
 
+use super::handles::Handles;
+
 /// JSON that does not fit its WIT type.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}")]
@@ -22,21 +24,28 @@ fn mismatch<T>(path: &str, reason: impl Into<String>) -> Result<T, Mismatch> {
 pub fn to_params<'a>(
     arguments: &Value,
     params: impl Iterator<Item = (&'a str, &'a Type)>,
+    handles: &mut dyn Handles,
 ) -> Result<Vec<Val>, Mismatch> {
     let Value::Object(object) = arguments else { return mismatch("", "the arguments must be an object") };
-    params.map(|(name, ty)| to_field(object, name, ty, "")).collect()
+    params.map(|(name, ty)| to_field(object, name, ty, "", handles)).collect()
 }
 
-fn to_field(object: &Map<String, Value>, name: &str, ty: &Type, path: &str) -> Result<Val, Mismatch> {
+fn to_field(
+    object: &Map<String, Value>,
+    name: &str,
+    ty: &Type,
+    path: &str,
+    handles: &mut dyn Handles,
+) -> Result<Val, Mismatch> {
     match (object.get(name), ty) {
-        (Some(value), _) => to_val(value, ty, &format!("{path}/{}", escape(name))),
+        (Some(value), _) => to_val(value, ty, &format!("{path}/{}", escape(name)), handles),
         (None, Type::Option(_)) => Ok(Val::Option(None)),
         (None, _) => mismatch(path, format!("`{name}` is missing")),
     }
 }
 
 /// One value of type `ty`; `path` is where it stands.
-pub fn to_val(value: &Value, ty: &Type, path: &str) -> Result<Val, Mismatch> {
+pub fn to_val(value: &Value, ty: &Type, path: &str, handles: &mut dyn Handles) -> Result<Val, Mismatch> {
     Ok(match (ty, value) {
         (Type::Bool, Value::Bool(value)) => Val::Bool(*value),
         (Type::S8, value) => Val::S8(integer(value, path)?),
@@ -65,15 +74,15 @@ pub fn to_val(value: &Value, ty: &Type, path: &str) -> Result<Val, Mismatch> {
             Err(error) => return mismatch(path, format!("must be base64: {error}")),
         },
         (Type::List(list), Value::Array(items)) if list.ty() != Type::U8 => {
-            Val::List(to_items(items, std::iter::repeat(list.ty()), path)?)
+            Val::List(to_items(items, std::iter::repeat(list.ty()), path, handles)?)
         }
         (Type::Tuple(tuple), Value::Array(items)) if items.len() == tuple.types().len() => {
-            Val::Tuple(to_items(items, tuple.types(), path)?)
+            Val::Tuple(to_items(items, tuple.types(), path, handles)?)
         }
         (Type::Record(record), Value::Object(object)) => Val::Record(
             record
                 .fields()
-                .map(|field| Ok((field.name.to_owned(), to_field(object, field.name, &field.ty, path)?)))
+                .map(|field| Ok((field.name.to_owned(), to_field(object, field.name, &field.ty, path, handles)?)))
                 .collect::<Result<_, Mismatch>>()?,
         ),
         (Type::Variant(variant), value) => {
@@ -81,25 +90,27 @@ pub fn to_val(value: &Value, ty: &Type, path: &str) -> Result<Val, Mismatch> {
             let Some(case) = variant.cases().find(|case| case.name == name) else {
                 return mismatch(path, format!("has no case `{name}`; {}", expected(ty)));
             };
-            Val::Variant(name.to_owned(), to_payload(payload, case.ty.as_ref(), name, path)?)
+            Val::Variant(name.to_owned(), to_payload(payload, case.ty.as_ref(), name, path, handles)?)
         }
         (Type::Enum(names), Value::String(text)) if names.names().any(|name| name == text) => Val::Enum(text.clone()),
         (Type::Option(_), Value::Null) => Val::Option(None),
         (Type::Option(option), value) => {
             let inner = option.ty();
             let some = if !is_nullable(&inner) {
-                to_val(value, &inner, path)?
+                to_val(value, &inner, path, handles)?
             } else {
                 match tagged(value) {
-                    Some(("some", Some(value))) => to_val(value, &inner, &format!("{path}/some"))?,
+                    Some(("some", Some(value))) => to_val(value, &inner, &format!("{path}/some"), handles)?,
                     _ => return mismatch(path, "must be null or {\"some\": …}"),
                 }
             };
             Val::Option(Some(Box::new(some)))
         }
         (Type::Result(result), value) => match tagged(value) {
-            Some(("ok", payload)) => Val::Result(Ok(to_payload(payload, result.ok().as_ref(), "ok", path)?)),
-            Some(("err", payload)) => Val::Result(Err(to_payload(payload, result.err().as_ref(), "err", path)?)),
+            Some(("ok", payload)) => Val::Result(Ok(to_payload(payload, result.ok().as_ref(), "ok", path, handles)?)),
+            Some(("err", payload)) => {
+                Val::Result(Err(to_payload(payload, result.err().as_ref(), "err", path, handles)?))
+            }
             _ => return mismatch(path, expected(ty)),
         },
         (Type::Flags(flags), Value::Array(items)) => {
@@ -110,12 +121,22 @@ pub fn to_val(value: &Value, ty: &Type, path: &str) -> Result<Val, Mismatch> {
             };
             Val::Flags(items.iter().enumerate().map(flag).collect::<Result<_, _>>()?)
         }
+        (Type::Own(_) | Type::Borrow(_), Value::String(handle)) => match handles.take(handle, ty) {
+            Ok(resource) => resource,
+            Err(reason) => return mismatch(path, reason),
+        },
         _ => return mismatch(path, expected(ty)),
     })
 }
 
-fn to_items(items: &[Value], types: impl Iterator<Item = Type>, path: &str) -> Result<Vec<Val>, Mismatch> {
-    items.iter().zip(types).enumerate().map(|(n, (item, ty))| to_val(item, &ty, &format!("{path}/{n}"))).collect()
+fn to_items(
+    items: &[Value],
+    types: impl Iterator<Item = Type>,
+    path: &str,
+    handles: &mut dyn Handles,
+) -> Result<Vec<Val>, Mismatch> {
+    let items = items.iter().zip(types).enumerate();
+    items.map(|(n, (item, ty))| to_val(item, &ty, &format!("{path}/{n}"), handles)).collect()
 }
 
 fn to_payload(
@@ -123,10 +144,11 @@ fn to_payload(
     ty: Option<&Type>,
     name: &str,
     path: &str,
+    handles: &mut dyn Handles,
 ) -> Result<Option<Box<Val>>, Mismatch> {
     match (payload, ty) {
         (None | Some(Value::Null), None) => Ok(None),
-        (Some(value), Some(ty)) => Ok(Some(Box::new(to_val(value, ty, &format!("{path}/{}", escape(name)))?))),
+        (Some(value), Some(ty)) => Ok(Some(Box::new(to_val(value, ty, &format!("{path}/{}", escape(name)), handles)?))),
         (None, Some(_)) => mismatch(path, format!("`{name}` needs a value: {{\"{name}\": …}}")),
         (Some(_), None) => mismatch(path, format!("`{name}` takes no value")),
     }
@@ -181,6 +203,7 @@ fn expected(ty: &Type) -> String {
             format!("must be one case of {}", variant.cases().map(|case| case.name).collect::<Vec<_>>().join(", "))
         }
         Type::Result(_) => "must be {\"ok\": …} or {\"err\": …}".into(),
+        Type::Own(_) | Type::Borrow(_) => "must be a handle".into(),
         _ => "has no JSON form".into(),
     }
 }
@@ -196,7 +219,7 @@ pub fn is_nullable(ty: &Type) -> bool {
 }
 
 /// The JSON of a value of type `ty`. Numbers that JSON cannot say are the strings `NaN`, `Infinity` and `-Infinity`.
-pub fn to_json(val: &Val, ty: &Type) -> Value {
+pub fn to_json(val: &Val, ty: &Type, handles: &mut dyn Handles) -> Value {
     match (val, ty) {
         (Val::Bool(value), _) => Value::Bool(*value),
         (Val::S8(n), _) => Value::from(*n),
@@ -218,30 +241,35 @@ pub fn to_json(val: &Val, ty: &Type) -> Value {
         }
         (Val::List(items), Type::List(list)) => {
             let ty = list.ty();
-            Value::Array(items.iter().map(|item| to_json(item, &ty)).collect())
+            Value::Array(items.iter().map(|item| to_json(item, &ty, handles)).collect())
         }
         (Val::Tuple(items), Type::Tuple(tuple)) => {
-            Value::Array(items.iter().zip(tuple.types()).map(|(item, ty)| to_json(item, &ty)).collect())
+            Value::Array(items.iter().zip(tuple.types()).map(|(item, ty)| to_json(item, &ty, handles)).collect())
         }
         (Val::Record(fields), Type::Record(record)) => {
             let fields = fields.iter().zip(record.fields());
-            Value::Object(fields.map(|((name, val), field)| (name.clone(), to_json(val, &field.ty))).collect())
+            Value::Object(fields.map(|((name, val), field)| (name.clone(), to_json(val, &field.ty, handles))).collect())
         }
         (Val::Variant(name, payload), Type::Variant(variant)) => match payload {
             None => Value::String(name.clone()),
             Some(_) => {
                 let ty = variant.cases().find(|case| case.name == name).and_then(|case| case.ty);
-                tag(name, payload.as_deref(), ty.as_ref())
+                tag(name, payload.as_deref(), ty.as_ref(), handles)
             }
         },
         (Val::Enum(name), _) => Value::String(name.clone()),
         (Val::Option(Some(val)), Type::Option(option)) => match option.ty() {
-            inner if is_nullable(&inner) => tag("some", Some(val), Some(&inner)),
-            inner => to_json(val, &inner),
+            inner if is_nullable(&inner) => tag("some", Some(val), Some(&inner), handles),
+            inner => to_json(val, &inner, handles),
         },
-        (Val::Result(Ok(payload)), Type::Result(result)) => tag("ok", payload.as_deref(), result.ok().as_ref()),
-        (Val::Result(Err(payload)), Type::Result(result)) => tag("err", payload.as_deref(), result.err().as_ref()),
+        (Val::Result(Ok(payload)), Type::Result(result)) => {
+            tag("ok", payload.as_deref(), result.ok().as_ref(), handles)
+        }
+        (Val::Result(Err(payload)), Type::Result(result)) => {
+            tag("err", payload.as_deref(), result.err().as_ref(), handles)
+        }
         (Val::Flags(names), _) => Value::Array(names.iter().cloned().map(Value::String).collect()),
+        (Val::Resource(resource), Type::Own(_) | Type::Borrow(_)) => handles.give(resource, ty),
         // An option's none; and functions with any other type are not offered as tools (see `schema`).
         _ => Value::Null,
     }
@@ -255,7 +283,7 @@ fn float(number: f64) -> Value {
     }
 }
 
-fn tag(name: &str, payload: Option<&Val>, ty: Option<&Type>) -> Value {
-    let payload = payload.zip(ty).map_or(Value::Null, |(val, ty)| to_json(val, ty));
+fn tag(name: &str, payload: Option<&Val>, ty: Option<&Type>, handles: &mut dyn Handles) -> Value {
+    let payload = payload.zip(ty).map_or(Value::Null, |(val, ty)| to_json(val, ty, handles));
     Value::Object(Map::from_iter([(name.to_owned(), payload)]))
 }

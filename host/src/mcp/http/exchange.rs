@@ -16,7 +16,7 @@ use crate::{
     config::ServerConfig,
     mcp::{
         envelope::{self, Envelope},
-        handler::BusySignal,
+        handler::{BusySignal, DoorPlace},
         session::PRINCIPAL,
     },
     tenant::{Principal, tokens::Stranger},
@@ -36,10 +36,7 @@ pub(super) fn authenticate(app: &App, headers: &HeaderMap) -> Result<Principal, 
     let who = bearer(headers).and_then(|token| app.authenticator.check(token));
     match who {
         Ok(principal) if app.endpoint.registry().share(&principal.tenant).is_some() => Ok(principal),
-        Ok(_) => {
-            metrics::counter!("mcpp_refused_total", "reason" => "tenant").increment(1);
-            Err(Box::new(failure(StatusCode::FORBIDDEN, None, TRANSPORT_ERROR, "the tenant is suspended or removed")))
-        }
+        Ok(_) => Err(Box::new(suspended())),
         Err(stranger) => {
             metrics::counter!("mcpp_refused_total", "reason" => "token").increment(1);
             let (status, challenge) = match stranger {
@@ -59,6 +56,11 @@ pub(super) fn authenticate(app: &App, headers: &HeaderMap) -> Result<Principal, 
             Err(Box::new(response))
         }
     }
+}
+
+fn suspended() -> Response {
+    metrics::counter!("mcpp_refused_total", "reason" => "tenant").increment(1);
+    failure(StatusCode::FORBIDDEN, None, TRANSPORT_ERROR, "the tenant is suspended or removed")
 }
 
 /// The token that a request shows, if it shows one.
@@ -140,6 +142,9 @@ async fn post(app: &App, principal: Principal, request: Request) -> Response {
         Ok(body) => body,
         Err((status, reason)) => return failure(status, None, envelope::INVALID_REQUEST, &reason),
     };
+    let Some(share) = app.endpoint.registry().share(&principal.tenant) else { return suspended() };
+    let place = DoorPlace::take(&share).await;
+    let _left_at_the_end = place.guard();
     if let Err((status, reason)) = check_media_types(&mut parts.headers) {
         return failure(status, None, TRANSPORT_ERROR, &reason);
     }
@@ -150,14 +155,14 @@ async fn post(app: &App, principal: Principal, request: Request) -> Response {
         }
     };
     if envelope.method.as_deref() == Some("initialize")
-        && let most = app.endpoint.registry().share(&principal.tenant).map_or(0, |share| share.limits.sessions)
-        && let Err(full) = app.sessions.check_room(&principal, most)
+        && let Err(full) = app.sessions.check_room(&principal, share.limits.sessions)
     {
         return busy(envelope.id.as_ref(), &full.to_string());
     }
     supply_method_header(&mut parts.headers, &envelope);
     let signal = BusySignal::default();
     parts.extensions.insert(signal.clone());
+    parts.extensions.insert(place.clone());
     let request = Request::from_parts(parts, Full::new(body));
     let response = PRINCIPAL.scope(principal, app.engine.handle(request)).await;
     let mut response = shape(response.map(Body::new), Some(&envelope)).await;

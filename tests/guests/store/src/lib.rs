@@ -117,6 +117,16 @@ fn store_snapshots() -> Result<(), Error> {
     Err(Error::failed(format!("{} are open", open.len())))
 }
 
+/// How many calls this instance has served; with a snapshot that is left open on the way.
+#[tool]
+fn store_leave_open(open: bool) -> Result<u32, Error> {
+    static CALLS: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+    if open {
+        std::mem::forget(snapshot()?);
+    }
+    Ok(CALLS.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1)
+}
+
 /// Emits events; their ids.
 #[tool]
 fn store_emit(topic: String, key: String, payloads: Vec<String>) -> Result<Vec<String>, Error> {
@@ -191,7 +201,7 @@ fn on_wake(wake: Wake) -> Result<(), Error> {
 
 mcpp_tool::export! {
     tools: [
-        store_set, store_get, store_remove, store_keys, store_add, store_wait, store_fill, store_misuse, store_snapshots,
+        store_set, store_get, store_remove, store_keys, store_add, store_wait, store_fill, store_misuse, store_snapshots, store_leave_open,
         store_emit, store_emit_and_fail, store_wake, store_cancel_wake, store_told,
     ],
     events: { "own" => on_event, "other/topic" => on_event },

@@ -72,6 +72,20 @@ fn web_gossip(url: String, authorization: String) -> Result<Value, Error> {
     if url.ends_with("/fail") { Err(Error::failed(text)) } else { Ok(answer) }
 }
 
+/// Makes a request and keeps what came back in memory, or says what it kept.
+#[tool]
+fn web_remember(#[serde(default)] url: String, #[serde(default)] authorization: String) -> Result<String, Error> {
+    static KEPT: std::sync::Mutex<String> = std::sync::Mutex::new(String::new());
+    let mut kept = KEPT.lock().map_err(|_| Error::failed("poisoned"))?;
+    if !url.is_empty() {
+        let response = http::get(&url).header("authorization", authorization).send()?;
+        *kept = String::from_utf8_lossy(response.body()).into_owned();
+        return Ok("kept".to_owned());
+    }
+    println!("{kept}");
+    Ok(kept.clone())
+}
+
 /// Adds fields until the host has enough.
 #[tool]
 fn web_field_bomb(count: u32) -> Result<u32, Error> {
@@ -149,6 +163,7 @@ mcpp_tool::export!(
     web_many,
     web_post,
     web_gossip,
+    web_remember,
     web_field_bomb,
     web_smuggle,
     web_hoard,

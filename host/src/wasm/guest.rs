@@ -1,0 +1,222 @@
+//! A guest: an instance of a component with what the host keeps for it. Usually made for one call; one that stays ([`super::kept`]) rests between two.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+use wasmtime::{
+    CallHook, Store, UpdateDeadline,
+    component::{Instance, Val},
+};
+
+use super::{
+    EPOCH, SLICE,
+    bindings::{self, mcpp::tool::types},
+    control::Control,
+    handles::GivenOut,
+    instance::{Failure, Target, next_turn},
+    plain::{Action, PlainFunction},
+    state::{Running, State},
+    tasks::{self, MAX_TASK_HANDLES},
+};
+use crate::call::{CallError, ToolResult};
+
+/// A guest.
+pub struct Guest {
+    store: Store<State>,
+    code: Option<Code>,
+    given_out: GivenOut,
+}
+
+/// Its code, when it is instantiated.
+enum Code {
+    Sdk(bindings::Component),
+    Plain(Instance),
+}
+
+impl std::fmt::Debug for Guest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Guest").field("given_out", &self.given_out).finish_non_exhaustive()
+    }
+}
+
+impl Guest {
+    /// A guest that is not instantiated yet.
+    pub(super) fn new(
+        engine: &wasmtime::Engine,
+        component: &Arc<str>,
+        control: &Arc<Control>,
+        running: Running,
+    ) -> Self {
+        let store = new_store(engine, component, control, Some(running));
+        Self { store, code: None, given_out: GivenOut::default() }
+    }
+
+    /// Gives a guest that rested its next call.
+    pub(super) fn wake(&mut self, control: &Arc<Control>, running: Running) {
+        self.store.data_mut().wake(Arc::clone(control), running);
+        prepare(&mut self.store, control);
+    }
+
+    /// Lets go of the call; whether the guest may stay. One that has tasks left, or what they wait for, may not: they would go on within somebody else's call.
+    pub(super) fn rest(&mut self) -> bool {
+        let has_tasks = self.store.engine().get_concurrency_support() && self.store.concurrent_state_table_size() > 0;
+        !has_tasks && self.store.data_mut().rest()
+    }
+
+    /// The fuel that it has used in this call; none where it is not counted.
+    pub(super) fn fuel_used(&self) -> Option<u64> {
+        let left = self.store.engine().get_consume_fuel().then(|| self.store.get_fuel().ok()).flatten()?;
+        Some(fuel_given(&self.store.data().control).saturating_sub(left))
+    }
+
+    /// Whether a client has handles of it.
+    pub(super) fn has_given_out(&self) -> bool {
+        !self.given_out.is_empty()
+    }
+
+    /// The most linear memory that it has held, in bytes.
+    pub(super) fn memory_bytes(&self) -> u64 {
+        self.store.data().memory_bytes()
+    }
+
+    /// Runs a tool. An outer error means that the guest is not to be used again.
+    pub(super) async fn call(
+        &mut self,
+        target: &Target,
+        arguments: &Value,
+    ) -> Result<Result<ToolResult, CallError>, Failure> {
+        match target {
+            Target::Sdk { component, tool } => {
+                if self.code.is_none() {
+                    self.code = Some(Code::Sdk(component.instantiate_async(&mut self.store).await?));
+                }
+                let Some(Code::Sdk(instance)) = &self.code else { return Err(other_code()) };
+                call_sdk(&mut self.store, instance, tool, arguments).await
+            }
+            Target::Plain { component, function } => {
+                if self.code.is_none() {
+                    // What does not fit needs no instance to be refused.
+                    function.check(arguments).map_err(Failure::Call)?;
+                    self.code = Some(Code::Plain(component.instantiate_async(&mut self.store).await?));
+                }
+                let Some(Code::Plain(instance)) = self.code else { return Err(other_code()) };
+                call_plain(&mut self.store, instance, &mut self.given_out, function, arguments).await
+            }
+        }
+    }
+}
+
+fn other_code() -> Failure {
+    wasmtime::Error::msg("the instance is of another component").into()
+}
+
+/// A store under the reins of a call.
+pub(super) fn new_store(
+    engine: &wasmtime::Engine,
+    component: &Arc<str>,
+    control: &Arc<Control>,
+    running: Option<Running>,
+) -> Store<State> {
+    let mut store = Store::new(engine, State::new(component, Arc::clone(control), running));
+    store.limiter(|state| state);
+    if engine.get_concurrency_support() {
+        store.set_max_component_handles(MAX_TASK_HANDLES);
+    }
+    prepare(&mut store, control);
+    store.epoch_deadline_callback(|context| {
+        let control = &context.data().control;
+        control.check()?;
+        // The clock ticks for all guests at once, and while they wait: this one may have used hardly any of its first slice.
+        if !control.is_long() && control.pace().processor_time() < EPOCH {
+            return Ok(UpdateDeadline::Continue(1));
+        }
+        control.note_slice();
+        let control = Arc::clone(control);
+        Ok(UpdateDeadline::YieldCustom(SLICE, Box::pin(async move { next_turn(&control).await })))
+    });
+    store.call_hook(|context, hook| match hook {
+        CallHook::CallingHost => context.data().control.charge_host_call(),
+        _ => Ok(()),
+    });
+    store
+}
+
+fn prepare(store: &mut Store<State>, control: &Control) {
+    store.set_hostcall_fuel(usize::try_from(control.limits().output_bytes).unwrap_or(usize::MAX));
+    store.set_epoch_deadline(1);
+    if store.engine().get_consume_fuel() {
+        // It fails only where fuel is not counted.
+        let _set = store.set_fuel(fuel_given(control));
+    }
+}
+
+/// The fuel that a call begins with, where it is counted. A tool that has no limit of it may be of a component of which another has one.
+pub(super) fn fuel_given(control: &Control) -> u64 {
+    control.limits().fuel.unwrap_or(u64::MAX)
+}
+
+async fn call_sdk(
+    store: &mut Store<State>,
+    instance: &bindings::Component,
+    tool: &str,
+    arguments: &Value,
+) -> Result<Result<ToolResult, CallError>, Failure> {
+    let answer = instance.mcpp_tool_tools().call_call(&mut *store, tool, &arguments.to_string()).await?;
+    Ok(match answer {
+        Ok(result) => super::instance::from_wit(result, false),
+        Err(types::ToolError::Failed(result)) => super::instance::from_wit(result, true),
+        Err(types::ToolError::InvalidArgument(wrong)) => {
+            Err(CallError::InvalidArguments { path: wrong.path, reason: wrong.reason })
+        }
+        Err(types::ToolError::UnknownTool) => Err(CallError::InvalidResult {
+            path: String::new(),
+            reason: format!("the component lists `{tool}` and does not know it"),
+        }),
+    })
+}
+
+async fn call_plain(
+    store: &mut Store<State>,
+    instance: Instance,
+    given_out: &mut GivenOut,
+    function: &PlainFunction,
+    arguments: &Value,
+) -> Result<Result<ToolResult, CallError>, Failure> {
+    let mut handles = given_out.in_call(&function.resources);
+    let export = match &function.action {
+        Action::Call(export) => *export,
+        Action::Drop(ty) => {
+            let resource = match function.dropped(arguments, ty, &mut handles) {
+                Ok(resource) => resource,
+                Err(error) => return Ok(Err(error)),
+            };
+            resource.resource_drop_async(&mut *store).await?;
+            return Ok(Ok(ToolResult::default()));
+        }
+    };
+    if let Err(error) = function.check_room(&handles) {
+        return Ok(Err(error));
+    }
+    let params = match function.arguments(arguments, &mut handles) {
+        Ok(params) => params,
+        Err(error) => {
+            handles.undo();
+            return Ok(Err(error));
+        }
+    };
+    let Some(func) = instance.get_func(&mut *store, export) else {
+        return Err(wasmtime::Error::msg("the exported function is gone").into());
+    };
+    let mut results = vec![Val::Bool(false); usize::from(function.result.is_some())];
+    if function.is_async {
+        let control = Arc::clone(&store.data().control);
+        tasks::run(&control, func.call_async(&mut *store, &params, &mut results)).await?;
+    } else {
+        func.call_async(&mut *store, &params, &mut results).await?;
+    }
+    let result = function.result(results.first(), &mut handles);
+    match handles.problem() {
+        None => Ok(Ok(result)),
+        Some(error) => Err(Failure::Call(error)),
+    }
+}

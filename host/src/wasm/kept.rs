@@ -1,0 +1,404 @@
+//! Guests that stay after a call: because a client holds handles of their resources, or because the operator lets a tool's instances be used again (`reuse`).
+//!
+//! A guest with resources belongs to one principal (in the legacy era: to one session of it) and to one build of a component; all of the principal's handles of that build
+//! live in it, and its calls run one after the other. A guest for reuse belongs to one tool of one build. Whatever ends in any other way than by an answer takes its guest
+//! along. Guests are bounded in number, for the host and for each tenant, and in the time that nobody uses them; what is over (a session, a build) is noticed by itself.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    time::{Duration, Instant},
+};
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::OwnedMutexGuard;
+
+use super::{control::Control, guest::Guest};
+use crate::{
+    call::{CallError, Session},
+    tenant::{Principal, TenantId},
+};
+
+/// How long a guest with resources stays while nobody uses it, outside of sessions.
+const IDLE: Duration = Duration::from_secs(600);
+/// How often is looked for what is over.
+const SWEEP: Duration = Duration::from_secs(1);
+/// When a call may come again that finds no room.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// How a tool's instances are used again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Reuse {
+    /// Most calls that one instance serves.
+    pub calls: u32,
+    /// How long after its first call an instance may still begin another, in seconds.
+    pub age_s: u32,
+    /// How long an instance stays without a call, in seconds.
+    pub idle_s: u32,
+}
+
+impl Default for Reuse {
+    fn default() -> Self {
+        Self { calls: 1_000, age_s: 600, idle_s: 60 }
+    }
+}
+
+/// All guests that stay.
+#[derive(Debug, Clone)]
+pub struct Keeper(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    most: usize,
+    guests: Mutex<Guests>,
+}
+
+#[derive(Debug, Default)]
+struct Guests {
+    seats: HashMap<Owner, Seat>,
+    spare: HashMap<Purpose, Vec<Spare>>,
+    swept: bool,
+}
+
+/// Whose resources are in a guest. Addresses tell builds and sessions apart; the seat's weak references keep them from being used again.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Owner {
+    tenant: TenantId,
+    subject: Arc<str>,
+    session: Option<usize>,
+    build: usize,
+}
+
+/// The place of a guest with resources.
+#[derive(Debug)]
+struct Seat {
+    build: Weak<()>,
+    session: Option<Weak<()>>,
+    used: Instant,
+    guest: Arc<tokio::sync::Mutex<Option<Guest>>>,
+}
+
+/// What guests are used again for.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Purpose {
+    tenant: TenantId,
+    build: usize,
+    tool: Arc<str>,
+}
+
+/// A guest that waits for its next call.
+#[derive(Debug)]
+struct Spare {
+    guest: Guest,
+    build: Weak<()>,
+    reuse: Reuse,
+    born: Instant,
+    used: Instant,
+    calls: u32,
+}
+
+/// How a call is served with regard to guests that stay.
+#[derive(Debug, Clone)]
+pub struct Keeping {
+    /// All guests that stay.
+    pub keeper: Keeper,
+    /// The build that is called; over when nothing refers to it.
+    pub build: Weak<()>,
+    /// How many guests the tenant may keep.
+    pub most: u64,
+    /// Whether the tool's instances are used again.
+    pub reuse: Option<Reuse>,
+}
+
+impl Keeper {
+    /// Keeps at most so many guests.
+    pub fn new(most: usize) -> Self {
+        Self(Arc::new(Shared { most, guests: Mutex::default() }))
+    }
+
+    fn guests(&self) -> MutexGuard<'_, Guests> {
+        self.0.guests.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many guests stay, of each tenant.
+    pub fn count(&self) -> BTreeMap<TenantId, usize> {
+        self.guests().count()
+    }
+
+    /// Looks for what is over while there is something to look at.
+    fn sweep(&self, guests: &mut Guests) {
+        if std::mem::replace(&mut guests.swept, true) {
+            return;
+        }
+        let weak = Arc::downgrade(&self.0);
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(SWEEP).await;
+                let Some(shared) = weak.upgrade() else { return };
+                let mut guests = shared.guests.lock().unwrap_or_else(PoisonError::into_inner);
+                let over = guests.take_over();
+                if guests.seats.is_empty() && guests.spare.is_empty() {
+                    guests.swept = false;
+                    return;
+                }
+                drop(guests);
+                // Memory is given back without the lock.
+                drop(over);
+            }
+        });
+    }
+}
+
+impl Guests {
+    fn count(&self) -> BTreeMap<TenantId, usize> {
+        let mut counts = BTreeMap::<TenantId, usize>::new();
+        let spare = self.spare.iter().map(|(purpose, spare)| (&purpose.tenant, spare.len()));
+        for (tenant, more) in self.seats.keys().map(|owner| (&owner.tenant, 1)).chain(spare) {
+            let count = counts.entry(tenant.clone()).or_default();
+            *count = count.saturating_add(more);
+        }
+        counts
+    }
+
+    /// Takes out what nobody can use any more, or has not used for too long.
+    fn take_over(&mut self) -> (Vec<Seat>, Vec<Spare>) {
+        let seats = self.seats.extract_if(|_, seat| seat.is_over()).map(|(_, seat)| seat).collect();
+        let mut spare = Vec::new();
+        self.spare.retain(|_, guests| {
+            spare.extend(guests.extract_if(.., |guest| guest.is_over()));
+            !guests.is_empty()
+        });
+        (seats, spare)
+    }
+
+    /// Takes out the guest of `tenant` that nobody has used for longest: one for reuse before one with resources.
+    fn evict(&mut self, tenant: &TenantId) -> Option<Evicted> {
+        let spare = self.spare.iter_mut().filter(|(purpose, guests)| purpose.tenant == *tenant && !guests.is_empty());
+        if let Some((_, guests)) = spare.min_by_key(|(_, guests)| guests.first().map(|guest| guest.used)) {
+            return Some(Evicted::Spare(Box::new(guests.remove(0))));
+        }
+        let idle = self.seats.iter().filter(|(owner, seat)| owner.tenant == *tenant && seat.is_idle());
+        let longest = idle.min_by_key(|(_, seat)| seat.used).map(|(owner, _)| owner.clone())?;
+        self.seats.remove(&longest).map(Evicted::Seat)
+    }
+
+    /// Makes room for one more guest of `tenant`: at the tenant's own cost if it has its share, at that of the one who keeps most if the host is full.
+    fn make_room(&mut self, tenant: &TenantId, of_tenant: usize, of_host: usize) -> Result<Option<Evicted>, CallError> {
+        let busy = |what, limit| Err(CallError::Busy { what, limit, retry_after: RETRY_AFTER });
+        let counts = self.count();
+        if counts.get(tenant).copied().unwrap_or_default() >= of_tenant {
+            return match self.evict(tenant) {
+                Some(evicted) => Ok(Some(evicted)),
+                None => busy("instances of this tenant are kept", of_tenant),
+            };
+        }
+        if counts.values().sum::<usize>() < of_host {
+            return Ok(None);
+        }
+        let own = counts.get(tenant).copied().unwrap_or_default();
+        let greediest = counts.iter().max_by_key(|(_, count)| **count).filter(|(_, count)| **count > own);
+        let from = greediest.map_or(tenant, |(tenant, _)| tenant).clone();
+        match self.evict(&from) {
+            Some(evicted) => Ok(Some(evicted)),
+            None => busy("instances are kept", of_host),
+        }
+    }
+}
+
+/// What had to go; dropped without the lock.
+#[derive(Debug)]
+enum Evicted {
+    Seat(#[expect(dead_code, reason = "held to be dropped")] Seat),
+    Spare(#[expect(dead_code, reason = "held to be dropped")] Box<Spare>),
+}
+
+impl Seat {
+    fn is_idle(&self) -> bool {
+        Arc::strong_count(&self.guest) == 1
+    }
+
+    fn is_over(&self) -> bool {
+        let gone = |life: &Weak<()>| life.strong_count() == 0;
+        let expired = self.session.is_none() && self.used.elapsed() >= IDLE;
+        self.is_idle() && (expired || gone(&self.build) || self.session.as_ref().is_some_and(gone))
+    }
+}
+
+impl Spare {
+    fn is_over(&self) -> bool {
+        let within = |since: Instant, seconds: u32| since.elapsed() < Duration::from_secs(seconds.into());
+        self.build.strong_count() == 0
+            || self.calls >= self.reuse.calls
+            || !within(self.born, self.reuse.age_s)
+            || !within(self.used, self.reuse.idle_s)
+    }
+}
+
+/// A guest on loan for one call, or the place for a new one.
+#[derive(Debug)]
+pub(super) enum Loan {
+    /// One with resources.
+    Seat(SeatLoan),
+    /// One that is used again, with its birth and its calls so far.
+    Spare(SpareLoan),
+    /// A guest that goes with its call.
+    None,
+}
+
+#[derive(Debug)]
+pub(super) struct SeatLoan {
+    keeper: Keeper,
+    owner: Owner,
+    guest: Option<OwnedMutexGuard<Option<Guest>>>,
+}
+
+#[derive(Debug)]
+pub(super) struct SpareLoan {
+    keeping: Keeping,
+    purpose: Purpose,
+    reuse: Reuse,
+    guest: Option<Guest>,
+    born: Instant,
+    calls: u32,
+}
+
+impl Keeping {
+    fn address(life: &Weak<()>) -> usize {
+        life.as_ptr().addr()
+    }
+
+    /// Takes the seat of the principal's resources; none if there is none and the call needs one that there is. A call by another tool is not patient: who holds the seat may wait for it.
+    pub(super) async fn seat(
+        &self,
+        principal: &Principal,
+        session: Option<&Session>,
+        must_exist: bool,
+        patient: bool,
+        control: &Control,
+    ) -> wasmtime::Result<Option<Loan>> {
+        let session = session.map(|session| Arc::downgrade(session.life()));
+        let owner = Owner {
+            tenant: principal.tenant.clone(),
+            subject: Arc::clone(&principal.subject),
+            session: session.as_ref().map(Self::address),
+            build: Self::address(&self.build),
+        };
+        let guest = {
+            let mut guests = self.keeper.guests();
+            let known = guests.seats.get_mut(&owner).filter(|seat| !seat.is_over());
+            match known {
+                Some(seat) => {
+                    seat.used = Instant::now();
+                    Arc::clone(&seat.guest)
+                }
+                None if must_exist => return Ok(None),
+                None => {
+                    let of_tenant = usize::try_from(self.most).unwrap_or(usize::MAX);
+                    let room = guests.make_room(&owner.tenant, of_tenant, self.keeper.0.most);
+                    let seat = Seat { build: self.build.clone(), session, used: Instant::now(), guest: Arc::default() };
+                    let guest = Arc::clone(&seat.guest);
+                    let evicted = room.map_err(|busy| control.stop(busy))?;
+                    let replaced = guests.seats.insert(owner.clone(), seat);
+                    self.keeper.sweep(&mut guests);
+                    drop(guests);
+                    drop((evicted, replaced));
+                    guest
+                }
+            }
+        };
+        let mut loan = SeatLoan { keeper: self.keeper.clone(), owner, guest: None };
+        loan.guest = Some(match Arc::clone(&guest).try_lock_owned() {
+            Ok(guest) => guest,
+            Err(_) if patient => control.wait(guest.lock_owned()).await?,
+            Err(_) => {
+                let what = "calls use these resources";
+                return Err(control.stop(CallError::Busy { what, limit: 1, retry_after: RETRY_AFTER }));
+            }
+        });
+        if must_exist && loan.guest.as_ref().is_none_or(|guest| guest.is_none()) {
+            return Ok(None);
+        }
+        Ok(Some(Loan::Seat(loan)))
+    }
+
+    /// A guest of the tool that was used before, or the place for one.
+    pub(super) fn spare(&self, tenant: &TenantId, tool: &Arc<str>, reuse: Reuse) -> Loan {
+        let purpose = Purpose { tenant: tenant.clone(), build: Self::address(&self.build), tool: Arc::clone(tool) };
+        // The one that was used last: its memory is warm, and the others can go.
+        let spare = self.keeper.guests().spare.get_mut(&purpose).and_then(Vec::pop).filter(|spare| !spare.is_over());
+        let (guest, born, calls) = match spare {
+            Some(spare) => (Some(spare.guest), spare.born, spare.calls),
+            None => (None, Instant::now(), 0),
+        };
+        Loan::Spare(SpareLoan { keeping: self.clone(), purpose, reuse, guest, born, calls })
+    }
+}
+
+impl Loan {
+    /// The guest, if there is one already. From now on it is gone, unless it is given back.
+    pub(super) fn take(&mut self) -> Option<Guest> {
+        match self {
+            Self::Seat(seat) => seat.guest.as_mut()?.take(),
+            Self::Spare(spare) => spare.guest.take(),
+            Self::None => None,
+        }
+    }
+
+    /// Gives a guest back that has answered.
+    pub(super) fn give_back(self, mut guest: Guest) {
+        match self {
+            Self::Seat(mut seat) => {
+                if guest.has_given_out()
+                    && guest.rest()
+                    && let Some(place) = &mut seat.guest
+                {
+                    **place = Some(guest);
+                }
+            }
+            Self::Spare(spare) => {
+                if guest.rest() {
+                    spare.give_back(guest);
+                }
+            }
+            Self::None => {}
+        }
+    }
+}
+
+impl SpareLoan {
+    fn give_back(self, guest: Guest) {
+        let Self { keeping, purpose, reuse, born, calls, .. } = self;
+        let build = keeping.build.clone();
+        let spare = Spare { guest, build, reuse, born, used: Instant::now(), calls: calls.saturating_add(1) };
+        if spare.is_over() {
+            return;
+        }
+        let mut guests = keeping.keeper.guests();
+        let counts = guests.count();
+        let own = counts.get(&purpose.tenant).copied().unwrap_or_default();
+        // It is not worth anybody else's going.
+        if own >= usize::try_from(keeping.most).unwrap_or(usize::MAX)
+            || counts.values().sum::<usize>() >= keeping.keeper.0.most
+        {
+            drop(guests);
+            drop(spare);
+            return;
+        }
+        guests.spare.entry(purpose).or_default().push(spare);
+        keeping.keeper.sweep(&mut guests);
+    }
+}
+
+impl Drop for SeatLoan {
+    fn drop(&mut self) {
+        drop(self.guest.take());
+        let mut guests = self.keeper.guests();
+        let Some(seat) = guests.seats.get_mut(&self.owner) else { return };
+        seat.used = Instant::now();
+        // Nobody else waits for it, and there is nothing in it.
+        if seat.is_idle() && seat.guest.try_lock().is_ok_and(|guest| guest.is_none()) {
+            guests.seats.remove(&self.owner);
+        }
+    }
+}

@@ -49,7 +49,7 @@ pub struct Report {
 impl Report {
     fn add(&mut self, component: String, outcome: Outcome) {
         match outcome {
-            Outcome::Loaded => drop(self.loaded.insert(component)),
+            Outcome::Loaded(_) => drop(self.loaded.insert(component)),
             Outcome::Unchanged => drop(self.unchanged.insert(component)),
             Outcome::Removed => drop(self.removed.insert(component)),
             Outcome::Failed(error) => drop(self.failed.insert(component, error)),

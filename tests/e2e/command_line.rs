@@ -8,7 +8,7 @@ use std::{
 
 use serde_json::Value;
 
-use crate::support::{PATIENCE, TestHost, add, folder, grant, guest, wat};
+use crate::support::{PATIENCE, TestHost, add, folder, grant, guest};
 
 /// The program that was built for this test run.
 pub fn mcpp() -> PathBuf {
@@ -97,30 +97,6 @@ fn without_a_host_the_error_says_so() {
     assert!(stderr(&nobody).contains("is one running with this data directory?"), "{}", stderr(&nobody));
     let wrong = run(&["tools", "--url", "ftp://x"], &[]);
     assert!(stderr(&wrong).contains("is not an http or https URL"), "{}", stderr(&wrong));
-}
-
-#[test]
-fn a_component_is_explained() {
-    let files = folder(&[
-        ("caller", &guest("caller")),
-        ("evil", &wat(r#"(component (import "evil:host/escape" (instance (export "go" (func)))))"#)),
-        ("sockets", &guest("sockets")),
-    ]);
-    let file = |name: &str| files.path().join(format!("tools/{name}.wasm")).display().to_string();
-    let caller = run(&["inspect", &file("caller")], &[]);
-    assert_eq!(caller.status.code(), Some(0), "{}", stderr(&caller));
-    assert!(stdout(&caller).contains("needs `call = [\"TOOL\"]` in grants/caller.toml"), "{}", stdout(&caller));
-    assert!(stdout(&caller).contains("caller_recurse"));
-    let sockets = run(&["inspect", &file("sockets")], &[]);
-    assert_eq!(sockets.status.code(), Some(0), "{}", stderr(&sockets));
-    assert!(stdout(&sockets).contains("linked, every operation denied"), "{}", stdout(&sockets));
-    let evil: Value = serde_json::from_str(&stdout(&run(&["inspect", "--json", &file("evil")], &[]))).expect("JSON");
-    assert_eq!(
-        (&evil["imports"][0]["interface"], &evil["imports"][0]["loads"]),
-        (&"evil:host/escape".into(), &false.into())
-    );
-    assert_eq!(run(&["inspect", &file("evil")], &[]).status.code(), Some(1));
-    assert!(stderr(&run(&["inspect", "/nowhere.wasm"], &[])).contains("cannot read /nowhere.wasm"));
 }
 
 #[test]

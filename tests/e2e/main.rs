@@ -28,6 +28,7 @@ mod fuel;
 mod handles;
 mod hostile_guests;
 mod http;
+mod inspect;
 mod keyvalue;
 mod kills;
 mod limits;

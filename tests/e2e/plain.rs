@@ -75,7 +75,7 @@ fn from_wit(wit: &str) -> (Vec<u8>, TempDir) {
 }
 
 /// A component with one more custom section.
-fn with_section(mut wasm: Vec<u8>, name: &str, data: &[u8]) -> Vec<u8> {
+pub fn with_section(mut wasm: Vec<u8>, name: &str, data: &[u8]) -> Vec<u8> {
     let number = |mut number: usize| {
         let mut bytes = Vec::new();
         while number > 0x7f {

@@ -25,6 +25,9 @@ LANGUAGES = {
     "go": ([".venv/bin/go", "test", "./greeting"], "greeting/greeting.go", "package greeting\nfunc (", "greeting/greeting.go:2:"),
 }
 
+# What the component says that it is written in.
+NAMES = {"javascript": "JavaScript", "typescript": "TypeScript", "python": "Python", "c": "C", "go": "Go"}
+
 
 def mcpp(*arguments, fails=False):
     """Runs the program; its standard output, or its standard error where it should fail."""
@@ -48,6 +51,9 @@ def check(language):
     component = pathlib.Path(build["component"])
     if (component.stem, build["bytes"]) != (name, component.stat().st_size):
         sys.exit(f"{language}: {build}")
+    inspected = json.loads(mcpp("inspect", component, "--json"))
+    if [inspected["language"], inspected["grant"]] != [[NAMES[language]], None]:
+        sys.exit(f"{language}: it is inspected as {inspected['language']} with {inspected['grant']}")
     call(language, name, component)
     path = project / source
     text = path.read_text()

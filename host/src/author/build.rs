@@ -13,6 +13,8 @@ use std::{
 };
 
 pub use super::wit::imports;
+use wasm_encoder::{ProducersField, ProducersSection, Section as _};
+
 use super::{
     language::Language,
     project::{OUT, Project, ProjectError, WIT},
@@ -111,13 +113,25 @@ pub async fn build(project: &Project, progress: Progress<'_>) -> Result<Built, B
     Ok(Built { component, bytes, took: started.elapsed(), said })
 }
 
-/// Puts the doc comments of the project's WIT into its component, where they are the descriptions of its tools; its size.
+/// Puts the doc comments of the project's WIT into its component, where they are the descriptions of its tools, and what it was written in; its size.
 fn document(project: &Project, component: &Path) -> Result<u64, BuildError> {
     let failed = |source| BuildError::File { path: component.to_owned(), source };
     let plain = std::fs::read(component).map_err(failed)?;
-    let documented = docs::embed(&plain, &project.folder.join(WIT)).map_err(|error| BuildError::Wit(error.into()))?;
+    let documented = docs::embed(&plain, &project.folder.join(WIT));
+    let mut documented = documented.map_err(|error| BuildError::Wit(error.into()))?;
+    producers(project.language).append_to(&mut documented);
     std::fs::write(component, &documented).map_err(failed)?;
     Ok(u64::try_from(documented.len()).unwrap_or(u64::MAX))
+}
+
+/// Tool chains name the language of their engine, or none at all.
+fn producers(language: Language) -> ProducersSection {
+    let (mut written, mut built) = (ProducersField::new(), ProducersField::new());
+    written.value(language.name(), "");
+    built.value(env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION"));
+    let mut producers = ProducersSection::new();
+    producers.field("language", &written).field("processed-by", &built);
+    producers
 }
 
 /// The world of a plain component, the folder for what is made, and where its component goes.

@@ -23,6 +23,20 @@ pub enum Language {
     Go,
 }
 
+impl Language {
+    /// Its own name, as people and components write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Rust => "Rust",
+            Self::Javascript => "JavaScript",
+            Self::Typescript => "TypeScript",
+            Self::Python => "Python",
+            Self::C => "C",
+            Self::Go => "Go",
+        }
+    }
+}
+
 impl fmt::Display for Language {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

@@ -50,16 +50,17 @@ pub struct Sources {
     root: PathBuf,
     watcher: RecommendedWatcher,
     watched: BTreeSet<PathBuf>,
-    saved: watch::Receiver<()>,
+    /// When something was saved the last time.
+    saved: watch::Receiver<Instant>,
 }
 
 impl Sources {
     /// Begins to watch.
     pub fn watch(root: &Path) -> Result<Self, SourcesError> {
-        let (tell, saved) = watch::channel(());
+        let (tell, saved) = watch::channel(Instant::now());
         let watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
             if event.is_ok_and(|event| is_save(&event)) {
-                tell.send_replace(());
+                tell.send_replace(Instant::now());
             }
         });
         let watcher = watcher.map_err(|source| SourcesError::Watch { path: root.to_owned(), source })?;
@@ -68,15 +69,16 @@ impl Sources {
         Ok(sources)
     }
 
-    /// Waits until something was saved after the last time this was asked.
-    pub async fn saved(&mut self) -> Result<(), SourcesError> {
+    /// Waits until something was saved after the last time this was asked; when the last of that was.
+    pub async fn saved(&mut self) -> Result<Instant, SourcesError> {
         if self.saved.changed().await.is_err() {
             // The watcher is ours, so this cannot be; nothing more will be saved.
             std::future::pending::<()>().await;
         }
         let last = Instant::now() + MAX_WAIT;
         while let Ok(Ok(())) = timeout_at(last.min(Instant::now() + QUIET), self.saved.changed()).await {}
-        self.look()
+        self.look()?;
+        Ok(*self.saved.borrow())
     }
 
     /// Watches folders that are new.

@@ -11,12 +11,15 @@ use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::PathBuf,
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use anyhow::Context as _;
 use clap::Args;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    time::Instant,
+};
 
 use self::style::{Style, paint};
 use super::{
@@ -35,7 +38,7 @@ use crate::{
     files::write_atomically,
     grants::ComponentGrant,
     host::Host,
-    registry::catalog::Revision,
+    registry::catalog::{LoadTimes, Revision},
     reload::accept::Face,
     tenant::TenantId,
 };
@@ -140,8 +143,22 @@ struct Build {
     component: String,
     digest: String,
     imports: std::collections::BTreeSet<String>,
+    /// From the save to the build's beginning; the first build is for no save.
+    noticed: Option<Duration>,
     took: Duration,
-    placed: Instant,
+}
+
+impl Build {
+    /// How long each step from the save to the swap took.
+    fn times(&self, live: &Revision) -> Vec<String> {
+        let mut steps = Vec::from_iter(self.noticed.map(|noticed| ("noticed", noticed)));
+        steps.push(("built", self.took));
+        if let Some(LoadTimes { compile, cached, list, swap }) = live.times.get() {
+            let compiled = if *cached { "compiled before, read" } else { "compiled" };
+            steps.extend([(compiled, *compile), ("tools listed", *list), ("swapped", *swap)]);
+        }
+        steps.into_iter().map(|(step, took)| format!("{step} in {}", shown(took))).collect()
+    }
 }
 
 impl Session {
@@ -156,16 +173,16 @@ impl Session {
         };
         let mut stopped = std::pin::pin!(stopped);
         tokio::select! {
-            built = self.build() => built?,
+            built = self.build(None) => built?,
             stopped = &mut stopped => return Ok(stopped?),
         }
         loop {
             tokio::select! {
                 stopped = &mut stopped => return Ok(stopped?),
                 saved = sources.saved() => {
-                    saved?;
+                    let saved = saved?;
                     tokio::select! {
-                        built = self.build() => built?,
+                        built = self.build(Some(saved)) => built?,
                         stopped = &mut stopped => return Ok(stopped?),
                     }
                 }
@@ -175,15 +192,16 @@ impl Session {
         }
     }
 
-    /// Builds and swaps; says what came of it.
-    async fn build(&mut self) -> anyhow::Result<()> {
+    /// Builds what was saved, and swaps; says what came of it.
+    async fn build(&mut self, saved: Option<Instant>) -> anyhow::Result<()> {
+        let noticed = saved.map(|saved| saved.elapsed());
         match with_progress(&self.project).await {
             Ok(built) => {
                 // What tools say of their success at every save is nothing to look at.
                 if built.said.to_lowercase().contains("warn") {
                     show(&built.said);
                 }
-                if let Err(error) = self.swap(&built).await {
+                if let Err(error) = self.swap(&built, noticed).await {
                     self.failed(&format!("{error:#}"));
                 }
             }
@@ -195,7 +213,7 @@ impl Session {
         Ok(())
     }
 
-    async fn swap(&mut self, built: &Built) -> anyhow::Result<()> {
+    async fn swap(&mut self, built: &Built, noticed: Option<Duration>) -> anyhow::Result<()> {
         let reading = || format!("cannot read {}", built.component.display());
         let wasm = std::fs::read(&built.component).with_context(reading)?;
         let component = built.component.file_stem().unwrap_or_default().to_string_lossy().into_owned();
@@ -204,13 +222,12 @@ impl Session {
             self.live = None;
         }
         self.waiting = false;
-        let placed = Instant::now();
         write_atomically(&self.tools.join(format!("{component}.wasm")), &wasm)?;
         let digest = blake3::hash(&wasm).to_hex().to_string();
         // What everybody has is nothing to look at.
         let imports =
             imports(&wasm)?.into_iter().filter(|import| !capability::of_import(import).is_some_and(is_for_everyone));
-        self.built = Some(Build { digest, imports: imports.collect(), took: built.took, placed, component });
+        self.built = Some(Build { digest, imports: imports.collect(), noticed, took: built.took, component });
         self.host.reload().await?;
         if self.settle() {
             return Ok(());
@@ -236,8 +253,7 @@ impl Session {
     }
 
     fn announce(&self, build: &Build, revision: &Revision, face: &Face) {
-        let times =
-            format!("built in {}, compiled and swapped in {}", seconds(build.took), seconds(build.placed.elapsed()));
+        let times = build.times(revision).join(", ");
         let url = self.host.url();
         let name = clean(&build.component);
         tell(&paint(Style::Good, &format!("{name} is live on {url} ({times})")));
@@ -299,6 +315,12 @@ fn is_for_everyone(capability: &Capability) -> bool {
     matches!(capability.access, Access::Everyone | Access::Nobody)
 }
 
-fn seconds(took: Duration) -> String {
-    format!("{:.2} s", took.as_secs_f64())
+/// A duration in the unit in which it is read well.
+fn shown(took: Duration) -> String {
+    let seconds = took.as_secs_f64();
+    match took.as_millis() {
+        0..10 => format!("{:.1} ms", seconds * 1e3),
+        10..1_000 => format!("{:.0} ms", seconds * 1e3),
+        _ => format!("{seconds:.2} s"),
+    }
 }

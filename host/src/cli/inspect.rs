@@ -1,24 +1,35 @@
-//! `mcpp inspect`: what a component would be able to do, and its tools, before it is loaded anywhere.
+//! `mcpp inspect`: what a component is made of, what it would be able to do, what to grant it, and its tools, before it is loaded anywhere.
+//!
+//! The component may be hostile: it is compiled first, so that all that is read of it afterwards is within the bounds of a valid component.
 
-use std::path::PathBuf;
+mod anatomy;
+mod least;
+mod page;
+mod schema;
+mod world;
+
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use clap::Args;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use serde_json::Value;
 
-use super::{clean, print, print_json, table};
+use self::{anatomy::Anatomy, least::Wants, world::World};
+use super::{clean, print, print_json};
 use crate::{
     call::ComponentName,
     capability::{self, Access},
     grants::{ComponentGrant, StoreGrant, ToolPattern},
+    registry::catalog::Revision,
+    telemetry,
     tenant::TenantId,
     wasm::{
         Engine, EngineConfig,
         admission::{Admission, Share},
-        component::{self, LoadError, MAX_COMPONENT_BYTES},
+        component::{self, LoadError, MAX_COMPONENT_BYTES, Origin},
         features::Fuel,
-        limits::TenantLimits,
+        limits::{Limits, TenantLimits},
     },
 };
 
@@ -29,6 +40,9 @@ pub(super) struct Inspect {
     /// Print JSON
     #[arg(long)]
     json: bool,
+    /// Print the whole WIT of its world, and nothing else
+    #[arg(long, conflicts_with = "json")]
+    wit: bool,
 }
 
 #[derive(Serialize)]
@@ -36,12 +50,19 @@ struct Explanation {
     component: String,
     bytes: usize,
     digest: String,
+    #[serde(flatten)]
+    anatomy: Anatomy,
+    /// Null in JSON if it cannot be told in WIT.
+    #[serde(serialize_with = "world_or_null")]
+    world: Result<World, String>,
     imports: Vec<Import>,
     tools: Vec<Tool>,
     /// The topics of which it wants to be told.
     topics: Vec<String>,
     /// The format of its data; none if it migrates none.
     data_format: Option<u32>,
+    /// The least grant with which it loads, to paste; none if it needs none, or none helps.
+    grant: Option<String>,
     notes: Vec<String>,
 }
 
@@ -64,15 +85,21 @@ struct Tool {
     output_schema: Option<Value>,
 }
 
+fn world_or_null<S: Serializer>(world: &Result<World, String>, serializer: S) -> Result<S::Ok, S::Error> {
+    world.as_ref().ok().serialize(serializer)
+}
+
 impl Inspect {
     pub(super) async fn run(self) -> anyhow::Result<u8> {
         let explanation = self.explain().await?;
-        if self.json {
-            print_json(&explanation)?;
-        } else {
-            explanation.print()?;
+        match &explanation.world {
+            _ if self.json => print_json(&explanation)?,
+            _ if !self.wit => print(&page::page(&explanation))?,
+            Ok(world) if !world.cut => print(&clean(&world.wit))?,
+            Ok(world) => anyhow::bail!("the WIT has more than {} bytes", world.wit.len()),
+            Err(reason) => anyhow::bail!("its world cannot be told in WIT: {}", clean(reason)),
         }
-        Ok(u8::from(explanation.imports.iter().any(|import| !import.loads)))
+        Ok(u8::from(!explanation.loads()))
     }
 
     async fn explain(&self) -> anyhow::Result<Explanation> {
@@ -92,13 +119,16 @@ impl Inspect {
             component: stem,
             bytes: wasm.len(),
             digest: blake3::hash(&wasm).to_hex().to_string(),
+            anatomy: Anatomy::of(&wasm),
+            world: world::read(wasm).await,
             imports,
             tools: Vec::new(),
             topics: Vec::new(),
             data_format: None,
+            grant: None,
             notes: Vec::new(),
         };
-        if explanation.imports.iter().all(|import| import.loads) {
+        if explanation.loads() {
             // To list its tools the component runs once, with everything linked and nothing behind it: there is no call, so nothing can be reached.
             let everything = ToolPattern::try_from("*".to_owned()).map_err(anyhow::Error::msg)?;
             let store = Some(StoreGrant::default());
@@ -106,12 +136,38 @@ impl Inspect {
             let http = serde_json::from_value(serde_json::json!([{ "url": "https://host.invalid" }]))?;
             let grant = ComponentGrant { call: vec![everything], store, http, ..ComponentGrant::default() };
             let loaded = compiled.admit(&grant)?.load(&engine, (&Admission::new(&config), &share)).await?;
-            explanation.tools = loaded.tools.into_iter().map(tool).collect();
-            explanation.notes = loaded.notes;
-            explanation.topics = loaded.handler.map(|(_, topics)| topics).unwrap_or_default();
-            explanation.data_format = loaded.migration.map(|(_, format)| format);
+            explanation.tools = loaded.tools.iter().map(tool).collect();
+            explanation.notes.clone_from(&loaded.notes);
+            explanation.topics = loaded.handler.as_ref().map(|(_, topics)| topics.clone()).unwrap_or_default();
+            explanation.data_format = loaded.migration.as_ref().map(|(_, format)| *format);
+            explanation.grant = explanation.least_grant();
+            let grant = match &explanation.grant {
+                Some(text) => ComponentGrant::parse(Path::new("the grant"), text),
+                None => Ok(ComponentGrant::default()),
+            };
+            let checked = grant.map_err(|error| telemetry::chain(&error)).and_then(|grant| {
+                let checked = Revision::check(loaded, Origin::File(self.file.clone()), &grant, &Limits::default());
+                checked.map_err(|error| telemetry::chain(&error))
+            });
+            if let Err(reason) = checked {
+                explanation.notes.push(format!("It will not load: {reason}"));
+            }
         }
         Ok(explanation)
+    }
+}
+
+impl Explanation {
+    /// Whether there is a grant under which its imports are linked.
+    fn loads(&self) -> bool {
+        self.imports.iter().all(|import| import.loads)
+    }
+
+    fn least_grant(&self) -> Option<String> {
+        let capabilities: Vec<_> = self.imports.iter().filter_map(|import| import.capability).collect();
+        let tools: Vec<&str> = self.tools.iter().map(|tool| tool.name.as_str()).collect();
+        let (component, topics) = (self.component.as_str(), self.topics.as_slice());
+        least::grant(Wants { component, capabilities: &capabilities, topics, tools: &tools })
     }
 }
 
@@ -134,67 +190,12 @@ fn import(interface: String) -> Import {
     }
 }
 
-fn tool(tool: component::LoadedTool) -> Tool {
+fn tool(tool: &component::LoadedTool) -> Tool {
     let schema = |text: &str| serde_json::from_str(text).unwrap_or_else(|_| Value::String(text.to_owned()));
     Tool {
         input_schema: schema(&tool.listing.input_schema),
         output_schema: tool.listing.output_schema.as_deref().map(schema),
-        name: tool.listing.name,
-        description: tool.listing.description,
-    }
-}
-
-impl Explanation {
-    fn print(&self) -> anyhow::Result<()> {
-        print(&format!(
-            "{}: {} bytes, revision {}\n",
-            self.component,
-            self.bytes,
-            self.digest.get(..12).unwrap_or_default()
-        ))?;
-        print("It asks for:")?;
-        for capability in capability::TABLE {
-            if self.imports.iter().any(|import| import.capability == Some(capability.name)) {
-                let access = match capability.access {
-                    Access::Everyone => "every component has this".to_owned(),
-                    Access::Granted { grant, .. } => {
-                        format!("needs `{grant}` in grants/{}.toml", self.component)
-                    }
-                    Access::Nobody => "no component has this, and the component loads all the same".to_owned(),
-                };
-                print(&format!("  {:<10} {} ({access})", capability.name, capability.meaning))?;
-            }
-        }
-        for unknown in self.imports.iter().filter(|import| import.capability.is_none()) {
-            print(&format!("  {:<10} unknown to this host: the component will not load", clean(&unknown.interface)))?;
-        }
-        for (import, spoken) in self.imports.iter().filter_map(|import| Some((import, import.spoken.as_ref()?))) {
-            let interface = clean(&import.interface);
-            print(&format!("  {interface}: this host speaks version {spoken}: the component will not load"))?;
-        }
-        if !self.tools.is_empty() {
-            print("")?;
-            let rows = self
-                .tools
-                .iter()
-                .map(|tool| vec![clean(&tool.name), clean(&tool.description), tool.input_schema.to_string()]);
-            print(&table(&["TOOL", "DESCRIPTION", "INPUT SCHEMA"], rows))?;
-        }
-        for topic in &self.topics {
-            let needs = match topic.split_once('/') {
-                Some((component, _)) if component != self.component => {
-                    format!(" (needs `subscribe = [{topic:?}]` in grants/{}.toml)", self.component)
-                }
-                _ => String::new(),
-            };
-            print(&format!("\nIt wants to be told of {}{needs}", clean(topic)))?;
-        }
-        if let Some(format) = self.data_format {
-            print(&format!("\nIts data has format {format}; older data is migrated when it is loaded"))?;
-        }
-        for note in &self.notes {
-            print(&format!("\n{}", clean(note)))?;
-        }
-        Ok(())
+        name: tool.listing.name.clone(),
+        description: tool.listing.description.clone(),
     }
 }

@@ -2,8 +2,8 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-    time::SystemTime,
+    sync::{Arc, OnceLock},
+    time::{Duration, SystemTime},
 };
 
 use tokio::sync::Semaphore;
@@ -54,6 +54,21 @@ pub struct Revision {
     pub limits: Limits,
     /// What its author should know.
     pub notes: Vec<String>,
+    /// How long it took to go live; known once it is.
+    pub times: OnceLock<LoadTimes>,
+}
+
+/// How long the steps of a load took, one after the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LoadTimes {
+    /// Reading the component and compiling it, or taking its code from the compile cache.
+    pub compile: Duration,
+    /// Whether its code came from the compile cache.
+    pub cached: bool,
+    /// Checking its imports, linking it and asking it for its tools.
+    pub list: Duration,
+    /// Checking its tools, migrating its data if that is older, and taking the place of the build before.
+    pub swap: Duration,
 }
 
 impl Revision {
@@ -90,6 +105,7 @@ impl Revision {
             grant: grant.clone(),
             since: SystemTime::now(),
             notes: loaded.notes,
+            times: OnceLock::new(),
         })
     }
 }

@@ -27,7 +27,7 @@ use crate::{
     grants::{ComponentGrant, Grants, ledger::Witness},
     registry::{
         Registry,
-        catalog::{Problem, Revision},
+        catalog::{LoadTimes, Problem, Revision},
     },
     store::Space,
     telemetry,
@@ -86,8 +86,8 @@ impl Source {
 /// What a load came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    /// The build is live.
-    Loaded,
+    /// The build is live; how long that took, step by step.
+    Loaded(LoadTimes),
     /// It already was.
     Unchanged,
     /// The file is gone, and the component with it.
@@ -282,8 +282,13 @@ impl Loader {
         };
         let took_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
         let name = match &outcome {
-            Outcome::Loaded => {
-                tracing::info!(component, took_ms, "loaded");
+            Outcome::Loaded(times) => {
+                if let Some(live) = self.registry.catalog(tenant).component(&component) {
+                    let _set_once_for_each = live.times.set(*times);
+                }
+                let LoadTimes { compile, cached, list, swap } = times;
+                let (compile_ms, list_ms, swap_ms) = (millis(*compile), millis(*list), millis(*swap));
+                tracing::info!(component, took_ms, compile_ms, cached, list_ms, swap_ms, "loaded");
                 "loaded"
             }
             Outcome::Removed => {
@@ -320,6 +325,7 @@ impl Loader {
 
     async fn attempt(&self, source: &Source) -> Result<Outcome, LoadError> {
         let tenant = &self.config.tenant;
+        let started = Instant::now();
         let Some(wasm) = read(source).await? else { return self.remove(source).await };
         let name = ComponentName::new(&source.component())?;
         let grant = self.grant(name.as_str())?;
@@ -340,10 +346,13 @@ impl Loader {
             Source::BuiltIn(built_in) => self.config.built_in.compiled(engine, *built_in, name, fuel).await?,
             Source::File(_) => compile(engine.clone(), self.cache.clone(), name, wasm, fuel).await?,
         };
+        let compiled_at = Instant::now();
         let imports: BTreeSet<String> = compiled.imports().into_iter().collect();
         let admitted = compiled.admit(&grant)?;
         let share = self.registry.share(tenant).ok_or(LoadError::Stopping)?;
         let loaded = admitted.load(engine, (self.registry.admission(), &share)).await?;
+        let listed_at = Instant::now();
+        let cached = loaded.cached;
         for note in &loaded.notes {
             tracing::warn!(component = %loaded.name, "{note}");
         }
@@ -358,7 +367,8 @@ impl Loader {
             }
         }
         migration::bring_up(&self.registry, tenant, revision).await?;
-        Ok(Outcome::Loaded)
+        let (compile, list) = (compiled_at.duration_since(started), listed_at.duration_since(compiled_at));
+        Ok(Outcome::Loaded(LoadTimes { compile, cached, list, swap: listed_at.elapsed() }))
     }
 
     /// What a component may do: as the operator's grants say, or, for a built-in one that they do not name, as it is shipped.
@@ -455,6 +465,10 @@ async fn read(source: &Source) -> Result<Option<Cow<'static, [u8]>>, LoadError> 
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(fail(error)),
     }
+}
+
+fn millis(took: Duration) -> f64 {
+    took.as_secs_f64() * 1e3
 }
 
 /// What changes when a file is written to.

@@ -97,9 +97,9 @@ pub async fn call(
     running: Running,
     control: Arc<Control>,
 ) -> (Result<ToolResult, CallError>, Cost) {
-    let (own_engine, reins) = (target.engine().clone(), Arc::clone(&control));
+    let reins = Arc::clone(&control);
     let guest = async move {
-        let (result, memory_bytes, fuel) = in_guest(&own_engine, &target, &arguments, running, &reins).await;
+        let (result, memory_bytes, fuel) = in_guest(&target, &arguments, running, &reins).await;
         (result, Cost { fuel, ..reins.cost(memory_bytes) })
     };
     let answer = run_guest(engine, guest, Arc::clone(&control)).await;
@@ -116,7 +116,6 @@ pub async fn call(
 
 /// Makes or wakes the guest, calls it, and keeps it where it is to stay; with the memory that it held and the fuel that it used.
 async fn in_guest(
-    engine: &wasmtime::Engine,
     target: &Target,
     arguments: &Value,
     running: Running,
@@ -131,7 +130,7 @@ async fn in_guest(
             guest.wake(control, running);
             guest
         }
-        None => Guest::new(engine, &Arc::clone(&running.component), control, running),
+        None => Guest::new(target.engine(), &Arc::clone(&running.component), control, running),
     };
     let outcome = guest.call(target, arguments).await;
     let (memory_bytes, fuel) = (guest.memory_bytes(), guest.fuel_used());

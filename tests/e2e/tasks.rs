@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
-use mcpp::config::Config;
+use mcpp::{config::Config, wasm::EngineConfig};
 use serde_json::json;
 
 use crate::support::{TestHost, add, folder, wat};
@@ -102,7 +102,9 @@ async fn host(wasm: &[u8], settings: &str) -> TestHost {
     let config = Config::parse(settings).expect("valid settings");
     let host = TestHost::start_with(folder(&[("h", wasm), ("add", &add())]), move |target| {
         target.limits = config.limits;
-        target.engine = config.engine;
+        // Few of everything, as hosts of one test may overlap: each of many stacks takes mappings of the process.
+        let few = EngineConfig { max_running: 8, max_waiting: 100, ..EngineConfig::default() };
+        target.engine = if config.engine == EngineConfig::default() { few } else { config.engine };
     })
     .await;
     assert_eq!(host.problems(), "");
@@ -251,4 +253,18 @@ async fn a_task_with_a_stack_of_its_own_is_refused() {
             (func (export "run") async (canon lift (core func $i "f") async)))"#);
     let host = TestHost::start(&[("h", &stackful)]).await;
     assert!(host.problems().contains("requires the component model async stackful feature"), "{}", host.problems());
+}
+
+#[tokio::test]
+async fn an_instance_with_tasks_left_is_not_used_again() {
+    // It counts its calls, and leaves the set behind in which it could wait.
+    let counts =
+        "(global.set $left (i32.add (global.get $left) (i32.const 1))) (call $return (global.get $left)) (i32.const 0)";
+    let files = folder(&[("h", &component(counts, NAP.1))]);
+    crate::support::grant(&files, "[components.h.reuse]\ncalls = 100\n");
+    let host = TestHost::start_with(files, |_| {}).await;
+    assert_eq!(host.problems(), "");
+    for _ in 0..3 {
+        assert_eq!(host.text("h_run", json!({ "ms": 1 })).await, r#"{"result":1}"#);
+    }
 }

@@ -5,7 +5,7 @@
 use std::{
     io::{BufRead as _, BufReader},
     process::{Child, Stdio},
-    sync::mpsc::{Receiver, RecvTimeoutError, channel},
+    sync::mpsc::{Receiver, RecvTimeoutError, sync_channel},
     time::{Duration, Instant},
 };
 
@@ -23,6 +23,8 @@ const ROUNDS: usize = 10;
 const REST: Duration = Duration::from_secs(2);
 /// A first build may install and compile a great deal.
 const PATIENCE: Duration = Duration::from_secs(600);
+/// Lines that may wait until somebody looks.
+const LINES: usize = 1_000;
 /// The steps that the program tells, in order; one of the two that compile is there.
 const STEPS: [&str; 6] = ["noticed", "built", "compiled", CACHED, "tools listed", "swapped"];
 const CACHED: &str = "compiled before, read";
@@ -38,7 +40,7 @@ impl Dev {
         let mut command = project.command();
         command.arg("dev").arg(&project.folder).args(["--listen", "127.0.0.1:0"]).stdout(Stdio::null());
         let mut child = command.stderr(Stdio::piped()).spawn().expect("started");
-        let (tell, said) = channel();
+        let (tell, said) = sync_channel(LINES);
         let stderr = child.stderr.take().expect("piped");
         std::thread::spawn(move || {
             for line in BufReader::new(stderr).lines().map_while(Result::ok) {

@@ -110,11 +110,20 @@ fn is_save(event: &Event) -> bool {
     changes && (event.need_rescan() || event.paths.iter().any(|path| !is_ignored(path)))
 }
 
+/// Cargo makes its `target` under a name with six more characters, and moves it.
+fn is_new_target(name: &str) -> bool {
+    name.strip_prefix("target").is_some_and(|rest| rest.len() == 6 && rest.chars().all(|c| c.is_ascii_alphanumeric()))
+}
+
 /// Hidden files, what editors keep beside a file, and what builds write.
 fn is_ignored(path: &Path) -> bool {
     let Some(name) = path.file_name().map(|name| name.to_string_lossy()) else { return true };
     let ours = IGNORED_FOLDERS.iter().chain(&IGNORED_FILES).any(|ignored| name == *ignored);
-    ours || name.starts_with(['.', '#']) || name.ends_with(['~', '#']) || name.ends_with(".wasm") || name == "4913"
+    ours || is_new_target(&name)
+        || name.starts_with(['.', '#'])
+        || name.ends_with(['~', '#'])
+        || name.ends_with(".wasm")
+        || name == "4913"
 }
 
 #[cfg(test)]
@@ -142,6 +151,7 @@ mod tests {
             "build/x.js",
             "Cargo.lock",
             "src/.x.rs.swp",
+            "targetoKb4jY",
         ] {
             std::fs::write(path(name), "x").expect("written");
         }

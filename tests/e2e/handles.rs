@@ -23,14 +23,18 @@ fn counters() -> Vec<u8> {
         (core module $destructor (func (export "end") (param i32)))
         (core instance $destructor (instantiate $destructor))
         (type $counter (resource (rep i32) (dtor (core func $destructor "end"))))
+        (type $label (resource (rep i32)))
+        (core func $new-label (canon resource.new $label))
         (core func $new (canon resource.new $counter))
         (core func $rep (canon resource.rep $counter))
         (core func $drop (canon resource.drop $counter))
         (core module $code
             (import "r" "new" (func $new (param i32) (result i32)))
+            (import "r" "new-label" (func $new-label (param i32) (result i32)))
             (import "r" "rep" (func $rep (param i32) (result i32)))
             (import "r" "drop" (func $drop (param i32)))
             (memory (export "memory") 1)
+            (func (export "label") (result i32) (call $new-label (i32.const 2048)))
             (global $next (mut i32) (i32.const 1024))
             (func $make (export "make") (param i32) (result i32)
                 (if (i32.eq (local.get 0) (i32.const 13)) (then unreachable))
@@ -57,7 +61,7 @@ fn counters() -> Vec<u8> {
             (func (export "calls") (result i32)
                 (i32.store (i32.const 4) (i32.add (i32.load (i32.const 4)) (i32.const 1)))
                 (i32.load (i32.const 4))))
-        (core instance $resource (export "new" (func $new)) (export "rep" (func $rep)) (export "drop" (func $drop)))
+        (core instance $resource (export "new-label" (func $new-label)) (export "new" (func $new)) (export "rep" (func $rep)) (export "drop" (func $drop)))
         (core instance $i (instantiate $code (with "r" (instance $resource))))
         (export $exported "counter" (type $counter))
         (func (export "[constructor]counter") (param "start" u32) (result (own $exported)) (canon lift (core func $i "make")))
@@ -65,6 +69,8 @@ fn counters() -> Vec<u8> {
             (canon lift (core func $i "add")))
         (func (export "[method]counter.absorb") (param "self" (borrow $exported)) (param "other" (own $exported)) (result u32)
             (canon lift (core func $i "absorb")))
+        (export $exported-label "label" (type $label))
+        (func (export "[constructor]label") (result (own $exported-label)) (canon lift (core func $i "label")))
         (func (export "lots") (param "n" u32) (result (list (own $exported)))
             (canon lift (core func $i "lots") (memory (core memory $i "memory"))))
         (func (export "calls") (result u32) (canon lift (core func $i "calls"))))"#)
@@ -109,7 +115,16 @@ fn kept(host: &TestHost) -> usize {
 #[tokio::test]
 async fn a_resource_is_a_handle() {
     let host = TestHost::start(&[("c", &counters())]).await;
-    let tools = ["c_calls", "c_counter_absorb", "c_counter_add", "c_counter_drop", "c_counter_new", "c_lots"];
+    let tools = [
+        "c_calls",
+        "c_counter_absorb",
+        "c_counter_add",
+        "c_counter_drop",
+        "c_counter_new",
+        "c_label_drop",
+        "c_label_new",
+        "c_lots",
+    ];
     assert_eq!(host.tools().await, tools, "{}", host.problems());
     let (one, two) = (new(&host, 5).await, new(&host, 100).await);
     assert_ne!(one, two);
@@ -128,6 +143,13 @@ async fn a_resource_is_a_handle() {
     for (bad, says) in [(json!("counter"), "/other"), (json!(1), "/other"), (json!(null), "/other")] {
         assert!(text_of(&absorb(bad).await).contains(says));
     }
+    // So is one of another kind, and nothing is lost by that.
+    let label = handle(&host.call("c_label_new", json!({})).await);
+    for tool in ["c_counter_drop", "c_counter_add"] {
+        let mixed_up = host.text(tool, json!({ "self": label, "by": 1 })).await;
+        assert!(mixed_up.contains("/self: is the handle of a `label`, not of a `counter`"), "{mixed_up}");
+    }
+    assert_eq!(result_of(&add(&host, &one, 0).await), 108);
     let fresh = new(&host, 1).await;
     assert!(text_of(&host.call("c_counter_drop", json!({ "self": fresh })).await).is_empty());
     assert!(is_expired(&add(&host, &fresh, 1).await));

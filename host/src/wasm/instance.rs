@@ -304,7 +304,7 @@ fn explain(error: &wasmtime::Error, control: &Control) -> CallError {
                 budget: Budget::Stack,
                 limit: u64::try_from(MAX_WASM_STACK_BYTES).unwrap_or(u64::MAX),
             },
-            Trap::OutOfFuel => CallError::BudgetExceeded { budget: Budget::Fuel, limit: guest::fuel_given(control) },
+            Trap::OutOfFuel => CallError::BudgetExceeded { budget: Budget::Fuel, limit: fuel_given(control) },
             trap => CallError::Trapped(trap.to_string()),
         };
     }

@@ -7,6 +7,9 @@ use crate::author::{project::Project, step::Step};
 
 const NEEDS: &str = "install zig, or let requirements.txt name ziglang";
 
+/// The stack in a component's memory, in bytes.
+const STACK_BYTES: u32 = 256 << 10;
+
 pub(super) async fn build(project: &Project, progress: Progress<'_>) -> Result<Steps, BuildError> {
     let (world, out, component) = plain(project)?;
     let generated = out.join("bindings");
@@ -24,6 +27,8 @@ pub(super) async fn build(project: &Project, progress: Progress<'_>) -> Result<S
     let sources = sources.map(|source| source.strip_prefix(&project.folder).map(Path::to_owned).unwrap_or(source));
     let compiled = zig
         .arguments(["cc", "-target", "wasm32-wasi", "-mexec-model=reactor", "-Os", "-Wall", "-I."])
+        // Its own default is 16 MiB, which every instance would take.
+        .arguments([format!("-Wl,-z,stack-size={STACK_BYTES}")])
         .arguments([format!("-I{}", generated.display())])
         .arguments(sources)
         .arguments(bindings.into_iter().filter(|file| file.extension().is_some_and(|kind| kind == "c" || kind == "o")))

@@ -56,9 +56,8 @@ const CORE_INSTANCES_PER_SLOT: u32 = 16;
 /// Core instances that a component may have; and one whose calls have many tasks.
 const MAX_CORE_INSTANCES: u32 = 64;
 const MAX_CORE_INSTANCES_OF_TASKS: u32 = 32;
-/// Stacks of an engine whose calls have many tasks, at most: more than one tenant can take with its usual limits, all its calls at their worst. Each takes two mappings,
-/// of which a process has 65,530, and there are two such engines where fuel is counted too.
-const MAX_STACKS: u32 = 9_000;
+/// Stacks of an engine whose calls have many tasks. Each takes mappings, of which a process has 65,530 for all of its engines; a call that finds no stack is refused as one that finds no place.
+const MAX_STACKS: u32 = 6_000;
 /// Linear memory above which a freed slot returns its pages to the system, in bytes.
 const KEEP_RESIDENT_BYTES: usize = 128 << 10;
 

@@ -18,7 +18,7 @@ use super::{
     state::{Running, State},
     tasks::{self, MAX_TASK_HANDLES},
 };
-use crate::call::{CallError, ToolResult};
+use crate::call::{CallError, Cost, ToolResult};
 
 /// A guest.
 pub struct Guest {
@@ -57,16 +57,10 @@ impl Guest {
         prepare(&mut self.store, control);
     }
 
-    /// Lets go of the call; whether the guest may stay. One that has tasks left, or what they wait for, may not: they would go on within somebody else's call.
+    /// Lets go of the call; whether the guest may stay. One that has tasks left, or what they wait for, may not: they would go on within the next call.
     pub(super) fn rest(&mut self) -> bool {
         let has_tasks = self.store.engine().get_concurrency_support() && self.store.concurrent_state_table_size() > 0;
         !has_tasks && self.store.data_mut().rest()
-    }
-
-    /// The fuel that it has used in this call; none where it is not counted.
-    pub(super) fn fuel_used(&self) -> Option<u64> {
-        let left = self.store.engine().get_consume_fuel().then(|| self.store.get_fuel().ok()).flatten()?;
-        Some(fuel_given(&self.store.data().control).saturating_sub(left))
     }
 
     /// Whether a client has handles of it.
@@ -74,9 +68,10 @@ impl Guest {
         !self.given_out.is_empty()
     }
 
-    /// The most linear memory that it has held, in bytes.
-    pub(super) fn memory_bytes(&self) -> u64 {
-        self.store.data().memory_bytes()
+    /// What the call has cost so far.
+    pub(super) fn cost(&self) -> Cost {
+        let state = self.store.data();
+        Cost { fuel: fuel_used(&self.store), ..state.control.cost(state.memory_bytes()) }
     }
 
     /// Runs a tool. An outer error means that the guest is not to be used again.
@@ -143,16 +138,22 @@ pub(super) fn new_store(
 
 fn prepare(store: &mut Store<State>, control: &Control) {
     store.set_hostcall_fuel(usize::try_from(control.limits().output_bytes).unwrap_or(usize::MAX));
-    store.set_epoch_deadline(1);
     if store.engine().get_consume_fuel() {
         // It fails only where fuel is not counted.
         let _set = store.set_fuel(fuel_given(control));
     }
+    store.set_epoch_deadline(1);
 }
 
 /// The fuel that a call begins with, where it is counted. A tool that has no limit of it may be of a component of which another has one.
 pub(super) fn fuel_given(control: &Control) -> u64 {
     control.limits().fuel.unwrap_or(u64::MAX)
+}
+
+/// The fuel that a guest has used so far; none where it is not counted.
+fn fuel_used(store: &Store<State>) -> Option<u64> {
+    let counted = store.engine().get_consume_fuel().then(|| store.get_fuel().ok()).flatten();
+    counted.map(|left| fuel_given(&store.data().control).saturating_sub(left))
 }
 
 async fn call_sdk(

@@ -18,7 +18,7 @@ use super::{
     admission::RETRY_AFTER,
     bindings::{ComponentPre, exports::mcpp::tool::tools::Tool as WitTool, mcpp::tool::types},
     control::{Control, Stopped},
-    guest::{self, Guest, new_store},
+    guest::{Guest, fuel_given, new_store},
     kept::Loan,
     pace::Paced,
     plain::PlainFunction,
@@ -98,10 +98,7 @@ pub async fn call(
     control: Arc<Control>,
 ) -> (Result<ToolResult, CallError>, Cost) {
     let reins = Arc::clone(&control);
-    let guest = async move {
-        let (result, memory_bytes, fuel) = in_guest(&target, &arguments, running, &reins).await;
-        (result, Cost { fuel, ..reins.cost(memory_bytes) })
-    };
+    let guest = async move { in_guest(&target, &arguments, running, &reins).await };
     let answer = run_guest(engine, guest, Arc::clone(&control)).await;
     let used = answer.as_ref().map_or_else(Duration::default, |(_, cost)| cost.processor_time);
     control.retire(used);
@@ -114,16 +111,16 @@ pub async fn call(
     }
 }
 
-/// Makes or wakes the guest, calls it, and keeps it where it is to stay; with the memory that it held and the fuel that it used.
+/// Makes or wakes the guest, calls it, and keeps it where it is to stay; with what the call cost.
 async fn in_guest(
     target: &Target,
     arguments: &Value,
     running: Running,
     control: &Arc<Control>,
-) -> (Result<ToolResult, Failure>, u64, Option<u64>) {
+) -> (Result<ToolResult, Failure>, Cost) {
     let mut loan = match loan(target, &running, control).await {
         Ok(loan) => loan,
-        Err(failure) => return (Err(failure), 0, None),
+        Err(failure) => return (Err(failure), control.cost(0)),
     };
     let mut guest = match loan.take() {
         Some(mut guest) => {
@@ -133,7 +130,7 @@ async fn in_guest(
         None => Guest::new(target.engine(), &Arc::clone(&running.component), control, running),
     };
     let outcome = guest.call(target, arguments).await;
-    let (memory_bytes, fuel) = (guest.memory_bytes(), guest.fuel_used());
+    let cost = guest.cost();
     let result = match outcome {
         Ok(answer) => {
             // A budget that ran out beside the guest ends it too.
@@ -144,7 +141,7 @@ async fn in_guest(
         }
         Err(failure) => Err(failure),
     };
-    (result, memory_bytes, fuel)
+    (result, cost)
 }
 
 /// The guest that serves the call, if that is one that stays.
@@ -307,7 +304,7 @@ fn explain(error: &wasmtime::Error, control: &Control) -> CallError {
                 budget: Budget::Stack,
                 limit: u64::try_from(MAX_WASM_STACK_BYTES).unwrap_or(u64::MAX),
             },
-            Trap::OutOfFuel => CallError::BudgetExceeded { budget: Budget::Fuel, limit: guest::fuel_given(control) },
+            Trap::OutOfFuel => CallError::BudgetExceeded { budget: Budget::Fuel, limit: fuel_given(control) },
             trap => CallError::Trapped(trap.to_string()),
         };
     }

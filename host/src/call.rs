@@ -286,12 +286,12 @@ pub enum Budget {
     HttpBytes,
     /// Bytes of WebAssembly stack.
     Stack,
+    /// Resources that a client holds, in number.
+    Handles,
     /// Tasks and other handles of an async call, in number.
     Tasks,
     /// Instructions, in units of fuel.
     Fuel,
-    /// Resources that a client holds, in number.
-    Handles,
 }
 
 impl Budget {
@@ -312,9 +312,9 @@ impl Budget {
             Self::HttpRequests => "http_requests",
             Self::HttpBytes => "http_bytes",
             Self::Stack => "stack_bytes",
+            Self::Handles => "handles",
             Self::Tasks => "tasks",
             Self::Fuel => "fuel",
-            Self::Handles => "handles",
         }
     }
 }

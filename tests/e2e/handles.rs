@@ -49,6 +49,9 @@ fn counters() -> Vec<u8> {
             (func (export "absorb") (param i32 i32) (result i32)
                 (call $add (local.get 0) (i32.load (call $rep (local.get 1))))
                 (call $drop (local.get 1)))
+            (func (export "feed") (param i32 i32) (result i32)
+                (call $add (local.get 1) (i32.load (call $rep (local.get 0))))
+                (call $drop (local.get 0)))
             (func (export "lots") (param $n i32) (result i32)
                 (local $i i32)
                 (loop $more
@@ -69,6 +72,8 @@ fn counters() -> Vec<u8> {
             (canon lift (core func $i "add")))
         (func (export "[method]counter.absorb") (param "self" (borrow $exported)) (param "other" (own $exported)) (result u32)
             (canon lift (core func $i "absorb")))
+        (func (export "feed") (param "food" (own $exported)) (param "to" (borrow $exported)) (result u32)
+            (canon lift (core func $i "feed")))
         (export $exported-label "label" (type $label))
         (func (export "[constructor]label") (result (own $exported-label)) (canon lift (core func $i "label")))
         (func (export "lots") (param "n" u32) (result (list (own $exported)))
@@ -121,6 +126,7 @@ async fn a_resource_is_a_handle() {
         "c_counter_add",
         "c_counter_drop",
         "c_counter_new",
+        "c_feed",
         "c_label_drop",
         "c_label_new",
         "c_lots",
@@ -133,8 +139,10 @@ async fn a_resource_is_a_handle() {
     assert_eq!(kept(&host), 1, "all of a principal's resources live in one instance");
     // Handed over for good, a resource is gone; unless the call did not come about.
     let absorb = |other: Value| host.call("c_counter_absorb", json!({ "self": one, "other": other }));
-    let wrong = host.call("c_counter_absorb", json!({ "self": "h_0123456789012345678901", "other": two })).await;
+    let wrong = host.call("c_feed", json!({ "food": two, "to": "h_0123456789012345678901" })).await;
     assert!(is_expired(&wrong), "{wrong}");
+    let twice = host.call("c_feed", json!({ "food": two, "to": two })).await;
+    assert!(is_expired(&twice), "{twice}");
     assert_eq!(result_of(&absorb(json!(two)).await), 108);
     assert!(is_expired(&add(&host, &two, 1).await) && is_expired(&absorb(json!(two)).await));
     let itself = absorb(json!(one)).await;
@@ -145,8 +153,10 @@ async fn a_resource_is_a_handle() {
     }
     // So is one of another kind, and nothing is lost by that.
     let label = handle(&host.call("c_label_new", json!({})).await);
-    for tool in ["c_counter_drop", "c_counter_add"] {
-        let mixed_up = host.text(tool, json!({ "self": label, "by": 1 })).await;
+    for (tool, arguments) in
+        [("c_counter_drop", json!({ "self": label })), ("c_counter_add", json!({ "self": label, "by": 1 }))]
+    {
+        let mixed_up = host.text(tool, arguments).await;
         assert!(mixed_up.contains("/self: is the handle of a `label`, not of a `counter`"), "{mixed_up}");
     }
     assert_eq!(result_of(&add(&host, &one, 0).await), 108);

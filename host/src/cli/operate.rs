@@ -116,7 +116,7 @@ impl Info {
         let others: Vec<_> = tools.flat_map(|tool| differences(tool, &info.limits)).collect();
         if !others.is_empty() {
             print("\nTools with others:")?;
-            print(&table(&["TOOL", "LIMIT", "VALUE"], others.into_iter()))?;
+            print(&table(&["TOOL", "LIMIT", "VALUE"], others))?;
         }
         print_problems(&info)
     }

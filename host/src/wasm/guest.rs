@@ -57,7 +57,7 @@ impl Guest {
         prepare(&mut self.store, control);
     }
 
-    /// Lets go of the call; whether the guest may stay. One that has tasks left, or what they wait for, may not: they would go on within the next call.
+    /// Lets go of the call; whether the guest may stay. One that has tasks left, or what they wait for, may not: they would go on within somebody else's call.
     pub(super) fn rest(&mut self) -> bool {
         let has_tasks = self.store.engine().get_concurrency_support() && self.store.concurrent_state_table_size() > 0;
         !has_tasks && self.store.data_mut().rest()
@@ -139,6 +139,15 @@ pub(super) fn new_store(
 fn prepare(store: &mut Store<State>, control: &Control) {
     store.set_hostcall_fuel(usize::try_from(control.limits().output_bytes).unwrap_or(usize::MAX));
     store.set_epoch_deadline(1);
+    if store.engine().get_consume_fuel() {
+        // It fails only where fuel is not counted.
+        let _set = store.set_fuel(fuel_given(control));
+    }
+}
+
+/// The fuel that a call begins with, where it is counted. A tool that has no limit of it may be of a component of which another has one.
+pub(super) fn fuel_given(control: &Control) -> u64 {
+    control.limits().fuel.unwrap_or(u64::MAX)
 }
 
 /// The fuel that a guest has used so far; none where it is not counted.

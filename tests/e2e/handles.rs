@@ -157,7 +157,7 @@ async fn a_resource_is_a_handle() {
         [("c_counter_drop", json!({ "self": label })), ("c_counter_add", json!({ "self": label, "by": 1 }))]
     {
         let mixed_up = host.text(tool, arguments).await;
-        assert!(mixed_up.contains("/self: is the handle of a `label`, not of a `counter`"), "{mixed_up}");
+        assert!(mixed_up.contains("`/self`: is the handle of a `label`, not of a `counter`"), "{mixed_up}");
     }
     assert_eq!(result_of(&add(&host, &one, 0).await), 108);
     let fresh = new(&host, 1).await;

@@ -139,7 +139,7 @@ impl GivenOut {
 
     /// Takes part in one call.
     pub fn in_call<'a>(&'a mut self, resources: &'a Resources) -> InCall<'a> {
-        InCall { given: self, resources, taken: Vec::new(), problem: None }
+        InCall { given: self, resources, taken: Vec::new(), lent: Vec::new(), problem: None }
     }
 }
 
@@ -149,6 +149,7 @@ pub struct InCall<'a> {
     given: &'a mut GivenOut,
     resources: &'a Resources,
     taken: Vec<(String, Held)>,
+    lent: Vec<String>,
     problem: Option<CallError>,
 }
 
@@ -211,7 +212,11 @@ impl Handles for InCall<'_> {
         let (Type::Own(resource) | Type::Borrow(resource)) = ty else { return Err("is no handle".to_owned()) };
         let held = self.given.0.get(handle).copied().filter(|held| held.ty == *resource);
         let Some(held) = held else { return Err(self.refusal(handle, resource)) };
-        if matches!(ty, Type::Own(_)) {
+        if matches!(ty, Type::Borrow(_)) {
+            self.lent.push(handle.to_owned());
+        } else if self.lent.iter().any(|lent| lent == handle) {
+            return Err("is used in the same call, and cannot be handed over in it".to_owned());
+        } else {
             self.given.0.remove(handle);
             self.taken.push((handle.to_owned(), held));
         }

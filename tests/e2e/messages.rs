@@ -204,3 +204,30 @@ async fn initialize_never_negotiates_the_modern_era() {
         assert_eq!(answer["result"]["protocolVersion"], given, "{answer}");
     }
 }
+
+#[tokio::test]
+async fn a_body_is_read_up_to_its_bound() {
+    let host = TestHost::start_with(folder(&[("add", &add())]), |config| config.server.max_body_bytes = 300_000).await;
+    let call = |padding: usize| {
+        let arguments = json!({ "a": 1, "b": 2 });
+        let params = json!({ "name": "add", "arguments": arguments, "_meta": { "padding": "x".repeat(padding) } });
+        modern_message("tools/call", params).to_string()
+    };
+    let send = async |body: reqwest::Body| {
+        let request = host.modern("tools/call", json!({ "name": "add" })).body(body);
+        let response = request.send().await.expect("an answer");
+        (response.status().as_u16(), response.text().await.expect("text"))
+    };
+    let in_pieces = |text: String| {
+        let pieces: Vec<_> =
+            text.as_bytes().chunks(10_000).map(|piece| Ok::<_, std::io::Error>(piece.to_vec())).collect();
+        reqwest::Body::wrap_stream(futures::stream::iter(pieces))
+    };
+    for (padding, status) in [(290_000, 200), (300_000, 413)] {
+        for body in [call(padding).into(), in_pieces(call(padding))] {
+            let (answered, text) = send(body).await;
+            assert_eq!(answered, status, "{padding}: {text}");
+            assert!(status == 200 || text.contains("the body has more than 300000 bytes"), "{text}");
+        }
+    }
+}

@@ -280,8 +280,11 @@ impl ServerHandler for Handler {
         request: CallToolRequestParams,
         context: RequestContext<RoleServer>,
     ) -> Result<CallToolResponse, ErrorData> {
-        leave_door(&context.extensions);
         let tool = ToolName::new(&request.name).map_err(|error| ErrorData::invalid_params(error.to_string(), None))?;
+        // A call may take its time; calls of what is not there stand in their tenant's line to the end.
+        if self.registry().catalog(&self.principal.tenant).tool(&tool).is_some() {
+            leave_door(&context.extensions);
+        }
         let _not_parked = self.sessions.as_ref().and_then(|sessions| sessions.busy(&session_id(&context)?));
         let token = context.meta.get_progress_token();
         let (observer, mut events) = Observer::new(self.log_level(&context), token.is_some());

@@ -3,11 +3,12 @@
 use std::{sync::Arc, time::Duration};
 
 use axum::{
-    body::{Body, Bytes},
+    body::{Body, Bytes, HttpBody as _},
     extract::{Request, State},
     http::{HeaderMap, HeaderValue, Method, StatusCode, header},
     response::{IntoResponse as _, Response},
 };
+use bytes::BytesMut;
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use serde_json::Value;
 
@@ -26,6 +27,8 @@ use crate::{
 const SESSION_NOT_FOUND: i64 = -32001;
 /// An error text of the protocol engine is not longer than this.
 const MAX_ERROR_BYTES: usize = 64 << 10;
+/// Bytes of a body after which others are served.
+const READ_AT_ONCE: usize = 128 << 10;
 const VERSION_HEADER: &str = "mcp-protocol-version";
 const METHOD_HEADER: &str = "mcp-method";
 /// The first protocol version without sessions.
@@ -181,17 +184,36 @@ async fn post(app: &App, principal: Principal, request: Request) -> Response {
 
 async fn read_body(config: &ServerConfig, body: Body) -> Result<Bytes, (StatusCode, String)> {
     let limit = config.max_body_bytes;
-    let read = Limited::new(body, limit).collect();
+    let too_large = || Err((StatusCode::PAYLOAD_TOO_LARGE, format!("the body has more than {limit} bytes")));
+    // What is announced need not come.
+    if body.size_hint().lower() > u64::try_from(limit).unwrap_or(u64::MAX) {
+        return too_large();
+    }
+    let read = collect(Limited::new(body, limit));
     match tokio::time::timeout(Duration::from_millis(config.body_timeout_ms), read).await {
         Err(_) => {
             Err((StatusCode::REQUEST_TIMEOUT, format!("the body did not arrive within {} ms", config.body_timeout_ms)))
         }
-        Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => {
-            Err((StatusCode::PAYLOAD_TOO_LARGE, format!("the body has more than {limit} bytes")))
-        }
+        Ok(Ok(body)) => Ok(body),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => too_large(),
         Ok(Err(error)) => Err((StatusCode::BAD_REQUEST, format!("the body could not be read: {error}"))),
     }
+}
+
+/// Reads a body, and lets others be served in between however fast it comes.
+async fn collect(mut body: Limited<Body>) -> Result<Bytes, Box<dyn std::error::Error + Send + Sync>> {
+    let mut all = BytesMut::new();
+    let mut since = 0_usize;
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame?.into_data() else { continue };
+        all.extend_from_slice(&data);
+        since = since.saturating_add(data.len());
+        if since >= READ_AT_ONCE {
+            since = 0;
+            tokio::task::yield_now().await;
+        }
+    }
+    Ok(all.freeze())
 }
 
 /// A client that takes anything takes both of our forms: the engine wants them by name.

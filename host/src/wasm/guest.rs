@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde_json::Value;
 use wasmtime::{
     CallHook, Store, UpdateDeadline,
-    component::{Instance, Val},
+    component::{Instance, InstancePre, Val},
 };
 
 use super::{
@@ -60,7 +60,7 @@ impl Guest {
     /// Lets go of the call; whether the guest may stay. One that has tasks left, or what they wait for, may not: they would go on within somebody else's call.
     pub(super) fn rest(&mut self) -> bool {
         let has_tasks = self.store.engine().get_concurrency_support() && self.store.concurrent_state_table_size() > 0;
-        !has_tasks && self.store.data_mut().rest()
+        self.code.is_some() && !has_tasks && self.store.data_mut().rest()
     }
 
     /// Whether a client has handles of it.
@@ -88,15 +88,55 @@ impl Guest {
                 let Some(Code::Sdk(instance)) = &self.code else { return Err(other_code()) };
                 call_sdk(&mut self.store, instance, tool, arguments).await
             }
-            Target::Plain { component, function } => {
-                if self.code.is_none() {
-                    // What does not fit needs no instance to be refused.
-                    function.check(arguments).map_err(Failure::Call)?;
-                    self.code = Some(Code::Plain(component.instantiate_async(&mut self.store).await?));
-                }
-                let Some(Code::Plain(instance)) = self.code else { return Err(other_code()) };
-                call_plain(&mut self.store, instance, &mut self.given_out, function, arguments).await
+            Target::Plain { component, function } => self.call_plain(component, function, arguments).await,
+        }
+    }
+
+    async fn call_plain(
+        &mut self,
+        component: &InstancePre<State>,
+        function: &PlainFunction,
+        arguments: &Value,
+    ) -> Result<Result<ToolResult, CallError>, Failure> {
+        let mut handles = self.given_out.in_call(&function.resources);
+        // What does not fit needs no instance to be refused.
+        if let Err(error) = function.check_room(&handles) {
+            return Ok(Err(error));
+        }
+        let params = match function.arguments(arguments, &mut handles) {
+            Ok(params) => params,
+            Err(error) => {
+                handles.undo();
+                return Ok(Err(error));
             }
+        };
+        let store = &mut self.store;
+        if self.code.is_none() {
+            self.code = Some(Code::Plain(component.instantiate_async(&mut *store).await?));
+        }
+        let Some(Code::Plain(instance)) = self.code else { return Err(other_code()) };
+        let export = match (&function.action, params.first()) {
+            (Action::Call(export), _) => *export,
+            (Action::Drop, Some(Val::Resource(resource))) => {
+                resource.resource_drop_async(&mut *store).await?;
+                return Ok(Ok(ToolResult::default()));
+            }
+            (Action::Drop, _) => return Err(other_code()),
+        };
+        let Some(func) = instance.get_func(&mut *store, export) else {
+            return Err(wasmtime::Error::msg("the exported function is gone").into());
+        };
+        let mut results = vec![Val::Bool(false); usize::from(function.result.is_some())];
+        if function.is_async {
+            let control = Arc::clone(&store.data().control);
+            tasks::run(&control, func.call_async(&mut *store, &params, &mut results)).await?;
+        } else {
+            func.call_async(&mut *store, &params, &mut results).await?;
+        }
+        let result = function.result(results.first(), &mut handles);
+        match handles.problem() {
+            None => Ok(Ok(result)),
+            Some(error) => Err(Failure::Call(error)),
         }
     }
 }
@@ -174,50 +214,4 @@ async fn call_sdk(
             reason: format!("the component lists `{tool}` and does not know it"),
         }),
     })
-}
-
-async fn call_plain(
-    store: &mut Store<State>,
-    instance: Instance,
-    given_out: &mut GivenOut,
-    function: &PlainFunction,
-    arguments: &Value,
-) -> Result<Result<ToolResult, CallError>, Failure> {
-    let mut handles = given_out.in_call(&function.resources);
-    let export = match &function.action {
-        Action::Call(export) => *export,
-        Action::Drop(ty) => {
-            let resource = match function.dropped(arguments, ty, &mut handles) {
-                Ok(resource) => resource,
-                Err(error) => return Ok(Err(error)),
-            };
-            resource.resource_drop_async(&mut *store).await?;
-            return Ok(Ok(ToolResult::default()));
-        }
-    };
-    if let Err(error) = function.check_room(&handles) {
-        return Ok(Err(error));
-    }
-    let params = match function.arguments(arguments, &mut handles) {
-        Ok(params) => params,
-        Err(error) => {
-            handles.undo();
-            return Ok(Err(error));
-        }
-    };
-    let Some(func) = instance.get_func(&mut *store, export) else {
-        return Err(wasmtime::Error::msg("the exported function is gone").into());
-    };
-    let mut results = vec![Val::Bool(false); usize::from(function.result.is_some())];
-    if function.is_async {
-        let control = Arc::clone(&store.data().control);
-        tasks::run(&control, func.call_async(&mut *store, &params, &mut results)).await?;
-    } else {
-        func.call_async(&mut *store, &params, &mut results).await?;
-    }
-    let result = function.result(results.first(), &mut handles);
-    match handles.problem() {
-        None => Ok(Ok(result)),
-        Some(error) => Err(Failure::Call(error)),
-    }
 }

@@ -62,14 +62,17 @@ impl Resources {
         self.0.iter()
     }
 
-    /// The name of one; none if the component does not export it.
-    pub fn name(&self, ty: &ResourceType) -> Option<&str> {
-        self.0.iter().find(|exported| exported.ty == *ty).map(|exported| exported.name.as_str())
+    fn find(&self, ty: &ResourceType) -> Option<&Exported> {
+        self.0.iter().find(|exported| exported.ty == *ty)
+    }
+
+    fn name(&self, ty: &ResourceType) -> &str {
+        self.find(ty).map_or("resource", |exported| &exported.name)
     }
 
     /// The schema of a handle; none for a resource that the component does not export.
     pub fn schema(&self, ty: &ResourceType) -> Option<Value> {
-        let exported = self.0.iter().find(|exported| exported.ty == *ty)?;
+        let exported = self.find(ty)?;
         let of = match short_name(&exported.scope) {
             "" => String::new(),
             scope => format!(" of {scope}"),
@@ -169,27 +172,10 @@ impl InCall<'_> {
         self.problem
     }
 
-    /// Takes the resource of a handle out, to end it.
-    pub fn remove(&mut self, handle: &str, ty: &ResourceType) -> Result<ResourceAny, String> {
-        match self.given.0.get(handle) {
-            Some(held) if held.ty == *ty => {
-                let held = *held;
-                self.given.0.remove(handle);
-                Ok(held.resource)
-            }
-            _ => Err(self.refusal(handle, ty)),
-        }
-    }
-
     fn refusal(&self, handle: &str, ty: &ResourceType) -> String {
-        let name = self.resources.name(ty).unwrap_or("resource");
+        let name = self.resources.name(ty);
         match self.given.0.get(handle) {
-            Some(held) => {
-                format!(
-                    "is the handle of a `{}`, not of a `{name}`",
-                    self.resources.name(&held.ty).unwrap_or("resource")
-                )
-            }
+            Some(held) => format!("is the handle of a `{}`, not of a `{name}`", self.resources.name(&held.ty)),
             None => expired(name),
         }
     }

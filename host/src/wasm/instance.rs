@@ -73,7 +73,7 @@ impl Target {
     pub fn has_handles(&self) -> bool {
         match self {
             Self::Sdk { .. } => false,
-            Self::Plain { function, .. } => function.takes_handles || function.gives_handles,
+            Self::Plain { function, .. } => function.has_handles(),
         }
     }
 }
@@ -118,7 +118,7 @@ async fn in_guest(
     running: Running,
     control: &Arc<Control>,
 ) -> (Result<ToolResult, Failure>, Cost) {
-    let mut loan = match loan(target, &running, control).await {
+    let mut loan = match loan(target, arguments, &running, control).await {
         Ok(loan) => loan,
         Err(failure) => return (Err(failure), control.cost(0)),
     };
@@ -145,14 +145,14 @@ async fn in_guest(
 }
 
 /// The guest that serves the call, if that is one that stays.
-async fn loan(target: &Target, running: &Running, control: &Control) -> Result<Loan, Failure> {
+async fn loan(target: &Target, arguments: &Value, running: &Running, control: &Control) -> Result<Loan, Failure> {
     let Some(keeping) = &running.keeping else { return Ok(Loan::None) };
     if let Target::Plain { function, .. } = target
-        && (function.takes_handles || function.gives_handles)
+        && function.has_handles()
     {
         let (session, patient) = (running.session.as_ref(), running.depth == 0);
         let seat = keeping.seat(&running.principal, session, function.takes_handles, patient, control).await?;
-        return seat.ok_or_else(|| Failure::Call(function.without_instance()));
+        return seat.ok_or_else(|| Failure::Call(function.without_instance(arguments)));
     }
     Ok(match keeping.reuse {
         Some(reuse) => keeping.spare(&running.principal.tenant, &running.tool, reuse),

@@ -9,13 +9,13 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use serde_json::{Value, json};
 use wasmtime::component::{
-    Component, ComponentExportIndex, ResourceAny, ResourceType, Type, Val, types::ComponentFunc, types::ComponentItem,
+    Component, ComponentExportIndex, ResourceType, Type, Val, types::ComponentFunc, types::ComponentItem,
 };
 
 use super::{
     bindings::exports::mcpp::tool::tools::{Annotations, Tool as WitTool},
     docs::{Docs, KnownTypes, short_name},
-    handles::{Exported, Handles, InCall, Resources, Unseen, expired, resources_in, too_many},
+    handles::{Exported, GivenOut, Handles, InCall, Resources, Unseen, expired, resources_in, too_many},
     schema, value,
 };
 use crate::call::{CallError, Content, ToolResult};
@@ -57,8 +57,8 @@ pub struct PlainFunction {
 pub enum Action {
     /// Calls the function that is exported here.
     Call(ComponentExportIndex),
-    /// Ends a resource.
-    Drop(ResourceType),
+    /// Ends the resource that is its one argument.
+    Drop,
 }
 
 /// The one argument of a tool that ends a resource.
@@ -213,7 +213,7 @@ fn drop_of(resource: &Exported, resources: &Arc<Resources>) -> (Place, Result<Pl
         "type": "object", "properties": { DROPPED: handle }, "required": [DROPPED], "additionalProperties": false,
     });
     let function = PlainFunction {
-        action: Action::Drop(resource.ty),
+        action: Action::Drop,
         tool: String::new(),
         is_async: false,
         description: format!("Ends a `{}`: its handle is good for nothing afterwards.", resource.name),
@@ -292,30 +292,16 @@ impl PlainFunction {
             .map_err(|mismatch| CallError::InvalidArguments { path: mismatch.path, reason: mismatch.reason })
     }
 
-    /// The resource that is to end.
-    pub fn dropped(
-        &self,
-        arguments: &Value,
-        ty: &ResourceType,
-        handles: &mut InCall<'_>,
-    ) -> Result<ResourceAny, CallError> {
-        let handle = arguments.get(DROPPED).and_then(Value::as_str).unwrap_or_default();
-        let invalid = |reason| CallError::InvalidArguments { path: format!("/{DROPPED}"), reason };
-        handles.remove(handle, ty).map_err(invalid)
+    /// Whether clients hold resources of it, or show it some.
+    pub fn has_handles(&self) -> bool {
+        self.takes_handles || self.gives_handles
     }
 
     /// What there is to say if a client that shows a handle has no instance.
-    pub fn without_instance(&self) -> CallError {
-        let of = |ty: &Type| match ty {
-            Type::Own(ty) | Type::Borrow(ty) => self.resources.name(ty).map(str::to_owned),
-            _ => None,
-        };
-        let (path, name) = self
-            .params
-            .iter()
-            .find_map(|(name, ty)| Some((format!("/{}", value::escape(name)), of(ty)?)))
-            .unwrap_or_else(|| (String::new(), "resource".to_owned()));
-        CallError::InvalidArguments { path, reason: expired(&name) }
+    pub fn without_instance(&self, arguments: &Value) -> CallError {
+        let nothing = || CallError::InvalidArguments { path: String::new(), reason: expired("resource") };
+        let refused = self.arguments(arguments, &mut GivenOut::default().in_call(&self.resources)).err();
+        refused.unwrap_or_else(nothing)
     }
 
     /// Whether there is room for what it may give.

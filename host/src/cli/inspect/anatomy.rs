@@ -18,7 +18,7 @@ const MAX_NAME: usize = 80;
 #[derive(Debug, Default, Serialize)]
 pub(super) struct Anatomy {
     pub(super) size: Size,
-    /// What it says that it is written in; if it does not, what the modules in it say.
+    /// What it says that it is written in; if it does not, what the modules in it say, by name (a linker puts them in any order).
     pub(super) language: Vec<String>,
     /// What made it, with versions: `processed-by`.
     pub(super) processed_by: Vec<String>,
@@ -82,6 +82,7 @@ impl Anatomy {
         let mut largest: Vec<_> = custom.into_iter().collect();
         largest.sort_by_key(|(_, bytes)| std::cmp::Reverse(*bytes));
         size.custom_sections = largest.into_iter().take(MAX_CUSTOM).collect();
+        within.language.sort();
         let language = if own.language.is_empty() { within.language } else { own.language };
         Self {
             size,
@@ -173,6 +174,8 @@ mod tests {
         let both = anatomy(&format!("(component {outer} (core module {inner}))"));
         assert_eq!((both.language, both.processed_by, both.sdk), (s("Python 1"), s("cc 1"), s("kit 1")));
         assert_eq!(anatomy(&format!("(component (core module {inner}))")).language, s("C 1"));
+        let two = producers(&[("language", "Rust"), ("language", "C")]);
+        assert_eq!(anatomy(&format!("(component (core module {two}))")).language, ["C 1", "Rust 1"]);
     }
 
     #[test]

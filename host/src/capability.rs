@@ -23,7 +23,8 @@ use crate::{
 /// The start of every version of our own packages that this host links.
 pub const SPOKEN: &str = "0.1.";
 
-/// The versions of the standard packages that this host links: all releases that begin with one that ends in a dot, and exactly one of a draft.
+/// The versions of the standard packages that this host links: all releases that begin with one that ends in a dot, and exactly one of a draft. An empty one is an import
+/// without a version.
 pub const STANDARD: &[(&str, &[&str])] = &[
     ("wasi:io", &["0.2."]),
     ("wasi:clocks", &["0.2.", WASI_OF_TASKS]),
@@ -34,7 +35,8 @@ pub const STANDARD: &[(&str, &[&str])] = &[
     ("wasi:http", &["0.2."]),
     ("wasi:keyvalue", &["0.2.0-draft"]),
     ("wasi:config", &["0.2.0-rc.1"]),
-    ("wasi:logging", &["0.1.0-draft"]),
+    // Its draft is also used as it stands in its repository, where it has no version.
+    ("wasi:logging", &["0.1.0-draft", ""]),
 ];
 
 /// One capability: interfaces that are granted, linked and explained together.
@@ -102,7 +104,7 @@ pub const TABLE: &[Capability] = &[
     },
     Capability {
         name: "logging",
-        meaning: "write log records of the running call (wasi:logging 0.1.0-draft)",
+        meaning: "write log records of the running call (wasi:logging 0.1.0-draft, or without a version)",
         interfaces: &["wasi:logging/logging"],
         access: Access::Everyone,
         link: logging::link,
@@ -245,7 +247,11 @@ pub fn foreign_standard(import: &str) -> Option<(&'static str, String)> {
         true => is_release && version.starts_with(spoken),
         false => version == *spoken,
     };
-    let written = |spoken: &&str| if spoken.ends_with('.') { format!("{spoken}x") } else { (*spoken).to_owned() };
+    let written = |spoken: &&str| match *spoken {
+        "" => "none".to_owned(),
+        releases if releases.ends_with('.') => format!("{releases}x"),
+        draft => draft.to_owned(),
+    };
     (!spoken.iter().any(same)).then(|| (*package, spoken.iter().map(written).collect::<Vec<_>>().join(" and ")))
 }
 
@@ -308,7 +314,8 @@ mod tests {
             ("wasi:config/store@0.2.0-rc.1", None),
             ("wasi:config/store@0.2.0-draft", Some("0.2.0-rc.1")),
             ("wasi:logging/logging@0.1.0-draft", None),
-            ("wasi:logging/logging@0.1.0", Some("0.1.0-draft")),
+            ("wasi:logging/logging", None),
+            ("wasi:logging/logging@0.1.0", Some("0.1.0-draft and none")),
         ] {
             let said = check("guest", import, &granted).map_err(|error| error.to_string());
             match spoken {

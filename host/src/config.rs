@@ -137,11 +137,14 @@ pub struct ToolsConfig {
     pub pinned: bool,
     /// The folder of the grants of `local`; `grants` in the data directory if not set.
     pub grants: Option<PathBuf>,
+    /// Whether a new build in a folder first runs with the code of a fast compiler. For `mcpp dev`, which makes the fast code behind it; no setting of a file.
+    #[serde(skip)]
+    pub baseline_first: bool,
 }
 
 impl Default for ToolsConfig {
     fn default() -> Self {
-        Self { folders: Vec::new(), builtin: true, pinned: false, grants: None }
+        Self { folders: Vec::new(), builtin: true, pinned: false, grants: None, baseline_first: false }
     }
 }
 

@@ -93,6 +93,7 @@ impl Host {
             grants,
             own_folders,
             pinned: config.tools.pinned,
+            baseline_first: config.tools.baseline_first,
             built_in: Arc::new(BuiltIns::new(built_in, cache)),
             limits: config.limits(),
             tenant_limits: config.tenant_limits(),

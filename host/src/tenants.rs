@@ -50,6 +50,8 @@ pub struct TenantsConfig {
     pub own_folders: OwnFolders,
     /// Whether the tools folders of `local` are pinned.
     pub pinned: bool,
+    /// Whether what is new in a folder first runs with the code of a fast compiler.
+    pub baseline_first: bool,
     /// Components that every tenant has.
     pub built_in: Arc<BuiltIns>,
     /// What a call may use unless a grant says otherwise.
@@ -199,6 +201,7 @@ impl Tenants {
             pinned: if local { self.config.pinned } else { home.settings()?.pinned },
             own_folders: self.config.own_folders.clone(),
             limits: self.config.limits,
+            baseline_first: self.config.baseline_first,
         };
         let cache = Cache::open(&self.config.homes.compiled(&home.tenant));
         let cache = cache

@@ -37,7 +37,7 @@ use std::{
     time::Duration,
 };
 
-use features::{Features, Fuel, Tasks};
+use features::{Code, Features, Fuel, Tasks};
 use serde::{Deserialize, Serialize};
 use wasmtime::{Enabled, InstanceAllocationStrategy, PoolingAllocationConfig};
 
@@ -160,12 +160,9 @@ impl Engine {
 
     /// The engine that has `features`; made when the first component needs it.
     pub fn with(&self, features: Features) -> Result<&wasmtime::Engine, EngineError> {
-        let [tasks, fuel, both] = &self.others.made;
-        let made = match (features.tasks, features.fuel) {
-            (Tasks::One, Fuel::Uncounted) => return Ok(&self.engine),
-            (Tasks::Many, Fuel::Uncounted) => tasks,
-            (Tasks::One, Fuel::Counted) => fuel,
-            (Tasks::Many, Fuel::Counted) => both,
+        let made = match self.others.made.get(features.number()) {
+            Some(made) if features != Features::default() => made,
+            _ => return Ok(&self.engine),
         };
         if let Some(engine) = made.get() {
             return Ok(engine);
@@ -187,8 +184,8 @@ impl Engine {
 /// The engines beside the usual one.
 struct Others {
     config: EngineConfig,
-    /// With tasks, with fuel, with both.
-    made: [OnceLock<wasmtime::Engine>; 3],
+    /// By the number of their features; the first place stays empty.
+    made: [OnceLock<wasmtime::Engine>; Features::COMBINATIONS],
 }
 
 fn make(config: &EngineConfig, features: Features) -> Result<wasmtime::Engine, EngineError> {
@@ -236,6 +233,9 @@ fn engine_config(config: &EngineConfig, features: Features) -> wasmtime::Config 
         // What a task had on its stack is not kept for a next one: there are many stacks.
         .async_stack_zeroing(tasks)
         .allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
+    if features.code == Code::Baseline {
+        wasm.strategy(wasmtime::Strategy::Winch);
+    }
     wasm
 }
 

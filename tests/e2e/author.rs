@@ -178,8 +178,11 @@ fn a_save_is_live_and_a_broken_one_is_not() {
 
     change(&folder, "Hello, {name}!", "Good day, {name}!");
     let said = dev.hears("clients see the same tools");
-    let steps = ["noticed in ", "built in ", "compiled in ", "tools listed in ", "swapped in "];
+    let steps = ["noticed in ", "built in ", "compiled without optimization in ", "tools listed in ", "swapped in "];
     assert!(said.contains("is live on") && steps.iter().all(|step| said.contains(step)), "{said}");
+    assert!(greet().contains("Good day, World!"));
+    // What serves at once is followed by what is fast.
+    dev.hears("optimized code serves now (compiled in ");
     assert!(greet().contains("Good day, World!"));
 
     change(&folder, "/// Greets somebody.", "/// Greets somebody politely.");

@@ -8,7 +8,10 @@ use std::{
 
 use serde_json::{Value, json};
 
-use crate::support::{PATIENCE, TestHost, folder, grant, guest};
+use crate::{
+    command_line::{run, stderr, stdout},
+    support::{PATIENCE, TestHost, folder, grant, guest},
+};
 
 /// A host with the component `files`, which may read `/in` and change `/out`. Both are in the host's folder, beside `outside`.
 async fn files_host(grants: &str) -> TestHost {
@@ -65,6 +68,39 @@ fn everything(path: &Path) -> Vec<(String, String)> {
         .collect();
     all.sort();
     all
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_used_of_directories_is_learned() {
+    let host = files_host("").await;
+    let data = inside(&host, "data").display().to_string();
+    let mcpp = |command: &str| {
+        let done = tokio::task::block_in_place(|| run(&[command, "files", "--data", &data], &[]));
+        assert!(done.status.success(), "{}", stderr(&done));
+        stdout(&done)
+    };
+    let lines = |dir: &str, at: &str, mode: &str| {
+        let path = inside(&host, dir).display().to_string();
+        format!("[[files]]\npath = \"{path}\"\nat = \"{at}\"\nmode = \"{mode}\"\n")
+    };
+    value(&host, "files_granted", json!({})).await;
+    assert!(!mcpp("learn").contains("[[files]]"), "that it knows of them is no use of them");
+    value(&host, "files_read", json!({ "path": "/in/greeting.txt" })).await;
+    value(&host, "files_list", json!({ "path": "/work/out" })).await;
+    let learned = mcpp("learn");
+    let read = [lines("in", "/in", "read"), lines("out", "/work/out", "read")];
+    assert!(read.iter().all(|read| learned.contains(read)), "{learned}");
+    // Deep within, and in a directory that it opened itself.
+    assert_eq!(std_fs(&host, "make-dir", "/work/out/a", "").await, "done");
+    assert!(mcpp("learn").contains(&lines("out", "/work/out", "read-write")), "{}", mcpp("learn"));
+    // What it may not is what the least grant would have to say, and why it was denied is said.
+    assert_ne!(std_fs(&host, "append", "/in/greeting.txt", "more").await, "done");
+    let learned = mcpp("learn");
+    assert!(learned.contains(&lines("in", "/in", "read-write")), "{learned}");
+    assert_eq!(learned.matches("[[files]]").count(), 2, "{learned}");
+    let explained = mcpp("explain");
+    assert!(explained.contains("denied 1 times, last in `files_do`: it may only read /in"), "{explained}");
+    assert!(explained.contains("mcpp grant files '[[files]]"), "{explained}");
 }
 
 #[tokio::test]

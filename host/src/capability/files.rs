@@ -33,7 +33,10 @@ use self::{
     pool::{blocking, in_pool},
     stream::{Reader, Writer},
 };
-use crate::wasm::{control::Control, state::State};
+use crate::{
+    grants::{files::FolderMode, ledger::Witness},
+    wasm::{control::Control, state::State},
+};
 
 type Fd = Resource<Descriptor>;
 
@@ -47,6 +50,8 @@ pub struct Files<'a> {
     pub handles: &'a mut Handles,
     /// What is granted.
     pub folders: Option<&'a Folders>,
+    /// Notes what is used of it.
+    pub witness: Option<&'a Witness>,
 }
 
 impl std::fmt::Debug for Files<'_> {
@@ -78,6 +83,17 @@ impl Files<'_> {
         }
     }
 
+    /// Notes that something below an open directory is wanted.
+    fn note(&mut self, fd: &Fd, wanted: FolderMode) {
+        let (Some(folders), Some(witness), Some(number)) = (self.folders, self.witness, self.handles.granted(fd.rep()))
+        else {
+            return;
+        };
+        if self.handles.is_first_use(number, wanted) {
+            folders.note(number, wanted, witness);
+        }
+    }
+
     fn charge(&self, bytes: u64) -> FsResult<()> {
         self.control.charge_file_bytes(bytes).map_err(FsError::trap)
     }
@@ -91,8 +107,13 @@ impl Files<'_> {
 
 impl preopens::Host for Files<'_> {
     fn get_directories(&mut self) -> wasmtime::Result<Vec<(Fd, String)>> {
-        let granted = self.folders.into_iter().flat_map(Folders::iter);
-        granted.map(|(dir, at)| Ok((self.view.table.push(Descriptor::Dir(dir))?, at))).collect()
+        let granted = self.folders.into_iter().flat_map(Folders::iter).enumerate();
+        let mut given = |(number, (dir, at))| {
+            let fd = self.view.table.push(Descriptor::Dir(dir))?;
+            self.handles.keep_granted(fd.rep(), number);
+            Ok((fd, at))
+        };
+        granted.map(&mut given).collect()
     }
 }
 
@@ -106,10 +127,11 @@ impl types::Host for Files<'_> {
     }
 }
 
-/// Methods that are the engine's own, run on the threads for files.
+/// Methods that are the engine's own, run on the threads for files. What they want of which directories is noted.
 macro_rules! as_they_are {
-    ($(fn $name:ident($($param:ident: $type:ty),*) -> $answer:ty;)*) => {
+    ($($([$mode:ident of $($dir:ident),+])? fn $name:ident($($param:ident: $type:ty),*) -> $answer:ty;)*) => {
         $(async fn $name(&mut self, $($param: $type),*) -> FsResult<$answer> {
+            $($(self.note(&$dir, FolderMode::$mode);)+)?
             wait(self.control, HostDescriptor::$name(&mut self.view, $($param),*)).await
         })*
     };
@@ -124,17 +146,17 @@ impl HostDescriptor for Files<'_> {
         fn get_type(fd: Fd) -> types::DescriptorType;
         fn set_times(fd: Fd, accessed: types::NewTimestamp, modified: types::NewTimestamp) -> ();
         fn read(fd: Fd, len: u64, offset: u64) -> (Vec<u8>, bool);
-        fn create_directory_at(fd: Fd, path: String) -> ();
+        [ReadWrite of fd] fn create_directory_at(fd: Fd, path: String) -> ();
         fn stat(fd: Fd) -> types::DescriptorStat;
-        fn stat_at(fd: Fd, flags: types::PathFlags, path: String) -> types::DescriptorStat;
-        fn link_at(fd: Fd, flags: types::PathFlags, old: String, other: Fd, new: String) -> ();
-        fn readlink_at(fd: Fd, path: String) -> String;
-        fn remove_directory_at(fd: Fd, path: String) -> ();
-        fn rename_at(fd: Fd, old: String, other: Fd, new: String) -> ();
-        fn symlink_at(fd: Fd, old: String, new: String) -> ();
-        fn unlink_file_at(fd: Fd, path: String) -> ();
+        [Read of fd] fn stat_at(fd: Fd, flags: types::PathFlags, path: String) -> types::DescriptorStat;
+        [ReadWrite of fd, other] fn link_at(fd: Fd, flags: types::PathFlags, old: String, other: Fd, new: String) -> ();
+        [Read of fd] fn readlink_at(fd: Fd, path: String) -> String;
+        [ReadWrite of fd] fn remove_directory_at(fd: Fd, path: String) -> ();
+        [ReadWrite of fd, other] fn rename_at(fd: Fd, old: String, other: Fd, new: String) -> ();
+        [ReadWrite of fd] fn symlink_at(fd: Fd, old: String, new: String) -> ();
+        [ReadWrite of fd] fn unlink_file_at(fd: Fd, path: String) -> ();
         fn metadata_hash(fd: Fd) -> types::MetadataHashValue;
-        fn metadata_hash_at(fd: Fd, flags: types::PathFlags, path: String) -> types::MetadataHashValue;
+        [Read of fd] fn metadata_hash_at(fd: Fd, flags: types::PathFlags, path: String) -> types::MetadataHashValue;
     }
 
     async fn set_size(&mut self, fd: Fd, size: u64) -> FsResult<()> {
@@ -156,6 +178,7 @@ impl HostDescriptor for Files<'_> {
         accessed: types::NewTimestamp,
         modified: types::NewTimestamp,
     ) -> FsResult<()> {
+        self.note(&fd, FolderMode::ReadWrite);
         if !flags.contains(types::PathFlags::SYMLINK_FOLLOW) {
             let set = HostDescriptor::set_times_at(&mut self.view, fd, flags, path, accessed, modified);
             return wait(self.control, set).await;
@@ -179,14 +202,19 @@ impl HostDescriptor for Files<'_> {
     ) -> FsResult<Fd> {
         let dir = self.dir(&fd)?;
         let wanted = Wanted::new(path_flags, open_flags, flags)?;
+        self.note(&fd, if wanted.writes() { FolderMode::ReadWrite } else { FolderMode::Read });
         if wanted.writes() && dir.perms.write_not_permitted() {
             return Err(ErrorCode::NotPermitted.into());
         }
         let handle = self.handles.reserve().ok_or(ErrorCode::Busy)?;
         let opened = blocking(move || wanted.open(&dir, &path));
         let opened = wait(self.control, opened).await?;
+        let granted = self.handles.granted(fd.rep()).filter(|_| matches!(opened, Descriptor::Dir(_)));
         let fd = self.view.table.push(opened)?;
         self.handles.keep(fd.rep(), handle);
+        if let Some(number) = granted {
+            self.handles.keep_granted(fd.rep(), number);
+        }
         Ok(fd)
     }
 
@@ -196,6 +224,7 @@ impl HostDescriptor for Files<'_> {
     }
 
     async fn read_directory(&mut self, fd: Fd) -> FsResult<Resource<ReaddirIterator>> {
+        self.note(&fd, FolderMode::Read);
         let (dir, room) = (self.dir(&fd)?, self.handles.room_for_entries());
         // The engine takes a listing into memory as a whole: how long it is must be known before.
         let counted = blocking(move || open::count_entries(&dir.dir, room));

@@ -1,15 +1,27 @@
 //! `wasi:logging/logging`: log records by the standard interface, on the same way and out of the same budget as `mcpp:endpoint/log`.
 
-use wasmtime::component::{HasSelf, Linker};
+use wasmtime::{
+    StoreContextMut,
+    component::{HasSelf, Linker},
+};
 
 use crate::{
     call::LogLevel,
     wasm::{bindings::standard::wasi::logging::logging, state::State},
 };
 
-/// Links it.
+/// The interface as the draft's repository has it, without a version.
+const UNVERSIONED: &str = "wasi:logging/logging";
+
+/// Links it, with the draft's version and without.
 pub(super) fn link(linker: &mut Linker<State>) -> wasmtime::Result<()> {
-    logging::add_to_linker::<State, HasSelf<State>>(linker, |state| state)
+    logging::add_to_linker::<State, HasSelf<State>>(linker, |state| state)?;
+    linker.instance(UNVERSIONED)?.func_wrap(
+        "log",
+        |mut store: StoreContextMut<'_, State>, (level, context, message): (logging::Level, String, String)| {
+            logging::Host::log(store.data_mut(), level, context, message)
+        },
+    )
 }
 
 impl From<logging::Level> for LogLevel {

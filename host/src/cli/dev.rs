@@ -18,6 +18,7 @@ use anyhow::Context as _;
 use clap::Args;
 use tokio::{
     signal::unix::{SignalKind, signal},
+    task::JoinSet,
     time::Instant,
 };
 
@@ -40,7 +41,9 @@ use crate::{
     host::Host,
     registry::catalog::{LoadTimes, Revision},
     reload::accept::Face,
+    telemetry::chain,
     tenant::TenantId,
+    wasm::{component::LoadError, features::Code},
 };
 
 /// Where the host keeps its files, in the project's folder.
@@ -82,10 +85,12 @@ impl Dev {
         config.tools.folders = vec![tools.clone()];
         config.tools.builtin = false;
         config.tools.pinned = false;
+        config.tools.baseline_first = true;
         // The watch begins before the first build, so that no save is missed.
         let mut sources = Sources::watch(&project.folder)?;
         let host = start(config, self.listen).await?;
-        let mut session = Session { project, host, data, tools, built: None, live: None, waiting: false };
+        let mut session =
+            Session { project, host, data, tools, built: None, live: None, waiting: false, optimizing: JoinSet::new() };
         let outcome = session.serve(&mut sources).await;
         session.host.stop().await;
         outcome?;
@@ -136,6 +141,8 @@ struct Session {
     live: Option<Face>,
     /// Whether the newest build waits for a grant, or is not live for another reason.
     waiting: bool,
+    /// What makes the optimized code of the build that is live; how long that took.
+    optimizing: JoinSet<Result<Option<Duration>, LoadError>>,
 }
 
 /// A build in the tools folder.
@@ -154,7 +161,11 @@ impl Build {
         let mut steps = Vec::from_iter(self.noticed.map(|noticed| ("noticed", noticed)));
         steps.push(("built", self.took));
         if let Some(LoadTimes { compile, cached, list, swap }) = live.times.get() {
-            let compiled = if *cached { "compiled before, read" } else { "compiled" };
+            let compiled = match (live.code, *cached) {
+                (_, true) => "compiled before, read",
+                (Code::Baseline, false) => "compiled without optimization",
+                (Code::Optimized, false) => "compiled",
+            };
             steps.extend([(compiled, *compile), ("tools listed", *list), ("swapped", *swap)]);
         }
         steps.into_iter().map(|(step, took)| format!("{step} in {}", shown(took))).collect()
@@ -187,7 +198,11 @@ impl Session {
                     }
                 }
                 // A grant that is given meanwhile lets what waits for it go live.
-                () = tokio::time::sleep(RECHECK), if self.waiting => self.waiting = !self.settle(),
+                () = tokio::time::sleep(RECHECK), if self.waiting => {
+                    self.waiting = !self.settle();
+                    self.optimize().await?;
+                }
+                Some(Ok(made)) = self.optimizing.join_next() => self.optimized(made).await?,
             }
         }
     }
@@ -230,7 +245,7 @@ impl Session {
         self.built = Some(Build { digest, imports: imports.collect(), noticed, took: built.took, component });
         self.host.reload().await?;
         if self.settle() {
-            return Ok(());
+            return self.optimize().await;
         }
         self.waiting = true;
         self.refused();
@@ -250,6 +265,35 @@ impl Session {
             self.live = Some(face);
         }
         true
+    }
+
+    /// Begins to make the optimized code of the build that is live, if it serves without.
+    async fn optimize(&mut self) -> anyhow::Result<()> {
+        let live = self.host.registry().catalog(&TenantId::local()).components().next().cloned();
+        let loader = self.host.tenants().reloader().loader(&TenantId::local()).await?;
+        if let (Some(live), Some(loader), false) = (live, loader, self.waiting)
+            && live.code == Code::Baseline
+        {
+            self.optimizing.spawn(async move { loader.optimize(&live).await });
+        }
+        Ok(())
+    }
+
+    /// Lets the optimized code serve.
+    async fn optimized(&self, made: Result<Option<Duration>, LoadError>) -> anyhow::Result<()> {
+        match made {
+            Ok(Some(took)) => {
+                self.host.reload().await?;
+                let catalog = self.host.registry().catalog(&TenantId::local());
+                // Another build may have taken its place meanwhile.
+                if catalog.components().all(|live| live.code == Code::Optimized) {
+                    tell(&format!("  optimized code serves now (compiled in {})", shown(took)));
+                }
+            }
+            Ok(None) => {}
+            Err(error) => tell(&paint(Style::Warning, &format!("  it is not optimized: {}", clean(&chain(&error))))),
+        }
+        Ok(())
     }
 
     fn announce(&self, build: &Build, revision: &Revision, face: &Face) {

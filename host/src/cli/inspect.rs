@@ -28,7 +28,7 @@ use crate::{
         Engine, EngineConfig,
         admission::{Admission, Share},
         component::{self, LoadError, MAX_COMPONENT_BYTES, Origin},
-        features::Fuel,
+        features::{Code, Fuel},
         limits::{Limits, TenantLimits},
     },
 };
@@ -113,7 +113,7 @@ impl Inspect {
         let name = ComponentName::new(&stem)?;
         let config = EngineConfig { max_running: 2, max_waiting: 1, guest_threads: 1, ..EngineConfig::default() };
         let engine = Engine::new(&config)?;
-        let compiled = component::compile(&engine, None, name, &wasm, Fuel::Uncounted)?;
+        let compiled = component::compile(&engine, None, name, &wasm, Fuel::Uncounted, Code::Optimized)?;
         let imports: Vec<Import> = compiled.imports().into_iter().map(import).collect();
         let mut explanation = Explanation {
             component: stem,

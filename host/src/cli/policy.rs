@@ -16,7 +16,7 @@ use crate::{
     call::{ComponentName, ToolName},
     events::record::Topic,
     files::{lock, write_durably},
-    grants::{ComponentGrant, FORMAT_VERSION, ledger::Note},
+    grants::{ComponentGrant, FORMAT_VERSION, files::FolderGrant, ledger::Note},
     reload::Report,
     tenant::{TenantId, home::Homes},
 };
@@ -67,10 +67,13 @@ fn read(file: &PathBuf) -> anyhow::Result<DocumentMut> {
     }
 }
 
-/// Adds what `more` says: lists grow, tables grow, anything else is replaced.
+/// Adds what `more` says: lists grow, tables grow, a directory that was read may be written, anything else is replaced.
 fn merge(into: &mut Table, more: &Table) {
     for (key, item) in more {
         match (into.get_mut(key), item) {
+            (Some(Item::ArrayOfTables(known)), Item::ArrayOfTables(more)) if key == "files" => {
+                more.iter().for_each(|folder| add_folder(known, folder));
+            }
             (Some(Item::Value(Value::Array(known))), Item::Value(Value::Array(more))) => extend(known, more),
             (Some(Item::ArrayOfTables(known)), Item::ArrayOfTables(more)) => {
                 let new = |table: &&Table| !known.iter().any(|known| same(known, table));
@@ -84,6 +87,20 @@ fn merge(into: &mut Table, more: &Table) {
             }
             _ => drop(into.insert(key, item.clone())),
         }
+    }
+}
+
+/// Adds a directory, or widens what may be done with one that is there.
+fn add_folder(known: &mut ArrayOfTables, folder: &Table) {
+    let parse = |table: &Table| toml::from_str::<FolderGrant>(&table.to_string()).ok();
+    let new = parse(folder);
+    let place = |grant: &FolderGrant| (grant.path.clone(), grant.at.clone());
+    let is_same = |table: &Table| new.is_some() && parse(table).as_ref().map(place) == new.as_ref().map(place);
+    let Some(place) = known.iter().position(is_same) else { return known.push(folder.clone()) };
+    if let (Some(known), Some(new)) = (known.get_mut(place), &new)
+        && parse(known).is_some_and(|known| new.mode > known.mode)
+    {
+        known.insert("mode", toml_edit::value(new.mode.to_string()));
     }
 }
 
@@ -346,6 +363,7 @@ async fn explanation(operator: &Operator, component: &str) -> anyhow::Result<Exp
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::grants::files::FolderMode;
 
     fn merged(text: &str, pieces: &[&str]) -> String {
         let document = text.parse().expect("TOML");
@@ -390,6 +408,10 @@ mod tests {
             note("[secrets]\nB = [\"https://a.com\"]", Some("no")),
             note("[[http]]\nurl = \"https://a.com/v1\"\nmethods = [\"GET\"]", None),
             note("[[http]]\nurl = \"https://a.com/v2\"\nmethods = [\"PUT\"]", Some("no")),
+            note("[[files]]\npath = \"/a\"\nat = \"/in\"\nmode = \"read\"", None),
+            note("[[files]]\npath = \"/b\"\nat = \"/out\"\nmode = \"read-write\"", None),
+            note("[[files]]\npath = \"/b\"\nat = \"/out\"\nmode = \"read\"", None),
+            note("[[files]]\npath = \"/a\"\nat = \"/in\"\nmode = \"read-write\"", Some("no")),
         ])
         .expect("TOML");
         let grant = ComponentGrant::parse(std::path::Path::new("x"), &policy).expect("valid");
@@ -397,6 +419,8 @@ mod tests {
         let http = |method: &str, url: &str| What::Http { method: method.into(), url: url.parse().expect("a URL") };
         assert!(allows(What::Store) && allows(What::Call { tool: "text_hash".into() }), "{policy}");
         assert!(allows(http("GET", "https://a.com/v1")) && allows(http("PUT", "https://a.com/v2")));
+        let folders: Vec<_> = grant.files.iter().map(|folder| (folder.at.as_str(), folder.mode)).collect();
+        assert_eq!(folders, [("/in", FolderMode::ReadWrite), ("/out", FolderMode::ReadWrite)], "{policy}");
         assert!(!allows(http("PUT", "https://a.com/v1")) && !allows(What::Call { tool: "text_x".into() }));
     }
 }

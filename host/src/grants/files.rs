@@ -24,8 +24,8 @@ pub struct FolderGrant {
     pub mode: FolderMode,
 }
 
-/// What may be done with a directory and all below it.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+/// What may be done with a directory and all below it; the later ones include the earlier.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum FolderMode {
     /// List and read.
@@ -41,6 +41,14 @@ impl std::fmt::Display for FolderMode {
             Self::Read => "read",
             Self::ReadWrite => "read-write",
         })
+    }
+}
+
+/// As it is written in the file.
+impl std::fmt::Display for FolderGrant {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (path, at) = (toml::Value::from(self.path.to_string_lossy().as_ref()), toml::Value::from(self.at.as_str()));
+        write!(f, "[[files]]\npath = {path}\nat = {at}\nmode = \"{}\"", self.mode)
     }
 }
 
@@ -120,6 +128,12 @@ mod tests {
         let folders = parse(text).expect("valid");
         let seen: Vec<_> = folders.iter().map(|folder| (folder.at.as_str(), folder.mode)).collect();
         assert_eq!(seen, [("/data", FolderMode::Read), ("/work/out", FolderMode::ReadWrite)]);
+    }
+
+    #[test]
+    fn a_directory_is_written_as_it_is_read() {
+        let grant = FolderGrant { path: "/srv/\"a\\b\"\n".into(), at: "/x \"y\"".into(), mode: FolderMode::ReadWrite };
+        assert_eq!(parse(&grant.to_string()), Ok(vec![grant]));
     }
 
     #[test]

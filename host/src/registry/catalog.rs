@@ -19,6 +19,7 @@ use crate::{
     grants::ComponentGrant,
     wasm::{
         component::{LoadError, Loaded, Origin},
+        features::Code,
         handler::Handler,
         limits::Limits,
         migration::Migration,
@@ -34,6 +35,8 @@ pub struct Revision {
     pub digest: String,
     /// Its size, in bytes.
     pub bytes: usize,
+    /// Which compiler made its code.
+    pub code: Code,
     /// Where it is from.
     pub origin: Origin,
     /// The grant under which it was admitted.
@@ -101,6 +104,7 @@ impl Revision {
             name: loaded.name,
             digest: loaded.digest,
             bytes: loaded.bytes,
+            code: loaded.code,
             origin,
             grant: grant.clone(),
             since: SystemTime::now(),

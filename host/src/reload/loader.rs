@@ -36,7 +36,7 @@ use crate::{
         Engine,
         cache::Cache,
         component::{self, Compiled, LoadError, MAX_COMPONENT_BYTES, Origin},
-        features::Fuel,
+        features::{Code, Fuel},
         limits::Limits,
     },
 };
@@ -119,7 +119,8 @@ impl BuiltIns {
         name: ComponentName,
         fuel: Fuel,
     ) -> Result<Compiled, LoadError> {
-        let compile = || compile(engine.clone(), self.cache.clone(), name, Cow::Borrowed(built_in.wasm), fuel);
+        let wasm = Cow::Borrowed(built_in.wasm);
+        let compile = || compile(engine.clone(), self.cache.clone(), name, wasm, fuel, Code::Optimized);
         match self.compiled.get(&(built_in.name, fuel)) {
             Some(cell) => cell.get_or_try_init(compile).await.cloned(),
             None => compile().await,
@@ -146,6 +147,8 @@ pub struct LoaderConfig {
     pub own_folders: OwnFolders,
     /// What a call may use unless a grant says otherwise.
     pub limits: Limits,
+    /// Whether what is new in a folder first runs with the code of the fast compiler, until [`Loader::optimize`] is called and it is looked at again.
+    pub baseline_first: bool,
 }
 
 /// Loads components for one tenant.
@@ -336,6 +339,7 @@ impl Loader {
             && live.grant == grant
             && live.powers.files.are_current()
             && live.digest == blake3::hash(&wasm).to_hex().as_str()
+            && (live.code == Code::Optimized || !self.is_optimized(&wasm, &grant))
             && !catalog.problems().any(|problem| problem.component == name.as_str())
         {
             return Ok(Outcome::Unchanged);
@@ -344,7 +348,10 @@ impl Loader {
         let (engine, fuel) = (self.registry.engine(), grant.fuel(&self.config.limits));
         let compiled = match source {
             Source::BuiltIn(built_in) => self.config.built_in.compiled(engine, *built_in, name, fuel).await?,
-            Source::File(_) => compile(engine.clone(), self.cache.clone(), name, wasm, fuel).await?,
+            Source::File(_) => {
+                let code = if self.config.baseline_first { Code::Baseline } else { Code::Optimized };
+                compile(engine.clone(), self.cache.clone(), name, wasm, fuel, code).await?
+            }
         };
         let compiled_at = Instant::now();
         let imports: BTreeSet<String> = compiled.imports().into_iter().collect();
@@ -369,6 +376,21 @@ impl Loader {
         migration::bring_up(&self.registry, tenant, revision).await?;
         let (compile, list) = (compiled_at.duration_since(started), listed_at.duration_since(compiled_at));
         Ok(Outcome::Loaded(LoadTimes { compile, cached, list, swap: listed_at.elapsed() }))
+    }
+
+    /// Makes the optimized code of a component that runs without it; how long that took. It is used from the next look on.
+    pub async fn optimize(&self, live: &Revision) -> Result<Option<Duration>, LoadError> {
+        let (Code::Baseline, Origin::File(path)) = (live.code, &live.origin) else { return Ok(None) };
+        let started = Instant::now();
+        let Some(wasm) = read(&Source::File(path.clone())).await? else { return Ok(None) };
+        let (engine, fuel) = (self.registry.engine().clone(), live.grant.fuel(&self.config.limits));
+        compile(engine, self.cache.clone(), live.name.clone(), wasm, fuel, Code::Optimized).await?;
+        Ok(Some(started.elapsed()))
+    }
+
+    fn is_optimized(&self, wasm: &[u8], grant: &ComponentGrant) -> bool {
+        let fuel = grant.fuel(&self.config.limits);
+        self.cache.as_ref().is_some_and(|cache| component::is_optimized(self.registry.engine(), cache, wasm, fuel))
     }
 
     /// What a component may do: as the operator's grants say, or, for a built-in one that they do not name, as it is shipped.
@@ -437,8 +459,9 @@ async fn compile(
     name: ComponentName,
     wasm: Cow<'static, [u8]>,
     fuel: Fuel,
+    code: Code,
 ) -> Result<Compiled, LoadError> {
-    let compile = move || component::compile(&engine, cache.as_deref(), name, &wasm, fuel);
+    let compile = move || component::compile(&engine, cache.as_deref(), name, &wasm, fuel, code);
     tokio::task::spawn_blocking(compile).await.map_err(|_| LoadError::Stopping)?
 }
 

@@ -61,10 +61,20 @@ impl Cache {
         Ok(Self { dir: dir.to_owned(), key })
     }
 
-    /// The compiled form of `wasm`, from the cache or by compiling; whether it came from the cache.
-    pub fn load_or_compile(&self, engine: &wasmtime::Engine, wasm: &[u8]) -> wasmtime::Result<(Component, bool)> {
+    /// Whether there is an entry of `wasm`; whether it is sound is seen when it is loaded.
+    pub fn has(&self, engine: &wasmtime::Engine, wasm: &[u8]) -> bool {
+        self.entry(engine, wasm).1.exists()
+    }
+
+    fn entry(&self, engine: &wasmtime::Engine, wasm: &[u8]) -> (Digest, PathBuf) {
         let digest = Digest { wasm: blake3::hash(wasm), engine: engine_hash(engine) };
         let path = self.dir.join(format!("{}.cwasm", digest.entry_name()));
+        (digest, path)
+    }
+
+    /// The compiled form of `wasm`, from the cache or by compiling; whether it came from the cache.
+    pub fn load_or_compile(&self, engine: &wasmtime::Engine, wasm: &[u8]) -> wasmtime::Result<(Component, bool)> {
+        let (digest, path) = self.entry(engine, wasm);
         if let Some(component) = self.load(engine, &path, &digest) {
             return Ok((component, true));
         }

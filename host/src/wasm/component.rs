@@ -16,7 +16,7 @@ use super::{
     cache::Cache,
     control::Control,
     docs::Docs,
-    features::{Features, Fuel},
+    features::{Code, Features, Fuel},
     handler::{self, Handler},
     instance::{self, Target},
     limits::Limits,
@@ -264,6 +264,7 @@ pub struct Compiled {
     digest: blake3::Hash,
     bytes: usize,
     cached: bool,
+    code: Code,
 }
 
 impl std::fmt::Debug for Compiled {
@@ -272,23 +273,41 @@ impl std::fmt::Debug for Compiled {
     }
 }
 
-/// Compiles `wasm`, or takes it from the cache. Blocks for as long as the compiler takes: call it where that is allowed.
+/// Compiles `wasm`, or takes it from the cache. With [`Code::Baseline`], what is not in the cache is compiled by the fast compiler, if that can, and not kept.
+/// Blocks for as long as the compiler takes: call it where that is allowed.
 pub fn compile(
     engine: &Engine,
     cache: Option<&Cache>,
     name: ComponentName,
     wasm: &[u8],
     fuel: Fuel,
+    code: Code,
 ) -> Result<Compiled, LoadError> {
     check_preamble(wasm)?;
-    let engine = engine.with(Features::of(wasm, fuel))?;
+    let docs = Arc::new(Docs::read(wasm));
+    let done = |component, cached, code| {
+        Ok(Compiled { name, component, docs, digest: blake3::hash(wasm), bytes: wasm.len(), cached, code })
+    };
+    let features = Features::of(wasm, fuel);
+    let optimizing = engine.with(features)?;
+    if code == Code::Baseline && cache.is_none_or(|cache| !cache.has(optimizing, wasm)) {
+        // What this compiler cannot do, on this machine or for this component, the other one can; and what is wrong with a component, that one says.
+        let baseline = engine.with(Features { code, ..features }).ok();
+        if let Some(component) = baseline.and_then(|engine| Component::new(engine, wasm).ok()) {
+            return done(component, false, code);
+        }
+    }
     let compiled = match cache {
-        Some(cache) => cache.load_or_compile(engine, wasm),
-        None => Component::new(engine, wasm).map(|component| (component, false)),
+        Some(cache) => cache.load_or_compile(optimizing, wasm),
+        None => Component::new(optimizing, wasm).map(|component| (component, false)),
     };
     let (component, cached) = compiled.map_err(|error| LoadError::Invalid(chain(&error)))?;
-    let docs = Arc::new(Docs::read(wasm));
-    Ok(Compiled { name, component, docs, digest: blake3::hash(wasm), bytes: wasm.len(), cached })
+    done(component, cached, Code::Optimized)
+}
+
+/// Whether the optimized code of `wasm` is in the cache.
+pub fn is_optimized(engine: &Engine, cache: &Cache, wasm: &[u8], fuel: Fuel) -> bool {
+    engine.with(Features::of(wasm, fuel)).is_ok_and(|engine| cache.has(engine, wasm))
 }
 
 fn check_preamble(wasm: &[u8]) -> Result<(), LoadError> {
@@ -386,6 +405,8 @@ pub struct Loaded {
     pub bytes: usize,
     /// Whether its code came from the compile cache.
     pub cached: bool,
+    /// Which compiler made its code.
+    pub code: Code,
     /// Its tools.
     pub tools: Vec<LoadedTool>,
     /// Its handler of events and timers, and the topics that it names.
@@ -442,8 +463,8 @@ impl Admitted {
             return Err(LoadError::TooManyTools(tools.len()));
         }
         let digest = compiled.digest.to_hex().to_string();
-        let Compiled { name, bytes, cached, .. } = compiled;
-        Ok(Loaded { name, digest, bytes, cached, tools, handler, migration, notes })
+        let Compiled { name, bytes, cached, code, .. } = compiled;
+        Ok(Loaded { name, digest, bytes, cached, code, tools, handler, migration, notes })
     }
 }
 

@@ -15,6 +15,18 @@ pub struct Features {
     pub tasks: Tasks,
     /// The count of instructions.
     pub fuel: Fuel,
+    /// Which compiler makes the code.
+    pub code: Code,
+}
+
+/// Which compiler makes an engine's code.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Code {
+    /// The one whose code is fast (Cranelift).
+    #[default]
+    Optimized,
+    /// The one that is fast itself (Winch), for what will soon be replaced.
+    Baseline,
 }
 
 /// Whether an engine counts instructions.
@@ -40,8 +52,19 @@ pub enum Tasks {
 impl Features {
     /// What `wasm` needs where its fuel is counted or not. What is no component needs nothing, and is refused by the compiler.
     pub fn of(wasm: &[u8], fuel: Fuel) -> Self {
-        Self { tasks: if needs_tasks(wasm).unwrap_or_default() { Tasks::Many } else { Tasks::One }, fuel }
+        let tasks = if needs_tasks(wasm).unwrap_or_default() { Tasks::Many } else { Tasks::One };
+        Self { tasks, fuel, code: Code::Optimized }
     }
+
+    /// A number for each combination, below [`Features::COMBINATIONS`]; 0 for what needs nothing.
+    pub fn number(self) -> usize {
+        usize::from(self.tasks == Tasks::Many)
+            | usize::from(self.fuel == Fuel::Counted) << 1
+            | usize::from(self.code == Code::Baseline) << 2
+    }
+
+    /// How many combinations there are.
+    pub const COMBINATIONS: usize = 8;
 }
 
 fn needs_tasks(wasm: &[u8]) -> wasmparser::Result<bool> {

@@ -162,6 +162,7 @@ impl State {
             stream.write_for(running.writer(), Arc::clone(&control), running.observer.clone());
         }
         self.http = HttpUse::new(Arc::clone(&control), running.way_out());
+        self.handles.wake();
         self.progress = f64::NEG_INFINITY;
         self.running = Some(running);
         self.control = control;
@@ -190,6 +191,7 @@ impl State {
             control: &self.control,
             handles: &mut self.handles,
             folders: self.running.as_ref().map(|running| &running.files),
+            witness: self.running.as_ref().map(|running| &running.witness),
         }
     }
 

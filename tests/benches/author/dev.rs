@@ -26,8 +26,11 @@ const PATIENCE: Duration = Duration::from_secs(600);
 /// Lines that may wait until somebody looks.
 const LINES: usize = 1_000;
 /// The steps that the program tells, in order; one of the two that compile is there.
-const STEPS: [&str; 6] = ["noticed", "built", "compiled", CACHED, "tools listed", "swapped"];
+const STEPS: [&str; 6] = ["noticed", "built", BASELINE, CACHED, "tools listed", "swapped"];
+const BASELINE: &str = "compiled without optimization";
 const CACHED: &str = "compiled before, read";
+/// What is said when what serves is also fast.
+const OPTIMIZED: &str = "optimized code serves now";
 
 /// `mcpp dev`, and what it says.
 struct Dev {
@@ -52,10 +55,15 @@ impl Dev {
 
     /// Waits for the line that says that the newest build is live; why there is none.
     fn live(&self) -> Result<String, String> {
+        self.hear(" is live on ")
+    }
+
+    /// Waits for a line with this in it.
+    fn hear(&self, what: &str) -> Result<String, String> {
         let started = Instant::now();
         loop {
             match self.said.recv_timeout(PATIENCE.saturating_sub(started.elapsed())) {
-                Ok(line) if line.contains(" is live on ") => return Ok(line),
+                Ok(line) if line.contains(what) => return Ok(line),
                 Ok(line) if line.starts_with("error: ") || line.starts_with("not live") => return Err(line),
                 Ok(_) => {}
                 Err(RecvTimeoutError::Timeout) => return Err("it took too long".into()),
@@ -91,6 +99,7 @@ pub(crate) async fn save_to_serving(language: &Language) {
     };
     let url = first.split_whitespace().find(|word| word.starts_with("http://")).expect("a URL").to_owned();
     let client = Client::connect(url, Era::Modern).await;
+    dev.hear(OPTIMIZED).unwrap_or_else(|reason| panic!("{name}: {reason}"));
     tokio::time::sleep(REST).await;
     for kind in ["a new text", "a text of before"] {
         let mut rows = Rows::default();
@@ -117,6 +126,11 @@ pub(crate) async fn save_to_serving(language: &Language) {
             rows.add("first answer", answered);
             rows.add("between the steps", whole - told - answered);
             rows.add("whole", whole);
+            if line.contains(BASELINE) {
+                let line = dev.hear(OPTIMIZED).unwrap_or_else(|reason| panic!("{name}: {reason}"));
+                rows.add("optimized behind it", step(&line, "compiled").expect("a time"));
+                rows.add("from the save to optimized code", millis(saved));
+            }
         }
         for (step, mut times) in rows.0 {
             print_row(&format!("{name}, {kind}: {step}"), Ok(&mut times), "ms");

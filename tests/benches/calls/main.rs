@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use mcpp::wasm::{
     Engine, EngineConfig,
-    features::{Features, Fuel, Tasks},
+    features::{Code, Features, Fuel, Tasks},
 };
 use serde_json::{Value, json};
 
@@ -240,7 +240,7 @@ async fn sessions() -> Vec<Row> {
 
 async fn engines() -> Vec<Row> {
     let engine = Engine::new(&EngineConfig::default()).expect("an engine");
-    let with = |tasks, fuel| engine.with(Features { tasks, fuel }).expect("an engine").clone();
+    let with = |tasks, fuel| engine.with(Features { code: Code::Optimized, tasks, fuel }).expect("an engine").clone();
     let of = [
         ("plain", engine.wasmtime().clone()),
         ("with tasks", with(Tasks::Many, Fuel::Uncounted)),

@@ -11,7 +11,10 @@ use std::{
 use wasmtime_wasi::{FsPerms, OpenMode, filesystem::Dir};
 
 use super::open::flags;
-use crate::grants::files::{FolderGrant, FolderGrants, FolderMode};
+use crate::grants::{
+    files::{FolderGrant, FolderGrants, FolderMode},
+    ledger::Witness,
+};
 
 /// Why a granted directory cannot be given.
 #[derive(Debug, thiserror::Error)]
@@ -70,14 +73,13 @@ impl OwnFolders {
 pub struct Folders(Arc<[Folder]>);
 
 struct Folder {
-    path: PathBuf,
-    at: String,
+    grant: FolderGrant,
     dir: Dir,
 }
 
 impl std::fmt::Debug for Folder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Folder").field("path", &self.path).field("at", &self.at).finish_non_exhaustive()
+        f.debug_struct("Folder").field("grant", &self.grant).finish_non_exhaustive()
     }
 }
 
@@ -93,25 +95,36 @@ impl Folders {
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (Dir, String)> {
-        self.0.iter().map(|folder| (folder.dir.clone(), folder.at.clone()))
+        self.0.iter().map(|folder| (folder.dir.clone(), folder.grant.at.clone()))
+    }
+
+    /// Notes that the directory of this number was wanted in this way, as the lines of a grant that allow it.
+    pub(super) fn note(&self, number: usize, wanted: FolderMode, witness: &Witness) {
+        let Some(folder) = self.0.get(number) else { return };
+        let line = FolderGrant { mode: wanted, ..folder.grant.clone() }.to_string();
+        if wanted > folder.grant.mode {
+            witness.denied(Some(line), format!("it may only read {}", folder.grant.at));
+        } else {
+            witness.used(line);
+        }
     }
 }
 
 impl Folder {
     fn open(grant: &FolderGrant) -> Result<Self, FolderError> {
-        let FolderGrant { path, at, mode } = grant;
+        let FolderGrant { path, mode, .. } = grant;
         let opened = OpenOptions::new().read(true).custom_flags(flags::DIRECTORY).open(path);
         let opened = opened.map_err(|source| FolderError::Open { path: path.clone(), source })?;
         let (perms, open_mode) = match mode {
             FolderMode::Read => (FsPerms::ReadOnly, OpenMode::READ),
             FolderMode::ReadWrite => (FsPerms::ReadWrite, OpenMode::READ | OpenMode::WRITE),
         };
-        Ok(Self { path: path.clone(), at: at.clone(), dir: Dir::new(opened, perms, open_mode, false) })
+        Ok(Self { grant: grant.clone(), dir: Dir::new(opened, perms, open_mode, false) })
     }
 
     fn is_current(&self) -> bool {
         let identity = |meta: io::Result<std::fs::Metadata>| meta.map(|meta| (meta.dev(), meta.ino())).ok();
         let open: &File = &self.dir.dir;
-        identity(open.metadata()).is_some_and(|open| identity(std::fs::metadata(&self.path)) == Some(open))
+        identity(open.metadata()).is_some_and(|open| identity(std::fs::metadata(&self.grant.path)) == Some(open))
     }
 }

@@ -1,7 +1,7 @@
 //! What a call has open: files of the system, of which the whole process has few, and listings, which the host holds in memory.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{
         Arc, LazyLock,
         atomic::{AtomicUsize, Ordering},
@@ -9,6 +9,8 @@ use std::{
 };
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::grants::files::FolderMode;
 
 /// Files and directories that one call may have open.
 const MAX_OPEN: usize = 64;
@@ -32,6 +34,10 @@ pub struct Handles {
     open: Arc<AtomicUsize>,
     files: HashMap<u32, Arc<Handle>>,
     listings: HashMap<u32, usize>,
+    /// Which directory of the grant an open directory is, or is in.
+    granted: HashMap<u32, usize>,
+    /// What the call has used of those directories so far.
+    used: HashSet<(usize, FolderMode)>,
 }
 
 /// One open file; counts for as long as a descriptor or a stream of it lives.
@@ -69,6 +75,27 @@ impl Handles {
 
     pub(super) fn close(&mut self, descriptor: u32) {
         self.files.remove(&descriptor);
+        self.granted.remove(&descriptor);
+    }
+
+    /// Remembers that an open directory is, or is in, the directory of the grant of this number.
+    pub(super) fn keep_granted(&mut self, descriptor: u32, number: usize) {
+        self.granted.insert(descriptor, number);
+    }
+
+    /// The number of the directory of the grant that an open directory is in.
+    pub(super) fn granted(&self, descriptor: u32) -> Option<usize> {
+        self.granted.get(&descriptor).copied()
+    }
+
+    /// Whether the call uses that directory in this way for the first time.
+    pub(super) fn is_first_use(&mut self, number: usize, wanted: FolderMode) -> bool {
+        self.used.insert((number, wanted))
+    }
+
+    /// Another call begins.
+    pub fn wake(&mut self) {
+        self.used.clear();
     }
 
     /// How many entries further listings may have.

@@ -1,4 +1,4 @@
-//! Builds the components in `tools/` and embeds them, so that the one binary needs no file beside it.
+//! Builds the components in `tools/` and embeds them, so that the one binary needs no file beside it; and embeds what builds of Go need.
 //!
 //! They are built by the same script that a person runs, for `wasm32-wasip2`, in a target folder of their own; where the target is missing the script sets it up or says in
 //! one line what to type.
@@ -16,6 +16,8 @@ fn main() {
         println!("cargo::rerun-if-changed={}", root.join(watched).display());
     }
     println!("cargo::rerun-if-env-changed=MCPP_NO_RUSTUP");
+    println!("cargo::rerun-if-changed=build.rs");
+    embed_go_runtime();
     let names = components(&root.join("tools"));
     let components = build(&root, &names);
     let list: String = names
@@ -36,6 +38,55 @@ fn main() {
     if let Err(error) = fs::write(&file, code) {
         fail(&format!("cannot write {}: {error}", file.display()));
     }
+}
+
+/// Embeds what Go's bindings need at run time: the crate that writes the bindings ships it, so that a build of Go asks no server for it. Where the crate's sources are not
+/// found nothing is embedded, and Go gets it itself.
+fn embed_go_runtime() {
+    let runtime = go_runtime();
+    if runtime.is_none() {
+        println!(
+            "cargo::warning=the Go runtime of wit-bindgen-go is not found: builds of Go projects will download it"
+        );
+    }
+    let mut files = Vec::new();
+    let mut folders = Vec::from_iter(runtime.as_ref().map(|runtime| runtime.join("wit")));
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
+            if entry.path().is_dir() { folders.push(entry.path()) } else { files.push(entry.path()) }
+        }
+    }
+    files.extend(runtime.as_ref().map(|runtime| runtime.join("go.mod")));
+    files.sort();
+    let list: String = files
+        .iter()
+        .filter_map(|file| {
+            let name = file.strip_prefix(runtime.as_ref()?).ok()?.display().to_string();
+            Some(format!("    ({name:?}, include_str!({:?})),\n", file.display().to_string()))
+        })
+        .collect();
+    let code = format!(
+        "/// What Go's bindings need: the files of a module, with their paths in it.\nconst RUNTIME: &[(&str, &str)] = &[\n{list}];\n"
+    );
+    let file = folder("OUT_DIR").join("go_runtime.rs");
+    if let Err(error) = fs::write(&file, code) {
+        fail(&format!("cannot write {}: {error}", file.display()));
+    }
+}
+
+/// The Go module in the crate that writes Go's bindings.
+fn go_runtime() -> Option<PathBuf> {
+    let platform = env::var("HOST").ok()?;
+    let metadata = Command::new(env::var_os("CARGO")?)
+        .args(["metadata", "--format-version", "1", "--locked", "--offline", "--filter-platform", &platform])
+        .current_dir(folder("CARGO_MANIFEST_DIR"))
+        .output()
+        .ok()?;
+    let metadata: serde_json::Value = serde_json::from_slice(&metadata.stdout).ok()?;
+    let packages = metadata.get("packages")?.as_array()?;
+    let generator = packages.iter().find(|package| package.get("name").is_some_and(|name| name == "wit-bindgen-go"))?;
+    let runtime = Path::new(generator.get("manifest_path")?.as_str()?).parent()?.join("src/pkg");
+    runtime.join("go.mod").is_file().then_some(runtime)
 }
 
 fn folder(variable: &str) -> PathBuf {

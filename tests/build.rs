@@ -6,8 +6,8 @@ use std::{
     process::{Command, exit},
 };
 
-const GUESTS: [&str; 9] =
-    ["probe", "caller", "conformance", "store", "store-next", "files", "sockets", "standard", "web"];
+const GUESTS: [&str; 10] =
+    ["probe", "caller", "conformance", "store", "store-next", "files", "sockets", "standard", "waiting", "web"];
 
 fn main() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");

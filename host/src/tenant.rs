@@ -3,6 +3,7 @@
 //! Every key, cache, session and metric carries a [`TenantId`]. A [`Principal`] says who is at the door ([`tokens`]);
 //! only [`Authorized::check`] makes the [`Authorized`] call that the registry accepts, so an unauthenticated or unauthorized call cannot reach a tool.
 
+pub mod door;
 pub mod home;
 pub mod tokens;
 

@@ -37,10 +37,12 @@ use std::{
     time::Duration,
 };
 
-use features::{Code, Features, Fuel, Tasks};
+use features::{Code, Features, Fuel, Heap, Tasks};
 use serde::{Deserialize, Serialize};
 use wasmtime::{Enabled, InstanceAllocationStrategy, PoolingAllocationConfig};
 
+/// How much less of a processor guests get that compute for long, while something else wants it: about a third.
+const GUEST_NICE: i32 = 5;
 /// The tick of the clock that interrupts running guests. A guest's first slice is one tick long, on the thread of the door that called it.
 pub const EPOCH: Duration = Duration::from_millis(2);
 /// Every further slice, on a guests' thread, in ticks: how often a running guest is asked whether it should stop, and made to yield.
@@ -201,9 +203,12 @@ fn engine_config(config: &EngineConfig, features: Features) -> wasmtime::Config 
     let stacks_of_tasks = slots.saturating_mul(MAX_CORE_INSTANCES_OF_TASKS.saturating_add(2)).min(MAX_STACKS);
     let stacks = if tasks { stacks_of_tasks.max(slots) } else { slots };
     let mut pool = PoolingAllocationConfig::new();
+    // A heap has the place of a memory.
+    let heaps = if features.heap == Heap::Collected { slots } else { 0 };
     pool.total_component_instances(slots)
+        .total_gc_heaps(heaps)
         .total_core_instances(slots.saturating_mul(CORE_INSTANCES_PER_SLOT))
-        .total_memories(slots.saturating_mul(2))
+        .total_memories(slots.saturating_mul(2).saturating_add(heaps))
         .total_tables(slots.saturating_mul(4))
         .total_stacks(stacks)
         .max_component_instance_size(1 << 20)
@@ -233,6 +238,8 @@ fn engine_config(config: &EngineConfig, features: Features) -> wasmtime::Config 
         // What a task had on its stack is not kept for a next one: there are many stacks.
         .async_stack_zeroing(tasks)
         .allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
+    let heap = features.heap == Heap::Collected;
+    wasm.gc_support(heap).wasm_function_references(heap).wasm_gc(heap).wasm_exceptions(heap);
     if features.code == Code::Baseline {
         wasm.strategy(wasmtime::Strategy::Winch);
     }
@@ -324,10 +331,20 @@ impl GuestThreads {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(threads)
             .thread_name("mcpp-guest")
+            .on_thread_start(give_way)
             .enable_time()
             .enable_io()
             .build()?;
         Ok(Self { handle: runtime.handle().clone(), runtime: Some(runtime) })
+    }
+}
+
+/// Lowers the thread's priority: whoever comes to a door is served before a guest goes on that computes for long. Elsewhere than on Linux a priority is the whole process's.
+fn give_way() {
+    if cfg!(target_os = "linux")
+        && let Err(error) = rustix::process::nice(GUEST_NICE)
+    {
+        tracing::debug!(%error, "guests run at the priority of the doors");
     }
 }
 

@@ -14,11 +14,12 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
+
+import serving
 
 HERE = pathlib.Path(__file__).parent
 PORT = 18433
-URL = f"http://127.0.0.1:{PORT}/mcp"
+URL = serving.url(PORT)
 EACH = 10
 PATIENCE_SECONDS = 120
 
@@ -64,15 +65,7 @@ class Host:
         self.start()
 
     def start(self) -> None:
-        command = [self.mcpp, "serve", "--data", self.data, "--listen", f"127.0.0.1:{PORT}"]
-        self.process = subprocess.Popen([str(word) for word in command], stderr=subprocess.DEVNULL)
-        for _ in range(600):
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{PORT}/ready", timeout=1).close()
-                return
-            except OSError:
-                time.sleep(0.05)
-        sys.exit("the host does not start")
+        self.process = serving.start(self.mcpp, self.data, PORT)
 
     def kill(self) -> None:
         self.process.kill()

@@ -9,12 +9,12 @@ import pathlib
 import subprocess
 import sys
 import tempfile
-import time
-import urllib.request
+
+import serving
 
 HERE = pathlib.Path(__file__).parent
 PORT = 18432
-URL = f"http://127.0.0.1:{PORT}/mcp"
+URL = serving.url(PORT)
 SECONDS = 120
 
 
@@ -32,15 +32,8 @@ def main() -> None:
     if not inspector[1].exists():
         inspector = [modules / "node_modules/.bin/mcp-inspector"]
     with tempfile.TemporaryDirectory() as data:
-        command = [mcpp, "serve", "--data", f"{data}/http", "--listen", f"127.0.0.1:{PORT}"]
-        with subprocess.Popen(command, stderr=subprocess.DEVNULL) as host:
+        with serving.start(mcpp, f"{data}/http", PORT) as host:
             try:
-                for _ in range(600):
-                    try:
-                        urllib.request.urlopen(f"http://127.0.0.1:{PORT}/ready", timeout=1).close()
-                        break
-                    except OSError:
-                        time.sleep(0.1)
                 run(python, HERE / "client.py", URL)
                 run(node, HERE / "client.mjs", modules, URL)
                 print("inspector tools/list and tools/call:")

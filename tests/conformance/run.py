@@ -12,13 +12,13 @@ import re
 import subprocess
 import sys
 import tempfile
-import time
-import urllib.request
 
 HERE = pathlib.Path(__file__).parent
+sys.path.append(str(HERE.parent / "clients"))
+import serving
+
 SETS = ["2025-11-25", "2026-07-28"]
 PORT = 18431
-START_SECONDS = 60
 SUITE_SECONDS = 300
 
 
@@ -26,19 +26,6 @@ def expected() -> set[tuple[str, str]]:
     """(requirement set, scenario or scenario:check)"""
     lines = (line.split("#")[0].split() for line in (HERE / "expected-failures.txt").read_text().splitlines())
     return {(words[0], words[1]) for words in lines if words}
-
-
-def wait_until_ready(host: subprocess.Popen) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline:
-        if host.poll() is not None:
-            sys.exit(f"mcpp ended with code {host.returncode} before it was ready")
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{PORT}/ready", timeout=1):
-                return
-        except OSError:
-            time.sleep(0.05)
-    sys.exit("mcpp was not ready in time")
 
 
 def failures(results: pathlib.Path, requirement_set: str) -> tuple[set[tuple[str, str]], int]:
@@ -62,14 +49,12 @@ def main() -> None:
         scratch = pathlib.Path(scratch)
         (scratch / "tools").mkdir()
         (scratch / "tools" / "conformance.wasm").write_bytes(pathlib.Path(wasm).read_bytes())
-        command = [mcpp, "serve", "--data", scratch / "data", "--tools", scratch / "tools", "--listen", f"127.0.0.1:{PORT}"]
-        with open(scratch / "log", "wb") as log, subprocess.Popen(command, stderr=log) as host:
+        with open(scratch / "log", "wb") as log, serving.start(mcpp, scratch / "data", PORT, "--tools", scratch / "tools", log=log) as host:
             try:
-                wait_until_ready(host)
                 for requirement_set in SETS:
                     results = scratch / requirement_set
                     run = subprocess.run(
-                        [node, suite, "server", "--url", f"http://127.0.0.1:{PORT}/mcp", "--requirements", requirement_set, "-o", results],
+                        [node, suite, "server", "--url", serving.url(PORT), "--requirements", requirement_set, "-o", results],
                         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=SUITE_SECONDS, text=True,
                     )
                     failed, passed = failures(results, requirement_set)

@@ -263,7 +263,7 @@ async fn another_version_is_refused_and_ours_is_named() {
         ("wasi:keyvalue/store@0.2.0-draft2", "speaks version 0.2.0-draft of `wasi:keyvalue`"),
         ("wasi:config/runtime@0.2.0-draft", "which this host does not know"),
         ("wasi:config/store@0.2.0-draft", "speaks version 0.2.0-rc.1 of `wasi:config`"),
-        ("wasi:logging/logging", "speaks version 0.1.0-draft of `wasi:logging`"),
+        ("wasi:logging/logging@0.1.0", "speaks version 0.1.0-draft and none of `wasi:logging`"),
         ("wasi:cli/stdout@0.4.0", "speaks version 0.2.x and 0.3.x of `wasi:cli`"),
         ("wasi:sockets/tcp@0.3.0", "speaks version 0.2.x of `wasi:sockets`"),
         ("wasi:http/types@0.3.0", "speaks version 0.2.x of `wasi:http`"),

@@ -6,7 +6,7 @@ use futures::future::join_all;
 use mcpp::{config::Config, wasm::EngineConfig};
 use serde_json::json;
 
-use crate::support::{TestHost, add, folder, wat};
+use crate::support::{TestHost, add, folder, guest, text_of, wat};
 
 /// A component whose async function `run` takes a number and gives one. `start` is its body; `resumed` that of its callback, which gets the event, what it is about, and its state.
 /// Both say how it goes on: 0 it is done, 1 it lets others run, 2 and a set it waits.
@@ -129,6 +129,22 @@ async fn an_async_function_is_a_tool() {
     assert_eq!(host.text("h_run", json!({ "ms": 60 })).await, r#"{"result":60}"#);
     assert!(begun.elapsed() >= Duration::from_millis(60), "{:?}", begun.elapsed());
     assert!(host.text("h_run", json!({ "ms": "long" })).await.starts_with("error: "));
+}
+
+#[tokio::test]
+async fn what_rusts_tool_chain_makes_of_async_functions_are_tools() {
+    let host = TestHost::start(&[("waiting", &guest("waiting"))]).await;
+    assert_eq!(host.problems(), "");
+    for (tool, arguments, says) in [
+        ("waiting_together", json!({ "ms": 20, "times": 8 }), "{\"result\":8}"),
+        ("waiting_in-turn", json!({ "ms": 1, "times": 8 }), "{\"result\":1}"),
+        ("waiting_echo", json!({ "text": "again" }), "again"),
+        ("waiting_now", json!({ "text": "at once" }), "at once"),
+    ] {
+        assert_eq!(host.text(tool, arguments).await, says, "{tool}");
+    }
+    let refused = host.call("waiting_echo", json!({ "text": "" })).await;
+    assert!(refused["result"]["isError"] == true && text_of(&refused).ends_with("nothing to say"), "{refused}");
 }
 
 #[tokio::test]

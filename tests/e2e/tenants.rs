@@ -519,6 +519,37 @@ async fn what_one_tenant_sees_does_not_depend_on_another() {
 }
 
 #[tokio::test]
+async fn who_is_refused_again_and_again_waits_for_it_and_nobody_else_does() {
+    let files = folder(&[]);
+    let data = files.path().join("data");
+    let (one, two) = (team(&data, "one", &[("add", &add())]), team(&data, "two", &[("add", &add())]));
+    let host = TestHost::start_with(files, |_| {}).await;
+    let [one, two, stranger] = [&one, &two, "mcpp_nobody"].map(|token| User::new(&host, token));
+    // Soon there were so many that each further one waits. What is answered is not told from what is slow by time: by who is answered first.
+    for asker in [&one, &stranger] {
+        let refusals = (0..600).map(|_| asker.text("no-such-tool", json!({})));
+        let mut refused = std::pin::pin!(futures::future::join_all(refusals));
+        tokio::select! {
+            _ = &mut refused => panic!("600 refusals were not held back"),
+            answers = async {
+                let mut answers = Vec::new();
+                for _ in 0..20 {
+                    answers.push(two.text("add", json!({ "a": 1, "b": 2 })).await);
+                }
+                answers
+            } => assert!(answers.iter().all(|answer| answer.contains('3')), "{answers:?}"),
+        }
+        // They are told all the same, and what is there is served.
+        let answers = refused.await;
+        assert!(
+            answers.iter().all(|answer| answer.contains("unknown tool") || answer.contains("token")),
+            "{answers:?}"
+        );
+    }
+    assert!(one.text("add", json!({ "a": 1, "b": 2 })).await.contains('3'));
+}
+
+#[tokio::test]
 async fn a_flood_of_one_tenant_waits_at_its_own_door() {
     let files = folder(&[]);
     let data = files.path().join("data");
@@ -526,7 +557,7 @@ async fn a_flood_of_one_tenant_waits_at_its_own_door() {
     let host = TestHost::start_with(files, |_| {}).await;
     let [one, two] = [&one, &two].map(|token| User::new(&host, token));
     let sum = json!({ "a": 1, "b": 2 });
-    let door = std::sync::Arc::clone(&host.host.registry().share(&tenant("one")).expect("open").door);
+    let door = std::sync::Arc::clone(&host.host.registry().share(&tenant("one")).expect("open").door.places);
     let places = door.available_permits();
     let all = door.clone().acquire_many_owned(u32::try_from(places).expect("few")).await.expect("open");
     let mut waits = tokio::spawn({

@@ -17,7 +17,8 @@ use tokio::{
 use super::project::OUT;
 
 /// Folders that no source is in.
-const IGNORED_FOLDERS: [&str; 7] = [OUT, "target", "node_modules", "dist", "__pycache__", "wit_world", "venv"];
+const IGNORED_FOLDERS: [&str; 8] =
+    [OUT, "target", "node_modules", "dist", "__pycache__", "wit_world", "wit_runtime", "venv"];
 /// Files that builds write beside the sources.
 const IGNORED_FILES: [&str; 5] = ["Cargo.lock", "package-lock.json", "go.sum", "wit_exports.go", "wit_bindings.go"];
 /// How many folders are watched at most.

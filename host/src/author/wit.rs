@@ -55,17 +55,7 @@ impl World {
         for file in own {
             files.remove(file);
         }
-        let write = |(name, bytes): (&str, &[u8])| {
-            let path = folder.join(name);
-            let parent = path.parent().unwrap_or(folder);
-            std::fs::create_dir_all(parent).with_context(|| format!("cannot make {}", parent.display()))?;
-            // A file that stays as it is leaves compilers' caches good.
-            if std::fs::read(&path).ok().as_deref() != Some(bytes) {
-                std::fs::write(&path, bytes).with_context(|| format!("cannot write {}", path.display()))?;
-            }
-            Ok(path)
-        };
-        files.iter().map(write).collect()
+        files.iter().map(|(name, bytes)| write_changed(folder.join(name), bytes)).collect()
     }
 
     /// Takes out of a component what the world does not export.
@@ -90,6 +80,17 @@ impl World {
             .map_err(|error| anyhow!("the module does not fit the world `{}`: {error:#}", self.name))?;
         std::fs::write(component, encoded).with_context(|| format!("cannot write {}", component.display()))
     }
+}
+
+/// Writes what a build makes among the sources; the file. One that stays as it is leaves compilers' caches good.
+pub(super) fn write_changed(path: PathBuf, bytes: &[u8]) -> anyhow::Result<PathBuf> {
+    if let Some(parent) = path.parent() {
+        std::fs::create_dir_all(parent).with_context(|| format!("cannot make {}", parent.display()))?;
+    }
+    if std::fs::read(&path).ok().as_deref() != Some(bytes) {
+        std::fs::write(&path, bytes).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(path)
 }
 
 /// The interfaces that a component imports.

@@ -22,15 +22,13 @@ use rmcp::{
     transport::streamable_http_server::session::SessionRestoreMarker,
 };
 use serde_json::Value;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{convert, session::Sessions};
 use crate::{
     call::{Call, CallError, CallEvent, LogLevel, Observer, Session, ToolName, TraceContext, authorize},
     registry::Registry,
-    tenant::Principal,
-    wasm::admission::Share,
+    tenant::{Principal, door::Place},
 };
 
 /// By this a client asks in `_meta` for what the call cost, and finds it in the result's.
@@ -70,51 +68,30 @@ impl Endpoint {
     }
 }
 
-/// What a handler learns of a request's lack of room, for the HTTP status.
+/// What the door learns of a request that was refused behind it: whether it was, and for lack of room when to try again and whether the caller calls too often.
 #[derive(Debug, Clone, Default)]
-pub(super) struct BusySignal(Arc<OnceLock<(Duration, bool)>>);
+pub(super) struct RefusalSignal(Arc<OnceLock<Option<(Duration, bool)>>>);
 
-impl BusySignal {
-    fn raise(&self, retry_after: Duration, too_many: bool) {
-        let _one_message_one_signal = self.0.set((retry_after, too_many));
+impl RefusalSignal {
+    fn raise(extensions: &Extensions, retry: Option<(Duration, bool)>) {
+        let signal = extensions.get::<Parts>().and_then(|parts| parts.extensions.get::<Self>());
+        if let Some(signal) = signal {
+            let _one_message_one_signal = signal.0.set(retry);
+        }
     }
 
-    /// When to try again, if the call was refused, and whether that was because the caller calls too often.
-    pub(super) fn raised(&self) -> Option<(Duration, bool)> {
-        self.0.get().copied()
-    }
-}
-
-/// A request's place at its tenant's door, until it is known what is to be done.
-#[derive(Debug, Clone)]
-pub(super) struct DoorPlace(Arc<Mutex<Option<OwnedSemaphorePermit>>>);
-
-/// Leaves the place at the latest when it is dropped.
-pub(super) struct LeaveDoor(DoorPlace);
-
-impl DoorPlace {
-    /// Waits for a place.
-    pub(super) async fn take(share: &Share) -> Self {
-        Self(Arc::new(Mutex::new(Arc::clone(&share.door).acquire_owned().await.ok())))
+    pub(super) fn is_raised(&self) -> bool {
+        self.0.get().is_some()
     }
 
-    pub(super) fn guard(&self) -> LeaveDoor {
-        LeaveDoor(self.clone())
-    }
-
-    fn leave(&self) {
-        drop(self.0.lock().unwrap_or_else(PoisonError::into_inner).take());
-    }
-}
-
-impl Drop for LeaveDoor {
-    fn drop(&mut self) {
-        self.0.leave();
+    /// When to try again, and whether it was refused because the caller calls too often.
+    pub(super) fn retry(&self) -> Option<(Duration, bool)> {
+        self.0.get().copied().flatten()
     }
 }
 
 fn leave_door(extensions: &Extensions) {
-    if let Some(place) = extensions.get::<Parts>().and_then(|parts| parts.extensions.get::<DoorPlace>()) {
+    if let Some(place) = extensions.get::<Parts>().and_then(|parts| parts.extensions.get::<Place>()) {
         place.leave();
     }
 }
@@ -315,16 +292,16 @@ impl ServerHandler for Handler {
         while let Ok(event) = events.try_recv() {
             forward(event, &context.peer, token.as_ref()).await;
         }
-        if let Err(error) = &result
-            && let Some(retry_after) = error.retry_after()
-            && let Some(signal) =
-                context.extensions.get::<Parts>().and_then(|parts| parts.extensions.get::<BusySignal>())
-        {
-            signal.raise(retry_after, matches!(error, CallError::TooMany { .. }));
-        }
         let mut wire = match result {
             Ok(result) => convert::result(result),
-            Err(error) => convert::error(error)?,
+            Err(error) => {
+                let retry = error.retry_after().map(|after| (after, matches!(error, CallError::TooMany { .. })));
+                let told = convert::error(error);
+                if retry.is_some() || told.is_err() {
+                    RefusalSignal::raise(&context.extensions, retry);
+                }
+                told?
+            }
         };
         if context.meta.get(RECEIPT) == Some(&Value::Bool(true)) {
             wire.meta.get_or_insert_default().insert(RECEIPT.to_owned(), receipt.json());

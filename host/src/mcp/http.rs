@@ -38,7 +38,7 @@ use super::{
 use crate::{
     config::{ServerConfig, SessionConfig},
     telemetry,
-    tenant::{Principal, SCOPE_METRICS, TenantId, tokens::Authenticator},
+    tenant::{Principal, SCOPE_METRICS, TenantId, door::Refusals, tokens::Authenticator},
 };
 
 /// JSON-RPC code of transport errors that have none of their own.
@@ -62,6 +62,8 @@ struct App {
     guard: Guard,
     sessions: Arc<Sessions>,
     authenticator: Arc<Authenticator>,
+    /// What those are refused who are nobody's.
+    strangers: Refusals,
     engine: Engine,
     ready: AtomicBool,
 }
@@ -91,6 +93,7 @@ impl HttpDoor {
             guard,
             sessions,
             authenticator: Arc::new(authenticator),
+            strangers: Refusals::default(),
             engine,
             ready: AtomicBool::new(true),
         };

@@ -23,13 +23,13 @@ use super::{
     limits::TenantLimits,
     turns::{Turn, Turns},
 };
-use crate::{call::CallError, tenant::TenantId};
+use crate::{
+    call::CallError,
+    tenant::{TenantId, door::Door},
+};
 
 /// When a refused caller should try again.
 pub(super) const RETRY_AFTER: Duration = Duration::from_secs(1);
-
-/// How many of a tenant's requests are read at the same time, for each processor: a flood of one tenant's waits here, and another's request does not stand behind it.
-const DOOR_PLACES: usize = 2;
 
 /// One tenant, as admission knows it.
 #[derive(Debug)]
@@ -38,16 +38,14 @@ pub struct Share {
     pub tenant: TenantId,
     /// Its bounds.
     pub limits: TenantLimits,
-    /// Its places at the door.
-    pub door: Arc<Semaphore>,
+    /// Its way in.
+    pub door: Door,
 }
 
 impl Share {
     /// A tenant's share.
     pub fn new(tenant: TenantId, limits: TenantLimits) -> Arc<Self> {
-        let processors = std::thread::available_parallelism().map_or(1, usize::from);
-        let door = Arc::new(Semaphore::new(processors.saturating_mul(DOOR_PLACES)));
-        Arc::new(Self { tenant, limits, door })
+        Arc::new(Self { tenant, limits, door: Door::default() })
     }
 }
 
@@ -147,6 +145,11 @@ impl Admission {
     /// Whether several tenants share the places.
     pub fn set_shared(&self, shared: bool) {
         self.state().shared = shared;
+    }
+
+    /// Notes that somebody of a tenant is at the door; whether others use the host too.
+    pub fn note(&self, tenant: &TenantId) -> bool {
+        self.0.turns.note(tenant)
     }
 
     /// Instances that run now.

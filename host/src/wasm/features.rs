@@ -1,8 +1,8 @@
-//! What a component needs of its engine, and so on which one it runs. Decided once, when it is compiled; afterwards everything goes by the component's own engine.
+//! What a component needs of its engine, and so on which one it runs: what costs every instance is for those that need it. Decided once, when it is compiled; afterwards everything goes by the component's own engine.
 
 use wasmparser::{
     CanonicalFunction, CanonicalOption, ComponentDefinedType, ComponentType, ComponentTypeDeclaration,
-    InstanceTypeDeclaration, Parser, Payload, PrimitiveValType,
+    CompositeInnerType, InstanceTypeDeclaration, Parser, Payload, PrimitiveValType, RefType, SubType, TypeRef, ValType,
 };
 
 /// The start of the versions of WASI that are linked only where there are tasks.
@@ -13,6 +13,8 @@ pub(crate) const WASI_OF_TASKS: &str = "0.3.";
 pub struct Features {
     /// Tasks of one call that wait side by side: async functions, streams and futures between components, WASI 0.3.
     pub tasks: Tasks,
+    /// What lives outside of linear memory: exceptions, structs and arrays.
+    pub heap: Heap,
     /// The count of instructions.
     pub fuel: Fuel,
     /// Which compiler makes the code.
@@ -39,6 +41,16 @@ pub enum Fuel {
     Counted,
 }
 
+/// Whether an engine has a heap beside linear memory, which it collects itself and counts as memory.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Heap {
+    /// It has none.
+    #[default]
+    None,
+    /// It has one.
+    Collected,
+}
+
 /// Whether an engine has tasks.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Tasks {
@@ -52,8 +64,8 @@ pub enum Tasks {
 impl Features {
     /// What `wasm` needs where its fuel is counted or not. What is no component needs nothing, and is refused by the compiler.
     pub fn of(wasm: &[u8], fuel: Fuel) -> Self {
-        let tasks = if needs_tasks(wasm).unwrap_or_default() { Tasks::Many } else { Tasks::One };
-        Self { tasks, fuel, code: Code::Optimized }
+        let (tasks, heap) = needs(wasm).unwrap_or_default();
+        Self { tasks, heap, fuel, code: Code::Optimized }
     }
 
     /// A number for each combination, below [`Features::COMBINATIONS`]; 0 for what needs nothing.
@@ -61,27 +73,59 @@ impl Features {
         usize::from(self.tasks == Tasks::Many)
             | usize::from(self.fuel == Fuel::Counted) << 1
             | usize::from(self.code == Code::Baseline) << 2
+            | usize::from(self.heap == Heap::Collected) << 3
     }
 
     /// How many combinations there are.
-    pub const COMBINATIONS: usize = 8;
+    pub const COMBINATIONS: usize = 16;
 }
 
-fn needs_tasks(wasm: &[u8]) -> wasmparser::Result<bool> {
+/// What the component, and every module and component in it, needs.
+fn needs(wasm: &[u8]) -> wasmparser::Result<(Tasks, Heap)> {
+    let (mut tasks, mut heap) = (false, false);
     for payload in Parser::new(0).parse_all(wasm) {
-        let needs = match payload? {
-            Payload::ComponentTypeSection(types) => any(types, |ty| is_of_tasks(&ty))?,
+        match payload? {
+            Payload::ComponentTypeSection(types) => tasks |= any(types, |ty| is_of_tasks(&ty))?,
             Payload::ComponentCanonicalSection(functions) => {
-                any(functions, |function| is_canonical_of_tasks(&function))?
+                tasks |= any(functions, |function| is_canonical_of_tasks(&function))?;
             }
-            Payload::ComponentImportSection(imports) => any(imports, |import| is_import_of_tasks(import.name.name))?,
-            _ => false,
-        };
-        if needs {
-            return Ok(true);
+            Payload::ComponentImportSection(imports) => {
+                tasks |= any(imports, |import| is_import_of_tasks(import.name.name))?;
+            }
+            Payload::TypeSection(groups) => heap |= any(groups, |group| !group.types().all(is_without_heap))?,
+            Payload::TagSection(tags) => heap |= tags.count() > 0,
+            Payload::ImportSection(imports) => heap |= any(imports.into_imports(), |import| is_of_heap(import.ty))?,
+            Payload::TableSection(tables) => heap |= any(tables, |table| is_of_heap(TypeRef::Table(table.ty)))?,
+            Payload::GlobalSection(globals) => heap |= any(globals, |global| is_of_heap(TypeRef::Global(global.ty)))?,
+            _ => {}
         }
     }
-    Ok(false)
+    let tasks = if tasks { Tasks::Many } else { Tasks::One };
+    Ok((tasks, if heap { Heap::Collected } else { Heap::None }))
+}
+
+/// A function of numbers and plain references to functions.
+fn is_without_heap(ty: &SubType) -> bool {
+    let plain = |values: &[ValType]| !values.iter().any(|value| is_value_of_heap(*value));
+    match &ty.composite_type.inner {
+        CompositeInnerType::Func(function) => {
+            ty.is_final && ty.supertype_idx.is_none() && plain(function.params()) && plain(function.results())
+        }
+        _ => false,
+    }
+}
+
+fn is_of_heap(item: TypeRef) -> bool {
+    match item {
+        TypeRef::Tag(_) => true,
+        TypeRef::Global(global) => is_value_of_heap(global.content_type),
+        TypeRef::Table(table) => table.element_type != RefType::FUNCREF,
+        _ => false,
+    }
+}
+
+fn is_value_of_heap(value: ValType) -> bool {
+    matches!(value, ValType::Ref(reference) if reference != RefType::FUNCREF)
 }
 
 fn any<T>(
@@ -154,7 +198,25 @@ mod tests {
             (r#"(component (core func (canon waitable-set.new)))"#, Tasks::Many),
         ] {
             let wasm = wat::parse_str(text).expect(text);
-            assert_eq!(Features::of(&wasm, Fuel::Uncounted).tasks, needs, "{text}");
+            let found = Features::of(&wasm, Fuel::Uncounted);
+            assert_eq!((found.tasks, found.heap), (needs, Heap::None), "{text}");
+        }
+        for (module, needs) in [
+            ("(func (param i32 funcref)) (table 1 funcref) (global funcref (ref.null func)) (memory 1)", Heap::None),
+            ("(tag)", Heap::Collected),
+            (r#"(import "a" "b" (tag))"#, Heap::Collected),
+            ("(type (struct (field i32)))", Heap::Collected),
+            ("(type (array i8))", Heap::Collected),
+            ("(type (sub (func)))", Heap::Collected),
+            ("(func (param externref))", Heap::Collected),
+            ("(func (result (ref func)) unreachable)", Heap::Collected),
+            ("(table 1 externref)", Heap::Collected),
+            ("(global anyref (ref.null any))", Heap::Collected),
+        ] {
+            let text = format!("(component (component (core module {module})))");
+            let wasm = wat::parse_str(&text).expect(&text);
+            let found = Features::of(&wasm, Fuel::Uncounted);
+            assert_eq!((found.tasks, found.heap), (Tasks::One, needs), "{text}");
         }
         assert_eq!(
             Features::of(b"\0asm\x0d\0\x01\0\xff", Fuel::Uncounted),

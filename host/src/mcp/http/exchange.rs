@@ -17,7 +17,7 @@ use crate::{
     config::ServerConfig,
     mcp::{
         envelope::{self, Envelope},
-        handler::{BusySignal, DoorPlace},
+        handler::RefusalSignal,
         session::PRINCIPAL,
     },
     tenant::{Principal, tokens::Stranger},
@@ -83,11 +83,26 @@ fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Stranger> {
     }
 }
 
-pub(super) async fn mcp(State(app): State<Arc<App>>, request: Request) -> Response {
+pub(super) async fn mcp(State(app): State<Arc<App>>, mut request: Request) -> Response {
     let principal = match authenticate(&app, request.headers()) {
         Ok(principal) => principal,
-        Err(refused) => return *refused,
+        Err(refused) => {
+            app.strangers.hold_back().await;
+            return *refused;
+        }
     };
+    let share = app.endpoint.registry().share(&principal.tenant);
+    let signal = RefusalSignal::default();
+    request.extensions_mut().insert(signal.clone());
+    let response = answer(&app, principal, request).await;
+    let refused = !response.status().is_success() || signal.is_raised();
+    if let Some(share) = share.filter(|_| refused) {
+        share.door.refusals.hold_back().await;
+    }
+    response
+}
+
+async fn answer(app: &App, principal: Principal, request: Request) -> Response {
     if let Some(id) = request.headers().get(SESSION_HEADER).filter(|_| !is_modern(request.headers())) {
         let own = id.to_str().is_ok_and(|id| app.sessions.belongs_to(id, &principal));
         if !own {
@@ -100,12 +115,12 @@ pub(super) async fn mcp(State(app): State<Arc<App>>, request: Request) -> Respon
         }
     }
     match *request.method() {
-        Method::POST => post(&app, principal, request).await,
+        Method::POST => post(app, principal, request).await,
         Method::GET => {
             let request = request.map(|_| Full::new(Bytes::new()));
             shape(PRINCIPAL.scope(principal, app.engine.handle(request)).await.map(Body::new), None).await
         }
-        Method::DELETE => delete(&app, request.headers()).await,
+        Method::DELETE => delete(app, request.headers()).await,
         _ => {
             let mut response = failure(
                 StatusCode::METHOD_NOT_ALLOWED,
@@ -146,7 +161,8 @@ async fn post(app: &App, principal: Principal, request: Request) -> Response {
         Err((status, reason)) => return failure(status, None, envelope::INVALID_REQUEST, &reason),
     };
     let Some(share) = app.endpoint.registry().share(&principal.tenant) else { return suspended() };
-    let place = DoorPlace::take(&share).await;
+    let shared = app.endpoint.registry().admission().note(&principal.tenant);
+    let place = share.door.enter(shared).await;
     let _left_at_the_end = place.guard();
     if let Err((status, reason)) = check_media_types(&mut parts.headers) {
         return failure(status, None, TRANSPORT_ERROR, &reason);
@@ -163,13 +179,12 @@ async fn post(app: &App, principal: Principal, request: Request) -> Response {
         return busy(envelope.id.as_ref(), &full.to_string());
     }
     supply_method_header(&mut parts.headers, &envelope);
-    let signal = BusySignal::default();
-    parts.extensions.insert(signal.clone());
+    let signal = parts.extensions.get::<RefusalSignal>().cloned().unwrap_or_default();
     parts.extensions.insert(place.clone());
     let request = Request::from_parts(parts, Full::new(body));
     let response = PRINCIPAL.scope(principal, app.engine.handle(request)).await;
     let mut response = shape(response.map(Body::new), Some(&envelope)).await;
-    if let Some((retry_after, too_many)) = signal.raised() {
+    if let Some((retry_after, too_many)) = signal.retry() {
         let (status, reason) =
             if too_many { (StatusCode::TOO_MANY_REQUESTS, "rate") } else { (StatusCode::SERVICE_UNAVAILABLE, "busy") };
         metrics::counter!("mcpp_refused_total", "reason" => reason).increment(1);

@@ -26,6 +26,7 @@ mod files;
 mod frozen;
 mod fuel;
 mod handles;
+mod heap;
 mod hostile_guests;
 mod http;
 mod inspect;

@@ -317,6 +317,10 @@ fn explain(error: &wasmtime::Error, control: &Control) -> CallError {
     if let Some(exit) = error.downcast_ref::<wasmtime_wasi::I32Exit>() {
         return CallError::Trapped(format!("it left with exit code {}", exit.0));
     }
+    // The heap grows as memory does, until that is refused.
+    if error.downcast_ref::<wasmtime::GcHeapOutOfMemory<()>>().is_some() {
+        return CallError::BudgetExceeded { budget: Budget::Memory, limit: control.limits().memory_bytes };
+    }
     let root = error.root_cause().to_string();
     if root.contains(FUEL_MESSAGE) {
         return CallError::BudgetExceeded { budget: Budget::Output, limit: control.limits().output_bytes };

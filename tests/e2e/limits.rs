@@ -94,7 +94,8 @@ async fn guests_have_a_lower_priority_than_doors() {
     let _host = TestHost::start(&[("add", &add())]).await;
     let read = |path: std::path::PathBuf| std::fs::read_to_string(path).unwrap_or_default();
     let threads = std::fs::read_dir("/proc/self/task").expect("threads").map(|entry| entry.expect("a thread").path());
-    let (guests, others): (Vec<_>, Vec<_>) = threads.partition(|path| read(path.join("comm")).starts_with("mcpp-guest"));
+    let (guests, others): (Vec<_>, Vec<_>) =
+        threads.partition(|path| read(path.join("comm")).starts_with("mcpp-guest"));
     // After the name in parentheses, the seventeenth field is the nice value.
     let nice = |path: std::path::PathBuf| -> Option<i32> {
         read(path.join("stat")).rsplit_once(')')?.1.split_whitespace().nth(16)?.parse().ok()

@@ -68,7 +68,8 @@ impl Endpoint {
     }
 }
 
-/// What the door learns of a request that was refused behind it: whether it was, and for lack of room when to try again and whether the caller calls too often.
+/// What the door learns of a request that was refused behind it, or of a call that the host had to stop: that it was, and for lack of room when to try again and whether the
+/// caller calls too often.
 #[derive(Debug, Clone, Default)]
 pub(super) struct RefusalSignal(Arc<OnceLock<Option<(Duration, bool)>>>);
 
@@ -296,11 +297,8 @@ impl ServerHandler for Handler {
             Ok(result) => convert::result(result),
             Err(error) => {
                 let retry = error.retry_after().map(|after| (after, matches!(error, CallError::TooMany { .. })));
-                let told = convert::error(error);
-                if retry.is_some() || told.is_err() {
-                    RefusalSignal::raise(&context.extensions, retry);
-                }
-                told?
+                RefusalSignal::raise(&context.extensions, retry);
+                convert::error(error)?
             }
         };
         if context.meta.get(RECEIPT) == Some(&Value::Bool(true)) {

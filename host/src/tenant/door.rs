@@ -80,7 +80,8 @@ impl Drop for Leave {
     }
 }
 
-/// Refusals of one tenant, or of those who are none's. Whoever asks again and again for what is not there, or is not theirs, waits for the answers: refusing takes time too.
+/// Refusals of one tenant, or of those who are none's, and calls that the host had to stop. Whoever asks again and again for what is not there, is not theirs, or crashes, waits for
+/// the answers: those take time too.
 #[derive(Debug)]
 pub struct Refusals(DefaultDirectRateLimiter);
 

@@ -65,18 +65,35 @@ async fn calls(name: &str, project: &Project, wasm: &[u8]) {
     }
     print_row(&format!("{name}: first call after a start"), Ok(&mut first), "ms");
     let client = Client::connect(server.url(), Era::Modern).await;
-    let mut steady = Vec::new();
-    for round in 0..CALLS + CALLS / 10 {
-        let started = Instant::now();
-        client.call(project.tool(), &arguments).await;
-        if round >= CALLS / 10 {
-            steady.push(started.elapsed().as_secs_f64() * 1e3);
-        }
-    }
-    print_row(&format!("{name}: call, one after the other"), Ok(&mut steady), "ms");
+    let mut fresh = steady(&client, project.tool()).await;
+    print_row(&format!("{name}: call, one after the other"), Ok(&mut fresh), "ms");
     let cost = client.cost(project.tool(), &arguments).await;
     let memory = cost["memory_bytes"].as_f64().expect("a number") / 1024.0;
     print_row(&format!("{name}: memory of an instance"), Ok(&mut [memory]), "KiB");
+    let folder = server.stop();
+    let grants = folder.path().join("data/grants");
+    std::fs::create_dir_all(&grants).expect("made");
+    std::fs::write(grants.join("hello.toml"), "version = 1\nreuse = {}\n").expect("written");
+    let server = Server::mcpp_in(folder).await;
+    let client = Client::connect(server.url(), Era::Modern).await;
+    while !listed(&client, project.tool()).await {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let mut reused = steady(&client, project.tool()).await;
+    print_row(&format!("{name}: call, instance used again"), Ok(&mut reused), "ms");
+}
+
+/// What calls one after the other take, in milliseconds.
+async fn steady(client: &Client, tool: &str) -> Vec<f64> {
+    let mut times = Vec::new();
+    for round in 0..CALLS + CALLS / 10 {
+        let started = Instant::now();
+        client.call(tool, &json!({ "name": "World" })).await;
+        if round >= CALLS / 10 {
+            times.push(started.elapsed().as_secs_f64() * 1e3);
+        }
+    }
+    times
 }
 
 /// Whether a tool is there, without calling it.

@@ -44,8 +44,9 @@ use tokio::{io::AsyncWriteExt as _, net::TcpStream, task::JoinHandle};
 use client::{Client, Era};
 use server::Server;
 
-/// How long each latency is measured.
-const MEASURE: Duration = Duration::from_secs(6);
+/// How long each latency is measured at a time, and how often; the median of those times' quantiles counts.
+const MEASURE: Duration = Duration::from_secs(4);
+const ROUNDS: usize = 3;
 /// The pause between two calls of the tenant that is measured: it has a user, no load.
 const PAUSE: Duration = Duration::from_millis(2);
 const TENANTS: usize = 100;
@@ -280,32 +281,61 @@ async fn beside_each_other() {
     ];
     let greedy = team(folder.path(), "greedy", &components);
     let server = Server::mcpp_in(folder).await;
-    let (mut calls, mut looks) = observe(&server.url(), &modest).await;
-    let (alone, health_alone) = (quantile(&mut calls, 0.99), quantile(&mut looks, 0.99));
-    print_row("one tenant alone: a call, p50", quantile(&mut calls, 0.5), "ms");
-    print_row("one tenant alone: a call, p99", alone, "ms");
-    print_row("one tenant alone: /health, p99", health_alone, "ms");
-    for (load, kind) in ATTACKS {
-        let stop = Arc::new(AtomicBool::new(false));
-        let (running, others) = begin(kind, &server.url(), &greedy, &stop);
-        tokio::time::sleep(Duration::from_millis(500)).await;
-        let (mut calls, mut looks) = observe(&server.url(), &modest).await;
-        stop.store(true, Ordering::Relaxed);
-        for client in running {
-            client.await.expect("no panic");
+    let mut alone = Latencies::default();
+    let mut under = ATTACKS.map(|_| Latencies::default());
+    for _ in 0..ROUNDS {
+        for ((_, kind), latencies) in ATTACKS.iter().zip(&mut under) {
+            // Beside every attack, as the machine itself changes.
+            alone.note(observe(&server.url(), &modest).await);
+            let stop = Arc::new(AtomicBool::new(false));
+            let (running, others) = begin(*kind, &server.url(), &greedy, &stop);
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            latencies.note(observe(&server.url(), &modest).await);
+            stop.store(true, Ordering::Relaxed);
+            for client in running {
+                client.await.expect("no panic");
+            }
+            for mut other in others {
+                other.kill().expect("killed");
+                other.wait().expect("ended");
+            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
         }
-        for mut other in others {
-            other.kill().expect("killed");
-            other.wait().expect("ended");
-        }
-        let beside = quantile(&mut calls, 0.99);
-        print_row(format!("{load}: a call, p50"), quantile(&mut calls, 0.5), "ms");
-        print_row(format!("{load}: a call, p99"), beside, "ms");
-        print_row(format!("{load}: a call, p99 / alone"), beside / alone, "×");
-        print_row(format!("{load}: /health, p99"), quantile(&mut looks, 0.99), "ms");
-        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    let usual = alone.print("one tenant alone");
+    for ((load, _), latencies) in ATTACKS.iter().zip(&mut under) {
+        let beside = latencies.print(load);
+        print_row(format!("{load}: a call, p99 / alone"), beside / usual, "×");
     }
     print_row("memory of the host after all that", server.resident_bytes() / 1e6, "MB");
+}
+
+/// Quantiles of several times, in milliseconds.
+#[derive(Default)]
+struct Latencies {
+    calls_p50: Vec<f64>,
+    calls_p99: Vec<f64>,
+    health_p99: Vec<f64>,
+}
+
+impl Latencies {
+    fn note(&mut self, (mut calls, mut looks): (Vec<f64>, Vec<f64>)) {
+        self.calls_p50.push(quantile(&mut calls, 0.5));
+        self.calls_p99.push(quantile(&mut calls, 0.99));
+        self.health_p99.push(quantile(&mut looks, 0.99));
+    }
+
+    /// Prints the medians; that of the calls' p99.
+    fn print(&mut self, load: &str) -> f64 {
+        let median = |values: &mut Vec<f64>| quantile(values, 0.5) / 1e3;
+        let p99 = median(&mut self.calls_p99);
+        print_row(format!("{load}: a call, p50"), median(&mut self.calls_p50), "ms");
+        print_row(format!("{load}: a call, p99"), p99, "ms");
+        print_row(format!("{load}: a call, p99, least"), self.calls_p99[0], "ms");
+        print_row(format!("{load}: a call, p99, most"), self.calls_p99[self.calls_p99.len() - 1], "ms");
+        print_row(format!("{load}: /health, p99"), median(&mut self.health_p99), "ms");
+        p99
+    }
 }
 
 /// Takes all the memory that it may have, and touches it.

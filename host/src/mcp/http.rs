@@ -141,8 +141,6 @@ impl HttpDoor {
                 metrics::gauge!("mcpp_connections").decrement(1);
                 drop(permit);
             });
-            // However fast connections come, those that are there are served in between.
-            tokio::task::yield_now().await;
         }
         connections.close();
         self.stop.cancelled().await;

@@ -178,6 +178,24 @@ fn signals_reload_and_stop() {
     assert!(!files.path().join("data/mcpp.sock").exists(), "the socket is left behind");
 }
 
+#[test]
+fn a_folder_is_watched_that_is_named_from_where_the_host_was_started() {
+    let files = folder(&[]);
+    let mut child = Command::new(mcpp())
+        .args(["serve", "--listen", "127.0.0.1:0", "--tools", "./tools", "--data", "data"])
+        .current_dir(files.path())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("started");
+    let data = files.path().join("data").display().to_string();
+    let info = || run(&["info", "--json", "--data", &data], &[]);
+    wait("it answers", || info().status.success());
+    std::fs::write(files.path().join("tools/add.wasm"), add()).expect("written");
+    wait("it is live", || stdout(&info()).contains("\"add\""));
+    child.kill().expect("killed");
+    child.wait().expect("ended");
+}
+
 fn wait(what: &str, mut condition: impl FnMut() -> bool) {
     let started = Instant::now();
     while !condition() {

@@ -163,7 +163,11 @@ pub struct Loader {
 
 impl Loader {
     /// A loader that has not loaded anything yet, nor read the grants.
-    pub fn new(config: LoaderConfig, registry: Registry, cache: Option<Cache>) -> Self {
+    pub fn new(mut config: LoaderConfig, registry: Registry, cache: Option<Cache>) -> Self {
+        // The watch tells of files by absolute paths.
+        for folder in &mut config.folders {
+            *folder = std::path::absolute(&*folder).unwrap_or_else(|_| folder.clone());
+        }
         let accepted = Accepted::new(config.accepted.clone());
         Self { config, registry, cache: cache.map(Arc::new), grants: ArcSwap::default(), accepted }
     }

@@ -43,28 +43,13 @@ fn main() {
 /// Embeds what Go's bindings need at run time: the crate that writes the bindings ships it, so that a build of Go asks no server for it. Where the crate's sources are not
 /// found nothing is embedded, and Go gets it itself.
 fn embed_go_runtime() {
-    let runtime = go_runtime();
-    if runtime.is_none() {
+    let list = go_runtime().map(|runtime| go_files(&runtime));
+    if list.is_none() {
         println!(
             "cargo::warning=the Go runtime of wit-bindgen-go is not found: builds of Go projects will download it"
         );
     }
-    let mut files = Vec::new();
-    let mut folders = Vec::from_iter(runtime.as_ref().map(|runtime| runtime.join("wit")));
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
-            if entry.path().is_dir() { folders.push(entry.path()) } else { files.push(entry.path()) }
-        }
-    }
-    files.extend(runtime.as_ref().map(|runtime| runtime.join("go.mod")));
-    files.sort();
-    let list: String = files
-        .iter()
-        .filter_map(|file| {
-            let name = file.strip_prefix(runtime.as_ref()?).ok()?.display().to_string();
-            Some(format!("    ({name:?}, include_str!({:?})),\n", file.display().to_string()))
-        })
-        .collect();
+    let list = list.unwrap_or_default();
     let code = format!(
         "/// What Go's bindings need: the files of a module, with their paths in it.\nconst RUNTIME: &[(&str, &str)] = &[\n{list}];\n"
     );
@@ -72,6 +57,22 @@ fn embed_go_runtime() {
     if let Err(error) = fs::write(&file, code) {
         fail(&format!("cannot write {}: {error}", file.display()));
     }
+}
+
+/// The files of the Go module, as lines of a list: the path of each in it, and its text.
+fn go_files(runtime: &Path) -> String {
+    let (mut files, mut folders) = (vec![runtime.join("go.mod")], vec![runtime.join("wit")]);
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
+            if entry.path().is_dir() { folders.push(entry.path()) } else { files.push(entry.path()) }
+        }
+    }
+    files.sort();
+    let line = |file: &PathBuf| {
+        let name = file.strip_prefix(runtime).ok()?.display().to_string();
+        Some(format!("    ({name:?}, include_str!({:?})),\n", file.display().to_string()))
+    };
+    files.iter().filter_map(line).collect()
 }
 
 /// The Go module in the crate that writes Go's bindings.

@@ -197,14 +197,14 @@ fn make(config: &EngineConfig, features: Features) -> Result<wasmtime::Engine, E
 
 fn engine_config(config: &EngineConfig, features: Features) -> wasmtime::Config {
     let slots = u32::try_from(config.slots()).unwrap_or(u32::MAX);
-    let tasks = features.tasks == Tasks::Many;
+    let (tasks, heap) = (features.tasks == Tasks::Many, features.heap == Heap::Collected);
     let core_instances = if tasks { MAX_CORE_INSTANCES_OF_TASKS } else { MAX_CORE_INSTANCES };
     // In each instance within a component one task at a time may stop in the middle of its stack; two more stacks are for what runs.
     let stacks_of_tasks = slots.saturating_mul(MAX_CORE_INSTANCES_OF_TASKS.saturating_add(2)).min(MAX_STACKS);
     let stacks = if tasks { stacks_of_tasks.max(slots) } else { slots };
     let mut pool = PoolingAllocationConfig::new();
     // A heap has the place of a memory.
-    let heaps = if features.heap == Heap::Collected { slots } else { 0 };
+    let heaps = if heap { slots } else { 0 };
     pool.total_component_instances(slots)
         .total_gc_heaps(heaps)
         .total_core_instances(slots.saturating_mul(CORE_INSTANCES_PER_SLOT))
@@ -238,7 +238,6 @@ fn engine_config(config: &EngineConfig, features: Features) -> wasmtime::Config 
         // What a task had on its stack is not kept for a next one: there are many stacks.
         .async_stack_zeroing(tasks)
         .allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
-    let heap = features.heap == Heap::Collected;
     wasm.gc_support(heap).wasm_function_references(heap).wasm_gc(heap).wasm_exceptions(heap);
     if features.code == Code::Baseline {
         wasm.strategy(wasmtime::Strategy::Winch);

@@ -519,13 +519,20 @@ async fn what_one_tenant_sees_does_not_depend_on_another() {
         .expect("no difference");
 }
 
-#[tokio::test]
-async fn who_is_refused_again_and_again_waits_for_it_and_nobody_else_does() {
+/// A host with the tenants `one` and `two`, each with the tool `add`, and a user of each.
+async fn two_teams() -> (TestHost, User, User) {
     let files = folder(&[]);
     let data = files.path().join("data");
-    let (one, two) = (team(&data, "one", &[("add", &add())]), team(&data, "two", &[("add", &add())]));
+    let tokens = ["one", "two"].map(|name| team(&data, name, &[("add", &add())]));
     let host = TestHost::start_with(files, |_| {}).await;
-    let [one, two, stranger] = [&one, &two, "mcpp_nobody"].map(|token| User::new(&host, token));
+    let [one, two] = tokens.map(|token| User::new(&host, &token));
+    (host, one, two)
+}
+
+#[tokio::test]
+async fn who_is_refused_again_and_again_waits_for_it_and_nobody_else_does() {
+    let (host, one, two) = two_teams().await;
+    let stranger = User::new(&host, "mcpp_nobody");
     let held_back = || {
         let metrics = mcpp::telemetry::metrics().expect("installed").render();
         let count = metrics.lines().find_map(|line| line.strip_prefix("mcpp_refusals_held_back_total "));
@@ -553,11 +560,7 @@ async fn who_is_refused_again_and_again_waits_for_it_and_nobody_else_does() {
 
 #[tokio::test]
 async fn a_flood_of_one_tenant_waits_at_its_own_door() {
-    let files = folder(&[]);
-    let data = files.path().join("data");
-    let (one, two) = (team(&data, "one", &[("add", &add())]), team(&data, "two", &[("add", &add())]));
-    let host = TestHost::start_with(files, |_| {}).await;
-    let [one, two] = [&one, &two].map(|token| User::new(&host, token));
+    let (host, one, two) = two_teams().await;
     let sum = json!({ "a": 1, "b": 2 });
     let door = std::sync::Arc::clone(&host.host.registry().share(&tenant("one")).expect("open").door.places);
     let places = door.available_permits();

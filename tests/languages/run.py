@@ -13,11 +13,14 @@ import pathlib
 import shutil
 import subprocess
 import sys
-import time
+
+sys.path.append(str(pathlib.Path(__file__).resolve().parent.parent / "clients"))
+import serving
 
 MCPP = pathlib.Path(sys.argv[1]).resolve()
 FOLDER = pathlib.Path(sys.argv[2])
 HERE = pathlib.Path(__file__).resolve().parent / "interfaces"
+PORT = 18435
 # The template's own test, the file to break, what to put there, and the beginning of what the build then says.
 LANGUAGES = {
     "javascript": (["npm", "test"], "src/tool.js", "export function (", "src/tool.js:"),
@@ -94,7 +97,7 @@ def interfaces(language, name, project):
     folder = FOLDER / f"{name}-files"
     folder.mkdir()
     (folder / "file.txt").write_text("from a file")
-    with serving(name, component, "interfaces") as (url, data, log):
+    with host_with(name, component, "interfaces") as (url, data, log):
         problems = mcpp("tools", "--problems", "--data", data, fails=True)
         if "store = {}" not in problems:
             sys.exit(f"{language}: without a grant it has these problems: {problems}")
@@ -112,28 +115,21 @@ def interfaces(language, name, project):
 
 
 @contextlib.contextmanager
-def serving(name, component, what):
+def host_with(name, component, what):
     """A host with the component alone: its URL, its data folder, its log."""
     tools, data, log = (FOLDER / f"{name}-{what}-{kind}" for kind in ("tools", "data", "log"))
     tools.mkdir()
     shutil.copy(component, tools)
-    with log.open("wb") as written:
-        host = subprocess.Popen([MCPP, "serve", "--listen", "127.0.0.1:0", "--tools", tools, "--data", data], stderr=written)
+    with log.open("wb") as written, serving.start(MCPP, data, PORT, "--tools", tools, log=written) as host:
         try:
-            for _ in range(600):
-                info = subprocess.run([MCPP, "info", "--json", "--data", data], capture_output=True, text=True)
-                if info.returncode == 0:
-                    break
-                time.sleep(0.1)
-            yield json.loads(info.stdout)["url"], data, log
+            yield serving.url(PORT), data, log
         finally:
             host.terminate()
-            host.wait()
 
 
 def call(language, name, component):
     """Serves the component and calls it."""
-    with serving(name, component, "template") as (url, _, log):
+    with host_with(name, component, "template") as (url, _, log):
         listed = json.loads(mcpp("tools", "--json", "--url", url))
         own = [(tool["name"], tool["description"]) for tool in listed if tool["name"].startswith(name)]
         tool = f"{name}_greet"

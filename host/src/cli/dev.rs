@@ -270,9 +270,8 @@ impl Session {
     /// Begins to make the optimized code of the build that is live, if it serves without.
     async fn optimize(&mut self) -> anyhow::Result<()> {
         let live = self.host.registry().catalog(&TenantId::local()).components().next().cloned();
-        let loader = self.host.tenants().reloader().loader(&TenantId::local()).await?;
-        if let (Some(live), Some(loader), false) = (live, loader, self.waiting)
-            && live.code == Code::Baseline
+        if let Some(live) = live.filter(|live| live.code == Code::Baseline && !self.waiting)
+            && let Some(loader) = self.host.tenants().reloader().loader(&TenantId::local()).await?
         {
             self.optimizing.spawn(async move { loader.optimize(&live).await });
         }

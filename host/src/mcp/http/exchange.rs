@@ -83,7 +83,7 @@ fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Stranger> {
     }
 }
 
-pub(super) async fn mcp(State(app): State<Arc<App>>, mut request: Request) -> Response {
+pub(super) async fn mcp(State(app): State<Arc<App>>, request: Request) -> Response {
     let principal = match authenticate(&app, request.headers()) {
         Ok(principal) => principal,
         Err(refused) => {
@@ -91,18 +91,16 @@ pub(super) async fn mcp(State(app): State<Arc<App>>, mut request: Request) -> Re
             return *refused;
         }
     };
-    let share = app.endpoint.registry().share(&principal.tenant);
-    let signal = RefusalSignal::default();
-    request.extensions_mut().insert(signal.clone());
-    let response = answer(&app, principal, request).await;
+    let (tenant, signal) = (principal.tenant.clone(), RefusalSignal::default());
+    let response = answer(&app, principal, &signal, request).await;
     let refused = !response.status().is_success() || signal.is_raised();
-    if let Some(share) = share.filter(|_| refused) {
+    if refused && let Some(share) = app.endpoint.registry().share(&tenant) {
         share.door.refusals.hold_back().await;
     }
     response
 }
 
-async fn answer(app: &App, principal: Principal, request: Request) -> Response {
+async fn answer(app: &App, principal: Principal, signal: &RefusalSignal, request: Request) -> Response {
     if let Some(id) = request.headers().get(SESSION_HEADER).filter(|_| !is_modern(request.headers())) {
         let own = id.to_str().is_ok_and(|id| app.sessions.belongs_to(id, &principal));
         if !own {
@@ -115,7 +113,7 @@ async fn answer(app: &App, principal: Principal, request: Request) -> Response {
         }
     }
     match *request.method() {
-        Method::POST => post(app, principal, request).await,
+        Method::POST => post(app, principal, signal, request).await,
         Method::GET => {
             let request = request.map(|_| Full::new(Bytes::new()));
             shape(PRINCIPAL.scope(principal, app.engine.handle(request)).await.map(Body::new), None).await
@@ -154,7 +152,7 @@ async fn delete(app: &App, headers: &HeaderMap) -> Response {
     }
 }
 
-async fn post(app: &App, principal: Principal, request: Request) -> Response {
+async fn post(app: &App, principal: Principal, signal: &RefusalSignal, request: Request) -> Response {
     let (mut parts, body) = request.into_parts();
     let body = match read_body(&app.config, body).await {
         Ok(body) => body,
@@ -179,7 +177,7 @@ async fn post(app: &App, principal: Principal, request: Request) -> Response {
         return busy(envelope.id.as_ref(), &full.to_string());
     }
     supply_method_header(&mut parts.headers, &envelope);
-    let signal = parts.extensions.get::<RefusalSignal>().cloned().unwrap_or_default();
+    parts.extensions.insert(signal.clone());
     parts.extensions.insert(place.clone());
     let request = Request::from_parts(parts, Full::new(body));
     let response = PRINCIPAL.scope(principal, app.engine.handle(request)).await;

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     capability::http::OutboundConfig,
+    memory::MemoryConfig,
     store::embedded::EmbeddedConfig,
     telemetry::LogFormat,
     tenant::{home::Homes, tokens::TokenFile},
@@ -38,6 +39,8 @@ pub struct Config {
     pub data: DataConfig,
     /// The components' data.
     pub store: EmbeddedConfig,
+    /// Memory that is spent for others.
+    pub memory: MemoryConfig,
     /// How many instances there may be.
     pub engine: EngineConfig,
     /// What one call may use, unless a grant says otherwise.
@@ -373,6 +376,11 @@ mod tests {
         assert_eq!(parsed.limits.fuel.take().map(u64::from), Some(1_000_000_000));
         assert_eq!(parsed.limits(), Limits::default());
         parsed.limits = LimitsPatch::default();
+        // Unless they are set, they are half of the host's.
+        let own = &mut parsed.tenant_limits;
+        let own =
+            [own.guest_bytes.take().is_some(), own.code_bytes.take().is_some(), own.message_bytes.take().is_some()];
+        assert_eq!(own, [true; 3]);
         assert_eq!(parsed.tenant_limits(), TenantLimits::default());
         parsed.tenant_limits = TenantLimitsPatch::default();
         parsed.data.dir = None;
@@ -381,8 +389,9 @@ mod tests {
         assert_eq!(parsed, Config::default());
         let table: toml::Table = toml::from_str(&active).expect("valid");
         let count = |section: &str| table.get(section).and_then(toml::Value::as_table).map_or(0, toml::Table::len);
-        let sections = ["server", "sessions", "tools", "store", "engine", "limits", "tenant_limits", "outbound", "log"];
-        assert_eq!(sections.map(count), [14, 4, 4, 3, 6, 16, 6, 1, 2], "a key is missing from the example");
+        let sections =
+            ["server", "sessions", "tools", "store", "memory", "engine", "limits", "tenant_limits", "outbound", "log"];
+        assert_eq!(sections.map(count), [14, 4, 4, 3, 3, 6, 16, 9, 1, 2], "a key is missing from the example");
     }
 
     #[test]

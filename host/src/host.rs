@@ -12,6 +12,7 @@ use crate::{
     config::Config,
     events::{self, subscriptions::Subscriptions},
     mcp::{Endpoint, http::HttpDoor, stdio},
+    memory::HostMemory,
     registry::Registry,
     reload::{
         Progress, Reloader, Report,
@@ -81,6 +82,7 @@ impl Host {
             Arc::clone(&subscriptions),
             Arc::new(outbound),
             Keeper::new(config.engine.max_kept),
+            HostMemory::new(&config.memory),
         );
         let grants = config.grants()?;
         let own_folders = OwnFolders {

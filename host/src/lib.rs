@@ -6,6 +6,7 @@
 
 pub mod config;
 mod files;
+pub mod memory;
 pub mod telemetry;
 
 pub mod mcp;

@@ -35,6 +35,7 @@ use crate::{
     },
     events::subscriptions::Subscriptions,
     grants::ledger::{Ledger, Witness},
+    memory::HostMemory,
     store::{Space, Store},
     telemetry,
     tenant::{Authorized, Principal, TenantId},
@@ -63,6 +64,7 @@ struct Shared {
     outbound: Arc<Outbound>,
     ledger: Arc<Ledger>,
     keeper: Keeper,
+    memory: Arc<HostMemory>,
     tenants: ArcSwap<BTreeMap<TenantId, Arc<Tenant>>>,
     calls: tokio_util::task::TaskTracker,
 }
@@ -86,6 +88,7 @@ impl Registry {
         subscriptions: Arc<Subscriptions>,
         outbound: Arc<Outbound>,
         keeper: Keeper,
+        memory: Arc<HostMemory>,
     ) -> Self {
         let calls = tokio_util::task::TaskTracker::new();
         Self(Arc::new(Shared {
@@ -96,6 +99,7 @@ impl Registry {
             outbound,
             ledger: Arc::default(),
             keeper,
+            memory,
             tenants: ArcSwap::default(),
             calls,
         }))
@@ -105,13 +109,15 @@ impl Registry {
     pub fn open(&self, id: &TenantId, limits: TenantLimits) {
         if let Some(tenant) = self.tenant(id) {
             if tenant.share.load().limits != limits {
-                tenant.share.store(Share::new(id.clone(), limits));
+                let memory = Arc::clone(&tenant.share.load().memory);
+                memory.set_limits(limits.memory());
+                tenant.share.store(Share::new(id.clone(), limits, memory));
                 tenant.rate.set(limits.calls_per_minute);
             }
             return;
         }
         let tenant = Arc::new(Tenant {
-            share: ArcSwap::from(Share::new(id.clone(), limits)),
+            share: ArcSwap::from(Share::new(id.clone(), limits, self.0.memory.account(limits.memory()))),
             rate: Rate::new(limits.calls_per_minute),
             catalog: ArcSwap::from_pointee(Catalog::default()),
             changed: watch::Sender::new(0),
@@ -166,6 +172,11 @@ impl Registry {
     /// Who is told of which events.
     pub fn subscriptions(&self) -> &Arc<Subscriptions> {
         &self.0.subscriptions
+    }
+
+    /// The host's memory for what it does for others.
+    pub fn memory(&self) -> &Arc<HostMemory> {
+        &self.0.memory
     }
 
     /// The places for instances.

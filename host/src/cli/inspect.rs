@@ -132,7 +132,7 @@ impl Inspect {
             // To list its tools the component runs once, with everything linked and nothing behind it: there is no call, so nothing can be reached.
             let everything = ToolPattern::try_from("*".to_owned()).map_err(anyhow::Error::msg)?;
             let store = Some(StoreGrant::default());
-            let share = Share::new(TenantId::local(), TenantLimits::default());
+            let share = Share::alone(TenantLimits::default());
             let http = serde_json::from_value(serde_json::json!([{ "url": "https://host.invalid" }]))?;
             let grant = ComponentGrant { call: vec![everything], store, http, ..ComponentGrant::default() };
             let loaded = compiled.admit(&grant)?.load(&engine, (&Admission::new(&config), &share)).await?;

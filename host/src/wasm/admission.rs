@@ -25,6 +25,7 @@ use super::{
 };
 use crate::{
     call::CallError,
+    memory::{Account, HostMemory, MemoryConfig},
     tenant::{TenantId, door::Door},
 };
 
@@ -38,14 +39,22 @@ pub struct Share {
     pub tenant: TenantId,
     /// Its bounds.
     pub limits: TenantLimits,
+    /// What it has of the host's memory.
+    pub memory: Arc<Account>,
     /// Its way in.
     pub door: Door,
 }
 
 impl Share {
     /// A tenant's share.
-    pub fn new(tenant: TenantId, limits: TenantLimits) -> Arc<Self> {
-        Arc::new(Self { tenant, limits, door: Door::default() })
+    pub fn new(tenant: TenantId, limits: TenantLimits, memory: Arc<Account>) -> Arc<Self> {
+        Arc::new(Self { tenant, limits, memory, door: Door::default() })
+    }
+
+    /// A share of a host that has nothing else: for what is asked of a component outside of a host.
+    pub fn alone(limits: TenantLimits) -> Arc<Self> {
+        let memory = HostMemory::new(&MemoryConfig::default()).account(limits.memory());
+        Self::new(TenantId::local(), limits, memory)
     }
 }
 
@@ -432,7 +441,8 @@ mod tests {
     }
 
     fn share(tenant: &str) -> Arc<Share> {
-        Share::new(TenantId::new(tenant).expect("legal"), TenantLimits::default())
+        let memory = HostMemory::new(&MemoryConfig::default()).account(TenantLimits::default().memory());
+        Share::new(TenantId::new(tenant).expect("legal"), TenantLimits::default(), memory)
     }
 
     fn tool(most: usize) -> Arc<Semaphore> {
@@ -500,7 +510,7 @@ mod tests {
     async fn a_tenants_own_bounds_hold() {
         let limits = TenantLimits { running: 2, waiting: 1, queued: 1, ..TenantLimits::default() };
         let admission = Admission::new(&config(8, 8, 8));
-        let (me, tool) = (Share::new(TenantId::local(), limits), tool(99));
+        let (me, tool) = (Share::alone(limits), tool(99));
         let first = admit(&admission, &me, &tool).await.expect("room");
         let second = admit(&admission, &me, &tool).await.expect("room");
         let (third, fourth) = tokio::join!(admit(&admission, &me, &tool), admit(&admission, &me, &tool));

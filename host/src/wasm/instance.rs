@@ -440,7 +440,7 @@ mod tests {
     async fn a_guest_that_ends_well_after_a_budget_ran_out_beside_it_is_stopped() {
         let (admission, cancel) = (Admission::new(&EngineConfig::default()), CancellationToken::new());
         let until = Instant::now() + Duration::from_secs(10);
-        let share = Share::new(TenantId::local(), TenantLimits::default());
+        let share = Share::alone(TenantLimits::default());
         let slot = admission.admit(&share, &Arc::new(Semaphore::new(1)), 1, until, &cancel).await.expect("a place");
         let limits = Limits { http_bytes: 10, ..Limits::default() };
         let control = Control::new(limits, until, cancel, slot);

@@ -3,6 +3,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::memory::AccountLimits;
+
 /// Declares limits once: the resolved struct, the patch that configuration writes, and how one applies to the other. After a `?`, what is not measured unless it is limited.
 macro_rules! limits {
     (
@@ -100,6 +102,21 @@ limits! {
     sessions = 20_000, 1, 10_000_000;
     /// Instances that stay after a call, for their resources or for reuse.
     kept = 16, 0, 4_096;
+    ?
+    /// Memory of guests, those that stay included, in bytes. Half of the host's unless it is set.
+    guest_bytes, 1 << 20, 1 << 40;
+    /// Compiled code and memory images of live components, in bytes. Half of the host's unless it is set.
+    code_bytes, 1 << 20, 1 << 40;
+    /// Messages on their way (bodies, arguments, results, events, records of sessions, answers), in bytes. Half of the host's unless it is set.
+    message_bytes, 1 << 16, 1 << 40;
+}
+
+impl TenantLimits {
+    /// What it may have of the host's memory.
+    pub fn memory(&self) -> AccountLimits {
+        let Self { guest_bytes, code_bytes, message_bytes, .. } = *self;
+        AccountLimits { guest_bytes, code_bytes, message_bytes }
+    }
 }
 
 /// A number between `LEAST` and `MOST`, both included.

@@ -169,7 +169,7 @@ mod tests {
 
     async fn slot() -> Slot {
         let (cancel, until) = (CancellationToken::new(), tokio::time::Instant::now() + Duration::from_secs(60));
-        let share = Share::new(TenantId::local(), TenantLimits::default());
+        let share = Share::alone(TenantLimits::default());
         let admission = Admission::new(&EngineConfig::default());
         admission.admit(&share, &Arc::new(Semaphore::new(1)), 1, until, &cancel).await.expect("a place")
     }

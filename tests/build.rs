@@ -6,8 +6,19 @@ use std::{
     process::{Command, exit},
 };
 
-const GUESTS: [&str; 10] =
-    ["probe", "caller", "conformance", "store", "store-next", "files", "sockets", "standard", "waiting", "web"];
+const GUESTS: [&str; 11] = [
+    "probe",
+    "caller",
+    "conformance",
+    "store",
+    "store-next",
+    "files",
+    "sockets",
+    "standard",
+    "waiting",
+    "web",
+    "hostile",
+];
 
 fn main() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");

@@ -23,7 +23,6 @@ use crate::{
     grants::{ComponentGrant, StoreGrant, ToolPattern},
     registry::catalog::Revision,
     telemetry,
-    tenant::TenantId,
     wasm::{
         Engine, EngineConfig,
         admission::{Admission, Share},

@@ -428,7 +428,6 @@ mod tests {
 
     use super::*;
     use crate::{
-        tenant::TenantId,
         wasm::{
             EngineConfig,
             admission::{Admission, Share},

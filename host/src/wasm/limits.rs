@@ -105,8 +105,10 @@ limits! {
     ?
     /// Memory of guests, those that stay included, in bytes. Half of the host's unless it is set.
     guest_bytes, 1 << 20, 1 << 40;
+    ?
     /// Compiled code and memory images of live components, in bytes. Half of the host's unless it is set.
     code_bytes, 1 << 20, 1 << 40;
+    ?
     /// Messages on their way (bodies, arguments, results, events, records of sessions, answers), in bytes. Half of the host's unless it is set.
     message_bytes, 1 << 16, 1 << 40;
 }

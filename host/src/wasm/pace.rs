@@ -154,7 +154,6 @@ mod tests {
 
     use super::*;
     use crate::{
-        tenant::TenantId,
         wasm::{
             EngineConfig,
             admission::{Admission, Share},

@@ -1,0 +1,147 @@
+//! Messages: large bodies, answers and events, read slowly or never.
+
+use std::time::Duration;
+
+use futures::{FutureExt as _, future::BoxFuture};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use super::{
+    Attack, Target,
+    connections::{connect, modern, request},
+};
+use crate::client::{Client, Era};
+
+/// The largest body that is taken by default.
+const LARGEST: usize = 4 << 20;
+
+pub(super) const ATTACKS: &[Attack] = &[
+    Attack { name: "16 clients with bodies of 32 MB", clients: 16, run: |to, _| oversized(to) },
+    Attack { name: "400 bodies of 4 MB that stop one byte short", clients: 400, run: |to, _| one_byte_short(to) },
+    Attack { name: "400 answers of 4 MB that nobody reads", clients: 400, run: |to, _| unread(to, false) },
+    Attack { name: "400 pictures of 3 MB that nobody reads", clients: 400, run: |to, _| unread(to, true) },
+    Attack { name: "16 clients with answers of 4 MB", clients: 16, run: |to, _| read(to) },
+    Attack { name: "64 calls with progress of 4 MB that nobody reads", clients: 64, run: |to, _| progress(to) },
+    Attack { name: "8 clients that initialize with 4 MB and leave", clients: 8, run: |to, _| initialize(to) },
+    Attack { name: "8 clients with JSON of 300,000 keys", clients: 8, run: |to, _| keys(to) },
+    Attack { name: "16 clients listing tools", clients: 16, run: |to, _| lists(to) },
+];
+
+fn oversized(target: Target) -> BoxFuture<'static, ()> {
+    async move {
+        let (client, body) = (reqwest::Client::new(), bytes::Bytes::from(vec![b'['; 32 << 20]));
+        loop {
+            let _refused = client.post(&target.url).bearer_auth(&target.greedy.token).body(body.clone()).send().await;
+        }
+    }
+    .boxed()
+}
+
+const CALL: &str = "MCP-Protocol-Version: 2026-07-28\r\nMcp-Method: tools/call\r\n";
+
+fn call(target: &Target, tool: &str, arguments: Value) -> Vec<u8> {
+    let message = modern("tools/call", json!({ "name": tool, "arguments": arguments }));
+    request(target, &format!("{CALL}Mcp-Name: {tool}\r\n"), &message)
+}
+
+fn one_byte_short(target: Target) -> BoxFuture<'static, ()> {
+    async move {
+        let padding = "x".repeat(LARGEST - 1_000);
+        let message = call(&target, "hostile_checked", json!({ "padding": padding }));
+        loop {
+            let mut stream = connect(&target).await;
+            if stream.write_all(message.split_last().map_or(&[], |(_, rest)| rest)).await.is_ok() {
+                let _until_it_is_cut_off = stream.read(&mut [0]).await;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+    .boxed()
+}
+
+/// Sends a request and never reads the answer.
+async fn send_and_wait(target: &Target, message: &[u8]) {
+    let mut stream = connect(target).await;
+    if stream.write_all(message).await.is_ok() {
+        // Reading would make room; whether the other side has gone is seen by writing.
+        for _ in 0..120 {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            if stream.write_all(b"\r\n").await.is_err() {
+                return;
+            }
+        }
+    }
+    tokio::time::sleep(Duration::from_millis(100)).await;
+}
+
+fn unread(target: Target, picture: bool) -> BoxFuture<'static, ()> {
+    async move {
+        let bytes = if picture { 3_000_000 } else { LARGEST - 1_000 };
+        let message = call(&target, "hostile_answer", json!({ "bytes": bytes, "picture": picture }));
+        loop {
+            send_and_wait(&target, &message).await;
+        }
+    }
+    .boxed()
+}
+
+fn read(target: Target) -> BoxFuture<'static, ()> {
+    async move {
+        let client = Client::connect_as(target.url, Era::Modern, &target.greedy.token).await;
+        loop {
+            client.try_call("hostile_answer", &json!({ "bytes": LARGEST - 1_000 })).await;
+        }
+    }
+    .boxed()
+}
+
+fn progress(target: Target) -> BoxFuture<'static, ()> {
+    async move {
+        let arguments = json!({ "bytes": 4_000_000, "times": 64 });
+        let mut message = modern("tools/call", json!({ "name": "hostile_progress", "arguments": arguments }));
+        message["params"]["_meta"]["progressToken"] = 1.into();
+        let message = request(&target, &format!("{CALL}Mcp-Name: hostile_progress\r\n"), &message);
+        loop {
+            send_and_wait(&target, &message).await;
+        }
+    }
+    .boxed()
+}
+
+fn initialize(target: Target) -> BoxFuture<'static, ()> {
+    async move {
+        let http = reqwest::Client::new();
+        let message = json!({ "jsonrpc": "2.0", "id": 0, "method": "initialize", "params": {
+            "protocolVersion": "2025-11-25", "capabilities": { "experimental": { "x": { "y": "z".repeat(LARGEST - 1_000) } } },
+            "clientInfo": { "name": "bench", "version": "0" } } });
+        let body = bytes::Bytes::from(message.to_string());
+        loop {
+            let opened = http.post(&target.url).bearer_auth(&target.greedy.token).body(body.clone());
+            let opened = opened.header("accept", "application/json, text/event-stream");
+            let _refused = opened.header("content-type", "application/json").send().await;
+        }
+    }
+    .boxed()
+}
+
+fn keys(target: Target) -> BoxFuture<'static, ()> {
+    async move {
+        let keys: serde_json::Map<_, _> = (0..300_000).map(|n| (format!("k{n}"), n.into())).collect();
+        let arguments = Value::Object(keys);
+        let client = Client::connect_as(target.url, Era::Modern, &target.greedy.token).await;
+        loop {
+            client.try_call("hostile_checked", &arguments).await;
+        }
+    }
+    .boxed()
+}
+
+fn lists(target: Target) -> BoxFuture<'static, ()> {
+    async move {
+        let client = Client::connect_as(target.url, Era::Modern, &target.greedy.token).await;
+        loop {
+            client.list().await;
+        }
+    }
+    .boxed()
+}

@@ -1,0 +1,106 @@
+//! How long a modest tenant's calls, looks at `/health` and the operator's commands take meanwhile.
+
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::{
+    client::{Client, Era},
+    print_row,
+};
+
+/// How long each latency is measured at a time; the median of several times' quantiles counts.
+const MEASURE: Duration = Duration::from_secs(4);
+/// The pause between two calls of the tenant that is measured: it has a user, no load.
+const PAUSE: Duration = Duration::from_millis(2);
+/// The longest that one answer is waited for; one that does not come counts as this.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Single calls, and looks at `/health`; in seconds.
+pub(crate) struct Seen {
+    calls: Vec<f64>,
+    looks: Vec<f64>,
+    failed: usize,
+}
+
+/// Looks on, on a thread of its own, so that the attackers' work in this program does not count.
+pub(crate) async fn observe(url: &str, token: &str) -> Seen {
+    let (url, token) = (url.to_owned(), token.to_owned());
+    let watch = move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(watch(&url, &token))
+    };
+    let (done, seen) = tokio::sync::oneshot::channel();
+    std::thread::spawn(move || done.send(watch()));
+    seen.await.unwrap_or_else(|_| panic!("the observer broke"))
+}
+
+async fn watch(url: &str, token: &str) -> Seen {
+    let client = Client::connect_as(url.to_owned(), Era::Modern, token).await;
+    let (http, health) = (reqwest::Client::new(), url.replace("/mcp", "/health"));
+    let mut seen = Seen { calls: Vec::new(), looks: Vec::new(), failed: 0 };
+    let until = Instant::now() + MEASURE;
+    while Instant::now() < until {
+        let started = Instant::now();
+        let answer = tokio::time::timeout(PATIENCE, client.try_call("mine", &json!({}))).await;
+        seen.calls.push(started.elapsed().as_secs_f64());
+        let right = |answer: serde_json::Value| answer["result"]["structuredContent"]["result"] == 1;
+        if !answer.ok().flatten().is_some_and(right) {
+            seen.failed += 1;
+        }
+        let started = Instant::now();
+        let look = async { http.get(&health).send().await.ok()?.text().await.ok() };
+        if tokio::time::timeout(PATIENCE, look).await.ok().flatten().is_none() {
+            seen.failed += 1;
+        }
+        seen.looks.push(started.elapsed().as_secs_f64());
+        tokio::time::sleep(PAUSE).await;
+    }
+    seen
+}
+
+/// Quantiles of several times, in milliseconds.
+#[derive(Default)]
+pub(crate) struct Latencies {
+    calls_p50: Vec<f64>,
+    calls_p99: Vec<f64>,
+    health_p99: Vec<f64>,
+    failed: usize,
+    /// What else was noted: the operator's command (none for one that did not end), the host's peak of memory in megabytes, its threads.
+    pub(crate) operator_ms: Vec<Option<f64>>,
+    pub(crate) peak_mb: f64,
+    pub(crate) threads: f64,
+}
+
+impl Latencies {
+    pub(crate) fn note(&mut self, mut seen: Seen) {
+        self.calls_p50.push(quantile(&mut seen.calls, 0.5));
+        self.calls_p99.push(quantile(&mut seen.calls, 0.99));
+        self.health_p99.push(quantile(&mut seen.looks, 0.99));
+        self.failed += seen.failed;
+    }
+
+    /// Prints the medians; that of the calls' p99.
+    pub(crate) fn print(&mut self, load: &str) -> f64 {
+        let median = |values: &mut Vec<f64>| quantile(values, 0.5) / 1e3;
+        let p99 = median(&mut self.calls_p99);
+        print_row(format!("{load}: a call, p50"), Some(median(&mut self.calls_p50)), "ms");
+        print_row(format!("{load}: a call, p99"), Some(p99), "ms");
+        print_row(format!("{load}: a call, p99, least"), self.calls_p99.first().copied(), "ms");
+        print_row(format!("{load}: a call, p99, most"), self.calls_p99.last().copied(), "ms");
+        print_row(format!("{load}: /health, p99"), Some(median(&mut self.health_p99)), "ms");
+        print_row(format!("{load}: answers that were wrong or did not come"), Some(self.failed as f64), "");
+        if !self.operator_ms.is_empty() {
+            let slowest = self.operator_ms.iter().copied().reduce(|a, b| Some(a?.max(b?))).flatten();
+            print_row(format!("{load}: the operator's slowest command"), slowest, "ms");
+            print_row(format!("{load}: the host's memory, most"), Some(self.peak_mb), "MB");
+            print_row(format!("{load}: the host's threads, most"), Some(self.threads), "");
+        }
+        p99
+    }
+}
+
+pub(crate) fn quantile(times: &mut [f64], quantile: f64) -> f64 {
+    times.sort_by(f64::total_cmp);
+    times[((times.len() - 1) as f64 * quantile).round() as usize] * 1e3
+}

@@ -1,0 +1,78 @@
+//! What many tenants and many abandoned sessions cost.
+
+use serde_json::json;
+
+use crate::{
+    client::{Client, Era},
+    host::{component, folder, team},
+    print_row,
+    server::Server,
+};
+
+const TENANTS: usize = 100;
+const TOOLS: usize = 50;
+const SESSIONS: usize = 100_000;
+
+pub(crate) async fn many_tenants() {
+    let empty = folder();
+    team(empty.path(), "team-0", &[], &[]);
+    // Started twice, as below: compiling takes memory that serving does not.
+    let empty = Server::mcpp_in(empty).await.stop();
+    let server = Server::mcpp_in(empty).await;
+    let bare = server.resident_bytes();
+    drop(server);
+    let folder = folder();
+    let mut tokens = Vec::new();
+    for tenant in 0..TENANTS {
+        // Each its own: nothing is shared between them.
+        let names: Vec<String> = (0..TOOLS).map(|tool| format!("t{tenant}n{tool}")).collect();
+        let wasm = component(&names, &format!("i32.const {tenant}"));
+        tokens.push(team(folder.path(), &format!("team-{tenant}"), &[("many", &wasm)], &[]).token);
+    }
+    let server = Server::mcpp_in(folder).await;
+    let cold = server.started_in();
+    let folder = server.stop();
+    let server = Server::mcpp_in(folder).await;
+    let warm = server.started_in();
+    let full = server.resident_bytes();
+    for (tenant, token) in tokens.iter().enumerate() {
+        let client = Client::connect_as(server.url(), Era::Modern, token).await;
+        let answer = client.call(&format!("many_t{tenant}n7"), &json!({})).await;
+        assert_eq!(answer["result"]["structuredContent"]["result"], tenant, "{answer}");
+    }
+    let ms = |time: std::time::Duration| Some(time.as_secs_f64() * 1e3);
+    let mb = |bytes: f64| Some(bytes / 1e6);
+    print_row(format!("{TENANTS} tenants with {TOOLS} tools each: ready, nothing compiled"), ms(cold), "ms");
+    print_row(format!("{TENANTS} tenants with {TOOLS} tools each: ready, compiled before"), ms(warm), "ms");
+    print_row("one tenant without tools of its own: memory", mb(bare), "MB");
+    print_row(format!("{TENANTS} tenants with {TOOLS} tools each: memory"), mb(full), "MB");
+    print_row("each further tenant with its tools", mb((full - bare) / TENANTS as f64), "MB");
+    print_row("the same after a call of each", mb(server.resident_bytes()), "MB");
+}
+
+pub(crate) async fn abandoned_sessions() {
+    let folder = folder();
+    std::fs::write(
+        folder.path().join("mcpp.toml"),
+        "[sessions]\nmax = 200000\nmax_per_principal = 200000\n[tenant_limits]\nsessions = 200000\n",
+    )
+    .expect("written");
+    let server = Server::mcpp_in(folder).await;
+    let before = server.resident_bytes();
+    let tenth = open(&server, SESSIONS / 10).await;
+    let all = open(&server, SESSIONS - SESSIONS / 10).await;
+    print_row("no session: memory", Some(before / 1e6), "MB");
+    print_row(format!("{} abandoned sessions: memory", SESSIONS / 10), Some(tenth / 1e6), "MB");
+    print_row(format!("{SESSIONS} abandoned sessions: memory"), Some(all / 1e6), "MB");
+    print_row("each abandoned session", Some((all - before) / SESSIONS as f64 / 1024.0), "KiB");
+}
+
+/// Opens sessions that nobody comes back to; the memory when they are parked.
+async fn open(server: &Server, count: usize) -> f64 {
+    let openers: Vec<_> = (0..8).map(|_| tokio::spawn(Client::abandon_sessions(server.url(), count / 8))).collect();
+    for opener in openers {
+        opener.await.expect("no panic");
+    }
+    tokio::time::sleep(std::time::Duration::from_secs(6)).await;
+    server.resident_bytes()
+}

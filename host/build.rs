@@ -1,4 +1,5 @@
-//! Builds the components in `tools/` and embeds them, so that the one binary needs no file beside it; and embeds what builds of Go need.
+//! Builds the components in `tools/` and embeds them, so that the one binary needs no file beside it. Also embeds the sources that projects need: the SDK for Rust, and the
+//! module that Go's bindings import.
 //!
 //! They are built by the same script that a person runs, for `wasm32-wasip2`, in a target folder of their own; where the target is missing the script sets it up or says in
 //! one line what to type.
@@ -9,15 +10,50 @@ use std::{
     process::{Command, exit},
 };
 
+/// The sources of the SDK, as files and folders of the checkout.
+const SDK: [&str; 10] = [
+    "Cargo.toml",
+    "tool-sdk/Cargo.toml",
+    "tool-sdk/guest-target.sh",
+    "tool-sdk/src",
+    "tool-sdk/macros",
+    "wit/tool",
+    "wit/endpoint",
+    "wit/store",
+    "wit/events",
+    "wit/wasi",
+];
+
+/// A change of these is a new build of what is embedded; a change of the docs beside them is not.
+const WATCHED: [&str; 8] = [
+    "Cargo.lock",
+    "tools",
+    "tool-sdk/Cargo.toml",
+    "tool-sdk/src",
+    "tool-sdk/macros",
+    "tool-sdk/build-guest.sh",
+    "tool-sdk/guest-target.sh",
+    "wit",
+];
+
 fn main() {
     let root = folder("CARGO_MANIFEST_DIR");
     let root = root.parent().unwrap_or(&root).to_owned();
-    for watched in ["tools", "tool-sdk", "wit"] {
+    for watched in WATCHED {
         println!("cargo::rerun-if-changed={}", root.join(watched).display());
     }
     println!("cargo::rerun-if-env-changed=MCPP_NO_RUSTUP");
     println!("cargo::rerun-if-changed=build.rs");
-    embed_go_runtime();
+    embed("sdk.rs", "/// The sources of the SDK, with their paths in a checkout.\nconst SDK", &root, &SDK);
+    match go_runtime(&root) {
+        Ok(runtime) => embed(
+            "go_runtime.rs",
+            "/// The module that Go's bindings import: its files, with their paths in it.\nconst RUNTIME",
+            &runtime,
+            &["go.mod", "wit"],
+        ),
+        Err(reason) => fail(&format!("the Go runtime of wit-bindgen-go is not found: {reason}")),
+    }
     let names = components(&root.join("tools"));
     let components = build(&root, &names);
     let list: String = names
@@ -40,54 +76,65 @@ fn main() {
     }
 }
 
-/// Embeds what Go's bindings need at run time: the crate that writes the bindings ships it, so that a build of Go asks no server for it. Where the crate's sources are not
-/// found nothing is embedded, and Go gets it itself.
-fn embed_go_runtime() {
-    let list = go_runtime().map(|runtime| go_files(&runtime));
-    if list.is_none() {
-        println!(
-            "cargo::warning=the Go runtime of wit-bindgen-go is not found: builds of Go projects will download it"
-        );
-    }
-    let list = list.unwrap_or_default();
-    let code = format!(
-        "/// What Go's bindings need: the files of a module, with their paths in it.\nconst RUNTIME: &[(&str, &str)] = &[\n{list}];\n"
-    );
-    let file = folder("OUT_DIR").join("go_runtime.rs");
-    if let Err(error) = fs::write(&file, code) {
-        fail(&format!("cannot write {}: {error}", file.display()));
-    }
-}
-
-/// The files of the Go module, as lines of a list: the path of each in it, and its text.
-fn go_files(runtime: &Path) -> String {
-    let (mut files, mut folders) = (vec![runtime.join("go.mod")], vec![runtime.join("wit")]);
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
-            if entry.path().is_dir() { folders.push(entry.path()) } else { files.push(entry.path()) }
+/// Writes a list of files into `list`, as the constant that `head` begins: the path of each below `root`, and its text. `paths` are files and folders.
+fn embed(list: &str, head: &str, root: &Path, paths: &[&str]) {
+    let (mut files, mut waiting) = (Vec::new(), paths.iter().map(|path| root.join(path)).collect::<Vec<_>>());
+    while let Some(path) = waiting.pop() {
+        match fs::read_dir(&path) {
+            Ok(entries) => waiting.extend(entries.flatten().map(|entry| entry.path())),
+            Err(_) if path.is_file() => files.push(path),
+            Err(error) => fail(&format!("cannot read {}: {error}", path.display())),
         }
     }
     files.sort();
     let line = |file: &PathBuf| {
-        let name = file.strip_prefix(runtime).ok()?.display().to_string();
+        let name = file.strip_prefix(root).ok()?.display().to_string();
         Some(format!("    ({name:?}, include_str!({:?})),\n", file.display().to_string()))
     };
-    files.iter().filter_map(line).collect()
+    let lines: String = files.iter().filter_map(line).collect();
+    let file = folder("OUT_DIR").join(list);
+    if let Err(error) = fs::write(&file, format!("{head}: &[(&str, &str)] = &[\n{lines}];\n")) {
+        fail(&format!("cannot write {}: {error}", file.display()));
+    }
 }
 
-/// The Go module in the crate that writes Go's bindings.
-fn go_runtime() -> Option<PathBuf> {
-    let platform = env::var("HOST").ok()?;
-    let metadata = Command::new(env::var_os("CARGO")?)
-        .args(["metadata", "--format-version", "1", "--locked", "--offline", "--filter-platform", &platform])
+/// The Go module in the crate that writes Go's bindings; so a build of Go asks no server for it.
+///
+/// Cargo is asked about a package that depends on this crate alone. The whole workspace also needs the crates of the tests, and a machine that only built the host does not
+/// have those.
+fn go_runtime(root: &Path) -> Result<PathBuf, String> {
+    let package = folder("OUT_DIR").join("go-runtime");
+    let failed = |error: std::io::Error| error.to_string();
+    let lock = fs::read_to_string(root.join("Cargo.lock")).map_err(failed)?;
+    let (_, version) = lock.split_once("name = \"wit-bindgen-go\"\nversion = \"").ok_or("it is not in Cargo.lock")?;
+    let (version, _) = version.split_once('"').ok_or("Cargo.lock is not whole")?;
+    let manifest = format!(
+        "[package]\nname = \"go-runtime\"\nedition = \"2024\"\n[lib]\npath = \"lib.rs\"\n[workspace]\n[dependencies]\n\
+         wit-bindgen-go = {{ version = \"={version}\", default-features = false }}\n"
+    );
+    fs::create_dir_all(&package).map_err(failed)?;
+    for (file, text) in [("Cargo.toml", manifest.as_str()), ("Cargo.lock", &lock), ("lib.rs", "")] {
+        fs::write(package.join(file), text).map_err(failed)?;
+    }
+    let variable = |name: &str| env::var(name).map_err(|_| format!("cargo did not set {name}"));
+    // In the folder of the manifest, where cargo finds the configuration that this build has.
+    let asked = Command::new(variable("CARGO")?)
+        .args(["metadata", "--format-version", "1", "--offline", "--filter-platform", &variable("HOST")?])
+        .arg("--manifest-path")
+        .arg(package.join("Cargo.toml"))
         .current_dir(folder("CARGO_MANIFEST_DIR"))
         .output()
-        .ok()?;
-    let metadata: serde_json::Value = serde_json::from_slice(&metadata.stdout).ok()?;
-    let packages = metadata.get("packages")?.as_array()?;
-    let generator = packages.iter().find(|package| package.get("name").is_some_and(|name| name == "wit-bindgen-go"))?;
-    let runtime = Path::new(generator.get("manifest_path")?.as_str()?).parent()?.join("src/pkg");
-    runtime.join("go.mod").is_file().then_some(runtime)
+        .map_err(failed)?;
+    if !asked.status.success() {
+        return Err(String::from_utf8_lossy(&asked.stderr).into_owned());
+    }
+    let metadata: serde_json::Value = serde_json::from_slice(&asked.stdout).map_err(|error| error.to_string())?;
+    let packages = metadata.get("packages").and_then(serde_json::Value::as_array).into_iter().flatten();
+    let text = |package: &serde_json::Value, key: &str| Some(package.get(key)?.as_str()?.to_owned());
+    let mut generators = packages.filter(|package| text(package, "name").as_deref() == Some("wit-bindgen-go"));
+    let manifest = generators.next().and_then(|package| text(package, "manifest_path"));
+    let runtime = manifest.and_then(|manifest| Some(Path::new(&manifest).parent()?.join("src/pkg")));
+    runtime.filter(|runtime| runtime.join("go.mod").is_file()).ok_or_else(|| "the crate does not have it".into())
 }
 
 fn folder(variable: &str) -> PathBuf {

@@ -20,9 +20,20 @@ const GUESTS: [&str; 11] = [
     "hostile",
 ];
 
+/// A change of these is a new build of the guests; a change of the SDK's docs is not.
+const WATCHED: [&str; 7] = [
+    "tests/guests",
+    "tool-sdk/Cargo.toml",
+    "tool-sdk/src",
+    "tool-sdk/macros",
+    "tool-sdk/build-guest.sh",
+    "tool-sdk/guest-target.sh",
+    "wit",
+];
+
 fn main() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    for watched in ["tests/guests", "tool-sdk", "wit"] {
+    for watched in WATCHED {
         println!("cargo::rerun-if-changed={}", root.join(watched).display());
     }
     let output = Command::new("bash").arg(root.join("tool-sdk/build-guest.sh")).args(GUESTS).output();

@@ -21,8 +21,12 @@ use crate::{
     call::ComponentName,
     capability::{self, Access, Capability},
     config::Config,
+    events::parked::{self, StoppedLoop},
     grants::{ComponentGrant, ledger::Notes},
     mcp::{Endpoint, http::HttpDoor},
+    memory::MemoryUse,
+    registry::{Registry, catalog::Revision},
+    reload::LoadsNow,
     store::{Space, embedded::EmbeddedStore},
     telemetry,
     tenant::TenantId,
@@ -50,6 +54,8 @@ pub struct Info {
     pub instances: Instances,
     /// How many there may be.
     pub engine: EngineConfig,
+    /// The host's memory for what it does for others.
+    pub memory: Vec<PoolInfo>,
     /// What one call may use by default.
     pub limits: serde_json::Value,
     /// The tenant whose components these are.
@@ -58,6 +64,12 @@ pub struct Info {
     pub components: Vec<ComponentInfo>,
     /// Components whose newest build is not live.
     pub problems: Vec<ProblemInfo>,
+    /// What of the tenant is being loaded; none if it is not open.
+    #[serde(default)]
+    pub loads: Option<LoadsNow>,
+    /// The tenants of which not everything was looked at since they were opened.
+    #[serde(default)]
+    pub opening: Vec<TenantId>,
 }
 
 /// Instances now.
@@ -84,6 +96,19 @@ pub struct TenantInfo {
     pub limits: serde_json::Value,
     /// Its instances, and its calls that queue.
     pub instances: Instances,
+    /// What it has of the host's memory.
+    pub memory: Vec<PoolInfo>,
+}
+
+/// Memory for one use.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct PoolInfo {
+    /// The use, by the name of its bound.
+    pub pool: String,
+    /// Bytes that are used.
+    pub used_bytes: u64,
+    /// How many may be.
+    pub bound_bytes: u64,
 }
 
 /// What a component did, and what it was denied.
@@ -239,8 +264,18 @@ fn bind(socket: &std::path::Path) -> std::io::Result<UnixListener> {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let listener = UnixListener::bind(socket)?;
-    std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o600))?;
+    // It is made where nobody else can reach it, and gets its name when it is this user's only.
+    let hidden = socket.with_extension("new");
+    match std::fs::remove_dir_all(&hidden) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    crate::files::new_folder(&hidden)?;
+    let unnamed = hidden.join("s");
+    let listener = UnixListener::bind(&unnamed)?;
+    std::fs::set_permissions(&unnamed, std::fs::Permissions::from_mode(0o600))?;
+    std::fs::rename(&unnamed, socket)?;
+    std::fs::remove_dir(&hidden)?;
     Ok(listener)
 }
 
@@ -277,7 +312,7 @@ async fn notes(
 }
 
 async fn waiting(State(shared): State<Arc<Shared>>, Query(of): Query<Of>) -> Response {
-    answer(shared.tenants.waiting(&of.tenant).await)
+    answer(shared.tenants.waiting(&of.tenant))
 }
 
 async fn accept(State(shared): State<Arc<Shared>>, Query(of): Query<Of>, Json(build): Json<Acceptance>) -> Response {
@@ -299,45 +334,19 @@ async fn info(State(shared): State<Arc<Shared>>, Query(Of { tenant }): Query<Of>
     let registry = shared.endpoint.registry();
     let catalog = registry.catalog(&tenant);
     let admission = registry.admission();
-    let share = registry.share(&tenant);
-    let (running, waiting, queued) = admission.of(&tenant);
     let kept = registry.keeper().count();
-    let mut stores = BTreeMap::new();
-    for revision in catalog.components() {
-        if let Some(quota_bytes) = revision.powers.quota_bytes {
-            let space = Space { tenant: tenant.clone(), component: revision.name.clone() };
-            let used_bytes = registry.store().used_bytes(&space).await.ok();
-            stores.insert(revision.name.clone(), StoreInfo { used_bytes, quota_bytes, format: revision.format() });
-        }
-    }
-    let components = catalog.components().map(|revision| ComponentInfo {
-        granted: granted(&revision.grant),
-        store: stores.remove(&revision.name),
-        topics: revision.topics.iter().map(ToString::to_string).collect(),
-        name: revision.name.to_string(),
-        digest: revision.digest.clone(),
-        bytes: revision.bytes,
-        origin: origin(&revision.origin),
-        tools: revision
-            .tools
-            .iter()
-            .map(|tool| ToolInfo { name: tool.name.to_string(), limits: json(&tool.limits), reuse: tool.reuse })
-            .collect(),
-        notes: revision.notes.clone(),
-    });
     let problems = catalog.problems().map(|problem| ProblemInfo {
         component: problem.component.clone(),
         origin: origin(&problem.origin),
         error: problem.error.clone(),
         old_build_serves: catalog.component(&problem.component).is_some(),
     });
+    let host = registry.memory();
     let info = Info {
-        tenant: TenantInfo {
-            open: share.is_some(),
-            limits: share.map(|share| json(&share.limits)).unwrap_or_default(),
-            instances: Instances { running, waiting, queued, kept: kept.get(&tenant).copied().unwrap_or_default() },
-            name: tenant,
-        },
+        loads: shared.tenants.reloader().now(&tenant).await,
+        opening: shared.tenants.opening(),
+        components: components(registry, &tenant).await,
+        tenant: tenant_info(registry, tenant, &kept),
         version: env!("CARGO_PKG_VERSION").into(),
         pid: std::process::id(),
         url: shared.config.server.url(shared.address),
@@ -350,11 +359,68 @@ async fn info(State(shared): State<Arc<Shared>>, Query(Of { tenant }): Query<Of>
             kept: kept.values().sum(),
         },
         engine: shared.config.engine.clone(),
+        memory: pools(|of| (host.used(of), host.bound(of))),
         limits: json(&shared.config.limits()),
-        components: components.collect(),
         problems: problems.collect(),
     };
     Json(info).into_response()
+}
+
+fn tenant_info(registry: &Registry, name: TenantId, kept: &BTreeMap<TenantId, usize>) -> TenantInfo {
+    let (running, waiting, queued) = registry.admission().of(&name);
+    let share = registry.share(&name);
+    let memory = share.as_ref().map(|share| pools(|of| (share.memory.used(of), share.memory.limit(of))));
+    TenantInfo {
+        open: share.is_some(),
+        limits: share.map(|share| json(&share.limits)).unwrap_or_default(),
+        instances: Instances { running, waiting, queued, kept: kept.get(&name).copied().unwrap_or_default() },
+        memory: memory.unwrap_or_default(),
+        name,
+    }
+}
+
+fn pools(of: impl Fn(MemoryUse) -> (u64, u64)) -> Vec<PoolInfo> {
+    let pool = |pool: MemoryUse| {
+        let (used_bytes, bound_bytes) = of(pool);
+        PoolInfo { pool: pool.to_string(), used_bytes, bound_bytes }
+    };
+    MemoryUse::ALL.map(pool).into()
+}
+
+/// A tenant's live components.
+async fn components(registry: &Registry, tenant: &TenantId) -> Vec<ComponentInfo> {
+    let catalog = registry.catalog(tenant);
+    let loops = parked::loops(&**registry.store(), tenant).await.unwrap_or_default();
+    let mut components = Vec::new();
+    for revision in catalog.components() {
+        let own = loops.iter().filter(|stopped| stopped.from == revision.name);
+        let notes = own.map(|StoppedLoop { to, topic, .. }| {
+            format!("a loop of events was stopped: {to} is told of `{topic}` again and again (`mcpp events` shows what is parked)")
+        });
+        let notes = revision.notes.iter().cloned().chain(notes).collect();
+        let tools = revision.tools.iter();
+        components.push(ComponentInfo {
+            granted: granted(&revision.grant),
+            store: store_info(registry, tenant, revision).await,
+            topics: revision.topics.iter().map(ToString::to_string).collect(),
+            name: revision.name.to_string(),
+            digest: revision.digest.clone(),
+            bytes: revision.bytes,
+            origin: origin(&revision.origin),
+            tools: tools
+                .map(|tool| ToolInfo { name: tool.name.to_string(), limits: json(&tool.limits), reuse: tool.reuse })
+                .collect(),
+            notes,
+        });
+    }
+    components
+}
+
+async fn store_info(registry: &Registry, tenant: &TenantId, revision: &Revision) -> Option<StoreInfo> {
+    let quota_bytes = revision.powers.quota_bytes?;
+    let space = Space { tenant: tenant.clone(), component: revision.name.clone() };
+    let used_bytes = registry.store().used_bytes(&space).await.ok();
+    Some(StoreInfo { used_bytes, quota_bytes, format: revision.format() })
 }
 
 /// What a grant gives, in words.

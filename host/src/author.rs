@@ -5,6 +5,7 @@
 pub mod build;
 pub mod language;
 pub mod project;
+pub mod sdk;
 pub mod sources;
 pub mod template;
 

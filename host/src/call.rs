@@ -2,6 +2,7 @@
 //!
 //! Doors build a [`Call`] and translate a [`ToolResult`] or a [`CallError`] back; the registry and everything inward know nothing else.
 
+mod error;
 mod observer;
 mod trace;
 
@@ -14,10 +15,16 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 pub use self::{
-    observer::{CallEvent, LogLevel, MAX_PENDING_EVENTS, Observer},
+    error::CallError,
+    observer::{
+        CallEvent, LogLevel, MAX_EVENT_BYTES, MAX_PENDING_EVENTS, Observer, WaitingEvent, dropped as event_dropped,
+    },
     trace::TraceContext,
 };
-use crate::tenant::{Authorized, Denied, Principal, SCOPE_TOOLS};
+use crate::{
+    memory::Reservation,
+    tenant::{Authorized, Denied, Principal, SCOPE_TOOLS},
+};
 
 /// How deep tools may call tools.
 pub const MAX_CALL_DEPTH: u8 = 8;
@@ -117,6 +124,8 @@ pub struct Call {
     pub observer: Observer,
     /// 0 for a call from a door, one more for each call by a tool.
     pub depth: u8,
+    /// How many events, each emitted by the handler of the one before, led to this call; 0 for a call of a client.
+    pub chain: u32,
     /// The legacy client's session; none in the modern era, which has none.
     pub session: Option<Session>,
 }
@@ -202,6 +211,30 @@ pub struct ToolResult {
     pub structured: Option<Value>,
     /// Whether the tool says that it did not succeed.
     pub is_error: bool,
+    /// What it has of its tenant's memory.
+    pub memory: ResultMemory,
+}
+
+/// What a result has of its tenant's memory; given back with its last clone. It is no part of what the tool said.
+#[derive(Debug, Clone, Default)]
+pub struct ResultMemory(Vec<Arc<Reservation>>);
+
+impl ResultMemory {
+    /// Keeps `held` for as long as the result is there.
+    pub fn keep(&mut self, held: Reservation) {
+        self.0.push(Arc::new(held));
+    }
+
+    /// Whether it has any.
+    pub fn is_charged(&self) -> bool {
+        !self.0.is_empty()
+    }
+}
+
+impl PartialEq for ResultMemory {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
 }
 
 /// What a call cost.
@@ -264,6 +297,8 @@ pub enum Budget {
     Cpu,
     /// Linear memory, in bytes.
     Memory,
+    /// All memory of the tenant's guests, or of the host's, in bytes.
+    GuestBytes,
     /// Table elements.
     Tables,
     /// Core instances, memories and tables, in number.
@@ -301,6 +336,7 @@ impl Budget {
             Self::Deadline => "deadline_ms",
             Self::Cpu => "cpu_ms",
             Self::Memory => "memory_bytes",
+            Self::GuestBytes => "guest_bytes",
             Self::Tables => "table_elements",
             Self::Instances => "core_instances",
             Self::Output => "output_bytes",
@@ -323,96 +359,6 @@ impl fmt::Display for Budget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }
-}
-
-/// Why a call has no result.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum CallError {
-    /// No such tool for this principal.
-    #[error("unknown tool `{0}`")]
-    UnknownTool(ToolName),
-    /// The arguments do not match the input schema, or the tool refused one.
-    #[error("invalid argument{}: {reason}", at(path))]
-    InvalidArguments {
-        /// JSON pointer into the arguments.
-        path: String,
-        /// What is wrong.
-        reason: String,
-    },
-    /// A limit on concurrency is reached; the call has not run and may be repeated.
-    #[error("busy: {limit} {what} already; try again in {} ms", retry_after.as_millis())]
-    Busy {
-        /// What there are too many of.
-        what: &'static str,
-        /// How many are allowed.
-        limit: usize,
-        /// When to try again.
-        retry_after: Duration,
-    },
-    /// There were too many calls in too short a time; this one has not run and may be repeated.
-    #[error("too many calls: at most {limit} in a minute for this {of}; try again in {} ms", retry_after.as_millis())]
-    TooMany {
-        /// Whose rate it is.
-        of: &'static str,
-        /// How many calls are allowed in a minute.
-        limit: u64,
-        /// When to try again.
-        retry_after: Duration,
-    },
-    /// Tools call tools too deeply.
-    #[error("calls are nested deeper than {MAX_CALL_DEPTH}")]
-    TooDeep,
-    /// A budget ran out; the call was stopped.
-    #[error("budget `{budget}` exceeded: the tool was stopped at {limit}")]
-    BudgetExceeded {
-        /// Which.
-        budget: Budget,
-        /// How much there was of it.
-        limit: u64,
-    },
-    /// The caller gave up; the call was stopped.
-    #[error("the call was cancelled")]
-    Cancelled,
-    /// The guest trapped.
-    #[error("the tool crashed: {0}")]
-    Trapped(String),
-    /// The guest's result breaks its own contract.
-    #[error("the tool's result is invalid{}: {reason}", at(path))]
-    InvalidResult {
-        /// JSON pointer into the structured result.
-        path: String,
-        /// What is wrong.
-        reason: String,
-    },
-}
-
-impl CallError {
-    /// When to repeat the call, if it has not run for want of room.
-    pub fn retry_after(&self) -> Option<Duration> {
-        match self {
-            Self::Busy { retry_after, .. } | Self::TooMany { retry_after, .. } => Some(*retry_after),
-            _ => None,
-        }
-    }
-
-    /// A short, stable name for metrics and scripts.
-    pub fn kind(&self) -> &'static str {
-        match self {
-            Self::UnknownTool(_) => "unknown_tool",
-            Self::InvalidArguments { .. } => "invalid_arguments",
-            Self::Busy { .. } => "busy",
-            Self::TooMany { .. } => "too_many",
-            Self::TooDeep => "too_deep",
-            Self::BudgetExceeded { .. } => "budget_exceeded",
-            Self::Cancelled => "cancelled",
-            Self::Trapped(_) => "trapped",
-            Self::InvalidResult { .. } => "invalid_result",
-        }
-    }
-}
-
-fn at(path: &str) -> String {
-    if path.is_empty() { String::new() } else { format!(" at `{path}`") }
 }
 
 #[cfg(test)]
@@ -442,6 +388,7 @@ mod tests {
             trace: TraceContext::root(),
             observer: Observer::default(),
             depth: 0,
+            chain: 0,
             session: None,
         };
         assert!(authorize(call(&[SCOPE_TOOLS])).is_ok());

@@ -46,7 +46,7 @@ enum Command {
     Build(build::Build),
     /// Serve one project while you write it: build at every save, swap, and show what changed.
     Dev(dev::Dev),
-    /// List the tools of a host, or what keeps components from being live.
+    /// List the tools of a host, or the problems that keep components from being live.
     Tools(remote::Tools),
     /// Call a tool.
     Call(remote::Call),
@@ -54,7 +54,7 @@ enum Command {
     Tasks(tasks::Tasks),
     /// Show a running host: components, limits, instances, problems.
     Info(operate::Info),
-    /// Explain a component file: what it may do if you load it, and its tools.
+    /// Explain a component file: its powers if you load it, and its tools.
     Inspect(inspect::Inspect),
     /// Make a running host look at its tools and grants again.
     Reload(operate::Reload),
@@ -68,13 +68,13 @@ enum Command {
     Revoke(policy::Revoke),
     /// Ask whether a component's grant allows something; exit code 1 if not.
     Test(policy::Test),
-    /// Say why a component is not live and what its calls were denied, with the grant that would allow it.
+    /// Say why a component is not live and which of its calls were denied, with the grant that would allow them.
     Explain(policy::Explain),
-    /// Print the least grant under which all that a component did, and wanted to do, is allowed.
+    /// Print the least grant that allows everything a component did and wanted to do.
     Learn(policy::Learn),
     /// Accept a build in a pinned folder that is new, asks for more or shows clients something else.
     Accept(accept::Accept),
-    /// Show events and timers that wait, and deliveries that were given up; retry or drop those.
+    /// Show events and timers that wait, and deliveries that were given up. Retry or drop those.
     Events(data::Events),
     /// Set, list and remove the secrets that the host puts into components' requests.
     Secret(secret::Secret),
@@ -95,7 +95,7 @@ struct Operator {
     /// The host's configuration file, to find the data directory
     #[arg(long, env = "MCPP_CONFIG", value_name = "FILE", global = true)]
     config: Option<PathBuf>,
-    /// Whose components it is about
+    /// The tenant of the component
     #[arg(long, value_name = "TENANT", default_value = "local", global = true)]
     tenant: TenantId,
     /// Print JSON
@@ -128,7 +128,8 @@ impl Data {
 
     fn homes(&self) -> anyhow::Result<Homes> {
         let data = self.config()?.data_dir()?;
-        std::fs::create_dir_all(&data).with_context(|| format!("cannot make the data directory {}", data.display()))?;
+        crate::files::private_folder(&data)
+            .with_context(|| format!("cannot make the data directory {}", data.display()))?;
         Ok(Homes::new(data))
     }
 
@@ -141,10 +142,10 @@ impl Cli {
     /// Runs the command; the exit code.
     pub async fn run(self) -> anyhow::Result<u8> {
         match self.command {
-            Command::Serve(command) => command.run().await,
+            Command::Serve(command) => Box::pin(command.run()).await,
             Command::New(command) => command.run(),
             Command::Build(command) => command.run().await,
-            Command::Dev(command) => command.run().await,
+            Command::Dev(command) => Box::pin(command.run()).await,
             Command::Tools(command) => command.run().await,
             Command::Call(command) => command.run().await,
             Command::Tasks(command) => command.run().await,

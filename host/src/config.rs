@@ -2,6 +2,9 @@
 //!
 //! An unknown key is an error. The effective configuration is logged at start; `host/mcpp.example.toml` shows every key with its default, and a test holds it to that.
 
+mod mount_path;
+mod tools;
+
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
@@ -10,6 +13,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+pub use self::tools::ToolsConfig;
 use crate::{
     capability::http::OutboundConfig,
     memory::MemoryConfig,
@@ -18,6 +22,7 @@ use crate::{
     tenant::{home::Homes, tokens::TokenFile},
     wasm::{
         EngineConfig,
+        compile::CompileConfig,
         limits::{Limits, LimitsPatch, TenantLimits, TenantLimitsPatch},
     },
 };
@@ -43,6 +48,8 @@ pub struct Config {
     pub memory: MemoryConfig,
     /// How many instances there may be.
     pub engine: EngineConfig,
+    /// How components are compiled.
+    pub compile: CompileConfig,
     /// What one call may use, unless a grant says otherwise.
     pub limits: LimitsPatch,
     /// What one tenant may use, unless its settings say otherwise.
@@ -71,7 +78,7 @@ pub struct ServerConfig {
     pub allowed_origins: Vec<String>,
     /// Listen beyond loopback although no authentication is configured.
     pub allow_unauthenticated: bool,
-    /// Open connections.
+    /// Open connections: a quarter for clients that have not shown who they are, the rest for tenants.
     pub max_connections: usize,
     /// Largest request body, in bytes.
     pub max_body_bytes: usize,
@@ -81,6 +88,10 @@ pub struct ServerConfig {
     pub header_timeout_ms: u64,
     /// Time for a request's body, in milliseconds.
     pub body_timeout_ms: u64,
+    /// Time for a client that does not read what is written for it, in milliseconds; below a least rate it runs out too.
+    pub write_timeout_ms: u64,
+    /// Time for a connection's first authenticated request, in milliseconds.
+    pub stranger_timeout_ms: u64,
     /// Tools on one page of a list.
     pub page_size: usize,
     /// Time for running calls to end when the host stops, in milliseconds.
@@ -102,6 +113,8 @@ impl Default for ServerConfig {
             max_body_depth: 64,
             header_timeout_ms: 75_000,
             body_timeout_ms: 30_000,
+            write_timeout_ms: 30_000,
+            stranger_timeout_ms: 10_000,
             page_size: 200,
             drain_ms: 10_000,
         }
@@ -125,29 +138,6 @@ pub struct SessionConfig {
 impl Default for SessionConfig {
     fn default() -> Self {
         Self { max: 100_000, max_per_principal: 20_000, park_ms: 2_000, expire_ms: 3_600_000 }
-    }
-}
-
-/// Where components come from.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct ToolsConfig {
-    /// Folders whose `.wasm` files are loaded and watched.
-    pub folders: Vec<PathBuf>,
-    /// Whether the built-in components are loaded.
-    pub builtin: bool,
-    /// Whether a component in a folder that is new, asks for more or shows clients something else waits until it is accepted.
-    pub pinned: bool,
-    /// The folder of the grants of `local`; `grants` in the data directory if not set.
-    pub grants: Option<PathBuf>,
-    /// Whether a new build in a folder first runs with the code of a fast compiler. For `mcpp dev`, which makes the fast code behind it; no setting of a file.
-    #[serde(skip)]
-    pub baseline_first: bool,
-}
-
-impl Default for ToolsConfig {
-    fn default() -> Self {
-        Self { folders: Vec::new(), builtin: true, pinned: false, grants: None, baseline_first: false }
     }
 }
 
@@ -273,11 +263,11 @@ impl Config {
     pub fn check(&self) -> Result<(), ConfigError> {
         let invalid = |reason: String| Err(ConfigError::Invalid(reason));
         let server = &self.server;
-        if !server.mount_path.starts_with('/')
-            || server.mount_path.len() < 2
-            || server.mount_path.contains(['{', '}', '?', '#', ' '])
-        {
-            return invalid(format!("server.mount_path = {:?} is not a path such as \"/mcp\"", server.mount_path));
+        if !mount_path::is_plain(&server.mount_path) {
+            return invalid(format!(
+                "server.mount_path = {:?} is not a path such as \"/mcp\": parts of letters, digits and `-._~` after single slashes",
+                server.mount_path
+            ));
         }
         if ["/health", "/live", "/ready", "/metrics"].contains(&server.mount_path.as_str()) {
             return invalid(format!("server.mount_path = {:?} is taken by the host itself", server.mount_path));
@@ -305,6 +295,8 @@ impl Config {
             return invalid("server.max_body_depth is at most 100".into());
         }
         self.engine.check().map_err(ConfigError::Invalid)?;
+        self.compile.check().map_err(ConfigError::Invalid)?;
+        self.outbound.check().map_err(ConfigError::Invalid)?;
         let tokens = TokenFile::new(Homes::new(self.data_dir()?).tokens());
         if server.http && !server.listen.ip().is_loopback() && !server.allow_unauthenticated && !tokens.exists() {
             return invalid(format!(
@@ -389,9 +381,20 @@ mod tests {
         assert_eq!(parsed, Config::default());
         let table: toml::Table = toml::from_str(&active).expect("valid");
         let count = |section: &str| table.get(section).and_then(toml::Value::as_table).map_or(0, toml::Table::len);
-        let sections =
-            ["server", "sessions", "tools", "store", "memory", "engine", "limits", "tenant_limits", "outbound", "log"];
-        assert_eq!(sections.map(count), [14, 4, 4, 3, 3, 6, 16, 9, 1, 2], "a key is missing from the example");
+        let sections = [
+            "server",
+            "sessions",
+            "tools",
+            "store",
+            "memory",
+            "engine",
+            "compile",
+            "limits",
+            "tenant_limits",
+            "outbound",
+            "log",
+        ];
+        assert_eq!(sections.map(count), [16, 4, 7, 3, 3, 6, 5, 16, 14, 3, 2], "a key is missing from the example");
     }
 
     #[test]
@@ -401,8 +404,10 @@ mod tests {
             ("[server]\nmount_path = 'mcp'", "is not a path"),
             ("[server]\nmount_path = '/health'", "is taken"),
             ("[server]\nallowed_origins = ['example.com']", "has no scheme"),
+            ("[server]\nmount_path = '/:id'", "is not a path such as"),
             ("[server]\npage_size = 0", "at least 1"),
             ("[engine]\nmax_running = 0", "engine.max_running = 0 is not between"),
+            ("[compile]\ncpu_ms = 1", "compile.cpu_ms = 1 is not between"),
             ("[server]\nlistn = 1", "unknown field `listn`"),
             ("[servers]\n", "unknown field `servers`"),
             ("[limits]\nmemory_bytes = 1", "1 is not between 65536"),

@@ -88,6 +88,19 @@ impl ComponentGrant {
             defaults.patched(&self.limits).fuel.is_some() || self.tools.values().any(|tool| tool.limits.fuel.is_some());
         if limited { Fuel::Counted } else { Fuel::Uncounted }
     }
+
+    /// Whether `now` lacks something that this grant gives. When in doubt it does: what serves with more than is granted is taken away.
+    pub fn has_lost(&self, now: &Self) -> bool {
+        let fewer_tools = now.expose.is_some() && now.expose != self.expose;
+        fewer_tools
+            || self.store.is_some() && now.store.is_none()
+            || !self.call.iter().all(|pattern| now.call.contains(pattern))
+            || !self.subscribe.iter().all(|pattern| now.subscribe.contains(pattern))
+            || !self.config.iter().all(|(key, value)| now.config.get(key) == Some(value))
+            || !self.files.are_within(&now.files)
+            || !self.http.are_within(&now.http)
+            || !self.secrets.are_within(&now.secrets)
+    }
 }
 
 /// A component's store.
@@ -147,7 +160,7 @@ pub struct ToolGrant {
 }
 
 /// A tool's name, or all names with a prefix (`hash_*`).
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Deserialize, Serialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct ToolPattern {
     prefix: String,
@@ -334,9 +347,39 @@ mod tests {
     }
 
     #[test]
+    fn a_grant_that_lost_something_is_told_from_one_that_gained() {
+        let full = "version = 1\ncall = ['a', 'b']\nstore = {}\nsubscribe = ['x/*']\nconfig = { k = 'v' }\n\
+                    files = [{ path = '/srv', at = '/srv', mode = 'read' }]\n\
+                    http = [{ url = 'https://a.com' }]\nsecrets = { A = ['https://a.com'] }\n";
+        let before = parse(full).expect("valid");
+        let more = full
+            .replace("'b']", "'b', 'c']")
+            .replace("k = 'v'", "k = 'v', l = 'w'")
+            .replace("'https://a.com' }", "'https://a.com' }, { url = 'https://b.com' }");
+        for (now, lost) in [
+            (full.to_owned(), false),
+            (more, false),
+            (format!("{full}rename = {{ a_b = 'c' }}\n[limits]\nmemory_bytes = 1048576\n"), false),
+            (full.replace("'b']", "]"), true),
+            (full.replace("store = {}\n", ""), true),
+            (full.replace("subscribe = ['x/*']\n", ""), true),
+            (full.replace("k = 'v'", "k = 'w'"), true),
+            (full.replace("path = '/srv'", "path = '/tmp'"), true),
+            (full.replace("url = 'https://a.com'", "url = 'https://b.com'"), true),
+            (full.replace("A = [", "B = ["), true),
+            (format!("expose = ['a']\n{full}"), true),
+            ("version = 1".to_owned(), true),
+        ] {
+            let now = parse(&now).unwrap_or_else(|error| panic!("{error}: {now}"));
+            assert_eq!(before.has_lost(&now), lost, "{now:?}");
+        }
+        assert!(!ComponentGrant::default().has_lost(&before));
+    }
+
+    #[test]
     fn the_documented_grants_are_valid() {
-        let readme = include_str!("../../README.md");
-        let (_, from) = readme.split_once("```toml\nversion = 1\n").expect("the README shows a grant");
+        let page = include_str!("../docs/grants.md");
+        let (_, from) = page.split_once("```toml\nversion = 1\n").expect("the page shows a grant");
         let (text, _) = from.split_once("```").expect("it ends");
         let grant = parse(&format!("version = 1\n{text}")).expect("valid");
         assert!(grant.expose.is_some_and(|expose| expose.len() == 1) && grant.rename.len() == 1);

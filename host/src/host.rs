@@ -1,22 +1,42 @@
 //! The composition root: builds a host from its configuration, runs it, and stops it in order.
+//!
+//! Its doors open before any component is loaded: `/live`, the operator and clients get answers whatever hangs.
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Instant};
+mod directory;
+mod doors;
+
+use std::{
+    net::SocketAddr,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use anyhow::Context as _;
-use tokio::net::TcpListener;
+use tokio::{
+    net::{TcpListener, TcpSocket},
+    sync::watch,
+};
 use tokio_util::sync::CancellationToken;
+
+use self::{
+    directory::{DirectoryLock, LockedDisk},
+    doors::DoorTasks,
+};
 
 use crate::{
     admin::{self, AdminDoor},
     capability::{files::OwnFolders, http::Outbound},
     config::Config,
     events::{self, subscriptions::Subscriptions},
+    files::private_folder,
     mcp::{Endpoint, http::HttpDoor, stdio},
     memory::HostMemory,
     registry::Registry,
     reload::{
         Progress, Reloader, Report,
-        loader::{BuiltIn, BuiltIns},
+        migration::MigrationLimits,
+        source::{BuiltIn, BuiltIns},
     },
     store::{
         Store,
@@ -26,19 +46,31 @@ use crate::{
     tenant::{
         Principal, TenantId,
         home::Homes,
-        tokens::{Authenticator, TokenFile},
+        tokens::{TokenFile, authenticator::Authenticator},
     },
     tenants::{Tenants, TenantsConfig},
-    wasm::{Engine, admission::Admission, cache::Cache, kept::Keeper},
+    wasm::{
+        Engine,
+        admission::Admission,
+        cache::Cache,
+        compile::{Builds, Compiler},
+        kept::Keeper,
+    },
 };
 
 include!(concat!(env!("OUT_DIR"), "/built_in.rs"));
 
-/// A host with its tools loaded, listening.
+/// How long a host that has what its own user needs says that it still loads: a tenant that loads for longer does not keep it from being ready.
+const READY_PATIENCE: Duration = Duration::from_secs(30);
+/// How often a host that waits for its data directory asks for it, and looks at its files meanwhile, as nobody can tell it to.
+const HOLD_AGAIN: Duration = Duration::from_secs(1);
+
+/// A host that listens. Its tools are loaded behind its doors.
 #[derive(Debug)]
 pub struct Host {
     config: Config,
     endpoint: Endpoint,
+    lock: Arc<DirectoryLock>,
     store: EmbeddedStore,
     tenants: Arc<Tenants>,
     http: Arc<HttpDoor>,
@@ -46,110 +78,128 @@ pub struct Host {
     socket: PathBuf,
     closing: CancellationToken,
     stop: CancellationToken,
-    serving: Vec<tokio::task::JoinHandle<()>>,
+    doors: DoorTasks,
+    loaded: watch::Receiver<Option<Report>>,
 }
 
 impl Host {
-    /// Loads the tools and opens the doors. `progress` is told of each component that is loaded.
-    pub async fn start(config: Config, progress: Progress) -> anyhow::Result<(Self, Report)> {
+    /// Opens the doors, and begins to load the tools. `progress` is told of each component that is loaded.
+    pub async fn start(config: Config, progress: Progress) -> anyhow::Result<Self> {
         let started = Instant::now();
         config.check()?;
-        let _installed = telemetry::metrics();
+        for folder in &config.tools.folders {
+            let missing = || {
+                format!("the tools folder {} does not exist; make it, or name another with --tools", folder.display())
+            };
+            anyhow::ensure!(folder.is_dir(), missing());
+        }
+        telemetry::start_metrics();
         let data_dir = config.data_dir()?;
-        std::fs::create_dir_all(&data_dir)
+        private_folder(&data_dir).with_context(|| format!("cannot make the data directory {}", data_dir.display()))?;
+        let homes = Homes::new(data_dir.clone());
+        // On a volume of another owner's the rights are that owner's matter; the files in it are private all the same.
+        if let Err(error) = homes.make_private() {
+            tracing::warn!(data = %data_dir.display(), %error, "others than this user may look into the data directory");
+        }
+        let lock = DirectoryLock::open(&data_dir)
             .with_context(|| format!("cannot make the data directory {}", data_dir.display()))?;
         // The port first: a second host on one port should fail before it does any work.
-        let listener = if config.server.http { Some(listen(config.server.listen).await?) } else { None };
+        let listener = if config.server.http { Some(listen(config.server.listen)?) } else { None };
         let address = listener.as_ref().map_or(Ok(config.server.listen), TcpListener::local_addr)?;
 
-        let engine = Engine::new(&config.engine)?;
-        let homes = Homes::new(data_dir.clone());
-        let cache = Cache::open(&data_dir.join("compiled").join("built-in"))
-            .inspect_err(|error| tracing::warn!(error = telemetry::chain(error), "compiled components are not cached"))
-            .ok();
-        let built_in = if config.tools.builtin { BUILT_IN } else { &[] };
-        let store = EmbeddedStore::new(data_dir.join("store"), config.store.clone(), Arc::new(FileSystem))
+        let disk = LockedDisk { lock: Arc::clone(&lock), disk: FileSystem };
+        let store = EmbeddedStore::new(data_dir.join("store"), config.store.clone(), Arc::new(disk))
             .with_context(|| format!("cannot make the store's directory in {}", data_dir.display()))?;
-        let tenants = store.tenants()?;
         let shared: Arc<dyn Store> = Arc::new(store.clone());
-        let subscriptions = Arc::new(Subscriptions::load(&*shared, &tenants).await);
-        let admission = Admission::new(&config.engine);
+        let subscriptions = Arc::new(Subscriptions::default());
         let outbound = Outbound::new(&config.outbound, &homes, |name| std::env::var(name).ok())?;
         let registry = Registry::new(
-            engine,
-            admission,
+            Engine::new(&config.engine)?,
+            Admission::new(&config.engine),
             Arc::clone(&shared),
             Arc::clone(&subscriptions),
             Arc::new(outbound),
             Keeper::new(config.engine.max_kept),
             HostMemory::new(&config.memory),
         );
-        let grants = config.grants()?;
-        let own_folders = OwnFolders {
-            data: data_dir.clone(),
-            others: config.tools.folders.iter().chain([&grants]).cloned().collect(),
-        };
-        let tenants_config = TenantsConfig {
-            homes: homes.clone(),
-            folders: config.tools.folders.clone(),
-            grants,
-            own_folders,
-            pinned: config.tools.pinned,
-            baseline_first: config.tools.baseline_first,
-            built_in: Arc::new(BuiltIns::new(built_in, cache)),
-            limits: config.limits(),
-            tenant_limits: config.tenant_limits(),
-        };
-        let open_tenants = Arc::new(Tenants::new(tenants_config, registry.clone(), Reloader::start()?));
-        let mut refreshed = open_tenants.refresh(progress).await?;
-        // The host's own user must be there; other tenants may wait until their files are in order.
-        let local = TenantId::local();
-        if let Some((_, error)) = refreshed.failed.iter().find(|(tenant, _)| *tenant == local) {
-            anyhow::bail!("{error}");
-        }
-        let report = refreshed.opened.iter_mut().find(|(tenant, _)| *tenant == local);
-        let report = report.map(|(_, report)| std::mem::take(report)).unwrap_or_default();
+        let patience = Duration::from_millis(config.tools.reload_wait_ms);
+        let tenants_config = tenants_config(&config, &homes)?;
+        let tenants = Tenants::new(tenants_config, registry.clone(), Reloader::new(patience), store.clone());
+        let tenants = Arc::new(tenants);
 
         let (closing, stop) = (CancellationToken::new(), CancellationToken::new());
-        let delivering =
-            events::start(shared, Arc::new(registry.clone()), subscriptions, &tenants, closing.clone()).await;
+        let delivering = events::start(shared, Arc::new(registry.clone()), subscriptions, &[], closing.clone()).await;
         let endpoint = Endpoint::new(registry, config.server.name.clone(), config.server.page_size);
-        let authenticator = Authenticator::new(TokenFile::new(homes.tokens()));
-        let http = HttpDoor::new(
+        let http = Arc::new(HttpDoor::new(
             config.server.clone(),
             config.sessions.clone(),
             endpoint.clone(),
-            authenticator,
+            Authenticator::watching(TokenFile::new(homes.tokens()))?,
             address,
             stop.clone(),
-        );
-        let http = Arc::new(http);
+        ));
         let socket = data_dir.join(admin::SOCKET);
         let admin = AdminDoor::new(admin::Shared {
             config: config.clone(),
             address,
             endpoint: endpoint.clone(),
-            tenants: Arc::clone(&open_tenants),
+            tenants: Arc::clone(&tenants),
             http: Arc::clone(&http),
             store: store.clone(),
         });
-        let mut serving = vec![delivering, tokio::spawn(admin.serve(socket.clone(), stop.clone()))];
+        let mut doors = DoorTasks::default();
+        doors.open("events", async move { drop(delivering.await) }, closing.clone());
         if let Some(listener) = listener {
-            let (http, closing) = (Arc::clone(&http), closing.clone());
-            serving.push(tokio::spawn(async move { http.serve(listener, closing).await }));
+            let (http, closed) = (Arc::clone(&http), closing.clone());
+            doors.open("http", async move { http.serve(listener, closed).await }, closing.clone());
         }
-        tracing::info!(
-            url = config.server.url(address),
-            tools = endpoint.registry().catalog(&TenantId::local()).tools().len(),
-            problems = report.failed.len(),
-            data = %data_dir.display(),
-            started_in_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
-            "serving"
+        let hold = Box::pin(hold(Arc::clone(&lock), Arc::clone(&tenants), endpoint.registry().clone(), stop.clone()));
+        let (operator, stopped) = (socket.clone(), stop.clone());
+        let serve_operator = async move {
+            if hold.await {
+                admin.serve(operator, stopped.clone()).await;
+            }
+            // Without its socket a host still serves.
+            stopped.cancelled().await;
+        };
+        doors.open("operator", serve_operator, stop.clone());
+        let (loaded, told) = watch::channel(None);
+        let url = config.server.url(address);
+        let opening = Box::pin(open_tenants(Arc::clone(&tenants), endpoint.registry().clone(), progress, loaded));
+        let data = data_dir.display().to_string();
+        let local = endpoint.registry().clone();
+        let stopped = stop.clone();
+        doors.open(
+            "loading",
+            async move {
+                tokio::select! {
+                    problems = opening => tracing::info!(
+                        url,
+                        tools = local.catalog(&TenantId::local()).tools().len(),
+                        problems,
+                        data,
+                        started_in_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+                        "serving"
+                    ),
+                    () = stopped.cancelled() => return,
+                }
+                stopped.cancelled().await;
+            },
+            stop.clone(),
         );
-        Ok((
-            Self { config, endpoint, store, tenants: open_tenants, http, address, socket, closing, stop, serving },
-            report,
-        ))
+        Ok(Self { config, endpoint, lock, store, tenants, http, address, socket, closing, stop, doors, loaded: told })
+    }
+
+    /// Waits until the tools of all tenants were looked at; what became of those of the host's own user.
+    pub async fn loaded(&self) -> Report {
+        let mut loaded = self.loaded.clone();
+        let report = loaded.wait_for(Option::is_some).await;
+        report.ok().and_then(|report| report.clone()).unwrap_or_default()
+    }
+
+    /// Resolves when one of its doors broke.
+    pub async fn broken(&self) {
+        self.doors.broken().await;
     }
 
     /// Where it listens.
@@ -203,6 +253,7 @@ impl Host {
     /// Stops in order: takes nothing new, lets running calls end, ends streams and sessions, closes connections.
     pub async fn stop(self) {
         self.http.not_ready();
+        self.tenants.stop();
         self.closing.cancel();
         if !self.registry().drain(self.config.server.drain()).await {
             tracing::warn!(
@@ -211,19 +262,130 @@ impl Host {
             );
         }
         self.stop.cancel();
-        for task in self.serving {
-            if let Err(error) = task.await {
-                tracing::error!(%error, "a door broke");
-            }
-        }
+        self.doors.ended().await;
         self.store.close().await;
+        self.lock.release();
         tracing::info!("stopped");
     }
 }
 
-async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
+/// What all tenants have in common.
+fn tenants_config(config: &Config, homes: &Homes) -> anyhow::Result<TenantsConfig> {
+    let compiler = Compiler::new(&config.compile);
+    let cache = Cache::open(&homes.compiled_built_in(), compiler.cache_bytes())
+        .inspect_err(|error| tracing::warn!(error = telemetry::chain(error), "compiled components are not cached"))
+        .ok();
+    let built_in = if config.tools.builtin { BUILT_IN } else { &[] };
+    let grants = config.grants()?;
+    let own_folders = OwnFolders {
+        data: homes.data().to_owned(),
+        others: config.tools.folders.iter().chain([&grants]).cloned().collect(),
+    };
+    Ok(TenantsConfig {
+        homes: homes.clone(),
+        folders: config.tools.folders.clone(),
+        grants,
+        own_folders,
+        pinned: config.tools.pinned,
+        baseline_first: config.tools.baseline_first,
+        built_in: Arc::new(BuiltIns::new(built_in, Builds::of_host(compiler.clone(), cache))),
+        compiler,
+        limits: config.limits(),
+        tenant_limits: config.tenant_limits(),
+        migration: MigrationLimits {
+            steps: config.tools.migration_steps,
+            time: Duration::from_millis(config.tools.migration_ms),
+        },
+        patience: Duration::from_millis(config.tools.reload_wait_ms),
+    })
+}
+
+/// Opens all tenants, each beside the others, and tells when their tools were looked at. How many problems the host's own user has.
+async fn open_tenants(
+    tenants: Arc<Tenants>,
+    registry: Registry,
+    progress: Progress,
+    loaded: watch::Sender<Option<Report>>,
+) -> usize {
+    let opening = match tenants.bring_in_line(progress) {
+        Ok((_, opening)) => opening,
+        Err(error) => {
+            tracing::error!(error = telemetry::chain(&error), "the tenants are not known; `mcpp reload` looks again");
+            Vec::new()
+        }
+    };
+    let (mut local, mut others) = (None, Vec::new());
+    for (tenant, opened) in opening {
+        if tenant == TenantId::local() { local = Some(opened) } else { others.push(opened) }
+    }
+    let report = match local {
+        Some(local) => local.await.unwrap_or_default(),
+        None => Report::default(),
+    };
+    let problems = report.failed.len();
+    let all = futures::future::join_all(others);
+    let mut all = std::pin::pin!(all);
+    let _or_not = tokio::time::timeout(READY_PATIENCE, &mut all).await;
+    registry.set_ready();
+    loaded.send_replace(Some(report));
+    problems
+}
+
+/// Waits until this host has its data directory, and meanwhile tells clients that it has not and looks at its files, as no operator's command reaches it. Whether it has it: not if
+/// the host stops.
+async fn hold(lock: Arc<DirectoryLock>, tenants: Arc<Tenants>, registry: Registry, stop: CancellationToken) -> bool {
+    if lock.is_held() {
+        return true;
+    }
+    let notice = lock.notice();
+    tracing::warn!("{notice}");
+    registry.set_notice(Some(notice));
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(HOLD_AGAIN) => {}
+            () = stop.cancelled() => return false,
+        }
+        let held = lock.try_hold();
+        let done = match held {
+            Ok(true) => {
+                registry.set_notice(None);
+                tracing::info!("this host has its data directory now");
+                tenants.recover().await
+            }
+            Ok(false) => {
+                registry.set_notice(Some(lock.notice()));
+                tenants.reload_all().await
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot ask for the data directory");
+                continue;
+            }
+        };
+        if let Err(error) = done {
+            tracing::warn!(error = telemetry::chain(&error), "not reloaded");
+        }
+        if lock.is_held() {
+            return true;
+        }
+    }
+}
+
+/// Connections that the kernel holds until they are accepted.
+const BACKLOG: u32 = 1_024;
+/// What the kernel holds of one connection's answers: it is not counted, and a client that stands still is noticed only beyond it.
+const SEND_BUFFER_BYTES: u32 = 256 << 10;
+
+fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
     let advice = || format!("cannot listen on {address}; is another host running? choose another port with --listen");
-    TcpListener::bind(address).await.with_context(advice)
+    let bind = || {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        // As every server does: a host that starts again does not wait for connections of the one before.
+        socket.set_reuseaddr(true)?;
+        socket.set_send_buffer_size(SEND_BUFFER_BYTES)?;
+        socket.bind(address)?;
+        socket.listen(BACKLOG)
+    };
+    bind().with_context(advice)
 }
 
 #[cfg(test)]

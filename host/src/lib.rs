@@ -7,6 +7,7 @@
 pub mod config;
 mod files;
 pub mod memory;
+pub mod permits;
 pub mod telemetry;
 
 pub mod mcp;

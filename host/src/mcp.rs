@@ -13,6 +13,9 @@ mod convert;
 mod envelope;
 mod guard;
 mod handler;
+mod in_flight;
 mod session;
+mod streams;
+mod written;
 
 pub use self::handler::Endpoint;

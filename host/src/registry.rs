@@ -7,25 +7,31 @@ pub mod catalog;
 mod deliver;
 pub mod gate;
 mod offer;
+mod opening;
+mod presence;
 pub mod rate;
 pub mod schema;
 pub mod tool;
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicBool},
     time::Duration,
 };
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use futures::future::BoxFuture;
-use tokio::{sync::watch, time::Instant};
+use tokio::{
+    sync::{Semaphore, watch},
+    time::Instant,
+};
+use tokio_util::sync::CancellationToken;
 
 use self::{
     catalog::{Catalog, Problem, Revision},
     gate::Pass,
     rate::Rate,
-    tool::{Powers, Tool},
+    tool::{Powers, STEPS_PER_MS, Tool},
 };
 use crate::{
     call::{Budget, Call, CallError, Cost, Dispatch, Observer, Receipt, ToolResult, TraceContext},
@@ -36,13 +42,15 @@ use crate::{
     events::subscriptions::Subscriptions,
     grants::ledger::{Ledger, Witness},
     memory::HostMemory,
+    permits::TenantPermits,
     store::{Space, Store},
-    telemetry,
-    tenant::{Authorized, Principal, TenantId},
+    telemetry::{self, known::TenantTelemetry},
+    tenant::{Authorized, Incarnation, Principal, TenantId},
     wasm::{
         Engine,
         admission::{Admission, Share},
-        component::LoadError,
+        apart::apart,
+        component::{LoadError, Origin},
         control::Control,
         instance,
         kept::{Keeper, Keeping},
@@ -50,6 +58,11 @@ use crate::{
         state::Running,
     },
 };
+
+/// Steps of a check that are done where the call came in: less than a millisecond.
+const STEPS_AT_THE_DOOR: u64 = STEPS_PER_MS;
+/// Deliveries of events and timers at once, of the whole host; more wait, each in its tenant's line.
+const MAX_DELIVERIES: usize = 32;
 
 /// All tenants' catalogs, and the engine on which their tools run. Clones share both.
 #[derive(Debug, Clone)]
@@ -64,8 +77,13 @@ struct Shared {
     outbound: Arc<Outbound>,
     ledger: Arc<Ledger>,
     keeper: Keeper,
+    deliveries: TenantPermits,
     memory: Arc<HostMemory>,
     tenants: ArcSwap<BTreeMap<TenantId, Arc<Tenant>>>,
+    /// Whether the host has loaded what it has to before it takes work.
+    ready: AtomicBool,
+    /// What clients are told of the host.
+    notice: ArcSwapOption<String>,
     calls: tokio_util::task::TaskTracker,
 }
 
@@ -73,10 +91,19 @@ struct Shared {
 #[derive(Debug)]
 struct Tenant {
     share: ArcSwap<Share>,
+    telemetry: TenantTelemetry,
     rate: Rate,
     catalog: ArcSwap<Catalog>,
     changed: watch::Sender<u64>,
     swapping: Mutex<()>,
+    /// Which of the tenants that ever had this name it is.
+    incarnation: Incarnation,
+    /// Whether everything of it was looked at since it was opened.
+    opened: watch::Sender<bool>,
+    /// Calls that wait for a tool that may still be loaded.
+    early: Arc<Semaphore>,
+    /// Fires when the tenant is removed: nothing of it runs on.
+    gone: CancellationToken,
 }
 
 impl Registry {
@@ -99,30 +126,41 @@ impl Registry {
             outbound,
             ledger: Arc::default(),
             keeper,
+            deliveries: TenantPermits::new(MAX_DELIVERIES),
             memory,
             tenants: ArcSwap::default(),
+            ready: AtomicBool::new(false),
+            notice: ArcSwapOption::empty(),
             calls,
         }))
     }
 
     /// Opens a tenant with an empty catalog, or gives one that is open other limits.
-    pub fn open(&self, id: &TenantId, limits: TenantLimits) {
+    pub fn open(&self, id: &TenantId, incarnation: &Incarnation, limits: TenantLimits) {
         if let Some(tenant) = self.tenant(id) {
             if tenant.share.load().limits != limits {
                 let memory = Arc::clone(&tenant.share.load().memory);
                 memory.set_limits(limits.memory());
                 tenant.share.store(Share::new(id.clone(), limits, memory));
                 tenant.rate.set(limits.calls_per_minute);
+                tenant.telemetry.set_limits(&limits);
             }
             return;
         }
         let tenant = Arc::new(Tenant {
             share: ArcSwap::from(Share::new(id.clone(), limits, self.0.memory.account(limits.memory()))),
+            telemetry: TenantTelemetry::open(id, &limits),
             rate: Rate::new(limits.calls_per_minute),
             catalog: ArcSwap::from_pointee(Catalog::default()),
             changed: watch::Sender::new(0),
             swapping: Mutex::new(()),
+            incarnation: incarnation.clone(),
+            opened: watch::Sender::new(false),
+            early: Arc::new(Semaphore::new(opening::MAX_EARLY_CALLS)),
+            gone: CancellationToken::new(),
         });
+        self.0.store.readmit(id);
+        self.0.subscriptions.open(id);
         self.change_tenants(|tenants| drop(tenants.insert(id.clone(), Arc::clone(&tenant))));
     }
 
@@ -137,7 +175,10 @@ impl Registry {
             change(&mut next);
             next
         });
-        self.0.admission.set_shared(self.0.tenants.load().len() > 1);
+        let shared = self.0.tenants.load().len() > 1;
+        self.0.admission.set_shared(shared);
+        self.0.outbound.set_shared(shared);
+        self.0.deliveries.set_shared(shared);
     }
 
     /// The tenants that are open.
@@ -197,9 +238,22 @@ impl Registry {
         }
     }
 
-    /// Makes `revision` the live one of its component. Fails, and changes nothing, if it would take another component's names.
-    pub fn install(&self, tenant: &TenantId, revision: Revision) -> Result<(), LoadError> {
-        self.swap(tenant, |catalog| catalog.with(revision))
+    /// Makes `revision` the live one of its component, if `may_serve` says so while nothing else can change. Fails, and changes nothing, if it would take another
+    /// component's names or the tenant has too many.
+    pub fn install_if(
+        &self,
+        tenant: &TenantId,
+        revision: Revision,
+        may_serve: impl FnOnce(&Revision) -> Result<(), LoadError>,
+    ) -> Result<(), LoadError> {
+        let most = self.share(tenant).ok_or(LoadError::Stopping)?.limits.components;
+        self.swap(tenant, |catalog| {
+            if let Origin::File(_) = revision.origin {
+                catalog.check_room(revision.name.as_str(), most)?;
+            }
+            may_serve(&revision)?;
+            catalog.with(revision)
+        })
     }
 
     /// Takes a component away; its running calls end on their revision.
@@ -222,6 +276,7 @@ impl Registry {
         let before = tenant.catalog.load_full();
         let after = change(&before)?;
         let visible = !after.lists_the_same(&before);
+        tenant.telemetry.set_names(after.names());
         tenant.catalog.store(Arc::new(after));
         if visible {
             tenant.changed.send_modify(|generation| *generation = generation.wrapping_add(1));
@@ -244,7 +299,7 @@ impl Registry {
         let tenant = call.principal.tenant.clone();
         let started = Instant::now();
         let _counted = self.0.calls.token();
-        let (result, cost) = self.run(&tool, call).await;
+        let (result, cost) = self.run_while_there(&tool, call).await;
         let receipt = Receipt { duration: started.elapsed(), cost };
         telemetry::call_ended(&tenant, tool.name.as_str(), result.as_ref(), receipt);
         (result, receipt)
@@ -256,10 +311,12 @@ impl Registry {
         if let Some(tenant) = self.tenant(&call.principal.tenant) {
             tenant.rate.take("tenant")?;
         }
+        let early = Instant::now() + opening::EARLY_CALL_WAIT;
         loop {
             let found = self.catalog(&call.principal.tenant).tool(&call.tool);
             let Some(tool) = found.filter(|_| call.principal.may_use(&call.tool)) else {
-                return Err(CallError::UnknownTool(call.tool.clone()));
+                self.wait_for_tools(call, call.deadline.map_or(early, |callers| callers.min(early))).await?;
+                continue;
             };
             if let Some(pass) = tool.powers.gate.enter(call.depth > 0) {
                 return Ok((tool, pass));
@@ -275,14 +332,28 @@ impl Registry {
         }
     }
 
-    async fn run(&self, tool: &Arc<Tool>, call: Call) -> (Result<ToolResult, CallError>, Cost) {
-        if let Err(error) = tool.check_arguments(&call.arguments) {
-            return (Err(error), Cost::default());
+    async fn run(&self, tool: &Arc<Tool>, mut call: Call) -> (Result<ToolResult, CallError>, Cost) {
+        let nothing = |error| (Err(error), Cost::default());
+        let steps = match tool.steps_of_arguments(&call.arguments) {
+            Ok(steps) => steps,
+            Err(error) => return nothing(error),
+        };
+        let is_short = steps.whether <= STEPS_AT_THE_DOOR;
+        if is_short && let Err(error) = tool.check_arguments(&call.arguments) {
+            return nothing(error);
         }
         let (control, weight) = match self.admit(tool, &call).await {
             Ok(control) => (control, &tool.weight),
-            Err(error) => return (Err(error), Cost::default()),
+            Err(error) => return nothing(error),
         };
+        if !is_short {
+            let (checking, arguments) = (Arc::clone(tool), std::mem::take(&mut call.arguments));
+            let check = move || checking.check_arguments(&arguments).map(|()| arguments);
+            match apart(&self.0.engine, &control, check).await.and_then(|(checked, _)| checked) {
+                Ok(arguments) => call.arguments = arguments,
+                Err(error) => return (Err(error), control.cost(0)),
+            }
+        }
         if weight.is_heavy() || control.is_crowded() {
             control.note_slice();
         }
@@ -291,14 +362,37 @@ impl Registry {
             trace: call.trace,
             observer: call.observer,
             depth: call.depth,
+            chain: call.chain,
             session: call.session,
             keeping: self.keeping(tool, &call.principal.tenant),
             ..self.running(&tool.powers, call.principal, tool.name.as_str().into(), cause.into())
         };
-        let (result, cost) =
+        let (result, mut cost) =
             instance::call(&self.0.engine, tool.target.clone(), call.arguments, running, Arc::clone(&control)).await;
         weight.note(cost.processor_time);
-        (result.and_then(|result| tool.check_result(result)), cost)
+        let result = match result {
+            Ok(result) => self.check_result(tool, &control, result, &mut cost).await,
+            Err(error) => Err(error),
+        };
+        (result, cost)
+    }
+
+    /// Holds a result to the output schema; where guests run if that may take long.
+    async fn check_result(
+        &self,
+        tool: &Arc<Tool>,
+        control: &Control,
+        result: ToolResult,
+        cost: &mut Cost,
+    ) -> Result<ToolResult, CallError> {
+        let steps = tool.steps_of_result(&result)?;
+        if steps.is_none_or(|steps| steps.whether <= STEPS_AT_THE_DOOR) {
+            return tool.check_result(result);
+        }
+        let checking = Arc::clone(tool);
+        let (checked, took) = apart(&self.0.engine, control, move || checking.check_result(result)).await?;
+        cost.processor_time = cost.processor_time.saturating_add(took);
+        checked
     }
 
     /// Counts a call against the rates, and waits for a place.
@@ -321,6 +415,11 @@ impl Registry {
         let most = self.share(tenant)?.limits.kept;
         let build = Arc::downgrade(&tool.powers.life);
         Some(Keeping { keeper: self.0.keeper.clone(), build, most, reuse: tool.reuse })
+    }
+
+    /// The way out over HTTP.
+    pub fn outbound(&self) -> &Outbound {
+        &self.0.outbound
     }
 
     /// The guests that stay.
@@ -364,6 +463,8 @@ impl Registry {
             http,
             cause,
             session: None,
+            chain: 0,
+            keeper: self.0.keeper.clone(),
             keeping: None,
         }
     }
@@ -372,14 +473,6 @@ impl Registry {
     pub async fn drain(&self, patience: Duration) -> bool {
         self.0.calls.close();
         tokio::time::timeout(patience, self.0.calls.wait()).await.is_ok()
-    }
-
-    /// Waits until nothing of a tenant runs any more, or until `patience` is over.
-    pub async fn drain_tenant(&self, tenant: &TenantId, patience: Duration) {
-        let until = Instant::now() + patience;
-        while self.0.admission.of(tenant) != (0, 0, 0) && Instant::now() < until {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
     }
 
     /// Calls that run or queue now.

@@ -276,12 +276,25 @@ pub enum Unavailable {
         /// The file.
         path: PathBuf,
     },
+    /// The tenant was removed with all of its data.
+    #[error("the tenant `{tenant}` was removed")]
+    Removed {
+        /// The tenant.
+        tenant: TenantId,
+    },
     /// The host is stopping, or the file failed under somebody else and is opened anew.
     #[error("{path} was closed after a failure")]
     Closed {
         /// The file.
         path: PathBuf,
     },
+}
+
+impl StoreError {
+    /// Whether the tenant is gone: trying again changes nothing.
+    pub fn is_removed(&self) -> bool {
+        matches!(self, Self::Unavailable(why) if matches!(**why, Unavailable::Removed { .. }))
+    }
 }
 
 impl From<Unavailable> for StoreError {
@@ -310,6 +323,9 @@ pub trait Store: fmt::Debug + Send + Sync {
 
     /// The spaces in which events or timers were written.
     fn touched(&self) -> &Touched;
+
+    /// There is a tenant of this name: one that is new, or that has come again after its data was removed.
+    fn readmit(&self, _tenant: &TenantId) {}
 }
 
 /// A space at one moment.

@@ -1,13 +1,23 @@
 //! Logs to standard error, metrics for Prometheus. Standard output is for data and, on stdio, for MCP alone.
 //!
-//! Metric labels come from the catalog and the configuration, never from a request, so their number is bounded.
+//! Neither ever holds up a guest or a door: lines for which there is no room are lost and counted ([`lines`]), guests' records have a rate for each tenant, and labels of metrics are names that
+//! there are ([`known`]), never words of a request, so the number of series is bounded and a series ends with its tool ([`series`]).
 
-use std::{io::IsTerminal as _, sync::OnceLock};
+mod install;
+pub mod known;
+mod lines;
+mod series;
 
-use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use std::{
+    io::{IsTerminal as _, Write as _},
+    sync::OnceLock,
+    time::Duration,
+};
+
 use serde::{Deserialize, Serialize};
 use tracing_subscriber::{EnvFilter, fmt};
 
+use self::lines::Lines;
 use crate::{
     call::{CallError, LogLevel, Receipt, ToolResult},
     tenant::TenantId,
@@ -40,18 +50,68 @@ pub fn start_logging(level: &str, format: LogFormat) -> Result<(), String> {
         LogFormat::Text => false,
         LogFormat::Auto => !std::io::stderr().is_terminal(),
     };
-    let logs = fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
+    let lines = lines_to_stderr(json).map_err(|error| format!("the log has no thread: {error}"))?;
+    let logs = fmt().with_env_filter(filter).with_writer(lines).with_ansi(std::io::stderr().is_terminal());
     let _second_start = if json { logs.json().flatten_event(true).try_init() } else { logs.compact().try_init() };
     Ok(())
+}
+
+/// The way of the log to standard error; started at the first use, for this process's life.
+static LINES: OnceLock<Lines> = OnceLock::new();
+/// How long the program waits at its end for the last lines to be written.
+const LAST_LINES: Duration = Duration::from_secs(1);
+
+/// A writer for the log that never waits. Panics are written to the log too from then on: the usual report of one would wait for whoever reads standard error.
+pub(crate) fn lines_to_stderr(json: bool) -> std::io::Result<impl for<'a> fmt::MakeWriter<'a> + Send + Sync + 'static> {
+    if let Some(lines) = LINES.get() {
+        return Ok(lines.clone());
+    }
+    let lines = Lines::start(std::io::stderr(), json)?;
+    let lines = LINES.get_or_init(|| lines).clone();
+    std::panic::set_hook(Box::new(|panic| {
+        let thread = std::thread::current();
+        let message = panic.payload_as_str().unwrap_or("without a message");
+        let location = panic.location().map(ToString::to_string).unwrap_or_default();
+        tracing::error!(thread = thread.name(), location, message, "a thread panicked");
+        if thread.name() == Some("main") {
+            flush();
+        }
+    }));
+    Ok(lines)
+}
+
+/// Waits until the log is written, for a second at the most.
+pub fn flush() {
+    if let Some(lines) = LINES.get() {
+        lines.flush(LAST_LINES);
+    }
+}
+
+/// Writes the last word of the program to standard error, after the log. Whoever does not read it keeps the program for two seconds.
+pub fn last_word(word: String) {
+    flush();
+    let (written, done) = std::sync::mpsc::sync_channel(1);
+    let writer = std::thread::Builder::new().name("last word".into()).spawn(move || {
+        let _nobody_may_read_it = std::io::stderr().write_all(word.as_bytes());
+        let _the_program_may_have_gone_on = written.send(());
+    });
+    if writer.is_ok() {
+        let _or_nobody_reads = done.recv_timeout(2 * LAST_LINES);
+    }
 }
 
 /// The target of guests' records in the host's log.
 pub const GUEST: &str = "guest";
 
-/// Writes a guest's record to the host's log. Control characters are escaped, so that a guest cannot write to the operator's terminal.
-pub fn guest_record(component: &str, tool: &str, level: LogLevel, message: &str) {
-    let message: String =
-        message.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect();
+/// A longer record of a guest is cut in the host's log; the call's client gets it whole.
+const MAX_RECORD_BYTES: usize = 8 << 10;
+
+/// Writes a guest's record to the host's log, unless its tenant's guests write too many. Control characters are escaped, so that a guest cannot write to the operator's terminal.
+pub fn guest_record(tenant: Option<&TenantId>, component: &str, tool: &str, level: LogLevel, message: &str) {
+    if !known::may_log(tenant, message.len().min(MAX_RECORD_BYTES)) {
+        return;
+    }
+    let message = escaped(message);
     match level {
         LogLevel::Debug => tracing::debug!(target: GUEST, component, tool, "{message}"),
         LogLevel::Info | LogLevel::Notice => tracing::info!(target: GUEST, component, tool, "{message}"),
@@ -60,6 +120,20 @@ pub fn guest_record(component: &str, tool: &str, level: LogLevel, message: &str)
             tracing::error!(target: GUEST, component, tool, severity = level.as_str(), "{message}");
         }
     }
+}
+
+/// The message without control characters, and cut if it is too long.
+fn escaped(message: &str) -> String {
+    let mut escaped = String::with_capacity(message.len().min(MAX_RECORD_BYTES));
+    for (at, character) in message.char_indices() {
+        if escaped.len() >= MAX_RECORD_BYTES {
+            let left_out = message.len().saturating_sub(at);
+            escaped.push_str(&format!(" … {left_out} bytes were cut"));
+            break;
+        }
+        if character.is_control() { escaped.extend(character.escape_default()) } else { escaped.push(character) }
+    }
+    escaped
 }
 
 /// An error with all its sources, in one line.
@@ -74,86 +148,17 @@ pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     line
 }
 
-static METRICS: OnceLock<Option<PrometheusHandle>> = OnceLock::new();
-/// Bounds of the buckets of call durations, in seconds.
-const DURATION_BUCKETS: [f64; 12] = [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.25, 1.0, 5.0, 30.0];
-
-/// The process's metrics; installed at the first use.
-pub fn metrics() -> Option<&'static PrometheusHandle> {
-    METRICS.get_or_init(install_metrics).as_ref()
+/// Installs the process's metrics, unless that was done.
+pub fn start_metrics() {
+    let _installed = install::series();
 }
 
-fn install_metrics() -> Option<PrometheusHandle> {
-    let builder = PrometheusBuilder::new()
-        .set_buckets_for_metric(Matcher::Full("mcpp_call_duration_seconds".into()), &DURATION_BUCKETS)
-        .and_then(|builder| {
-            builder.set_buckets_for_metric(Matcher::Full("mcpp_store_commit_seconds".into()), &DURATION_BUCKETS)
-        })
-        .inspect_err(|error| tracing::error!(%error, "the metrics have no buckets"))
-        .ok()?;
-    let recorder = builder.build_recorder();
-    let handle = recorder.handle();
-    metrics::set_global_recorder(recorder).ok()?;
-    metrics::describe_counter!("mcpp_calls_total", "Tool calls that ended, by tenant, tool and outcome");
-    metrics::describe_histogram!(
-        "mcpp_call_duration_seconds",
-        metrics::Unit::Seconds,
-        "Time from door to answer, by tenant and tool"
-    );
-    metrics::describe_counter!(
-        "mcpp_call_cpu_microseconds_total",
-        "Processor time of guests in microseconds, by tenant and tool"
-    );
-    metrics::describe_counter!("mcpp_call_fuel_total", "Fuel of guests where it is counted, by tenant and tool");
-    metrics::describe_gauge!("mcpp_tenant_instances", "Instances and queueing calls of a tenant, by state");
-    metrics::describe_counter!("mcpp_host_calls_total", "Calls of guests into the host, by tenant and tool");
-    metrics::describe_counter!("mcpp_guest_store_ops_total", "Operations of guests on the store, by tenant and tool");
-    metrics::describe_counter!(
-        "mcpp_guest_store_bytes_total",
-        metrics::Unit::Bytes,
-        "Bytes that guests read from the store and wrote to it, by tenant and tool"
-    );
-    metrics::describe_counter!(
-        "mcpp_guest_file_bytes_total",
-        metrics::Unit::Bytes,
-        "Bytes that guests wrote to files, by tenant and tool"
-    );
-    metrics::describe_counter!("mcpp_http_requests_total", "HTTP requests of guests, by tenant and tool");
-    metrics::describe_counter!(
-        "mcpp_http_bytes_total",
-        metrics::Unit::Bytes,
-        "Bytes that guests sent and received over HTTP, by tenant and tool"
-    );
-    metrics::describe_gauge!(
-        "mcpp_call_memory_bytes",
-        metrics::Unit::Bytes,
-        "Linear memory of the last call, by tenant and tool"
-    );
-    metrics::describe_counter!(
-        "mcpp_guests_dropped_total",
-        "Guests that did not end after they were stopped and were dropped"
-    );
-    metrics::describe_counter!(
-        "mcpp_call_events_dropped_total",
-        "Log and progress events that a slow client had no room for"
-    );
-    metrics::describe_histogram!(
-        "mcpp_store_commit_seconds",
-        metrics::Unit::Seconds,
-        "Durable commits of the store, each of one or more transactions"
-    );
-    metrics::describe_counter!("mcpp_store_transactions_total", "Transactions committed, by tenant");
-    metrics::describe_counter!("mcpp_store_failures_total", "Commits that the disk refused, by tenant");
-    metrics::describe_counter!(
-        "mcpp_deliveries_total",
-        "Events and timers delivered, by tenant, component and outcome"
-    );
-    metrics::describe_counter!("mcpp_swaps_total", "Loads of a component, by tenant and outcome");
-    metrics::describe_gauge!("mcpp_sessions", "Legacy sessions, by tenant");
-    metrics::describe_gauge!("mcpp_instances", "Instances, by state");
-    metrics::describe_gauge!("mcpp_connections", "Open HTTP connections");
-    metrics::describe_counter!("mcpp_refused_total", "Requests refused before they reached a tool, by reason");
-    Some(handle)
+/// All metrics, as Prometheus reads them. They are written on a thread of their own, one scrape at a time: with many tenants they are megabytes.
+pub async fn render() -> Option<String> {
+    static ONE_AT_A_TIME: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+    let series = install::series()?;
+    let _one_at_a_time = ONE_AT_A_TIME.lock().await;
+    tokio::task::spawn_blocking(|| series.render()).await.ok()
 }
 
 /// Counts a call that ended.
@@ -183,4 +188,18 @@ pub fn call_ended(tenant: &TenantId, tool: &str, result: Result<&ToolResult, &Ca
     metrics::gauge!("mcpp_call_memory_bytes", "tenant" => tenant.clone(), "tool" => tool.clone())
         .set(cost.memory_bytes as f64);
     metrics::counter!("mcpp_calls_total", "tenant" => tenant, "tool" => tool, "outcome" => outcome).increment(1);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_is_escaped_and_cut() {
+        assert_eq!(escaped("a\nb\u{1b}[31m\u{9b}é"), "a\\nb\\u{1b}[31m\\u{9b}é");
+        let longest = "é".repeat(MAX_RECORD_BYTES / 2);
+        assert_eq!(escaped(&longest), longest);
+        assert_eq!(escaped(&format!("{longest}ab")), format!("{longest} … 2 bytes were cut"));
+        assert!(escaped(&"\u{1b}".repeat(MAX_RECORD_BYTES)).len() < MAX_RECORD_BYTES + 64);
+    }
 }

@@ -45,6 +45,45 @@ impl TenantId {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// Whether no tenant but the host's own user may be made with this name: `local` is that user, and the others have meant the host itself.
+    pub fn is_reserved(&self) -> bool {
+        RESERVED.contains(&self.as_str())
+    }
+}
+
+/// Names by which the host means itself, in folders, labels and messages.
+const RESERVED: [&str; 4] = ["local", "built-in", "host", "mcpp"];
+
+/// Which of the tenants that ever had a name: made at random when the tenant is. Those that were made before there were incarnations, and `local`, have none.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(from = "Option<String>", into = "Option<String>")]
+pub struct Incarnation(Option<Arc<str>>);
+
+impl From<Option<String>> for Incarnation {
+    fn from(text: Option<String>) -> Self {
+        Self(text.map(Into::into))
+    }
+}
+
+impl From<Incarnation> for Option<String> {
+    fn from(incarnation: Incarnation) -> Self {
+        incarnation.0.map(|text| text.as_ref().to_owned())
+    }
+}
+
+impl Incarnation {
+    /// A new one.
+    pub fn random() -> std::io::Result<Self> {
+        let mut bytes = [0; 16];
+        getrandom::fill(&mut bytes).map_err(std::io::Error::other)?;
+        Ok(Self(Some(format!("{:032x}", u128::from_be_bytes(bytes)).into())))
+    }
+
+    /// Whether there is none.
+    pub fn is_none(&self) -> bool {
+        self.0.is_none()
+    }
 }
 
 impl TryFrom<String> for TenantId {
@@ -83,10 +122,12 @@ pub const SCOPE_METRICS: &str = "metrics";
 pub const SCOPES: [&str; 2] = [SCOPE_TOOLS, SCOPE_METRICS];
 
 /// Who calls: an authenticated identity within a tenant.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Principal {
     /// The tenant in whose catalog this principal's calls run.
     pub tenant: TenantId,
+    /// Which of the tenants that ever had that name.
+    pub incarnation: Incarnation,
     /// Who within the tenant.
     pub subject: Arc<str>,
     /// What the principal may do.
@@ -105,6 +146,7 @@ impl Principal {
     pub fn local_user() -> Self {
         Self {
             tenant: TenantId::local(),
+            incarnation: Incarnation::default(),
             subject: "local-user".into(),
             scopes: Arc::new(BTreeSet::from(SCOPES.map(str::to_owned))),
             tools: None,
@@ -116,7 +158,8 @@ impl Principal {
     /// A component of a tenant, for work that the host began by itself.
     pub fn system(tenant: TenantId, component: &ComponentName) -> Self {
         let subject = format!("system:{component}").into();
-        Self { tenant, subject, scopes: Arc::new(BTreeSet::from([SCOPE_TOOLS.to_owned()])), tools: None }
+        let incarnation = Incarnation::default();
+        Self { tenant, incarnation, subject, scopes: Arc::new(BTreeSet::from([SCOPE_TOOLS.to_owned()])), tools: None }
     }
 }
 

@@ -5,12 +5,13 @@ pub mod removal;
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use serde::{Deserialize, Serialize};
-use tokio::sync::Mutex;
+use tokio::{sync::oneshot, time::Instant};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     capability::files::OwnFolders,
@@ -18,18 +19,21 @@ use crate::{
     reload::{
         Progress, Reloader, Report, Stopping,
         accept::{AcceptError, Waiting},
-        loader::{BuiltIns, Loader, LoaderConfig},
-        watch::WatchError,
+        folders::ToolsFolders,
+        loader::{Loader, LoaderConfig},
+        migration::MigrationLimits,
+        source::BuiltIns,
     },
-    store::{StoreError, embedded::EmbeddedStore},
+    store::{Store as _, StoreError, embedded::EmbeddedStore},
     telemetry,
     tenant::{
-        TenantId,
-        home::{Home, HomeError, Homes},
+        Incarnation, TenantId,
+        home::{Home, HomeError, Homes, TenantSettings},
         tokens::TokensError,
     },
     wasm::{
         cache::Cache,
+        compile::{Builds, Compiler},
         limits::{Limits, TenantLimits},
     },
 };
@@ -52,12 +56,18 @@ pub struct TenantsConfig {
     pub pinned: bool,
     /// Whether what is new in a folder first runs with the code of a fast compiler.
     pub baseline_first: bool,
+    /// Where components are compiled.
+    pub compiler: Compiler,
     /// Components that every tenant has.
     pub built_in: Arc<BuiltIns>,
     /// What a call may use unless a grant says otherwise.
     pub limits: Limits,
     /// What a tenant may use unless its settings say otherwise.
     pub tenant_limits: TenantLimits,
+    /// How long a migration of data may take.
+    pub migration: MigrationLimits,
+    /// How long an operator's command waits for what is loaded.
+    pub patience: Duration,
 }
 
 /// The tenants of a running host.
@@ -66,9 +76,23 @@ pub struct Tenants {
     config: TenantsConfig,
     registry: Registry,
     reloader: Reloader,
-    /// One change at a time.
-    changing: Mutex<()>,
+    store: EmbeddedStore,
+    /// Those that are open, are being opened, or are being removed.
+    open: Mutex<BTreeMap<TenantId, OpenTenant>>,
 }
+
+/// One that is open.
+#[derive(Debug)]
+struct OpenTenant {
+    /// Fires when it is closed.
+    closing: CancellationToken,
+    incarnation: Incarnation,
+    /// Whether it is being removed.
+    removing: bool,
+}
+
+/// A tenant that is being opened, and the report that it will give.
+pub type OpeningTenant = (TenantId, oneshot::Receiver<Report>);
 
 /// Why a tenant is not open.
 #[derive(Debug, thiserror::Error)]
@@ -76,9 +100,9 @@ pub enum TenantsError {
     /// Its files are not usable.
     #[error(transparent)]
     Home(#[from] HomeError),
-    /// Its tools cannot be watched.
-    #[error(transparent)]
-    Watch(#[from] WatchError),
+    /// Somebody else is removing it.
+    #[error("the tenant `{0}` is being removed already")]
+    Removing(TenantId),
     /// The host is stopping.
     #[error(transparent)]
     Stopping(#[from] Stopping),
@@ -115,8 +139,8 @@ pub struct Refreshed {
 
 impl Tenants {
     /// No tenant is open yet.
-    pub fn new(config: TenantsConfig, registry: Registry, reloader: Reloader) -> Self {
-        Self { config, registry, reloader, changing: Mutex::new(()) }
+    pub fn new(config: TenantsConfig, registry: Registry, reloader: Reloader, store: EmbeddedStore) -> Self {
+        Self { config, registry, reloader, store, open: Mutex::default() }
     }
 
     /// Where their files are.
@@ -124,65 +148,119 @@ impl Tenants {
         &self.config.homes
     }
 
-    /// The task that watches their tools.
+    /// Those that have not looked at everything since they were opened.
+    pub fn opening(&self) -> Vec<TenantId> {
+        let opening = |(tenant, open): (&TenantId, &OpenTenant)| {
+            (!open.removing && !self.registry.is_opened(tenant)).then(|| tenant.clone())
+        };
+        self.opens().iter().filter_map(opening).collect()
+    }
+
+    /// The tasks that watch their tools.
     pub fn reloader(&self) -> &Reloader {
         &self.reloader
     }
 
-    /// Opens the tenants that there are, all at once. One that cannot be opened does not keep the others from it.
+    fn opens(&self) -> MutexGuard<'_, BTreeMap<TenantId, OpenTenant>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Brings the host in line with the tenants' files: suspends and closes at once, and opens the others, each beside the others. Waits for those that it opened until
+    /// they have loaded their tools, or for a while.
     pub async fn refresh(&self, progress: Progress) -> Result<Refreshed, HomeError> {
-        let _one_at_a_time = self.changing.lock().await;
-        let open = self.registry.tenants();
-        let (mut done, mut wanted) = (Refreshed::default(), Vec::new());
-        for home in self.config.homes.list()? {
-            match home.settings() {
-                Ok(settings) if settings.suspended => {}
-                Ok(settings) => {
-                    self.registry.open(&home.tenant, self.config.tenant_limits.patched(&settings.limits));
-                    wanted.push(home);
-                }
-                // What it may use is not known: it stays as it is, or closed.
-                Err(error) => {
-                    let error = telemetry::chain(&error);
-                    tracing::error!(tenant = %home.tenant, error, "the tenant's settings are not in force");
-                    if open.contains(&home.tenant) {
-                        wanted.push(home.clone());
-                    }
-                    done.failed.push((home.tenant, error));
-                }
-            }
-        }
-        for tenant in open.iter().filter(|tenant| wanted.iter().all(|home| home.tenant != **tenant)) {
-            self.close(tenant).await;
-            done.closed.push(tenant.clone());
-        }
-        let opening = wanted.into_iter().filter(|home| !open.contains(&home.tenant)).map(|home| async {
-            let opened = self.load(&home, Arc::clone(&progress)).await;
-            (home.tenant, opened)
-        });
-        for (tenant, opened) in futures::future::join_all(opening).await {
-            match opened {
-                Ok(report) => done.opened.push((tenant, report)),
-                Err(error) => {
-                    let error = telemetry::chain(&error);
-                    tracing::error!(%tenant, error, "the tenant is not open");
-                    self.registry.close(&tenant);
-                    done.failed.push((tenant, error));
-                }
+        let (mut done, opening) = self.bring_in_line(progress)?;
+        let until = Instant::now() + self.config.patience;
+        for (tenant, mut opened) in opening {
+            let loading = || Report { loading: ["(everything)".to_owned()].into(), ..Report::default() };
+            match tokio::time::timeout_at(until, &mut opened).await {
+                Ok(Ok(report)) => done.opened.push((tenant, report)),
+                // It was closed meanwhile.
+                Ok(Err(_)) => done.closed.push(tenant),
+                Err(_) => done.opened.push((tenant, loading())),
             }
         }
         Ok(done)
     }
 
+    /// What a refresh does at once: which tenants are closed or cannot be opened, and the reports that those will give that are being opened.
+    pub fn bring_in_line(&self, progress: Progress) -> Result<(Refreshed, Vec<OpeningTenant>), HomeError> {
+        let (mut done, mut wanted) = (Refreshed::default(), Vec::new());
+        for home in self.config.homes.list()? {
+            if home.tenant.is_reserved() && home.tenant != TenantId::local() {
+                done.failed.push((home.tenant.clone(), HomeError::Reserved(home.tenant).to_string()));
+                continue;
+            }
+            match home.settings() {
+                Ok(settings) if settings.suspended => {}
+                Ok(settings) => wanted.push((home, Some(settings))),
+                // What it may use is not known: it stays as it is, or closed.
+                Err(error) => {
+                    let error = telemetry::chain(&error);
+                    tracing::error!(tenant = %home.tenant, error, "the tenant's settings are not in force");
+                    done.failed.push((home.tenant.clone(), error));
+                    wanted.push((home, None));
+                }
+            }
+        }
+        let mut opens = self.opens();
+        let stays = |(tenant, open): (&TenantId, &OpenTenant)| {
+            if open.removing {
+                return true;
+            }
+            let wanted = wanted.iter().find(|(home, _)| home.tenant == *tenant);
+            // Another tenant of the same name is another tenant.
+            wanted.is_some_and(|(_, settings)| settings.as_ref().is_none_or(|set| set.incarnation == open.incarnation))
+        };
+        let closed: Vec<TenantId> =
+            opens.iter().filter(|open| !stays(*open)).map(|(tenant, _)| tenant.clone()).collect();
+        for tenant in closed {
+            if let Some(open) = opens.remove(&tenant) {
+                self.close(&tenant, &open);
+            }
+            done.closed.push(tenant);
+        }
+        let mut opening = Vec::new();
+        for (home, settings) in wanted {
+            let Some(settings) = settings else { continue };
+            if opens.get(&home.tenant).is_some_and(|open| open.removing) {
+                continue;
+            }
+            let limits = self.config.tenant_limits.patched(&settings.limits);
+            self.registry.open(&home.tenant, &settings.incarnation, limits);
+            if !opens.contains_key(&home.tenant) {
+                let closing = CancellationToken::new();
+                let open =
+                    OpenTenant { closing: closing.clone(), incarnation: settings.incarnation.clone(), removing: false };
+                opens.insert(home.tenant.clone(), open);
+                opening.push((home.tenant.clone(), self.begin(home, &settings, closing, Arc::clone(&progress))));
+            }
+        }
+        Ok((done, opening))
+    }
+
     /// Looks at the tenants' files again, and at every open tenant's tools and grants; what that did, by tenant.
     pub async fn reload_all(&self) -> Result<BTreeMap<TenantId, Report>, TenantsError> {
-        let refreshed = self.refresh(Arc::new(|| {})).await?;
-        let mut reports: BTreeMap<TenantId, Report> = refreshed.opened.into_iter().collect();
-        let others: Vec<TenantId> =
-            self.registry.tenants().into_iter().filter(|tenant| !reports.contains_key(tenant)).collect();
+        let (refreshed, opening) = self.bring_in_line(Arc::new(|| {}))?;
+        let others: Vec<TenantId> = self.opens().keys().cloned().collect();
+        let is_new = |tenant: &TenantId| opening.iter().any(|(opening, _)| opening == tenant);
+        let others: Vec<TenantId> = others.into_iter().filter(|tenant| !is_new(tenant)).collect();
         let reloads = others.iter().map(|tenant| self.reloader.reload(tenant));
+        let mut reports = BTreeMap::new();
         for (tenant, report) in others.iter().zip(futures::future::join_all(reloads).await) {
-            reports.extend(report?.map(|report| (tenant.clone(), report)));
+            // One that was closed meanwhile has nothing to report, and one that still opens says so.
+            let report = report.unwrap_or_default();
+            let report =
+                report.or_else(|| Some(Report { loading: ["(everything)".to_owned()].into(), ..Report::default() }));
+            reports.extend(report.map(|report| (tenant.clone(), report)));
+        }
+        let until = Instant::now() + self.config.patience;
+        for (tenant, opened) in opening {
+            let report = tokio::time::timeout_at(until, opened).await;
+            let report = report.map_or_else(
+                |_| Some(Report { loading: ["(everything)".to_owned()].into(), ..Report::default() }),
+                Result::ok,
+            );
+            reports.extend(report.map(|report| (tenant, report)));
         }
         for (tenant, error) in refreshed.failed {
             reports.entry(tenant).or_default().failed.insert("tenant".into(), error);
@@ -190,29 +268,78 @@ impl Tenants {
         Ok(reports)
     }
 
-    async fn load(&self, home: &Home, progress: Progress) -> Result<Report, TenantsError> {
+    /// Opens a tenant in the background. What it will report; an error if it is closed meanwhile.
+    fn begin(
+        &self,
+        home: Home,
+        settings: &TenantSettings,
+        closing: CancellationToken,
+        progress: Progress,
+    ) -> oneshot::Receiver<Report> {
+        let (report, opened) = oneshot::channel();
         let local = home.tenant == TenantId::local();
         let config = LoaderConfig {
             tenant: home.tenant.clone(),
-            folders: if local { self.config.folders.clone() } else { vec![home.tools()] },
+            folders: if local {
+                ToolsFolders::trusted(self.config.folders.clone())
+            } else {
+                ToolsFolders::confined(home.tools(), home.path.clone())
+            },
             built_in: Arc::clone(&self.config.built_in),
             grants: if local { self.config.grants.clone() } else { home.grants() },
             accepted: home.accepted(),
-            pinned: if local { self.config.pinned } else { home.settings()?.pinned },
+            pinned: if local { self.config.pinned } else { settings.pinned },
             own_folders: self.config.own_folders.clone(),
             limits: self.config.limits,
             baseline_first: self.config.baseline_first,
+            migration: self.config.migration,
         };
-        let cache = Cache::open(&self.config.homes.compiled(&home.tenant));
-        let cache = cache
-            .inspect_err(|error| tracing::warn!(error = telemetry::chain(error), "compiled components are not cached"));
-        let loader = Arc::new(Loader::new(config, self.registry.clone(), cache.ok()));
-        Ok(self.reloader.open(loader, progress).await?)
+        let (registry, reloader, store) = (self.registry.clone(), self.reloader.clone(), self.store.clone());
+        let (compiled, compiler) = (self.config.homes.compiled(&home.tenant), self.config.compiler.clone());
+        let stopped = closing.clone();
+        let open = async move {
+            read_data(&store, &registry, &home.tenant).await;
+            let cache_bytes = compiler.cache_bytes();
+            let cache = tokio::task::spawn_blocking(move || Cache::open(&compiled, cache_bytes)).await;
+            let cache = cache.ok().and_then(|cache| {
+                cache
+                    .inspect_err(|error| {
+                        tracing::warn!(error = telemetry::chain(error), "compiled components are not cached");
+                    })
+                    .ok()
+            });
+            let builds = Builds::of_tenant(compiler, cache);
+            let loader = Arc::new(Loader::new(config, registry, builds, closing));
+            if let Ok(done) = reloader.open(loader, progress).await {
+                let _asker_may_be_gone = report.send(done);
+            }
+        };
+        tokio::spawn(async move {
+            tokio::select! {
+                () = stopped.cancelled() => {}
+                () = open => {}
+            }
+        });
+        opened
+    }
+
+    /// Reads every open tenant's data, and loads again what could not be without it.
+    pub async fn recover(&self) -> Result<BTreeMap<TenantId, Report>, TenantsError> {
+        let open: Vec<TenantId> = self.opens().keys().cloned().collect();
+        for tenant in open {
+            read_data(&self.store, &self.registry, &tenant).await;
+        }
+        self.reload_all().await
+    }
+
+    /// Loads and watches nothing any more.
+    pub fn stop(&self) {
+        self.opens().values().for_each(|open| open.closing.cancel());
     }
 
     /// The builds of a tenant that wait to be accepted; none if the tenant is not open.
-    pub async fn waiting(&self, tenant: &TenantId) -> Result<Vec<Waiting>, TenantsError> {
-        match self.reloader.loader(tenant).await? {
+    pub fn waiting(&self, tenant: &TenantId) -> Result<Vec<Waiting>, TenantsError> {
+        match self.reloader.loader(tenant) {
             Some(loader) => Ok(loader.accepted().waiting()?),
             None => Ok(Vec::new()),
         }
@@ -220,7 +347,7 @@ impl Tenants {
 
     /// Accepts a build that waits, and loads it.
     pub async fn accept(&self, tenant: &TenantId, component: &str, digest: &str) -> Result<Report, TenantsError> {
-        let Some(loader) = self.reloader.loader(tenant).await? else {
+        let Some(loader) = self.reloader.loader(tenant) else {
             return Err(HomeError::Unknown(tenant.clone()).into());
         };
         loader.accepted().accept(component, digest)?;
@@ -228,30 +355,68 @@ impl Tenants {
     }
 
     /// Takes a tenant out of the host for good: its tools, tokens, settings, secrets and data. With `export`, what it had (but no secret) is first copied
-    /// to a folder that is made for it. How many entries of its data were copied.
+    /// to a folder that is made for it. How many entries of its data were copied. Nothing of it runs any more when another of its name can be made.
     pub async fn remove(
         &self,
         tenant: &TenantId,
         export: Option<&Path>,
         store: &EmbeddedStore,
     ) -> Result<u64, TenantsError> {
-        let _one_at_a_time = self.changing.lock().await;
         self.config.homes.find(tenant)?;
         if *tenant == TenantId::local() {
             return Err(HomeError::Local("removed").into());
         }
-        self.close(tenant).await;
+        let gone = {
+            // While it is removed nobody opens it again.
+            let mut opens = self.opens();
+            if opens.get(tenant).is_some_and(|open| open.removing) {
+                return Err(TenantsError::Removing(tenant.clone()));
+            }
+            let (closing, incarnation) = (CancellationToken::new(), Incarnation::default());
+            let removing = OpenTenant { closing, incarnation, removing: true };
+            let gone = self.registry.gone(tenant);
+            if let Some(open) = opens.insert(tenant.clone(), removing) {
+                self.close(tenant, &open);
+            }
+            gone
+        };
         self.registry.drain_tenant(tenant, DRAIN).await;
+        if let Some(gone) = gone {
+            self.registry.stop_tenant(tenant, &gone, DRAIN).await;
+        }
         self.registry.ledger().forget(tenant);
-        removal::remove(&self.config.homes, tenant, export, store).await
+        self.registry.subscriptions().forget(tenant);
+        let removed = removal::remove(&self.config.homes, tenant, export, store).await;
+        self.opens().remove(tenant);
+        // One of the same name may have been made in the last moment, or this one is still there.
+        let _its_opening_is_reported_there = self.bring_in_line(Arc::new(|| {}))?;
+        removed
     }
 
-    /// Takes a tenant's tools away. Calls that run end by themselves.
-    async fn close(&self, tenant: &TenantId) {
+    /// Takes a tenant's tools away. Calls that run end by themselves, loads at once.
+    fn close(&self, tenant: &TenantId, open: &OpenTenant) {
+        open.closing.cancel();
         self.registry.close(tenant);
-        if let Err(stopping) = self.reloader.close(tenant).await {
-            tracing::debug!(%stopping, "not watched any more anyway");
-        }
+        self.registry.subscriptions().forget(tenant);
+        self.reloader.close(tenant);
         tracing::info!(%tenant, "closed");
+    }
+}
+
+/// Learns what a tenant's data says: who is subscribed to what, and what waits to be delivered. A tenant whose data cannot be read is served without.
+async fn read_data(store: &EmbeddedStore, registry: &Registry, tenant: &TenantId) {
+    let known = store.tenants().is_ok_and(|tenants| tenants.contains(tenant));
+    if !known {
+        return;
+    }
+    let read = async {
+        registry.subscriptions().read(store, tenant).await?;
+        for space in store.spaces(tenant).await? {
+            store.touched().add(space);
+        }
+        Ok::<_, StoreError>(())
+    };
+    if let Err(error) = read.await {
+        tracing::error!(%tenant, error = telemetry::chain(&error), "the tenant's data cannot be read");
     }
 }

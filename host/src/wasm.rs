@@ -5,8 +5,10 @@
 //! pause competes with other guests and never with the doors.
 
 pub mod admission;
+pub mod apart;
 pub mod bindings;
 pub mod cache;
+pub mod compile;
 pub mod component;
 pub mod control;
 pub mod docs;
@@ -39,6 +41,7 @@ use std::{
 
 use features::{Code, Features, Fuel, Heap, Tasks};
 use serde::{Deserialize, Serialize};
+use tokio::sync::Semaphore;
 use wasmtime::{Enabled, InstanceAllocationStrategy, PoolingAllocationConfig};
 
 /// How much less of a processor guests get that compute for long, while something else wants it: about a third.
@@ -117,6 +120,8 @@ pub struct Engine {
     engine: wasmtime::Engine,
     others: Arc<Others>,
     guests: Arc<GuestThreads>,
+    /// How much of the host's own work for calls may be under way at once on the guests' threads.
+    works: Arc<Semaphore>,
     clock: Arc<Clock>,
 }
 
@@ -152,7 +157,8 @@ impl Engine {
         let others = Arc::new(Others { config: config.clone(), made: Default::default() });
         let clock = Clock::start(&engine, &others).map_err(EngineError::Threads)?;
         let guests = Arc::new(GuestThreads::start(config.guest_threads).map_err(EngineError::Threads)?);
-        Ok(Self { engine, others, guests, clock })
+        let works = Arc::new(Semaphore::new((processors() / 2).max(1)));
+        Ok(Self { engine, others, guests, works, clock })
     }
 
     /// The engine of components that need nothing special.
@@ -224,6 +230,14 @@ fn engine_config(config: &EngineConfig, features: Features) -> wasmtime::Config 
         .table_keep_resident(16 << 10)
         .async_stack_keep_resident(32 << 10)
         .pagemap_scan(Enabled::Auto);
+    let mut wasm = code_config(features);
+    wasm.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
+    wasm
+}
+
+/// All of an engine's configuration on which its machine code depends: the same for the engine that runs the code and for the process that makes it.
+fn code_config(features: Features) -> wasmtime::Config {
+    let (tasks, heap) = (features.tasks == Tasks::Many, features.heap == Heap::Collected);
     let mut wasm = wasmtime::Config::new();
     wasm.epoch_interruption(true)
         .memory_init_cow(true)
@@ -236,8 +250,7 @@ fn engine_config(config: &EngineConfig, features: Features) -> wasmtime::Config 
         .concurrency_support(tasks)
         .consume_fuel(features.fuel == Fuel::Counted)
         // What a task had on its stack is not kept for a next one: there are many stacks.
-        .async_stack_zeroing(tasks)
-        .allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
+        .async_stack_zeroing(tasks);
     wasm.gc_support(heap).wasm_function_references(heap).wasm_gc(heap).wasm_exceptions(heap);
     if features.code == Code::Baseline {
         wasm.strategy(wasmtime::Strategy::Winch);
@@ -324,7 +337,7 @@ struct GuestThreads {
 
 impl GuestThreads {
     fn start(threads: usize) -> std::io::Result<Self> {
-        let processors = std::thread::available_parallelism().map_or(2, usize::from);
+        let processors = processors();
         // More threads than processors: while some guests compute without pause, a short call finds a thread of its own, and the kernel lets it go first.
         let threads = if threads == 0 { processors.saturating_mul(4) } else { threads };
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -336,6 +349,10 @@ impl GuestThreads {
             .build()?;
         Ok(Self { handle: runtime.handle().clone(), runtime: Some(runtime) })
     }
+}
+
+fn processors() -> usize {
+    std::thread::available_parallelism().map_or(2, usize::from)
 }
 
 /// Lowers the thread's priority: whoever comes to a door is served before a guest goes on that computes for long. Elsewhere than on Linux a priority is the whole process's.

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::support::{TestHost, add, guest};
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn wrong_arguments_name_the_place() {
     let host = TestHost::start(&[("add", &add()), ("probe", &guest("probe"))]).await;
     let rows = [
@@ -33,14 +33,14 @@ async fn wrong_arguments_name_the_place() {
     insta::assert_snapshot!(seen);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_result_that_breaks_its_schema_is_refused() {
     let host = TestHost::start(&[("probe", &guest("probe"))]).await;
     let text = host.text("probe_lie", json!({})).await;
     assert_eq!(text, "error: the tool's result is invalid at `/number`: the value is not of type \"integer\"");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn structured_content_is_mirrored_as_text() {
     let host = TestHost::start(&[("add", &add()), ("probe", &guest("probe"))]).await;
     for tool in ["add", "probe_add"] {
@@ -51,7 +51,7 @@ async fn structured_content_is_mirrored_as_text() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn lists_come_in_pages_in_order() {
     let names: Vec<String> = (0..7).map(|n| format!("tool{n}")).collect();
     let components: Vec<(String, Vec<u8>)> =

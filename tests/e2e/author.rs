@@ -2,6 +2,7 @@
 
 use std::{
     io::{BufRead as _, BufReader},
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::{Arc, Mutex},
@@ -23,7 +24,7 @@ fn checkout() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().expect("the checkout")
 }
 
-/// What makes builds fast, and keeps them off the network: the folder in which all guests are built, and the versions that it has.
+/// Variables that make builds fast, and keep them off the network: all guests are built in one folder, with the versions that it has.
 fn cargo() -> Vec<(&'static str, String)> {
     let guests = checkout().join("target/guests").display().to_string();
     vec![("CARGO_TARGET_DIR", guests), ("CARGO_NET_OFFLINE", "true".into())]
@@ -79,6 +80,73 @@ async fn a_new_project_builds_and_runs() {
     let first = said.lines().find(|line| !line.starts_with("building (")).unwrap_or_default();
     assert!(first.starts_with("src/lib.rs:9:13: error"), "{said}");
     assert!(said.contains("--> src/lib.rs:9:13") && said.contains("`cargo build` failed"), "{said}");
+}
+
+/// The program in a folder where nothing else is.
+fn copied_program() -> (TempDir, PathBuf) {
+    let elsewhere = tempfile::tempdir().expect("a folder");
+    let program = elsewhere.path().join("mcpp");
+    if std::fs::hard_link(mcpp(), &program).is_err() {
+        std::fs::copy(mcpp(), &program).expect("copied");
+    }
+    (elsewhere, program)
+}
+
+#[test]
+fn a_rust_without_the_target_is_told_what_to_type() {
+    let (elsewhere, program) = copied_program();
+    // A compiler that has no library for any target, and is otherwise the real one.
+    let (shims, path) = (elsewhere.path().join("shims"), std::env::var("PATH").expect("set"));
+    let script =
+        "#!/bin/sh\ncase \"$*\" in *target-libdir*) echo /nowhere ;; *) PATH=${PATH#*:} exec rustc \"$@\" ;; esac\n";
+    std::fs::create_dir(&shims).expect("made");
+    std::fs::write(shims.join("rustc"), script).expect("written");
+    std::fs::set_permissions(shims.join("rustc"), std::fs::Permissions::from_mode(0o755)).expect("executable");
+    let run = |arguments: &[&str]| {
+        let mut command = Command::new(&program);
+        command.args(arguments).current_dir(elsewhere.path()).envs(cargo());
+        command
+            .env("PATH", format!("{}:{path}", shims.display()))
+            .env_remove("MCPP_SDK")
+            .env_remove("MCPP_GUEST_TOOLCHAIN");
+        command.output().expect("run")
+    };
+    assert!(run(&["new", "targetless"]).status.success());
+    let folder = elsewhere.path().join("targetless");
+    std::fs::copy(checkout().join("Cargo.lock"), folder.join("Cargo.lock")).expect("the same versions");
+    let built = run(&["build", "targetless"]);
+    let says = "bash .mcpp/sdk/tool-sdk/guest-target.sh .mcpp/guest-toolchain";
+    assert!(built.status.code() == Some(3) && stderr(&built).contains(says), "{}", stderr(&built));
+    assert!(folder.join(".mcpp/sdk/tool-sdk/guest-target.sh").is_file(), "the script that it names is there");
+}
+
+/// One file is all that an author needs, also in Rust: the SDK is in the program.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_that_was_copied_makes_and_builds_a_project_in_rust() {
+    let ((elsewhere, program), name) = (copied_program(), "copied-tool");
+    let toolchain = checkout().join("target/guest-toolchain");
+    let run = |arguments: &[&str]| {
+        let mut command = Command::new(&program);
+        command.args(arguments).current_dir(elsewhere.path()).envs(cargo()).env("MCPP_GUEST_TOOLCHAIN", &toolchain);
+        tokio::task::block_in_place(|| command.env_remove("MCPP_SDK").output()).expect("run")
+    };
+    let made = run(&["new", name]);
+    assert!(made.status.success(), "{}", stderr(&made));
+    let folder = elsewhere.path().join(name);
+    let manifest = std::fs::read_to_string(folder.join("Cargo.toml")).expect("a manifest");
+    assert!(manifest.contains("path = \".mcpp/sdk/tool-sdk\""), "{manifest}");
+    std::fs::copy(checkout().join("Cargo.lock"), folder.join("Cargo.lock")).expect("the same versions");
+    let built = run(&["build", name, "--json"]);
+    assert!(built.status.success(), "{}", stderr(&built));
+    let told: Value = serde_json::from_str(&stdout(&built)).expect("JSON");
+    let component = std::fs::read(told["component"].as_str().expect("a path")).expect("a component");
+    let host = TestHost::start(&[(name, &component)]).await;
+    assert_eq!(host.text("greet", json!({ "name": "World" })).await, "Hello, World!");
+
+    // git does not see the SDK, so a clone has none until it is built.
+    std::fs::remove_dir_all(folder.join(".mcpp")).expect("removed");
+    let again = run(&["build", name]);
+    assert!(again.status.success() && folder.join(".mcpp/sdk/tool-sdk/src/lib.rs").is_file(), "{}", stderr(&again));
 }
 
 #[test]
@@ -181,7 +249,7 @@ fn a_save_is_live_and_a_broken_one_is_not() {
     let steps = ["noticed in ", "built in ", "compiled without optimization in ", "tools listed in ", "swapped in "];
     assert!(said.contains("is live on") && steps.iter().all(|step| said.contains(step)), "{said}");
     assert!(greet().contains("Good day, World!"));
-    // What serves at once is followed by what is fast.
+    // The code of the fast compiler serves first; the optimized code follows.
     dev.hears("optimized code serves now (compiled in ");
     assert!(greet().contains("Good day, World!"));
 

@@ -40,22 +40,22 @@ fn corrupt(folder: &std::path::Path, change: impl FnOnce(Vec<u8>) -> Vec<u8>) {
     std::fs::write(entry, change(bytes)).expect("written");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_good_entry_is_used() {
     assert!(restart_after(|_| {}).await);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_empty_entry_is_compiled_again() {
     assert!(!restart_after(|folder| corrupt(folder, |_| Vec::new())).await);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_short_entry_is_compiled_again() {
     assert!(!restart_after(|folder| corrupt(folder, |bytes| bytes.into_iter().take(1000).collect())).await);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_changed_entry_is_compiled_again() {
     let flip = |mut bytes: Vec<u8>| {
         let last = bytes.len() - 1;
@@ -65,7 +65,7 @@ async fn a_changed_entry_is_compiled_again() {
     assert!(!restart_after(|folder| corrupt(folder, flip)).await);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_entry_with_a_forged_mac_is_compiled_again() {
     let forge = |bytes: Vec<u8>| {
         let code = bytes[32..].to_vec();
@@ -79,7 +79,7 @@ fn blake3_like(code: &[u8]) -> Vec<u8> {
     code.iter().cycle().take(32).copied().collect()
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn another_key_means_another_cache() {
     assert!(
         !restart_after(|folder| std::fs::write(folder.join("data/compiled/local/key"), [7; 32]).expect("written"))
@@ -87,7 +87,7 @@ async fn another_key_means_another_cache() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_broken_key_is_made_anew() {
     assert!(
         !restart_after(|folder| std::fs::write(folder.join("data/compiled/local/key"), b"short").expect("written"))
@@ -95,7 +95,7 @@ async fn a_broken_key_is_made_anew() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_entry_of_another_component_is_not_taken_for_this_one() {
     let host = TestHost::start(&[("a", &binary("a", "local.get 0")), ("b", &binary("b", "local.get 1"))]).await;
     let TestHost { host, folder: files, .. } = host;
@@ -109,7 +109,7 @@ async fn an_entry_of_another_component_is_not_taken_for_this_one() {
     assert_eq!(host.text("b", json!({ "a": 1, "b": 2 })).await, r#"{"result":2}"#);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_host_without_a_cache_serves_all_the_same() {
     let files = folder(&[("add", &add())]);
     std::fs::create_dir_all(files.path().join("data")).expect("made");

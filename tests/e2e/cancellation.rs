@@ -13,7 +13,7 @@ async fn running(host: &TestHost, count: usize) {
     .await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_modern_client_that_leaves_stops_its_guest() {
     let host = TestHost::start(&[("probe", &guest("probe"))]).await;
     for (tool, arguments) in [("probe_spin", json!({})), ("probe_sleep", json!({ "ms": 60_000 }))] {
@@ -25,7 +25,7 @@ async fn a_modern_client_that_leaves_stops_its_guest() {
     assert!(host.metric("mcpp_calls_total").await.iter().all(|line| !line.contains("budget_exceeded")));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_modern_client_that_leaves_its_stream_stops_its_guest() {
     let host = TestHost::start(&[("probe", &guest("probe"))]).await;
     // With a progress token the answer is a stream, whose head is here at once.
@@ -38,7 +38,7 @@ async fn a_modern_client_that_leaves_its_stream_stops_its_guest() {
     running(&host, 0).await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_legacy_notification_stops_the_guest() {
     let host = TestHost::start(&[("probe", &guest("probe"))]).await;
     let session = host.initialize().await;
@@ -50,7 +50,7 @@ async fn a_legacy_notification_stops_the_guest() {
     running(&host, 0).await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_legacy_client_that_loses_its_connection_finds_the_answer_later() {
     let host = TestHost::start_with(crate::support::folder(&[("probe", &guest("probe"))]), |config| {
         config.sessions.park_ms = 50

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use serde_json::json;
 
-use crate::support::{TestHost, add, binary, folder, guest, wat, with_module};
+use crate::support::{TestHost, add, binary, folder, guest, two_modules, wat};
 
 /// A component with an import that nobody has.
 fn importing(import: &str) -> Vec<u8> {
@@ -17,7 +17,7 @@ fn importing(import: &str) -> Vec<u8> {
     ))
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_cannot_be_loaded_says_why() {
     let cut: Vec<u8> = add().into_iter().take(61).collect();
     let mut flipped = add();
@@ -51,7 +51,7 @@ async fn what_cannot_be_loaded_says_why() {
         ("r name with spaces", add()),
         (
             "s-start-needs-much-memory",
-            with_module("run", r#"(memory 2000) (func (export "f") (result i32) i32.const 1)"#),
+            two_modules(1_000, r#"(memory 1000) (func (export "f") (result i32) i32.const 1)"#),
         ),
     ];
     let borrowed: Vec<(&str, &[u8])> = files.iter().map(|(name, wasm)| (*name, wasm.as_slice())).collect();
@@ -67,7 +67,7 @@ async fn what_cannot_be_loaded_says_why() {
     insta::assert_snapshot!(seen);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_folder_and_a_huge_file_are_refused() {
     let folder = folder(&[]);
     std::fs::create_dir(folder.path().join("tools/dir.wasm")).expect("made");
@@ -78,7 +78,7 @@ async fn a_folder_and_a_huge_file_are_refused() {
     assert_eq!(host.report.failed["huge"], "the file has 268435457 bytes; at most 268435456 are loaded");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_components_cannot_have_one_tool() {
     // `a` has the tool `a_b_c` from its interface's function, `a_b` from its world's.
     let first = wat(r#"(component
@@ -98,7 +98,7 @@ async fn two_components_cannot_have_one_tool() {
     assert_eq!(host.text("a_b_c", json!({})).await, r#"{"result":1}"#);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_file_cannot_take_the_place_of_a_built_in_component() {
     let host = TestHost::start_with(folder(&[("text", &add())]), |config| config.tools.builtin = true).await;
     assert_eq!(
@@ -108,7 +108,7 @@ async fn a_file_cannot_take_the_place_of_a_built_in_component() {
     assert!(host.text("text_hash", json!({ "text": "abc" })).await.contains("ba7816bf"));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn wit_types_go_both_ways() {
     let echo = wat(r#"(component
             (core module $libc

@@ -25,7 +25,7 @@ fn in_ms(ms: u64) -> u64 {
     u64::try_from(now.as_millis()).expect("soon") + ms
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn events_are_delivered_in_order_after_the_commit_and_name_their_cause() {
     let host = store_host("store = {}").await;
     let payloads: Vec<String> = (0..50).map(|number| number.to_string()).collect();
@@ -53,7 +53,7 @@ async fn events_are_delivered_in_order_after_the_commit_and_name_their_cause() {
     assert_eq!(large, "error: an event's payload is larger than 64 KiB");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_handler_that_fails_is_called_again_and_holds_up_only_its_own_key() {
     let host = store_host("store = {}").await;
     host.call("store_emit", json!({ "topic": "own", "key": "a", "payloads": ["fail-once", "after"] })).await;
@@ -107,7 +107,7 @@ async fn what_fails_for_good_is_parked_and_the_operator_decides() {
     assert_eq!(events(&["drop"]).status.code(), Some(2), "neither an id nor --all");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn timers_fire_when_due_can_be_moved_and_cancelled_and_set_anew_by_their_handler() {
     let host = store_host("store = {}").await;
     let wake = async |key: &str, at_ms: u64, payload: &str| {
@@ -126,7 +126,7 @@ async fn timers_fire_when_due_can_be_moved_and_cancelled_and_set_anew_by_their_h
     assert_eq!(until_told(&host, 6).await[2..], chain);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_waits_survives_a_restart() {
     let host = store_host("store = {}").await;
     host.call("store_emit", json!({ "topic": "own", "key": "k", "payloads": ["fail-once"] })).await;
@@ -138,7 +138,7 @@ async fn what_waits_survives_a_restart() {
     assert_eq!(told, ["store/own k fail-once <- tool store_emit by local-user", "timer t after"]);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn another_component_is_told_with_a_grant_even_if_it_was_away() {
     let files = folder(&[("store", &guest("store")), ("other", &renamed())]);
     grant(
@@ -160,7 +160,7 @@ async fn another_component_is_told_with_a_grant_even_if_it_was_away() {
     assert_eq!(until_told(&host, 2).await[1], "other/topic k meanwhile <- tool other_emit by local-user");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn another_components_topic_needs_a_grant() {
     let files = folder(&[("store", &guest("store"))]);
     grant(&files, "[components.store]\ncall = ['x']\nstore = {}\n");

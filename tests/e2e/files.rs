@@ -103,7 +103,7 @@ async fn what_is_used_of_directories_is_learned() {
     assert!(explained.contains("mcpp grant files '[[files]]"), "{explained}");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_program_reads_lists_and_writes_where_it_may() {
     let host = files_host("").await;
     assert_eq!(value(&host, "files_granted", json!({})).await, json!(["/in", "/work/out"]));
@@ -133,7 +133,7 @@ async fn a_program_reads_lists_and_writes_where_it_may() {
     assert_eq!(everything(&inside(&host, "out")), [("draft.txt".to_owned(), "the out text".to_owned())]);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_a_grant_there_is_no_directory_at_all() {
     let host = TestHost::start(&[("files", &guest("files"))]).await;
     assert_eq!(host.problems(), "", "it loads: language runtimes import the interface");
@@ -144,7 +144,7 @@ async fn without_a_grant_there_is_no_directory_at_all() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_directory_that_is_not_there_is_a_problem_that_names_it() {
     let files = folder(&[("files", &guest("files"))]);
     let missing = files.path().join("missing");
@@ -163,7 +163,7 @@ async fn a_directory_that_is_not_there_is_a_problem_that_names_it() {
     assert_eq!(host.problems(), "");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_the_hosts_own_is_given_to_nobody() {
     for (granted, mode) in
         [("data", "read"), ("data/store", "read"), ("tools", "read-write"), (".", "read"), ("link", "read")]
@@ -178,7 +178,7 @@ async fn what_is_the_hosts_own_is_given_to_nobody() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_in_a_directory_that_is_only_read_can_be_changed() {
     let host = files_host("").await;
     let before = everything(&inside(&host, "in"));
@@ -237,7 +237,7 @@ async fn escape(host: &TestHost, path: &str) {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn dots_and_absolute_paths_do_not_lead_out() {
     let host = files_host("").await;
     let absolute = inside(&host, "outside/secret.txt").display().to_string();
@@ -255,7 +255,7 @@ async fn dots_and_absolute_paths_do_not_lead_out() {
     assert_eq!(everything(&inside(&host, "outside")), [("secret.txt".to_owned(), "the outside text".to_owned())]);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn links_do_not_lead_out() {
     let host = files_host("").await;
     let secret = inside(&host, "outside/secret.txt");
@@ -287,7 +287,7 @@ async fn links_do_not_lead_out() {
     assert_eq!(text(&secret), "the outside text");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_link_that_is_swapped_in_during_the_call_does_not_lead_out() {
     let host = files_host("").await;
     let (dir, aside, out) = (inside(&host, "out/dir"), inside(&host, "out/aside"), inside(&host, "outside"));
@@ -314,7 +314,7 @@ async fn a_link_that_is_swapped_in_during_the_call_does_not_lead_out() {
     assert_eq!(seen, json!(["harmless"]));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_link_put_in_the_place_of_the_directory_itself_leads_nowhere() {
     let host = files_host("").await;
     std::fs::rename(inside(&host, "in"), inside(&host, "in-before")).expect("moved away");
@@ -322,7 +322,7 @@ async fn a_link_put_in_the_place_of_the_directory_itself_leads_nowhere() {
     assert_eq!(value(&host, "files_list", json!({ "path": "/in" })).await, json!(["greeting.txt"]));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_directory_that_was_made_anew_is_seen_after_a_reload() {
     let host = files_host("").await;
     std::fs::remove_dir_all(inside(&host, "in")).expect("removed");
@@ -337,7 +337,7 @@ fn pipe(path: &Path) {
     nix::unistd::mkfifo(path, nix::sys::stat::Mode::from_bits_truncate(0o666)).expect("a pipe");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pipe_does_not_hang_anything() {
     let host = files_host("[components.files.limits]\ndeadline_ms = 5000\n").await;
     pipe(&inside(&host, "out/pipe"));
@@ -356,7 +356,7 @@ async fn a_pipe_does_not_hang_anything() {
     assert!(host.metric("mcpp_guests_dropped_total").await.is_empty());
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn only_files_and_directories_are_opened() {
     let host = files_host("").await;
     let _listening = std::os::unix::net::UnixListener::bind(inside(&host, "out/socket")).expect("a socket");
@@ -372,7 +372,7 @@ async fn only_files_and_directories_are_opened() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn long_names_and_deep_directories_are_errors_and_nothing_more() {
     let host = files_host("").await;
     let long = "n".repeat(1 << 20);
@@ -385,7 +385,7 @@ async fn long_names_and_deep_directories_are_errors_and_nothing_more() {
     assert_eq!(host.text("add", json!({ "a": 1, "b": 2 })).await, r#"{"result":3}"#);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_call_has_open_is_bounded() {
     let host = files_host("").await;
     for (path, kept_as) in [("greeting.txt", "files"), ("greeting.txt", "streams"), (".", "files")] {
@@ -396,7 +396,7 @@ async fn what_a_call_has_open_is_bounded() {
     assert_eq!(value(&host, "files_read", json!({ "path": "/in/greeting.txt" })).await, "the in text");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_listing_is_bounded_before_it_is_taken_into_memory() {
     let host = files_host("[components.files.limits]\nhost_calls = 1000000\n").await;
     let dir = inside(&host, "in/many");
@@ -425,7 +425,7 @@ async fn flood(how: &str) -> u64 {
     std::fs::metadata(inside(&host, "out/flood")).expect("there").len()
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_call_writes_to_files_is_bounded_however_it_writes() {
     for how in ["write", "stream", "append", "zeroes", "unflushed"] {
         assert!(flood(how).await <= 100_000, "{how}");
@@ -433,7 +433,7 @@ async fn what_a_call_writes_to_files_is_bounded_however_it_writes() {
     assert!(flood("size").await <= 100_000);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_program_that_writes_too_much_is_stopped() {
     let host = files_host("[components.files.limits]\nfile_bytes = 100000\n").await;
     let write = |bytes: usize| json!({ "path": "/work/out/flood", "text": "x".repeat(bytes) });

@@ -9,7 +9,7 @@ const ENDPOINT_0_1_0: &[u8] = include_bytes!("../guests/frozen/endpoint-0.1.0.wa
 const STORE_EVENTS_0_1_0: &[u8] = include_bytes!("../guests/frozen/store-events-0.1.0.wasm");
 const STORE_MIGRATION_0_1_0: &[u8] = include_bytes!("../guests/frozen/store-migration-0.1.0.wasm");
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn mcpp_tool_0_1_0() {
     let host = TestHost::start(&[("frozen", TOOL_0_1_0)]).await;
     assert_eq!(host.problems(), "");
@@ -22,7 +22,7 @@ async fn mcpp_tool_0_1_0() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn mcpp_endpoint_0_1_0() {
     let files = crate::support::folder(&[("frozen", ENDPOINT_0_1_0)]);
     crate::support::grant(&files, "[components.frozen]\ncall = ['*']\n");
@@ -33,7 +33,7 @@ async fn mcpp_endpoint_0_1_0() {
     assert!(seen.contains("local") && seen.contains("local-user") && seen.contains("00-"), "{seen}");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn mcpp_store_and_events_0_1_0() {
     let files = crate::support::folder(&[("frozen", STORE_EVENTS_0_1_0)]);
     crate::support::grant(&files, "[components.frozen]\ncall = ['x']\nstore = {}\nsubscribe = ['other/*']\n");

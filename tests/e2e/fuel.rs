@@ -73,7 +73,7 @@ async fn fuel_is_counted_exactly_where_it_is_limited() {
     assert!(limited.iter().all(|words| words[0] != "add"), "{info}");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_the_key_nothing_is_counted_any_more() {
     let host = host("[components.c.tools.c_count.limits]\nfuel = 100000\n").await;
     let (text, fuel) = call(&host, "c_other", json!({})).await;
@@ -88,7 +88,7 @@ async fn without_the_key_nothing_is_counted_any_more() {
     assert!(call(&host, "c_count", json!({ "to": 1_000_000 })).await.0.contains("budget `fuel` exceeded"));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tasks_have_fuel_together() {
     let spins = crate::tasks::component("(loop (br 0)) (i32.const 0)", "(i32.const 0)");
     let yields = crate::tasks::component("(i32.const 1)", "(i32.const 1)");
@@ -103,7 +103,7 @@ async fn tasks_have_fuel_together() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_built_in_component_is_counted_for_who_asks_for_it() {
     let files = folder(&[]);
     grant(&files, "[components.text.limits]\nfuel = 50000000\n");

@@ -117,7 +117,7 @@ fn kept(host: &TestHost) -> usize {
     host.host.registry().keeper().count().get(&TenantId::local()).copied().unwrap_or_default()
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_resource_is_a_handle() {
     let host = TestHost::start(&[("c", &counters())]).await;
     let tools = [
@@ -167,7 +167,7 @@ async fn a_resource_is_a_handle() {
     assert_eq!((calls(&host, "c").await, calls(&host, "c").await), (json!(1), json!(1)));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_instance_goes_with_its_last_handle_and_with_every_failure() {
     let host = TestHost::start_with(folder(&[("c", &counters())]), |config| {
         config.limits.deadline_ms = toml::Value::Integer(500).try_into().ok();
@@ -190,7 +190,7 @@ async fn an_instance_goes_with_its_last_handle_and_with_every_failure() {
     assert!(is_expired(&add(&host, &before, 1).await));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn handles_are_bounded() {
     let host = TestHost::start(&[("c", &counters())]).await;
     let many = host.call("c_lots", json!({ "n": 256 })).await;
@@ -210,7 +210,7 @@ async fn handles_are_bounded() {
     assert_eq!(kept(&host), 0);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_handle_is_good_for_its_session_and_its_build_alone() {
     let host = TestHost::start(&[("c", &counters())]).await;
     let (one, two) = (host.initialize().await, host.initialize().await);
@@ -255,7 +255,7 @@ fn token(data: &std::path::Path, subject: &str) -> String {
     TokenFile::new(Homes::new(data.to_owned()).tokens()).create(new).expect("made").1
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_handle_is_good_for_its_principal_alone() {
     let files = folder(&[("c", &counters())]);
     let (alice, bob) = (token(&files.path().join("data"), "alice"), token(&files.path().join("data"), "bob"));
@@ -277,7 +277,7 @@ async fn a_handle_is_good_for_its_principal_alone() {
     assert_eq!(result_of(&call(&bob, "c_counter_add", json!({ "self": bobs, "by": 2 })).await), 3);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn there_is_room_for_so_many_and_who_was_idle_longest_goes() {
     let files = folder(&[("a", &counters()), ("b", &counters()), ("c", &counters())]);
     let host = TestHost::start_with(files, |config| {
@@ -296,7 +296,7 @@ async fn there_is_room_for_so_many_and_who_was_idle_longest_goes() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn calls_of_one_instance_wait_for_each_other() {
     let host = TestHost::start(&[("c", &counters())]).await;
     let counter = new(&host, 0).await;
@@ -307,7 +307,7 @@ async fn calls_of_one_instance_wait_for_each_other() {
     assert_eq!(seen, (1..=50).collect::<Vec<_>>());
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_instance_is_used_again_where_the_operator_says_so() {
     let files = folder(&[("c", &counters()), ("d", &counters())]);
     grant(&files, "[components.c.tools.c_calls]\nreuse = { calls = 3 }\n[components.d]\nreuse = { idle_s = 0 }");
@@ -342,7 +342,7 @@ fn counting() -> Vec<u8> {
         (func (export "also") (param "x" u32) (result u32) (canon lift (core func $i "f"))))"#)
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_instance_is_used_again_for_its_tool_alone_and_not_after_a_trap() {
     let files = folder(&[("t", &counting())]);
     grant(&files, "[components.t]\nreuse = {}");
@@ -358,7 +358,7 @@ async fn an_instance_is_used_again_for_its_tool_alone_and_not_after_a_trap() {
     assert_eq!(count("t_say", 1).await, 2);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_instance_with_something_of_the_store_open_is_not_used_again() {
     let files = folder(&[("store", &guest("store"))]);
     grant(&files, "[components.store]\nstore = {}\ncall = ['*']\nsubscribe = ['other/*']\nreuse = {}");
@@ -371,7 +371,7 @@ async fn an_instance_with_something_of_the_store_open_is_not_used_again() {
     assert_eq!(seen, [1, 2, 3, 1], "{}", host.problems());
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_secret_of_a_call_before_is_hidden_too() {
     const VALUE: &str = "s3cr3t-value";
     let upstream = Upstream::start(|request| ok(request.split("authorization: ").nth(1).unwrap_or("nothing"))).await;

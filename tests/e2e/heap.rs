@@ -35,7 +35,7 @@ fn component() -> Vec<u8> {
         (func (export "dropped") (param "n" u32) (result u32) (canon lift (core func $i "dropped"))))"#)
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn exceptions_and_what_is_collected_work_within_the_memory_budget() {
     let files = folder(&[("c", &component())]);
     grant(&files, "[components.c.limits]\nmemory_bytes = 16777216\n");

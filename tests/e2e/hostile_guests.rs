@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use mcpp::config::Config;
 use serde_json::json;
 
-use crate::support::{TestHost, add, folder, guest, number, wat, with_module};
+use crate::support::{TestHost, add, folder, guest, number, two_modules, wat, with_module};
 
 /// Calls the hostile tool `h`; its error.
 async fn attack(wasm: &[u8], change: impl FnOnce(&mut Config)) -> String {
@@ -25,20 +25,20 @@ fn limits(text: &str) -> impl FnOnce(&mut Config) {
     move |target| target.limits = config.limits
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_loop_ends_at_its_deadline() {
     let text = attack(&number("run", "(loop (br 0)) i32.const 1"), limits("deadline_ms = 100")).await;
     assert_eq!(text, "error: budget `deadline_ms` exceeded: the tool was stopped at 100");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_loop_in_a_start_function_ends_at_its_deadline() {
     let module = r#"(func $s (loop (br 0))) (start $s) (func (export "f") (result i32) i32.const 1)"#;
     let text = attack(&with_module("run", module), limits("deadline_ms = 100")).await;
     assert_eq!(text, "error: budget `deadline_ms` exceeded: the tool was stopped at 100");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn memory_grows_to_its_limit_and_no_further() {
     let module = r#"(memory 1)
         (func (export "f") (result i32) (local $pages i32)
@@ -50,14 +50,14 @@ async fn memory_grows_to_its_limit_and_no_further() {
     assert_eq!(text, r#"{"result":16}"#, "1 page, then 16 more; the next 16 would pass 2 MiB");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn memories_count_together() {
-    let module = r#"(memory $a 10) (memory $b 10) (func (export "f") (result i32) i32.const 1)"#;
-    let text = attack(&with_module("run", module), limits("memory_bytes = 1048576")).await;
+    let two = two_modules(10, r#"(memory 10) (func (export "f") (result i32) i32.const 1)"#);
+    let text = attack(&two, limits("memory_bytes = 1048576")).await;
     assert_eq!(text, "error: budget `memory_bytes` exceeded: the tool was stopped at 1048576");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_table_grows_to_its_limit_and_no_further() {
     let module = r#"(table 1 funcref)
         (func (export "f") (result i32) (table.grow (ref.null func) (i32.const 1000)))"#;
@@ -65,14 +65,14 @@ async fn a_table_grows_to_its_limit_and_no_further() {
     assert_eq!(text, r#"{"result":4294967295}"#);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_table_that_starts_too_large_is_refused() {
     let module = r#"(table 1000 funcref) (func (export "f") (result i32) i32.const 1)"#;
     let text = attack(&with_module("run", module), limits("table_elements = 100")).await;
     assert_eq!(text, "error: budget `table_elements` exceeded: the tool was stopped at 100");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn recursion_ends_with_the_stack() {
     let module = r#"(func $r (param i32) (result i32) (i32.add (call $r (i32.add (local.get 0) (i32.const 1))) (i32.const 1)))
         (func (export "f") (result i32) (call $r (i32.const 0)))"#;
@@ -80,7 +80,7 @@ async fn recursion_ends_with_the_stack() {
     assert_eq!(text, "error: budget `stack_bytes` exceeded: the tool was stopped at 524288");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_trap_is_the_tools_own() {
     for (body, says) in [
         ("unreachable", "wasm trap: wasm `unreachable` instruction executed"),
@@ -90,7 +90,7 @@ async fn a_trap_is_the_tools_own() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_instances_are_refused() {
     let instances: String = (0..40).map(|n| format!("(core instance $i{n} (instantiate $m))")).collect();
     let component = format!(
@@ -123,21 +123,63 @@ fn storm(length: u64, times: u32) -> Vec<u8> {
     ))
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_storm_of_host_calls_ends_at_its_limit() {
     assert_eq!(attack(&storm(8, 50), limits("host_calls = 1000")).await, r#"{"result":50}"#);
     let text = attack(&storm(8, 1_000_000), limits("host_calls = 1000")).await;
     assert_eq!(text, "error: budget `host_calls` exceeded: the tool was stopped at 1000");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_host_call_does_not_make_the_host_allocate_what_the_guest_says() {
     let text = attack(&storm(1 << 40, 1), |_| {}).await;
     assert!(text.starts_with("error: the tool crashed: "), "{text}");
 }
 
+/// A component that waits for one handle, named so many times.
+fn poller(times: u32) -> Vec<u8> {
+    wat(&format!(
+        r#"(component
+            (import "wasi:io/poll@0.2.0" (instance $poll
+                (export "pollable" (type $p (sub resource)))
+                (export "poll" (func (param "in" (list (borrow $p))) (result (list u32))))))
+            (alias export $poll "pollable" (type $pollable))
+            (import "wasi:clocks/monotonic-clock@0.2.0" (instance $clock
+                (alias outer 1 $pollable (type $outer))
+                (export "pollable" (type $p (eq $outer)))
+                (export "subscribe-duration" (func (param "when" u64) (result (own $p))))))
+            (core module $libc (memory (export "memory") 32)
+                (func (export "realloc") (param i32 i32 i32 i32) (result i32) i32.const 524288))
+            (core instance $libc (instantiate $libc))
+            (core func $subscribe (canon lower (func $clock "subscribe-duration")))
+            (core func $poll (canon lower (func $poll "poll") (memory (core memory $libc "memory")) (realloc (core func $libc "realloc"))))
+            (core module $m
+                (import "libc" "memory" (memory 1))
+                (import "h" "subscribe" (func $subscribe (param i64) (result i32)))
+                (import "h" "poll" (func $poll (param i32 i32 i32)))
+                (func (export "f") (result i32) (local $n i32) (local $handle i32)
+                    (local.set $handle (call $subscribe (i64.const 1000000)))
+                    (loop $again
+                        (i32.store (i32.add (i32.const 65536) (i32.mul (local.get $n) (i32.const 4))) (local.get $handle))
+                        (local.set $n (i32.add (local.get $n) (i32.const 1)))
+                        (br_if $again (i32.lt_u (local.get $n) (i32.const {times}))))
+                    (call $poll (i32.const 65536) (i32.const {times}) (i32.const 16))
+                    (i32.load (i32.const 20))))
+            (core instance $i (instantiate $m (with "libc" (instance $libc))
+                (with "h" (instance (export "subscribe" (func $subscribe)) (export "poll" (func $poll))))))
+            (func (export "run") (result u32) (canon lift (core func $i "f"))))"#
+    ))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_guest_waits_for_so_many_handles_at_once() {
+    assert_eq!(attack(&poller(10_000), |_| {}).await, r#"{"result":10000}"#);
+    let text = attack(&poller(10_001), |_| {}).await;
+    assert_eq!(text, "error: the tool crashed: it waits for more than 10000 handles at once");
+}
+
 /// A component that writes `BYTES` bytes to standard output.
-fn log_bomb(bytes: u32, times: u32) -> Vec<u8> {
+pub fn log_bomb(bytes: u32, times: u32) -> Vec<u8> {
     wat(&format!(
         r#"(component
             (import "wasi:io/error@0.2.0" (instance $error (export "error" (type (sub resource)))))
@@ -174,7 +216,7 @@ fn log_bomb(bytes: u32, times: u32) -> Vec<u8> {
     ))
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_log_bomb_ends_at_its_limit() {
     assert_eq!(attack(&log_bomb(100, 10), limits("log_bytes = 4096")).await, r#"{"result":10}"#);
     let text = attack(&log_bomb(1000, 100_000), limits("log_bytes = 4096")).await;
@@ -193,7 +235,7 @@ fn lying_list(item: &str, count: u32) -> Vec<u8> {
     ))
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_huge_result_is_refused_before_it_is_copied() {
     let text = attack(&lying_list("u8", 60_000_000), |_| {}).await;
     assert_eq!(text, "error: budget `output_bytes` exceeded: the tool was stopped at 4194304");
@@ -202,13 +244,13 @@ async fn a_huge_result_is_refused_before_it_is_copied() {
     assert_eq!(text, "error: budget `output_bytes` exceeded: the tool was stopped at 4194304");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_list_beyond_the_guests_memory_traps() {
     let text = attack(&lying_list("u32", 1_000_000_000), limits("output_bytes = 268435456")).await;
     assert!(text.starts_with("error: the tool crashed: "), "{text}");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn looping_tools_do_not_stop_the_host() {
     let spin = number("run", "(loop (br 0)) i32.const 1");
     let host = TestHost::start_with(folder(&[("h", &spin), ("add", &add())]), limits("deadline_ms = 1500")).await;
@@ -234,7 +276,7 @@ async fn looping_tools_do_not_stop_the_host() {
     assert_eq!(host.host.registry().admission().running(), 0);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_sleeping_guest_ends_at_its_deadline() {
     let host = TestHost::start_with(folder(&[("probe", &guest("probe"))]), limits("deadline_ms = 200")).await;
     let text = host.text("probe_sleep", json!({ "ms": 60_000 })).await;
@@ -244,7 +286,7 @@ async fn a_sleeping_guest_ends_at_its_deadline() {
     assert!(dropped.is_empty(), "it was not woken but dropped: {dropped:?}");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_panic_is_logged_and_the_next_call_is_fine() {
     let host = TestHost::start(&[("probe", &guest("probe"))]).await;
     assert_eq!(
@@ -254,7 +296,7 @@ async fn a_panic_is_logged_and_the_next_call_is_fine() {
     assert_eq!(host.text("probe_add", json!({ "a": 1, "b": 2 })).await, r#"{"result":3}"#);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_stays_from_one_call_to_the_next() {
     let module = r#"(global $n (mut i32) (i32.const 0)) (memory 1)
         (func (export "f") (result i32)
@@ -267,7 +309,7 @@ async fn nothing_stays_from_one_call_to_the_next() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_way_out_over_sockets_is_denied() {
     let tcp = std::net::TcpListener::bind("127.0.0.1:0").expect("a listener");
     tcp.set_nonblocking(true).expect("a mode");

@@ -26,7 +26,7 @@ fn body(text: &str) -> String {
     answered(text)["body"].as_str().expect("a body").to_owned()
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_request_that_a_rule_allows_goes_out() {
     let upstream = Upstream::start(|_| ok("hello")).await;
     let web = WebHost::start(&rule(upstream.port)).await;
@@ -49,7 +49,7 @@ async fn a_request_that_a_rule_allows_goes_out() {
     assert!(!metric("mcpp_http_bytes_total").await.is_empty());
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_a_rule_the_component_does_not_load() {
     let host = TestHost::start(&[("web", &guest("web"))]).await;
     grant(&host.folder, "[components.web]\nstore = {}\n");
@@ -59,7 +59,7 @@ async fn without_a_rule_the_component_does_not_load() {
     assert!(problems.contains(r#"add `http = [{ url = "https://HOST/*" }]` to `grants/web.toml`"#), "{problems}");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_makes_no_requests_imports_no_http() {
     let folder = folder(&[("probe", &guest("probe")), ("web", &guest("web"))]);
     for (name, imports) in [("probe", false), ("web", true)] {
@@ -71,7 +71,7 @@ async fn what_makes_no_requests_imports_no_http() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_refusal_is_logged_with_the_rule_that_would_allow_it() {
     let web = WebHost::start(&rule(1)).await;
     assert_eq!(web.fetch("DELETE", "https://other.test/v1/x?token=hush").await, DENIED);
@@ -85,7 +85,7 @@ async fn a_refusal_is_logged_with_the_rule_that_would_allow_it() {
 
 // Where a request may go.
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_name_that_resolves_to_an_inner_address_is_denied() {
     let upstream = Upstream::start(|_| ok("inside")).await;
     let v6 = Upstream::at("::1", upstream.port, |_| ok("inside")).await;
@@ -129,7 +129,7 @@ async fn a_name_that_resolves_to_an_inner_address_is_denied() {
     assert!(log().contains("has the address 169.254.169.254, which is not public"));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_inner_address_among_public_ones_denies_the_name() {
     let upstream = Upstream::start(|_| ok("inside")).await;
     let web = WebHost::start(&rule(upstream.port)).await;
@@ -138,7 +138,7 @@ async fn one_inner_address_among_public_ones_denies_the_name() {
     assert_eq!(upstream.connections(), 0);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_address_written_out_is_denied_unless_a_rule_names_it() {
     let upstream = Upstream::start(|_| ok("inside")).await;
     let port = upstream.port;
@@ -167,7 +167,7 @@ async fn an_address_written_out_is_denied_unless_a_rule_names_it() {
     assert_eq!(body(&named.fetch("GET", &format!("http://127.0.0.1:{port}/")).await), "inside");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_name_that_answers_differently_the_second_time_gains_nothing() {
     let good = Upstream::start(|_| ok("checked")).await;
     let bad = Upstream::at("127.0.0.2", good.port, |_| ok("not checked")).await;
@@ -180,7 +180,7 @@ async fn a_name_that_answers_differently_the_second_time_gains_nothing() {
     assert_eq!((good.connections(), bad.connections()), (1, 0));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn only_names_that_a_rule_allows_are_looked_up() {
     let web = WebHost::start(&rule(80)).await;
     for url in
@@ -191,7 +191,7 @@ async fn only_names_that_a_rule_allows_are_looked_up() {
     assert_eq!(web.names.asked(), Vec::<String>::new());
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_wrong_port_is_denied() {
     let (allowed, other) = (Upstream::start(|_| ok("a")).await, Upstream::start(|_| ok("b")).await);
     let web = WebHost::start(&rule(allowed.port)).await;
@@ -199,7 +199,7 @@ async fn a_wrong_port_is_denied() {
     assert_eq!(other.connections(), 0);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_wrong_method_is_denied() {
     let upstream = Upstream::start(|_| ok("a")).await;
     let web = WebHost::start(&rule(upstream.port)).await;
@@ -209,7 +209,7 @@ async fn a_wrong_method_is_denied() {
     assert_eq!(upstream.connections(), 0);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_path_does_not_escape_its_rule() {
     let upstream = Upstream::start(|_| ok("a")).await;
     let port = upstream.port;
@@ -241,7 +241,7 @@ async fn a_path_does_not_escape_its_rule() {
     assert_eq!(body(&web.fetch("GET", &format!("http://api.test:{port}/v1/x?y=/../z")).await), "a");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_user_before_the_host_is_denied() {
     let upstream = Upstream::start(|_| ok("a")).await;
     let web = WebHost::start(&rule(upstream.port)).await;
@@ -252,7 +252,7 @@ async fn a_user_before_the_host_is_denied() {
     assert_eq!(upstream.connections(), 0);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_redirect_is_an_answer_and_following_it_is_another_request() {
     let inside = Upstream::start(|_| ok("inside")).await;
     let to = format!("http://127.0.0.1:{}/", inside.port);
@@ -268,7 +268,7 @@ async fn a_redirect_is_an_answer_and_following_it_is_another_request() {
 
 // What a request may be.
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_host_header_is_not_the_guests() {
     let upstream = Upstream::start(|_| ok("a")).await;
     let web = WebHost::start(&rule(upstream.port)).await;
@@ -280,7 +280,7 @@ async fn the_host_header_is_not_the_guests() {
     assert_eq!(upstream.connections(), 0);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_that_would_be_read_as_another_request_is_written() {
     let web = WebHost::start(&rule(1)).await;
     let said = web.host.text("web_smuggle", json!({})).await;
@@ -292,7 +292,7 @@ async fn nothing_that_would_be_read_as_another_request_is_written() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_length_that_is_not_the_bodys_is_not_sent() {
     let upstream = Upstream::start(|_| ok("a")).await;
     let web = WebHost::start(&rule(upstream.port)).await;
@@ -311,7 +311,7 @@ async fn a_length_that_is_not_the_bodys_is_not_sent() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_guests_header_bomb_ends_its_call_and_nothing_else() {
     let upstream = Upstream::start(|_| ok("a")).await;
     let web = WebHost::start(&rule(upstream.port)).await;
@@ -325,13 +325,13 @@ async fn a_guests_header_bomb_ends_its_call_and_nothing_else() {
     assert_eq!(upstream.connections(), 0);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn long_texts_are_not_kept_for_a_guest() {
     let web = WebHost::start(&rule(1)).await;
     assert_eq!(web.host.text("web_hoard", json!({})).await, r#"{"result":[false,false,false,true,true]}"#);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_request_is_made_while_a_transaction_is_open() {
     let upstream = Upstream::start(|_| ok("a")).await;
     let web = WebHost::start(&rule(upstream.port)).await;
@@ -343,7 +343,7 @@ async fn no_request_is_made_while_a_transaction_is_open() {
 
 // What an upstream may answer.
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_upstreams_header_bomb_is_refused() {
     let fields = |count: u32| (0..count).map(|number| format!("x-{number}: a\r\n")).collect::<String>();
     let heads = [fields(40_000), fields(300), format!("x: {}\r\n", "a".repeat(1 << 20))];
@@ -355,7 +355,7 @@ async fn an_upstreams_header_bomb_is_refused() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_body_bomb_ends_at_the_budget() {
     let upstream = Upstream::start(|_| ok(&"a".repeat(3 << 20))).await;
     let web = WebHost::start_with(&rule(upstream.port), limits("http_bytes = 1000000")).await;
@@ -366,7 +366,7 @@ async fn a_body_bomb_ends_at_the_budget() {
     assert!(web.host.metric("mcpp_guests_dropped_total").await.is_empty());
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_upstream_that_never_ends_ends_at_the_budget() {
     let chunk = format!("4000\r\n{}\r\n", "a".repeat(0x4000));
     let endless = |first: &str, again: &str| Answer::Endless(first.as_bytes().to_vec(), again.as_bytes().to_vec());
@@ -388,7 +388,7 @@ async fn an_upstream_that_never_ends_ends_at_the_budget() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slow_upstream_ends_at_the_deadline() {
     let silence = |text: &str| Answer::Silence(text.as_bytes().to_vec());
     let answers = [silence(""), silence("HTTP/1.1 200"), silence("HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nabc")];
@@ -404,7 +404,7 @@ async fn a_slow_upstream_ends_at_the_deadline() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_guest_may_wait_less_than_it_could() {
     let silence = |text: &str| Answer::Silence(text.as_bytes().to_vec());
     let trickle = Answer::Trickle(b"HTTP/1.1 200 OK\r\n\r\n".to_vec(), b"a".to_vec(), Duration::from_millis(20));
@@ -421,7 +421,7 @@ async fn a_guest_may_wait_less_than_it_could() {
     assert_eq!(said[2], "error: budget `deadline_ms` exceeded: the tool was stopped at 1200");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cancelled_call_ends_its_connection() {
     let upstream = Upstream::start(|_| Answer::Silence(Vec::new())).await;
     let web = WebHost::start(&rule(upstream.port)).await;
@@ -435,7 +435,7 @@ async fn a_cancelled_call_ends_its_connection() {
     web.host.until("the instance is gone", async |host| host.host.registry().calls() == 0).await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn too_many_requests_end_the_call() {
     let upstream = Upstream::start(|_| ok("a")).await;
     let web = WebHost::start_with(&rule(upstream.port), limits("http_requests = 3")).await;
@@ -449,7 +449,7 @@ async fn too_many_requests_end_the_call() {
     assert_eq!(said, DENIED);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_answer_with_two_lengths_is_not_two_answers() {
     let hidden = "HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\nhidden";
     let heads = [
@@ -477,7 +477,7 @@ async fn an_answer_with_two_lengths_is_not_two_answers() {
     assert_eq!(upstream.connections(), 2, "a connection carries one request");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_upstream_that_is_not_there_is_said_to_be_so() {
     let gone = Upstream::start(|_| raw("")).await;
     let free =
@@ -521,7 +521,7 @@ fn authority(names: &[&str]) -> (String, tokio_rustls::TlsAcceptor) {
     (root.pem(), tokio_rustls::TlsAcceptor::from(std::sync::Arc::new(config)))
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_upstream_shows_who_it_is() {
     let (pem, tls) = authority(&["api.test"]);
     let (_, foreign) = authority(&["api.test"]);

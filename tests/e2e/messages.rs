@@ -21,7 +21,7 @@ async fn line(response: reqwest::Response) -> String {
     if error.is_null() { format!("{status}{id} ok") } else { format!("{status}{id} {code} {message}") }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn malformed_bodies() {
     let host = TestHost::start_with(folder(&[("add", &add())]), |config| config.server.max_body_bytes = 10_000).await;
     let deep = format!(
@@ -63,7 +63,7 @@ async fn malformed_bodies() {
     insta::assert_snapshot!(seen);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn hostile_headers() {
     let host = TestHost::start(&[("add", &add())]).await;
     let list = modern_message("tools/list", json!({})).to_string();
@@ -106,7 +106,7 @@ async fn hostile_headers() {
     insta::assert_snapshot!(seen);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn wrong_requests() {
     let host = TestHost::start(&[("add", &add())]).await;
     let rows = [
@@ -140,7 +140,7 @@ async fn wrong_requests() {
     insta::assert_snapshot!(seen);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_that_dawdles_is_cut_off() {
     let host = TestHost::start_with(folder(&[]), |config| {
         config.server.header_timeout_ms = 100;
@@ -163,23 +163,7 @@ async fn a_client_that_dawdles_is_cut_off() {
     assert_eq!(&answer, b"HTTP/1.1 408");
 }
 
-#[tokio::test]
-async fn connections_have_a_bound_and_the_rest_wait() {
-    let host = TestHost::start_with(folder(&[]), |config| config.server.max_connections = 2).await;
-    let idle = [
-        TcpStream::connect(host.host.address()).await.expect("connected"),
-        TcpStream::connect(host.host.address()).await.expect("connected"),
-    ];
-    let health = format!("http://{}/live", host.host.address());
-    let waiting = tokio::time::timeout(std::time::Duration::from_millis(300), host.http.get(&health).send()).await;
-    assert!(waiting.is_err(), "a third connection was served while two were open");
-    drop(idle);
-    let served =
-        tokio::time::timeout(PATIENCE, host.http.get(&health).send()).await.expect("in time").expect("an answer");
-    assert_eq!(served.status(), 200);
-}
-
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_notification_is_accepted_and_not_answered() {
     let host = TestHost::start(&[]).await;
     let session = host.initialize().await;
@@ -189,7 +173,7 @@ async fn a_notification_is_accepted_and_not_answered() {
     assert_eq!(response.text().await.expect("text"), "");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn initialize_never_negotiates_the_modern_era() {
     let host = TestHost::start(&[]).await;
     for (asked, given) in [
@@ -205,7 +189,7 @@ async fn initialize_never_negotiates_the_modern_era() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_body_is_read_up_to_its_bound() {
     let host = TestHost::start_with(folder(&[("add", &add())]), |config| config.server.max_body_bytes = 300_000).await;
     let call = |padding: usize| {

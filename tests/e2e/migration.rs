@@ -23,7 +23,7 @@ async fn load(host: &TestHost, build: &str) {
     .await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn data_is_migrated_in_steps_before_the_next_build_serves_and_no_call_is_lost() {
     let host = with_values(&[("a", "1"), ("b", "22"), ("c", "333"), ("d", "4444"), ("e", "55555")]).await;
     let calls = async {
@@ -44,7 +44,7 @@ async fn data_is_migrated_in_steps_before_the_next_build_serves_and_no_call_is_l
     assert_eq!(result(&host, "store_get", json!({ "key": "a" })).await, json!([1, "1"]), "the newer build serves on");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_migration_that_fails_at_once_leaves_the_build_before_serving() {
     let host = with_values(&[("a", "broken"), ("b", "2")]).await;
     load(&host, "store_next").await;
@@ -52,7 +52,7 @@ async fn a_migration_that_fails_at_once_leaves_the_build_before_serving() {
     assert_eq!(result(&host, "store_get", json!({ "key": "b" })).await[0], "2");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_migration_that_fails_half_way_is_not_served_by_either_build_and_goes_on_where_it_was() {
     let host = with_values(&[("a", "1"), ("b", "2"), ("c", "broken")]).await;
     load(&host, "store_next").await;

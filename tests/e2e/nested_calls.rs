@@ -10,7 +10,7 @@ async fn host(call: &str) -> TestHost {
     TestHost::start_with(files, |config| config.engine.max_running = 2).await
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_grant_opens_what_it_names_and_nothing_else() {
     let host = host(r#"["add", "probe_*"]"#).await;
     assert_eq!(host.problems(), "");
@@ -26,7 +26,7 @@ async fn a_grant_opens_what_it_names_and_nothing_else() {
     assert!(crashed.contains("Aborted") && crashed.contains("unreachable"), "{crashed}");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_nested_call_is_the_same_callers() {
     let host = host(r#"["*"]"#).await;
     let direct = host.call("probe_caller", json!({})).await["result"]["structuredContent"]["result"].clone();
@@ -40,14 +40,14 @@ async fn a_nested_call_is_the_same_callers() {
     assert!(trace.starts_with("00-0af7651916cd43dd8448eb211c80319c-") && trace != parent, "{trace}");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn recursion_ends_at_depth_eight_and_does_not_deadlock() {
     let host = host(r#"["caller_recurse"]"#).await;
     assert_eq!(host.text("caller_recurse", json!({ "depth": 0 })).await, r#"{"result":8}"#);
     assert_eq!((host.host.registry().admission().running(), host.host.registry().admission().waiting()), (0, 0));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_nested_call_ends_with_its_callers_deadline() {
     let files = folder(&[("caller", &guest("caller")), ("probe", &guest("probe"))]);
     let grants = "[components.caller]\ncall = ['*']\n[components.caller.limits]\ndeadline_ms = 300\n";
@@ -58,7 +58,7 @@ async fn a_nested_call_ends_with_its_callers_deadline() {
     host.until("nothing runs", async |host| host.host.registry().admission().running() == 0).await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn taking_a_grant_away_takes_the_component_away() {
     let host = host(r#"["add"]"#).await;
     std::fs::remove_file(host.folder.path().join("data/grants/caller.toml")).expect("removed");
@@ -71,7 +71,7 @@ async fn taking_a_grant_away_takes_the_component_away() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_broken_grants_file_changes_nothing() {
     let host = host(r#"["add"]"#).await;
     let file = host.folder.path().join("data/grants/caller.toml");

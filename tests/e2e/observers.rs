@@ -10,7 +10,7 @@ fn logs(messages: &[Value]) -> Vec<String> {
         .collect()
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn progress_rises_and_ends_before_the_answer() {
     let host = TestHost::start(&[("probe", &guest("probe"))]).await;
     let params = json!({ "name": "probe_sleep", "arguments": { "ms": 10 }, "_meta": { "progressToken": 7 } });
@@ -27,7 +27,7 @@ async fn progress_rises_and_ends_before_the_answer() {
     assert_eq!(messages.last().expect("an answer")["id"], 1);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn standard_output_and_error_are_records_for_who_asked() {
     let host = TestHost::start(&[("probe", &guest("probe"))]).await;
     let call = |meta: Value| {
@@ -45,7 +45,7 @@ async fn standard_output_and_error_are_records_for_who_asked() {
     assert_eq!(logs(&grave), [r#""warning" "probe" "a""#, r#""warning" "probe" "b""#]);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_legacy_client_sets_its_level_and_keeps_it_while_parked() {
     let host = TestHost::start_with(crate::support::folder(&[("probe", &guest("probe"))]), |config| {
         config.sessions.park_ms = 30

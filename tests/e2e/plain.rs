@@ -101,7 +101,7 @@ async fn listing(host: &TestHost) -> Vec<Value> {
     answer(response).await["result"]["tools"].as_array().cloned().expect("a list")
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn doc_comments_are_descriptions() {
     let (bare, wit) = from_wit(SHAPES);
     let documented = embed(&bare, wit.path()).expect("embedded");
@@ -137,7 +137,7 @@ async fn the_program_documents_a_component() {
     assert!(stderr(&refused).contains("cannot read the WIT"), "{}", stderr(&refused));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn docs_that_cannot_be_read_cost_nothing_but_themselves() {
     let many = (0..70).fold(add(), |wasm, _| with_docs(wasm, "{}"));
     let deep = format!(r#"{{"worlds":{}{}}}"#, r#"{"a":"#.repeat(100_000), "}".repeat(100_000));
@@ -222,7 +222,7 @@ fn nested(times: usize) -> Vec<u8> {
     taking(&format!("(type $t0 (list u32)){types}"), &format!("$t{times}"), "i32")
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn functions_of_resources_have_names_of_their_own() {
     let (stock, files) = from_wit(
         r"
@@ -286,7 +286,7 @@ async fn functions_of_resources_have_names_of_their_own() {
     assert_eq!(tool("s_shop_all")["outputSchema"]["properties"]["result"]["items"], handle);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_type_that_grows_without_end_is_not_offered() {
     let host = TestHost::start(&[("wide", &doubled(15)), ("fits", &doubled(3)), ("deep", &nested(40))]).await;
     assert_eq!(host.problems(), "");
@@ -299,7 +299,7 @@ async fn a_type_that_grows_without_end_is_not_offered() {
     assert_eq!(host.text("wide_g", json!({})).await, r#"{"result":7}"#);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn docs_that_make_a_schema_too_large_are_left_out() {
     let params = (0..60).map(|n| format!("c{n}: color")).collect::<Vec<_>>().join(", ");
     let long = "x".repeat(4_000);
@@ -313,7 +313,7 @@ async fn docs_that_make_a_schema_too_large_are_left_out() {
     assert_eq!(tools[1]["inputSchema"]["properties"]["c0"], json!({ "type": "string", "enum": ["red"] }));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_large_schemas_are_not_all_offered() {
     let types: String = (0..10).map(|n| format!("(type $t{} (tuple $t{n} $t{n}))", n + 1)).collect();
     let exports: String = (0..60).map(|n| format!(r#"(export "f{n}" (func $f))"#)).collect();
@@ -330,7 +330,7 @@ async fn many_large_schemas_are_not_all_offered() {
     ));
     let host = TestHost::start(&[("t", &component)]).await;
     let catalog = host.host.registry().catalog(&mcpp::tenant::TenantId::local());
-    let live = catalog.component("t").expect("live");
+    let live = catalog.component("t").unwrap_or_else(|| panic!("{}", host.problems()));
     assert!(
         (11..60).contains(&live.tools.len()) && live.tools.len() + live.notes.len() == 60,
         "{} tools",
@@ -352,7 +352,7 @@ fn twins() -> Vec<u8> {
         (export "two:pkg/twin" (instance $b)))"#)
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn names_are_legal_and_unlike_each_other() {
     let long = "x".repeat(70);
     let host = TestHost::start(&[("t", &twins()), (&"n".repeat(64), &number(&long, "i32.const 1"))]).await;
@@ -364,7 +364,7 @@ async fn names_are_legal_and_unlike_each_other() {
     assert!(problem.contains(&advice), "{problem}");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_operator_says_which_tools_are_offered_and_how_they_are_called() {
     let long = "x".repeat(70);
     let name = "n".repeat(64);

@@ -44,7 +44,7 @@ fn nowhere(said: &str) {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_secret_goes_where_it_may_and_the_guest_never_sees_it() {
     let upstream = Upstream::start(|_| ok("thanks")).await;
     let web = start(upstream.port).await;
@@ -61,7 +61,7 @@ async fn a_secret_goes_where_it_may_and_the_guest_never_sees_it() {
     nowhere(&said);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_secret_to_a_wrong_origin_is_not_sent() {
     let (right, wrong) = (Upstream::start(|_| ok("a")).await, Upstream::start(|_| ok("b")).await);
     let grants = format!(
@@ -89,7 +89,7 @@ async fn a_secret_to_a_wrong_origin_is_not_sent() {
     nowhere("");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn another_components_secret_is_not_sent() {
     let upstream = Upstream::start(|_| ok("a")).await;
     let grants = format!(
@@ -108,7 +108,7 @@ async fn another_components_secret_is_not_sent() {
     assert!(log().contains("there is no secret MISSING; `mcpp secret set MISSING` makes it"));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_placeholder_in_a_path_is_refused() {
     let upstream = Upstream::start(|_| ok("a")).await;
     let web = start(upstream.port).await;
@@ -124,7 +124,7 @@ async fn a_placeholder_in_a_path_is_refused() {
     assert_eq!(upstream.connections(), 0);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_malformed_placeholder_is_refused() {
     let upstream = Upstream::start(|_| ok("a")).await;
     let web = start(upstream.port).await;
@@ -142,7 +142,7 @@ async fn a_malformed_placeholder_is_refused() {
     assert_eq!(upstream.connections(), 0);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_secret_that_would_end_its_header_is_not_sent() {
     let upstream = Upstream::start(|_| ok("a")).await;
     let web = start(upstream.port).await;
@@ -164,7 +164,7 @@ fn echo(request: &str) -> crate::upstream::Answer {
     ))
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_secret_that_comes_back_does_not_leave_the_call() {
     let upstream = Upstream::start(echo).await;
     let web = start(upstream.port).await;
@@ -188,7 +188,7 @@ async fn a_secret_that_comes_back_does_not_leave_the_call() {
     assert!(log().contains("Bearer {{secret:API_KEY}}"), "the guest's records are in the log, without it");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_change_is_seen_at_the_next_use() {
     let upstream = Upstream::start(|_| ok("a")).await;
     let web = start(upstream.port).await;

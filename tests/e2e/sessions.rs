@@ -10,7 +10,7 @@ fn ping(id: u32) -> Value {
     json!({ "jsonrpc": "2.0", "id": id, "method": "ping" })
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_parked_session_goes_on_as_if_nothing_was() {
     let host = TestHost::start_with(folder(&[("add", &add())]), |config| config.sessions.park_ms = 20).await;
     let session = host.initialize().await;
@@ -23,7 +23,7 @@ async fn a_parked_session_goes_on_as_if_nothing_was() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn requests_of_a_parked_session_at_the_same_time_all_succeed() {
     let host = TestHost::start_with(folder(&[]), |config| config.sessions.park_ms = 20).await;
     for _ in 0..10 {
@@ -31,12 +31,13 @@ async fn requests_of_a_parked_session_at_the_same_time_all_succeed() {
         tokio::time::sleep(Duration::from_millis(60)).await;
         let requests = (1..9).map(|id| host.legacy(&session, &ping(id)).send());
         for response in futures::future::join_all(requests).await {
-            assert_eq!(answer(response.expect("an answer")).await["result"], json!({}));
+            let answer = answer(response.expect("an answer")).await;
+            assert_eq!(answer["result"], json!({}), "{answer}");
         }
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_session_ends_once() {
     let host = TestHost::start(&[]).await;
     let session = host.initialize().await;
@@ -48,7 +49,7 @@ async fn a_session_ends_once() {
     assert_eq!(answer(late).await["error"]["code"], -32001);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn there_are_only_so_many_sessions() {
     let host = TestHost::start_with(folder(&[]), |config| config.sessions.max = 3).await;
     for _ in 0..3 {
@@ -60,7 +61,7 @@ async fn there_are_only_so_many_sessions() {
     assert_eq!(answer(refused).await["error"]["message"], "this host has no room for more sessions");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_principal_has_only_so_many_sessions() {
     let host = TestHost::start_with(folder(&[]), |config| config.sessions.max_per_principal = 2).await;
     for _ in 0..2 {
@@ -71,7 +72,7 @@ async fn one_principal_has_only_so_many_sessions() {
     assert_eq!(answer(refused).await["error"]["message"], "you have 2 sessions already; end some with DELETE");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_abandoned_session_is_forgotten() {
     let host = TestHost::start_with(folder(&[]), |config| {
         config.sessions.park_ms = 20;
@@ -86,7 +87,7 @@ async fn an_abandoned_session_is_forgotten() {
     assert_eq!(host.legacy(&session, &ping(1)).send().await.expect("an answer").status(), 404);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_session_with_an_open_stream_is_kept() {
     let host = TestHost::start_with(folder(&[]), |config| {
         config.sessions.park_ms = 20;

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::support::{PATIENCE, TestHost, answer, folder, guest, text_of};
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn running_calls_end_before_the_host_does() {
     let host =
         TestHost::start_with(folder(&[("probe", &guest("probe"))]), |config| config.server.drain_ms = 10_000).await;
@@ -17,7 +17,7 @@ async fn running_calls_end_before_the_host_does() {
     assert_eq!(text_of(&answer(call.await.expect("joined").expect("an answer")).await), "slept 500 ms");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn calls_that_do_not_end_are_stopped() {
     let host = TestHost::start_with(folder(&[("probe", &guest("probe"))]), |config| config.server.drain_ms = 100).await;
     let session = host.initialize().await;

@@ -23,7 +23,7 @@ pub async fn result(host: &TestHost, tool: &str, arguments: Value) -> Value {
     result.clone()
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_written_is_read_and_survives_the_host() {
     let host = store_host("store = {}").await;
     host.call("store_set", json!({ "key": "a", "value": "one" })).await;
@@ -41,7 +41,7 @@ async fn what_is_written_is_read_and_survives_the_host() {
     assert_eq!(result(&host, "store_keys", json!({})).await, json!([]));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_a_grant_there_is_no_store() {
     let files = folder(&[("store", &guest("store"))]);
     grant(&files, "[components.store]\ncall = ['store_get']\n");
@@ -49,7 +49,7 @@ async fn without_a_grant_there_is_no_store() {
     assert!(host.problems().contains("add `store = {}` to `grants/store.toml`"), "{}", host.problems());
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn transactions_are_serializable() {
     let host = store_host("store = {}").await;
     let adds = (0..60).map(|_| host.call("store_add", json!({ "counter": "c", "delta": 1 })));
@@ -62,7 +62,7 @@ async fn transactions_are_serializable() {
     assert_eq!(numbers, (1..=60).collect::<Vec<_>>());
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_quota_holds_and_what_fits_is_kept() {
     let host = store_host("store = { quota_bytes = 100000 }").await;
     let filled = result(&host, "store_fill", json!({ "bytes": 9_950 })).await;
@@ -88,7 +88,7 @@ async fn misuse(how: &str, limits: &str, says: &str) {
     assert_eq!(result(&host, "store_keys", json!({})).await, json!([]), "{how}");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_guest_that_misuses_a_transaction_harms_only_itself() {
     for (how, says) in [
         ("spin", "budget `deadline_ms` exceeded"),
@@ -109,7 +109,7 @@ async fn a_guest_that_misuses_a_transaction_harms_only_itself() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_caller_that_goes_away_takes_its_transaction_with_it() {
     let host = store_host("store = {}").await;
     let misusing = host.modern("tools/call", json!({ "name": "store_misuse", "arguments": { "how": "spin" } }));
@@ -120,7 +120,7 @@ async fn a_caller_that_goes_away_takes_its_transaction_with_it() {
     assert_eq!(result(&host, "store_keys", json!({})).await, json!([]));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_swap_does_not_harm_a_transaction_nor_the_next_build() {
     let host = store_host("store = {}\nlimits = { deadline_ms = 1500 }").await;
     let misusing = host.call("store_misuse", json!({ "how": "spin" }));
@@ -142,7 +142,7 @@ async fn a_swap_does_not_harm_a_transaction_nor_the_next_build() {
     assert!(text_of(&answer).contains("deadline_ms"), "{}", text_of(&answer));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn wait_ends_when_the_entry_changes_or_the_time_is_over() {
     let host = store_host("store = {}").await;
     let waiting = result(&host, "store_wait", json!({ "key": "a", "since": 0, "timeout_ms": 20_000 }));
@@ -159,13 +159,13 @@ async fn wait_ends_when_the_entry_changes_or_the_time_is_over() {
     assert_eq!(result(&host, "store_wait", same).await, version);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn snapshots_have_a_bound() {
     let host = store_host("store = {}").await;
     assert_eq!(host.text("store_snapshots", json!({})).await, "error: too many snapshots are open");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_damaged_store_is_said_and_left_and_tools_without_one_work() {
     let host = store_host("store = {}").await;
     host.call("store_set", json!({ "key": "a", "value": "one" })).await;

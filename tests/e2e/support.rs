@@ -29,8 +29,12 @@ pub fn config(folder: &TempDir) -> Config {
     config.data.dir = Some(folder.path().join("data"));
     config.tools.folders = vec![folder.path().join("tools")];
     config.tools.builtin = false;
+    // A slow machine is no reason for a test to fail.
+    config.tools.reload_wait_ms = 60_000;
     config.engine.max_running = 8;
     config.engine.max_waiting = 16;
+    // This program has a host within it; the one that compiles is the program itself.
+    config.compile.program = Some(crate::command_line::mcpp());
     config
 }
 
@@ -67,7 +71,8 @@ impl TestHost {
         let http = http_client();
         let mut config = config(&folder);
         change(&mut config);
-        let (host, report) = Host::start(config, std::sync::Arc::new(|| {})).await.expect("the host starts");
+        let host = Host::start(config, std::sync::Arc::new(|| {})).await.expect("the host starts");
+        let report = host.loaded().await;
         Self { host, report, folder, http }
     }
 
@@ -281,6 +286,18 @@ pub fn with_module(name: &str, module: &str) -> Vec<u8> {
             (core module $m {module})
             (core instance $i (instantiate $m))
             (func (export "{name}") (result u32) (canon lift (core func $i "f"))))"#
+    ))
+}
+
+/// The same, with another module beside it that has a memory of so many pages.
+pub fn two_modules(pages: u32, module: &str) -> Vec<u8> {
+    wat(&format!(
+        r#"(component
+            (core module $other (memory {pages}))
+            (core instance (instantiate $other))
+            (core module $m {module})
+            (core instance $i (instantiate $m))
+            (func (export "run") (result u32) (canon lift (core func $i "f"))))"#
     ))
 }
 

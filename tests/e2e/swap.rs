@@ -25,7 +25,7 @@ async fn serves(host: &TestHost, version: u32) {
     .await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_component_comes_changes_and_goes() {
     let host = TestHost::start(&[]).await;
     assert_eq!(host.tools().await, Vec::<String>::new());
@@ -38,7 +38,7 @@ async fn a_component_comes_changes_and_goes() {
     assert_eq!(host.text("v", json!({})).await, "JSON-RPC error -32602: unknown tool `v`");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_broken_build_leaves_the_old_one_serving_and_says_why() {
     let host = TestHost::start(&[("v", &version(1))]).await;
     for (broken, says) in [
@@ -55,7 +55,7 @@ async fn a_broken_build_leaves_the_old_one_serving_and_says_why() {
     assert_eq!(host.problems(), "");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_file_that_is_still_being_written_is_waited_for() {
     let host = TestHost::start(&[("v", &version(1))]).await;
     let build = version(2);
@@ -71,7 +71,7 @@ async fn a_file_that_is_still_being_written_is_waited_for() {
     assert_eq!(host.problems(), "");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn other_files_are_left_alone() {
     let host = TestHost::start(&[]).await;
     for name in ["README.md", ".hidden.wasm", "v.wasm.tmp", "v.wat"] {
@@ -82,7 +82,7 @@ async fn other_files_are_left_alone() {
     assert_eq!(host.problems(), "");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_call_ends_on_the_revision_it_began_on() {
     let slow = number(
         "v",
@@ -125,7 +125,7 @@ fn memory() -> (usize, u64) {
 }
 
 /// 32 clients call without pause while 100 good builds and 100 broken ones are written; 4 clients of each era listen.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn swaps_under_load_lose_no_call() {
     let host = TestHost::start(&[("v", &two_sided(0))]).await;
     let latest = Arc::new(AtomicU64::new(0));
@@ -204,7 +204,7 @@ async fn told(response: &mut reqwest::Response) -> Value {
     tokio::time::timeout(crate::support::PATIENCE, waiting).await.expect("told in time")
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn clients_of_both_eras_are_told() {
     let host = TestHost::start(&[("add", &add())]).await;
     let listen = host.modern("subscriptions/listen", json!({ "notifications": { "toolsListChanged": true } }));
@@ -227,7 +227,7 @@ async fn clients_of_both_eras_are_told() {
     told(&mut legacy).await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_parked_client_is_told_when_it_comes_back() {
     let host = TestHost::start_with(folder(&[("add", &add())]), |config| config.sessions.park_ms = 20).await;
     let session = host.initialize().await;

@@ -122,7 +122,7 @@ async fn attack(wasm: &[u8], settings: &str) -> String {
     text
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_async_function_is_a_tool() {
     let host = host(&component(NAP.0, NAP.1), "").await;
     let begun = Instant::now();
@@ -131,7 +131,7 @@ async fn an_async_function_is_a_tool() {
     assert!(host.text("h_run", json!({ "ms": "long" })).await.starts_with("error: "));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_rusts_tool_chain_makes_of_async_functions_are_tools() {
     let host = TestHost::start(&[("waiting", &guest("waiting"))]).await;
     assert_eq!(host.problems(), "");
@@ -147,7 +147,7 @@ async fn what_rusts_tool_chain_makes_of_async_functions_are_tools() {
     assert!(refused["result"]["isError"] == true && text_of(&refused).ends_with("nothing to say"), "{refused}");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tasks_of_one_call_wait_side_by_side() {
     let wasm = component(
         "(global.set $left (i32.const 100))
@@ -167,7 +167,7 @@ async fn tasks_of_one_call_wait_side_by_side() {
     assert!(begun.elapsed() < Duration::from_secs(10), "one after the other it would be 20 s: {:?}", begun.elapsed());
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_waits_leaves_its_place_to_others() {
     let host = host(&component(NAP.0, NAP.1), "[engine]\nmax_running = 2\nmax_waiting = 100").await;
     let begun = Instant::now();
@@ -185,7 +185,7 @@ async fn who_waits_leaves_its_place_to_others() {
     assert!(begun.elapsed() < Duration::from_secs(20), "two at a time it would be 30 s: {:?}", begun.elapsed());
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_async_call_that_never_ends_is_stopped_at_its_deadline() {
     let deadline = "error: budget `deadline_ms` exceeded: the tool was stopped at 150";
     let limits = "[limits]\ndeadline_ms = 150";
@@ -197,13 +197,13 @@ async fn an_async_call_that_never_ends_is_stopped_at_its_deadline() {
     assert_eq!(host.text("h_run", json!({ "ms": 1 })).await, deadline, "computing, after it waited");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tasks_that_wait_for_nothing_are_a_trap() {
     let text = attack(&component("(call $until)", NAP.1), "").await;
     assert!(text.starts_with("error: the tool crashed: wasm trap: deadlock"), "{text}");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_async_call_that_computes_for_ever_ends_at_its_budget() {
     let cpu = "error: budget `cpu_ms` exceeded: the tool was stopped at 80";
     let limits = "[limits]\ncpu_ms = 80";
@@ -212,7 +212,7 @@ async fn an_async_call_that_computes_for_ever_ends_at_its_budget() {
     assert_eq!(attack(&yields, limits).await, cpu, "it does nothing but let others run");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tasks_have_a_bound() {
     let wasm = component("(loop $more (drop (call $begin (local.get $ms))) (br $more)) (i32.const 0)", NAP.1);
     assert_eq!(attack(&wasm, "").await, "error: budget `tasks` exceeded: the tool was stopped at 1000");
@@ -222,7 +222,7 @@ async fn tasks_have_a_bound() {
     assert_eq!(attack(&streams, "").await, "error: budget `tasks` exceeded: the tool was stopped at 1000");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_gives_up_stops_an_async_call() {
     let host = host(&component(NAP.0, NAP.1), "").await;
     let params = json!({ "name": "h_run", "arguments": { "ms": 60_000 } });
@@ -245,7 +245,7 @@ fn speaker() -> Vec<u8> {
     )
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_tasks_write_is_a_log_record_within_the_budget() {
     let speaker = host(&speaker(), "[limits]\nlog_bytes = 150").await;
     let params = json!({
@@ -261,7 +261,7 @@ async fn what_tasks_write_is_a_log_record_within_the_budget() {
     assert_eq!(text, "error: budget `log_bytes` exceeded: the tool was stopped at 150");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_task_with_a_stack_of_its_own_is_refused() {
     let stackful = wat(r#"(component
             (core module $m (func (export "f")))
@@ -271,7 +271,7 @@ async fn a_task_with_a_stack_of_its_own_is_refused() {
     assert!(host.problems().contains("requires the component model async stackful feature"), "{}", host.problems());
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_instance_with_tasks_left_is_not_used_again() {
     // It counts its calls, and leaves the set behind in which it could wait.
     let counts =

@@ -21,8 +21,9 @@ fn functions(folder: &Path, found: &mut BTreeSet<String>) {
 #[test]
 fn every_named_test_is_there() {
     let (here, mut found) = (Path::new(env!("CARGO_MANIFEST_DIR")), BTreeSet::new());
-    functions(&here.join("e2e"), &mut found);
-    functions(&here.join("../host/src"), &mut found);
+    for folder in ["e2e", "../host/src", "../tools", "../tool-sdk"] {
+        functions(&here.join(folder), &mut found);
+    }
     let rows = PAGE.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| **"));
     let named: BTreeSet<&str> = rows
         .filter_map(|row| row.rsplit_once("| ").and_then(|(rest, _)| rest.rsplit_once("| ")).map(|_| row))

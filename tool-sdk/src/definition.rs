@@ -2,7 +2,7 @@
 
 use std::marker::PhantomData;
 
-use schemars::{JsonSchema, generate::SchemaSettings};
+use schemars::{JsonSchema, Schema, generate::SchemaSettings, transform::RecursiveTransform};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
@@ -83,13 +83,39 @@ fn listing(tool: &Definition) -> tools::Tool {
 
 /// The input schema of an argument type.
 pub fn input_schema<T: JsonSchema>() -> Value {
-    let mut schema =
-        SchemaSettings::draft2020_12().for_deserialize().into_generator().into_root_schema_for::<T>().to_value();
+    let mut schema = settings().for_deserialize().into_generator().into_root_schema_for::<T>().to_value();
     if let Some(schema) = schema.as_object_mut() {
         schema.remove("title");
         schema.remove("$schema");
     }
     schema
+}
+
+/// How schemas are written, those of arguments and those of results.
+pub(crate) fn settings() -> SchemaSettings {
+    SchemaSettings::draft2020_12().with_transform(RecursiveTransform(bounds_for_format))
+}
+
+/// Says what a number may be with `minimum` and `maximum` alone. A `format` such as `uint32` is no word of JSON Schema, and clients warn of it.
+fn bounds_for_format(schema: &mut Schema) {
+    let Some(format) = schema.get("format").and_then(Value::as_str) else { return };
+    let bounds: Option<[i64; 2]> = match format {
+        "int8" => Some([i8::MIN.into(), i8::MAX.into()]),
+        "uint8" => Some([u8::MIN.into(), u8::MAX.into()]),
+        "int16" => Some([i16::MIN.into(), i16::MAX.into()]),
+        "uint16" => Some([u16::MIN.into(), u16::MAX.into()]),
+        "int32" => Some([i32::MIN.into(), i32::MAX.into()]),
+        "uint32" => Some([u32::MIN.into(), u32::MAX.into()]),
+        // Their bounds are beyond what clients can count exactly: the argument itself is checked.
+        "int" | "int64" | "int128" | "uint" | "uint64" | "uint128" | "float" | "double" => None,
+        _ => return,
+    };
+    schema.remove("format");
+    for (name, bound) in ["minimum", "maximum"].into_iter().zip(bounds.into_iter().flatten()) {
+        if schema.get(name).is_none() {
+            schema.insert(name.to_owned(), bound.into());
+        }
+    }
 }
 
 /// The input schema of a function without parameters.
@@ -99,5 +125,50 @@ pub fn no_arguments_schema() -> Value {
 
 /// The arguments as their type. The host has checked them against the schema; what is left is what a schema cannot say.
 pub fn parse<T: DeserializeOwned>(arguments: Value) -> Result<T, Error> {
-    serde_json::from_value(arguments).map_err(|error| Error::invalid_argument("", error.to_string()))
+    crate::arguments::parse(arguments)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(JsonSchema)]
+    #[allow(dead_code, reason = "its schema is what is looked at")]
+    struct Numbers {
+        byte: u8,
+        #[schemars(range(min = 1))]
+        small: u32,
+        signed: Option<i32>,
+        sizes: Vec<usize>,
+        wide: std::collections::BTreeMap<String, i64>,
+        exact: f64,
+        /// A field of this name is no `format`.
+        format: String,
+        nested: Box<Inner>,
+    }
+
+    #[derive(JsonSchema)]
+    #[allow(dead_code, reason = "its schema is what is looked at")]
+    struct Inner {
+        #[schemars(range(max = 9))]
+        count: u64,
+    }
+
+    #[test]
+    fn numbers_are_described_by_their_bounds_alone() {
+        let schema = input_schema::<Numbers>();
+        let field = |name: &str| schema["properties"][name].clone();
+        assert_eq!(field("byte"), json!({ "type": "integer", "minimum": 0, "maximum": 255 }));
+        assert_eq!(field("small"), json!({ "type": "integer", "minimum": 1, "maximum": 4_294_967_295_u32 }));
+        assert_eq!(
+            field("signed"),
+            json!({ "type": ["integer", "null"], "minimum": -2_147_483_648, "maximum": 2_147_483_647 })
+        );
+        assert_eq!(field("sizes"), json!({ "type": "array", "items": { "type": "integer", "minimum": 0 } }));
+        assert_eq!(field("wide"), json!({ "type": "object", "additionalProperties": { "type": "integer" } }));
+        assert_eq!(field("exact"), json!({ "type": "number" }));
+        assert_eq!(field("format")["type"], json!("string"));
+        let inner = &schema["$defs"]["Inner"]["properties"]["count"];
+        assert_eq!(*inner, json!({ "type": "integer", "minimum": 0, "maximum": 9 }));
+    }
 }

@@ -32,6 +32,7 @@ pub mod log;
 pub mod progress;
 pub mod store;
 
+mod arguments;
 mod definition;
 mod error;
 #[doc(hidden)]
@@ -61,6 +62,19 @@ pub mod internal {
         exports::{HandlerComponent, Migration, MigrationComponent, Step},
         output::{IntoOutput, no_output_schema},
     };
+}
+
+/// The Rust of the docs, compiled as the examples of this crate are.
+#[cfg(doctest)]
+mod documentation {
+    #[doc = include_str!("../../README.md")]
+    struct FrontDoor;
+    #[doc = include_str!("../docs/rust.md")]
+    struct Rust;
+    #[doc = include_str!("../docs/store.md")]
+    struct Store;
+    #[doc = include_str!("../docs/http.md")]
+    struct Http;
 }
 
 #[doc(hidden)]

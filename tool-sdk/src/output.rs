@@ -1,10 +1,10 @@
 //! What a tool answers: a value of its own type, or [`Output`] where it wants to choose the blocks.
 
-use schemars::{JsonSchema, generate::SchemaSettings};
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::{Error, bindings::mcpp::tool::types};
+use crate::{Error, bindings::mcpp::tool::types, definition::settings};
 
 /// One block of a result.
 #[derive(Debug, Clone, PartialEq)]
@@ -106,8 +106,7 @@ impl IntoOutput for Output {
 /// A value is structured content: as it is if it is an object, else as the property `result` of one. Text is also a block of its own.
 impl<T: Serialize + JsonSchema> IntoOutput for T {
     fn output_schema() -> Option<Value> {
-        let mut schema =
-            SchemaSettings::draft2020_12().for_serialize().into_generator().into_root_schema_for::<T>().to_value();
+        let mut schema = settings().for_serialize().into_generator().into_root_schema_for::<T>().to_value();
         let definitions = schema.as_object_mut().and_then(|schema| {
             schema.remove("title");
             schema.remove("$schema");

@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{telemetry, wasm::docs};
 
-/// What a build made.
+/// The result of a build.
 #[derive(Debug)]
 pub struct Built {
     /// The component.
@@ -32,7 +32,7 @@ pub struct Built {
     pub bytes: u64,
     /// How long it took.
     pub took: Duration,
-    /// What the tools said although all is well: their warnings.
+    /// The words of the tools although all is well: their warnings.
     pub said: String,
 }
 
@@ -47,7 +47,7 @@ pub enum BuildError {
     Missing {
         /// The tool.
         program: String,
-        /// What to install.
+        /// The tool to install, or the command to type.
         needs: &'static str,
     },
     /// A tool could not be run.
@@ -62,7 +62,7 @@ pub enum BuildError {
     /// A tool refused: mostly, the sources have an error.
     #[error("`{command}` failed")]
     Failed {
-        /// What was run.
+        /// The command that was run.
         command: String,
         /// The first error in the project's own files.
         first: Option<String>,
@@ -89,7 +89,7 @@ pub enum BuildError {
 /// Told of each step, in a few words.
 pub type Progress<'a> = &'a (dyn Fn(&str) + Send + Sync);
 
-/// What the steps of a language gave.
+/// The result of a language's steps.
 struct Steps {
     component: PathBuf,
     said: String,

@@ -1,4 +1,4 @@
-//! What a tool chain left in a component besides what its world exports, such as the function that once started an engine: it would be shown as a tool.
+//! Exports that a tool chain left in a component and that its world does not have. The function that once started an engine would be shown as a tool.
 
 use std::collections::BTreeSet;
 

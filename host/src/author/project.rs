@@ -1,4 +1,4 @@
-//! What kind of project a folder is, told by its files: there is no manifest of ours to write.
+//! The kind of a project, detected from its files: an author writes no manifest of ours.
 
 use std::path::{Path, PathBuf};
 
@@ -14,7 +14,7 @@ pub(super) const OUT: &str = "build";
 pub struct Project {
     /// The folder, as an absolute path.
     pub folder: PathBuf,
-    /// What it is written in.
+    /// The language it is written in.
     pub language: Language,
 }
 

@@ -1,6 +1,6 @@
 //! The watch over a project's sources: tells that something was saved, once for all that was saved together.
 //!
-//! What builds and editors write beside the sources is not watched: a build that started the next one would never end.
+//! The watch ignores the files that builds and editors write beside the sources: a build that started the next one would never end.
 
 use std::{
     collections::BTreeSet,

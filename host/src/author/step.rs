@@ -14,9 +14,9 @@ use tokio::{
 
 use super::{build::BuildError, location::first_error};
 
-/// What is kept of a tool's words; what comes after is dropped, as the first error matters.
+/// The most that is kept of a tool's words. The rest is dropped, as the first error matters.
 const MAX_SAID_BYTES: usize = 1 << 20;
-/// What is kept of what a tool gives for a program to read.
+/// The most that is kept of the data that a tool gives to a program.
 const MAX_DATA_BYTES: usize = 64 << 20;
 
 /// A tool to run.
@@ -26,14 +26,14 @@ pub(super) struct Step {
     arguments: Vec<OsString>,
     folder: PathBuf,
     environment: Vec<(OsString, OsString)>,
-    /// What to install where the program is missing.
+    /// The advice where the program is missing.
     needs: &'static str,
     output: Output,
-    /// What to call it, if not by its program.
+    /// A name for it other than its program's.
     name: Option<&'static str>,
 }
 
-/// What a tool's standard output is.
+/// The use of a tool's standard output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Output {
     /// Words for the author, like its standard error.
@@ -42,7 +42,7 @@ enum Output {
     Data,
 }
 
-/// What a tool gave.
+/// The output of a tool.
 #[derive(Debug, Default)]
 pub(super) struct Done {
     /// Its words.

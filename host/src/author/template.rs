@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::language::Language;
+use super::{language::Language, sdk};
 
 /// The longest name, as a component's.
 const MAX_NAME: usize = 64;
@@ -51,12 +51,12 @@ pub enum NewError {
     /// Something of that name is there already.
     #[error("{0} is there already; nothing was changed")]
     Exists(PathBuf),
-    /// The SDK was not found.
-    #[error("the SDK is not where this program is; name the folder tool-sdk of a checkout of mcpp with --sdk")]
-    NoSdk,
     /// That folder is not the SDK.
     #[error("{0} is not the SDK: it has no Cargo.toml of mcpp-tool; name the folder tool-sdk of a checkout of mcpp")]
     NotSdk(PathBuf),
+    /// The SDK could not be written into the project.
+    #[error("{0:#}")]
+    Sdk(anyhow::Error),
     /// A file could not be written.
     #[error("cannot write {path}")]
     Write {
@@ -94,12 +94,12 @@ impl ProjectName {
     }
 }
 
-/// The SDK of the checkout that this program was built in, or is in.
-pub fn find_sdk() -> Result<PathBuf, NewError> {
+/// The SDK of the checkout that this program, or the working directory, is in.
+pub fn find_sdk() -> Option<PathBuf> {
     let places = [std::env::current_exe(), std::env::current_dir()].into_iter().flatten();
     let mut folders =
         places.flat_map(|place| place.ancestors().map(|folder| folder.join("tool-sdk")).collect::<Vec<_>>());
-    folders.find(|folder| is_sdk(folder)).ok_or(NewError::NoSdk)
+    folders.find(|folder| is_sdk(folder))
 }
 
 /// The SDK in this folder.
@@ -114,7 +114,7 @@ fn is_sdk(folder: &Path) -> bool {
     fs::read_to_string(folder.join("Cargo.toml")).is_ok_and(|manifest| manifest.contains("name = \"mcpp-tool\""))
 }
 
-/// Makes the project in `folder`, which must not be there yet. `sdk` is used by Rust alone.
+/// Makes the project in `folder`, which must not be there yet. Rust depends on the SDK at `sdk`, or on the one in this program, which is then written into the project.
 pub fn create(name: &ProjectName, language: Language, folder: &Path, sdk: Option<&Path>) -> Result<(), NewError> {
     let failed = |path: &Path| {
         let path = path.to_owned();
@@ -136,8 +136,12 @@ pub fn create(name: &ProjectName, language: Language, folder: &Path, sdk: Option
         Language::C => (C, GITIGNORE),
         Language::Go => (GO, GO_GITIGNORE),
     };
+    if language == Language::Rust && sdk.is_none() {
+        sdk::write(folder).map_err(NewError::Sdk)?;
+    }
     // A path stands in a string of TOML.
-    let sdk = sdk.map(|sdk| sdk.display().to_string().replace('\\', "\\\\").replace('"', "\\\"")).unwrap_or_default();
+    let sdk = sdk.map_or_else(|| sdk::PACKAGE.to_owned(), |sdk| sdk.display().to_string());
+    let sdk = sdk.replace('\\', "\\\\").replace('"', "\\\"");
     for (file, text) in files.iter().chain([&(".gitignore", ignored)]) {
         let path = folder.join(file);
         let parent = path.parent().unwrap_or(folder);

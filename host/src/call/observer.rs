@@ -1,9 +1,19 @@
 //! Who watches a running call: its log records and its progress.
 
+use std::sync::Arc;
+
 use tokio::sync::mpsc;
+
+use crate::memory::{Account, MemoryUse, Reservation};
 
 /// How many log and progress events of one call may wait for a slow client before further ones are dropped.
 pub const MAX_PENDING_EVENTS: usize = 64;
+/// The longest text of an event, in bytes. A longer one is cut: a client shows a line of it, and the whole of a log record is in the host's own log.
+pub const MAX_EVENT_BYTES: usize = 64 << 10;
+/// What a text ends with that was cut.
+const CUT: &str = " … (cut)";
+/// What an event takes beside its text, in bytes: the message around it, twice.
+const EVENT_BYTES: u64 = 512;
 
 /// RFC 5424 severities, lowest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -65,52 +75,139 @@ pub enum CallEvent {
     },
 }
 
+impl CallEvent {
+    /// Cuts its text to [`MAX_EVENT_BYTES`].
+    fn cut(&mut self) {
+        let text = match self {
+            Self::Log { message, .. } => message,
+            Self::Progress { message: Some(message), .. } => message,
+            Self::Progress { message: None, .. } => return,
+        };
+        if text.len() > MAX_EVENT_BYTES {
+            text.truncate(text.floor_char_boundary(MAX_EVENT_BYTES.saturating_sub(CUT.len())));
+            text.push_str(CUT);
+            text.shrink_to_fit();
+        }
+    }
+
+    /// What it takes while it waits, in bytes.
+    fn bytes(&self) -> u64 {
+        let text = match self {
+            Self::Log { component, message, .. } => component.len().saturating_add(message.len()),
+            Self::Progress { message, .. } => message.as_ref().map_or(0, String::len),
+        };
+        EVENT_BYTES.saturating_add(u64::try_from(text).unwrap_or(u64::MAX))
+    }
+}
+
 /// Where a call's log and progress go. A slow observer loses events; it never slows the call.
 #[derive(Debug, Clone, Default)]
 pub struct Observer {
-    events: Option<mpsc::Sender<CallEvent>>,
+    events: Option<mpsc::Sender<WaitingEvent>>,
+    account: Option<Arc<Account>>,
     log_level: Option<LogLevel>,
     progress: bool,
 }
 
+/// An event on its way to the client, and the memory that it takes meanwhile.
+#[derive(Debug)]
+pub struct WaitingEvent {
+    /// The event.
+    pub event: CallEvent,
+    /// Whoever keeps the event keeps this.
+    pub memory: Reservation,
+}
+
 impl Observer {
-    /// An observer of records from `log_level` on (none if absent) and, if asked, of progress.
-    pub fn new(log_level: Option<LogLevel>, progress: bool) -> (Self, mpsc::Receiver<CallEvent>) {
+    /// An observer of records from `log_level` on (none if absent) and, if asked, of progress. Events that wait are charged to `account`; without
+    /// one there are none.
+    pub fn new(
+        log_level: Option<LogLevel>,
+        progress: bool,
+        account: Option<Arc<Account>>,
+    ) -> (Self, mpsc::Receiver<WaitingEvent>) {
         let (events, receiver) = mpsc::channel(MAX_PENDING_EVENTS);
-        (Self { events: Some(events), log_level, progress }, receiver)
+        (Self { events: Some(events), account, log_level, progress }, receiver)
     }
 
-    /// Hands on what the observer asked for.
-    pub fn notify(&self, event: CallEvent) {
+    /// Hands on what the observer asked for. A text of more than [`MAX_EVENT_BYTES`] is cut; an event for which there is no room is dropped.
+    pub fn notify(&self, mut event: CallEvent) {
         let wanted = match &event {
             CallEvent::Log { level, .. } => self.log_level.is_some_and(|least| *level >= least),
             CallEvent::Progress { .. } => self.progress,
         };
-        if let (true, Some(events)) = (wanted, &self.events)
-            && events.try_send(event).is_err()
-        {
-            metrics::counter!("mcpp_call_events_dropped_total").increment(1);
+        let (true, Some(events), Some(account)) = (wanted, &self.events, &self.account) else { return };
+        let Ok(place) = events.try_reserve() else { return dropped("slow") };
+        event.cut();
+        match account.reserve(MemoryUse::Messages, event.bytes()) {
+            Ok(memory) => place.send(WaitingEvent { event, memory }),
+            Err(_) => dropped("memory"),
         }
     }
+}
+
+/// Counts an event that the client does not get.
+pub fn dropped(reason: &'static str) {
+    metrics::counter!("mcpp_call_events_dropped_total", "reason" => reason).increment(1);
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::memory::{AccountLimits, HostMemory, MemoryConfig};
+
+    fn account(message_bytes: u64) -> Arc<Account> {
+        let config = MemoryConfig { guest_bytes: 1, code_bytes: 1, message_bytes };
+        HostMemory::new(&config).account(AccountLimits::default())
+    }
+
+    fn log(message: impl Into<String>) -> CallEvent {
+        CallEvent::Log { level: LogLevel::Info, component: "c".into(), message: message.into() }
+    }
 
     #[tokio::test]
     async fn a_slow_observer_loses_events_and_blocks_nobody() {
-        let (observer, mut events) = Observer::new(Some(LogLevel::Info), false);
+        let (observer, mut events) = Observer::new(Some(LogLevel::Info), false, Some(account(64 << 20)));
         for n in 0..MAX_PENDING_EVENTS + 5 {
-            observer.notify(CallEvent::Log { level: LogLevel::Info, component: "c".into(), message: n.to_string() });
+            observer.notify(log(n.to_string()));
         }
         observer.notify(CallEvent::Progress { done: 1.0, total: None, message: None });
         drop(observer);
         let mut seen = 0;
-        while let Some(event) = events.recv().await {
-            assert!(matches!(event, CallEvent::Log { .. }));
+        while let Some(waiting) = events.recv().await {
+            assert!(matches!(waiting.event, CallEvent::Log { .. }));
             seen += 1;
         }
         assert_eq!(seen, MAX_PENDING_EVENTS);
+    }
+
+    #[tokio::test]
+    async fn the_largest_events_take_no_more_than_the_account_has() {
+        let account = account(4 << 20);
+        let (observer, mut events) = Observer::new(Some(LogLevel::Info), true, Some(Arc::clone(&account)));
+        for n in 0..MAX_PENDING_EVENTS {
+            let message = Some("\u{1F600}".repeat(1 << 20));
+            observer.notify(CallEvent::Progress { done: n as f64, total: None, message });
+        }
+        let used = account.used(MemoryUse::Messages);
+        assert!(used <= 2 << 20, "{used}");
+        assert!(used > (2 << 20) - (128 << 10), "{used}");
+        let first = events.recv().await.expect("some had room");
+        let CallEvent::Progress { message: Some(message), .. } = &first.event else { panic!("{first:?}") };
+        assert!(message.len() <= MAX_EVENT_BYTES && message.ends_with(CUT), "{}", message.len());
+        drop((first, events));
+        observer.notify(log("nobody reads any more"));
+        assert_eq!(account.used(MemoryUse::Messages), 0, "what is dropped is given back");
+    }
+
+    #[test]
+    fn a_text_is_cut_from_the_first_byte_too_many() {
+        for (bytes, is_cut) in [(MAX_EVENT_BYTES, false), (MAX_EVENT_BYTES + 1, true)] {
+            let mut event = log("x".repeat(bytes));
+            event.cut();
+            let CallEvent::Log { message, .. } = event else { panic!("a record") };
+            assert_eq!(message.len(), MAX_EVENT_BYTES);
+            assert_eq!(message.ends_with(CUT), is_cut, "{bytes}");
+        }
     }
 }

@@ -7,6 +7,7 @@ use wasmtime::component::{HasSelf, Linker};
 
 use crate::{
     call::{Call, CallError, CallEvent, LogLevel, MAX_CALL_DEPTH, Observer, ToolName, authorize},
+    memory::{MemoryUse, json_bytes},
     wasm::{
         bindings::mcpp::{
             endpoint::{call, caller, log, progress},
@@ -66,7 +67,8 @@ impl State {
         match &self.running {
             Some(running) => output::record(&running.writer(), level, message, &running.observer),
             None => {
-                output::record(&Writer { component: "".into(), tool: "".into() }, level, message, &Observer::default())
+                let nobody = Writer { tenant: None, component: "".into(), tool: "".into() };
+                output::record(&nobody, level, message, &Observer::default());
             }
         }
         Ok(())
@@ -96,6 +98,8 @@ impl From<log::Level> for LogLevel {
 
 impl progress::Host for State {
     fn report(&mut self, done: f64, total: Option<f64>, message: Option<String>) -> wasmtime::Result<()> {
+        // As much as a record of the log: it goes to the client in the same way.
+        self.control.charge_log(message.as_ref().map_or(0, String::len))?;
         let finite = done.is_finite() && total.is_none_or(f64::is_finite);
         if let (true, Some(running)) = (finite && done > self.progress, &self.running) {
             self.progress = done;
@@ -120,6 +124,9 @@ impl call::Host for State {
         }
         // What another tool is told must not be more than the caller is told.
         let arguments = self.control.redactor().text(arguments);
+        // They are kept, as text and as values, for as long as the other tool runs.
+        let kept = self.control.memory().reserve(MemoryUse::Messages, json_bytes(&arguments));
+        let Ok(_until_it_answers) = kept else { return Ok(Err(call::CallError::Busy)) };
         let nested = match nested_call(running, self.control.deadline(), self.control.cancel_token(), &tool, &arguments)
         {
             Ok(nested) => nested,
@@ -165,6 +172,7 @@ fn nested_call(
         trace: running.trace.child(),
         observer: Observer::default(),
         depth: running.depth.saturating_add(1),
+        chain: running.chain,
         session: running.session.clone(),
     })
 }
@@ -176,6 +184,7 @@ fn refusal(error: CallError) -> call::CallError {
         CallError::Busy { .. } | CallError::TooMany { .. } => call::CallError::Busy,
         CallError::TooDeep => call::CallError::TooDeep,
         CallError::BudgetExceeded { .. }
+        | CallError::Interrupted { .. }
         | CallError::Cancelled
         | CallError::Trapped(_)
         | CallError::InvalidResult { .. } => call::CallError::Aborted(error.to_string()),

@@ -43,12 +43,13 @@ struct Writing {
     space: Space,
     cause: Arc<str>,
     traceparent: String,
+    chain: u32,
     subscriptions: Arc<crate::events::subscriptions::Subscriptions>,
 }
 
 impl Writing {
     fn origin(&self) -> Origin<'_> {
-        Origin { space: &self.space, cause: &self.cause, traceparent: self.traceparent.clone() }
+        Origin { space: &self.space, cause: &self.cause, traceparent: self.traceparent.clone(), chain: self.chain }
     }
 }
 
@@ -70,6 +71,7 @@ impl State {
             space: access.space.clone(),
             cause: Arc::clone(&running.cause),
             traceparent: running.trace.traceparent(),
+            chain: running.chain,
             subscriptions: Arc::clone(&access.subscriptions),
         })
     }

@@ -29,12 +29,14 @@ pub use self::{
     handles::Handles,
 };
 use self::{
+    handles::ENTRY_BYTES,
     open::Wanted,
     pool::{blocking, in_pool},
     stream::{Reader, Writer},
 };
 use crate::{
     grants::{files::FolderMode, ledger::Witness},
+    memory::MemoryUse,
     wasm::{control::Control, state::State},
 };
 
@@ -72,7 +74,7 @@ pub(super) fn link(l: &mut Linker<State>) -> wasmtime::Result<()> {
 
 /// Runs an operation on the threads for files, and ends waiting for it when the call ends.
 async fn wait<T>(control: &Control, operation: impl Future<Output = FsResult<T>>) -> FsResult<T> {
-    control.wait_briefly(in_pool(operation)).await.map_err(FsError::trap)?
+    control.wait(in_pool(operation)).await.map_err(FsError::trap)?
 }
 
 impl Files<'_> {
@@ -229,8 +231,11 @@ impl HostDescriptor for Files<'_> {
         // The engine takes a listing into memory as a whole: how long it is must be known before.
         let counted = blocking(move || open::count_entries(&dir.dir, room));
         let entries = wait(self.control, async { Ok(counted.await?) }).await?.ok_or(ErrorCode::Overflow)?;
+        let bytes = u64::try_from(entries.saturating_mul(ENTRY_BYTES)).unwrap_or(u64::MAX);
+        let memory = self.control.memory().reserve(MemoryUse::Messages, bytes);
+        let memory = memory.map_err(|_| ErrorCode::InsufficientMemory)?;
         let listing = wait(self.control, HostDescriptor::read_directory(&mut self.view, fd)).await?;
-        self.handles.keep_listing(listing.rep(), entries);
+        self.handles.keep_listing(listing.rep(), entries, memory);
         Ok(listing)
     }
 
@@ -256,7 +261,7 @@ impl HostDescriptor for Files<'_> {
 
     async fn is_same_object(&mut self, one: Fd, other: Fd) -> wasmtime::Result<bool> {
         let compared = in_pool(HostDescriptor::is_same_object(&mut self.view, one, other));
-        self.control.wait_briefly(compared).await?
+        self.control.wait(compared).await?
     }
 }
 

@@ -35,6 +35,7 @@ use crate::{
         secrets::SecretGrants,
     },
     secrets::Secrets,
+    tenant::TenantId,
     wasm::{control::Control, state::State},
 };
 
@@ -73,7 +74,7 @@ pub struct HttpAccess {
 #[derive(Debug, Clone)]
 pub struct Requester {
     /// The tenant.
-    pub tenant: Arc<str>,
+    pub tenant: TenantId,
     /// The component.
     pub component: Arc<str>,
     /// The tool.

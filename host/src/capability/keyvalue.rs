@@ -11,8 +11,8 @@ use wasmtime::component::{HasSelf, Linker, Resource};
 use super::store::{StoreAccess, bytes_of};
 use crate::{
     store::{
-        Bounds, Entry, KeyRange, MAX_PAGE_ENTRIES, MAX_TRANSACTION_WRITES, Scan, Section, Snapshot, StoreError,
-        Transaction, after_key,
+        Bounds, Entry, KeyRange, MAX_PAGE_ENTRIES, MAX_TRANSACTION_BYTES, MAX_TRANSACTION_WRITES, Scan, Section,
+        Snapshot, StoreError, Transaction, after_key,
     },
     telemetry,
     wasm::{
@@ -195,10 +195,18 @@ impl Reach {
             Ok(snapshot) => snapshot,
             Err(error) => return Ok(Err(error)),
         };
-        let mut found = Vec::new();
+        let (mut found, mut bytes) = (Vec::new(), 0_usize);
         for key in keys {
             match self.get(&*snapshot, &key).await? {
-                Ok(entry) => found.push(entry.map(|entry| (key, entry.value.into()))),
+                Ok(entry) => {
+                    bytes = bytes.saturating_add(bytes_of(&entry));
+                    if bytes > MAX_TRANSACTION_BYTES {
+                        return Ok(other(format!(
+                            "the values have more than {MAX_TRANSACTION_BYTES} bytes: ask for fewer at once"
+                        )));
+                    }
+                    found.push(entry.map(|entry| (key, entry.value.into())));
+                }
                 Err(error) => return Ok(Err(error)),
             }
         }
@@ -263,7 +271,7 @@ impl Reach {
             Ok(Ok(answer)) => answer,
             refused => return Ok(refused),
         };
-        let committed = self.control.wait_briefly(transaction.commit()).await?;
+        let committed = self.control.wait(transaction.commit()).await?;
         Ok(committed.map(|()| Ok(answer)))
     }
 }

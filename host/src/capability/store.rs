@@ -349,7 +349,7 @@ impl transactions::HostTransaction for State {
         self.control.charge_store_op(0)?;
         let OpenTransaction { transaction, .. } = self.table_and_control().0.delete(this)?;
         self.store_use.transaction_open = false;
-        Ok(self.control.wait_briefly(transaction.commit()).await?.map_err(types::StoreError::from))
+        Ok(self.control.wait(transaction.commit()).await?.map_err(types::StoreError::from))
     }
 
     async fn drop(&mut self, this: Resource<OpenTransaction>) -> wasmtime::Result<()> {

@@ -20,6 +20,9 @@ use wasmtime_wasi::{
 
 use crate::wasm::{control::Control, state::State};
 
+/// Handles that a guest waits for at once. Each costs the host some memory for as long as the guest waits, and one may be named any number of times.
+const MAX_POLLED: usize = 10_000;
+
 struct Io;
 
 impl HasData for Io {
@@ -39,6 +42,9 @@ impl HasData for Waiting<'static> {
 
 impl io::poll::Host for Waiting<'_> {
     async fn poll(&mut self, pollables: Vec<Resource<DynPollable>>) -> wasmtime::Result<Vec<u32>> {
+        if pollables.len() > MAX_POLLED {
+            return Err(wasmtime::Error::msg(format!("it waits for more than {MAX_POLLED} handles at once")));
+        }
         self.control.wait(io::poll::Host::poll(self.table, pollables)).await?
     }
 }

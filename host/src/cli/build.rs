@@ -18,7 +18,7 @@ use crate::author::{
 
 /// The sources have an error.
 const FAILED: u8 = 1;
-/// What the build needs is not installed.
+/// A tool that the build needs is not installed.
 const MISSING: u8 = 3;
 
 #[derive(Debug, Args)]
@@ -61,7 +61,7 @@ impl Build {
     }
 }
 
-/// Builds, and shows how that goes: a line that moves on a terminal, a line for each step elsewhere.
+/// Builds, and shows progress: a moving line on a terminal, a line for each step elsewhere.
 pub(super) async fn with_progress(project: &Project) -> Result<Built, BuildError> {
     let started = Instant::now();
     if !std::io::stderr().is_terminal() {
@@ -80,7 +80,7 @@ pub(super) async fn with_progress(project: &Project) -> Result<Built, BuildError
     built
 }
 
-/// Shows what went wrong: the first error's place on top, then the tools' own words, then what failed.
+/// Shows a failure: the first error's place, then the tools' own words, then the step that failed.
 pub(super) fn show_failure(error: &BuildError) {
     if let BuildError::Failed { first, said, .. } = error {
         if let Some(first) = first {

@@ -1,4 +1,4 @@
-//! `mcpp events` and `mcpp backup`: an operator's hands on the components' data.
+//! `mcpp events` and `mcpp backup`: the operator looks after the components' data.
 
 use std::{io::IsTerminal as _, path::PathBuf, time::Duration};
 
@@ -25,9 +25,9 @@ pub(super) struct Events {
 enum EventsCommand {
     /// Show events and timers that wait and deliveries that were given up (the default); exit code 1 if any was given up
     List,
-    /// Deliver again what was given up
+    /// Deliver again the events and timers that were given up
     Retry(Which),
-    /// Forget what was given up
+    /// Forget the events and timers that were given up
     Drop(Which),
 }
 
@@ -36,7 +36,7 @@ enum EventsCommand {
 struct Which {
     /// The delivery's id, as `mcpp events` shows it
     id: Option<String>,
-    /// Everything that was given up
+    /// All deliveries that were given up
     #[arg(long)]
     all: bool,
 }
@@ -80,7 +80,7 @@ async fn settle(operator: &Operator, which: Which, verdict: Verdict) -> anyhow::
         let what = if verdict == Verdict::Retry { "will be delivered again" } else { "forgotten" };
         print(&format!("{settled} {what}"))?;
     }
-    // Somebody who names a delivery wants to know that it was there.
+    // An operator who names a delivery wants to know that it was there.
     Ok(u8::from(settled == 0 && request.id.is_some()))
 }
 

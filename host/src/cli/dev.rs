@@ -1,6 +1,6 @@
 //! `mcpp dev`: a host of its own for one project, which builds at every save and shows what that changed.
 //!
-//! A build that fails, or that asks for what nobody granted, changes nothing: the last good one serves on. Nothing is ever granted here.
+//! A build that fails, or that asks for more than its grant, changes nothing: the last good one serves on. This command never grants anything.
 
 mod clients;
 mod logs;
@@ -40,7 +40,7 @@ use crate::{
     grants::ComponentGrant,
     host::Host,
     registry::catalog::{LoadTimes, Revision},
-    reload::accept::Face,
+    reload::accept::{Change, Face},
     telemetry::chain,
     tenant::TenantId,
     wasm::{component::LoadError, features::Code},
@@ -48,7 +48,7 @@ use crate::{
 
 /// Where the host keeps its files, in the project's folder.
 const DATA: &str = ".mcpp";
-/// How often it is looked whether a build that waits is live.
+/// How often the command looks whether a waiting build is live.
 const RECHECK: Duration = Duration::from_millis(300);
 /// The first port that is tried, which is a host's usual one.
 const PORT: u16 = 8000;
@@ -98,7 +98,7 @@ impl Dev {
     }
 }
 
-/// A tools folder in `data` without what another day left in it.
+/// An empty tools folder in `data`, without the builds of another day.
 fn fresh_tools_folder(data: &std::path::Path) -> anyhow::Result<PathBuf> {
     let tools = data.join("tools");
     let making = || format!("cannot make {}", tools.display());
@@ -118,8 +118,11 @@ async fn start(mut config: Config, listen: Option<SocketAddr>) -> anyhow::Result
     let mut last = None;
     for address in addresses {
         config.server.listen = address;
-        match Host::start(config.clone(), Arc::new(|| {})).await {
-            Ok((host, _)) => return Ok(host),
+        match Box::pin(Host::start(config.clone(), Arc::new(|| {}))).await {
+            Ok(host) => {
+                host.loaded().await;
+                return Ok(host);
+            }
             Err(error) => match error.downcast_ref::<io::Error>() {
                 Some(source) if source.kind() == io::ErrorKind::AddrInUse => last = Some(error),
                 _ => return Err(error),
@@ -137,11 +140,11 @@ struct Session {
     tools: PathBuf,
     /// The newest build.
     built: Option<Build>,
-    /// What clients see now.
+    /// The tools that clients see now.
     live: Option<Face>,
     /// Whether the newest build waits for a grant, or is not live for another reason.
     waiting: bool,
-    /// What makes the optimized code of the build that is live; how long that took.
+    /// The task that makes the optimized code of the live build; its result is the time it took.
     optimizing: JoinSet<Result<Option<Duration>, LoadError>>,
 }
 
@@ -197,7 +200,7 @@ impl Session {
                         stopped = &mut stopped => return Ok(stopped?),
                     }
                 }
-                // A grant that is given meanwhile lets what waits for it go live.
+                // A grant that the operator gives meanwhile lets the waiting build go live.
                 () = tokio::time::sleep(RECHECK), if self.waiting => {
                     self.waiting = !self.settle();
                     self.optimize().await?;
@@ -207,12 +210,12 @@ impl Session {
         }
     }
 
-    /// Builds what was saved, and swaps; says what came of it.
+    /// Builds the saved sources, swaps, and tells the outcome.
     async fn build(&mut self, saved: Option<Instant>) -> anyhow::Result<()> {
         let noticed = saved.map(|saved| saved.elapsed());
         match with_progress(&self.project).await {
             Ok(built) => {
-                // What tools say of their success at every save is nothing to look at.
+                // An author need not read at every save that the tools succeeded.
                 if built.said.to_lowercase().contains("warn") {
                     show(&built.said);
                 }
@@ -239,7 +242,7 @@ impl Session {
         self.waiting = false;
         write_atomically(&self.tools.join(format!("{component}.wasm")), &wasm)?;
         let digest = blake3::hash(&wasm).to_hex().to_string();
-        // What everybody has is nothing to look at.
+        // An author need not read of the imports that every component has.
         let imports =
             imports(&wasm)?.into_iter().filter(|import| !capability::of_import(import).is_some_and(is_for_everyone));
         self.built = Some(Build { digest, imports: imports.collect(), noticed, took: built.took, component });
@@ -271,7 +274,7 @@ impl Session {
     async fn optimize(&mut self) -> anyhow::Result<()> {
         let live = self.host.registry().catalog(&TenantId::local()).components().next().cloned();
         if let Some(live) = live.filter(|live| live.code == Code::Baseline && !self.waiting)
-            && let Some(loader) = self.host.tenants().reloader().loader(&TenantId::local()).await?
+            && let Some(loader) = self.host.tenants().reloader().loader(&TenantId::local())
         {
             self.optimizing.spawn(async move { loader.optimize(&live).await });
         }
@@ -290,7 +293,9 @@ impl Session {
                 }
             }
             Ok(None) => {}
-            Err(error) => tell(&paint(Style::Warning, &format!("  it is not optimized: {}", clean(&chain(&error))))),
+            Err(error) => {
+                tell(&paint(Style::Warning, &format!("  the optimized code was not made: {}", clean(&chain(&error)))))
+            }
         }
         Ok(())
     }
@@ -300,9 +305,11 @@ impl Session {
         let url = self.host.url();
         let name = clean(&build.component);
         tell(&paint(Style::Good, &format!("{name} is live on {url} ({times})")));
-        let difference = face.difference(self.live.as_ref());
-        for line in difference.iter().filter(|line| line.starts_with(['+', '-', '~'])) {
-            tell(&format!("  {}", paint(Style::of_difference(line), &clean(line))));
+        let difference = face.changes(self.live.as_ref());
+        // Of a tool that is new its author needs no more than its name.
+        let of_interest = |change: &&Change| !matches!(change, Change::New | Change::Text { before: None, .. });
+        for line in difference.iter().filter(of_interest).map(Change::line) {
+            tell(&format!("  {}", paint(Style::of_difference(&line), &line)));
         }
         if self.live.is_some() && difference.is_empty() {
             tell("  clients see the same tools");
@@ -315,7 +322,7 @@ impl Session {
         }
     }
 
-    /// Says why the newest build is not live, and what would let it be.
+    /// Says why the newest build is not live, and which grant would help.
     fn refused(&self) {
         let Some(build) = &self.built else { return };
         let catalog = self.host.registry().catalog(&TenantId::local());
@@ -332,7 +339,7 @@ impl Session {
         }
     }
 
-    /// What a build imports and has no grant for: the interface, what it means, and the line to grant.
+    /// The imports of a build that its grant lacks: the interface, its meaning, and the line that grants it.
     fn not_granted(&self, build: &Build) -> Vec<(String, &'static str, &'static str)> {
         let file = self.data.join("grants").join(format!("{}.toml", build.component));
         let grant = ComponentGrant::load(&file).unwrap_or_default();

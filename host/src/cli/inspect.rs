@@ -1,6 +1,6 @@
-//! `mcpp inspect`: what a component is made of, what it would be able to do, what to grant it, and its tools, before it is loaded anywhere.
+//! `mcpp inspect`: the parts of a component, its powers, its least grant and its tools, before any host loads it.
 //!
-//! The component may be hostile: it is compiled first, so that all that is read of it afterwards is within the bounds of a valid component.
+//! The component may be hostile. So it is compiled first: every later reading stays within the bounds of a valid component.
 
 mod anatomy;
 mod least;
@@ -26,6 +26,7 @@ use crate::{
     wasm::{
         Engine, EngineConfig,
         admission::{Admission, Share},
+        compile::{Builds, CompileConfig, Compiler},
         component::{self, LoadError, MAX_COMPONENT_BYTES, Origin},
         features::{Code, Fuel},
         limits::{Limits, TenantLimits},
@@ -56,7 +57,7 @@ struct Explanation {
     world: Result<World, String>,
     imports: Vec<Import>,
     tools: Vec<Tool>,
-    /// The topics of which it wants to be told.
+    /// The topics to which it subscribes.
     topics: Vec<String>,
     /// The format of its data; none if it migrates none.
     data_format: Option<u32>,
@@ -112,7 +113,16 @@ impl Inspect {
         let name = ComponentName::new(&stem)?;
         let config = EngineConfig { max_running: 2, max_waiting: 1, guest_threads: 1, ..EngineConfig::default() };
         let engine = Engine::new(&config)?;
-        let compiled = component::compile(&engine, None, name, &wasm, Fuel::Uncounted, Code::Optimized)?;
+        let builds = Builds::of_tenant(Compiler::new(&CompileConfig::default()), None);
+        let source = component::Source {
+            name,
+            wasm: wasm.clone().into(),
+            fuel: Fuel::Uncounted,
+            code: Code::Optimized,
+            memory_bytes: Limits::default().memory_bytes,
+            account: None,
+        };
+        let compiled = component::compile(&engine, &builds, source).await?;
         let imports: Vec<Import> = compiled.imports().into_iter().map(import).collect();
         let mut explanation = Explanation {
             component: stem,

@@ -14,13 +14,13 @@ use crate::author::{
 pub(super) struct New {
     /// Its name, which is the component's: lower-case words joined by `-`
     name: String,
-    /// What to write it in
+    /// The language to write it in
     #[arg(long, value_enum, default_value_t = Language::Rust, value_name = "LANGUAGE")]
     lang: Language,
     /// The folder in which to make its folder
     #[arg(long = "in", default_value = ".", value_name = "DIR")]
     parent: PathBuf,
-    /// The SDK for Rust: the folder tool-sdk of a checkout of mcpp [default: where this program is, or above the working directory]
+    /// The SDK for Rust: the folder tool-sdk of a checkout of mcpp [default: that of the checkout that this program or the working directory is in, or the one in this program]
     #[arg(long, env = "MCPP_SDK", value_name = "DIR")]
     sdk: Option<PathBuf>,
     /// Print JSON
@@ -33,7 +33,7 @@ impl New {
         let name = ProjectName::new(&self.name)?;
         let sdk = match (self.lang, &self.sdk) {
             (Language::Rust, Some(folder)) => Some(template::named_sdk(folder)?),
-            (Language::Rust, None) => Some(template::find_sdk()?),
+            (Language::Rust, None) => template::find_sdk(),
             _ => None,
         };
         let folder =

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::{Operator, clean, print, print_json, table};
 use crate::{
-    admin::{self, Info as HostInfo, Instances, StoreInfo, TenantInfo, ToolInfo},
+    admin::{self, Info as HostInfo, Instances, PoolInfo, StoreInfo, TenantInfo, ToolInfo},
     config::Config,
     reload::Report,
     tenant::TenantId,
@@ -87,15 +87,18 @@ impl Info {
         let most =
             [engine.max_running, engine.max_waiting, engine.max_queued, engine.max_kept].map(|most| most.to_string());
         print(&format!("host: {}", use_of(&info.instances, &most)))?;
-        let TenantInfo { name, open, limits, instances } = &info.tenant;
+        print(&format!("host's memory: {}", memory_of(&info.memory)))?;
+        let TenantInfo { name, open, limits, instances, memory } = &info.tenant;
         let most = |what: &str| limits.get(what).map(ToString::to_string).unwrap_or_default();
         if *open {
             let used = use_of(instances, &["running", "waiting", "queued", "kept"].map(most));
             let (calls, sessions) = (most("calls_per_minute"), most("sessions"));
-            print(&format!("tenant {name}: {used}; at most {calls} calls a minute and {sessions} sessions\n"))?;
+            print(&format!("tenant {name}: {used}; at most {calls} calls a minute and {sessions} sessions"))?;
+            print(&format!("tenant {name}'s memory: {}\n", memory_of(memory)))?;
         } else {
             print(&format!("tenant {name} is suspended\n"))?;
         }
+        print_loads(&info)?;
         let rows = info.components.iter().map(|component| {
             let digest = component.digest.chars().take(12).collect();
             vec![
@@ -122,13 +125,33 @@ impl Info {
     }
 }
 
-/// What runs, waits, queues and stays, of so many.
+/// What is loaded now, if something is.
+fn print_loads(info: &HostInfo) -> anyhow::Result<()> {
+    if !info.opening.is_empty() {
+        let opening = info.opening.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        print(&format!("the tools of these tenants are loaded for the first time: {opening}\n"))?;
+    }
+    let Some(loads) = &info.loads else { return Ok(()) };
+    if let Some(component) = &loads.loading {
+        print(&format!("loading {} for {} ms; {} more wait\n", clean(component), loads.for_ms, loads.queued))?;
+    }
+    Ok(())
+}
+
+/// The numbers of instances that run, wait, queue and stay, each beside its bound.
 fn use_of(now: &Instances, most: &[String; 4]) -> String {
     let [running, waiting, queued, kept] = most;
     format!(
         "{} of {running} run, {} of {waiting} wait, {} of {queued} calls queue, {} of {kept} are kept",
         now.running, now.waiting, now.queued, now.kept
     )
+}
+
+/// What is used of each pool of memory, in MiB.
+fn memory_of(pools: &[PoolInfo]) -> String {
+    let mib = |bytes: u64| bytes.div_ceil(1 << 20);
+    let pool = |pool: &PoolInfo| format!("{} {} of {} MiB", pool.pool, mib(pool.used_bytes), mib(pool.bound_bytes));
+    pools.iter().map(pool).collect::<Vec<_>>().join(", ")
 }
 
 /// Where a tool's limits in force are not the usual ones; and that its instances are used again.
@@ -181,7 +204,7 @@ fn print_problems(info: &HostInfo) -> anyhow::Result<u8> {
     Ok(0)
 }
 
-/// What became of a tenant's components; those of other tenants than `local` with its name.
+/// The outcome for each component of a tenant. Components of other tenants than `local` stand with the tenant's name.
 fn print_report(tenant: &TenantId, report: &Report) -> anyhow::Result<()> {
     let owner = if *tenant == TenantId::local() { String::new() } else { format!("{tenant}/") };
     for (what, components) in
@@ -190,6 +213,9 @@ fn print_report(tenant: &TenantId, report: &Report) -> anyhow::Result<()> {
         for component in components {
             print(&format!("{what} {owner}{component}"))?;
         }
+    }
+    for component in &report.loading {
+        print(&format!("still loading {owner}{component}"))?;
     }
     for (component, error) in &report.failed {
         print(&format!("failed {owner}{component}: {}", clean(error)))?;

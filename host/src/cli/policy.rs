@@ -1,6 +1,6 @@
 //! `mcpp grant`, `revoke`, `test`, `explain` and `learn`: what a component may do, from an operator's side.
 //!
-//! Grants are files; these commands change them so that what was valid stays valid, and then tell the host. Comments in a file are kept.
+//! Grants are files. These commands keep a valid file valid, keep its comments, and then tell the host.
 
 use std::path::PathBuf;
 
@@ -123,7 +123,7 @@ fn extend(known: &mut Array, more: &Array) {
     }
 }
 
-/// What several pieces of grants say together. A list of rules that are written in a line each becomes one of tables.
+/// Joins several pieces of grants. A list of rules that are written in a line each becomes one of tables.
 fn together(pieces: impl IntoIterator<Item = String>, mut document: DocumentMut) -> anyhow::Result<DocumentMut> {
     for piece in pieces {
         let more: DocumentMut =
@@ -156,7 +156,7 @@ fn tables(item: &Item) -> Item {
 pub(super) struct Grant {
     /// The component
     component: String,
-    /// What it may do: lines of a grant, such as 'store = {}', 'call = ["text_*"]' or 'http = [{ url = "https://api.example.com/*" }]'. Without any, the grant is shown
+    /// Lines to add to its grant, such as 'store = {}', 'call = ["text_*"]' or 'http = [{ url = "https://api.example.com/*" }]'. Without any, the command shows the grant
     #[arg(value_name = "TOML")]
     what: Vec<String>,
     #[command(flatten)]
@@ -183,7 +183,7 @@ impl Grant {
 pub(super) struct Revoke {
     /// The component
     component: String,
-    /// What to take away: keys of the grant, such as store or http. Without any, the whole grant
+    /// The keys to take out of its grant, such as store or http. Without any, the whole grant
     #[arg(value_name = "KEY")]
     keys: Vec<String>,
     #[command(flatten)]
@@ -199,7 +199,7 @@ impl Revoke {
         }
         let mut document = read(&file)?;
         if self.keys.is_empty() {
-            // Not the file itself: without one, a built-in component would have what it is shipped with.
+            // The file stays: without one, a built-in component would have the grant that it is shipped with.
             document.retain(|key, _| key == "version");
         }
         for key in &self.keys {
@@ -224,7 +224,7 @@ pub(super) struct Test {
 
 #[derive(Debug, Subcommand)]
 enum What {
-    /// Whether it may make a request; where the host's name leads is not looked up
+    /// Whether it may make a request. The command does not look up the host's name
     Http {
         /// Such as GET
         method: String,
@@ -236,7 +236,7 @@ enum What {
         /// The tool's name
         tool: String,
     },
-    /// Whether it may be told of a topic
+    /// Whether it may subscribe to a topic
     Topic {
         /// Such as orders/ordered
         topic: String,
@@ -343,7 +343,7 @@ impl Learn {
             print(&policy)?;
         }
         if found.notes.dropped > 0 {
-            tell(&format!("{} more things were not noted: there were too many different ones", found.notes.dropped));
+            tell(&format!("{} more kinds of use were not noted: there were too many", found.notes.dropped));
         }
         Ok(0)
     }

@@ -29,7 +29,7 @@ impl Operator {
 
 #[derive(Debug, Subcommand)]
 enum Action {
-    /// Set a secret to what standard input has, or to what you type
+    /// Set a secret. Its value comes from standard input, or is typed without echo
     Set {
         /// Its name, such as API_KEY
         name: String,

@@ -42,15 +42,17 @@ impl Serve {
             return Ok(0);
         }
         telemetry::start_logging(&config.log.level, config.log.format).map_err(anyhow::Error::msg)?;
-        tracing::info!(
-            server = ?config.server, sessions = ?config.sessions, tools = ?config.tools, engine = ?config.engine, limits = ?config.limits(), outbound = ?config.outbound,
-            "configuration"
-        );
+        tracing::info!(configuration = summary(&config), "configuration");
         let bar = progress_bar();
         let loading = bar.clone();
-        let (host, _report) = Host::start(config, Arc::new(move || loading.inc(1))).await?;
+        // Boxed, as what is below it is deep.
+        let host = Box::pin(Host::start(config, Arc::new(move || loading.inc(1)))).await?;
+        let outcome = tokio::select! {
+            outcome = run_until_told(&host, stdio) => outcome,
+            // The bar goes when everything is loaded; the host serves on.
+            never = async { host.loaded().await; bar.finish_and_clear(); std::future::pending().await } => never,
+        };
         bar.finish_and_clear();
-        let outcome = run_until_told(&host, stdio).await;
         tokio::select! {
             () = host.stop() => {}
             _ = tokio::signal::ctrl_c() => anyhow::bail!("stopped at once; calls that ran were cut off"),
@@ -76,6 +78,23 @@ impl Serve {
     }
 }
 
+/// Everything that is in force, as JSON. No part of the configuration is secret.
+fn summary(config: &Config) -> String {
+    serde_json::json!({
+        "server": config.server,
+        "sessions": config.sessions,
+        "tools": config.tools,
+        "store": config.store,
+        "memory": config.memory,
+        "engine": config.engine,
+        "limits": config.limits(),
+        "tenant_limits": config.tenant_limits(),
+        "outbound": config.outbound,
+        "log": config.log,
+    })
+    .to_string()
+}
+
 /// Serves until the client on standard input leaves, or a signal says to stop; reloads at `SIGHUP`.
 async fn run_until_told(host: &Host, stdio: bool) -> std::io::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
@@ -87,6 +106,7 @@ async fn run_until_told(host: &Host, stdio: bool) -> std::io::Result<()> {
             left = &mut client => return left,
             _ = tokio::signal::ctrl_c() => return Ok(()),
             _ = terminate.recv() => return Ok(()),
+            () = host.broken() => return Err(std::io::Error::other("a door broke; the log says which and why")),
             _ = reload.recv() => {
                 if let Err(error) = host.tenants().reload_all().await {
                     tracing::warn!(error = telemetry::chain(&error), "not reloaded");

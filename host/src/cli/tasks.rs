@@ -10,9 +10,9 @@ use serde_json::{Map, Value, json};
 use super::{clean, print, print_json, remote::Server, table};
 use crate::mcp::client::Client;
 
-/// How often a task that is followed is looked at.
+/// How often the command asks for a followed task.
 const LOOK: Duration = Duration::from_millis(300);
-/// Tasks that are followed at once.
+/// The most tasks that one command follows.
 const MAX_FOLLOWED: usize = 200;
 
 #[derive(Debug, Args)]
@@ -36,7 +36,7 @@ enum TasksCommand {
         /// Only tasks of this type
         #[arg(long = "type", value_name = "TYPE")]
         task_type: Option<String>,
-        /// Most tasks
+        /// The most tasks to list
         #[arg(long, default_value_t = 50)]
         limit: usize,
     },

@@ -1,4 +1,4 @@
-//! `mcpp tenant`: who shares the host.
+//! `mcpp tenant`: the teams that share the host.
 
 use std::{io::IsTerminal as _, path::PathBuf, sync::Arc};
 
@@ -33,7 +33,7 @@ enum TenantCommand {
     Add {
         /// Its name: 1 to 64 characters of a-z, 0-9 and -
         tenant: TenantId,
-        /// Let its components go live on save, whatever they ask for and show; otherwise new ones wait for `mcpp accept`
+        /// Let its components go live on save. Without this flag, a build that is new, asks for more or shows clients something else waits for `mcpp accept`
         #[arg(long)]
         trusted: bool,
         #[command(flatten)]
@@ -43,31 +43,31 @@ enum TenantCommand {
     List,
     /// Show a tenant: its folder, limits, tokens
     Show {
-        /// Which
+        /// The tenant
         tenant: TenantId,
     },
     /// Change a tenant's limits
     Limit {
-        /// Which
+        /// The tenant
         tenant: TenantId,
         #[command(flatten)]
         limits: Limits,
     },
-    /// Let nobody of a tenant in, and none of its tools run, until it is resumed
+    /// Refuse a tenant's clients and stop its tools, until it is resumed
     Suspend {
-        /// Which
+        /// The tenant
         tenant: TenantId,
     },
     /// Let a suspended tenant in again
     Resume {
-        /// Which
+        /// The tenant
         tenant: TenantId,
     },
     /// Remove a tenant for good: its tools, data, grants, secrets and tokens
     Remove {
-        /// Which
+        /// The tenant
         tenant: TenantId,
-        /// First copy its data, tools and grants into this folder, which is made
+        /// First copy its data, tools and grants into this folder, which the command makes
         #[arg(long, value_name = "DIR")]
         export: Option<PathBuf>,
         /// Do not ask
@@ -78,7 +78,7 @@ enum TenantCommand {
 
 #[derive(Debug, Args)]
 struct Limits {
-    /// A limit such as running=8 (running, waiting, queued, calls_per_minute, sessions, kept); may be repeated
+    /// A limit such as running=8 (running, waiting, queued, calls_per_minute, sessions, kept, log_records_per_second, log_bytes_per_second); may be repeated
     #[arg(long = "limit", value_name = "NAME=NUMBER")]
     limits: Vec<String>,
 }
@@ -108,7 +108,7 @@ impl Tenant {
             }
             TenantCommand::Limit { tenant, limits } => {
                 let (home, patch) = (homes.find(tenant)?, limits.parse()?);
-                // Limits that are not named stay as they were.
+                // Limits that the command does not name stay as they were.
                 let merged = merged(&home.settings()?.limits, &patch)?;
                 home.change(|settings| settings.limits = merged)?;
                 self.tell_host().await?;
@@ -188,7 +188,7 @@ impl Tenant {
         print_json(&shown(&homes.find(tenant)?)?)
     }
 
-    /// A host that runs brings itself in line with the files; one that does not will when it starts.
+    /// Makes a running host read the files again. A host that does not run reads them when it starts.
     async fn tell_host(&self) -> anyhow::Result<()> {
         let operator = self.data.operator();
         if !operator.is_running()? {
@@ -226,11 +226,8 @@ fn confirmed(tenant: &TenantId, exported: bool) -> anyhow::Result<bool> {
     if !std::io::stdin().is_terminal() {
         bail!("removing a tenant cannot be undone; say --yes if that is what you want");
     }
-    let lost = if exported {
-        "its secrets and tokens are lost"
-    } else {
-        "everything it had is lost; --export DIR keeps a copy"
-    };
+    let lost =
+        if exported { "its secrets and tokens are lost" } else { "all its data is lost; --export DIR keeps a copy" };
     super::remote::tell(&format!("remove {tenant}? {lost}. Type its name to go on:"));
     let mut answer = String::new();
     std::io::stdin().read_line(&mut answer)?;

@@ -1,4 +1,4 @@
-//! `mcpp token`: who may come in.
+//! `mcpp token`: the tokens that open the host to clients.
 
 use std::time::{Duration, SystemTime};
 
@@ -25,25 +25,25 @@ pub(super) struct Token {
 
 #[derive(Debug, Subcommand)]
 enum TokenCommand {
-    /// Make a token and print it, this once. From the first token on, the host lets nobody in without one.
+    /// Make a token and print it, this once. From the first token on, the host refuses every client without one.
     Create {
         /// The tenant whose tools it opens
         tenant: TenantId,
-        /// Who gets it: a name for the log and for tools
+        /// Its holder: a name for the log and for tools
         subject: String,
         /// How long it is good for, such as 12h, 90days, or `never`
         #[arg(long, default_value = "90days", value_name = "TIME")]
         expires: String,
-        /// What its holder may do; may be repeated [default: tools] [possible values: tools, metrics]
+        /// The scope of its holder; may be repeated [default: tools] [possible values: tools, metrics]
         #[arg(long = "scope", value_name = "SCOPE")]
         scopes: Vec<String>,
         /// A tool that its holder may see and call, or a prefix that ends in *; may be repeated [default: all]
         #[arg(long = "tool", value_name = "TOOL")]
         tools: Vec<ToolPattern>,
     },
-    /// List the tokens, without what is secret of them
+    /// List the tokens, without their secret parts
     List {
-        /// Of one tenant only
+        /// Only the tokens of this tenant
         #[arg(long)]
         tenant: Option<TenantId>,
     },
@@ -82,7 +82,7 @@ impl Token {
                     tell(&format!("token {}; it is not shown again", kept.id));
                 }
                 if first {
-                    tell("from now on this host lets nobody in without a token, on loopback neither");
+                    tell("from now on this host refuses every client without a token, on loopback too");
                 }
             }
             TokenCommand::List { tenant } => {

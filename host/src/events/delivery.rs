@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Deliver, DeliveryError, MAX_ATTEMPTS, backoff, now_ms, parked,
-    record::{Delivery, decode, due_key, encode, group_of, parse_due_key, subscriber_prefix, timer_key},
+    record::{Delivery, MAX_CHAIN, decode, due_key, encode, group_of, parse_due_key, subscriber_prefix, timer_key},
     subscriptions::Subscriptions,
 };
 use crate::{
@@ -123,6 +123,8 @@ impl Worker {
         loop {
             let found = match self.find().await {
                 Ok(found) => found,
+                // Its tenant is gone, and so is all that was to be delivered.
+                Err(error) if error.is_removed() => return,
                 Err(error) => {
                     tracing::error!(space = %self.space, error = telemetry::chain(&error), "cannot look for deliveries");
                     Found { ready: Vec::new(), next: Some(LOOK_AGAIN) }
@@ -250,7 +252,13 @@ async fn first(snapshot: &dyn Snapshot, range: &KeyRange) -> Result<Option<Entry
 impl Job {
     /// Delivers, and notes durably what came of it.
     async fn run(self, space: &Space, store: &dyn Store, deliver: &dyn Deliver) {
-        let outcome = deliver.deliver(&space.tenant, &self.to, &self.delivery).await;
+        let outcome = if self.delivery.is_of_a_loop() {
+            Err(DeliveryError::Failed(format!(
+                "a loop of events: it is the last of {MAX_CHAIN} in a chain, each emitted by the handler of the one before; `mcpp events retry` begins another chain with it"
+            )))
+        } else {
+            deliver.deliver(&space.tenant, &self.to, &self.delivery).await
+        };
         let label = match &outcome {
             Ok(()) => "ok",
             Err(DeliveryError::NoHandler) => "no_handler",
@@ -289,7 +297,7 @@ impl Job {
         let attempts = self.delivery.attempts.saturating_add(1);
         let next_ms = now_ms().saturating_add(u64::try_from(backoff(attempts).as_millis()).unwrap_or(u64::MAX));
         let next = Delivery { attempts, next_ms, ..self.delivery.clone() };
-        let park = attempts >= MAX_ATTEMPTS;
+        let park = attempts >= MAX_ATTEMPTS || self.delivery.is_of_a_loop();
         let mut transaction = store.begin(space, Bounds::host()).await?;
         if self.is_current(transaction.get(&self.key).await?)? {
             if self.is_timer() {

@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::{
     now_ms,
-    record::{Delivery, Kind, Topic, decode, delivery_key, due_key, encode, group, timer_key},
+    record::{Delivery, Kind, LEAST_WAKE_MS, Topic, decode, delivery_key, due_key, encode, group, timer_key},
     subscriptions::Subscriptions,
 };
 use crate::store::{Space, StoreError, Transaction};
@@ -18,6 +18,8 @@ pub struct Origin<'a> {
     pub cause: &'a str,
     /// The trace of that.
     pub traceparent: String,
+    /// How many events led to it, each emitted by the handler of the one before; at least 1 where the host began it by itself.
+    pub chain: u32,
 }
 
 /// What is written.
@@ -64,10 +66,13 @@ pub async fn wake_at(
     message: Message,
 ) -> Result<(), StoreError> {
     cancel_wake(transaction, &message.key).await?;
+    // What a handler sets again and again has a rate; what a client sets is due when it says.
+    let soonest = if origin.chain > 0 { now_ms().saturating_add(LEAST_WAKE_MS) } else { 0 };
+    let next_ms = at_ms.max(soonest);
     let id = id(origin, transaction.order(timer_key(&message.key).as_ref()).await?, index);
-    let record = delivery(origin, id, Kind::Timer, &message, at_ms, at_ms);
+    let record = delivery(origin, id, Kind::Timer, &message, at_ms, next_ms);
     transaction.set(timer_key(&message.key), encode(&record)).await?;
-    transaction.set(due_key(at_ms, &message.key), Bytes::new()).await
+    transaction.set(due_key(next_ms, &message.key), Bytes::new()).await
 }
 
 /// Removes the timer of a key; whether there was one.
@@ -84,6 +89,8 @@ fn id(origin: &Origin<'_>, sequence: u64, index: u32) -> String {
 }
 
 fn delivery(origin: &Origin<'_>, id: String, kind: Kind, message: &Message, time_ms: u64, next_ms: u64) -> Delivery {
+    // A timer begins anew, or a component that wakes itself now and then could do so only so often.
+    let chain = if kind == Kind::Timer { 0 } else { origin.chain };
     Delivery {
         id,
         kind,
@@ -92,6 +99,7 @@ fn delivery(origin: &Origin<'_>, id: String, kind: Kind, message: &Message, time
         time_ms,
         cause: origin.cause.to_owned(),
         traceparent: origin.traceparent.clone(),
+        chain,
         attempts: 0,
         next_ms,
     }

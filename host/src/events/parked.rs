@@ -1,5 +1,7 @@
 //! Deliveries that were given up, for an operator: list them, have them delivered again, or drop them.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
@@ -14,6 +16,9 @@ use crate::{
     },
     tenant::TenantId,
 };
+
+/// Parked deliveries of a space that are looked at for loops.
+const LOOKED_AT_FOR_LOOPS: usize = 100;
 
 /// A delivery that was given up, as it is stored.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -82,6 +87,32 @@ pub async fn list(store: &dyn Store, tenant: &TenantId, limit: usize) -> Result<
         }
     }
     Ok(shown)
+}
+
+/// A loop of events that was stopped.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct StoppedLoop {
+    /// The component that emitted the last event.
+    pub from: ComponentName,
+    /// The component that it is for.
+    pub to: String,
+    /// Its topic.
+    pub topic: String,
+}
+
+/// The loops of a tenant's events that were stopped, as far as the first parked deliveries of each space tell.
+pub async fn loops(store: &dyn Store, tenant: &TenantId) -> Result<BTreeSet<StoppedLoop>, StoreError> {
+    let mut loops = BTreeSet::new();
+    for space in store.spaces(tenant).await? {
+        let snapshot = store.snapshot(&space).await?;
+        for (_, value) in read(&*snapshot, Section::Parked, LOOKED_AT_FOR_LOOPS).await? {
+            let Parked { to, delivery, .. } = decode(&value)?;
+            if let (true, Kind::Event { topic }) = (delivery.is_of_a_loop(), delivery.kind) {
+                loops.insert(StoppedLoop { from: space.component.clone(), to, topic });
+            }
+        }
+    }
+    Ok(loops)
 }
 
 async fn read(snapshot: &dyn Snapshot, section: Section, limit: usize) -> Result<Vec<(Bytes, Bytes)>, StoreError> {
@@ -182,7 +213,7 @@ async fn settle_page(
 }
 
 async fn retry(transaction: &mut dyn Transaction, parked: Parked) -> Result<(), StoreError> {
-    let delivery = Delivery { attempts: 0, next_ms: now_ms(), ..parked.delivery };
+    let delivery = Delivery { attempts: 0, chain: 0, next_ms: now_ms(), ..parked.delivery };
     if delivery.kind == Kind::Timer {
         let timer = timer_key(&delivery.key);
         // A timer that was set since then is the one that counts.

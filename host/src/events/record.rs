@@ -16,6 +16,12 @@ pub const MAX_PAYLOAD_BYTES: usize = 64 << 10;
 /// Bytes of an event's or a timer's key.
 pub const MAX_KEY_BYTES: usize = 256;
 
+/// Events in a chain, each emitted by the handler of the one before; one more is taken for a loop and parked. Workflows of ten steps that tell each other by events are usual.
+pub const MAX_CHAIN: u32 = 16;
+/// A timer that the handler of an event or timer sets is due no sooner than this, in milliseconds: a component that wakes itself again and again does so ten times a second
+/// for each of its keys.
+pub const LEAST_WAKE_MS: u64 = 100;
+
 /// A topic: one component's, with a name of 1 to 64 characters of `a-z A-Z 0-9 _ -`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Topic {
@@ -60,6 +66,9 @@ pub struct Delivery {
     pub cause: String,
     /// The trace that it continues.
     pub traceparent: String,
+    /// How many events led to it, each emitted by the handler of the one before. A timer begins a new chain.
+    #[serde(default, skip_serializing_if = "is_first")]
+    pub chain: u32,
     /// Attempts that failed.
     pub attempts: u32,
     /// Not before this time, in milliseconds since 1970-01-01 UTC.
@@ -80,6 +89,16 @@ pub enum Kind {
 }
 
 impl Delivery {
+    /// Whether it is one too many in a chain of events.
+    pub fn is_of_a_loop(&self) -> bool {
+        self.chain > MAX_CHAIN
+    }
+
+    /// The chain to which what its handler emits belongs.
+    pub fn next_in_chain(&self) -> u32 {
+        self.chain.saturating_add(1)
+    }
+
     /// How a handler names what caused what it does.
     pub fn as_cause(&self) -> String {
         match self.kind {
@@ -87,6 +106,12 @@ impl Delivery {
             Kind::Timer => format!("timer {}", self.id),
         }
     }
+}
+
+/// What a client or a timer begins is stored as it was before chains were counted.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
+fn is_first(chain: &u32) -> bool {
+    *chain == 0
 }
 
 fn to_base64<S: Serializer>(payload: &Bytes, serializer: S) -> Result<S::Ok, S::Error> {
@@ -184,6 +209,17 @@ mod tests {
         ] {
             assert_eq!(Topic::parse(text, &name("own")).map(|topic| topic.to_string()).as_deref(), topic, "{text:?}");
         }
+    }
+
+    #[test]
+    fn a_record_from_before_chains_were_counted_is_read() {
+        let old = r#"{"id":"a/1-0","kind":{"event":{"topic":"a/t"}},"key":"k","payload":"aGk=","time_ms":1,"cause":"c","traceparent":"t","attempts":2,"next_ms":3}"#;
+        let read: Delivery = decode(old.as_bytes()).expect("an old record");
+        assert_eq!((read.chain, read.attempts, &*read.payload), (0, 2, &b"hi"[..]));
+        assert_eq!(&*encode(&read), old.as_bytes(), "what begins a chain is stored as ever");
+        let last = Delivery { chain: MAX_CHAIN, ..read };
+        assert_eq!(decode::<Delivery>(&encode(&last)).expect("a record"), last);
+        assert!(!last.is_of_a_loop() && Delivery { chain: last.next_in_chain(), ..last }.is_of_a_loop());
     }
 
     #[test]

@@ -1,9 +1,6 @@
 //! Who is subscribed to what. Kept in the subscriber's space too, so that events that are emitted before it is loaded again wait for it.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use arc_swap::ArcSwap;
 
@@ -11,7 +8,6 @@ use super::record::{Topic, decode, encode};
 use crate::{
     call::ComponentName,
     store::{Bounds, Section, Space, Store, StoreError},
-    telemetry,
     tenant::TenantId,
 };
 
@@ -40,18 +36,16 @@ async fn noted(store: &dyn Store, tenant: &TenantId) -> Result<BTreeMap<Componen
 }
 
 impl Subscriptions {
-    /// Reads what is noted in the spaces of `tenants`. A tenant whose data cannot be read has none, and is no reason for the others not to be served.
-    pub async fn load(store: &dyn Store, tenants: &[TenantId]) -> Self {
-        let mut by_tenant = ByTenant::new();
-        for tenant in tenants {
-            match noted(store, tenant).await {
-                Ok(components) => drop(by_tenant.insert(tenant.clone(), components)),
-                Err(error) => {
-                    tracing::error!(%tenant, error = telemetry::chain(&error), "the tenant's data cannot be read")
-                }
+    /// Reads what is noted in the spaces of a tenant that is opened, in the place of what was known of it.
+    pub async fn read(&self, store: &dyn Store, tenant: &TenantId) -> Result<(), StoreError> {
+        let components = noted(store, tenant).await?;
+        self.change(|by_tenant| {
+            // A tenant that was closed meanwhile does not come back by this.
+            if let Some(known) = by_tenant.get_mut(tenant) {
+                known.clone_from(&components);
             }
-        }
-        Self { by_tenant: ArcSwap::from_pointee(by_tenant), changed: tokio::sync::Notify::new() }
+        });
+        Ok(())
     }
 
     /// Who is subscribed to a topic.
@@ -63,7 +57,7 @@ impl Subscriptions {
 
     /// Notes durably what a component is subscribed to now. Called when a build of it goes live or it is removed.
     pub async fn set(&self, store: &dyn Store, space: &Space, topics: BTreeSet<Topic>) -> Result<(), StoreError> {
-        let by_tenant = self.by_tenant.load();
+        let by_tenant = self.by_tenant.load_full();
         let before = by_tenant.get(&space.tenant).and_then(|components| components.get(&space.component)).cloned();
         let before = before.unwrap_or_default();
         if before != topics {
@@ -71,14 +65,37 @@ impl Subscriptions {
             let mut transaction = store.begin(space, Bounds::host()).await?;
             transaction.set(Section::Notes.key(NOTE), encode(&noted)).await?;
             transaction.commit().await?;
-            self.by_tenant.rcu(|by_tenant| {
-                let mut next = ByTenant::clone(by_tenant);
-                next.entry(space.tenant.clone()).or_default().insert(space.component.clone(), topics.clone());
-                Arc::new(next)
+            self.change(|next| {
+                // A tenant that was forgotten meanwhile does not come back by this.
+                if let Some(components) = next.get_mut(&space.tenant) {
+                    components.insert(space.component.clone(), topics.clone());
+                }
             });
         }
         self.changed.notify_waiters();
         Ok(())
+    }
+
+    /// Lets a tenant's components be subscribed; what is known of them stays.
+    pub fn open(&self, tenant: &TenantId) {
+        if !self.by_tenant.load().contains_key(tenant) {
+            self.change(|by_tenant| {
+                by_tenant.entry(tenant.clone()).or_default();
+            });
+        }
+    }
+
+    /// Forgets a tenant that is closed or removed. What is noted in its spaces stays. A build of it that still goes live subscribes to nothing.
+    pub fn forget(&self, tenant: &TenantId) {
+        self.change(|by_tenant| drop(by_tenant.remove(tenant)));
+    }
+
+    fn change(&self, change: impl Fn(&mut ByTenant)) {
+        self.by_tenant.rcu(|by_tenant| {
+            let mut next = ByTenant::clone(by_tenant);
+            change(&mut next);
+            next
+        });
     }
 
     /// Resolves when a build with a handler went live: what waited for it may be delivered.

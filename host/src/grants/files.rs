@@ -107,6 +107,11 @@ impl TryFrom<Vec<FolderGrant>> for FolderGrants {
 }
 
 impl FolderGrants {
+    /// Whether all of it is in `now` too.
+    pub(super) fn are_within(&self, now: &Self) -> bool {
+        self.0.iter().all(|folder| now.0.contains(folder))
+    }
+
     /// The directories.
     pub fn iter(&self) -> impl Iterator<Item = &FolderGrant> {
         self.0.iter()

@@ -241,6 +241,11 @@ struct Request<'a> {
 }
 
 impl HttpRules {
+    /// Whether all of it is in `now` too.
+    pub(super) fn are_within(&self, now: &Self) -> bool {
+        self.0.iter().all(|rule| now.0.contains(rule))
+    }
+
     /// Whether there are none: the component has no HTTP.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

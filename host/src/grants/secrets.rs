@@ -29,6 +29,11 @@ impl TryFrom<BTreeSet<Origin>> for Origins {
 }
 
 impl SecretGrants {
+    /// Whether all of it is in `now` too.
+    pub(super) fn are_within(&self, now: &Self) -> bool {
+        self.0.iter().all(|(name, origins)| now.0.get(name).is_some_and(|now| origins.0.is_subset(&now.0)))
+    }
+
     /// Whether the secret `name` is granted, for any origin.
     pub fn names(&self, name: &SecretName) -> bool {
         self.0.contains_key(name)

@@ -7,7 +7,8 @@ use std::{borrow::Cow, sync::Arc, time::Duration};
 use rmcp::{
     ClientHandler, RoleClient,
     model::{
-        CallToolRequestParams, ClientInfo, Implementation, JsonObject, ProgressNotificationParam, ProtocolVersion,
+        CallToolRequestParams, ClientInfo, ErrorData, Implementation, JsonObject, ProgressNotificationParam,
+        ProtocolVersion,
     },
     service::{
         ClientInitializeError, ClientLifecycleMode, NotificationContext, RunningService, ServiceError,
@@ -61,6 +62,8 @@ pub enum ClientError {
         code: i32,
         /// In words.
         message: String,
+        /// Whether the server says that the request has not run and may be repeated. The code alone does not: servers use it for any error of their own.
+        repeat: Repeat,
     },
     /// The server took too long.
     #[error("no answer within {} ms; allow more with --timeout", .0.as_millis())]
@@ -68,6 +71,27 @@ pub enum ClientError {
     /// The conversation broke.
     #[error("the conversation broke off: {0}")]
     Broken(String),
+}
+
+/// Whether a refused request may be repeated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Repeat {
+    /// It has not run.
+    HasNotRun,
+    /// It may have run.
+    No,
+}
+
+impl From<ErrorData> for ClientError {
+    fn from(error: ErrorData) -> Self {
+        let says = |key: &str| error.data.as_ref().and_then(|data| data.get(key));
+        let kind = says("error").and_then(Value::as_str);
+        let has_not_run = error.code == BUSY
+            && matches!(kind, Some("busy" | "too_many"))
+            && says("retryAfterMs").is_some_and(Value::is_u64);
+        let repeat = if has_not_run { Repeat::HasNotRun } else { Repeat::No };
+        Self::Refused { code: error.code.0, message: error.message.into_owned(), repeat }
+    }
 }
 
 /// A tool's answer.
@@ -145,9 +169,7 @@ impl Client {
         match tokio::time::timeout(config.timeout, connected).await {
             Err(_) => Err(ClientError::Timeout(config.timeout)),
             Ok(Ok(service)) => Ok(service),
-            Ok(Err(ClientInitializeError::JsonRpcError(error))) => {
-                Err(ClientError::Refused { code: error.code.0, message: error.message.into_owned() })
-            }
+            Ok(Err(ClientInitializeError::JsonRpcError(error))) => Err(error.into()),
             Ok(Err(error)) => {
                 Err(ClientError::Connect { url: config.url.clone(), reason: crate::telemetry::chain(&error) })
             }
@@ -170,7 +192,7 @@ impl Client {
         params.arguments = Some(arguments);
         let result = loop {
             match self.bounded(self.service.call_tool(params.clone())).await {
-                Err(error @ ClientError::Refused { code, .. }) if code == BUSY.0 => waits.next(error).await?,
+                Err(error @ ClientError::Refused { repeat: Repeat::HasNotRun, .. }) => waits.next(error).await?,
                 result => break result?,
             }
         };
@@ -183,9 +205,7 @@ impl Client {
         match tokio::time::timeout(self.config.timeout, request).await {
             Err(_) => Err(ClientError::Timeout(self.config.timeout)),
             Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(ServiceError::McpError(error))) => {
-                Err(ClientError::Refused { code: error.code.0, message: error.message.into_owned() })
-            }
+            Ok(Err(ServiceError::McpError(error))) => Err(error.into()),
             Ok(Err(error)) => Err(ClientError::Broken(crate::telemetry::chain(&error))),
         }
     }
@@ -217,5 +237,30 @@ impl Waits {
         tokio::time::sleep(self.next.mul_f64(0.5 + f64::from(random) / 510.0)).await;
         self.next = self.next.saturating_mul(2).min(LONGEST_WAIT);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rmcp::model::ErrorCode;
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn only_what_the_server_says_has_not_run_is_repeated() {
+        for (code, data, repeat) in [
+            (-32000, json!({ "error": "busy", "retryAfterMs": 1000 }), Repeat::HasNotRun),
+            (-32000, json!({ "error": "too_many", "retryAfterMs": 5 }), Repeat::HasNotRun),
+            (-32000, json!({ "error": "interrupted" }), Repeat::No),
+            (-32000, json!({ "error": "interrupted", "retryAfterMs": 1000 }), Repeat::No),
+            (-32000, json!({ "error": "busy" }), Repeat::No),
+            (-32000, json!(null), Repeat::No),
+            (-32603, json!({ "error": "busy", "retryAfterMs": 1000 }), Repeat::No),
+        ] {
+            let error = ErrorData::new(ErrorCode(code), "no", Some(data.clone()));
+            let ClientError::Refused { repeat: found, .. } = error.into() else { panic!("a refusal") };
+            assert_eq!(found, repeat, "{code} {data}");
+        }
     }
 }

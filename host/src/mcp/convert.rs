@@ -43,7 +43,8 @@ pub(super) fn result(result: ToolResult) -> CallToolResult {
     wire
 }
 
-fn block(content: Content) -> ContentBlock {
+/// One block of a result.
+pub(super) fn block(content: Content) -> ContentBlock {
     match content {
         Content::Text(text) => ContentBlock::text(text),
         Content::Image(blob) => ContentBlock::image(BASE64_STANDARD.encode(blob.data), blob.mime_type),
@@ -74,6 +75,7 @@ pub(super) fn error(error: CallError) -> Result<CallToolResult, ErrorData> {
         CallError::InvalidArguments { .. }
         | CallError::TooDeep
         | CallError::BudgetExceeded { .. }
+        | CallError::Interrupted { .. }
         | CallError::Cancelled
         | CallError::Trapped(_)
         | CallError::InvalidResult { .. } => Ok(CallToolResult::error(vec![ContentBlock::text(error.to_string())])),

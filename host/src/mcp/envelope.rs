@@ -9,8 +9,10 @@ use serde_json::{Value, json, value::RawValue};
 pub(super) const PARSE_ERROR: i64 = -32700;
 /// JSON-RPC: the JSON is not a message.
 pub(super) const INVALID_REQUEST: i64 = -32600;
-/// JSON-RPC: the parameters are not an object.
+/// JSON-RPC: the parameters are not what the method takes.
 pub(super) const INVALID_PARAMS: i64 = -32602;
+/// The largest params of `initialize`, in bytes: a client's name, version and capabilities, and a few icons. Without this bound a session could bring the largest message.
+const MAX_INITIALIZE_BYTES: usize = 64 << 10;
 
 /// What a message is, and to what an answer belongs.
 #[derive(Debug, PartialEq)]
@@ -27,11 +29,13 @@ pub(super) struct Malformed {
     pub(super) code: i64,
     pub(super) id: Option<Value>,
     pub(super) reason: String,
+    /// Whether the message is a notification or a response, which JSON-RPC never answers. HTTP answers all the same, with a status.
+    pub(super) is_unanswered: bool,
 }
 
 impl Malformed {
     fn new(code: i64, reason: impl Into<String>) -> Self {
-        Self { code, id: None, reason: reason.into() }
+        Self { code, id: None, reason: reason.into(), is_unanswered: false }
     }
 }
 
@@ -45,10 +49,20 @@ struct Raw<'a> {
     method: Option<&'a RawValue>,
     #[serde(borrow)]
     params: Option<&'a RawValue>,
-    #[serde(borrow)]
+    #[serde(borrow, default, deserialize_with = "present")]
     result: Option<&'a RawValue>,
-    #[serde(borrow)]
+    #[serde(borrow, default, deserialize_with = "present")]
     error: Option<&'a RawValue>,
+}
+
+impl Raw<'_> {
+    fn is_response(&self) -> bool {
+        self.method.is_none() && (self.result.is_some() || self.error.is_some())
+    }
+
+    fn is_notification(&self) -> bool {
+        self.id.is_none() && self.method.is_some_and(|method| method.get().starts_with('"'))
+    }
 }
 
 /// A member that is there, `null` included.
@@ -72,8 +86,13 @@ pub(super) fn read(message: &[u8], max_depth: usize) -> Result<Envelope, Malform
         let code = if error.is_data() { INVALID_REQUEST } else { PARSE_ERROR };
         Malformed::new(code, format!("the message is not valid: {error}"))
     })?;
+    let is_unanswered = raw.is_response() || raw.is_notification();
+    read_parts(&raw).map_err(|malformed| Malformed { is_unanswered, ..malformed })
+}
+
+fn read_parts(raw: &Raw<'_>) -> Result<Envelope, Malformed> {
     let id = raw.id.map(id).transpose()?;
-    let refuse = |code, reason: &str| Err(Malformed { code, id: id.clone(), reason: reason.to_owned() });
+    let refuse = |code, reason: &str| Err(Malformed { id: id.clone(), ..Malformed::new(code, reason) });
     if raw.jsonrpc.as_deref() != Some("2.0") {
         return refuse(INVALID_REQUEST, "`jsonrpc` must be \"2.0\"");
     }
@@ -90,7 +109,36 @@ pub(super) fn read(message: &[u8], max_depth: usize) -> Result<Envelope, Malform
     if raw.params.is_some_and(|params| !params.get().starts_with('{')) {
         return refuse(INVALID_PARAMS, "`params` must be an object");
     }
+    if let (Some(_), Some(params)) = (&id, raw.params)
+        && let Err(reason) = check_params(&method, params)
+    {
+        return refuse(INVALID_PARAMS, &reason);
+    }
     Ok(Envelope { id, method: Some(method) })
+}
+
+/// What the engine does not check of a method's parameters.
+fn check_params(method: &str, params: &RawValue) -> Result<(), String> {
+    match method {
+        "initialize" if params.get().len() > MAX_INITIALIZE_BYTES => {
+            Err(format!("the params of `initialize` have more than {MAX_INITIALIZE_BYTES} bytes"))
+        }
+        "tools/list" => {
+            #[derive(Deserialize)]
+            struct Page<'a> {
+                #[serde(borrow)]
+                cursor: Option<&'a RawValue>,
+            }
+            match serde_json::from_str::<Page<'_>>(params.get()) {
+                Ok(Page { cursor: Some(cursor) }) if !cursor.get().starts_with('"') => {
+                    Err("`cursor` must be a string".to_owned())
+                }
+                // Whatever else is wrong with them, the engine says.
+                _ => Ok(()),
+            }
+        }
+        _ => Ok(()),
+    }
 }
 
 fn not_an_object(text: &str) -> Malformed {
@@ -176,6 +224,38 @@ mod tests {
         }
         let malformed = read(b"\"\xff\"", 64).expect_err("not UTF-8");
         assert_eq!(malformed.code, PARSE_ERROR);
+    }
+
+    #[test]
+    fn notifications_and_responses_are_told_from_requests() {
+        for (message, is_unanswered) in [
+            (r#"{"jsonrpc":"2.0","method":"m","params":[1]}"#, true),
+            (r#"{"jsonrpc":"1.0","method":"m"}"#, true),
+            (r#"{"jsonrpc":"2.0","id":null,"error":{"code":1,"message":""}}"#, true),
+            (r#"{"jsonrpc":"2.0","id":5,"result":null,"error":null}"#, true),
+            (r#"{"id":5,"result":null}"#, true),
+            (r#"{"jsonrpc":"2.0","id":1,"method":"m","params":[1]}"#, false),
+            (r#"{"jsonrpc":"2.0","id":null,"method":"m"}"#, false),
+            (r#"{"jsonrpc":"2.0","method":7}"#, false),
+            (r#"{"jsonrpc":"2.0","id":1}"#, false),
+        ] {
+            let malformed = read(message.as_bytes(), 64).expect_err(message);
+            assert_eq!(malformed.is_unanswered, is_unanswered, "{message}: {malformed:?}");
+        }
+        let response = read(br#"{"jsonrpc":"2.0","id":5,"result":null}"#, 64).expect("a response");
+        assert_eq!(response, Envelope { id: None, method: None });
+    }
+
+    #[test]
+    fn initialize_has_a_bound_to_the_byte() {
+        let initialize = |bytes: usize| {
+            let params = format!(r#"{{"a":"{}"}}"#, "x".repeat(bytes - r#"{"a":""}"#.len()));
+            format!(r#"{{"jsonrpc":"2.0","id":1,"method":"initialize","params":{params}}}"#)
+        };
+        assert!(read(initialize(MAX_INITIALIZE_BYTES).as_bytes(), 64).is_ok());
+        let refused = read(initialize(MAX_INITIALIZE_BYTES + 1).as_bytes(), 64).expect_err("a byte more");
+        assert_eq!((refused.code, refused.id), (INVALID_PARAMS, Some(json!(1))));
+        assert_eq!(refused.reason, "the params of `initialize` have more than 65536 bytes");
     }
 
     #[test]

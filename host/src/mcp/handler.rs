@@ -2,6 +2,8 @@
 //!
 //! A handler belongs to one principal, taken from the door when the handler is made: once a session in the legacy era, once a request in the modern.
 
+mod events;
+
 use std::{
     sync::{Arc, Mutex, OnceLock, PoisonError},
     time::Duration,
@@ -14,9 +16,8 @@ use rmcp::{
     model::{
         CallToolRequestParams, CallToolResponse, CompleteRequestParams, CompleteResult, CustomRequest, CustomResult,
         ErrorCode, ErrorData, Extensions, Implementation, ListPromptsResult, ListResourceTemplatesResult,
-        ListResourcesResult, ListToolsResult, LoggingMessageNotificationParam, PaginatedRequestParams,
-        ProgressNotificationParam, ProgressToken, ProtocolVersion, ServerCapabilities, ServerConfig,
-        SetLevelRequestParams, SubscriptionFilter, Tool as WireTool,
+        ListResourcesResult, ListToolsResult, PaginatedRequestParams, ProtocolVersion, ServerCapabilities,
+        ServerConfig, SetLevelRequestParams, SubscriptionFilter, Tool as WireTool,
     },
     service::{NotificationContext, Peer, RequestContext, SubscriptionContext},
     transport::streamable_http_server::session::SessionRestoreMarker,
@@ -24,9 +25,9 @@ use rmcp::{
 use serde_json::Value;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::{convert, session::Sessions};
+use super::{convert, session::Sessions, written};
 use crate::{
-    call::{Call, CallError, CallEvent, LogLevel, Observer, Session, ToolName, TraceContext, authorize},
+    call::{Call, CallError, LogLevel, Observer, Session, ToolName, TraceContext, authorize},
     registry::Registry,
     tenant::{Principal, door::Place},
 };
@@ -195,32 +196,13 @@ fn trace(context: &RequestContext<RoleServer>) -> TraceContext {
     TraceContext::from_traceparent(from_meta.or_else(from_header))
 }
 
-async fn forward(event: CallEvent, peer: &Peer<RoleServer>, token: Option<&ProgressToken>) {
-    let sent = match event {
-        CallEvent::Log { level, component, message } => {
-            let mut params = LoggingMessageNotificationParam::new(convert::level(level), Value::String(message));
-            params.logger = Some(component);
-            peer.notify_logging_message(params).await
-        }
-        CallEvent::Progress { done, total, message } => {
-            let Some(token) = token else { return };
-            let mut params = ProgressNotificationParam::new(token.clone(), done);
-            params.total = total;
-            params.message = message;
-            peer.notify_progress(params).await
-        }
-    };
-    if sent.is_err() {
-        metrics::counter!("mcpp_call_events_dropped_total").increment(1);
-    }
-}
-
 impl ServerHandler for Handler {
     fn get_info(&self) -> ServerConfig {
         let capabilities =
             ServerCapabilities::builder().enable_tools().enable_tool_list_changed().enable_logging().build();
         let mut info = ServerConfig::new(capabilities);
         info.server_info = Implementation::new(self.endpoint.0.name.clone(), env!("CARGO_PKG_VERSION"));
+        info.instructions = self.registry().notice().map(|notice| notice.as_ref().clone());
         info
     }
 
@@ -236,6 +218,7 @@ impl ServerHandler for Handler {
         _: RequestContext<RoleServer>,
     ) -> Result<ListToolsResult, ErrorData> {
         let after = self.cursor(request.as_ref().and_then(|request| request.cursor.as_deref()))?;
+        self.registry().settle(&self.principal.tenant).await;
         let catalog = self.registry().catalog(&self.principal.tenant);
         let page_size = self.endpoint.0.page_size;
         let mut tools: Vec<WireTool> = catalog
@@ -260,12 +243,16 @@ impl ServerHandler for Handler {
     ) -> Result<CallToolResponse, ErrorData> {
         let tool = ToolName::new(&request.name).map_err(|error| ErrorData::invalid_params(error.to_string(), None))?;
         // A call may take its time; calls of what is not there stand in their tenant's line to the end.
-        if self.registry().catalog(&self.principal.tenant).tool(&tool).is_some() {
+        let registry = self.registry();
+        // So may one of what is still loaded, of which there is a bound.
+        if registry.catalog(&self.principal.tenant).tool(&tool).is_some() || !registry.is_opened(&self.principal.tenant)
+        {
             leave_door(&context.extensions);
         }
         let _not_parked = self.sessions.as_ref().and_then(|sessions| sessions.busy(&session_id(&context)?));
         let token = context.meta.get_progress_token();
-        let (observer, mut events) = Observer::new(self.log_level(&context), token.is_some());
+        let account = self.registry().share(&self.principal.tenant).map(|share| Arc::clone(&share.memory));
+        let (observer, events) = Observer::new(self.log_level(&context), token.is_some(), account);
         // A handler that is dropped (its connection or session ended) takes the guest with it.
         let cancel = context.ct.child_token();
         let _stop_guest = cancel.clone().drop_guard();
@@ -277,24 +264,18 @@ impl ServerHandler for Handler {
             cancel,
             trace: trace(&context),
             observer,
+            chain: 0,
             depth: 0,
             session: self.session(&context),
         };
         let call = authorize(call).map_err(|denied| ErrorData::invalid_request(denied.to_string(), None))?;
-        let mut running = std::pin::pin!(self.registry().call_metered(call));
-        let (result, receipt) = loop {
-            tokio::select! {
-                biased;
-                Some(event) = events.recv() => forward(event, &context.peer, token.as_ref()).await,
-                result = &mut running => break result,
-            }
-        };
-        // The call is over; what it said before it ended still goes first.
-        while let Ok(event) = events.try_recv() {
-            forward(event, &context.peer, token.as_ref()).await;
-        }
+        let running = self.registry().call_metered(call);
+        let (result, receipt) = events::forward_while(running, events, &context.peer, token.as_ref()).await;
         let mut wire = match result {
-            Ok(result) => convert::result(result),
+            Ok(result) => {
+                let share = self.registry().share(&self.principal.tenant);
+                written::result(result, &context.extensions, share).await
+            }
             Err(error) => {
                 let retry = error.retry_after().map(|after| (after, matches!(error, CallError::TooMany { .. })));
                 RefusalSignal::raise(&context.extensions, retry);

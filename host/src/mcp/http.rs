@@ -1,9 +1,17 @@
 //! The HTTP door: Streamable HTTP for both eras on one path, and the host's own `/health`, `/live`, `/ready` and `/metrics` beside it.
 //!
-//! Everything a client can make us hold has a bound here: connections, the time for a head and a body, a body's size and depth, sessions. Every answer that is
-//! not a success is a JSON-RPC error that says what is wrong.
+//! Everything a client can make us hold has a bound here: connections, the time for a head, a body and an answer, a body's size and depth, sessions, streams, and the memory
+//! that all of these take. Every answer that is not a success is a JSON-RPC error that says what is wrong.
 
+mod answer;
+mod aside;
+mod body;
+mod connection;
 mod exchange;
+mod media;
+mod pace;
+mod room;
+mod wire;
 
 use std::{
     net::SocketAddr,
@@ -15,36 +23,45 @@ use std::{
 };
 
 use axum::{
-    Router,
+    Extension, Router,
     extract::{Request, State},
     http::{HeaderMap, Method, StatusCode, header},
     middleware::{self, Next},
     response::{IntoResponse as _, Response},
     routing::{any, get},
 };
-use hyper_util::rt::{TokioIo, TokioTimer};
 use rmcp::transport::streamable_http_server::{StreamableHttpServerConfig, StreamableHttpService};
 use serde_json::Value;
-use tokio::{net::TcpListener, sync::Semaphore};
+use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
+use self::{
+    connection::{Connection, Connections},
+    room::ConnectionRoom,
+};
 use super::{
     envelope,
     guard::Guard,
     handler::{Endpoint, Handler},
-    session::{Manager, PRINCIPAL, Sessions},
+    session::{Sessions, engine::Manager, visit::VISIT},
+    streams::OpenStreams,
+    written::WrittenResults,
 };
 use crate::{
     config::{ServerConfig, SessionConfig},
+    memory::MemoryUse,
     telemetry,
-    tenant::{Principal, SCOPE_METRICS, TenantId, door::Refusals, tokens::Authenticator},
+    tenant::{Principal, SCOPE_METRICS, TenantId, door::Refusals, tokens::authenticator::Authenticator},
 };
 
 /// JSON-RPC code of transport errors that have none of their own.
 const TRANSPORT_ERROR: i64 = -32000;
 
 const SESSION_HEADER: &str = "mcp-session-id";
+
+/// Paths that anyone is answered at, for every Host and when all else is full: they say nothing that matters.
+const PROBES: [&str; 3] = ["/live", "/ready", "/health"];
 
 /// The HTTP door of one host.
 #[derive(Debug)]
@@ -61,10 +78,14 @@ struct App {
     endpoint: Endpoint,
     guard: Guard,
     sessions: Arc<Sessions>,
+    /// What is open, to end it with its principal's right to come in.
+    open: Arc<OpenStreams>,
     authenticator: Arc<Authenticator>,
     /// What those are refused who are nobody's.
     strangers: Refusals,
     engine: Engine,
+    results: WrittenResults,
+    room: Arc<ConnectionRoom>,
     ready: AtomicBool,
 }
 
@@ -80,7 +101,7 @@ impl HttpDoor {
         config: ServerConfig,
         sessions: SessionConfig,
         endpoint: Endpoint,
-        authenticator: Authenticator,
+        authenticator: Arc<Authenticator>,
         address: SocketAddr,
         stop: CancellationToken,
     ) -> Self {
@@ -92,9 +113,12 @@ impl HttpDoor {
             endpoint,
             guard,
             sessions,
-            authenticator: Arc::new(authenticator),
+            open: Arc::default(),
+            authenticator,
             strangers: Refusals::default(),
             engine,
+            results: WrittenResults::default(),
+            room: ConnectionRoom::new(config.max_connections),
             ready: AtomicBool::new(true),
         };
         Self { config, app: Arc::new(app), stop }
@@ -112,36 +136,13 @@ impl HttpDoor {
 
     /// Serves connections until `stop`; then waits until they have ended.
     pub async fn serve(&self, listener: TcpListener, closing: CancellationToken) {
-        let tidy = tokio::spawn(Arc::clone(&self.app.sessions).keep_tidy(Arc::clone(&self.app.authenticator)));
+        connection::allow_open_files(self.config.max_connections);
+        let tidy = tokio::spawn(keep_tidy(Arc::clone(&self.app)));
         let router = router(&self.config, Arc::clone(&self.app));
-        let room = Arc::new(Semaphore::new(self.config.max_connections));
         let connections = TaskTracker::new();
-        loop {
-            let Ok(permit) = Arc::clone(&room).acquire_owned().await else { break };
-            let accepted = tokio::select! {
-                accepted = listener.accept() => accepted,
-                () = closing.cancelled() => break,
-            };
-            let stream = match accepted {
-                Ok((stream, _)) => stream,
-                Err(error) => {
-                    // Out of file descriptors, most likely: accepting again at once would only spin.
-                    tracing::warn!(%error, "cannot accept a connection");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                    continue;
-                }
-            };
-            if let Err(error) = stream.set_nodelay(true) {
-                tracing::debug!(%error, "cannot switch off Nagle's algorithm");
-            }
-            let connection = serve_connection(stream, router.clone(), self.config.header_timeout_ms, closing.clone());
-            connections.spawn(async move {
-                metrics::gauge!("mcpp_connections").increment(1);
-                connection.await;
-                metrics::gauge!("mcpp_connections").decrement(1);
-                drop(permit);
-            });
-        }
+        Connections::new(self.config.clone(), router, Arc::clone(&self.app.room))
+            .accept(&listener, &closing, &connections)
+            .await;
         connections.close();
         self.stop.cancelled().await;
         let _rest_is_cut = tokio::time::timeout(Duration::from_secs(2), connections.wait()).await;
@@ -149,27 +150,23 @@ impl HttpDoor {
     }
 }
 
-async fn serve_connection(
-    stream: tokio::net::TcpStream,
-    router: Router,
-    header_timeout_ms: u64,
-    closing: CancellationToken,
-) {
-    let service = hyper_util::service::TowerToHyperService::new(router);
-    let connection = hyper::server::conn::http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(Duration::from_millis(header_timeout_ms))
-        .serve_connection(TokioIo::new(stream), service);
-    let mut connection = std::pin::pin!(connection);
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = closing.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+/// Parks idle sessions, forgets expired ones, and ends what those have open who may not come in any more: their token was revoked or has expired, or their tenant is
+/// suspended or removed.
+async fn keep_tidy(app: Arc<App>) {
+    let mut tick = tokio::time::interval(app.sessions.tidy_every());
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        app.sessions.tidy().await;
+        let comes_in = |principal: &Principal| {
+            app.authenticator.still_knows(principal) && app.endpoint.registry().share(&principal.tenant).is_some()
+        };
+        for principal in app.sessions.principals().iter().filter(|principal| !comes_in(principal)) {
+            app.sessions.end_all(principal).await;
         }
-    };
-    if let Err(error) = ended {
-        tracing::debug!(%error, "a connection broke");
+        for principal in app.open.principals().iter().filter(|principal| !comes_in(principal)) {
+            app.open.end(principal);
+        }
     }
 }
 
@@ -189,10 +186,12 @@ fn engine(
         .disable_allowed_hosts()
         .with_allowed_origins(guard.origins())
         .enforce_origin_validation();
+    // Sessions say where to resume only to clients that know it.
+    engine.sse_retry = None;
     engine.session_store = Some(Arc::new(manager.clone()));
     let (endpoint, sessions) = (endpoint.clone(), Arc::clone(sessions));
     let handler = move || {
-        let principal = PRINCIPAL.try_with(Clone::clone).map_err(std::io::Error::other)?;
+        let principal = VISIT.try_with(|visit| visit.principal.clone()).map_err(std::io::Error::other)?;
         Ok(endpoint.handler(principal, Some(Arc::clone(&sessions))))
     };
     StreamableHttpService::new(handler, Arc::new(manager), engine)
@@ -211,8 +210,11 @@ fn router(config: &ServerConfig, app: Arc<App>) -> Router {
             header::WWW_AUTHENTICATE,
             header::RETRY_AFTER,
         ]);
-    Router::new()
-        .route(&config.mount_path, any(exchange::mcp))
+    let mut router = Router::new().route(&config.mount_path, any(exchange::mcp));
+    if !config.mount_path.ends_with('/') {
+        router = router.route(&format!("{}/", config.mount_path), any(exchange::mcp));
+    }
+    router
         .route("/live", get(|| async { "live\n" }))
         .route("/ready", get(ready))
         .route("/health", get(health))
@@ -223,9 +225,18 @@ fn router(config: &ServerConfig, app: Arc<App>) -> Router {
         .with_state(app)
 }
 
-async fn check_origin(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+/// A request for a name, or from a web page, that the guard does not know.
+#[derive(Debug, Clone, Copy)]
+struct Unvouched;
+
+async fn check_origin(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
     match app.guard.check(request.uri(), request.headers()) {
         Ok(()) => next.run(request).await,
+        // Load balancers and kubelets name an address of their own, or none.
+        Err(_) if PROBES.contains(&request.uri().path()) => {
+            request.extensions_mut().insert(Unvouched);
+            next.run(request).await
+        }
         Err(reason) => {
             metrics::counter!("mcpp_refused_total", "reason" => "host_or_origin").increment(1);
             failure(StatusCode::FORBIDDEN, None, TRANSPORT_ERROR, &reason)
@@ -239,18 +250,26 @@ async fn not_found(State(app): State<Arc<App>>, request: Request) -> Response {
 }
 
 async fn ready(State(app): State<Arc<App>>) -> Response {
-    if app.ready.load(Ordering::Relaxed) {
-        "ready\n".into_response()
-    } else {
+    if !app.ready.load(Ordering::Relaxed) {
         (StatusCode::SERVICE_UNAVAILABLE, "stopping\n").into_response()
+    } else if !app.endpoint.registry().is_ready() {
+        (StatusCode::SERVICE_UNAVAILABLE, "loading components\n").into_response()
+    } else {
+        "ready\n".into_response()
     }
 }
 
 /// Whether the host is well. Where a token is needed, what it holds is nobody's business who has none.
-async fn health(State(app): State<Arc<App>>, headers: HeaderMap) -> Response {
+async fn health(State(app): State<Arc<App>>, unvouched: Option<Extension<Unvouched>>, headers: HeaderMap) -> Response {
     let registry = app.endpoint.registry();
-    let status = if app.ready.load(Ordering::Relaxed) { "ok" } else { "stopping" };
-    if app.authenticator.is_on() && !exchange::authenticate(&app, &headers).is_ok_and(|who| may_measure(&who)) {
+    let status = match (app.ready.load(Ordering::Relaxed), registry.is_ready()) {
+        (false, _) => "stopping",
+        (true, false) => "loading",
+        (true, true) => "ok",
+    };
+    let may_see = unvouched.is_none()
+        && (!app.authenticator.is_on() || exchange::authenticate(&app, &headers).is_ok_and(|who| may_measure(&who)));
+    if !may_see {
         return axum::Json(serde_json::json!({ "status": status })).into_response();
     }
     let catalog = registry.catalog(&TenantId::local());
@@ -285,6 +304,7 @@ async fn metrics(State(app): State<Arc<App>>, headers: HeaderMap) -> Response {
     {
         metrics::gauge!("mcpp_instances", "state" => state).set(count as f64);
     }
+    metrics::gauge!("mcpp_session_workers").set(app.sessions.live() as f64);
     let by_tenant = app.sessions.by_tenant();
     let kept = app.endpoint.registry().keeper().count();
     metrics::gauge!("mcpp_instances", "state" => "kept").set(kept.values().sum::<usize>() as f64);
@@ -297,11 +317,31 @@ async fn metrics(State(app): State<Arc<App>>, headers: HeaderMap) -> Response {
                 .set(count as f64);
         }
         metrics::gauge!("mcpp_sessions", "tenant" => tenant.to_string()).set(sessions as f64);
+        measure_share(&app, &tenant);
     }
-    match telemetry::metrics() {
-        Some(handle) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], handle.render()).into_response(),
+    let memory = app.endpoint.registry().memory();
+    for of in MemoryUse::ALL {
+        metrics::gauge!("mcpp_memory_bytes", "tenant" => "", "pool" => of.as_str()).set(memory.used(of) as f64);
+        metrics::gauge!("mcpp_memory_bound_bytes", "pool" => of.as_str()).set(memory.bound(of) as f64);
+    }
+    for (kind, count) in app.room.counts() {
+        metrics::gauge!("mcpp_connections", "kind" => kind).set(count as f64);
+    }
+    match telemetry::render().await {
+        Some(text) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response(),
         None => StatusCode::SERVICE_UNAVAILABLE.into_response(),
     }
+}
+
+/// What one tenant has of the host's memory and of its connections.
+fn measure_share(app: &App, tenant: &TenantId) {
+    let Some(share) = app.endpoint.registry().share(tenant) else { return };
+    for of in MemoryUse::ALL {
+        metrics::gauge!("mcpp_memory_bytes", "tenant" => tenant.to_string(), "pool" => of.as_str())
+            .set(share.memory.used(of) as f64);
+    }
+    metrics::gauge!("mcpp_tenant_connections", "tenant" => tenant.to_string()).set(app.room.of(tenant) as f64);
+    metrics::gauge!("mcpp_tenant_streams", "tenant" => tenant.to_string()).set(share.door.streams() as f64);
 }
 
 /// An answer that is no success: a JSON-RPC error that says what is wrong.

@@ -1,30 +1,34 @@
 //! The stdio door: one client, one message a line, nothing but MCP on standard output.
 //!
-//! Lines pass a check on their way in: one that is malformed or too long is answered here, with the JSON-RPC error that says so, and the protocol engine never sees it.
+//! Each line is checked and answered by itself. Requests of the modern era need no session: each is served alone. `initialize` opens the legacy session, to which everything
+//! after it belongs. Until then responses and notifications mean nothing and are ignored. A request that cannot be read gets an error with its id, everything else silence.
 
-use std::sync::Arc;
+mod legacy;
+mod lines;
+mod modern;
 
-use rmcp::service::serve_server;
-use tokio::{
-    io::{AsyncBufRead, AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader},
-    sync::Mutex,
+use std::time::Duration;
+
+use rmcp::model::{
+    ClientJsonRpcMessage, ClientNotification, ClientRequest, GetExtensions as _, GetMeta as _, JsonRpcRequest,
+    ProtocolVersion,
 };
-use tokio_util::sync::CancellationToken;
+use tokio::io::{AsyncRead, AsyncWrite, BufReader};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{envelope, handler::Endpoint};
+pub use self::lines::LineLimits;
+use self::{
+    legacy::LegacySession,
+    lines::{Line, Output},
+    modern::ModernRequests,
+};
+use super::{envelope, handler::Endpoint, in_flight::InFlight};
 use crate::tenant::Principal;
 
-/// Bytes between the lines' check and the engine.
-const PIPE_BYTES: usize = 64 << 10;
-
-/// Bounds of a line.
-#[derive(Debug, Clone, Copy)]
-pub struct LineLimits {
-    /// Longest line, in bytes.
-    pub max_bytes: usize,
-    /// Deepest nesting.
-    pub max_depth: usize,
-}
+/// A client that has closed its end gets the answers that are made within this time.
+const LAST_ANSWERS: Duration = Duration::from_secs(5);
+/// Calls that are stopped then have this long to end.
+const LAST_STEPS: Duration = Duration::from_secs(2);
 
 /// Serves the client at `input` and `output` as `principal` until it closes its end or `stop` fires.
 pub async fn serve(
@@ -35,98 +39,140 @@ pub async fn serve(
     output: impl AsyncWrite + Unpin + Send + 'static,
     stop: CancellationToken,
 ) -> std::io::Result<()> {
-    let output = Arc::new(Mutex::new(output));
-    let (near, far) = tokio::io::duplex(PIPE_BYTES);
-    let (from_engine, to_engine) = tokio::io::split(near);
-    let replies = tokio::spawn(copy_lines(from_engine, Arc::clone(&output)));
-    let requests = tokio::spawn(check_lines(input, to_engine, output, limits));
-    let service = async {
-        match serve_server(endpoint.handler(principal, None), tokio::io::split(far)).await {
-            Ok(running) => running.waiting().await.map(drop).map_err(std::io::Error::other),
-            // A client that leaves before it says hello is no error.
-            Err(error) => {
-                tracing::debug!(%error, "the client did not open a session");
-                Ok(())
-            }
-        }
+    let output = Output::new(output);
+    let mut client = Client {
+        endpoint,
+        principal,
+        in_flight: InFlight::default(),
+        modern: ModernRequests::default(),
+        legacy: None,
+        tasks: TaskTracker::new(),
+        output: output.clone(),
     };
     let result = tokio::select! {
-        result = service => result,
+        result = client.read_all(BufReader::new(input), limits) => result,
         () = stop.cancelled() => Ok(()),
+        // Nobody is left to answer.
+        () = output.broken() => Ok(()),
     };
-    requests.abort();
-    let _last_replies_are_out = replies.await;
+    client.leave(&stop).await;
     result
 }
 
-async fn copy_lines(from: impl AsyncRead + Unpin, to: Arc<Mutex<impl AsyncWrite + Unpin>>) -> std::io::Result<()> {
-    let mut lines = BufReader::new(from);
-    let mut line = Vec::new();
-    while lines.read_until(b'\n', &mut line).await? > 0 {
-        write_line(&to, &line).await?;
-        line.clear();
-    }
-    Ok(())
+struct Client<'a> {
+    endpoint: &'a Endpoint,
+    principal: Principal,
+    in_flight: InFlight,
+    modern: ModernRequests,
+    legacy: Option<LegacySession>,
+    tasks: TaskTracker,
+    output: Output,
 }
 
-async fn write_line(to: &Mutex<impl AsyncWrite + Unpin>, line: &[u8]) -> std::io::Result<()> {
-    let mut to = to.lock().await;
-    to.write_all(line).await?;
-    to.flush().await
-}
-
-async fn check_lines(
-    from: impl AsyncRead + Unpin,
-    mut engine: impl AsyncWrite + Unpin,
-    output: Arc<Mutex<impl AsyncWrite + Unpin>>,
-    limits: LineLimits,
-) -> std::io::Result<()> {
-    let mut from = BufReader::new(from);
-    let most = u64::try_from(limits.max_bytes).unwrap_or(u64::MAX);
-    let mut line = Vec::new();
-    loop {
-        line.clear();
-        let read = (&mut from).take(most).read_until(b'\n', &mut line).await?;
-        if read == 0 {
-            return engine.shutdown().await;
-        }
-        let refusal = if !line.ends_with(b"\n") && read >= limits.max_bytes {
-            skip_line(&mut from).await?;
-            Some(envelope::error(
-                None,
-                envelope::INVALID_REQUEST,
-                &format!("the line has more than {} bytes", limits.max_bytes),
-            ))
-        } else if line.trim_ascii().is_empty() {
-            continue;
-        } else {
-            let malformed = envelope::read(&line, limits.max_depth).err();
-            malformed.map(|malformed| envelope::error(malformed.id.as_ref(), malformed.code, &malformed.reason))
-        };
-        match refusal {
-            Some(refusal) => write_line(&output, format!("{refusal}\n").as_bytes()).await?,
-            None => {
-                if !line.ends_with(b"\n") {
-                    line.push(b'\n');
+impl Client<'_> {
+    async fn read_all(
+        &mut self,
+        mut input: impl tokio::io::AsyncBufRead + Unpin,
+        limits: LineLimits,
+    ) -> std::io::Result<()> {
+        let mut line = Vec::new();
+        loop {
+            match lines::read(&mut input, limits.max_bytes, &mut line).await? {
+                Line::End => return Ok(()),
+                Line::TooLong => {
+                    let reason = format!("the line has more than {} bytes", limits.max_bytes);
+                    self.output.refuse(None, envelope::INVALID_REQUEST, &reason).await;
                 }
-                engine.write_all(&line).await?;
+                Line::Message => self.accept(&line, limits).await,
             }
         }
     }
-}
 
-async fn skip_line(from: &mut (impl AsyncBufRead + Unpin)) -> std::io::Result<()> {
-    loop {
-        let (found, bytes) = {
-            let buffer = from.fill_buf().await?;
-            match buffer.iter().position(|byte| *byte == b'\n') {
-                Some(end) => (true, end.saturating_add(1)),
-                None => (buffer.is_empty(), buffer.len()),
+    async fn accept(&mut self, line: &[u8], limits: LineLimits) {
+        let envelope = match envelope::read(line, limits.max_depth) {
+            Ok(envelope) => envelope,
+            Err(malformed) if malformed.is_unanswered => return,
+            Err(malformed) => {
+                return self.output.refuse(malformed.id.as_ref(), malformed.code, &malformed.reason).await;
             }
         };
-        from.consume(bytes);
-        if found {
-            return Ok(());
+        let message = match serde_json::from_slice(line) {
+            Ok(message) => message,
+            // The outside was checked already: this is a message whose inside is wrong.
+            Err(error) => {
+                if envelope.id.is_some() {
+                    let reason = format!("the message is not valid: {error}");
+                    self.output.refuse(envelope.id.as_ref(), envelope::INVALID_PARAMS, &reason).await;
+                }
+                return;
+            }
+        };
+        match message {
+            ClientJsonRpcMessage::Request(request) => self.request(request).await,
+            ClientJsonRpcMessage::Notification(notification) => {
+                if let ClientNotification::CancelledNotification(cancelled) = &notification.notification
+                    && let Some(id) = &cancelled.params.request_id
+                    && self.modern.cancel(id)
+                {
+                    return;
+                }
+                self.tell_legacy(ClientJsonRpcMessage::Notification(notification)).await;
+            }
+            response => self.tell_legacy(response).await,
         }
+    }
+
+    async fn request(&mut self, mut request: JsonRpcRequest<ClientRequest>) {
+        let id = request.id.clone().into_json_value();
+        let claim = match self.in_flight.claim(&id) {
+            Ok(claim) => claim,
+            Err(taken) => {
+                return self.output.refuse(Some(&id), envelope::INVALID_REQUEST, &taken.to_string()).await;
+            }
+        };
+        let initializes = matches!(request.request, ClientRequest::InitializeRequest(_));
+        if initializes && self.legacy.as_ref().is_none_or(LegacySession::is_over) {
+            let handler = self.endpoint.handler(self.principal.clone(), None);
+            self.legacy = Some(LegacySession::open(handler, self.in_flight.clone(), self.output.clone(), &self.tasks));
+        }
+        if let Some(legacy) = self.legacy.as_ref().filter(|legacy| !legacy.is_over()) {
+            // Free again when the answer goes out, or when the engine drops the request.
+            request.request.extensions_mut().insert(claim);
+            return legacy.tell(ClientJsonRpcMessage::Request(request)).await;
+        }
+        // A ping is all that may come before `initialize` without saying of which era it is.
+        let missing = request.request.get_meta().missing_required_keys(&ProtocolVersion::V_2026_07_28);
+        if !missing.is_empty() && !matches!(request.request, ClientRequest::PingRequest(_)) {
+            let reason = format!("request _meta is missing or has malformed required fields: {}", missing.join(", "));
+            return self.output.refuse(Some(&id), envelope::INVALID_PARAMS, &reason).await;
+        }
+        let handler = self.endpoint.handler(self.principal.clone(), None);
+        self.modern.serve(handler, request, claim, self.output.clone(), &self.tasks);
+    }
+
+    async fn tell_legacy(&self, message: ClientJsonRpcMessage) {
+        if let Some(legacy) = &self.legacy {
+            legacy.tell(message).await;
+        }
+    }
+
+    /// Waits for the last answers, unless `stop` has fired, and stops what still runs.
+    async fn leave(&mut self, stop: &CancellationToken) {
+        self.modern.end_subscriptions();
+        if let Some(legacy) = &mut self.legacy {
+            legacy.close();
+        }
+        self.tasks.close();
+        tokio::select! {
+            () = self.tasks.wait() => return,
+            () = tokio::time::sleep(LAST_ANSWERS) => {}
+            () = stop.cancelled() => {}
+            () = self.output.broken() => {}
+        }
+        self.modern.cancel_all();
+        if let Some(legacy) = &self.legacy {
+            legacy.cancel();
+        }
+        let _rest_is_cut = tokio::time::timeout(LAST_STEPS, self.tasks.wait()).await;
     }
 }

@@ -9,7 +9,7 @@ const GROUPS: [(&str, &str); 2] =
 /// Bytes of memory that this process may have.
 pub fn memory_bytes() -> u64 {
     let info = rustix::system::sysinfo();
-    let machine = u64::from(info.totalram).saturating_mul(u64::from(info.mem_unit));
+    let machine = info.totalram.saturating_mul(u64::from(info.mem_unit));
     let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let read = |path: &Path| fs::read_to_string(path).ok();
     bound(&own, read).map_or(machine, |bound| bound.min(machine))

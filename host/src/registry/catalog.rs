@@ -17,6 +17,8 @@ use crate::{
     capability::{files::Folders, http::HttpGrant},
     events::record::Topic,
     grants::ComponentGrant,
+    memory::Reservation,
+    telemetry::known::Names,
     wasm::{
         component::{LoadError, Loaded, Origin},
         features::Code,
@@ -25,6 +27,9 @@ use crate::{
         migration::Migration,
     },
 };
+
+/// What the compiled schemas of one component's tools may have together, in bytes: a thousand tools with some hundred subschemas each.
+const MAX_SCHEMAS_BYTES: u64 = 512 << 20;
 
 /// One loaded build of a component.
 #[derive(Debug)]
@@ -57,6 +62,12 @@ pub struct Revision {
     pub limits: Limits,
     /// What its author should know.
     pub notes: Vec<String>,
+    /// The memory of its code, given back when nothing runs it any more; none for what is shipped with this program.
+    pub memory: Option<Arc<Reservation>>,
+    /// What the schemas of its tools have, in bytes.
+    pub schema_bytes: u64,
+    /// The memory of its schemas, as that of its code.
+    pub schema_memory: Option<Reservation>,
     /// How long it took to go live; known once it is.
     pub times: OnceLock<LoadTimes>,
 }
@@ -91,11 +102,21 @@ impl Revision {
         let tools = offered(&loaded.name, loaded.tools, grant)?
             .into_iter()
             .map(|tool| Tool::check(&powers, tool, grant, defaults).map(Arc::new));
+        let mut schema_bytes = 0_u64;
+        let tools = tools.map(|tool| {
+            let tool = tool?;
+            schema_bytes = schema_bytes.saturating_add(tool.schema_bytes());
+            if schema_bytes > MAX_SCHEMAS_BYTES {
+                return Err(LoadError::SchemasTooLarge(MAX_SCHEMAS_BYTES));
+            }
+            Ok(tool)
+        });
+        let tools = tools.collect::<Result<_, _>>()?;
         let limits = defaults.patched(&grant.limits);
         let (handler, topics) = loaded.handler.unzip();
         let topics = topics.unwrap_or_default().into_iter().map(|topic| check_topic(&loaded.name, topic, grant));
         Ok(Self {
-            tools: tools.collect::<Result<_, _>>()?,
+            tools,
             topics: topics.collect::<Result<_, _>>()?,
             handler: handler.map(|handler| RevisionHandler::new(handler, &limits)),
             migration: loaded.migration,
@@ -109,6 +130,9 @@ impl Revision {
             grant: grant.clone(),
             since: SystemTime::now(),
             notes: loaded.notes,
+            memory: loaded.memory,
+            schema_bytes,
+            schema_memory: None,
             times: OnceLock::new(),
         })
     }
@@ -196,6 +220,12 @@ impl Catalog {
         self.components.values()
     }
 
+    /// What it has, by name.
+    pub fn names(&self) -> Names {
+        let tools = self.tools.keys().map(|name| name.as_str().to_owned()).collect();
+        Names { tools, components: self.components.keys().cloned().collect() }
+    }
+
     /// Why the newest builds of some components are not live.
     pub fn problems(&self) -> impl ExactSizeIterator<Item = &Problem> {
         self.problems.values()
@@ -217,6 +247,18 @@ impl Catalog {
         }
         next.components.insert(name, Arc::new(revision));
         Ok(next)
+    }
+
+    /// Refuses one more component from a file where there are `most` already.
+    pub fn check_room(&self, component: &str, most: u64) -> Result<(), LoadError> {
+        let others = self
+            .components
+            .iter()
+            .filter(|(name, revision)| matches!(revision.origin, Origin::File(_)) && name.as_str() != component);
+        if u64::try_from(others.count()).unwrap_or(u64::MAX) >= most {
+            return Err(LoadError::TooManyComponents(most));
+        }
+        Ok(())
     }
 
     /// This catalog without a component and its problem.

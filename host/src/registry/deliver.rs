@@ -4,7 +4,6 @@ use std::{sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
 use tokio::{sync::Semaphore, time::Instant};
-use tokio_util::sync::CancellationToken;
 
 use super::{
     Registry,
@@ -20,6 +19,9 @@ use crate::{
     wasm::{component::LoadError, control::Control, limits::Limits, migration::Step, state::Running},
 };
 
+/// Bytes of a handler's reason to fail that are kept and logged.
+const MAX_REASON_BYTES: usize = 1 << 10;
+
 impl Registry {
     /// Reins for work that the host has begun itself.
     async fn control(
@@ -28,12 +30,17 @@ impl Registry {
         limits: Limits,
         places: &Arc<Semaphore>,
     ) -> Result<Arc<Control>, CallError> {
-        let Some(share) = self.share(tenant) else { return Err(CallError::Cancelled) };
-        let cancel = CancellationToken::new();
+        let (Some(share), Some(gone)) = (self.share(tenant), self.gone(tenant)) else {
+            return Err(CallError::Cancelled);
+        };
+        let cancel = gone.child_token();
         let deadline = Instant::now() + Duration::from_millis(limits.deadline_ms);
         let concurrency = usize::try_from(limits.concurrency).unwrap_or(usize::MAX);
         let slot = self.admission().admit(&share, places, concurrency, deadline, &cancel).await?;
-        Ok(Control::new(limits, deadline, cancel, slot))
+        let control = Control::new(limits, deadline, cancel, slot);
+        // No client waits for it: it runs on the guests' threads from its beginning, in its tenant's turn.
+        control.note_slice();
+        Ok(control)
     }
 
     fn running_by_itself(&self, tenant: &TenantId, powers: &Powers, what: &str, cause: String) -> Running {
@@ -48,7 +55,12 @@ impl Registry {
         handler: &RevisionHandler,
         delivery: &Delivery,
     ) -> Result<(), DeliveryError> {
+        let _permit = self.0.deliveries.take(tenant).await;
         let Some(_pass) = revision.powers.gate.enter(false) else { return Err(DeliveryError::Busy) };
+        // It counts as a call of its tenant's.
+        if self.tenant(tenant).is_none_or(|tenant| tenant.rate.take("tenant").is_err()) {
+            return Err(DeliveryError::Busy);
+        }
         let control = match self.control(tenant, revision.limits, &handler.places).await {
             Ok(control) => control,
             Err(error) if error.retry_after().is_some() => return Err(DeliveryError::Busy),
@@ -56,12 +68,13 @@ impl Registry {
         };
         let running = Running {
             trace: TraceContext::from_traceparent(Some(&delivery.traceparent)),
+            chain: delivery.next_in_chain(),
             ..self.running_by_itself(tenant, &revision.powers, "handler", delivery.as_cause())
         };
         let _counted = self.0.calls.token();
         match handler.handler.deliver(self.engine(), delivery, running, control).await {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(reason)) => Err(DeliveryError::Failed(reason)),
+            Ok(Err(reason)) => Err(DeliveryError::Failed(shortened(reason))),
             Err(error) if error.retry_after().is_some() => Err(DeliveryError::Busy),
             Err(error) => Err(DeliveryError::Failed(error.to_string())),
         }
@@ -88,6 +101,12 @@ impl Registry {
         let step = migration.step(self.engine(), transaction, from, cursor, running, control).await.map_err(failed)?;
         step.map_err(LoadError::Migration)
     }
+}
+
+/// A handler may give as reason all that one call may hand over; an operator reads its beginning.
+fn shortened(mut reason: String) -> String {
+    reason.truncate(reason.floor_char_boundary(MAX_REASON_BYTES));
+    reason
 }
 
 impl Deliver for Registry {

@@ -8,7 +8,7 @@ use tokio::sync::Semaphore;
 use super::{
     gate::Gate,
     rate::{Rate, Weight},
-    schema::{Mismatch, Schema},
+    schema::{Mismatch, Schema, Steps},
 };
 use crate::{
     call::{CallError, ComponentName, ToolName, ToolResult},
@@ -25,6 +25,9 @@ use crate::{
 
 /// Longest description and title, in bytes.
 const MAX_TEXT_BYTES: usize = 16 << 10;
+
+/// Steps of a check in a millisecond, at least: what is measured is several times that.
+pub const STEPS_PER_MS: u64 = 50_000;
 
 /// What everything of one revision may do.
 #[derive(Debug)]
@@ -124,6 +127,11 @@ impl Tool {
         })
     }
 
+    /// What its compiled schemas have, in bytes.
+    pub fn schema_bytes(&self) -> u64 {
+        self.input.memory_bytes().saturating_add(self.output.as_ref().map_or(0, Schema::memory_bytes))
+    }
+
     /// Whether guests of it may stay after a call.
     pub fn stays(&self) -> bool {
         self.reuse.is_some() || self.target.has_handles()
@@ -134,9 +142,39 @@ impl Tool {
         usize::try_from(self.limits.concurrency).unwrap_or(usize::MAX)
     }
 
+    /// How many steps a check may have: as the schemas' bound is a bound, about what its processor time allows.
+    pub fn check_steps(&self) -> u64 {
+        self.limits.cpu_ms.saturating_mul(STEPS_PER_MS)
+    }
+
+    /// What it costs to hold arguments to the input schema; refused if that is more than a call may have.
+    pub fn steps_of_arguments(&self, arguments: &Value) -> Result<Steps, CallError> {
+        let steps = self.input.steps(arguments).and_then(|steps| self.within_budget(steps));
+        steps.map_err(|Mismatch { path, reason }| CallError::InvalidArguments { path, reason })
+    }
+
+    /// The same for a result and the output schema; none if there is nothing to check.
+    pub fn steps_of_result(&self, result: &ToolResult) -> Result<Option<Steps>, CallError> {
+        let (Some(schema), Some(value), false) = (&self.output, &result.structured, result.is_error) else {
+            return Ok(None);
+        };
+        let steps = schema.steps(value).and_then(|steps| self.within_budget(steps));
+        steps.map(Some).map_err(|Mismatch { path, reason }| CallError::InvalidResult { path, reason })
+    }
+
+    fn within_budget(&self, steps: Steps) -> Result<Steps, Mismatch> {
+        if steps.whether <= self.check_steps() {
+            return Ok(steps);
+        }
+        let cpu_ms = self.limits.cpu_ms;
+        let reason =
+            format!("to hold it to its schema could take more processor time than the call has (`cpu_ms`, {cpu_ms})");
+        Err(Mismatch { path: String::new(), reason })
+    }
+
     /// Holds arguments to the input schema. Where the component's own types know a deeper place that is wrong, that is named: of alternatives a schema only says that none fits.
     pub fn check_arguments(&self, arguments: &Value) -> Result<(), CallError> {
-        let Err(Mismatch { path, reason }) = self.input.check(arguments) else { return Ok(()) };
+        let Err(Mismatch { path, reason }) = self.input.check(arguments, self.check_steps()) else { return Ok(()) };
         match self.target.check(arguments) {
             Err(CallError::InvalidArguments { path: deeper, reason }) if deeper.len() > path.len() => {
                 Err(CallError::InvalidArguments { path: deeper, reason })
@@ -153,7 +191,7 @@ impl Tool {
             None => {
                 invalid(String::new(), "the tool declares an output schema and gave no structured result".to_owned())
             }
-            Some(value) => match schema.check(value) {
+            Some(value) => match schema.check(value, self.check_steps()) {
                 Ok(()) => Ok(result),
                 Err(mismatch) => invalid(mismatch.path, mismatch.reason),
             },

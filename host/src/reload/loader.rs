@@ -1,86 +1,75 @@
 //! From a source of bytes to a live revision, or to a problem that says why not. Compiling blocks a thread of its own, never a door or a guest.
+//!
+//! A load ends: reading, compiling, listing and migrating have bounds, and all of it together has one. It may be cancelled at any time. What it made is installed only if the
+//! tenant is still open and the grant still is the one under which it was admitted.
+
+mod bytes;
+mod outcome;
 
 use std::{
-    borrow::Cow,
     collections::{BTreeMap, BTreeSet},
-    fs,
     path::{Path, PathBuf},
-    sync::Arc,
-    time::{Duration, Instant, SystemTime},
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
 };
 
+use ::bytes::Bytes;
 use arc_swap::ArcSwap;
+use tokio_util::sync::CancellationToken;
 
-use tokio::{
-    sync::{OnceCell, Semaphore},
-    task::JoinSet,
-};
-
+use self::bytes::SeenFile;
 use super::{
-    Report,
     accept::{Accepted, Face},
-    migration,
+    folders::{FileStamp, ToolsFolders},
+    migration::{self, MigrationLimits},
+    source::{BuiltIns, Source},
 };
 use crate::{
     call::ComponentName,
-    capability::{self, Refused, STORE, files::OwnFolders},
-    grants::{ComponentGrant, Grants, ledger::Witness},
+    capability::{self, STORE, files::OwnFolders},
+    grants::{ComponentGrant, Grants},
+    memory::MemoryUse,
     registry::{
         Registry,
-        catalog::{LoadTimes, Problem, Revision},
+        catalog::{LoadTimes, Revision},
     },
     store::Space,
     telemetry,
     tenant::TenantId,
     wasm::{
-        Engine,
-        cache::Cache,
-        component::{self, Compiled, LoadError, MAX_COMPONENT_BYTES, Origin},
-        features::{Code, Fuel},
+        admission::Share,
+        compile::Builds,
+        component::{self, LoadError, Origin},
+        features::Code,
         limits::Limits,
     },
 };
 
-/// How often a file that looks cut short is read again before that is believed.
-const PARTIAL_RETRIES: u32 = 3;
-/// How long to wait before reading it again.
-const PARTIAL_WAIT: Duration = Duration::from_millis(150);
+/// How long a load may take besides a migration: reading, compiling, listing its tools, and waiting for its turn to compile.
+const MAX_LOAD: Duration = Duration::from_secs(900);
 
-/// A component built into this program.
-#[derive(Debug, Clone, Copy)]
-pub struct BuiltIn {
-    /// Its name.
-    pub name: &'static str,
-    /// Its bytes.
-    pub wasm: &'static [u8],
-    /// What it may do unless the operator's grants name it: a grant without its version.
-    pub grant: &'static str,
+/// Differences that the problem of a build that waits names; `mcpp accept` shows all.
+const MAX_DIFFERENCES: usize = 10;
+
+/// Why something is loaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Cause {
+    /// Its file changed, or may have.
+    Event,
+    /// An operator, or the start of the host, asks for it.
+    Asked,
 }
 
-/// Where to load a component from.
-#[derive(Debug, Clone)]
-pub enum Source {
-    /// This program.
-    BuiltIn(BuiltIn),
-    /// A file, which may be gone.
-    File(PathBuf),
-}
-
-impl Source {
-    /// The component's name, as far as the source tells.
-    pub fn component(&self) -> String {
-        match self {
-            Self::BuiltIn(built_in) => built_in.name.to_owned(),
-            Self::File(path) => path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default(),
-        }
-    }
-
-    fn origin(&self) -> Origin {
-        match self {
-            Self::BuiltIn(_) => Origin::BuiltIn,
-            Self::File(path) => Origin::File(path.clone()),
-        }
-    }
+/// What an attempt to load came to.
+#[derive(Debug)]
+pub(super) enum Attempt {
+    Done(Outcome),
+    /// The file looks as it did, or is gone and was never loaded: nothing was read.
+    Known,
+    /// The file may still be being written; what is wrong with it, and what it looked like.
+    Partial(LoadError, Option<FileStamp>),
+    /// The tenant was closed, or its grants were changed.
+    Cancelled,
 }
 
 /// What a load came to.
@@ -96,45 +85,13 @@ pub enum Outcome {
     Failed(String),
 }
 
-/// The components built into this program, each compiled once for all tenants: what everybody has tells nobody anything.
-#[derive(Debug)]
-pub struct BuiltIns {
-    list: &'static [BuiltIn],
-    cache: Option<Arc<Cache>>,
-    compiled: BTreeMap<(&'static str, Fuel), OnceCell<Compiled>>,
-}
-
-impl BuiltIns {
-    /// Nothing is compiled yet.
-    pub fn new(list: &'static [BuiltIn], cache: Option<Cache>) -> Self {
-        let each = |built_in: &BuiltIn| [Fuel::Uncounted, Fuel::Counted].map(|fuel| (built_in.name, fuel));
-        let compiled = list.iter().flat_map(each).map(|key| (key, OnceCell::new())).collect();
-        Self { list, cache: cache.map(Arc::new), compiled }
-    }
-
-    async fn compiled(
-        &self,
-        engine: &Engine,
-        built_in: BuiltIn,
-        name: ComponentName,
-        fuel: Fuel,
-    ) -> Result<Compiled, LoadError> {
-        let wasm = Cow::Borrowed(built_in.wasm);
-        let compile = || compile(engine.clone(), self.cache.clone(), name, wasm, fuel, Code::Optimized);
-        match self.compiled.get(&(built_in.name, fuel)) {
-            Some(cell) => cell.get_or_try_init(compile).await.cloned(),
-            None => compile().await,
-        }
-    }
-}
-
 /// What to load, and into which catalog.
 #[derive(Debug)]
 pub struct LoaderConfig {
     /// The catalog's owner.
     pub tenant: TenantId,
     /// Folders of components.
-    pub folders: Vec<PathBuf>,
+    pub folders: ToolsFolders,
     /// Components built into this program.
     pub built_in: Arc<BuiltIns>,
     /// The folder of grants.
@@ -149,6 +106,8 @@ pub struct LoaderConfig {
     pub limits: Limits,
     /// Whether what is new in a folder first runs with the code of the fast compiler, until [`Loader::optimize`] is called and it is looked at again.
     pub baseline_first: bool,
+    /// How long a migration of data may take.
+    pub migration: MigrationLimits,
 }
 
 /// Loads components for one tenant.
@@ -156,24 +115,42 @@ pub struct LoaderConfig {
 pub struct Loader {
     config: LoaderConfig,
     registry: Registry,
-    cache: Option<Arc<Cache>>,
+    builds: Arc<Builds>,
     grants: ArcSwap<Grants>,
+    /// Held while they are read, so that of two readers the later one's stay.
+    reading_grants: Mutex<()>,
     accepted: Accepted,
+    /// Fires when the tenant is closed: nothing is installed any more.
+    closing: CancellationToken,
+    /// What files looked like that were loaded or refused, and with which grant: the same again is no news.
+    seen: Mutex<BTreeMap<PathBuf, SeenFile>>,
 }
 
 impl Loader {
-    /// A loader that has not loaded anything yet, nor read the grants.
-    pub fn new(mut config: LoaderConfig, registry: Registry, cache: Option<Cache>) -> Self {
-        // The watch tells of files by absolute paths.
-        for folder in &mut config.folders {
-            *folder = std::path::absolute(&*folder).unwrap_or_else(|_| folder.clone());
-        }
+    /// A loader that has not loaded anything yet, nor read the grants. It loads nothing any more once `closing` has fired.
+    pub fn new(config: LoaderConfig, registry: Registry, builds: Arc<Builds>, closing: CancellationToken) -> Self {
         let accepted = Accepted::new(config.accepted.clone());
-        Self { config, registry, cache: cache.map(Arc::new), grants: ArcSwap::default(), accepted }
+        Self {
+            config,
+            registry,
+            builds,
+            grants: ArcSwap::default(),
+            reading_grants: Mutex::default(),
+            accepted,
+            closing,
+            seen: Mutex::default(),
+        }
     }
 
-    /// The folders it loads from.
-    pub fn folders(&self) -> &[PathBuf] {
+    pub(super) fn closing(&self) -> &CancellationToken {
+        &self.closing
+    }
+
+    pub(super) fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    pub(super) fn folders(&self) -> &ToolsFolders {
         &self.config.folders
     }
 
@@ -190,6 +167,7 @@ impl Loader {
     /// Reads the grants again. A file that is not valid changes nothing for its component; these, and why.
     pub fn reload_grants(&self) -> BTreeMap<String, String> {
         let tenant = &self.config.tenant;
+        let _one_at_a_time = self.reading_grants.lock().unwrap_or_else(PoisonError::into_inner);
         let grants = match Grants::load(&self.config.grants) {
             Ok(grants) => grants,
             Err(error) => {
@@ -208,132 +186,98 @@ impl Loader {
         errors
     }
 
-    /// Loads everything there is, and takes away what is not there any more. `room` bounds the loads at the same time; `loaded` is told of each.
-    pub async fn load_all(self: Arc<Self>, room: Arc<Semaphore>, loaded: impl Fn() + Clone) -> Report {
-        let mut report = Report { failed: self.reload_grants(), ..Report::default() };
-        for wave in self.sources() {
-            let mut running = JoinSet::new();
-            for source in wave {
-                let (loader, room) = (Arc::clone(&self), Arc::clone(&room));
-                running.spawn(async move {
-                    let _room = room.acquire_owned().await;
-                    (source.component(), loader.load(source).await)
-                });
-            }
-            while let Some(done) = running.join_next().await {
-                loaded();
-                match done {
-                    Ok((component, outcome)) => report.add(component, outcome),
-                    Err(error) => tracing::error!(%error, "a load broke off"),
-                }
-            }
-        }
-        report
-    }
-
-    /// The component files there are, and those that were loaded and may be gone.
-    pub fn files(&self) -> Vec<PathBuf> {
-        let mut files = Vec::new();
-        for folder in &self.config.folders {
-            match fs::read_dir(folder) {
-                Ok(entries) => {
-                    files.extend(entries.flatten().map(|entry| entry.path()).filter(|path| is_component_file(path)))
-                }
-                Err(error) => tracing::warn!(folder = %folder.display(), %error, "cannot look into a tools folder"),
-            }
-        }
-        let catalog = self.registry.catalog(&self.config.tenant);
-        let loaded = catalog.components().map(|revision| &revision.origin);
-        let known = loaded.chain(catalog.problems().map(|problem| &problem.origin));
-        files
-            .extend(known.filter_map(|origin| if let Origin::File(path) = origin { Some(path.clone()) } else { None }));
-        files.sort();
-        files.dedup();
-        files
-    }
-
-    /// Everything there is to load, in waves: of two components with one name the earlier wave's has it. Built-in ones come first, then folder by folder.
-    pub fn sources(&self) -> Vec<Vec<Source>> {
-        let mut waves = vec![self.config.built_in.list.iter().copied().map(Source::BuiltIn).collect::<Vec<_>>()];
-        let mut files = self.files();
-        for folder in &self.config.folders {
-            let (here, elsewhere) = files.into_iter().partition(|path| path.parent() == Some(folder));
-            waves.push(Vec::into_iter(here).map(Source::File).collect());
-            files = elsewhere;
-        }
-        waves
-    }
-
-    /// Loads one component and makes it live; notes a problem if that fails.
-    pub async fn load(&self, source: Source) -> Outcome {
-        let started = Instant::now();
+    /// Takes away at once what serves with more than is granted now; it may be loaded again with what is left.
+    pub fn drop_revoked(&self) {
         let tenant = &self.config.tenant;
+        for live in self.registry.catalog(tenant).components() {
+            let component = live.name.as_str();
+            let Ok(granted) = self.grant(component) else { continue };
+            if live.grant.has_lost(&granted) {
+                tracing::info!(%tenant, component, "something was revoked; the component is taken away until it is loaded with what is left");
+                if let Err(stopping) = self.registry.remove(tenant, component) {
+                    tracing::warn!(component, %stopping, "could not be taken away");
+                }
+            }
+        }
+    }
+
+    /// Everything there is to load, and what was loaded and may be gone. Of two components with one name the earlier one has it: built-in ones come first, then folder by
+    /// folder. Blocks.
+    pub(super) fn sources(&self) -> Vec<Source> {
+        let mut sources: Vec<Source> = self.config.built_in.list.iter().copied().map(Source::BuiltIn).collect();
+        let mut known: BTreeSet<PathBuf> = {
+            let catalog = self.registry.catalog(&self.config.tenant);
+            let loaded = catalog.components().map(|revision| &revision.origin);
+            let known = loaded.chain(catalog.problems().map(|problem| &problem.origin));
+            known.filter_map(|origin| origin.file()).filter(|path| is_component_file(path)).cloned().collect()
+        };
+        for folder in self.config.folders.paths() {
+            let listed = self.config.folders.list(folder).inspect_err(
+                |error| tracing::warn!(folder = %folder.display(), %error, "cannot look into a tools folder"),
+            );
+            let mut files: BTreeSet<PathBuf> = listed.unwrap_or_default().files.into_iter().collect();
+            known.retain(|path| {
+                let is_here = path.parent() == Some(folder);
+                if is_here {
+                    files.insert(path.clone());
+                }
+                !is_here
+            });
+            sources.extend(files.into_iter().map(Source::File));
+        }
+        sources.extend(known.into_iter().map(Source::File));
+        sources
+    }
+
+    /// Loads one component and makes it live; notes a problem if that fails. Ends at once when `cancel` fires.
+    pub(super) async fn load(&self, source: &Source, cause: Cause, cancel: &CancellationToken) -> Attempt {
+        let started = Instant::now();
+        let most = MAX_LOAD.saturating_add(self.config.migration.time);
+        let attempt = tokio::select! {
+            biased;
+            () = cancel.cancelled() => return Attempt::Cancelled,
+            attempt = tokio::time::timeout(most, self.attempt(source, cause)) => {
+                attempt.unwrap_or(Err(LoadError::TooLong { seconds: most.as_secs() }))
+            }
+        };
+        match attempt {
+            Ok(None) => Attempt::Known,
+            Ok(Some(outcome)) => Attempt::Done(self.note(source, outcome, started)),
+            Err(LoadError::Cancelled) => Attempt::Cancelled,
+            Err(error) if error.may_be_partial() && matches!(source, Source::File(_)) => {
+                let stamp = self.stamp(source).await;
+                Attempt::Partial(error, stamp)
+            }
+            Err(error) => Attempt::Done(self.fail(source, &error, started)),
+        }
+    }
+
+    /// None if nothing had to be read.
+    async fn attempt(&self, source: &Source, cause: Cause) -> Result<Option<Outcome>, LoadError> {
+        let started = Instant::now();
         let component = source.component();
-        let outcome = match self.try_load(&source).await {
-            Ok(outcome) => outcome,
-            Err(error) => {
-                self.note_refusal(&component, &error);
-                self.revoke(&component);
-                let error = telemetry::chain(&error);
-                let problem = Problem {
-                    component: component.clone(),
-                    origin: source.origin(),
-                    error: error.clone(),
-                    since: SystemTime::now(),
-                };
-                if let Err(stopping) = self.registry.report(tenant, problem) {
-                    tracing::warn!(%stopping, "a problem could not be noted");
-                }
-                Outcome::Failed(error)
-            }
-        };
-        let took_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let name = match &outcome {
-            Outcome::Loaded(times) => {
-                if let Some(live) = self.registry.catalog(tenant).component(&component) {
-                    let _set_once_for_each = live.times.set(*times);
-                }
-                let LoadTimes { compile, cached, list, swap } = times;
-                let (compile_ms, list_ms, swap_ms) = (millis(*compile), millis(*list), millis(*swap));
-                tracing::info!(component, took_ms, compile_ms, cached, list_ms, swap_ms, "loaded");
-                "loaded"
-            }
-            Outcome::Removed => {
-                tracing::info!(component, "removed");
-                "removed"
-            }
-            Outcome::Unchanged => return outcome,
-            Outcome::Failed(error) => {
-                let serving = self.registry.catalog(tenant).component(&component).is_some();
-                tracing::error!(component, error, old_build_serves = serving, "not loaded");
-                "failed"
-            }
-        };
-        metrics::counter!("mcpp_swaps_total", "tenant" => tenant.to_string(), "outcome" => name).increment(1);
-        outcome
-    }
-
-    async fn try_load(&self, source: &Source) -> Result<Outcome, LoadError> {
-        let mut left = PARTIAL_RETRIES;
-        loop {
-            let before = stamp(source);
-            match self.attempt(source).await {
-                Err(error) if error.may_be_partial() && left > 0 && matches!(source, Source::File(_)) => {
-                    tokio::time::sleep(PARTIAL_WAIT).await;
-                    // A file that goes on changing is being written: wait for it as long as it takes.
-                    if stamp(source) == before {
-                        left = left.saturating_sub(1);
-                    }
-                }
-                result => return result,
-            }
+        let grant = self.grant(&component);
+        if let (Source::File(path), Ok(grant)) = (source, &grant)
+            && self.is_known(path, grant, cause, self.stamp(source).await)
+        {
+            return Ok(None);
         }
+        let Some((wasm, _room, stamp)) = self.read(source).await? else {
+            let removed = self.remove(source).await?;
+            return Ok((removed != Outcome::Unchanged).then_some(removed));
+        };
+        let loaded = self.load_bytes(source, wasm, started).await;
+        let told_by_the_file = loaded.as_ref().err().is_none_or(LoadError::is_of_the_file);
+        if let (Source::File(path), Some(stamp), Ok(grant)) = (source, stamp.filter(FileStamp::is_old), grant)
+            && told_by_the_file
+        {
+            self.note_seen(path, Some(SeenFile { stamp, grant, served: loaded.is_ok() }));
+        }
+        loaded.map(Some)
     }
 
-    async fn attempt(&self, source: &Source) -> Result<Outcome, LoadError> {
+    async fn load_bytes(&self, source: &Source, wasm: Bytes, started: Instant) -> Result<Outcome, LoadError> {
         let tenant = &self.config.tenant;
-        let started = Instant::now();
-        let Some(wasm) = read(source).await? else { return self.remove(source).await };
         let name = ComponentName::new(&source.component())?;
         let grant = self.grant(name.as_str())?;
         let origin = source.origin();
@@ -350,55 +294,100 @@ impl Loader {
         }
         self.config.own_folders.check(&grant.files).map_err(LoadError::Files)?;
         let (engine, fuel) = (self.registry.engine(), grant.fuel(&self.config.limits));
+        let share = self.registry.share(tenant).ok_or(LoadError::Stopping)?;
         let compiled = match source {
             Source::BuiltIn(built_in) => self.config.built_in.compiled(engine, *built_in, name, fuel).await?,
             Source::File(_) => {
+                catalog.check_room(name.as_str(), share.limits.components)?;
                 let code = if self.config.baseline_first { Code::Baseline } else { Code::Optimized };
-                compile(engine.clone(), self.cache.clone(), name, wasm, fuel, code).await?
+                component::compile(engine, &self.builds, self.source(name, wasm, &grant, code, &share)).await?
             }
         };
         let compiled_at = Instant::now();
         let imports: BTreeSet<String> = compiled.imports().into_iter().collect();
         let admitted = compiled.admit(&grant)?;
-        let share = self.registry.share(tenant).ok_or(LoadError::Stopping)?;
         let loaded = admitted.load(engine, (self.registry.admission(), &share)).await?;
         let listed_at = Instant::now();
         let cached = loaded.cached;
         for note in &loaded.notes {
             tracing::warn!(component = %loaded.name, "{note}");
         }
-        let revision = Revision::check(loaded, origin, &grant, &self.config.limits)?;
+        let mut revision = Revision::check(loaded, origin, &grant, &self.config.limits)?;
+        if matches!(source, Source::File(_)) {
+            let bytes = revision.schema_bytes;
+            let reserved = share.memory.reserve(MemoryUse::Code, bytes);
+            let refuse = |source| LoadError::Memory { of: "the schemas of its tools", bytes, source };
+            revision.schema_memory = Some(reserved.map_err(refuse)?);
+        }
         if imports.iter().filter_map(|import| capability::of_import(import)).any(|has| has.needs(STORE)) {
             self.witness(revision.name.clone()).used(STORE.to_owned());
         }
         if self.config.pinned && matches!(source, Source::File(_)) {
             let difference = self.accepted.check(revision.name.as_str(), Face::of(&revision, imports))?;
             if !difference.is_empty() {
+                let more = difference.len().saturating_sub(MAX_DIFFERENCES);
+                let mut difference: Vec<String> = difference.into_iter().take(MAX_DIFFERENCES).collect();
+                difference.extend((more > 0).then(|| format!("and {more} more")));
                 return Err(LoadError::NotAccepted { difference, tenant: tenant.clone(), component: revision.name });
             }
         }
-        migration::bring_up(&self.registry, tenant, revision).await?;
+        migration::bring_up(self, tenant, revision, self.config.migration).await?;
         let (compile, list) = (compiled_at.duration_since(started), listed_at.duration_since(compiled_at));
         Ok(Outcome::Loaded(LoadTimes { compile, cached, list, swap: listed_at.elapsed() }))
+    }
+
+    /// Makes a revision live, if its tenant is still open and its grant in force.
+    pub(super) fn install(&self, revision: Revision) -> Result<(), LoadError> {
+        self.registry.install_if(&self.config.tenant, revision, |revision| self.may_serve(revision))
+    }
+
+    /// Whether a revision may be made live. Asked while the catalog is locked: a grant that is revoked is either seen here, or the revision is seen by who revokes.
+    fn may_serve(&self, revision: &Revision) -> Result<(), LoadError> {
+        if self.closing.is_cancelled() || self.grant(revision.name.as_str())? != revision.grant {
+            return Err(LoadError::Cancelled);
+        }
+        Ok(())
     }
 
     /// Makes the optimized code of a component that runs without it; how long that took. It is used from the next look on.
     pub async fn optimize(&self, live: &Revision) -> Result<Option<Duration>, LoadError> {
         let (Code::Baseline, Origin::File(path)) = (live.code, &live.origin) else { return Ok(None) };
         let started = Instant::now();
-        let Some(wasm) = read(&Source::File(path.clone())).await? else { return Ok(None) };
-        let (engine, fuel) = (self.registry.engine().clone(), live.grant.fuel(&self.config.limits));
-        compile(engine, self.cache.clone(), live.name.clone(), wasm, fuel, Code::Optimized).await?;
+        let Some((wasm, _room, _)) = self.read(&Source::File(path.clone())).await? else { return Ok(None) };
+        let share = self.registry.share(&self.config.tenant).ok_or(LoadError::Stopping)?;
+        let source = self.source(live.name.clone(), wasm, &live.grant, Code::Optimized, &share);
+        component::compile(self.registry.engine(), &self.builds, source).await?;
         Ok(Some(started.elapsed()))
     }
 
     fn is_optimized(&self, wasm: &[u8], grant: &ComponentGrant) -> bool {
         let fuel = grant.fuel(&self.config.limits);
-        self.cache.as_ref().is_some_and(|cache| component::is_optimized(self.registry.engine(), cache, wasm, fuel))
+        component::is_optimized(self.registry.engine(), &self.builds, wasm, fuel)
+    }
+
+    /// A file to compile for the tenant.
+    fn source(
+        &self,
+        name: ComponentName,
+        wasm: Bytes,
+        grant: &ComponentGrant,
+        code: Code,
+        share: &Share,
+    ) -> component::Source {
+        let limits = self.config.limits.patched(&grant.limits);
+        let tools = grant.tools.values().map(|own| limits.patched(&own.limits).memory_bytes);
+        component::Source {
+            name,
+            wasm,
+            fuel: grant.fuel(&self.config.limits),
+            code,
+            memory_bytes: tools.fold(limits.memory_bytes, u64::max),
+            account: Some(Arc::clone(&share.memory)),
+        }
     }
 
     /// What a component may do: as the operator's grants say, or, for a built-in one that they do not name, as it is shipped.
-    fn grant(&self, component: &str) -> Result<ComponentGrant, LoadError> {
+    pub(super) fn grant(&self, component: &str) -> Result<ComponentGrant, LoadError> {
         let grants = self.grants.load();
         let shipped = self.config.built_in.list.iter().find(|built_in| built_in.name == component);
         match (grants.of(component), shipped) {
@@ -409,36 +398,16 @@ impl Loader {
         }
     }
 
-    /// Keeps what would have to be granted, for `mcpp learn`.
-    fn note_refusal(&self, component: &str, error: &LoadError) {
-        if let (LoadError::Refused(Refused::NotGranted { grant, .. }), Ok(name)) =
-            (error, ComponentName::new(component))
-        {
-            self.witness(name).denied(Some((*grant).to_owned()), error.to_string());
-        }
-    }
-
-    fn witness(&self, component: ComponentName) -> Witness {
-        Witness::new(Arc::clone(self.registry.ledger()), self.config.tenant.clone(), component, "load".into())
-    }
-
-    /// Takes a component away whose live build was admitted under a grant that is not in force any more: it must not serve on with what was taken from it.
-    fn revoke(&self, component: &str) {
-        let tenant = &self.config.tenant;
-        let Ok(granted) = self.grant(component) else { return };
-        let stale = self.registry.catalog(tenant).component(component).is_some_and(|live| live.grant != granted);
-        if stale && let Err(stopping) = self.registry.remove(tenant, component) {
-            tracing::warn!(component, %stopping, "could not be taken away");
-        }
-    }
-
     async fn remove(&self, source: &Source) -> Result<Outcome, LoadError> {
         let component = source.component();
         let catalog = self.registry.catalog(&self.config.tenant);
         let origin = source.origin();
         let ours = catalog.component(&component).is_some_and(|revision| revision.origin == origin)
             || catalog.problems().any(|problem| problem.component == component && problem.origin == origin);
-        if !ours {
+        if let Origin::File(path) = &origin {
+            self.note_seen(path, None);
+        }
+        if !ours || self.closing.is_cancelled() {
             return Ok(Outcome::Unchanged);
         }
         self.registry.remove(&self.config.tenant, &component)?;
@@ -454,53 +423,4 @@ impl Loader {
 pub fn is_component_file(path: &Path) -> bool {
     let visible = path.file_name().is_some_and(|name| !name.to_string_lossy().starts_with('.'));
     visible && path.extension().is_some_and(|extension| extension == "wasm")
-}
-
-/// Compiles on a thread of its own.
-async fn compile(
-    engine: Engine,
-    cache: Option<Arc<Cache>>,
-    name: ComponentName,
-    wasm: Cow<'static, [u8]>,
-    fuel: Fuel,
-    code: Code,
-) -> Result<Compiled, LoadError> {
-    let compile = move || component::compile(&engine, cache.as_deref(), name, &wasm, fuel, code);
-    tokio::task::spawn_blocking(compile).await.map_err(|_| LoadError::Stopping)?
-}
-
-/// The bytes of a source; none if its file is gone.
-async fn read(source: &Source) -> Result<Option<Cow<'static, [u8]>>, LoadError> {
-    let path = match source {
-        Source::BuiltIn(built_in) => return Ok(Some(Cow::Borrowed(built_in.wasm))),
-        Source::File(path) => path.clone(),
-    };
-    let fail = |source| LoadError::Read { path: path.clone(), source };
-    let meta = match tokio::fs::metadata(&path).await {
-        Ok(meta) => meta,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(fail(error)),
-    };
-    if !meta.is_file() {
-        return Err(fail(std::io::Error::other("it is not a regular file")));
-    }
-    if meta.len() > MAX_COMPONENT_BYTES {
-        return Err(LoadError::TooLarge(meta.len()));
-    }
-    match tokio::fs::read(&path).await {
-        Ok(bytes) => Ok(Some(Cow::Owned(bytes))),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(fail(error)),
-    }
-}
-
-fn millis(took: Duration) -> f64 {
-    took.as_secs_f64() * 1e3
-}
-
-/// What changes when a file is written to.
-fn stamp(source: &Source) -> Option<(u64, SystemTime)> {
-    let Source::File(path) = source else { return None };
-    let meta = fs::metadata(path).ok()?;
-    Some((meta.len(), meta.modified().ok()?))
 }

@@ -1,12 +1,16 @@
 //! Bringing a revision up on its component's data: at once if the data has its format; after a migration if it is older; not at all if it is newer.
 //!
 //! The format is noted in the space itself, and with it, while a migration of several steps is under way, where it goes on. A crash in the midst of it is
-//! therefore resumed by the next start with the same build.
+//! therefore resumed by the next start with the same build. A migration ends: after a time, after many steps, or when its cursor comes back to where it was.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use serde::{Deserialize, Serialize};
 
+use super::loader::Loader;
 use crate::{
     capability::store::MAX_MIGRATION_STEP,
     events::record::{decode, encode},
@@ -20,6 +24,15 @@ use crate::{
 const NOTE: &[u8] = b"format";
 /// How long running calls of the build before may take to end.
 const DRAIN: Duration = Duration::from_secs(10);
+
+/// How long a migration may go on. Calls of its component wait meanwhile.
+#[derive(Debug, Clone, Copy)]
+pub struct MigrationLimits {
+    /// Most steps.
+    pub steps: u32,
+    /// Most time.
+    pub time: Duration,
+}
 
 /// What is noted of a space's data.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,7 +78,13 @@ fn plan(noted: Option<DataFormat>, has_data: bool, build: u32) -> Result<Plan, L
 }
 
 /// Makes `revision` the live one, on data of its format.
-pub(super) async fn bring_up(registry: &Registry, tenant: &TenantId, revision: Revision) -> Result<(), LoadError> {
+pub(super) async fn bring_up(
+    loader: &Loader,
+    tenant: &TenantId,
+    revision: Revision,
+    limits: MigrationLimits,
+) -> Result<(), LoadError> {
+    let registry = loader.registry();
     let name = revision.name.clone();
     let space = Space { tenant: tenant.clone(), component: name.clone() };
     let topics = revision.topics.clone();
@@ -80,12 +99,15 @@ pub(super) async fn bring_up(registry: &Registry, tenant: &TenantId, revision: R
         Plan::Nothing
     };
     match plan {
-        Plan::Nothing => registry.install(tenant, revision)?,
+        Plan::Nothing => loader.install(revision)?,
         Plan::Note => {
             note(registry, &space, DataFormat { format: revision.format(), migrating: None }).await?;
-            registry.install(tenant, revision)?;
+            loader.install(revision)?;
         }
-        Plan::Migrate { from, cursor } => swap(registry, &space, revision, from, cursor).await?,
+        Plan::Migrate { from, cursor } => swap(loader, &space, revision, from, cursor, limits).await?,
+    }
+    if loader.closing().is_cancelled() {
+        return Err(LoadError::Cancelled);
     }
     registry.subscriptions().set(&*store, &space, topics).await?;
     Ok(())
@@ -99,64 +121,105 @@ async fn note(registry: &Registry, space: &Space, format: DataFormat) -> Result<
 
 /// Lets the calls of the build before end, migrates, and swaps; calls that come meanwhile wait.
 async fn swap(
-    registry: &Registry,
+    loader: &Loader,
     space: &Space,
     revision: Revision,
     from: u32,
     cursor: Option<Vec<u8>>,
+    limits: MigrationLimits,
 ) -> Result<(), LoadError> {
-    let tenant = &space.tenant;
-    let before = registry.catalog(tenant).component(space.component.as_str()).cloned();
+    let registry = loader.registry();
+    let before = registry.catalog(&space.tenant).component(space.component.as_str()).cloned();
+    // Its gate opens again whatever happens here, also when the load is cancelled.
+    let _before = before.clone().map(ClosedGate);
     if let Some(before) = &before
         && !before.powers.gate.drain(DRAIN).await
     {
         return Err(LoadError::NotDrained { seconds: DRAIN.as_secs() });
     }
-    let resumed = cursor.is_some();
-    let migrated = migrate(registry, space, &revision, from, cursor).await;
-    let swapped = match migrated {
-        Ok(()) => registry.install(tenant, revision),
-        Err(Broken { error, steps }) => {
-            if resumed || steps > 0 {
-                // The build before cannot read what is migrated already.
-                registry.remove(tenant, space.component.as_str())?;
-            }
-            Err(error)
-        }
-    };
-    if let Some(before) = before {
-        before.powers.gate.open();
-    }
-    swapped
+    let mut half = HalfMigrated { loader, space, begun: cursor.is_some() };
+    migrate(&mut half, &revision, from, cursor, limits).await?;
+    loader.install(revision)?;
+    half.begun = false;
+    Ok(())
 }
 
-/// A migration that did not end.
-struct Broken {
-    error: LoadError,
-    /// Steps that are done for good.
-    steps: u32,
+/// The build before, whose gate is closed; open again when this is dropped.
+struct ClosedGate(Arc<Revision>);
+
+impl Drop for ClosedGate {
+    fn drop(&mut self) {
+        self.0.powers.gate.open();
+    }
+}
+
+/// Data that is being migrated. If it is dropped half-way, the build before is taken away: it cannot read what is migrated already.
+struct HalfMigrated<'a> {
+    loader: &'a Loader,
+    space: &'a Space,
+    /// Whether steps are done for good.
+    begun: bool,
+}
+
+impl Drop for HalfMigrated<'_> {
+    fn drop(&mut self) {
+        if self.begun
+            && !self.loader.closing().is_cancelled()
+            && let Err(stopping) = self.loader.registry().remove(&self.space.tenant, self.space.component.as_str())
+        {
+            tracing::debug!(space = %self.space, %stopping, "not taken away");
+        }
+    }
 }
 
 async fn migrate(
-    registry: &Registry,
-    space: &Space,
+    half: &mut HalfMigrated<'_>,
     revision: &Revision,
     from: u32,
     mut cursor: Option<Vec<u8>>,
-) -> Result<(), Broken> {
-    let to = revision.format();
-    let mut steps = 0_u32;
-    loop {
-        let step = step(registry, space, revision, from, cursor).await;
-        match step {
-            Ok(None) => {
-                tracing::info!(%space, from, to, "the data is migrated");
-                return Ok(());
-            }
-            Ok(next) => cursor = next,
-            Err(error) => return Err(Broken { error, steps }),
+    limits: MigrationLimits,
+) -> Result<(), LoadError> {
+    let (to, until) = (revision.format(), Instant::now() + limits.time);
+    let mut rounds = CursorRounds::default();
+    for _ in 0..limits.steps {
+        if Instant::now() >= until {
+            return Err(LoadError::MigrationEndless { most: format!("{} s", limits.time.as_secs_f64()) });
         }
-        steps = steps.saturating_add(1);
+        if rounds.came_back(cursor.as_deref()) {
+            return Err(LoadError::Migration("its cursor came back to where it was: it would never end".into()));
+        }
+        let next = step(half.loader.registry(), half.space, revision, from, cursor).await?;
+        half.begun = true;
+        if next.is_none() {
+            tracing::info!(space = %half.space, from, to, "the data is migrated");
+            return Ok(());
+        }
+        cursor = next;
+    }
+    Err(LoadError::MigrationEndless { most: format!("{} steps", limits.steps) })
+}
+
+/// Sees a cursor that goes round, however long the way is, without remembering it: by R. P. Brent, "An improved Monte Carlo factorization algorithm" (1980), section 2.
+#[derive(Debug, Default)]
+struct CursorRounds {
+    kept: Option<Vec<u8>>,
+    steps: u64,
+    next_kept: u64,
+}
+
+impl CursorRounds {
+    /// Whether the cursor was seen before.
+    fn came_back(&mut self, cursor: Option<&[u8]>) -> bool {
+        let Some(cursor) = cursor else { return false };
+        if self.kept.as_deref() == Some(cursor) {
+            return true;
+        }
+        if self.steps >= self.next_kept {
+            self.kept = Some(cursor.to_vec());
+            self.next_kept = self.steps.saturating_mul(2).max(1);
+        }
+        self.steps = self.steps.saturating_add(1);
+        false
     }
 }
 
@@ -185,6 +248,18 @@ async fn step(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_cursor_that_goes_round_is_seen_and_one_that_goes_on_is_not() {
+        for (lead, round) in [(0_u32, 1_u32), (5, 1), (0, 7), (100, 33)] {
+            let mut rounds = CursorRounds::default();
+            let at = |n: u32| if n < lead { n } else { lead + (n - lead) % round };
+            let seen = (0..4 * (lead + round) + 4).find(|n| rounds.came_back(Some(&at(*n).to_be_bytes())));
+            assert!(seen.is_some_and(|n| n >= lead + round), "{lead} {round} {seen:?}");
+        }
+        let mut rounds = CursorRounds::default();
+        assert!(!(0_u32..10_000).any(|n| rounds.came_back(Some(&n.to_be_bytes()))));
+    }
 
     #[test]
     fn data_and_build_must_go_together() {

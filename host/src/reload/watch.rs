@@ -1,11 +1,12 @@
-//! What the operating system says of the tools folders. A file whose writer closed it settles at once; one that may still be written is left alone a while.
+//! What the operating system says of the tools folders: one watch for all tenants, whose events fold into each tenant's own [`DirtyFiles`].
+//!
+//! A file whose writer closed it settles at once; one that may still be written is left alone a while. A watch is of a directory and not of its path: [`super::sentry`]
+//! sees when the path leads elsewhere, and when the system does not watch at all.
 
 use std::{
+    collections::BTreeMap,
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
 
@@ -13,116 +14,90 @@ use notify::{
     Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher as _,
     event::{AccessKind, AccessMode, ModifyKind},
 };
-use tokio::sync::mpsc;
 
-use super::{SETTLE_CLOSED, SETTLE_OPEN, Stopping};
+use super::{dirty::DirtyFiles, loader::is_component_file};
 
-/// Events that may wait; past it everything is looked at again.
-const MAX_PENDING_EVENTS: usize = 1024;
+/// How long a file is left alone after its writer closed it, or it was moved into place.
+const SETTLE_CLOSED: Duration = Duration::from_millis(5);
+/// How long a file is left alone that may still be open for writing.
+const SETTLE_OPEN: Duration = Duration::from_millis(200);
 
-/// Why a folder is not watched.
-#[derive(Debug, thiserror::Error)]
-pub enum WatchError {
-    /// There is no such folder.
-    #[error("the tools folder {0} does not exist; make it, or name another with --tools")]
-    Missing(PathBuf),
-    /// The system does not let us.
-    #[error("cannot watch the tools folder {path}")]
-    Watch {
-        /// The folder.
-        path: PathBuf,
-        /// Why not.
-        #[source]
-        source: notify::Error,
-    },
-    /// The host is stopping.
-    #[error(transparent)]
-    Stopping(Stopping),
-}
+type ByFolder = BTreeMap<PathBuf, Vec<Weak<DirtyFiles>>>;
 
-/// What was seen.
-pub(super) enum Seen {
-    /// A component file appeared, changed or vanished.
-    File {
-        /// The file.
-        path: PathBuf,
-        /// When it will have settled.
-        settles_in: Duration,
-    },
-    /// Events were lost.
-    Lost,
-}
-
-/// A watch over some folders.
+/// The watch over all tenants' folders.
+#[derive(Debug, Default)]
 pub(super) struct FolderWatch {
-    watcher: RecommendedWatcher,
-    events: mpsc::Receiver<Seen>,
-    lost: Arc<AtomicBool>,
+    /// None while the system gives no watch.
+    watcher: Mutex<Option<RecommendedWatcher>>,
+    told: Arc<Mutex<ByFolder>>,
 }
 
 impl FolderWatch {
-    /// A watch over nothing yet.
-    pub(super) fn start() -> Result<Self, WatchError> {
-        let (sender, events) = mpsc::channel(MAX_PENDING_EVENTS);
-        let lost = Arc::new(AtomicBool::new(false));
-        let overflow = Arc::clone(&lost);
-        let tell = move |event: notify::Result<Event>| {
-            for seen in interpret(event) {
-                if sender.try_send(seen).is_err() {
-                    overflow.store(true, Ordering::Relaxed);
-                }
-            }
-        };
-        let watcher = notify::recommended_watcher(tell).map_err(failed(Path::new("")))?;
-        Ok(Self { watcher, events, lost })
+    fn told(&self) -> MutexGuard<'_, ByFolder> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Watches these folders too.
-    pub(super) fn add(&mut self, folders: &[PathBuf]) -> Result<(), WatchError> {
-        for folder in folders {
-            if !folder.is_dir() {
-                return Err(WatchError::Missing(folder.clone()));
-            }
-            self.watcher.watch(folder, RecursiveMode::NonRecursive).map_err(failed(folder))?;
+    /// Watches the directory to which a folder's path leads now, in the place of the one to which it led before. Blocks.
+    pub(super) fn watch(&self, folder: &Path, dirty: &Arc<DirtyFiles>) -> notify::Result<()> {
+        self.forget_listener(folder, dirty);
+        self.told().entry(folder.to_owned()).or_default().push(Arc::downgrade(dirty));
+        let mut watcher = self.watcher.lock().unwrap_or_else(PoisonError::into_inner);
+        if watcher.is_none() {
+            let told = Arc::clone(&self.told);
+            *watcher = Some(notify::recommended_watcher(move |event| tell(&told, event))?);
         }
-        Ok(())
+        let Some(watcher) = watcher.as_mut() else { return Ok(()) };
+        let _it_may_watch_nothing_yet = watcher.unwatch(folder);
+        watcher.watch(folder, RecursiveMode::NonRecursive)
     }
 
-    /// Watches these folders no more.
-    pub(super) fn remove(&mut self, folders: &[PathBuf]) {
-        for folder in folders {
-            let _it_may_be_gone = self.watcher.unwatch(folder);
+    /// Watches a folder for a tenant no more. Blocks.
+    pub(super) fn forget(&self, folder: &Path, dirty: &Arc<DirtyFiles>) {
+        if self.forget_listener(folder, dirty)
+            && let Some(watcher) = self.watcher.lock().unwrap_or_else(PoisonError::into_inner).as_mut()
+        {
+            let _it_may_be_gone = watcher.unwatch(folder);
         }
     }
 
-    pub(super) async fn next(&mut self) -> Seen {
-        if self.lost.swap(false, Ordering::Relaxed) {
-            return Seen::Lost;
+    /// Whether nobody is left who is told of the folder.
+    fn forget_listener(&self, folder: &Path, dirty: &Arc<DirtyFiles>) -> bool {
+        let mut told = self.told();
+        let Some(listeners) = told.get_mut(folder) else { return false };
+        listeners.retain(|listener| listener.upgrade().is_some_and(|known| !Arc::ptr_eq(&known, dirty)));
+        let nobody = listeners.is_empty();
+        if nobody {
+            told.remove(folder);
         }
-        match self.events.recv().await {
-            Some(seen) => seen,
-            None => std::future::pending().await,
-        }
+        nobody
     }
 }
 
-fn failed(path: &Path) -> impl FnOnce(notify::Error) -> WatchError + use<> {
-    let path = path.to_owned();
-    move |source| WatchError::Watch { path, source }
-}
-
-fn interpret(event: notify::Result<Event>) -> Vec<Seen> {
-    let Ok(event) = event else { return vec![Seen::Lost] };
-    if event.need_rescan() {
-        return vec![Seen::Lost];
+/// Folds an event into what its folder's tenants have to look at. On the thread of the watch: it waits for nobody.
+fn tell(told: &Mutex<ByFolder>, event: notify::Result<Event>) {
+    let told = told.lock().unwrap_or_else(PoisonError::into_inner);
+    let all = || told.values().flatten().filter_map(Weak::upgrade);
+    let event = match event {
+        Ok(event) if !event.need_rescan() => event,
+        // The system lost events, and does not say whose.
+        _ => return all().for_each(|dirty| dirty.note_whole()),
+    };
+    if matches!(event.kind, EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_))) {
+        // Of a folder itself: what is watched is no more what its path leads to.
+        let folders = event.paths.iter().filter_map(|path| told.get(path)).flatten();
+        folders.filter_map(Weak::upgrade).for_each(|dirty| dirty.note_lost());
     }
     let settles_in = match event.kind {
         EventKind::Access(AccessKind::Close(AccessMode::Write))
         | EventKind::Remove(_)
         | EventKind::Modify(ModifyKind::Name(_)) => SETTLE_CLOSED,
         EventKind::Create(_) | EventKind::Modify(_) | EventKind::Any | EventKind::Other => SETTLE_OPEN,
-        EventKind::Access(_) => return Vec::new(),
+        EventKind::Access(_) => return,
     };
-    let files = event.paths.into_iter().filter(|path| super::loader::is_component_file(path));
-    files.map(|path| Seen::File { path, settles_in }).collect()
+    for path in event.paths.into_iter().filter(|path| is_component_file(path)) {
+        let Some(listeners) = path.parent().and_then(|folder| told.get(folder)) else { continue };
+        for dirty in listeners.iter().filter_map(Weak::upgrade) {
+            dirty.note(path.clone(), settles_in);
+        }
+    }
 }

@@ -131,7 +131,7 @@ impl KeySource {
 /// Makes a file of its owner's that appears whole, unless it is there already.
 fn create(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let dir = path.parent().unwrap_or(path);
-    fs::create_dir_all(dir)?;
+    crate::files::private_folder(dir)?;
     let temporary = crate::files::temporary(path)?;
     let written = crate::files::private(&temporary).and_then(|mut file| {
         file.write_all(bytes)?;

@@ -2,17 +2,18 @@
 //!
 //! Files are opened when first used and closed when idle; one budget of cache is divided among them. [`file`] is one file and its group commit, [`space`] the turns of a space's
 //! transactions, [`transaction`] their overlay. Reads and writes are synchronous inside: a read is a look into a cache or one read of the file, and waiting for the
-//! disk happens on threads where that is allowed.
+//! disk happens on threads where that is allowed. A file is opened and closed under its tenant's [`Gate`], never under the lock of the map that all tenants share.
 
 mod base;
 mod commit;
 pub mod disk;
 mod file;
+mod gate;
 mod space;
 mod transaction;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError, Weak,
@@ -25,7 +26,7 @@ use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
 
-use self::{base::DurableSnapshot, disk::Disk, file::File};
+use self::{base::DurableSnapshot, disk::Disk, file::File, gate::Gate};
 use super::{Bounds, Snapshot, Space, Store, StoreError, Touched, Transaction, Unavailable};
 use crate::{call::ComponentName, tenant::TenantId};
 
@@ -64,8 +65,8 @@ struct Shared {
     touched: Arc<Touched>,
     closed: AtomicBool,
     open: Mutex<BTreeMap<TenantId, OpenFile>>,
-    /// One lock for each tenant whose file was ever opened.
-    opening: Mutex<BTreeMap<TenantId, Arc<Mutex<()>>>>,
+    /// One gate for each tenant whose file was ever opened or removed.
+    gates: Mutex<BTreeMap<TenantId, Arc<Gate>>>,
 }
 
 #[derive(Debug)]
@@ -78,11 +79,11 @@ struct OpenFile {
 impl EmbeddedStore {
     /// A store below `directory`, which is made if it does not exist. Opens no file yet. Needs a tokio runtime.
     pub fn new(directory: PathBuf, config: EmbeddedConfig, disk: Arc<dyn Disk>) -> std::io::Result<Self> {
-        std::fs::create_dir_all(&directory)?;
+        crate::files::private_folder(&directory)?;
         let idle = Duration::from_millis(config.idle_ms.max(1));
-        let (touched, closed, open, opening) = Default::default();
+        let (touched, closed, open, gates) = Default::default();
         let workers = Handle::current();
-        let shared = Arc::new(Shared { directory, config, disk, workers, touched, closed, open, opening });
+        let shared = Arc::new(Shared { directory, config, disk, workers, touched, closed, open, gates });
         tokio::spawn(close_idle(Arc::downgrade(&shared), idle));
         Ok(Self(shared))
     }
@@ -117,7 +118,8 @@ impl EmbeddedStore {
         copy.await.unwrap_or_else(|_| Err(StoreError::OutcomeUnknown))
     }
 
-    /// Removes everything that a tenant ever kept. Nobody should use it any more; who does writes into nothing.
+    /// Removes everything that a tenant ever kept. From then on the tenant's data is refused to everybody, a delivery in flight for one, until
+    /// [`Store::readmit`] says that there is a tenant of this name again.
     pub async fn remove(&self, tenant: &TenantId) -> Result<(), StoreError> {
         let (shared, tenant) = (Arc::clone(&self.0), tenant.clone());
         let removed = tokio::task::spawn_blocking(move || shared.remove(&tenant));
@@ -129,6 +131,7 @@ impl EmbeddedStore {
         let shared = Arc::clone(&self.0);
         let closed = tokio::task::spawn_blocking(move || {
             shared.closed.store(true, Ordering::Release);
+            // Under the lock: a file that is opened meanwhile is either here, or sees that the store is closed.
             let files = std::mem::take(&mut *shared.lock());
             files.into_values().for_each(|open| open.file.close_in_order());
         });
@@ -158,34 +161,34 @@ impl Shared {
 
     /// Opens a file, unless somebody else just has. Blocks, and only those who want the same file.
     fn open(&self, tenant: TenantId) -> Result<Arc<File>, StoreError> {
-        let opening = Arc::clone(self.lock_opening().entry(tenant.clone()).or_default());
-        let _one_at_a_time = opening.lock().unwrap_or_else(PoisonError::into_inner);
+        let gate = self.gate(&tenant);
+        let _one_at_a_time = gate.enter();
         if let Some(file) = self.opened(&tenant) {
             return Ok(file);
         }
-        let cache_bytes = {
-            let mut open = self.lock();
-            open.remove(&tenant);
-            self.make_room(&mut open);
-            let granted: usize = open.values().map(|file| file.cache_bytes).sum();
-            // Half of what is left: the first file, which on most hosts is the only one, has much, and there is always some for the next.
-            (self.config.cache_bytes.saturating_sub(granted) / 2).max(MIN_CACHE_BYTES)
-        };
+        if gate.is_removed() {
+            return Err(Unavailable::Removed { tenant }.into());
+        }
+        // One that has failed. It is let go of when the map's lock is.
+        let broken = self.lock().remove(&tenant);
+        drop(broken);
+        self.make_room();
+        let granted: usize = self.lock().values().map(|file| file.cache_bytes).sum();
+        // Half of what is left: the first file, which on most hosts is the only one, has much, and there is always some for the next.
+        let cache_bytes = (self.config.cache_bytes.saturating_sub(granted) / 2).max(MIN_CACHE_BYTES);
         let path = self.path(&tenant);
         if self.closed.load(Ordering::Acquire) {
             return Err(Unavailable::Closed { path }.into());
         }
-        let touched = Arc::clone(&self.touched);
-        let file = Arc::new(File::open(
-            tenant.clone(),
-            path,
-            Arc::clone(&self.disk),
-            self.workers.clone(),
-            cache_bytes,
-            touched,
-        )?);
-        let open = OpenFile { file: Arc::clone(&file), cache_bytes, used: Instant::now() };
-        self.lock().insert(tenant, open);
+        let (disk, workers, touched) = (Arc::clone(&self.disk), self.workers.clone(), Arc::clone(&self.touched));
+        let file = Arc::new(File::open(tenant.clone(), path.clone(), disk, workers, cache_bytes, touched)?);
+        let opened = OpenFile { file: Arc::clone(&file), cache_bytes, used: Instant::now() };
+        let mut open = self.lock();
+        if self.closed.load(Ordering::Acquire) {
+            drop(open);
+            return Err(Unavailable::Closed { path }.into());
+        }
+        open.insert(tenant, opened);
         Ok(file)
     }
 
@@ -194,9 +197,11 @@ impl Shared {
     }
 
     fn remove(&self, tenant: &TenantId) -> Result<(), StoreError> {
-        let opening = Arc::clone(self.lock_opening().entry(tenant.clone()).or_default());
-        let _nobody_opens_it = opening.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(open) = self.lock().remove(tenant) {
+        let gate = self.gate(tenant);
+        let _nobody_opens_it = gate.enter();
+        gate.set_removed(true);
+        let open = self.lock().remove(tenant);
+        if let Some(open) = open {
             open.file.close_in_order();
         }
         let path = self.path(tenant);
@@ -208,8 +213,9 @@ impl Shared {
         }
     }
 
-    fn lock_opening(&self) -> std::sync::MutexGuard<'_, BTreeMap<TenantId, Arc<Mutex<()>>>> {
-        self.opening.lock().unwrap_or_else(PoisonError::into_inner)
+    fn gate(&self, tenant: &TenantId) -> Arc<Gate> {
+        let mut gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(gates.entry(tenant.clone()).or_default())
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<TenantId, OpenFile>> {
@@ -217,12 +223,36 @@ impl Shared {
     }
 
     /// Closes the files idle for longest until one more may be opened. Files in use stay: the limit gives way to the work.
-    fn make_room(&self, open: &mut BTreeMap<TenantId, OpenFile>) {
-        while open.len() >= self.config.max_open_files.max(1) {
-            let idle = open.iter().filter(|(_, file)| file.is_idle()).min_by_key(|(_, file)| file.used);
-            let Some(tenant) = idle.map(|(tenant, _)| tenant.clone()) else { return };
-            open.remove(&tenant);
+    fn make_room(&self) {
+        let mut in_use = BTreeSet::new();
+        loop {
+            let idlest = {
+                let open = self.lock();
+                if open.len() < self.config.max_open_files.max(1) {
+                    return;
+                }
+                let idle = open.iter().filter(|(tenant, file)| file.is_idle() && !in_use.contains(*tenant));
+                idle.min_by_key(|(_, file)| file.used).map(|(tenant, _)| tenant.clone())
+            };
+            let Some(tenant) = idlest else { return };
+            if !self.close_idle(&tenant, Duration::ZERO) {
+                in_use.insert(tenant);
+            }
         }
+    }
+
+    /// Closes a tenant's file if nobody has used it for this long; whether it did. Closing writes to the disk, so the map's lock is not held meanwhile: only those
+    /// who want this file wait.
+    fn close_idle(&self, tenant: &TenantId, idle: Duration) -> bool {
+        let gate = self.gate(tenant);
+        // Somebody opens or closes it now.
+        let Some(_one_at_a_time) = gate.try_enter() else { return false };
+        let closed = {
+            let mut open = self.lock();
+            let is_idle = open.get(tenant).is_some_and(|file| file.is_idle() && file.used.elapsed() >= idle);
+            is_idle.then(|| open.remove(tenant)).flatten()
+        };
+        closed.is_some()
     }
 }
 
@@ -239,10 +269,13 @@ async fn close_idle(shared: Weak<Shared>, idle: Duration) {
         let Some(shared) = shared.upgrade() else { return };
         // Closing writes to the disk.
         let closed = tokio::task::spawn_blocking(move || {
-            shared.lock().retain(|_, file| !file.is_idle() || file.used.elapsed() < idle);
+            let open: Vec<TenantId> = shared.lock().keys().cloned().collect();
+            for tenant in &open {
+                shared.close_idle(tenant, idle);
+            }
         });
-        if closed.await.is_err() {
-            return;
+        if let Err(error) = closed.await {
+            tracing::error!(%error, "a file of the store was not closed in order");
         }
     }
 }
@@ -285,6 +318,10 @@ impl Store for EmbeddedStore {
 
     fn touched(&self) -> &Touched {
         &self.0.touched
+    }
+
+    fn readmit(&self, tenant: &TenantId) {
+        self.0.gate(tenant).set_removed(false);
     }
 }
 

@@ -3,7 +3,10 @@
 
 use std::{
     num::NonZeroU32,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -28,6 +31,9 @@ pub struct Door {
     shared: usize,
     /// What it is refused.
     pub refusals: Refusals,
+    /// What a large result takes while it is written: one at a time.
+    pub writers: Semaphore,
+    streams: Arc<AtomicU64>,
 }
 
 impl Default for Door {
@@ -41,7 +47,20 @@ impl Door {
     fn new(processors: usize) -> Self {
         let (alone, shared) = (processors.saturating_mul(PLACES), processors.saturating_sub(1).max(1));
         let places = Arc::new(Semaphore::new(alone.saturating_mul(shared)));
-        Self { places, alone, shared, refusals: Refusals::default() }
+        let (writers, streams) = (Semaphore::new(1), Arc::default());
+        Self { places, alone, shared, refusals: Refusals::default(), writers, streams }
+    }
+
+    /// One more standing stream, if there are less than `most`.
+    pub fn stream(&self, most: u64) -> Option<StreamPermit> {
+        let add = |open: u64| open.checked_add(1).filter(|sum| *sum <= most);
+        self.streams.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add).ok()?;
+        Some(StreamPermit(Arc::clone(&self.streams)))
+    }
+
+    /// Standing streams that are open.
+    pub fn streams(&self) -> u64 {
+        self.streams.load(Ordering::Relaxed)
     }
 
     /// Waits for a place. While several tenants use the host, a tenant's requests take as many places as leave one processor to the others.
@@ -51,6 +70,16 @@ impl Door {
         let places = u32::try_from(permits).unwrap_or(u32::MAX);
         let entered = Arc::clone(&self.places).acquire_many_owned(places).await.ok();
         Place(Arc::new(Mutex::new(entered)))
+    }
+}
+
+/// Being one of a tenant's standing streams.
+#[derive(Debug)]
+pub struct StreamPermit(Arc<AtomicU64>);
+
+impl Drop for StreamPermit {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -131,6 +160,18 @@ mod tests {
                 assert!(timeout(SOON, door.enter(shared)).await.is_ok(), "who has left makes room");
             }
         }
+    }
+
+    #[test]
+    fn streams_have_a_bound_and_end() {
+        let door = Door::new(1);
+        let first = door.stream(2);
+        let second = door.stream(2);
+        assert!(first.is_some() && second.is_some() && door.stream(2).is_none());
+        drop(first);
+        assert!(door.stream(2).is_some());
+        drop(second);
+        assert_eq!(door.streams(), 0);
     }
 
     #[test]

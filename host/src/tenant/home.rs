@@ -13,15 +13,22 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::TenantId;
+use super::{Incarnation, TenantId};
 use crate::{
-    files::{lock, write_durably},
+    files::{lock, narrow, narrow_all, private_folder, write_durably},
+    secrets::KEY_FILE,
     wasm::limits::{TenantLimits, TenantLimitsPatch},
 };
 
 /// The version of the settings file that this host reads and writes.
 const FORMAT_VERSION: u32 = 1;
 const SETTINGS: &str = "tenant.toml";
+/// A tenant's tools, in its folder.
+const TOOLS: &str = "tools";
+/// The other tenants' folders, in the data directory.
+const TENANTS: &str = "tenants";
+/// Folders of the data directory that hold nothing but the host's files.
+const OWN_FOLDERS: [&str; 3] = ["store", "compiled", "grants"];
 
 /// Where all tenants' files are.
 #[derive(Debug, Clone)]
@@ -50,6 +57,9 @@ pub struct TenantSettings {
     /// Nobody of it may come in, and none of its tools runs.
     #[serde(default)]
     pub suspended: bool,
+    /// Which of the tenants that ever had its name it is.
+    #[serde(default, skip_serializing_if = "Incarnation::is_none")]
+    pub incarnation: Incarnation,
     /// When it was made.
     #[serde(default, with = "humantime_serde::option", skip_serializing_if = "Option::is_none")]
     pub created: Option<SystemTime>,
@@ -64,6 +74,7 @@ impl Default for TenantSettings {
             version: FORMAT_VERSION,
             pinned: true,
             suspended: false,
+            incarnation: Incarnation::default(),
             created: None,
             limits: TenantLimitsPatch::default(),
         }
@@ -109,6 +120,9 @@ pub enum HomeError {
     /// There is no such tenant.
     #[error("there is no tenant `{0}`; `mcpp tenant list` shows those there are")]
     Unknown(TenantId),
+    /// The name means the host itself.
+    #[error("no tenant may be called `{0}`: by that name the host means itself")]
+    Reserved(TenantId),
     /// The tenant is the host's own user.
     #[error("the tenant `local` is the host's own user: it is always there and cannot be {0}")]
     Local(&'static str),
@@ -135,7 +149,7 @@ impl Homes {
         let path = if *tenant == TenantId::local() {
             self.data.clone()
         } else {
-            self.data.join("tenants").join(tenant.as_str())
+            self.data.join(TENANTS).join(tenant.as_str())
         };
         Home { tenant: tenant.clone(), path }
     }
@@ -143,7 +157,7 @@ impl Homes {
     /// All tenants: `local`, then the others by name.
     pub fn list(&self) -> Result<Vec<Home>, HomeError> {
         let mut homes = vec![self.of(&TenantId::local())];
-        let folder = self.data.join("tenants");
+        let folder = self.data.join(TENANTS);
         let entries = match std::fs::read_dir(&folder) {
             Ok(entries) => entries,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(homes),
@@ -180,12 +194,16 @@ impl Homes {
         if self.find(tenant).is_ok() {
             return Err(HomeError::Exists(tenant.clone()));
         }
+        if tenant.is_reserved() {
+            return Err(HomeError::Reserved(tenant.clone()));
+        }
         let home = self.of(tenant);
         for folder in [home.tools(), home.grants()] {
-            std::fs::create_dir_all(&folder).map_err(failed(&folder))?;
+            private_folder(&folder).map_err(failed(&folder))?;
         }
         // The settings last: with them, the tenant is there.
-        home.write(&TenantSettings { created: Some(SystemTime::now()), ..settings })?;
+        let incarnation = Incarnation::random().map_err(failed(&home.path))?;
+        home.write(&TenantSettings { incarnation, created: Some(SystemTime::now()), ..settings })?;
         Ok(home)
     }
 
@@ -200,9 +218,39 @@ impl Homes {
         std::fs::remove_dir_all(&home.path).map_err(failed(&home.path))
     }
 
+    /// Makes the data directory if it is not there, and takes the rights to it and to all of the host's files in it from everybody but the owner. Folders that are not
+    /// the host's stay as they are, and so does a tenant's tools folder: it is made for its owner only, and an operator may open it to those who save builds there.
+    pub fn make_private(&self) -> io::Result<()> {
+        private_folder(&self.data)?;
+        let mut outcome = narrow(&self.data);
+        for folder in OWN_FOLDERS {
+            outcome = outcome.and(narrow_all(&self.data.join(folder), None));
+        }
+        let tenants = self.data.join(TENANTS);
+        match narrow(&tenants) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            narrowed => outcome = outcome.and(narrowed),
+        }
+        for entry in std::fs::read_dir(&tenants).into_iter().flatten().flatten() {
+            outcome = outcome.and(narrow_all(&entry.path(), Some(TOOLS)));
+        }
+        for entry in std::fs::read_dir(&self.data)?.flatten() {
+            // A key that others could read is refused when it is used: to narrow it would hide that it has leaked.
+            if entry.file_type().is_ok_and(|kind| kind.is_file()) && entry.file_name() != KEY_FILE {
+                outcome = outcome.and(narrow(&entry.path()));
+            }
+        }
+        outcome
+    }
+
     /// Where the tokens of all tenants are.
     pub fn tokens(&self) -> PathBuf {
         self.data.join("tokens.toml")
+    }
+
+    /// Where compiled components of this program itself are kept: by a name that no tenant can have.
+    pub fn compiled_built_in(&self) -> PathBuf {
+        self.data.join("compiled").join("_built-in")
     }
 
     /// Where compiled components of a tenant are kept.
@@ -219,7 +267,7 @@ impl Home {
 
     /// The folder of tools.
     pub fn tools(&self) -> PathBuf {
-        self.path.join("tools")
+        self.path.join(TOOLS)
     }
 
     /// What the operator has accepted of pinned components.
@@ -280,9 +328,18 @@ mod tests {
         assert_eq!(names(), std::slice::from_ref(&local));
         let settings = || toml::from_str::<TenantSettings>("version = 1\nlimits = { running = 3 }").expect("valid");
         let home = homes.add(&team, settings()).expect("made");
+        let first = home.settings().expect("read").incarnation;
+        assert!(!first.is_none());
         assert!(home.settings().expect("read").pinned, "what others bring waits to be accepted");
         assert!(matches!(homes.add(&team, settings()), Err(HomeError::Exists(_))));
         assert!(matches!(homes.add(&local, settings()), Err(HomeError::Exists(_))));
+        for name in ["built-in", "host", "mcpp"] {
+            let name = TenantId::new(name).expect("legal");
+            assert!(matches!(homes.add(&name, settings()), Err(HomeError::Reserved(_))), "{name}");
+        }
+        let built_in = homes.compiled_built_in();
+        let name = built_in.file_name().and_then(|name| name.to_str()).expect("a name");
+        assert!(TenantId::new(name).is_err(), "no tenant's cache is the built-in components'");
         assert_eq!(names(), [local.clone(), team.clone()]);
         assert_eq!(home.limits(&TenantLimits::default()).expect("read").running, 3);
         assert!(home.change(|settings| settings.suspended = true).expect("changed").suspended);
@@ -291,6 +348,9 @@ mod tests {
         assert!(matches!(home.settings(), Err(HomeError::Version { found: 2, .. })));
         std::fs::write(home.path.join(SETTINGS), "version = 1\nadmin = true").expect("written");
         assert!(matches!(home.settings(), Err(HomeError::Parse { .. })));
+        homes.remove(&team).expect("removed");
+        let again = homes.add(&team, settings()).expect("made again").settings().expect("read").incarnation;
+        assert_ne!(again, first, "one of the same name is another");
         homes.remove(&team).expect("removed");
         assert!(matches!(homes.remove(&team), Err(HomeError::Unknown(_))));
         assert!(matches!(homes.remove(&local), Err(HomeError::Local(_))));

@@ -1,21 +1,22 @@
 //! Bearer tokens: who may come in at the HTTP door, as whom, for how long.
 //!
 //! A token is shown once, when it is made; the host keeps a hash of it. While no token was ever made, whoever reaches the door is the local user, and
-//! the door opens on loopback only. From the first token on, a token is needed, also when all of them have expired or were revoked.
+//! the door opens on loopback only. From the first token on, a token is needed, also when all of them have expired or were revoked. The [`authenticator`] is what the door asks.
+
+pub mod authenticator;
 
 use std::{
     collections::BTreeSet,
-    io,
+    io::{self, Read as _},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant, SystemTime},
+    sync::Arc,
+    time::{Duration, SystemTime},
 };
 
-use arc_swap::ArcSwapOption;
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use serde::{Deserialize, Serialize};
 
-use super::{Principal, TenantId};
+use super::{Incarnation, Principal, TenantId, home::Homes};
 use crate::{
     files::{lock, write_durably},
     grants::ToolPattern,
@@ -23,13 +24,13 @@ use crate::{
 
 /// The version of the file that this host reads and writes.
 const FORMAT_VERSION: u32 = 1;
-/// A larger file is a mistake.
-const MAX_FILE_BYTES: u64 = 64 << 20;
+/// A larger file is refused: it is parsed as a whole whenever a token is made or revoked.
+pub const MAX_FILE_BYTES: u64 = 8 << 20;
+/// Tokens of one host, those that have expired included.
+pub const MAX_TOKENS: usize = 20_000;
 /// How every token begins, so that scanners find one that leaked.
 const PREFIX: &str = "mcpp_";
 const SECRET_BYTES: usize = 32;
-/// How soon a change of the file is seen.
-const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
 /// One token, as it is kept.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,6 +40,9 @@ pub struct Token {
     pub id: String,
     /// Whose tools it opens.
     pub tenant: TenantId,
+    /// Which of the tenants that ever had that name.
+    #[serde(default, skip_serializing_if = "Incarnation::is_none")]
+    pub incarnation: Incarnation,
     /// Who has it.
     pub subject: String,
     /// What its holder may do.
@@ -65,6 +69,7 @@ impl Token {
     fn principal(&self) -> Principal {
         Principal {
             tenant: self.tenant.clone(),
+            incarnation: self.incarnation.clone(),
             subject: self.subject.as_str().into(),
             scopes: Arc::new(self.scopes.clone()),
             tools: (!self.tools.is_empty()).then(|| self.tools.clone().into()),
@@ -119,6 +124,11 @@ pub enum TokensError {
     /// There is no such token.
     #[error("there is no token {0:?}; `mcpp token list` shows those there are")]
     Unknown(String),
+    /// There are as many tokens as there may be.
+    #[error(
+        "there are {MAX_TOKENS} tokens, or {MAX_FILE_BYTES} bytes of them, those that have expired included; revoke some with `mcpp token revoke`"
+    )]
+    TooMany,
     /// What is asked for is not legal.
     #[error("{0}")]
     Invalid(&'static str),
@@ -158,15 +168,19 @@ impl TokenFile {
         if !self.exists() {
             return Ok(None);
         }
-        let bytes = std::fs::metadata(&self.0).map_err(self.failed())?.len();
-        if bytes > MAX_FILE_BYTES {
-            return Err(self.failed()(io::Error::other("the file is too large")));
+        let mut text = String::new();
+        let file = std::fs::File::open(&self.0).map_err(self.failed())?;
+        file.take(MAX_FILE_BYTES.saturating_add(1)).read_to_string(&mut text).map_err(self.failed())?;
+        if !fits(&text) {
+            return Err(TokensError::TooMany);
         }
-        let text = std::fs::read_to_string(&self.0).map_err(self.failed())?;
         let file: File = toml::from_str(&text)
             .map_err(|source| TokensError::Parse { path: self.0.clone(), source: Box::new(source) })?;
         if file.version != FORMAT_VERSION {
             return Err(TokensError::Version { path: self.0.clone(), found: file.version });
+        }
+        if file.tokens.len() > MAX_TOKENS {
+            return Err(TokensError::TooMany);
         }
         Ok(Some(file.tokens))
     }
@@ -174,6 +188,9 @@ impl TokenFile {
     fn write(&self, tokens: Vec<Token>) -> Result<(), TokensError> {
         let text = toml::to_string(&File { version: FORMAT_VERSION, tokens })
             .map_err(|error| self.failed()(io::Error::other(error)))?;
+        if !fits(&text) {
+            return Err(TokensError::TooMany);
+        }
         write_durably(&self.0, text.as_bytes()).map_err(self.failed())
     }
 
@@ -192,6 +209,7 @@ impl TokenFile {
         let now = SystemTime::now();
         let token = Token {
             id: id.clone(),
+            incarnation: self.incarnation(&new.tenant),
             tenant: new.tenant,
             subject: new.subject,
             scopes: new.scopes,
@@ -202,9 +220,18 @@ impl TokenFile {
         };
         let _one_at_a_time = lock(&self.0).map_err(self.failed())?;
         let mut tokens = self.read()?.unwrap_or_default();
+        if tokens.len() >= MAX_TOKENS {
+            return Err(TokensError::TooMany);
+        }
         tokens.push(token.clone());
         self.write(tokens)?;
         Ok((token, format!("{PREFIX}{id}_{secret}")))
+    }
+
+    /// Which tenant of that name there is now. The file lies in the data directory, where tenants' settings are.
+    fn incarnation(&self, tenant: &TenantId) -> Incarnation {
+        let homes = Homes::new(self.0.parent().map(Path::to_owned).unwrap_or_default());
+        homes.find(tenant).and_then(|home| home.settings()).map(|settings| settings.incarnation).unwrap_or_default()
     }
 
     /// Makes a token useless, and forgets it.
@@ -229,6 +256,10 @@ impl TokenFile {
     }
 }
 
+fn fits(text: &str) -> bool {
+    u64::try_from(text.len()).is_ok_and(|bytes| bytes <= MAX_FILE_BYTES)
+}
+
 /// Random bytes as text, and the hash of that text.
 fn random<const N: usize>() -> io::Result<(String, String)> {
     let mut bytes = [0; N];
@@ -242,177 +273,47 @@ fn hash(secret: &str) -> blake3::Hash {
     blake3::hash(secret.as_bytes())
 }
 
-/// Why somebody may not come in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Stranger {
-    /// There is no token.
-    #[error("a bearer token is needed; the operator makes one with `mcpp token create`")]
-    NoToken,
-    /// There is something that is no token.
-    #[error("the Authorization header is not `Bearer TOKEN`")]
-    Malformed,
-    /// The token is not known: it never was, or it was revoked.
-    #[error("the token is not valid")]
-    Unknown,
-    /// The token has ended.
-    #[error("the token has expired")]
-    Expired,
-    /// The tokens cannot be read now.
-    #[error("tokens cannot be checked now")]
-    Unreadable,
-}
-
-/// Who is at the door, by token.
-#[derive(Debug)]
-pub struct Authenticator {
-    file: TokenFile,
-    known: ArcSwapOption<Result<Vec<Token>, ()>>,
-    looked: Mutex<Option<(Instant, Option<Stamp>)>>,
-}
-
-/// What changes when a file is written.
-type Stamp = (SystemTime, u64, u64);
-
-impl Authenticator {
-    /// Knows the tokens in `file`, and sees when they change.
-    pub fn new(file: TokenFile) -> Self {
-        Self { file, known: ArcSwapOption::empty(), looked: Mutex::new(None) }
-    }
-
-    /// Whether a token is needed.
-    pub fn is_on(&self) -> bool {
-        self.look();
-        self.known.load().is_some()
-    }
-
-    /// Who has this token; the local user where no token is needed.
-    pub fn check(&self, token: Option<&str>) -> Result<Principal, Stranger> {
-        self.look();
-        let known = self.known.load_full();
-        let Some(known) = known else { return Ok(Principal::local_user()) };
-        let Ok(known) = &*known else { return Err(Stranger::Unreadable) };
-        let token = token.ok_or(Stranger::NoToken)?;
-        let (id, secret) = token.strip_prefix(PREFIX).and_then(|rest| rest.split_once('_')).ok_or(Stranger::Unknown)?;
-        let found = known.iter().find(|known| known.id == id).ok_or(Stranger::Unknown)?;
-        let kept = blake3::Hash::from_hex(&found.hash).map_err(|_| Stranger::Unknown)?;
-        // `blake3::Hash` compares in constant time.
-        if hash(secret) != kept {
-            return Err(Stranger::Unknown);
-        }
-        if found.is_expired(SystemTime::now()) {
-            return Err(Stranger::Expired);
-        }
-        Ok(found.principal())
-    }
-
-    /// Whether the principal could still come in.
-    pub fn still_knows(&self, principal: &Principal) -> bool {
-        self.look();
-        match self.known.load_full().as_deref() {
-            None => *principal == Principal::local_user(),
-            Some(Err(())) => false,
-            Some(Ok(known)) => {
-                let now = SystemTime::now();
-                known.iter().any(|token| !token.is_expired(now) && token.principal() == *principal)
-            }
-        }
-    }
-
-    /// Reads the file again if it has changed.
-    fn look(&self) {
-        let mut looked = self.looked.lock().unwrap_or_else(PoisonError::into_inner);
-        if looked.as_ref().is_some_and(|(when, _)| when.elapsed() < LOOK_AGAIN) {
-            return;
-        }
-        let stamp = stamp(&self.file.0);
-        if looked.as_ref().is_none_or(|(_, before)| *before != stamp) {
-            let read = match self.file.read() {
-                Ok(tokens) => tokens.map(|tokens| Arc::new(Ok(tokens))),
-                Err(error) => {
-                    tracing::error!(error = crate::telemetry::chain(&error), "nobody is let in");
-                    Some(Arc::new(Err(())))
-                }
-            };
-            // Once a token was needed it is needed until the host starts anew: a file that vanished lets nobody in.
-            let vanished = read.is_none() && self.known.load().is_some();
-            self.known.store(if vanished { Some(Arc::new(Ok(Vec::new()))) } else { read });
-        }
-        *looked = Some((Instant::now(), stamp));
-    }
-}
-
-fn stamp(path: &Path) -> Option<Stamp> {
-    let meta = std::fs::metadata(path).ok()?;
-    #[cfg(unix)]
-    let inode = std::os::unix::fs::MetadataExt::ino(&meta);
-    Some((meta.modified().ok()?, meta.len(), inode))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::tenant::SCOPE_TOOLS;
 
-    fn new(subject: &str, good_for: Option<Duration>) -> NewToken {
+    fn new(subject: &str) -> NewToken {
         NewToken {
             tenant: TenantId::new("team").expect("legal"),
             subject: subject.to_owned(),
             scopes: BTreeSet::from([SCOPE_TOOLS.to_owned()]),
             tools: Vec::new(),
-            good_for,
+            good_for: None,
         }
     }
 
     #[test]
-    fn a_token_opens_until_it_is_revoked_and_is_nowhere_to_read() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join("tokens.toml");
-        let file = TokenFile::new(path.clone());
-        let fresh = || Authenticator::new(file.clone());
-        assert_eq!(fresh().check(None).expect("one user"), Principal::local_user());
-        let (kept, token) = file.create(new("alice", None)).expect("made");
-        let (_, short) = file.create(new("bob", Some(Duration::ZERO))).expect("made");
-        let text = std::fs::read_to_string(&path).expect("text");
-        assert!(!text.contains(token.rsplit('_').next().expect("a secret")));
-        let door = fresh();
-        assert_eq!(&*door.check(Some(&token)).expect("known").subject, "alice");
-        for (shown, why) in [
-            (None, Stranger::NoToken),
-            (Some(""), Stranger::Unknown),
-            (Some("mcpp_"), Stranger::Unknown),
-            (Some(&token[..token.len() - 1]), Stranger::Unknown),
-            (Some(&*format!("{token}x")), Stranger::Unknown),
-            (Some(&*format!("mcpp_{}_", kept.id)), Stranger::Unknown),
-            (Some(&*format!("mcpp_{}_{}", kept.id, kept.hash)), Stranger::Unknown),
-            (Some(&short), Stranger::Expired),
-        ] {
-            assert_eq!(door.check(shown), Err(why), "{shown:?}");
-        }
-        let alice = door.check(Some(&token)).expect("known");
-        assert!(door.still_knows(&alice) && !door.still_knows(&Principal::local_user()));
-        file.revoke(&kept.id).expect("revoked");
-        assert_eq!(fresh().check(Some(&token)), Err(Stranger::Unknown));
-        file.revoke_all(&kept.tenant).expect("revoked");
-        assert_eq!(fresh().check(None), Err(Stranger::NoToken), "a token is needed once there was one");
-        std::fs::write(&path, "version = 1\n[[tokens]]\nid = 'x'\n").expect("written");
-        assert_eq!(fresh().check(Some(&token)), Err(Stranger::Unreadable));
-        for subject in ["", "system:queue", "a\nb"] {
-            assert!(file.create(new(subject, None)).is_err(), "{subject:?}");
-        }
-    }
-
-    #[test]
-    fn a_file_that_vanishes_lets_nobody_in() {
+    fn subjects_are_checked() {
         let folder = tempfile::tempdir().expect("a folder");
         let file = TokenFile::new(folder.path().join("tokens.toml"));
-        file.create(new("alice", None)).expect("made");
-        let door = Authenticator::new(file.clone());
-        assert_eq!(door.check(None), Err(Stranger::NoToken));
-        std::fs::remove_file(&file.0).expect("removed");
-        // As if some time had passed.
-        if let Some((when, _)) = door.looked.lock().expect("whole").as_mut() {
-            *when -= 2 * LOOK_AGAIN;
+        for subject in ["", "system:queue", "a\nb"] {
+            assert!(file.create(new(subject)).is_err(), "{subject:?}");
         }
-        assert_eq!(door.check(None), Err(Stranger::NoToken));
+    }
+
+    #[test]
+    fn tokens_are_bounded_in_number_and_in_bytes() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = TokenFile::new(folder.path().join("tokens.toml"));
+        let (kept, _) = file.create(new("alice")).expect("made");
+        let numbered = |number: usize| Token { id: format!("t{number}"), ..kept.clone() };
+        file.write((1..MAX_TOKENS).map(numbered).collect()).expect("one less than there may be");
+        let (last, _) = file.create(new("alice")).expect("made");
+        assert_eq!(file.read().expect("read").expect("some").len(), MAX_TOKENS);
+        assert!(matches!(file.create(new("alice")), Err(TokensError::TooMany)));
+        file.revoke(&last.id).expect("there is room to revoke when there is none to make");
+        file.create(new("alice")).expect("made");
+        file.write((0..=MAX_TOKENS).map(numbered).collect()).expect("written by another hand");
+        assert!(matches!(file.read(), Err(TokensError::TooMany)));
+        let large = Token { tools: vec!["t*".parse().expect("a pattern"); 2 << 20], ..kept };
+        assert!(matches!(file.write(vec![large]), Err(TokensError::TooMany)));
+        std::fs::write(&file.0, vec![b'#'; 1 + usize::try_from(MAX_FILE_BYTES).expect("fits")]).expect("written");
+        assert!(matches!(file.read(), Err(TokensError::TooMany)));
     }
 }

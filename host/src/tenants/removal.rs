@@ -1,9 +1,10 @@
-//! Taking a tenant out of a host: what it had is copied if somebody wants it, then nothing of it stays.
+//! Taking a tenant out of a host: what it had is copied if the operator wants it, then nothing of it stays. The copy is its owner's only, as the data was.
 
 use std::path::{Path, PathBuf};
 
 use super::TenantsError;
 use crate::{
+    files::{copy_privately, new_folder},
     store::embedded::EmbeddedStore,
     tenant::{TenantId, home::Homes, tokens::TokenFile},
 };
@@ -21,7 +22,7 @@ pub async fn remove(
     let home = homes.find(tenant)?;
     let mut entries = 0;
     if let Some(target) = export {
-        std::fs::create_dir(target).map_err(failed(target))?;
+        new_folder(target).map_err(failed(target))?;
         if store.tenants().map_err(failed(target))?.contains(tenant) {
             entries = store.backup(tenant, &target.join("data.redb"), |_| {}).await?;
         }
@@ -45,9 +46,9 @@ pub async fn remove(
 fn copy(from: &Path, to: &Path) -> Result<(), TenantsError> {
     let Ok(meta) = std::fs::symlink_metadata(from) else { return Ok(()) };
     if meta.is_file() {
-        std::fs::copy(from, to).map_err(failed(from))?;
+        copy_privately(from, to).map_err(failed(from))?;
     } else if meta.is_dir() {
-        std::fs::create_dir(to).map_err(failed(to))?;
+        new_folder(to).map_err(failed(to))?;
         for entry in std::fs::read_dir(from).map_err(failed(from))? {
             let entry = entry.map_err(failed(from))?;
             copy(&entry.path(), &to.join(entry.file_name()))?;

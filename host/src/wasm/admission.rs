@@ -1,10 +1,13 @@
 //! How many instances there may be, running and waiting, and how long a call queues for one: for the host, and for each tenant.
 //!
 //! A call holds a place among the running instances, or, while it waits for something, one among the waiting; never both and never none. So waiting calls
-//! cannot starve running ones, a call that waits for a nested one leaves it room to run, and no queue is without a bound.
+//! cannot starve running ones, a call that waits for a nested one leaves it room to run, and no queue is without a bound. Where its tenant has all the places among the
+//! waiting that it may have, a call keeps the one among the running while it waits.
 //!
-//! Tenants share the places fairly: a freed place goes to the tenant that has the fewest, each has bounds of its own, and where there are several the last
+//! Tenants share the places of both kinds fairly: a freed place goes to the tenant that has the fewest, each has bounds of its own, and where there are several the last
 //! quarter of the places is kept for those that have almost none.
+
+mod parked;
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -18,6 +21,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+pub use self::parked::Parked;
 use super::{
     EngineConfig,
     limits::TenantLimits,
@@ -26,6 +30,7 @@ use super::{
 use crate::{
     call::CallError,
     memory::{Account, HostMemory, MemoryConfig},
+    permits::SharingRule,
     tenant::{TenantId, door::Door},
 };
 
@@ -114,11 +119,13 @@ impl Use {
 
 impl State {
     /// Whether one more instance of a tenant that has `own` may run, as far as the host is concerned.
-    fn has_room(&self, config: &EngineConfig, own: usize) -> bool {
-        let free = config.max_running.saturating_sub(self.running);
-        let kept = if self.shared { config.max_running / 4 } else { 0 };
-        let few = (config.max_running / 16).max(1);
-        free > kept || (free > 0 && own < few)
+    fn may_run(&self, config: &EngineConfig, own: usize) -> bool {
+        SharingRule { most: config.max_running, shared: self.shared }.has_room(self.running, own)
+    }
+
+    /// The same for one that waits.
+    fn may_wait(&self, config: &EngineConfig, own: usize) -> bool {
+        SharingRule { most: config.max_waiting, shared: self.shared }.has_room(self.waiting, own)
     }
 
     fn tenant(&mut self, share: &Share) -> &mut Use {
@@ -214,7 +221,7 @@ impl Admission {
             let of = state.tenant(share);
             (of.running, of.queued, of.line.is_empty() && of.returning.is_empty())
         };
-        if nobody_before && own < most && state.has_room(config, own) {
+        if nobody_before && own < most && state.may_run(config, own) {
             state.running = state.running.saturating_add(1);
             let of = state.tenant(share);
             of.running = of.running.saturating_add(1);
@@ -250,7 +257,7 @@ impl Admission {
         loop {
             let mut state = self.state();
             let State { tenants, .. } = &*state;
-            let fits = |of: &Use| of.wants() && state.has_room(&self.0.config, of.running);
+            let fits = |of: &Use| of.wants() && state.may_run(&self.0.config, of.running);
             let next = tenants.iter().filter(|(_, of)| fits(of)).min_by_key(|(_, of)| (of.running, of.served));
             let Some(tenant) = next.map(|(tenant, _)| tenant.clone()) else { return };
             state.served = state.served.wrapping_add(1);
@@ -276,6 +283,7 @@ enum Start {
 }
 
 /// Being in the queue; over when dropped.
+#[derive(Debug)]
 struct Queued {
     admission: Admission,
     tenant: TenantId,
@@ -390,188 +398,11 @@ impl Slot {
         drop(before);
     }
 
-    /// Changes from running to waiting; refused where too many wait already.
-    pub fn park(&self) -> Result<Parked<'_>, CallError> {
-        let most = number(self.share.limits.waiting);
-        let all = self.admission.0.config.max_waiting;
-        {
-            let mut state = self.admission.state();
-            if state.waiting >= all {
-                return Err(busy("instances wait", all));
-            }
-            let of = state.tenant(&self.share);
-            if of.waiting >= most {
-                return Err(busy("instances of this tenant wait", most));
-            }
-            of.waiting = of.waiting.saturating_add(1);
-            state.waiting = state.waiting.saturating_add(1);
-        }
-        let waiting = self.admission.place(&self.share.tenant, Kind::Waiting);
-        self.set_running(None);
-        Ok(Parked { slot: self, _waiting: waiting })
-    }
-}
-
-/// A place among the waiting.
-#[derive(Debug)]
-pub struct Parked<'a> {
-    slot: &'a Slot,
-    _waiting: Place,
-}
-
-impl Parked<'_> {
-    /// Changes back from waiting to running, when there is room.
-    pub async fn resume(self) {
-        let (turn, mine) = oneshot::channel();
-        let admission = &self.slot.admission;
-        admission.state().tenant(&self.slot.share).returning.push_back(Line { turn });
-        admission.settle();
-        if let Ok(place) = mine.await {
-            self.slot.set_running(Some(place));
-        }
+    /// The memory of the tenant.
+    pub fn memory(&self) -> &Arc<Account> {
+        &self.share.memory
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn config(max_running: usize, max_waiting: usize, max_queued: usize) -> EngineConfig {
-        EngineConfig { max_running, max_waiting, max_queued, queue_ms: 50, guest_threads: 1, ..EngineConfig::default() }
-    }
-
-    fn share(tenant: &str) -> Arc<Share> {
-        let memory = HostMemory::new(&MemoryConfig::default()).account(TenantLimits::default().memory());
-        Share::new(TenantId::new(tenant).expect("legal"), TenantLimits::default(), memory)
-    }
-
-    fn tool(most: usize) -> Arc<Semaphore> {
-        Arc::new(Semaphore::new(most))
-    }
-
-    async fn admit(admission: &Admission, share: &Arc<Share>, tool: &Arc<Semaphore>) -> Result<Slot, CallError> {
-        admission.admit(share, tool, 9, Instant::now() + Duration::from_secs(5), &CancellationToken::new()).await
-    }
-
-    #[tokio::test]
-    async fn a_waiting_call_makes_room_and_comes_back() {
-        let admission = Admission::new(&config(1, 1, 1));
-        let (me, tool) = (share("me"), tool(9));
-        let outer = admit(&admission, &me, &tool).await.expect("room");
-        assert!(matches!(admit(&admission, &me, &tool).await, Err(CallError::Busy { what: "instances run", .. })));
-        let parked = outer.park().expect("room to wait");
-        let inner = admit(&admission, &me, &tool).await.expect("the nested call runs");
-        assert!(matches!(inner.park(), Err(CallError::Busy { what: "instances wait", .. })));
-        assert_eq!((admission.running(), admission.waiting()), (1, 1));
-        drop(inner);
-        parked.resume().await;
-        assert_eq!((admission.running(), admission.waiting()), (1, 0));
-        drop(outer);
-        assert_eq!((admission.running(), admission.queued()), (0, 0));
-        assert!(admission.state().tenants.is_empty(), "an idle tenant is forgotten");
-    }
-
-    #[tokio::test]
-    async fn the_queue_has_a_bound() {
-        let admission = Admission::new(&config(1, 0, 1));
-        let (me, tool) = (share("me"), tool(9));
-        let _running = admit(&admission, &me, &tool).await.expect("room");
-        let (first, second) = tokio::join!(admit(&admission, &me, &tool), admit(&admission, &me, &tool));
-        assert!(matches!(first, Err(CallError::Busy { what: "instances run", .. })), "{first:?}");
-        assert!(matches!(second, Err(CallError::Busy { what: "calls queue", .. })), "{second:?}");
-        assert_eq!(admission.queued(), 0);
-    }
-
-    #[tokio::test]
-    async fn one_tool_cannot_take_all_places() {
-        let admission = Admission::new(&config(4, 0, 4));
-        let (me, tool) = (share("me"), tool(1));
-        let _first = admit(&admission, &me, &tool).await.expect("room");
-        assert!(matches!(
-            admit(&admission, &me, &tool).await,
-            Err(CallError::Busy { what: "instances of this tool run", .. })
-        ));
-    }
-
-    #[tokio::test]
-    async fn one_tenant_cannot_take_all_places() {
-        let admission = Admission::new(&config(8, 0, 8));
-        let (greedy, modest, tool) = (share("greedy"), share("modest"), tool(99));
-        admission.set_shared(true);
-        let mut held = Vec::new();
-        while let Ok(slot) = admit(&admission, &greedy, &tool).await {
-            held.push(slot);
-        }
-        assert_eq!(held.len(), 6, "a quarter is kept for others");
-        let _own = admit(&admission, &modest, &tool).await.expect("room for who has none");
-    }
-
-    #[tokio::test]
-    async fn a_tenants_own_bounds_hold() {
-        let limits = TenantLimits { running: 2, waiting: 1, queued: 1, ..TenantLimits::default() };
-        let admission = Admission::new(&config(8, 8, 8));
-        let (me, tool) = (Share::alone(limits), tool(99));
-        let first = admit(&admission, &me, &tool).await.expect("room");
-        let second = admit(&admission, &me, &tool).await.expect("room");
-        let (third, fourth) = tokio::join!(admit(&admission, &me, &tool), admit(&admission, &me, &tool));
-        let says = |result: Result<Slot, CallError>| result.expect_err("no room").to_string();
-        assert!(says(third).starts_with("busy: 2 instances of this tenant run"));
-        assert!(says(fourth).starts_with("busy: 1 calls of this tenant queue"));
-        let _parked = first.park().expect("room to wait");
-        let refused = second.park().expect_err("no room").to_string();
-        assert!(refused.starts_with("busy: 1 instances of this tenant wait"), "{refused}");
-    }
-
-    #[tokio::test]
-    async fn a_freed_place_goes_to_who_has_the_fewest() {
-        let admission = Admission::new(&EngineConfig { queue_ms: 5_000, ..config(2, 0, 100) });
-        let (greedy, modest, tool) = (share("greedy"), share("modest"), tool(99));
-        let mut held = vec![admit(&admission, &greedy, &tool).await.expect("room")];
-        held.push(admit(&admission, &greedy, &tool).await.expect("room"));
-        let mut queued = Vec::new();
-        for _ in 0..20 {
-            let (admission, greedy, tool) = (admission.clone(), Arc::clone(&greedy), Arc::clone(&tool));
-            queued.push(tokio::spawn(async move { admit(&admission, &greedy, &tool).await }));
-        }
-        let modest = {
-            let (admission, tool) = (admission.clone(), Arc::clone(&tool));
-            tokio::spawn(async move { admit(&admission, &modest, &tool).await })
-        };
-        while admission.queued() < 21 {
-            tokio::task::yield_now().await;
-        }
-        // One place, and it is not given back: who came last gets it, as the tenant has nothing yet.
-        let given = held.pop();
-        drop(given);
-        let modest = modest.await.expect("no panic").expect("the first free place");
-        assert_eq!(admission.of(&modest.share.tenant).0, 1);
-        drop((held, modest));
-        for call in queued {
-            drop(call.await.expect("no panic").expect("a place in the end"));
-        }
-        assert_eq!((admission.running(), admission.queued()), (0, 0));
-        assert!(admission.state().tenants.is_empty());
-    }
-
-    #[tokio::test]
-    async fn who_goes_away_leaves_no_trace() {
-        let admission = Admission::new(&EngineConfig { queue_ms: 5_000, ..config(1, 1, 100) });
-        let (me, tool) = (share("me"), tool(99));
-        let slot = admit(&admission, &me, &tool).await.expect("room");
-        for _ in 0..50 {
-            let mut queueing = Box::pin(admit(&admission, &me, &tool));
-            assert!(futures::poll!(&mut queueing).is_pending());
-        }
-        assert_eq!(admission.queued(), 0);
-        // An instance that is stopped while it comes back gives back what it was just given.
-        let parked = slot.park().expect("room to wait");
-        let other = admit(&admission, &me, &tool).await.expect("room");
-        let mut returning = Box::pin(parked.resume());
-        assert!(futures::poll!(&mut returning).is_pending());
-        drop(other);
-        drop(returning);
-        drop(slot);
-        assert_eq!((admission.running(), admission.waiting(), admission.queued()), (0, 0, 0));
-        assert!(admit(&admission, &me, &tool).await.is_ok());
-    }
-}
+mod tests;

@@ -10,15 +10,15 @@
 use std::{
     fs, io,
     path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
     time::SystemTime,
 };
 
 use wasmtime::component::Component;
 
+use super::compile::MachineCode;
 use crate::files::write_atomically;
 
-/// All entries together; the least recently used go first.
-const MAX_CACHE_BYTES: u64 = 2 << 30;
 const KEY_BYTES: usize = 32;
 const MAC_BYTES: usize = 32;
 
@@ -27,19 +27,40 @@ const MAC_BYTES: usize = 32;
 pub struct Cache {
     dir: PathBuf,
     key: [u8; KEY_BYTES],
+    /// All entries together, in bytes; the least recently used make room.
+    bound: u64,
+    /// One makes room at a time.
+    storing: Mutex<()>,
 }
 
 /// What an entry is of: a component, and the engine that is to run it.
-struct Digest {
+#[derive(Debug, Clone)]
+pub struct Digest {
     wasm: blake3::Hash,
     engine: [u8; 32],
 }
 
 impl Digest {
-    fn entry_name(&self) -> String {
+    /// Of a component on an engine.
+    pub fn new(engine: &wasmtime::Engine, wasm: &[u8]) -> Self {
+        Self { wasm: blake3::hash(wasm), engine: engine_hash(engine) }
+    }
+
+    /// The component's part of it.
+    pub fn wasm(&self) -> blake3::Hash {
+        self.wasm
+    }
+
+    /// The engine's part of it.
+    pub fn engine(&self) -> [u8; 32] {
+        self.engine
+    }
+
+    /// Both as one.
+    pub fn name_bytes(&self) -> [u8; 32] {
         let mut hasher = blake3::Hasher::new();
         hasher.update(self.wasm.as_bytes()).update(&self.engine);
-        hasher.finalize().to_hex().to_string()
+        *hasher.finalize().as_bytes()
     }
 }
 
@@ -53,40 +74,44 @@ pub struct CacheError {
 }
 
 impl Cache {
-    /// Opens or makes the cache in `dir`.
-    pub fn open(dir: &Path) -> Result<Self, CacheError> {
+    /// Opens or makes the cache in `dir`, which holds `bound` bytes at the most.
+    pub fn open(dir: &Path, bound: u64) -> Result<Self, CacheError> {
         let fail = |source| CacheError { path: dir.to_owned(), source };
-        fs::create_dir_all(dir).map_err(fail)?;
+        crate::files::private_folder(dir).map_err(fail)?;
         let key = load_or_make_key(&dir.join("key")).map_err(fail)?;
-        Ok(Self { dir: dir.to_owned(), key })
+        Ok(Self { dir: dir.to_owned(), key, bound, storing: Mutex::new(()) })
     }
 
-    /// Whether there is an entry of `wasm`; whether it is sound is seen when it is loaded.
-    pub fn has(&self, engine: &wasmtime::Engine, wasm: &[u8]) -> bool {
-        self.entry(engine, wasm).1.exists()
+    /// Where it is.
+    pub fn folder(&self) -> &Path {
+        &self.dir
     }
 
-    fn entry(&self, engine: &wasmtime::Engine, wasm: &[u8]) -> (Digest, PathBuf) {
-        let digest = Digest { wasm: blake3::hash(wasm), engine: engine_hash(engine) };
-        let path = self.dir.join(format!("{}.cwasm", digest.entry_name()));
-        (digest, path)
+    /// Whether there is an entry; whether it is sound is seen when it is loaded.
+    pub fn has(&self, digest: &Digest) -> bool {
+        self.path(digest).exists()
     }
 
-    /// The compiled form of `wasm`, from the cache or by compiling; whether it came from the cache.
-    pub fn load_or_compile(&self, engine: &wasmtime::Engine, wasm: &[u8]) -> wasmtime::Result<(Component, bool)> {
-        let (digest, path) = self.entry(engine, wasm);
-        if let Some(component) = self.load(engine, &path, &digest) {
-            return Ok((component, true));
-        }
-        let component = Component::new(engine, wasm)?;
-        let stored = component.serialize().map_err(io::Error::other).and_then(|code| self.store(&path, &digest, &code));
-        if let Err(error) = stored {
+    fn path(&self, digest: &Digest) -> PathBuf {
+        self.dir.join(format!("{}.cwasm", blake3::Hash::from_bytes(digest.name_bytes()).to_hex()))
+    }
+
+    /// How many bytes an entry has; none if there is none.
+    pub fn bytes(&self, digest: &Digest) -> Option<u64> {
+        Some(fs::metadata(self.path(digest)).ok()?.len())
+    }
+
+    /// Keeps what a child of this host has made. That it cannot is no reason to do without.
+    pub fn store(&self, digest: &Digest, code: &MachineCode) {
+        let path = self.path(digest);
+        if let Err(error) = self.try_store(&path, digest, code.as_bytes()) {
             tracing::warn!(path = %path.display(), %error, "a compiled component is not cached");
         }
-        Ok((component, false))
     }
 
-    fn load(&self, engine: &wasmtime::Engine, path: &Path, digest: &Digest) -> Option<Component> {
+    /// The compiled form of a component, if there is a sound one.
+    pub fn load(&self, engine: &wasmtime::Engine, digest: &Digest) -> Option<Component> {
+        let path = &self.path(digest);
         let entry = fs::read(path).ok()?;
         let Some((mac, code)) = entry.split_at_checked(MAC_BYTES) else {
             tracing::warn!(path = %path.display(), "a cached component is cut short; compiling again");
@@ -117,41 +142,53 @@ impl Cache {
         hasher.finalize()
     }
 
-    fn store(&self, path: &Path, digest: &Digest, code: &[u8]) -> io::Result<()> {
+    fn try_store(&self, path: &Path, digest: &Digest, code: &[u8]) -> io::Result<()> {
         let mut bytes = Vec::with_capacity(code.len().saturating_add(MAC_BYTES));
         bytes.extend_from_slice(self.mac(digest, code).as_bytes());
         bytes.extend_from_slice(code);
-        write_atomically(path, &bytes)?;
-        self.evict(path)
+        let size = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+        let _one_at_a_time = self.storing.lock().unwrap_or_else(PoisonError::into_inner);
+        let left = self.bound.checked_sub(size);
+        let left =
+            left.ok_or_else(|| io::Error::other(format!("its code has {size} bytes, and the cache {}", self.bound)))?;
+        self.make_room(left)?;
+        write_atomically(path, &bytes)
     }
 
-    /// Removes the least recently used entries until the rest fits, never `keep`.
-    fn evict(&self, keep: &Path) -> io::Result<()> {
+    /// Removes the least recently used entries until the rest has at most `most` bytes, and what writes that broke off left behind.
+    fn make_room(&self, most: u64) -> io::Result<()> {
         let mut entries = Vec::new();
         for entry in fs::read_dir(&self.dir)? {
             let entry = entry?;
-            let meta = entry.metadata()?;
-            if entry.path().extension().is_some_and(|extension| extension == "cwasm") {
-                entries.push((meta.modified()?, meta.len(), entry.path()));
+            let (meta, path) = (entry.metadata()?, entry.path());
+            let extension = path.extension().and_then(std::ffi::OsStr::to_str).unwrap_or_default();
+            if extension == "cwasm" {
+                entries.push((meta.modified()?, meta.len(), path));
+            } else if extension.starts_with("tmp-") {
+                fs::remove_file(&path)?;
             }
         }
         entries.sort();
         let mut total: u64 = entries.iter().map(|(_, bytes, _)| bytes).sum();
         for (_, bytes, path) in entries {
-            if total <= MAX_CACHE_BYTES {
+            if total <= most {
                 break;
             }
-            if path != keep {
-                fs::remove_file(&path)?;
-                total = total.saturating_sub(bytes);
-            }
+            fs::remove_file(&path)?;
+            total = total.saturating_sub(bytes);
         }
         Ok(())
     }
 }
 
+/// What a child of this host has made, ready to be linked.
+pub fn take(engine: &wasmtime::Engine, code: &MachineCode) -> wasmtime::Result<Component> {
+    // SAFETY: only a child of this host makes machine code of this type, for an engine that is configured as this one.
+    unsafe { Component::deserialize(engine, code.as_bytes()) }
+}
+
 /// Two engines that cannot run each other's code have different hashes.
-fn engine_hash(engine: &wasmtime::Engine) -> [u8; 32] {
+pub(super) fn engine_hash(engine: &wasmtime::Engine) -> [u8; 32] {
     use std::hash::{Hash as _, Hasher};
     #[derive(Default)]
     struct Collect(blake3::Hasher);
@@ -183,4 +220,36 @@ fn load_or_make_key(path: &Path) -> io::Result<[u8; KEY_BYTES]> {
     getrandom::fill(&mut key).map_err(io::Error::other)?;
     write_atomically(path, &key)?;
     Ok(key)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cache_makes_room_before_it_writes() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let engine = wasmtime::Engine::default();
+        let code = |n: usize| MachineCode::of_test(vec![0; n]);
+        let digest = |n: u8| Digest::new(&engine, &[n]);
+        let cache = Cache::open(folder.path(), 1_000).expect("a cache");
+        let age = |n: u8, seconds: u64| {
+            let past = SystemTime::now() - std::time::Duration::from_secs(seconds);
+            fs::File::open(cache.path(&digest(n))).and_then(|file| file.set_modified(past)).expect("an entry");
+        };
+        for n in 0..3 {
+            cache.store(&digest(n), &code(300));
+        }
+        age(0, 100);
+        age(1, 200);
+        fs::write(folder.path().join("x.tmp-1"), [0; 900]).expect("written");
+        cache.store(&digest(3), &code(300));
+        let has = |n: u8| cache.has(&digest(n));
+        assert_eq!([0, 1, 2, 3].map(has), [true, false, true, true], "the least recently used entry is gone");
+        assert!(!folder.path().join("x.tmp-1").exists(), "what a write left behind counts too, and goes");
+        cache.store(&digest(4), &code(1_000 - MAC_BYTES));
+        assert_eq!([0, 2, 3, 4].map(has), [false, false, false, true], "to the byte");
+        cache.store(&digest(5), &code(1_001 - MAC_BYTES));
+        assert_eq!([4, 5].map(has), [true, false], "what never fits takes nobody's place");
+    }
 }

@@ -2,18 +2,26 @@
 //!
 //! Nothing of a component runs before its imports are checked against its grant. A failed load changes nothing.
 
+mod error;
+
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use serde::Serialize;
 use tokio::{sync::Semaphore, time::Instant};
 use tokio_util::sync::CancellationToken;
 use wasmtime::component::{Component, InstancePre, types::ComponentItem};
 
+pub use self::error::LoadError;
 use super::{
-    Engine, EngineError,
+    Engine,
     admission::{Admission, Share},
     bindings::{ComponentPre, exports::mcpp::tool::tools::Tool as WitTool},
-    cache::Cache,
+    cache::{self, Digest},
+    compile::{
+        BuildError, Builds,
+        shape::{self, Shape},
+    },
     control::Control,
     docs::Docs,
     features::{Code, Features, Fuel},
@@ -25,12 +33,10 @@ use super::{
     state::State,
 };
 use crate::{
-    call::{CallError, ComponentName, InvalidComponentName},
-    capability::{self, Refused, files::FolderError},
-    grants::{ComponentGrant, GrantsError},
-    reload::accept::AcceptError,
-    store::StoreError,
-    tenant::TenantId,
+    call::ComponentName,
+    capability,
+    grants::ComponentGrant,
+    memory::{Account, MemoryUse, Reservation},
 };
 
 /// Largest component file, in bytes.
@@ -54,205 +60,14 @@ pub enum Origin {
     File(PathBuf),
 }
 
-/// Why a component is not loaded.
-#[derive(Debug, thiserror::Error)]
-pub enum LoadError {
-    /// Its name is not legal.
-    #[error("{0}; rename the file")]
-    Name(InvalidComponentName),
-    /// The file could not be read.
-    #[error("cannot read {path}")]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why not.
-        #[source]
-        source: std::io::Error,
-    },
-    /// The file is too large.
-    #[error("the file has {0} bytes; at most {MAX_COMPONENT_BYTES} are loaded")]
-    TooLarge(u64),
-    /// The file is empty.
-    #[error("the file is empty")]
-    Empty,
-    /// The file is no WebAssembly.
-    #[error("the file is not WebAssembly: it does not start with `\\0asm`")]
-    NotWasm,
-    /// The file is a core module.
-    #[error(
-        "the file is a core WebAssembly module, not a component; build it for `wasm32-wasip2`, or wrap it with `wasm-tools component new`"
-    )]
-    CoreModule,
-    /// There is no engine for it.
-    #[error("what it needs is not there: {}", crate::telemetry::chain(.0))]
-    Engine(#[from] EngineError),
-    /// It does not compile.
-    #[error("the component is not valid: {0}")]
-    Invalid(String),
-    /// Its grant is not valid.
-    #[error("its grant is not valid, so it has none: {}", crate::telemetry::chain(&**.0))]
-    Grant(Arc<GrantsError>),
-    /// Nobody has accepted it yet.
-    #[error("it waits until it is accepted: `mcpp accept {component} --tenant {tenant}`; {}", difference.join("; "))]
-    NotAccepted {
-        /// The component.
-        component: ComponentName,
-        /// Whose it is.
-        tenant: TenantId,
-        /// What is new in it.
-        difference: Vec<String>,
-    },
-    /// What was accepted is not known.
-    #[error(transparent)]
-    Accepted(#[from] AcceptError),
-    /// An import is refused.
-    #[error(transparent)]
-    Refused(#[from] Refused),
-    /// Its imports do not fit what the host has under the same name.
-    #[error("its imports do not match this host's interfaces: {0}")]
-    Link(String),
-    /// It speaks another version of the tool interface.
-    #[error("it exports `{0}`; this host speaks version 0.1 of it")]
-    ExportVersion(String),
-    /// It has no tools.
-    #[error("it exports no function, so it has no tools{}", notes(.0))]
-    NoTools(Vec<String>),
-    /// It has too many.
-    #[error("it has {0} tools; at most {MAX_TOOLS} are loaded")]
-    TooManyTools(usize),
-    /// Asked for its tools, it failed.
-    #[error("it could not list its tools: {0}")]
-    List(#[source] CallError),
-    /// A tool it lists is not legal.
-    #[error("its tool `{tool}` is refused: {reason}")]
-    Tool {
-        /// The tool's name as the component gives it.
-        tool: String,
-        /// What is wrong.
-        reason: String,
-    },
-    /// A tool's name is not legal, or two of its tools have it.
-    #[error(
-        "its tool `{tool}` is refused: {reason}; give it another name with `rename = {{ \"{tool}\" = \"…\" }}` in `grants/{component}.toml`"
-    )]
-    ToolName {
-        /// The tool's name as the component gives it.
-        tool: String,
-        /// What is wrong.
-        reason: String,
-        /// The component.
-        component: ComponentName,
-    },
-    /// Its grant is about a tool that it does not have.
-    #[error("`{key}` in its grant names `{tool}`, which is none of its tools{}", listed(.known))]
-    NoSuchTool {
-        /// Where the grant says so.
-        key: &'static str,
-        /// The name.
-        tool: String,
-        /// The tools it has.
-        known: Vec<String>,
-    },
-    /// The name is taken.
-    #[error("tool `{tool}` already belongs to component `{owner}`; rename one of them, in its grant or by its file")]
-    NameTaken {
-        /// The tool.
-        tool: String,
-        /// Who has it.
-        owner: String,
-    },
-    /// The component's own name is taken.
-    #[error("component `{name}` already comes from {owner}; rename this file or remove the other")]
-    ComponentTaken {
-        /// The component.
-        name: String,
-        /// Where it is from.
-        owner: String,
-    },
-    /// A topic it wants to be told of is not one.
-    #[error("it subscribes to {0:?}, which is not a topic: `<name>` or `<component>/<name>`")]
-    Topic(String),
-    /// It subscribes to too many.
-    #[error("it subscribes to {0} topics; at most {MAX_TOPICS} are allowed")]
-    TooManyTopics(usize),
-    /// A topic it wants to be told of is another component's, and not granted.
-    #[error(
-        "it subscribes to `{topic}` of another component; to grant it, add `subscribe = [\"{topic}\"]` to `grants/{component}.toml` and run `mcpp reload`"
-    )]
-    TopicNotGranted {
-        /// The topic.
-        topic: String,
-        /// The component.
-        component: String,
-    },
-    /// Its data has a newer format.
-    #[error(
-        "its data has format {data} and this build reads {build}; load a build for format {data}, or put back a backup"
-    )]
-    Downgrade {
-        /// The data's format.
-        data: u32,
-        /// The build's.
-        build: u32,
-    },
-    /// A migration has begun and another build is loaded.
-    #[error(
-        "a migration of its data from format {from} to {to} has begun and this build reads {build}; load a build for format {to}"
-    )]
-    MigrationUnderWay {
-        /// The data's format before.
-        from: u32,
-        /// The format after.
-        to: u32,
-        /// The build's.
-        build: u32,
-    },
-    /// The build before did not come to rest.
-    #[error("its data has to be migrated, and calls of the build before did not end within {seconds} s; it serves on")]
-    NotDrained {
-        /// How long they had.
-        seconds: u64,
-    },
-    /// It did not migrate.
-    #[error("it could not migrate its data: {0}")]
-    Migration(String),
-    /// A directory that is granted to it cannot be opened.
-    #[error(transparent)]
-    Files(#[from] FolderError),
-    /// Its store does not work.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// The host is stopping.
-    #[error("the host is stopping")]
-    Stopping,
-}
-
-impl From<InvalidComponentName> for LoadError {
-    fn from(error: InvalidComponentName) -> Self {
-        Self::Name(error)
+impl Origin {
+    /// The file, if it is from one.
+    pub fn file(&self) -> Option<&PathBuf> {
+        match self {
+            Self::BuiltIn => None,
+            Self::File(path) => Some(path),
+        }
     }
-}
-
-impl LoadError {
-    /// Whether the file looks like one that is still being written.
-    pub fn may_be_partial(&self) -> bool {
-        matches!(self, Self::Empty | Self::NotWasm | Self::Invalid(_) | Self::NoTools(_))
-    }
-}
-
-/// Some names, for an error.
-fn listed(names: &[String]) -> String {
-    const MOST: usize = 20;
-    let shown = names.iter().take(MOST).cloned().collect::<Vec<_>>().join(", ");
-    match names.len() {
-        0 => String::new(),
-        1..=MOST => format!(" ({shown})"),
-        _ => format!(" ({shown}, …)"),
-    }
-}
-
-fn notes(notes: &[String]) -> String {
-    if notes.is_empty() { String::new() } else { format!(" ({})", notes.join("; ")) }
 }
 
 /// A component whose code is compiled and not yet allowed to run. Clones share the code.
@@ -265,6 +80,7 @@ pub struct Compiled {
     bytes: usize,
     cached: bool,
     code: Code,
+    memory: Option<Arc<Reservation>>,
 }
 
 impl std::fmt::Debug for Compiled {
@@ -273,41 +89,145 @@ impl std::fmt::Debug for Compiled {
     }
 }
 
-/// Compiles `wasm`, or takes it from the cache. With [`Code::Baseline`], what is not in the cache is compiled by the fast compiler, if that can, and not kept.
-/// Blocks for as long as the compiler takes: call it where that is allowed.
-pub fn compile(
-    engine: &Engine,
-    cache: Option<&Cache>,
-    name: ComponentName,
-    wasm: &[u8],
-    fuel: Fuel,
-    code: Code,
-) -> Result<Compiled, LoadError> {
-    check_preamble(wasm)?;
-    let docs = Arc::new(Docs::read(wasm));
-    let done = |component, cached, code| {
-        Ok(Compiled { name, component, docs, digest: blake3::hash(wasm), bytes: wasm.len(), cached, code })
+/// What is to be compiled, and for whom.
+#[derive(Debug, Clone)]
+pub struct Source {
+    /// The component's name.
+    pub name: ComponentName,
+    /// Its bytes.
+    pub wasm: Bytes,
+    /// Whether its fuel is counted.
+    pub fuel: Fuel,
+    /// Which compiler is to make its code.
+    pub code: Code,
+    /// The most memory that a call of it may have, in bytes.
+    pub memory_bytes: u64,
+    /// Whose memory its code is; none for what is shipped with this program.
+    pub account: Option<Arc<Account>>,
+}
+
+/// Compiles a component, or takes it from the cache. With [`Code::Baseline`], what is not in the cache is compiled by the fast compiler, if that can, and not kept.
+pub async fn compile(engine: &Engine, builds: &Arc<Builds>, source: Source) -> Result<Compiled, LoadError> {
+    let (step, source) = {
+        let (engine, builds) = (engine.clone(), Arc::clone(builds));
+        apart(move || prepare(&engine, &builds, source)).await?
     };
-    let features = Features::of(wasm, fuel);
+    let step = match step {
+        Step::Done(compiled) => return Ok(compiled),
+        Step::Build(step) => step,
+    };
+    // A build that waits for its turn blocks no thread.
+    let permit = builds.permit().await?;
+    let (engine, shared) = (engine.clone(), Arc::clone(builds));
+    apart(move || {
+        // The child ends after a caller that no longer waits; its permit ends with it.
+        let _until_it_ends = permit;
+        build(&engine, &shared, source, step)
+    })
+    .await
+}
+
+/// Runs what blocks on a thread of its own.
+async fn apart<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, LoadError> + Send + 'static,
+) -> Result<T, LoadError> {
+    tokio::task::spawn_blocking(work).await.map_err(|_| LoadError::Stopping)?
+}
+
+/// What is next for a component that is to be compiled.
+enum Step {
+    Done(Compiled),
+    Build(Prepared),
+}
+
+/// What was found out about a component before it is compiled.
+struct Prepared {
+    docs: Arc<Docs>,
+    shape: Shape,
+    features: Features,
+    digest: Digest,
+}
+
+impl Prepared {
+    fn compiled(self, source: Source, component: Component, memory: Option<Arc<Reservation>>) -> Compiled {
+        let Source { name, wasm, code, .. } = source;
+        let (docs, digest) = (self.docs, self.digest.wasm());
+        Compiled { name, component, docs, digest, bytes: wasm.len(), cached: false, code, memory }
+    }
+}
+
+/// The cheap checks, and the cache.
+fn prepare(engine: &Engine, builds: &Builds, source: Source) -> Result<(Step, Source), LoadError> {
+    check_preamble(&source.wasm)?;
+    let shape = Shape::of(&source.wasm);
+    shape.check_memory(source.memory_bytes)?;
+    let features = Features::of(&source.wasm, source.fuel);
     let optimizing = engine.with(features)?;
-    if code == Code::Baseline && cache.is_none_or(|cache| !cache.has(optimizing, wasm)) {
-        // What this compiler cannot do, on this machine or for this component, the other one can; and what is wrong with a component, that one says.
-        let baseline = engine.with(Features { code, ..features }).ok();
-        if let Some(component) = baseline.and_then(|engine| Component::new(engine, wasm).ok()) {
-            return done(component, false, code);
+    let digest = Digest::new(optimizing, &source.wasm);
+    let prepared = Prepared { docs: Arc::new(Docs::read(&source.wasm)), shape, features, digest };
+    if let Some(cache) = builds.cache()
+        && let Some(bytes) = cache.bytes(&prepared.digest)
+    {
+        let memory = reserve(&source, &prepared.shape, bytes)?;
+        if let Some(component) = cache.load(optimizing, &prepared.digest) {
+            let mut compiled = prepared.compiled(source.clone(), component, memory);
+            (compiled.cached, compiled.code) = (true, Code::Optimized);
+            return Ok((Step::Done(compiled), source));
         }
     }
-    let compiled = match cache {
-        Some(cache) => cache.load_or_compile(optimizing, wasm),
-        None => Component::new(optimizing, wasm).map(|component| (component, false)),
-    };
-    let (component, cached) = compiled.map_err(|error| LoadError::Invalid(chain(&error)))?;
-    done(component, cached, Code::Optimized)
+    prepared.shape.check()?;
+    builds.refused_before(&prepared.digest)?;
+    shape::check_functions(&source.wasm)?;
+    Ok((Step::Build(prepared), source))
+}
+
+/// Compiles, by the fast compiler if that is asked for and it can: what it cannot do, on this machine or for this component, the other one can.
+fn build(engine: &Engine, builds: &Builds, mut source: Source, prepared: Prepared) -> Result<Compiled, LoadError> {
+    if source.code == Code::Baseline {
+        let features = Features { code: Code::Baseline, ..prepared.features };
+        let baseline = engine.with(features).ok();
+        let made = baseline.and_then(|engine| {
+            let digest = Digest::new(engine, &source.wasm);
+            Some((engine, builds.build(features, &source.wasm, &digest).ok()?))
+        });
+        if let Some((engine, code)) = made {
+            let memory = reserve(&source, &prepared.shape, length(code.as_bytes()))?;
+            if let Ok(component) = cache::take(engine, &code) {
+                return Ok(prepared.compiled(source, component, memory));
+            }
+        }
+    }
+    source.code = Code::Optimized;
+    let optimizing = engine.with(prepared.features)?;
+    let code = builds.build(prepared.features, &source.wasm, &prepared.digest)?;
+    let memory = reserve(&source, &prepared.shape, length(code.as_bytes()))?;
+    if let Some(cache) = builds.cache() {
+        cache.store(&prepared.digest, &code);
+    }
+    let component = cache::take(optimizing, &code).map_err(|error| BuildError::Child(chain(&error)))?;
+    Ok(prepared.compiled(source, component, memory))
+}
+
+/// Takes the memory of a component's code, and of the images of its memories, for as long as it is live.
+fn reserve(source: &Source, shape: &Shape, code_bytes: u64) -> Result<Option<Arc<Reservation>>, LoadError> {
+    let Some(account) = &source.account else { return Ok(None) };
+    let bytes = code_bytes.saturating_add(shape.image_bytes());
+    let reserved = account.reserve(MemoryUse::Code, bytes);
+    Ok(Some(Arc::new(reserved.map_err(|source| LoadError::Memory {
+        of: "its code and the images of its memories",
+        bytes,
+        source,
+    })?)))
+}
+
+fn length(bytes: &[u8]) -> u64 {
+    u64::try_from(bytes.len()).unwrap_or(u64::MAX)
 }
 
 /// Whether the optimized code of `wasm` is in the cache.
-pub fn is_optimized(engine: &Engine, cache: &Cache, wasm: &[u8], fuel: Fuel) -> bool {
-    engine.with(Features::of(wasm, fuel)).is_ok_and(|engine| cache.has(engine, wasm))
+pub fn is_optimized(engine: &Engine, builds: &Builds, wasm: &[u8], fuel: Fuel) -> bool {
+    let Some(cache) = builds.cache() else { return false };
+    engine.with(Features::of(wasm, fuel)).is_ok_and(|engine| cache.has(&Digest::new(engine, wasm)))
 }
 
 fn check_preamble(wasm: &[u8]) -> Result<(), LoadError> {
@@ -415,6 +335,8 @@ pub struct Loaded {
     pub migration: Option<(Migration, u32)>,
     /// What its author should know.
     pub notes: Vec<String>,
+    /// The memory of its code; none for what is shipped with this program.
+    pub memory: Option<Arc<Reservation>>,
 }
 
 /// One tool as its component describes it; nothing in it is checked yet.
@@ -433,7 +355,7 @@ impl Admitted {
         let name = compiled.name.shared();
         let (tools, notes) = match kind {
             Kind::Sdk(component) => (list_sdk(engine, admission, &name, component).await?, Vec::new()),
-            Kind::Plain(linked) => list_plain(&compiled, linked),
+            Kind::Plain(linked) => list_plain(&compiled, linked)?,
         };
         let handler = match handler {
             Some(handler) => {
@@ -463,8 +385,8 @@ impl Admitted {
             return Err(LoadError::TooManyTools(tools.len()));
         }
         let digest = compiled.digest.to_hex().to_string();
-        let Compiled { name, bytes, cached, code, .. } = compiled;
-        Ok(Loaded { name, digest, bytes, cached, code, tools, handler, migration, notes })
+        let Compiled { name, bytes, cached, code, memory, .. } = compiled;
+        Ok(Loaded { name, digest, bytes, cached, code, tools, handler, migration, notes, memory })
     }
 }
 
@@ -493,12 +415,13 @@ async fn list_sdk(
     Ok(listings.into_iter().map(tool).collect())
 }
 
-fn list_plain(compiled: &Compiled, linked: InstancePre<State>) -> (Vec<LoadedTool>, Vec<String>) {
+fn list_plain(compiled: &Compiled, linked: InstancePre<State>) -> Result<(Vec<LoadedTool>, Vec<String>), LoadError> {
     let (name, component) = (compiled.name.as_str(), &compiled.component);
-    let (functions, notes) = plain::functions(name, component, component.engine(), &compiled.docs);
+    let (functions, notes) =
+        plain::functions(name, component, component.engine(), &compiled.docs).map_err(LoadError::TooManyTools)?;
     let tool = |function: plain::PlainFunction| LoadedTool {
         listing: function.listing(),
         target: Target::Plain { component: linked.clone(), function: Arc::new(function) },
     };
-    (functions.into_iter().map(tool).collect(), notes)
+    Ok((functions.into_iter().map(tool).collect(), notes))
 }

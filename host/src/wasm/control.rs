@@ -17,7 +17,10 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{admission::Slot, limits::Limits, pace::Pace, redactor::Redactor};
-use crate::call::{Budget, CallError, Cost};
+use crate::{
+    call::{Budget, CallError, Cost},
+    memory::Account,
+};
 
 /// The trap that ends a guest when its call is stopped; the reason is in [`Control::stopped`].
 #[derive(Debug, thiserror::Error)]
@@ -30,6 +33,7 @@ pub struct Control {
     limits: Limits,
     deadline: Instant,
     cancel: CancellationToken,
+    memory: Arc<Account>,
     /// Its places; none any more when the call is over and its instance stays.
     slot: Mutex<Option<Arc<Slot>>>,
     log_bytes: AtomicU64,
@@ -41,9 +45,13 @@ pub struct Control {
     http_bytes: AtomicU64,
     redactor: Redactor,
     stopped: OnceLock<CallError>,
+    /// Why the guest was first not given memory that it asked for.
+    refused_memory: OnceLock<(Budget, String)>,
     long: AtomicBool,
     held: AtomicUsize,
     pace: Arc<Pace>,
+    /// Fires when the call is over, whether or not its instance stays.
+    over: CancellationToken,
 }
 
 impl Control {
@@ -53,6 +61,7 @@ impl Control {
             limits,
             deadline,
             cancel,
+            memory: Arc::clone(slot.memory()),
             slot: Mutex::new(Some(Arc::new(slot))),
             log_bytes: AtomicU64::new(0),
             host_calls: AtomicU64::new(0),
@@ -63,9 +72,11 @@ impl Control {
             http_bytes: AtomicU64::new(0),
             redactor: Redactor::default(),
             stopped: OnceLock::new(),
+            refused_memory: OnceLock::new(),
             long: AtomicBool::new(false),
             held: AtomicUsize::new(0),
             pace: Arc::default(),
+            over: CancellationToken::new(),
         })
     }
 
@@ -90,10 +101,16 @@ impl Control {
 
     /// Ends the call, which used so much processor time: its places are free, even if something of its instance stays.
     pub fn retire(&self, used: Duration) {
+        self.over.cancel();
         let slot = self.slot.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(slot) = slot {
             slot.note_used(used);
         }
+    }
+
+    /// Fires when the call is over, whether or not its instance stays.
+    pub fn over(&self) -> CancellationToken {
+        self.over.clone()
     }
 
     /// What the call has cost so far, with the memory that its instance held.
@@ -110,6 +127,16 @@ impl Control {
             http_bytes: spent(&self.http_bytes),
             fuel: None,
         }
+    }
+
+    /// Whether the guest has called into the host in this call, and so may have had an effect.
+    pub fn has_acted(&self) -> bool {
+        self.host_calls.load(Ordering::Relaxed) > 0
+    }
+
+    /// The memory of the call's tenant.
+    pub fn memory(&self) -> &Arc<Account> {
+        &self.memory
     }
 
     /// HTTP requests so far.
@@ -132,10 +159,22 @@ impl Control {
         self.stopped.get().cloned()
     }
 
-    /// Stops the call for `reason`, unless there already is one; the trap to return to the engine.
+    /// Stops the call for `reason`, unless there already is one; the trap to return to the engine. A refusal that says that the call has not run becomes another one where
+    /// it may have.
     pub fn stop(&self, reason: CallError) -> wasmtime::Error {
+        let reason = if self.has_acted() { reason.after_effects() } else { reason };
         let _first = self.stopped.set(reason);
         wasmtime::Error::from(Stopped)
+    }
+
+    /// Notes that the guest asked for memory and was not given it. It may go on with less.
+    pub fn note_refused_memory(&self, budget: Budget, why: String) {
+        let _first = self.refused_memory.set((budget, why));
+    }
+
+    /// By which budget the guest was not given memory that it asked for, and why, if it was not.
+    pub fn refused_memory(&self) -> Option<&(Budget, String)> {
+        self.refused_memory.get()
     }
 
     /// Stops the call because a budget ran out.
@@ -255,34 +294,31 @@ impl Control {
         Ok(())
     }
 
-    /// Runs a host future that may wait: ends it when the call is cancelled or out of time, and counts the instance as waiting meanwhile.
+    /// Runs a host future that may wait: ends it when the call is cancelled or out of time, and counts the instance as waiting meanwhile. Where its tenant has no place
+    /// among the waiting left, it keeps the one among the running.
     pub async fn wait<F: Future>(&self, future: F) -> wasmtime::Result<F::Output> {
         let mut future = std::pin::pin!(future);
         if let Some(ready) = future.as_mut().now_or_never() {
             return Ok(ready);
         }
         let Some(slot) = self.slot() else { return self.wait_in_place(future).await };
-        let parked = slot.park().map_err(|busy| self.stop(busy))?;
+        let Some(parked) = slot.park() else { return self.wait_in_place(future).await };
         let output = self.wait_in_place(future).await?;
         self.wait_in_place(parked.resume()).await?;
         Ok(output)
     }
 
-    /// As [`Control::wait`], but where too many wait already the instance keeps its place among the running instead of being refused. For what takes milliseconds.
-    pub async fn wait_briefly<F: Future>(&self, future: F) -> wasmtime::Result<F::Output> {
+    /// Runs a future that gives the call its instance, which another call has: meanwhile this one queues. Ends it when the call is cancelled or out of time.
+    pub async fn wait_for_instance<F: Future>(&self, future: F) -> wasmtime::Result<F::Output> {
         let mut future = std::pin::pin!(future);
         if let Some(ready) = future.as_mut().now_or_never() {
             return Ok(ready);
         }
         let Some(slot) = self.slot() else { return self.wait_in_place(future).await };
-        match slot.park() {
-            Err(_) => self.wait_in_place(future).await,
-            Ok(parked) => {
-                let output = self.wait_in_place(future).await?;
-                self.wait_in_place(parked.resume()).await?;
-                Ok(output)
-            }
-        }
+        let queued = slot.queue().map_err(|busy| self.stop(busy))?;
+        let output = self.wait_in_place(future).await?;
+        self.wait_in_place(queued.resume()).await?;
+        Ok(output)
     }
 
     /// As [`Control::wait`], but the instance keeps its place among the running. For what gives it something that others wait for: it must not then queue for

@@ -76,6 +76,17 @@ impl Features {
             | usize::from(self.heap == Heap::Collected) << 3
     }
 
+    /// The combination with this number.
+    pub fn numbered(number: usize) -> Self {
+        let has = |bit: u32| number >> bit & 1 == 1;
+        Self {
+            tasks: if has(0) { Tasks::Many } else { Tasks::One },
+            fuel: if has(1) { Fuel::Counted } else { Fuel::Uncounted },
+            code: if has(2) { Code::Baseline } else { Code::Optimized },
+            heap: if has(3) { Heap::Collected } else { Heap::None },
+        }
+    }
+
     /// How many combinations there are.
     pub const COMBINATIONS: usize = 16;
 }
@@ -174,6 +185,13 @@ fn is_canonical_of_tasks(function: &CanonicalFunction) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_combination_has_a_number() {
+        for number in 0..Features::COMBINATIONS {
+            assert_eq!(Features::numbered(number).number(), number);
+        }
+    }
 
     #[test]
     fn what_needs_tasks_is_seen_wherever_it_stands() {

@@ -12,11 +12,13 @@ use super::{
     EPOCH, SLICE,
     bindings::{self, mcpp::tool::types},
     control::Control,
+    features::Tasks,
     handles::GivenOut,
-    instance::{Failure, Target, next_turn},
+    instance::{Failure, Target, next_turn, reserve},
     plain::{Action, PlainFunction},
     state::{Running, State},
     tasks::{self, MAX_TASK_HANDLES},
+    value,
 };
 use crate::call::{CallError, Cost, ToolResult};
 
@@ -133,6 +135,9 @@ impl Guest {
         } else {
             func.call_async(&mut *store, &params, &mut results).await?;
         }
+        // It is there twice while it is made into JSON; what stays of it is charged afterwards.
+        let bytes = results.first().map_or(0, value::json_bytes);
+        let _while_it_is_made = reserve(bytes, &store.data().control).map_err(Failure::Call)?;
         let result = function.result(results.first(), &mut handles);
         match handles.problem() {
             None => Ok(Ok(result)),
@@ -154,7 +159,9 @@ pub(super) fn new_store(
 ) -> Store<State> {
     let mut store = Store::new(engine, State::new(component, Arc::clone(control), running));
     store.limiter(|state| state);
-    if engine.get_concurrency_support() {
+    let tasks = if engine.get_concurrency_support() { Tasks::Many } else { Tasks::One };
+    store.data_mut().charge_stacks(tasks);
+    if tasks == Tasks::Many {
         store.set_max_component_handles(MAX_TASK_HANDLES);
     }
     prepare(&mut store, control);
@@ -203,9 +210,10 @@ async fn call_sdk(
     arguments: &Value,
 ) -> Result<Result<ToolResult, CallError>, Failure> {
     let answer = instance.mcpp_tool_tools().call_call(&mut *store, tool, &arguments.to_string()).await?;
+    let control = &store.data().control;
     Ok(match answer {
-        Ok(result) => super::instance::from_wit(result, false),
-        Err(types::ToolError::Failed(result)) => super::instance::from_wit(result, true),
+        Ok(result) => super::instance::from_wit(result, false, control),
+        Err(types::ToolError::Failed(result)) => super::instance::from_wit(result, true, control),
         Err(types::ToolError::InvalidArgument(wrong)) => {
             Err(CallError::InvalidArguments { path: wrong.path, reason: wrong.reason })
         }

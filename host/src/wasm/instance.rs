@@ -3,6 +3,8 @@
 //! The guest's future is never dropped while it runs: it is stopped from inside, by the epoch callback or the host call it is in, and awaited. Only a guest that does not
 //! end within a grace after it was told to is dropped, and counted.
 
+mod result;
+
 use std::{
     pin::Pin,
     sync::Arc,
@@ -13,10 +15,12 @@ use std::{
 use serde_json::Value;
 use wasmtime::{Trap, component::InstancePre};
 
+use self::result::within_budget;
+pub(super) use self::result::{from_wit, reserve};
 use super::{
     Engine, MAX_WASM_STACK_BYTES,
     admission::RETRY_AFTER,
-    bindings::{ComponentPre, exports::mcpp::tool::tools::Tool as WitTool, mcpp::tool::types},
+    bindings::{ComponentPre, exports::mcpp::tool::tools::Tool as WitTool},
     control::{Control, Stopped},
     guest::{Guest, fuel_given, new_store},
     kept::Loan,
@@ -24,7 +28,7 @@ use super::{
     plain::PlainFunction,
     state::{Running, State},
 };
-use crate::call::{Blob, Budget, CallError, Content, Cost, ResourceContents, ToolResult};
+use crate::call::{Budget, CallError, Cost, ToolResult};
 
 /// How long a stopped guest may take to end before it is dropped.
 const GRACE: Duration = Duration::from_secs(1);
@@ -181,7 +185,9 @@ pub(super) async fn run<T: Send + 'static>(
     guest: impl Future<Output = Result<T, Failure>> + Send + 'static,
     control: Arc<Control>,
 ) -> Result<T, CallError> {
-    match run_guest(engine, guest, Arc::clone(&control)).await {
+    let answer = run_guest(engine, guest, Arc::clone(&control)).await;
+    control.retire(control.pace().processor_time());
+    match answer {
         Some(result) => settle(result, &control).map_err(|error| control.redactor().error(error)),
         None => Err(control.stopped().unwrap_or(CallError::Cancelled)),
     }
@@ -289,12 +295,13 @@ async fn overdue(control: &Control) {
 
 /// The call's outcome: the host's reason to stop it comes before anything the engine says about the consequence.
 fn settle<T>(result: Result<T, Failure>, control: &Control) -> Result<T, CallError> {
-    match result {
+    let settled = match result {
         // A budget may run out in a host task beside the guest, which then ends as if nothing were.
         Ok(value) => control.stopped().map_or(Ok(value), Err),
         Err(Failure::Call(error)) => Err(control.stopped().unwrap_or(error)),
         Err(Failure::Engine(error)) => Err(control.stopped().unwrap_or_else(|| explain(&error, control))),
-    }
+    };
+    settled.map_err(|error| if control.has_acted() { error.after_effects() } else { error })
 }
 
 fn explain(error: &wasmtime::Error, control: &Control) -> CallError {
@@ -305,7 +312,7 @@ fn explain(error: &wasmtime::Error, control: &Control) -> CallError {
                 limit: u64::try_from(MAX_WASM_STACK_BYTES).unwrap_or(u64::MAX),
             },
             Trap::OutOfFuel => CallError::BudgetExceeded { budget: Budget::Fuel, limit: fuel_given(control) },
-            trap => CallError::Trapped(trap.to_string()),
+            trap => CallError::Trapped(crash(&trap.to_string(), control)),
         };
     }
     if error.downcast_ref::<Stopped>().is_some() {
@@ -317,9 +324,12 @@ fn explain(error: &wasmtime::Error, control: &Control) -> CallError {
     if let Some(exit) = error.downcast_ref::<wasmtime_wasi::I32Exit>() {
         return CallError::Trapped(format!("it left with exit code {}", exit.0));
     }
-    // The heap grows as memory does, until that is refused.
+    // The heap grows as memory does, until that is refused, by its own limit or for want of memory.
     if error.downcast_ref::<wasmtime::GcHeapOutOfMemory<()>>().is_some() {
-        return CallError::BudgetExceeded { budget: Budget::Memory, limit: control.limits().memory_bytes };
+        return match control.refused_memory() {
+            Some((Budget::GuestBytes, _)) => CallError::Trapped(crash("its heap is full", control)),
+            _ => CallError::BudgetExceeded { budget: Budget::Memory, limit: control.limits().memory_bytes },
+        };
     }
     let root = error.root_cause().to_string();
     if root.contains(FUEL_MESSAGE) {
@@ -328,96 +338,14 @@ fn explain(error: &wasmtime::Error, control: &Control) -> CallError {
     if root.contains("resource limit exceeded") || root.contains("exceeds the limit") {
         return CallError::BudgetExceeded { budget: Budget::Instances, limit: control.limits().core_instances };
     }
-    CallError::Trapped(root)
+    CallError::Trapped(crash(&root, control))
 }
 
-fn within_budget(result: ToolResult, control: &Control) -> Result<ToolResult, CallError> {
-    let limit = control.limits().output_bytes;
-    let structured = result.structured.as_ref().map_or(0, |value| value.to_string().len());
-    let bytes: usize = result.content.iter().map(content_bytes).sum::<usize>().saturating_add(structured);
-    if u64::try_from(bytes).unwrap_or(u64::MAX) > limit {
-        return Err(CallError::BudgetExceeded { budget: Budget::Output, limit });
-    }
-    Ok(result)
-}
-
-fn content_bytes(content: &Content) -> usize {
-    match content {
-        Content::Text(text) => text.len(),
-        Content::Image(blob) | Content::Audio(blob) => blob.data.len(),
-        Content::ResourceLink { uri, name, description, .. } => {
-            uri.len().saturating_add(name.len()).saturating_add(description.as_ref().map_or(0, String::len))
-        }
-        Content::EmbeddedResource { contents: ResourceContents::Text(text), .. } => text.len(),
-        Content::EmbeddedResource { contents: ResourceContents::Binary(bytes), .. } => bytes.len(),
-    }
-}
-
-pub(super) fn from_wit(result: types::ToolResult, is_error: bool) -> Result<ToolResult, CallError> {
-    let structured = match result.structured.as_deref().map(serde_json::from_str::<Value>) {
-        None => None,
-        Some(Ok(value)) => Some(value),
-        Some(Err(error)) => {
-            let reason = format!("`structured` is not JSON: {error}");
-            return Err(CallError::InvalidResult { path: String::new(), reason });
-        }
-    };
-    Ok(ToolResult { content: result.content.into_iter().map(Content::from).collect(), structured, is_error })
-}
-
-impl From<types::Content> for Content {
-    fn from(content: types::Content) -> Self {
-        let blob = |blob: types::Blob| Blob { data: blob.data, mime_type: blob.mime_type };
-        match content {
-            types::Content::Text(text) => Self::Text(text),
-            types::Content::Image(image) => Self::Image(blob(image)),
-            types::Content::Audio(audio) => Self::Audio(blob(audio)),
-            types::Content::ResourceLink(link) => Self::ResourceLink {
-                uri: link.uri,
-                name: link.name,
-                description: link.description,
-                mime_type: link.mime_type,
-            },
-            types::Content::EmbeddedResource(resource) => Self::EmbeddedResource {
-                uri: resource.uri,
-                mime_type: resource.mime_type,
-                contents: match resource.contents {
-                    types::ResourceContents::Text(text) => ResourceContents::Text(text),
-                    types::ResourceContents::Binary(bytes) => ResourceContents::Binary(bytes),
-                },
-            },
-        }
-    }
-}
-
-impl From<Content> for types::Content {
-    fn from(content: Content) -> Self {
-        let blob = |blob: Blob| types::Blob { data: blob.data, mime_type: blob.mime_type };
-        match content {
-            Content::Text(text) => Self::Text(text),
-            Content::Image(image) => Self::Image(blob(image)),
-            Content::Audio(audio) => Self::Audio(blob(audio)),
-            Content::ResourceLink { uri, name, description, mime_type } => {
-                Self::ResourceLink(types::ResourceLink { uri, name, description, mime_type })
-            }
-            Content::EmbeddedResource { uri, mime_type, contents } => Self::EmbeddedResource(types::EmbeddedResource {
-                uri,
-                mime_type,
-                contents: match contents {
-                    ResourceContents::Text(text) => types::ResourceContents::Text(text),
-                    ResourceContents::Binary(bytes) => types::ResourceContents::Binary(bytes),
-                },
-            }),
-        }
-    }
-}
-
-impl From<ToolResult> for types::ToolResult {
-    fn from(result: ToolResult) -> Self {
-        Self {
-            content: result.content.into_iter().map(types::Content::from).collect(),
-            structured: result.structured.map(|value| value.to_string()),
-        }
+/// A crash in words; where the guest was refused memory before, that is likely to be why.
+fn crash(what: &str, control: &Control) -> String {
+    match control.refused_memory() {
+        None => what.to_owned(),
+        Some((_, why)) => format!("{what}; it had asked for memory that it was not given: {why}"),
     }
 }
 
@@ -427,12 +355,10 @@ mod tests {
     use tokio_util::sync::CancellationToken;
 
     use super::*;
-    use crate::{
-        wasm::{
-            EngineConfig,
-            admission::{Admission, Share},
-            limits::{Limits, TenantLimits},
-        },
+    use crate::wasm::{
+        EngineConfig,
+        admission::{Admission, Share},
+        limits::{Limits, TenantLimits},
     };
 
     #[tokio::test]

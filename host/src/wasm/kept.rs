@@ -4,8 +4,10 @@
 //! live in it, and its calls run one after the other. A guest for reuse belongs to one tool of one build. Whatever ends in any other way than by an answer takes its guest
 //! along. Guests are bounded in number, for the host and for each tenant, and in the time that nobody uses them; what is over (a session, a build) is noticed by itself.
 
+mod guests;
+
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::{Duration, Instant},
 };
@@ -13,6 +15,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use tokio::sync::OwnedMutexGuard;
 
+use self::guests::{Guests, Owner, Purpose, Seat, Spare};
 use super::{control::Control, guest::Guest};
 use crate::{
     call::{CallError, Session},
@@ -54,50 +57,6 @@ struct Shared {
     guests: Mutex<Guests>,
 }
 
-#[derive(Debug, Default)]
-struct Guests {
-    seats: HashMap<Owner, Seat>,
-    spare: HashMap<Purpose, Vec<Spare>>,
-    swept: bool,
-}
-
-/// Whose resources are in a guest. Addresses tell builds and sessions apart; the seat's weak references keep them from being used again.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Owner {
-    tenant: TenantId,
-    subject: Arc<str>,
-    session: Option<usize>,
-    build: usize,
-}
-
-/// The place of a guest with resources.
-#[derive(Debug)]
-struct Seat {
-    build: Weak<()>,
-    session: Option<Weak<()>>,
-    used: Instant,
-    guest: Arc<tokio::sync::Mutex<Option<Guest>>>,
-}
-
-/// What guests are used again for.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Purpose {
-    tenant: TenantId,
-    build: usize,
-    tool: Arc<str>,
-}
-
-/// A guest that waits for its next call.
-#[derive(Debug)]
-struct Spare {
-    guest: Guest,
-    build: Weak<()>,
-    reuse: Reuse,
-    born: Instant,
-    used: Instant,
-    calls: u32,
-}
-
 /// How a call is served with regard to guests that stay.
 #[derive(Debug, Clone)]
 pub struct Keeping {
@@ -126,6 +85,14 @@ impl Keeper {
         self.guests().count()
     }
 
+    /// Lets one guest that only rests go, so that its memory is another's: one of the tenant's, and where the host has no memory left, one for reuse of another tenant.
+    /// Whether there was one.
+    pub fn make_memory(&self, tenant: &TenantId, of_host: bool) -> bool {
+        let evicted = self.guests().evict_for_memory(tenant, of_host);
+        // Memory is given back without the lock.
+        evicted.is_some()
+    }
+
     /// Looks for what is over while there is something to look at.
     fn sweep(&self, guests: &mut Guests) {
         if std::mem::replace(&mut guests.swept, true) {
@@ -147,91 +114,6 @@ impl Keeper {
                 drop(over);
             }
         });
-    }
-}
-
-impl Guests {
-    fn count(&self) -> BTreeMap<TenantId, usize> {
-        let mut counts = BTreeMap::<TenantId, usize>::new();
-        let spare = self.spare.iter().map(|(purpose, spare)| (&purpose.tenant, spare.len()));
-        for (tenant, more) in self.seats.keys().map(|owner| (&owner.tenant, 1)).chain(spare) {
-            let count = counts.entry(tenant.clone()).or_default();
-            *count = count.saturating_add(more);
-        }
-        counts
-    }
-
-    /// Takes out what nobody can use any more, or has not used for too long.
-    fn take_over(&mut self) -> (Vec<Seat>, Vec<Spare>) {
-        let seats = self.seats.extract_if(|_, seat| seat.is_over()).map(|(_, seat)| seat).collect();
-        let mut spare = Vec::new();
-        self.spare.retain(|_, guests| {
-            spare.extend(guests.extract_if(.., |guest| guest.is_over()));
-            !guests.is_empty()
-        });
-        (seats, spare)
-    }
-
-    /// Takes out the guest of `tenant` that nobody has used for longest: one for reuse before one with resources.
-    fn evict(&mut self, tenant: &TenantId) -> Option<Evicted> {
-        let spare = self.spare.iter_mut().filter(|(purpose, guests)| purpose.tenant == *tenant && !guests.is_empty());
-        if let Some((_, guests)) = spare.min_by_key(|(_, guests)| guests.first().map(|guest| guest.used)) {
-            return Some(Evicted::Spare(Box::new(guests.remove(0))));
-        }
-        let idle = self.seats.iter().filter(|(owner, seat)| owner.tenant == *tenant && seat.is_idle());
-        let longest = idle.min_by_key(|(_, seat)| seat.used).map(|(owner, _)| owner.clone())?;
-        self.seats.remove(&longest).map(Evicted::Seat)
-    }
-
-    /// Makes room for one more guest of `tenant`: at the tenant's own cost if it has its share, at that of the one who keeps most if the host is full.
-    fn make_room(&mut self, tenant: &TenantId, of_tenant: usize, of_host: usize) -> Result<Option<Evicted>, CallError> {
-        let busy = |what, limit| Err(CallError::Busy { what, limit, retry_after: RETRY_AFTER });
-        let counts = self.count();
-        if counts.get(tenant).copied().unwrap_or_default() >= of_tenant {
-            return match self.evict(tenant) {
-                Some(evicted) => Ok(Some(evicted)),
-                None => busy("instances of this tenant are kept", of_tenant),
-            };
-        }
-        if counts.values().sum::<usize>() < of_host {
-            return Ok(None);
-        }
-        let own = counts.get(tenant).copied().unwrap_or_default();
-        let greediest = counts.iter().max_by_key(|(_, count)| **count).filter(|(_, count)| **count > own);
-        let from = greediest.map_or(tenant, |(tenant, _)| tenant).clone();
-        match self.evict(&from) {
-            Some(evicted) => Ok(Some(evicted)),
-            None => busy("instances are kept", of_host),
-        }
-    }
-}
-
-/// What had to go; dropped without the lock.
-#[derive(Debug)]
-enum Evicted {
-    Seat(#[expect(dead_code, reason = "held to be dropped")] Seat),
-    Spare(#[expect(dead_code, reason = "held to be dropped")] Box<Spare>),
-}
-
-impl Seat {
-    fn is_idle(&self) -> bool {
-        Arc::strong_count(&self.guest) == 1
-    }
-
-    fn is_over(&self) -> bool {
-        let gone = |life: &Weak<()>| life.strong_count() == 0;
-        let expired = self.session.is_none() && self.used.elapsed() >= IDLE;
-        self.is_idle() && (expired || gone(&self.build) || self.session.as_ref().is_some_and(gone))
-    }
-}
-
-impl Spare {
-    fn is_over(&self) -> bool {
-        let within = |since: Instant, seconds: u32| since.elapsed() < Duration::from_secs(seconds.into());
-        self.build.strong_count() == 0
-            || self.calls >= self.reuse.calls
-            || !within(self.born, self.reuse.age_s)
-            || !within(self.used, self.reuse.idle_s)
     }
 }
 
@@ -310,7 +192,7 @@ impl Keeping {
         let mut loan = SeatLoan { keeper: self.keeper.clone(), owner, guest: None };
         loan.guest = Some(match Arc::clone(&guest).try_lock_owned() {
             Ok(guest) => guest,
-            Err(_) if patient => control.wait(guest.lock_owned()).await?,
+            Err(_) if patient => control.wait_for_instance(guest.lock_owned()).await?,
             Err(_) => {
                 let what = "calls use these resources";
                 return Err(control.stop(CallError::Busy { what, limit: 1, retry_after: RETRY_AFTER }));

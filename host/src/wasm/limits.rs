@@ -102,6 +102,16 @@ limits! {
     sessions = 20_000, 1, 10_000_000;
     /// Instances that stay after a call, for their resources or for reuse.
     kept = 16, 0, 4_096;
+    /// Components from files that are live.
+    components = 200, 1, 100_000;
+    /// HTTP connections, streams included.
+    connections = 512, 1, 1_000_000;
+    /// Streams that stand without a call: of changes, and of sessions.
+    streams = 256, 0, 1_000_000;
+    /// Log records of its guests that the host's log takes in a second, with those of ten seconds at once. Further ones are dropped and counted.
+    log_records_per_second = 500, 1, 1_000_000;
+    /// Bytes of these records in a second, with those of ten seconds at once.
+    log_bytes_per_second = 256 << 10, 1 << 10, 256 << 20;
     ?
     /// Memory of guests, those that stay included, in bytes. Half of the host's unless it is set.
     guest_bytes, 1 << 20, 1 << 40;

@@ -17,6 +17,7 @@ use super::control::Control;
 use crate::{
     call::{CallEvent, LogLevel, Observer},
     telemetry,
+    tenant::TenantId,
 };
 
 /// A longer line is broken into several records.
@@ -27,6 +28,8 @@ const WRITE_BYTES: usize = 64 << 10;
 /// Who writes records.
 #[derive(Debug, Clone)]
 pub struct Writer {
+    /// Whose it is; none while the component is only asked for its tools.
+    pub tenant: Option<TenantId>,
     /// The component.
     pub component: Arc<str>,
     /// The tool that is called; empty while there is no call.
@@ -106,7 +109,7 @@ impl Drop for Line {
 
 /// Writes one record of a guest to the host's log and to the call's observer.
 pub fn record(writer: &Writer, level: LogLevel, message: String, observer: &Observer) {
-    telemetry::guest_record(&writer.component, &writer.tool, level, &message);
+    telemetry::guest_record(writer.tenant.as_ref(), &writer.component, &writer.tool, level, &message);
     observer.notify(CallEvent::Log { level, component: writer.component.to_string(), message });
 }
 

@@ -88,6 +88,12 @@ impl Pace {
         Duration::from_nanos(self.computed.load(Ordering::Relaxed).saturating_add(running))
     }
 
+    /// Counts processor time that the host used in the guest's place, elsewhere.
+    pub fn charge(&self, time: Duration) {
+        self.counted.fetch_add(nanoseconds(time), Ordering::Relaxed);
+        self.computed.fetch_add(nanoseconds(time), Ordering::Relaxed);
+    }
+
     fn enter(&self, thread_time: u64) {
         self.thread_time.store(thread_time, Ordering::Relaxed);
         let waited = self.since(&self.waits_since);
@@ -137,7 +143,7 @@ impl<F: Future> Future for Paced<F> {
 }
 
 /// Processor time of this thread, in nanoseconds.
-fn thread_time() -> u64 {
+pub(super) fn thread_time() -> u64 {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
     let (seconds, rest) = (u64::try_from(time.tv_sec), u64::try_from(time.tv_nsec));
     seconds.unwrap_or_default().saturating_mul(1_000_000_000).saturating_add(rest.unwrap_or_default())
@@ -153,12 +159,10 @@ mod tests {
     use tokio_util::sync::CancellationToken;
 
     use super::*;
-    use crate::{
-        wasm::{
-            EngineConfig,
-            admission::{Admission, Share},
-            limits::TenantLimits,
-        },
+    use crate::wasm::{
+        EngineConfig,
+        admission::{Admission, Share},
+        limits::TenantLimits,
     };
 
     fn paced<F: Future>(future: impl FnOnce(Arc<Pace>) -> F) -> (Arc<Pace>, Paced<F>) {

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::call::{CallError, Content, ToolResult};
 
-/// Most functions that are looked at, about; a component with more has too many tools.
+/// Most functions that are looked into; a component with more has too many tools, however many of them cannot be one.
 const MAX_FUNCTIONS: usize = 2_000;
 /// Most bytes of schemas and docs that one component's functions may have together.
 const MAX_LISTING_BYTES: usize = 8 << 20;
@@ -73,14 +73,14 @@ struct Export {
     func: ComponentFunc,
 }
 
-/// The functions of `component`, with those that cannot be tools and why not.
+/// The functions of `component`, with those that cannot be tools and why not; if there are far too many, only how many.
 pub fn functions(
     name: &str,
     component: &Component,
     engine: &wasmtime::Engine,
     docs: &Docs,
-) -> (Vec<PlainFunction>, Vec<String>) {
-    let exports = exports(component, engine);
+) -> Result<(Vec<PlainFunction>, Vec<String>), usize> {
+    let exports = exports(component, engine)?;
     let types = docs.types(component, engine);
     let (mut found, mut notes) = (Vec::new(), docs.problems.clone());
     let mut bytes_left = MAX_LISTING_BYTES;
@@ -109,10 +109,11 @@ pub fn functions(
             Err(reason) => notes.push(format!("function `{tool}` is not offered: {reason}")),
         }
     }
-    (found, notes)
+    Ok((found, notes))
 }
 
-fn exports(component: &Component, engine: &wasmtime::Engine) -> Vec<Export> {
+/// The exported functions; if there are more than [`MAX_FUNCTIONS`], how many.
+fn exports(component: &Component, engine: &wasmtime::Engine) -> Result<Vec<Export>, usize> {
     let mut found = Vec::new();
     for (export, item) in component.component_type().exports(engine) {
         let outer = component.get_export_index(None, export);
@@ -123,7 +124,7 @@ fn exports(component: &Component, engine: &wasmtime::Engine) -> Vec<Export> {
             // What the host itself calls is no tool.
             ComponentItem::ComponentInstance(_) if export.starts_with("mcpp:") => {}
             ComponentItem::ComponentInstance(instance) => {
-                for (name, item) in instance.exports(engine).take(MAX_FUNCTIONS) {
+                for (name, item) in instance.exports(engine) {
                     if let ComponentItem::ComponentFunc(func) = item.ty
                         && let Some(index) = component.get_export_index(outer.as_ref(), name)
                     {
@@ -133,11 +134,8 @@ fn exports(component: &Component, engine: &wasmtime::Engine) -> Vec<Export> {
             }
             _ => {}
         }
-        if found.len() > MAX_FUNCTIONS {
-            break;
-        }
     }
-    found
+    if found.len() > MAX_FUNCTIONS { Err(found.len()) } else { Ok(found) }
 }
 
 /// What the interfaces are called in the names of tools, by their full names.
@@ -336,7 +334,7 @@ fn success(val: &Val, ty: &Type, handles: &mut dyn Handles) -> ToolResult {
         Val::String(text) => vec![Content::Text(text.clone())],
         _ => Vec::new(),
     };
-    ToolResult { content, structured: Some(structured), is_error: false }
+    ToolResult { content, structured: Some(structured), ..ToolResult::default() }
 }
 
 fn failure(payload: Option<(&Val, Type)>, handles: &mut dyn Handles) -> ToolResult {
@@ -345,5 +343,5 @@ fn failure(payload: Option<(&Val, Type)>, handles: &mut dyn Handles) -> ToolResu
         Some((Val::String(text), _)) => text.clone(),
         Some((val, ty)) => value::to_json(val, &ty, handles).to_string(),
     };
-    ToolResult { content: vec![Content::Text(text)], structured: None, is_error: true }
+    ToolResult { content: vec![Content::Text(text)], is_error: true, ..ToolResult::default() }
 }

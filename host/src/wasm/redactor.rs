@@ -205,6 +205,7 @@ mod tests {
             ],
             structured: Some(json!({ "s3cret": [{ "b": "x12345678x" }], "n": 12345678, "m": 1.5 })),
             is_error: true,
+            ..ToolResult::default()
         };
         let clean = redactor().outcome(Ok(result)).expect("a result");
         let text = "a {{secret:A}} b {{secret:A}} {{secret:A}} {{secret:B}}";

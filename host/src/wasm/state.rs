@@ -2,22 +2,25 @@
 //!
 //! Built afresh for every call and dropped with it, unless the instance is kept ([`super::kept`]).
 
+mod usage;
+
 use std::{collections::BTreeMap, sync::Arc};
 
-use wasmtime::{ResourceLimiter, component::ResourceTable};
+use wasmtime::component::ResourceTable;
 use wasmtime_wasi::{
     WasiCtx, WasiCtxView, WasiView,
     filesystem::{WasiFilesystemCtx, WasiFilesystemCtxView},
 };
 use wasmtime_wasi_http::{WasiHttpCtxView, WasiHttpView};
 
+use self::usage::Usage;
 use super::{
     control::Control,
-    kept::Keeping,
+    kept::{Keeper, Keeping},
     output::{LogStream, Writer},
 };
 use crate::{
-    call::{Budget, Dispatch, LogLevel, Observer, Session, TraceContext},
+    call::{Dispatch, LogLevel, Observer, Session, TraceContext},
     capability::{
         files::{Files, Folders, Handles},
         http::{HttpAccess, HttpUse, Requester},
@@ -67,6 +70,10 @@ pub struct Running {
     pub cause: Arc<str>,
     /// The legacy client's session.
     pub session: Option<Session>,
+    /// How many events, each emitted by the handler of the one before, led to this call; 0 for a call of a client.
+    pub chain: u32,
+    /// All guests that stay: where memory is short, one that rests makes room.
+    pub keeper: Keeper,
     /// Which guests stay; none for what the host begins by itself.
     pub keeping: Option<Keeping>,
 }
@@ -74,12 +81,13 @@ pub struct Running {
 impl Running {
     /// Who writes the call's log records.
     pub fn writer(&self) -> Writer {
-        Writer { component: Arc::clone(&self.component), tool: Arc::clone(&self.tool) }
+        let tenant = Some(self.principal.tenant.clone());
+        Writer { tenant, component: Arc::clone(&self.component), tool: Arc::clone(&self.tool) }
     }
 
     fn way_out(&self) -> Option<(HttpAccess, Requester)> {
         let access = self.http.clone()?;
-        let tenant = self.principal.tenant.as_str().into();
+        let tenant = self.principal.tenant.clone();
         let (component, tool) = (Arc::clone(&self.component), Arc::clone(&self.tool));
         let requester = Requester { tenant, component, tool, witness: self.witness.clone() };
         Some((access, requester))
@@ -105,13 +113,6 @@ pub struct State {
     usage: Usage,
 }
 
-/// What the instance holds, for the limiter.
-#[derive(Debug, Default)]
-struct Usage {
-    memory_bytes: u64,
-    table_elements: u64,
-}
-
 impl std::fmt::Debug for State {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("State").field("running", &self.running).finish_non_exhaustive()
@@ -122,7 +123,7 @@ impl State {
     /// State for one instance of `component`.
     pub fn new(component: &Arc<str>, control: Arc<Control>, running: Option<Running>) -> Self {
         let observer = running.as_ref().map(|call| call.observer.clone()).unwrap_or_default();
-        let nobody = || Writer { component: Arc::clone(component), tool: "".into() };
+        let nobody = || Writer { tenant: None, component: Arc::clone(component), tool: "".into() };
         let writer = running.as_ref().map_or_else(nobody, Running::writer);
         let stream = |level| LogStream::new(writer.clone(), level, Arc::clone(&control), observer.clone());
         let output = [stream(LogLevel::Info), stream(LogLevel::Warning)];
@@ -139,6 +140,7 @@ impl State {
         let without_http = running.as_ref().is_some_and(|call| call.http.is_none());
         table.set_max_capacity(if without_http { MAX_HANDLES } else { MAX_HTTP_HANDLES });
         let http = HttpUse::new(Arc::clone(&control), running.as_ref().and_then(Running::way_out));
+        let usage = Usage::new(&control);
         Self {
             wasi,
             filesystem: WasiFilesystemCtx::default(),
@@ -150,7 +152,7 @@ impl State {
             handles: Handles::default(),
             http,
             output,
-            usage: Usage::default(),
+            usage,
         }
     }
 
@@ -171,7 +173,7 @@ impl State {
     /// Lets go of the call that is over. An instance that still has something of the store open cannot stay: others may wait for it.
     pub fn rest(&mut self) -> bool {
         for stream in &self.output {
-            let writer = Writer { component: "".into(), tool: "".into() };
+            let writer = Writer { tenant: None, component: "".into(), tool: "".into() };
             stream.write_for(writer, Arc::clone(&self.control), Observer::default());
         }
         self.http = HttpUse::new(Arc::clone(&self.control), None);
@@ -194,11 +196,6 @@ impl State {
             witness: self.running.as_ref().map(|running| &running.witness),
         }
     }
-
-    /// The most linear memory that the instance has held, in bytes.
-    pub fn memory_bytes(&self) -> u64 {
-        self.usage.memory_bytes
-    }
 }
 
 impl WasiView for State {
@@ -209,57 +206,8 @@ impl WasiView for State {
 
 impl WasiHttpView for State {
     fn http(&mut self) -> WasiHttpCtxView<'_> {
+        self.charge_http();
         self.http.hooks.transaction_open = self.store_use.transaction_open;
         WasiHttpCtxView { hooks: &mut self.http.hooks, table: &mut self.table, ctx: &mut self.http.ctx }
     }
-}
-
-/// Growth past the limit fails in the guest (`memory.grow` gives −1) and is noted, so that a guest that gives up because of it is told apart from one that is broken.
-impl ResourceLimiter for State {
-    fn memory_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
-        let grown = self.usage.memory_bytes.saturating_add(delta(current, desired));
-        let limit = self.control.limits().memory_bytes;
-        if grown > limit || maximum.is_some_and(|maximum| desired > maximum) {
-            return self.refuse(current, Budget::Memory, limit);
-        }
-        self.usage.memory_bytes = grown;
-        Ok(true)
-    }
-
-    fn table_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
-        let grown = self.usage.table_elements.saturating_add(delta(current, desired));
-        let limit = self.control.limits().table_elements;
-        if grown > limit || maximum.is_some_and(|maximum| desired > maximum) {
-            return self.refuse(current, Budget::Tables, limit);
-        }
-        self.usage.table_elements = grown;
-        Ok(true)
-    }
-
-    fn instances(&self) -> usize {
-        self.instance_limit()
-    }
-
-    fn tables(&self) -> usize {
-        self.instance_limit()
-    }
-
-    fn memories(&self) -> usize {
-        self.instance_limit()
-    }
-}
-
-impl State {
-    /// A start that needs more than the limit stops the call; growth in mid-call fails in the guest, which may go on with less.
-    fn refuse(&self, current: usize, budget: Budget, limit: u64) -> wasmtime::Result<bool> {
-        if current == 0 { Err(self.control.exceed(budget, limit)) } else { Ok(false) }
-    }
-
-    fn instance_limit(&self) -> usize {
-        usize::try_from(self.control.limits().core_instances).unwrap_or(usize::MAX)
-    }
-}
-
-fn delta(current: usize, desired: usize) -> u64 {
-    u64::try_from(desired.saturating_sub(current)).unwrap_or(u64::MAX)
 }

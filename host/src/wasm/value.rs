@@ -167,14 +167,31 @@ fn tagged(value: &Value) -> Option<(&str, Option<&Value>)> {
 
 /// An integer in the range of `T`. A float with an integral value counts, as JSON Schema says.
 fn integer<T: TryFrom<i128> + IntegerBounds>(value: &Value, path: &str) -> Result<T, Mismatch> {
-    const EXACT: f64 = 9_007_199_254_740_992.0;
-    let number = value.as_number().and_then(|number| {
-        number.as_i128().or_else(|| number.as_f64().filter(|f| f.fract() == 0.0 && f.abs() <= EXACT).map(|f| f as i128))
-    });
+    let number = value.as_number().and_then(|number| number.as_i128().or_else(|| number.as_f64().and_then(integral)));
     match number.map(T::try_from) {
         Some(Ok(number)) => Ok(number),
         _ => mismatch(path, format!("must be an integer between {} and {}", T::LEAST, T::MOST)),
     }
+}
+
+/// The integer that a float is. Beyond 2^53, where floats leave out integers, only one that fifteen digits say: those are surely the digits that the caller wrote.
+/// The SDK's arguments follow the same rule.
+fn integral(float: f64) -> Option<i128> {
+    const EXACT: f64 = 9_007_199_254_740_992.0;
+    const SURE_DIGITS: usize = 15;
+    if !float.is_finite() || float.fract() != 0.0 || float.abs() >= 1e30 {
+        return None;
+    }
+    let integer = float as i128;
+    if float.abs() < EXACT {
+        return Some(integer);
+    }
+    let shortest = format!("{:e}", float.abs());
+    let digits = shortest.split('e').next().unwrap_or_default().bytes().filter(u8::is_ascii_digit).count();
+    // The digits are exact only if the float is that very decimal number.
+    let is_sure =
+        digits <= SURE_DIGITS && integer.unsigned_abs().to_string().trim_end_matches('0').len() <= SURE_DIGITS;
+    is_sure.then_some(integer)
 }
 
 trait IntegerBounds {
@@ -216,6 +233,32 @@ pub fn escape(name: &str) -> String {
 /// Whether null is a value of this type, so that an option of it needs another form for `some`.
 pub fn is_nullable(ty: &Type) -> bool {
     matches!(ty, Type::Option(_))
+}
+
+/// The most that an empty object or array of JSON takes, and its part for each member, in bytes.
+const CONTAINER_BYTES: u64 = 600;
+const MEMBER_BYTES: u64 = 240;
+
+/// The most that the JSON of a value takes, in bytes, known before it is made.
+pub fn json_bytes(val: &Val) -> u64 {
+    let length = |text: &str| u64::try_from(text.len()).unwrap_or(u64::MAX);
+    let sum = |parts: &mut dyn Iterator<Item = u64>| parts.fold(CONTAINER_BYTES, u64::saturating_add);
+    let payload = |payload: Option<&Val>| payload.map_or(0, json_bytes).saturating_add(CONTAINER_BYTES);
+    let inner = match val {
+        Val::String(text) | Val::Enum(text) => length(text),
+        Val::List(items) | Val::Tuple(items) => match items.first() {
+            // These become base64.
+            Some(Val::U8(_)) => u64::try_from(items.len()).unwrap_or(u64::MAX).saturating_mul(3),
+            _ => sum(&mut items.iter().map(json_bytes)),
+        },
+        Val::Record(fields) => sum(&mut fields.iter().map(|(name, val)| json_bytes(val).saturating_add(length(name)))),
+        Val::Variant(name, val) => payload(val.as_deref()).saturating_add(length(name)),
+        Val::Option(val) => payload(val.as_deref()),
+        Val::Result(Ok(val) | Err(val)) => payload(val.as_deref()),
+        Val::Flags(names) => sum(&mut names.iter().map(|name| length(name).saturating_add(MEMBER_BYTES))),
+        _ => 0,
+    };
+    inner.saturating_add(MEMBER_BYTES)
 }
 
 /// The JSON of a value of type `ty`. Numbers that JSON cannot say are the strings `NaN`, `Infinity` and `-Infinity`.

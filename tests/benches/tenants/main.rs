@@ -10,6 +10,7 @@
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
+    clippy::disallowed_methods,
     reason = "a bench is a script: it stops at the first surprise"
 )]
 
@@ -37,7 +38,7 @@ use attacks::{Attack, Target, attackers, attacks};
 use host::{Besieged, component, folder, team};
 use observe::{Latencies, observe};
 
-/// How often each attack is measured; medians count.
+/// How often each attack is measured, unless `--rounds=N` says otherwise; medians count.
 const ROUNDS: usize = 3;
 /// How long an attack goes on before it is measured.
 const ONSET: Duration = Duration::from_millis(500);
@@ -61,6 +62,8 @@ fn print_row(what: impl Into<String>, value: Option<f64>, unit: &'static str) {
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
     AS_JSON.store(arguments.iter().any(|argument| argument == "--json"), Ordering::Relaxed);
+    let rounds = arguments.iter().find_map(|argument| argument.strip_prefix("--rounds="));
+    let rounds = rounds.map_or(ROUNDS, |rounds| rounds.parse().expect("a number of rounds"));
     let chosen: Vec<&String> = arguments.iter().filter(|argument| !argument.starts_with("--")).collect();
     let _first = rustls::crypto::ring::default_provider().install_default();
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -73,7 +76,7 @@ fn main() {
         .expect("a runtime");
     runtime.block_on(async {
         let is_chosen = |attack: &Attack| chosen.is_empty() || chosen.iter().any(|word| attack.name.contains(*word));
-        beside_each_other(attacks().into_iter().filter(is_chosen).collect()).await;
+        beside_each_other(attacks().into_iter().filter(is_chosen).collect(), rounds).await;
         if chosen.is_empty() {
             scale::many_tenants().await;
             scale::abandoned_sessions().await;
@@ -81,7 +84,7 @@ fn main() {
     });
 }
 
-async fn beside_each_other(attacks: Vec<Attack>) {
+async fn beside_each_other(attacks: Vec<Attack>, rounds: usize) {
     let silent = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let upstream = silent.local_addr().expect("an address");
     tokio::spawn(async move {
@@ -103,7 +106,7 @@ async fn beside_each_other(attacks: Vec<Attack>) {
     let mut alone = Latencies::default();
     let mut under: Vec<Latencies> = attacks.iter().map(|_| Latencies::default()).collect();
     let mut other = Latencies::default();
-    for _ in 0..ROUNDS {
+    for _ in 0..rounds {
         other.note(beside_another_program(&host, &modest.token).await);
         for (attack, latencies) in attacks.iter().zip(&mut under) {
             // Beside every attack, as the machine itself changes.

@@ -45,7 +45,7 @@ async fn why(store: &EmbeddedStore) -> Arc<Unavailable> {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_file_that_is_not_ours_is_left_as_it_is() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("store/local.redb");
@@ -75,7 +75,7 @@ async fn a_file_that_is_not_ours_is_left_as_it_is() {
     assert_eq!(durable(&(Arc::new(open(&folder)) as Shared), &space("a")).await["k"], "v");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_store_of_a_newer_host_and_another_programs_database_are_left_alone() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("store/local.redb");
@@ -100,7 +100,7 @@ async fn a_store_of_a_newer_host_and_another_programs_database_are_left_alone() 
     assert!(matches!(*foreign, Unavailable::Corrupt { .. }), "{foreign:?}");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_file_has_one_host() {
     let folder = tempfile::tempdir().expect("a folder");
     let first = open(&folder);
@@ -111,7 +111,7 @@ async fn one_file_has_one_host() {
     assert_eq!(durable(&(Arc::new(open(&folder)) as Shared), &space("a")).await["k"], "v");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_or_read_only_disk_fails_clearly_and_loses_nothing() {
     for kind in [std::io::ErrorKind::StorageFull, std::io::ErrorKind::ReadOnlyFilesystem] {
         let disk = FaultyDisk::default();
@@ -135,7 +135,7 @@ async fn a_full_or_read_only_disk_fails_clearly_and_loses_nothing() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn files_are_closed_when_idle_and_few_are_open() {
     let folder = tempfile::tempdir().expect("a folder");
     let config = EmbeddedConfig { max_open_files: 3, idle_ms: 50, ..EmbeddedConfig::default() };
@@ -158,7 +158,7 @@ async fn files_are_closed_when_idle_and_few_are_open() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_backup_of_a_live_store_is_a_store() {
     let folder = tempfile::tempdir().expect("a folder");
     let store = open(&folder);

@@ -22,7 +22,7 @@ use mcpp::{
         subscriptions::Subscriptions,
     },
     store::{
-        Bounds, Scan, Section, Space, StoreError, Transaction,
+        Bounds, Scan, Section, Space, Store, StoreError, Transaction,
         embedded::{EmbeddedConfig, EmbeddedStore},
     },
     tenant::TenantId,
@@ -126,6 +126,16 @@ fn name(at: u8) -> String {
 }
 
 /// Runs one program; what it saw. `label` makes its values unlike all others.
+/// What is noted in these tenants' spaces.
+async fn subscriptions(store: &dyn Store, tenants: &[TenantId]) -> Subscriptions {
+    let subscriptions = Subscriptions::default();
+    for tenant in tenants {
+        subscriptions.open(tenant);
+        subscriptions.read(store, tenant).await.expect("the data can be read");
+    }
+    subscriptions
+}
+
 async fn run(store: &Shared, subscriptions: &Subscriptions, program: &Program, label: &str) -> Option<Record> {
     let space = space("a");
     let mut t = store.begin(&space, Bounds::host()).await.ok()?;
@@ -164,7 +174,7 @@ async fn step(
     steps: &mut Vec<Step>,
 ) -> Result<(), StoreError> {
     let text = |bytes: &Bytes| String::from_utf8_lossy(bytes).into_owned();
-    let origin = Origin { space, cause: "model", traceparent: String::new() };
+    let origin = Origin { space, cause: "model", traceparent: String::new(), chain: 0 };
     let index = u32::try_from(number).expect("few");
     let message = |at: u8| Message { key: name(at), payload: value.clone().into() };
     match op {
@@ -320,7 +330,7 @@ async fn play(rounds: Vec<Round>) -> Result<(), TestCaseError> {
         let store = open(&disk);
         let shared: Shared = Arc::new(store.clone());
         let tenants = [TenantId::local()];
-        let subscriptions = Arc::new(Subscriptions::load(&*shared, &tenants).await);
+        let subscriptions = Arc::new(subscriptions(&*shared, &tenants).await);
         let topic = Topic::parse("t", &space("a").component).expect("legal");
         subscriptions.set(&*shared, &space("a"), BTreeSet::from([topic])).await.expect("subscribed");
         let stop = CancellationToken::new();
@@ -424,7 +434,7 @@ async fn deliver_the_rest(disk: &FaultyDisk, recorder: &Arc<Recorder>) {
     let store = open(disk);
     let shared: Shared = Arc::new(store.clone());
     let tenants = [TenantId::local()];
-    let subscriptions = Arc::new(Subscriptions::load(&*shared, &tenants).await);
+    let subscriptions = Arc::new(subscriptions(&*shared, &tenants).await);
     let stop = CancellationToken::new();
     let deliver = Arc::clone(recorder) as Arc<dyn Deliver>;
     let delivering = events::start(Arc::clone(&shared), deliver, subscriptions, &tenants, stop.clone()).await;

@@ -1,13 +1,19 @@
-//! The store in memory, for native tests: one for each thread, empty at first. What a test wants to see of it is here.
+//! The store in memory, for native tests: one for each thread, empty at first. It has the host's bounds on keys, values, pages and transactions. What a test wants to
+//! see of it is here.
 
-use std::{cell::RefCell, collections::BTreeMap, time::Duration};
+use std::{cell::RefCell, collections::BTreeMap, ops::Bound, rc::Rc, time::Duration};
 
 use super::{Entry, Order, Page, Range, Read, StoreError, Write};
 
 const MAX_KEY_BYTES: usize = 1_024;
 const MAX_VALUE_BYTES: usize = 1 << 20;
 const MAX_WRITES: usize = 10_000;
+const MAX_TRANSACTION_BYTES: usize = 4 << 20;
 const MAX_PAGE_ENTRIES: usize = 1_000;
+const MAX_PAGE_BYTES: usize = 1 << 20;
+const MAX_PAYLOAD_BYTES: usize = 64 << 10;
+/// What an event or a timer takes of a transaction beside its payload, about: the host's record of it.
+const RECORD_BYTES: usize = 512;
 
 /// An event that was emitted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,12 +37,24 @@ pub struct Timer {
     pub payload: Vec<u8>,
 }
 
-#[derive(Debug, Clone, Default)]
+/// What was asked of the store, as the host counts it for a call's budgets.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Spent {
+    /// Operations.
+    pub ops: u64,
+    /// Bytes of keys and values read and written.
+    pub bytes: u64,
+}
+
+type Entries = BTreeMap<Vec<u8>, (Vec<u8>, u64)>;
+
+#[derive(Debug, Default)]
 struct State {
-    entries: BTreeMap<Vec<u8>, (Vec<u8>, u64)>,
+    entries: Rc<Entries>,
     version: u64,
     emitted: Vec<Emitted>,
     timers: BTreeMap<String, Timer>,
+    spent: Spent,
 }
 
 thread_local! {
@@ -54,32 +72,61 @@ pub fn timers() -> BTreeMap<String, Timer> {
     STORE.with_borrow(|state| state.timers.clone())
 }
 
+/// Takes a timer away, as the host does with one that it has delivered or given up.
+pub fn take_timer(key: &str) -> Option<Timer> {
+    STORE.with_borrow_mut(|state| state.timers.remove(key))
+}
+
+/// What this thread has asked of the store since [`clear`] or the last call of this function.
+pub fn spent() -> Spent {
+    STORE.with_borrow_mut(|state| std::mem::take(&mut state.spent))
+}
+
+/// All entries on this thread, in the order of their keys.
+pub fn entries() -> Vec<(Vec<u8>, Vec<u8>)> {
+    STORE.with_borrow(|state| state.entries.iter().map(|(key, (value, _))| (key.clone(), value.clone())).collect())
+}
+
 /// Forgets everything on this thread.
 pub fn clear() {
     STORE.set(State::default());
 }
 
-/// An open transaction: a copy that replaces the original when it commits.
+fn charge(bytes: usize) {
+    STORE.with_borrow_mut(|state| {
+        state.spent.ops += 1;
+        state.spent.bytes += u64::try_from(bytes).unwrap_or(u64::MAX);
+    });
+}
+
+/// An open transaction: what it writes lies over what was there, until it commits.
 #[derive(Debug)]
 pub(super) struct Transaction {
-    state: State,
-    writes: usize,
+    base: Rc<Entries>,
+    version: u64,
+    writes: BTreeMap<Vec<u8>, Option<(Vec<u8>, u64)>>,
+    emitted: Vec<Emitted>,
+    timers: BTreeMap<String, Option<Timer>>,
+    count: usize,
+    bytes: usize,
 }
 
 #[derive(Debug)]
-pub(super) struct Snapshot(State);
+pub(super) struct Snapshot(Rc<Entries>);
 
 pub(super) fn begin() -> Result<Transaction, StoreError> {
     if OPEN.replace(true) {
         return Err(StoreError::TransactionOpen);
     }
-    let mut state = STORE.with_borrow(State::clone);
-    state.version += 1;
-    Ok(Transaction { state, writes: 0 })
+    charge(0);
+    let (base, version) = STORE.with_borrow(|state| (Rc::clone(&state.entries), state.version + 1));
+    let (writes, emitted, timers) = (BTreeMap::new(), Vec::new(), BTreeMap::new());
+    Ok(Transaction { base, version, writes, emitted, timers, count: 0, bytes: 0 })
 }
 
 pub(super) fn snapshot() -> Result<Snapshot, StoreError> {
-    Ok(Snapshot(STORE.with_borrow(State::clone)))
+    charge(0);
+    Ok(Snapshot(STORE.with_borrow(|state| Rc::clone(&state.entries))))
 }
 
 pub(super) fn wait(key: &[u8], _since: u64, _timeout: Duration) -> Result<u64, StoreError> {
@@ -98,13 +145,46 @@ impl Drop for Transaction {
 
 impl Transaction {
     pub(super) fn commit(mut self) -> Result<(), StoreError> {
-        STORE.set(std::mem::take(&mut self.state));
+        charge(0);
+        // So that the entries are the store's alone, and need no copy.
+        drop(std::mem::take(&mut self.base));
+        STORE.with_borrow_mut(|state| {
+            state.version = self.version;
+            let entries = Rc::make_mut(&mut state.entries);
+            for (key, value) in std::mem::take(&mut self.writes) {
+                match value {
+                    Some(value) => drop(entries.insert(key, value)),
+                    None => drop(entries.remove(&key)),
+                }
+            }
+            state.emitted.append(&mut self.emitted);
+            for (key, timer) in std::mem::take(&mut self.timers) {
+                match timer {
+                    Some(timer) => drop(state.timers.insert(key, timer)),
+                    None => drop(state.timers.remove(&key)),
+                }
+            }
+        });
         Ok(())
     }
 
-    fn count_write(&mut self) -> Result<(), StoreError> {
-        self.writes += 1;
-        if self.writes > MAX_WRITES { Err(StoreError::TransactionTooLarge) } else { Ok(()) }
+    fn count_write(&mut self, bytes: usize) -> Result<(), StoreError> {
+        charge(bytes);
+        if self.count >= MAX_WRITES || self.bytes + bytes > MAX_TRANSACTION_BYTES {
+            return Err(StoreError::TransactionTooLarge);
+        }
+        self.count += 1;
+        self.bytes += bytes;
+        Ok(())
+    }
+
+    fn find(&self, key: &[u8]) -> Option<&(Vec<u8>, u64)> {
+        self.writes.get(key).map_or_else(|| self.base.get(key), Option::as_ref)
+    }
+
+    fn has_timer(&self, key: &str) -> bool {
+        let known = || STORE.with_borrow(|state| state.timers.contains_key(key));
+        self.timers.get(key).map_or_else(known, Option::is_some)
     }
 }
 
@@ -112,57 +192,98 @@ fn check_key(key: &[u8]) -> Result<(), StoreError> {
     if key.is_empty() || key.len() > MAX_KEY_BYTES { Err(StoreError::InvalidKey) } else { Ok(()) }
 }
 
-impl State {
-    fn get(&self, key: &[u8]) -> Result<Option<Entry>, StoreError> {
-        check_key(key)?;
-        let entry =
-            |(value, version): &(Vec<u8>, u64)| Entry { key: key.to_vec(), value: value.clone(), version: *version };
-        Ok(self.entries.get(key).map(entry))
-    }
+fn entry(key: &[u8], (value, version): &(Vec<u8>, u64)) -> Entry {
+    Entry { key: key.to_vec(), value: value.clone(), version: *version }
+}
 
-    fn scan(&self, range: &Range, limit: u32, order: Order) -> Page {
-        let limit = usize::try_from(limit).unwrap_or(usize::MAX).min(MAX_PAGE_ENTRIES);
-        let inside = |(key, _): &(&Vec<u8>, &(Vec<u8>, u64))| {
-            **key >= range.start && range.end.as_ref().is_none_or(|end| *key < end)
-        };
-        let mut entries: Vec<Entry> = self
-            .entries
-            .iter()
-            .filter(inside)
-            .map(|(key, (value, version))| Entry { key: key.clone(), value: value.clone(), version: *version })
-            .collect();
-        if order == Order::Descending {
-            entries.reverse();
+fn one(key: &[u8], found: Option<&(Vec<u8>, u64)>) -> Result<Option<Entry>, StoreError> {
+    check_key(key)?;
+    let found = found.map(|value| entry(key, value));
+    charge(found.as_ref().map_or(0, |entry| entry.key.len() + entry.value.len()));
+    Ok(found)
+}
+
+/// From which key to which.
+type KeyBounds<'a> = (Bound<&'a [u8]>, Bound<&'a [u8]>);
+
+fn bounds(range: &Range) -> Option<KeyBounds<'_>> {
+    let end = range.end.as_deref();
+    let is_empty = end.is_some_and(|end| end <= &*range.start);
+    (!is_empty).then_some((Bound::Included(&*range.start), end.map_or(Bound::Unbounded, Bound::Excluded)))
+}
+
+/// The first of `found` that make a page.
+fn page<'a>(found: impl Iterator<Item = (&'a [u8], &'a (Vec<u8>, u64))>, limit: u32) -> Page {
+    let limit = usize::try_from(limit).unwrap_or(usize::MAX).min(MAX_PAGE_ENTRIES);
+    let (mut page, mut bytes) = (Page::default(), 0);
+    for (key, value) in found {
+        let more = key.len() + value.0.len();
+        if page.entries.len() == limit || (bytes + more > MAX_PAGE_BYTES && !page.entries.is_empty()) {
+            page.more = limit > 0;
+            break;
         }
-        let more = entries.len() > limit;
-        entries.truncate(limit);
-        Page { entries, more: more && limit > 0 }
+        bytes += more;
+        page.entries.push(entry(key, value));
     }
+    charge(bytes);
+    page
 }
 
 impl Read for Transaction {
     fn get(&mut self, key: &[u8]) -> Result<Option<Entry>, StoreError> {
-        self.state.get(key)
+        one(key, self.find(key))
     }
 
     fn scan(&mut self, range: &Range, limit: u32, order: Order) -> Result<Page, StoreError> {
-        Ok(self.state.scan(range, limit, order))
+        let Some(bounds) = bounds(range) else { return Ok(page(std::iter::empty(), limit)) };
+        let written = self.writes.range::<[u8], _>(bounds).map(|(key, value)| (&**key, value.as_ref()));
+        let stored = self.base.range::<[u8], _>(bounds).map(|(key, value)| (&**key, Some(value)));
+        Ok(match order {
+            Order::Ascending => page(merged(written, stored, |written, stored| written <= stored), limit),
+            Order::Descending => page(merged(written.rev(), stored.rev(), |written, stored| written >= stored), limit),
+        })
     }
+}
+
+type Found<'a> = (&'a [u8], &'a (Vec<u8>, u64));
+type Change<'a> = (&'a [u8], Option<&'a (Vec<u8>, u64)>);
+
+/// What was written and what was there, in one order. What was written hides what was there.
+fn merged<'a>(
+    written: impl Iterator<Item = Change<'a>>,
+    stored: impl Iterator<Item = Change<'a>>,
+    is_first: impl Fn(&[u8], &[u8]) -> bool,
+) -> impl Iterator<Item = Found<'a>> {
+    let (mut written, mut stored) = (written.peekable(), stored.peekable());
+    let next = std::iter::from_fn(move || match (written.peek(), stored.peek()) {
+        (Some((new, _)), Some((old, _))) => {
+            let (both, first) = (new == old, is_first(new, old));
+            if both {
+                stored.next();
+            }
+            if first { written.next() } else { stored.next() }
+        }
+        (Some(_), None) => written.next(),
+        (None, _) => stored.next(),
+    });
+    next.filter_map(|(key, value)| Some((key, value?)))
 }
 
 impl Read for Snapshot {
     fn get(&mut self, key: &[u8]) -> Result<Option<Entry>, StoreError> {
-        self.0.get(key)
+        one(key, self.0.get(key))
     }
 
     fn scan(&mut self, range: &Range, limit: u32, order: Order) -> Result<Page, StoreError> {
-        Ok(self.0.scan(range, limit, order))
+        let Some(bounds) = bounds(range) else { return Ok(page(std::iter::empty(), limit)) };
+        let found = self.0.range::<[u8], _>(bounds).map(|(key, value)| (&**key, value));
+        Ok(if order == Order::Ascending { page(found, limit) } else { page(found.rev(), limit) })
     }
 }
 
 impl Write for Transaction {
     fn take(&mut self, range: &Range, limit: u32) -> Result<Vec<Entry>, StoreError> {
-        Ok(self.state.scan(range, limit, Order::Ascending).entries)
+        Ok(self.scan(range, limit, Order::Ascending)?.entries)
     }
 
     fn set(&mut self, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
@@ -170,33 +291,44 @@ impl Write for Transaction {
         if value.len() > MAX_VALUE_BYTES {
             return Err(StoreError::ValueTooLarge);
         }
-        self.count_write()?;
-        self.state.entries.insert(key.to_vec(), (value.to_vec(), self.state.version));
+        self.count_write(key.len() + value.len())?;
+        self.writes.insert(key.to_vec(), Some((value.to_vec(), self.version)));
         Ok(())
     }
 
     fn delete(&mut self, key: &[u8]) -> Result<bool, StoreError> {
         check_key(key)?;
-        self.count_write()?;
-        Ok(self.state.entries.remove(key).is_some())
+        if self.find(key).is_none() {
+            charge(key.len());
+            return Ok(false);
+        }
+        self.count_write(key.len())?;
+        self.writes.insert(key.to_vec(), None);
+        Ok(true)
     }
 
     fn emit(&mut self, topic: &str, key: &str, payload: &[u8]) -> Result<String, StoreError> {
-        self.count_write()?;
-        let id = format!("memory/{}-{}", self.state.version, self.state.emitted.len());
+        if payload.len() > MAX_PAYLOAD_BYTES {
+            return Err(StoreError::PayloadTooLarge);
+        }
+        self.count_write(RECORD_BYTES + payload.len())?;
+        let number = STORE.with_borrow(|state| state.emitted.len()) + self.emitted.len();
+        let id = format!("memory/{}-{number}", self.version);
         let (topic, key) = (topic.to_owned(), key.to_owned());
-        self.state.emitted.push(Emitted { id: id.clone(), topic, key, payload: payload.to_vec() });
+        self.emitted.push(Emitted { id: id.clone(), topic, key, payload: payload.to_vec() });
         Ok(id)
     }
 
     fn wake_at(&mut self, key: &str, at_ms: u64, payload: &[u8]) -> Result<(), StoreError> {
-        self.count_write()?;
-        self.state.timers.insert(key.to_owned(), Timer { at_ms, payload: payload.to_vec() });
+        self.count_write(RECORD_BYTES + payload.len())?;
+        self.timers.insert(key.to_owned(), Some(Timer { at_ms, payload: payload.to_vec() }));
         Ok(())
     }
 
     fn cancel_wake(&mut self, key: &str) -> Result<bool, StoreError> {
-        self.count_write()?;
-        Ok(self.state.timers.remove(key).is_some())
+        let was_set = self.has_timer(key);
+        self.count_write(key.len())?;
+        self.timers.insert(key.to_owned(), None);
+        Ok(was_set)
     }
 }

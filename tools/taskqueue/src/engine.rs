@@ -1,6 +1,11 @@
-//! What the tools do: each function is one transaction's work, on the rules of [`rules`](crate::rules) and the records and indexes of [`queue`](crate::queue).
+//! What the tools do, on the rules of [`rules`](crate::rules) and the records and indexes of [`queue`](crate::queue).
 
+mod alarm;
+mod bites;
 mod claims;
+mod clearing;
+mod ids;
+mod submission;
 mod upkeep;
 
 use mcpp_tool::store::{Order, Read, StoreError, Write};
@@ -8,20 +13,19 @@ use serde_json::Value;
 
 pub use self::{
     claims::{ClaimRequest, PEER_TIMEOUT_MS, claim, clock, heartbeat, peers},
-    upkeep::{forget_task, upkeep, wake},
+    clearing::{Cleared, Clearing, clear, clearing},
+    ids::{MAX_ID_BYTES, MAX_SUBMITTED_ID_BYTES, check_name, is_id},
+    submission::{MAX_DEPENDENCIES, MAX_NOTES_BYTES, MAX_PAYLOAD_BYTES, Submission, retry, submit},
+    upkeep::{look_after, wake},
 };
 use crate::{
-    queue::{DEPENDENTS, HELD, KEYS, TASKS, WORKERS, canonical_type, rank, ready_up_to, save, settings},
-    record::{LogLine, Spec, State, Task, Worker},
+    queue::{DEPENDENTS, HELD, TASKS, WORKERS, rank, ready_up_to, save, settings},
+    record::{LogLine, MAX_RECORD_BYTES, State, Status, Task, Worker},
     rules::{self, Claim, Outcome, Refused},
 };
 
-/// Longest id of a task, worker or session, in bytes.
-pub const MAX_ID_BYTES: usize = 200;
-/// Most dependencies of one task.
-pub const MAX_DEPENDENCIES: usize = 100;
-/// Largest payload, in bytes of JSON.
-pub const MAX_PAYLOAD_BYTES: usize = 512 << 10;
+/// Largest entry of a worker, in bytes of JSON.
+pub const MAX_WORKER_BYTES: usize = 64 << 10;
 
 /// Why something could not be done.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -46,141 +50,12 @@ pub enum QueueError {
     Store(#[from] StoreError),
 }
 
-/// What a task is submitted with.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Submission {
-    /// The id; a new one if none is given.
-    pub id: Option<String>,
-    /// Not before this time.
-    pub not_before_ms: u64,
-    /// What is asked for.
-    pub spec: Spec,
-}
-
-impl Submission {
-    fn check(&self) -> Result<(), QueueError> {
-        let ids = [&self.id, &self.spec.session, &self.spec.sticky_worker, &self.spec.idempotency_key];
-        for id in ids.into_iter().flatten().chain(&self.spec.dependencies) {
-            check_id(id)?;
-        }
-        if self.spec.task_type.is_empty()
-            || self.spec.task_type.len() > MAX_ID_BYTES
-            || self.spec.model_name.len() > MAX_ID_BYTES
-        {
-            return Err(QueueError::Invalid(format!(
-                "task_type must have 1 to {MAX_ID_BYTES} bytes, model_name at most"
-            )));
-        }
-        if self.spec.dependencies.len() > MAX_DEPENDENCIES {
-            return Err(QueueError::Invalid(format!("a task has at most {MAX_DEPENDENCIES} dependencies")));
-        }
-        if !self.spec.priority.is_finite() {
-            return Err(QueueError::Invalid("priority must be a finite number".into()));
-        }
-        if self.spec.payload.to_string().len() > MAX_PAYLOAD_BYTES {
-            return Err(QueueError::Invalid(format!("the payload is larger than {MAX_PAYLOAD_BYTES} bytes")));
-        }
-        Ok(())
-    }
-
-    fn is_same_work(&self, task: &Task) -> bool {
-        canonical_type(&self.spec.task_type) == canonical_type(&task.spec.task_type)
-            && self.spec.model_name == task.spec.model_name
-            && self.spec.payload == task.spec.payload
-    }
-}
-
-/// Ids are parts of keys.
-pub fn check_id(id: &str) -> Result<(), QueueError> {
-    if id.is_empty() || id.len() > MAX_ID_BYTES || id.chars().any(char::is_control) {
-        return Err(QueueError::Invalid(format!(
-            "an id has 1 to {MAX_ID_BYTES} bytes and no control characters: {:?}",
-            id.chars().take(40).collect::<String>()
-        )));
-    }
-    Ok(())
-}
-
 /// The task of this id.
 pub fn find(t: &mut (impl Read + ?Sized), id: &str) -> Result<Task, QueueError> {
-    if check_id(id).is_err() {
+    if !is_id(id) {
         return Err(QueueError::NoTask(id.chars().take(MAX_ID_BYTES).collect()));
     }
     TASKS.get(t, &id.to_owned())?.ok_or_else(|| QueueError::NoTask(id.to_owned()))
-}
-
-/// Submits a task. The same work under the same id or idempotency key is the same task, whatever has become of it.
-pub fn submit(
-    t: &mut (impl Write + ?Sized),
-    submission: &Submission,
-    new_id: &str,
-    now_ms: u64,
-) -> Result<Task, QueueError> {
-    submission.check()?;
-    if let Some(known) = known(t, submission)? {
-        return if submission.is_same_work(&known) {
-            Ok(known)
-        } else {
-            let name = submission.id.clone().or_else(|| submission.spec.idempotency_key.clone());
-            Err(QueueError::OtherWork(name.unwrap_or_default()))
-        };
-    }
-    let id = submission.id.clone().unwrap_or_else(|| new_id.to_owned());
-    let mut waiting_for = Vec::new();
-    for dependency in &submission.spec.dependencies {
-        let parent = if *dependency == id { None } else { TASKS.get(t, dependency)? };
-        match parent.map(|parent| parent.state) {
-            None => return Err(QueueError::Invalid(format!("dependency {dependency:?} is not a task"))),
-            Some(State::Completed) => {}
-            Some(State::Failed | State::Cancelled) => {
-                return Err(QueueError::Invalid(format!("dependency {dependency:?} has failed or was cancelled")));
-            }
-            Some(_) => waiting_for.push(dependency.clone()),
-        }
-    }
-    let mut task = record(submission.spec.clone(), id, waiting_for, now_ms);
-    rules::settle(&mut task, submission.not_before_ms, now_ms);
-    if let Some(key) = &task.spec.idempotency_key {
-        KEYS.set(t, key, &task.id)?;
-    }
-    save(t, None, Some(&task), now_ms)?;
-    upkeep::plan(t, &task)?;
-    Ok(task)
-}
-
-fn known(t: &mut (impl Read + ?Sized), submission: &Submission) -> Result<Option<Task>, StoreError> {
-    if let Some(id) = &submission.id
-        && let Some(task) = TASKS.get(t, id)?
-    {
-        return Ok(Some(task));
-    }
-    let Some(key) = &submission.spec.idempotency_key else { return Ok(None) };
-    match KEYS.get(t, key)? {
-        Some(id) => TASKS.get(t, &id),
-        None => Ok(None),
-    }
-}
-
-fn record(spec: Spec, id: String, waiting_for: Vec<String>, now_ms: u64) -> Task {
-    Task {
-        id,
-        spec,
-        waiting_for,
-        state: State::Blocked,
-        created_ms: now_ms,
-        updated_ms: now_ms,
-        ready_ms: now_ms,
-        started_ms: None,
-        finished_ms: None,
-        attempt: 0,
-        fencing_token: 0,
-        result: None,
-        error: None,
-        dead_letter: false,
-        logs: Vec::new(),
-        progress: None,
-        retries: 0,
-    }
 }
 
 /// Changes a task by a rule and stores it, with what follows for those that depend on it; what it was, what it is now, and the rule's answer.
@@ -193,15 +68,42 @@ fn change<T>(
     let before = find(t, id)?;
     let mut after = before.clone();
     let answer = rule(&mut after)?;
+    after.fit();
     store(t, &before, &after, now_ms)?;
     Ok((before, after, answer))
 }
 
+/// The same, by a rule that adds what a client gives: as much as leaves room for what the queue itself adds.
+fn add(
+    t: &mut (impl Write + ?Sized),
+    id: &str,
+    now_ms: u64,
+    rule: impl FnOnce(&mut Task) -> Result<(), Refused>,
+) -> Result<Task, QueueError> {
+    let before = find(t, id)?;
+    let mut after = before.clone();
+    rule(&mut after)?;
+    let bytes = after.bytes();
+    if bytes > MAX_RECORD_BYTES && bytes > before.bytes() {
+        return Err(QueueError::Invalid(format!(
+            "payload, result, progress, error and log of the task would have {bytes} bytes together; {MAX_RECORD_BYTES} are allowed"
+        )));
+    }
+    store(t, &before, &after, now_ms)?;
+    Ok(after)
+}
+
+/// A reason as far as it is kept.
+fn kept(reason: &str) -> String {
+    const MAX_REASON_CHARS: usize = 1_000;
+    reason.chars().take(MAX_REASON_CHARS).collect()
+}
+
 fn store(t: &mut (impl Write + ?Sized), before: &Task, after: &Task, now_ms: u64) -> Result<(), QueueError> {
     save(t, Some(before), Some(after), now_ms)?;
-    upkeep::plan(t, after)?;
+    upkeep::plan(t, after, now_ms)?;
     if after.status().is_final() && !before.status().is_final() {
-        upkeep::release_dependents(t, &after.id, now_ms)?;
+        upkeep::tell_dependents(t, &after.id, after.status() == Status::Completed, now_ms)?;
     }
     Ok(())
 }
@@ -215,7 +117,7 @@ pub fn finish(
     now_ms: u64,
     chance: f64,
 ) -> Result<Task, QueueError> {
-    change(t, id, now_ms, |task| rules::finish(task, by, outcome, now_ms, chance)).map(|(_, task, ())| task)
+    add(t, id, now_ms, |task| rules::finish(task, by, outcome, now_ms, chance))
 }
 
 /// A sign of life of a worker that has a task; when its lease ends now.
@@ -231,7 +133,7 @@ pub fn release(
     reason: &str,
     now_ms: u64,
 ) -> Result<Task, QueueError> {
-    change(t, id, now_ms, |task| rules::release(task, by, reason, now_ms)).map(|(_, task, ())| task)
+    change(t, id, now_ms, |task| rules::release(task, by, &kept(reason), now_ms)).map(|(_, task, ())| task)
 }
 
 /// Cancels a task; what it was before, and what it is now.
@@ -242,7 +144,8 @@ pub fn cancel(
     force: bool,
     now_ms: u64,
 ) -> Result<(Task, Task), QueueError> {
-    change(t, id, now_ms, |task| rules::cancel(task, reason, force, now_ms)).map(|(before, after, ())| (before, after))
+    change(t, id, now_ms, |task| rules::cancel(task, &kept(reason), force, now_ms))
+        .map(|(before, after, ())| (before, after))
 }
 
 /// Notes progress and log of a running task.
@@ -254,7 +157,7 @@ pub fn report(
     lines: Vec<LogLine>,
     now_ms: u64,
 ) -> Result<Task, QueueError> {
-    change(t, id, now_ms, |task| rules::report(task, by, progress, lines, now_ms)).map(|(_, task, ())| task)
+    add(t, id, now_ms, |task| rules::report(task, by, progress, lines, now_ms))
 }
 
 /// Gives a task another priority; the one it had. With `requeue` it goes behind those that have this priority already.
@@ -279,33 +182,6 @@ pub fn set_priority(
     }
     store(t, &before, &after, now_ms)?;
     Ok((before.spec.priority, after))
-}
-
-/// Submits a task that has ended again, as `<id>-retry-<n>`.
-pub fn retry(
-    t: &mut (impl Write + ?Sized),
-    id: &str,
-    max_attempts: Option<u32>,
-    timeout_ms: Option<u64>,
-    now_ms: u64,
-) -> Result<(Task, u32), QueueError> {
-    let before = find(t, id)?;
-    if !before.status().is_final() {
-        return Err(QueueError::Invalid(format!("task {id:?} has not ended: it is {}", before.status().as_str())));
-    }
-    let retries = before.retries.saturating_add(1);
-    let after = Task { retries, updated_ms: now_ms, ..before.clone() };
-    let spec = Spec {
-        dependencies: Vec::new(),
-        idempotency_key: None,
-        max_attempts: max_attempts.unwrap_or(before.spec.max_attempts),
-        timeout_ms: timeout_ms.or(before.spec.timeout_ms),
-        ..before.spec.clone()
-    };
-    let again = Submission { id: Some(format!("{id}-retry-{retries}")), not_before_ms: 0, spec };
-    let task = submit(t, &again, "", now_ms)?;
-    save(t, Some(&before), Some(&after), now_ms)?;
-    Ok((task, retries))
 }
 
 /// Where a queued task stands among those that can be claimed, 1 for the next one. None if it does not wait for a worker, or stands too far behind to be counted.
@@ -353,8 +229,19 @@ fn is_last(t: &mut (impl Read + ?Sized), task: &Task) -> Result<bool, StoreError
 
 /// Registers a worker, or renews what is known of one.
 pub fn register(t: &mut (impl Write + ?Sized), worker: Worker) -> Result<Worker, QueueError> {
-    check_id(&worker.id)?;
-    let known = WORKERS.get(t, &worker.id)?;
+    let bytes = serde_json::to_string(&worker).map_or(0, |json| json.len());
+    if bytes > MAX_WORKER_BYTES {
+        return Err(QueueError::Invalid(format!(
+            "capabilities, resource_limits and metadata have {bytes} bytes together; {MAX_WORKER_BYTES} are allowed"
+        )));
+    }
+    let known = if is_id(&worker.id) { WORKERS.get(t, &worker.id)? } else { None };
+    if known.is_none() {
+        check_name("worker_id", &worker.id)?;
+    }
+    for (number, name) in worker.capabilities.iter().enumerate() {
+        check_name(&format!("capabilities/{number}"), name)?;
+    }
     let worker = match known {
         Some(known) => Worker {
             running: known.running,
@@ -390,16 +277,22 @@ pub fn unregister(
     now_ms: u64,
 ) -> Result<Left, QueueError> {
     let id = &id.to_owned();
-    let worker = WORKERS.get(t, id)?.ok_or_else(|| QueueError::NoWorker(id.clone()))?;
+    let worker = find_worker(t, id)?;
     let abandoned = if patience_ms.is_some() { 0 } else { worker.running };
     let leaves_ms = now_ms.saturating_add(patience_ms.unwrap_or_default());
     let leaving = Worker { leaves_ms: Some(leaves_ms), ..worker.clone() };
     WORKERS.set(t, id, &leaving)?;
     // What is more than a bite is left to the timer.
     if !upkeep::let_go_of(t, &leaving, now_ms)? {
-        upkeep::plan_at(t, leaves_ms)?;
+        alarm::plan_at(t, leaves_ms, now_ms)?;
     }
     Ok(Left { worker, abandoned })
+}
+
+/// The worker of this id.
+pub fn find_worker(t: &mut (impl Read + ?Sized), id: &str) -> Result<Worker, QueueError> {
+    let known = if is_id(id) { WORKERS.get(t, &id.to_owned())? } else { None };
+    known.ok_or_else(|| QueueError::NoWorker(id.chars().take(MAX_ID_BYTES).collect()))
 }
 
 /// All workers, by id.
@@ -424,3 +317,6 @@ pub(crate) fn is_waited_for(t: &mut (impl Read + ?Sized), id: &str) -> Result<bo
 pub fn is_paused(t: &mut (impl Read + ?Sized)) -> Result<bool, StoreError> {
     Ok(settings(t)?.paused.is_some())
 }
+
+#[cfg(test)]
+mod tests;

@@ -16,6 +16,7 @@
 
 pub mod engine;
 pub mod environment;
+pub mod listing;
 pub mod queue;
 pub mod record;
 pub mod rpc;
@@ -26,12 +27,11 @@ pub mod tools;
 #[cfg(test)]
 mod model;
 
-use mcpp_tool::{Error, events::Wake, store::transact};
+use mcpp_tool::{Error, events::Wake};
 
 /// The queue's timer is due.
 fn on_wake(_wake: Wake) -> Result<(), Error> {
-    let (now_ms, chance) = (environment::now_ms(), environment::chance());
-    transact(|t| engine::wake(t, now_ms, chance)).map_err(Error::from)
+    engine::wake(environment::now_ms(), environment::chance()).map_err(Error::from)
 }
 
 use tools::{p2p::*, queue::*, tasks::*, workers::*};

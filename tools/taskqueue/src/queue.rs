@@ -223,22 +223,33 @@ pub fn save(
         && before.map(|task| &task.state) != Some(&after.state)
     {
         statistics::note(t, before, after, now_ms)?;
-        emit(t, after)?;
+        announce(t, after)?;
     }
     workers(t, before, after, now_ms)
 }
 
-fn emit(t: &mut (impl Write + ?Sized), task: &Task) -> Result<(), StoreError> {
+/// Emits the event that tells of a task's state.
+pub(crate) fn announce(t: &mut (impl Write + ?Sized), task: &Task) -> Result<(), StoreError> {
+    /// Characters of an error that an event has: its payload has a bound, and each subscriber gets a copy.
+    const MAX_ERROR_CHARS: usize = 1_000;
+    let error = task.error.as_ref().map(|error| error.chars().take(MAX_ERROR_CHARS).collect::<String>());
     let payload = json!({
         "task_id": task.id,
         "task_type": task.spec.task_type,
         "status": task.status().as_str(),
         "attempt": task.attempt,
-        "error": task.error,
+        "error": error,
     });
     // The key of an event has a bound that an id need not keep to.
     let key: String = task.id.chars().take(64).collect();
     t.emit("task", &key, payload.to_string().as_bytes()).map(|_| ())
+}
+
+/// A task, and the bytes of its record.
+pub(crate) fn find_sized(t: &mut (impl Read + ?Sized), id: &str) -> Result<Option<(Task, usize)>, StoreError> {
+    let Some(entry) = t.get(&TASKS.key(&id.to_owned()))? else { return Ok(None) };
+    let task = serde_json::from_slice(&entry.value).map_err(|_| StoreError::Unreadable)?;
+    Ok(Some((task, entry.value.len())))
 }
 
 fn shard(id: &str) -> u8 {
@@ -288,11 +299,23 @@ pub fn counted(t: &mut (impl Read + ?Sized), status: Status) -> Result<u64, Stor
     Ok(sum.unsigned_abs())
 }
 
-/// How many tasks of each type have a status; for what has not ended.
-pub fn counted_by_type(t: &mut (impl Read + ?Sized), status: Status) -> Result<BTreeMap<String, u64>, StoreError> {
-    let all = TYPES.page(t, None, 1_000, mcpp_tool::store::Order::Ascending)?;
-    let of_this = all.into_iter().filter(|((name, _), _)| name == status.as_str());
-    Ok(of_this.map(|((_, task_type), count)| (task_type, count.unsigned_abs())).collect())
+/// How many tasks of each type have a status, for what has not ended; and whether these are all types.
+pub fn counted_by_type(
+    t: &mut (impl Read + ?Sized),
+    status: Status,
+) -> Result<(BTreeMap<String, u64>, bool), StoreError> {
+    /// Types that are told of: what a reply has room for.
+    const MOST_TYPES: u32 = 1_000;
+    let order = mcpp_tool::store::Order::Ascending;
+    let before_first = (status.as_str().to_owned(), String::new());
+    let mut page = TYPES.page(t, Some(&before_first), MOST_TYPES, order)?;
+    page.retain(|((name, _), _)| name == status.as_str());
+    let is_of_this = |((name, _), _): &((String, String), i64)| name == status.as_str();
+    let is_all = match page.last() {
+        Some((last, _)) => !TYPES.page(t, Some(last), 1, order)?.iter().any(is_of_this),
+        None => true,
+    };
+    Ok((page.into_iter().map(|((_, task_type), count)| (task_type, count.unsigned_abs())).collect(), is_all))
 }
 
 fn add<K: Key>(t: &mut (impl Write + ?Sized), map: &Map<K, i64>, key: &K, delta: i64) -> Result<(), StoreError> {

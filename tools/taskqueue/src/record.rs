@@ -5,6 +5,8 @@ use serde_json::{Value, json};
 
 /// Lines of log that are kept of one task; older ones are dropped.
 pub const MAX_LOG_LINES: usize = 200;
+/// Largest record of a task that a client's word can make, in bytes of JSON. The store takes 1 MiB; the rest is for what the queue itself adds.
+pub const MAX_RECORD_BYTES: usize = (1 << 20) - (32 << 10);
 /// Attempts, if nothing else is said.
 pub const DEFAULT_ATTEMPTS: u32 = 3;
 
@@ -208,6 +210,40 @@ impl Task {
         match &self.state {
             State::Running(lease) => Some(&lease.worker),
             _ => None,
+        }
+    }
+
+    /// Bytes of its record.
+    pub fn bytes(&self) -> usize {
+        /// Counts what is written to it.
+        struct Count(usize);
+        impl std::io::Write for Count {
+            fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+                self.0 = self.0.saturating_add(bytes.len());
+                Ok(bytes.len())
+            }
+            fn flush(&mut self) -> std::io::Result<()> {
+                Ok(())
+            }
+        }
+        let mut count = Count(0);
+        // Nothing in a record is without a JSON form.
+        let _counted = serde_json::to_writer(&mut count, self);
+        count.0
+    }
+
+    /// Drops log, progress and result, as far as needed, from a record that an earlier version let grow to where nothing can be added: a task that cannot change
+    /// would be stuck.
+    pub fn fit(&mut self) {
+        /// What the store takes, less what a change adds.
+        const MOST: usize = (1 << 20) - 1_024;
+        let drops: [fn(&mut Self); 3] =
+            [|task| task.logs.clear(), |task| task.progress = None, |task| task.result = None];
+        for drop in drops {
+            if self.bytes() <= MOST {
+                return;
+            }
+            drop(self);
         }
     }
 

@@ -36,14 +36,31 @@ pub(super) async fn build(project: &Project, progress: Progress<'_>) -> Result<S
     Ok(Steps { component, said: said(done) })
 }
 
-/// Writes the runtime of the bindings where the project expects it; whether it does, and there is one.
+/// Writes the runtime of the bindings where the project expects it; whether it does.
 fn write_runtime(project: &Path) -> anyhow::Result<bool> {
     let module = std::fs::read_to_string(project.join("go.mod")).unwrap_or_default();
-    if RUNTIME.is_empty() || !module.contains(&format!("=> ./{RUNTIME_FOLDER}")) {
+    if !module.contains(&format!("=> ./{RUNTIME_FOLDER}")) {
         return Ok(false);
     }
     for (name, text) in RUNTIME {
         write_changed(project.join(RUNTIME_FOLDER).join(name), text.as_bytes())?;
     }
     Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_runtime_of_the_bindings_is_in_the_program() {
+        let has = |name: &str| RUNTIME.iter().any(|(file, text)| *file == name && !text.is_empty());
+        assert!(has("go.mod") && RUNTIME.iter().any(|(file, _)| file.starts_with("wit/") && file.ends_with(".go")));
+        let project = tempfile::tempdir().expect("a folder");
+        assert!(!write_runtime(project.path()).expect("read"), "a project without go.mod expects none");
+        let module = include_str!("../../../../tool-sdk/templates/go/go.mod");
+        std::fs::write(project.path().join("go.mod"), module).expect("written");
+        assert!(write_runtime(project.path()).expect("written"));
+        assert!(project.path().join(RUNTIME_FOLDER).join("go.mod").is_file());
+    }
 }

@@ -9,7 +9,7 @@ use crate::author::{
 };
 
 const NEEDS: &str = "install Python 3.10 or newer, with venv";
-/// What a project asks for.
+/// The file with the packages that a project needs.
 const REQUIREMENTS: &str = "requirements.txt";
 /// The folder that its requirements are installed into.
 const VENV: &str = ".venv";

@@ -5,15 +5,20 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::{BuildError, Progress, Steps};
-use crate::author::{project::Project, step::Step};
+use crate::author::{project::Project, sdk, step::Step};
 
 const TARGET: &str = "wasm32-wasip2";
 const NEEDS: &str = "install Rust 1.95 or newer";
-const NEEDS_TARGET: &str =
-    "type `rustup target add wasm32-wasip2`; without rustup, run guest-target.sh in the SDK's folder";
+const NEEDS_TARGET: &str = "type `rustup target add wasm32-wasip2`; without rustup, type `bash .mcpp/sdk/tool-sdk/guest-target.sh .mcpp/guest-toolchain` in the project's folder";
+/// The variable that names a folder with the toolchain of `guest-target.sh`, for all projects.
+const TOOLCHAIN: &str = "MCPP_GUEST_TOOLCHAIN";
+/// Where that toolchain is in a project, and in a checkout.
+const OWN_TOOLCHAIN: &str = ".mcpp/guest-toolchain";
+const CHECKOUT_TOOLCHAIN: &str = "target/guest-toolchain";
 
 pub(super) async fn build(project: &Project, progress: Progress<'_>) -> Result<Steps, BuildError> {
     let build = ["build", "--quiet", "--release", "--target", TARGET, "--message-format", "json-render-diagnostics"];
+    sdk::refresh(&project.folder).map_err(BuildError::Wit)?;
     let cargo = match guest_toolchain(project).await? {
         None => Step::new("cargo", &project.folder, NEEDS),
         // It is a shell's file, as it extends what is set already.
@@ -29,7 +34,7 @@ pub(super) async fn build(project: &Project, progress: Progress<'_>) -> Result<S
     Ok(Steps { component, said: done.said })
 }
 
-/// What to set for cargo, if this Rust has no such target and the SDK's checkout has one of its own.
+/// The environment for cargo, if this Rust has no such target and `guest-target.sh` made one: for all projects, for this one, or for the checkout with the SDK.
 async fn guest_toolchain(project: &Project) -> Result<Option<PathBuf>, BuildError> {
     let print = ["--print", "target-libdir", "--target", TARGET];
     let library = Step::new("rustc", &project.folder, NEEDS).arguments(print).with_data().run().await?;
@@ -37,18 +42,28 @@ async fn guest_toolchain(project: &Project) -> Result<Option<PathBuf>, BuildErro
     if std::fs::read_dir(library.data.trim()).is_ok_and(|entries| entries.flatten().any(has_std)) {
         return Ok(None);
     }
+    let named = std::env::var_os(TOOLCHAIN).map(PathBuf::from);
+    let known = [named, Some(project.folder.join(OWN_TOOLCHAIN))].into_iter().flatten();
+    if let Some(environment) = known.filter_map(environment).next() {
+        return Ok(Some(environment));
+    }
     let describe = ["metadata", "--format-version", "1"];
     let metadata = Step::new("cargo", &project.folder, NEEDS).arguments(describe).with_data().run().await?;
-    let checkout = sdk(&metadata.data).and_then(|sdk| Some(sdk.parent()?.parent()?.to_owned()));
-    let environment = checkout.map(|checkout| checkout.join("target/guest-toolchain/guest-env.sh"));
-    match environment.filter(|file| std::fs::metadata(file).is_ok_and(|file| file.len() > 0)) {
+    let checkout = manifest_of_sdk(&metadata.data).and_then(|sdk| Some(sdk.parent()?.parent()?.to_owned()));
+    match checkout.and_then(|checkout| environment(checkout.join(CHECKOUT_TOOLCHAIN))) {
         Some(environment) => Ok(Some(environment)),
         None => Err(BuildError::Missing { program: format!("the Rust target {TARGET}"), needs: NEEDS_TARGET }),
     }
 }
 
+/// The file that sets a toolchain's environment, if there is one in this folder.
+fn environment(toolchain: PathBuf) -> Option<PathBuf> {
+    let file = toolchain.join("guest-env.sh");
+    std::fs::metadata(&file).is_ok_and(|file| file.len() > 0).then_some(file)
+}
+
 /// The manifest of the SDK that the package depends on.
-fn sdk(metadata: &str) -> Option<PathBuf> {
+fn manifest_of_sdk(metadata: &str) -> Option<PathBuf> {
     let metadata: Value = serde_json::from_str(metadata).ok()?;
     let packages = metadata.get("packages")?.as_array()?;
     let sdk = packages.iter().find(|package| package.get("name").is_some_and(|name| name == "mcpp-tool"))?;

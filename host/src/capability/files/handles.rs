@@ -10,12 +10,14 @@ use std::{
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::grants::files::FolderMode;
+use crate::{grants::files::FolderMode, memory::Reservation};
 
 /// Files and directories that one call may have open.
 const MAX_OPEN: usize = 64;
 /// Entries of all listings that one call holds.
 const MAX_ENTRIES: usize = 100_000;
+/// The most that an entry of a listing takes: its name, and where that is.
+pub(super) const ENTRY_BYTES: usize = 320;
 /// Which part of the process's files may be guests'.
 const SHARE: u64 = 4;
 /// What guests may have open in any case, and at the most.
@@ -33,11 +35,18 @@ static HOST: LazyLock<Arc<Semaphore>> = LazyLock::new(|| {
 pub struct Handles {
     open: Arc<AtomicUsize>,
     files: HashMap<u32, Arc<Handle>>,
-    listings: HashMap<u32, usize>,
+    listings: HashMap<u32, Listing>,
     /// Which directory of the grant an open directory is, or is in.
     granted: HashMap<u32, usize>,
     /// What the call has used of those directories so far.
     used: HashSet<(usize, FolderMode)>,
+}
+
+/// A listing that the host holds for a guest, out of its tenant's memory.
+#[derive(Debug)]
+struct Listing {
+    entries: usize,
+    _memory: Reservation,
 }
 
 /// One open file; counts for as long as a descriptor or a stream of it lives.
@@ -100,11 +109,11 @@ impl Handles {
 
     /// How many entries further listings may have.
     pub(super) fn room_for_entries(&self) -> usize {
-        MAX_ENTRIES.saturating_sub(self.listings.values().sum())
+        MAX_ENTRIES.saturating_sub(self.listings.values().map(|listing| listing.entries).sum())
     }
 
-    pub(super) fn keep_listing(&mut self, listing: u32, entries: usize) {
-        self.listings.insert(listing, entries);
+    pub(super) fn keep_listing(&mut self, listing: u32, entries: usize, memory: Reservation) {
+        self.listings.insert(listing, Listing { entries, _memory: memory });
     }
 
     pub(super) fn close_listing(&mut self, listing: u32) {

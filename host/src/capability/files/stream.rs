@@ -44,7 +44,7 @@ impl InputStream for Reader {
     }
 
     async fn blocking_read(&mut self, size: usize) -> StreamResult<Bytes> {
-        self.control.wait_briefly(in_pool(self.inner.blocking_read(size))).await.map_err(StreamError::Trap)?
+        self.control.wait(in_pool(self.inner.blocking_read(size))).await.map_err(StreamError::Trap)?
     }
 
     async fn cancel(&mut self) {
@@ -78,7 +78,7 @@ impl OutputStream for Writer {
     async fn blocking_write_and_flush(&mut self, bytes: Bytes) -> StreamResult<()> {
         self.charge(bytes.len())?;
         let written = in_pool(self.inner.blocking_write_and_flush(bytes));
-        self.control.wait_briefly(written).await.map_err(StreamError::Trap)?
+        self.control.wait(written).await.map_err(StreamError::Trap)?
     }
 
     fn flush(&mut self) -> StreamResult<()> {

@@ -47,6 +47,7 @@ struct Way {
 
 /// How long each step may take; never beyond the call's deadline, which ends it anyway.
 struct Patience {
+    turn: Duration,
     connect: Duration,
     first_byte: Duration,
     between_bytes: Duration,
@@ -80,6 +81,7 @@ impl Exchange {
         let asked =
             |get: fn(&RequestOptions) -> Option<Duration>| options.as_ref().and_then(get).unwrap_or(left).min(left);
         let patience = Patience {
+            turn: asked(|options| options.connect_timeout),
             connect: asked(|options| options.connect_timeout).min(CONNECT_PATIENCE),
             first_byte: asked(|options| options.first_byte_timeout),
             between_bytes: asked(|options| options.between_bytes_timeout),
@@ -91,11 +93,15 @@ impl Exchange {
 
     /// Sends it. Whoever drops this ends it.
     pub(super) async fn run(mut self) -> Result<Sent, Error> {
+        // Its own call's turn, then its tenant's: for as long as the call may take, unless the guest said how long connecting may.
+        let Way { control, access, requester, .. } = &self.way;
+        let turn_until = Instant::now() + self.patience.turn;
+        let own = timeout_at(turn_until, self.places.clone().acquire_owned());
+        let own = own.await.map_err(|_| Error::ConnectionLimitReached)?;
+        let permit = timeout_at(turn_until, access.outbound.connections.take(&requester.tenant));
+        let permit = permit.await.map_err(|_| Error::ConnectionLimitReached)?;
+        let over = control.over();
         let connect_until = Instant::now() + self.patience.connect;
-        let place = timeout_at(connect_until, self.places.clone().acquire_owned());
-        let place = place.await.map_err(|_| Error::ConnectionLimitReached)?;
-        let hosts = timeout_at(connect_until, self.way.access.outbound.places.clone().acquire_owned());
-        let hosts = hosts.await.map_err(|_| Error::ConnectionLimitReached)?;
         self.put_in_secrets().await?;
         let addresses = timeout_at(connect_until, self.way.addresses()).await.map_err(|_| Error::DnsTimeout)??;
         let Way { access, origin, control, .. } = &self.way;
@@ -106,8 +112,12 @@ impl Exchange {
         let handshake = builder.handshake(hyper_util::rt::TokioIo::new(stream)).await;
         let (mut sender, connection) = handshake.map_err(|error| connection::explain(&error))?;
         let worker = wasmtime_wasi::runtime::spawn(async move {
-            let _until_the_end = (place, hosts);
-            let _its_error_is_the_bodys = connection.await;
+            let _until_the_end = (own, permit);
+            tokio::select! {
+                _its_error_is_the_bodys = connection => {}
+                // The instance may stay, with what it has open; its connections do not.
+                () = over.cancelled() => {}
+            }
         });
         let Self { request, way: Way { control, .. }, patience, .. } = self;
         let answer = tokio::time::timeout(patience.first_byte, sender.send_request(request)).await;
@@ -149,7 +159,7 @@ impl Way {
     async fn addresses(&self) -> Result<Vec<SocketAddr>, Error> {
         let found = match &self.origin.host {
             Host::Address(address) => vec![*address],
-            Host::Name(name) => self.access.outbound.resolver.resolve(name).await.map_err(|error| {
+            Host::Name(name) => self.access.outbound.resolve(&self.requester.tenant, name).await.map_err(|error| {
                 tracing::info!(name, %error, "a name was not found");
                 Error::DnsError { rcode: Some("not found".into()), info_code: None }
             })?,

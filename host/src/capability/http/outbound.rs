@@ -2,34 +2,55 @@
 
 use std::{
     collections::BTreeMap,
+    io,
+    net::IpAddr,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
 };
 
 use serde::{Deserialize, Serialize};
-use tokio::sync::Semaphore;
 
 use super::{
     resolver::{Resolve, Resolver},
     tls::Tls,
 };
 use crate::{
+    permits::TenantPermits,
     secrets::{KeySource, Secrets},
     tenant::{TenantId, home::Homes},
 };
 
-/// Connections to upstreams at once, of the whole host; more wait. The doors need descriptors too.
-const MAX_CONNECTIONS: usize = 512;
-
 /// Requests of components.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct OutboundConfig {
     /// Certificates of private authorities to trust besides this machine's, in PEM.
     pub ca_file: Option<PathBuf>,
+    /// Connections to upstreams at once, of the whole host; more wait, each in its tenant's line. The doors need descriptors too.
+    pub max_connections: usize,
+    /// Look-ups of names at once, of the whole host: each may hold a thread for as long as the system's resolver takes.
+    pub max_lookups: usize,
     /// How names are looked up; only an embedder can set it.
     #[serde(skip)]
     pub resolver: Resolver,
+}
+
+impl Default for OutboundConfig {
+    fn default() -> Self {
+        Self { ca_file: None, max_connections: 512, max_lookups: 64, resolver: Resolver::default() }
+    }
+}
+
+impl OutboundConfig {
+    /// What is wrong with these numbers, if anything.
+    pub fn check(&self) -> Result<(), String> {
+        for (name, value) in [("max_connections", self.max_connections), ("max_lookups", self.max_lookups)] {
+            if !(1..=65_536).contains(&value) {
+                return Err(format!("outbound.{name} = {value} is not between 1 and 65536"));
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Why no requests can be made.
@@ -48,9 +69,10 @@ pub enum OutboundError {
 /// The host's way out, shared by all calls.
 #[derive(Debug)]
 pub struct Outbound {
-    pub(super) resolver: Arc<dyn Resolve>,
+    resolver: Arc<dyn Resolve>,
     pub(super) tls: Tls,
-    pub(super) places: Arc<Semaphore>,
+    pub(super) connections: TenantPermits,
+    lookups: TenantPermits,
     homes: Homes,
     key: KeySource,
     secrets: Mutex<BTreeMap<TenantId, Arc<Secrets>>>,
@@ -66,11 +88,35 @@ impl Outbound {
         Ok(Self {
             resolver: config.resolver.get(),
             tls: Tls::new(config.ca_file.as_deref())?,
-            places: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
+            connections: TenantPermits::new(config.max_connections),
+            lookups: TenantPermits::new(config.max_lookups),
             homes: homes.clone(),
             key: KeySource::new(homes.data(), variable),
             secrets: Mutex::default(),
         })
+    }
+
+    /// Whether several tenants share it.
+    pub fn set_shared(&self, shared: bool) {
+        self.connections.set_shared(shared);
+        self.lookups.set_shared(shared);
+    }
+
+    /// Connections and look-ups that a tenant has now.
+    pub fn taken(&self, tenant: &TenantId) -> (usize, usize) {
+        (self.connections.taken(tenant).1, self.lookups.taken(tenant).1)
+    }
+
+    /// All addresses of `name`, in the tenant's turn. A resolver cannot be stopped: the look-up goes on, with its permit, also where nobody waits for it any more.
+    pub(super) async fn resolve(&self, tenant: &TenantId, name: &str) -> io::Result<Vec<IpAddr>> {
+        let permit = self.lookups.take(tenant).await;
+        let (resolver, name) = (Arc::clone(&self.resolver), name.to_owned());
+        let lookup = tokio::spawn(async move {
+            let found = resolver.resolve(&name).await;
+            drop(permit);
+            found
+        });
+        lookup.await.map_err(io::Error::other)?
     }
 
     /// A tenant's secrets. Kept for each tenant that this host knows.

@@ -13,16 +13,16 @@ use tracing_subscriber::{
 };
 
 use super::style::{Style, paint};
-use crate::telemetry::GUEST;
+use crate::telemetry::{GUEST, lines_to_stderr};
 
-/// What is shown unless `RUST_LOG` says otherwise: what becomes of a load is shown by us, with what to do about it.
+/// The records that are shown unless `RUST_LOG` says otherwise. The command itself shows the outcome of a load, with the remedy.
 const SHOWN: &str = "warn,guest=debug,mcpp::reload=off,rmcp=off,hyper=warn";
 
 /// Starts it; a second start in one process changes nothing.
 pub(super) fn start() -> anyhow::Result<()> {
     let directives = std::env::var("RUST_LOG").unwrap_or_else(|_| SHOWN.into());
     let logs = tracing_subscriber::fmt().with_env_filter(EnvFilter::try_new(directives)?);
-    let _second_start = logs.with_writer(std::io::stderr).event_format(Lines).try_init();
+    let _second_start = logs.with_writer(lines_to_stderr(false)?).event_format(Lines).try_init();
     Ok(())
 }
 

@@ -4,7 +4,7 @@ use std::{io::IsTerminal as _, sync::LazyLock};
 
 use clap::builder::styling::{AnsiColor, Style as Ansi};
 
-/// What a line is.
+/// The kind of a line.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Style {
     Good,

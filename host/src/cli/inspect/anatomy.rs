@@ -1,6 +1,6 @@
-//! What a component is made of: its bytes by kind, and the languages and tools that its `producers` sections name.
+//! The parts of a component: its bytes by kind, and the languages and tools that its `producers` sections name.
 //!
-//! Those sections are the tool chain's word, and a component may be hostile: they are shown and decide nothing. What cannot be read counts as not said.
+//! Those sections are the tool chain's word, and a component may be hostile: they are shown and decide nothing. A section that cannot be read counts as absent.
 
 use std::collections::BTreeMap;
 
@@ -14,13 +14,13 @@ const MAX_CUSTOM: usize = 16;
 /// Longest name of a section or a tool, in characters.
 const MAX_NAME: usize = 80;
 
-/// What a component is made of.
+/// The parts of a component.
 #[derive(Debug, Default, Serialize)]
 pub(super) struct Anatomy {
     pub(super) size: Size,
-    /// What it says that it is written in; if it does not, what the modules in it say, by name (a linker puts them in any order).
+    /// The languages that it names; if it names none, those of the modules in it, by name (a linker puts them in any order).
     pub(super) language: Vec<String>,
-    /// What made it, with versions: `processed-by`.
+    /// The tools that made it, with versions: `processed-by`.
     pub(super) processed_by: Vec<String>,
     /// The SDKs that it was made with.
     pub(super) sdk: Vec<String>,
@@ -32,7 +32,7 @@ pub(super) struct Size {
     pub(super) total: usize,
     /// Function bodies.
     pub(super) code: usize,
-    /// What memory begins with.
+    /// The data with which memory begins.
     pub(super) data: usize,
     /// Sections that nothing runs by: names, debug information, docs.
     pub(super) custom: usize,
@@ -44,7 +44,7 @@ pub(super) struct Size {
     pub(super) custom_sections: BTreeMap<String, usize>,
 }
 
-/// What `producers` sections say.
+/// The entries of `producers` sections.
 #[derive(Default)]
 struct Said {
     language: Vec<String>,

@@ -7,7 +7,7 @@ use crate::{
     capability::{self, Access},
 };
 
-/// What the grant must allow.
+/// The needs that the grant must meet.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Wants<'a> {
     pub(super) component: &'a str,
@@ -19,7 +19,7 @@ pub(super) struct Wants<'a> {
     pub(super) tools: &'a [&'a str],
 }
 
-/// What to put in the place of what stands in a line.
+/// The advice for a line with a placeholder.
 const FILL_IN: &[(&str, &str)] = &[
     ("call = ", "Put the tools that it may call in the place of TOOL: names, or beginnings such as \"text_*\"."),
     ("store = ", "At most 256 MiB; for another bound: store = { quota_bytes = 67108864 }"),

@@ -1,4 +1,4 @@
-//! What `mcpp inspect` prints for a person. All that a component says goes through `clean`, and nothing of it begins a line.
+//! The page that `mcpp inspect` prints for a person. Every word of a component goes through `clean`, and none of them begins a line.
 
 use super::{
     Explanation, Tool,
@@ -142,7 +142,7 @@ fn tool(tool: &Tool) -> String {
     lines.join("\n")
 }
 
-/// What a component says, in one line.
+/// The words of a component, in one line.
 fn line(text: &str) -> String {
     clean(text).replace(['\n', '\t'], " ")
 }

@@ -41,7 +41,7 @@ pub(super) fn parameters(schema: &Value) -> Vec<Parameter> {
     found
 }
 
-/// What a schema allows, in words.
+/// The values that a schema allows, in words.
 pub(super) fn words(schema: &Value) -> String {
     short(&Writer { root: schema, left: MAX_PARTS }.write(schema, 0), MAX_WORDS)
 }

@@ -1,34 +1,45 @@
 //! One request to the MCP endpoint and its answer: what is checked before the protocol engine sees it, and what is made of what the engine says.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use axum::{
-    body::{Body, Bytes, HttpBody as _},
+    body::{Body, Bytes},
     extract::{Request, State},
     http::{HeaderMap, HeaderValue, Method, StatusCode, header},
     response::{IntoResponse as _, Response},
 };
-use bytes::BytesMut;
-use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
+use http_body_util::{BodyExt as _, Full, Limited};
 use serde_json::Value;
 
-use super::{App, SESSION_HEADER, TRANSPORT_ERROR, failure};
+use super::{
+    App, Connection, SESSION_HEADER, TRANSPORT_ERROR,
+    answer::{self, AnswerHold},
+    aside::{Aside, aside_if_large},
+    body::{self, LEAST_BYTES, NoBody, ReadBody},
+    connection::no_connection,
+    failure, media,
+};
 use crate::{
-    config::ServerConfig,
     mcp::{
         envelope::{self, Envelope},
         handler::RefusalSignal,
-        session::PRINCIPAL,
+        session::visit::{VISIT, Visit},
     },
-    tenant::{Principal, tokens::Stranger},
+    memory::{MemoryUse, NoMemory, Reservation},
+    tenant::{Principal, door::StreamPermit, tokens::authenticator::Stranger},
+    wasm::admission::Share,
 };
 
 /// JSON-RPC code by which clients know that they need a new session.
 const SESSION_NOT_FOUND: i64 = -32001;
+/// JSON-RPC code of what is the host's own fault or lack.
+const INTERNAL_ERROR: i64 = -32603;
+/// JSON-RPC code by which MCP refuses headers that contradict the message, or each other.
+const HEADER_MISMATCH: i64 = -32020;
 /// An error text of the protocol engine is not longer than this.
 const MAX_ERROR_BYTES: usize = 64 << 10;
-/// Bytes of a body after which others are served.
-const READ_AT_ONCE: usize = 128 << 10;
+/// A list of more tools than this is written aside: a tool is about a kilobyte.
+const LONG_LIST: usize = 50;
 const VERSION_HEADER: &str = "mcp-protocol-version";
 const METHOD_HEADER: &str = "mcp-method";
 /// The first protocol version without sessions.
@@ -36,9 +47,11 @@ const MODERN: &str = "2026-07-28";
 
 /// Who is at the door, or the answer that refuses. While no token was ever made only loopback is served (or what the operator vouches for), as the local user.
 pub(super) fn authenticate(app: &App, headers: &HeaderMap) -> Result<Principal, Box<Response>> {
-    let who = bearer(headers).and_then(|token| app.authenticator.check(token));
+    // Where no token was ever made the header is somebody else's: of a proxy, or of a variable that is not set.
+    let shown = if app.authenticator.is_on() { bearer(headers) } else { Ok(None) };
+    let who = shown.and_then(|token| app.authenticator.check(token));
     match who {
-        Ok(principal) if app.endpoint.registry().share(&principal.tenant).is_some() => Ok(principal),
+        Ok(principal) if app.endpoint.registry().admits(&principal) => Ok(principal),
         Ok(_) => Err(Box::new(suspended())),
         Err(stranger) => {
             metrics::counter!("mcpp_refused_total", "reason" => "token").increment(1);
@@ -83,7 +96,9 @@ fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Stranger> {
     }
 }
 
-pub(super) async fn mcp(State(app): State<Arc<App>>, request: Request) -> Response {
+pub(super) async fn mcp(State(app): State<Arc<App>>, mut request: Request) -> Response {
+    // The protocol engine keeps what is in a request, and would keep the connection open in our books.
+    let connection = request.extensions_mut().remove::<Arc<Connection>>();
     let principal = match authenticate(&app, request.headers()) {
         Ok(principal) => principal,
         Err(refused) => {
@@ -91,33 +106,47 @@ pub(super) async fn mcp(State(app): State<Arc<App>>, request: Request) -> Respon
             return *refused;
         }
     };
-    let (tenant, signal) = (principal.tenant.clone(), RefusalSignal::default());
-    let response = answer(&app, principal, &signal, request).await;
-    let refused = !response.status().is_success() || signal.is_raised();
-    if refused && let Some(share) = app.endpoint.registry().share(&tenant) {
+    let Some(share) = app.endpoint.registry().share(&principal.tenant) else { return suspended() };
+    if let Some(connection) = connection
+        && let Err(full) = connection.assign(&principal.tenant, share.limits.connections, app.authenticator.is_on())
+    {
+        metrics::counter!("mcpp_refused_total", "reason" => "connections").increment(1);
+        return no_connection(&full.to_string());
+    }
+    let signal = RefusalSignal::default();
+    let open = app.open.open(&principal);
+    let answered = tokio::select! {
+        response = answer(&app, principal, &share, &signal, request) => Some(response),
+        () = open.ended() => None,
+    };
+    let response = match answered {
+        Some(response) => open.until_ended(response),
+        None => failure(StatusCode::UNAUTHORIZED, None, TRANSPORT_ERROR, "the right to call was taken away meanwhile"),
+    };
+    if !response.status().is_success() || signal.is_raised() {
         share.door.refusals.hold_back().await;
     }
     response
 }
 
-async fn answer(app: &App, principal: Principal, signal: &RefusalSignal, request: Request) -> Response {
-    if let Some(id) = request.headers().get(SESSION_HEADER).filter(|_| !is_modern(request.headers())) {
-        let own = id.to_str().is_ok_and(|id| app.sessions.belongs_to(id, &principal));
-        if !own {
-            return failure(
-                StatusCode::NOT_FOUND,
-                None,
-                SESSION_NOT_FOUND,
-                "there is no such session; open a new one with `initialize`",
-            );
-        }
+async fn answer(
+    app: &App,
+    principal: Principal,
+    share: &Arc<Share>,
+    signal: &RefusalSignal,
+    mut request: Request,
+) -> Response {
+    // A POST is refused when its id is known.
+    if *request.method() != Method::POST && has_two_versions(request.headers()) {
+        return two_versions(None);
     }
+    let visit = match visit(app, principal, request.headers_mut()) {
+        Ok(visit) => visit,
+        Err(refused) => return *refused,
+    };
     match *request.method() {
-        Method::POST => post(app, principal, signal, request).await,
-        Method::GET => {
-            let request = request.map(|_| Full::new(Bytes::new()));
-            shape(PRINCIPAL.scope(principal, app.engine.handle(request)).await.map(Body::new), None).await
-        }
+        Method::POST => post(app, visit, share, signal, request).await,
+        Method::GET => get(app, visit, share, request).await,
         Method::DELETE => delete(app, request.headers()).await,
         _ => {
             let mut response = failure(
@@ -130,6 +159,23 @@ async fn answer(app: &App, principal: Principal, signal: &RefusalSignal, request
             response
         }
     }
+}
+
+/// Who asks, in which session. Where the version has no sessions, their header means nothing; everywhere else the session must be the requester's own, whatever the method.
+fn visit(app: &App, principal: Principal, headers: &mut HeaderMap) -> Result<Visit, Box<Response>> {
+    if is_modern(headers) {
+        headers.remove(SESSION_HEADER);
+    }
+    let mut named = headers.get_all(SESSION_HEADER).iter();
+    let visit = match (named.next(), named.next()) {
+        (None, _) => return Ok(Visit::of(principal)),
+        (Some(id), None) => id.to_str().ok().and_then(|id| app.sessions.visit(&principal, id)),
+        (Some(_), Some(_)) => None,
+    };
+    visit.ok_or_else(|| {
+        let reason = "there is no such session; open a new one with `initialize`";
+        Box::new(failure(StatusCode::NOT_FOUND, None, SESSION_NOT_FOUND, reason))
+    })
 }
 
 fn is_modern(headers: &HeaderMap) -> bool {
@@ -152,35 +198,94 @@ async fn delete(app: &App, headers: &HeaderMap) -> Response {
     }
 }
 
-async fn post(app: &App, principal: Principal, signal: &RefusalSignal, request: Request) -> Response {
-    let (mut parts, body) = request.into_parts();
-    let body = match read_body(&app.config, body).await {
-        Ok(body) => body,
-        Err((status, reason)) => return failure(status, None, envelope::INVALID_REQUEST, &reason),
+/// A stream of a session.
+async fn get(app: &App, visit: Visit, share: &Arc<Share>, mut request: Request) -> Response {
+    media::name_accepted_types(request.headers_mut());
+    let held = match share.memory.reserve(MemoryUse::Messages, LEAST_BYTES) {
+        Ok(held) => held,
+        Err(full) => return no_memory(None, &full),
     };
-    let Some(share) = app.endpoint.registry().share(&principal.tenant) else { return suspended() };
-    let shared = app.endpoint.registry().admission().note(&principal.tenant);
+    let Some(stream) = share.door.stream(share.limits.streams) else { return no_stream(None, share) };
+    if let Err(full) = app.sessions.prepare(&visit, &share.memory).await {
+        return busy(None, "sessions", &full.to_string());
+    }
+    let request = request.map(|_| Full::new(Bytes::new()));
+    let response = VISIT.scope(visit, app.engine.handle(request)).await.map(Body::new);
+    let hold = hold(app, share, held, Some(stream), true);
+    answer::hold(shape(response, None).await, hold).await.unwrap_or_else(|full| no_memory(None, &full))
+}
+
+fn hold(app: &App, share: &Share, held: Reservation, stream: Option<StreamPermit>, resumable: bool) -> AnswerHold {
+    AnswerHold {
+        tenant: share.tenant.clone(),
+        account: Arc::clone(&share.memory),
+        held,
+        results: app.results.clone(),
+        writer: app.results.writer(resumable),
+        _stream: stream,
+    }
+}
+
+async fn post(app: &App, visit: Visit, share: &Arc<Share>, signal: &RefusalSignal, request: Request) -> Response {
+    let (mut parts, body) = request.into_parts();
+    let ReadBody { bytes: body, held } = match body::read(&app.config, &share.memory, body).await {
+        Ok(read) => read,
+        Err(NoBody::NoMemory(full)) => return no_memory(None, &full),
+        Err(error) => return failure(error.status(), None, envelope::INVALID_REQUEST, &error.to_string()),
+    };
+    let shared = app.endpoint.registry().admission().note(&visit.principal.tenant);
     let place = share.door.enter(shared).await;
     let _left_at_the_end = place.guard();
     if let Err((status, reason)) = check_media_types(&mut parts.headers) {
         return failure(status, None, TRANSPORT_ERROR, &reason);
     }
-    let envelope = match envelope::read(&body, app.config.max_body_depth) {
+    let bytes = body.len();
+    let envelope = match aside_if_large(bytes, || envelope::read(&body, app.config.max_body_depth)) {
         Ok(envelope) => envelope,
         Err(malformed) => {
             return failure(StatusCode::BAD_REQUEST, malformed.id.as_ref(), malformed.code, &malformed.reason);
         }
     };
-    if envelope.method.as_deref() == Some("initialize")
-        && let Err(full) = app.sessions.check_room(&principal, share.limits.sessions)
-    {
-        return busy(envelope.id.as_ref(), &full.to_string());
+    let id = envelope.id.as_ref();
+    if has_two_versions(&parts.headers) {
+        return two_versions(id);
+    }
+    let opens = envelope.method.as_deref() == Some("initialize") && !visit.is_in_session();
+    let room = if opens {
+        app.sessions.prepare_opening(&visit, share.limits.sessions, &share.memory).await
+    } else {
+        app.sessions.prepare(&visit, &share.memory).await
+    };
+    if let Err(full) = room {
+        return busy(id, "sessions", &full.to_string());
+    }
+    let stream = match envelope.method.as_deref() {
+        Some("subscriptions/listen") => match share.door.stream(share.limits.streams) {
+            Some(stream) => Some(stream),
+            None => return no_stream(id, share),
+        },
+        _ => None,
+    };
+    let hold = hold(app, share, held, stream, !is_modern(&parts.headers));
+    if let (Some(id), Some(_)) = (&envelope.id, &envelope.method) {
+        match visit.claim_id(id) {
+            // The claim goes where the request goes, and is over when its handler is.
+            Ok(Some(claim)) => drop(parts.extensions.insert(claim)),
+            Ok(None) => {}
+            Err(taken) => {
+                return failure(StatusCode::BAD_REQUEST, Some(id), envelope::INVALID_REQUEST, &taken.to_string());
+            }
+        }
     }
     supply_method_header(&mut parts.headers, &envelope);
     parts.extensions.insert(signal.clone());
     parts.extensions.insert(place.clone());
+    parts.extensions.insert(hold.writer.clone());
     let request = Request::from_parts(parts, Full::new(body));
-    let response = PRINCIPAL.scope(principal, app.engine.handle(request)).await;
+    let lists = envelope.method.as_deref() == Some("tools/list");
+    let many = lists && app.endpoint.registry().catalog(&share.tenant).tools().len() > LONG_LIST;
+    let steps = if many { usize::MAX } else { bytes };
+    let response = Aside::new(steps, VISIT.scope(visit, app.engine.handle(request))).await;
     let mut response = shape(response.map(Body::new), Some(&envelope)).await;
     if let Some((retry_after, too_many)) = signal.retry() {
         let (status, reason) =
@@ -192,44 +297,27 @@ async fn post(app: &App, principal: Principal, signal: &RefusalSignal, request: 
             .headers_mut()
             .insert(header::RETRY_AFTER, HeaderValue::from(u64::try_from(seconds).unwrap_or(u64::MAX)));
     }
-    response
-}
-
-async fn read_body(config: &ServerConfig, body: Body) -> Result<Bytes, (StatusCode, String)> {
-    let limit = config.max_body_bytes;
-    let too_large = || Err((StatusCode::PAYLOAD_TOO_LARGE, format!("the body has more than {limit} bytes")));
-    // What is announced need not come.
-    if body.size_hint().lower() > u64::try_from(limit).unwrap_or(u64::MAX) {
-        return too_large();
-    }
-    let read = collect(Limited::new(body, limit));
-    match tokio::time::timeout(Duration::from_millis(config.body_timeout_ms), read).await {
-        Err(_) => {
-            Err((StatusCode::REQUEST_TIMEOUT, format!("the body did not arrive within {} ms", config.body_timeout_ms)))
+    match answer::hold(response, hold).await {
+        Ok(response) => response,
+        // An effect may have happened: nothing here may tell a client to try again.
+        Err(full) if envelope.method.as_deref() == Some("tools/call") => {
+            let reason = format!("the call has run, but its answer was lost: {full}");
+            failure(StatusCode::INTERNAL_SERVER_ERROR, id, INTERNAL_ERROR, &reason)
         }
-        Ok(Ok(body)) => Ok(body),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => too_large(),
-        Ok(Err(error)) => Err((StatusCode::BAD_REQUEST, format!("the body could not be read: {error}"))),
+        Err(full) => no_memory(id, &full),
     }
 }
 
-/// Reads a body, and lets others be served in between however fast it comes.
-async fn collect(mut body: Limited<Body>) -> Result<Bytes, Box<dyn std::error::Error + Send + Sync>> {
-    let mut all = BytesMut::new();
-    let mut since = 0_usize;
-    while let Some(frame) = body.frame().await {
-        let Ok(data) = frame?.into_data() else { continue };
-        all.extend_from_slice(&data);
-        since = since.saturating_add(data.len());
-        if since >= READ_AT_ONCE {
-            since = 0;
-            tokio::task::yield_now().await;
-        }
-    }
-    Ok(all.freeze())
+/// Whether a proxy in front and this host could take the request for one of different versions.
+fn has_two_versions(headers: &HeaderMap) -> bool {
+    let mut versions = headers.get_all(VERSION_HEADER).iter();
+    versions.next().is_some_and(|first| versions.any(|other| other != first))
 }
 
-/// A client that takes anything takes both of our forms: the engine wants them by name.
+fn two_versions(id: Option<&Value>) -> Response {
+    failure(StatusCode::BAD_REQUEST, id, HEADER_MISMATCH, "the request has different MCP-Protocol-Version headers")
+}
+
 fn check_media_types(headers: &mut HeaderMap) -> Result<(), (StatusCode, String)> {
     let json = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).is_some_and(|value| {
         value.split(';').next().is_some_and(|essence| essence.trim().eq_ignore_ascii_case("application/json"))
@@ -237,15 +325,7 @@ fn check_media_types(headers: &mut HeaderMap) -> Result<(), (StatusCode, String)
     if !json {
         return Err((StatusCode::UNSUPPORTED_MEDIA_TYPE, "the Content-Type must be application/json".into()));
     }
-    let anything = match headers.get(header::ACCEPT) {
-        None => true,
-        Some(accept) => accept.to_str().is_ok_and(|accept| {
-            accept.split(',').any(|range| range.split(';').next().is_some_and(|r| r.trim() == "*/*"))
-        }),
-    };
-    if anything {
-        headers.insert(header::ACCEPT, HeaderValue::from_static("application/json, text/event-stream"));
-    }
+    media::name_accepted_types(headers);
     Ok(())
 }
 
@@ -277,7 +357,7 @@ async fn shape(response: Response, envelope: Option<&Envelope>) -> Response {
         StatusCode::NOT_FOUND => (StatusCode::NOT_FOUND, SESSION_NOT_FOUND),
         // The outside was checked already: what does not parse now is a message whose inside is wrong.
         StatusCode::UNSUPPORTED_MEDIA_TYPE => (StatusCode::BAD_REQUEST, envelope::INVALID_PARAMS),
-        status => (status, if status.is_server_error() { -32603 } else { TRANSPORT_ERROR }),
+        status => (status, if status.is_server_error() { INTERNAL_ERROR } else { TRANSPORT_ERROR }),
     };
     let id = envelope.and_then(|envelope| envelope.id.as_ref());
     let initializes = envelope.is_some_and(|envelope| envelope.method.as_deref() == Some("initialize"));
@@ -293,9 +373,18 @@ async fn shape(response: Response, envelope: Option<&Envelope>) -> Response {
     shaped
 }
 
-fn busy(id: Option<&Value>, reason: &str) -> Response {
-    metrics::counter!("mcpp_refused_total", "reason" => "sessions").increment(1);
+/// A refusal for lack of `what`. Nothing has run.
+fn busy(id: Option<&Value>, what: &'static str, reason: &str) -> Response {
+    metrics::counter!("mcpp_refused_total", "reason" => what).increment(1);
     let mut response = failure(StatusCode::SERVICE_UNAVAILABLE, id, TRANSPORT_ERROR, reason);
     response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("10"));
     response
+}
+
+fn no_memory(id: Option<&Value>, full: &NoMemory) -> Response {
+    busy(id, "memory", &full.to_string())
+}
+
+fn no_stream(id: Option<&Value>, share: &Share) -> Response {
+    busy(id, "streams", &format!("streams of this tenant are used up: it may have {}", share.limits.streams))
 }

@@ -140,13 +140,24 @@ fn commit_group(file: &File, group: Vec<Batch>, number: u64) {
         // They saw writes that are lost.
         return group.into_iter().for_each(|batch| batch.answer(Err(StoreError::Conflict)));
     }
-    let outcome = match write_group(file, &group, number) {
-        Ok(()) => Ok(()),
-        Err(error) => after_failure(file, error, number),
-    };
+    let outcome = settle(file, &group, number);
     for batch in group {
         batch.answer(outcome.clone());
     }
+}
+
+/// Writes a group. If that fails or panics, the file is broken off, so that nobody waits for it any more: it is opened anew by whoever comes next.
+fn settle(file: &File, group: &[Batch], number: u64) -> Result<(), StoreError> {
+    let Err(error) = caught(|| write_group(file, group, number)) else { return Ok(()) };
+    let outcome = caught(|| after_failure(file, error, number));
+    file.break_off();
+    outcome
+}
+
+/// What `work` came to; a panic is a failure that does not say what is on disk.
+fn caught(work: impl FnOnce() -> Result<(), StoreError>) -> Result<(), StoreError> {
+    // The queue and the views are whole between any two steps, and the file is not used again after a failure.
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).unwrap_or(Err(StoreError::OutcomeUnknown))
 }
 
 /// Writes a group in one durable commit, and makes it what everybody sees.

@@ -4,6 +4,8 @@ use std::{fmt, fs, io, path::Path};
 
 use redb::{StorageBackend, backends::FileBackend};
 
+use crate::files::{narrow_open, private_options};
+
 /// Where files are.
 pub trait Disk: fmt::Debug + Send + Sync {
     /// Whether there is a file.
@@ -30,7 +32,7 @@ impl Disk for FileSystem {
     }
 
     fn create(&self, path: &Path) -> io::Result<AnyBackend> {
-        backend(fs::OpenOptions::new().read(true).write(true).create(true).truncate(true).open(path)?)
+        backend(private_options().read(true).write(true).create(true).truncate(true).open(path)?)
     }
 
     fn open(&self, path: &Path) -> io::Result<AnyBackend> {
@@ -45,6 +47,10 @@ impl Disk for FileSystem {
 }
 
 fn backend(file: fs::File) -> io::Result<AnyBackend> {
+    // An older host made it wider, or an operator put a copy here. A file of another owner's is used as it is.
+    if let Err(error) = narrow_open(&file) {
+        tracing::warn!(%error, "others may read a file of the store");
+    }
     Ok(AnyBackend(Box::new(FileBackend::new(file).map_err(io::Error::other)?)))
 }
 

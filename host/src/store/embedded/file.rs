@@ -25,6 +25,7 @@ use super::{
 };
 use crate::{
     call::ComponentName,
+    files::private_options,
     store::{StoreError, Touched, Unavailable},
     tenant::TenantId,
 };
@@ -236,7 +237,7 @@ impl File {
         const BATCH: usize = 10_000;
         let copy = || -> Result<u64, redb::Error> {
             let source = self.database_for_read()?.begin_read()?;
-            let file = std::fs::OpenOptions::new().read(true).write(true).create_new(true).open(target)?;
+            let file = private_options().read(true).write(true).create_new(true).open(target)?;
             let copy = Database::builder().set_cache_size(8 << 20).create_file(file)?;
             let mut copied = 0_u64;
             let entries = source.open_table(ENTRIES)?;

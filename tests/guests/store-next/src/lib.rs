@@ -25,13 +25,21 @@ fn store_set(key: String, value: String) -> Result<(), Error> {
     transact(|t| Ok(NEW.set(t, &key, &(value.len(), value.clone()))?))
 }
 
-/// Moves values into their new form. The value `broken` cannot be moved.
+/// Moves values into their new form. The value `broken` cannot be moved; `endless` always leaves more to do, and `round` leads back to where it was.
 fn migrate(t: &mut dyn Write, from: u32, cursor: Option<Vec<u8>>) -> Result<Option<Vec<u8>>, Error> {
     if from != 0 {
         return Err(Error::failed("only format 0 is known"));
     }
     let after = cursor.map(String::from_utf8).transpose()?;
     let page = OLD.page(t, after.as_ref(), STEP, Order::Ascending)?;
+    match (page.first(), &after) {
+        (Some((_, value)), after) if value == "endless" => {
+            let steps = after.as_ref().and_then(|after| after.strip_prefix('!')?.parse::<u64>().ok()).unwrap_or(0);
+            return Ok(Some(format!("!{}", steps + 1).into_bytes()));
+        }
+        (Some((_, value)), _) if value == "round" => return Ok(Some(b"!".to_vec())),
+        _ => {}
+    }
     for (key, value) in &page {
         if value == "broken" {
             return Err(Error::failed("a broken value"));

@@ -177,8 +177,20 @@ fn on_event(event: Event) -> Result<(), Error> {
         },
         _ => {}
     }
+    if payload == "through a tool" {
+        // Another call in between is no way out of the chain.
+        call("store_emit", &serde_json::json!({ "topic": "own", "key": "k", "payloads": [payload] }))
+            .map_err(Error::from)?;
+    }
     let (topic, key, cause) = (&event.topic, &event.key, &event.cause);
-    once(&event.id, event.time_ms, |t| tell(t, &format!("{topic} {key} {payload} <- {cause}")))?;
+    once(&event.id, event.time_ms, |t| {
+        // `emit N`: emits as many more to this handler, each with a key of its own.
+        let children = payload.strip_prefix("emit ").and_then(|number| number.parse::<u32>().ok()).unwrap_or(0);
+        for child in 0..children {
+            t.emit("own", &format!("{key}{child}"), payload.as_bytes())?;
+        }
+        tell(t, &format!("{topic} {key} {payload} <- {cause}"))
+    })?;
     Ok(())
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use mcpp_tool::store::{Map, Order, Read, StoreError, Write};
 use scheduling::{clock::VectorClock, placement};
 
-use super::{QueueError, check_id, store, upkeep};
+use super::{QueueError, alarm, ids::check_name, store};
 use crate::{
     queue::{ANY_TYPE, OPEN_LANE, Place, READY, TASKS, WORKERS, canonical_type, lane, settings},
     record::Task,
@@ -16,6 +16,8 @@ use crate::{
 const MAX_TYPES: usize = 64;
 /// Tasks that deterministic placement looks at.
 const MAX_CANDIDATES: u32 = 200;
+/// Bytes of their records: what can be read within a transaction's time. The first one's owner finds it whatever comes behind it.
+const MAX_CANDIDATE_BYTES: usize = 4 << 20;
 /// After this long without a word a peer is not alive any more, in milliseconds.
 pub const PEER_TIMEOUT_MS: u64 = 300_000;
 /// Peers that are remembered.
@@ -48,28 +50,32 @@ pub struct ClaimRequest<'a> {
     pub peer: Option<&'a str>,
 }
 
-/// Gives the worker the next task that it may have, if there is one.
+/// Gives the worker the next task that it may have, if there is one. What is due has become ready before: see [`look_after`](super::look_after).
 pub fn claim(
     t: &mut (impl Write + ?Sized),
     request: &ClaimRequest<'_>,
     now_ms: u64,
-    chance: f64,
 ) -> Result<Option<Task>, QueueError> {
-    check_id(request.worker)?;
+    check_name("worker_id", request.worker)?;
+    request.session.map_or(Ok(()), |session| check_name("session_id", session))?;
+    request.peer.map_or(Ok(()), |peer| check_name("peer_id", peer))?;
     if request.types.len() > MAX_TYPES {
-        return Err(QueueError::Invalid(format!("a claim names at most {MAX_TYPES} types")));
+        return Err(QueueError::Invalid(format!("supported_task_types has more than {MAX_TYPES} types")));
     }
+    for (number, name) in request.types.iter().enumerate() {
+        check_name(&format!("supported_task_types/{number}"), name)?;
+    }
+    alarm::revive(t, now_ms)?;
     let settings = settings(t)?;
     if settings.paused.is_some() || !has_room(t, request.worker)? {
         return Ok(None);
     }
-    // What is due becomes ready, and what nobody holds any more, before somebody is told that there is nothing.
-    upkeep::catch_up(t, upkeep::BITE_OF_A_CLAIM, now_ms, chance)?;
     let found =
         if settings.deterministic { find_owned(t, request, now_ms)? } else { find_next(t, request)?.map(|(_, id)| id) };
     let Some(id) = found else { return Ok(None) };
     let Some(before) = TASKS.get(t, &id)? else { return Ok(None) };
     let mut after = before.clone();
+    after.fit();
     rules::claim(&mut after, request.worker, now_ms)?;
     store(t, &before, &after, now_ms)?;
     Ok(Some(after))
@@ -116,6 +122,19 @@ fn find_next(t: &mut (impl Write + ?Sized), request: &ClaimRequest<'_>) -> Resul
     Ok(best.map(|place| (place.clone(), place.2)))
 }
 
+/// What placement looks at of a task; the rest of its record is passed over.
+#[derive(serde::Deserialize)]
+struct Candidate {
+    id: String,
+    spec: CandidateSpec,
+}
+
+#[derive(serde::Deserialize)]
+struct CandidateSpec {
+    task_type: String,
+    model_name: String,
+}
+
 /// The first of the next tasks that deterministic placement gives to this peer. What is for this worker only is not placed.
 fn find_owned(
     t: &mut (impl Write + ?Sized),
@@ -133,12 +152,18 @@ fn find_owned(
             candidates.extend(places.into_iter().map(|place| (place, is_sticky)));
         }
     }
+    let mut read_bytes = 0_usize;
     for (place, is_sticky) in candidates.into_iter().take(MAX_CANDIDATES as usize) {
         if is_sticky {
             return Ok(Some(place.2));
         }
-        let Some(task) = TASKS.get(t, &place.2)? else { continue };
-        let hash = placement::task_hash(&task.id, &task.spec.task_type, &task.spec.model_name);
+        let Some(entry) = t.get(&TASKS.key(&place.2))? else { continue };
+        read_bytes = read_bytes.saturating_add(entry.value.len());
+        if read_bytes > MAX_CANDIDATE_BYTES {
+            break;
+        }
+        let Ok(Candidate { id, spec }) = serde_json::from_slice(&entry.value) else { continue };
+        let hash = placement::task_hash(&id, &spec.task_type, &spec.model_name);
         let combined = placement::combined(&root, &hash);
         if placement::owner(&combined, alive.iter().map(String::as_str)) == Some(&*me) {
             return Ok(Some(place.2));
@@ -166,7 +191,7 @@ pub fn heartbeat(
     theirs: Option<&VectorClock>,
     now_ms: u64,
 ) -> Result<(), QueueError> {
-    check_id(peer)?;
+    check_name("peer_id", peer)?;
     let number = match PEER_NUMBERS.get(t, &peer.to_owned())? {
         Some(number) => number,
         None => {

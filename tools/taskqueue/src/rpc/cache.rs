@@ -5,7 +5,7 @@ use scheduling::hash::Hash;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{Failure, Reply, Request};
+use super::{Failure, Reply, fields::Request};
 use crate::{engine::QueueError, environment::now_ms, queue::settings};
 
 /// Values by the hash of their key, so that a key may be long.
@@ -52,12 +52,12 @@ pub(super) fn has(request: &Request<'_>) -> Reply {
 
 pub(super) fn set(request: &Request<'_>) -> Reply {
     let (key, hash) = key(request)?;
-    let value = request.get(&["value"]).cloned().unwrap_or_default();
+    let value = request.any("value").cloned().unwrap_or_default();
     if value.to_string().len() > MAX_VALUE_BYTES {
         return Err(QueueError::Invalid(format!("the value is larger than {MAX_VALUE_BYTES} bytes")).into());
     }
     let now = now_ms();
-    let ttl = request.number(&["ttl_s"]).filter(|ttl| *ttl > 0.0);
+    let ttl = request.number(&["ttl_s"])?.filter(|ttl| *ttl > 0.0);
     let expires_ms = ttl.map(|ttl| now.saturating_add((ttl * 1_000.0) as u64));
     let cached = Cached { key: key.to_owned(), value, created_ms: now, expires_ms };
     transact(|t| CACHE.set(t, &hash, &cached))?;

@@ -43,12 +43,16 @@ pub(super) fn status(detail: bool) -> Reply {
     let names: Vec<&String> = workers.iter().map(|worker| &worker.id).collect();
     let docker =
         workers.iter().filter(|worker| worker.capabilities.iter().any(|kind| kind.starts_with("docker."))).count();
+    let (queued_by_type, all_queued) = counted_by_type(&mut t, Status::Queued)?;
+    let (running_by_type, all_running) = counted_by_type(&mut t, Status::Running)?;
     let sections = json!({
         "queue": {
             "queued": counted(&mut t, Status::Queued)?,
             "running": counted(&mut t, Status::Running)?,
-            "queued_by_type": counted_by_type(&mut t, Status::Queued)?,
-            "running_by_type": counted_by_type(&mut t, Status::Running)?,
+            "queued_by_type": queued_by_type,
+            "running_by_type": running_by_type,
+            // Ours beyond the protocol: there are more types than these.
+            "has_more_types": !(all_queued && all_running),
         },
         "scheduler": {
             "clock": clock(&mut t)?,

@@ -145,9 +145,12 @@ pub fn p2p_taskqueue_list_tasks(
     /// The remote queue's peer id.
     #[serde(default)]
     remote_peer_id: String,
+    /// The `next_cursor` of an earlier list, to go on behind it. Ours beyond the protocol's tool.
+    #[serde(default)]
+    cursor: String,
 ) -> Output {
-    let request = json!({ "op": "list", "status": status, "limit": limit, "task_types": task_types });
-    only(ask([&remote_multiaddr, &remote_peer_id], request), &["tasks", "peer_id"])
+    let request = json!({ "op": "list", "status": status, "limit": limit, "task_types": task_types, "cursor": cursor });
+    only(ask([&remote_multiaddr, &remote_peer_id], request), &["tasks", "peer_id", "has_more", "next_cursor"])
 }
 
 fn fifty() -> i64 {

@@ -5,15 +5,12 @@ use serde_json::{Value, json};
 
 use super::{read, run, settle, workers};
 use crate::{
-    engine::{self, QueueError},
+    engine::{self, Cleared, Clearing},
     environment::{iso, now_ms},
-    queue::{LISTED, Paused, counted, set_settings, settings},
+    queue::{Paused, counted, set_settings, settings},
     record::Status,
     statistics,
 };
-
-/// Tasks that are cleared in one transaction.
-const BITE: u32 = 50;
 
 /// Tells how many tasks there are, and what was measured of them. What was never measured is null.
 #[tool(read_only)]
@@ -50,9 +47,19 @@ pub fn queue_stats(
             "paused": settings(t)?.paused.is_some(),
             "worker_stats": workers,
             "historical": history,
+            "clearing": engine::clearing(t)?.map(progress),
         }))
     });
     settle(stats, ("", ""))
+}
+
+/// How far a clearing is.
+fn progress(clearing: Clearing) -> Value {
+    json!({
+        "statuses": clearing.statuses,
+        "asked_at": iso(clearing.asked_ms),
+        "cleared_count": clearing.cleared,
+    })
 }
 
 fn minute((minute, numbers): (u64, statistics::Minute)) -> Value {
@@ -120,7 +127,7 @@ pub enum Clearable {
     Cancelled,
 }
 
-/// Removes tasks for good; never those that run.
+/// Removes tasks for good; never those that run. What does not fit into the call is removed by the queue itself afterwards (`in_progress`); `queue_stats` tells how far it is.
 #[tool(destructive)]
 pub fn queue_clear(
     /// Only tasks with this status; all that do not run if absent.
@@ -144,33 +151,16 @@ pub fn queue_clear(
         None => vec![Status::Queued, Status::Completed, Status::Failed, Status::Cancelled],
     };
     let now = now_ms();
-    let cleared = statuses.into_iter().try_fold(0_u64, |sum, status| Ok(sum.saturating_add(clear(status, now)?)));
-    let cleared = cleared.and_then(|cleared| {
+    let cleared = engine::clear(&statuses, now).and_then(|Cleared { cleared, goes_on }| {
         let remaining =
             read(|t| Status::ALL.iter().try_fold(0_u64, |sum, status| Ok(sum.saturating_add(counted(t, *status)?))))?;
-        Ok(json!({ "cleared_count": cleared, "remaining_count": remaining, "cleared_at": iso(now) }))
+        Ok(json!({
+            "cleared_count": cleared,
+            "remaining_count": remaining,
+            "cleared_at": iso(now),
+            // More than fits into a call: the queue goes on by itself, and `queue_stats` tells how far it is.
+            "in_progress": goes_on,
+        }))
     });
     settle(cleared, ("", ""))
-}
-
-/// Removes all tasks with a status, in bites. What depends on them fails first, and is then removed with the others.
-fn clear(status: Status, now: u64) -> Result<u64, QueueError> {
-    let mut cleared = 0_u64;
-    loop {
-        let bite = run(|t| {
-            let ids = LISTED.of(t, &status.as_str().to_owned(), None, BITE)?;
-            for (_, id) in &ids {
-                if status == Status::Queued {
-                    // Whoever waits for it, or depends on it, learns that it is gone.
-                    engine::cancel(t, id, "the queue was cleared", false, now)?;
-                }
-                engine::forget_task(t, id, now)?;
-            }
-            Ok(ids.len())
-        })?;
-        cleared = cleared.saturating_add(u64::try_from(bite).unwrap_or(u64::MAX));
-        if bite == 0 {
-            return Ok(cleared);
-        }
-    }
 }

@@ -7,7 +7,7 @@ use super::{read, run, settle};
 use crate::{
     engine::{self, QueueError, Submission, position},
     environment::{iso, new_id, now_ms},
-    queue::{LISTED, TASKS},
+    listing::{self, List, Query},
     record::{DEFAULT_ATTEMPTS, Spec, State, Status, Task, seconds},
     statistics,
 };
@@ -175,8 +175,9 @@ pub fn task_cancel(
     settle(cancelled, ("task_id", &task_id))
 }
 
-/// Lists tasks, oldest first.
+/// Lists tasks, oldest first. Where there are more, `next_cursor` given as `cursor` goes on behind them; a `total_count` that could not be counted is null.
 #[tool(read_only)]
+#[allow(clippy::too_many_arguments, reason = "the contract's parameters")]
 pub fn task_list(
     /// Only tasks with this status.
     #[serde(default)]
@@ -197,52 +198,39 @@ pub fn task_list(
     /// Tasks to pass over.
     #[serde(default)]
     offset: usize,
+    /// The `next_cursor` of an earlier list, to go on behind it.
+    #[serde(default)]
+    cursor: Option<String>,
 ) -> Output {
-    let matches = |task: &Task| {
+    let is_wanted = |task: &Task| {
         worker_filter.as_deref().is_none_or(|worker| task.worker() == Some(worker))
             && tag_filter.iter().all(|tag| task.spec.tags.contains(tag))
             && priority_min.is_none_or(|least| task.spec.priority >= least)
     };
+    let is_filtered = worker_filter.is_some() || !tag_filter.is_empty() || priority_min.is_some();
+    let matches: Option<&dyn Fn(&Task) -> bool> = if is_filtered { Some(&is_wanted) } else { None };
+    let mut statuses = status_filter.map_or(Status::ALL.to_vec(), |status| vec![status]);
+    if worker_filter.is_some() {
+        // Nothing else has a worker.
+        statuses.retain(|status| *status == Status::Running);
+    }
     let listed = read(|t| {
-        let (mut tasks, mut total) = (Vec::new(), 0_usize);
-        each(t, status_filter, |task| {
-            if matches(task) {
-                if total >= offset && tasks.len() < limit {
-                    tasks.push(summary(task));
-                }
-                total = total.saturating_add(1);
-            }
-        })?;
-        let has_more = offset.saturating_add(tasks.len()) < total;
-        Ok(json!({ "returned_count": tasks.len(), "tasks": tasks, "total_count": total, "has_more": has_more }))
+        let after = cursor.as_deref().filter(|cursor| !cursor.is_empty()).map(listing::parse_cursor).transpose()?;
+        let query = Query { statuses, after, offset, limit };
+        let List { tasks, total, next } = listing::list(t, &query, matches, summary)?;
+        Ok(json!({
+            "returned_count": tasks.len(),
+            "tasks": tasks,
+            "total_count": total,
+            "has_more": next.is_some(),
+            "next_cursor": next,
+        }))
     });
     settle(listed, ("", ""))
 }
 
 fn hundred() -> usize {
     100
-}
-
-/// All tasks with a status, or all, by status and then oldest first.
-pub(crate) fn each(
-    t: &mut mcpp_tool::store::Snapshot,
-    status: Option<Status>,
-    mut see: impl FnMut(&Task),
-) -> Result<(), QueueError> {
-    for status in status.map_or(Status::ALL.to_vec(), |status| vec![status]) {
-        let (name, mut after) = (status.as_str().to_owned(), None);
-        loop {
-            let page = LISTED.of(t, &name, after.as_ref(), 1_000)?;
-            let Some(last) = page.last().cloned() else { break };
-            for (_, id) in page {
-                if let Some(task) = TASKS.get(t, &id)? {
-                    see(&task);
-                }
-            }
-            after = Some(last);
-        }
-    }
-    Ok(())
 }
 
 fn summary(task: &Task) -> Value {

@@ -5,14 +5,17 @@ use serde_json::{Map, Value, json};
 
 use super::{read, run, settle};
 use crate::{
-    engine::{self, QueueError},
+    engine,
     environment::{iso, now_ms},
-    queue::{HELD, TASKS, WORKERS},
+    queue::{HELD, find_sized},
     record::{Worker, seconds},
 };
 
 /// After this long without a word a worker counts as offline, in milliseconds.
 const OFFLINE_MS: u64 = 300_000;
+
+/// Bytes of a worker's tasks in one answer; `running_tasks` tells of how many these are.
+const MAX_TASKS_BYTES: usize = 1 << 20;
 
 /// What a worker has.
 #[derive(Debug, Clone, Default, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
@@ -118,13 +121,21 @@ pub fn worker_status(
 ) -> Output {
     let now = now_ms();
     let status = read(|t| {
-        let worker = WORKERS.get(t, &worker_id)?.ok_or_else(|| QueueError::NoWorker(worker_id.clone()))?;
+        let worker = engine::find_worker(t, &worker_id)?;
         let mut status = describe(&worker, now);
         let tasks = match include_tasks {
             true => {
                 let held = HELD.of(t, &worker_id, None, 1_000)?;
-                let tasks = held.iter().map(|id| Ok(TASKS.get(t, id)?.map(|task| task.wire())));
-                Some(tasks.collect::<Result<Vec<_>, QueueError>>()?)
+                let (mut tasks, mut bytes) = (Vec::new(), 0_usize);
+                for id in &held {
+                    let Some((task, size)) = find_sized(t, id)? else { continue };
+                    bytes = bytes.saturating_add(size);
+                    if bytes > MAX_TASKS_BYTES && !tasks.is_empty() {
+                        break;
+                    }
+                    tasks.push(task.wire());
+                }
+                Some(tasks)
             }
             false => None,
         };

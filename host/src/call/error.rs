@@ -1,0 +1,135 @@
+//! Why a call has no result, and which of these errors promise that it has not run.
+
+use std::time::Duration;
+
+use super::{Budget, MAX_CALL_DEPTH, ToolName};
+
+/// Why a call has no result.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum CallError {
+    /// No such tool for this principal.
+    #[error("unknown tool `{0}`")]
+    UnknownTool(ToolName),
+    /// The arguments do not match the input schema, or the tool refused one.
+    #[error("invalid argument{}: {reason}", at(path))]
+    InvalidArguments {
+        /// JSON pointer into the arguments.
+        path: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A limit on concurrency is reached; the call has not run and may be repeated.
+    #[error("busy: {limit} {what} already; try again in {} ms", retry_after.as_millis())]
+    Busy {
+        /// What there are too many of.
+        what: &'static str,
+        /// How many are allowed.
+        limit: usize,
+        /// When to try again.
+        retry_after: Duration,
+    },
+    /// There were too many calls in too short a time; this one has not run and may be repeated.
+    #[error("too many calls: at most {limit} in a minute for this {of}; try again in {} ms", retry_after.as_millis())]
+    TooMany {
+        /// Whose rate it is.
+        of: &'static str,
+        /// How many calls are allowed in a minute.
+        limit: u64,
+        /// When to try again.
+        retry_after: Duration,
+    },
+    /// Tools call tools too deeply.
+    #[error("calls are nested deeper than {MAX_CALL_DEPTH}")]
+    TooDeep,
+    /// A budget ran out; the call was stopped.
+    #[error("budget `{budget}` exceeded: the tool was stopped at {limit}")]
+    BudgetExceeded {
+        /// Which.
+        budget: Budget,
+        /// How much there was of it.
+        limit: u64,
+    },
+    /// The host had no room to go on with a call in which the guest had done something already. The call may have had effects, so it is not simply to be repeated.
+    #[error(
+        "the call was stopped in the middle: {reason}; it may have had effects, so look what came of it before calling again"
+    )]
+    Interrupted {
+        /// What there was too little of.
+        reason: String,
+    },
+    /// The caller gave up; the call was stopped.
+    #[error("the call was cancelled")]
+    Cancelled,
+    /// The guest trapped.
+    #[error("the tool crashed: {0}")]
+    Trapped(String),
+    /// The guest's result breaks its own contract.
+    #[error("the tool's result is invalid{}: {reason}", at(path))]
+    InvalidResult {
+        /// JSON pointer into the structured result.
+        path: String,
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+impl CallError {
+    /// When to repeat the call, if it has not run for want of room.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Busy { retry_after, .. } | Self::TooMany { retry_after, .. } => Some(*retry_after),
+            _ => None,
+        }
+    }
+
+    /// What the error is of a call in which the guest has done something already: never one that says that the call has not run.
+    #[must_use]
+    pub fn after_effects(self) -> Self {
+        match self {
+            Self::Busy { what, limit, .. } => Self::Interrupted { reason: format!("{limit} {what} already") },
+            Self::TooMany { of, limit, .. } => {
+                Self::Interrupted { reason: format!("more than {limit} calls in a minute for this {of}") }
+            }
+            other => other,
+        }
+    }
+
+    /// A short, stable name for metrics and scripts.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::UnknownTool(_) => "unknown_tool",
+            Self::InvalidArguments { .. } => "invalid_arguments",
+            Self::Busy { .. } => "busy",
+            Self::TooMany { .. } => "too_many",
+            Self::TooDeep => "too_deep",
+            Self::BudgetExceeded { .. } => "budget_exceeded",
+            Self::Interrupted { .. } => "interrupted",
+            Self::Cancelled => "cancelled",
+            Self::Trapped(_) => "trapped",
+            Self::InvalidResult { .. } => "invalid_result",
+        }
+    }
+}
+
+fn at(path: &str) -> String {
+    if path.is_empty() { String::new() } else { format!(" at `{path}`") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_error_of_a_call_that_may_have_had_effects_says_when_to_repeat_it() {
+        let retry_after = Duration::from_secs(1);
+        let busy = CallError::Busy { what: "instances run", limit: 3, retry_after };
+        let too_many = CallError::TooMany { of: "tool", limit: 3, retry_after };
+        for refusal in [busy, too_many] {
+            assert!(refusal.retry_after().is_some(), "it has not run");
+            let after = refusal.after_effects();
+            assert_eq!((after.kind(), after.retry_after()), ("interrupted", None));
+            assert!(!after.to_string().contains("again in"), "{after}");
+        }
+        assert_eq!(CallError::Cancelled.after_effects().kind(), "cancelled");
+    }
+}

@@ -1,0 +1,148 @@
+//! An answer on its way to the client: what it holds of its tenant's memory lives exactly as long as its bytes do.
+//!
+//! Answers go out in frames, so that a connection gives way between them. Each frame owns its part of the memory, or the answer as a whole does until its last frame is written.
+
+use std::{
+    collections::VecDeque,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use axum::{
+    body::{Body, Bytes, HttpBody},
+    response::Response,
+};
+use http_body_util::BodyExt as _;
+use hyper::body::{Frame, SizeHint};
+
+use super::body::LEAST_BYTES;
+use crate::{
+    mcp::written::{ResultWriter, WrittenResults},
+    memory::{Account, MemoryUse, NoMemory, Reservation},
+    tenant::{TenantId, door::StreamPermit},
+};
+
+/// The largest frame.
+const FRAME_BYTES: usize = 64 << 10;
+
+/// What an answer holds while it is sent.
+#[derive(Debug)]
+pub(super) struct AnswerHold {
+    /// Whose answer it is.
+    pub(super) tenant: TenantId,
+    /// What it may have of the host's memory.
+    pub(super) account: Arc<Account>,
+    /// What the request held, and what the answer may take without asking.
+    pub(super) held: Reservation,
+    /// Large results that belong into it.
+    pub(super) results: WrittenResults,
+    /// They stay as long as this does.
+    pub(super) writer: ResultWriter,
+    /// Being one of the tenant's streams.
+    pub(super) _stream: Option<StreamPermit>,
+}
+
+/// Makes `response` hold what it takes.
+pub(super) async fn hold(response: Response, mut hold: AnswerHold) -> Result<Response, NoMemory> {
+    let (parts, body) = response.into_parts();
+    if body.size_hint().exact().is_none() {
+        // A standing stream has no arguments that it would keep.
+        if hold._stream.is_some() {
+            hold.held.shrink_to(LEAST_BYTES);
+        }
+        let body = CountedBody { inner: Some(body), frames: VecDeque::new(), hold: Some(hold) };
+        return Ok(Response::from_parts(parts, Body::new(body)));
+    }
+    // The engine's answers are in memory already.
+    let text = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
+    hold.held.shrink_to(LEAST_BYTES);
+    let frames = hold.frames(text)?;
+    // The frames hold themselves.
+    let body = CountedBody { inner: None, frames, hold: Some(hold) };
+    Ok(Response::from_parts(parts, Body::new(body)))
+}
+
+impl AnswerHold {
+    /// What to send for `text`.
+    fn frames(&mut self, text: Bytes) -> Result<VecDeque<Bytes>, NoMemory> {
+        let mut frames = VecDeque::new();
+        for mut part in self.results.put_in(&self.tenant, text) {
+            // A small one is within what the request took for its answer.
+            if part.len() > FRAME_BYTES {
+                let held = self.account.reserve(MemoryUse::Messages, u64::try_from(part.len()).unwrap_or(u64::MAX))?;
+                part = Bytes::from_owner(HeldAnswer { bytes: part, _held: held });
+            }
+            while part.len() > FRAME_BYTES {
+                frames.push_back(part.split_to(FRAME_BYTES));
+            }
+            if !part.is_empty() {
+                frames.push_back(part);
+            }
+        }
+        Ok(frames)
+    }
+}
+
+struct HeldAnswer {
+    bytes: Bytes,
+    _held: Reservation,
+}
+
+impl AsRef<[u8]> for HeldAnswer {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+struct CountedBody {
+    inner: Option<Body>,
+    frames: VecDeque<Bytes>,
+    hold: Option<AnswerHold>,
+}
+
+impl HttpBody for CountedBody {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let this = &mut *self;
+        loop {
+            if let Some(frame) = this.frames.pop_front() {
+                return Poll::Ready(Some(Ok(Frame::data(frame))));
+            }
+            let Some(inner) = &mut this.inner else { return Poll::Ready(None) };
+            let frame = match std::task::ready!(Pin::new(inner).poll_frame(context)) {
+                Some(Ok(frame)) => frame,
+                end => {
+                    this.inner = None;
+                    return Poll::Ready(end);
+                }
+            };
+            let Some(hold) = &mut this.hold else { return Poll::Ready(None) };
+            match frame.into_data() {
+                Ok(text) => match hold.frames(text) {
+                    Ok(frames) => this.frames = frames,
+                    // The message is lost and the stream with it: a client sees that it did not end well.
+                    Err(refused) => return Poll::Ready(Some(Err(axum::Error::new(refused)))),
+                },
+                Err(other) => return Poll::Ready(Some(Ok(other))),
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_none() && self.frames.is_empty()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        if self.inner.is_some() {
+            return SizeHint::default();
+        }
+        let bytes = self.frames.iter().map(Bytes::len).fold(0_usize, usize::saturating_add);
+        SizeHint::with_exact(u64::try_from(bytes).unwrap_or(u64::MAX))
+    }
+}

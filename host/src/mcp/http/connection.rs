@@ -1,0 +1,250 @@
+//! Connections: how they come in, take turns, and end.
+//!
+//! The door never waits with accepting: beyond the bounds of the [`ConnectionRoom`] a connection gets a short answer and is closed. One request at a time is taken from a
+//! connection, and a connection whose next request was there before its last answer gives way to the others first.
+
+use std::{convert::Infallible, net::IpAddr, sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    body::{Body, Bytes, HttpBody},
+    http::{HeaderValue, StatusCode, header},
+    response::Response,
+};
+use hyper::{body::Frame, service::Service as _};
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use rustix::process::{Resource, getrlimit, setrlimit};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{
+    PROBES, TRANSPORT_ERROR, failure,
+    pace::RequestRate,
+    room::{BusyConnection, ConnectionKind, ConnectionRoom, NoConnection, OpenConnection},
+    wire::TimedStream,
+};
+use crate::{config::ServerConfig, tenant::TenantId};
+
+/// The most that a connection buffers of a head, of what it reads and of what it writes.
+const BUFFER_BYTES: usize = 64 << 10;
+/// Time that a connection in the reserve has in all.
+const RESERVE_TIME: Duration = Duration::from_secs(2);
+/// Time for the last answer of a connection that has to leave.
+const LEAVE_TIME: Duration = Duration::from_secs(2);
+/// Files besides connections: the reserve, stores, outbound connections, folders that are watched.
+const OTHER_FILES: u64 = 1_024;
+/// Connections that are accepted before others are served.
+const ACCEPTED_AT_ONCE: usize = 8;
+
+/// How a door's connections are served.
+#[derive(Debug, Clone)]
+pub(super) struct Connections {
+    config: ServerConfig,
+    router: Router,
+    room: Arc<ConnectionRoom>,
+    strangers: Arc<RequestRate>,
+}
+
+/// One connection, as the requests on it see it.
+#[derive(Debug)]
+pub(super) struct Connection {
+    open: OpenConnection,
+    rate: RequestRate,
+    strangers: Arc<RequestRate>,
+    /// The path of the MCP endpoint.
+    endpoint: String,
+}
+
+/// A connection is an open file: lets this process have as many of those as it may, and says if that is too few.
+pub(super) fn allow_open_files(connections: usize) {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!(%error, "cannot raise the number of open files");
+    }
+    let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    let wanted = u64::try_from(connections).unwrap_or(u64::MAX).saturating_add(OTHER_FILES);
+    if files < wanted {
+        tracing::warn!(files, wanted, "this process may open fewer files than its connections need; see `ulimit -n`");
+    }
+}
+
+impl Connections {
+    pub(super) fn new(config: ServerConfig, router: Router, room: Arc<ConnectionRoom>) -> Self {
+        Self { config, router, room, strangers: Arc::new(RequestRate::of_strangers()) }
+    }
+
+    /// Accepts until `closing`.
+    pub(super) async fn accept(&self, listener: &TcpListener, closing: &CancellationToken, open: &TaskTracker) {
+        let mut since = 0_usize;
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = closing.cancelled() => return,
+            };
+            let (stream, peer) = match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    // Out of file descriptors, most likely: accepting again at once would only spin.
+                    tracing::warn!(%error, "cannot accept a connection");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    continue;
+                }
+            };
+            if let Err(error) = stream.set_nodelay(true) {
+                tracing::debug!(%error, "cannot switch off Nagle's algorithm");
+            }
+            open.spawn(self.clone().serve(stream, peer.ip(), closing.clone()));
+            since = since.saturating_add(1);
+            if since >= ACCEPTED_AT_ONCE {
+                since = 0;
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+
+    async fn serve(self, stream: TcpStream, peer: IpAddr, closing: CancellationToken) {
+        let open = self.room.enter(peer);
+        let activity = Arc::clone(&open.activity);
+        let is_reserve = open.kind() == Some(ConnectionKind::Reserve);
+        let (time, patience) = if is_reserve {
+            (RESERVE_TIME, RESERVE_TIME)
+        } else {
+            (
+                Duration::from_millis(self.config.stranger_timeout_ms),
+                Duration::from_millis(self.config.write_timeout_ms),
+            )
+        };
+        let header_timeout = Duration::from_millis(self.config.header_timeout_ms);
+        let connection = Arc::new(Connection {
+            open,
+            rate: RequestRate::of_connection(),
+            strangers: Arc::clone(&self.strangers),
+            endpoint: self.config.mount_path.clone(),
+        });
+        let inner = TowerToHyperService::new(self.router);
+        let of_requests = Arc::clone(&connection);
+        let service = hyper::service::service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
+            let (connection, inner) = (Arc::clone(&of_requests), inner.clone());
+            async move {
+                let (busy, mut request) = (connection.open.begin(), request.map(Body::new));
+                let uri = request.uri().clone();
+                let response = match connection.turn(uri.path()).await {
+                    Ok(()) => {
+                        request.extensions_mut().insert(connection);
+                        let Ok(response) = inner.call(request).await;
+                        response
+                    }
+                    Err(refused) => *refused,
+                };
+                Ok::<_, Infallible>(response.map(|body| BusyBody { body, _busy: busy }))
+            }
+        });
+        let stream = TimedStream::new(stream, patience, Arc::clone(&activity.wire));
+        let serving = hyper::server::conn::http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(header_timeout.min(if is_reserve { RESERVE_TIME } else { header_timeout }))
+            .keep_alive(!is_reserve)
+            .max_buf_size(BUFFER_BYTES)
+            .serve_connection(TokioIo::new(stream), service);
+        let mut serving = std::pin::pin!(serving);
+        let has_time = tokio::time::sleep(time);
+        let timed_out = async {
+            has_time.await;
+            if connection.is_tenants() {
+                std::future::pending::<()>().await;
+            }
+            metrics::counter!("mcpp_connections_cut_total", "reason" => "stranger").increment(1);
+        };
+        let leave_time = tokio::select! {
+            ended = serving.as_mut() => return note(ended),
+            () = timed_out => LEAVE_TIME,
+            () = activity.leave.cancelled() => LEAVE_TIME,
+            () = closing.cancelled() => Duration::MAX,
+        };
+        // A client that has said nothing yet loses nothing.
+        if activity.is_unused() && leave_time < Duration::MAX {
+            return;
+        }
+        serving.as_mut().graceful_shutdown();
+        tokio::select! {
+            ended = serving => note(ended),
+            () = tokio::time::sleep(leave_time) => {}
+        }
+    }
+}
+
+fn note(ended: Result<(), hyper::Error>) {
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a connection broke");
+    }
+}
+
+impl Connection {
+    fn is_tenants(&self) -> bool {
+        matches!(self.open.kind(), Some(ConnectionKind::Tenant(_)))
+    }
+
+    /// Waits until it is the turn of a request for `path`; refuses what a connection in the reserve is not for.
+    async fn turn(&self, path: &str) -> Result<(), Box<Response>> {
+        let kind = self.open.kind();
+        if kind == Some(ConnectionKind::Reserve) && !PROBES.contains(&path) {
+            metrics::counter!("mcpp_refused_total", "reason" => "connections").increment(1);
+            return Err(Box::new(no_connection("connections of this host are used up")));
+        }
+        if !self.open.activity.wire.take_awaited() {
+            tokio::task::yield_now().await;
+        }
+        // The endpoint has rates of its own, by tenant, and holds back what it refuses.
+        if path.trim_end_matches('/') == self.endpoint.trim_end_matches('/') {
+            return Ok(());
+        }
+        self.rate.wait().await;
+        if !matches!(kind, Some(ConnectionKind::Tenant(_))) {
+            self.strangers.wait().await;
+        }
+        Ok(())
+    }
+
+    /// Makes the connection `tenant`'s, which may have `most`.
+    pub(super) fn assign(&self, tenant: &TenantId, most: u64, shared: bool) -> Result<(), NoConnection> {
+        self.open.assign(tenant, most, shared)
+    }
+}
+
+/// The refusal of a connection, which ends it.
+pub(super) fn no_connection(reason: &str) -> Response {
+    let mut response = failure(StatusCode::SERVICE_UNAVAILABLE, None, TRANSPORT_ERROR, reason);
+    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    response
+}
+
+/// A body during which its connection is busy.
+struct BusyBody {
+    body: Body,
+    _busy: BusyConnection,
+}
+
+impl HttpBody for BusyBody {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        std::pin::Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> hyper::body::SizeHint {
+        self.body.size_hint()
+    }
+}

@@ -1,0 +1,154 @@
+//! A connection's bytes. A client that does not read what is written for it, or reads more slowly than the least rate, loses its connection: the answer, the
+//! memory and the place that it holds are somebody else's too.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+    time::{Instant, Sleep},
+};
+
+use super::pace::Patience;
+
+/// How long, and how many bytes of, what a client still sends after the last answer is thrown away. A connection that is closed on unread bytes is reset, and the reset
+/// takes the answer with it: the client of a refused body would not learn why.
+const LINGER: Duration = Duration::from_millis(250);
+const LINGER_BYTES: usize = 1 << 20;
+/// How much of it is read at once.
+const SCRATCH_BYTES: usize = 16 << 10;
+
+/// What a connection does now, for others to see.
+#[derive(Debug, Default)]
+pub(super) struct WireState {
+    /// The client has not read what was written.
+    blocked: AtomicBool,
+    /// The client was waited for since this was asked last.
+    awaited: AtomicBool,
+}
+
+impl WireState {
+    /// Whether something waits to be written.
+    pub(super) fn is_blocked(&self) -> bool {
+        self.blocked.load(Ordering::Relaxed)
+    }
+
+    /// Whether the client was waited for since this was asked last. If not, its next request was there before the answer.
+    pub(super) fn take_awaited(&self) -> bool {
+        self.awaited.swap(false, Ordering::Relaxed)
+    }
+}
+
+/// A TCP stream whose writes have an end.
+#[derive(Debug)]
+pub(super) struct TimedStream {
+    stream: TcpStream,
+    state: Arc<WireState>,
+    patience: Patience,
+    blocked_since: Option<Instant>,
+    timer: Pin<Box<Sleep>>,
+    /// How many bytes more are thrown away, once nothing is written any more.
+    lingering: Option<usize>,
+}
+
+impl TimedStream {
+    /// Wraps `stream`; its client may stand still for `patience`.
+    pub(super) fn new(stream: TcpStream, patience: Duration, state: Arc<WireState>) -> Self {
+        let timer = Box::pin(tokio::time::sleep(Duration::ZERO));
+        Self { stream, state, patience: Patience::new(patience), blocked_since: None, timer, lingering: None }
+    }
+
+    fn written(&mut self, written: Poll<io::Result<usize>>, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let Poll::Ready(written) = written else {
+            if self.blocked_since.is_none() {
+                let now = Instant::now();
+                self.blocked_since = Some(now);
+                self.state.blocked.store(true, Ordering::Relaxed);
+                self.timer.as_mut().reset(now + self.patience.left());
+            }
+            ready!(self.timer.as_mut().poll(context));
+            metrics::counter!("mcpp_connections_cut_total", "reason" => "unread").increment(1);
+            // What the client did not read is not worth more memory of the kernel.
+            let _it_is_over = self.stream.set_zero_linger();
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client does not read its answers")));
+        };
+        let bytes = written.as_ref().copied().unwrap_or_default();
+        let waited = self.blocked_since.take().map(|since| since.elapsed()).unwrap_or_default();
+        self.state.blocked.store(false, Ordering::Relaxed);
+        self.patience.moved(bytes, waited);
+        Poll::Ready(written)
+    }
+
+    /// Throws away what the client still sends; ready when it has ended its side, or its time is over.
+    fn poll_discard(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let mut scratch = [0; SCRATCH_BYTES];
+        while let Some(left) = self.lingering.filter(|left| *left > 0) {
+            let mut buffer = ReadBuf::new(&mut scratch);
+            match Pin::new(&mut self.stream).poll_read(context, &mut buffer) {
+                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {
+                    self.lingering = Some(left.saturating_sub(buffer.filled().len()));
+                }
+                Poll::Ready(_) => return Poll::Ready(()),
+                Poll::Pending => break,
+            }
+        }
+        // Beyond the bytes it is only waited: the client may read its answer meanwhile.
+        self.timer.as_mut().poll(context)
+    }
+}
+
+impl AsyncRead for TimedStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let read = Pin::new(&mut self.stream).poll_read(context, buffer);
+        if read.is_pending() {
+            self.state.awaited.store(true, Ordering::Relaxed);
+        }
+        read
+    }
+}
+
+impl AsyncWrite for TimedStream {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.written(written, context)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write_vectored(context, bytes);
+        self.written(written, context)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.lingering.is_none() {
+            ready!(Pin::new(&mut self.stream).poll_shutdown(context))?;
+            self.timer.as_mut().reset(Instant::now() + LINGER);
+            self.lingering = Some(LINGER_BYTES);
+        }
+        self.poll_discard(context).map(Ok)
+    }
+}

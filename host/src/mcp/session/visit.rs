@@ -1,0 +1,123 @@
+//! A request on its way to the protocol engine: who asks, in which session, and the room that the session needs.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde_json::Value;
+
+use super::{
+    Record, Sessions,
+    watched::Busy,
+    worker::{NoRoom, WorkerPermit},
+};
+use crate::{
+    mcp::in_flight::{ClaimError, IdClaim, InFlight},
+    memory::{Account, Reservation},
+    tenant::Principal,
+};
+
+tokio::task_local! {
+    /// The HTTP request that is being handled.
+    pub(in crate::mcp) static VISIT: Visit;
+}
+
+/// One HTTP request. While it is handled, its session is neither parked nor forgotten.
+#[derive(Debug)]
+pub(in crate::mcp) struct Visit {
+    pub(in crate::mcp) principal: Principal,
+    session: Option<Visited>,
+    /// Taken by the engine when it makes the worker, which may be never.
+    worker: Mutex<Option<WorkerPermit>>,
+    record: Mutex<Option<Reservation>>,
+    claim: Mutex<Option<IdClaim>>,
+}
+
+/// The session that a request names.
+#[derive(Debug)]
+struct Visited {
+    in_flight: InFlight,
+    is_parked: bool,
+    _busy: Busy,
+}
+
+impl Visit {
+    /// A request of `principal` outside of any session.
+    pub(in crate::mcp) fn of(principal: Principal) -> Self {
+        Self { principal, session: None, worker: Mutex::default(), record: Mutex::default(), claim: Mutex::default() }
+    }
+
+    /// Whether the request names a session.
+    pub(in crate::mcp) fn is_in_session(&self) -> bool {
+        self.session.is_some()
+    }
+
+    /// Takes the id of a request, so that no other request of the session can have it meanwhile.
+    pub(in crate::mcp) fn claim_id(&self, id: &Value) -> Result<Option<IdClaim>, ClaimError> {
+        let Some(session) = &self.session else { return Ok(None) };
+        let claim = session.in_flight.claim(id)?;
+        *lock(&self.claim) = Some(claim.clone());
+        Ok(Some(claim))
+    }
+
+    pub(super) fn take_worker(&self) -> Option<WorkerPermit> {
+        lock(&self.worker).take()
+    }
+
+    pub(super) fn take_record(&self) -> Option<Reservation> {
+        lock(&self.record).take()
+    }
+
+    pub(super) fn take_claim(&self) -> Option<IdClaim> {
+        lock(&self.claim).take()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Sessions {
+    /// A request of `principal` in the session `id`; none if there is no such session of `principal`: somebody else's does not exist for it.
+    pub(in crate::mcp) fn visit(&self, principal: &Principal, id: &str) -> Option<Visit> {
+        let mut records = self.records();
+        let record = records.get_mut(id).filter(|record| record.principal == *principal)?;
+        let visited = Visited {
+            in_flight: record.in_flight.clone(),
+            is_parked: record.worker.is_none(),
+            _busy: Busy::new(&record.activity),
+        };
+        record.last_seen = tokio::time::Instant::now();
+        Some(Visit { session: Some(visited), ..Visit::of(principal.clone()) })
+    }
+
+    /// Finds the room to restore the visit's session, if it is parked.
+    pub(in crate::mcp) async fn prepare(&self, visit: &Visit, account: &Arc<Account>) -> Result<(), NoRoom> {
+        if visit.session.as_ref().is_some_and(|session| session.is_parked) {
+            *lock(&visit.worker) = Some(self.worker(&visit.principal, account).await?);
+        }
+        Ok(())
+    }
+
+    /// Finds the room to open a session.
+    pub(in crate::mcp) async fn prepare_opening(
+        &self,
+        visit: &Visit,
+        of_tenant: u64,
+        account: &Arc<Account>,
+    ) -> Result<(), NoRoom> {
+        let (worker, record) = self.opening(&visit.principal, of_tenant, account).await?;
+        *lock(&visit.worker) = Some(worker);
+        *lock(&visit.record) = Some(record);
+        Ok(())
+    }
+
+    /// A session's record, if the request that is being handled is of the principal that opened it.
+    pub(super) fn own<T>(&self, id: &str, with: impl FnOnce(&mut Record) -> T) -> Option<T> {
+        VISIT
+            .try_with(|visit| {
+                let mut records = self.records();
+                records.get_mut(id).filter(|record| record.principal == visit.principal).map(with)
+            })
+            .ok()
+            .flatten()
+    }
+}

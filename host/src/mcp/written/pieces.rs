@@ -1,0 +1,149 @@
+//! How a large result becomes JSON: in pieces, each of which takes its part of the tenant's memory before it is written.
+
+use std::{io, sync::Arc};
+
+use axum::body::Bytes;
+use rmcp::model::ContentBlock;
+use serde_json::Value;
+
+use super::ResultTable;
+use crate::{
+    call::{Content, ResourceContents, ToolResult},
+    mcp::convert,
+    memory::{Account, MemoryUse, NoMemory, Reservation},
+    tenant::TenantId,
+};
+
+/// Results beyond this are written aside, in pieces of this size.
+pub(super) const PIECE_BYTES: usize = 64 << 10;
+
+/// Whose memory is written in.
+#[derive(Clone, Copy)]
+pub(super) struct ResultRoom<'a> {
+    pub(super) table: &'a ResultTable,
+    pub(super) tenant: &'a TenantId,
+    pub(super) account: &'a Arc<Account>,
+}
+
+impl ResultRoom<'_> {
+    /// Takes memory; answers that were sent and are kept for clients that come back make room.
+    fn reserve(&self, bytes: usize) -> Result<Reservation, NoMemory> {
+        loop {
+            match self.account.reserve(MemoryUse::Messages, u64::try_from(bytes).unwrap_or(u64::MAX)) {
+                Err(_) if self.table.let_go_oldest(self.tenant) => {}
+                reserved => return reserved,
+            }
+        }
+    }
+}
+
+/// The members `content` and `structuredContent` of a result, without the name of the first.
+pub(super) fn pieces(result: ToolResult, room: &ResultRoom<'_>) -> io::Result<Vec<Bytes>> {
+    // A guest's result has its memory until it is written; another one gets it here.
+    let own = (!result.memory.is_charged()).then(|| room.reserve(weigh(&result, usize::MAX)));
+    let _source = own.transpose().map_err(io::Error::other)?;
+    let mut pieces = PieceWriter { room, done: Vec::new(), current: None };
+    let ToolResult { content, structured, memory: _held, is_error: _ } = result;
+    io::Write::write_all(&mut pieces, b"[")?;
+    if let (true, Some(structured)) = (content.is_empty(), &structured) {
+        serde_json::to_writer(&mut pieces, &ContentBlock::text(structured.to_string()))?;
+    }
+    for (index, block) in content.into_iter().enumerate() {
+        if index > 0 {
+            io::Write::write_all(&mut pieces, b",")?;
+        }
+        serde_json::to_writer(&mut pieces, &convert::block(block))?;
+    }
+    io::Write::write_all(&mut pieces, b"]")?;
+    if let Some(structured) = structured {
+        io::Write::write_all(&mut pieces, b",\"structuredContent\":")?;
+        serde_json::to_writer(&mut pieces, &structured)?;
+    }
+    pieces.end();
+    Ok(pieces.done)
+}
+
+/// Bytes and what they hold.
+struct HeldBytes {
+    bytes: Vec<u8>,
+    /// Given back with them.
+    _held: Reservation,
+}
+
+impl AsRef<[u8]> for HeldBytes {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+struct PieceWriter<'a> {
+    room: &'a ResultRoom<'a>,
+    done: Vec<Bytes>,
+    current: Option<HeldBytes>,
+}
+
+impl PieceWriter<'_> {
+    fn end(&mut self) {
+        self.done.extend(self.current.take().map(Bytes::from_owner));
+    }
+}
+
+impl io::Write for PieceWriter<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let current = match &mut self.current {
+            Some(current) => current,
+            none => {
+                let held = self.room.reserve(PIECE_BYTES).map_err(io::Error::other)?;
+                none.insert(HeldBytes { bytes: Vec::with_capacity(PIECE_BYTES), _held: held })
+            }
+        };
+        let fits = PIECE_BYTES.saturating_sub(current.bytes.len()).min(bytes.len());
+        current.bytes.extend_from_slice(bytes.get(..fits).unwrap_or_default());
+        if current.bytes.len() >= PIECE_BYTES {
+            self.end();
+        }
+        Ok(fits)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Whether a result is written aside.
+pub(super) fn is_large(result: &ToolResult) -> bool {
+    weigh(result, PIECE_BYTES) > PIECE_BYTES
+}
+
+/// About how many bytes a result has. Stops counting beyond `enough`.
+fn weigh(result: &ToolResult, enough: usize) -> usize {
+    let of = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+    let blocks = result.content.iter().map(|block| match block {
+        Content::Text(text) => text.len(),
+        Content::Image(blob) | Content::Audio(blob) => blob.data.len(),
+        Content::ResourceLink { uri, name, description, .. } => uri.len() + name.len() + of(description),
+        Content::EmbeddedResource { uri, contents: ResourceContents::Text(text), .. } => uri.len() + text.len(),
+        Content::EmbeddedResource { uri, contents: ResourceContents::Binary(bytes), .. } => uri.len() + bytes.len(),
+    });
+    // A block of little text is some bytes too.
+    let mut sum = blocks.fold(0_usize, |sum, block| sum.saturating_add(block).saturating_add(32));
+    let mut open: Vec<&Value> = result.structured.iter().collect();
+    while let Some(value) = open.pop() {
+        if sum > enough {
+            return sum;
+        }
+        sum = sum.saturating_add(match value {
+            Value::String(text) => text.len(),
+            Value::Array(items) => {
+                open.extend(items);
+                2
+            }
+            Value::Object(members) => {
+                open.extend(members.values());
+                members.keys().fold(2, |sum, key| sum.saturating_add(key.len()))
+            }
+            _ => 8,
+        });
+    }
+    sum
+}

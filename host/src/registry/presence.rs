@@ -1,0 +1,60 @@
+//! Which tenants are there, and that nothing of one runs on when it is gone: another of its name is another tenant.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::{Registry, tool::Tool};
+use crate::{
+    call::{Call, CallError, Cost, ToolResult},
+    tenant::{Incarnation, Principal, TenantId},
+};
+
+impl Registry {
+    /// Whether a principal's tenant is open, and the same one as when the principal was let in: not another of its name.
+    pub fn admits(&self, principal: &Principal) -> bool {
+        self.tenant(&principal.tenant).is_some_and(|tenant| tenant.incarnation == principal.incarnation)
+    }
+
+    /// Which of the tenants that ever had this name is open; none if none is.
+    pub fn incarnation(&self, tenant: &TenantId) -> Option<Incarnation> {
+        self.tenant(tenant).map(|tenant| tenant.incarnation.clone())
+    }
+
+    /// Stops what runs for a tenant that is removed; done once all of it has ended, or after `patience`.
+    pub async fn stop_tenant(&self, tenant: &TenantId, gone: &CancellationToken, patience: Duration) {
+        gone.cancel();
+        self.drain_tenant(tenant, patience).await;
+    }
+
+    /// What stops all that runs for a tenant; none if it is not open.
+    pub fn gone(&self, tenant: &TenantId) -> Option<CancellationToken> {
+        self.tenant(tenant).map(|tenant| tenant.gone.clone())
+    }
+
+    /// Runs a call, and stops it when its tenant is removed.
+    pub(super) async fn run_while_there(&self, tool: &Arc<Tool>, call: Call) -> (Result<ToolResult, CallError>, Cost) {
+        let Some(gone) = self.gone(&call.principal.tenant) else {
+            return (Err(CallError::UnknownTool(call.tool)), Cost::default());
+        };
+        let cancel = call.cancel.clone();
+        let mut running = std::pin::pin!(self.run(tool, call));
+        tokio::select! {
+            biased;
+            done = &mut running => done,
+            () = gone.cancelled() => {
+                cancel.cancel();
+                running.await
+            }
+        }
+    }
+
+    /// Waits until nothing of a tenant runs any more, or until `patience` is over.
+    pub async fn drain_tenant(&self, tenant: &TenantId, patience: Duration) {
+        let until = Instant::now() + patience;
+        while self.0.admission.of(tenant) != (0, 0, 0) && Instant::now() < until {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+}

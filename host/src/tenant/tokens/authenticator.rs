@@ -1,0 +1,298 @@
+//! Who is at the door, by token. The door asks an index in memory: it never reads the file, and never waits.
+//!
+//! One thread looks at the file five times a second, parses it when it has changed, and swaps the index. It is a thread of its own, so that a revocation comes into force however busy the
+//! host's other threads are. If the file cannot be read, or was not looked at for long, nobody comes in.
+
+use std::{
+    collections::HashMap,
+    path::Path,
+    sync::{
+        Arc, Mutex, PoisonError, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant, SystemTime},
+};
+
+use arc_swap::ArcSwapOption;
+
+use super::{PREFIX, Token, TokenFile, hash};
+use crate::tenant::Principal;
+
+/// How soon a change of the file is seen.
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
+/// An index older than this lets nobody in: a token may have been revoked since.
+const MAX_AGE: Duration = Duration::from_secs(10);
+
+/// Why somebody may not come in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Stranger {
+    /// There is no token.
+    #[error("a bearer token is needed; the operator makes one with `mcpp token create`")]
+    NoToken,
+    /// There is something that is no token.
+    #[error("the Authorization header is not `Bearer TOKEN`")]
+    Malformed,
+    /// The token is not known: it never was, or it was revoked.
+    #[error("the token is not valid")]
+    Unknown,
+    /// The token has ended.
+    #[error("the token has expired")]
+    Expired,
+    /// The tokens cannot be read now.
+    #[error("tokens cannot be checked now")]
+    Unreadable,
+}
+
+/// Who is at the door, by token.
+#[derive(Debug)]
+pub struct Authenticator {
+    file: TokenFile,
+    /// None while no token was ever made; an error while the tokens cannot be read.
+    known: ArcSwapOption<Result<Index, ()>>,
+    stamp: Mutex<Option<Stamp>>,
+    began: Instant,
+    /// When the file was last looked at, in milliseconds since `began`.
+    looked_ms: AtomicU64,
+}
+
+/// The tokens, for those who look one up.
+#[derive(Debug, Default)]
+struct Index {
+    by_id: HashMap<String, Token>,
+    /// When the last token of each principal ends.
+    ends: HashMap<Principal, End>,
+}
+
+/// When something ends. The order is that of time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum End {
+    At(SystemTime),
+    Never,
+}
+
+/// What changes when a file is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stamp {
+    /// There is no file.
+    Absent,
+    /// The file cannot be looked at.
+    Hidden,
+    /// When it was changed, its length, and which it is.
+    Of(SystemTime, u64, u64),
+}
+
+impl Index {
+    fn new(tokens: Vec<Token>) -> Self {
+        let mut index = Self::default();
+        for token in tokens {
+            let end = token.expires.map_or(End::Never, End::At);
+            let last = index.ends.entry(token.principal()).or_insert(end);
+            *last = end.max(*last);
+            // Of two with one id the first counts, as it always did.
+            index.by_id.entry(token.id.clone()).or_insert(token);
+        }
+        index
+    }
+}
+
+impl Authenticator {
+    /// Knows the tokens in `file`, as they are now.
+    pub fn new(file: TokenFile) -> Self {
+        let (known, stamp, looked_ms) = Default::default();
+        let authenticator = Self { file, known, stamp, began: Instant::now(), looked_ms };
+        authenticator.look();
+        authenticator
+    }
+
+    /// As [`Authenticator::new`], and sees when they change, for as long as somebody has it.
+    pub fn watching(file: TokenFile) -> std::io::Result<Arc<Self>> {
+        let authenticator = Arc::new(Self::new(file));
+        let watched = Arc::downgrade(&authenticator);
+        std::thread::Builder::new().name("tokens".into()).spawn(move || watch(&watched))?;
+        Ok(authenticator)
+    }
+
+    /// Whether a token is needed.
+    pub fn is_on(&self) -> bool {
+        self.known.load().is_some()
+    }
+
+    /// Who has this token; the local user where no token is needed.
+    pub fn check(&self, token: Option<&str>) -> Result<Principal, Stranger> {
+        if self.is_stale() {
+            return Err(Stranger::Unreadable);
+        }
+        let known = self.known.load();
+        let Some(known) = &*known else { return Ok(Principal::local_user()) };
+        let Ok(known) = &**known else { return Err(Stranger::Unreadable) };
+        let token = token.ok_or(Stranger::NoToken)?;
+        let (id, secret) = token.strip_prefix(PREFIX).and_then(|rest| rest.split_once('_')).ok_or(Stranger::Unknown)?;
+        let found = known.by_id.get(id).ok_or(Stranger::Unknown)?;
+        let kept = blake3::Hash::from_hex(&found.hash).map_err(|_| Stranger::Unknown)?;
+        // `blake3::Hash` compares in constant time.
+        if hash(secret) != kept {
+            return Err(Stranger::Unknown);
+        }
+        if found.is_expired(SystemTime::now()) {
+            return Err(Stranger::Expired);
+        }
+        Ok(found.principal())
+    }
+
+    /// Whether the principal could still come in. It takes no longer with many tokens than with few.
+    pub fn still_knows(&self, principal: &Principal) -> bool {
+        if self.is_stale() {
+            return false;
+        }
+        match self.known.load().as_deref() {
+            None => *principal == Principal::local_user(),
+            Some(Err(())) => false,
+            Some(Ok(known)) => {
+                let now = End::At(SystemTime::now());
+                known.ends.get(principal).is_some_and(|end| *end > now)
+            }
+        }
+    }
+
+    /// Whether the file was not looked at for so long that the index says nothing about now.
+    fn is_stale(&self) -> bool {
+        let looked = Duration::from_millis(self.looked_ms.load(Ordering::Acquire));
+        self.began.elapsed().saturating_sub(looked) > MAX_AGE
+    }
+
+    /// Reads the file again if it has changed.
+    fn look(&self) {
+        // Time that reading takes counts as age.
+        let now_ms = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let mut before = self.stamp.lock().unwrap_or_else(PoisonError::into_inner);
+        let stamp = stamp(&self.file.0);
+        if *before != Some(stamp) {
+            let read = match self.file.read() {
+                Ok(tokens) => tokens.map(|tokens| Arc::new(Ok(Index::new(tokens)))),
+                Err(error) => {
+                    tracing::error!(error = crate::telemetry::chain(&error), "nobody is let in");
+                    Some(Arc::new(Err(())))
+                }
+            };
+            // Once a token was needed it is needed until the host starts anew: a file that vanished lets nobody in.
+            let vanished = read.is_none() && self.known.load().is_some();
+            self.known.store(if vanished { Some(Arc::new(Ok(Index::default()))) } else { read });
+            *before = Some(stamp);
+        }
+        self.looked_ms.store(now_ms, Ordering::Release);
+    }
+}
+
+/// Looks again and again, until nobody has the authenticator any more.
+#[expect(clippy::disallowed_methods, reason = "a thread of its own")]
+fn watch(watched: &Weak<Authenticator>) {
+    loop {
+        std::thread::sleep(LOOK_AGAIN);
+        match watched.upgrade() {
+            Some(authenticator) => authenticator.look(),
+            None => return,
+        }
+    }
+}
+
+fn stamp(path: &Path) -> Stamp {
+    let meta = match std::fs::metadata(path) {
+        Ok(meta) => meta,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Stamp::Absent,
+        Err(_) => return Stamp::Hidden,
+    };
+    let inode = std::os::unix::fs::MetadataExt::ino(&meta);
+    meta.modified().map_or(Stamp::Hidden, |modified| Stamp::Of(modified, meta.len(), inode))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::tenant::{SCOPE_TOOLS, TenantId, tokens::NewToken};
+
+    fn new(subject: &str, good_for: Option<Duration>) -> NewToken {
+        NewToken {
+            tenant: TenantId::new("team").expect("legal"),
+            subject: subject.to_owned(),
+            scopes: BTreeSet::from([SCOPE_TOOLS.to_owned()]),
+            tools: Vec::new(),
+            good_for,
+        }
+    }
+
+    #[test]
+    fn a_token_opens_until_it_is_revoked_and_is_nowhere_to_read() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("tokens.toml");
+        let file = TokenFile::new(path.clone());
+        let fresh = || Authenticator::new(file.clone());
+        assert_eq!(fresh().check(None).expect("one user"), Principal::local_user());
+        let (kept, token) = file.create(new("alice", None)).expect("made");
+        let (_, short) = file.create(new("bob", Some(Duration::ZERO))).expect("made");
+        let text = std::fs::read_to_string(&path).expect("text");
+        assert!(!text.contains(token.rsplit('_').next().expect("a secret")));
+        let door = fresh();
+        assert_eq!(&*door.check(Some(&token)).expect("known").subject, "alice");
+        for (shown, why) in [
+            (None, Stranger::NoToken),
+            (Some(""), Stranger::Unknown),
+            (Some("mcpp_"), Stranger::Unknown),
+            (Some(&token[..token.len() - 1]), Stranger::Unknown),
+            (Some(&*format!("{token}x")), Stranger::Unknown),
+            (Some(&*format!("mcpp_{}_", kept.id)), Stranger::Unknown),
+            (Some(&*format!("mcpp_{}_{}", kept.id, kept.hash)), Stranger::Unknown),
+            (Some(&short), Stranger::Expired),
+        ] {
+            assert_eq!(door.check(shown), Err(why), "{shown:?}");
+        }
+        let alice = door.check(Some(&token)).expect("known");
+        let bob = Principal { subject: "bob".into(), ..alice.clone() };
+        assert!(door.still_knows(&alice) && !door.still_knows(&Principal::local_user()) && !door.still_knows(&bob));
+        // A second token of the same user keeps the user in.
+        let (second, _) = file.create(new("alice", Some(Duration::from_secs(3_600)))).expect("made");
+        file.revoke(&kept.id).expect("revoked");
+        assert_eq!(fresh().check(Some(&token)), Err(Stranger::Unknown));
+        assert!(fresh().still_knows(&alice));
+        file.revoke(&second.id).expect("revoked");
+        assert!(!fresh().still_knows(&alice));
+        file.revoke_all(&kept.tenant).expect("revoked");
+        assert_eq!(fresh().check(None), Err(Stranger::NoToken), "a token is needed once there was one");
+        std::fs::write(&path, "version = 1\n[[tokens]]\nid = 'x'\n").expect("written");
+        assert_eq!(fresh().check(Some(&token)), Err(Stranger::Unreadable));
+        assert!(!fresh().still_knows(&alice));
+    }
+
+    #[test]
+    fn a_file_that_vanishes_lets_nobody_in() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = TokenFile::new(folder.path().join("tokens.toml"));
+        file.create(new("alice", None)).expect("made");
+        let door = Authenticator::new(file.clone());
+        assert_eq!(door.check(None), Err(Stranger::NoToken));
+        std::fs::remove_file(&file.0).expect("removed");
+        door.look();
+        assert_eq!(door.check(None), Err(Stranger::NoToken));
+    }
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "no runtime here")]
+    fn a_change_is_seen_without_the_door_looking_at_the_file_and_without_looking_nobody_comes_in() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = TokenFile::new(folder.path().join("tokens.toml"));
+        let (kept, token) = file.create(new("alice", None)).expect("made");
+        let door = Authenticator::watching(file.clone()).expect("a thread");
+        assert!(door.check(Some(&token)).is_ok());
+        file.revoke(&kept.id).expect("revoked");
+        let patience = Instant::now() + Duration::from_secs(20);
+        while door.check(Some(&token)).is_ok() {
+            assert!(Instant::now() < patience, "the revocation is not seen");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let unwatched = Authenticator { began: Instant::now() - 2 * MAX_AGE, ..Authenticator::new(file) };
+        assert_eq!(unwatched.check(Some(&token)), Err(Stranger::Unreadable));
+        unwatched.look();
+        assert_eq!(unwatched.check(Some(&token)), Err(Stranger::Unknown));
+    }
+}

@@ -1,0 +1,75 @@
+//! A call that gives its place among the running back for a while: because its instance waits, or because it waits for an instance.
+
+use tokio::sync::oneshot;
+
+use super::{Kind, Line, Place, Queued, Slot, busy, number};
+use crate::call::CallError;
+
+impl Slot {
+    /// Changes from running to waiting; none where the tenant, or the host for it, has no place among the waiting. The call then waits in its place among the running:
+    /// it may have had effects, so it is never broken off for want of a place, and it is at its tenant's own cost that it keeps the one it has.
+    pub fn park(&self) -> Option<Parked<'_>> {
+        let most = number(self.share.limits.waiting);
+        {
+            let mut state = self.admission.state();
+            let own = state.tenant(&self.share).waiting;
+            if own >= most || !state.may_wait(&self.admission.0.config, own) {
+                return None;
+            }
+            let of = state.tenant(&self.share);
+            of.waiting = of.waiting.saturating_add(1);
+            state.waiting = state.waiting.saturating_add(1);
+        }
+        let waiting = self.admission.place(&self.share.tenant, Kind::Waiting);
+        self.set_running(None);
+        Some(Parked { slot: self, _held: Held::Waiting(waiting) })
+    }
+
+    /// Changes from running back to the queue, for a call that waits for an instance which another call has. It must not keep a place meanwhile: the other one may need
+    /// it to go on. Refused where too many queue; the call has not run.
+    pub fn queue(&self) -> Result<Parked<'_>, CallError> {
+        let (most, of_host) = (number(self.share.limits.queued), self.admission.0.config.max_queued);
+        {
+            let mut state = self.admission.state();
+            if state.queued >= of_host {
+                return Err(busy("calls queue", of_host));
+            }
+            let of = state.tenant(&self.share);
+            if of.queued >= most {
+                return Err(busy("calls of this tenant queue", most));
+            }
+            of.queued = of.queued.saturating_add(1);
+            state.queued = state.queued.saturating_add(1);
+        }
+        let why = ("calls of this tenant queue", most);
+        let queued = Queued { admission: self.admission.clone(), tenant: self.share.tenant.clone(), why };
+        self.set_running(None);
+        Ok(Parked { slot: self, _held: Held::Queued(queued) })
+    }
+}
+
+/// What a call has instead of its place among the running.
+#[derive(Debug)]
+pub struct Parked<'a> {
+    slot: &'a Slot,
+    _held: Held,
+}
+
+#[derive(Debug)]
+enum Held {
+    Waiting(#[expect(dead_code, reason = "given back when it is dropped")] Place),
+    Queued(#[expect(dead_code, reason = "given back when it is dropped")] Queued),
+}
+
+impl Parked<'_> {
+    /// Changes back to running, when there is room.
+    pub async fn resume(self) {
+        let (turn, mine) = oneshot::channel();
+        let admission = &self.slot.admission;
+        admission.state().tenant(&self.slot.share).returning.push_back(Line { turn });
+        admission.settle();
+        if let Ok(place) = mine.await {
+            self.slot.set_running(Some(place));
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! Places, shared: what each test holds is in its name.
+
+use super::*;
+
+fn config(max_running: usize, max_waiting: usize, max_queued: usize) -> EngineConfig {
+    EngineConfig { max_running, max_waiting, max_queued, queue_ms: 50, guest_threads: 1, ..EngineConfig::default() }
+}
+
+fn share(tenant: &str) -> Arc<Share> {
+    let memory = HostMemory::new(&MemoryConfig::default()).account(TenantLimits::default().memory());
+    Share::new(TenantId::new(tenant).expect("legal"), TenantLimits::default(), memory)
+}
+
+fn tool(most: usize) -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(most))
+}
+
+async fn admit(admission: &Admission, share: &Arc<Share>, tool: &Arc<Semaphore>) -> Result<Slot, CallError> {
+    admission.admit(share, tool, 9, Instant::now() + Duration::from_secs(5), &CancellationToken::new()).await
+}
+
+#[tokio::test]
+async fn a_waiting_call_makes_room_and_comes_back() {
+    let admission = Admission::new(&config(1, 1, 1));
+    let (me, tool) = (share("me"), tool(9));
+    let outer = admit(&admission, &me, &tool).await.expect("room");
+    assert!(matches!(admit(&admission, &me, &tool).await, Err(CallError::Busy { what: "instances run", .. })));
+    let parked = outer.park().expect("room to wait");
+    let inner = admit(&admission, &me, &tool).await.expect("the nested call runs");
+    assert!(inner.park().is_none(), "it waits where it is");
+    assert_eq!((admission.running(), admission.waiting()), (1, 1));
+    assert_eq!((admission.running(), admission.waiting()), (1, 1));
+    drop(inner);
+    parked.resume().await;
+    assert_eq!((admission.running(), admission.waiting()), (1, 0));
+    drop(outer);
+    assert_eq!((admission.running(), admission.queued()), (0, 0));
+    assert!(admission.state().tenants.is_empty(), "an idle tenant is forgotten");
+}
+
+#[tokio::test]
+async fn the_queue_has_a_bound() {
+    let admission = Admission::new(&config(1, 0, 1));
+    let (me, tool) = (share("me"), tool(9));
+    let _running = admit(&admission, &me, &tool).await.expect("room");
+    let (first, second) = tokio::join!(admit(&admission, &me, &tool), admit(&admission, &me, &tool));
+    assert!(matches!(first, Err(CallError::Busy { what: "instances run", .. })), "{first:?}");
+    assert!(matches!(second, Err(CallError::Busy { what: "calls queue", .. })), "{second:?}");
+    assert_eq!(admission.queued(), 0);
+}
+
+#[tokio::test]
+async fn one_tool_cannot_take_all_places() {
+    let admission = Admission::new(&config(4, 0, 4));
+    let (me, tool) = (share("me"), tool(1));
+    let _first = admit(&admission, &me, &tool).await.expect("room");
+    assert!(matches!(
+        admit(&admission, &me, &tool).await,
+        Err(CallError::Busy { what: "instances of this tool run", .. })
+    ));
+}
+
+#[tokio::test]
+async fn one_tenant_cannot_take_all_places() {
+    let admission = Admission::new(&config(8, 0, 8));
+    let (greedy, modest, tool) = (share("greedy"), share("modest"), tool(99));
+    admission.set_shared(true);
+    let mut held = Vec::new();
+    while let Ok(slot) = admit(&admission, &greedy, &tool).await {
+        held.push(slot);
+    }
+    assert_eq!(held.len(), 6, "a quarter is kept for others");
+    let _own = admit(&admission, &modest, &tool).await.expect("room for who has none");
+}
+
+#[tokio::test]
+async fn a_tenants_own_bounds_hold() {
+    let limits = TenantLimits { running: 2, waiting: 1, queued: 1, ..TenantLimits::default() };
+    let admission = Admission::new(&config(8, 8, 8));
+    let (me, tool) = (Share::alone(limits), tool(99));
+    let first = admit(&admission, &me, &tool).await.expect("room");
+    let second = admit(&admission, &me, &tool).await.expect("room");
+    let (third, fourth) = tokio::join!(admit(&admission, &me, &tool), admit(&admission, &me, &tool));
+    let says = |result: Result<Slot, CallError>| result.expect_err("no room").to_string();
+    assert!(says(third).starts_with("busy: 2 instances of this tenant run"));
+    assert!(says(fourth).starts_with("busy: 1 calls of this tenant queue"));
+    let _parked = first.park().expect("room to wait");
+    assert!(second.park().is_none(), "the second waits in its place among the running");
+    assert_eq!(admission.of(&me.tenant), (1, 1, 0));
+}
+
+#[tokio::test]
+async fn a_freed_place_goes_to_who_has_the_fewest() {
+    let admission = Admission::new(&EngineConfig { queue_ms: 5_000, ..config(2, 0, 100) });
+    let (greedy, modest, tool) = (share("greedy"), share("modest"), tool(99));
+    let mut held = vec![admit(&admission, &greedy, &tool).await.expect("room")];
+    held.push(admit(&admission, &greedy, &tool).await.expect("room"));
+    let mut queued = Vec::new();
+    for _ in 0..20 {
+        let (admission, greedy, tool) = (admission.clone(), Arc::clone(&greedy), Arc::clone(&tool));
+        queued.push(tokio::spawn(async move { admit(&admission, &greedy, &tool).await }));
+    }
+    let modest = {
+        let (admission, tool) = (admission.clone(), Arc::clone(&tool));
+        tokio::spawn(async move { admit(&admission, &modest, &tool).await })
+    };
+    while admission.queued() < 21 {
+        tokio::task::yield_now().await;
+    }
+    // One place, and it is not given back: who came last gets it, as the tenant has nothing yet.
+    let given = held.pop();
+    drop(given);
+    let modest = modest.await.expect("no panic").expect("the first free place");
+    assert_eq!(admission.of(&modest.share.tenant).0, 1);
+    drop((held, modest));
+    for call in queued {
+        drop(call.await.expect("no panic").expect("a place in the end"));
+    }
+    assert_eq!((admission.running(), admission.queued()), (0, 0));
+    assert!(admission.state().tenants.is_empty());
+}
+
+#[tokio::test]
+async fn who_goes_away_leaves_no_trace() {
+    let admission = Admission::new(&EngineConfig { queue_ms: 5_000, ..config(1, 1, 100) });
+    let (me, tool) = (share("me"), tool(99));
+    let slot = admit(&admission, &me, &tool).await.expect("room");
+    for _ in 0..50 {
+        let mut queueing = Box::pin(admit(&admission, &me, &tool));
+        assert!(futures::poll!(&mut queueing).is_pending());
+    }
+    assert_eq!(admission.queued(), 0);
+    // An instance that is stopped while it comes back gives back what it was just given.
+    let parked = slot.park().expect("room to wait");
+    let other = admit(&admission, &me, &tool).await.expect("room");
+    let mut returning = Box::pin(parked.resume());
+    assert!(futures::poll!(&mut returning).is_pending());
+    drop(other);
+    drop(returning);
+    drop(slot);
+    assert_eq!((admission.running(), admission.waiting(), admission.queued()), (0, 0, 0));
+    assert!(admit(&admission, &me, &tool).await.is_ok());
+}
+
+#[tokio::test]
+async fn waiting_calls_of_greedy_tenants_leave_waiting_places_to_the_others() {
+    let admission = Admission::new(&config(64, 16, 0));
+    admission.set_shared(true);
+    let limits = TenantLimits { waiting: 8, ..TenantLimits::default() };
+    let memory = HostMemory::new(&MemoryConfig::default()).account(limits.memory());
+    let of = |tenant: &str| Share::new(TenantId::new(tenant).expect("legal"), limits, Arc::clone(&memory));
+    let tool = tool(99);
+    let shares = [of("one"), of("two"), of("modest")];
+    let mut slots = Vec::new();
+    for (share, calls) in shares.iter().zip([9, 9, 1]) {
+        for _ in 0..calls {
+            slots.push(admit(&admission, share, &tool).await.expect("room"));
+        }
+    }
+    let parked: Vec<_> = slots.iter().map(Slot::park).collect();
+    let had: Vec<_> = shares.iter().map(|share| admission.of(&share.tenant)).collect();
+    // The ninth of each and four of the second wait where they run: the last quarter is not theirs.
+    assert_eq!(had, [(1, 8, 0), (5, 4, 0), (0, 1, 0)]);
+    for parked in parked.into_iter().flatten() {
+        parked.resume().await;
+    }
+    drop(slots);
+    assert_eq!((admission.running(), admission.waiting()), (0, 0));
+    assert!(admission.state().tenants.is_empty());
+}

@@ -1,0 +1,27 @@
+//! The host's own work for a call that may take long and cannot be interrupted: done where guests run, a few at a time, and counted as the call's processor time.
+
+use std::{sync::Arc, time::Duration};
+
+use super::{Engine, control::Control, pace::thread_time};
+use crate::call::CallError;
+
+/// Does `work` for a call on the guests' threads; with the processor time that it took, which is charged to the call. Others' turns to compute are not taken for it: the
+/// threads give way to the doors, and there is less of such work at once than there are processors.
+pub async fn apart<T: Send + 'static>(
+    engine: &Engine,
+    control: &Control,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<(T, Duration), CallError> {
+    let stopped = || control.stopped().unwrap_or(CallError::Cancelled);
+    let permit = control.wait_in_place(Arc::clone(&engine.works).acquire_owned()).await.map_err(|_| stopped())?;
+    let working = engine.spawn(async move {
+        let _until_it_is_done = permit;
+        let before = thread_time();
+        let done = work();
+        (done, Duration::from_nanos(thread_time().saturating_sub(before)))
+    });
+    let (done, took) = working.await.map_err(|_| CallError::Cancelled)?;
+    control.pace().charge(took);
+    control.check().map_err(|_| stopped())?;
+    Ok((done, took))
+}

@@ -1,0 +1,194 @@
+//! Submitting tasks: what may be submitted, what was submitted before, and submitting again what has ended.
+
+use mcpp_tool::store::{Read, StoreError, Write};
+
+use super::{
+    QueueError, find,
+    ids::{check_name, check_task_id, is_id, retry_id},
+    upkeep,
+};
+use crate::{
+    queue::{KEYS, TASKS, canonical_type, save},
+    record::{Spec, State, Task},
+    rules,
+};
+
+/// Most dependencies of one task.
+pub const MAX_DEPENDENCIES: usize = 100;
+/// Largest payload, in bytes of JSON.
+pub const MAX_PAYLOAD_BYTES: usize = 512 << 10;
+/// Largest tags and metadata together, in bytes of JSON: a record has room for them beside the largest payload.
+pub const MAX_NOTES_BYTES: usize = 128 << 10;
+
+/// What a task is submitted with.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Submission {
+    /// The id; a new one if none is given.
+    pub id: Option<String>,
+    /// Not before this time.
+    pub not_before_ms: u64,
+    /// What is asked for.
+    pub spec: Spec,
+}
+
+impl Submission {
+    fn check(&self) -> Result<(), QueueError> {
+        let refuse = |reason: String| Err(QueueError::Invalid(reason));
+        self.id.as_deref().map_or(Ok(()), check_task_id)?;
+        let spec = &self.spec;
+        check_name("task_type", &spec.task_type)?;
+        let named = [
+            ("model_name", Some(&spec.model_name).filter(|name| !name.is_empty())),
+            ("session_id", spec.session.as_ref()),
+            ("sticky_worker_id", spec.sticky_worker.as_ref()),
+            ("idempotency_key", spec.idempotency_key.as_ref()),
+        ];
+        for (field, name) in named {
+            name.map_or(Ok(()), |name| check_name(field, name))?;
+        }
+        if spec.dependencies.len() > MAX_DEPENDENCIES {
+            return refuse(format!("dependencies has more than {MAX_DEPENDENCIES} tasks"));
+        }
+        if let Some(id) = spec.dependencies.iter().find(|id| !is_id(id)) {
+            return refuse(format!("dependencies has {:?}, which is no id", id.chars().take(40).collect::<String>()));
+        }
+        if !spec.priority.is_finite() {
+            return refuse("priority must be a finite number".into());
+        }
+        if spec.payload.to_string().len() > MAX_PAYLOAD_BYTES {
+            return refuse(format!("the payload is larger than {MAX_PAYLOAD_BYTES} bytes"));
+        }
+        let notes = (&spec.tags, &spec.metadata);
+        if serde_json::to_string(&notes).map_or(0, |json| json.len()) > MAX_NOTES_BYTES {
+            return refuse(format!("tags and metadata are larger than {MAX_NOTES_BYTES} bytes together"));
+        }
+        Ok(())
+    }
+
+    fn is_same_work(&self, task: &Task) -> bool {
+        canonical_type(&self.spec.task_type) == canonical_type(&task.spec.task_type)
+            && self.spec.model_name == task.spec.model_name
+            && self.spec.payload == task.spec.payload
+    }
+}
+
+/// Submits a task. The same work under the same id or idempotency key is the same task, whatever has become of it.
+pub fn submit(
+    t: &mut (impl Write + ?Sized),
+    submission: &Submission,
+    new_id: &str,
+    now_ms: u64,
+) -> Result<Task, QueueError> {
+    match known(t, submission)? {
+        // Also where an earlier version took an id that is not legal now.
+        Some(known) => same_work(submission, known),
+        None => {
+            submission.check()?;
+            accept(t, submission, new_id, now_ms)
+        }
+    }
+}
+
+fn same_work(submission: &Submission, known: Task) -> Result<Task, QueueError> {
+    if submission.is_same_work(&known) {
+        return Ok(known);
+    }
+    let name = submission.id.clone().or_else(|| submission.spec.idempotency_key.clone());
+    Err(QueueError::OtherWork(name.unwrap_or_default()))
+}
+
+/// Stores a new task.
+fn accept(
+    t: &mut (impl Write + ?Sized),
+    submission: &Submission,
+    new_id: &str,
+    now_ms: u64,
+) -> Result<Task, QueueError> {
+    let id = submission.id.clone().unwrap_or_else(|| new_id.to_owned());
+    let mut waiting_for = Vec::new();
+    for dependency in &submission.spec.dependencies {
+        let parent = if *dependency == id { None } else { TASKS.get(t, dependency)? };
+        match parent.map(|parent| parent.state) {
+            None => return Err(QueueError::Invalid(format!("dependency {dependency:?} is not a task"))),
+            Some(State::Completed) => {}
+            Some(State::Failed | State::Cancelled) => {
+                return Err(QueueError::Invalid(format!("dependency {dependency:?} has failed or was cancelled")));
+            }
+            Some(_) => waiting_for.push(dependency.clone()),
+        }
+    }
+    let mut task = record(submission.spec.clone(), id, waiting_for, now_ms);
+    rules::settle(&mut task, submission.not_before_ms, now_ms);
+    if let Some(key) = &task.spec.idempotency_key {
+        KEYS.set(t, key, &task.id)?;
+    }
+    save(t, None, Some(&task), now_ms)?;
+    upkeep::plan(t, &task, now_ms)?;
+    Ok(task)
+}
+
+fn known(t: &mut (impl Read + ?Sized), submission: &Submission) -> Result<Option<Task>, StoreError> {
+    if let Some(id) = submission.id.as_ref().filter(|id| is_id(id))
+        && let Some(task) = TASKS.get(t, id)?
+    {
+        return Ok(Some(task));
+    }
+    let Some(key) = submission.spec.idempotency_key.as_ref().filter(|key| is_id(key)) else { return Ok(None) };
+    match KEYS.get(t, key)? {
+        Some(id) => TASKS.get(t, &id),
+        None => Ok(None),
+    }
+}
+
+fn record(spec: Spec, id: String, waiting_for: Vec<String>, now_ms: u64) -> Task {
+    Task {
+        id,
+        spec,
+        waiting_for,
+        state: State::Blocked,
+        created_ms: now_ms,
+        updated_ms: now_ms,
+        ready_ms: now_ms,
+        started_ms: None,
+        finished_ms: None,
+        attempt: 0,
+        fencing_token: 0,
+        result: None,
+        error: None,
+        dead_letter: false,
+        logs: Vec::new(),
+        progress: None,
+        retries: 0,
+    }
+}
+
+/// Submits a task that has ended again, as `<id>-retry-<n>`.
+pub fn retry(
+    t: &mut (impl Write + ?Sized),
+    id: &str,
+    max_attempts: Option<u32>,
+    timeout_ms: Option<u64>,
+    now_ms: u64,
+) -> Result<(Task, u32), QueueError> {
+    let before = find(t, id)?;
+    if !before.status().is_final() {
+        return Err(QueueError::Invalid(format!("task {id:?} has not ended: it is {}", before.status().as_str())));
+    }
+    let retries = before.retries.saturating_add(1);
+    let after = Task { retries, updated_ms: now_ms, ..before.clone() };
+    let spec = Spec {
+        dependencies: Vec::new(),
+        idempotency_key: None,
+        max_attempts: max_attempts.unwrap_or(before.spec.max_attempts),
+        timeout_ms: timeout_ms.or(before.spec.timeout_ms),
+        ..before.spec.clone()
+    };
+    // It was accepted once, so it is not checked again: an earlier version's rules may have been others.
+    let again = Submission { id: Some(retry_id(id, retries)), not_before_ms: 0, spec };
+    let task = match known(t, &again)? {
+        Some(known) => same_work(&again, known)?,
+        None => accept(t, &again, "", now_ms)?,
+    };
+    save(t, Some(&before), Some(&after), now_ms)?;
+    Ok((task, retries))
+}

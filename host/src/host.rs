@@ -62,6 +62,8 @@ include!(concat!(env!("OUT_DIR"), "/built_in.rs"));
 
 /// How long a host that has what its own user needs says that it still loads: a tenant that loads for longer does not keep it from being ready.
 const READY_PATIENCE: Duration = Duration::from_secs(30);
+/// How long a host that stops waits for the answers of calls that have ended.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(1);
 /// How often a host that waits for its data directory asks for it, and looks at its files meanwhile, as nobody can tell it to.
 const HOLD_AGAIN: Duration = Duration::from_secs(1);
 
@@ -255,7 +257,10 @@ impl Host {
         self.http.not_ready();
         self.tenants.stop();
         self.closing.cancel();
-        if !self.registry().drain(self.config.server.drain()).await {
+        if self.registry().drain(self.config.server.drain()).await {
+            // A call that has ended still has to be answered.
+            self.http.answered(ANSWER_PATIENCE).await;
+        } else {
             tracing::warn!(
                 calls = self.registry().calls(),
                 "calls still ran when the host's patience was over; they are stopped"

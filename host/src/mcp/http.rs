@@ -85,6 +85,8 @@ struct App {
     strangers: Refusals,
     engine: Engine,
     results: WrittenResults,
+    /// Answers that are made or written.
+    answers: TaskTracker,
     room: Arc<ConnectionRoom>,
     ready: AtomicBool,
 }
@@ -118,6 +120,7 @@ impl HttpDoor {
             strangers: Refusals::default(),
             engine,
             results: WrittenResults::default(),
+            answers: TaskTracker::new(),
             room: ConnectionRoom::new(config.max_connections),
             ready: AtomicBool::new(true),
         };
@@ -132,6 +135,12 @@ impl HttpDoor {
     /// From now on `/ready` says that this host takes no more work.
     pub fn not_ready(&self) {
         self.app.ready.store(false, Ordering::Relaxed);
+    }
+
+    /// Waits until all answers to calls are written, or until `patience` is over.
+    pub async fn answered(&self, patience: Duration) {
+        self.app.answers.close();
+        let _or_not = tokio::time::timeout(patience, self.app.answers.wait()).await;
     }
 
     /// Serves connections until `stop`; then waits until they have ended.

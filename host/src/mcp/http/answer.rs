@@ -17,6 +17,8 @@ use http_body_util::BodyExt as _;
 use hyper::body::{Frame, SizeHint};
 
 use super::body::LEAST_BYTES;
+use tokio_util::task::task_tracker::TaskTrackerToken;
+
 use crate::{
     mcp::written::{ResultWriter, WrittenResults},
     memory::{Account, MemoryUse, NoMemory, Reservation},
@@ -41,6 +43,8 @@ pub(super) struct AnswerHold {
     pub(super) writer: ResultWriter,
     /// Being one of the tenant's streams.
     pub(super) _stream: Option<StreamPermit>,
+    /// Being waited for by a host that stops; a standing stream is not.
+    pub(super) _answer: Option<TaskTrackerToken>,
 }
 
 /// Makes `response` hold what it takes.

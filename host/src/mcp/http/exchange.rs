@@ -222,6 +222,7 @@ fn hold(app: &App, share: &Share, held: Reservation, stream: Option<StreamPermit
         held,
         results: app.results.clone(),
         writer: app.results.writer(resumable),
+        _answer: stream.is_none().then(|| app.answers.token()),
         _stream: stream,
     }
 }

@@ -163,8 +163,8 @@ fn with_schema(schema: &str) -> Vec<u8> {
     let mut wasm = guest("hostile");
     let marker = br#"{"title":"the schema that a test replaces""#;
     let at = wasm.windows(marker.len()).position(|window| window == marker).expect("a placeholder");
-    let text = format!("{schema:<BYTES$}");
-    assert_eq!(text.len(), BYTES, "the schema is too long");
+    assert!(schema.len() <= BYTES, "the schema is too long");
+    let text = schema.to_owned() + &" ".repeat(BYTES - schema.len());
     wasm[at..at + BYTES].copy_from_slice(text.as_bytes());
     wasm
 }

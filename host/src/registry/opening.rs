@@ -17,8 +17,8 @@ use crate::{
 
 /// How long a call waits for a tool while everything of its tenant is loaded for the first time.
 pub(super) const EARLY_CALL_WAIT: Duration = Duration::from_secs(30);
-/// How long a list waits for it: a client that never asks again has all tools of a host that starts warm.
-const EARLY_LIST_WAIT: Duration = Duration::from_secs(1);
+/// How long a list waits for it. Many clients list once and never again, and built-in tools that were never compiled take seconds.
+const EARLY_LIST_WAIT: Duration = Duration::from_secs(10);
 /// Calls of one tenant that may wait for a tool.
 pub(super) const MAX_EARLY_CALLS: usize = 64;
 
@@ -71,7 +71,7 @@ impl Registry {
         if *opened.borrow_and_update() || !call.principal.may_use(&call.tool) {
             return Err(unknown());
         }
-        let retry_after = EARLY_LIST_WAIT;
+        let retry_after = Duration::from_secs(1);
         let Ok(_permit) = tenant.early.try_acquire() else {
             return Err(CallError::Busy {
                 what: "calls wait for tools that are loaded",

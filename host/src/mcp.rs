@@ -14,8 +14,11 @@ mod envelope;
 mod guard;
 mod handler;
 mod in_flight;
+mod running;
 mod session;
+mod straight;
 mod streams;
+mod tools;
 mod written;
 
 pub use self::handler::Endpoint;

@@ -62,6 +62,7 @@ mod shutdown;
 mod slow_clients;
 mod stdio;
 mod store;
+mod straight;
 mod swap;
 mod taskqueue;
 mod tasks;

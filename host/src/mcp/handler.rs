@@ -2,15 +2,12 @@
 //!
 //! A handler belongs to one principal, taken from the door when the handler is made: once a session in the legacy era, once a request in the modern.
 
-mod events;
-
 use std::{
     sync::{Arc, Mutex, OnceLock, PoisonError},
     time::Duration,
 };
 
 use axum::http::request::Parts;
-use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use rmcp::{
     RoleServer, ServerHandler,
     model::{
@@ -25,15 +22,18 @@ use rmcp::{
 use serde_json::Value;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::{convert, session::Sessions, written};
+use super::{
+    convert,
+    running::RunningCall,
+    session::Sessions,
+    tools::{self, CallRequest, RECEIPT},
+    written::ResultWriter,
+};
 use crate::{
-    call::{Call, CallError, LogLevel, Observer, Session, ToolName, TraceContext, authorize},
+    call::{LogLevel, Session, ToolName, TraceContext},
     registry::Registry,
     tenant::{Principal, door::Place},
 };
-
-/// By this a client asks in `_meta` for what the call cost, and finds it in the result's.
-const RECEIPT: &str = "mcpp/cost";
 
 /// What all handlers of a host share.
 #[derive(Debug, Clone)]
@@ -57,6 +57,10 @@ impl Endpoint {
         &self.0.registry
     }
 
+    pub(super) fn page_size(&self) -> usize {
+        self.0.page_size
+    }
+
     pub(super) fn handler(&self, principal: Principal, sessions: Option<Arc<Sessions>>) -> Handler {
         Handler {
             endpoint: self.clone(),
@@ -75,11 +79,8 @@ impl Endpoint {
 pub(super) struct RefusalSignal(Arc<OnceLock<Option<(Duration, bool)>>>);
 
 impl RefusalSignal {
-    fn raise(extensions: &Extensions, retry: Option<(Duration, bool)>) {
-        let signal = extensions.get::<Parts>().and_then(|parts| parts.extensions.get::<Self>());
-        if let Some(signal) = signal {
-            let _one_message_one_signal = signal.0.set(retry);
-        }
+    pub(super) fn raise(&self, retry: Option<(Duration, bool)>) {
+        let _one_message_one_signal = self.0.set(retry);
     }
 
     pub(super) fn is_raised(&self) -> bool {
@@ -92,10 +93,23 @@ impl RefusalSignal {
     }
 }
 
-fn leave_door(extensions: &Extensions) {
-    if let Some(place) = extensions.get::<Parts>().and_then(|parts| parts.extensions.get::<Place>()) {
-        place.leave();
+/// A call that runs already, on its way to the handler that takes it over.
+#[derive(Debug, Clone)]
+pub(super) struct HandedOver(Arc<Mutex<Option<RunningCall>>>);
+
+impl HandedOver {
+    pub(super) fn new(running: RunningCall) -> Self {
+        Self(Arc::new(Mutex::new(Some(running))))
     }
+
+    fn take(extensions: &Extensions) -> Option<RunningCall> {
+        extension::<Self>(extensions)?.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+/// What the door gave along with a request.
+fn extension<T: Send + Sync + 'static>(extensions: &Extensions) -> Option<&T> {
+    extensions.get::<Parts>()?.extensions.get::<T>()
 }
 
 /// The methods, for one principal.
@@ -133,20 +147,6 @@ impl Handler {
             _ if is_modern(context) => None,
             Some(sessions) => sessions.session(&session_id(context)?),
             None => Some(self.session.clone()),
-        }
-    }
-
-    fn cursor(&self, cursor: Option<&str>) -> Result<Option<ToolName>, ErrorData> {
-        let decode = |cursor: &str| {
-            let name = BASE64_URL_SAFE_NO_PAD.decode(cursor).ok()?;
-            ToolName::new(std::str::from_utf8(&name).ok()?).ok()
-        };
-        match cursor {
-            None => Ok(None),
-            Some(cursor) => match decode(cursor) {
-                Some(name) => Ok(Some(name)),
-                None => Err(ErrorData::invalid_params("the cursor is not one that this server gave", None)),
-            },
         }
     }
 
@@ -217,23 +217,7 @@ impl ServerHandler for Handler {
         request: Option<PaginatedRequestParams>,
         _: RequestContext<RoleServer>,
     ) -> Result<ListToolsResult, ErrorData> {
-        let after = self.cursor(request.as_ref().and_then(|request| request.cursor.as_deref()))?;
-        self.registry().settle(&self.principal.tenant).await;
-        let catalog = self.registry().catalog(&self.principal.tenant);
-        let page_size = self.endpoint.0.page_size;
-        let mut tools: Vec<WireTool> = catalog
-            .tools_after(after.as_ref())
-            .filter(|tool| self.principal.may_use(&tool.name))
-            .take(page_size.saturating_add(1))
-            .map(|tool| convert::tool(tool))
-            .collect();
-        let more = tools.len() > page_size;
-        tools.truncate(page_size);
-        let mut result = ListToolsResult::with_all_items(tools);
-        if more {
-            result.next_cursor = result.tools.last().map(|tool| BASE64_URL_SAFE_NO_PAD.encode(tool.name.as_bytes()));
-        }
-        Ok(result)
+        self.endpoint.list_tools(&self.principal, request.as_ref().and_then(|request| request.cursor.as_deref())).await
     }
 
     async fn call_tool(
@@ -241,51 +225,33 @@ impl ServerHandler for Handler {
         request: CallToolRequestParams,
         context: RequestContext<RoleServer>,
     ) -> Result<CallToolResponse, ErrorData> {
-        let tool = ToolName::new(&request.name).map_err(|error| ErrorData::invalid_params(error.to_string(), None))?;
-        // A call may take its time; calls of what is not there stand in their tenant's line to the end.
-        let registry = self.registry();
-        // So may one of what is still loaded, of which there is a bound.
-        if registry.catalog(&self.principal.tenant).tool(&tool).is_some() || !registry.is_opened(&self.principal.tenant)
-        {
-            leave_door(&context.extensions);
-        }
         let _not_parked = self.sessions.as_ref().and_then(|sessions| sessions.busy(&session_id(&context)?));
         let token = context.meta.get_progress_token();
-        let account = self.registry().share(&self.principal.tenant).map(|share| Arc::clone(&share.memory));
-        let (observer, events) = Observer::new(self.log_level(&context), token.is_some(), account);
-        // A handler that is dropped (its connection or session ended) takes the guest with it.
-        let cancel = context.ct.child_token();
-        let _stop_guest = cancel.clone().drop_guard();
-        let call = Call {
-            principal: self.principal.clone(),
-            tool,
-            arguments: Value::Object(request.arguments.unwrap_or_default()),
-            deadline: None,
-            cancel,
-            trace: trace(&context),
-            observer,
-            chain: 0,
-            depth: 0,
-            session: self.session(&context),
-        };
-        let call = authorize(call).map_err(|denied| ErrorData::invalid_request(denied.to_string(), None))?;
-        let running = self.registry().call_metered(call);
-        let (result, receipt) = events::forward_while(running, events, &context.peer, token.as_ref()).await;
-        let mut wire = match result {
-            Ok(result) => {
-                let share = self.registry().share(&self.principal.tenant);
-                written::result(result, &context.extensions, share).await
-            }
-            Err(error) => {
-                let retry = error.retry_after().map(|after| (after, matches!(error, CallError::TooMany { .. })));
-                RefusalSignal::raise(&context.extensions, retry);
-                convert::error(error)?
+        let running = match HandedOver::take(&context.extensions) {
+            Some(running) => running,
+            None => {
+                let tool =
+                    ToolName::new(&request.name).map_err(|error| ErrorData::invalid_params(error.to_string(), None))?;
+                let call = CallRequest {
+                    tool,
+                    arguments: Value::Object(request.arguments.unwrap_or_default()),
+                    log_level: self.log_level(&context),
+                    wants_progress: token.is_some(),
+                    wants_receipt: context.meta.get(RECEIPT) == Some(&Value::Bool(true)),
+                    trace: trace(&context),
+                    session: self.session(&context),
+                };
+                self.endpoint.begin_call(&self.principal, call, extension::<Place>(&context.extensions))?
             }
         };
-        if context.meta.get(RECEIPT) == Some(&Value::Bool(true)) {
-            wire.meta.get_or_insert_default().insert(RECEIPT.to_owned(), receipt.json());
+        let wants_receipt = running.wants_receipt;
+        let outcome = running.forward(&context.peer, token.as_ref(), &context.ct).await;
+        let share = self.registry().share(&self.principal.tenant);
+        let answer = tools::answer(outcome, wants_receipt, extension::<ResultWriter>(&context.extensions), share).await;
+        if let (Some(refusal), Some(signal)) = (answer.refusal, extension::<RefusalSignal>(&context.extensions)) {
+            signal.raise(refusal);
         }
-        Ok(CallToolResponse::Complete(wire))
+        Ok(CallToolResponse::Complete(answer.result?))
     }
 
     async fn set_level(

@@ -11,6 +11,7 @@ mod exchange;
 mod media;
 mod pace;
 mod room;
+mod straight;
 mod wire;
 
 use std::{

@@ -7,6 +7,7 @@ use std::{
 
 use rmcp::model::{JsonRpcMessage, RequestId, ServerJsonRpcMessage};
 use serde_json::Value;
+use tokio_util::sync::CancellationToken;
 
 /// Requests that one session, or one client on standard input, may have in flight. Each keeps an id here; more than a host can run are a fault of the client.
 const MAX_IN_FLIGHT: usize = 1_024;
@@ -20,8 +21,15 @@ pub(super) struct InFlight(Arc<Mutex<Claims>>);
 
 #[derive(Debug, Default)]
 struct Claims {
-    by_id: HashMap<IdHash, u64>,
+    by_id: HashMap<IdHash, Claim>,
     next: u64,
+}
+
+#[derive(Debug)]
+struct Claim {
+    number: u64,
+    /// What stops the request, where its client's word does not reach it through the protocol engine.
+    cancel: Option<CancellationToken>,
 }
 
 /// Why an id is not taken.
@@ -50,8 +58,15 @@ impl InFlight {
         }
         let number = claims.next;
         claims.next = claims.next.wrapping_add(1);
-        claims.by_id.insert(id, number);
+        claims.by_id.insert(id, Claim { number, cancel: None });
         Ok(IdClaim(Arc::new(Claimed { in_flight: self.clone(), id, number })))
+    }
+
+    /// Stops the request that has `id`, if it can be stopped here.
+    pub(super) fn cancel(&self, id: &Value) {
+        if let Some(Claim { cancel: Some(cancel), .. }) = self.claims().by_id.get(&id_hash(id)) {
+            cancel.cancel();
+        }
     }
 
     /// Gives an id free whose answer goes out.
@@ -86,6 +101,13 @@ struct Claimed {
 }
 
 impl IdClaim {
+    /// Notes what stops the request.
+    pub(super) fn is_stopped_by(&self, token: &CancellationToken) {
+        if let Some(claim) = self.0.own(&mut self.0.in_flight.claims()) {
+            claim.cancel = Some(token.clone());
+        }
+    }
+
     /// Gives the id free before the answer goes out: the client may use it again as soon as it has read the answer.
     pub(super) fn release(&self) {
         self.0.release();
@@ -93,10 +115,14 @@ impl IdClaim {
 }
 
 impl Claimed {
+    /// A later request may have the id by now.
+    fn own<'a>(&self, claims: &'a mut Claims) -> Option<&'a mut Claim> {
+        claims.by_id.get_mut(&self.id).filter(|claim| claim.number == self.number)
+    }
+
     fn release(&self) {
         let mut claims = self.in_flight.claims();
-        // A later request may have the id by now.
-        if claims.by_id.get(&self.id) == Some(&self.number) {
+        if self.own(&mut claims).is_some() {
             claims.by_id.remove(&self.id);
         }
     }

@@ -62,6 +62,8 @@ struct Record {
     session: Session,
     /// What of the parameters of its `initialize` is needed to restore it, as JSON.
     initialize: Option<Box<[u8]>>,
+    /// Whether its client has said that it is ready.
+    is_ready: bool,
     /// Whether its client knows events that only say where to resume.
     takes_priming: bool,
     log_level: Option<LogLevel>,
@@ -84,6 +86,7 @@ impl Record {
             principal,
             session: Session::default(),
             initialize: None,
+            is_ready: false,
             takes_priming: false,
             log_level: None,
             generation: 0,
@@ -182,10 +185,11 @@ impl Sessions {
         self.records().get(id).map(|record| record.generation)
     }
 
-    /// Notes that the session's client was told of `generation`.
+    /// Notes that the session's client is ready and was told of `generation`.
     pub(super) fn set_generation(&self, id: &str, generation: u64) {
         if let Some(record) = self.records().get_mut(id) {
             record.generation = generation;
+            record.is_ready = true;
         }
     }
 

@@ -13,8 +13,8 @@ use std::{
     time::Duration,
 };
 
-use axum::{body::Bytes, http::request::Parts};
-use rmcp::model::{CallToolResult, ContentBlock, Extensions};
+use axum::body::Bytes;
+use rmcp::model::{CallToolResult, ContentBlock};
 use tokio::{sync::Semaphore, time::Instant};
 
 use self::pieces::{PIECE_BYTES, ResultRoom, is_large, pieces};
@@ -150,8 +150,11 @@ impl Drop for ResultMark {
 }
 
 /// A result in the protocol's words. A large one is written aside if the door can put it in its place.
-pub(super) async fn result(result: ToolResult, extensions: &Extensions, share: Option<Arc<Share>>) -> CallToolResult {
-    let writer = extensions.get::<Parts>().and_then(|parts| parts.extensions.get::<ResultWriter>());
+pub(super) async fn result(
+    result: ToolResult,
+    writer: Option<&ResultWriter>,
+    share: Option<Arc<Share>>,
+) -> CallToolResult {
     match (writer, share) {
         (Some(writer), Some(share)) if is_large(&result) => writer.write(result, &share).await,
         _ => convert::result(result),

@@ -65,6 +65,8 @@ pub struct Tool {
     pub annotations: Annotations,
     /// What it takes.
     pub input: Schema,
+    /// Whether its input schema says that parameters stand in headers too.
+    pub names_headers: bool,
     /// What it gives, if it says so.
     pub output: Option<Schema>,
     /// What one call may use.
@@ -116,6 +118,7 @@ impl Tool {
             description: listing.description,
             annotations: listing.annotations,
             input,
+            names_headers: listing.input_schema.contains("x-mcp-header"),
             output,
             limits,
             places,

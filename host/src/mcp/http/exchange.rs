@@ -18,6 +18,7 @@ use super::{
     body::{self, LEAST_BYTES, NoBody, ReadBody},
     connection::no_connection,
     failure, media,
+    straight::Way,
 };
 use crate::{
     mcp::{
@@ -40,10 +41,10 @@ const HEADER_MISMATCH: i64 = -32020;
 const MAX_ERROR_BYTES: usize = 64 << 10;
 /// A list of more tools than this is written aside: a tool is about a kilobyte.
 const LONG_LIST: usize = 50;
-const VERSION_HEADER: &str = "mcp-protocol-version";
-const METHOD_HEADER: &str = "mcp-method";
+pub(super) const VERSION_HEADER: &str = "mcp-protocol-version";
+pub(super) const METHOD_HEADER: &str = "mcp-method";
 /// The first protocol version without sessions.
-const MODERN: &str = "2026-07-28";
+pub(super) const MODERN: &str = "2026-07-28";
 
 /// Who is at the door, or the answer that refuses. While no token was ever made only loopback is served (or what the operator vouches for), as the local user.
 pub(super) fn authenticate(app: &App, headers: &HeaderMap) -> Result<Principal, Box<Response>> {
@@ -178,7 +179,7 @@ fn visit(app: &App, principal: Principal, headers: &mut HeaderMap) -> Result<Vis
     })
 }
 
-fn is_modern(headers: &HeaderMap) -> bool {
+pub(super) fn is_modern(headers: &HeaderMap) -> bool {
     headers.get(VERSION_HEADER).and_then(|version| version.to_str().ok()).is_some_and(|version| version >= MODERN)
 }
 
@@ -268,26 +269,56 @@ async fn post(app: &App, visit: Visit, share: &Arc<Share>, signal: &RefusalSigna
         _ => None,
     };
     let hold = hold(app, share, held, stream, !is_modern(&parts.headers));
+    let mut claim = None;
     if let (Some(id), Some(_)) = (&envelope.id, &envelope.method) {
         match visit.claim_id(id) {
-            // The claim goes where the request goes, and is over when its handler is.
-            Ok(Some(claim)) => drop(parts.extensions.insert(claim)),
-            Ok(None) => {}
+            Ok(claimed) => claim = claimed,
             Err(taken) => {
                 return failure(StatusCode::BAD_REQUEST, Some(id), envelope::INVALID_REQUEST, &taken.to_string());
             }
         }
     }
+    let way = Way { app, visit: &visit, share, signal, place: &place, writer: &hold.writer, claim: claim.as_ref() };
+    let straight = way.answer(&envelope, &mut parts).await;
+    let way = if straight.is_some() { "straight" } else { "engine" };
+    metrics::counter!("mcpp_requests_total", "way" => way).increment(1);
+    if let Some(response) = straight {
+        // The client may use the id again as soon as it has read the answer.
+        if let Some(claim) = claim {
+            claim.release();
+        }
+        return finish(response, signal, hold, &envelope).await;
+    }
+    // The claim goes where the request goes, and is over when its handler is.
+    if let Some(claim) = claim {
+        parts.extensions.insert(claim);
+    }
+    if let Some(id) = cancelled(&envelope) {
+        visit.cancel(&id);
+    }
     supply_method_header(&mut parts.headers, &envelope);
     parts.extensions.insert(signal.clone());
     parts.extensions.insert(place.clone());
     parts.extensions.insert(hold.writer.clone());
-    let request = Request::from_parts(parts, Full::new(body));
+    let request = Request::from_parts(parts, Full::new(body.clone()));
     let lists = envelope.method.as_deref() == Some("tools/list");
     let many = lists && app.endpoint.registry().catalog(&share.tenant).tools().len() > LONG_LIST;
     let steps = if many { usize::MAX } else { bytes };
     let response = Aside::new(steps, VISIT.scope(visit, app.engine.handle(request))).await;
-    let mut response = shape(response.map(Body::new), Some(&envelope)).await;
+    let response = shape(response.map(Body::new), Some(&envelope)).await;
+    finish(response, signal, hold, &envelope).await
+}
+
+/// The id of the request that a notification cancels.
+fn cancelled(envelope: &Envelope<'_>) -> Option<Value> {
+    if envelope.method.as_deref() != Some("notifications/cancelled") {
+        return None;
+    }
+    serde_json::from_str::<Value>(envelope.params?.get()).ok()?.get_mut("requestId").map(Value::take)
+}
+
+/// The answer on its way: its status says whether to try again, and it holds what it takes of memory.
+async fn finish(mut response: Response, signal: &RefusalSignal, hold: AnswerHold, envelope: &Envelope<'_>) -> Response {
     if let Some((retry_after, too_many)) = signal.retry() {
         let (status, reason) =
             if too_many { (StatusCode::TOO_MANY_REQUESTS, "rate") } else { (StatusCode::SERVICE_UNAVAILABLE, "busy") };
@@ -303,9 +334,9 @@ async fn post(app: &App, visit: Visit, share: &Arc<Share>, signal: &RefusalSigna
         // An effect may have happened: nothing here may tell a client to try again.
         Err(full) if envelope.method.as_deref() == Some("tools/call") => {
             let reason = format!("the call has run, but its answer was lost: {full}");
-            failure(StatusCode::INTERNAL_SERVER_ERROR, id, INTERNAL_ERROR, &reason)
+            failure(StatusCode::INTERNAL_SERVER_ERROR, envelope.id.as_ref(), INTERNAL_ERROR, &reason)
         }
-        Err(full) => no_memory(id, &full),
+        Err(full) => no_memory(envelope.id.as_ref(), &full),
     }
 }
 
@@ -331,7 +362,7 @@ fn check_media_types(headers: &mut HeaderMap) -> Result<(), (StatusCode, String)
 }
 
 /// The headers of a notification are not defined; the engine wants the method there.
-fn supply_method_header(headers: &mut HeaderMap, envelope: &Envelope) {
+fn supply_method_header(headers: &mut HeaderMap, envelope: &Envelope<'_>) {
     if let (None, Some(method)) = (&envelope.id, &envelope.method)
         && !headers.contains_key(METHOD_HEADER)
         && let Ok(method) = HeaderValue::from_str(method)
@@ -341,7 +372,7 @@ fn supply_method_header(headers: &mut HeaderMap, envelope: &Envelope) {
 }
 
 /// Turns an error text of the protocol engine into a JSON-RPC error with the request's id.
-async fn shape(response: Response, envelope: Option<&Envelope>) -> Response {
+async fn shape(response: Response, envelope: Option<&Envelope<'_>>) -> Response {
     let is_json = response
         .headers()
         .get(header::CONTENT_TYPE)

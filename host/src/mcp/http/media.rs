@@ -4,6 +4,8 @@ use axum::http::{HeaderMap, HeaderValue, header};
 
 /// JSON, in which a POST is answered.
 const JSON: &str = "application/json";
+/// Both of them, as [`name_accepted_types`] says it.
+pub(super) const BOTH: &str = "application/json, text/event-stream";
 /// A stream of events, in which a GET is answered, and a POST where more than one message is sent.
 const EVENTS: &str = "text/event-stream";
 
@@ -11,7 +13,7 @@ const EVENTS: &str = "text/event-stream";
 pub(super) fn name_accepted_types(headers: &mut HeaderMap) {
     let (json, events) = (accepts(headers, JSON), accepts(headers, EVENTS));
     let named = match (json, events) {
-        (true, true) => HeaderValue::from_static("application/json, text/event-stream"),
+        (true, true) => HeaderValue::from_static(BOTH),
         (true, false) => HeaderValue::from_static(JSON),
         (false, true) => HeaderValue::from_static(EVENTS),
         (false, false) => HeaderValue::from_static("*/*;q=0"),

@@ -1,6 +1,6 @@
 //! A request on its way to the protocol engine: who asks, in which session, and the room that the session needs.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, atomic::AtomicUsize};
 
 use serde_json::Value;
 
@@ -10,6 +10,7 @@ use super::{
     worker::{NoRoom, WorkerPermit},
 };
 use crate::{
+    call::{LogLevel, Session},
     mcp::in_flight::{ClaimError, IdClaim, InFlight},
     memory::{Account, Reservation},
     tenant::Principal,
@@ -36,7 +37,25 @@ pub(in crate::mcp) struct Visit {
 struct Visited {
     in_flight: InFlight,
     is_parked: bool,
+    live: Option<LiveSession>,
     _busy: Busy,
+}
+
+/// A session whose client has said that it is ready.
+#[derive(Debug, Clone)]
+pub(in crate::mcp) struct LiveSession {
+    /// What is kept for it refers to this.
+    pub(in crate::mcp) session: Session,
+    /// What its client asked to be told.
+    pub(in crate::mcp) log_level: Option<LogLevel>,
+    activity: Arc<AtomicUsize>,
+}
+
+impl LiveSession {
+    /// Keeps the session from being parked.
+    pub(in crate::mcp) fn busy(&self) -> Busy {
+        Busy::new(&self.activity)
+    }
 }
 
 impl Visit {
@@ -56,6 +75,18 @@ impl Visit {
         let claim = session.in_flight.claim(id)?;
         *lock(&self.claim) = Some(claim.clone());
         Ok(Some(claim))
+    }
+
+    /// The session, if it needs nothing before it is used.
+    pub(in crate::mcp) fn live_session(&self) -> Option<&LiveSession> {
+        self.session.as_ref()?.live.as_ref()
+    }
+
+    /// Stops the request that has `id` in the session, if it can be stopped here.
+    pub(in crate::mcp) fn cancel(&self, id: &Value) {
+        if let Some(session) = &self.session {
+            session.in_flight.cancel(id);
+        }
     }
 
     pub(super) fn take_worker(&self) -> Option<WorkerPermit> {
@@ -83,6 +114,11 @@ impl Sessions {
         let visited = Visited {
             in_flight: record.in_flight.clone(),
             is_parked: record.worker.is_none(),
+            live: (record.worker.is_some() && record.is_ready).then(|| LiveSession {
+                session: record.session.clone(),
+                log_level: record.log_level,
+                activity: Arc::clone(&record.activity),
+            }),
             _busy: Busy::new(&record.activity),
         };
         record.last_seen = tokio::time::Instant::now();

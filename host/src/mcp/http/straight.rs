@@ -1,0 +1,177 @@
+//! Plain requests, answered in the task of their connection ([`crate::mcp::straight`]).
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    body::Body,
+    http::{HeaderMap, HeaderValue, StatusCode, header, request::Parts},
+    response::Response,
+};
+use rmcp::model::{CallToolResponse, ErrorData, ProtocolVersion, ServerResult};
+use serde_json::Value;
+
+use super::{
+    App,
+    aside::aside_if_large,
+    exchange::{METHOD_HEADER, MODERN, VERSION_HEADER, is_modern},
+    media,
+};
+use crate::{
+    mcp::{
+        envelope::Envelope,
+        handler::{HandedOver, RefusalSignal},
+        in_flight::IdClaim,
+        running::RunningCall,
+        session::visit::Visit,
+        straight::{self, Era, PlainRequest},
+        tools,
+        written::ResultWriter,
+    },
+    tenant::door::Place,
+    wasm::admission::Share,
+};
+
+/// A legacy client may come back for the answer of a call that takes longer than this.
+const SOON: Duration = Duration::from_millis(100);
+const NAME_HEADER: &str = "mcp-name";
+const PARAM_HEADERS: &str = "mcp-param-";
+
+/// What a request has with it on its way.
+pub(super) struct Way<'a> {
+    pub(super) app: &'a App,
+    pub(super) visit: &'a Visit,
+    pub(super) share: &'a Arc<Share>,
+    pub(super) signal: &'a RefusalSignal,
+    pub(super) place: &'a Place,
+    pub(super) writer: &'a ResultWriter,
+    pub(super) claim: Option<&'a IdClaim>,
+}
+
+impl Way<'_> {
+    /// Answers the request, if it is plain. Else the engine does; a call that runs by then is among the `parts`.
+    pub(super) async fn answer(&self, envelope: &Envelope<'_>, parts: &mut Parts) -> Option<Response> {
+        let era = self.era(&parts.headers)?;
+        let traceparent = parts.headers.get("traceparent").and_then(|value| value.to_str().ok());
+        let bytes = envelope.params.map_or(0, |params| params.get().len());
+        let request = aside_if_large(bytes, || straight::read(envelope, era, traceparent))?;
+        if !self.is_plain(&request, era, &parts.headers) {
+            return None;
+        }
+        let result = match request {
+            PlainRequest::List(cursor) => {
+                let page = self.app.endpoint.list_tools(&self.visit.principal, cursor.as_deref()).await;
+                page.map(ServerResult::ListToolsResult)
+            }
+            PlainRequest::Call(request) => {
+                match self.app.endpoint.begin_call(&self.visit.principal, request, Some(self.place)) {
+                    Ok(running) => match self.run(running, era).await {
+                        Ok(result) => result,
+                        Err(running) => {
+                            parts.extensions.insert(HandedOver::new(running));
+                            return None;
+                        }
+                    },
+                    Err(refused) => Err(refused),
+                }
+            }
+        };
+        written(envelope.id.as_ref()?, era, result)
+    }
+
+    fn era(&self, headers: &HeaderMap) -> Option<Era<'_>> {
+        if is_modern(headers) {
+            // A later version the engine refuses.
+            return is(headers, VERSION_HEADER, Some(MODERN)).then_some(Era::Modern);
+        }
+        let known = |version: &HeaderValue| {
+            ProtocolVersion::KNOWN_VERSIONS.iter().any(|known| known.as_str().as_bytes() == version.as_bytes())
+        };
+        headers.get(VERSION_HEADER).is_none_or(known).then(|| self.visit.live_session().map(Era::Legacy)).flatten()
+    }
+
+    /// Whether the headers say what the message says, and the client takes JSON.
+    fn is_plain(&self, request: &PlainRequest<'_>, era: Era<'_>, headers: &HeaderMap) -> bool {
+        if headers.get(header::ACCEPT).is_none_or(|accepted| accepted.as_bytes() != media::BOTH.as_bytes()) {
+            return false;
+        }
+        let Era::Modern = era else { return true };
+        let catalog = self.app.endpoint.registry().catalog(&self.share.tenant);
+        let (method, name) = match request {
+            PlainRequest::List(_) => ("tools/list", None),
+            PlainRequest::Call(call) => {
+                if catalog.tool(&call.tool).is_some_and(|tool| tool.names_headers) {
+                    return false;
+                }
+                ("tools/call", Some(call.tool.as_str()))
+            }
+        };
+        is(headers, METHOD_HEADER, Some(method))
+            && is(headers, NAME_HEADER, name)
+            && !headers.keys().any(|header| header.as_str().starts_with(PARAM_HEADERS))
+    }
+
+    /// Waits for the call's answer; gives the call back if more than an answer is needed. A modern client that goes away takes its call with it, a legacy one does not.
+    async fn run(&self, running: RunningCall, era: Era<'_>) -> Result<Result<ServerResult, ErrorData>, RunningCall> {
+        let patience = match era {
+            Era::Legacy(_) => Some(SOON),
+            Era::Modern => None,
+        };
+        if let Some(claim) = self.claim {
+            claim.is_stopped_by(running.cancel_token());
+        }
+        let wants_receipt = running.wants_receipt;
+        let mut attended = Attended { running: Some(running), era, claim: self.claim };
+        let outcome = match &mut attended.running {
+            Some(running) => running.end_in_silence(patience).await,
+            None => None,
+        };
+        let Some(running) = attended.running.take() else { return Ok(Err(gone())) };
+        let Some(outcome) = outcome else { return Err(running) };
+        let answer = tools::answer(outcome, wants_receipt, Some(self.writer), Some(Arc::clone(self.share))).await;
+        if let Some(refusal) = answer.refusal {
+            self.signal.raise(refusal);
+        }
+        Ok(answer.result.map(|result| ServerResult::from(CallToolResponse::Complete(result))))
+    }
+}
+
+fn gone() -> ErrorData {
+    ErrorData::internal_error("the call is gone", None)
+}
+
+/// Whether a header says this, once.
+fn is(headers: &HeaderMap, name: &str, expected: Option<&str>) -> bool {
+    let mut values = headers.get_all(name).iter();
+    values.next().map(HeaderValue::as_bytes) == expected.map(str::as_bytes) && values.next().is_none()
+}
+
+/// A call that somebody waits for.
+struct Attended<'a> {
+    running: Option<RunningCall>,
+    era: Era<'a>,
+    claim: Option<&'a IdClaim>,
+}
+
+impl Drop for Attended<'_> {
+    fn drop(&mut self) {
+        let Some(running) = self.running.take() else { return };
+        match self.era {
+            Era::Modern => running.cancel_token().cancel(),
+            Era::Legacy(session) => {
+                let kept = (session.busy(), self.claim.cloned());
+                tokio::spawn(async move {
+                    let _kept = kept;
+                    running.run_unheard().await;
+                });
+            }
+        }
+    }
+}
+
+fn written(id: &Value, era: Era<'_>, result: Result<ServerResult, ErrorData>) -> Option<Response> {
+    let text = straight::write(id, era, result).ok()?;
+    let mut response = Response::new(Body::from(text));
+    *response.status_mut() = StatusCode::OK;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    Some(response)
+}

@@ -1,0 +1,166 @@
+//! The straight way: `tools/call` and `tools/list` that are plain and frequent are read, run and answered without the protocol engine.
+//!
+//! Plain is what the engine would take without a word: every header and field is one that is known here, and is as it should be. Everything else goes on through the engine, which
+//! says what is wrong with it. So does a call that turns out to need more than an answer ([`RunningCall::end_in_silence`]): the engine's handler takes over what runs already.
+
+use std::borrow::Cow;
+
+use rmcp::model::{
+    ClientCapabilities, ErrorData, JsonRpcError, JsonRpcResponse, JsonRpcVersion2_0, LoggingLevel, NumberOrString,
+    ServerResult,
+};
+use serde::Deserialize;
+use serde_json::{Value, value::RawValue};
+
+use super::{
+    convert,
+    envelope::{self, Envelope},
+    session::visit::LiveSession,
+    tools::CallRequest,
+};
+use crate::call::{LogLevel, ToolName, TraceContext};
+
+/// The first protocol version without sessions, as JSON.
+const MODERN: &str = "\"2026-07-28\"";
+
+/// In which era a request is made.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Era<'a> {
+    /// In a session that is open.
+    Legacy(&'a LiveSession),
+    /// By itself.
+    Modern,
+}
+
+/// A plain request.
+#[derive(Debug)]
+pub(super) enum PlainRequest<'a> {
+    Call(CallRequest),
+    /// A page of the list, from a cursor on.
+    List(Option<Cow<'a, str>>),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CallParams<'a> {
+    #[serde(borrow)]
+    name: Cow<'a, str>,
+    #[serde(borrow)]
+    arguments: Option<&'a RawValue>,
+    #[serde(borrow, rename = "_meta")]
+    meta: Option<Meta<'a>>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct ListParams<'a> {
+    #[serde(borrow)]
+    cursor: Option<&'a RawValue>,
+    #[serde(borrow, rename = "_meta")]
+    meta: Option<Meta<'a>>,
+}
+
+#[derive(Deserialize, Default)]
+struct Meta<'a> {
+    #[serde(borrow, rename = "io.modelcontextprotocol/protocolVersion")]
+    version: Option<&'a RawValue>,
+    #[serde(borrow, rename = "io.modelcontextprotocol/clientCapabilities")]
+    capabilities: Option<&'a RawValue>,
+    #[serde(borrow, rename = "io.modelcontextprotocol/logLevel")]
+    log_level: Option<&'a RawValue>,
+    #[serde(borrow, rename = "progressToken")]
+    progress_token: Option<&'a RawValue>,
+    #[serde(borrow)]
+    traceparent: Option<&'a RawValue>,
+    #[serde(borrow, rename = "mcpp/cost")]
+    receipt: Option<&'a RawValue>,
+}
+
+/// What of `_meta` a call is made with.
+struct CallMeta {
+    log_level: Option<LogLevel>,
+    wants_progress: bool,
+    wants_receipt: bool,
+    traceparent: Option<String>,
+}
+
+impl Meta<'_> {
+    /// `None` if the engine has something to say of it.
+    fn read(&self, era: Era<'_>) -> Option<CallMeta> {
+        let log_level = match (era, self.version, self.capabilities, self.log_level) {
+            (Era::Legacy(session), None, None, None) => Some(session.log_level.unwrap_or(LogLevel::Info)),
+            (Era::Modern, Some(version), Some(capabilities), log_level) if version.get() == MODERN => {
+                let known = capabilities.get() == "{}"
+                    || serde_json::from_str::<ClientCapabilities>(capabilities.get()).is_ok();
+                let level = log_level.map(|level| serde_json::from_str::<LoggingLevel>(level.get())).transpose();
+                known.then_some(level.ok()?.map(convert::from_level))?
+            }
+            _ => return None,
+        };
+        let token = self.progress_token.map(|token| serde_json::from_str::<NumberOrString>(token.get())).transpose();
+        Some(CallMeta {
+            log_level,
+            wants_progress: token.ok()?.is_some(),
+            wants_receipt: self.receipt.is_some_and(|receipt| receipt.get() == "true"),
+            traceparent: self.traceparent.and_then(envelope::string).map(Cow::into_owned),
+        })
+    }
+}
+
+/// The request in `envelope`, if it is plain. `traceparent` is the trace that the door knows of, for messages that say none.
+pub(super) fn read<'a>(envelope: &Envelope<'a>, era: Era<'_>, traceparent: Option<&str>) -> Option<PlainRequest<'a>> {
+    envelope.id.as_ref()?;
+    match (envelope.method.as_deref()?, envelope.params) {
+        ("tools/call", Some(params)) => call(params, era, traceparent).map(PlainRequest::Call),
+        ("tools/list", params) => list(params, era).map(PlainRequest::List),
+        _ => None,
+    }
+}
+
+fn call(params: &RawValue, era: Era<'_>, traceparent: Option<&str>) -> Option<CallRequest> {
+    let params: CallParams<'_> = serde_json::from_str(params.get()).ok()?;
+    let meta = params.meta.unwrap_or_default().read(era)?;
+    let arguments = match params.arguments {
+        None => Value::Object(serde_json::Map::new()),
+        Some(arguments) => serde_json::from_str(arguments.get()).ok().filter(Value::is_object)?,
+    };
+    Some(CallRequest {
+        tool: ToolName::new(&params.name).ok()?,
+        arguments,
+        log_level: meta.log_level,
+        wants_progress: meta.wants_progress,
+        wants_receipt: meta.wants_receipt,
+        trace: TraceContext::from_traceparent(meta.traceparent.as_deref().or(traceparent)),
+        session: match era {
+            Era::Legacy(live) => Some(live.session.clone()),
+            Era::Modern => None,
+        },
+    })
+}
+
+fn list<'a>(params: Option<&'a RawValue>, era: Era<'_>) -> Option<Option<Cow<'a, str>>> {
+    let params: ListParams<'a> = match params {
+        Some(params) => serde_json::from_str(params.get()).ok()?,
+        None => ListParams::default(),
+    };
+    params.meta.unwrap_or_default().read(era)?;
+    match params.cursor {
+        None => Some(None),
+        Some(cursor) => envelope::string(cursor).map(Some),
+    }
+}
+
+/// An answer as JSON, as the engine would write it.
+pub(super) fn write(id: &Value, era: Era<'_>, result: Result<ServerResult, ErrorData>) -> serde_json::Result<Vec<u8>> {
+    let id = NumberOrString::deserialize(id)?;
+    match result {
+        Ok(mut result) => {
+            match era {
+                Era::Legacy(_) => result.strip_result_type_for_legacy_peer(),
+                Era::Modern => result.fill_missing_cache_hints(),
+            }
+            serde_json::to_vec(&JsonRpcResponse { jsonrpc: JsonRpcVersion2_0, id, result })
+        }
+        Err(error) => serde_json::to_vec(&JsonRpcError::new(Some(id), error)),
+    }
+}

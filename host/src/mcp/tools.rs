@@ -1,0 +1,149 @@
+//! The methods of tools, whichever way a request comes to them: through the protocol engine's handler or straight.
+
+use std::{sync::Arc, time::Duration};
+
+use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
+use rmcp::model::{CallToolResult, ErrorData, ListToolsResult, Tool as WireTool};
+use serde_json::Value;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    convert,
+    handler::Endpoint,
+    running::{CallEvents, Outcome, RunningCall},
+    written::{self, ResultWriter},
+};
+use crate::{
+    call::{Call, CallError, LogLevel, Observer, Session, ToolName, TraceContext, authorize},
+    tenant::{Principal, door::Place},
+    wasm::admission::Share,
+};
+
+/// By this a client asks in `_meta` for what the call cost, and finds it in the result's.
+pub(super) const RECEIPT: &str = "mcpp/cost";
+
+/// What a client asks of a tool.
+#[derive(Debug)]
+pub(super) struct CallRequest {
+    pub(super) tool: ToolName,
+    /// A JSON object.
+    pub(super) arguments: Value,
+    /// The least level of log records that the client wants; none if it wants none.
+    pub(super) log_level: Option<LogLevel>,
+    /// Whether it wants to be told of progress.
+    pub(super) wants_progress: bool,
+    /// Whether it wants to know what the call cost.
+    pub(super) wants_receipt: bool,
+    pub(super) trace: TraceContext,
+    pub(super) session: Option<Session>,
+}
+
+/// What a call came to, in MCP's words.
+pub(super) struct CallAnswer {
+    pub(super) result: Result<CallToolResult, ErrorData>,
+    /// Set if the call was refused or had to be stopped: for lack of room when to try again, and whether the caller calls too often.
+    pub(super) refusal: Option<Option<(Duration, bool)>>,
+}
+
+impl Endpoint {
+    /// One page of the tools that `principal` may use.
+    pub(super) async fn list_tools(
+        &self,
+        principal: &Principal,
+        cursor: Option<&str>,
+    ) -> Result<ListToolsResult, ErrorData> {
+        let after = read_cursor(cursor)?;
+        self.registry().settle(&principal.tenant).await;
+        let catalog = self.registry().catalog(&principal.tenant);
+        let page_size = self.page_size();
+        let mut tools: Vec<WireTool> = catalog
+            .tools_after(after.as_ref())
+            .filter(|tool| principal.may_use(&tool.name))
+            .take(page_size.saturating_add(1))
+            .map(|tool| convert::tool(tool))
+            .collect();
+        let more = tools.len() > page_size;
+        tools.truncate(page_size);
+        let mut result = ListToolsResult::with_all_items(tools);
+        if more {
+            result.next_cursor = result.tools.last().map(|tool| BASE64_URL_SAFE_NO_PAD.encode(tool.name.as_bytes()));
+        }
+        Ok(result)
+    }
+
+    /// Begins a call, and leaves `place` at the tenant's door if it may take its time.
+    pub(super) fn begin_call(
+        &self,
+        principal: &Principal,
+        request: CallRequest,
+        place: Option<&Place>,
+    ) -> Result<RunningCall, ErrorData> {
+        let registry = self.registry();
+        let tenant = &principal.tenant;
+        // Calls of what is not there stand in their tenant's line to the end. One of what is still loaded may take its time: of those there is a bound.
+        if registry.catalog(tenant).tool(&request.tool).is_some() || !registry.is_opened(tenant) {
+            place.inspect(|place| place.leave());
+        }
+        let (observer, events) = if request.log_level.is_some() || request.wants_progress {
+            let account = registry.share(tenant).map(|share| Arc::clone(&share.memory));
+            let (observer, events) = Observer::new(request.log_level, request.wants_progress, account);
+            (observer, CallEvents::new(events))
+        } else {
+            (Observer::default(), CallEvents::default())
+        };
+        let cancel = CancellationToken::new();
+        let call = Call {
+            principal: principal.clone(),
+            tool: request.tool,
+            arguments: request.arguments,
+            deadline: None,
+            cancel: cancel.clone(),
+            trace: request.trace,
+            observer,
+            chain: 0,
+            depth: 0,
+            session: request.session,
+        };
+        let call = authorize(call).map_err(|denied| ErrorData::invalid_request(denied.to_string(), None))?;
+        let registry = registry.clone();
+        let outcome = Box::pin(async move { registry.call_metered(call).await });
+        Ok(RunningCall::new(outcome, events, cancel, request.wants_receipt))
+    }
+}
+
+/// What `outcome` is in MCP's words. A large result is written aside by `writer`, if there is one.
+pub(super) async fn answer(
+    (result, receipt): Outcome,
+    wants_receipt: bool,
+    writer: Option<&ResultWriter>,
+    share: Option<Arc<Share>>,
+) -> CallAnswer {
+    let (wire, refusal) = match result {
+        Ok(result) => (Ok(written::result(result, writer, share).await), None),
+        Err(error) => {
+            let retry = error.retry_after().map(|after| (after, matches!(error, CallError::TooMany { .. })));
+            (convert::error(error), Some(retry))
+        }
+    };
+    let result = wire.map(|mut wire| {
+        if wants_receipt {
+            wire.meta.get_or_insert_default().insert(RECEIPT.to_owned(), receipt.json());
+        }
+        wire
+    });
+    CallAnswer { result, refusal }
+}
+
+fn read_cursor(cursor: Option<&str>) -> Result<Option<ToolName>, ErrorData> {
+    let decode = |cursor: &str| {
+        let name = BASE64_URL_SAFE_NO_PAD.decode(cursor).ok()?;
+        ToolName::new(std::str::from_utf8(&name).ok()?).ok()
+    };
+    match cursor {
+        None => Ok(None),
+        Some(cursor) => match decode(cursor) {
+            Some(name) => Ok(Some(name)),
+            None => Err(ErrorData::invalid_params("the cursor is not one that this server gave", None)),
+        },
+    }
+}

@@ -17,7 +17,7 @@ mod tenant;
 mod token;
 mod wit;
 
-use std::{io::Write as _, path::PathBuf};
+use std::{io::Write as _, path::PathBuf, process::ExitCode};
 
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
@@ -25,8 +25,36 @@ use serde::Serialize;
 
 use crate::{
     config::Config,
+    telemetry,
     tenant::{TenantId, home::Homes},
+    wasm::compile::child,
 };
+
+/// The whole program: reads the command line and does what it says.
+pub fn main() -> ExitCode {
+    if let Some(code) = child::run_if_asked() {
+        return code;
+    }
+    let cli = Cli::parse();
+    // One TLS implementation for every connection the program makes; a second installation is not possible here.
+    let _first = rustls::crypto::ring::default_provider().install_default();
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&error.into()),
+    };
+    let code = match runtime.block_on(cli.run()) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => fail(&error),
+    };
+    telemetry::flush();
+    runtime.shutdown_background();
+    code
+}
+
+fn fail(error: &anyhow::Error) -> ExitCode {
+    telemetry::last_word(format!("error: {error:#}\n"));
+    ExitCode::FAILURE
+}
 
 /// A WebAssembly-extensible tool host for the Model Context Protocol.
 #[derive(Debug, Parser)]
@@ -140,7 +168,7 @@ impl Data {
 
 impl Cli {
     /// Runs the command; the exit code.
-    pub async fn run(self) -> anyhow::Result<u8> {
+    async fn run(self) -> anyhow::Result<u8> {
         match self.command {
             Command::Serve(command) => Box::pin(command.run()).await,
             Command::New(command) => command.run(),

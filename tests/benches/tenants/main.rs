@@ -103,38 +103,54 @@ async fn beside_each_other(attacks: Vec<Attack>, rounds: usize) {
         print_row("the host's memory is not limited: no control group could be made", None, "");
     }
     let target = Target { url: host.url(), address: host.address(), greedy, builder, silent: upstream };
-    let mut alone = Latencies::default();
-    let mut under: Vec<Latencies> = attacks.iter().map(|_| Latencies::default()).collect();
-    let mut other = Latencies::default();
+    let mut other = Beside::default();
     for _ in 0..rounds {
-        other.note(beside_another_program(&host, &modest.token).await);
-        for (attack, latencies) in attacks.iter().zip(&mut under) {
-            // Beside every attack, as the machine itself changes.
-            alone.note(observe(&host.url(), &modest.token).await);
-            host.forget_peak();
-            let one = |number| tokio::spawn((attack.run)(target.clone(), number));
-            let running: Vec<_> = (0..attack.clients).map(one).collect();
-            tokio::time::sleep(ONSET).await;
-            latencies.note(observe(&host.url(), &modest.token).await);
-            for command in [["tenant", "suspend", "idle"].as_slice(), &["tenant", "resume", "idle"], &["info"]] {
-                latencies.operator_ms.push(host.operator(command).map(|took| took.as_secs_f64() * 1e3));
-            }
-            assert!(host.is_alive(), "`{}` has ended the host", attack.name);
-            latencies.peak_mb = latencies.peak_mb.max(host.peak_bytes() / 1e6);
-            latencies.threads = latencies.threads.max(host.threads());
-            running.iter().for_each(tokio::task::JoinHandle::abort);
-            target.clean();
-            tokio::time::sleep(REST).await;
-        }
+        other.alone.note(observe(&host.url(), &modest.token).await);
+        other.under.note(beside_another_program(&host, &modest.token).await);
     }
-    let usual = alone.print("one tenant alone");
-    let beside = other.print("another program on all processors (no attack)");
-    print_row("another program on all processors (no attack): a call, p99 / alone", Some(beside / usual), "×");
-    for (attack, latencies) in attacks.iter().zip(&mut under) {
-        let beside = latencies.print(attack.name);
-        print_row(format!("{}: a call, p99 / alone", attack.name), Some(beside / usual), "×");
+    other.print("another program on all processors (no attack)");
+    for attack in attacks {
+        let mut beside = Beside::default();
+        for _ in 0..rounds {
+            // Beside every attack, as the machine itself changes.
+            beside.alone.note(observe(&host.url(), &modest.token).await);
+            under_attack(&attack, &target, &mut host, &modest.token, &mut beside.under).await;
+        }
+        beside.print(attack.name);
     }
     print_row("memory of the host after all that, most", Some(host.peak_bytes() / 1e6), "MB");
+}
+
+/// What one tenant sees alone, and beside something else.
+#[derive(Default)]
+struct Beside {
+    alone: Latencies,
+    under: Latencies,
+}
+
+impl Beside {
+    fn print(&mut self, load: &str) {
+        let usual = self.alone.print(&format!("{load}: before it"));
+        let beside = self.under.print(load);
+        print_row(format!("{load}: a call, p99 / before it"), Some(beside / usual), "×");
+    }
+}
+
+async fn under_attack(attack: &Attack, target: &Target, host: &mut Besieged, token: &str, latencies: &mut Latencies) {
+    host.forget_peak();
+    let one = |number| tokio::spawn((attack.run)(target.clone(), number));
+    let running: Vec<_> = (0..attack.clients).map(one).collect();
+    tokio::time::sleep(ONSET).await;
+    latencies.note(observe(&host.url(), token).await);
+    for command in [["tenant", "suspend", "idle"].as_slice(), &["tenant", "resume", "idle"], &["info"]] {
+        latencies.operator_ms.push(host.operator(command).map(|took| took.as_secs_f64() * 1e3));
+    }
+    assert!(host.is_alive(), "`{}` has ended the host", attack.name);
+    latencies.peak_mb = latencies.peak_mb.max(host.peak_bytes() / 1e6);
+    latencies.threads = latencies.threads.max(host.threads());
+    running.iter().for_each(tokio::task::JoinHandle::abort);
+    target.clean();
+    tokio::time::sleep(REST).await;
 }
 
 /// Not ours: another program keeps all processors busy. That is the machine's own effect on latency.

@@ -15,7 +15,7 @@ use reqwest::{RequestBuilder, StatusCode};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
 };
 
 use crate::support::{
@@ -233,13 +233,16 @@ async fn who_does_not_read_its_answers_is_cut_off() {
     assert_eq!((adds(&host, &tokens[1]).await, lives(&host).await), (SUM.to_owned(), StatusCode::OK));
     host.until("they are cut off and give all back", async |host| used(host) == 0).await;
     // A byte now and then is less than the least rate.
-    let mut dripping = connect(&host).await;
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.set_recv_buffer_size(4 << 10).expect("small");
+    let mut dripping = socket.connect(host.host.address()).await.expect("connected");
     dripping.write_all(&call).await.expect("sent");
+    host.until("its answer waits to be read", async |host| used(host) > 500_000).await;
     let mut byte = [0];
-    host.until("a client that drips is cut off", async |_| {
+    host.until("a client that drips is cut off", async |host| {
         let read = tokio::time::timeout(PATIENCE, dripping.read(&mut byte)).await.expect("in time");
         tokio::time::sleep(Duration::from_millis(1)).await;
-        !matches!(read, Ok(1)) || used(&host) == 0
+        !matches!(read, Ok(1)) || used(host) == 0
     })
     .await;
     drop(deaf);

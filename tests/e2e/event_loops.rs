@@ -125,3 +125,37 @@ async fn events_that_beget_two_each_do_not_hold_up_another_tenant() {
     }
     assert!(delivered().await[0] < 100_000, "it had not ended by itself");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn deliveries_that_take_long_leave_half_of_the_permits_to_another_tenant() {
+    let files = folder(&[]);
+    let data = files.path().join("data");
+    let greedy = team(&data, "greedy", &[("store", &guest("store")), ("other", &guest("store"))]);
+    let modest = team(&data, "modest", &[("store", &guest("store"))]);
+    let grant = "version = 1\ncall = ['store_emit']\nsubscribe = ['other/*']\nstore = {}\n";
+    let renamed = format!("{grant}expose = ['store_emit']\nrename = {{ store_emit = 'other_emit' }}\n");
+    for (place, text) in
+        [("greedy/grants/store", grant), ("greedy/grants/other", &renamed), ("modest/grants/store", grant)]
+    {
+        std::fs::write(data.join("tenants").join(format!("{place}.toml")), text).expect("written");
+    }
+    let host = TestHost::start_with(files, |config| {
+        config.engine.max_running = 64;
+        config.engine.max_waiting = 64;
+    })
+    .await;
+    let [greedy, modest] = [&greedy, &modest].map(|token| User::new(&host, token));
+    // Each space has more to deliver than it may have under way, and both together as much as the host has permits.
+    for number in 0..20 {
+        for tool in ["store_emit", "other_emit"] {
+            let key = format!("k{number}");
+            let emitted = greedy.call(tool, json!({ "topic": "own", "key": key, "payloads": ["sleep"] })).await;
+            assert!(emitted["result"]["isError"] != true && emitted.get("error").is_none(), "{emitted}");
+        }
+    }
+    let (admission, id) = (host.host.registry().admission(), TenantId::new("greedy").expect("legal"));
+    host.until("half of what may be delivered at once sleeps", async |_| admission.of(&id).1 >= 16).await;
+    modest.call("store_emit", json!({ "topic": "own", "key": "k", "payloads": ["hello"] })).await;
+    host.until("it is delivered", async |_| modest.text("store_told", json!({})).await.contains("hello")).await;
+    assert_eq!(admission.of(&id), (0, 16, 0), "the rest stands in its own line");
+}

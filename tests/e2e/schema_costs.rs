@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
 use wit_parser::Resolve;
 
-use crate::support::{TestHost, add, folder};
+use crate::support::{TestHost, add, answer, folder, text_of};
 
 /// An SDK component of one tool with these schemas, which answers every call with `structured`.
 fn tool(name: &str, input: &Value, output: Option<&Value>, structured: &str) -> Vec<u8> {
@@ -142,8 +142,13 @@ async fn a_long_check_is_the_calls_own_processor_time_and_finds_what_is_wrong() 
     let host = TestHost::start_with(files, |_| {}).await;
     assert_eq!(host.problems(), "");
     assert_eq!(host.text("in", many(1)).await, "{}");
-    let said = host.text("in", many(-1)).await;
+    let call = json!({ "name": "in", "arguments": many(-1), "_meta": { "mcpp/cost": true } });
+    let refused = answer(host.modern("tools/call", call).send().await.expect("an answer")).await;
+    let said = text_of(&refused);
     assert!(said.contains("invalid argument at `/n/60000`"), "{}", &said[..said.len().min(300)]);
+    // No guest has run: the time is that of the check.
+    let cost = &refused["result"]["_meta"]["mcpp/cost"];
+    assert!(cost["cpu_ms"].as_f64().is_some_and(|time| time > 0.0), "{cost}");
     assert!(host.text("good", json!({})).await.starts_with(r#"{"n":[0,1,2"#));
     let said = host.text("bad", json!({})).await;
     assert!(said.contains("the tool's result is invalid at `/n/60000`"), "{}", &said[..said.len().min(300)]);

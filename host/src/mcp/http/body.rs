@@ -182,8 +182,26 @@ mod tests {
         let first = futures::stream::iter([Ok::<_, std::io::Error>(Bytes::from_static(b"{"))]);
         let body = Body::from_stream(futures::StreamExt::chain(first, futures::stream::pending()));
         let config = ServerConfig { body_timeout_ms: 60, ..config() };
-        let late = read(&config, &enough, body).await.expect_err("stands still");
+        let mut held = enough.reserve(MemoryUse::Messages, 0).expect("room");
+        // Long before its time in all is over.
+        let until = Instant::now() + Duration::from_secs(3_600);
+        let late = collect(&config, &mut held, 1_000, until, body).await.expect_err("stands still");
         assert!(matches!(late, NoBody::Late(60)), "{late}");
+        drop(held);
+        assert_eq!(enough.used(MemoryUse::Messages), 0);
+    }
+
+    #[tokio::test]
+    async fn a_body_that_goes_on_and_on_ends() {
+        let enough = account(1 << 20);
+        // Fast enough never to stand still.
+        let pieces = futures::stream::unfold((), async |()| {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            Some((Ok::<_, std::io::Error>(Bytes::from_static(&[b' '; 64])), ()))
+        });
+        let config = ServerConfig { body_timeout_ms: 600, ..config() };
+        let late = read(&config, &enough, Body::from_stream(pieces)).await.expect_err("no end");
+        assert!(matches!(late, NoBody::Late(600)), "{late}");
         assert_eq!(enough.used(MemoryUse::Messages), 0);
     }
 }

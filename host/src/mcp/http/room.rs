@@ -339,6 +339,11 @@ mod tests {
         open.push(room.enter(HERE));
         assert!(left(&open[1]), "and not the one that has just ended its work, nor that of another address");
         assert!(!left(&lone) && !left(&open[0]));
+        let room = ConnectionRoom::new(12);
+        let (lone, first, second) = (room.enter(THERE), room.enter(HERE), room.enter(HERE));
+        let _one_more = room.enter(HERE);
+        assert!(!left(&lone), "it is idle for longest, and the other address has more");
+        assert!(left(&first) || left(&second));
     }
 
     #[test]

@@ -175,6 +175,7 @@ fn on_event(event: Event) -> Result<(), Error> {
         "spin" => loop {
             std::hint::black_box(());
         },
+        "sleep" => std::thread::sleep(std::time::Duration::from_secs(600)),
         _ => {}
     }
     if payload == "through a tool" {

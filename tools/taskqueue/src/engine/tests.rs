@@ -105,11 +105,13 @@ fn a_hundred_dependents_are_told_once_each_and_the_first_at_once() {
 
 #[test]
 fn leases_and_delays_of_large_tasks_end_and_claims_go_on() {
-    for number in 0..12 {
+    // All of them in one wake would be more than a call may read and write.
+    const EACH: usize = 36;
+    for number in 0..EACH {
         submit_with(&format!("late-{number:02}"), large(), |task| task.not_before_ms = NOW + 10_000);
         submit_with(&format!("held-{number:02}"), large(), |_| {});
     }
-    for _ in 0..12 {
+    for _ in 0..EACH {
         assert!(claim_by("w", NOW).expect("a task").id.starts_with("held"));
     }
     let later = NOW + crate::rules::LEASE_MS + 1;
@@ -117,9 +119,38 @@ fn leases_and_delays_of_large_tasks_end_and_claims_go_on() {
     assert!(claim_by("w", later).is_some(), "what is due does not stop a claim");
     let spent = memory::spent();
     assert!(spent.bytes <= BUDGET.bytes / 4, "a claim took {spent:?}");
-    wake_until(later);
+    wake_until(later + 10_000);
     let ready = run(|t| Ok(ready_up_to(t, u64::MAX)?)).expect("readable");
-    assert_eq!(ready, Some(23), "all but the one that was claimed");
+    assert_eq!(ready, Some(2 * EACH as u64 - 1), "all but the one that was claimed");
+}
+
+#[test]
+fn what_stops_one_step_of_the_timer_stops_no_other() {
+    submit_with("parent", json!({}), |_| {});
+    for number in 0..40 {
+        submit_with(&format!("child-{number:02}"), json!({}), |task| task.spec.dependencies = vec!["parent".into()]);
+    }
+    complete("parent", NOW).expect("completed");
+    assert_eq!(task("child-39").state, State::Blocked, "the timer has to tell it");
+    damage("parent");
+    let worker = Worker {
+        id: "w".into(),
+        capabilities: Vec::new(),
+        max_concurrent_tasks: 1,
+        resource_limits: None,
+        metadata: None,
+        registered_ms: NOW,
+        seen_ms: NOW,
+        running: 0,
+        completed: 0,
+        failed: 0,
+        leaves_ms: None,
+    };
+    run(|t| register(t, worker.clone())).expect("registered");
+    run(|t| Ok(WORKERS.set(t, &"w".to_owned(), &Worker { leaves_ms: Some(NOW), ..worker.clone() })?)).expect("leaving");
+    assert!(wake(NOW + 1, 0.5).is_err(), "whether the parent succeeded cannot be read");
+    let gone = run(|t| find_worker(t, "w")).expect_err("it has left all the same");
+    assert_eq!(gone, QueueError::NoWorker("w".into()));
 }
 
 #[test]

@@ -142,6 +142,11 @@ fn together(pieces: impl IntoIterator<Item = String>, mut document: DocumentMut)
     Ok(document)
 }
 
+/// The text of a grant with these pieces of grants added, as `mcpp grant` adds them.
+pub fn grant_with(text: &str, pieces: impl IntoIterator<Item = String>) -> anyhow::Result<String> {
+    Ok(together(pieces, text.parse().context("the grant is not TOML")?)?.to_string())
+}
+
 /// A list of inline tables as tables; anything else as it is.
 fn tables(item: &Item) -> Item {
     let Item::Value(Value::Array(array)) = item else { return item.clone() };
@@ -366,8 +371,7 @@ mod tests {
     use crate::grants::files::FolderMode;
 
     fn merged(text: &str, pieces: &[&str]) -> String {
-        let document = text.parse().expect("TOML");
-        together(pieces.iter().map(|piece| (*piece).to_owned()), document).expect("TOML").to_string()
+        grant_with(text, pieces.iter().map(|piece| (*piece).to_owned())).expect("TOML")
     }
 
     #[test]

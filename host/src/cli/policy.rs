@@ -71,6 +71,7 @@ fn read(file: &PathBuf) -> anyhow::Result<DocumentMut> {
 fn merge(into: &mut Table, more: &Table) {
     for (key, item) in more {
         match (into.get_mut(key), item) {
+            (Some(_), Item::Value(Value::Array(more))) if more.is_empty() => {}
             (Some(Item::ArrayOfTables(known)), Item::ArrayOfTables(more)) if key == "files" => {
                 more.iter().for_each(|folder| add_folder(known, folder));
             }
@@ -385,6 +386,7 @@ mod tests {
                 "store = {}",
                 "[[http]]\nurl = \"https://a.com/x\"\nmethods = [\"GET\"]",
                 "http = [{ url = \"https://b.com/*\" }]",
+                "http = []",
                 "[[http]]\nurl = \"https://a.com/x\"\nmethods = [\"GET\"]",
             ],
         );

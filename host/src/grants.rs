@@ -31,6 +31,8 @@ use crate::{
 pub const FORMAT_VERSION: u32 = 1;
 /// A file larger than this is a mistake.
 const MAX_FILE_BYTES: u64 = 1 << 20;
+/// Most entries of each list of tools and topics: lists are held against each other entry by entry.
+const MAX_ENTRIES: usize = 1_000;
 
 /// One tenant's grants, by component. A file that cannot be read or is not valid is an error of that component alone.
 #[derive(Debug, Clone, Default)]
@@ -324,7 +326,16 @@ impl ComponentGrant {
         if !table.contains_key("version") {
             return Err(parse(serde::de::Error::missing_field("version")));
         }
-        toml::from_str(text).map_err(parse)
+        let grant: Self = toml::from_str(text).map_err(parse)?;
+        let expose = grant.expose.as_ref().map_or(0, Vec::len);
+        let lists = [("expose", expose), ("call", grant.call.len()), ("subscribe", grant.subscribe.len())];
+        match lists.into_iter().find(|(_, entries)| *entries > MAX_ENTRIES) {
+            Some((list, entries)) => {
+                let reason = format!("`{list}` has {entries} entries; at most {MAX_ENTRIES} are read");
+                Err(parse(serde::de::Error::custom(reason)))
+            }
+            None => Ok(grant),
+        }
     }
 }
 

@@ -1,104 +1,28 @@
 //! WIT types as JSON, both ways, for types that nobody thought of: generated ones, and the table in the docs.
 
-mod shape;
-
 use std::fmt::Write as _;
 
-use mcpp::{
-    call::CallError,
-    registry::schema::Schema,
-    wasm::{
-        docs::Docs,
-        handles::Unseen,
-        plain::{self, Action, PlainFunction},
-    },
-};
+use mcpp::{call::CallError, registry::schema::Schema, wasm::handles::Unseen};
 use proptest::{prelude::*, test_runner::TestCaseError};
 use serde_json::{Value, json};
-use wasmtime::{
-    Engine, Store,
-    component::{Component, Linker, Val},
+use wasmtime::component::Val;
+
+use crate::fuzz::targets::{
+    values::Echo,
+    wit::{self, Wit},
 };
-
-use self::shape::Wit;
-use crate::support::wat;
-
-/// A component with one function, which takes `x: T` and gives `tuple<T, …>`: the very memory in which it got its arguments. What is beside `x` makes the arguments
-/// too many to be anywhere else.
-struct Echo {
-    engine: Engine,
-    component: Component,
-    function: PlainFunction,
-}
-
-impl Echo {
-    fn new(ty: &Wit) -> Self {
-        let (mut types, mut next) = (String::new(), 0);
-        let ty = ty.define(&mut types, &mut next);
-        let padding: String = (0..9).map(|n| format!(r#"(param "p{n}" (option bool))"#)).collect();
-        let wasm = wat(&format!(
-            r#"(component {types} (type $out (tuple {ty} (option bool)))
-                (core module $m
-                    (memory (export "memory") 4)
-                    (global $at (mut i32) (i32.const 8))
-                    (func (export "realloc") (param i32 i32 i32 i32) (result i32)
-                        (global.set $at (i32.and (i32.add (global.get $at) (i32.const 7)) (i32.const -8)))
-                        (global.get $at)
-                        (global.set $at (i32.add (global.get $at) (local.get 3))))
-                    (func (export "go") (param i32) (result i32) local.get 0))
-                (core instance $i (instantiate $m))
-                (func (export "go") (param "x" {ty}) {padding} (result $out)
-                    (canon lift (core func $i "go") (memory (core memory $i "memory")) (realloc (core func $i "realloc")))))"#
-        ));
-        let engine = Engine::default();
-        let component = Component::new(&engine, &wasm).expect("a component");
-        let (mut functions, notes) = plain::functions("t", &component, &engine, &Docs::default()).expect("few");
-        assert_eq!(notes, [""; 0]);
-        Self { engine, component, function: functions.pop().expect("a function") }
-    }
-
-    /// Calls it.
-    fn call(&self, params: &[Val]) -> Value {
-        let mut store = Store::new(&self.engine, ());
-        let instance = Linker::new(&self.engine).instantiate(&mut store, &self.component).expect("an instance");
-        let Action::Call(export) = self.function.action else { panic!("a function") };
-        let func = instance.get_func(&mut store, export).expect("the function");
-        let mut results = [Val::Bool(false)];
-        func.call(&mut store, params, &mut results).expect("no trap");
-        let result = self.function.result(results.first(), &mut Unseen).structured.expect("structured");
-        let schema = self.function.output_schema.clone().expect("it gives something");
-        let output = Schema::compile(schema.clone()).expect("a schema");
-        assert_eq!(output.check(&result, u64::MAX), Ok(()), "{schema} refuses {result}");
-        result["result"][0].clone()
-    }
-
-    fn round_trip(&self, json: &Value) -> Value {
-        let arguments = json!({ "x": json });
-        let schema = &self.function.input_schema;
-        let input = Schema::compile(schema.clone()).expect("a schema");
-        assert_eq!(input.check(&arguments, u64::MAX), Ok(()), "{schema} refuses {arguments}");
-        self.call(
-            &self.function.arguments(&arguments, &mut Unseen).unwrap_or_else(|error| panic!("{arguments}: {error}")),
-        )
-    }
-
-    fn give(&self, val: Val) -> Value {
-        let padding = vec![Val::Option(None); 9];
-        self.call(&[vec![val], padding].concat())
-    }
-}
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn what_goes_in_comes_out((ty, json) in shape::typed()) {
-        prop_assert_eq!(Echo::new(&ty).round_trip(&json), json, "{}", ty);
+    fn what_goes_in_comes_out((ty, json) in wit::typed()) {
+        prop_assert_eq!(Echo::new(&ty).expect("it has a schema").round_trip(&json), json, "{}", ty);
     }
 
     #[test]
-    fn what_is_wrong_is_named_by_its_place((ty, json) in shape::typed(), choices in proptest::collection::vec(any::<usize>(), 12)) {
-        let function = Echo::new(&ty).function;
+    fn what_is_wrong_is_named_by_its_place((ty, json) in wit::typed(), choices in proptest::collection::vec(any::<usize>(), 12)) {
+        let function = Echo::new(&ty).expect("it has a schema").function;
         let (json, path) = ty.spoil(&json, "/x", &mut choices.into_iter());
         let arguments = json!({ "x": json });
         match function.arguments(&arguments, &mut Unseen) {
@@ -112,7 +36,7 @@ proptest! {
 
 #[test]
 fn what_json_cannot_say_has_a_form() {
-    let give = |ty: &Wit, val: Val| Echo::new(ty).give(val);
+    let give = |ty: &Wit, val: Val| Echo::new(ty).expect("it has a schema").give(val);
     assert_eq!(give(&Wit::F64, Val::Float64(f64::NAN)), json!("NaN"));
     assert_eq!(give(&Wit::F32, Val::Float32(f32::NEG_INFINITY)), json!("-Infinity"));
     assert_eq!(give(&Wit::F32, Val::Float32(0.1)), json!(0.1));
@@ -153,7 +77,11 @@ fn every_wrong_argument_has_a_place_and_a_reason() {
     ];
     let mut seen = String::new();
     for (ty, json) in rows {
-        let error = Echo::new(&ty).function.arguments(&json!({ "x": json }), &mut Unseen).expect_err("wrong");
+        let error = Echo::new(&ty)
+            .expect("it has a schema")
+            .function
+            .arguments(&json!({ "x": json }), &mut Unseen)
+            .expect_err("wrong");
         writeln!(seen, "{ty} from {json}: {error}").expect("written");
     }
     insta::assert_snapshot!(seen);
@@ -196,7 +124,7 @@ fn examples() -> Vec<(Wit, Value)> {
 fn the_documented_types_are_what_the_code_says() {
     let mut table = "| WIT | JSON Schema of an argument | example |\n|---|---|---|\n".to_owned();
     for (ty, example) in examples() {
-        let echo = Echo::new(&ty);
+        let echo = Echo::new(&ty).expect("it has a schema");
         assert_eq!(echo.round_trip(&example), example);
         let schema = &echo.function.input_schema["properties"]["x"];
         writeln!(table, "| `{ty}` | `{schema}` | `{example}` |").expect("written");

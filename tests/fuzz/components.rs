@@ -1,7 +1,5 @@
 //! Components at random through the process that compiles: whatever is in a file, the host is told by name what came of it, and goes on.
 
-#![allow(dead_code, reason = "of the two programs that have it, each uses its part")]
-
 use std::{path::Path, sync::Arc};
 
 use mcpp::{
@@ -15,7 +13,7 @@ use mcpp::{
     },
 };
 
-use super::random::Random;
+use super::{json::mutated_bytes, random::Random};
 
 /// What compiles.
 pub struct Target {
@@ -58,21 +56,7 @@ impl Target {
     }
 }
 
-/// A seed with some of its bytes changed, cut or doubled. The first eight say what it is and stay.
+/// A seed with something changed. Its first eight bytes say what it is and stay.
 pub fn mutated(seed: &[u8], random: &mut Random) -> Vec<u8> {
-    let mut wasm = seed.to_vec();
-    for _ in 0..random.below(4) + 1 {
-        let at = 8 + random.below(wasm.len().saturating_sub(8));
-        let piece = random.below(40).min(wasm.len().saturating_sub(at));
-        match random.below(5) {
-            0 | 1 => wasm.iter_mut().skip(at).take(1).for_each(|byte| *byte = random.next().to_le_bytes()[0]),
-            2 => wasm.iter_mut().skip(at).take(1).for_each(|byte| *byte ^= 1 << random.below(8)),
-            3 => drop(wasm.drain(at..at + piece)),
-            _ => {
-                let piece = wasm[at..at + piece].to_vec();
-                wasm.splice(at..at, piece);
-            }
-        }
-    }
-    wasm
+    mutated_bytes(seed, 8, random)
 }

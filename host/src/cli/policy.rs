@@ -71,6 +71,7 @@ fn read(file: &PathBuf) -> anyhow::Result<DocumentMut> {
 fn merge(into: &mut Table, more: &Table) {
     for (key, item) in more {
         match (into.get_mut(key), item) {
+            (Some(_), Item::Value(Value::Array(more))) if more.is_empty() => {}
             (Some(Item::ArrayOfTables(known)), Item::ArrayOfTables(more)) if key == "files" => {
                 more.iter().for_each(|folder| add_folder(known, folder));
             }
@@ -140,6 +141,11 @@ fn together(pieces: impl IntoIterator<Item = String>, mut document: DocumentMut)
         merge(document.as_table_mut(), &table);
     }
     Ok(document)
+}
+
+/// The text of a grant with these pieces of grants added, as `mcpp grant` adds them.
+pub fn grant_with(text: &str, pieces: impl IntoIterator<Item = String>) -> anyhow::Result<String> {
+    Ok(together(pieces, text.parse().context("the grant is not TOML")?)?.to_string())
 }
 
 /// A list of inline tables as tables; anything else as it is.
@@ -366,8 +372,7 @@ mod tests {
     use crate::grants::files::FolderMode;
 
     fn merged(text: &str, pieces: &[&str]) -> String {
-        let document = text.parse().expect("TOML");
-        together(pieces.iter().map(|piece| (*piece).to_owned()), document).expect("TOML").to_string()
+        grant_with(text, pieces.iter().map(|piece| (*piece).to_owned())).expect("TOML")
     }
 
     #[test]
@@ -381,6 +386,7 @@ mod tests {
                 "store = {}",
                 "[[http]]\nurl = \"https://a.com/x\"\nmethods = [\"GET\"]",
                 "http = [{ url = \"https://b.com/*\" }]",
+                "http = []",
                 "[[http]]\nurl = \"https://a.com/x\"\nmethods = [\"GET\"]",
             ],
         );

@@ -89,7 +89,11 @@ pub(super) fn read(message: &[u8], max_depth: usize) -> Result<Envelope<'_>, Mal
         Malformed::new(code, format!("the message is not valid: {error}"))
     })?;
     let is_unanswered = raw.is_response() || raw.is_notification();
-    read_parts(&raw).map_err(|malformed| Malformed { is_unanswered, ..malformed })
+    read_parts(&raw).map_err(|malformed| match is_unanswered {
+        // The id of a response is that of a request of the host's own.
+        true => Malformed { id: None, is_unanswered, ..malformed },
+        false => malformed,
+    })
 }
 
 fn read_parts<'a>(raw: &Raw<'a>) -> Result<Envelope<'a>, Malformed> {
@@ -250,6 +254,7 @@ mod tests {
         ] {
             let malformed = read(message.as_bytes(), 64).expect_err(message);
             assert_eq!(malformed.is_unanswered, is_unanswered, "{message}: {malformed:?}");
+            assert!(malformed.id.is_none() || !is_unanswered, "{message}: {malformed:?}");
         }
         let response = read(br#"{"jsonrpc":"2.0","id":5,"result":null}"#, 64).expect("a response");
         assert!(response.id.is_none() && response.method.is_none());

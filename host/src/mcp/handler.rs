@@ -12,9 +12,9 @@ use rmcp::{
     RoleServer, ServerHandler,
     model::{
         CallToolRequestParams, CallToolResponse, CompleteRequestParams, CompleteResult, CustomRequest, CustomResult,
-        ErrorCode, ErrorData, Extensions, Implementation, ListPromptsResult, ListResourceTemplatesResult,
-        ListResourcesResult, ListToolsResult, PaginatedRequestParams, ProtocolVersion, ServerCapabilities,
-        ServerConfig, SetLevelRequestParams, SubscriptionFilter, Tool as WireTool,
+        ErrorCode, ErrorData, Extensions, Implementation, InitializeRequestParams, InitializeResult, ListPromptsResult,
+        ListResourceTemplatesResult, ListResourcesResult, ListToolsResult, PaginatedRequestParams, ProtocolVersion,
+        ServerCapabilities, ServerConfig, SetLevelRequestParams, SubscriptionFilter, Tool as WireTool,
     },
     service::{NotificationContext, Peer, RequestContext, SubscriptionContext},
     transport::streamable_http_server::session::SessionRestoreMarker,
@@ -204,6 +204,18 @@ impl ServerHandler for Handler {
         info.server_info = Implementation::new(self.endpoint.0.name.clone(), env!("CARGO_PKG_VERSION"));
         info.instructions = self.registry().notice().map(|notice| notice.as_ref().clone());
         info
+    }
+
+    /// The session is of the version that the client is told, also where it initializes again: not of the one that it asked for.
+    async fn initialize(
+        &self,
+        mut request: InitializeRequestParams,
+        context: RequestContext<RoleServer>,
+    ) -> Result<InitializeResult, ErrorData> {
+        let result = self.negotiate_initialize(&request)?;
+        request.protocol_version = result.protocol_version.clone();
+        context.peer.set_peer_info(request);
+        Ok(result)
     }
 
     fn get_tool(&self, name: &str) -> Option<WireTool> {

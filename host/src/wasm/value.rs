@@ -246,11 +246,11 @@ pub fn json_bytes(val: &Val) -> u64 {
     let payload = |payload: Option<&Val>| payload.map_or(0, json_bytes).saturating_add(CONTAINER_BYTES);
     let inner = match val {
         Val::String(text) | Val::Enum(text) => length(text),
-        Val::List(items) | Val::Tuple(items) => match items.first() {
+        Val::List(items) if matches!(items.first(), Some(Val::U8(_))) => {
             // These become base64.
-            Some(Val::U8(_)) => u64::try_from(items.len()).unwrap_or(u64::MAX).saturating_mul(3),
-            _ => sum(&mut items.iter().map(json_bytes)),
-        },
+            u64::try_from(items.len()).unwrap_or(u64::MAX).saturating_mul(3)
+        }
+        Val::List(items) | Val::Tuple(items) => sum(&mut items.iter().map(json_bytes)),
         Val::Record(fields) => sum(&mut fields.iter().map(|(name, val)| json_bytes(val).saturating_add(length(name)))),
         Val::Variant(name, val) => payload(val.as_deref()).saturating_add(length(name)),
         Val::Option(val) => payload(val.as_deref()),

@@ -23,3 +23,17 @@ async fn initialize_selects_the_legacy_era_after_modern_requests() {
     assert_eq!(pipe.ask(&level).await["result"], json!({}));
     pipe.leave().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_initialize_that_asks_for_the_modern_version_changes_no_era() {
+    let host = TestHost::start(&[("add", &add())]).await;
+    let mut pipe = Pipe::open(&host);
+    pipe.initialize().await;
+    let params = json!({ "protocolVersion": "2026-07-28", "capabilities": {}, "clientInfo": { "name": "test", "version": "0" } });
+    let again = pipe.ask(&request(2, "initialize", params)).await;
+    assert_eq!(again["result"]["protocolVersion"], "2025-11-25", "{again}");
+    assert_eq!(pipe.ask(&request(3, "ping", json!({}))).await["result"], json!({}));
+    let listed = pipe.ask(&request(4, "tools/list", json!({}))).await;
+    assert!(listed["result"]["tools"].is_array() && listed["result"].get("resultType").is_none(), "{listed}");
+    pipe.leave().await;
+}

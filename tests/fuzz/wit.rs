@@ -7,10 +7,12 @@ use proptest::{
     option,
     prelude::*,
 };
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Number, Value, json};
 
 /// A WIT type that has a JSON form.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Wit {
     Bool,
     S8,
@@ -91,7 +93,10 @@ fn value_of(ty: &Wit) -> BoxedStrategy<Value> {
         Wit::F32 => any::<f32>().prop_map(|n| float(n.to_string().parse().expect("a number"))).boxed(),
         Wit::F64 => any::<f64>().prop_map(float).boxed(),
         Wit::Char => any::<char>().prop_map(|c| Value::from(c.to_string())).boxed(),
-        Wit::String => any::<String>().prop_map(Value::from).boxed(),
+        Wit::String => {
+            let long = (any::<String>(), 0_usize..1_000).prop_map(|(text, times)| text.repeat(times));
+            prop_oneof![3 => any::<String>(), 1 => long].prop_map(Value::from).boxed()
+        }
         Wit::List(item) if **item == Wit::U8 => {
             prop::sample::select(vec!["", "AA==", "aGk=", "////"]).prop_map(Value::from).boxed()
         }
@@ -168,6 +173,70 @@ impl Wit {
         format!("$t{next}")
     }
 
+    /// What comes back for a value; none if it is not legal.
+    pub fn canonical(&self, value: &Value) -> Option<Value> {
+        match (self, value) {
+            (Self::Bool, Value::Bool(_)) | (Self::String, Value::String(_)) => Some(value.clone()),
+            (Self::S8, _) => integer(value, i8::MIN, i8::MAX),
+            (Self::U8, _) => integer(value, u8::MIN, u8::MAX),
+            (Self::S16, _) => integer(value, i16::MIN, i16::MAX),
+            (Self::U16, _) => integer(value, u16::MIN, u16::MAX),
+            (Self::S32, _) => integer(value, i32::MIN, i32::MAX),
+            (Self::U32, _) => integer(value, u32::MIN, u32::MAX),
+            (Self::S64, _) => integer(value, i64::MIN, i64::MAX),
+            (Self::U64, _) => integer(value, u64::MIN, u64::MAX),
+            (Self::F32, Value::Number(number)) => {
+                let single = number.as_f64()? as f32;
+                single.is_finite().then(|| float(single.to_string().parse().expect("a number")))
+            }
+            (Self::F64, Value::Number(number)) => Some(float(number.as_f64()?)),
+            (Self::Char, Value::String(text)) => (text.chars().count() == 1).then(|| value.clone()),
+            (Self::List(item), Value::String(text)) if **item == Self::U8 => is_base64(text).then(|| value.clone()),
+            (Self::List(item), Value::Array(items)) if **item != Self::U8 => {
+                items.iter().map(|value| item.canonical(value)).collect()
+            }
+            (Self::Tuple(types), Value::Array(items)) if types.len() == items.len() => {
+                types.iter().zip(items).map(|(ty, value)| ty.canonical(value)).collect()
+            }
+            (Self::Record(fields), Value::Object(given)) => {
+                let known = given.keys().all(|name| fields.iter().any(|(field, _)| field == name));
+                let field = |(name, ty): &(String, Self)| match given.get(name) {
+                    Some(value) => Some((name.clone(), ty.canonical(value)?)),
+                    None => matches!(ty, Self::Option(_)).then(|| (name.clone(), Value::Null)),
+                };
+                let fields: Option<Map<_, _>> = fields.iter().map(field).collect();
+                fields.filter(|_| known).map(Value::Object)
+            }
+            (Self::Variant(cases), Value::String(name)) => {
+                cases.iter().any(|(case, payload)| case == name && payload.is_none()).then(|| value.clone())
+            }
+            (Self::Variant(cases), Value::Object(_)) => cases.iter().find_map(|(name, ty)| {
+                ty.as_ref().and_then(|ty| Some(json!({ name.clone(): ty.canonical(tagged(value, name)?)? })))
+            }),
+            (Self::Enum(names), Value::String(name)) => names.contains(name).then(|| value.clone()),
+            (Self::Flags(names), Value::Array(given)) => {
+                let is_new = |(n, name): (usize, &Value)| !given[..n].contains(name);
+                let known = given.iter().all(|name| names.iter().any(|known| name == known));
+                let set = names.iter().filter(|name| given.contains(&json!(name))).map(|name| json!(name)).collect();
+                (known && given.iter().enumerate().all(is_new)).then_some(set)
+            }
+            (Self::Option(_), Value::Null) => Some(Value::Null),
+            (Self::Option(inner), _) if matches!(**inner, Self::Option(_)) => {
+                Some(json!({ "some": inner.canonical(tagged(value, "some")?)? }))
+            }
+            (Self::Option(inner), _) => inner.canonical(value),
+            (Self::Result(ok, err), _) => [("ok", ok), ("err", err)].into_iter().find_map(|(name, ty)| {
+                let payload = tagged(value, name)?;
+                let payload = match ty {
+                    Some(ty) => ty.canonical(payload)?,
+                    None => payload.is_null().then_some(Value::Null)?,
+                };
+                Some(json!({ name: payload }))
+            }),
+            _ => None,
+        }
+    }
+
     /// A value with one wrong thing somewhere in it, and where that is.
     pub fn spoil(&self, value: &Value, path: &str, choices: &mut impl Iterator<Item = usize>) -> (Value, String) {
         let inside = self.inside(value);
@@ -227,6 +296,42 @@ impl Wit {
         };
         (value, "")
     }
+}
+
+/// The one member of an object, if it is called `name`.
+fn tagged<'a>(value: &'a Value, name: &str) -> Option<&'a Value> {
+    value.as_object().filter(|members| members.len() == 1)?.get(name)
+}
+
+/// An integer within its range. Of floats beyond 2^53 only those that fifteen digits say exactly.
+fn integer(value: &Value, least: impl Into<i128>, most: impl Into<i128>) -> Option<Value> {
+    let number = match value.as_number()?.as_i128() {
+        Some(number) => number,
+        None => {
+            let float = value.as_f64().filter(|float| float.fract() == 0.0 && float.abs() < 1e20)?;
+            // Rust writes all digits of a float.
+            let exact: i128 = format!("{float:.0}").parse().expect("an integer");
+            let is_said = exact.to_string().trim_start_matches('-').trim_end_matches('0').len() <= 15;
+            (float.abs() < 9_007_199_254_740_992.0 || is_said).then_some(exact)?
+        }
+    };
+    let legal = (least.into()..=most.into()).contains(&number);
+    legal.then(|| i64::try_from(number).map_or_else(|_| json!(u64::try_from(number).expect("in range")), Value::from))
+}
+
+/// With padding, and nothing in the bits that padding leaves over (RFC 4648, section 3.5).
+fn is_base64(text: &str) -> bool {
+    const ALPHABET: &str = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let digits = text.strip_suffix("==").or_else(|| text.strip_suffix('=')).unwrap_or(text);
+    let left_over = match text.len() - digits.len() {
+        0 => 1,
+        1 => 4,
+        _ => 16,
+    };
+    let last = digits.chars().last().and_then(|digit| ALPHABET.find(digit));
+    text.len().is_multiple_of(4)
+        && digits.chars().all(|digit| ALPHABET.contains(digit))
+        && last.is_none_or(|last| last % left_over == 0)
 }
 
 /// As WIT says it; what has a name there says what it is.

@@ -184,6 +184,28 @@ pub enum Content {
     },
 }
 
+impl Content {
+    /// The bytes of all that it says, media types and addresses too: each is the component's to choose.
+    pub fn bytes(&self) -> usize {
+        let of = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+        let parts = match self {
+            Self::Text(text) => [text.len(), 0, 0, 0],
+            Self::Image(blob) | Self::Audio(blob) => [blob.data.len(), blob.mime_type.len(), 0, 0],
+            Self::ResourceLink { uri, name, description, mime_type } => {
+                [uri.len(), name.len(), of(description), of(mime_type)]
+            }
+            Self::EmbeddedResource { uri, mime_type, contents } => {
+                let contents = match contents {
+                    ResourceContents::Text(text) => text.len(),
+                    ResourceContents::Binary(bytes) => bytes.len(),
+                };
+                [uri.len(), of(mime_type), contents, 0]
+            }
+        };
+        parts.into_iter().fold(0, usize::saturating_add)
+    }
+}
+
 /// Bytes with a media type.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Blob {

@@ -221,7 +221,27 @@ fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String
     table.to_string().lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
 }
 
-/// Text from a guest or a server, safe for a terminal.
+/// Text from a guest or a server, safe for a terminal: nothing in it moves the cursor, turns a line around or hides.
 fn clean(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() && c != '\n' && c != '\t' { '\u{fffd}' } else { c }).collect()
+    text.chars().map(|c| if deceives(c) && c != '\n' && c != '\t' { '\u{fffd}' } else { c }).collect()
+}
+
+/// Control characters, what changes the direction of a line, other ends of lines, and what has no width and joins nothing.
+fn deceives(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{61c}' | '\u{200b}' | '\u{200e}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}')
+        || matches!(c, '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_from_elsewhere_neither_turns_nor_hides_on_a_terminal() {
+        let evil = "a\u{1b}[2J\u{9b}31m\u{202e}b\u{2066}\u{200b}\u{2028}c\u{e0041}\r";
+        assert_eq!(clean(evil), "a\u{fffd}[2J\u{fffd}31m\u{fffd}b\u{fffd}\u{fffd}\u{fffd}c\u{fffd}\u{fffd}");
+        let honest = "naïve, e\u{301}, हिन्दी, 👩\u{200d}🚀, two\nlines\tand a tab";
+        assert_eq!(clean(honest), honest);
+    }
 }

@@ -354,7 +354,8 @@ impl Registry {
                 Err(error) => return (Err(error), control.cost(0)),
             }
         }
-        if weight.is_heavy() || control.is_crowded() {
+        // What is long to check is long to make into values.
+        if weight.is_heavy() || control.is_crowded() || !is_short {
             control.note_slice();
         }
         let cause = format!("tool {} by {}", tool.name, call.principal.subject);

@@ -187,6 +187,9 @@ async fn reading_one_large_value_many_times_at_once_ends_at_a_bound() {
 async fn operations_and_bytes_of_the_store_are_budgets() {
     let host = kv_host("store = {}\n[components.kv.limits]\nstore_ops = 20\nstore_bytes = 10000\n").await;
     let ops = "error: budget `store_ops` exceeded: the tool was stopped at 20";
+    // More than a transaction could have is refused before anything of it is made or counted.
+    let refused = host.text("kv_fill", json!({ "name": "", "count": 10_001, "bytes": 1 })).await;
+    assert!(refused.contains("the transaction has more than 10000 writes"), "{refused}");
     let bytes = "error: budget `store_bytes` exceeded: the tool was stopped at 10000";
     value(&host, "own_set", json!({ "key": "k", "value": "v".repeat(3_000) })).await;
     // By mcpp:store, by events, and by wasi:keyvalue.

@@ -70,4 +70,5 @@ mod tenants;
 mod threats;
 mod two_hosts;
 mod upstream;
+mod values;
 mod wit_types;

@@ -98,6 +98,11 @@ impl Bucket {
     }
 }
 
+/// Refuses more writes than a transaction may have before any of them is made: a write takes more than a key of few bytes.
+fn check_number(writes: usize) -> Result<(), store::Error> {
+    if writes > MAX_TRANSACTION_WRITES { Err(StoreError::TransactionTooLarge.into()) } else { Ok(()) }
+}
+
 fn value(value: Vec<u8>) -> Result<Bytes, store::Error> {
     if value.len() > MAX_VALUE_BYTES {
         return other(format!("a value has more than {MAX_VALUE_BYTES} bytes"));
@@ -362,6 +367,9 @@ impl batch::Host for State {
 
     async fn set_many(&mut self, bucket: Resource<Bucket>, entries: Vec<(String, Vec<u8>)>) -> Answer<()> {
         let reach = reach!(self, bucket);
+        if let Err(too_large) = check_number(entries.len()) {
+            return Ok(Err(too_large));
+        }
         let entry = |(key, bytes): (String, Vec<u8>)| Ok((reach.bucket.key(&key)?, Some(value(bytes)?)));
         let write = entries.into_iter().map(entry).collect::<Result<_, _>>().map(Change::Write);
         Ok(reach.change(write).await?.map(|_| ()))
@@ -369,6 +377,9 @@ impl batch::Host for State {
 
     async fn delete_many(&mut self, bucket: Resource<Bucket>, keys: Vec<String>) -> Answer<()> {
         let reach = reach!(self, bucket);
+        if let Err(too_large) = check_number(keys.len()) {
+            return Ok(Err(too_large));
+        }
         let entry = |key: String| Ok((reach.bucket.key(&key)?, None));
         let remove = keys.into_iter().map(entry).collect::<Result<_, _>>().map(Change::Write);
         Ok(reach.change(remove).await?.map(|_| ()))

@@ -155,7 +155,8 @@ impl Inspect {
                 None => Ok(ComponentGrant::default()),
             };
             let checked = grant.map_err(|error| telemetry::chain(&error)).and_then(|grant| {
-                let checked = Revision::check(loaded, Origin::File(self.file.clone()), &grant, &Limits::default());
+                let checked =
+                    Revision::check(loaded, Origin::File(self.file.clone()), &grant, &Limits::default(), |_| Ok(()));
                 checked.map_err(|error| telemetry::chain(&error))
             });
             if let Err(reason) = checked {

@@ -86,8 +86,14 @@ pub struct LoadTimes {
 }
 
 impl Revision {
-    /// Checks all that a loaded component says.
-    pub fn check(loaded: Loaded, origin: Origin, grant: &ComponentGrant, defaults: &Limits) -> Result<Self, LoadError> {
+    /// Checks all that a loaded component says. `charge` is told what the schemas of each tool take, in bytes, when they are made.
+    pub fn check(
+        loaded: Loaded,
+        origin: Origin,
+        grant: &ComponentGrant,
+        defaults: &Limits,
+        mut charge: impl FnMut(u64) -> Result<(), LoadError>,
+    ) -> Result<Self, LoadError> {
         let powers = Arc::new(Powers {
             component: loaded.name.clone(),
             may_call: grant.call.clone().into(),
@@ -106,6 +112,7 @@ impl Revision {
         let tools = tools.map(|tool| {
             let tool = tool?;
             schema_bytes = schema_bytes.saturating_add(tool.schema_bytes());
+            charge(tool.schema_bytes())?;
             if schema_bytes > MAX_SCHEMAS_BYTES {
                 return Err(LoadError::SchemasTooLarge(MAX_SCHEMAS_BYTES));
             }

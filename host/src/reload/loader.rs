@@ -312,13 +312,15 @@ impl Loader {
         for note in &loaded.notes {
             tracing::warn!(component = %loaded.name, "{note}");
         }
-        let mut revision = Revision::check(loaded, origin, &grant, &self.config.limits)?;
-        if matches!(source, Source::File(_)) {
-            let bytes = revision.schema_bytes;
-            let reserved = share.memory.reserve(MemoryUse::Code, bytes);
-            let refuse = |source| LoadError::Memory { of: "the schemas of its tools", bytes, source };
-            revision.schema_memory = Some(reserved.map_err(refuse)?);
-        }
+        // Tool by tool, as each is made: all of them together may be more than there is.
+        let refuse = |source, bytes| LoadError::Memory { of: "the schemas of its tools", bytes, source };
+        let mut held = share.memory.reserve(MemoryUse::Code, 0).map_err(|full| refuse(full, 0))?;
+        let charge = |bytes| match source {
+            Source::File(_) => held.grow(bytes).map_err(|full| refuse(full, bytes)),
+            Source::BuiltIn(_) => Ok(()),
+        };
+        let mut revision = Revision::check(loaded, origin, &grant, &self.config.limits, charge)?;
+        revision.schema_memory = Some(held);
         if imports.iter().filter_map(|import| capability::of_import(import)).any(|has| has.needs(STORE)) {
             self.witness(revision.name.clone()).used(STORE.to_owned());
         }

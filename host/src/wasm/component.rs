@@ -419,9 +419,9 @@ fn list_plain(compiled: &Compiled, linked: InstancePre<State>) -> Result<(Vec<Lo
     let (name, component) = (compiled.name.as_str(), &compiled.component);
     let (functions, notes) =
         plain::functions(name, component, component.engine(), &compiled.docs).map_err(LoadError::TooManyTools)?;
-    let tool = |function: plain::PlainFunction| LoadedTool {
-        listing: function.listing(),
-        target: Target::Plain { component: linked.clone(), function: Arc::new(function) },
+    let tool = |function: plain::PlainFunction| {
+        let (listing, function) = function.listed();
+        LoadedTool { listing, target: Target::Plain { component: linked.clone(), function: Arc::new(function) } }
     };
     Ok((functions.into_iter().map(tool).collect(), notes))
 }

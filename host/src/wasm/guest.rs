@@ -10,6 +10,7 @@ use wasmtime::{
 
 use super::{
     EPOCH, SLICE,
+    admission::RETRY_AFTER,
     bindings::{self, mcpp::tool::types},
     control::Control,
     features::Tasks,
@@ -20,7 +21,16 @@ use super::{
     tasks::{self, MAX_TASK_HANDLES},
     value,
 };
-use crate::call::{CallError, Cost, ToolResult};
+use crate::{
+    call::{CallError, Cost, ToolResult},
+    memory::{MemoryUse, NoMemory},
+};
+
+/// The most that is told of why a guest refuses an argument, and of the path to it, in bytes each: a reason is a sentence, and it is written on a door's thread.
+const MAX_REFUSAL_BYTES: usize = 8 << 10;
+
+/// A result beyond this is not made into JSON, or read from it, on a door's thread.
+const LARGE_RESULT_BYTES: u64 = 256 << 10;
 
 /// A guest.
 pub struct Guest {
@@ -105,6 +115,13 @@ impl Guest {
         if let Err(error) = function.check_room(&handles) {
             return Ok(Err(error));
         }
+        // A few bytes of JSON may become many, and they stay for as long as the guest runs.
+        let bytes = value::params_bytes(arguments, function.params());
+        let account = Arc::clone(self.store.data().control.memory());
+        let _while_they_are_there = match account.reserve(MemoryUse::Messages, bytes) {
+            Ok(reservation) => reservation,
+            Err(full) => return Ok(Err(no_room(&full, bytes))),
+        };
         let params = match function.arguments(arguments, &mut handles) {
             Ok(params) => params,
             Err(error) => {
@@ -137,13 +154,29 @@ impl Guest {
         }
         // It is there twice while it is made into JSON; what stays of it is charged afterwards.
         let bytes = results.first().map_or(0, value::json_bytes);
-        let _while_it_is_made = reserve(bytes, &store.data().control).map_err(Failure::Call)?;
+        let control = Arc::clone(&store.data().control);
+        let _while_it_is_made = reserve(bytes, &control).map_err(Failure::Call)?;
+        leave_the_door(&control, bytes).await;
         let result = function.result(results.first(), &mut handles);
         match handles.problem() {
             None => Ok(Ok(result)),
             Some(error) => Err(Failure::Call(error)),
         }
     }
+}
+
+/// The refusal of arguments for whose values there is no room: for now, unless they could never have it.
+fn no_room(full: &NoMemory, bytes: u64) -> CallError {
+    let (what, bound) = match *full {
+        NoMemory::Account { bound, .. } => ("message_bytes of this tenant are used", bound),
+        NoMemory::Host { bound, .. } => ("message_bytes of the host are used", bound),
+    };
+    if bytes > bound {
+        let reason =
+            format!("the values that they become take {bytes} bytes or more; {bound} `message_bytes` are allowed");
+        return CallError::InvalidArguments { path: String::new(), reason };
+    }
+    CallError::Busy { what, limit: usize::try_from(bound).unwrap_or(usize::MAX), retry_after: RETRY_AFTER }
 }
 
 fn other_code() -> Failure {
@@ -210,16 +243,33 @@ async fn call_sdk(
     arguments: &Value,
 ) -> Result<Result<ToolResult, CallError>, Failure> {
     let answer = instance.mcpp_tool_tools().call_call(&mut *store, tool, &arguments.to_string()).await?;
-    let control = &store.data().control;
+    let control = Arc::clone(&store.data().control);
+    if let Ok(result) | Err(types::ToolError::Failed(result)) = &answer {
+        let structured = result.structured.as_ref().map_or(0, String::len);
+        leave_the_door(&control, u64::try_from(structured).unwrap_or(u64::MAX)).await;
+    }
     Ok(match answer {
-        Ok(result) => super::instance::from_wit(result, false, control),
-        Err(types::ToolError::Failed(result)) => super::instance::from_wit(result, true, control),
+        Ok(result) => super::instance::from_wit(result, false, &control),
+        Err(types::ToolError::Failed(result)) => super::instance::from_wit(result, true, &control),
         Err(types::ToolError::InvalidArgument(wrong)) => {
-            Err(CallError::InvalidArguments { path: wrong.path, reason: wrong.reason })
+            Err(CallError::InvalidArguments { path: cut(wrong.path), reason: cut(wrong.reason) })
         }
         Err(types::ToolError::UnknownTool) => Err(CallError::InvalidResult {
             path: String::new(),
             reason: format!("the component lists `{tool}` and does not know it"),
         }),
     })
+}
+
+/// What is made of a result of so many bytes takes long where these are many: that is done where guests run for long, and never on the thread of the door that called.
+async fn leave_the_door(control: &Control, bytes: u64) {
+    if bytes > LARGE_RESULT_BYTES && !control.is_long() {
+        control.note_slice();
+        tokio::task::yield_now().await;
+    }
+}
+
+fn cut(mut text: String) -> String {
+    text.truncate(text.floor_char_boundary(MAX_REFUSAL_BYTES));
+    text
 }

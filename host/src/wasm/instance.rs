@@ -102,15 +102,16 @@ pub async fn call(
     control: Arc<Control>,
 ) -> (Result<ToolResult, CallError>, Cost) {
     let reins = Arc::clone(&control);
-    let guest = async move { in_guest(&target, &arguments, running, &reins).await };
+    let guest = async move {
+        let (result, cost) = in_guest(&target, &arguments, running, &reins).await;
+        // A large result is measured where it was made.
+        (result.and_then(|result| within_budget(result, &reins).map_err(Failure::Call)), cost)
+    };
     let answer = run_guest(engine, guest, Arc::clone(&control)).await;
     let used = answer.as_ref().map_or_else(Duration::default, |(_, cost)| cost.processor_time);
     control.retire(used);
     match answer {
-        Some((result, cost)) => {
-            let result = settle(result, &control).and_then(|result| within_budget(result, &control));
-            (control.redactor().outcome(result), cost)
-        }
+        Some((result, cost)) => (control.redactor().outcome(settle(result, &control)), cost),
         None => (Err(control.stopped().unwrap_or(CallError::Cancelled)), Cost::default()),
     }
 }

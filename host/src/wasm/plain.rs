@@ -24,6 +24,12 @@ use crate::call::{CallError, Content, ToolResult};
 const MAX_FUNCTIONS: usize = 2_000;
 /// Most bytes of schemas and docs that one component's functions may have together.
 const MAX_LISTING_BYTES: usize = 8 << 20;
+/// Values that are made only to say what is wrong with arguments, in bytes: nobody is charged for them.
+const MAX_CHECKED_BYTES: u64 = 4 << 20;
+/// Functions that are described although they then do not fit.
+const MAX_MISSES: usize = 16;
+/// Why a function is not offered that does not fit.
+const TOO_LARGE_TOGETHER: &str = "the schemas of the component's functions are too large together";
 
 /// One exported function.
 #[derive(Debug, Clone)]
@@ -83,33 +89,64 @@ pub fn functions(
     let exports = exports(component, engine)?;
     let types = docs.types(component, engine);
     let (mut found, mut notes) = (Vec::new(), docs.problems.clone());
-    let mut bytes_left = MAX_LISTING_BYTES;
+    let mut room = Room { left: MAX_LISTING_BYTES, misses: 0 };
     let interfaces = interface_names(&exports);
     let resources = Arc::new(Resources::of(component, engine));
     let known = Known { docs, types: &types, resources: &resources };
-    let mut all: Vec<(Place, Result<PlainFunction, String>)> =
-        exports.into_iter().map(|export| (export.place(), known.function(export))).collect();
+    let mut all: Vec<(Place, Result<PlainFunction, String>)> = exports
+        .into_iter()
+        .map(|export| {
+            let place = export.place();
+            if room.is_over() {
+                return (place, Err(TOO_LARGE_TOGETHER.to_owned()));
+            }
+            (place, known.function(export).and_then(|function| room.take(function)))
+        })
+        .collect();
     // Without a way to come by a resource there is nothing to end.
     let functions = all.iter().filter_map(|(_, function)| function.as_ref().ok());
     let given: Vec<ResourceType> =
         functions.filter_map(|function| function.result.as_ref()).flat_map(resources_in).collect();
-    all.extend(
-        resources.iter().filter(|resource| given.contains(&resource.ty)).map(|resource| drop_of(resource, &resources)),
-    );
+    let ended = resources.iter().filter(|resource| given.contains(&resource.ty));
+    all.extend(ended.map(|resource| {
+        let (place, function) = drop_of(resource, &resources);
+        (place, function.and_then(|function| room.take(function)))
+    }));
     let names = tool_names(name, all.iter().map(|(place, _)| place), &interfaces);
     for (tool, (_, function)) in names.into_iter().zip(all) {
-        let function = function.map(|function| PlainFunction { tool: tool.clone(), ..function });
-        let described = function.and_then(|function| {
-            let rest = bytes_left.checked_sub(function.listing_bytes());
-            bytes_left = rest.ok_or("the schemas of the component's functions are too large together")?;
-            Ok(function)
-        });
-        match described {
-            Ok(function) => found.push(function),
+        match function {
+            Ok(function) => found.push(PlainFunction { tool, ..function }),
             Err(reason) => notes.push(format!("function `{tool}` is not offered: {reason}")),
         }
     }
     Ok((found, notes))
+}
+
+/// Room for what is kept of functions while they are described. A description is made before its size is known: what does not fit is gone at once, and after some that did
+/// not fit no more are made.
+struct Room {
+    left: usize,
+    misses: usize,
+}
+
+impl Room {
+    fn take(&mut self, function: PlainFunction) -> Result<PlainFunction, String> {
+        let rest = self.left.checked_sub(function.listing_bytes());
+        match rest {
+            Some(rest) => {
+                self.left = rest;
+                Ok(function)
+            }
+            None => {
+                self.misses = self.misses.saturating_add(1);
+                Err(TOO_LARGE_TOGETHER.to_owned())
+            }
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        self.misses >= MAX_MISSES
+    }
 }
 
 /// The exported functions; if there are more than [`MAX_FUNCTIONS`], how many.
@@ -267,27 +304,36 @@ impl Known<'_> {
 }
 
 impl PlainFunction {
-    /// The tool as an SDK component would list it.
-    pub fn listing(&self) -> WitTool {
-        WitTool {
+    /// The tool as an SDK component would list it, and the function without what the listing has now.
+    pub fn listed(self) -> (WitTool, Self) {
+        let listing = WitTool {
             name: self.tool.clone(),
             title: None,
             description: self.description.clone(),
             input_schema: self.input_schema.to_string(),
             output_schema: self.output_schema.as_ref().map(Value::to_string),
             annotations: Annotations { read_only: None, destructive: None, idempotent: None, open_world: None },
-        }
+        };
+        (listing, Self { description: String::new(), input_schema: Value::Null, output_schema: None, ..self })
     }
 
-    /// Whether the arguments fit, as far as can be said without an instance.
+    /// Whether the arguments fit, as far as can be said without an instance and without much memory.
     pub fn check(&self, arguments: &Value) -> Result<(), CallError> {
+        if value::params_bytes(arguments, self.params()) > MAX_CHECKED_BYTES {
+            return Ok(());
+        }
         self.arguments(arguments, &mut Unseen).map(drop)
     }
 
     /// The arguments as values.
     pub fn arguments(&self, arguments: &Value, handles: &mut dyn Handles) -> Result<Vec<Val>, CallError> {
-        value::to_params(arguments, self.params.iter().map(|(name, ty)| (name.as_str(), ty)), handles)
+        value::to_params(arguments, self.params(), handles)
             .map_err(|mismatch| CallError::InvalidArguments { path: mismatch.path, reason: mismatch.reason })
+    }
+
+    /// What it takes: names and types.
+    pub fn params(&self) -> impl Iterator<Item = (&str, &Type)> {
+        self.params.iter().map(|(name, ty)| (name.as_str(), ty))
     }
 
     /// Whether clients hold resources of it, or show it some.

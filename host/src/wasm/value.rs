@@ -1,9 +1,14 @@
 //! JSON to component values and back, in the form that [`super::schema`] describes. An error names the place in the JSON.
 
+mod made;
+mod path;
+
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use serde_json::{Map, Number, Value};
 use wasmtime::component::{Type, Val};
 
+pub use self::made::params_bytes;
+use self::path::Path;
 use super::handles::Handles;
 
 /// JSON that does not fit its WIT type.
@@ -16,8 +21,8 @@ pub struct Mismatch {
     pub reason: String,
 }
 
-fn mismatch<T>(path: &str, reason: impl Into<String>) -> Result<T, Mismatch> {
-    Err(Mismatch { path: path.to_owned(), reason: reason.into() })
+fn mismatch<T>(path: Path<'_>, reason: impl Into<String>) -> Result<T, Mismatch> {
+    Err(Mismatch { path: path.to_string(), reason: reason.into() })
 }
 
 /// The values for a function's parameters, in its order, from an object.
@@ -26,26 +31,26 @@ pub fn to_params<'a>(
     params: impl Iterator<Item = (&'a str, &'a Type)>,
     handles: &mut dyn Handles,
 ) -> Result<Vec<Val>, Mismatch> {
-    let Value::Object(object) = arguments else { return mismatch("", "the arguments must be an object") };
-    params.map(|(name, ty)| to_field(object, name, ty, "", handles)).collect()
+    let Value::Object(object) = arguments else { return mismatch(Path::Whole, "the arguments must be an object") };
+    params.map(|(name, ty)| to_field(object, name, ty, Path::Whole, handles)).collect()
 }
 
 fn to_field(
     object: &Map<String, Value>,
     name: &str,
     ty: &Type,
-    path: &str,
+    path: Path<'_>,
     handles: &mut dyn Handles,
 ) -> Result<Val, Mismatch> {
     match (object.get(name), ty) {
-        (Some(value), _) => to_val(value, ty, &format!("{path}/{}", escape(name)), handles),
+        (Some(value), _) => to_val(value, ty, Path::Name(&path, name), handles),
         (None, Type::Option(_)) => Ok(Val::Option(None)),
         (None, _) => mismatch(path, format!("`{name}` is missing")),
     }
 }
 
 /// One value of type `ty`; `path` is where it stands.
-pub fn to_val(value: &Value, ty: &Type, path: &str, handles: &mut dyn Handles) -> Result<Val, Mismatch> {
+fn to_val(value: &Value, ty: &Type, path: Path<'_>, handles: &mut dyn Handles) -> Result<Val, Mismatch> {
     Ok(match (ty, value) {
         (Type::Bool, Value::Bool(value)) => Val::Bool(*value),
         (Type::S8, value) => Val::S8(integer(value, path)?),
@@ -100,7 +105,7 @@ pub fn to_val(value: &Value, ty: &Type, path: &str, handles: &mut dyn Handles) -
                 to_val(value, &inner, path, handles)?
             } else {
                 match tagged(value) {
-                    Some(("some", Some(value))) => to_val(value, &inner, &format!("{path}/some"), handles)?,
+                    Some(("some", Some(value))) => to_val(value, &inner, Path::Name(&path, "some"), handles)?,
                     _ => return mismatch(path, "must be null or {\"some\": …}"),
                 }
             };
@@ -117,7 +122,7 @@ pub fn to_val(value: &Value, ty: &Type, path: &str, handles: &mut dyn Handles) -
             let known: Vec<&str> = flags.names().collect();
             let flag = |(n, item): (usize, &Value)| match item.as_str().filter(|name| known.contains(name)) {
                 Some(name) => Ok(name.to_owned()),
-                None => mismatch(&format!("{path}/{n}"), format!("must be one of {}", known.join(", "))),
+                None => mismatch(Path::Item(&path, n), format!("must be one of {}", known.join(", "))),
             };
             Val::Flags(items.iter().enumerate().map(flag).collect::<Result<_, _>>()?)
         }
@@ -132,23 +137,23 @@ pub fn to_val(value: &Value, ty: &Type, path: &str, handles: &mut dyn Handles) -
 fn to_items(
     items: &[Value],
     types: impl Iterator<Item = Type>,
-    path: &str,
+    path: Path<'_>,
     handles: &mut dyn Handles,
 ) -> Result<Vec<Val>, Mismatch> {
     let items = items.iter().zip(types).enumerate();
-    items.map(|(n, (item, ty))| to_val(item, &ty, &format!("{path}/{n}"), handles)).collect()
+    items.map(|(n, (item, ty))| to_val(item, &ty, Path::Item(&path, n), handles)).collect()
 }
 
 fn to_payload(
     payload: Option<&Value>,
     ty: Option<&Type>,
     name: &str,
-    path: &str,
+    path: Path<'_>,
     handles: &mut dyn Handles,
 ) -> Result<Option<Box<Val>>, Mismatch> {
     match (payload, ty) {
         (None | Some(Value::Null), None) => Ok(None),
-        (Some(value), Some(ty)) => Ok(Some(Box::new(to_val(value, ty, &format!("{path}/{}", escape(name)), handles)?))),
+        (Some(value), Some(ty)) => Ok(Some(Box::new(to_val(value, ty, Path::Name(&path, name), handles)?))),
         (None, Some(_)) => mismatch(path, format!("`{name}` needs a value: {{\"{name}\": …}}")),
         (Some(_), None) => mismatch(path, format!("`{name}` takes no value")),
     }
@@ -166,7 +171,7 @@ fn tagged(value: &Value) -> Option<(&str, Option<&Value>)> {
 }
 
 /// An integer in the range of `T`. A float with an integral value counts, as JSON Schema says.
-fn integer<T: TryFrom<i128> + IntegerBounds>(value: &Value, path: &str) -> Result<T, Mismatch> {
+fn integer<T: TryFrom<i128> + IntegerBounds>(value: &Value, path: Path<'_>) -> Result<T, Mismatch> {
     let number = value.as_number().and_then(|number| number.as_i128().or_else(|| number.as_f64().and_then(integral)));
     match number.map(T::try_from) {
         Some(Ok(number)) => Ok(number),

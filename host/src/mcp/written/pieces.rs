@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::ResultTable;
 use crate::{
-    call::{Content, ResourceContents, ToolResult},
+    call::{Content, ToolResult},
     mcp::convert,
     memory::{Account, MemoryUse, NoMemory, Reservation},
     tenant::TenantId,
@@ -117,14 +117,7 @@ pub(super) fn is_large(result: &ToolResult) -> bool {
 
 /// About how many bytes a result has. Stops counting beyond `enough`.
 fn weigh(result: &ToolResult, enough: usize) -> usize {
-    let of = |text: &Option<String>| text.as_ref().map_or(0, String::len);
-    let blocks = result.content.iter().map(|block| match block {
-        Content::Text(text) => text.len(),
-        Content::Image(blob) | Content::Audio(blob) => blob.data.len(),
-        Content::ResourceLink { uri, name, description, .. } => uri.len() + name.len() + of(description),
-        Content::EmbeddedResource { uri, contents: ResourceContents::Text(text), .. } => uri.len() + text.len(),
-        Content::EmbeddedResource { uri, contents: ResourceContents::Binary(bytes), .. } => uri.len() + bytes.len(),
-    });
+    let blocks = result.content.iter().map(Content::bytes);
     // A block of little text is some bytes too.
     let mut sum = blocks.fold(0_usize, |sum, block| sum.saturating_add(block).saturating_add(32));
     let mut open: Vec<&Value> = result.structured.iter().collect();
@@ -146,4 +139,37 @@ fn weigh(result: &ToolResult, enough: usize) -> usize {
         });
     }
     sum
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::call::{Blob, ResourceContents};
+
+    #[test]
+    fn a_result_is_large_whichever_of_its_texts_is() {
+        let (small, large) = (String::new, || "x".repeat(PIECE_BYTES + 1));
+        let blob = |mime_type| Blob { data: Vec::new(), mime_type };
+        let link = |uri, name, description, mime_type| Content::ResourceLink { uri, name, description, mime_type };
+        let embedded = |uri, mime_type, contents| Content::EmbeddedResource { uri, mime_type, contents };
+        let nothing = || ResourceContents::Text(small());
+        for content in [
+            Content::Text(large()),
+            Content::Image(blob(large())),
+            Content::Audio(blob(large())),
+            link(large(), small(), None, None),
+            link(small(), large(), None, None),
+            link(small(), small(), Some(large()), None),
+            link(small(), small(), None, Some(large())),
+            embedded(large(), None, nothing()),
+            embedded(small(), Some(large()), nothing()),
+            embedded(small(), None, ResourceContents::Text(large())),
+        ] {
+            assert!(content.bytes() > PIECE_BYTES);
+            let result = ToolResult { content: vec![content], ..ToolResult::default() };
+            assert!(is_large(&result));
+        }
+        let result = ToolResult { content: vec![embedded(small(), None, nothing())], ..ToolResult::default() };
+        assert!(!is_large(&result));
+    }
 }

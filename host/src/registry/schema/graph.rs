@@ -268,6 +268,17 @@ fn decoded(fragment: &str) -> Option<String> {
     String::from_utf8(bytes).ok()
 }
 
+/// How many values and names a schema has.
+pub(super) fn values(value: &Value) -> u64 {
+    match value {
+        Value::Array(items) => items.iter().fold(1, |sum: u64, item| sum.saturating_add(values(item))),
+        Value::Object(object) => {
+            object.values().fold(1, |sum: u64, item| sum.saturating_add(1).saturating_add(values(item)))
+        }
+        _ => 1,
+    }
+}
+
 /// About the bytes of a value as JSON.
 pub(super) fn size(value: &Value) -> u64 {
     let length = |text: &str| u64::try_from(text.len()).unwrap_or(u64::MAX).saturating_add(BYTES_OF_A_STEP);

@@ -12,7 +12,7 @@ use crate::{
 pub(super) fn within_budget(mut result: ToolResult, control: &Control) -> Result<ToolResult, CallError> {
     let limit = control.limits().output_bytes;
     let structured = result.structured.as_ref().map(ToString::to_string).unwrap_or_default();
-    let blocks = result.content.iter().map(content_bytes).fold(0, usize::saturating_add);
+    let blocks = result.content.iter().map(Content::bytes).fold(0, usize::saturating_add);
     if u64::try_from(blocks.saturating_add(structured.len())).unwrap_or(u64::MAX) > limit {
         return Err(CallError::BudgetExceeded { budget: Budget::Output, limit });
     }
@@ -27,18 +27,6 @@ pub(super) fn within_budget(mut result: ToolResult, control: &Control) -> Result
 pub(in crate::wasm) fn reserve(bytes: u64, control: &Control) -> Result<Reservation, CallError> {
     let refused = |refusal: NoMemory| CallError::Interrupted { reason: format!("no room for its result: {refusal}") };
     control.memory().reserve(MemoryUse::Messages, bytes).map_err(refused)
-}
-
-fn content_bytes(content: &Content) -> usize {
-    match content {
-        Content::Text(text) => text.len(),
-        Content::Image(blob) | Content::Audio(blob) => blob.data.len(),
-        Content::ResourceLink { uri, name, description, .. } => {
-            uri.len().saturating_add(name.len()).saturating_add(description.as_ref().map_or(0, String::len))
-        }
-        Content::EmbeddedResource { contents: ResourceContents::Text(text), .. } => text.len(),
-        Content::EmbeddedResource { contents: ResourceContents::Binary(bytes), .. } => bytes.len(),
-    }
 }
 
 /// A result of an SDK component.

@@ -104,6 +104,12 @@ fn hostile_answer(bytes: usize, #[serde(default)] picture: bool) -> Output {
     Output::text("\u{1}".repeat(bytes / 6) + &"x".repeat(bytes % 6))
 }
 
+/// Refuses its argument with a reason and a path of so many bytes.
+#[tool]
+fn hostile_refuse(bytes: usize) -> Result<Output, Error> {
+    Err(Error::invalid_argument("/".repeat(bytes), "é".repeat(bytes / 2)))
+}
+
 /// Has an effect and then waits: for a timer, or in what the host makes of it.
 #[tool]
 fn hostile_effect(key: String, ms: u64) -> Result<Output, Error> {
@@ -170,6 +176,7 @@ mcpp_tool::export! {
         hostile_log,
         hostile_hold,
         hostile_answer,
+        hostile_refuse,
         hostile_effect,
         hostile_requests,
         hostile_loop,

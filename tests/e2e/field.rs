@@ -1,6 +1,8 @@
 //! What other people's clients do, as they reported it to other servers: one file a kind, named after it.
 
 mod before_initialize;
+mod byte_order_marks;
+mod content_types;
 mod cursors_of_a_wrong_type;
 mod duplicate_ids;
 mod eras_on_one_process;
@@ -10,7 +12,9 @@ mod priming_events;
 mod queue_long;
 mod queue_values;
 mod silence;
+mod stale_sessions;
 mod unreadable_requests;
+mod version_headers;
 
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, DuplexStream, Lines, ReadHalf, WriteHalf};

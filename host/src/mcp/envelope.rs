@@ -70,6 +70,11 @@ fn present<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<&
     <&RawValue>::deserialize(deserializer).map(Some)
 }
 
+/// A message without the byte order mark that some clients put before it. RFC 8259 §8.1 lets a reader pass over it.
+pub(super) fn without_mark(message: &[u8]) -> &[u8] {
+    message.strip_prefix(b"\xef\xbb\xbf").unwrap_or(message)
+}
+
 /// Reads the outside of a message whose nesting is at most `max_depth`.
 pub(super) fn read(message: &[u8], max_depth: usize) -> Result<Envelope, Malformed> {
     let text = std::str::from_utf8(message)

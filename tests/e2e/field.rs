@@ -13,6 +13,7 @@ mod queue_long;
 mod queue_values;
 mod silence;
 mod stale_sessions;
+mod streams_opened_again;
 mod unreadable_requests;
 mod version_headers;
 

@@ -27,7 +27,7 @@ use rmcp::transport::streamable_http_server::session::{
 use tokio::time::Instant;
 
 use self::{
-    watched::Busy,
+    watched::{Busy, StandingHolder},
     worker::{WorkerPermit, Workers},
 };
 use super::{in_flight::InFlight, streams::distinct};
@@ -71,6 +71,8 @@ struct Record {
     unread: bool,
     activity: Arc<AtomicUsize>,
     in_flight: InFlight,
+    /// Who has its stream that answers no request.
+    standing: Arc<tokio::sync::Mutex<StandingHolder>>,
     /// The room that its worker takes; none while it is parked.
     worker: Option<WorkerPermit>,
     /// Workers that were told to end and have not reported it.
@@ -91,6 +93,7 @@ impl Record {
             unread: false,
             activity: Arc::new(AtomicUsize::new(0)),
             in_flight: InFlight::default(),
+            standing: Arc::default(),
             worker: Some(worker),
             ending: 0,
             _memory: memory,

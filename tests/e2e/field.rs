@@ -1,5 +1,6 @@
 //! What other people's clients do, as they reported it to other servers: one file a kind, named after it.
 
+mod arguments_left_out;
 mod before_initialize;
 mod byte_order_marks;
 mod content_types;

@@ -9,6 +9,7 @@ mod duplicate_ids;
 mod eras_on_one_process;
 mod integers;
 mod parked_sessions;
+mod paused_machines;
 mod priming_events;
 mod queue_long;
 mod queue_values;

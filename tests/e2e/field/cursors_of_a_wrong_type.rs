@@ -1,4 +1,5 @@
-//! Reported of servers that take a cursor of a wrong type for none: a client that counts pages gets the first page for ever.
+//! Servers that take a cursor of a wrong type for none: a client that counts pages gets the first page for ever (MongLong0214/logic-pro-mcp#218,
+//! sparfenyuk/mcp-proxy#233).
 
 use serde_json::json;
 

@@ -49,6 +49,8 @@ struct Raw<'a> {
     method: Option<&'a RawValue>,
     #[serde(borrow)]
     params: Option<&'a RawValue>,
+    #[serde(borrow)]
+    cursor: Option<&'a RawValue>,
     #[serde(borrow, default, deserialize_with = "present")]
     result: Option<&'a RawValue>,
     #[serde(borrow, default, deserialize_with = "present")]
@@ -113,6 +115,10 @@ fn read_parts(raw: &Raw<'_>) -> Result<Envelope, Malformed> {
     };
     if raw.params.is_some_and(|params| !params.get().starts_with('{')) {
         return refuse(INVALID_PARAMS, "`params` must be an object");
+    }
+    // Where it is passed over, the client gets the first page for ever.
+    if id.is_some() && method == "tools/list" && raw.cursor.is_some() {
+        return refuse(INVALID_PARAMS, "`cursor` stands beside `params`, and belongs into them");
     }
     if let (Some(_), Some(params)) = (&id, raw.params)
         && let Err(reason) = check_params(&method, params)

@@ -73,6 +73,8 @@ struct Record {
     in_flight: InFlight,
     /// Who has its stream that answers no request.
     standing: Arc<tokio::sync::Mutex<StandingHolder>>,
+    /// Held by the one request that restores it.
+    restoring: Arc<tokio::sync::Mutex<()>>,
     /// The room that its worker takes; none while it is parked.
     worker: Option<WorkerPermit>,
     /// Workers that were told to end and have not reported it.
@@ -94,6 +96,7 @@ impl Record {
             activity: Arc::new(AtomicUsize::new(0)),
             in_flight: InFlight::default(),
             standing: Arc::default(),
+            restoring: Arc::default(),
             worker: Some(worker),
             ending: 0,
             _memory: memory,

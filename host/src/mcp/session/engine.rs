@@ -115,7 +115,10 @@ impl SessionManager for Manager {
 
     async fn accept_message(&self, id: &SessionId, message: ClientJsonRpcMessage) -> Result<(), Self::Error> {
         self.touch(id)?;
-        self.0.workers.accept_message(id, message).await
+        let accepted = self.0.workers.accept_message(id, message).await;
+        // The last message of the handshake by which a session is restored comes here, too.
+        let _where_there_is_one = VISIT.try_with(Visit::let_others_in);
+        accepted
     }
 
     async fn create_standalone_stream(

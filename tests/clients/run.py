@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Other people's clients against the program, over HTTP and stdio.
 
-    run.py MCPP PYTHON NODE NODE_FOLDER
+    run.py MCPP GUESTS PYTHON OLD_PYTHONS NODE NODE_FOLDER
 """
 
 import os
@@ -16,6 +16,9 @@ HERE = pathlib.Path(__file__).parent
 PORT = 18432
 URL = serving.url(PORT)
 SECONDS = 120
+# The oldest SDKs of an era of the protocol: version, what they speak, whether they speak HTTP.
+OLD = [("1.0.0", "2024-11-05", False), ("1.8.0", "2024-11-05", True), ("1.9.0", "2025-03-26", True)]
+OLD_TYPESCRIPT = [("1.0.0", "2024-11-05", False), ("1.10.0", "2024-11-05", True), ("1.11.0", "2025-03-26", True)]
 
 
 def run(*command: object) -> None:
@@ -26,12 +29,27 @@ def run(*command: object) -> None:
     print(done.stdout.strip()[:600])
 
 
+def old(target: list[object], python: pathlib.Path, node: pathlib.Path, modules: pathlib.Path) -> None:
+    over_http = str(target[0]).startswith("http")
+    for version, protocol, speaks_http in OLD:
+        if speaks_http or not over_http:
+            run(python / f"mcp=={version}/bin/python", HERE / "old_client.py", version, protocol, *target)
+    for version, protocol, speaks_http in OLD_TYPESCRIPT:
+        if speaks_http or not over_http:
+            run(node, HERE / "old_client.mjs", modules, version, protocol, *target)
+
+
 def main() -> None:
-    mcpp, python, node, modules = (pathlib.Path(argument).absolute() for argument in sys.argv[1:])
+    mcpp, guests, python, old_pythons, node, modules = (pathlib.Path(argument).absolute() for argument in sys.argv[1:])
     inspector = [node, modules / "node_modules/@modelcontextprotocol/inspector/clients/launcher/build/index.js"]
     if not inspector[1].exists():
         inspector = [modules / "node_modules/.bin/mcp-inspector"]
     with tempfile.TemporaryDirectory() as data:
+        tools, config = pathlib.Path(data, "tools"), pathlib.Path(data, "mcpp.toml")
+        tools.mkdir()
+        for guest in ["conformance", "probe"]:
+            (tools / f"{guest}.wasm").write_bytes((guests / f"{guest}.wasm").read_bytes())
+        config.write_text("[server]\npage_size = 9\n")
         with serving.start(mcpp, f"{data}/http", PORT) as host:
             try:
                 run(python, HERE / "client.py", URL)
@@ -44,6 +62,12 @@ def main() -> None:
         stdio = [mcpp, "serve", "--stdio", "--data", f"{data}/stdio"]
         run(python, HERE / "client.py", *stdio)
         run(node, HERE / "client.mjs", modules, *stdio)
+        with serving.start(mcpp, f"{data}/http", PORT, "--config", config, "--tools", tools) as host:
+            try:
+                old([URL], old_pythons, node, modules)
+            finally:
+                host.terminate()
+        old([mcpp, "serve", "--config", config, "--tools", tools, "--stdio", "--data", f"{data}/stdio"], old_pythons, node, modules)
 
 
 if __name__ == "__main__":

@@ -1,16 +1,29 @@
 //! What other people's clients do, as they reported it to other servers: one file a kind, named after it.
 
+mod arguments_left_out;
 mod before_initialize;
+mod byte_order_marks;
+mod content_types;
 mod cursors_of_a_wrong_type;
+mod due_times;
 mod duplicate_ids;
+mod editors_saves;
 mod eras_on_one_process;
+mod errors_of_tools;
 mod integers;
+mod late_cancellations;
+mod late_workers;
 mod parked_sessions;
+mod paused_machines;
 mod priming_events;
+mod progress_tokens;
 mod queue_long;
 mod queue_values;
 mod silence;
+mod stale_sessions;
+mod streams_opened_again;
 mod unreadable_requests;
+mod version_headers;
 
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, DuplexStream, Lines, ReadHalf, WriteHalf};

@@ -37,6 +37,8 @@ pub use self::{
 
 /// How often [`transact`] runs its closure at most.
 pub const MAX_RUNS: u32 = 10;
+/// How often it does so because a run took too long. A machine that stood still meanwhile is to blame for one; whatever computes for too long does so again.
+const MAX_OVERRUNS: u32 = 1;
 
 /// Why the store did not do what was asked. See the WIT package `mcpp:store` for each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -199,11 +201,13 @@ mod backend;
 pub struct Transaction {
     inner: backend::Transaction,
     conflicted: bool,
+    overran: bool,
 }
 
 impl Transaction {
     fn note<T>(&mut self, result: Result<T, StoreError>) -> Result<T, StoreError> {
         self.conflicted |= matches!(result, Err(StoreError::Conflict));
+        self.overran |= matches!(result, Err(StoreError::TooLong));
         result
     }
 }
@@ -253,22 +257,27 @@ impl Write for Transaction {
 }
 
 /// Runs `work` in a transaction and commits it, if `work` succeeds; durable when this returns. Where the transaction conflicts with another one, `work` is run
-/// again from its beginning, at most [`MAX_RUNS`] times, so it must do nothing that cannot be done twice besides what it does with the transaction.
+/// again from its beginning, at most [`MAX_RUNS`] times, and once where it was open for too long, so it must do nothing that cannot be done twice besides what it
+/// does with the transaction.
 ///
 /// # Errors
 /// Those of `work`, and those of the store as such ones.
 pub fn transact<T, E: From<StoreError>>(mut work: impl FnMut(&mut Transaction) -> Result<T, E>) -> Result<T, E> {
-    let mut runs = 1;
+    let (mut runs, mut overruns) = (1, 0);
     loop {
-        let mut transaction = Transaction { inner: backend::begin()?, conflicted: false };
+        let mut transaction = Transaction { inner: backend::begin()?, conflicted: false, overran: false };
         let result = work(&mut transaction);
-        let again = transaction.conflicted && runs < MAX_RUNS;
+        let (conflicted, overran) = (transaction.conflicted, transaction.overran);
+        let mut again = |conflicted: bool, overran: bool| {
+            overruns += u32::from(overran);
+            runs < MAX_RUNS && (conflicted || overran && overruns <= MAX_OVERRUNS)
+        };
         match result {
-            Err(_) if again => {}
+            Err(_) if again(conflicted, overran) => {}
             Err(error) => return Err(error),
             Ok(value) => match transaction.inner.commit() {
                 Ok(()) => return Ok(value),
-                Err(StoreError::Conflict) if runs < MAX_RUNS => {}
+                Err(error) if again(error == StoreError::Conflict, error == StoreError::TooLong) => {}
                 Err(error) => return Err(error.into()),
             },
         }

@@ -1,9 +1,11 @@
 //! Our words in MCP's, and back.
 
+use std::sync::Arc;
+
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use rmcp::model::{
-    CallToolResult, ContentBlock, ErrorCode, ErrorData, LoggingLevel, Resource, ResourceContents as WireContents,
-    Tool as WireTool, ToolAnnotations,
+    CallToolResult, ContentBlock, ErrorCode, ErrorData, JsonObject, LoggingLevel, Resource,
+    ResourceContents as WireContents, Tool as WireTool, ToolAnnotations,
 };
 use serde_json::json;
 
@@ -17,7 +19,7 @@ pub(super) const BUSY: ErrorCode = ErrorCode(-32000);
 
 /// A tool as `tools/list` shows it.
 pub(super) fn tool(tool: &Tool) -> WireTool {
-    let mut wire = WireTool::new(tool.name.to_string(), tool.description.clone(), tool.input.json.clone());
+    let mut wire = WireTool::new(tool.name.to_string(), tool.description.clone(), with_properties(&tool.input.json));
     wire.title = tool.title.clone();
     wire.output_schema = tool.output.as_ref().map(|schema| schema.json.clone());
     let hints = &tool.annotations;
@@ -30,6 +32,16 @@ pub(super) fn tool(tool: &Tool) -> WireTool {
         wire.annotations = Some(annotations);
     }
     wire
+}
+
+/// A schema that says which properties it knows, if none. JSON Schema needs no such word; providers of models do, and refuse all tools of a client where one lacks it.
+fn with_properties(schema: &Arc<JsonObject>) -> Arc<JsonObject> {
+    if schema.contains_key("properties") {
+        return Arc::clone(schema);
+    }
+    let mut named = JsonObject::clone(schema);
+    named.insert("properties".into(), json!({}));
+    Arc::new(named)
 }
 
 /// A result. Structured content without blocks is mirrored as text, for clients that read only text.

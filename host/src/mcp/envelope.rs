@@ -51,6 +51,8 @@ struct Raw<'a> {
     method: Option<&'a RawValue>,
     #[serde(borrow)]
     params: Option<&'a RawValue>,
+    #[serde(borrow)]
+    cursor: Option<&'a RawValue>,
     #[serde(borrow, default, deserialize_with = "present")]
     result: Option<&'a RawValue>,
     #[serde(borrow, default, deserialize_with = "present")]
@@ -70,6 +72,11 @@ impl Raw<'_> {
 /// A member that is there, `null` included.
 fn present<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<&'de RawValue>, D::Error> {
     <&RawValue>::deserialize(deserializer).map(Some)
+}
+
+/// A message without the byte order mark that some clients put before it. RFC 8259 §8.1 lets a reader pass over it.
+pub(super) fn without_mark(message: &[u8]) -> &[u8] {
+    message.strip_prefix(b"\xef\xbb\xbf").unwrap_or(message)
 }
 
 /// Reads the outside of a message whose nesting is at most `max_depth`.
@@ -114,6 +121,10 @@ fn read_parts<'a>(raw: &Raw<'a>) -> Result<Envelope<'a>, Malformed> {
     };
     if raw.params.is_some_and(|params| !params.get().starts_with('{')) {
         return refuse(INVALID_PARAMS, "`params` must be an object");
+    }
+    // Where it is passed over, the client gets the first page for ever.
+    if id.is_some() && method == "tools/list" && raw.cursor.is_some() {
+        return refuse(INVALID_PARAMS, "`cursor` stands beside `params`, and belongs into them");
     }
     if let (Some(_), Some(params)) = (&id, raw.params)
         && let Err(reason) = check_params(&method, params)

@@ -27,7 +27,7 @@ use rmcp::transport::streamable_http_server::session::{
 use tokio::time::Instant;
 
 use self::{
-    watched::Busy,
+    watched::{Busy, StandingHolder},
     worker::{WorkerPermit, Workers},
 };
 use super::{in_flight::InFlight, streams::distinct};
@@ -73,6 +73,10 @@ struct Record {
     unread: bool,
     activity: Arc<AtomicUsize>,
     in_flight: InFlight,
+    /// Who has its stream that answers no request.
+    standing: Arc<tokio::sync::Mutex<StandingHolder>>,
+    /// Held by the one request that restores it.
+    restoring: Arc<tokio::sync::Mutex<()>>,
     /// The room that its worker takes; none while it is parked.
     worker: Option<WorkerPermit>,
     /// Workers that were told to end and have not reported it.
@@ -94,6 +98,8 @@ impl Record {
             unread: false,
             activity: Arc::new(AtomicUsize::new(0)),
             in_flight: InFlight::default(),
+            standing: Arc::default(),
+            restoring: Arc::default(),
             worker: Some(worker),
             ending: 0,
             _memory: memory,

@@ -83,7 +83,7 @@ impl Client<'_> {
                     let reason = format!("the line has more than {} bytes", limits.max_bytes);
                     self.output.refuse(None, envelope::INVALID_REQUEST, &reason).await;
                 }
-                Line::Message => self.accept(&line, limits).await,
+                Line::Message => self.accept(envelope::without_mark(&line), limits).await,
             }
         }
     }

@@ -1,4 +1,5 @@
-//! Reported of an official SDK that probes, times out, cancels, and only then initializes: the server ends at the first notification, with nothing said.
+//! An official SDK probes, times out, cancels, and only then initializes: the server ends at the first notification, with nothing said
+//! (modelcontextprotocol/go-sdk#1177, modelcontextprotocol/typescript-sdk#1932, modelcontextprotocol/rust-sdk#783).
 
 use serde_json::json;
 

@@ -1,4 +1,5 @@
-//! Reported of servers that take a cursor of a wrong type for none: a client that counts pages gets the first page for ever.
+//! Servers that take a cursor of a wrong type for none: a client that counts pages gets the first page for ever (MongLong0214/logic-pro-mcp#218,
+//! sparfenyuk/mcp-proxy#233). An SDK wrote it beside the params, where nobody looks (modelcontextprotocol/python-sdk#735).
 
 use serde_json::json;
 
@@ -32,4 +33,19 @@ async fn a_cursor_of_a_wrong_type_is_refused_at_every_door() {
             }
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cursor_beside_the_params_is_refused() {
+    let host = TestHost::start(&[("add", &add())]).await;
+    let session = host.initialize().await;
+    let mut pipe = Pipe::open(&host);
+    pipe.initialize().await;
+    let mut list = request(1, "tools/list", json!({}));
+    list["cursor"] = json!("9");
+    for answer in [answer(host.legacy(&session, &list).send().await.expect("an answer")).await, pipe.ask(&list).await] {
+        assert_eq!((&answer["id"], &answer["error"]["code"]), (&json!(1), &json!(-32602)), "{answer}");
+    }
+    list["cursor"] = json!(null);
+    assert_eq!(pipe.ask(&list).await["result"]["tools"][0]["name"], "add");
 }

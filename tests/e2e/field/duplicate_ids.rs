@@ -1,4 +1,5 @@
-//! Reported of connectors that send every request with id 1: the second caller gets the first one's answer, and the first waits for ever.
+//! Connectors send every request with id 1: the second caller gets the first one's answer, and the first waits for ever (modelcontextprotocol/typescript-sdk#2433,
+//! modelcontextprotocol/python-sdk#3060, anthropics/claude-ai-mcp#539).
 
 use serde_json::json;
 

@@ -1,4 +1,4 @@
-//! Reported of a client that asks a modern question first and then initializes: `initialize` succeeds, and everything after it fails.
+//! A client asks a modern question first and then initializes on the same process, as it may (github/copilot-cli#4809): `initialize` succeeds, and everything after it fails.
 
 use serde_json::json;
 

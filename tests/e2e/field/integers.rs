@@ -1,4 +1,6 @@
-//! `60.0` for an integer: clients whose numbers are all floats write it so, and JSON Schema counts it as one. And `format: "uint64"`, of which validators warn.
+//! `60.0` for an integer: clients whose numbers are all floats write it so, and JSON Schema counts it as one (dmtrKovalenko/fff#328, warpdotdev/warp#8865). Integers beyond
+//! 2^53, which become others on their way (modelcontextprotocol/go-sdk#1201). And `format: "uint64"`, of which validators warn (Piebald-AI/splitrail#113,
+//! longbridge/developers#1264).
 
 use serde_json::{Value, json};
 

@@ -1,4 +1,4 @@
-//! Reported of servers that put idle sessions away: a request that comes at that very moment gets a 500, and the client gives the session up.
+//! Servers put idle sessions away: a request that comes at that very moment is cut off or gets a 500, and the client gives the session up (cyberlife-coder/VelesDB#2319).
 
 use serde_json::json;
 

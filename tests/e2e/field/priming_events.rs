@@ -1,4 +1,5 @@
-//! Reported of SDKs from before 2025-11-25, which throw at an event with empty data: only clients of the version that introduced priming get it.
+//! SDKs from before 2025-11-25 throw at an event with empty data (modelcontextprotocol/python-sdk#1672, leehack/mcp_dart#126): only clients of the version that introduced
+//! priming get it.
 
 use serde_json::json;
 

@@ -1,4 +1,5 @@
-//! Reported of servers that answer what must not be answered: a notification with wrong params, or an error response without an id, which a client then takes for a message of its own.
+//! Servers answer what must not be answered: a notification with wrong params, or an error response without an id, which a client then takes for a message of its own
+//! (theoriclabs/LeanDB#64, aovestdipaperino/tokensave#505, pgEdge/pgedge-postgres-mcp#142).
 
 use serde_json::json;
 

@@ -1,4 +1,5 @@
-//! Reported of servers that read the outside of a request and not its inside: no answer, or one without the request's id, and the client waits.
+//! Servers read the outside of a request and not its inside: no answer, or one without the request's id, and the client waits (modelcontextprotocol/python-sdk#820,
+//! helidon-io/helidon-mcp#65).
 
 use serde_json::{Value, json};
 

@@ -28,6 +28,11 @@ use crate::{
 /// The largest frame.
 const FRAME_BYTES: usize = 64 << 10;
 
+/// What the protocol engine writes on a stream on which nothing has happened for a while: a comment, and an empty line.
+const KEEP_ALIVE: &[u8] = b":\n\n";
+/// What is sent instead: the comment alone. An empty line ends an event, and there are clients that take the end of none for an empty message.
+const KEEP_ALIVE_SENT: &[u8] = b":\n";
+
 /// What an answer holds while it is sent.
 #[derive(Debug)]
 pub(super) struct AnswerHold {
@@ -128,6 +133,7 @@ impl HttpBody for CountedBody {
             };
             let Some(hold) = &mut this.hold else { return Poll::Ready(None) };
             match frame.into_data() {
+                Ok(text) if *text == *KEEP_ALIVE => this.frames.push_back(Bytes::from_static(KEEP_ALIVE_SENT)),
                 Ok(text) => match hold.frames(text) {
                     Ok(frames) => this.frames = frames,
                     // The message is lost and the stream with it: a client sees that it did not end well.
@@ -148,5 +154,32 @@ impl HttpBody for CountedBody {
         }
         let bytes = self.frames.iter().map(Bytes::len).fold(0_usize, usize::saturating_add);
         SizeHint::with_exact(u64::try_from(bytes).unwrap_or(u64::MAX))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::{AccountLimits, HostMemory, MemoryConfig};
+
+    #[tokio::test]
+    async fn a_comment_that_keeps_a_stream_alive_ends_no_event() {
+        let config = MemoryConfig { guest_bytes: 1, code_bytes: 1, message_bytes: 1 << 30 };
+        let account = HostMemory::new(&config).account(AccountLimits::default());
+        let results = WrittenResults::default();
+        let answer = AnswerHold {
+            tenant: TenantId::local(),
+            held: account.reserve(MemoryUse::Messages, LEAST_BYTES).expect("room"),
+            account,
+            writer: results.writer(true),
+            results,
+            _stream: None,
+            _answer: None,
+        };
+        let written = ["data: 1\nid: 0\n\n", ":\n\n", ":\n\n", "data: :\n\n"];
+        let written = written.map(|part| Ok::<_, std::convert::Infallible>(Bytes::from_static(part.as_bytes())));
+        let response = Response::new(Body::from_stream(futures::stream::iter(written)));
+        let sent = hold(response, answer).await.expect("room").into_body().collect().await.expect("whole");
+        assert_eq!(sent.to_bytes(), "data: 1\nid: 0\n\n:\n:\ndata: :\n\n");
     }
 }

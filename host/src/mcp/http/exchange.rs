@@ -141,14 +141,13 @@ async fn answer(
     if *request.method() != Method::POST && has_two_versions(request.headers()) {
         return two_versions(None);
     }
-    let visit = match visit(app, principal, request.headers_mut()) {
-        Ok(visit) => visit,
-        Err(refused) => return *refused,
-    };
-    match *request.method() {
-        Method::POST => post(app, visit, share, signal, request).await,
-        Method::GET => get(app, visit, share, request).await,
-        Method::DELETE => delete(app, request.headers()).await,
+    let visit = visit(app, &principal, request.headers_mut());
+    match (request.method(), visit) {
+        // It may open a session, and may then name one that is gone.
+        (&Method::POST, visit) => post(app, principal, visit, share, signal, request).await,
+        (_, None) => no_session(None),
+        (&Method::GET, Some(visit)) => get(app, visit, share, request).await,
+        (&Method::DELETE, _) => delete(app, request.headers()).await,
         _ => {
             let mut response = failure(
                 StatusCode::METHOD_NOT_ALLOWED,
@@ -162,21 +161,22 @@ async fn answer(
     }
 }
 
-/// Who asks, in which session. Where the version has no sessions, their header means nothing; everywhere else the session must be the requester's own, whatever the method.
-fn visit(app: &App, principal: Principal, headers: &mut HeaderMap) -> Result<Visit, Box<Response>> {
+/// Who asks, in which session; none if that is no session of the requester's. Where the version has no sessions, their header means nothing.
+fn visit(app: &App, principal: &Principal, headers: &mut HeaderMap) -> Option<Visit> {
     if is_modern(headers) {
         headers.remove(SESSION_HEADER);
     }
     let mut named = headers.get_all(SESSION_HEADER).iter();
-    let visit = match (named.next(), named.next()) {
-        (None, _) => return Ok(Visit::of(principal)),
-        (Some(id), None) => id.to_str().ok().and_then(|id| app.sessions.visit(&principal, id)),
+    match (named.next(), named.next()) {
+        (None, _) => Some(Visit::of(principal.clone())),
+        (Some(id), None) => id.to_str().ok().and_then(|id| app.sessions.visit(principal, id)),
         (Some(_), Some(_)) => None,
-    };
-    visit.ok_or_else(|| {
-        let reason = "there is no such session; open a new one with `initialize`";
-        Box::new(failure(StatusCode::NOT_FOUND, None, SESSION_NOT_FOUND, reason))
-    })
+    }
+}
+
+fn no_session(id: Option<&Value>) -> Response {
+    let reason = "there is no such session; open a new one with `initialize`";
+    failure(StatusCode::NOT_FOUND, id, SESSION_NOT_FOUND, reason)
 }
 
 pub(super) fn is_modern(headers: &HeaderMap) -> bool {
@@ -228,19 +228,30 @@ fn hold(app: &App, share: &Share, held: Reservation, stream: Option<StreamPermit
     }
 }
 
-async fn post(app: &App, visit: Visit, share: &Arc<Share>, signal: &RefusalSignal, request: Request) -> Response {
+async fn post(
+    app: &App,
+    principal: Principal,
+    visit: Option<Visit>,
+    share: &Arc<Share>,
+    signal: &RefusalSignal,
+    request: Request,
+) -> Response {
     let (mut parts, body) = request.into_parts();
+    if media::is_encoded(&parts.headers) {
+        return encoded_body();
+    }
     let ReadBody { bytes: body, held } = match body::read(&app.config, &share.memory, body).await {
         Ok(read) => read,
         Err(NoBody::NoMemory(full)) => return no_memory(None, &full),
         Err(error) => return failure(error.status(), None, envelope::INVALID_REQUEST, &error.to_string()),
     };
-    let shared = app.endpoint.registry().admission().note(&visit.principal.tenant);
+    let shared = app.endpoint.registry().admission().note(&principal.tenant);
     let place = share.door.enter(shared).await;
     let _left_at_the_end = place.guard();
     if let Err((status, reason)) = check_media_types(&mut parts.headers) {
         return failure(status, None, TRANSPORT_ERROR, &reason);
     }
+    let body = body.slice_ref(envelope::without_mark(&body));
     let bytes = body.len();
     let envelope = match aside_if_large(bytes, || envelope::read(&body, app.config.max_body_depth)) {
         Ok(envelope) => envelope,
@@ -252,7 +263,21 @@ async fn post(app: &App, visit: Visit, share: &Arc<Share>, signal: &RefusalSigna
     if has_two_versions(&parts.headers) {
         return two_versions(id);
     }
-    let opens = envelope.method.as_deref() == Some("initialize") && !visit.is_in_session();
+    let initializes = envelope.method.as_deref() == Some("initialize");
+    let visit = match visit {
+        Some(visit) => visit,
+        // The client has lost its session, and asks for another as it was told to.
+        None if initializes => {
+            parts.headers.remove(SESSION_HEADER);
+            Visit::of(principal)
+        }
+        None => return no_session(id),
+    };
+    if initializes {
+        // The version is what is being negotiated: the header has no meaning before.
+        parts.headers.remove(VERSION_HEADER);
+    }
+    let opens = initializes && !visit.is_in_session();
     let room = if opens {
         app.sessions.prepare_opening(&visit, share.limits.sessions, &share.memory).await
     } else {
@@ -348,6 +373,13 @@ fn has_two_versions(headers: &HeaderMap) -> bool {
 
 fn two_versions(id: Option<&Value>) -> Response {
     failure(StatusCode::BAD_REQUEST, id, HEADER_MISMATCH, "the request has different MCP-Protocol-Version headers")
+}
+
+fn encoded_body() -> Response {
+    let reason = "the body must not be compressed: it has a Content-Encoding";
+    let mut response = failure(StatusCode::UNSUPPORTED_MEDIA_TYPE, None, TRANSPORT_ERROR, reason);
+    response.headers_mut().insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    response
 }
 
 fn check_media_types(headers: &mut HeaderMap) -> Result<(), (StatusCode, String)> {

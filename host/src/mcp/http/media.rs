@@ -1,4 +1,4 @@
-//! What a client takes, by RFC 9110 §12.5.1, in the words that the protocol engine wants.
+//! What a client takes, by RFC 9110 §12.5.1, in the words that the protocol engine wants; and whether it sends a message as it is.
 
 use axum::http::{HeaderMap, HeaderValue, header};
 
@@ -19,6 +19,15 @@ pub(super) fn name_accepted_types(headers: &mut HeaderMap) {
         (false, false) => HeaderValue::from_static("*/*;q=0"),
     };
     headers.insert(header::ACCEPT, named);
+}
+
+/// Whether the body is another form of the message, such as a compressed one.
+pub(super) fn is_encoded(headers: &HeaderMap) -> bool {
+    let codings = headers.get_all(header::CONTENT_ENCODING).iter();
+    codings
+        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
+        .map(<[u8]>::trim_ascii)
+        .any(|coding| !coding.is_empty() && !coding.eq_ignore_ascii_case(b"identity"))
 }
 
 /// Whether the most specific range that matches `media_type` allows it. Without a header everything is allowed.

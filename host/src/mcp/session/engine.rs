@@ -13,12 +13,12 @@ use rmcp::{
         },
     },
 };
-use tokio::time::Instant;
+use tokio::{sync::Mutex, time::Instant};
 
 use super::{
     Record, Sessions, opening,
     visit::{VISIT, Visit},
-    watched::Watched,
+    watched::{Standing, StandingHolder, Watched},
 };
 
 /// The first version whose clients know events that only say where to resume.
@@ -33,6 +33,11 @@ impl Manager {
     fn touch(&self, id: &SessionId) -> Result<(), LocalSessionManagerError> {
         let touched = self.0.own(id, |record| record.last_seen = Instant::now());
         touched.ok_or_else(|| LocalSessionManagerError::SessionNotFound(id.clone()))
+    }
+
+    fn standing(&self, id: &SessionId) -> Result<Arc<Mutex<StandingHolder>>, LocalSessionManagerError> {
+        let standing = self.0.own(id, |record| Arc::clone(&record.standing));
+        standing.ok_or_else(|| LocalSessionManagerError::SessionNotFound(id.clone()))
     }
 }
 
@@ -110,7 +115,10 @@ impl SessionManager for Manager {
 
     async fn accept_message(&self, id: &SessionId, message: ClientJsonRpcMessage) -> Result<(), Self::Error> {
         self.touch(id)?;
-        self.0.workers.accept_message(id, message).await
+        let accepted = self.0.workers.accept_message(id, message).await;
+        // The last message of the handshake by which a session is restored comes here, too.
+        let _where_there_is_one = VISIT.try_with(Visit::let_others_in);
+        accepted
     }
 
     async fn create_standalone_stream(
@@ -118,7 +126,11 @@ impl SessionManager for Manager {
         id: &SessionId,
     ) -> Result<impl Stream<Item = ServerSseMessage> + Send + Sync + 'static, Self::Error> {
         self.touch(id)?;
-        Ok(Watched::new(&self.0, id, self.0.workers.create_standalone_stream(id).await?).primed())
+        let holder = self.standing(id)?;
+        let mut holder = holder.lock().await;
+        holder.leave();
+        let standing = holder.take_over(self.0.workers.create_standalone_stream(id).await?);
+        Ok(Watched::new(&self.0, id, standing).primed())
     }
 
     async fn resume(
@@ -127,7 +139,15 @@ impl SessionManager for Manager {
         last_event_id: String,
     ) -> Result<impl Stream<Item = ServerSseMessage> + Send + Sync + 'static, Self::Error> {
         self.touch(id)?;
-        Ok(Watched::new(&self.0, id, self.0.workers.resume(id, last_event_id).await?))
+        // An event of an answer names its request behind a slash.
+        if last_event_id.contains('/') {
+            return Ok(Watched::new(&self.0, id, Standing::new(self.0.workers.resume(id, last_event_id).await?)));
+        }
+        let holder = self.standing(id)?;
+        let mut holder = holder.lock().await;
+        holder.leave();
+        let standing = holder.take_over(self.0.workers.resume(id, last_event_id).await?);
+        Ok(Watched::new(&self.0, id, standing))
     }
 
     async fn restore_session(&self, id: SessionId) -> Result<RestoreOutcome<Self::Transport>, Self::Error> {

@@ -2,7 +2,9 @@
 
 use std::sync::{Arc, Mutex, PoisonError, atomic::AtomicUsize};
 
+use rmcp::transport::streamable_http_server::session::SessionId;
 use serde_json::Value;
+use tokio::sync::OwnedMutexGuard;
 
 use super::{
     Record, Sessions,
@@ -30,14 +32,19 @@ pub(in crate::mcp) struct Visit {
     worker: Mutex<Option<WorkerPermit>>,
     record: Mutex<Option<Reservation>>,
     claim: Mutex<Option<IdClaim>>,
+    /// While it restores the session, and the worker has not got the handshake.
+    restoring: Mutex<Option<OwnedMutexGuard<()>>>,
 }
 
 /// The session that a request names.
 #[derive(Debug)]
 struct Visited {
+    id: SessionId,
     in_flight: InFlight,
+    /// Whether it has to be restored, or is being restored by another request.
     is_parked: bool,
     live: Option<LiveSession>,
+    restoring: Arc<tokio::sync::Mutex<()>>,
     _busy: Busy,
 }
 
@@ -61,7 +68,14 @@ impl LiveSession {
 impl Visit {
     /// A request of `principal` outside of any session.
     pub(in crate::mcp) fn of(principal: Principal) -> Self {
-        Self { principal, session: None, worker: Mutex::default(), record: Mutex::default(), claim: Mutex::default() }
+        Self {
+            principal,
+            session: None,
+            worker: Mutex::default(),
+            record: Mutex::default(),
+            claim: Mutex::default(),
+            restoring: Mutex::default(),
+        }
     }
 
     /// Whether the request names a session.
@@ -97,6 +111,11 @@ impl Visit {
         lock(&self.record).take()
     }
 
+    /// The worker has the handshake in its queue: what comes now stands behind it.
+    pub(super) fn let_others_in(&self) {
+        drop(lock(&self.restoring).take());
+    }
+
     pub(super) fn take_claim(&self) -> Option<IdClaim> {
         lock(&self.claim).take()
     }
@@ -111,25 +130,32 @@ impl Sessions {
     pub(in crate::mcp) fn visit(&self, principal: &Principal, id: &str) -> Option<Visit> {
         let mut records = self.records();
         let record = records.get_mut(id).filter(|record| record.principal == *principal)?;
+        let is_parked = record.worker.is_none() || record.restoring.try_lock().is_err();
         let visited = Visited {
+            id: id.into(),
             in_flight: record.in_flight.clone(),
-            is_parked: record.worker.is_none(),
-            live: (record.worker.is_some() && record.is_ready).then(|| LiveSession {
+            is_parked,
+            live: (!is_parked && record.is_ready).then(|| LiveSession {
                 session: record.session.clone(),
                 log_level: record.log_level,
                 activity: Arc::clone(&record.activity),
             }),
+            restoring: Arc::clone(&record.restoring),
             _busy: Busy::new(&record.activity),
         };
         record.last_seen = tokio::time::Instant::now();
         Some(Visit { session: Some(visited), ..Visit::of(principal.clone()) })
     }
 
-    /// Finds the room to restore the visit's session, if it is parked.
+    /// Finds the room to restore the visit's session, if it is parked. One request does so, and the others wait for it: the new worker takes what comes first for its handshake.
     pub(in crate::mcp) async fn prepare(&self, visit: &Visit, account: &Arc<Account>) -> Result<(), NoRoom> {
-        if visit.session.as_ref().is_some_and(|session| session.is_parked) {
-            *lock(&visit.worker) = Some(self.worker(&visit.principal, account).await?);
+        let Some(session) = visit.session.as_ref().filter(|session| session.is_parked) else { return Ok(()) };
+        let restoring = Arc::clone(&session.restoring).lock_owned().await;
+        if self.records().get(&session.id).is_none_or(|record| record.worker.is_some()) {
+            return Ok(());
         }
+        *lock(&visit.worker) = Some(self.worker(&visit.principal, account).await?);
+        *lock(&visit.restoring) = Some(restoring);
         Ok(())
     }
 

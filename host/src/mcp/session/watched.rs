@@ -3,7 +3,7 @@
 use std::{
     pin::Pin,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicUsize, Ordering},
     },
     task::{Context, Poll},
@@ -34,6 +34,55 @@ impl Busy {
 impl Drop for Busy {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+type Events = Pin<Box<dyn Stream<Item = ServerSseMessage> + Send>>;
+
+/// The stream of a session that answers no request, as one connection has it. Where a client opens it again, the connection before may be dead without the host knowing:
+/// it stays open, and everything goes to the new one.
+pub(super) struct Standing(Arc<Mutex<Option<Events>>>);
+
+/// The connection that has a session's standing stream.
+#[derive(Default)]
+pub(super) struct StandingHolder(Weak<Mutex<Option<Events>>>);
+
+impl std::fmt::Debug for StandingHolder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("StandingHolder").finish_non_exhaustive()
+    }
+}
+
+impl StandingHolder {
+    /// Takes the stream away.
+    pub(super) fn leave(&self) {
+        if let Some(held) = self.0.upgrade() {
+            drop(held.lock().unwrap_or_else(PoisonError::into_inner).take());
+        }
+    }
+
+    /// Another connection has it now.
+    pub(super) fn take_over(&mut self, stream: impl Stream<Item = ServerSseMessage> + Send + 'static) -> Standing {
+        let standing = Standing::new(stream);
+        self.0 = Arc::downgrade(&standing.0);
+        standing
+    }
+}
+
+impl Standing {
+    pub(super) fn new(stream: impl Stream<Item = ServerSseMessage> + Send + 'static) -> Self {
+        Self(Arc::new(Mutex::new(Some(Box::pin(stream)))))
+    }
+}
+
+impl Stream for Standing {
+    type Item = ServerSseMessage;
+
+    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<ServerSseMessage>> {
+        match &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(stream) => stream.as_mut().poll_next(context),
+            None => Poll::Pending,
+        }
     }
 }
 

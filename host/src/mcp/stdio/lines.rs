@@ -48,7 +48,7 @@ pub(super) async fn read(
             skip_line(from).await?;
             return Ok(Line::TooLong);
         }
-        if !line.trim_ascii().is_empty() {
+        if !envelope::without_mark(line).trim_ascii().is_empty() {
             return Ok(Line::Message);
         }
     }

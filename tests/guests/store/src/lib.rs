@@ -70,6 +70,31 @@ fn store_fill(bytes: usize) -> Result<(u32, String), Error> {
     Err(Error::failed("it was never refused"))
 }
 
+/// Takes too long in the first run of its transaction only, as if the machine had stood still; how often it ran.
+#[tool]
+fn store_overrun_once() -> Result<u32, Error> {
+    let mut runs = 0;
+    transact::<_, Error>(|t| {
+        runs += 1;
+        VALUES.set(t, &format!("run-{runs}"), &String::new())?;
+        if runs == 1 {
+            // Longer than a transaction may be open in all, so that it does not matter how much of it was this guest's own.
+            spin(Duration::from_millis(1_200));
+        }
+        Ok(VALUES.set(t, &"overran".to_owned(), &String::new())?)
+    })?;
+    Ok(runs)
+}
+
+fn spin(duration: Duration) {
+    let begun = std::time::Instant::now();
+    while begun.elapsed() < duration {
+        (0..1_000_000).for_each(|n| {
+            std::hint::black_box(n);
+        });
+    }
+}
+
 /// Opens a transaction, writes, and misbehaves.
 #[tool]
 fn store_misuse(how: String) -> Result<Output, Error> {
@@ -81,12 +106,7 @@ fn store_misuse(how: String) -> Result<Output, Error> {
             },
             // Spins a little more than it may, and finds its transaction gone.
             "overrun" => {
-                let begun = std::time::Instant::now();
-                while begun.elapsed() < Duration::from_millis(300) {
-                    (0..1_000_000).for_each(|n| {
-                        std::hint::black_box(n);
-                    });
-                }
+                spin(Duration::from_millis(300));
                 VALUES.set(t, &"misused".to_owned(), &how)?;
             }
             "sleep" => std::thread::sleep(Duration::from_secs(3600)),
@@ -214,8 +234,8 @@ fn on_wake(wake: Wake) -> Result<(), Error> {
 
 mcpp_tool::export! {
     tools: [
-        store_set, store_get, store_remove, store_keys, store_add, store_wait, store_fill, store_misuse, store_snapshots, store_leave_open,
-        store_emit, store_emit_and_fail, store_wake, store_cancel_wake, store_told,
+        store_set, store_get, store_remove, store_keys, store_add, store_wait, store_fill, store_misuse, store_overrun_once, store_snapshots,
+        store_leave_open, store_emit, store_emit_and_fail, store_wake, store_cancel_wake, store_told,
     ],
     events: { "own" => on_event, "other/topic" => on_event },
     timers: on_wake,

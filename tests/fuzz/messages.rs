@@ -90,9 +90,14 @@ impl Case {
         [headers.as_bytes(), b"\n", &self.body].concat()
     }
 
+    /// The body without the byte order mark that may stand before it.
+    fn text(&self) -> &[u8] {
+        self.body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&self.body)
+    }
+
     /// What is expected of any door.
     pub fn expected(&self) -> Expected {
-        let Some(text) = std::str::from_utf8(&self.body).ok().filter(|text| depth(text) <= MAX_DEPTH) else {
+        let Some(text) = std::str::from_utf8(self.text()).ok().filter(|text| depth(text) <= MAX_DEPTH) else {
             return Expected::ErrorWithoutId;
         };
         let Ok(members) = serde_json::from_str::<Members>(text) else { return Expected::ErrorWithoutId };
@@ -123,19 +128,19 @@ impl Case {
 
     /// Its method, if one can be read.
     pub fn method(&self) -> Option<String> {
-        let members: Members = serde_json::from_slice(&self.body).ok()?;
+        let members: Members = serde_json::from_slice(self.text()).ok()?;
         serde_json::from_str(members.get("method")?).ok()
     }
 
     /// The request that it cancels.
     pub fn cancels(&self) -> Option<Value> {
-        let message: Value = serde_json::from_slice(&self.body).ok()?;
+        let message: Value = serde_json::from_slice(self.text()).ok()?;
         (message["method"] == "notifications/cancelled").then(|| message["params"]["requestId"].clone())
     }
 
     /// What it says of itself beside its parameters.
     fn meta(&self) -> Option<Value> {
-        let message: Value = serde_json::from_slice(&self.body).ok()?;
+        let message: Value = serde_json::from_slice(self.text()).ok()?;
         message.pointer("/params/_meta").cloned()
     }
 
@@ -156,7 +161,7 @@ impl Case {
 
     /// The headers that say again what the message says; none where they cannot.
     pub fn modern_headers(&self) -> Option<Vec<(String, String)>> {
-        let message: Value = serde_json::from_slice(&self.body).unwrap_or_default();
+        let message: Value = serde_json::from_slice(self.text()).unwrap_or_default();
         // Of several faults each door may name another first.
         if let Some(version) = message.pointer("/params/_meta/io.modelcontextprotocol~1protocolVersion") {
             version.as_str().filter(|version| *version == MODERN)?;

@@ -23,7 +23,7 @@ use crate::call::{CallError, Content, ToolResult};
 /// Most functions that are looked into; a component with more has too many tools, however many of them cannot be one.
 const MAX_FUNCTIONS: usize = 2_000;
 /// Most bytes of schemas and docs that one component's functions may have together.
-const MAX_LISTING_BYTES: usize = 8 << 20;
+const MAX_LISTING_BYTES: usize = 4 << 20;
 /// Values that are made only to say what is wrong with arguments, in bytes: nobody is charged for them.
 const MAX_CHECKED_BYTES: u64 = 4 << 20;
 /// Functions that are described although they then do not fit.

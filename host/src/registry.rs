@@ -5,6 +5,7 @@
 
 pub mod catalog;
 mod deliver;
+mod endowment;
 pub mod gate;
 mod offer;
 mod opening;
@@ -31,21 +32,18 @@ use self::{
     catalog::{Catalog, Problem, Revision},
     gate::Pass,
     rate::Rate,
-    tool::{Powers, STEPS_PER_MS, Tool},
+    tool::{STEPS_PER_MS, Tool},
 };
 use crate::{
-    call::{Budget, Call, CallError, Cost, Dispatch, Observer, Receipt, ToolResult, TraceContext},
-    capability::{
-        http::{HttpAccess, Outbound},
-        store::StoreAccess,
-    },
+    call::{Budget, Call, CallError, Cost, Dispatch, Receipt, ToolResult},
+    capability::http::Outbound,
     events::subscriptions::Subscriptions,
-    grants::ledger::{Ledger, Witness},
+    grants::ledger::Ledger,
     memory::HostMemory,
     permits::TenantPermits,
-    store::{Space, Store},
+    store::Store,
     telemetry::{self, known::TenantTelemetry},
-    tenant::{Authorized, Incarnation, Principal, TenantId},
+    tenant::{Authorized, Incarnation, TenantId},
     wasm::{
         Engine,
         admission::{Admission, Share},
@@ -53,7 +51,7 @@ use crate::{
         component::{LoadError, Origin},
         control::Control,
         instance,
-        kept::{Keeper, Keeping},
+        kept::Keeper,
         limits::TenantLimits,
         state::Running,
     },
@@ -408,16 +406,6 @@ impl Registry {
         Ok(Control::new(tool.limits, deadline, call.cancel.clone(), slot))
     }
 
-    /// Which guests of a tool stay.
-    fn keeping(&self, tool: &Tool, tenant: &TenantId) -> Option<Keeping> {
-        if !tool.stays() {
-            return None;
-        }
-        let most = self.share(tenant)?.limits.kept;
-        let build = Arc::downgrade(&tool.powers.life);
-        Some(Keeping { keeper: self.0.keeper.clone(), build, most, reuse: tool.reuse })
-    }
-
     /// The way out over HTTP.
     pub fn outbound(&self) -> &Outbound {
         &self.0.outbound
@@ -426,48 +414,6 @@ impl Registry {
     /// The guests that stay.
     pub fn keeper(&self) -> &Keeper {
         &self.0.keeper
-    }
-
-    /// What an instance of a revision has of its host.
-    fn running(&self, powers: &Powers, principal: Principal, tool: Arc<str>, cause: Arc<str>) -> Running {
-        let space = Space { tenant: principal.tenant.clone(), component: powers.component.clone() };
-        let witness = Witness::new(
-            Arc::clone(&self.0.ledger),
-            principal.tenant.clone(),
-            powers.component.clone(),
-            Arc::clone(&tool),
-        );
-        let access = |quota_bytes| StoreAccess {
-            store: Arc::clone(&self.0.store),
-            space,
-            quota_bytes,
-            subscriptions: Arc::clone(&self.0.subscriptions),
-        };
-        let http = powers.http.as_ref().map(|grant| HttpAccess {
-            outbound: Arc::clone(&self.0.outbound),
-            grant: Arc::clone(grant),
-            secrets: self.0.outbound.secrets(&principal.tenant),
-        });
-        Running {
-            principal,
-            component: powers.component.shared(),
-            tool,
-            trace: TraceContext::root(),
-            observer: Observer::default(),
-            depth: 0,
-            may_call: Arc::clone(&powers.may_call),
-            dispatch: Arc::new(self.clone()),
-            witness,
-            store: powers.quota_bytes.map(access),
-            files: powers.files.clone(),
-            config: Arc::clone(&powers.config),
-            http,
-            cause,
-            session: None,
-            chain: 0,
-            keeper: self.0.keeper.clone(),
-            keeping: None,
-        }
     }
 
     /// Waits until no call runs any more, or until `patience` is over; whether all ended.

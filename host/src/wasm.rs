@@ -187,6 +187,14 @@ impl Engine {
     {
         self.guests.handle.spawn(future)
     }
+
+    /// Does `work` at the guests' priority, on a thread that may block.
+    pub fn spawn_blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> tokio::task::JoinHandle<T> {
+        self.guests.handle.spawn_blocking(work)
+    }
 }
 
 /// The engines beside the usual one.

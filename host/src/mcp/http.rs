@@ -7,6 +7,7 @@ mod answer;
 mod aside;
 mod body;
 mod connection;
+mod credentials;
 mod exchange;
 mod media;
 mod pace;
@@ -110,6 +111,7 @@ impl HttpDoor {
     ) -> Self {
         let sessions = Sessions::new(sessions);
         let guard = Guard::new(address, &config.allowed_hosts, &config.allowed_origins);
+        let results = WrittenResults::new(Some(endpoint.registry().engine().clone()));
         let engine = engine(&config, &guard, &endpoint, &sessions, stop.clone());
         let app = App {
             config: config.clone(),
@@ -120,7 +122,7 @@ impl HttpDoor {
             authenticator,
             strangers: Refusals::default(),
             engine,
-            results: WrittenResults::default(),
+            results,
             answers: TaskTracker::new(),
             room: ConnectionRoom::new(config.max_connections),
             ready: AtomicBool::new(true),
@@ -278,7 +280,7 @@ async fn health(State(app): State<Arc<App>>, unvouched: Option<Extension<Unvouch
         (true, true) => "ok",
     };
     let may_see = unvouched.is_none()
-        && (!app.authenticator.is_on() || exchange::authenticate(&app, &headers).is_ok_and(|who| may_measure(&who)));
+        && (!app.authenticator.is_on() || credentials::authenticate(&app, &headers).is_ok_and(|who| may_measure(&who)));
     if !may_see {
         return axum::Json(serde_json::json!({ "status": status })).into_response();
     }
@@ -301,7 +303,7 @@ fn may_measure(principal: &Principal) -> bool {
 
 /// The host's metrics, of all tenants: for the local user, and for tokens with the scope `metrics`.
 async fn metrics(State(app): State<Arc<App>>, headers: HeaderMap) -> Response {
-    match exchange::authenticate(&app, &headers) {
+    match credentials::authenticate(&app, &headers) {
         Err(refused) => return *refused,
         Ok(principal) if !may_measure(&principal) => {
             return failure(StatusCode::FORBIDDEN, None, TRANSPORT_ERROR, "the token lacks the scope `metrics`");

@@ -19,7 +19,11 @@ use tokio::{sync::Semaphore, time::Instant};
 
 use self::pieces::{PIECE_BYTES, ResultRoom, is_large, pieces};
 use super::convert;
-use crate::{call::ToolResult, tenant::TenantId, wasm::admission::Share};
+use crate::{
+    call::ToolResult,
+    tenant::TenantId,
+    wasm::{Engine, admission::Share},
+};
 
 /// Pieces of a session's answer stay this long after it was sent, as long as the engine keeps the text with their mark.
 const RESUME_TIME: Duration = Duration::from_secs(60);
@@ -35,6 +39,8 @@ pub(super) struct WrittenResults(Arc<ResultTable>);
 #[derive(Debug)]
 struct ResultTable {
     by_mark: Mutex<HashMap<u128, WrittenResult>>,
+    /// On whose threads they are written, at a lower priority than the doors'; without one on any.
+    engine: Option<Engine>,
     /// Results that are written at the same time: as many as leave the door's threads something.
     writers: Semaphore,
 }
@@ -49,14 +55,13 @@ struct WrittenResult {
     sent: Option<Instant>,
 }
 
-impl Default for WrittenResults {
-    fn default() -> Self {
-        let writers = std::thread::available_parallelism().map_or(1, |processors| (processors.get() / 2).max(1));
-        Self(Arc::new(ResultTable { by_mark: Mutex::default(), writers: Semaphore::new(writers) }))
-    }
-}
-
 impl WrittenResults {
+    /// Results that are written on the threads of `engine`, if there is one.
+    pub(super) fn new(engine: Option<Engine>) -> Self {
+        let writers = std::thread::available_parallelism().map_or(1, |processors| (processors.get() / 2).max(1));
+        Self(Arc::new(ResultTable { by_mark: Mutex::default(), engine, writers: Semaphore::new(writers) }))
+    }
+
     /// Writes the large results of one request. A session's client may come back for them.
     pub(super) fn writer(&self, resumable: bool) -> ResultWriter {
         ResultWriter { table: Arc::clone(&self.0), resumable, marks: Arc::default() }
@@ -168,10 +173,14 @@ impl ResultWriter {
         let _own = share.door.writers.acquire().await;
         let _any = self.table.writers.acquire().await;
         let (table, tenant, account) = (Arc::clone(&self.table), share.tenant.clone(), Arc::clone(&share.memory));
-        let writing = tokio::task::spawn_blocking(move || {
+        let write = move || {
             let room = ResultRoom { table: &table, tenant: &tenant, account: &account };
             pieces(result, &room)
-        });
+        };
+        let writing = match &self.table.engine {
+            Some(engine) => engine.spawn_blocking(write),
+            None => tokio::task::spawn_blocking(write),
+        };
         let written = match writing.await {
             Ok(written) => written,
             Err(_) => Err(io::Error::other("writing it was broken off")),
@@ -262,7 +271,7 @@ mod tests {
     async fn a_large_result_reads_as_the_engine_would_write_it() {
         let share = share(64 << 20);
         for result in every_kind() {
-            let results = WrittenResults::default();
+            let results = WrittenResults::new(None);
             let writer = results.writer(false);
             let expected = serde_json::to_value(convert::result(result.clone())).expect("JSON");
             let placed = serde_json::to_vec(&writer.write(result, &share).await).expect("JSON");
@@ -283,7 +292,7 @@ mod tests {
 
     #[tokio::test]
     async fn each_piece_is_given_back_when_it_is_sent() {
-        let (share, results) = (share(64 << 20), WrittenResults::default());
+        let (share, results) = (share(64 << 20), WrittenResults::new(None));
         let writer = results.writer(false);
         let placed = serde_json::to_vec(&writer.write(text(1 << 20), &share).await).expect("JSON");
         let mut sent = results.put_in(&share.tenant, placed.into());
@@ -311,7 +320,7 @@ mod tests {
         };
         let takes = 100_032 + 2 * PIECE_BYTES as u64;
         for (bytes, lost) in [(takes, false), (takes - 1, true)] {
-            let (share, results) = (share(bytes), WrittenResults::default());
+            let (share, results) = (share(bytes), WrittenResults::new(None));
             let placed = results.writer(false).write(result.clone(), &share).await;
             let text = serde_json::to_string(&placed).expect("JSON");
             assert_eq!(
@@ -326,7 +335,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_a_session_may_ask_for_again_stays_until_its_tenant_needs_the_room() {
-        let (share, results) = (share(700_000), WrittenResults::default());
+        let (share, results) = (share(700_000), WrittenResults::new(None));
         let first = results.writer(true);
         let placed = serde_json::to_vec(&first.write(text(200_000), &share).await).expect("JSON");
         drop(first);

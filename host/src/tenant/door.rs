@@ -33,6 +33,8 @@ pub struct Door {
     pub refusals: Refusals,
     /// What a large result takes while it is written: one at a time.
     pub writers: Semaphore,
+    /// What a large body takes for each of its parts: one at a time.
+    pub readers: Semaphore,
     streams: Arc<AtomicU64>,
 }
 
@@ -47,8 +49,8 @@ impl Door {
     fn new(processors: usize) -> Self {
         let (alone, shared) = (processors.saturating_mul(PLACES), processors.saturating_sub(1).max(1));
         let places = Arc::new(Semaphore::new(alone.saturating_mul(shared)));
-        let (writers, streams) = (Semaphore::new(1), Arc::default());
-        Self { places, alone, shared, refusals: Refusals::default(), writers, streams }
+        let (writers, readers, streams) = (Semaphore::new(1), Semaphore::new(1), Arc::default());
+        Self { places, alone, shared, refusals: Refusals::default(), writers, readers, streams }
     }
 
     /// One more standing stream, if there are less than `most`.

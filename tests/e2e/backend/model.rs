@@ -5,6 +5,8 @@
 //! a power loss; none of another), *ordered* (first deliveries by key in
 //! the order of the commits), *timers* (none lost, none out of nothing), *woken* (who waits sees the last version).
 
+mod recorder;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex},
@@ -30,6 +32,7 @@ use mcpp::{
 use proptest::prelude::*;
 use tokio_util::sync::CancellationToken;
 
+use self::recorder::{Recorder, check_deliveries};
 use super::{
     disk::{Fate, FaultyDisk},
     suite::{Shared, all, key, space},
@@ -224,36 +227,6 @@ async fn step(
     Ok(())
 }
 
-/// Notes what is delivered; refuses every seventh delivery once, so that some are repeated.
-#[derive(Debug, Default)]
-struct Recorder {
-    delivered: Mutex<Vec<(Kind, String, String)>>,
-    refused: Mutex<BTreeSet<String>>,
-}
-
-impl Deliver for Recorder {
-    fn has_handler(&self, _: &TenantId, _: &ComponentName) -> bool {
-        true
-    }
-
-    fn deliver<'a>(
-        &'a self,
-        _: &'a TenantId,
-        _: &'a ComponentName,
-        delivery: &'a Delivery,
-    ) -> BoxFuture<'a, Result<(), DeliveryError>> {
-        let payload = String::from_utf8_lossy(&delivery.payload).into_owned();
-        let seventh = payload.bytes().map(usize::from).sum::<usize>() % 7 == 0;
-        let outcome = if seventh && self.refused.lock().expect("no panic").insert(payload.clone()) {
-            Err(DeliveryError::Failed("on purpose".into()))
-        } else {
-            self.delivered.lock().expect("no panic").push((delivery.kind.clone(), delivery.key.clone(), payload));
-            Ok(())
-        };
-        Box::pin(std::future::ready(outcome))
-    }
-}
-
 /// What must be true in the end.
 #[derive(Debug, Default)]
 struct Model {
@@ -446,28 +419,6 @@ async fn deliver_the_rest(disk: &FaultyDisk, recorder: &Arc<Recorder>) {
     stop.cancel();
     delivering.await.expect("no panic");
     store.close().await;
-}
-
-fn check_deliveries(model: &Model, recorder: &Recorder) -> Result<(), TestCaseError> {
-    let delivered = recorder.delivered.lock().expect("no panic");
-    let mut first: BTreeMap<&String, Vec<String>> = BTreeMap::new();
-    let mut timers = BTreeSet::new();
-    for (kind, key, payload) in delivered.iter() {
-        if *kind == Kind::Timer {
-            prop_assert!(model.ever.contains(payload), "timers: {payload} was never set");
-            timers.insert(payload.clone());
-        } else if !first.entry(key).or_default().contains(payload) {
-            first.entry(key).or_default().push(payload.clone());
-        }
-    }
-    for (key, events) in &model.events {
-        prop_assert_eq!(first.remove(key).unwrap_or_default(), events.clone(), "delivered, ordered: key {}", key);
-    }
-    prop_assert!(first.is_empty(), "delivered: never committed: {:?}", first);
-    for (key, payload) in &model.timers {
-        prop_assert!(timers.contains(payload), "timers: {} of {} is lost", payload, key);
-    }
-    Ok(())
 }
 
 proptest! {

@@ -1,5 +1,8 @@
 //! A throwaway backend on PostgreSQL: it shows that the contract can be kept where several hosts share one database, and is no part of the product. Two stores here are two hosts.
 
+mod server;
+mod session;
+
 use std::{
     collections::BTreeMap,
     fs,
@@ -24,6 +27,10 @@ use mcpp::{
 use tempfile::TempDir;
 use tokio_postgres::{Client, NoTls, error::SqlState};
 
+use self::{
+    server::{Server, connect},
+    session::Session,
+};
 use super::suite::Shared;
 
 const SCHEMA: &str = "
@@ -37,71 +44,6 @@ const SCHEMA: &str = "
     -- Whose row is there has committed, whatever became of the connection.
     CREATE TABLE committed (transaction bigint PRIMARY KEY);
 ";
-
-/// A server of the test's own.
-pub struct Server {
-    folder: TempDir,
-    process: Child,
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _it_may_be_gone = self.process.kill();
-        let _it_may_be_gone = self.process.wait();
-    }
-}
-
-fn program(name: &str) -> PathBuf {
-    let versions = fs::read_dir("/usr/lib/postgresql").expect("PostgreSQL: install Debian's package `postgresql`");
-    let mut found: Vec<PathBuf> =
-        versions.flatten().map(|version| version.path().join("bin").join(name)).filter(|path| path.exists()).collect();
-    found.sort();
-    found.pop().expect("PostgreSQL's programs")
-}
-
-/// The server does not run as root.
-fn as_somebody(command: &mut Command) -> &mut Command {
-    const NOBODY: u32 = 65_534;
-    if nix::unistd::geteuid().is_root() { command.uid(NOBODY).gid(NOBODY) } else { command }
-}
-
-impl Server {
-    async fn start() -> Self {
-        let folder = tempfile::tempdir().expect("a folder");
-        if nix::unistd::geteuid().is_root() {
-            chown(folder.path(), Some(65_534), Some(65_534)).expect("given away");
-        }
-        let data = folder.path().join("data");
-        let mut initdb = Command::new(program("initdb"));
-        let made = as_somebody(initdb.args(["--no-sync", "--auth=trust", "--username=mcpp", "-D"]).arg(&data))
-            .current_dir(folder.path())
-            .output()
-            .expect("initdb");
-        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-        let mut server = Command::new(program("postgres"));
-        server.arg("-D").arg(&data).args(["-c", "listen_addresses=", "-c", "max_connections=200", "-k"]);
-        server.arg(folder.path()).stdout(Stdio::null()).stderr(Stdio::null()).current_dir(folder.path());
-        let process = as_somebody(&mut server).spawn().expect("postgres");
-        let server = Self { folder, process };
-        let patience = Instant::now() + Duration::from_secs(30);
-        let client = loop {
-            match connect(server.folder.path()).await {
-                Ok(client) => break client,
-                Err(error) => assert!(Instant::now() < patience, "{error}"),
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        };
-        client.batch_execute(SCHEMA).await.expect("the tables");
-        server
-    }
-}
-
-async fn connect(socket: &Path) -> Result<Client, tokio_postgres::Error> {
-    let config = format!("host={} user=mcpp dbname=postgres", socket.display());
-    let (client, connection) = tokio_postgres::connect(&config, NoTls).await?;
-    tokio::spawn(connection);
-    Ok(client)
-}
 
 /// One host's store. Connections that are not used wait in a pool.
 #[derive(Clone)]
@@ -152,63 +94,6 @@ impl PostgresStore {
 
 fn number(number: i64) -> u64 {
     u64::try_from(number).expect("never negative")
-}
-
-/// A connection in a transaction; rolled back when dropped.
-struct Session {
-    client: Option<Client>,
-    store: PostgresStore,
-}
-
-impl Drop for Session {
-    fn drop(&mut self) {
-        let (Some(client), pool) = (self.client.take(), Arc::clone(&self.store.pool)) else { return };
-        tokio::spawn(async move {
-            if client.batch_execute("ROLLBACK").await.is_ok() {
-                pool.lock().await.push(client);
-            }
-        });
-    }
-}
-
-impl Session {
-    fn client(&self) -> &Client {
-        self.client.as_ref().expect("there until it is dropped")
-    }
-
-    async fn get(&self, space: &Space, key: &[u8]) -> Result<Option<Entry>, StoreError> {
-        let sql = "SELECT value, version FROM entries WHERE tenant = $1 AND component = $2 AND key = $3";
-        let keys: [&(dyn tokio_postgres::types::ToSql + Sync); 3] =
-            [&space.tenant.as_str(), &space.component.as_str(), &key];
-        let row = self.client().query_opt(sql, &keys).await.map_err(|error| failed(&error))?;
-        Ok(row.map(|row| Entry {
-            key: Bytes::copy_from_slice(key),
-            value: row.get::<_, Vec<u8>>(0).into(),
-            version: number(row.get(1)),
-        }))
-    }
-
-    async fn range(
-        &self,
-        space: &Space,
-        range: &KeyRange,
-        limit: usize,
-        order: Order,
-    ) -> Result<Vec<Entry>, StoreError> {
-        let direction = if order == Order::Ascending { "ASC" } else { "DESC" };
-        let sql = format!(
-            "SELECT key, value, version FROM entries WHERE tenant = $1 AND component = $2 AND key >= $3 AND key < $4 ORDER BY key {direction} LIMIT {limit}"
-        );
-        let keys: [&(dyn tokio_postgres::types::ToSql + Sync); 4] =
-            [&space.tenant.as_str(), &space.component.as_str(), &&*range.start, &&*range.end];
-        let rows = self.client().query(&sql, &keys).await.map_err(|error| failed(&error))?;
-        let entry = |row: &tokio_postgres::Row| Entry {
-            key: row.get::<_, Vec<u8>>(0).into(),
-            value: row.get::<_, Vec<u8>>(1).into(),
-            version: number(row.get(2)),
-        };
-        Ok(rows.iter().map(entry).collect())
-    }
 }
 
 /// Cuts what was found to one page.

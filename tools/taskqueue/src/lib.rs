@@ -34,7 +34,7 @@ fn on_wake(_wake: Wake) -> Result<(), Error> {
     engine::wake(environment::now_ms(), environment::chance()).map_err(Error::from)
 }
 
-use tools::{p2p::*, queue::*, tasks::*, workers::*};
+use tools::{docker::*, p2p::*, queue::*, tasks::*, workers::*};
 
 mcpp_tool::export! {
     tools: [

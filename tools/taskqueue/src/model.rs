@@ -4,103 +4,28 @@
 //! changes nothing; *order*: a claim gives the best task that its worker may have, and none only if there is none; *dependencies*: nothing runs before what it depends on is
 //! completed; *attempts*: never more than there may be; *paused*: nothing is handed out; *room*: nor to a worker that has as many as it may, or is leaving.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod agreement;
+mod history;
+
+use std::collections::BTreeMap;
 
 use mcpp_tool::store::{Order, Read, StoreError, Transaction, memory, snapshot, transact};
 use proptest::prelude::*;
 use serde_json::json;
 
+use self::{
+    agreement::agree,
+    history::{Op, Wish, op},
+};
 use crate::{
     engine::{self, ClaimRequest, QueueError, Submission},
-    queue::{
-        ANY_TYPE, DELAYED, DEPENDENTS, ENDED, HELD, KEYS, LEASED, LISTED, Paused, READY, Settings, TASKS, WORKERS,
-        canonical_type, counted, lane, rank, ready_up_to, set_settings, settings,
-    },
+    queue::{KEYS, Paused, Settings, TASKS, WORKERS, canonical_type, rank, set_settings, settings},
     record::{Spec, State, Status, Task, Worker},
     rules::{Claim, Outcome, Refused},
 };
 
 const WORKERS_NAMES: [&str; 3] = ["w0", "w1", "w2"];
 const TYPES: [&str; 3] = ["a", "b", "generation"];
-
-#[derive(Debug, Clone)]
-enum Op {
-    Submit(Box<Wish>),
-    /// Worker, types (a bit for each), whether with the session.
-    Claim(usize, u8, bool),
-    /// Which of the claims so far, by its own worker and token, or by those of another claim.
-    Finish {
-        which: usize,
-        outcome: u8,
-        token_of: usize,
-        /// Whether the token is shown too, or the worker's name alone.
-        token: bool,
-    },
-    Renew {
-        which: usize,
-        token_of: usize,
-    },
-    Release(usize),
-    Cancel {
-        which: usize,
-        force: bool,
-    },
-    Priority(usize, i8),
-    Retry(usize),
-    Pause(bool),
-    /// Time goes by, in milliseconds, and the timer wakes if it is due.
-    Wait(u64),
-    Register(usize, u32),
-    Unregister(usize, bool),
-    Keep(u64),
-    /// Time goes by, and the host is late to wake the timer.
-    Late(u64),
-}
-
-#[derive(Debug, Clone)]
-struct Wish {
-    task_type: usize,
-    priority: i8,
-    depends_on: Option<usize>,
-    session: bool,
-    sticky: Option<usize>,
-    key: Option<u8>,
-    delay_ms: u64,
-    max_attempts: u32,
-    timeout_ms: Option<u64>,
-}
-
-fn op() -> impl Strategy<Value = Op> {
-    let wish =
-        (
-            (0..TYPES.len(), -2_i8..3, prop::option::weighted(0.3, 0_usize..8), prop::bool::weighted(0.2)),
-            (prop::option::weighted(0.15, 0..WORKERS_NAMES.len()), prop::option::weighted(0.2, 0_u8..3)),
-            (prop_oneof![3 => Just(0_u64), 1 => 1_u64..5_000], 0_u32..4, prop::option::weighted(0.2, 1_u64..400_000)),
-        )
-            .prop_map(
-                |((task_type, priority, depends_on, session), (sticky, key), (delay_ms, max_attempts, timeout_ms))| {
-                    Wish { task_type, priority, depends_on, session, sticky, key, delay_ms, max_attempts, timeout_ms }
-                },
-            );
-    let which = 0_usize..8;
-    prop_oneof![
-        6 => wish.prop_map(|wish| Op::Submit(Box::new(wish))),
-        8 => (0..WORKERS_NAMES.len(), 0_u8..8, any::<bool>()).prop_map(|(worker, types, session)| Op::Claim(worker, types, session)),
-        6 => (which.clone(), 0_u8..4, which.clone(), prop::bool::weighted(0.7))
-            .prop_map(|(which, outcome, token_of, token)| Op::Finish { which, outcome, token_of, token }),
-        2 => (which.clone(), which.clone()).prop_map(|(which, token_of)| Op::Renew { which, token_of }),
-        1 => which.clone().prop_map(Op::Release),
-        1 => (which.clone(), any::<bool>()).prop_map(|(which, force)| Op::Cancel { which, force }),
-        1 => (which.clone(), -2_i8..3).prop_map(|(which, priority)| Op::Priority(which, priority)),
-        1 => which.prop_map(Op::Retry),
-        1 => any::<bool>().prop_map(Op::Pause),
-        3 => prop_oneof![1_u64..2_000, 100_000_u64..400_000].prop_map(Op::Wait),
-        1 => (0..WORKERS_NAMES.len(), 1_u32..3).prop_map(|(worker, most)| Op::Register(worker, most)),
-        1 => (0..WORKERS_NAMES.len(), any::<bool>()).prop_map(|(worker, graceful)| Op::Unregister(worker, graceful)),
-        1 => (0_u64..4).prop_map(Op::Keep),
-        2 => prop_oneof![1_u64..2_000, 100_000_u64..400_000].prop_map(Op::Late),
-    ]
-}
 
 /// What a claim gave.
 #[derive(Debug, Clone)]
@@ -433,66 +358,6 @@ fn set(change: impl Fn(&mut Settings)) {
         set_settings(t, &settings)
     });
     set.expect("set");
-}
-
-/// Whether indexes and counts are those of the records.
-fn agree(t: &mut impl Read, all: &BTreeMap<String, Task>) -> Result<(), String> {
-    let ids = |state: &dyn Fn(&Task) -> bool| -> BTreeSet<String> {
-        all.values().filter(|task| state(task)).map(|task| task.id.clone()).collect()
-    };
-    let second = |pairs: Vec<(u64, String)>| -> BTreeSet<String> { pairs.into_iter().map(|(_, id)| id).collect() };
-    let same = |what: &str, found: BTreeSet<String>, expected: BTreeSet<String>| {
-        if found == expected { Ok(()) } else { Err(format!("{what}: {found:?} instead of {expected:?}")) }
-    };
-    let read = |error: StoreError| error.to_string();
-    for status in Status::ALL {
-        let listed = second(LISTED.of(t, &status.as_str().to_owned(), None, 1_000).map_err(read)?);
-        let expected = ids(&|task| task.status() == status);
-        let count = counted(t, status).map_err(read)?;
-        if count != expected.len() as u64 {
-            return Err(format!("{count} {status:?} are counted, {} are there", expected.len()));
-        }
-        same("listed", listed, expected)?;
-    }
-    same(
-        "delayed",
-        second(DELAYED.of(t, &(), None, 1_000).map_err(read)?),
-        ids(&|task| matches!(task.state, State::Delayed { .. })),
-    )?;
-    same(
-        "leased",
-        second(LEASED.of(t, &(), None, 1_000).map_err(read)?),
-        ids(&|task| task.status() == Status::Running),
-    )?;
-    same("ended", second(ENDED.of(t, &(), None, 1_000).map_err(read)?), ids(&|task| task.status().is_final()))?;
-    for worker in WORKERS_NAMES {
-        let held: BTreeSet<String> = HELD.of(t, &worker.to_owned(), None, 1_000).map_err(read)?.into_iter().collect();
-        if let Some(known) = WORKERS.get(t, &worker.to_owned()).map_err(read)?
-            && known.running as usize != held.len()
-        {
-            return Err(format!("{worker} has {} tasks, {} are counted", held.len(), known.running));
-        }
-        same("held", held, ids(&|task| task.worker() == Some(worker)))?;
-    }
-    for task in all.values() {
-        let waiting: BTreeSet<String> = DEPENDENTS.of(t, &task.id, None, 1_000).map_err(read)?.into_iter().collect();
-        same(
-            "dependents",
-            waiting,
-            ids(&|child| child.state == State::Blocked && child.waiting_for.contains(&task.id)),
-        )?;
-        let lane = lane(task.spec.session.as_deref(), task.spec.sticky_worker.as_deref());
-        for task_type in [canonical_type(&task.spec.task_type), ANY_TYPE] {
-            let ready = READY.of(t, &(lane.clone(), task_type.to_owned()), None, 1_000).map_err(read)?;
-            let is_there = ready.iter().any(|place| place.2 == task.id);
-            if is_there != (task.state == State::Ready) {
-                return Err(format!("ready: {task:?}"));
-            }
-        }
-    }
-    let ready = ready_up_to(t, u64::MAX).map_err(read)?;
-    let expected = ids(&|task| task.state == State::Ready).len() as u64;
-    if ready != Some(expected) { Err(format!("{ready:?} are ready, not {expected}")) } else { Ok(()) }
 }
 
 proptest! {

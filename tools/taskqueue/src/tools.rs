@@ -1,6 +1,7 @@
 //! The tools. Each answers as `contracts` has it: the `task_*`, `queue_*` and `worker_*` tools with `success`, the `p2p_*` ones with `ok`; none raises.
 #![allow(missing_docs, reason = "a tool's doc comment is its description, and its parameters have their own")]
 
+pub mod docker;
 pub mod p2p;
 pub mod queue;
 pub mod tasks;

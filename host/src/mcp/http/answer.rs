@@ -166,7 +166,7 @@ mod tests {
     async fn a_comment_that_keeps_a_stream_alive_ends_no_event() {
         let config = MemoryConfig { guest_bytes: 1, code_bytes: 1, message_bytes: 1 << 30 };
         let account = HostMemory::new(&config).account(AccountLimits::default());
-        let results = WrittenResults::default();
+        let results = WrittenResults::new(None);
         let answer = AnswerHold {
             tenant: TenantId::local(),
             held: account.reserve(MemoryUse::Messages, LEAST_BYTES).expect("room"),

@@ -8,16 +8,18 @@ use axum::{
     body::{Body, Bytes, HttpBody as _},
     http::StatusCode,
 };
+use futures::FutureExt as _;
 use http_body_util::BodyExt as _;
-use tokio::time::Instant;
+use tokio::{sync::Semaphore, time::Instant};
 
-use super::{aside::aside_if_large, pace::Patience};
+use super::{aside::LARGE_MESSAGE_BYTES, pace::Patience};
 use crate::{
     config::ServerConfig,
     memory::{Account, MemoryUse, NoMemory, Reservation},
+    wasm::Engine,
 };
 
-/// Bytes of a body after which others are served.
+/// Bytes of a body after which its parts take turns with those of its tenant's other bodies.
 const READ_AT_ONCE: usize = 128 << 10;
 /// What every request takes besides its body: the protocol engine's task and its answer, where that is not large.
 pub(super) const LEAST_BYTES: u64 = 64 << 10;
@@ -59,7 +61,13 @@ impl NoBody {
 }
 
 /// Reads a body on `account`.
-pub(super) async fn read(config: &ServerConfig, account: &Arc<Account>, body: Body) -> Result<ReadBody, NoBody> {
+pub(super) async fn read(
+    config: &ServerConfig,
+    account: &Arc<Account>,
+    turns: &Semaphore,
+    engine: Option<&Engine>,
+    body: Body,
+) -> Result<ReadBody, NoBody> {
     let limit = config.max_body_bytes;
     // What is announced need not come.
     if body.size_hint().lower() > u64::try_from(limit).unwrap_or(u64::MAX) {
@@ -69,25 +77,50 @@ pub(super) async fn read(config: &ServerConfig, account: &Arc<Account>, body: Bo
         body.size_hint().upper().and_then(|most| usize::try_from(most).ok()).map_or(limit, |most| most.min(limit));
     let mut held = account.reserve(MemoryUse::Messages, LEAST_BYTES)?;
     let until = Instant::now() + Duration::from_millis(config.body_timeout_ms);
-    let text = collect(config, &mut held, most, until, body).await?;
-    held.grow(aside_if_large(text.len(), || reading_takes(&text)))?;
+    let text = collect(config, &mut held, turns, most, until, body).await?;
+    let (text, takes) = match engine {
+        // Counting a large one takes milliseconds, which are not the doors'.
+        Some(engine) if text.len() > LARGE_MESSAGE_BYTES => {
+            let counting = engine.spawn_blocking(move || {
+                let takes = reading_takes(&text);
+                (text, takes)
+            });
+            counting.await.map_err(|error| NoBody::Broken(axum::Error::new(error)))?
+        }
+        _ => {
+            let takes = reading_takes(&text);
+            (text, takes)
+        }
+    };
+    held.grow(takes)?;
     Ok(ReadBody { bytes: Bytes::from(text), held })
 }
 
-/// Reads a body, and lets others be served in between however fast it comes.
+/// Reads a body. Of a tenant's large ones a part of one is read at a time, however many come however fast: everybody else's requests stand behind one part and not behind all.
 async fn collect(
     config: &ServerConfig,
     held: &mut Reservation,
+    turns: &Semaphore,
     most: usize,
     until: Instant,
     mut body: Body,
 ) -> Result<Vec<u8>, NoBody> {
     let mut patience = Patience::new(Duration::from_millis(config.body_timeout_ms) / STANDSTILL);
-    let (mut all, mut since) = (Vec::new(), 0_usize);
+    let mut all = Vec::new();
     loop {
+        // It is never closed. Whoever has to wait for the client gives it on.
+        let turn = if all.len() >= READ_AT_ONCE { turns.acquire().await.ok() } else { None };
         let asked = Instant::now();
-        let frame = tokio::time::timeout_at(until.min(asked + patience.left()), body.frame()).await;
-        let Some(frame) = frame.map_err(|_| NoBody::Late(config.body_timeout_ms))? else { return Ok(all) };
+        let there = if turn.is_some() { body.frame().now_or_never() } else { None };
+        let frame = match there {
+            Some(frame) => frame,
+            None => {
+                drop(turn);
+                let frame = tokio::time::timeout_at(until.min(asked + patience.left()), body.frame()).await;
+                frame.map_err(|_| NoBody::Late(config.body_timeout_ms))?
+            }
+        };
+        let Some(frame) = frame else { return Ok(all) };
         let Ok(data) = frame.map_err(NoBody::Broken)?.into_data() else { continue };
         patience.moved(data.len(), asked.elapsed());
         let needed = all.len().saturating_add(data.len());
@@ -100,11 +133,8 @@ async fn collect(
             all.reserve_exact(room.saturating_sub(all.len()));
         }
         all.extend_from_slice(&data);
-        since = since.saturating_add(data.len());
-        if since >= READ_AT_ONCE {
-            since = 0;
-            tokio::task::yield_now().await;
-        }
+        // The next part is for another turn, also where nobody else waits for it.
+        tokio::task::coop::consume_budget().await;
     }
 }
 
@@ -134,6 +164,10 @@ mod tests {
         HostMemory::new(&MemoryConfig { message_bytes: 1 << 30, ..MemoryConfig::default() }).account(limits)
     }
 
+    fn turns() -> Semaphore {
+        Semaphore::new(1)
+    }
+
     fn config() -> ServerConfig {
         ServerConfig::default()
     }
@@ -152,12 +186,12 @@ mod tests {
         // The text itself, the engine's copy, and one value.
         let takes = LEAST_BYTES + 2 * 100_002 + VALUE_BYTES;
         let enough = account(takes);
-        let read_body = read(&config(), &enough, Body::from(text.clone())).await.expect("fits");
+        let read_body = read(&config(), &enough, &turns(), None, Body::from(text.clone())).await.expect("fits");
         assert_eq!((read_body.bytes.len(), enough.used(MemoryUse::Messages)), (100_002, takes));
         drop(read_body);
         assert_eq!(enough.used(MemoryUse::Messages), 0);
         let less = account(takes - 1);
-        let refused = read(&config(), &less, Body::from(text)).await.expect_err("one byte too few");
+        let refused = read(&config(), &less, &turns(), None, Body::from(text)).await.expect_err("one byte too few");
         assert!(refused.to_string().starts_with("message_bytes of this tenant are used up"), "{refused}");
         assert_eq!((refused.status(), less.used(MemoryUse::Messages)), (StatusCode::SERVICE_UNAVAILABLE, 0));
     }
@@ -167,8 +201,8 @@ mod tests {
         let enough = account(LEAST_BYTES + 1_000);
         let (sender, receiver) = tokio::sync::mpsc::channel::<Result<Bytes, std::io::Error>>(1);
         let stream = futures::stream::unfold(receiver, async |mut receiver| Some((receiver.recv().await?, receiver)));
-        let (config, body) = (config(), Body::from_stream(stream));
-        let mut reading = Box::pin(read(&config, &enough, body));
+        let (config, turns, body) = (config(), turns(), Body::from_stream(stream));
+        let mut reading = Box::pin(read(&config, &enough, &turns, None, body));
         sender.send(Ok(Bytes::from_static(b"\"one byte short"))).await.expect("open");
         assert!(futures::poll!(&mut reading).is_pending());
         assert_eq!(enough.used(MemoryUse::Messages), LEAST_BYTES + 15, "as much as has come");
@@ -185,7 +219,7 @@ mod tests {
         let mut held = enough.reserve(MemoryUse::Messages, 0).expect("room");
         // Long before its time in all is over.
         let until = Instant::now() + Duration::from_secs(3_600);
-        let late = collect(&config, &mut held, 1_000, until, body).await.expect_err("stands still");
+        let late = collect(&config, &mut held, &turns(), 1_000, until, body).await.expect_err("stands still");
         assert!(matches!(late, NoBody::Late(60)), "{late}");
         drop(held);
         assert_eq!(enough.used(MemoryUse::Messages), 0);
@@ -200,7 +234,7 @@ mod tests {
             Some((Ok::<_, std::io::Error>(Bytes::from_static(&[b' '; 64])), ()))
         });
         let config = ServerConfig { body_timeout_ms: 600, ..config() };
-        let late = read(&config, &enough, Body::from_stream(pieces)).await.expect_err("no end");
+        let late = read(&config, &enough, &turns(), None, Body::from_stream(pieces)).await.expect_err("no end");
         assert!(matches!(late, NoBody::Late(600)), "{late}");
         assert_eq!(enough.used(MemoryUse::Messages), 0);
     }

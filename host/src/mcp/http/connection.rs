@@ -1,6 +1,6 @@
 //! Connections: how they come in, take turns, and end.
 //!
-//! The door never waits with accepting: beyond the bounds of the [`ConnectionRoom`] a connection gets a short answer and is closed. One request at a time is taken from a
+//! The door accepts up to a rate that leaves time for those who are in: beyond the bounds of the [`ConnectionRoom`] a connection gets a short answer and is closed. One request at a time is taken from a
 //! connection, and a connection whose next request was there before its last answer gives way to the others first.
 
 use std::{convert::Infallible, net::IpAddr, sync::Arc, time::Duration};
@@ -46,6 +46,7 @@ pub(super) struct Connections {
     router: Router,
     room: Arc<ConnectionRoom>,
     strangers: Arc<RequestRate>,
+    accepted: Arc<RequestRate>,
 }
 
 /// One connection, as the requests on it see it.
@@ -53,6 +54,7 @@ pub(super) struct Connections {
 pub(super) struct Connection {
     open: OpenConnection,
     rate: RequestRate,
+    calm: RequestRate,
     strangers: Arc<RequestRate>,
     /// The path of the MCP endpoint.
     endpoint: String,
@@ -74,15 +76,21 @@ pub(super) fn allow_open_files(connections: usize) {
 
 impl Connections {
     pub(super) fn new(config: ServerConfig, router: Router, room: Arc<ConnectionRoom>) -> Self {
-        Self { config, router, room, strangers: Arc::new(RequestRate::of_strangers()) }
+        let strangers = Arc::new(RequestRate::of_strangers());
+        Self { config, router, room, strangers, accepted: Arc::new(RequestRate::of_connections()) }
     }
 
     /// Accepts until `closing`.
     pub(super) async fn accept(&self, listener: &TcpListener, closing: &CancellationToken, open: &TaskTracker) {
         let mut since = 0_usize;
         loop {
+            let next = async {
+                // The others wait in the kernel's queue.
+                self.accepted.wait().await;
+                listener.accept().await
+            };
             let accepted = tokio::select! {
-                accepted = listener.accept() => accepted,
+                accepted = next => accepted,
                 () = closing.cancelled() => return,
             };
             let (stream, peer) = match accepted {
@@ -122,6 +130,7 @@ impl Connections {
         let connection = Arc::new(Connection {
             open,
             rate: RequestRate::of_connection(),
+            calm: RequestRate::of_calm(),
             strangers: Arc::clone(&self.strangers),
             endpoint: self.config.mount_path.clone(),
         });
@@ -203,7 +212,7 @@ impl Connection {
             return Ok(());
         }
         self.rate.wait().await;
-        if !matches!(kind, Some(ConnectionKind::Tenant(_))) {
+        if !matches!(kind, Some(ConnectionKind::Tenant(_))) && !self.calm.take() {
             self.strangers.wait().await;
         }
         Ok(())

@@ -17,6 +17,7 @@ use super::{
     aside::{Aside, aside_if_large},
     body::{self, LEAST_BYTES, NoBody, ReadBody},
     connection::no_connection,
+    credentials::{authenticate, suspended},
     failure, media,
     straight::Way,
 };
@@ -27,7 +28,7 @@ use crate::{
         session::visit::{VISIT, Visit},
     },
     memory::{MemoryUse, NoMemory, Reservation},
-    tenant::{Principal, door::StreamPermit, tokens::authenticator::Stranger},
+    tenant::{Principal, door::StreamPermit},
     wasm::admission::Share,
 };
 
@@ -45,57 +46,6 @@ pub(super) const VERSION_HEADER: &str = "mcp-protocol-version";
 pub(super) const METHOD_HEADER: &str = "mcp-method";
 /// The first protocol version without sessions.
 pub(super) const MODERN: &str = "2026-07-28";
-
-/// Who is at the door, or the answer that refuses. While no token was ever made only loopback is served (or what the operator vouches for), as the local user.
-pub(super) fn authenticate(app: &App, headers: &HeaderMap) -> Result<Principal, Box<Response>> {
-    // Where no token was ever made the header is somebody else's: of a proxy, or of a variable that is not set.
-    let shown = if app.authenticator.is_on() { bearer(headers) } else { Ok(None) };
-    let who = shown.and_then(|token| app.authenticator.check(token));
-    match who {
-        Ok(principal) if app.endpoint.registry().admits(&principal) => Ok(principal),
-        Ok(_) => Err(Box::new(suspended())),
-        Err(stranger) => {
-            metrics::counter!("mcpp_refused_total", "reason" => "token").increment(1);
-            let (status, challenge) = match stranger {
-                Stranger::Unreadable => (StatusCode::SERVICE_UNAVAILABLE, None),
-                Stranger::NoToken => (StatusCode::UNAUTHORIZED, Some("Bearer realm=\"mcpp\"")),
-                Stranger::Malformed => {
-                    (StatusCode::BAD_REQUEST, Some("Bearer realm=\"mcpp\", error=\"invalid_request\""))
-                }
-                Stranger::Unknown | Stranger::Expired => {
-                    (StatusCode::UNAUTHORIZED, Some("Bearer realm=\"mcpp\", error=\"invalid_token\""))
-                }
-            };
-            let mut response = failure(status, None, TRANSPORT_ERROR, &stranger.to_string());
-            if let Some(challenge) = challenge {
-                response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
-            }
-            Err(Box::new(response))
-        }
-    }
-}
-
-fn suspended() -> Response {
-    metrics::counter!("mcpp_refused_total", "reason" => "tenant").increment(1);
-    failure(StatusCode::FORBIDDEN, None, TRANSPORT_ERROR, "the tenant is suspended or removed")
-}
-
-/// The token that a request shows, if it shows one.
-fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Stranger> {
-    let mut shown = headers.get_all(header::AUTHORIZATION).iter();
-    match (shown.next(), shown.next()) {
-        (None, _) => Ok(None),
-        (Some(_), Some(_)) => Err(Stranger::Malformed),
-        (Some(value), None) => {
-            let (scheme, token) =
-                value.to_str().ok().and_then(|value| value.split_once(' ')).ok_or(Stranger::Malformed)?;
-            if !scheme.eq_ignore_ascii_case("bearer") {
-                return Err(Stranger::Malformed);
-            }
-            Ok(Some(token.trim()))
-        }
-    }
-}
 
 pub(super) async fn mcp(State(app): State<Arc<App>>, mut request: Request) -> Response {
     // The protocol engine keeps what is in a request, and would keep the connection open in our books.
@@ -240,11 +190,14 @@ async fn post(
     if media::is_encoded(&parts.headers) {
         return encoded_body();
     }
-    let ReadBody { bytes: body, held } = match body::read(&app.config, &share.memory, body).await {
-        Ok(read) => read,
-        Err(NoBody::NoMemory(full)) => return no_memory(None, &full),
-        Err(error) => return failure(error.status(), None, envelope::INVALID_REQUEST, &error.to_string()),
-    };
+    let ReadBody { bytes: body, held } =
+        match body::read(&app.config, &share.memory, &share.door.readers, Some(app.endpoint.registry().engine()), body)
+            .await
+        {
+            Ok(read) => read,
+            Err(NoBody::NoMemory(full)) => return no_memory(None, &full),
+            Err(error) => return failure(error.status(), None, envelope::INVALID_REQUEST, &error.to_string()),
+        };
     let shared = app.endpoint.registry().admission().note(&principal.tenant);
     let place = share.door.enter(shared).await;
     let _left_at_the_end = place.guard();
@@ -303,7 +256,9 @@ async fn post(
             }
         }
     }
-    let way = Way { app, visit: &visit, share, signal, place: &place, writer: &hold.writer, claim: claim.as_ref() };
+    // Nobody comes back for an answer that is no stream.
+    let writer = app.results.writer(false);
+    let way = Way { app, visit: &visit, share, signal, place: &place, writer: &writer, claim: claim.as_ref() };
     let straight = way.answer(&envelope, &mut parts).await;
     let way = if straight.is_some() { "straight" } else { "engine" };
     metrics::counter!("mcpp_requests_total", "way" => way).increment(1);

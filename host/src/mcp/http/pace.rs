@@ -40,7 +40,14 @@ impl Patience {
     }
 }
 
-/// A rate of requests.
+/// Connections that are accepted at once, and each second after that. Each costs the doors some tens of microseconds, also one that is let go at once.
+const CONNECTIONS_AT_ONCE: NonZeroU32 = NonZeroU32::new(512).unwrap();
+const CONNECTIONS_PER_SECOND: NonZeroU32 = NonZeroU32::new(5_000).unwrap();
+/// A stranger's connection that asks no more often than this does not wait for other strangers: a probe is one of these.
+const CALM_PER_SECOND: NonZeroU32 = NonZeroU32::new(5).unwrap();
+const CALM_AT_ONCE: NonZeroU32 = NonZeroU32::new(2).unwrap();
+
+/// A rate of requests, or of connections.
 #[derive(Debug)]
 pub(super) struct RequestRate(DefaultDirectRateLimiter);
 
@@ -50,12 +57,27 @@ impl RequestRate {
         Self(RateLimiter::direct(Quota::per_second(REQUESTS_PER_SECOND)))
     }
 
+    /// The rate up to which a connection is calm.
+    pub(super) fn of_calm() -> Self {
+        Self(RateLimiter::direct(Quota::per_second(CALM_PER_SECOND).allow_burst(CALM_AT_ONCE)))
+    }
+
+    /// The rate of new connections.
+    pub(super) fn of_connections() -> Self {
+        Self(RateLimiter::direct(Quota::per_second(CONNECTIONS_PER_SECOND).allow_burst(CONNECTIONS_AT_ONCE)))
+    }
+
     /// The rate of all strangers together.
     pub(super) fn of_strangers() -> Self {
         Self(RateLimiter::direct(Quota::per_second(ALL_PER_SECOND)))
     }
 
-    /// Waits until one more request is due.
+    /// Takes one more, if it is within the rate.
+    pub(super) fn take(&self) -> bool {
+        self.0.check().is_ok()
+    }
+
+    /// Waits until one more is due.
     pub(super) async fn wait(&self) {
         while let Err(early) = self.0.check() {
             tokio::time::sleep(early.wait_time_from(DefaultClock::default().now())).await;

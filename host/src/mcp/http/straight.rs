@@ -1,6 +1,6 @@
 //! Plain requests, answered in the task of their connection ([`crate::mcp::straight`]).
 
-use std::{sync::Arc, time::Duration};
+use std::{sync::Arc, task::Poll, time::Duration};
 
 use axum::{
     body::Body,
@@ -62,18 +62,16 @@ impl Way<'_> {
                 let page = self.app.endpoint.list_tools(&self.visit.principal, cursor.as_deref()).await;
                 page.map(ServerResult::ListToolsResult)
             }
-            PlainRequest::Call(request) => {
-                match self.app.endpoint.begin_call(&self.visit.principal, request, Some(self.place)) {
-                    Ok(running) => match self.run(running, era).await {
-                        Ok(result) => result,
-                        Err(running) => {
-                            parts.extensions.insert(HandedOver::new(running));
-                            return None;
-                        }
-                    },
-                    Err(refused) => Err(refused),
-                }
-            }
+            PlainRequest::Call(request) => match self.app.endpoint.begin_call(&self.visit.principal, request, None) {
+                Ok(running) => match self.run(running, era).await {
+                    Ok(result) => result,
+                    Err(running) => {
+                        parts.extensions.insert(HandedOver::new(running));
+                        return None;
+                    }
+                },
+                Err(refused) => Err(refused),
+            },
         };
         written(envelope.id.as_ref()?, era, result)
     }
@@ -122,7 +120,17 @@ impl Way<'_> {
         let wants_receipt = running.wants_receipt;
         let mut attended = Attended { running: Some(running), era, claim: self.claim };
         let outcome = match &mut attended.running {
-            Some(running) => running.end_in_silence(patience).await,
+            Some(running) => {
+                let mut ending = std::pin::pin!(running.end_in_silence(patience));
+                match futures::poll!(&mut ending) {
+                    Poll::Ready(outcome) => outcome,
+                    // As long as it computes here no other request of its tenant is served; one that waits stands in nobody's way.
+                    Poll::Pending => {
+                        self.place.leave();
+                        ending.await
+                    }
+                }
+            }
             None => None,
         };
         let Some(running) = attended.running.take() else { return Ok(Err(gone())) };

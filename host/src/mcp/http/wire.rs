@@ -24,8 +24,12 @@ use super::pace::Patience;
 /// takes the answer with it: the client of a refused body would not learn why.
 const LINGER: Duration = Duration::from_millis(250);
 const LINGER_BYTES: usize = 1 << 20;
-/// How much of it is read at once.
+/// How much of it is read at once, and how long others are served then: a thousand refused clients that send without end are no work.
 const SCRATCH_BYTES: usize = 16 << 10;
+const DISCARDED_AT_ONCE: usize = 64 << 10;
+const DISCARD_PAUSE: Duration = Duration::from_millis(20);
+/// Bytes that are written before others are served: the kernel takes megabytes of an answer at once, and everybody waits for the copy.
+const WRITTEN_AT_ONCE: usize = 128 << 10;
 
 /// What a connection does now, for others to see.
 #[derive(Debug, Default)]
@@ -58,13 +62,26 @@ pub(super) struct TimedStream {
     timer: Pin<Box<Sleep>>,
     /// How many bytes more are thrown away, once nothing is written any more.
     lingering: Option<usize>,
+    /// Until when nothing is thrown away.
+    pause: Option<Pin<Box<Sleep>>>,
+    /// Bytes that were written since others were served.
+    since: usize,
 }
 
 impl TimedStream {
     /// Wraps `stream`; its client may stand still for `patience`.
     pub(super) fn new(stream: TcpStream, patience: Duration, state: Arc<WireState>) -> Self {
         let timer = Box::pin(tokio::time::sleep(Duration::ZERO));
-        Self { stream, state, patience: Patience::new(patience), blocked_since: None, timer, lingering: None }
+        Self {
+            stream,
+            state,
+            patience: Patience::new(patience),
+            blocked_since: None,
+            timer,
+            lingering: None,
+            pause: None,
+            since: 0,
+        }
     }
 
     fn written(&mut self, written: Poll<io::Result<usize>>, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
@@ -85,16 +102,40 @@ impl TimedStream {
         let waited = self.blocked_since.take().map(|since| since.elapsed()).unwrap_or_default();
         self.state.blocked.store(false, Ordering::Relaxed);
         self.patience.moved(bytes, waited);
+        self.since = self.since.saturating_add(bytes);
         Poll::Ready(written)
+    }
+
+    /// Lets others be served, once, if much was written since they were.
+    fn poll_give_way(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        if self.since < WRITTEN_AT_ONCE {
+            return Poll::Ready(());
+        }
+        self.since = 0;
+        context.waker().wake_by_ref();
+        Poll::Pending
     }
 
     /// Throws away what the client still sends; ready when it has ended its side, or its time is over.
     fn poll_discard(&mut self, context: &mut Context<'_>) -> Poll<()> {
         let mut scratch = [0; SCRATCH_BYTES];
+        let mut discarded = 0_usize;
         while let Some(left) = self.lingering.filter(|left| *left > 0) {
+            if let Some(pause) = &mut self.pause {
+                if pause.as_mut().poll(context).is_pending() {
+                    break;
+                }
+                self.pause = None;
+            }
+            if discarded >= DISCARDED_AT_ONCE {
+                discarded = 0;
+                self.pause = Some(Box::pin(tokio::time::sleep(DISCARD_PAUSE)));
+                continue;
+            }
             let mut buffer = ReadBuf::new(&mut scratch);
             match Pin::new(&mut self.stream).poll_read(context, &mut buffer) {
                 Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {
+                    discarded = discarded.saturating_add(buffer.filled().len());
                     self.lingering = Some(left.saturating_sub(buffer.filled().len()));
                 }
                 Poll::Ready(_) => return Poll::Ready(()),
@@ -122,6 +163,7 @@ impl AsyncRead for TimedStream {
 
 impl AsyncWrite for TimedStream {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        ready!(self.poll_give_way(context));
         let written = Pin::new(&mut self.stream).poll_write(context, bytes);
         self.written(written, context)
     }
@@ -131,6 +173,7 @@ impl AsyncWrite for TimedStream {
         context: &mut Context<'_>,
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        ready!(self.poll_give_way(context));
         let written = Pin::new(&mut self.stream).poll_write_vectored(context, bytes);
         self.written(written, context)
     }

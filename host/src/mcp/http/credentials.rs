@@ -1,0 +1,60 @@
+//! Who is at the door: the token that a request shows, and the answer to who may not come in.
+
+use axum::{
+    http::{HeaderMap, HeaderValue, StatusCode, header},
+    response::Response,
+};
+
+use super::{App, TRANSPORT_ERROR, failure};
+use crate::tenant::{Principal, tokens::authenticator::Stranger};
+
+/// Who is at the door, or the answer that refuses. While no token was ever made only loopback is served (or what the operator vouches for), as the local user.
+pub(super) fn authenticate(app: &App, headers: &HeaderMap) -> Result<Principal, Box<Response>> {
+    // Where no token was ever made the header is somebody else's: of a proxy, or of a variable that is not set.
+    let shown = if app.authenticator.is_on() { bearer(headers) } else { Ok(None) };
+    let who = shown.and_then(|token| app.authenticator.check(token));
+    match who {
+        Ok(principal) if app.endpoint.registry().admits(&principal) => Ok(principal),
+        Ok(_) => Err(Box::new(suspended())),
+        Err(stranger) => {
+            metrics::counter!("mcpp_refused_total", "reason" => "token").increment(1);
+            let (status, challenge) = match stranger {
+                Stranger::Unreadable => (StatusCode::SERVICE_UNAVAILABLE, None),
+                Stranger::NoToken => (StatusCode::UNAUTHORIZED, Some("Bearer realm=\"mcpp\"")),
+                Stranger::Malformed => {
+                    (StatusCode::BAD_REQUEST, Some("Bearer realm=\"mcpp\", error=\"invalid_request\""))
+                }
+                Stranger::Unknown | Stranger::Expired => {
+                    (StatusCode::UNAUTHORIZED, Some("Bearer realm=\"mcpp\", error=\"invalid_token\""))
+                }
+            };
+            let mut response = failure(status, None, TRANSPORT_ERROR, &stranger.to_string());
+            if let Some(challenge) = challenge {
+                response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
+            }
+            Err(Box::new(response))
+        }
+    }
+}
+
+pub(super) fn suspended() -> Response {
+    metrics::counter!("mcpp_refused_total", "reason" => "tenant").increment(1);
+    failure(StatusCode::FORBIDDEN, None, TRANSPORT_ERROR, "the tenant is suspended or removed")
+}
+
+/// The token that a request shows, if it shows one.
+fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Stranger> {
+    let mut shown = headers.get_all(header::AUTHORIZATION).iter();
+    match (shown.next(), shown.next()) {
+        (None, _) => Ok(None),
+        (Some(_), Some(_)) => Err(Stranger::Malformed),
+        (Some(value), None) => {
+            let (scheme, token) =
+                value.to_str().ok().and_then(|value| value.split_once(' ')).ok_or(Stranger::Malformed)?;
+            if !scheme.eq_ignore_ascii_case("bearer") {
+                return Err(Stranger::Malformed);
+            }
+            Ok(Some(token.trim()))
+        }
+    }
+}

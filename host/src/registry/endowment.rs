@@ -1,0 +1,70 @@
+//! What an instance has of its host: what its revision was granted, on behalf of whom it runs.
+
+use std::sync::Arc;
+
+use super::{
+    Registry,
+    tool::{Powers, Tool},
+};
+use crate::{
+    call::{Observer, TraceContext},
+    capability::{http::HttpAccess, store::StoreAccess},
+    grants::ledger::Witness,
+    store::Space,
+    tenant::{Principal, TenantId},
+    wasm::{kept::Keeping, state::Running},
+};
+
+impl Registry {
+    /// Which guests of a tool stay.
+    pub(super) fn keeping(&self, tool: &Tool, tenant: &TenantId) -> Option<Keeping> {
+        if !tool.stays() {
+            return None;
+        }
+        let most = self.share(tenant)?.limits.kept;
+        let build = Arc::downgrade(&tool.powers.life);
+        Some(Keeping { keeper: self.0.keeper.clone(), build, most, reuse: tool.reuse })
+    }
+
+    /// What an instance of a revision has of its host.
+    pub(super) fn running(&self, powers: &Powers, principal: Principal, tool: Arc<str>, cause: Arc<str>) -> Running {
+        let space = Space { tenant: principal.tenant.clone(), component: powers.component.clone() };
+        let witness = Witness::new(
+            Arc::clone(&self.0.ledger),
+            principal.tenant.clone(),
+            powers.component.clone(),
+            Arc::clone(&tool),
+        );
+        let access = |quota_bytes| StoreAccess {
+            store: Arc::clone(&self.0.store),
+            space,
+            quota_bytes,
+            subscriptions: Arc::clone(&self.0.subscriptions),
+        };
+        let http = powers.http.as_ref().map(|grant| HttpAccess {
+            outbound: Arc::clone(&self.0.outbound),
+            grant: Arc::clone(grant),
+            secrets: self.0.outbound.secrets(&principal.tenant),
+        });
+        Running {
+            principal,
+            component: powers.component.shared(),
+            tool,
+            trace: TraceContext::root(),
+            observer: Observer::default(),
+            depth: 0,
+            may_call: Arc::clone(&powers.may_call),
+            dispatch: Arc::new(self.clone()),
+            witness,
+            store: powers.quota_bytes.map(access),
+            files: powers.files.clone(),
+            config: Arc::clone(&powers.config),
+            http,
+            cause,
+            session: None,
+            chain: 0,
+            keeper: self.0.keeper.clone(),
+            keeping: None,
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! What may happen to a queue, at random.
+
+use proptest::prelude::*;
+
+use super::{TYPES, WORKERS_NAMES};
+
+#[derive(Debug, Clone)]
+pub(super) enum Op {
+    Submit(Box<Wish>),
+    /// Worker, types (a bit for each), whether with the session.
+    Claim(usize, u8, bool),
+    /// Which of the claims so far, by its own worker and token, or by those of another claim.
+    Finish {
+        which: usize,
+        outcome: u8,
+        token_of: usize,
+        /// Whether the token is shown too, or the worker's name alone.
+        token: bool,
+    },
+    Renew {
+        which: usize,
+        token_of: usize,
+    },
+    Release(usize),
+    Cancel {
+        which: usize,
+        force: bool,
+    },
+    Priority(usize, i8),
+    Retry(usize),
+    Pause(bool),
+    /// Time goes by, in milliseconds, and the timer wakes if it is due.
+    Wait(u64),
+    Register(usize, u32),
+    Unregister(usize, bool),
+    Keep(u64),
+    /// Time goes by, and the host is late to wake the timer.
+    Late(u64),
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Wish {
+    pub(super) task_type: usize,
+    pub(super) priority: i8,
+    pub(super) depends_on: Option<usize>,
+    pub(super) session: bool,
+    pub(super) sticky: Option<usize>,
+    pub(super) key: Option<u8>,
+    pub(super) delay_ms: u64,
+    pub(super) max_attempts: u32,
+    pub(super) timeout_ms: Option<u64>,
+}
+
+pub(super) fn op() -> impl Strategy<Value = Op> {
+    let wish =
+        (
+            (0..TYPES.len(), -2_i8..3, prop::option::weighted(0.3, 0_usize..8), prop::bool::weighted(0.2)),
+            (prop::option::weighted(0.15, 0..WORKERS_NAMES.len()), prop::option::weighted(0.2, 0_u8..3)),
+            (prop_oneof![3 => Just(0_u64), 1 => 1_u64..5_000], 0_u32..4, prop::option::weighted(0.2, 1_u64..400_000)),
+        )
+            .prop_map(
+                |((task_type, priority, depends_on, session), (sticky, key), (delay_ms, max_attempts, timeout_ms))| {
+                    Wish { task_type, priority, depends_on, session, sticky, key, delay_ms, max_attempts, timeout_ms }
+                },
+            );
+    let which = 0_usize..8;
+    prop_oneof![
+        6 => wish.prop_map(|wish| Op::Submit(Box::new(wish))),
+        8 => (0..WORKERS_NAMES.len(), 0_u8..8, any::<bool>()).prop_map(|(worker, types, session)| Op::Claim(worker, types, session)),
+        6 => (which.clone(), 0_u8..4, which.clone(), prop::bool::weighted(0.7))
+            .prop_map(|(which, outcome, token_of, token)| Op::Finish { which, outcome, token_of, token }),
+        2 => (which.clone(), which.clone()).prop_map(|(which, token_of)| Op::Renew { which, token_of }),
+        1 => which.clone().prop_map(Op::Release),
+        1 => (which.clone(), any::<bool>()).prop_map(|(which, force)| Op::Cancel { which, force }),
+        1 => (which.clone(), -2_i8..3).prop_map(|(which, priority)| Op::Priority(which, priority)),
+        1 => which.prop_map(Op::Retry),
+        1 => any::<bool>().prop_map(Op::Pause),
+        3 => prop_oneof![1_u64..2_000, 100_000_u64..400_000].prop_map(Op::Wait),
+        1 => (0..WORKERS_NAMES.len(), 1_u32..3).prop_map(|(worker, most)| Op::Register(worker, most)),
+        1 => (0..WORKERS_NAMES.len(), any::<bool>()).prop_map(|(worker, graceful)| Op::Unregister(worker, graceful)),
+        1 => (0_u64..4).prop_map(Op::Keep),
+        2 => prop_oneof![1_u64..2_000, 100_000_u64..400_000].prop_map(Op::Late),
+    ]
+}

@@ -1,14 +1,12 @@
 //! Components that make requests: what their rules allow goes out, and no trick of a guest, a name or an upstream gets further.
 
-use std::time::{Duration, Instant};
-
 use mcpp::config::Config;
 use serde_json::{Value, json};
 
 use crate::{
     command_line,
     support::{TestHost, folder, grant, guest},
-    upstream::{Answer, DENIED, Upstream, WebHost, log, ok, raw, rule, upstreams},
+    upstream::{DENIED, Upstream, WebHost, log, ok, raw, rule, upstreams},
 };
 
 pub(crate) fn limits(text: &str) -> impl FnOnce(&mut Config) {

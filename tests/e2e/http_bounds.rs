@@ -2,13 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::{
-    command_line,
-    http::{answered, body, limits},
-    support::{TestHost, folder, grant, guest},
-    upstream::{Answer, DENIED, Upstream, WebHost, log, ok, raw, rule, upstreams},
+    http::limits,
+    upstream::{Answer, DENIED, Upstream, WebHost, ok, raw, rule, upstreams},
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

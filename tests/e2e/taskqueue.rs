@@ -1,13 +1,10 @@
 //! The task queue as a client sees it: every tool, what it answers, and how it refuses.
 
-use std::{fmt::Write as _, time::Duration};
+use std::fmt::Write as _;
 
 use serde_json::{Value, json};
 
-use crate::{
-    command_line::{run, stdout},
-    support::{TestHost, folder},
-};
+use crate::support::{TestHost, folder};
 
 pub(crate) async fn start() -> TestHost {
     let host = TestHost::start_with(folder(&[]), |config| config.tools.builtin = true).await;
@@ -425,4 +422,24 @@ async fn every_parameter_is_the_contracts_and_is_checked() {
     }
     assert!(checked > 300, "{checked} wrong values were tried");
     insta::assert_snapshot!(seen);
+}
+
+/// The queue's tools as clients list them.
+async fn listed(host: &TestHost) -> Vec<Value> {
+    let mut tools = Vec::new();
+    let mut params = json!({});
+    loop {
+        let page = crate::support::answer(host.modern("tools/list", params).send().await.expect("an answer")).await;
+        tools.extend(page["result"]["tools"].as_array().expect("a list").iter().cloned());
+        match page["result"].get("nextCursor") {
+            Some(cursor) => params = json!({ "cursor": cursor }),
+            None => break,
+        }
+    }
+    tools.retain(|tool| {
+        let name = tool["name"].as_str().unwrap_or_default();
+        ["task_", "queue_", "worker_", "p2p_taskqueue_", "list_peers"].iter().any(|prefix| name.starts_with(prefix))
+            && name != "task_queue.rpc"
+    });
+    tools
 }

@@ -1,13 +1,13 @@
 //! A task's life: who waits for it, restarts, workers that leave, and the queue on the command line.
 
-use std::{fmt::Write as _, time::Duration};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use crate::{
     command_line::{run, stdout},
-    support::{TestHost, folder},
-    taskqueue::{ask, rpc, start},
+    support::TestHost,
+    taskqueue::{ask, holds, rpc, start},
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -82,26 +82,6 @@ async fn the_command_line_watches_the_queue() {
     rpc(&host, json!({ "op": "complete", "task_id": "bad", "status": "failed", "error": "broke" })).await;
     let followed = tasks(&["follow", "good", "bad"]);
     assert_eq!((followed.status.code(), stdout(&followed).contains("bad failed (attempt 0): broke")), (Some(1), true));
-}
-
-/// The queue's tools as clients list them.
-async fn listed(host: &TestHost) -> Vec<Value> {
-    let mut tools = Vec::new();
-    let mut params = json!({});
-    loop {
-        let page = crate::support::answer(host.modern("tools/list", params).send().await.expect("an answer")).await;
-        tools.extend(page["result"]["tools"].as_array().expect("a list").iter().cloned());
-        match page["result"].get("nextCursor") {
-            Some(cursor) => params = json!({ "cursor": cursor }),
-            None => break,
-        }
-    }
-    tools.retain(|tool| {
-        let name = tool["name"].as_str().unwrap_or_default();
-        ["task_", "queue_", "worker_", "p2p_taskqueue_", "list_peers"].iter().any(|prefix| name.starts_with(prefix))
-            && name != "task_queue.rpc"
-    });
-    tools
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

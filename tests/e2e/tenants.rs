@@ -1,11 +1,6 @@
 //! Many teams on one host: who comes in, what each sees, and that none learns anything of another.
 
-use std::{
-    collections::BTreeSet,
-    path::Path,
-    sync::atomic::{AtomicUsize, Ordering},
-    time::Duration,
-};
+use std::{collections::BTreeSet, path::Path, time::Duration};
 
 use futures::StreamExt as _;
 use mcpp::tenant::{
@@ -13,16 +8,12 @@ use mcpp::tenant::{
     home::Homes,
     tokens::{NewToken, TokenFile},
 };
-use proptest::{prelude::*, test_runner::TestRunner};
 use reqwest::{RequestBuilder, StatusCode};
 use serde_json::{Value, json};
 
 use crate::{
     command_line::{run, stderr, stdout},
-    support::{
-        PATIENCE, TestHost, add, answer, binary, folder, grant, guest, http_client, initialize_message, modern_request,
-        text_of,
-    },
+    support::{TestHost, add, answer, folder, grant, guest, http_client, initialize_message, modern_request, text_of},
 };
 
 pub fn tenant(name: &str) -> TenantId {
@@ -54,9 +45,9 @@ pub fn token(data: &Path, name: &str, scopes: &[&str], tools: &[&str]) -> String
 /// A client with a token.
 #[derive(Clone)]
 pub struct User {
-    http: reqwest::Client,
-    url: String,
-    token: String,
+    pub http: reqwest::Client,
+    pub url: String,
+    pub token: String,
 }
 
 impl User {

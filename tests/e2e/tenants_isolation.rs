@@ -1,17 +1,16 @@
 //! What one tenant sees does not depend on another: random acts of one, alone and beside those of another, give the same answers.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::{
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
 
-use futures::StreamExt as _;
+use mcpp::tenant::{SCOPE_METRICS, home::Homes};
 use proptest::{prelude::*, test_runner::TestRunner};
-use reqwest::{RequestBuilder, StatusCode};
 use serde_json::{Value, json};
 
 use crate::{
-    support::{
-        PATIENCE, TestHost, add, answer, binary, folder, grant, guest, http_client, initialize_message, modern_request,
-        text_of,
-    },
+    support::{PATIENCE, TestHost, binary, folder},
     tenants::{User, team, tenant, token},
 };
 

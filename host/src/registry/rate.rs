@@ -12,7 +12,7 @@ use governor::{
     clock::{Clock as _, DefaultClock},
 };
 
-use crate::{call::CallError, wasm::EPOCH};
+use crate::call::CallError;
 
 /// A bound on calls in a minute. As many as a minute's may come at once; after that they come at the even rate.
 #[derive(Debug)]
@@ -53,7 +53,10 @@ impl Rate {
     }
 }
 
-/// Whether the calls of a tool usually use more than a first slice of time.
+/// Processor time from which on a call is long: to move to another thread is little beside it, and a door's thread that computes for so long serves nobody.
+const LONG_CALL: Duration = Duration::from_millis(1);
+
+/// Whether the calls of a tool usually are long.
 #[derive(Debug, Default)]
 pub struct Weight(AtomicU32);
 
@@ -67,8 +70,9 @@ impl Weight {
 
     /// Notes a call that used so much processor time.
     pub fn note(&self, used: Duration) {
-        let next =
-            |now: u32| Some(if used >= EPOCH { now.saturating_add(1).min(Self::MOST) } else { now.saturating_sub(1) });
+        let next = |now: u32| {
+            Some(if used >= LONG_CALL { now.saturating_add(1).min(Self::MOST) } else { now.saturating_sub(1) })
+        };
         let _always_some = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
     }
 }
@@ -94,11 +98,11 @@ mod tests {
     fn a_tool_is_heavy_while_most_of_its_calls_are() {
         let weight = Weight::default();
         assert!(!weight.is_heavy());
-        (0..20).for_each(|_| weight.note(2 * EPOCH));
+        (0..20).for_each(|_| weight.note(2 * LONG_CALL));
         assert!(weight.is_heavy());
-        (0..4).for_each(|_| weight.note(EPOCH / 10));
+        (0..4).for_each(|_| weight.note(LONG_CALL / 10));
         assert!(weight.is_heavy());
-        weight.note(EPOCH / 10);
+        weight.note(LONG_CALL / 10);
         assert!(!weight.is_heavy());
     }
 }

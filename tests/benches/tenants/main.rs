@@ -32,7 +32,7 @@ use std::{
 };
 
 use serde_json::json;
-use tokio::net::TcpListener;
+use tokio::{io::AsyncWriteExt as _, net::TcpListener};
 
 use attacks::{Attack, Target, attackers, attacks};
 use host::{Besieged, component, folder, team};
@@ -103,12 +103,15 @@ async fn beside_each_other(attacks: Vec<Attack>, rounds: usize) {
         print_row("the host's memory is not limited: no control group could be made", None, "");
     }
     let target = Target { url: host.url(), address: host.address(), greedy, builder, silent: upstream };
-    let mut other = Beside::default();
+    let (mut other, mut copies) = (Beside::default(), Beside::default());
     for _ in 0..rounds {
         other.alone.note(observe(&host.url(), &modest.token).await);
         other.under.note(beside_another_program(&host, &modest.token).await);
+        copies.alone.note(observe(&host.url(), &modest.token).await);
+        copies.under.note(beside_copies(&host, &modest.token).await);
     }
     other.print("another program on all processors (no attack)");
+    copies.print("16 connections that send 4 MB to somebody else (no attack)");
     for attack in attacks {
         let mut beside = Beside::default();
         for _ in 0..rounds {
@@ -151,6 +154,29 @@ async fn under_attack(attack: &Attack, target: &Target, host: &mut Besieged, tok
     running.iter().for_each(tokio::task::JoinHandle::abort);
     target.clean();
     tokio::time::sleep(REST).await;
+}
+
+/// Not ours either: what the kernel takes for megabytes that others send each other on this machine. Attacks with megabytes do no less.
+async fn beside_copies(host: &Besieged, token: &str) -> observe::Seen {
+    let sink = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = sink.local_addr().expect("an address");
+    let mut running = vec![tokio::spawn(async move {
+        while let Ok((mut stream, _)) = sink.accept().await {
+            tokio::spawn(async move { tokio::io::copy(&mut stream, &mut tokio::io::sink()).await });
+        }
+    })];
+    running.extend((0..16).map(|_| {
+        tokio::spawn(async move {
+            let message = vec![b'x'; 4 << 20];
+            while let Ok(mut stream) = tokio::net::TcpStream::connect(address).await {
+                let _it_may_end = stream.write_all(&message).await;
+            }
+        })
+    }));
+    tokio::time::sleep(ONSET).await;
+    let seen = observe(&host.url(), token).await;
+    running.iter().for_each(tokio::task::JoinHandle::abort);
+    seen
 }
 
 /// Not ours: another program keeps all processors busy. That is the machine's own effect on latency.

@@ -9,18 +9,16 @@ mod recorder;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex},
+    sync::Arc,
     time::Duration,
 };
 
 use bytes::Bytes;
-use futures::future::BoxFuture;
 use mcpp::{
-    call::ComponentName,
     events::{
-        self, Deliver, DeliveryError,
+        self, Deliver,
         outbox::{self, Message, Origin},
-        record::{Delivery, Kind, Topic},
+        record::Topic,
         subscriptions::Subscriptions,
     },
     store::{

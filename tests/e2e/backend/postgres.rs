@@ -5,10 +5,7 @@ mod session;
 
 use std::{
     collections::BTreeMap,
-    fs,
-    os::unix::{fs::chown, process::CommandExt as _},
-    path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -24,8 +21,7 @@ use mcpp::{
     },
     tenant::TenantId,
 };
-use tempfile::TempDir;
-use tokio_postgres::{Client, NoTls, error::SqlState};
+use tokio_postgres::{Client, error::SqlState};
 
 use self::{
     server::{Server, connect},

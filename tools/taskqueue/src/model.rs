@@ -7,7 +7,7 @@
 mod agreement;
 mod history;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use mcpp_tool::store::{Order, Read, StoreError, Transaction, memory, snapshot, transact};
 use proptest::prelude::*;

@@ -1,6 +1,9 @@
 //! Who notes what is delivered, and whether that is what had to be.
 
-use std::{collections::BTreeSet, sync::Mutex};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Mutex,
+};
 
 use futures::future::BoxFuture;
 use mcpp::{

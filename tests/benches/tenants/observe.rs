@@ -51,7 +51,7 @@ async fn watch(url: &str, token: &str) -> Seen {
             seen.failed += 1;
         }
         tokio::time::sleep(PAUSE).await;
-        if seen.calls.len() % CALLS_A_LOOK > 0 {
+        if !seen.calls.len().is_multiple_of(CALLS_A_LOOK) {
             continue;
         }
         let started = Instant::now();

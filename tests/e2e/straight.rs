@@ -2,13 +2,12 @@
 //!
 //! That something is a progress token of a wrong type: for the engine there is none, for the straight way such a request is not plain.
 
-#[path = "../fuzz/random.rs"]
-mod random;
-
 use serde_json::{Value, json};
 
-use self::random::Random;
-use crate::support::{TestHost, add, folder, guest, http_client, messages, modern_message};
+use crate::{
+    fuzz::targets::random::Random,
+    support::{TestHost, add, folder, guest, http_client, messages, modern_message},
+};
 
 /// A request: what is in the message, and what in its headers.
 #[derive(Debug, Clone)]

@@ -246,5 +246,6 @@ async fn a_legacy_client_cancels_a_call_on_the_straight_way() {
     host.until("it runs", async |host| host.host.registry().calls() == 1).await;
     assert_eq!(host.legacy(&session, &cancel).send().await.expect("an answer").status(), 202);
     host.until("it is stopped", async |host| host.host.registry().calls() == 0).await;
-    drop(calling);
+    let answer = calling.await.expect("no panic").expect("an answer");
+    assert_eq!(answer.text().await.expect("text"), "", "a request that was cancelled gets no answer");
 }

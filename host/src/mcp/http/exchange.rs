@@ -226,7 +226,7 @@ async fn post(
         }
         None => return no_session(id),
     };
-    if initializes {
+    if initializes && asks_for_a_version(&envelope) {
         // The version is what is being negotiated: the header has no meaning before.
         parts.headers.remove(VERSION_HEADER);
     }
@@ -287,6 +287,12 @@ async fn post(
     let response = Aside::new(steps, VISIT.scope(visit, app.engine.handle(request))).await;
     let response = shape(response.map(Body::new), Some(&envelope)).await;
     finish(response, signal, hold, &envelope).await
+}
+
+/// Whether the params of `initialize` say a version. Without one it is no handshake, and the modern era has no such method.
+fn asks_for_a_version(envelope: &Envelope<'_>) -> bool {
+    let params = envelope.params.and_then(|params| serde_json::from_str::<Value>(params.get()).ok());
+    params.is_some_and(|params| params.get("protocolVersion").is_some_and(Value::is_string))
 }
 
 /// The id of the request that a notification cancels.

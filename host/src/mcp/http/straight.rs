@@ -17,6 +17,7 @@ use super::{
     media,
 };
 use crate::{
+    call::CallError,
     mcp::{
         envelope::Envelope,
         handler::{HandedOver, RefusalSignal},
@@ -64,8 +65,9 @@ impl Way<'_> {
             }
             PlainRequest::Call(request) => match self.app.endpoint.begin_call(&self.visit.principal, request, None) {
                 Ok(running) => match self.run(running, era).await {
-                    Ok(result) => result,
-                    Err(running) => {
+                    Run::Ended(result) => result,
+                    Run::Cancelled => return Some(unanswered()),
+                    Run::GoesOn(running) => {
                         parts.extensions.insert(HandedOver::new(running));
                         return None;
                     }
@@ -109,7 +111,7 @@ impl Way<'_> {
     }
 
     /// Waits for the call's answer; gives the call back if more than an answer is needed. A modern client that goes away takes its call with it, a legacy one does not.
-    async fn run(&self, running: RunningCall, era: Era<'_>) -> Result<Result<ServerResult, ErrorData>, RunningCall> {
+    async fn run(&self, running: RunningCall, era: Era<'_>) -> Run {
         let patience = match era {
             Era::Legacy(_) => Some(SOON),
             Era::Modern => None,
@@ -133,18 +135,33 @@ impl Way<'_> {
             }
             None => None,
         };
-        let Some(running) = attended.running.take() else { return Ok(Err(gone())) };
-        let Some(outcome) = outcome else { return Err(running) };
+        let Some(running) = attended.running.take() else { return Run::Cancelled };
+        let Some(outcome) = outcome else { return Run::GoesOn(running) };
+        if running.cancel_token().is_cancelled() && matches!(outcome.0, Err(CallError::Cancelled)) {
+            return Run::Cancelled;
+        }
         let answer = tools::answer(outcome, wants_receipt, Some(self.writer), Some(Arc::clone(self.share))).await;
         if let Some(refusal) = answer.refusal {
             self.signal.raise(refusal);
         }
-        Ok(answer.result.map(|result| ServerResult::from(CallToolResponse::Complete(result))))
+        Run::Ended(answer.result.map(|result| ServerResult::from(CallToolResponse::Complete(result))))
     }
 }
 
-fn gone() -> ErrorData {
-    ErrorData::internal_error("the call is gone", None)
+/// What became of a call.
+enum Run {
+    Ended(Result<ServerResult, ErrorData>),
+    /// Its client has said that it wants no answer.
+    Cancelled,
+    /// It is to be waited for in another way.
+    GoesOn(RunningCall),
+}
+
+/// The end of a request that gets no answer: a stream without a message, as the engine's.
+fn unanswered() -> Response {
+    let mut response = Response::new(Body::empty());
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    response
 }
 
 /// Whether a header says this, once.

@@ -27,7 +27,6 @@ use super::{
     running::RunningCall,
     session::Sessions,
     tools::{self, CallRequest, RECEIPT},
-    written::ResultWriter,
 };
 use crate::{
     call::{LogLevel, Session, ToolName, TraceContext},
@@ -139,6 +138,17 @@ impl Handler {
         let chosen = *self.log_level.lock().unwrap_or_else(PoisonError::into_inner);
         let recorded = || self.sessions.as_ref()?.log_level(&session_id(context)?);
         Some(chosen.or_else(recorded).unwrap_or(LogLevel::Info))
+    }
+
+    /// Makes room at the tenant's door for a call that may take its time. One of what is not there stands in its line to the end; one of what is still loaded does not: of those there is
+    /// a bound.
+    fn leave_door(&self, tool: &ToolName, context: &RequestContext<RoleServer>) {
+        let (registry, tenant) = (self.registry(), &self.principal.tenant);
+        if (registry.catalog(tenant).tool(tool).is_some() || !registry.is_opened(tenant))
+            && let Some(place) = extension::<Place>(&context.extensions)
+        {
+            place.leave();
+        }
     }
 
     /// The session that the request is in; the modern era has none.
@@ -253,17 +263,16 @@ impl ServerHandler for Handler {
                     trace: trace(&context),
                     session: self.session(&context),
                 };
-                self.endpoint.begin_call(&self.principal, call, extension::<Place>(&context.extensions))?
+                self.leave_door(&call.tool, &context);
+                self.endpoint.begin_call(&self.principal, call)?
             }
         };
         let wants_receipt = running.wants_receipt;
         let outcome = running.forward(&context.peer, token.as_ref(), &context.ct).await;
         let share = self.registry().share(&self.principal.tenant);
-        let answer = tools::answer(outcome, wants_receipt, extension::<ResultWriter>(&context.extensions), share).await;
-        if let (Some(refusal), Some(signal)) = (answer.refusal, extension::<RefusalSignal>(&context.extensions)) {
-            signal.raise(refusal);
-        }
-        Ok(CallToolResponse::Complete(answer.result?))
+        let (writer, signal) = (extension(&context.extensions), extension(&context.extensions));
+        let answer = tools::answer(outcome, wants_receipt, writer, share, signal).await;
+        Ok(CallToolResponse::Complete(answer?))
     }
 
     async fn set_level(

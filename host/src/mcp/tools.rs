@@ -1,6 +1,6 @@
 //! The methods of tools, whichever way a request comes to them: through the protocol engine's handler or straight.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use rmcp::model::{CallToolResult, ErrorData, ListToolsResult, Tool as WireTool};
@@ -9,13 +9,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     convert,
-    handler::Endpoint,
+    handler::{Endpoint, RefusalSignal},
     running::{CallEvents, Outcome, RunningCall},
     written::{self, ResultWriter},
 };
 use crate::{
     call::{Call, CallError, LogLevel, Observer, Session, ToolName, TraceContext, authorize},
-    tenant::{Principal, door::Place},
+    tenant::Principal,
     wasm::admission::Share,
 };
 
@@ -36,13 +36,6 @@ pub(super) struct CallRequest {
     pub(super) wants_receipt: bool,
     pub(super) trace: TraceContext,
     pub(super) session: Option<Session>,
-}
-
-/// What a call came to, in MCP's words.
-pub(super) struct CallAnswer {
-    pub(super) result: Result<CallToolResult, ErrorData>,
-    /// Set if the call was refused or had to be stopped: for lack of room when to try again, and whether the caller calls too often.
-    pub(super) refusal: Option<Option<(Duration, bool)>>,
 }
 
 impl Endpoint {
@@ -71,21 +64,11 @@ impl Endpoint {
         Ok(result)
     }
 
-    /// Begins a call, and leaves `place` at the tenant's door if it may take its time.
-    pub(super) fn begin_call(
-        &self,
-        principal: &Principal,
-        request: CallRequest,
-        place: Option<&Place>,
-    ) -> Result<RunningCall, ErrorData> {
+    /// Begins a call.
+    pub(super) fn begin_call(&self, principal: &Principal, request: CallRequest) -> Result<RunningCall, ErrorData> {
         let registry = self.registry();
-        let tenant = &principal.tenant;
-        // Calls of what is not there stand in their tenant's line to the end. One of what is still loaded may take its time: of those there is a bound.
-        if registry.catalog(tenant).tool(&request.tool).is_some() || !registry.is_opened(tenant) {
-            place.inspect(|place| place.leave());
-        }
         let (observer, events) = if request.log_level.is_some() || request.wants_progress {
-            let account = registry.share(tenant).map(|share| Arc::clone(&share.memory));
+            let account = registry.share(&principal.tenant).map(|share| Arc::clone(&share.memory));
             let (observer, events) = Observer::new(request.log_level, request.wants_progress, account);
             (observer, CallEvents::new(events))
         } else {
@@ -111,27 +94,28 @@ impl Endpoint {
     }
 }
 
-/// What `outcome` is in MCP's words. A large result is written aside by `writer`, if there is one.
+/// What `outcome` is in MCP's words. A large result is written aside by `writer`, if there is one; `signal` is raised if the call was refused or had to be stopped.
 pub(super) async fn answer(
     (result, receipt): Outcome,
     wants_receipt: bool,
     writer: Option<&ResultWriter>,
     share: Option<Arc<Share>>,
-) -> CallAnswer {
-    let (wire, refusal) = match result {
-        Ok(result) => (Ok(written::result(result, writer, share).await), None),
+    signal: Option<&RefusalSignal>,
+) -> Result<CallToolResult, ErrorData> {
+    let mut wire = match result {
+        Ok(result) => written::result(result, writer, share).await,
         Err(error) => {
             let retry = error.retry_after().map(|after| (after, matches!(error, CallError::TooMany { .. })));
-            (convert::error(error), Some(retry))
+            if let Some(signal) = signal {
+                signal.raise(retry);
+            }
+            convert::error(error)?
         }
     };
-    let result = wire.map(|mut wire| {
-        if wants_receipt {
-            wire.meta.get_or_insert_default().insert(RECEIPT.to_owned(), receipt.json());
-        }
-        wire
-    });
-    CallAnswer { result, refusal }
+    if wants_receipt {
+        wire.meta.get_or_insert_default().insert(RECEIPT.to_owned(), receipt.json());
+    }
+    Ok(wire)
 }
 
 fn read_cursor(cursor: Option<&str>) -> Result<Option<ToolName>, ErrorData> {

@@ -64,8 +64,6 @@ pub struct Revision {
     pub notes: Vec<String>,
     /// The memory of its code, given back when nothing runs it any more; none for what is shipped with this program.
     pub memory: Option<Arc<Reservation>>,
-    /// What the schemas of its tools have, in bytes.
-    pub schema_bytes: u64,
     /// The memory of its schemas, as that of its code.
     pub schema_memory: Option<Reservation>,
     /// How long it took to go live; known once it is.
@@ -111,8 +109,9 @@ impl Revision {
         let mut schema_bytes = 0_u64;
         let tools = tools.map(|tool| {
             let tool = tool?;
-            schema_bytes = schema_bytes.saturating_add(tool.schema_bytes());
-            charge(tool.schema_bytes())?;
+            let bytes = tool.schema_bytes();
+            schema_bytes = schema_bytes.saturating_add(bytes);
+            charge(bytes)?;
             if schema_bytes > MAX_SCHEMAS_BYTES {
                 return Err(LoadError::SchemasTooLarge(MAX_SCHEMAS_BYTES));
             }
@@ -138,7 +137,6 @@ impl Revision {
             since: SystemTime::now(),
             notes: loaded.notes,
             memory: loaded.memory,
-            schema_bytes,
             schema_memory: None,
             times: OnceLock::new(),
         })

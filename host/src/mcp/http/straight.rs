@@ -4,7 +4,7 @@ use std::{sync::Arc, task::Poll, time::Duration};
 
 use axum::{
     body::Body,
-    http::{HeaderMap, HeaderValue, StatusCode, header, request::Parts},
+    http::{HeaderMap, HeaderValue, header, request::Parts},
     response::Response,
 };
 use rmcp::model::{CallToolResponse, ErrorData, ProtocolVersion, ServerResult};
@@ -63,7 +63,7 @@ impl Way<'_> {
                 let page = self.app.endpoint.list_tools(&self.visit.principal, cursor.as_deref()).await;
                 page.map(ServerResult::ListToolsResult)
             }
-            PlainRequest::Call(request) => match self.app.endpoint.begin_call(&self.visit.principal, request, None) {
+            PlainRequest::Call(request) => match self.app.endpoint.begin_call(&self.visit.principal, request) {
                 Ok(running) => match self.run(running, era).await {
                     Run::Ended(result) => result,
                     Run::Cancelled => return Some(unanswered()),
@@ -140,11 +140,9 @@ impl Way<'_> {
         if running.cancel_token().is_cancelled() && matches!(outcome.0, Err(CallError::Cancelled)) {
             return Run::Cancelled;
         }
-        let answer = tools::answer(outcome, wants_receipt, Some(self.writer), Some(Arc::clone(self.share))).await;
-        if let Some(refusal) = answer.refusal {
-            self.signal.raise(refusal);
-        }
-        Run::Ended(answer.result.map(|result| ServerResult::from(CallToolResponse::Complete(result))))
+        let share = Some(Arc::clone(self.share));
+        let answer = tools::answer(outcome, wants_receipt, Some(self.writer), share, Some(self.signal)).await;
+        Run::Ended(answer.map(|result| ServerResult::from(CallToolResponse::Complete(result))))
     }
 }
 
@@ -159,9 +157,7 @@ enum Run {
 
 /// The end of a request that gets no answer: a stream without a message, as the engine's.
 fn unanswered() -> Response {
-    let mut response = Response::new(Body::empty());
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
-    response
+    response("text/event-stream", Body::empty())
 }
 
 /// Whether a header says this, once.
@@ -194,9 +190,11 @@ impl Drop for Attended<'_> {
 }
 
 fn written(id: &Value, era: Era<'_>, result: Result<ServerResult, ErrorData>) -> Option<Response> {
-    let text = straight::write(id, era, result).ok()?;
-    let mut response = Response::new(Body::from(text));
-    *response.status_mut() = StatusCode::OK;
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    Some(response)
+    straight::write(id, era, result).ok().map(|text| response("application/json", Body::from(text)))
+}
+
+fn response(media_type: &'static str, body: Body) -> Response {
+    let mut response = Response::new(body);
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
+    response
 }

@@ -29,6 +29,14 @@ fn team(data: &Path, name: &str) -> String {
     tokens(data).create(new).expect("made").1
 }
 
+/// A host that parks sessions so soon, with a victim and an attacker; their tokens.
+async fn two_teams(park_ms: u64) -> (TestHost, [String; 2]) {
+    let files = folder(&[]);
+    let data = files.path().join("data");
+    let tokens = [team(&data, "victim"), team(&data, "attacker")];
+    (TestHost::start_with(files, |config| config.sessions.park_ms = park_ms).await, tokens)
+}
+
 fn tokens(data: &Path) -> TokenFile {
     TokenFile::new(Homes::new(data.to_owned()).tokens())
 }
@@ -118,11 +126,8 @@ fn attacks(user: &User<'_>, session: &str) -> Vec<(String, RequestBuilder)> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_request_of_somebody_else_reaches_a_parked_session_or_restores_it_in_its_name() {
-    let files = folder(&[]);
-    let data = files.path().join("data");
-    let tokens = [team(&data, "victim"), team(&data, "attacker")];
-    let host = TestHost::start_with(files, |config| config.sessions.park_ms = 20).await;
-    let [victim, attacker] = [&tokens[0], &tokens[1]].map(|token| User { host: &host, token });
+    let (host, tokens) = two_teams(20).await;
+    let [victim, attacker] = tokens.each_ref().map(|token| User { host: &host, token });
     let session = victim.initialize().await;
     assert!(victim.call_in(&session, "probe_caller", json!({})).await.contains(r#"["victim","victim""#));
     for (attack, request) in attacks(&attacker, &session) {
@@ -138,11 +143,8 @@ async fn no_request_of_somebody_else_reaches_a_parked_session_or_restores_it_in_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_request_of_somebody_else_reaches_a_live_session() {
-    let files = folder(&[]);
-    let data = files.path().join("data");
-    let tokens = [team(&data, "victim"), team(&data, "attacker")];
-    let host = TestHost::start_with(files, |config| config.sessions.park_ms = 60_000).await;
-    let [victim, attacker] = [&tokens[0], &tokens[1]].map(|token| User { host: &host, token });
+    let (host, tokens) = two_teams(60_000).await;
+    let [victim, attacker] = tokens.each_ref().map(|token| User { host: &host, token });
     let session = victim.initialize().await;
     let before = victim.workers().await;
     assert_eq!(before, "mcpp_session_workers 1", "it is not parked");
@@ -162,11 +164,8 @@ async fn no_request_of_somebody_else_reaches_a_live_session() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_modern_request_that_names_a_session_is_served_without_it() {
-    let files = folder(&[]);
-    let data = files.path().join("data");
-    let tokens = [team(&data, "victim"), team(&data, "attacker")];
-    let host = TestHost::start_with(files, |config| config.sessions.park_ms = 20).await;
-    let [victim, attacker] = [&tokens[0], &tokens[1]].map(|token| User { host: &host, token });
+    let (host, tokens) = two_teams(20).await;
+    let [victim, attacker] = tokens.each_ref().map(|token| User { host: &host, token });
     let session = victim.initialize().await;
     victim.until_parked().await;
     let call = attacker.modern("tools/call", json!({ "name": "probe_caller", "arguments": {} }));

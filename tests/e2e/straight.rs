@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::{
     fuzz::targets::random::Random,
-    support::{TestHost, add, folder, guest, http_client, messages, modern_message},
+    support::{TestHost, add, folder, guest, http_client, messages, modern_message, parse_messages},
 };
 
 /// A request: what is in the message, and what in its headers.
@@ -248,5 +248,11 @@ async fn a_legacy_client_cancels_a_call_on_the_straight_way() {
     assert_eq!(host.legacy(&session, &cancel).send().await.expect("an answer").status(), 202);
     host.until("it is stopped", async |host| host.host.registry().calls() == 0).await;
     let answer = calling.await.expect("no panic").expect("an answer");
-    assert_eq!(answer.text().await.expect("text"), "", "a request that was cancelled gets no answer");
+    // On a slow machine the engine has taken it over by then, whose stream begins with an event that is no message.
+    let text = answer.text().await.expect("text");
+    assert_eq!(
+        parse_messages(&text).unwrap_or_default(),
+        [] as [Value; 0],
+        "a request that was cancelled gets no answer: {text}"
+    );
 }

@@ -3,16 +3,14 @@
 //! While several tenants use the host, none may have more than half of the permits, and the last quarter is kept for those that have almost none. A tenant's requests
 //! stand in its own line, in the order in which they came. A free permit goes to the tenant that has the fewest, and among those to the one that was served longest ago.
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+pub mod lines;
+
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicBool, Ordering},
 };
 
-use tokio::sync::oneshot;
-
+use self::lines::FairLines;
 use crate::tenant::TenantId;
 
 /// How many of a pool's permits one tenant may have, and which part of it is kept for tenants that have almost none.
@@ -47,23 +45,7 @@ pub struct TenantPermits(Arc<Pool>);
 struct Pool {
     most: usize,
     shared: AtomicBool,
-    lines: Mutex<Lines>,
-}
-
-#[derive(Debug, Default)]
-struct Lines {
-    taken: usize,
-    /// Rises with every permit that is given.
-    served: u64,
-    tenants: BTreeMap<TenantId, Line>,
-}
-
-/// One tenant's permits, and its requests that wait for one.
-#[derive(Debug, Default)]
-struct Line {
-    taken: usize,
-    served: u64,
-    waiting: VecDeque<oneshot::Sender<TenantPermit>>,
+    lines: Mutex<FairLines<TenantPermit>>,
 }
 
 /// One permit; the next one's when dropped.
@@ -89,10 +71,10 @@ impl TenantPermits {
     /// Permits that are taken, in all and by one tenant.
     pub fn taken(&self, tenant: &TenantId) -> (usize, usize) {
         let lines = self.lines();
-        (lines.taken, lines.tenants.get(tenant).map_or(0, |line| line.taken))
+        (lines.taken(), lines.of(tenant))
     }
 
-    fn lines(&self) -> MutexGuard<'_, Lines> {
+    fn lines(&self) -> MutexGuard<'_, FairLines<TenantPermit>> {
         self.0.lines.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -103,8 +85,7 @@ impl TenantPermits {
     /// A permit, in the tenant's turn. A future that is dropped has left the line.
     pub async fn take(&self, tenant: &TenantId) -> TenantPermit {
         loop {
-            let (permit, mine) = oneshot::channel();
-            self.lines().tenants.entry(tenant.clone()).or_default().waiting.push_back(permit);
+            let mine = self.lines().wait(tenant);
             self.settle();
             let mut leaving = LeaveLine { pool: self, tenant, served: false };
             // The sender is in the line until it is served, so this loop does not turn.
@@ -120,37 +101,14 @@ impl TenantPermits {
         let rule = self.rule();
         loop {
             let mut lines = self.lines();
-            let fits = |line: &Line| {
-                !line.waiting.is_empty() && line.taken < rule.of_one() && rule.has_room(lines.taken, line.taken)
-            };
-            let waits = lines.tenants.iter().filter(|(_, line)| fits(line));
-            let next = waits.min_by_key(|(_, line)| (line.taken, line.served)).map(|(tenant, _)| tenant.clone());
-            let Some(tenant) = next else { return };
-            let Some(waiting) = lines.give(&tenant) else { return };
+            let taken = lines.taken();
+            let next = lines.next(|own| own < rule.of_one() && rule.has_room(taken, own));
+            let Some((tenant, waiting)) = next else { return };
             drop(lines);
             if let Err(mut refused) = waiting.send(TenantPermit { pool: self.clone(), tenant: Some(tenant) }) {
                 // The request has gone away. The loop goes on; dropping the permit would come here again from within.
                 refused.give_back();
             }
-        }
-    }
-}
-
-impl Lines {
-    /// Counts a permit for the first in a tenant's line.
-    fn give(&mut self, tenant: &TenantId) -> Option<oneshot::Sender<TenantPermit>> {
-        let line = self.tenants.get_mut(tenant)?;
-        let waiting = line.waiting.pop_front()?;
-        self.taken = self.taken.saturating_add(1);
-        self.served = self.served.wrapping_add(1);
-        line.taken = line.taken.saturating_add(1);
-        line.served = self.served;
-        Some(waiting)
-    }
-
-    fn forget_idle(&mut self, tenant: &TenantId) {
-        if self.tenants.get(tenant).is_some_and(|line| line.taken == 0 && line.waiting.is_empty()) {
-            self.tenants.remove(tenant);
         }
     }
 }
@@ -164,14 +122,9 @@ struct LeaveLine<'a> {
 
 impl Drop for LeaveLine<'_> {
     fn drop(&mut self) {
-        if self.served {
-            return;
+        if !self.served {
+            self.pool.lines().leave(self.tenant);
         }
-        let mut lines = self.pool.lines();
-        if let Some(line) = lines.tenants.get_mut(self.tenant) {
-            line.waiting.retain(|waiting| !waiting.is_closed());
-        }
-        lines.forget_idle(self.tenant);
     }
 }
 
@@ -179,12 +132,7 @@ impl TenantPermit {
     /// Frees the permit without giving it to anybody; whether it was not free already.
     fn give_back(&mut self) -> bool {
         let Some(tenant) = self.tenant.take() else { return false };
-        let mut lines = self.pool.lines();
-        lines.taken = lines.taken.saturating_sub(1);
-        if let Some(line) = lines.tenants.get_mut(&tenant) {
-            line.taken = line.taken.saturating_sub(1);
-        }
-        lines.forget_idle(&tenant);
+        self.pool.lines().give_back(&tenant);
         true
     }
 }
@@ -224,8 +172,7 @@ mod tests {
         assert_eq!(had, [16, 8, 2], "half for one, three quarters for the greedy, and few of the last quarter");
         assert_eq!(take_all(&pool, &tenant("modest")).len(), 2, "few are there at once");
         drop(greedy);
-        assert_eq!(pool.lines().taken, 0);
-        assert!(pool.lines().tenants.is_empty(), "an idle tenant is forgotten");
+        assert!(pool.lines().is_idle(), "an idle tenant is forgotten");
     }
 
     #[tokio::test]
@@ -246,6 +193,6 @@ mod tests {
         assert!(lines.remove(0).now_or_never().is_none());
         assert_eq!((pool.taken(&greedy), pool.taken(&modest)), ((4, 3), (4, 1)));
         drop((had, mine, second));
-        assert!(pool.lines().tenants.is_empty() && pool.lines().taken == 0);
+        assert!(pool.lines().is_idle());
     }
 }

@@ -4,14 +4,14 @@
 //! that has the fewest, and among those to the one that was served longest ago: one tenant's long guests stand in its own line and not in everybody's.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 use tokio::sync::oneshot;
 
-use crate::tenant::TenantId;
+use crate::{permits::lines::FairLines, tenant::TenantId};
 
 /// How long a tenant that called counts as one that uses the host.
 const LATELY: Duration = Duration::from_secs(1);
@@ -34,18 +34,7 @@ struct Lines {
     window: Instant,
     used: BTreeMap<TenantId, Duration>,
     used_before: BTreeMap<TenantId, Duration>,
-    taken: usize,
-    /// Rises with every turn that is given.
-    served: u64,
-    tenants: BTreeMap<TenantId, Line>,
-}
-
-/// One tenant's turns, and those who wait for one.
-#[derive(Debug, Default)]
-struct Line {
-    taken: usize,
-    served: u64,
-    waiting: VecDeque<oneshot::Sender<Turn>>,
+    turns: FairLines<Turn>,
 }
 
 /// One turn; the next one's when dropped.
@@ -59,9 +48,8 @@ pub struct Turn {
 impl Turns {
     /// Turns for a host with so many processors.
     pub fn new(processors: usize) -> Self {
-        let (latest, shared_until, used, used_before, tenants) = Default::default();
-        let (window, taken, served) = (Instant::now(), 0, 0);
-        let lines = Lines { processors, latest, shared_until, window, used, used_before, taken, served, tenants };
+        let (latest, shared_until, used, used_before, turns) = Default::default();
+        let lines = Lines { processors, latest, shared_until, window: Instant::now(), used, used_before, turns };
         Self(Arc::new(Mutex::new(lines)))
     }
 
@@ -102,17 +90,15 @@ impl Turns {
     /// A turn, if one is free and nobody waits.
     pub fn try_take(&self, tenant: &TenantId) -> Option<Turn> {
         let mut lines = self.lines();
-        let nobody_waits = lines.tenants.values().all(|line| line.waiting.is_empty());
-        (nobody_waits && lines.is_free()).then(|| {
-            lines.give(tenant);
+        (lines.turns.nobody_waits() && lines.is_free()).then(|| {
+            lines.turns.give(tenant);
             Turn { turns: self.clone(), tenant: Some(tenant.clone()) }
         })
     }
 
     /// Stands in the tenant's line. Whoever drops what this returns has left it.
     pub fn wait(&self, tenant: &TenantId) -> oneshot::Receiver<Turn> {
-        let (turn, mine) = oneshot::channel();
-        self.lines().tenants.entry(tenant.clone()).or_default().waiting.push_back(turn);
+        let mine = self.lines().turns.wait(tenant);
         self.settle();
         mine
     }
@@ -124,13 +110,7 @@ impl Turns {
             if !lines.is_free() {
                 return;
             }
-            let waits = lines.tenants.iter().filter(|(_, line)| !line.waiting.is_empty());
-            let next = waits.min_by_key(|(_, line)| (line.taken, line.served)).map(|(tenant, _)| tenant.clone());
-            let Some(tenant) = next else { return };
-            let Some(waiting) = lines.tenants.get_mut(&tenant).and_then(|line| line.waiting.pop_front()) else {
-                return;
-            };
-            lines.give(&tenant);
+            let Some((tenant, waiting)) = lines.turns.next(|_| true) else { return };
             drop(lines);
             if let Err(mut refused) = waiting.send(Turn { turns: self.clone(), tenant: Some(tenant) }) {
                 // Who waited has gone away. The loop goes on; dropping the turn would come here again from within.
@@ -157,16 +137,7 @@ impl Lines {
 
     fn is_free(&self) -> bool {
         let most = if self.is_shared() { self.processors.saturating_sub(1) } else { self.processors };
-        self.taken < most.max(1)
-    }
-
-    fn give(&mut self, tenant: &TenantId) {
-        self.taken = self.taken.saturating_add(1);
-        self.served = self.served.wrapping_add(1);
-        let served = self.served;
-        let line = self.tenants.entry(tenant.clone()).or_default();
-        line.taken = line.taken.saturating_add(1);
-        line.served = served;
+        self.turns.taken() < most.max(1)
     }
 }
 
@@ -174,14 +145,7 @@ impl Turn {
     /// Frees the turn without giving it to anybody.
     fn give_back(&mut self) -> bool {
         let Some(tenant) = self.tenant.take() else { return false };
-        let mut lines = self.turns.lines();
-        lines.taken = lines.taken.saturating_sub(1);
-        if let Some(line) = lines.tenants.get_mut(&tenant) {
-            line.taken = line.taken.saturating_sub(1);
-            if line.taken == 0 && line.waiting.is_empty() {
-                lines.tenants.remove(&tenant);
-            }
-        }
+        self.turns.lines().turns.give_back(&tenant);
         true
     }
 }
@@ -219,7 +183,7 @@ mod tests {
         let given: Vec<_> = lines.iter_mut().filter_map(|line| line.try_recv().ok()).collect();
         assert_eq!(given.len(), 2, "whoever left the line got none");
         drop(given);
-        assert!(turns.lines().tenants.is_empty() && turns.lines().taken == 0, "an idle tenant is forgotten");
+        assert!(turns.lines().turns.is_idle(), "an idle tenant is forgotten");
     }
 
     #[test]

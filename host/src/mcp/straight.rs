@@ -20,8 +20,8 @@ use super::{
 };
 use crate::call::{LogLevel, ToolName, TraceContext};
 
-/// The first protocol version without sessions, as JSON.
-const MODERN: &str = "\"2026-07-28\"";
+/// The first protocol version without sessions.
+pub(super) const MODERN: &str = "2026-07-28";
 
 /// In which era a request is made.
 #[derive(Debug, Clone, Copy)]
@@ -89,7 +89,9 @@ impl Meta<'_> {
     fn read(&self, era: Era<'_>) -> Option<CallMeta> {
         let log_level = match (era, self.version, self.capabilities, self.log_level) {
             (Era::Legacy(session), None, None, None) => Some(session.log_level.unwrap_or(LogLevel::Info)),
-            (Era::Modern, Some(version), Some(capabilities), log_level) if version.get() == MODERN => {
+            (Era::Modern, Some(version), Some(capabilities), log_level)
+                if envelope::string(version).as_deref() == Some(MODERN) =>
+            {
                 let known = capabilities.get() == "{}"
                     || serde_json::from_str::<ClientCapabilities>(capabilities.get()).is_ok();
                 let level = log_level.map(|level| serde_json::from_str::<LoggingLevel>(level.get())).transpose();

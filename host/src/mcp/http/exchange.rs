@@ -26,6 +26,7 @@ use crate::{
         envelope::{self, Envelope},
         handler::RefusalSignal,
         session::visit::{VISIT, Visit},
+        straight::MODERN,
     },
     memory::{MemoryUse, NoMemory, Reservation},
     tenant::{Principal, door::StreamPermit},
@@ -44,8 +45,6 @@ const MAX_ERROR_BYTES: usize = 64 << 10;
 const LONG_LIST: usize = 50;
 pub(super) const VERSION_HEADER: &str = "mcp-protocol-version";
 pub(super) const METHOD_HEADER: &str = "mcp-method";
-/// The first protocol version without sessions.
-pub(super) const MODERN: &str = "2026-07-28";
 
 pub(super) async fn mcp(State(app): State<Arc<App>>, mut request: Request) -> Response {
     // The protocol engine keeps what is in a request, and would keep the connection open in our books.

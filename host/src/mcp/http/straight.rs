@@ -13,7 +13,7 @@ use serde_json::Value;
 use super::{
     App,
     aside::aside_if_large,
-    exchange::{METHOD_HEADER, MODERN, VERSION_HEADER, is_modern},
+    exchange::{METHOD_HEADER, VERSION_HEADER, is_modern},
     media,
 };
 use crate::{
@@ -24,7 +24,7 @@ use crate::{
         in_flight::IdClaim,
         running::RunningCall,
         session::visit::Visit,
-        straight::{self, Era, PlainRequest},
+        straight::{self, Era, MODERN, PlainRequest},
         tools,
         written::ResultWriter,
     },
@@ -65,7 +65,7 @@ impl Way<'_> {
             }
             PlainRequest::Call(request) => match self.app.endpoint.begin_call(&self.visit.principal, request) {
                 Ok(running) => match self.run(running, era).await {
-                    Run::Ended(result) => result,
+                    Run::Ended(result) => *result,
                     Run::Cancelled => return Some(unanswered()),
                     Run::GoesOn(running) => {
                         parts.extensions.insert(HandedOver::new(running));
@@ -142,13 +142,13 @@ impl Way<'_> {
         }
         let share = Some(Arc::clone(self.share));
         let answer = tools::answer(outcome, wants_receipt, Some(self.writer), share, Some(self.signal)).await;
-        Run::Ended(answer.map(|result| ServerResult::from(CallToolResponse::Complete(result))))
+        Run::Ended(Box::new(answer.map(|result| ServerResult::from(CallToolResponse::Complete(result)))))
     }
 }
 
 /// What became of a call.
 enum Run {
-    Ended(Result<ServerResult, ErrorData>),
+    Ended(Box<Result<ServerResult, ErrorData>>),
     /// Its client has said that it wants no answer.
     Cancelled,
     /// It is to be waited for in another way.

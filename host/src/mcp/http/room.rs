@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::wire::WireState;
-use crate::tenant::TenantId;
+use crate::{permits::SharingRule, tenant::TenantId};
 
 /// Connections beyond the bound that are answered in few words and closed.
 const RESERVED: usize = 32;
@@ -282,9 +282,7 @@ impl OpenConnections {
 impl ConnectionRoom {
     fn has_room(&self, open: &OpenConnections, tenant: &TenantId, shared: bool) -> bool {
         let own = open.by_tenant.get(tenant).copied().unwrap_or_default();
-        let free = self.tenants.saturating_sub(open.of_tenants);
-        let kept = if shared { self.tenants / 4 } else { 0 };
-        free > kept || (free > 0 && own < (self.tenants / 16).max(1))
+        SharingRule { most: self.tenants, shared }.has_room(open.of_tenants, own)
     }
 }
 

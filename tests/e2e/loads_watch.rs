@@ -2,20 +2,10 @@
 
 use std::{fs, os::unix::fs::symlink, path::Path};
 
-use serde_json::json;
-
-use crate::support::{TestHost, folder, number};
-
-fn version(version: u32) -> Vec<u8> {
-    number("v", &format!("i32.const {version}"))
-}
-
-async fn serves(host: &TestHost, version: u32) {
-    host.until(&format!("version {version} serves"), async |host| {
-        host.text("v", json!({})).await == format!(r#"{{"result":{version}}}"#)
-    })
-    .await;
-}
+use crate::{
+    support::{TestHost, folder},
+    swap::{serves, version},
+};
 
 async fn watched(host: &TestHost) {
     host.until("the folder is watched", async |host| !host.problems().contains("is not watched")).await;

@@ -14,11 +14,11 @@ use serde_json::{Value, json};
 use crate::support::{TestHost, add, binary, folder, number, wat};
 
 /// A component `v` whose tool gives `version`.
-fn version(version: u32) -> Vec<u8> {
+pub(crate) fn version(version: u32) -> Vec<u8> {
     number("v", &format!("i32.const {version}"))
 }
 
-async fn serves(host: &TestHost, version: u32) {
+pub(crate) async fn serves(host: &TestHost, version: u32) {
     host.until(&format!("version {version} serves"), async |host| {
         host.text("v", json!({})).await == format!(r#"{{"result":{version}}}"#)
     })

@@ -37,7 +37,7 @@ use crate::{
 /// The socket's name in the data directory.
 pub const SOCKET: &str = "mcpp.sock";
 
-/// What an operator sees of a running host.
+/// The state of a running host, for an operator.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Info {
     /// The program's version.
@@ -56,7 +56,7 @@ pub struct Info {
     pub engine: EngineConfig,
     /// The host's memory for what it does for others.
     pub memory: Vec<PoolInfo>,
-    /// What one call may use by default.
+    /// The default limits of one call.
     pub limits: serde_json::Value,
     /// The tenant whose components these are.
     pub tenant: TenantInfo,
@@ -64,7 +64,7 @@ pub struct Info {
     pub components: Vec<ComponentInfo>,
     /// Components whose newest build is not live.
     pub problems: Vec<ProblemInfo>,
-    /// What of the tenant is being loaded; none if it is not open.
+    /// Loads of the tenant that go on now; none if the tenant is not open.
     #[serde(default)]
     pub loads: Option<LoadsNow>,
     /// The tenants of which not everything was looked at since they were opened.
@@ -96,7 +96,7 @@ pub struct TenantInfo {
     pub limits: serde_json::Value,
     /// Its instances, and its calls that queue.
     pub instances: Instances,
-    /// What it has of the host's memory.
+    /// The tenant's part of the host's memory.
     pub memory: Vec<PoolInfo>,
 }
 
@@ -111,12 +111,12 @@ pub struct PoolInfo {
     pub bound_bytes: u64,
 }
 
-/// What a component did, and what it was denied.
+/// A component's uses of its grant, and its denials.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Explanation {
     /// Why its newest build is not live.
     pub problem: Option<String>,
-    /// What its calls did of what was granted, and what they were denied, since the host started.
+    /// Uses of the grant by the component's calls, and their denials, since the host started.
     pub notes: Notes,
 }
 
@@ -153,13 +153,13 @@ pub struct ComponentInfo {
     pub origin: String,
     /// Its tools, each with its limits in force.
     pub tools: Vec<ToolInfo>,
-    /// What is granted to it.
+    /// The capabilities and folders that the grant gives to the component.
     pub granted: Vec<String>,
     /// Its store; none if it has no grant for one.
     pub store: Option<StoreInfo>,
     /// The topics of which it is told.
     pub topics: Vec<String>,
-    /// What its author should know.
+    /// Notes for the component's author.
     pub notes: Vec<String>,
 }
 
@@ -192,7 +192,7 @@ pub struct ProblemInfo {
     pub component: String,
     /// Where the build is.
     pub origin: String,
-    /// What is wrong.
+    /// The error.
     pub error: String,
     /// Whether an older build goes on serving.
     pub old_build_serves: bool,
@@ -202,7 +202,7 @@ pub struct ProblemInfo {
 #[derive(Debug)]
 pub struct AdminDoor(Arc<Shared>);
 
-/// What the operator's commands reach.
+/// The state that the operator's commands reach.
 #[derive(Debug)]
 pub struct Shared {
     /// The configuration in force.
@@ -287,7 +287,7 @@ pub struct Of {
     pub tenant: TenantId,
 }
 
-/// What a command came to.
+/// The answer to a command.
 fn answer<T: Serialize>(result: Result<T, impl std::error::Error + 'static>) -> Response {
     match result {
         Ok(value) => Json(value).into_response(),
@@ -423,7 +423,7 @@ async fn store_info(registry: &Registry, tenant: &TenantId, revision: &Revision)
     Some(StoreInfo { used_bytes, quota_bytes, format: revision.format() })
 }
 
-/// What a grant gives, in words.
+/// The capabilities and folders of a grant, in words.
 fn granted(grant: &ComponentGrant) -> Vec<String> {
     let given = |capability: &&Capability| matches!(capability.access, Access::Granted { given, .. } if given(grant));
     let capabilities = capability::TABLE.iter().filter(given).map(|capability| capability.name.to_owned());

@@ -50,13 +50,13 @@ pub struct Config {
     pub engine: EngineConfig,
     /// How components are compiled.
     pub compile: CompileConfig,
-    /// What one call may use, unless a grant says otherwise.
+    /// Limits of one call, unless a grant says otherwise.
     pub limits: LimitsPatch,
-    /// What one tenant may use, unless its settings say otherwise.
+    /// Limits of one tenant, unless its settings say otherwise.
     pub tenant_limits: TenantLimitsPatch,
     /// Requests of components.
     pub outbound: OutboundConfig,
-    /// What is logged.
+    /// The host's log.
     pub log: LogConfig,
 }
 
@@ -149,7 +149,7 @@ pub struct DataConfig {
     pub dir: Option<PathBuf>,
 }
 
-/// What is logged.
+/// The host's log.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LogConfig {
@@ -193,7 +193,7 @@ pub enum ConfigError {
         name: &'static str,
         /// Its value.
         value: String,
-        /// What is wrong with it.
+        /// The error in it.
         reason: String,
     },
     /// Values that do not go together.
@@ -309,7 +309,7 @@ impl Config {
         Ok(())
     }
 
-    /// What one call may use.
+    /// Limits of one call.
     pub fn limits(&self) -> Limits {
         Limits::default().patched(&self.limits)
     }
@@ -332,7 +332,7 @@ impl Config {
         }
     }
 
-    /// What a tenant may use, unless its settings say otherwise.
+    /// Limits of a tenant, unless its settings say otherwise.
     pub fn tenant_limits(&self) -> TenantLimits {
         TenantLimits::default().patched(&self.tenant_limits)
     }

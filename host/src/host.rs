@@ -274,7 +274,7 @@ impl Host {
     }
 }
 
-/// What all tenants have in common.
+/// The settings that all tenants share.
 fn tenants_config(config: &Config, homes: &Homes) -> anyhow::Result<TenantsConfig> {
     let compiler = Compiler::new(&config.compile);
     let cache = Cache::open(&homes.compiled_built_in(), compiler.cache_bytes())
@@ -377,7 +377,7 @@ async fn hold(lock: Arc<DirectoryLock>, tenants: Arc<Tenants>, registry: Registr
 
 /// Connections that the kernel holds until they are accepted.
 const BACKLOG: u32 = 1_024;
-/// What the kernel holds of one connection's answers: it is not counted, and a client that stands still is noticed only beyond it.
+/// The bytes of one connection's answers that the kernel holds. The host does not count them, and notices a client that stands still only beyond them.
 const SEND_BUFFER_BYTES: u32 = 256 << 10;
 
 fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::{json::json_bytes, machine::memory_bytes};
 
-/// What memory is used for. Each use has a pool of its own.
+/// A use of memory. Each use has a pool of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum MemoryUse {
@@ -94,7 +94,7 @@ struct Pool {
     used: AtomicU64,
 }
 
-/// What was not given.
+/// Why a reservation was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NoMemory {
     /// The account has all that it may have.
@@ -153,7 +153,7 @@ impl HostMemory {
     }
 }
 
-/// What one tenant, or those who are none's, have of the host's memory.
+/// The part of the host's memory that one tenant has, or that all unauthenticated clients have.
 #[derive(Debug)]
 pub struct Account {
     host: Arc<HostMemory>,
@@ -162,7 +162,7 @@ pub struct Account {
 }
 
 impl Account {
-    /// Changes the most that the account may have. What it has already it keeps.
+    /// Changes the most that the account may have. The account keeps the memory that it has already.
     pub fn set_limits(&self, limits: AccountLimits) {
         let each = [limits.guest_bytes, limits.code_bytes, limits.message_bytes];
         for ((limit, set), of) in self.limits.iter().zip(each).zip(MemoryUse::ALL) {
@@ -180,7 +180,7 @@ impl Account {
         counter(&self.limits, of).load(Ordering::Relaxed)
     }
 
-    /// What it has.
+    /// The bytes that the account has.
     pub fn used(&self, of: MemoryUse) -> u64 {
         counter(&self.used, of).load(Ordering::Relaxed)
     }
@@ -198,7 +198,7 @@ impl Account {
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, add)
             .map_err(|_| NoMemory::Account { of, bound: limit })?;
         let pool = self.host.pool(of);
-        // Who has almost nothing may take of the last quarter too.
+        // An account with almost nothing may take of the last quarter too.
         let few = before.saturating_add(bytes) <= pool.bound / 16;
         let bound = if few { pool.bound } else { pool.bound - pool.bound / 4 };
         let add = |used: u64| used.checked_add(bytes).filter(|sum| *sum <= bound);

@@ -55,15 +55,15 @@ impl SecretName {
         &self.0
     }
 
-    /// What a guest writes where the value shall stand.
+    /// The placeholder that a guest writes where the value shall stand.
     pub fn placeholder(&self) -> String {
         format!("{PLACEHOLDER_START}{}{PLACEHOLDER_END}", self.0)
     }
 }
 
-/// What begins and ends a placeholder.
+/// The beginning of a placeholder.
 pub const PLACEHOLDER_START: &str = "{{secret:";
-/// See [`PLACEHOLDER_START`].
+/// The end of a placeholder.
 pub const PLACEHOLDER_END: &str = "}}";
 
 impl TryFrom<String> for SecretName {
@@ -97,7 +97,7 @@ pub enum SecretError {
     Format {
         /// The file.
         path: PathBuf,
-        /// What is wrong, without a word of its contents.
+        /// The error, without a word of the file's contents.
         reason: String,
     },
     /// There is no key, or not the right one.
@@ -129,7 +129,7 @@ pub struct Secrets {
     read: Mutex<Option<(Stamp, BTreeMap<SecretName, Sealed>)>>,
 }
 
-/// What changes when the file is written.
+/// The properties of the file that change when somebody writes it.
 type Stamp = (u64, SystemTime, u64);
 
 impl Secrets {
@@ -195,7 +195,7 @@ impl Secrets {
         }
     }
 
-    /// What an entry is bound to.
+    /// The text to which an entry is bound: its tenant and its name.
     fn bound(&self, name: &SecretName) -> String {
         format!("mcpp secret 1\0{}\0{name}", self.tenant)
     }

@@ -87,7 +87,7 @@ pub fn flush() {
     }
 }
 
-/// Writes the last word of the program to standard error, after the log. Whoever does not read it keeps the program for two seconds.
+/// Writes the last word of the program to standard error, after the log. If no process reads it, the program waits for two seconds.
 pub fn last_word(word: String) {
     flush();
     let (written, done) = std::sync::mpsc::sync_channel(1);

@@ -1,6 +1,6 @@
-//! Who calls, and what they may do.
+//! Callers, and their rights.
 //!
-//! Every key, cache, session and metric carries a [`TenantId`]. A [`Principal`] says who is at the door ([`tokens`]);
+//! Every key, cache, session and metric carries a [`TenantId`]. A [`Principal`] identifies the caller at the door ([`tokens`]);
 //! only [`Authorized::check`] makes the [`Authorized`] call that the registry accepts, so an unauthenticated or unauthorized call cannot reach a tool.
 
 pub mod door;
@@ -121,16 +121,16 @@ pub const SCOPE_METRICS: &str = "metrics";
 /// All scopes.
 pub const SCOPES: [&str; 2] = [SCOPE_TOOLS, SCOPE_METRICS];
 
-/// Who calls: an authenticated identity within a tenant.
+/// A caller: an authenticated identity within a tenant.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Principal {
     /// The tenant in whose catalog this principal's calls run.
     pub tenant: TenantId,
     /// Which of the tenants that ever had that name.
     pub incarnation: Incarnation,
-    /// Who within the tenant.
+    /// The caller's name within the tenant.
     pub subject: Arc<str>,
-    /// What the principal may do.
+    /// The principal's scopes.
     pub scopes: Arc<BTreeSet<String>>,
     /// The tools that it may see and call; none for all of the tenant's.
     pub tools: Option<Arc<[ToolPattern]>>,

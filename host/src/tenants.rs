@@ -41,16 +41,16 @@ use crate::{
 /// How long calls of a tenant that is removed may go on.
 const DRAIN: Duration = Duration::from_secs(5);
 
-/// What all tenants have in common.
+/// The settings that all tenants share.
 #[derive(Debug)]
 pub struct TenantsConfig {
-    /// Where their files are.
+    /// Where the tenants' files are.
     pub homes: Homes,
     /// The tools folders of `local`.
     pub folders: Vec<PathBuf>,
     /// Where the grants of `local` are.
     pub grants: PathBuf,
-    /// What no grant gives to a component.
+    /// The host's own folders, which no grant gives to a component.
     pub own_folders: OwnFolders,
     /// Whether the tools folders of `local` are pinned.
     pub pinned: bool,
@@ -60,9 +60,9 @@ pub struct TenantsConfig {
     pub compiler: Compiler,
     /// Components that every tenant has.
     pub built_in: Arc<BuiltIns>,
-    /// What a call may use unless a grant says otherwise.
+    /// The limits of a call unless a grant says otherwise.
     pub limits: Limits,
-    /// What a tenant may use unless its settings say otherwise.
+    /// The limits of a tenant unless its settings say otherwise.
     pub tenant_limits: TenantLimits,
     /// How long a migration of data may take.
     pub migration: MigrationLimits,
@@ -109,13 +109,13 @@ pub enum TenantsError {
     /// Its data cannot be copied or removed.
     #[error("the tenant's data")]
     Store(#[from] StoreError),
-    /// What was accepted is not known, or something is not accepted.
+    /// The host cannot read what the operator accepted, or the operator has not accepted a component.
     #[error(transparent)]
     Accept(#[from] AcceptError),
     /// Its tokens cannot be revoked.
     #[error(transparent)]
     Tokens(#[from] TokensError),
-    /// What it had cannot be copied or removed.
+    /// The host cannot copy or remove the tenant's files.
     #[error("cannot use {path}")]
     Io {
         /// The file or folder.
@@ -126,7 +126,7 @@ pub enum TenantsError {
     },
 }
 
-/// What a refresh did, by tenant.
+/// The outcome of a refresh, by tenant.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refreshed {
     /// Tenants that were opened, with what their tools came to.
@@ -165,7 +165,7 @@ impl Tenants {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Brings the host in line with the tenants' files: suspends and closes at once, and opens the others, each beside the others. Waits for those that it opened until
+    /// Brings the host in line with the tenants' files: suspends and closes at once, and opens the others, each beside the others. Waits for the tenants that it opened until
     /// they have loaded their tools, or for a while.
     pub async fn refresh(&self, progress: Progress) -> Result<Refreshed, HomeError> {
         let (mut done, opening) = self.bring_in_line(progress)?;
@@ -182,7 +182,7 @@ impl Tenants {
         Ok(done)
     }
 
-    /// What a refresh does at once: which tenants are closed or cannot be opened, and the reports that those will give that are being opened.
+    /// The part of a refresh that happens at once: which tenants are closed or cannot be opened, and the coming reports of the tenants that are being opened.
     pub fn bring_in_line(&self, progress: Progress) -> Result<(Refreshed, Vec<OpeningTenant>), HomeError> {
         let (mut done, mut wanted) = (Refreshed::default(), Vec::new());
         for home in self.config.homes.list()? {
@@ -193,7 +193,7 @@ impl Tenants {
             match home.settings() {
                 Ok(settings) if settings.suspended => {}
                 Ok(settings) => wanted.push((home, Some(settings))),
-                // What it may use is not known: it stays as it is, or closed.
+                // The host does not know the tenant's limits: the tenant stays as it is, or closed.
                 Err(error) => {
                     let error = telemetry::chain(&error);
                     tracing::error!(tenant = %home.tenant, error, "the tenant's settings are not in force");
@@ -268,7 +268,7 @@ impl Tenants {
         Ok(reports)
     }
 
-    /// Opens a tenant in the background. What it will report; an error if it is closed meanwhile.
+    /// Opens a tenant in the background. Gives the tenant's report; an error if the tenant is closed meanwhile.
     fn begin(
         &self,
         home: Home,

@@ -26,13 +26,13 @@ pub(super) async fn list_events(State(shared): State<Arc<Shared>>, Query(of): Qu
     answer(parked::list(&shared.store, &of.tenant, MAX_SHOWN).await)
 }
 
-/// What to do with parked deliveries.
+/// A verdict on parked deliveries.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settle {
-    /// Which; all if none is named.
+    /// Id of the delivery; all if none is named.
     pub id: Option<String>,
-    /// What to do.
+    /// The verdict.
     pub verdict: Verdict,
 }
 

@@ -125,7 +125,7 @@ impl Info {
     }
 }
 
-/// What is loaded now, if something is.
+/// Prints the loads that go on now, if there are any.
 fn print_loads(info: &HostInfo) -> anyhow::Result<()> {
     if !info.opening.is_empty() {
         let opening = info.opening.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
@@ -147,7 +147,7 @@ fn use_of(now: &Instances, most: &[String; 4]) -> String {
     )
 }
 
-/// What is used of each pool of memory, in MiB.
+/// The used bytes of each pool of memory, in MiB.
 fn memory_of(pools: &[PoolInfo]) -> String {
     let mib = |bytes: u64| bytes.div_ceil(1 << 20);
     let pool = |pool: &PoolInfo| format!("{} {} of {} MiB", pool.pool, mib(pool.used_bytes), mib(pool.bound_bytes));

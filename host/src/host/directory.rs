@@ -73,7 +73,7 @@ impl DirectoryLock {
         }
     }
 
-    /// What to tell people and clients while another process has it.
+    /// The notice to people and clients while another process has the directory.
     pub(super) fn notice(&self) -> String {
         let mut text = String::new();
         let read = (&self.file).rewind().and_then(|()| (&self.file).take(MAX_LOCK_BYTES).read_to_string(&mut text));

@@ -1,4 +1,4 @@
-//! What parsed JSON takes of memory, known before it is parsed: up to a hundred times its text.
+//! The memory that parsed JSON takes, known before the host parses it: up to a hundred times its text.
 
 use serde_json::Value;
 

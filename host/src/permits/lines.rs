@@ -1,4 +1,4 @@
-//! Tenants' lines for what there is only so much of. What is free goes to the tenant that has the fewest, and among those to the one that was served longest ago. A tenant's
+//! Tenants' lines for a scarce resource. The next free unit goes to the tenant that has the fewest, and among those to the one that was served longest ago. A tenant's
 //! requests are served in the order in which they came.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -7,11 +7,11 @@ use tokio::sync::oneshot;
 
 use crate::tenant::TenantId;
 
-/// What each tenant has of something, and who waits for more of it as a `T`.
+/// The units that each tenant has of a resource, and the requests that wait for more of them as a `T`.
 #[derive(Debug)]
 pub struct FairLines<T> {
     taken: usize,
-    /// Rises with every time that something is given.
+    /// Rises whenever a tenant gets a unit.
     served: u64,
     tenants: BTreeMap<TenantId, Line<T>>,
 }

@@ -52,7 +52,7 @@ pub enum KeyError {
         /// The file.
         path: PathBuf,
     },
-    /// What there is, is none.
+    /// The key is malformed.
     #[error("the key in {0} is not 32 bytes in hexadecimal or base64")]
     Malformed(String),
     /// The system gives no random bytes.

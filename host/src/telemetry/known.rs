@@ -1,6 +1,6 @@
 //! The tenants, tools and components that there are, as far as telemetry is concerned: only their names become labels of metrics, and each tenant has a rate for its guests' records.
 //!
-//! Names come and go; a series ends with the name that it carries. A tenant has a bound on names. What is beyond it, or gone already when it is counted, is counted as [`OTHER`].
+//! Names come and go; a series ends with the name that it carries. A tenant has a bound on names. A name beyond the bound, or gone already when it is counted, counts as [`OTHER`].
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -47,7 +47,7 @@ pub struct TenantTelemetry {
     names: Mutex<Names>,
 }
 
-/// What a tenant has, by name.
+/// The names of a tenant's tools and components.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Names {
     /// Its tools.

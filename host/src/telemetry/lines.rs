@@ -1,7 +1,7 @@
 //! The way of log lines to standard error. A writer never waits: a line for which there is no room is lost, and counted.
 //!
-//! One thread writes what waits. Whoever starts the host may read its standard error slowly, or not at all; only that thread and the log suffer. The lines that wait are bounded in
-//! number and in bytes, and a guest's may take half of the room at the most, so that guests cannot push out what the host itself has to say.
+//! One thread writes the waiting lines. The parent process may read the host's standard error slowly, or not at all; only that thread and the log suffer. The waiting lines are
+//! bounded in number and in bytes, and a guest's may take half of the room at the most, so that guests cannot push out the host's own lines.
 
 use std::{
     io::{self, Write},

@@ -38,7 +38,7 @@ impl std::fmt::Debug for Series {
     }
 }
 
-/// What a series of each kind is kept in.
+/// The storage of each kind of series.
 struct Kinds;
 
 type Number = Arc<metrics::atomics::AtomicU64>;
@@ -115,7 +115,7 @@ impl Series {
         Self(Arc::new(Inner { registry: Registry::new(Kinds), descriptions: Mutex::default() }))
     }
 
-    /// Ends series. What still counts into them counts into nothing.
+    /// Ends series. Later counts into an ended series are lost.
     pub(super) fn end(&self, ended: &Ended<'_>) {
         self.0.registry.retain_counters(|key, _| !ended.has(key));
         self.0.registry.retain_gauges(|key, _| !ended.has(key));

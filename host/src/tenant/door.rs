@@ -15,25 +15,25 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// How many of a tenant's requests are read at the same time, for each processor, while nobody else uses the host.
 const PLACES: usize = 2;
-/// Refusals that are answered at once, each second; and how many more after a pause.
+/// Refusals that the host answers at once, each second; and how many more after a pause.
 const REFUSALS_PER_SECOND: NonZeroU32 = NonZeroU32::new(100).unwrap();
 const REFUSALS_AT_ONCE: NonZeroU32 = NonZeroU32::new(200).unwrap();
-/// How long any further one is held back.
+/// How long the host holds back any further refusal.
 const HELD_BACK: Duration = Duration::from_millis(500);
 
 /// One tenant's door.
 #[derive(Debug)]
 pub struct Door {
-    /// What requests take while they are read.
+    /// Permits to read a request; a request holds one while the host reads it.
     pub places: Arc<Semaphore>,
     /// Requests that are read at the same time while nobody else uses the host, and while others do.
     alone: usize,
     shared: usize,
-    /// What it is refused.
+    /// Refusals of the tenant's requests.
     pub refusals: Refusals,
-    /// What a large result takes while it is written: one at a time.
+    /// The permit to write a large result: one at a time.
     pub writers: Semaphore,
-    /// What a large body takes for each of its parts: one at a time.
+    /// The permit to read a part of a large body: one at a time.
     pub readers: Semaphore,
     streams: Arc<AtomicU64>,
 }
@@ -111,8 +111,8 @@ impl Drop for Leave {
     }
 }
 
-/// Refusals of one tenant, or of those who are none's, and calls that the host had to stop. Whoever asks again and again for what is not there, is not theirs, or crashes, waits for
-/// the answers: those take time too.
+/// Refusals of one tenant, or of unauthenticated clients, and calls that the host had to stop. A client that keeps asking for missing or forbidden things, or crashes guests,
+/// waits for each answer: such answers take time too.
 #[derive(Debug)]
 pub struct Refusals(DefaultDirectRateLimiter);
 

@@ -45,7 +45,7 @@ pub struct Home {
     pub path: PathBuf,
 }
 
-/// What is set for one tenant.
+/// The settings of one tenant.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TenantSettings {
@@ -54,10 +54,10 @@ pub struct TenantSettings {
     /// Whether a component that is new, asks for more or shows clients something else waits until it is accepted.
     #[serde(default = "yes")]
     pub pinned: bool,
-    /// Nobody of it may come in, and none of its tools runs.
+    /// The host refuses every request of the tenant, and runs none of its tools.
     #[serde(default)]
     pub suspended: bool,
-    /// Which of the tenants that ever had its name it is.
+    /// Which of the tenants that ever had this name it is.
     #[serde(default, skip_serializing_if = "Incarnation::is_none")]
     pub incarnation: Incarnation,
     /// When it was made.
@@ -207,7 +207,7 @@ impl Homes {
         Ok(home)
     }
 
-    /// Removes a tenant's files. What it kept in the store is somebody else's matter.
+    /// Removes a tenant's files. The caller removes the tenant's data in the store.
     pub fn remove(&self, tenant: &TenantId) -> Result<(), HomeError> {
         if *tenant == TenantId::local() {
             return Err(HomeError::Local("removed"));
@@ -270,12 +270,12 @@ impl Home {
         self.path.join(TOOLS)
     }
 
-    /// What the operator has accepted of pinned components.
+    /// The file of the pinned components that the operator has accepted.
     pub fn accepted(&self) -> PathBuf {
         self.path.join("accepted.json")
     }
 
-    /// What is set for the tenant.
+    /// The tenant's settings.
     pub fn settings(&self) -> Result<TenantSettings, HomeError> {
         let path = self.path.join(SETTINGS);
         let text = match std::fs::read_to_string(&path) {

@@ -36,16 +36,16 @@ const SECRET_BYTES: usize = 32;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Token {
-    /// By what it is called; no secret.
+    /// The token's name; no secret.
     pub id: String,
-    /// Whose tools it opens.
+    /// The tenant that the token belongs to.
     pub tenant: TenantId,
     /// Which of the tenants that ever had that name.
     #[serde(default, skip_serializing_if = "Incarnation::is_none")]
     pub incarnation: Incarnation,
-    /// Who has it.
+    /// The principal that holds the token.
     pub subject: String,
-    /// What its holder may do.
+    /// The scopes of the token's holder.
     pub scopes: BTreeSet<String>,
     /// The tools that its holder may see and call: names, or prefixes that end in `*`. All of the tenant's if there is none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -77,14 +77,14 @@ impl Token {
     }
 }
 
-/// What a new token is for.
+/// A request for a new token.
 #[derive(Debug, Clone)]
 pub struct NewToken {
-    /// Whose tools it opens.
+    /// The tenant that the token belongs to.
     pub tenant: TenantId,
-    /// Who gets it.
+    /// The principal that gets the token.
     pub subject: String,
-    /// What its holder may do.
+    /// The scopes of the token's holder.
     pub scopes: BTreeSet<String>,
     /// The tools that its holder may see and call; all of the tenant's if there is none.
     pub tools: Vec<ToolPattern>,
@@ -129,7 +129,7 @@ pub enum TokensError {
         "there are {MAX_TOKENS} tokens, or {MAX_FILE_BYTES} bytes of them, those that have expired included; revoke some with `mcpp token revoke`"
     )]
     TooMany,
-    /// What is asked for is not legal.
+    /// The request for a token is not legal.
     #[error("{0}")]
     Invalid(&'static str),
 }

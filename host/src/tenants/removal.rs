@@ -9,7 +9,7 @@ use crate::{
     tenant::{TenantId, home::Homes, tokens::TokenFile},
 };
 
-/// What is copied besides the data. Secrets are not: they are readable by this host alone.
+/// Files and folders that the host copies besides the data. It copies no secrets: only this host can read them.
 const EXPORTED: [&str; 4] = ["tenant.toml", "accepted.json", "grants", "tools"];
 
 /// Removes a tenant that nobody uses any more. How many entries of its data were copied.
@@ -42,7 +42,7 @@ pub async fn remove(
     Ok(entries)
 }
 
-/// Copies a file, or a folder with the files in it; nothing if it is not there. What is no plain file is left out: it could point anywhere.
+/// Copies a file, or a folder with the files in it; nothing if the path is not there. Leaves out everything that is no plain file: it could point anywhere.
 fn copy(from: &Path, to: &Path) -> Result<(), TenantsError> {
     let Ok(meta) = std::fs::symlink_metadata(from) else { return Ok(()) };
     if meta.is_file() {

@@ -1,7 +1,7 @@
-//! Who is at the door, by token. The door asks an index in memory: it never reads the file, and never waits.
+//! Authenticates clients by their tokens. The door asks an index in memory: it never reads the file, and never waits.
 //!
-//! One thread looks at the file five times a second, parses it when it has changed, and swaps the index. It is a thread of its own, so that a revocation comes into force however busy the
-//! host's other threads are. If the file cannot be read, or was not looked at for long, nobody comes in.
+//! One thread looks at the file five times a second, parses it when it has changed, and swaps the index. The thread does nothing else, so that a revocation comes into
+//! force however busy the host's other threads are. If the thread cannot read the file, or has not looked at it for long, the host admits no client.
 
 use std::{
     collections::HashMap,
@@ -43,7 +43,7 @@ pub enum Stranger {
     Unreadable,
 }
 
-/// Who is at the door, by token.
+/// Authenticates clients by their tokens.
 #[derive(Debug)]
 pub struct Authenticator {
     file: TokenFile,
@@ -70,7 +70,7 @@ enum End {
     Never,
 }
 
-/// What changes when a file is written.
+/// The properties of a file that change when somebody writes it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stamp {
     /// There is no file.
@@ -117,7 +117,7 @@ impl Authenticator {
         self.known.load().is_some()
     }
 
-    /// Who has this token; the local user where no token is needed.
+    /// The principal that has this token; the local user where the host needs no token.
     pub fn check(&self, token: Option<&str>) -> Result<Principal, Stranger> {
         if self.is_stale() {
             return Err(Stranger::Unreadable);

@@ -80,7 +80,7 @@ struct Shared {
     tenants: ArcSwap<BTreeMap<TenantId, Arc<Tenant>>>,
     /// Whether the host has loaded what it has to before it takes work.
     ready: AtomicBool,
-    /// What clients are told of the host.
+    /// The host's notice to clients.
     notice: ArcSwapOption<String>,
     calls: tokio_util::task::TaskTracker,
 }
@@ -203,12 +203,12 @@ impl Registry {
         &self.0.store
     }
 
-    /// What components did of what was granted to them, and what they were denied.
+    /// Components' uses of their grants, and their denials.
     pub fn ledger(&self) -> &Arc<Ledger> {
         &self.0.ledger
     }
 
-    /// Who is told of which events.
+    /// The topics to which components are subscribed.
     pub fn subscriptions(&self) -> &Arc<Subscriptions> {
         &self.0.subscriptions
     }
@@ -223,7 +223,7 @@ impl Registry {
         &self.0.admission
     }
 
-    /// What `tenant` has now; empty for a tenant that this host does not know.
+    /// The present catalog of `tenant`; empty for a tenant that this host does not know.
     pub fn catalog(&self, tenant: &TenantId) -> Arc<Catalog> {
         self.0.tenants.load().get(tenant).map(|tenant| tenant.catalog.load_full()).unwrap_or_default()
     }
@@ -352,7 +352,7 @@ impl Registry {
                 Err(error) => return (Err(error), control.cost(0)),
             }
         }
-        // What is long to check is long to make into values.
+        // A long check means that the arguments are also long to make into values.
         if weight.is_heavy() || control.is_crowded() || !is_short {
             control.note_slice();
         }

@@ -34,7 +34,7 @@ use crate::tenant::TenantId;
 /// Requests to one tenant's task that may wait.
 const MAX_PENDING_REQUESTS: usize = 16;
 
-/// What a reload did, by component.
+/// The outcome of a reload, by component.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
     /// Components of which a new build is live.
@@ -61,7 +61,7 @@ impl Report {
     }
 }
 
-/// What of a tenant is being loaded.
+/// The loads of a tenant that go on now.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LoadsNow {
     /// Whether not everything was looked at since the tenant was opened.
@@ -104,7 +104,7 @@ struct LineHandle {
 }
 
 impl Reloader {
-    /// Nobody's tools are watched yet. A reload is answered after `patience` at the latest.
+    /// A reloader that watches no tenant's tools yet. It answers a reload after `patience` at the latest.
     pub fn new(patience: Duration) -> Self {
         Self(Arc::new(Lines { watch: Arc::default(), patience, open: Mutex::default() }))
     }
@@ -136,8 +136,8 @@ impl Reloader {
         Ok(report)
     }
 
-    /// Looks at every folder and every grant of a tenant again; what that did. What is revoked is taken away at once; what loads for long is said to load still. None if the
-    /// tenant is not open.
+    /// Looks at every folder and every grant of a tenant again, and reports. Removes at once each component that lost a part of its grant; reports a long load as still going
+    /// on. None if the tenant is not open.
     pub async fn reload(&self, tenant: &TenantId) -> Result<Option<Report>, Stopping> {
         let Some(LineHandle { loader, requests }) = self.line(tenant) else { return Ok(None) };
         let grants = tokio::task::spawn_blocking(move || {
@@ -152,7 +152,7 @@ impl Reloader {
         Ok(Some(answered.await.map_err(|_| Stopping)?))
     }
 
-    /// What of a tenant is being loaded; none if the tenant is not open.
+    /// The loads of a tenant that go on now; none if the tenant is not open.
     pub async fn now(&self, tenant: &TenantId) -> Option<LoadsNow> {
         let line = self.line(tenant)?;
         let (answer, answered) = oneshot::channel();
@@ -165,7 +165,7 @@ impl Reloader {
         self.line(tenant).map(|line| line.loader)
     }
 
-    /// Watches a tenant no more, whose loader has been told. What is live stays.
+    /// Stops watching a tenant whose loader has been told. Live revisions stay.
     pub fn close(&self, tenant: &TenantId) {
         self.lines().remove(tenant);
     }

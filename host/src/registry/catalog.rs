@@ -28,7 +28,7 @@ use crate::{
     },
 };
 
-/// What the compiled schemas of one component's tools may have together, in bytes: a thousand tools with some hundred subschemas each.
+/// The most that the compiled schemas of one component's tools take together, in bytes: a thousand tools with some hundred subschemas each.
 const MAX_SCHEMAS_BYTES: u64 = 512 << 20;
 
 /// One loaded build of a component.
@@ -52,15 +52,15 @@ pub struct Revision {
     pub tools: Vec<Arc<Tool>>,
     /// Its handler of events and timers.
     pub handler: Option<RevisionHandler>,
-    /// What it is subscribed to.
+    /// The topics to which the component is subscribed.
     pub topics: BTreeSet<Topic>,
     /// How it migrates its data, and the format that it reads and writes.
     pub migration: Option<(Migration, u32)>,
-    /// What it may do.
+    /// The powers of everything in the revision.
     pub powers: Arc<Powers>,
-    /// What a call may use, where a tool has no limits of its own.
+    /// The limits of a call, where a tool has no limits of its own.
     pub limits: Limits,
-    /// What its author should know.
+    /// Notes for the component's author.
     pub notes: Vec<String>,
     /// The memory of its code, given back when nothing runs it any more; none for what is shipped with this program.
     pub memory: Option<Arc<Reservation>>,
@@ -184,7 +184,7 @@ pub struct Problem {
     pub component: String,
     /// Where the build is.
     pub origin: Origin,
-    /// What is wrong, the whole chain in one line.
+    /// The error, its whole chain in one line.
     pub error: String,
     /// When it was found.
     pub since: SystemTime,
@@ -225,7 +225,7 @@ impl Catalog {
         self.components.values()
     }
 
-    /// What it has, by name.
+    /// The names of the tenant's tools and components.
     pub fn names(&self) -> Names {
         let tools = self.tools.keys().map(|name| name.as_str().to_owned()).collect();
         Names { tools, components: self.components.keys().cloned().collect() }

@@ -1,4 +1,4 @@
-//! What the host itself asks of a component's live revision: to handle an event or a timer, or to migrate its data.
+//! The host's own requests to a component's live revision: to handle an event or a timer, or to migrate its data.
 
 use std::{sync::Arc, time::Duration};
 

@@ -1,4 +1,4 @@
-//! What an instance has of its host: what its revision was granted, on behalf of whom it runs.
+//! The host's side of an instance: the grant of its revision, and the principal for whom it runs.
 
 use std::sync::Arc;
 
@@ -26,7 +26,7 @@ impl Registry {
         Some(Keeping { keeper: self.0.keeper.clone(), build, most, reuse: tool.reuse })
     }
 
-    /// What an instance of a revision has of its host.
+    /// The host's side of an instance of a revision.
     pub(super) fn running(&self, powers: &Powers, principal: Principal, tool: Arc<str>, cause: Arc<str>) -> Running {
         let space = Space { tenant: principal.tenant.clone(), component: powers.component.clone() };
         let witness = Witness::new(

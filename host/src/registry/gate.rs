@@ -36,7 +36,7 @@ impl Gate {
             if entered {
                 *inside = inside.saturating_add(1);
             }
-            // Nobody waits for somebody to come in.
+            // No task waits for an entry.
             false
         });
         entered.then(|| Pass(Arc::clone(self)))
@@ -53,7 +53,7 @@ impl Gate {
     pub async fn drain(&self, patience: Duration) -> bool {
         self.0.send_modify(|(phase, _)| *phase = Phase::Draining);
         let mut seen = self.0.subscribe();
-        // What is waited for is a lock on the state: it must be gone before the state changes.
+        // The result of the wait holds a lock on the state: it must be gone before the state changes.
         let empty = tokio::time::timeout(patience, seen.wait_for(|(_, inside)| *inside == 0)).await.is_ok();
         let mut drained = false;
         if empty {

@@ -11,7 +11,7 @@ use crate::{
 /// Longest name that is repeated in an error, in characters.
 const MAX_SHOWN: usize = 160;
 
-/// The tools that `grant` lets `component` offer, with their names. What it says of a tool that there is not is an error: the operator meant another.
+/// The tools that `grant` lets `component` offer, with their names. A grant that names a tool that is not there is an error: the operator meant another.
 pub(super) fn offered(
     component: &ComponentName,
     tools: Vec<LoadedTool>,

@@ -48,12 +48,12 @@ impl Registry {
         self.0.ready.load(Ordering::Relaxed)
     }
 
-    /// Notes that it has.
+    /// Notes that the host has.
     pub fn set_ready(&self) {
         self.0.ready.store(true, Ordering::Relaxed);
     }
 
-    /// What clients are told of the host, besides its tools.
+    /// The host's notice to clients, besides its tools.
     pub fn notice(&self) -> Option<Arc<String>> {
         self.0.notice.load_full()
     }

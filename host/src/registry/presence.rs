@@ -28,7 +28,7 @@ impl Registry {
         self.drain_tenant(tenant, patience).await;
     }
 
-    /// What stops all that runs for a tenant; none if it is not open.
+    /// The token that stops all that runs for a tenant; none if the tenant is not open.
     pub fn gone(&self, tenant: &TenantId) -> Option<CancellationToken> {
         self.tenant(tenant).map(|tenant| tenant.gone.clone())
     }

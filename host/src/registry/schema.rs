@@ -1,7 +1,7 @@
 //! The JSON Schemas of a tool, compiled once when its component is loaded, checked at every call.
 //!
 //! Schemas come from guests: they are bounded in size and depth, may not refer outside themselves (nothing is ever fetched), and their patterns run on an
-//! engine without backtracking. What it costs to compile one, and to hold a value to it, is known before either is done ([`Steps`]).
+//! engine without backtracking. The host knows the cost of compiling a schema, and of checking a value against it, before it does either ([`Steps`]).
 
 mod cost;
 mod graph;
@@ -71,7 +71,7 @@ pub enum SchemaError {
     /// Too many subschemas for one value.
     #[error("its subschemas apply one another to the same value too deep")]
     AppliedTooDeep,
-    /// What a subschema leaves over depends on itself.
+    /// The values that a subschema leaves over depend on itself.
     #[error("what a subschema leaves over (`unevaluatedProperties`, `unevaluatedItems`) depends on itself")]
     LeavesItself,
     /// Using it costs too much.
@@ -93,7 +93,7 @@ pub enum SchemaError {
 pub struct Mismatch {
     /// JSON pointer to the place in the value.
     pub path: String,
-    /// What is wrong there.
+    /// The error there.
     pub reason: String,
 }
 
@@ -143,7 +143,7 @@ impl Schema {
         self.json_bytes.saturating_add(self.cost.memory_bytes)
     }
 
-    /// What it costs to hold a value to it, before that is done.
+    /// The cost of checking a value against the schema, known before the check.
     pub fn steps(&self, value: &Value) -> Result<Steps, Mismatch> {
         let refuse = |reason: &str| Mismatch { path: String::new(), reason: reason.to_owned() };
         let steps = self.cost.with(value).map_err(|_| refuse("it is nested too deep to be checked"))?;

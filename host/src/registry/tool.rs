@@ -29,12 +29,12 @@ const MAX_TEXT_BYTES: usize = 16 << 10;
 /// Steps of a check in a millisecond, at least: what is measured is several times that.
 pub const STEPS_PER_MS: u64 = 50_000;
 
-/// What everything of one revision may do.
+/// The powers of everything in one revision.
 #[derive(Debug)]
 pub struct Powers {
     /// The component.
     pub component: ComponentName,
-    /// Which tools it may call.
+    /// The tools that it may call.
     pub may_call: Arc<[ToolPattern]>,
     /// How large its space may become, in bytes; none if it has no store.
     pub quota_bytes: Option<u64>,
@@ -42,7 +42,7 @@ pub struct Powers {
     pub files: Folders,
     /// Its settings.
     pub config: Arc<BTreeMap<String, String>>,
-    /// What it may request over HTTP; none if nothing.
+    /// The HTTP requests that it may make; none if it may make none.
     pub http: Option<Arc<HttpGrant>>,
     /// Through which calls of the revision pass.
     pub gate: Arc<Gate>,
@@ -59,17 +59,17 @@ pub struct Tool {
     pub component: Arc<str>,
     /// A name for people.
     pub title: Option<String>,
-    /// What it does.
+    /// A description of the tool.
     pub description: String,
     /// Hints to clients.
     pub annotations: Annotations,
-    /// What it takes.
+    /// The schema of its arguments.
     pub input: Schema,
     /// Whether its input schema says that parameters stand in headers too.
     pub names_headers: bool,
-    /// What it gives, if it says so.
+    /// The schema of its result, if the tool has one.
     pub output: Option<Schema>,
-    /// What one call may use.
+    /// The limits of one call.
     pub limits: Limits,
     /// Its own places, besides the host's.
     pub places: Arc<Semaphore>,
@@ -77,7 +77,7 @@ pub struct Tool {
     pub rate: Rate,
     /// Whether its calls are long.
     pub weight: Weight,
-    /// What it may do, as all of its revision.
+    /// The powers of its revision.
     pub powers: Arc<Powers>,
     /// How it is called.
     pub target: Target,
@@ -130,7 +130,7 @@ impl Tool {
         })
     }
 
-    /// What its compiled schemas have, in bytes.
+    /// The memory of its compiled schemas, in bytes.
     pub fn schema_bytes(&self) -> u64 {
         self.input.memory_bytes().saturating_add(self.output.as_ref().map_or(0, Schema::memory_bytes))
     }
@@ -150,7 +150,7 @@ impl Tool {
         self.limits.cpu_ms.saturating_mul(STEPS_PER_MS)
     }
 
-    /// What it costs to hold arguments to the input schema; refused if that is more than a call may have.
+    /// The cost of checking arguments against the input schema; an error if that is more than a call may have.
     pub fn steps_of_arguments(&self, arguments: &Value) -> Result<Steps, CallError> {
         let steps = self.input.steps(arguments).and_then(|steps| self.within_budget(steps));
         steps.map_err(|Mismatch { path, reason }| CallError::InvalidArguments { path, reason })

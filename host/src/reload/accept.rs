@@ -1,4 +1,4 @@
-//! What an operator has accepted of the components in a pinned folder.
+//! The components of a pinned folder that an operator has accepted.
 //!
 //! A build is accepted by its *face* ([`face`]): what it imports, what it is told of, and its tools as clients see them. A new build with the same face goes live by itself; one that
 //! is new, asks for more or shows clients something else waits until an operator has seen the difference and accepted it.
@@ -53,7 +53,7 @@ struct File {
     components: BTreeMap<String, Face>,
 }
 
-/// What is accepted, and what waits to be.
+/// The accepted builds, and those that wait to be accepted.
 #[derive(Debug)]
 pub struct Accepted {
     path: PathBuf,
@@ -61,7 +61,7 @@ pub struct Accepted {
 }
 
 impl Accepted {
-    /// What is accepted as `path` says, which may not be there.
+    /// The accepted builds in the file `path`, which may not be there.
     pub fn new(path: PathBuf) -> Self {
         Self { path, waiting: Mutex::default() }
     }
@@ -83,7 +83,7 @@ impl Accepted {
         Ok(file)
     }
 
-    /// What has to be accepted before this build may serve; empty if nothing has.
+    /// The changes that an operator must accept before this build may serve; empty if there are none.
     pub fn check(&self, component: &str, face: Face) -> Result<Vec<String>, AcceptError> {
         let file = self.read()?;
         let difference = face.difference(file.components.get(component));
@@ -133,7 +133,7 @@ pub struct Waiting {
     pub component: String,
     /// The build.
     pub digest: String,
-    /// What is different from the build that was accepted before, in lines: of long texts the part around the first difference.
+    /// The differences from the build that was accepted before, in lines: of long texts the part around the first difference.
     pub difference: Vec<String>,
     /// The same with the whole of each text.
     #[serde(default)]

@@ -1,4 +1,4 @@
-//! What changed in a tenant's folders and was not looked at yet. Any number of events folds into a bounded set: beyond it the whole folder is looked at.
+//! Changes in a tenant's folders that the host has not looked at yet. Any number of events folds into a bounded set: beyond it the host looks at the whole folder.
 
 use std::{
     collections::BTreeMap,
@@ -14,7 +14,7 @@ pub(super) const MAX_FILES: usize = 256;
 /// A file that is written without pause is looked at all the same after this long.
 const MAX_SETTLE: Duration = Duration::from_secs(2);
 
-/// What is to be looked at.
+/// The files and folders to look at.
 #[derive(Debug, Default)]
 pub(super) struct DirtyFiles {
     folded: Mutex<Folded>,

@@ -26,7 +26,7 @@ const MAX_ENTRIES: usize = 10_000;
 /// A file that changed less than this long ago may change again without looking different: file systems count time in coarse steps.
 const COARSE: Duration = Duration::from_secs(2);
 
-/// What changes when a file is written to or another takes its place.
+/// The properties of a file that change when somebody writes to it or another file takes its place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct FileStamp {
     device: u64,
@@ -59,7 +59,7 @@ impl FileStamp {
 /// Which directory a folder's path leads to now. A number is given to another directory as soon as its own is gone, so the time of its making counts too, where it is known.
 pub(super) type FolderIdentity = (u64, u64, Option<SystemTime>);
 
-/// What a folder holds.
+/// The contents of a folder.
 #[derive(Debug, Default)]
 pub(super) struct FolderListing {
     /// Component files.
@@ -114,12 +114,12 @@ impl ToolsFolders {
         cap_primitives::fs::open(&root, way, &options)
     }
 
-    /// What a file, or what a link leads to, looks like from outside; none if it cannot be had. Blocks.
+    /// The stamp of a file, or of a link's target; none if the host cannot open it. Blocks.
     pub(super) fn stamp(&self, path: &Path) -> Option<FileStamp> {
         Some(FileStamp::of(&self.open(path).ok()?.metadata().ok()?))
     }
 
-    /// Which directory the path of a folder leads to; none if to none. Blocks.
+    /// Which directory the path of a folder leads to; none if it leads to none. Blocks.
     pub(super) fn identity(&self, folder: &Path) -> Option<FolderIdentity> {
         let meta = match &self.within {
             None => std::fs::metadata(folder).ok()?,

@@ -1,7 +1,7 @@
 //! The task of one tenant: what of it is to be loaded, and the one load that goes on.
 //!
-//! The task itself never waits for a file, a compiler or a guest, so it answers whatever hangs: looking into folders and loading go on beside it, one of each at a time. What an
-//! operator asks for goes before what was saved, and saves have a pace. A file that is still being written waits in the queue, and keeps nothing else from being loaded.
+//! The task itself never waits for a file, a compiler or a guest, so it answers whatever hangs: looking into folders and loading go on beside it, one of each at a time. An
+//! operator's request goes before saved files, and saves have a pace. A file that is still being written waits in the queue, and keeps nothing else from being loaded.
 
 mod partial;
 
@@ -37,12 +37,12 @@ use crate::{
 /// Names that are shown of what waits to be loaded.
 const MAX_SHOWN: usize = 20;
 
-/// What a tenant's task is asked for.
+/// A request to a tenant's task.
 #[derive(Debug)]
 pub(super) enum LineRequest {
     /// To look at everything, and report when all of it is loaded, or at the latest after a while.
     Look {
-        /// What is already known to have failed.
+        /// The failures that are known already.
         failed: Report,
         patience: Option<Duration>,
         answer: oneshot::Sender<Report>,
@@ -99,7 +99,7 @@ struct CurrentLoad {
 struct LoadRound {
     /// Whether a listing began since it was asked for.
     begun: bool,
-    /// What is still to be loaded; none until it is known.
+    /// The sources that are still to be loaded; none until the task knows them.
     left: Option<BTreeSet<SourceKey>>,
     report: Report,
     until: Option<Instant>,
@@ -340,7 +340,7 @@ impl LoadLine {
     fn loaded(&mut self, attempt: Option<Attempt>) {
         let Some(CurrentLoad { mut load, again, began, .. }) = self.current.take() else { return };
         let now = Instant::now();
-        // What was only looked at, or is gone, costs nothing that would have to be paced.
+        // A source that was only looked at, or is gone, costs nothing that would have to be paced.
         let is_free = matches!(attempt, Some(Attempt::Known | Attempt::Done(Outcome::Removed)));
         if load.cause == Cause::Event && !is_free {
             self.pace.count(now, load.source.bytes());

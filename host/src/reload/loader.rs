@@ -1,7 +1,7 @@
 //! From a source of bytes to a live revision, or to a problem that says why not. Compiling blocks a thread of its own, never a door or a guest.
 //!
-//! A load ends: reading, compiling, listing and migrating have bounds, and all of it together has one. It may be cancelled at any time. What it made is installed only if the
-//! tenant is still open and the grant still is the one under which it was admitted.
+//! A load ends: reading, compiling, listing and migrating have bounds, and all of it together has one. It may be cancelled at any time. The loader installs the build only if the
+//! tenant is still open and the grant still is the one under which the build was admitted.
 
 mod bytes;
 mod outcome;
@@ -60,7 +60,7 @@ pub(super) enum Cause {
     Asked,
 }
 
-/// What an attempt to load came to.
+/// The outcome of an attempt to load.
 #[derive(Debug)]
 pub(super) enum Attempt {
     Done(Outcome),
@@ -72,7 +72,7 @@ pub(super) enum Attempt {
     Cancelled,
 }
 
-/// What a load came to.
+/// The outcome of a load.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
     /// The build is live; how long that took, step by step.
@@ -85,7 +85,7 @@ pub enum Outcome {
     Failed(String),
 }
 
-/// What to load, and into which catalog.
+/// The components to load, and the catalog for them.
 #[derive(Debug)]
 pub struct LoaderConfig {
     /// The catalog's owner.
@@ -96,13 +96,13 @@ pub struct LoaderConfig {
     pub built_in: Arc<BuiltIns>,
     /// The folder of grants.
     pub grants: PathBuf,
-    /// What the operator has accepted of pinned components.
+    /// The file of the pinned components that the operator has accepted.
     pub accepted: PathBuf,
     /// Whether what is new, asks for more or shows clients something else waits until it is accepted.
     pub pinned: bool,
-    /// What no grant gives to a component.
+    /// The host's own folders, which no grant gives to a component.
     pub own_folders: OwnFolders,
-    /// What a call may use unless a grant says otherwise.
+    /// The limits of a call unless a grant says otherwise.
     pub limits: Limits,
     /// Whether what is new in a folder first runs with the code of the fast compiler, until [`Loader::optimize`] is called and it is looked at again.
     pub baseline_first: bool,
@@ -122,7 +122,7 @@ pub struct Loader {
     accepted: Accepted,
     /// Fires when the tenant is closed: nothing is installed any more.
     closing: CancellationToken,
-    /// What files looked like that were loaded or refused, and with which grant: the same again is no news.
+    /// The stamps of files that were loaded or refused, and the grant of each: the same again is no news.
     seen: Mutex<BTreeMap<PathBuf, SeenFile>>,
 }
 
@@ -154,7 +154,7 @@ impl Loader {
         &self.config.folders
     }
 
-    /// What is accepted of pinned components, and what waits.
+    /// The accepted builds of pinned components, and those that wait.
     pub fn accepted(&self) -> &Accepted {
         &self.accepted
     }
@@ -388,13 +388,13 @@ impl Loader {
         }
     }
 
-    /// What a component may do: as the operator's grants say, or, for a built-in one that they do not name, as it is shipped.
+    /// The grant of a component: as the operator wrote it, or, for a built-in one that the operator's grants do not name, as it is shipped.
     pub(super) fn grant(&self, component: &str) -> Result<ComponentGrant, LoadError> {
         let grants = self.grants.load();
         let shipped = self.config.built_in.list.iter().find(|built_in| built_in.name == component);
         match (grants.of(component), shipped) {
             (Some(granted), _) => granted.map_err(LoadError::Grant),
-            // What is shipped is parsed by a test; if it were not valid, the component would have nothing and say so.
+            // A test parses the shipped grant; if it were not valid, the component would have nothing and say so.
             (None, Some(built_in)) => Ok(toml::from_str(built_in.grant).unwrap_or_default()),
             (None, None) => Ok(ComponentGrant::default()),
         }

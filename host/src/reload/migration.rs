@@ -34,7 +34,7 @@ pub struct MigrationLimits {
     pub time: Duration,
 }
 
-/// What is noted of a space's data.
+/// The note on the format of a space's data.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct DataFormat {
     format: u32,
@@ -49,7 +49,7 @@ struct Under {
     cursor: Option<Vec<u8>>,
 }
 
-/// What has to be done before a build may serve.
+/// The steps before a build may serve.
 #[derive(Debug, PartialEq, Eq)]
 enum Plan {
     Nothing,

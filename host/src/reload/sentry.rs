@@ -1,4 +1,4 @@
-//! What a watch cannot see: that a folder's path leads to another directory than the one that is watched, that a link's target changed, that there is no watch.
+//! Sees changes that a watch cannot see: a folder's path leads to another directory than the one that is watched, a link's target changed, or there is no watch.
 //!
 //! A tenant's sentry looks every second. Usually that is one question to the system for a folder and one for each link; where the system does not watch, the sentry compares
 //! every file, and what it says of the folder becomes a problem that an operator sees, until the watch is mended.
@@ -91,7 +91,7 @@ impl FolderSentry {
         }
     }
 
-    /// What is wrong with which folders.
+    /// The folders, each with its problem if it has one.
     pub(super) fn problems(&self) -> Vec<(PathBuf, Option<String>)> {
         self.known.iter().map(|folder| (folder.path.clone(), folder.problem.clone())).collect()
     }

@@ -22,7 +22,7 @@ pub struct BuiltIn {
     pub name: &'static str,
     /// Its bytes.
     pub wasm: &'static [u8],
-    /// What it may do unless the operator's grants name it: a grant without its version.
+    /// Its grant unless the operator's grants name it: a grant without its version.
     pub grant: &'static str,
 }
 

@@ -1,4 +1,4 @@
-//! What the operating system says of the tools folders: one watch for all tenants, whose events fold into each tenant's own [`DirtyFiles`].
+//! The operating system's events of the tools folders: one watch for all tenants, whose events fold into each tenant's own [`DirtyFiles`].
 //!
 //! A file whose writer closed it settles at once; one that may still be written is left alone a while. A watch is of a directory and not of its path: [`super::sentry`]
 //! sees when the path leads elsewhere, and when the system does not watch at all.

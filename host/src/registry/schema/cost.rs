@@ -1,4 +1,4 @@
-//! What it costs to hold values to a schema, known before it is done: an upper bound in steps, computed once for the schema and multiplied with the value.
+//! The cost of checking values against a schema, known before the check: an upper bound in steps, computed once for the schema and multiplied with the value.
 //!
 //! A value counts by depth: how many parts it has there (values, names and their bytes). For each depth the schema has a factor: the steps of all subschemas that
 //! may be applied to a part at that depth, with references followed, by all ways that lead there. So the bound also holds for schemas that refer to themselves.
@@ -40,7 +40,7 @@ pub(super) struct Cost {
     pub(super) memory_bytes: u64,
 }
 
-/// What one check costs.
+/// The cost of one check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Steps {
     /// Steps until it is known whether the value fits.
@@ -87,7 +87,7 @@ impl Cost {
         Ok(cost)
     }
 
-    /// What it costs to hold `value` to the schema.
+    /// The cost of checking `value` against the schema.
     pub(super) fn with(&self, value: &Value) -> Result<Steps, SchemaError> {
         let (mut parts, mut values) = (Vec::new(), Vec::new());
         count(value, 0, &mut parts, &mut values)?;
@@ -210,7 +210,7 @@ fn in_place_order(nodes: &[Node]) -> Result<Vec<usize>, SchemaError> {
     Ok(order)
 }
 
-/// How many are applied by one another from here. What is under way is marked by a height that is too large.
+/// How many subschemas are applied by one another from here. A height that is too large marks a subschema whose visit is under way.
 fn visit(
     nodes: &[Node],
     number: usize,
@@ -262,7 +262,7 @@ impl<'a> Compiling<'a> {
         let nothing = || vec![None; nodes.len()];
         let mut compiling = Self { nodes, plain: nothing(), leaving: nothing() };
         let mut sum = compiling.visit(0, What::Plain, 0)?;
-        // What is referred to is compiled once.
+        // Each subschema that is referred to is compiled once.
         let mut referred: Vec<usize> = nodes.iter().flat_map(|node| &node.references).copied().collect();
         referred.sort_unstable();
         referred.dedup();
@@ -273,7 +273,7 @@ impl<'a> Compiling<'a> {
     }
 
     fn visit(&mut self, number: usize, what: What, depth: usize) -> Result<u64, SchemaError> {
-        /// What is under way.
+        /// The mark of a subschema whose visit is under way.
         const UNDER_WAY: u64 = u64::MAX;
         match self.known(what).get(number).copied().flatten() {
             Some(UNDER_WAY) => return Err(SchemaError::LeavesItself),

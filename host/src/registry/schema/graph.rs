@@ -10,14 +10,14 @@ use super::{SchemaError, pattern::Patterns};
 
 /// Most subschemas, those that are only referred to included.
 pub(super) const MAX_SUBSCHEMAS: usize = 20_000;
-/// What one subschema costs beside its keywords, in steps.
+/// The cost of one subschema beside its keywords, in steps.
 const STEPS_OF_ONE: u64 = 4;
 /// Bytes of an `enum` or a `const` that are compared in a step.
 const BYTES_OF_A_STEP: u64 = 8;
 /// How often each value below an array with `uniqueItems` is looked at: short arrays are compared in pairs, fifteen by fifteen.
 const STEPS_OF_UNIQUE: u64 = 16;
 
-/// What a keyword has: one subschema, a list of them, or a table.
+/// The value of a keyword: one subschema, a list of them, or a table.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Form {
     One,
@@ -68,13 +68,13 @@ pub(super) struct Node {
     pub(super) own: u64,
     /// Steps for each part of all that is within such a value.
     pub(super) within: u64,
-    /// What is applied to the same value, and stands in this subschema.
+    /// Subschemas that are applied to the same value, and stand in this subschema.
     pub(super) in_place: Vec<usize>,
-    /// What is applied to the same value, and stands elsewhere.
+    /// Subschemas that are applied to the same value, and stand elsewhere.
     pub(super) references: Vec<usize>,
-    /// Of these a value within has one.
+    /// Subschemas of which a value within has one.
     pub(super) one_of: Vec<usize>,
-    /// Of these a value within may have all.
+    /// Subschemas of which a value within may have all.
     pub(super) all_of: Vec<usize>,
     /// Whether what its subschemas left over has to be found out.
     pub(super) unevaluated: bool,
@@ -84,7 +84,7 @@ pub(super) struct Node {
 #[derive(Debug)]
 pub(super) struct Graph {
     pub(super) nodes: Vec<Node>,
-    /// What its patterns take, in bytes.
+    /// The memory of its patterns, in bytes.
     pub(super) pattern_bytes: u64,
     /// Whether there are alternatives: where none of them fits, all that is wrong with each is collected.
     pub(super) has_alternatives: bool,

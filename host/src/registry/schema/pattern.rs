@@ -1,4 +1,5 @@
-//! What the patterns of a schema cost: each matches in time linear in the text, times the size of its automaton. That size is found by compiling it under rising bounds.
+//! The cost of a schema's patterns: each matches in time linear in the text, times the size of its automaton.
+//! The host finds that size by compiling the pattern under rising bounds.
 
 use std::collections::HashMap;
 
@@ -10,7 +11,7 @@ pub(super) const MAX_PATTERNS: usize = 100;
 pub(super) const MAX_PATTERN_BYTES: usize = 256 << 10;
 /// All compiled patterns of one schema, in bytes.
 const MAX_PATTERNS_BYTES: usize = 1 << 20;
-/// What a pattern may keep of what it has found out while it matches, in bytes.
+/// The cache that a pattern may keep while it matches, in bytes.
 pub(super) const CACHE_BYTES: usize = 64 << 10;
 /// Bytes of an automaton that are looked at in a step.
 const BYTES_OF_A_STEP: usize = 32;
@@ -47,7 +48,7 @@ impl<'a> Patterns<'a> {
         Ok(bytes)
     }
 
-    /// What all of them take, with what they keep while they match.
+    /// The memory of all patterns, with the caches that they keep while they match.
     pub(super) fn bytes(&self) -> u64 {
         let caches = self.known.len().saturating_mul(CACHE_BYTES);
         u64::try_from(self.bytes.saturating_add(caches)).unwrap_or(u64::MAX)

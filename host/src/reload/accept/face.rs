@@ -1,4 +1,4 @@
-//! What a build shows clients and asks of the host, and how that differs from what was accepted.
+//! The parts of a build that clients see, its requests to the host, and how both differ from the build that the operator accepted.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::text::{around_difference, beginning, escaped};
 use crate::{capability, registry::catalog::Revision};
 
-/// What a build shows and asks for.
+/// The parts of a build that clients see, and its requests to the host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Face {
@@ -54,7 +54,7 @@ impl Face {
         }
     }
 
-    /// What is to be accepted if `known` was accepted before, in lines for an operator; empty if nothing is. What a component says in them is escaped.
+    /// The changes to accept if `known` was accepted before, in lines for an operator; empty if there are none. The host escapes a component's texts in them.
     pub fn difference(&self, known: Option<&Self>) -> Vec<String> {
         self.changes(known).iter().map(Change::line).collect()
     }
@@ -68,7 +68,7 @@ impl Face {
         if known.is_none() {
             changes.push(Change::New);
         }
-        // What it asks for no more is no reason to wait.
+        // An import that the build no longer has is no reason to wait.
         for import in self.imports.difference(&before.imports) {
             let meaning = capability::of_import(import).map_or("unknown to this host", |capability| capability.meaning);
             changes.push(Change::Import { import: import.clone(), meaning: meaning.to_owned() });
@@ -82,7 +82,7 @@ impl Face {
                 let (parameters, description) = (tool.parameters(), tool.description.clone());
                 changes.push(Change::Tool { tool: name.clone(), parameters, description });
             }
-            // What is said of a new tool already is not said again.
+            // The description of a new tool is in its `Change::Tool` already.
             let blank = ToolFace { description: tool.description.clone(), ..ToolFace::default() };
             for (part, before, after) in tool.parts(known.unwrap_or(&blank)) {
                 let before = known.map(|_| before);
@@ -109,7 +109,7 @@ impl ToolFace {
         format!("({})", names.unwrap_or_default())
     }
 
-    /// What clients read of it that was not so before: which part, and both texts.
+    /// The texts that clients read of the tool and that differ from `before`: which part, and both texts.
     fn parts(&self, before: &Self) -> Vec<(&'static str, String, String)> {
         let optional = |schema: &Option<Value>| schema.as_ref().map(Value::to_string).unwrap_or_default();
         let schema = |schema: &Value| if schema.is_null() { String::new() } else { schema.to_string() };
@@ -134,7 +134,7 @@ pub enum Change {
     Import {
         /// The interface.
         import: String,
-        /// What that lets it do.
+        /// The power that the interface gives.
         meaning: String,
     },
     /// It is told of a topic.
@@ -153,7 +153,7 @@ pub enum Change {
         tool: String,
         /// The names of its parameters.
         parameters: String,
-        /// What it does, as it says.
+        /// The tool's own description.
         description: String,
     },
     /// Clients read something else of a tool.
@@ -162,9 +162,9 @@ pub enum Change {
         tool: String,
         /// Which part of what they read.
         part: String,
-        /// What they read before; none of a tool that is new.
+        /// The text that clients read before; none of a tool that is new.
         before: Option<String>,
-        /// What they read then.
+        /// The text that clients read then.
         after: String,
     },
 }

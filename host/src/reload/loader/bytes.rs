@@ -1,4 +1,4 @@
-//! What is read of a file, and when it need not be read.
+//! Reads files, and knows when it need not read one.
 
 use std::{path::Path, sync::PoisonError};
 
@@ -29,14 +29,14 @@ pub(super) struct SeenFile {
 }
 
 impl Loader {
-    /// What the file of a source looks like now.
+    /// The present stamp of a source's file.
     pub(super) async fn stamp(&self, source: &Source) -> Option<FileStamp> {
         let Source::File(path) = source else { return None };
         let (folders, path) = (self.config.folders.clone(), path.clone());
         tokio::task::spawn_blocking(move || folders.stamp(&path)).await.ok().flatten()
     }
 
-    /// Whether a file looks as it did when it was loaded, so that it need not be read. Who asks for it gets a second opinion about what was refused.
+    /// Whether a file looks as it did when it was loaded, so that it need not be read. An operator who asks gets a second look at a file that was refused.
     pub(super) fn is_known(&self, path: &Path, grant: &ComponentGrant, cause: Cause, stamp: Option<FileStamp>) -> bool {
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner).get(path).cloned();
         let Some(SeenFile { stamp: before, grant: with, served }) = seen else { return false };

@@ -1,4 +1,4 @@
-//! What is noted of a load that has ended: in the catalog, in the log, for `mcpp learn`.
+//! Notes the outcome of a load: in the catalog, in the log, for `mcpp learn`.
 
 use std::{
     sync::Arc,

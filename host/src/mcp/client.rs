@@ -52,7 +52,7 @@ pub enum ClientError {
     Connect {
         /// The endpoint.
         url: String,
-        /// What went wrong.
+        /// The error.
         reason: String,
     },
     /// The server refuses.
@@ -105,7 +105,7 @@ pub struct Answer {
     pub json: Value,
 }
 
-/// What the client does with the progress of its call.
+/// The client's handler of the progress of its call.
 pub type OnProgress = Arc<dyn Fn(f64, Option<f64>, Option<&str>) + Send + Sync>;
 
 struct Handler {

@@ -14,7 +14,7 @@ pub(super) const INVALID_PARAMS: i64 = -32602;
 /// The largest params of `initialize`, in bytes: a client's name, version and capabilities, and a few icons. Without this bound a session could bring the largest message.
 const MAX_INITIALIZE_BYTES: usize = 64 << 10;
 
-/// What a message is, and to what an answer belongs.
+/// The method and parameters of a message, and the id that its answer bears.
 #[derive(Debug)]
 pub(super) struct Envelope<'a> {
     /// The request's id; none for a notification or a response.
@@ -141,7 +141,7 @@ pub(super) fn string(raw: &RawValue) -> Option<Cow<'_, str>> {
     serde_json::from_str(raw.get()).ok().map(|Text(text)| text)
 }
 
-/// What the engine does not check of a method's parameters.
+/// Checks the parameters of a method that the engine does not check.
 fn check_params(method: &str, params: &RawValue) -> Result<(), String> {
     match method {
         "initialize" if params.get().len() > MAX_INITIALIZE_BYTES => {

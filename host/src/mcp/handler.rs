@@ -34,7 +34,7 @@ use crate::{
     tenant::{Principal, door::Place},
 };
 
-/// What all handlers of a host share.
+/// The state that all handlers of a host share.
 #[derive(Debug, Clone)]
 pub struct Endpoint(Arc<Shared>);
 
@@ -72,7 +72,7 @@ impl Endpoint {
     }
 }
 
-/// What the door learns of a request that was refused behind it, or of a call that the host had to stop: that it was, and for lack of room when to try again and whether the
+/// Tells the door of a request that the host refused behind it, or of a call that the host had to stop. A refusal for lack of room also says when to try again, and whether the
 /// caller calls too often.
 #[derive(Debug, Clone, Default)]
 pub(super) struct RefusalSignal(Arc<OnceLock<Option<(Duration, bool)>>>);
@@ -106,7 +106,7 @@ impl HandedOver {
     }
 }
 
-/// What the door gave along with a request.
+/// A value that the door gave along with a request.
 fn extension<T: Send + Sync + 'static>(extensions: &Extensions) -> Option<&T> {
     extensions.get::<Parts>()?.extensions.get::<T>()
 }
@@ -119,7 +119,7 @@ pub(super) struct Handler {
     sessions: Option<Arc<Sessions>>,
     /// The client's session where it is the connection.
     session: Session,
-    /// What a legacy client asked to be told; kept in the session's record too, where there is one.
+    /// The least level that a legacy client asked for; kept in the session's record too, where there is one.
     log_level: Mutex<Option<LogLevel>>,
     /// Ends the watch for changes of the tool list when the session ends.
     watch: Mutex<Option<DropGuard>>,

@@ -80,10 +80,10 @@ struct App {
     endpoint: Endpoint,
     guard: Guard,
     sessions: Arc<Sessions>,
-    /// What is open, to end it with its principal's right to come in.
+    /// The open streams, so that the host ends them when their principal loses the right to come in.
     open: Arc<OpenStreams>,
     authenticator: Arc<Authenticator>,
-    /// What those are refused who are nobody's.
+    /// Limits refusals to unauthenticated clients.
     strangers: Refusals,
     engine: Engine,
     results: WrittenResults,
@@ -345,7 +345,7 @@ async fn metrics(State(app): State<Arc<App>>, headers: HeaderMap) -> Response {
     }
 }
 
-/// What one tenant has of the host's memory and of its connections.
+/// Measures one tenant's part of the host's memory and of its connections.
 fn measure_share(app: &App, tenant: &TenantId) {
     let Some(share) = app.endpoint.registry().share(tenant) else { return };
     for of in MemoryUse::ALL {

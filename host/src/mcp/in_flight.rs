@@ -28,7 +28,7 @@ struct Claims {
 #[derive(Debug)]
 struct Claim {
     number: u64,
-    /// What stops the request, where its client's word does not reach it through the protocol engine.
+    /// The token that stops the request, where the client's cancellation does not reach it through the protocol engine.
     cancel: Option<CancellationToken>,
 }
 

@@ -44,7 +44,7 @@ pub(super) struct RunningCall {
     pub(super) wants_receipt: bool,
 }
 
-/// What a call says before it ends.
+/// The events of a call before it ends.
 #[derive(Debug, Default)]
 pub(super) struct CallEvents {
     first: Option<WaitingEvent>,
@@ -91,7 +91,7 @@ impl RunningCall {
         Self { outcome, events, cancel, wants_receipt }
     }
 
-    /// What stops it.
+    /// The token that stops the call.
     pub(super) fn cancel_token(&self) -> &CancellationToken {
         &self.cancel
     }
@@ -129,7 +129,7 @@ impl RunningCall {
         drop(self.outcome.await);
     }
 
-    /// Runs it to its end and forwards what it says meanwhile. What it said before it ended goes before the answer, as long as the client takes it. It is stopped when `ct`
+    /// Runs the call to its end and forwards its events meanwhile. Events before the end go before the answer, as long as the client takes them. The call is stopped when `ct`
     /// fires, and when nobody waits for it any more.
     pub(super) async fn forward(
         self,

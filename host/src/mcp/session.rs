@@ -42,7 +42,7 @@ use crate::{
 const RESUME_TIME: Duration = Duration::from_secs(60);
 /// How long a worker is asked to end.
 const CLOSE_TIME: Duration = Duration::from_secs(5);
-/// What a record takes, in bytes: ids, who opened it, and the parameters that [`opening`] keeps, of which [`opening::MAX_KEPT_BYTES`] is the larger part.
+/// The memory of a record, in bytes: ids, the principal that opened it, and the parameters that [`opening`] keeps, of which [`opening::MAX_KEPT_BYTES`] is the larger part.
 const RECORD_BYTES: u64 = 4 << 10;
 
 /// All sessions of one endpoint.
@@ -54,13 +54,13 @@ pub(super) struct Sessions {
     records: Mutex<HashMap<SessionId, Record>>,
 }
 
-/// What stays of a session while it is parked.
+/// The record of a session, which stays while the session is parked.
 #[derive(Debug)]
 struct Record {
     principal: Principal,
-    /// What is kept for it goes with it.
+    /// The session's data in the host go when this goes.
     session: Session,
-    /// What of the parameters of its `initialize` is needed to restore it, as JSON.
+    /// The parameters of `initialize` that the host needs to restore the session, as JSON.
     initialize: Option<Box<[u8]>>,
     /// Whether its client has said that it is ready.
     is_ready: bool,
@@ -73,7 +73,7 @@ struct Record {
     unread: bool,
     activity: Arc<AtomicUsize>,
     in_flight: InFlight,
-    /// Who has its stream that answers no request.
+    /// The holder of the session's stream that answers no request.
     standing: Arc<tokio::sync::Mutex<StandingHolder>>,
     /// Held by the one request that restores it.
     restoring: Arc<tokio::sync::Mutex<()>>,
@@ -171,7 +171,7 @@ impl Sessions {
         Some(Busy::new(&record.activity))
     }
 
-    /// What is kept for a session refers to this.
+    /// The handle to which the session's data in the host refer.
     pub(super) fn session(&self, id: &str) -> Option<Session> {
         self.records().get(id).map(|record| record.session.clone())
     }
@@ -199,7 +199,7 @@ impl Sessions {
         }
     }
 
-    /// Who has sessions, each once.
+    /// The principals that have sessions, each once.
     pub(super) fn principals(&self) -> Vec<Principal> {
         distinct(self.records().values().map(|record| &record.principal))
     }

@@ -52,7 +52,7 @@ pub async fn serve(
     let result = tokio::select! {
         result = client.read_all(BufReader::new(input), limits) => result,
         () = stop.cancelled() => Ok(()),
-        // Nobody is left to answer.
+        // No client is left to answer.
         () = output.broken() => Ok(()),
     };
     client.leave(&stop).await;

@@ -76,7 +76,7 @@ struct Meta<'a> {
     receipt: Option<&'a RawValue>,
 }
 
-/// What of `_meta` a call is made with.
+/// The parts of `_meta` with which a call is made.
 struct CallMeta {
     log_level: Option<LogLevel>,
     wants_progress: bool,

@@ -41,7 +41,7 @@ impl OpenStreams {
         OpenStream { streams: Arc::clone(self), number, end }
     }
 
-    /// Who has something open.
+    /// The principals that have a stream open.
     pub(super) fn principals(&self) -> Vec<Principal> {
         distinct(self.entries().open.values().map(|(principal, _)| principal))
     }

@@ -22,7 +22,7 @@ use crate::{
 /// By this a client asks in `_meta` for what the call cost, and finds it in the result's.
 pub(super) const RECEIPT: &str = "mcpp/cost";
 
-/// What a client asks of a tool.
+/// A client's request to a tool.
 #[derive(Debug)]
 pub(super) struct CallRequest {
     pub(super) tool: ToolName,
@@ -94,7 +94,7 @@ impl Endpoint {
     }
 }
 
-/// What `outcome` is in MCP's words. A large result is written aside by `writer`, if there is one; `signal` is raised if the call was refused or had to be stopped.
+/// `outcome` in MCP's words. `writer`, if there is one, writes a large result aside; the function raises `signal` if the host refused the call or had to stop it.
 pub(super) async fn answer(
     (result, receipt): Outcome,
     wants_receipt: bool,

@@ -27,7 +27,7 @@ use crate::{
 
 /// Pieces of a session's answer stay this long after it was sent, as long as the engine keeps the text with their mark.
 const RESUME_TIME: Duration = Duration::from_secs(60);
-/// What a client reads if the pieces are gone, up to the mark.
+/// The text that a client reads if the pieces are gone, up to the mark.
 const GONE: &str = "the host no longer keeps this result [mcpp:";
 /// Hexadecimal digits of a mark.
 const MARK_DIGITS: usize = 32;

@@ -28,19 +28,19 @@ use crate::{
 /// The largest frame.
 const FRAME_BYTES: usize = 64 << 10;
 
-/// What the protocol engine writes on a stream on which nothing has happened for a while: a comment, and an empty line.
+/// The bytes that the protocol engine writes on a stream on which nothing has happened for a while: a comment, and an empty line.
 const KEEP_ALIVE: &[u8] = b":\n\n";
-/// What is sent instead: the comment alone. An empty line ends an event, and there are clients that take the end of none for an empty message.
+/// The bytes that the host sends instead: the comment alone. An empty line ends an event, and some clients take the end of no event for an empty message.
 const KEEP_ALIVE_SENT: &[u8] = b":\n";
 
-/// What an answer holds while it is sent.
+/// An answer's holdings while the host sends it.
 #[derive(Debug)]
 pub(super) struct AnswerHold {
-    /// Whose answer it is.
+    /// The tenant whose answer it is.
     pub(super) tenant: TenantId,
-    /// What it may have of the host's memory.
+    /// The tenant's account of the host's memory.
     pub(super) account: Arc<Account>,
-    /// What the request held, and what the answer may take without asking.
+    /// The request's memory, which is also the memory that the answer may take without asking.
     pub(super) held: Reservation,
     /// Large results that belong into it.
     pub(super) results: WrittenResults,
@@ -73,7 +73,7 @@ pub(super) async fn hold(response: Response, mut hold: AnswerHold) -> Result<Res
 }
 
 impl AnswerHold {
-    /// What to send for `text`.
+    /// The frames to send for `text`.
     fn frames(&mut self, text: Bytes) -> Result<VecDeque<Bytes>, NoMemory> {
         let mut frames = VecDeque::new();
         for mut part in self.results.put_in(&self.tenant, text) {

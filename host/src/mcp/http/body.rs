@@ -1,6 +1,6 @@
 //! A request's body: read in time, and counted before it is kept.
 //!
-//! What a client announces costs nothing; memory is taken of its tenant's account as the bytes come, and what reading the message will take before it is read.
+//! A client's announcement costs nothing. The host takes memory of the tenant's account as the bytes come, and takes the memory for reading the message before it reads.
 
 use std::{sync::Arc, time::Duration};
 
@@ -21,10 +21,10 @@ use crate::{
 
 /// Bytes of a body after which its parts take turns with those of its tenant's other bodies.
 const READ_AT_ONCE: usize = 128 << 10;
-/// What every request takes besides its body: the protocol engine's task and its answer, where that is not large.
+/// The memory that every request takes besides its body: the protocol engine's task and its answer, where that is not large.
 pub(super) const LEAST_BYTES: u64 = 64 << 10;
-/// What the protocol engine takes at its peak for each value of a message, beside the text: it reads one into a tree of its own and that into ours. Measured: 280 for
-/// numbers in an array, 430 for members of one object, 520 for small objects, 500 for nested arrays.
+/// The memory that the protocol engine takes at its peak for each value of a message, beside the text: the engine reads a message into a tree of its own, and that into
+/// ours. Measured: 280 for numbers in an array, 430 for members of one object, 520 for small objects, 500 for nested arrays.
 const VALUE_BYTES: u64 = 576;
 /// A body may stand still for this part of the time that it has in all.
 const STANDSTILL: u32 = 3;
@@ -69,7 +69,7 @@ pub(super) async fn read(
     body: Body,
 ) -> Result<ReadBody, NoBody> {
     let limit = config.max_body_bytes;
-    // What is announced need not come.
+    // A client need not send the bytes that it announces.
     if body.size_hint().lower() > u64::try_from(limit).unwrap_or(u64::MAX) {
         return Err(NoBody::TooLarge(limit));
     }
@@ -108,7 +108,7 @@ async fn collect(
     let mut patience = Patience::new(Duration::from_millis(config.body_timeout_ms) / STANDSTILL);
     let mut all = Vec::new();
     loop {
-        // It is never closed. Whoever has to wait for the client gives it on.
+        // The semaphore is never closed. A body that has to wait for its client gives the turn on.
         let turn = if all.len() >= READ_AT_ONCE { turns.acquire().await.ok() } else { None };
         let asked = Instant::now();
         let there = if turn.is_some() { body.frame().now_or_never() } else { None };
@@ -138,7 +138,7 @@ async fn collect(
     }
 }
 
-/// What reading a message takes beside its text: the engine's copy of that, and its values. Counts what can begin or end one outside of strings.
+/// The memory that reading a message takes beside its text: the engine's copy of the text, and the values. Counts the bytes that can begin or end a value outside of strings.
 fn reading_takes(text: &[u8]) -> u64 {
     let (mut values, mut in_string, mut escaped) = (1_u64, false, false);
     for byte in text {

@@ -1,4 +1,4 @@
-//! Who is at the door: the token that a request shows, and the answer to who may not come in.
+//! Authenticates requests by their tokens, and makes the answer to a client that may not come in.
 
 use axum::{
     http::{HeaderMap, HeaderValue, StatusCode, header},
@@ -8,9 +8,10 @@ use axum::{
 use super::{App, TRANSPORT_ERROR, failure};
 use crate::tenant::{Principal, tokens::authenticator::Stranger};
 
-/// Who is at the door, or the answer that refuses. While no token was ever made only loopback is served (or what the operator vouches for), as the local user.
+/// The principal of a request, or the answer that refuses it. While no token was ever made the host serves only loopback (or the proxy that the operator vouches for), as the
+/// local user.
 pub(super) fn authenticate(app: &App, headers: &HeaderMap) -> Result<Principal, Box<Response>> {
-    // Where no token was ever made the header is somebody else's: of a proxy, or of a variable that is not set.
+    // Where no token was ever made the header is for another program: a proxy, or an unset variable left it there.
     let shown = if app.authenticator.is_on() { bearer(headers) } else { Ok(None) };
     let who = shown.and_then(|token| app.authenticator.check(token));
     match who {

@@ -110,7 +110,7 @@ async fn answer(
     }
 }
 
-/// Who asks, in which session; none if that is no session of the requester's. Where the version has no sessions, their header means nothing.
+/// The requester and its session; none if the session is not the requester's. Where the version has no sessions, the session header means nothing.
 fn visit(app: &App, principal: &Principal, headers: &mut HeaderMap) -> Option<Visit> {
     if is_modern(headers) {
         headers.remove(SESSION_HEADER);
@@ -255,7 +255,7 @@ async fn post(
             }
         }
     }
-    // Nobody comes back for an answer that is no stream.
+    // A client cannot come back for an answer that is no stream.
     let writer = app.results.writer(false);
     let way = Way { app, visit: &visit, share, signal, place: &place, writer: &writer, claim: claim.as_ref() };
     let straight = way.answer(&envelope, &mut parts).await;

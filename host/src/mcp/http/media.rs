@@ -1,4 +1,4 @@
-//! What a client takes, by RFC 9110 §12.5.1, in the words that the protocol engine wants; and whether it sends a message as it is.
+//! The media types that a client accepts, by RFC 9110 §12.5.1, in the words of the protocol engine; and whether the client sends a message as it is.
 
 use axum::http::{HeaderMap, HeaderValue, header};
 

@@ -22,10 +22,10 @@ use crate::{permits::SharingRule, tenant::TenantId};
 /// Connections beyond the bound that are answered in few words and closed.
 const RESERVED: usize = 32;
 
-/// Whose a connection is.
+/// The owner of a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum ConnectionKind {
-    /// Nobody was authenticated on it yet.
+    /// No client was authenticated on it yet.
     Stranger,
     /// A tenant's.
     Tenant(TenantId),
@@ -68,7 +68,7 @@ struct Entry {
     activity: Arc<Activity>,
 }
 
-/// What goes on in a connection.
+/// The activity on a connection.
 #[derive(Debug, Default)]
 pub(super) struct Activity {
     /// Requests that are being answered.
@@ -221,12 +221,12 @@ impl OpenConnections {
 pub(super) struct OpenConnection {
     room: Arc<ConnectionRoom>,
     id: u64,
-    /// What goes on in it.
+    /// The activity on the connection.
     pub(super) activity: Arc<Activity>,
 }
 
 impl OpenConnection {
-    /// Whose it is; none if it was told to leave.
+    /// The connection's owner; none if the host told it to leave.
     pub(super) fn kind(&self) -> Option<ConnectionKind> {
         self.room.open().entries.get(&self.id).map(|entry| entry.kind.clone())
     }

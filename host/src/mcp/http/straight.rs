@@ -37,7 +37,7 @@ const SOON: Duration = Duration::from_millis(100);
 const NAME_HEADER: &str = "mcp-name";
 const PARAM_HEADERS: &str = "mcp-param-";
 
-/// What a request has with it on its way.
+/// A request's context on its way.
 pub(super) struct Way<'a> {
     pub(super) app: &'a App,
     pub(super) visit: &'a Visit,
@@ -146,7 +146,7 @@ impl Way<'_> {
     }
 }
 
-/// What became of a call.
+/// The state of a call.
 enum Run {
     Ended(Box<Result<ServerResult, ErrorData>>),
     /// Its client has said that it wants no answer.

@@ -31,7 +31,7 @@ const DISCARD_PAUSE: Duration = Duration::from_millis(20);
 /// Bytes that are written before others are served: the kernel takes megabytes of an answer at once, and everybody waits for the copy.
 const WRITTEN_AT_ONCE: usize = 128 << 10;
 
-/// What a connection does now, for others to see.
+/// The present state of a connection, for others to see.
 #[derive(Debug, Default)]
 pub(super) struct WireState {
     /// The client has not read what was written.
@@ -94,7 +94,7 @@ impl TimedStream {
             }
             ready!(self.timer.as_mut().poll(context));
             metrics::counter!("mcpp_connections_cut_total", "reason" => "unread").increment(1);
-            // What the client did not read is not worth more memory of the kernel.
+            // Bytes that the client did not read are not worth more memory of the kernel.
             let _it_is_over = self.stream.set_zero_linger();
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client does not read its answers")));
         };

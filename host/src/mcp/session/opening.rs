@@ -1,4 +1,4 @@
-//! What is kept of the parameters of `initialize`: a client may send a lot with them, and neither a worker nor a record needs more than this.
+//! The part of the parameters of `initialize` that the host keeps: a client may send a lot with them, and neither a worker nor a record needs more than this.
 
 use rmcp::model::{ClientCapabilities, Implementation, InitializeRequestParams};
 

@@ -51,9 +51,9 @@ struct Visited {
 /// A session whose client has said that it is ready.
 #[derive(Debug, Clone)]
 pub(in crate::mcp) struct LiveSession {
-    /// What is kept for it refers to this.
+    /// The host's data for the session refer to this.
     pub(in crate::mcp) session: Session,
-    /// What its client asked to be told.
+    /// The least level of log records that the client asked for.
     pub(in crate::mcp) log_level: Option<LogLevel>,
     activity: Arc<AtomicUsize>,
 }

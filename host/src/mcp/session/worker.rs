@@ -16,7 +16,7 @@ const MAX_WORKERS: usize = 2_048;
 const MAX_TENANT_WORKERS: usize = MAX_WORKERS / 2;
 /// Above so many workers those that are idle are parked at the next request that needs one.
 const MANY_WORKERS: usize = 256;
-/// What a worker takes, in bytes: its task, its channels and the engine's service, measured at 43 KiB a session.
+/// The memory of a worker, in bytes: its task, its channels and the engine's service, measured at 43 KiB a session.
 const WORKER_BYTES: u64 = 48 << 10;
 
 /// Why a session is not opened or not restored.

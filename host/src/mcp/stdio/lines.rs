@@ -21,7 +21,7 @@ pub struct LineLimits {
     pub max_depth: usize,
 }
 
-/// What was read.
+/// The result of reading.
 pub(super) enum Line {
     /// A line that is not empty.
     Message,

@@ -17,7 +17,7 @@ use crate::{
 /// Results beyond this are written aside, in pieces of this size.
 pub(super) const PIECE_BYTES: usize = 64 << 10;
 
-/// Whose memory is written in.
+/// The tenant, its account, and the table into which a large result is written.
 #[derive(Clone, Copy)]
 pub(super) struct ResultRoom<'a> {
     pub(super) table: &'a ResultTable,

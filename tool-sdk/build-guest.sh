@@ -7,7 +7,7 @@ GUESTS=${MCPP_GUEST_TARGET_DIR:-$ROOT/target/guests}
 "$ROOT/tool-sdk/guest-target.sh" "$ROOT/target/guest-toolchain"
 # shellcheck disable=SC1091
 . "$ROOT/target/guest-toolchain/guest-env.sh"
-# What an outer cargo tells its own children is not for us.
+# The variables that an outer cargo sets for its own children are not for this build.
 for variable in $(compgen -e | grep -E '^(CARGO_(PKG|CFG|FEATURE|MANIFEST|MAKEFLAGS|ENCODED|PRIMARY|BIN|CRATE)|RUSTC_WRAPPER|RUSTC_WORKSPACE_WRAPPER|RUSTDOC$|RUSTFLAGS$|OUT_DIR|TARGET$|HOST$|PROFILE$|OPT_LEVEL$|DEBUG$|NUM_JOBS$|RUSTUP_TOOLCHAIN$)' || true); do
   unset "$variable"
 done

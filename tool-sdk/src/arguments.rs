@@ -92,7 +92,7 @@ macro_rules! integers {
     };
 }
 
-/// What holds no integers is left to JSON's own deserializer.
+/// JSON's own deserializer reads the types that hold no integers.
 macro_rules! as_json {
     ($($method:ident)*) => {
         $(fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Misfit> {
@@ -280,7 +280,7 @@ impl<'de> EnumAccess<'de> for Case {
     }
 }
 
-/// What a case carries.
+/// A case's name and payload.
 struct Payload {
     variant: String,
     value: Value,

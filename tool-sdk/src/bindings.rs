@@ -1,4 +1,4 @@
-//! What `wit-bindgen` makes of the WIT packages of `wit/`.
+//! The bindings that `wit-bindgen` makes of the WIT packages of `wit/`.
 #![allow(
     missing_docs,
     unsafe_code,

@@ -1,15 +1,15 @@
-//! Who calls, and for how long.
+//! The caller of a tool, and the time that the caller has left.
 
 use std::time::Duration;
 
-/// Who calls.
+/// A caller.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Principal {
     /// The tenant in whose catalog the call runs.
     pub tenant: String,
-    /// Who within the tenant.
+    /// The caller's name within the tenant.
     pub subject: String,
-    /// What the caller may do.
+    /// The caller's scopes.
     pub scopes: Vec<String>,
 }
 

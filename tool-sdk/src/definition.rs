@@ -1,4 +1,4 @@
-//! What the macros make of a function, and the component that is made of them.
+//! The definitions that the macros make of a function, and the component that is made of them.
 
 use std::marker::PhantomData;
 
@@ -19,7 +19,7 @@ use crate::{
 pub struct Annotations {
     /// The tool changes nothing.
     pub read_only: Option<bool>,
-    /// What it changes may be lost.
+    /// The tool may lose the data that it changes.
     pub destructive: Option<bool>,
     /// Twice is the same as once.
     pub idempotent: Option<bool>,
@@ -34,7 +34,7 @@ pub struct Definition {
     pub name: &'static str,
     /// A name for people.
     pub title: Option<&'static str>,
-    /// What it does.
+    /// A description of the tool.
     pub description: &'static str,
     /// Hints to clients.
     pub annotations: Annotations,

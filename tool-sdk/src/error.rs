@@ -14,7 +14,7 @@ pub enum Error {
     InvalidArgument {
         /// JSON pointer (RFC 6901) to the argument, such as `/items/0`; empty for the arguments as a whole.
         path: String,
-        /// What is wrong with it, and what would be right.
+        /// The error, and what would be right.
         reason: String,
     },
     /// The tool tried and did not succeed.

@@ -52,13 +52,13 @@ pub struct Event {
     pub id: String,
     /// `<component>/<name>`.
     pub topic: String,
-    /// What orders events: those with one topic and key come one by one.
+    /// The key that orders events: those with one topic and key come one by one.
     pub key: String,
     /// Its contents.
     pub payload: Vec<u8>,
     /// When it was emitted, in milliseconds since 1970-01-01 UTC.
     pub time_ms: u64,
-    /// What emitted it: `tool <name> by <subject>`, `event <id>` or `timer <id>`.
+    /// The cause of the event: `tool <name> by <subject>`, `event <id>` or `timer <id>`.
     pub cause: String,
     /// 1 for the first attempt.
     pub attempt: u32,
@@ -71,19 +71,19 @@ pub struct Wake {
     pub id: String,
     /// The timer's key.
     pub key: String,
-    /// What was written with it.
+    /// The payload that was written with it.
     pub payload: Vec<u8>,
     /// When it was due, in milliseconds since 1970-01-01 UTC.
     pub due_ms: u64,
-    /// What set it.
+    /// The cause of the timer: the call or delivery that set it.
     pub cause: String,
     /// 1 for the first attempt.
     pub attempt: u32,
 }
 
-/// What has been handled, by time and id.
+/// Deliveries that were handled, by time and id.
 const HANDLED: Map<(u64, String), ()> = Map::new("mcpp.handled");
-/// How long an id is remembered, in milliseconds: seven days. What was given up and is retried later than that may happen twice.
+/// How long an id is remembered, in milliseconds: seven days. A delivery that was given up and is retried later than that may happen twice.
 pub const REMEMBERED_MS: u64 = 7 * 24 * 3_600 * 1_000;
 /// Old ids that are forgotten with each new one.
 const FORGOTTEN_AT_ONCE: u32 = 2;
@@ -117,7 +117,7 @@ pub type OnEvent = fn(Event) -> Result<(), crate::Error>;
 /// A handler of timers.
 pub type OnWake = fn(Wake) -> Result<(), crate::Error>;
 
-/// What a component handles.
+/// The events and timers that a component handles.
 pub trait Handlers {
     /// Topics (`<component>/<name>`, or `<name>` for one of its own) and their handlers.
     const EVENTS: &'static [(&'static str, OnEvent)];

@@ -1,4 +1,4 @@
-//! What a component may export beside its tools, made of plain functions by [`export!`](crate::export!). Not for use by hand.
+//! The exports of a component beside its tools, made of plain functions by [`export!`](crate::export!). Not for use by hand.
 #![allow(missing_docs, reason = "hidden")]
 
 use std::marker::PhantomData;

@@ -48,7 +48,7 @@ pub use self::{
     output::{Content, Output},
 };
 
-/// What the macros need. Not for use by hand; may change in any version.
+/// The items that the macros need. Not for use by hand; may change in any version.
 #[doc(hidden)]
 pub mod internal {
     pub use schemars;

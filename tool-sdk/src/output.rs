@@ -1,4 +1,4 @@
-//! What a tool answers: a value of its own type, or [`Output`] where it wants to choose the blocks.
+//! A tool's answer: a value of its own type, or [`Output`] where it wants to choose the blocks.
 
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -31,7 +31,7 @@ pub enum Content {
         uri: String,
         /// A short name.
         name: String,
-        /// What it is.
+        /// A description of the resource.
         description: Option<String>,
         /// The media type, if known.
         mime_type: Option<String>,
@@ -84,7 +84,7 @@ impl FromIterator<Content> for Output {
     }
 }
 
-/// What a tool may return besides errors.
+/// A type that a tool may return besides errors.
 #[doc(hidden)]
 pub trait IntoOutput {
     /// The output schema, if the type has one.

@@ -56,7 +56,7 @@ pub enum StoreError {
     TooLong,
     /// Not while a transaction is open.
     TransactionOpen,
-    /// What the transaction had read did not last, as often as it was run.
+    /// The values that the transaction had read did not last, as often as it was run.
     Conflict,
     /// The transaction has committed or not.
     OutcomeUnknown,
@@ -135,7 +135,7 @@ pub struct Page {
     pub more: bool,
 }
 
-/// What can be read: a [`Snapshot`] or a [`Transaction`].
+/// A source to read from: a [`Snapshot`] or a [`Transaction`].
 pub trait Read {
     /// One entry.
     ///
@@ -150,7 +150,7 @@ pub trait Read {
     fn scan(&mut self, range: &Range, limit: u32, order: Order) -> Result<Page, StoreError>;
 }
 
-/// What can be written: a [`Transaction`].
+/// A target to write to: a [`Transaction`].
 pub trait Write: Read {
     /// The first entries of a range that no other open transaction has taken.
     ///

@@ -5,7 +5,7 @@ use std::fmt;
 /// Why an argument is not of its type.
 #[derive(Debug)]
 pub(super) struct Misfit {
-    /// What is wrong.
+    /// The error.
     pub(super) reason: String,
     /// The steps to it, the last one first, each as a JSON pointer writes it.
     steps: Vec<String>,

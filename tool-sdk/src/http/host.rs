@@ -12,7 +12,7 @@ use crate::bindings::wasi::{
     io::streams::{InputStream, OutputStream, StreamError},
 };
 
-/// What is read of a body at once, in bytes.
+/// The part of a body that is read at once, in bytes.
 const CHUNK_BYTES: u64 = 64 << 10;
 
 pub(super) fn send(request: &Request, url: &Url<'_>) -> Result<Response, HttpError> {

@@ -163,7 +163,7 @@ impl<K: Key, P: Key> Index<K, P> {
         t.delete(&self.key(key, value))
     }
 
-    /// What there is for `key`, in order, after `after` (all if none): at most `limit` and 1,000.
+    /// The values of `key`, in order, after `after` (all if none): at most `limit` and 1,000.
     ///
     /// # Errors
     /// See [`StoreError`].

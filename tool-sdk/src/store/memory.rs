@@ -1,5 +1,5 @@
-//! The store in memory, for native tests: one for each thread, empty at first. It has the host's bounds on keys, values, pages and transactions. What a test wants to
-//! see of it is here.
+//! The store in memory, for native tests: one for each thread, empty at first. It has the host's bounds on keys, values, pages and transactions.
+//! Tests look into the store by the functions here.
 
 use std::{cell::RefCell, collections::BTreeMap, ops::Bound, rc::Rc, time::Duration};
 
@@ -12,7 +12,7 @@ const MAX_TRANSACTION_BYTES: usize = 4 << 20;
 const MAX_PAGE_ENTRIES: usize = 1_000;
 const MAX_PAGE_BYTES: usize = 1 << 20;
 const MAX_PAYLOAD_BYTES: usize = 64 << 10;
-/// What an event or a timer takes of a transaction beside its payload, about: the host's record of it.
+/// The bytes that an event or a timer takes of a transaction beside its payload, about: the host's record of it.
 const RECORD_BYTES: usize = 512;
 
 /// An event that was emitted.
@@ -22,7 +22,7 @@ pub struct Emitted {
     pub id: String,
     /// Its topic, without the component.
     pub topic: String,
-    /// What orders it.
+    /// The key that orders it.
     pub key: String,
     /// Its payload.
     pub payload: Vec<u8>,
@@ -33,11 +33,11 @@ pub struct Emitted {
 pub struct Timer {
     /// When it is due, in milliseconds since 1970-01-01 UTC.
     pub at_ms: u64,
-    /// What was written with it.
+    /// The payload that was written with it.
     pub payload: Vec<u8>,
 }
 
-/// What was asked of the store, as the host counts it for a call's budgets.
+/// The work of the store, as the host counts it for a call's budgets.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Spent {
     /// Operations.
@@ -77,7 +77,7 @@ pub fn take_timer(key: &str) -> Option<Timer> {
     STORE.with_borrow_mut(|state| state.timers.remove(key))
 }
 
-/// What this thread has asked of the store since [`clear`] or the last call of this function.
+/// The work of the store for this thread since [`clear`] or the last call of this function.
 pub fn spent() -> Spent {
     STORE.with_borrow_mut(|state| std::mem::take(&mut state.spent))
 }
@@ -248,7 +248,7 @@ impl Read for Transaction {
 type Found<'a> = (&'a [u8], &'a (Vec<u8>, u64));
 type Change<'a> = (&'a [u8], Option<&'a (Vec<u8>, u64)>);
 
-/// What was written and what was there, in one order. What was written hides what was there.
+/// The written entries and the stored ones, in one order. A written entry hides the stored one.
 fn merged<'a>(
     written: impl Iterator<Item = Change<'a>>,
     stored: impl Iterator<Item = Change<'a>>,

@@ -1,4 +1,4 @@
-// What the tool does, apart from how it is called: so that a plain program can test it.
+// The tool's own work, apart from how it is called: so that a plain program can test it.
 #include "greeting.h"
 
 #include <stdio.h>

@@ -1,4 +1,4 @@
-"""What the tool does, apart from how it is called: so that plain Python can test it."""
+"""The tool itself, apart from how it is called: so that plain Python can test it."""
 
 
 def greet(name: str) -> str:

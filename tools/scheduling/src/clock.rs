@@ -69,7 +69,7 @@ impl VectorClock {
         Self { root: root(&vector), node_id, vector }
     }
 
-    /// Whose clock it is.
+    /// The node whose clock this is.
     pub fn node_id(&self) -> &str {
         &self.node_id
     }

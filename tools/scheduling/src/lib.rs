@@ -1,4 +1,4 @@
-//! What the task queue and the workflows share: the clock, who should run a task, and when to try again. Plain rules without IO, time or chance.
+//! The rules that the task queue and the workflows share: the clock, the placement of tasks, and the times of retries. Plain rules without IO, time or chance.
 #![deny(missing_docs)]
 #![cfg_attr(
     test,

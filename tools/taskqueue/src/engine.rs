@@ -1,4 +1,4 @@
-//! What the tools do, on the rules of [`rules`](crate::rules) and the records and indexes of [`queue`](crate::queue).
+//! The engine of the tools, on the rules of [`rules`](crate::rules) and the records and indexes of [`queue`](crate::queue).
 
 mod alarm;
 mod bites;
@@ -260,7 +260,7 @@ fn count_held(t: &mut (impl Read + ?Sized), worker: &str) -> Result<u32, StoreEr
     Ok(u32::try_from(HELD.of(t, &worker.to_owned(), None, 1_000)?.len()).unwrap_or(u32::MAX))
 }
 
-/// What became of a worker that leaves.
+/// The outcome for a worker that leaves.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Left {
     /// The worker as it was.
@@ -282,7 +282,7 @@ pub fn unregister(
     let leaves_ms = now_ms.saturating_add(patience_ms.unwrap_or_default());
     let leaving = Worker { leaves_ms: Some(leaves_ms), ..worker.clone() };
     WORKERS.set(t, id, &leaving)?;
-    // What is more than a bite is left to the timer.
+    // The timer does everything beyond one bite.
     if !upkeep::let_go_of(t, &leaving, now_ms)? {
         alarm::plan_at(t, leaves_ms, now_ms)?;
     }

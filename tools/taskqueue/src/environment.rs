@@ -1,4 +1,4 @@
-//! What the rules are given: time, chance and new ids.
+//! The inputs of the rules: time, chance and new ids.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

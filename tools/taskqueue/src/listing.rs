@@ -19,7 +19,7 @@ const MAX_READ_TASKS: usize = 20_000;
 const MAX_ANSWER_BYTES: usize = 1 << 20;
 /// Places that are read at once.
 const PAGE: u32 = 500;
-/// What a place in an index takes beside the task's id, in bytes, about.
+/// The bytes that a place in an index takes beside the task's id, about.
 const PLACE_BYTES: usize = 40;
 
 /// When a task was submitted, and its id.

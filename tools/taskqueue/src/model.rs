@@ -27,7 +27,7 @@ use crate::{
 const WORKERS_NAMES: [&str; 3] = ["w0", "w1", "w2"];
 const TYPES: [&str; 3] = ["a", "b", "generation"];
 
-/// What a claim gave.
+/// The task that a claim gave, and to which worker.
 #[derive(Debug, Clone)]
 struct Given {
     task: String,

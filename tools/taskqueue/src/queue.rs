@@ -55,7 +55,7 @@ pub const ANY_TYPE: &str = "*";
 /// Where a ready task stands: rank (less is sooner), when it was submitted, its id.
 pub type Place = (u64, u64, String);
 
-/// What is set for the whole queue.
+/// The settings of the whole queue.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Settings {
@@ -332,7 +332,7 @@ pub fn ready_up_to(t: &mut (impl Read + ?Sized), last: u64) -> Result<Option<u64
     Ok(complete.then_some(sum))
 }
 
-/// What a worker has and has done, by the difference.
+/// Updates the counts of a worker's running, completed and failed tasks, by the difference.
 fn workers(
     t: &mut (impl Write + ?Sized),
     before: Option<&Task>,

@@ -1,4 +1,4 @@
-//! What the queue keeps of a task, and how it looks on the wire.
+//! The queue's record of a task, and its form on the wire.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -15,7 +15,7 @@ pub const DEFAULT_ATTEMPTS: u32 = 3;
 pub struct Task {
     /// Its id: given by its submitter, or 32 hexadecimal digits.
     pub id: String,
-    /// What was asked for.
+    /// The submitter's request.
     pub spec: Spec,
     /// Its dependencies that are not completed yet.
     pub waiting_for: Vec<String>,
@@ -35,9 +35,9 @@ pub struct Task {
     pub attempt: u32,
     /// Rises with every claim; an older one's holder may not change the task any more.
     pub fencing_token: u64,
-    /// What came of it.
+    /// The task's result.
     pub result: Option<Value>,
-    /// What went wrong, at last.
+    /// The last error.
     pub error: Option<String>,
     /// It failed for good, after all its attempts.
     pub dead_letter: bool,
@@ -49,14 +49,14 @@ pub struct Task {
     pub retries: u32,
 }
 
-/// What is asked for with a task: said when it is submitted, and kept with it.
+/// The request for a task: given when it is submitted, and kept with it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Spec {
     /// The type, by which workers choose.
     pub task_type: String,
     /// The model it is for; may be empty.
     pub model_name: String,
-    /// What is to be done; an object.
+    /// The work to do; an object.
     pub payload: Value,
     /// Higher is sooner.
     pub priority: f64,
@@ -68,7 +68,7 @@ pub struct Spec {
     pub session: Option<String>,
     /// Only this worker may have it.
     pub sticky_worker: Option<String>,
-    /// What makes a second submission the same one.
+    /// The key that makes a second submission the same one.
     pub idempotency_key: Option<String>,
     /// How many attempts there may be; 0 for no limit.
     pub max_attempts: u32,
@@ -130,7 +130,7 @@ pub enum State {
 /// A worker's exclusive right to a task.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Lease {
-    /// Who has it.
+    /// The worker that has it.
     pub worker: String,
     /// When it ends, unless it is renewed.
     pub until_ms: u64,
@@ -235,7 +235,7 @@ impl Task {
     /// Drops log, progress and result, as far as needed, from a record that an earlier version let grow to where nothing can be added: a task that cannot change
     /// would be stuck.
     pub fn fit(&mut self) {
-        /// What the store takes, less what a change adds.
+        /// The bytes that the store takes, less the bytes that a change adds.
         const MOST: usize = (1 << 20) - 1_024;
         let drops: [fn(&mut Self); 3] =
             [|task| task.logs.clear(), |task| task.progress = None, |task| task.result = None];
@@ -316,11 +316,11 @@ pub fn seconds(ms: u64) -> f64 {
 pub struct Worker {
     /// Its id.
     pub id: String,
-    /// What it can do.
+    /// The types of task that it can do.
     pub capabilities: Vec<String>,
     /// How many tasks it may have at once.
     pub max_concurrent_tasks: u32,
-    /// What it has, in its own words.
+    /// The worker's resources, in its own words.
     pub resource_limits: Option<Value>,
     /// Its own notes.
     pub metadata: Option<Value>,

@@ -120,7 +120,7 @@ fn submit(request: &Request<'_>) -> Reply {
     Ok(json!({ "task_id": task.id }))
 }
 
-/// What the queue reads in a payload.
+/// The submission that the queue reads in a payload.
 fn submission(request: &Request<'_>, payload: Map<String, Value>) -> Result<Submission, Failure> {
     let inside = Request::of_payload(&payload);
     let text = |names: &[&str]| Ok::<_, Failure>(inside.text(names)?.map(str::to_owned));
@@ -150,7 +150,7 @@ fn claim(request: &Request<'_>) -> Result<Option<Task>, Failure> {
     let now = now_ms();
     engine::look_after(now, chance())?;
     Ok(transact(|t| {
-        // Who tells of itself is a peer; who only claims is none, and costs nothing.
+        // A worker that tells of itself is a peer; a worker that only claims is none, and costs nothing.
         if theirs.is_some() || claim.peer.is_some() {
             engine::heartbeat(t, claim.peer.unwrap_or(worker), theirs.as_ref(), now)?;
         }
@@ -294,7 +294,7 @@ fn call_tool(request: &Request<'_>) -> Reply {
     }
 }
 
-/// What a tool answered, as one value.
+/// A tool's answer, as one value.
 fn result_of(output: &mcpp_tool::Output) -> Value {
     let text = |block: &mcpp_tool::Content| match block {
         mcpp_tool::Content::Text(text) => Some(text.clone()),

@@ -1,4 +1,4 @@
-//! What may happen to a task: pure rules over one record. Time and chance come from outside; storing and indexing is the engine's matter.
+//! The rules for changes of a task: pure rules over one record. Time and chance come from outside; storing and indexing is the engine's matter.
 
 use scheduling::backoff::Backoff;
 use serde_json::{Map, Value, json};
@@ -9,9 +9,9 @@ use crate::record::{Lease, LogLine, MAX_LOG_LINES, State, Task, seconds};
 pub const LEASE_MS: u64 = 300_000;
 /// The longest wait between two attempts, in milliseconds.
 pub const MAX_BACKOFF_MS: u64 = 3_600_000;
-/// What is said of a task whose last lease ended without a word.
+/// The error of a task whose last lease ended without a word.
 pub const EXPIRED: &str = "claim lease expired after maximum attempts";
-/// What is said of a task whose attempts all took too long.
+/// The error of a task whose attempts all took too long.
 pub const TIMED_OUT: &str = "timed out after maximum attempts";
 
 /// Why something may not happen to a task.
@@ -20,7 +20,7 @@ pub enum Refused {
     /// It is not waiting to be claimed.
     #[error("the task is not ready")]
     NotReady,
-    /// Nobody has it.
+    /// No worker has it.
     #[error("the task is not running")]
     NotRunning,
     /// Somebody else has it.
@@ -37,7 +37,7 @@ pub enum Refused {
     Running,
 }
 
-/// By what right somebody changes a running task. Whoever names neither is trusted, as the protocol has it.
+/// The right by which a caller changes a running task. The queue trusts a caller that names neither, as the protocol has it.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Claim<'a> {
     /// The worker that says it has the task.

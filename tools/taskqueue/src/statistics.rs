@@ -1,4 +1,4 @@
-//! What is measured of the queue: sums of waiting and running times, and what ended in each of the last minutes. What was never measured is none.
+//! Measurements of the queue: sums of waiting and running times, and counts of the tasks that ended in each of the last minutes. A value that was never measured is none.
 
 use mcpp_tool::store::{Map, Order, Read, StoreError, Write};
 use serde::{Deserialize, Serialize};
@@ -27,7 +27,7 @@ pub struct Totals {
     pub ran_ms: u64,
 }
 
-/// What happened in one minute.
+/// The counts of one minute.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Minute {
     /// Tasks submitted.

@@ -46,7 +46,7 @@ pub(crate) fn settle(result: Result<Value, QueueError>, asked: (&str, &str)) -> 
     })
 }
 
-/// What a transaction that only reads is read from.
+/// Runs work that only reads, on a snapshot.
 pub(crate) fn read<T>(
     work: impl FnOnce(&mut mcpp_tool::store::Snapshot) -> Result<T, QueueError>,
 ) -> Result<T, QueueError> {

@@ -1,4 +1,4 @@
-// Every function of the world in wit/world.wit is exported under its name. What it throws is the `err` of its `result`.
+// Every function of the world in wit/world.wit is exported under its name. A thrown value is the `err` of the function's `result`.
 export function greet(name: string): string {
   if (name === "") {
     throw "the name must not be empty";

@@ -12,7 +12,7 @@ use crate::{queue::find_sized, record::Task};
 const BITE_TASKS: usize = 50;
 /// Bytes of the records of one bite; one larger record is a bite by itself. A transaction may write four times as much in 50 ms of the component's time.
 const BITE_BYTES: usize = 1 << 20;
-/// What the change of a task writes besides its record: entries of indexes, counts, and its event, once for each subscriber.
+/// The bytes that the change of a task writes besides its record: entries of indexes, counts, and its event, once for each subscriber.
 const CHANGE_BYTES: usize = 4 << 10;
 
 /// How much one piece of work may still do, so that a call stays within its budgets.
@@ -23,9 +23,9 @@ pub(super) struct Room {
 }
 
 impl Room {
-    /// What a claim does for others by the way: a few tasks.
+    /// The room of a claim for other tasks, by the way: a few tasks.
     pub(super) const CLAIM: Self = Self { tasks: 8, bytes: 2 << 20 };
-    /// What follows from a change within its own transaction: small enough to leave room for the largest record that was changed.
+    /// The room of changes that follow from a change within its own transaction: small enough to leave room for the largest record that was changed.
     pub(super) const FOLLOWING: Self = Self { tasks: 16, bytes: 256 << 10 };
     /// One step of the timer. Its five steps together read and write 40 MiB and make 50,000 host calls at most, which is within a call's default budgets.
     pub(super) const STEP: Self = Self { tasks: 100, bytes: 4 << 20 };
@@ -57,7 +57,7 @@ impl Room {
     }
 }
 
-/// What came of it.
+/// The outcome of a piece of work.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Bites {
     /// How many of the ids were gone through, from the first on.

@@ -30,14 +30,14 @@ const PEERS: Map<(u64, String), Peer> = Map::new("peer");
 /// Which number a peer has.
 const PEER_NUMBERS: Map<String, u64> = Map::new("peer-number");
 
-/// What is known of a peer.
+/// The queue's record of a peer.
 #[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
 struct Peer {
     /// When it was last heard of, in milliseconds since 1970-01-01 UTC.
     seen_ms: u64,
 }
 
-/// Who claims, and what.
+/// The claimer, and the tasks that it wants.
 #[derive(Debug, Clone, Default)]
 pub struct ClaimRequest<'a> {
     /// The worker.
@@ -50,7 +50,7 @@ pub struct ClaimRequest<'a> {
     pub peer: Option<&'a str>,
 }
 
-/// Gives the worker the next task that it may have, if there is one. What is due has become ready before: see [`look_after`](super::look_after).
+/// Gives the worker the next task that it may have, if there is one. A due task has become ready before: see [`look_after`](super::look_after).
 pub fn claim(
     t: &mut (impl Write + ?Sized),
     request: &ClaimRequest<'_>,
@@ -81,7 +81,7 @@ pub fn claim(
     Ok(Some(after))
 }
 
-/// A registered worker has so much room; one that is leaving has none. Who is not registered is not bounded.
+/// A registered worker has so much room; one that is leaving has none. An unregistered worker has no bound.
 fn has_room(t: &mut (impl Read + ?Sized), worker: &str) -> Result<bool, StoreError> {
     let worker = WORKERS.get(t, &worker.to_owned())?;
     Ok(worker.is_none_or(|worker| worker.leaves_ms.is_none() && worker.running < worker.max_concurrent_tasks))
@@ -122,7 +122,7 @@ fn find_next(t: &mut (impl Write + ?Sized), request: &ClaimRequest<'_>) -> Resul
     Ok(best.map(|place| (place.clone(), place.2)))
 }
 
-/// What placement looks at of a task; the rest of its record is passed over.
+/// The parts of a task that placement looks at; it passes over the rest of the record.
 #[derive(serde::Deserialize)]
 struct Candidate {
     id: String,
@@ -135,7 +135,7 @@ struct CandidateSpec {
     model_name: String,
 }
 
-/// The first of the next tasks that deterministic placement gives to this peer. What is for this worker only is not placed.
+/// The first of the next tasks that deterministic placement gives to this peer. A task for this worker only is not placed.
 fn find_owned(
     t: &mut (impl Write + ?Sized),
     request: &ClaimRequest<'_>,

@@ -1,4 +1,4 @@
-//! Clearing the queue: as much as fits into the call that asks for it, and the rest by the timer. What comes into the queue after it was asked for stays.
+//! Clearing the queue: as much as fits into the call that asks for it, and the rest by the timer. A task that comes into the queue after the call stays.
 
 use mcpp_tool::store::{Map, Read, StoreError, snapshot, transact};
 use serde::{Deserialize, Serialize};
@@ -15,7 +15,7 @@ use crate::{
     rules,
 };
 
-/// What is being cleared; none if nothing is.
+/// The clearing that is under way; none if there is none.
 const CLEARING: Map<(), Clearing> = Map::new("clearing");
 
 /// Tasks that are to be cleared, and how far that has come.
@@ -33,7 +33,7 @@ pub struct Clearing {
     after: Option<(u64, String)>,
 }
 
-/// What a call that clears has come to.
+/// The outcome of a call that clears.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cleared {
     /// Tasks that it cleared.
@@ -66,7 +66,7 @@ pub fn clear(statuses: &[Status], now_ms: u64) -> Result<Cleared, QueueError> {
     Ok(Cleared { cleared, goes_on })
 }
 
-/// What is being cleared.
+/// The clearing that is under way.
 pub fn clearing(t: &mut (impl Read + ?Sized)) -> Result<Option<Clearing>, StoreError> {
     CLEARING.get(t, &())
 }

@@ -1,4 +1,4 @@
-//! What may be the name of something: of tasks, workers, types, sessions and keys. One rule at every door where a name is new, and nothing trims a name afterwards.
+//! The rule for names: of tasks, workers, types, sessions and keys. One rule at every door where a name is new, and nothing trims a name afterwards.
 //!
 //! Earlier versions took names with white space at their ends, and longer ids. Those are still found by their exact text.
 
@@ -8,7 +8,7 @@ use super::QueueError;
 
 /// Longest name that is stored, in bytes. A key in the store holds up to four.
 pub const MAX_ID_BYTES: usize = 200;
-/// What a retry adds to an id: `-retry-` and as many digits as a count of retries has.
+/// The bytes that a retry adds to an id: `-retry-` and as many digits as a count of retries has.
 const RETRY_BYTES: usize = 17;
 /// Longest id with which a task is submitted, in bytes: its retries have ids too.
 pub const MAX_SUBMITTED_ID_BYTES: usize = MAX_ID_BYTES - RETRY_BYTES;

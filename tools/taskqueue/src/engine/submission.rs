@@ -20,14 +20,14 @@ pub const MAX_PAYLOAD_BYTES: usize = 512 << 10;
 /// Largest tags and metadata together, in bytes of JSON: a record has room for them beside the largest payload.
 pub const MAX_NOTES_BYTES: usize = 128 << 10;
 
-/// What a task is submitted with.
+/// A task to submit.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Submission {
     /// The id; a new one if none is given.
     pub id: Option<String>,
     /// Not before this time.
     pub not_before_ms: u64,
-    /// What is asked for.
+    /// The submitter's request.
     pub spec: Spec,
 }
 

@@ -11,7 +11,7 @@ use crate::{
 };
 
 const NOW: u64 = 1_800_000_000_000;
-/// What a call may do by default.
+/// The default budgets of a call.
 const BUDGET: memory::Spent = memory::Spent { ops: 100_000, bytes: 64 << 20 };
 
 fn run<T>(work: impl FnMut(&mut Transaction) -> Result<T, QueueError>) -> Result<T, QueueError> {
@@ -201,7 +201,7 @@ fn a_timer_that_the_host_gave_up_is_set_again_by_what_happens_next() {
         let timer = memory::timers().get(alarm::TIMER).cloned();
         assert!(timer.is_some_and(|timer| timer.at_ms <= now), "{name} sets it again");
     }
-    // What fails in the handler does not take the timer with it.
+    // A failure in the handler does not take the timer with it.
     const RAW: Map<String, Value> = Map::new("worker");
     run(|t| Ok(RAW.set(t, &"w".to_owned(), &json!("no worker"))?)).expect("written");
     memory::take_timer(alarm::TIMER);

@@ -1,5 +1,5 @@
-//! What happens by itself: delayed tasks become ready, leases end, those that wait for a task learn that it has ended, workers that leave are gone, ended tasks are
-//! forgotten, what is to be cleared is cleared. In small bites, when the queue's one timer wakes.
+//! Upkeep, in small bites, when the queue's one timer wakes. Delayed tasks become ready, leases end, tasks that wait for another learn that it has ended, workers that leave are
+//! gone, ended tasks are forgotten, and a clearing goes on.
 
 use mcpp_tool::store::{Index, Read, StoreError, Transaction, Write, snapshot, transact};
 
@@ -52,7 +52,7 @@ pub fn wake(now_ms: u64, chance: f64) -> Result<(), QueueError> {
     ];
     let more = steps.iter().any(|step| matches!(step, Ok(Step::More)));
     let rested = transact(|t| rest(t, more, now_ms));
-    // What stops one step stops no other.
+    // A failure of one step stops no other.
     steps.into_iter().find_map(Result::err).map_or(rested, Err)
 }
 
@@ -66,7 +66,7 @@ pub(super) enum Step {
 }
 
 impl Step {
-    /// What has been done of `all`.
+    /// The progress of `done` through `all`.
     fn of(done: Bites, all: usize) -> Self {
         if done.gone_through < all && done.changed > 0 { Self::More } else { Self::Done }
     }

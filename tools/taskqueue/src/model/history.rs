@@ -1,4 +1,4 @@
-//! What may happen to a queue, at random.
+//! Random histories of a queue.
 
 use proptest::prelude::*;
 

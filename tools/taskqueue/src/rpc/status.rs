@@ -1,4 +1,4 @@
-//! What the service says of itself.
+//! The service's information about itself.
 
 use std::collections::BTreeSet;
 

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::handle;
 
-/// What a field is.
+/// The kind of a field.
 #[derive(Clone, Copy, PartialEq)]
 enum Kind {
     Text,

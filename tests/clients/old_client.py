@@ -13,7 +13,7 @@ PATIENCE = 60
 
 
 class Heard:
-    """What the server says unasked."""
+    """Messages of the server that no request asked for."""
 
     def __init__(self) -> None:
         self.methods: list[str] = []

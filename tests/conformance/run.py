@@ -29,7 +29,7 @@ def expected() -> set[tuple[str, str]]:
 
 
 def failures(results: pathlib.Path, requirement_set: str) -> tuple[set[tuple[str, str]], int]:
-    """What failed, and how many checks passed."""
+    """The checks that failed, and how many passed."""
     failed, passed = set(), 0
     for checks in results.glob("server-*/checks.json"):
         scenario = re.sub(r"-\d{4}-\d\d-\d\dT.*$", "", checks.parent.name.removeprefix("server-"))

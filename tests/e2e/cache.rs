@@ -69,7 +69,7 @@ async fn a_changed_entry_is_compiled_again() {
 async fn an_entry_with_a_forged_mac_is_compiled_again() {
     let forge = |bytes: Vec<u8>| {
         let code = bytes[32..].to_vec();
-        // What an attacker can compute without the key.
+        // An attacker can compute this without the key.
         [blake3_like(&code), code].concat()
     };
     assert!(!restart_after(|folder| corrupt(folder, forge)).await);

@@ -1,4 +1,4 @@
-//! Who gives up stops the guest, in the way of their protocol era; a legacy client that only loses its connection does not give up.
+//! A client that gives up stops the guest, in the way of its protocol era; a legacy client that only loses its connection does not give up.
 
 use std::time::Duration;
 

@@ -220,7 +220,7 @@ async fn a_running_hosts_data_is_copied() {
     assert!(stderr(&again).contains("the backup failed") && stderr(&again).contains("exists"), "{}", stderr(&again));
     let info = stdout(&run(&["info"]));
     assert!(info.lines().any(|line| line.contains("store") && line.contains("of 268435456")), "{info}");
-    // What was written after the copy is not in it, and what was written before is.
+    // Data written after the copy are not in it; data written before are.
     host.call("store_set", serde_json::json!({ "key": "a", "value": "two" })).await;
     let folder = host.stop().await;
     std::fs::rename(&copy, folder.path().join("data/store/local.redb")).expect("put in its place");

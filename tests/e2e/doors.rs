@@ -1,4 +1,4 @@
-//! What strangers and tenants can hold of the HTTP door: connections, streams, and memory for what is read and written. Another tenant and the probes still get in.
+//! The limits of strangers and tenants at the HTTP door: connections, streams, and memory for requests and answers. Another tenant and the probes still get in.
 
 use std::{collections::BTreeSet, path::Path, time::Duration};
 
@@ -23,7 +23,7 @@ use crate::support::{
     wat,
 };
 
-/// What `add` says of 1 and 2.
+/// The answer of `add` to 1 and 2.
 const SUM: &str = r#"{"result":3}"#;
 
 fn tenant(name: &str) -> TenantId {

@@ -25,7 +25,7 @@ async fn host() -> TestHost {
     host
 }
 
-/// What `mcpp events` shows of a host's data.
+/// The output of `mcpp events` for a host's data.
 fn events(data: &Path, arguments: &[&str]) -> Vec<Value> {
     let data = data.display().to_string();
     let arguments = [&["events", "--json", "--data", &data], arguments].concat();

@@ -35,7 +35,7 @@ async fn events_are_delivered_in_order_after_the_commit_and_name_their_cause() {
     let expected: Vec<String> =
         (0..51).map(|number| format!("store/own k {number} <- tool store_emit by local-user")).collect();
     assert_eq!(until_told(&host, 51).await, expected);
-    // What was not committed was not emitted, and nobody is subscribed to this topic.
+    // Uncommitted events were not emitted, and no component is subscribed to this topic.
     host.call("store_emit_and_fail", json!({ "topic": "own" })).await;
     host.call("store_emit", json!({ "topic": "nobody", "key": "k", "payloads": ["lost"] })).await;
     host.call("store_emit", json!({ "topic": "own", "key": "k", "payloads": ["last"] })).await;

@@ -1,4 +1,4 @@
-//! What other people's clients do, as they reported it to other servers: one file a kind, named after it.
+//! Behavior of other people's clients, as they reported it to other servers: one file a kind, named after it.
 
 mod arguments_left_out;
 mod before_initialize;

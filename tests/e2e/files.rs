@@ -93,7 +93,7 @@ async fn what_is_used_of_directories_is_learned() {
     // Deep within, and in a directory that it opened itself.
     assert_eq!(std_fs(&host, "make-dir", "/work/out/a", "").await, "done");
     assert!(mcpp("learn").contains(&lines("out", "/work/out", "read-write")), "{}", mcpp("learn"));
-    // What it may not is what the least grant would have to say, and why it was denied is said.
+    // The least grant has to name the denied access, and the host says why it was denied.
     assert_ne!(std_fs(&host, "append", "/in/greeting.txt", "more").await, "done");
     let learned = mcpp("learn");
     assert!(learned.contains(&lines("in", "/in", "read-write")), "{learned}");
@@ -273,7 +273,7 @@ async fn links_do_not_lead_out() {
     symlink("../outside", inside(&host, "out/dir")).expect("a link");
     escape(&host, "dir/secret.txt").await;
     assert!(std_fs(&host, "remove", "/work/out/dir/secret.txt", "").await.starts_with("error: "));
-    // What a guest links itself: an absolute one it cannot make, and a relative one it cannot follow.
+    // A guest's own links: it cannot make an absolute one, and cannot follow a relative one.
     let made = raw(&host, "symlink", "/work/out", "own", &secret.display().to_string()).await;
     assert!(made.starts_with("error: refused: "), "{made}");
     assert_eq!(raw(&host, "symlink", "/work/out", "own", "../outside/secret.txt").await, "done");
@@ -392,7 +392,7 @@ async fn what_a_call_has_open_is_bounded() {
         let arguments = json!({ "at": "/in", "path": path, "kept_as": kept_as, "most": 1_000 });
         assert_eq!(value(&host, "files_hoard", arguments).await, json!([64, "busy"]), "{path} {kept_as}");
     }
-    // What one call had open, the next can have.
+    // The next call can have the files that one call had open.
     assert_eq!(value(&host, "files_read", json!({ "path": "/in/greeting.txt" })).await, "the in text");
 }
 

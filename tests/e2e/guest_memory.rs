@@ -13,7 +13,7 @@ use serde_json::json;
 use crate::support::{TestHost, answer, folder, grant, guest, text_of, wat, with_module};
 
 const KIB: u64 = 1 << 10;
-/// What the stack of an instance counts for.
+/// The bytes that the stack of an instance counts for.
 const STACK: u64 = 640 * KIB;
 const PAGE: u64 = 64 * KIB;
 

@@ -147,7 +147,7 @@ async fn a_resource_is_a_handle() {
     assert!(is_expired(&add(&host, &two, 1).await) && is_expired(&absorb(json!(two)).await));
     let itself = absorb(json!(one)).await;
     assert!(text_of(&itself).contains("`/other`: is used in the same call"), "{itself}");
-    // What is no handle is refused where it stands.
+    // The host refuses a value that is no handle where it stands.
     for (bad, says) in [(json!("counter"), "/other"), (json!(1), "/other"), (json!(null), "/other")] {
         assert!(text_of(&absorb(bad).await).contains(says));
     }
@@ -203,7 +203,7 @@ async fn handles_are_bounded() {
     host.call("c_counter_drop", json!({ "self": handles[0] })).await;
     let last = new(&host, 1).await;
     assert_eq!(result_of(&add(&host, &last, 1).await), 2);
-    // Whoever gives more at once than there may be loses all.
+    // A call that gives more handles at once than there may be loses all.
     host.call("c_counter_drop", json!({ "self": last })).await;
     let over = host.text("c_lots", json!({ "n": 2 })).await;
     assert!(over.contains("budget `handles` exceeded"), "{over}");

@@ -46,7 +46,7 @@ async fn exceptions_and_what_is_collected_work_within_the_memory_budget() {
     let thrown = call("thrown", 6).await;
     assert!(thrown.contains("exception"), "{thrown}");
     assert_eq!(call("kept", 8).await, r#"{"result":1048576}"#);
-    // What nobody refers to any more makes room.
+    // An object to which nothing refers any more makes room.
     assert_eq!(call("dropped", 200).await, r#"{"result":1048576}"#);
     let kept = call("kept", 200).await;
     assert_eq!(kept, "error: budget `memory_bytes` exceeded: the tool was stopped at 16777216");

@@ -14,7 +14,7 @@ pub(crate) fn limits(text: &str) -> impl FnOnce(&mut Config) {
     move |target| target.limits = config.limits
 }
 
-/// What `web_fetch` gave, if it was an answer.
+/// The answer of `web_fetch`, if it was one.
 pub(crate) fn answered(text: &str) -> Value {
     let answer: Value = serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"));
     answer["result"].clone()
@@ -264,7 +264,7 @@ async fn a_redirect_is_an_answer_and_following_it_is_another_request() {
     assert_eq!((upstream.connections(), inside.connections()), (2, 0));
 }
 
-// What a request may be.
+// Legal requests.
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_host_header_is_not_the_guests() {
@@ -301,7 +301,7 @@ async fn a_length_that_is_not_the_bodys_is_not_sent() {
     }
     let said = web.fetch_with("GET", &url, json!({ "headers": { "content-length": "5" } })).await;
     assert!(said.starts_with("error: "), "{said}");
-    // What is longer is cut off, what is shorter is broken off, and neither is followed by anything.
+    // The host cuts off a longer body, breaks off a shorter one, and writes nothing after either.
     for request in upstream.requests() {
         let (head, body) = request.split_once("\r\n\r\n").expect("a head");
         let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).expect("a length");

@@ -39,7 +39,7 @@ async fn no_request_is_made_while_a_transaction_is_open() {
     assert_eq!(upstream.connections(), 0);
 }
 
-// What an upstream may answer.
+// Legal answers of an upstream.
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_upstreams_header_bomb_is_refused() {
@@ -79,7 +79,7 @@ async fn an_upstream_that_never_ends_ends_at_the_budget() {
     let (upstreams, web) = upstreams(answers, limits("http_bytes = 1000000")).await;
     for upstream in upstreams {
         let said = web.get(&upstream).await;
-        // What is no part of a body is refused much earlier.
+        // The host refuses bytes that are no part of a body much earlier.
         let stopped = said == "error: budget `http_bytes` exceeded: the tool was stopped at 1000000";
         assert!(stopped || said.starts_with("error: the connection failed"), "{said}");
         web.host.until("the connection has ended", async |_| upstream.left() == 1).await;

@@ -109,7 +109,7 @@ async fn operators_and_other_tenants_do_not_wait_for_a_migration_without_end() {
     let reports = host.host.tenants().reload_all().await.expect("an answer");
     assert!(reports[&slow].loading.contains("store"), "{:?}", reports[&slow]);
     assert_eq!(reports[&tenant("other")], Report { unchanged: ["v".to_owned()].into(), ..Report::default() });
-    // What is revoked is gone when the command returns.
+    // A revoked tool is gone when the command returns.
     assert!(user.tools().await.iter().any(|tool| tool.starts_with("caller")));
     std::fs::write(data.join("tenants/slow/grants/caller.toml"), "version = 1\n").expect("written");
     host.host.tenants().reload_all().await.expect("an answer");
@@ -205,7 +205,7 @@ async fn doors_are_open_before_anything_is_loaded() {
     let list = || crate::support::modern_request(&http, &host.url(), "tools/list", json!({})).send();
     let mut names = Vec::new();
     while names.is_empty() {
-        // What is loaded is listed, though something is not.
+        // Loaded tools are listed, though something is not loaded.
         let listed = crate::support::answer(list().await.expect("an answer")).await;
         names = listed["result"]["tools"].as_array().expect("a list").clone();
     }
@@ -281,7 +281,7 @@ async fn a_storm_of_renames_costs_few_threads_and_the_newest_state_is_loaded() {
     let renames = storm.join().expect("no panic");
     assert!(renames > 1_000, "only {renames} renames");
     assert!(most < before + 64, "{before} threads became {most}");
-    // What is there in the end is what serves.
+    // The files that are there in the end serve.
     for n in 0..600 {
         std::fs::remove_file(tools.join(format!("{n}.wasm"))).expect("removed");
     }

@@ -417,7 +417,7 @@ async fn an_operator_says_which_tools_are_offered_and_how_they_are_called() {
             "typo: `rename` in its grant names `typo_sub`, which is none of its tools (typo_add)",
         ]
     );
-    // What is taken back is gone at once, and what is given is there.
+    // A tool that is taken back is gone at once, and a tool that is given is there.
     let grants = host.folder.path().join("data/grants/t.toml");
     std::fs::write(grants, "version = 1\nexpose = ['t_two_*']\n").expect("written");
     host.host.reload().await.expect("reloaded");

@@ -44,7 +44,7 @@ async fn from_refused_to_the_least_that_is_needed() {
     assert!(
         code == Some(1) && told["allowed"] == false && told["add"].as_str().is_some_and(|add| add.contains("[[http]]"))
     );
-    // What was learned is what it did and wanted, and it is a grant.
+    // The learned grant holds the uses and the denials of the component, and is a grant.
     let (_, learned, _) = mcpp(&["learn", "caller"]);
     assert!(learned.contains("version = 1") && learned.contains("\"add\""), "{learned}");
     assert_eq!(mcpp(&["revoke", "caller", "store"]).0, Some(1));

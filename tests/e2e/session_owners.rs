@@ -174,7 +174,7 @@ async fn a_modern_request_that_names_a_session_is_served_without_it() {
     assert_eq!(victim.workers().await, "mcpp_session_workers 0", "nothing was restored");
 }
 
-/// What one principal can have open, in both eras.
+/// The calls and streams that one principal can have open, in both eras.
 async fn open_everything(user: &User<'_>) -> Vec<tokio::task::JoinHandle<String>> {
     let session = user.initialize().await;
     let url = user.host.host.url();

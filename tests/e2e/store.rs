@@ -153,7 +153,7 @@ async fn wait_ends_when_the_entry_changes_or_the_time_is_over() {
     };
     let (version, ()) = tokio::join!(waiting, writing);
     assert_eq!(result(&host, "store_get", json!({ "key": "a" })).await, json!(["this one", version]));
-    // What has changed already is not waited for, and a time that is over is no error.
+    // The wait ends at once for a value that has changed already, and a time that is over is no error.
     assert_eq!(result(&host, "store_wait", json!({ "key": "a", "since": 0, "timeout_ms": 20_000 })).await, version);
     let same = json!({ "key": "a", "since": version, "timeout_ms": 20 });
     assert_eq!(result(&host, "store_wait", same).await, version);

@@ -17,7 +17,7 @@ struct Case {
     headers: Vec<(&'static str, String)>,
 }
 
-/// What a client is told.
+/// The answer to a client.
 #[derive(Debug, PartialEq)]
 struct Told {
     status: u16,

@@ -244,7 +244,7 @@ pub fn parse_messages(text: &str) -> Result<Vec<Value>, &str> {
     }
 }
 
-/// What a tool said, in one line.
+/// A tool's answer, in one line.
 pub fn text_of(answer: &Value) -> String {
     if let Some(error) = answer.get("error") {
         return format!("JSON-RPC error {}: {}", error["code"], error["message"].as_str().unwrap_or_default());

@@ -165,7 +165,7 @@ async fn strangers_are_refused_at_every_path() {
         let url = format!("http://{}{path}", host.host.address());
         assert_eq!(host.http.get(url).send().await.expect("an answer").status(), StatusCode::UNAUTHORIZED, "{path}");
     }
-    // What a load balancer asks is answered without saying anything.
+    // The host answers a load balancer's questions without saying anything more.
     for (path, says) in [("/live", "live\n"), ("/ready", "ready\n"), ("/health", r#"{"status":"ok"}"#)] {
         let url = format!("http://{}{path}", host.host.address());
         let response = host.http.get(url).send().await.expect("an answer");
@@ -304,7 +304,7 @@ async fn processor_time_is_a_budget_of_its_own() {
     let host = TestHost::start_with(files, |_| {}).await;
     let spun = host.text("probe_spin", json!({})).await;
     assert_eq!(spun, "error: budget `cpu_ms` exceeded: the tool was stopped at 60");
-    // Who only waits uses none.
+    // A call that only waits uses none.
     assert_eq!(host.text("probe_sleep", json!({ "ms": 200 })).await, "slept 200 ms");
 }
 
@@ -380,7 +380,7 @@ async fn a_flood_of_one_tenant_waits_at_its_own_door() {
     assert!(futures::poll!(&mut waits).is_pending(), "it stands behind its own tenant's requests");
     drop(all);
     assert!(waits.await.expect("no panic").contains('3'));
-    // What is answered, refused or given up has left the door.
+    // A request that is answered, refused or given up has left the door.
     assert!(one.text("no-such-tool", json!({})).await.contains("unknown tool"));
     let all = door.clone().acquire_many_owned(u32::try_from(places).expect("few")).await.expect("open");
     let given_up = one.request("tools/list", json!({})).timeout(Duration::from_millis(50)).send().await;

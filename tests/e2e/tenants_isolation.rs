@@ -1,4 +1,4 @@
-//! What one tenant sees does not depend on another: random acts of one, alone and beside those of another, give the same answers.
+//! One tenant's view does not depend on another: random acts of one, alone and beside those of another, give the same answers.
 
 use std::{
     sync::atomic::{AtomicUsize, Ordering},
@@ -14,7 +14,7 @@ use crate::{
     tenants::{User, team, tenant, token},
 };
 
-/// What somebody does.
+/// An act of a tenant.
 #[derive(Debug, Clone)]
 enum Op {
     List,

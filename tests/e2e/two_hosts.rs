@@ -24,7 +24,7 @@ async fn the_second_host_says_who_has_the_directory_and_takes_over() {
     let ask = async |method: &str, params| {
         answer(modern_request(&http, &second.url(), method, params).send().await.expect("an answer")).await
     };
-    // What needs no data serves.
+    // Tools that need no data serve.
     let names = async || {
         let listed = ask("tools/list", json!({})).await;
         let tools = listed["result"]["tools"].as_array().cloned().unwrap_or_default();

@@ -21,7 +21,7 @@ use tokio::{
 
 use crate::support::{TestHost, folder, grant, guest};
 
-/// What an upstream does with a request's head.
+/// An upstream's answer to a request's head.
 #[derive(Debug, Clone)]
 pub enum Answer {
     /// Writes this and closes.
@@ -281,7 +281,7 @@ pub const DENIED: &str = "error: the request is denied: no grant allows it";
 
 static LOG: OnceLock<Arc<Mutex<Vec<u8>>>> = OnceLock::new();
 
-/// What the host has logged in this process.
+/// The host's log in this process.
 pub fn log() -> String {
     #[derive(Clone)]
     struct Lines(Arc<Mutex<Vec<u8>>>);

@@ -50,7 +50,7 @@ async fn what_arguments_become_is_charged_before_it_is_made() {
         assert!(text.contains("the values that they become take"), "{tool}: {text}");
         assert_eq!(told(&host.call(tool, few).await), (json!(false), r#"{"result":1}"#.to_owned()), "{tool}");
     }
-    // What is wrong is looked for in values too, but not where they would be many.
+    // The host looks for errors in values too, but not where they would be many.
     for (number, is_deep) in [(10, true), (1_000, false)] {
         let mut wrong = records(number);
         wrong["x"][number - 1][&name] = json!([1, "two"]);

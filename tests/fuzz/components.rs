@@ -15,7 +15,7 @@ use mcpp::{
 
 use super::{json::mutated_bytes, random::Random};
 
-/// What compiles.
+/// The engine and the builds that compile a case.
 pub struct Target {
     engine: Engine,
     builds: Arc<Builds>,
@@ -38,7 +38,7 @@ impl Target {
         }
     }
 
-    /// What came of a file, in words. Panics if the child failed for no reason of the component's.
+    /// The outcome for a file, in words. Panics if the child failed for no reason of the component's.
     pub async fn run(&self, wasm: &[u8]) -> String {
         let source = component::Source {
             name: ComponentName::new("fuzzed").expect("legal"),

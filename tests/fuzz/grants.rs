@@ -1,7 +1,7 @@
-//! What operators write, at random: grants, tenants' settings, tokens and the configuration.
+//! Operators' files, at random: grants, tenants' settings, tokens and the configuration.
 //!
-//! A file is taken or refused, and a refusal has a reason. What is taken and written back is the same when it is read again. Of grants, more is never less:
-//! what a grant allows, every wider one allows too, and no narrower one allows anything else.
+//! A file is taken or refused, and a refusal has a reason. A file that is taken and written back is the same when it is read again. Of grants, more is never less:
+//! every wider grant allows all that a grant allows, and no narrower one allows anything else.
 
 use std::{
     collections::BTreeSet,
@@ -34,7 +34,7 @@ pub struct Case {
     pub text: Vec<u8>,
 }
 
-/// What came of it.
+/// The outcome of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
     /// It says something.
@@ -220,7 +220,7 @@ fn added(text: &str, grant: &ComponentGrant, mut piece: Table) {
     assert!(unsaid.is_empty(), "{text}\nand\n{piece}\ndo not allow {unsaid:?}");
 }
 
-/// What the host advises an operator to add allows what was denied.
+/// An operator who follows the host's advice allows the request that the host denied.
 fn advised(table: &Table, grant: &ComponentGrant, random: &mut Random) {
     let (method, origin, path) = (pick(&METHODS, random), pick(&ORIGINS, random), pick(&PATHS, random));
     let (origin, address) = (parse_origin(origin), parse_address(pick(&ADDRESSES, random)));

@@ -1,4 +1,4 @@
-//! What the rules are that answers must keep, whatever the message was.
+//! The rules that answers must keep, whatever the message was.
 
 use serde_json::Value;
 
@@ -7,7 +7,7 @@ use super::{
     wire::Answer,
 };
 
-/// What a case came to.
+/// The outcome of a case.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Outcome {
     /// A result.
@@ -78,7 +78,7 @@ fn is_outside(case: &Case, answer: &Answer) -> bool {
     !case.headers.is_empty() && matches!(answer.status, 403 | 404 | 406 | 415)
 }
 
-/// What a message answers, and how; none if it is a request or a notification of the host's.
+/// The answer in a message, and to which id; none if the message is a request or a notification of the host's.
 pub fn answer_in(message: &Value) -> Result<Option<(Option<Value>, Outcome)>, String> {
     let members = message.as_object().ok_or("a message that is no object")?;
     if message["jsonrpc"] != "2.0" {
@@ -99,7 +99,7 @@ pub fn answer_in(message: &Value) -> Result<Option<(Option<Value>, Outcome)>, St
     }
 }
 
-/// Holds what two doors say to the same message against each other. What is said about the call's cost differs.
+/// Compares the answers of two doors to the same message. They differ in the call's cost.
 pub fn same(
     cases: &[Case],
     era: &str,

@@ -21,7 +21,7 @@ pub struct Case {
     pub body: Vec<u8>,
 }
 
-/// What a door that keeps the rules says to a message.
+/// The answer of a door that keeps the rules.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Expected {
     /// One answer with the request's id.
@@ -95,7 +95,7 @@ impl Case {
         self.body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&self.body)
     }
 
-    /// What is expected of any door.
+    /// The answer that any door must give.
     pub fn expected(&self) -> Expected {
         let Some(text) = std::str::from_utf8(self.text()).ok().filter(|text| depth(text) <= MAX_DEPTH) else {
             return Expected::ErrorWithoutId;
@@ -138,7 +138,7 @@ impl Case {
         (message["method"] == "notifications/cancelled").then(|| message["params"]["requestId"].clone())
     }
 
-    /// What it says of itself beside its parameters.
+    /// The message's `_meta`, beside its other parameters.
     fn meta(&self) -> Option<Value> {
         let message: Value = serde_json::from_slice(self.text()).ok()?;
         message.pointer("/params/_meta").cloned()

@@ -7,7 +7,7 @@ use super::{
     random::Random,
 };
 
-/// What a file is.
+/// A kind of file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// A component's grant.

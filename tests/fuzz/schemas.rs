@@ -28,7 +28,7 @@ pub struct Case {
     pub value: Value,
 }
 
-/// What came of a case.
+/// The outcome of a case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
     /// The schema is refused, by name.

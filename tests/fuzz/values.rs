@@ -33,7 +33,7 @@ use super::{
 
 static ENGINE: LazyLock<Engine> = LazyLock::new(Engine::default);
 
-/// A component with one function, which takes `x: T` and gives `tuple<T, …>`: the very memory in which it got its arguments. What is beside `x` makes the arguments
+/// A component with one function, which takes `x: T` and gives `tuple<T, …>`: the very memory in which it got its arguments. The padding beside `x` makes the arguments
 /// too many to be anywhere else.
 pub struct Echo {
     component: Component,
@@ -98,7 +98,7 @@ impl Echo {
         self.take(json).unwrap_or_else(|mismatch| panic!("{json} is refused: {mismatch:?}"))
     }
 
-    /// What comes back for a value, or why the host refuses it: the schema first, as it does.
+    /// The value that the component gives back for a value, or why the host refuses it: the schema first, as it does.
     pub fn take(&self, json: &Value) -> Result<Value, Mismatch> {
         let arguments = json!({ "x": json });
         let text = arguments.to_string();
@@ -143,7 +143,7 @@ pub struct Case {
     pub value: Value,
 }
 
-/// What came of a case.
+/// The outcome of a case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
     /// The type has no schema.

@@ -173,7 +173,7 @@ impl Wit {
         format!("$t{next}")
     }
 
-    /// What comes back for a value; none if it is not legal.
+    /// The value that the component gives back for a value; none if the value is not legal.
     pub fn canonical(&self, value: &Value) -> Option<Value> {
         match (self, value) {
             (Self::Bool, Value::Bool(_)) | (Self::String, Value::String(_)) => Some(value.clone()),

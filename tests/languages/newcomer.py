@@ -26,7 +26,7 @@ PORT = 18437
 PATIENCE_SECONDS = 900
 # `mcpp build` ends with this where a tool is not installed.
 NOT_INSTALLED = 3
-# What docs/languages.md says where rustup has no target for Rust.
+# The command in docs/languages.md for machines where rustup has no target for Rust.
 GUEST_TARGET = ["bash", ".mcpp/sdk/tool-sdk/guest-target.sh", ".mcpp/guest-toolchain"]
 
 

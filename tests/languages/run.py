@@ -39,7 +39,7 @@ INTERFACES = {
     "go": ("tool.go", "export_wit_world/tool.go", []),
 }
 
-# What the component says that it is written in.
+# The language that the component names as its own.
 NAMES = {"javascript": "JavaScript", "typescript": "TypeScript", "python": "Python", "c": "C", "go": "Go"}
 
 

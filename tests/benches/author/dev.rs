@@ -1,6 +1,6 @@
 //! From a save to the new build's answer, under `mcpp dev`.
 //!
-//! The steps are what the program says of itself; the whole is from the end of the save to the whole answer, on this side. What the steps leave of it is a row of its own.
+//! The steps come from the program's own output; the whole is from the end of the save to the whole answer, on this side. Time outside the steps is a row of its own.
 
 use std::{
     io::{BufRead as _, BufReader},
@@ -29,7 +29,7 @@ const LINES: usize = 1_000;
 const STEPS: [&str; 6] = ["noticed", "built", BASELINE, CACHED, "tools listed", "swapped"];
 const BASELINE: &str = "compiled without optimization";
 const CACHED: &str = "compiled before, read";
-/// What is said when what serves is also fast.
+/// The program's line once optimized code serves.
 const OPTIMIZED: &str = "optimized code serves now";
 
 /// `mcpp dev`, and what it says.
@@ -104,7 +104,7 @@ pub(crate) async fn save_to_serving(language: &Language) {
     for kind in ["a new text", "a text of before"] {
         let mut rows = Rows::default();
         for round in 0..ROUNDS {
-            // Nobody saves sooner than what the save before set off has come to rest.
+            // An author does not save before the work of the save before has come to rest.
             tokio::time::sleep(Duration::from_millis(300)).await;
             let greeting = format!("Greeting number {round}: ");
             project.save(&greeting);

@@ -1,4 +1,4 @@
-//! What a tool in one language costs: to build, to keep and to call.
+//! The cost of a tool in one language: to build, to keep and to call.
 
 use std::time::{Duration, Instant};
 
@@ -83,7 +83,7 @@ async fn calls(name: &str, project: &Project, wasm: &[u8]) {
     print_row(&format!("{name}: call, instance used again"), Ok(&mut reused), "ms");
 }
 
-/// What calls one after the other take, in milliseconds.
+/// The times of calls that follow one another, in milliseconds.
 async fn steady(client: &Client, tool: &str) -> Vec<f64> {
     let mut times = Vec::new();
     for round in 0..CALLS + CALLS / 10 {

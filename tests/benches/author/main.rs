@@ -1,4 +1,4 @@
-//! What an author waits for: from a save to the answer of the new build, step by step, and what a tool in each language costs to build and to call.
+//! The waits of an author: from a save to the answer of the new build, step by step, and the cost of a tool in each language, to build and to call.
 //!
 //! `cargo build --release && cargo bench -p mcpp-tests --bench author` prints one table; `-- --json` prints one JSON object a line; words after that choose languages, and `loop` or
 //! `languages` one half. `mcpp` is the real program and asked over HTTP. The languages' tools come from their registries; one that is not there has a row that says so, and no numbers.
@@ -30,7 +30,7 @@ use project::{LANGUAGES, Language};
 /// Whether rows are printed as JSON.
 static AS_JSON: AtomicBool = AtomicBool::new(false);
 
-/// What was measured several times, or why it was not.
+/// Prints a row with a repeated measurement, or why there is none.
 fn print_row(what: &str, times: Result<&mut [f64], &str>, unit: &str) {
     let as_json = AS_JSON.load(Ordering::Relaxed);
     match times {

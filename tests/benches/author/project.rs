@@ -24,9 +24,9 @@ pub(crate) const LANGUAGES: [Language; 6] = [
     Language { name: "go", source: "greeting/greeting.go" },
 ];
 
-/// What every template's tool says.
+/// The beginning of every template tool's answer.
 const GREETING: &str = "Hello, ";
-/// What builds leave, besides what they install.
+/// The folders that builds leave, besides the ones that they install.
 const BUILT: [&str; 4] = ["target", "build", "zig-cache", "go-cache"];
 
 pub(crate) struct Project {
@@ -36,7 +36,7 @@ pub(crate) struct Project {
     _parent: TempDir,
 }
 
-/// What a build made, as `mcpp build --json` tells.
+/// The result of a build, as `mcpp build --json` tells.
 pub(crate) struct Built {
     pub(crate) component: PathBuf,
     pub(crate) seconds: f64,

@@ -1,4 +1,4 @@
-//! What the features of an engine cost a call that needs none of them: the same synchronous component in a fresh instance, on each engine in turn.
+//! The cost of an engine's features for a call that needs none of them: the same synchronous component in a fresh instance, on each engine in turn.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! What a call costs, and what the host costs around it, each beside something run in the same minute.
+//! The cost of a call, and the host's own cost around it, each beside something run in the same minute.
 //!
 //! `cargo build --release && cargo bench -p mcpp-tests` prints one table; `-- --json` prints the same as JSON. Servers are processes of their own, so that their CPU time
 //! can be told from the client's. Nothing here is asserted: numbers are for people.
@@ -197,7 +197,7 @@ async fn swaps() -> Vec<Row> {
     let started = Instant::now();
     mcpp.write("probe", &wasm);
     while client.call("probe_add", &json!({ "a": 1, "b": 2 })).await.get("error").is_some() {
-        // Who asks more often for what is not there is held back.
+        // The host holds back a client that asks more often for a missing tool.
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     let compiled = started.elapsed();

@@ -1,4 +1,4 @@
-//! What mcpp is measured against: the protocol engine's own server with a native tool, and a bare handler that only reads and writes JSON.
+//! The yardsticks for mcpp: the protocol engine's own server with a native tool, and a bare handler that only reads and writes JSON.
 
 use std::sync::Arc;
 

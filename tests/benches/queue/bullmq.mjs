@@ -38,7 +38,7 @@ async function fill() {
     done += jobs.length;
     if (done % (100 * CHUNK) === 0 || done === backlog) console.error(`BullMQ: ${done} of ${backlog} queued`);
   }
-  // What Redis rewrites in the background because of this is no part of what is measured.
+  // Redis rewrites its file in the background because of this: no part of the measurement.
   while (/aof_rewrite_(in_progress|scheduled):1/.test(await redis.info("persistence"))) {
     await new Promise((resolve) => setTimeout(resolve, 100));
   }
@@ -91,7 +91,7 @@ async function round(count) {
 }
 
 await fill();
-// What is not counted: compiling, connecting.
+// The first round is not counted: compiling, connecting.
 await round(Math.ceil(count / 10));
 console.log(JSON.stringify(await round(count)));
 await Promise.all([worker.close(), queue.close(), redis.quit()]);

@@ -1,5 +1,5 @@
-//! What the task queue does in a second while 0, 100,000 and 1,000,000 tasks wait in it: durable submissions, claims and completions by 32 clients at once, and how long each takes. Beside it,
-//! in the same run and on the same disk, BullMQ on a Redis that flushes before it answers (`appendfsync always`), with the same tasks.
+//! The speed of the task queue while 0, 100,000 and 1,000,000 tasks wait in it: durable submissions, claims and completions a second by 32 clients at once, and how long each
+//! takes. Beside it, in the same run and on the same disk, BullMQ on a Redis that flushes before it answers (`appendfsync always`), with the same tasks.
 //!
 //! `cargo build --release && cargo bench -p mcpp-tests --bench queue` prints one table; `-- --json` prints the same as JSON; `-- --small` is a try-out with 0 and 1,000 tasks and few
 //! operations. It needs Node.js with npm and Debian's `redis-server`, of which it starts one of its own.
@@ -36,7 +36,7 @@ use self::{bullmq::BullMq, ours::Ours};
 const MEASURE: Duration = Duration::from_secs(4);
 /// Clients at once.
 const CLIENTS: usize = 32;
-/// What is measured, in this order: so many tasks are submitted, as many claimed, and those completed, so that as many wait afterwards as before.
+/// The measured operations, in this order: so many tasks are submitted, as many claimed, and those completed, so that as many wait afterwards as before.
 const OPERATIONS: [&str; 3] = ["submit", "claim", "complete"];
 
 /// How much is measured.
@@ -48,7 +48,7 @@ struct Extent {
 const WHOLE: Extent = Extent { backlogs: &[0, 100_000, 1_000_000], operations: 10_000 };
 const SMALL: Extent = Extent { backlogs: &[0, 1_000], operations: 500 };
 
-/// What was measured of one operation.
+/// The measurements of one operation.
 pub(crate) struct Speed {
     /// In a second.
     rate: f64,

@@ -29,7 +29,7 @@ pub(crate) struct Ours {
     server: Server,
 }
 
-/// What came of many requests.
+/// The replies to many requests.
 struct Answers {
     replies: Vec<Value>,
     /// How long each took.
@@ -67,7 +67,7 @@ impl Ours {
     /// Submits, claims and completes so many tasks.
     pub(crate) async fn measure(&self, operations: usize) -> [Speed; 3] {
         let clients = self.clients(CLIENTS).await;
-        // What is not counted: connecting, first uses.
+        // The first round is not counted: connecting, first uses.
         round(&clients, operations.div_ceil(10)).await;
         round(&clients, operations).await
     }

@@ -1,4 +1,5 @@
-//! Fuzz targets for as long as one likes: `cargo bench --package mcpp-tests --bench soak -- TARGET SECONDS [SEED]`. What fails is kept in the target's corpus, where the tests replay it.
+//! Fuzz targets for as long as one likes: `cargo bench --package mcpp-tests --bench soak -- TARGET SECONDS [SEED]`.
+//! A failing case is kept in the target's corpus, where the tests replay it.
 
 #![allow(
     clippy::expect_used,
@@ -64,7 +65,7 @@ fn run<T>(target: &str, name: &str, bytes: impl FnOnce() -> Vec<u8>, case: impl 
 }
 
 /// The longest that a step may take, in nanoseconds: a quarter of what the host takes it for. Measured on two cores that did other work too, over 5,900 cases in a
-/// release build and 800 in a build for tests: 1.1 and 1.4 at the most, 0.02 and 0.05 at the median. What is left is for slower machines and noise.
+/// release build and 800 in a build for tests: 1.1 and 1.4 at the most, 0.02 and 0.05 at the median. The rest is for slower machines and noise.
 const MOST_OF_A_STEP_NS: f64 = 5.0;
 /// A case that takes longer is timed so often again, as its time may have been another program's.
 const TIMED_AGAIN: usize = 5;

@@ -1,4 +1,4 @@
-//! What the disk itself can do: one small write and one flush after the other.
+//! The speed of the disk itself: one small write and one flush after the other.
 
 use std::{fs::OpenOptions, os::unix::fs::FileExt as _, time::Instant};
 

@@ -1,4 +1,4 @@
-//! What the store does in a second, how fast it reads when it is large, how soon it is back after a kill, and what it holds in memory: each beside something run in the
+//! The store's operations a second, how fast it reads when it is large, how soon it is back after a kill, and its memory: each beside something run in the
 //! same minute on the same disk.
 //!
 //! `cargo build --release && cargo bench -p mcpp-tests --bench store` prints one table (some minutes and 6 GB of disk); `-- --json` prints the same as JSON.

@@ -21,7 +21,7 @@ pub(crate) struct Attack {
     pub(crate) run: fn(Target, usize) -> BoxFuture<'static, ()>,
 }
 
-/// Who is attacked, by whom.
+/// The victim and the attacker.
 #[derive(Clone)]
 pub(crate) struct Target {
     pub(crate) url: String,

@@ -1,4 +1,4 @@
-//! What tenants cost and what they do to each other: one tenant's calls alone and beside another that attacks with all it has, a hundred tenants with fifty tools each, and
+//! The cost of tenants, and their effect on each other: one tenant's calls alone and beside another that attacks with all it has, a hundred tenants with fifty tools each, and
 //! a hundred thousand sessions that their clients abandon.
 //!
 //! `cargo build --release && cargo bench -p mcpp-tests --bench tenants` prints one table; `-- --json` prints one JSON object a line, and any other word chooses the attacks whose
@@ -42,7 +42,7 @@ use observe::{Latencies, observe};
 const ROUNDS: usize = 3;
 /// How long an attack goes on before it is measured.
 const ONSET: Duration = Duration::from_millis(500);
-/// What the host has to come to rest in between.
+/// The host's time to come to rest in between.
 const REST: Duration = Duration::from_secs(1);
 
 /// Whether rows are printed as JSON.
@@ -124,7 +124,7 @@ async fn beside_each_other(attacks: Vec<Attack>, rounds: usize) {
     print_row("memory of the host after all that, most", Some(host.peak_bytes() / 1e6), "MB");
 }
 
-/// What one tenant sees alone, and beside something else.
+/// One tenant's latencies alone, and beside something else.
 #[derive(Default)]
 struct Beside {
     alone: Latencies,

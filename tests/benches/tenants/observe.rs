@@ -71,7 +71,7 @@ pub(crate) struct Latencies {
     calls_p99: Vec<f64>,
     health_p99: Vec<f64>,
     failed: usize,
-    /// What else was noted: the operator's command (none for one that did not end), the host's peak of memory in megabytes, its threads.
+    /// Further measurements: the operator's command (none for one that did not end), the host's peak of memory in megabytes, its threads.
     pub(crate) operator_ms: Vec<Option<f64>>,
     pub(crate) peak_mb: f64,
     pub(crate) threads: f64,

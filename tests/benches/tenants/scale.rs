@@ -1,4 +1,4 @@
-//! What many tenants and many abandoned sessions cost.
+//! The cost of many tenants and many abandoned sessions.
 
 use serde_json::json;
 

@@ -1,4 +1,4 @@
-//! What a store does with files that are closed slowly, that panic, or whose tenant is removed.
+//! A store's conduct with files that are closed slowly, that panic, or whose tenant is removed.
 
 use std::{
     io,
@@ -165,7 +165,7 @@ async fn a_file_that_is_closed_slowly_keeps_nobody_from_another_tenants() {
         });
         trap.stop(None);
         drop(held);
-        // Who wants the file itself waits until it is closed, and then finds it whole.
+        // A reader of the file itself waits until it is closed, and then finds it whole.
         assert_eq!(tokio::time::timeout(PATIENCE, slow).await.expect("opened").expect("read"), "slow");
         tokio::time::timeout(PATIENCE, third).await.expect("opened").expect("written");
     }

@@ -18,7 +18,7 @@ pub enum Change {
     Length(u64),
 }
 
-/// What an unsynced change comes to when the power goes.
+/// The fate of an unsynced change when the power goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fate {
     Lost,
@@ -31,7 +31,7 @@ struct State {
     files: BTreeMap<PathBuf, File>,
     /// Operations until the power goes, if it will.
     operations_left: Option<u64>,
-    /// What every operation fails with, if the disk is full, or read-only.
+    /// The error of every operation, if the disk is full, or read-only.
     refusing: Option<io::ErrorKind>,
     /// All operations, if they are recorded.
     log: Option<Vec<Logged>>,
@@ -67,7 +67,7 @@ impl FaultyDisk {
         self.lock().log = Some(Vec::new());
     }
 
-    /// What was recorded.
+    /// The recorded operations.
     pub fn log(&self) -> Vec<Logged> {
         self.lock().log.clone().unwrap_or_default()
     }

@@ -94,7 +94,7 @@ fn round() -> impl Strategy<Value = Round> {
     })
 }
 
-/// What one transaction saw and did.
+/// The reads and writes of one transaction.
 #[derive(Debug, Clone)]
 struct Record {
     sequence: u64,
@@ -126,8 +126,7 @@ fn name(at: u8) -> String {
     format!("k{at}")
 }
 
-/// Runs one program; what it saw. `label` makes its values unlike all others.
-/// What is noted in these tenants' spaces.
+/// The subscriptions in these tenants' spaces.
 async fn subscriptions(store: &dyn Store, tenants: &[TenantId]) -> Subscriptions {
     let subscriptions = Subscriptions::default();
     for tenant in tenants {
@@ -137,6 +136,7 @@ async fn subscriptions(store: &dyn Store, tenants: &[TenantId]) -> Subscriptions
     subscriptions
 }
 
+/// Runs one program; the record of its reads and writes. `label` makes its values unlike all others.
 async fn run(store: &Shared, subscriptions: &Subscriptions, program: &Program, label: &str) -> Option<Record> {
     let space = space("a");
     let mut t = store.begin(&space, Bounds::host()).await.ok()?;
@@ -148,7 +148,7 @@ async fn run(store: &Shared, subscriptions: &Subscriptions, program: &Program, l
             return Some(Record { outcome: Outcome::Aborted, ..record });
         }
     }
-    // What a transaction leaves is unlike what any other leaves, also if it only emitted.
+    // Each transaction leaves values unlike those of any other, also if it only emitted.
     if record.steps.iter().any(is_write) {
         let mark = Op::Set(KEYS);
         if step(&mut *t, subscriptions, &space, 0, &mark, label.to_owned(), &mut record.steps).await.is_err() {
@@ -193,7 +193,7 @@ async fn step(
             steps.push(Step::Write(*at, Some(value)));
         }
         Op::Delete(at) => {
-            // What is not there is only read.
+            // A missing key is only read.
             let deleted = t.delete(&key(&name(*at))).await?;
             steps.push(if deleted { Step::Write(*at, None) } else { Step::Read(*at, None) });
         }
@@ -225,7 +225,7 @@ async fn step(
     Ok(())
 }
 
-/// What must be true in the end.
+/// The state that the store must have in the end.
 #[derive(Debug, Default)]
 struct Model {
     state: State,

@@ -334,7 +334,7 @@ impl Transaction for PostgresTransaction {
                     let sql = "SELECT pg_try_advisory_xact_lock(hashtextextended($1, 0))";
                     let locked =
                         self.session.client().query_one(sql, &[&name]).await.map_err(|error| failed(&error))?;
-                    // What is gone meanwhile, or is gone in this transaction's snapshot, is none of its business.
+                    // A key that is gone meanwhile, or in this transaction's snapshot, is none of this transaction's business.
                     if locked.get(0)
                         && let Some(entry) = self.read(&candidate.key).await?
                     {

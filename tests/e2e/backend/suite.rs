@@ -1,4 +1,4 @@
-//! What every backend must do: each case takes a way to open another store on the same data, as another host would.
+//! The duties of every backend: each case takes a way to open another store on the same data, as another host would.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

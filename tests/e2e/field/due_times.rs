@@ -33,7 +33,7 @@ async fn a_time_with_an_offset_is_that_moment() {
         let task = ask(&host, "task_queue.rpc", get).await["task"].clone();
         assert_eq!(task["next_attempt_at"], NEW_YEAR_2099 + seconds, "{time}: {submitted}: {task}");
     }
-    // Whose hour would that be?
+    // The time zone of these times is unknown.
     for vague in ["2099-01-01T00:00:00", "2099-01-01", "2099-01-01T25:00:00Z", "2099-02-30T00:00:00Z", "1 Jan 2099"] {
         let refused = submit(&host, json!({ "next_attempt_at": vague })).await;
         assert_eq!(refused["error"], "invalid_message", "{vague}: {refused}");

@@ -1,4 +1,4 @@
-//! Machines that stand still for seconds: a laptop's lid, a debugger, a virtual machine that is moved. What was under way is taken for too slow, and given up
+//! Machines that stand still for seconds: a laptop's lid, a debugger, a virtual machine that is moved. Programs take the work under way for too slow, and give it up
 //! (stacklok/mecatl#1333, block/ftl#3239).
 
 use serde_json::json;

@@ -31,7 +31,7 @@ async fn the_newest_stream_of_a_session_lives_whatever_became_of_the_others() {
         assert_eq!(stream.status(), 200);
         stream
     };
-    // Nobody reads it any more, and the host cannot know.
+    // The client reads this stream no more, and the host cannot know.
     let silent = open().await;
     let mut second = open().await;
     host.write("a", &number("a", "i32.const 1"));

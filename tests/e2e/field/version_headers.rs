@@ -1,5 +1,5 @@
 //! Clients that send `MCP-Protocol-Version` with `initialize` already, where it means nothing yet: a server that reads it there refuses before anything is negotiated
-//! (Graylog2/graylog2-server#25956, xpzouying/xiaohongshu-mcp#697). What is negotiated is a version of this host's (pgEdge/pgedge-postgres-mcp#212).
+//! (Graylog2/graylog2-server#25956, xpzouying/xiaohongshu-mcp#697). The negotiated version is one of this host's (pgEdge/pgedge-postgres-mcp#212).
 
 use serde_json::json;
 

@@ -1,4 +1,4 @@
-//! Who notes what is delivered, and whether that is what had to be.
+//! Notes deliveries, and checks whether they are the right ones.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -17,7 +17,7 @@ use wasip2::sockets::{
     udp_create_socket::create_udp_socket,
 };
 
-/// What the standard library says to every way out to `127.0.0.1:PORT`.
+/// Results of the standard library for every way out to `127.0.0.1:PORT`.
 #[tool]
 fn by_library(port: u16) -> Result<Vec<String>, Error> {
     let address = SocketAddr::from(([127, 0, 0, 1], port));
@@ -29,12 +29,12 @@ fn by_library(port: u16) -> Result<Vec<String>, Error> {
         said(TcpListener::bind("[::1]:0").map(drop)),
         said(UdpSocket::bind("0.0.0.0:0").and_then(|socket| socket.send_to(b"out", address)).map(drop)),
         said(UdpSocket::bind("127.0.0.1:0").and_then(|socket| socket.connect(address))),
-        // What kind of error that is, is the library's to say.
+        // The library chooses the kind of this error.
         if ("localhost", port).to_socket_addrs().is_ok() { "out".into() } else { "not found".into() },
     ])
 }
 
-/// What the interfaces themselves say to the same; whoever gets a socket goes as far as it goes.
+/// Results of the interfaces themselves for the same ways out; a guest that gets a socket goes as far as the socket goes.
 #[tool]
 fn by_interface(port: u16) -> Result<Vec<String>, Error> {
     let families = [IpAddressFamily::Ipv4, IpAddressFamily::Ipv6];

@@ -12,7 +12,7 @@ use mcpp_tool::{
 
 const VALUES: Map<String, String> = Map::new("values");
 const COUNTERS: Map<String, i64> = Map::new("counters");
-/// What the handlers were told, in order.
+/// Deliveries to the handlers, in order.
 const TOLD: Queue<u8, String> = Queue::new("told");
 const TOLD_NUMBER: Counter = Counter::new("told-number");
 
@@ -174,7 +174,7 @@ fn store_cancel_wake(key: String) -> Result<bool, Error> {
     transact(|t| Ok(t.cancel_wake(&key)?))
 }
 
-/// What the handlers were told, in order.
+/// Deliveries to the handlers, in order.
 #[tool]
 fn store_told() -> Result<Vec<String>, Error> {
     // A queue is read by taking; nothing is removed.

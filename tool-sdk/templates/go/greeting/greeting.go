@@ -1,4 +1,4 @@
-// Package greeting is what the tool does, apart from how it is called: so that a plain `go test` can test it.
+// Package greeting is the tool itself, apart from how it is called: so that a plain `go test` can test it.
 package greeting
 
 import "errors"

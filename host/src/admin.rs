@@ -1,6 +1,6 @@
 //! The operator's door: a Unix socket in the data directory, open to the user who runs the host and to nobody else.
 //!
-//! What can be done here (reload, parked deliveries, backups) and seen (problems, limits) is an operator's act; no tool and no network client reaches it.
+//! Operators' acts (reloads, parked deliveries, backups) and views (problems, limits) are only here; no tool and no network client reaches them.
 
 pub mod data;
 

@@ -18,7 +18,7 @@ const OTHERS: u32 = 0o077;
 /// How deep the host's own folders are at the most; a link or a mount cannot lead the walk further.
 const MAX_DEPTH: usize = 4;
 
-/// Writes a file in one piece: whoever reads it sees the old one or the new one. The owner only may read it.
+/// Writes a file in one piece: a reader sees the old one or the new one. The owner only may read it.
 pub(crate) fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
     replace(path, |file| file.write_all(bytes))
 }

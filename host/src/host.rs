@@ -192,7 +192,7 @@ impl Host {
         Ok(Self { config, endpoint, lock, store, tenants, http, address, socket, closing, stop, doors, loaded: told })
     }
 
-    /// Waits until the tools of all tenants were looked at; what became of those of the host's own user.
+    /// Waits until the host has looked at the tools of all tenants. Gives the report on the tools of the host's own user.
     pub async fn loaded(&self) -> Report {
         let mut loaded = self.loaded.clone();
         let report = loaded.wait_for(Option::is_some).await;

@@ -162,7 +162,7 @@ impl Registry {
         self.change_tenants(|tenants| drop(tenants.insert(id.clone(), Arc::clone(&tenant))));
     }
 
-    /// Closes a tenant: nobody of it finds a tool any more. Calls that run end by themselves.
+    /// Closes a tenant: its principals find no tool any more. Calls that run end by themselves.
     pub fn close(&self, id: &TenantId) {
         self.change_tenants(|tenants| drop(tenants.remove(id)));
     }

@@ -143,7 +143,7 @@ impl Secrets {
         Ok(SecretsFile::read(&self.path)?.entries.into_keys().collect())
     }
 
-    /// Sets one; what it was before is gone. A line's end after the value does not belong to it. Blocks on the disk.
+    /// Sets a secret; its earlier value is gone. A line's end after the value does not belong to it. Blocks on the disk.
     pub fn set(&self, name: &SecretName, value: &[u8]) -> Result<(), SecretError> {
         let value = value.strip_suffix(b"\n").unwrap_or(value);
         let value = value.strip_suffix(b"\r").unwrap_or(value);

@@ -238,7 +238,7 @@ impl Tenants {
         Ok((done, opening))
     }
 
-    /// Looks at the tenants' files again, and at every open tenant's tools and grants; what that did, by tenant.
+    /// Looks at the tenants' files again, and at every open tenant's tools and grants. Gives the reports, by tenant.
     pub async fn reload_all(&self) -> Result<BTreeMap<TenantId, Report>, TenantsError> {
         let (refreshed, opening) = self.bring_in_line(Arc::new(|| {}))?;
         let others: Vec<TenantId> = self.opens().keys().cloned().collect();
@@ -403,7 +403,7 @@ impl Tenants {
     }
 }
 
-/// Learns what a tenant's data says: who is subscribed to what, and what waits to be delivered. A tenant whose data cannot be read is served without.
+/// Reads a tenant's subscriptions, and its deliveries that wait. A tenant whose data cannot be read is served without.
 async fn read_data(store: &EmbeddedStore, registry: &Registry, tenant: &TenantId) {
     let known = store.tenants().is_ok_and(|tenants| tenants.contains(tenant));
     if !known {

@@ -63,7 +63,7 @@ fn one_other(section: &[u8], exports: &BTreeSet<String>) -> Result<Option<Compon
 mod tests {
     use super::*;
 
-    // As componentize-qjs and componentize-py make them: what is exported later counts what was before.
+    // As componentize-qjs and componentize-py make them: a later export counts the items before it.
     const COMPONENT: &str = r#"(component
         (core module $m (func (export "f") (result i32) i32.const 7))
         (core instance $i (instantiate $m))

@@ -1,4 +1,4 @@
-//! The outside of a JSON-RPC message, checked before the protocol engine sees it: what is malformed gets the JSON-RPC error that says so.
+//! The outside of a JSON-RPC message, checked before the protocol engine sees it: a malformed message gets the JSON-RPC error that says so.
 
 use std::borrow::Cow;
 

@@ -1,5 +1,5 @@
-//! A call that runs, with what it says meanwhile, whoever waits for it. The guest never waits for the client: what it says is forwarded beside it, and what the client does not
-//! take is dropped.
+//! A call that runs, with its events meanwhile, whoever waits for it. The guest never waits for the client: the host forwards the guest's events beside the call, and drops the
+//! events that the client does not take.
 
 use std::{sync::Arc, time::Duration};
 

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Open,
-    /// Those inside end; what they call themselves may still come in, or they would never end.
+    /// Calls inside end; calls that they make themselves may still come in, or the calls inside would never end.
     Draining,
     Closed,
 }

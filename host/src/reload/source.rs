@@ -84,7 +84,7 @@ impl SourceKey {
     }
 }
 
-/// The components built into this program, each compiled once for all tenants: what everybody has tells nobody anything.
+/// The components built into this program, each compiled once for all tenants: the code that every tenant has tells no tenant anything.
 #[derive(Debug)]
 pub struct BuiltIns {
     pub(super) list: &'static [BuiltIn],

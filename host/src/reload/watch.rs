@@ -83,7 +83,7 @@ fn tell(told: &Mutex<ByFolder>, event: notify::Result<Event>) {
         _ => return all().for_each(|dirty| dirty.note_whole()),
     };
     if matches!(event.kind, EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_))) {
-        // Of a folder itself: what is watched is no more what its path leads to.
+        // A folder itself was removed or renamed: its path no longer leads to the watched directory.
         let folders = event.paths.iter().filter_map(|path| told.get(path)).flatten();
         folders.filter_map(Weak::upgrade).for_each(|dirty| dirty.note_lost());
     }

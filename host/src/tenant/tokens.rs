@@ -194,7 +194,7 @@ impl TokenFile {
         write_durably(&self.0, text.as_bytes()).map_err(self.failed())
     }
 
-    /// Makes a token; what is kept of it, and the token itself, which nobody sees again.
+    /// Makes a token. Gives its record, and the token itself, which the host never shows again.
     pub fn create(&self, new: NewToken) -> Result<(Token, String), TokensError> {
         let legal = |c: char| !c.is_control();
         if new.subject.is_empty() || new.subject.len() > 128 || !new.subject.chars().all(legal) {

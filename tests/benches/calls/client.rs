@@ -41,7 +41,7 @@ impl Client {
         self.ask("tools/call", Some(tool), json!({ "name": tool, "arguments": arguments }), json!({})).await
     }
 
-    /// Calls a tool; what that cost, as the host tells.
+    /// Calls a tool. Gives the cost, as the host tells.
     #[allow(dead_code, reason = "one bench asks for it")]
     pub(crate) async fn cost(&self, tool: &str, arguments: &Value) -> Value {
         let params = json!({ "name": tool, "arguments": arguments });

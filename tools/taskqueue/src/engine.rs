@@ -58,7 +58,7 @@ pub fn find(t: &mut (impl Read + ?Sized), id: &str) -> Result<Task, QueueError> 
     TASKS.get(t, &id.to_owned())?.ok_or_else(|| QueueError::NoTask(id.to_owned()))
 }
 
-/// Changes a task by a rule and stores it, with what follows for those that depend on it; what it was, what it is now, and the rule's answer.
+/// Changes a task by a rule and stores it, with the changes that follow for tasks that depend on it. Gives the task before, the task after, and the rule's answer.
 fn change<T>(
     t: &mut (impl Write + ?Sized),
     id: &str,
@@ -136,7 +136,7 @@ pub fn release(
     change(t, id, now_ms, |task| rules::release(task, by, &kept(reason), now_ms)).map(|(_, task, ())| task)
 }
 
-/// Cancels a task; what it was before, and what it is now.
+/// Cancels a task. Gives the task before, and the task after.
 pub fn cancel(
     t: &mut (impl Write + ?Sized),
     id: &str,

@@ -83,7 +83,7 @@ impl Walk {
         Self { lanes: query.statuses.iter().map(lane).collect() }
     }
 
-    /// The next place; what was read for it is added to `read_bytes`.
+    /// The next place; its bytes that were read are added to `read_bytes`.
     fn next(&mut self, t: &mut (impl Read + ?Sized), read_bytes: &mut usize) -> Result<Option<Place>, StoreError> {
         for lane in self.lanes.iter_mut().filter(|lane| lane.page.is_empty() && !lane.is_over) {
             let page = LISTED.of(t, &lane.status, lane.after.as_ref(), PAGE)?;

@@ -160,7 +160,7 @@ fn claim(request: &Request<'_>) -> Result<Option<Task>, Failure> {
 
 fn claim_many(request: &Request<'_>) -> Reply {
     const MOST: f64 = 128.0;
-    /// Bytes of tasks with which a reply is full: whoever gets too large a reply would have the tasks and not know it.
+    /// Bytes of tasks with which a reply is full: a worker that gets too large a reply would have the tasks and not know it.
     const FULL_BYTES: usize = 1 << 20;
     let most = request.number(&["max_tasks", "limit"])?.unwrap_or(1.0).clamp(1.0, MOST) as usize;
     let same_type = request.flag("same_task_type")?.unwrap_or(true);
@@ -306,7 +306,7 @@ fn result_of(output: &mcpp_tool::Output) -> Value {
         .unwrap_or_else(|| json!(output.content.iter().filter_map(text).collect::<Vec<_>>().join("\n")))
 }
 
-/// Sets what is named; what is set then.
+/// Sets the named settings. Gives the settings then in force.
 fn configure(request: &Request<'_>) -> Reply {
     let keep_ms = request.number(&["keep_s"])?.map(|seconds| (seconds.max(0.0) * 1_000.0) as u64);
     let keep_tasks = request.whole(&["keep_tasks"])?;

@@ -63,7 +63,7 @@ impl Claim<'_> {
 pub enum Outcome {
     /// It is done; its result.
     Completed(Option<Value>),
-    /// It failed; what is known of it, and why. It may be tried again.
+    /// It failed; its result, if there is one, and why. It may be tried again.
     Failed(Option<Value>, String),
     /// It failed, and trying again is of no use.
     FailedForGood(Option<Value>, String),

@@ -1,4 +1,4 @@
-//! An answer on its way to the client: what it holds of its tenant's memory lives exactly as long as its bytes do.
+//! An answer on its way to the client: its part of the tenant's memory lives exactly as long as its bytes do.
 //!
 //! Answers go out in frames, so that a connection gives way between them. Each frame owns its part of the memory, or the answer as a whole does until its last frame is written.
 

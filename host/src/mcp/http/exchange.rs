@@ -1,4 +1,4 @@
-//! One request to the MCP endpoint and its answer: what is checked before the protocol engine sees it, and what is made of what the engine says.
+//! One request to the MCP endpoint and its answer: the checks before the protocol engine sees the request, and the host's changes to the engine's answer.
 
 use std::sync::Arc;
 

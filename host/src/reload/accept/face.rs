@@ -147,7 +147,7 @@ pub enum Change {
         /// The tool.
         tool: String,
     },
-    /// It has one tool more; what clients read of it follows.
+    /// It has one tool more; the texts that clients read of it follow.
     Tool {
         /// The tool.
         tool: String,

@@ -29,7 +29,7 @@ fn key<'a>(request: &Request<'a>) -> Result<(&'a str, String), Failure> {
     Ok((key, Hash::of(key).to_string()))
 }
 
-/// The value; what has expired is removed when somebody looks.
+/// The value; an expired one is removed when a caller looks.
 fn look(hash: &String) -> Result<Value, Failure> {
     let Some(cached) = CACHE.get(&mut snapshot()?, hash)? else { return Ok(Value::Null) };
     if cached.expires_ms.is_some_and(|expires| expires <= now_ms()) {

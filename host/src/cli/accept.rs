@@ -51,7 +51,7 @@ impl Accept {
             return self.show(&waiting);
         }
         if std::io::stdin().is_terminal() && self.revision.is_none() {
-            // An operator can only accept the pages that the host showed.
+            // The operator sees every page before accepting the build.
             let all = Self { page: 0, ..self.clone() };
             all.show(&waiting)?;
             tell(&format!("accept {component}? Type yes to go on:"));

@@ -78,6 +78,47 @@ async fn a_folder_and_a_huge_file_are_refused() {
     assert_eq!(host.report.failed["huge"], "the file has 268435457 bytes; at most 268435456 are loaded");
 }
 
+/// A component that reads random numbers and a clock of these releases of WASI, and calls what `added` imports besides.
+fn of_releases(random: &str, clock: &str, added: &str) -> Vec<u8> {
+    wat(&format!(
+        r#"(component
+            (import "wasi:random/random@{random}" (instance $random (export "get-random-u64" (func (result u64))) {added}))
+            (import "wasi:clocks/monotonic-clock@{clock}" (instance $clock (export "now" (func (result u64)))))
+            (core func $random (canon lower (func $random "get-random-u64")))
+            (core func $now (canon lower (func $clock "now")))
+            (core module $m
+                (import "h" "random" (func $random (result i64)))
+                (import "h" "now" (func $now (result i64)))
+                (func (export "f") (result i32)
+                    (i32.and (i64.ne (call $random) (call $random)) (i64.le_u (call $now) (call $now)))))
+            (core instance $i (instantiate $m (with "h" (instance
+                (export "random" (func $random)) (export "now" (func $now))))))
+            (func (export "run") (result u32) (canon lift (core func $i "f"))))"#
+    ))
+}
+
+/// The host links one release of WASI 0.2 and one of 0.3; components of earlier and later ones say the same with what they use.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_component_of_a_later_release_serves_if_it_uses_nothing_that_is_new() {
+    let new = r#"(export "get-random-later" (func (result u64)))"#;
+    let host = TestHost::start(&[
+        ("first", &of_releases("0.2.0", "0.2.0", "")),
+        ("later", &of_releases("0.2.13", "0.2.99", "")),
+        ("tasks", &of_releases("0.3.1", "0.3.1", "")),
+        ("new", &of_releases("0.2.13", "0.2.13", new)),
+        ("newest", &of_releases("0.3.1", "0.3.1", new)),
+    ])
+    .await;
+    assert_eq!(host.report.failed.keys().collect::<Vec<_>>(), ["new", "newest"]);
+    for tool in ["first_run", "later_run", "tasks_run"] {
+        assert_eq!(host.text(tool, json!({})).await, r#"{"result":1}"#, "{tool}");
+    }
+    for component in ["new", "newest"] {
+        let says = &host.report.failed[component];
+        assert!(says.contains("get-random-later"), "{component}: {says}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_components_cannot_have_one_tool() {
     // `a` has the tool `a_b_c` from its interface's function, `a_b` from its world's.

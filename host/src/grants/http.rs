@@ -1,6 +1,7 @@
 //! Requests that a component may make over HTTP: rules of methods and URLs, and one check of a request against them.
 //!
-//! The check is pure: it sees the request as the guest wrote it and looks nothing up. A rule's second half limits the addresses of a name; the connector asks for it.
+//! The check is pure: it sees the request as the guest wrote it and looks nothing up.
+//! The connector asks the rule for the second half: the addresses that a name may have.
 //! Rules and requests may hold nothing that two programs could read differently.
 
 mod address;
@@ -253,7 +254,6 @@ impl HttpRules {
 
     /// The first rule that allows a request. `host` is as in a URL (an IPv6 address in brackets). `port` defaults to the scheme's. `path` has no query.
     /// For each address of the host, the caller also asks [`HttpRules::allows_address`].
-    /// its query. The rules of a request are asked again for each address that its host has: [`HttpRules::allows_address`].
     pub fn check(
         &self,
         method: &str,

@@ -2,7 +2,6 @@
 //!
 //! From the IANA special-purpose registries (RFC 6890 and its updates). IPv6 addresses that carry an IPv4 address are never public:
 //! somebody else's translator decides where they lead.
-//! somebody else's translator.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

@@ -93,7 +93,8 @@ impl Exchange {
 
     /// Sends the request. Dropping the future ends it.
     pub(super) async fn run(mut self) -> Result<Sent, Error> {
-        // The request waits for a permit of its own call, then for one of its tenant. It waits as long as the call may take, unless the guest limited the time to connect.
+        // The request waits for a permit of its own call, then for one of its tenant. It waits as long as the call may take, unless the guest limited the time
+        // to connect.
         let Way { control, access, requester, .. } = &self.way;
         let turn_until = Instant::now() + self.patience.turn;
         let own = timeout_at(turn_until, self.places.clone().acquire_owned());

@@ -91,7 +91,8 @@ impl ComponentGrant {
         if limited { Fuel::Counted } else { Fuel::Uncounted }
     }
 
-    /// Whether `now` lacks something that this grant gives. In doubt the answer is yes, so that the host withdraws a component that serves with more than its grant.
+    /// Whether `now` lacks something that this grant gives. In doubt the answer is yes, so that the host withdraws a component that serves with more than
+    /// its grant.
     pub fn has_lost(&self, now: &Self) -> bool {
         let fewer_tools = now.expose.is_some() && now.expose != self.expose;
         fewer_tools

@@ -257,7 +257,7 @@ fn code_config(features: Features) -> wasmtime::Config {
         .wasm_memory64(false)
         .concurrency_support(tasks)
         .consume_fuel(features.fuel == Fuel::Counted)
-        // The engine does not zero the stack for the next task: there are many stacks.
+        // The engine clears a task's stack before the next task gets it, so that the many stacks hold no old pages.
         .async_stack_zeroing(tasks);
     wasm.gc_support(heap).wasm_function_references(heap).wasm_gc(heap).wasm_exceptions(heap);
     if features.code == Code::Baseline {

@@ -1,6 +1,7 @@
 //! `mcpp:endpoint`: the MCP endpoint from inside a call.
 //!
-//! When the host only asks a component for its tools, no call exists: the principal is empty, records go to the host's log, and no tool can be called.
+//! When the host only asks a component for its tools, no call exists: the caller is `system:load` of no tenant, records go to the host's log, and no tool
+//! can be called.
 
 use tokio::time::Instant;
 use wasmtime::component::{HasSelf, Linker};

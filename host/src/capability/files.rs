@@ -1,8 +1,8 @@
 //! `wasi:filesystem`: the directories that a component's grant names, and no others.
 //!
-//! Every component has the interface, because language runtimes import it; without a grant it has no directory. The system itself (cap-primitives) resolves paths
-//! below an open directory, so that no link and no race leads out. The host adds the mode of each directory and separate threads for blocking work. It ends
-//! every operation with its call, and bounds open files, listings and bytes written.
+//! Every component has the interface, because language runtimes import it; without a grant it has no directory. The system itself (cap-primitives) resolves
+//! paths below an open directory, so that no link and no race leads out. The host adds the mode of each directory and separate threads for blocking work. It
+//! ends every operation with its call, and bounds open files, listings and bytes written.
 
 mod folders;
 mod handles;

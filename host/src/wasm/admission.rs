@@ -1,8 +1,8 @@
 //! Numbers of running and waiting instances, and the time that a call queues for one, for the host and for each tenant.
 //!
-//! A call holds a place among the running instances, or, while it waits, one among the waiting; always exactly one. So waiting calls cannot starve running ones,
-//! a call that waits for a nested one leaves it room to run, and every queue has a bound. Where a tenant already holds all its places among the waiting, its
-//! call keeps its place among the running while it waits.
+//! A call holds a place among the running instances, or, while it waits, one among the waiting; always exactly one. So waiting calls cannot starve running
+//! ones, a call that waits for a nested one leaves it room to run, and every queue has a bound. Where a tenant already holds all its places among the
+//! waiting, its call keeps its place among the running while it waits.
 //!
 //! Tenants share the places of both kinds fairly: a freed place goes to the tenant that has the fewest, each has bounds of its own, and where there are several the last
 //! quarter of the places is kept for those that have almost none.

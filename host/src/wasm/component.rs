@@ -182,7 +182,7 @@ fn prepare(engine: &Engine, builds: &Builds, source: Source) -> Result<(Step, So
     Ok((Step::Build(prepared), source))
 }
 
-/// Compiles with the fast compiler if the source asks for it and that compiler can. Otherwise the other compiler does, for this machine and component.
+/// Compiles with the fast compiler if the source asks for it. Where that compiler cannot, on this machine or for this component, the other one does.
 fn build(engine: &Engine, builds: &Builds, mut source: Source, prepared: Prepared) -> Result<Compiled, LoadError> {
     if source.code == Code::Baseline {
         let features = Features { code: Code::Baseline, ..prepared.features };

@@ -159,8 +159,8 @@ impl Control {
         self.stopped.get().cloned()
     }
 
-    /// Stops the call for `reason`, unless it already has one; returns the trap for the engine. Where the call may have run, a refusal that denies it becomes
-    /// another error.
+    /// Stops the call for `reason`, unless it already has one; returns the trap for the engine. Where the call may have run, a refusal that says otherwise
+    /// becomes another error.
     pub fn stop(&self, reason: CallError) -> wasmtime::Error {
         let reason = if self.has_acted() { reason.after_effects() } else { reason };
         let _first = self.stopped.set(reason);
@@ -294,8 +294,8 @@ impl Control {
         Ok(())
     }
 
-    /// Runs a host future that may wait. It ends the future when the call is cancelled or out of time, and counts the instance as waiting meanwhile. Where the tenant
-    /// has no place among the waiting left, the call keeps its place among the running.
+    /// Runs a host future that may wait. It ends the future when the call is cancelled or out of time, and counts the instance as waiting meanwhile. Where
+    /// the tenant has no place among the waiting left, the call keeps its place among the running.
     pub async fn wait<F: Future>(&self, future: F) -> wasmtime::Result<F::Output> {
         let mut future = std::pin::pin!(future);
         if let Some(ready) = future.as_mut().now_or_never() {

@@ -1,8 +1,9 @@
 //! WIT doc comments that a component carries: the texts for its tools, and for the fields and cases of their types.
 //!
-//! Custom sections of the component hold them. The binary form has no other place for them, and the usual tool chains drop them when they make a component out of
-//! a module; [`embed`] puts them back. The host reads sections as wit-parser writes them, `package-docs`, and as `package-docs:NAMESPACE:PACKAGE@VERSION` for
-//! packages whose name it must know. A component may be hostile: docs that are too large or unreadable count as absent, and never as a reason not to load.
+//! Custom sections of the component hold these comments. The binary form has no other place for them, and the usual tool chains drop them when they make a
+//! component out of a module; [`embed`] puts them back. The host reads sections as wit-parser writes them, `package-docs`, and as
+//! `package-docs:NAMESPACE:PACKAGE@VERSION` for packages whose name it must know. A component may be hostile: docs that are too large or unreadable count as
+//! absent, and never as a reason not to load.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -137,7 +138,8 @@ impl Docs {
         find(scope).or_else(|| find(short_name(scope))).map(String::as_str)
     }
 
-    /// Docs of a type, from the place of its export. Interfaces use each other's types, so the text may stand under the same name elsewhere, if only one such exists.
+    /// Docs of a type, from the place of its export. Interfaces use each other's types, so the text may stand under the same name elsewhere, if only one
+    /// such exists.
     fn named_type(&self, scope: &Scope, name: &str) -> Option<&TypeDocs> {
         let find = |scope: &Scope| self.types.get(&(scope.to_owned(), name.to_owned()));
         find(scope)

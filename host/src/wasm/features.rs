@@ -55,7 +55,7 @@ pub enum Heap {
 /// Whether an engine has tasks.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Tasks {
-    /// Tasks run one after the other.
+    /// A call does one thing after the other.
     #[default]
     One,
     /// A call's tasks wait side by side.

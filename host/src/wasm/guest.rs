@@ -1,4 +1,5 @@
-//! A guest: an instance of a component, with the state that the host keeps for it. Most live for one call; a guest that stays ([`super::kept`]) rests between two.
+//! A guest: an instance of a component, with the state that the host keeps for it. Most live for one call; a guest that stays ([`super::kept`]) rests
+//! between two.
 
 use std::sync::Arc;
 
@@ -69,7 +70,8 @@ impl Guest {
         prepare(&mut self.store, control);
     }
 
-    /// Detaches the call; returns whether the guest may stay. A guest with tasks left, or with handles that they wait for, may not: they would run within another call.
+    /// Detaches the call; returns whether the guest may stay. A guest with tasks left, or with handles that they wait for, may not:
+    /// they would run within another call.
     pub(super) fn rest(&mut self) -> bool {
         let has_tasks = self.store.engine().get_concurrency_support() && self.store.concurrent_state_table_size() > 0;
         self.code.is_some() && !has_tasks && self.store.data_mut().rest()

@@ -1,7 +1,7 @@
 //! Resources of a plain component in a client's hands.
 //!
-//! The host gives a resource out as a handle: a random text for the resource, in the instance in which it lives. A caller with another instance (another principal,
-//! another session, another build of the component) finds nothing under it, so a handle cannot be guessed, handed on or outlive its build.
+//! The host gives a resource out as a handle: a random text for the resource, in the instance in which it lives. A caller with another instance (another
+//! principal, another session, another build of the component) finds nothing under it, so a handle cannot be guessed, handed on or outlive its build.
 
 use std::collections::HashMap;
 
@@ -100,7 +100,7 @@ pub fn resources_in(ty: &Type) -> Vec<ResourceType> {
     }
 }
 
-/// Conversion between JSON and values at a resource.
+/// Exchange between handles and resources, for a conversion between JSON and values.
 pub trait Handles {
     /// The resource that a handle stands for.
     fn take(&mut self, handle: &str, ty: &Type) -> Result<Val, String>;

@@ -206,7 +206,7 @@ impl From<wasmtime::Error> for Failure {
     }
 }
 
-/// Waits for the guest's next turn to compute, or its end. The host stops the guest at its next epoch; waiting for a turn is no reason to delay that.
+/// Waits for the guest's next turn to compute, or for the end of its call. A guest in line must reach its next epoch, which stops it.
 pub(super) async fn next_turn(control: &Control) {
     tokio::select! {
         () = control.let_others_run() => {}
@@ -214,8 +214,8 @@ pub(super) async fn next_turn(control: &Control) {
     }
 }
 
-/// Runs `guest` to its end; `None` if the host had to drop it after the grace. It begins on the caller's task, which spares the call a change of threads. It moves
-/// to the guests' threads when its first slice is over, or when the caller goes away.
+/// Runs `guest` to its end; `None` if the host had to drop it after the grace. It begins on the caller's task, which spares the call a change of threads. It
+/// moves to the guests' threads when its first slice is over, or when the caller goes away.
 async fn run_guest<T: Send + 'static>(
     engine: &Engine,
     guest: impl Future<Output = T> + Send + 'static,

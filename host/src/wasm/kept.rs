@@ -1,8 +1,9 @@
 //! Guests that stay after a call: because a client holds handles of their resources, or because the operator lets a tool's instances be used again (`reuse`).
 //!
-//! A guest with resources belongs to one principal (in the legacy era: to one session of it) and to one build of a component. All of the principal's handles of that
-//! build live in it, and its calls run one after the other. A guest for reuse belongs to one tool of one build. A call that ends without an answer ends its
-//! guest too. The host bounds the number of guests, for itself and for each tenant, and their idle time. It notices by itself when a session or build is over.
+//! A guest with resources belongs to one principal (in the legacy era: to one session of it) and to one build of a component. All of the principal's handles
+//! of that build live in it, and its calls run one after the other. A guest for reuse belongs to one tool of one build. A call that ends without an answer
+//! ends its guest too. The host bounds the number of guests, for itself and for each tenant, and their idle time.
+//! It notices by itself when a session or build is over.
 
 mod guests;
 
@@ -85,8 +86,8 @@ impl Keeper {
         self.guests().count()
     }
 
-    /// Drops one resting guest to free its memory: one of the tenant's, or, where the host has no memory left, one for reuse of another tenant. Returns whether it found
-    /// one.
+    /// Drops one resting guest to free its memory: one of the tenant's, or, where the host has no memory left, one for reuse of another tenant. Returns
+    /// whether it found one.
     pub fn make_memory(&self, tenant: &TenantId, of_host: bool) -> bool {
         let evicted = self.guests().evict_for_memory(tenant, of_host);
         // Drops the memory without the lock.
@@ -150,7 +151,8 @@ impl Keeping {
         life.as_ptr().addr()
     }
 
-    /// Takes the seat of the principal's resources; none if it does not exist and the call requires it. A nested call is impatient: the seat's holder may wait for it.
+    /// Takes the seat of the principal's resources; none if it does not exist and the call requires it. A nested call is impatient:
+    /// the seat's holder may wait for it.
     pub(super) async fn seat(
         &self,
         principal: &Principal,

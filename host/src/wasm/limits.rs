@@ -5,7 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::memory::AccountLimits;
 
-/// Declares limits once: the resolved struct, the patch that configuration writes, and how one applies to the other. After a `?`, limits that are off by default.
+/// Declares limits once: the resolved struct, the patch that configuration writes, and how one applies to the other.
+/// After a `?`, limits that have no number until the operator sets one.
 macro_rules! limits {
     (
         $(#[$about:meta])* $limits:ident, $patch:ident;

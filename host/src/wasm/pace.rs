@@ -1,6 +1,8 @@
-//! A guest's own time: the processor time that it uses, and the time in which it waits. It excludes the time in which the host or the system lets others run instead.
+//! A guest's own time: the processor time that it uses, and the time in which it waits. It excludes the time in which the host or the system lets others run
+//! instead.
 //!
-//! This clock measures the bounds on delays that a guest causes, so that they mean the same on a busy machine. One thread at a time polls its owner; any thread may read it.
+//! This clock measures the bounds on delays that a guest causes, so that they mean the same on a busy machine. One thread at a time polls its owner;
+//! any thread may read it.
 
 use std::{
     pin::Pin,

@@ -1,9 +1,9 @@
 //! Plain components: components whose exports are functions over WIT types. Each exported function is a tool; the author needs no SDK of ours.
 //!
-//! A function of the world becomes the tool `COMPONENT_FUNCTION`, or just `COMPONENT` if it has the component's name. A function of an exported interface becomes
-//! `COMPONENT_INTERFACE_FUNCTION`, with the interface's full name where two short names are equal. So names follow from the component alone, and no two of
-//! one component are equal. A resource's constructor is `RESOURCE_new`, its methods and static functions are `RESOURCE_FUNCTION`, and `RESOURCE_drop` ends one.
-//! The catalog handles two components of the same name: it refuses the second.
+//! A function of the world becomes the tool `COMPONENT_FUNCTION`, or just `COMPONENT` if it has the component's name. A function of an exported interface
+//! becomes `COMPONENT_INTERFACE_FUNCTION`, with the interface's full name where two short names are equal. So names follow from the component alone, and no
+//! two of one component are equal. A resource's constructor is `RESOURCE_new`, its methods and static functions are `RESOURCE_FUNCTION`, and `RESOURCE_drop`
+//! ends one. The catalog handles two components of the same name: it refuses the second.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -348,7 +348,7 @@ impl PlainFunction {
         refused.unwrap_or_else(nothing)
     }
 
-    /// Whether the client has room for the resources of a result.
+    /// Whether the instance has room for the handles of a result.
     pub fn check_room(&self, handles: &InCall<'_>) -> Result<(), CallError> {
         if self.gives_handles && handles.is_full() { Err(too_many()) } else { Ok(()) }
     }

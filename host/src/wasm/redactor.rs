@@ -1,8 +1,8 @@
-//! Secrets must not leave a call. The redactor replaces the values that its requests used by their placeholders, wherever a result, an error or a log record leaves
-//! the instance.
+//! Secrets must not leave a call. The redactor replaces the values that its requests used by their placeholders, wherever a result, an error or a log record
+//! leaves the instance.
 //!
-//! It guards against an upstream or a tool that repeats a value by accident: plainly, escaped in JSON, or in the form for a query. A tool that means to give a value
-//! away can write it in any other form; the grant, which says where a secret may go, protects against that.
+//! It guards against an upstream or a tool that repeats a value by accident: plainly, escaped in JSON, or in the form for a query. A tool that means to give
+//! a value away can write it in any other form; the grant, which says where a secret may go, protects against that.
 
 use std::sync::{
     Mutex, PoisonError,

@@ -1,8 +1,8 @@
 //! WIT types as JSON Schema (2020-12). The JSON that matches is the JSON that [`super::value`] reads and writes.
 //!
-//! A resource that the component exports is a handle ([`super::handles`]). Other resources, streams and futures have no JSON form: the host does not offer a function
-//! that uses one as a tool, and tells the component's author. A few lines of WIT can declare a type of any size, so the host bounds a schema's size and depth while
-//! it makes the schema.
+//! A resource that the component exports is a handle ([`super::handles`]). Other resources, streams and futures have no JSON form: the host does not offer a
+//! function that uses one as a tool, and tells the component's author. A few lines of WIT can declare a type of any size, so the host bounds a schema's size
+//! and depth while it makes the schema.
 
 use serde_json::{Map, Value, json};
 use wasmtime::component::Type;
@@ -15,7 +15,7 @@ use super::{
 
 /// Largest schema, in bytes; the registry takes a little more from any component.
 const MAX_SCHEMA_BYTES: usize = 200 << 10;
-/// Greatest depth of another type's schema within a schema. The registry accepts the whole, with the inner schema.
+/// Greatest depth in a schema at which another type's schema begins. The registry still accepts the depth of that one's contents.
 const MAX_SCHEMA_DEPTH: usize = 56;
 
 /// Reason for which a type has no schema.

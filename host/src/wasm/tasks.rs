@@ -1,7 +1,7 @@
 //! A call whose tasks wait side by side. While one of them computes, the call has a place among the running; while all wait, one among the waiting.
 //!
-//! A task may wait for something that is no call into the host, such as another task, so the host cannot race each wait against the call's end. It races the whole
-//! call instead, and gives it up only while none of its tasks runs.
+//! A task may wait for something that is no call into the host, such as another task, so the host cannot race each wait against the call's end. It races the
+//! whole call instead, and gives it up only while none of its tasks runs.
 
 use std::{
     future::poll_fn,

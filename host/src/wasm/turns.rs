@@ -1,7 +1,8 @@
 //! Turns to compute beyond a first slice.
 //!
-//! The host has as many turns as processors; one fewer (but at least one) while several tenants use it, so that a first slice soon finds a processor. A free turn
-//! goes to the tenant with the fewest turns, and among equals to the one served longest ago: a tenant's long guests wait in its own line and not in others'.
+//! The host has as many turns as processors; one fewer (but at least one) while several tenants use it, so that a first slice soon finds a processor. A free
+//! turn goes to the tenant with the fewest turns, and among equals to the one served longest ago: a tenant's long guests wait in its own line and not in
+//! others'.
 
 use std::{
     collections::BTreeMap,
@@ -75,7 +76,8 @@ impl Turns {
         *used = used.saturating_add(time);
     }
 
-    /// Whether the tenant computes so much that it delays other tenants: more than a quarter of the processors. Its calls then stand in its line from their beginning.
+    /// Whether the tenant computes so much that it delays other tenants: more than a quarter of the processors.
+    /// Its calls then stand in its line from their beginning.
     pub fn is_crowded_by(&self, tenant: &TenantId) -> bool {
         let mut lines = self.lines();
         if !lines.is_shared() {

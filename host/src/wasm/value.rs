@@ -179,8 +179,8 @@ fn integer<T: TryFrom<i128> + IntegerBounds>(value: &Value, path: Path<'_>) -> R
     }
 }
 
-/// The integer that a float is. Beyond 2^53 floats leave out integers, so there the host takes only one of up to fifteen digits: the caller surely wrote those digits.
-/// The SDK's arguments follow the same rule.
+/// The integer that a float is. Beyond 2^53 floats leave out integers, so there the host takes only one of up to fifteen digits: the caller surely wrote
+/// those digits. The SDK's arguments follow the same rule.
 fn integral(float: f64) -> Option<i128> {
     const EXACT: f64 = 9_007_199_254_740_992.0;
     const SURE_DIGITS: usize = 15;

@@ -1,4 +1,5 @@
-//! The directories of a grant. The host opens them once, when it loads the component, and so fixes the meaning of each path. A link put there later leads nowhere.
+//! The directories of a grant. The host opens them once, when it loads the component, and so fixes the meaning of each path.
+//! A link put there later leads nowhere.
 
 use std::{
     fs::{File, OpenOptions},

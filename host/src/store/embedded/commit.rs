@@ -1,7 +1,8 @@
 //! Group commit. Transactions that are staged while the disk is busy go to it together, in one durable commit of the file.
 //! Afterwards the host acknowledges all of them, or none.
 //!
-//! No thread works here while nothing is staged. The first staged transaction starts the work on a thread that may block, and the work ends when the queue is empty.
+//! No thread works here while nothing is staged. The first staged transaction starts the work on a thread that may block, and the work ends when the queue
+//! is empty.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -6,8 +6,8 @@ use super::{Kind, Line, Place, Queued, Slot, busy, number};
 use crate::call::CallError;
 
 impl Slot {
-    /// Changes from running to waiting; none where the tenant, or the host for it, has no place among the waiting. The call then waits in its place among the running.
-    /// It may have had effects, so the host never breaks it off for want of a place, and its tenant pays for the place that it keeps.
+    /// Changes from running to waiting; none where the tenant, or the host for it, has no place among the waiting. The call then waits in its place among
+    /// the running. It may have had effects, so the host never breaks it off for want of a place, and its tenant pays for the place that it keeps.
     pub fn park(&self) -> Option<Parked<'_>> {
         let most = number(self.share.limits.waiting);
         {

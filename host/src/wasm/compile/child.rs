@@ -1,6 +1,7 @@
 //! The child: reads an order and a component from standard input, compiles under limits that it first sets itself, and writes the machine code to standard output.
 //!
-//! The child trusts the order, which is the host's, and nothing in the component. Any harm that the component does stays in the child: the host bounds all it reads.
+//! The child trusts the order, which is the host's, and nothing in the component. Any harm that the component does stays in the child:
+//! the host bounds all it reads.
 
 use std::{
     io::{self, BufRead as _, Read as _, Write as _},

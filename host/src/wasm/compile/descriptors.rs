@@ -11,7 +11,7 @@ const LAST_STANDARD: RawFd = 2;
 
 /// Closes all but standard input, output and error. Call this first of all, while the process has one thread and no open file.
 pub(super) fn close_inherited() {
-    // Only Linux lists them here. Elsewhere the system closes the host's own descriptors, each of which is marked to close at a start.
+    // Only Linux lists them here. Elsewhere the close-on-exec flag of each closes the host's own descriptors.
     let Ok(entries) = fs::read_dir("/proc/self/fd") else { return };
     let open: Vec<RawFd> = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
     // The descriptor of the listing itself is closed by now.

@@ -57,7 +57,7 @@ pub(super) fn run(order: &Order<'_>, wasm: &[u8]) -> Result<MachineCode, BuildEr
     };
     let most = order.max_code_bytes;
     let end = thread::scope(|scope| {
-        // The child's end tells whether it read its input to the end.
+        // If the child does not read its input to the end, its own end tells why.
         scope.spawn(move || {
             let _the_child_may_end_first = input.write_all(&head).and_then(|()| input.write_all(wasm));
         });

@@ -1,5 +1,5 @@
-//! Builds that went past their limits. The host remembers them by component, engine and limits, in memory and beside the compile cache, so that a start does not try
-//! them again.
+//! Builds that went past their limits. The host remembers them by component, engine and limits, in memory and beside the compile cache, so that a start does
+//! not try them again.
 //!
 //! An entry names the limit and nothing else. An unreadable file is no refusal: the host compiles the component again.
 
@@ -118,7 +118,7 @@ fn keep(folder: &Path, name: &str, refusal: &Refusal) -> io::Result<()> {
     write_atomically(&folder.join(name), &serde_json::to_vec(refusal)?)
 }
 
-/// A name for another component, another engine or another limit is another name.
+/// Name of a build. Another component, another engine or another limit makes it another build.
 fn name(digest: &Digest, limits: BuildLimits) -> String {
     let mut hasher = blake3::Hasher::new();
     hasher.update(&digest.name_bytes());

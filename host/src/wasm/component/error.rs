@@ -86,7 +86,7 @@ pub enum LoadError {
         /// Parts of it that are new.
         difference: Vec<String>,
     },
-    /// The host does not know which build was accepted.
+    /// The host does not know which builds were accepted.
     #[error(transparent)]
     Accepted(#[from] AcceptError),
     /// An import is refused.
@@ -203,7 +203,7 @@ pub enum LoadError {
     /// Its migration does not end.
     #[error("its migration did not end within {most}, and was stopped; `mcpp reload` lets it go on from where it is")]
     MigrationEndless {
-        /// The exhausted limit.
+        /// The limit that it met, in seconds or steps.
         most: String,
     },
     /// Its file is a link out of its tenant's folder.

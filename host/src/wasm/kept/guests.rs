@@ -86,8 +86,8 @@ impl Guests {
         self.seats.remove(&longest).map(Evicted::Seat)
     }
 
-    /// Takes out a guest whose memory another needs: one of `tenant`, or, where the host has none left, the longest idle one for reuse. It never takes resources that
-    /// a client of another tenant holds.
+    /// Takes out a guest whose memory another needs: one of `tenant`, or, where the host has none left, the longest idle one for reuse. It never takes
+    /// resources that a client of another tenant holds.
     pub(super) fn evict_for_memory(&mut self, tenant: &TenantId, of_host: bool) -> Option<Evicted> {
         let own = self.evict(tenant);
         if own.is_some() || !of_host {

@@ -1,5 +1,5 @@
-//! Bytes that the values of a JSON text will take, known before they are made. A few bytes of JSON may become many: an omitted field still has its name, and each
-//! byte of a list of bytes is a value.
+//! Bytes that the values of a JSON text will take, known before they are made. A few bytes of JSON may become many: an omitted field still has its name, and
+//! each byte of a list of bytes is a value.
 
 use serde_json::Value;
 use wasmtime::component::{Type, Val};

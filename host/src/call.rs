@@ -108,9 +108,9 @@ impl fmt::Display for ComponentName {
 /// One call on its way from a door to a guest.
 #[derive(Debug, Clone)]
 pub struct Call {
-    /// Who calls.
+    /// The caller.
     pub principal: Principal,
-    /// Which tool.
+    /// The tool that it calls.
     pub tool: ToolName,
     /// The arguments: a JSON object.
     pub arguments: Value,
@@ -120,7 +120,7 @@ pub struct Call {
     pub cancel: CancellationToken,
     /// Where the call belongs in a trace.
     pub trace: TraceContext,
-    /// Who watches the call's log and progress.
+    /// Receiver of the call's log and progress.
     pub observer: Observer,
     /// 0 for a call from a door, one more for each call by a tool.
     pub depth: u8,
@@ -130,12 +130,12 @@ pub struct Call {
     pub session: Option<Session>,
 }
 
-/// A legacy client's session. What is kept for it goes when it ends: when the last clone is dropped.
+/// A legacy client's session. The host drops a session's data when the session ends, which is when its last clone is dropped.
 #[derive(Debug, Clone, Default)]
 pub struct Session(Arc<()>);
 
 impl Session {
-    /// What tells it apart from others, and whether it is over.
+    /// The shared value that identifies the session and lives as long as it.
     pub fn life(&self) -> &Arc<()> {
         &self.0
     }
@@ -168,7 +168,7 @@ pub enum Content {
         uri: String,
         /// A short name.
         name: String,
-        /// What it is.
+        /// Description of the resource.
         description: Option<String>,
         /// Its media type.
         mime_type: Option<String>,
@@ -179,13 +179,13 @@ pub enum Content {
         uri: String,
         /// Its media type.
         mime_type: Option<String>,
-        /// What it holds.
+        /// Contents of the resource.
         contents: ResourceContents,
     },
 }
 
 impl Content {
-    /// The bytes of all that it says, media types and addresses too: each is the component's to choose.
+    /// Bytes of all strings and data of the block. Media types and addresses count too, because the component chooses them.
     pub fn bytes(&self) -> usize {
         let of = |text: &Option<String>| text.as_ref().map_or(0, String::len);
         let parts = match self {
@@ -215,7 +215,7 @@ pub struct Blob {
     pub mime_type: String,
 }
 
-/// What an embedded resource holds.
+/// Contents of an embedded resource.
 #[derive(Debug, Clone, PartialEq)]
 pub enum ResourceContents {
     /// Text.
@@ -224,20 +224,20 @@ pub enum ResourceContents {
     Binary(Vec<u8>),
 }
 
-/// What a tool answered.
+/// Answer of a tool.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct ToolResult {
-    /// Blocks for a reader.
+    /// Blocks for a human reader.
     pub content: Vec<Content>,
-    /// The same for a program.
+    /// The answer as JSON for a program.
     pub structured: Option<Value>,
     /// Whether the tool says that it did not succeed.
     pub is_error: bool,
-    /// What it has of its tenant's memory.
+    /// Tenant's memory that the result holds.
     pub memory: ResultMemory,
 }
 
-/// What a result has of its tenant's memory; given back with its last clone. It is no part of what the tool said.
+/// Tenant's memory that a result holds, given back with its last clone. It is no part of the tool's answer.
 #[derive(Debug, Clone, Default)]
 pub struct ResultMemory(Vec<Arc<Reservation>>);
 
@@ -247,7 +247,7 @@ impl ResultMemory {
         self.0.push(Arc::new(held));
     }
 
-    /// Whether it has any.
+    /// Whether the result holds any memory.
     pub fn is_charged(&self) -> bool {
         !self.0.is_empty()
     }
@@ -259,10 +259,10 @@ impl PartialEq for ResultMemory {
     }
 }
 
-/// What a call cost.
+/// Resources that a call used.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Cost {
-    /// The most linear memory it held, in bytes.
+    /// The call's highest linear memory, in bytes.
     pub memory_bytes: u64,
     /// Its calls into the host.
     pub host_calls: u64,
@@ -276,18 +276,18 @@ pub struct Cost {
     pub file_bytes: u64,
     /// Its HTTP requests.
     pub http_requests: u64,
-    /// What it sent and received over HTTP, in bytes.
+    /// Bytes that it sent and received over HTTP.
     pub http_bytes: u64,
     /// The fuel of its instructions, where that is counted.
     pub fuel: Option<u64>,
 }
 
-/// What a call cost, and how long it took from door to door.
+/// Resources that a call used, and its duration from door to door.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Receipt {
     /// Queueing, running and waiting together.
     pub duration: Duration,
-    /// What it used.
+    /// Resources that it used.
     pub cost: Cost,
 }
 

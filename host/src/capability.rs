@@ -1,6 +1,6 @@
-//! What a component may import, capability by capability: the one table that admission, linking and `mcpp inspect` read.
+//! Capabilities that a component may import: the one table that admission, linking and `mcpp inspect` read.
 //!
-//! An interface that stands in no row does not exist for a guest. A row that needs a grant is linked only where the operator gave it.
+//! An interface in no row does not exist for a guest. The host links a row that needs a grant only where the operator gave it.
 
 pub mod endpoint;
 pub mod events;
@@ -42,21 +42,21 @@ pub const STANDARD: &[(&str, &[&str])] = &[
 /// One capability: interfaces that are granted, linked and explained together.
 #[derive(Debug)]
 pub struct Capability {
-    /// The name by which errors and `mcpp inspect` call it.
+    /// Name of the capability in errors and in `mcpp inspect`.
     pub name: &'static str,
-    /// What it lets a component do, in words for an operator.
+    /// Power that it gives a component, in words for an operator.
     pub meaning: &'static str,
     /// The interfaces that belong to it: `namespace:package/interface`, or `namespace:package/` for all of a package.
     interfaces: &'static [&'static str],
-    /// Who has it.
+    /// Components that have it.
     pub access: Access,
     link: fn(&mut Linker<State>) -> wasmtime::Result<()>,
 }
 
-/// Who has a capability.
+/// Components that have a capability.
 #[derive(Debug)]
 pub enum Access {
-    /// Every component: it gives no power over anything outside the call.
+    /// Every component: the capability gives no power over anything outside the call.
     Everyone,
     /// Components with a grant for it.
     Granted {
@@ -65,7 +65,7 @@ pub enum Access {
         /// The line to add to the component's grant.
         grant: &'static str,
     },
-    /// Nobody: every component may import it, as runtimes do that have no use for it, and every operation of it is denied.
+    /// No component. Every component may import it, because language runtimes do so without using it, and the host denies each of its operations.
     Nobody,
 }
 
@@ -73,7 +73,7 @@ pub enum Access {
 pub const STORE: &str = "store = {}";
 
 impl Capability {
-    /// Whether a component only has it with this line in its grant.
+    /// Whether a component needs this line in its grant to have the capability.
     pub fn needs(&self, line: &str) -> bool {
         matches!(self.access, Access::Granted { grant, .. } if grant == line)
     }
@@ -163,7 +163,7 @@ pub const TABLE: &[Capability] = &[
     },
 ];
 
-/// Why an import is refused.
+/// Reason for which the host refuses an import.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
     /// The operator has not granted it.
@@ -174,7 +174,7 @@ pub enum Refused {
     NotGranted {
         /// The component.
         component: String,
-        /// What it imports.
+        /// The import.
         import: String,
         /// The capability that has this interface.
         capability: &'static str,
@@ -184,13 +184,13 @@ pub enum Refused {
     /// The host speaks another version of the interface.
     #[error("it imports `{import}`; this host speaks version {SPOKEN}x of the mcpp packages")]
     Version {
-        /// What it imports.
+        /// The import.
         import: String,
     },
     /// The host speaks another version of the standard interface.
     #[error("it imports `{import}`; this host speaks version {spoken} of `{package}`; build it for that one")]
     StandardVersion {
-        /// What it imports.
+        /// The import.
         import: String,
         /// The package.
         package: &'static str,
@@ -200,7 +200,7 @@ pub enum Refused {
     /// The host does not know the interface.
     #[error("it imports `{import}`, which this host does not know; `mcpp wit` lists the interfaces it speaks")]
     Unknown {
-        /// What it imports.
+        /// The import.
         import: String,
     },
 }
@@ -255,7 +255,7 @@ pub fn foreign_standard(import: &str) -> Option<(&'static str, String)> {
     (!spoken.iter().any(same)).then(|| (*package, spoken.iter().map(written).collect::<Vec<_>>().join(" and ")))
 }
 
-/// A linker with what everyone has and what `grant` gives, and nothing else.
+/// A linker with the capabilities of every component and those that `grant` gives, and no others.
 pub fn linker(engine: &wasmtime::Engine, grant: &ComponentGrant) -> wasmtime::Result<Linker<State>> {
     let mut linker = Linker::new(engine);
     for capability in TABLE {

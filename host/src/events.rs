@@ -1,4 +1,4 @@
-//! Events and timers: written in the transaction that causes them ([`outbox`]), delivered after it has committed ([`delivery`]).
+//! Events and timers. The transaction that causes one also writes it ([`outbox`]); the host delivers it after the commit ([`delivery`]).
 //!
 //! An event is written once for each component that is subscribed, into host sections of the emitter's space, so it commits or vanishes with its cause. A timer is one entry by
 //! key and one by time. Deliveries are at least once, in order for each (subscriber, topic, key); one that fails again and again is parked ([`parked`]), where an operator sees it.
@@ -28,11 +28,11 @@ pub const MAX_BACKOFF: Duration = Duration::from_secs(60);
 /// Why a delivery did not reach its handler, or the handler did not do it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DeliveryError {
-    /// The component is not loaded, or has no handler: nobody's fault, and no attempt.
+    /// The component is not loaded, or has no handler. This counts as no attempt.
     NoHandler,
-    /// The host has no room now: no attempt either.
+    /// The host has no room now. This counts as no attempt either.
     Busy,
-    /// The handler failed; why.
+    /// The handler failed, with its reason.
     Failed(String),
 }
 
@@ -50,7 +50,7 @@ pub trait Deliver: std::fmt::Debug + Send + Sync {
     ) -> BoxFuture<'a, Result<(), DeliveryError>>;
 }
 
-/// Delivers what waits in `tenants` and what is written from now on, until `stop`.
+/// Delivers events and timers of `tenants` that wait, and all that components write from now on, until `stop`.
 pub async fn start(
     store: Arc<dyn Store>,
     deliver: Arc<dyn Deliver>,
@@ -60,7 +60,7 @@ pub async fn start(
 ) -> JoinHandle<()> {
     let mut pending = Vec::new();
     for tenant in tenants {
-        // What is wrong with a tenant's data was said when its subscriptions were read.
+        // Reading the tenant's subscriptions has already reported damage of its data.
         pending.extend(store.spaces(tenant).await.unwrap_or_default());
     }
     tokio::spawn(delivery::run(store, deliver, subscriptions, pending, stop))

@@ -1,6 +1,6 @@
 //! The operator's permissions and budgets: a folder for each tenant, a file in it for each component.
 //!
-//! A grant says what a component may do beyond the harmless minimum. An unknown key is refused, never ignored: a rule that the host cannot
+//! A grant says what a component may do beyond the harmless minimum. The host refuses an unknown key and never ignores it: a rule that the host cannot
 //! enforce must not look as if it were enforced. Only the operator writes these files; no tool call changes them.
 
 pub mod files;
@@ -31,39 +31,39 @@ use crate::{
 pub const FORMAT_VERSION: u32 = 1;
 /// A file larger than this is a mistake.
 const MAX_FILE_BYTES: u64 = 1 << 20;
-/// Most entries of each list of tools and topics: lists are held against each other entry by entry.
+/// Most entries of each list of tools and topics. The host compares lists entry by entry with each other.
 const MAX_ENTRIES: usize = 1_000;
 
 /// One tenant's grants, by component. A file that cannot be read or is not valid is an error of that component alone.
 #[derive(Debug, Clone, Default)]
 pub struct Grants(BTreeMap<String, Result<ComponentGrant, Arc<GrantsError>>>);
 
-/// What one component may do.
+/// Permissions of one component.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ComponentGrant {
     /// The version of the format; only files have one.
     #[serde(default)]
     pub version: u32,
-    /// Which of its own tools are offered, by the names that it gives them: names, or prefixes that end in `*`; all unless said.
+    /// Tools that the host offers, by the component's names for them: names, or prefixes that end in `*`; all by default.
     #[serde(default)]
     pub expose: Option<Vec<ToolPattern>>,
-    /// What its tools are called instead: new names by the names that it gives them.
+    /// New names of its tools, by the component's names for them.
     #[serde(default)]
     pub rename: BTreeMap<String, ToolName>,
     /// The tools it may call: names, or prefixes that end in `*`.
     #[serde(default)]
     pub call: Vec<ToolPattern>,
-    /// The store of its own that it may have, with events and timers.
+    /// The component's own store, with events and timers.
     #[serde(default)]
     pub store: Option<StoreGrant>,
-    /// The topics of other components that it may be told of: `<component>/<name>`, or `<component>/*`.
+    /// The topics of other components that it may subscribe to: `<component>/<name>`, or `<component>/*`.
     #[serde(default)]
     pub subscribe: Vec<TopicPattern>,
     /// The host's directories that it may see.
     #[serde(default)]
     pub files: FolderGrants,
-    /// The settings that it is given through `wasi:config`.
+    /// Settings that the component reads through `wasi:config`.
     #[serde(default)]
     pub config: BTreeMap<String, String>,
     /// The requests that it may make over HTTP.
@@ -75,23 +75,24 @@ pub struct ComponentGrant {
     /// Budgets that differ from the host's defaults.
     #[serde(default)]
     pub limits: LimitsPatch,
-    /// That its tools' instances are used again, for how many calls and how long; never unless said.
+    /// Reuse of its tools' instances: for how many calls and how long; never by default.
     #[serde(default)]
     pub reuse: Option<Reuse>,
-    /// What is said of single tools, by the names that clients see, that differs from the component's.
+    /// Exceptions for single tools, by the names that clients see.
     #[serde(default)]
     pub tools: BTreeMap<String, ToolGrant>,
 }
 
 impl ComponentGrant {
-    /// Whether its fuel is counted: one of its tools has a limit of it.
+    /// Whether the host counts its fuel: one of its tools has a limit of fuel.
     pub fn fuel(&self, defaults: &Limits) -> Fuel {
         let limited =
             defaults.patched(&self.limits).fuel.is_some() || self.tools.values().any(|tool| tool.limits.fuel.is_some());
         if limited { Fuel::Counted } else { Fuel::Uncounted }
     }
 
-    /// Whether `now` lacks something that this grant gives. When in doubt it does: what serves with more than is granted is taken away.
+    /// Whether `now` lacks something that this grant gives. In doubt the answer is yes, so that the host withdraws a component that serves with more than
+    /// its grant.
     pub fn has_lost(&self, now: &Self) -> bool {
         let fewer_tools = now.expose.is_some() && now.expose != self.expose;
         fewer_tools
@@ -109,7 +110,7 @@ impl ComponentGrant {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct StoreGrant {
-    /// Most bytes of keys and values, what waits to be delivered included.
+    /// Most bytes of keys, values and waiting deliveries.
     pub quota_bytes: u64,
 }
 
@@ -143,20 +144,20 @@ impl TryFrom<String> for TopicPattern {
 }
 
 impl TopicPattern {
-    /// Whether `topic` is meant.
+    /// Whether the pattern covers `topic`.
     pub fn matches(&self, topic: &Topic) -> bool {
         self.component == topic.component && self.name.as_ref().is_none_or(|name| *name == topic.name)
     }
 }
 
-/// What one tool of a component may use.
+/// Budgets and reuse of one tool of a component.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ToolGrant {
     /// Budgets that differ from the component's.
     #[serde(default)]
     pub limits: LimitsPatch,
-    /// That the tool's instances are used again.
+    /// Reuse of the tool's instances.
     #[serde(default)]
     pub reuse: Option<Reuse>,
 }
@@ -197,31 +198,31 @@ impl std::str::FromStr for ToolPattern {
 }
 
 impl ToolPattern {
-    /// Whether `name` is meant.
+    /// Whether the pattern covers `name`.
     pub fn matches(&self, name: &ToolName) -> bool {
         self.matches_text(name.as_str())
     }
 
-    /// Whether a name is meant that may not be legal.
+    /// Whether the pattern covers a name that may not be legal.
     pub fn matches_text(&self, name: &str) -> bool {
         if self.open { name.starts_with(&self.prefix) } else { name == self.prefix }
     }
 
-    /// The one name that it stands for, if it is not a prefix.
+    /// The single name that the pattern covers; none for a prefix.
     pub fn exact(&self) -> Option<&str> {
         (!self.open).then_some(self.prefix.as_str())
     }
 }
 
-/// Why a grant was not taken.
+/// Reason for which the host refused a grant.
 #[derive(Debug, thiserror::Error)]
 pub enum GrantsError {
-    /// It could not be read.
+    /// The host could not read it.
     #[error("cannot read the grant {path}")]
     Read {
         /// The file or folder.
         path: PathBuf,
-        /// Why not.
+        /// The cause.
         #[source]
         source: std::io::Error,
     },
@@ -238,7 +239,7 @@ pub enum GrantsError {
     Parse {
         /// The file.
         path: PathBuf,
-        /// Where and why.
+        /// Place and reason.
         #[source]
         source: Box<toml::de::Error>,
     },
@@ -253,7 +254,7 @@ pub enum GrantsError {
 }
 
 impl Grants {
-    /// Reads a folder of files `NAME.toml`; one that does not exist grants nothing.
+    /// Reads a folder of files `NAME.toml`; a folder that does not exist grants nothing.
     pub fn load(folder: &Path) -> Result<Self, GrantsError> {
         let read = |source| GrantsError::Read { path: folder.to_owned(), source };
         let entries = match std::fs::read_dir(folder) {
@@ -271,7 +272,7 @@ impl Grants {
         Ok(Self(grants))
     }
 
-    /// What `component` may do, if there is a file for it.
+    /// Permissions of `component`, if a file exists for it.
     pub fn of(&self, component: &str) -> Option<Result<ComponentGrant, Arc<GrantsError>>> {
         self.0.get(component).cloned()
     }
@@ -281,7 +282,7 @@ impl Grants {
         self.0.iter().filter_map(|(component, grant)| Some((component.as_str(), &**grant.as_ref().err()?)))
     }
 
-    /// These, but with `before`'s grant where the file is not valid now: a slip of the pen takes nothing away.
+    /// These grants, but with `before`'s grant where the file is not valid now. A slip of the operator's pen takes nothing away.
     #[must_use]
     pub fn or_as_before(mut self, before: &Self) -> Self {
         for (component, grant) in &mut self.0 {
@@ -293,7 +294,7 @@ impl Grants {
     }
 }
 
-/// The component that a file in a folder of grants is for. Hidden files are an editor's.
+/// The component that a file in a folder of grants belongs to. Hidden files are an editor's and do not count.
 fn component_of(path: &Path) -> Option<String> {
     let stem = path.file_stem()?.to_str()?;
     (path.extension()? == "toml" && !stem.starts_with('.')).then(|| stem.to_owned())

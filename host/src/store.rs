@@ -1,7 +1,8 @@
 //! The store: spaces of ordered keys, snapshots, and serializable transactions that are durable when they commit.
 //!
-//! One trait, [`Store`], whatever is behind it; [`embedded`] is the backend that needs nothing installed. The store knows bytes and nothing of what they mean. What a
-//! guest may ask for (sizes of keys and values, how many at once) is the `store` capability's matter; a space's host sections are the host's own and count towards its quota.
+//! One trait, [`Store`], covers every backend; [`embedded`] is the backend that needs nothing installed. The store treats keys and values as opaque bytes.
+//! The `store` capability bounds the requests of a guest (sizes of keys and values, how many at once). A space's host sections belong to the host, and
+//! count towards the space's quota.
 
 pub mod embedded;
 
@@ -31,9 +32,9 @@ pub const MAX_PAGE_BYTES: usize = 1 << 20;
 /// One component's data for one tenant.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Space {
-    /// Whose.
+    /// The tenant that owns it.
     pub tenant: TenantId,
-    /// Which component's.
+    /// The component that owns it.
     pub component: ComponentName,
 }
 
@@ -43,7 +44,7 @@ impl fmt::Display for Space {
     }
 }
 
-/// The parts of a space. A key's first byte is its section; only [`Section::Data`] and [`Section::KeyValue`] are the component's to see.
+/// The parts of a space. A key's first byte is its section. The component sees only [`Section::Data`] and [`Section::KeyValue`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Section {
@@ -55,11 +56,11 @@ pub enum Section {
     Timers = 3,
     /// Timers, by time.
     Due = 4,
-    /// Deliveries that were given up.
+    /// Parked deliveries.
     Parked = 5,
     /// The data's format, subscriptions, and other small notes of the host.
     Notes = 6,
-    /// What the component keeps through `wasi:keyvalue`.
+    /// The component's entries of `wasi:keyvalue`.
     KeyValue = 7,
 }
 
@@ -114,22 +115,22 @@ pub struct KeyRange {
 }
 
 impl KeyRange {
-    /// Whether no key can be in it.
+    /// Whether the range contains no key.
     pub fn is_empty(&self) -> bool {
         self.start >= self.end
     }
 }
 
-/// How much of a range to give, and from which end.
+/// Length and direction of a scan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Scan {
     /// Most entries; [`MAX_PAGE_ENTRIES`] at the most.
     pub limit: usize,
-    /// Which end is first.
+    /// End of the range that comes first.
     pub order: Order,
 }
 
-/// Which end of a range is first.
+/// End of a range that comes first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Order {
     /// The least key.
@@ -152,14 +153,14 @@ pub struct Entry {
     pub key: Bytes,
     /// Its value.
     pub value: Bytes,
-    /// Another one after every write; never 0.
+    /// Changes with every write; never 0.
     pub version: u64,
 }
 
 /// Part of a range.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Page {
-    /// In the order of the scan.
+    /// Entries in the order of the scan.
     pub entries: Vec<Entry>,
     /// Whether the range has more.
     pub more: bool,
@@ -168,10 +169,10 @@ pub struct Page {
 /// The version of an entry that does not exist.
 pub const ABSENT: u64 = 0;
 
-/// How long a transaction may be open, and how large its space may become.
+/// Time limits of a transaction, and the size limit of its space.
 #[derive(Clone)]
 pub struct Bounds {
-    /// Measures the time of whoever runs the transaction.
+    /// Clock of the transaction's owner.
     pub clock: Arc<dyn Clock>,
     /// Most time by `clock`.
     pub own: Duration,
@@ -187,13 +188,13 @@ impl fmt::Debug for Bounds {
     }
 }
 
-/// Time as one party sees it.
+/// Time as one party counts it.
 pub trait Clock: Send + Sync {
-    /// Time since some fixed moment, without what others took from this party.
+    /// Time since some fixed moment, without the time that others took from this party.
     fn own_time(&self) -> Duration;
 }
 
-/// The wall's clock, for the host's own transactions, which nobody interrupts.
+/// The wall's clock, for the host's own transactions, which no other party interrupts.
 #[derive(Debug, Clone, Copy)]
 pub struct Wall(tokio::time::Instant);
 
@@ -204,14 +205,14 @@ impl Clock for Wall {
 }
 
 impl Bounds {
-    /// Bounds of the host's own transactions: no quota, so that what is stored can always be worked off.
+    /// Bounds of the host's own transactions: no quota, so that the host can always work off stored deliveries.
     pub fn host() -> Self {
         let most = Duration::from_secs(10);
         Self { clock: Arc::new(Wall(tokio::time::Instant::now())), own: most, wall: most, quota_bytes: u64::MAX }
     }
 }
 
-/// Why the store did not do what was asked.
+/// Reason for which the store refused or failed an operation.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
     /// The space would outgrow its quota.
@@ -226,10 +227,10 @@ pub enum StoreError {
     /// The transaction was open for too long and is aborted.
     #[error("the transaction was open for too long")]
     TooLong,
-    /// What the transaction had read did not last.
+    /// Entries that the transaction had read changed or were lost.
     #[error("the transaction conflicts with another one")]
     Conflict,
-    /// The transaction has committed or not.
+    /// The host does not know whether the transaction has committed.
     #[error("the store broke during the commit: the transaction has either committed or not")]
     OutcomeUnknown,
     /// The store cannot be read or written.
@@ -237,7 +238,7 @@ pub enum StoreError {
     Unavailable(#[source] Arc<Unavailable>),
 }
 
-/// Why the store cannot be read or written. Nothing was overwritten.
+/// Reason for which the host cannot read or write the store. The host overwrote nothing.
 #[derive(Debug, thiserror::Error)]
 pub enum Unavailable {
     /// The disk does not read or write.
@@ -245,7 +246,7 @@ pub enum Unavailable {
     Io {
         /// The file.
         path: PathBuf,
-        /// Why not.
+        /// The cause.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
@@ -256,7 +257,7 @@ pub enum Unavailable {
     Corrupt {
         /// The file.
         path: PathBuf,
-        /// What is wrong.
+        /// The fault.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
@@ -282,7 +283,7 @@ pub enum Unavailable {
         /// The tenant.
         tenant: TenantId,
     },
-    /// The host is stopping, or the file failed under somebody else and is opened anew.
+    /// The host is stopping, or the file failed in another call and the host opens it anew.
     #[error("{path} was closed after a failure")]
     Closed {
         /// The file.
@@ -291,7 +292,7 @@ pub enum Unavailable {
 }
 
 impl StoreError {
-    /// Whether the tenant is gone: trying again changes nothing.
+    /// Whether the tenant is gone, so that a repeat changes nothing.
     pub fn is_removed(&self) -> bool {
         matches!(self, Self::Unavailable(why) if matches!(**why, Unavailable::Removed { .. }))
     }
@@ -312,7 +313,7 @@ pub trait Store: fmt::Debug + Send + Sync {
     fn begin<'a>(&'a self, space: &'a Space, bounds: Bounds)
     -> BoxFuture<'a, Result<Box<dyn Transaction>, StoreError>>;
 
-    /// Waits until the durable version of an entry is not `since`; the version then. Dropping the future is safe.
+    /// Waits until the durable version of an entry is not `since`; returns that version. A caller may drop the future at any time.
     fn wait<'a>(&'a self, space: &'a Space, key: &'a [u8], since: u64) -> BoxFuture<'a, Result<u64, StoreError>>;
 
     /// All spaces of a tenant that were ever written to.
@@ -324,7 +325,7 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// The spaces in which events or timers were written.
     fn touched(&self) -> &Touched;
 
-    /// There is a tenant of this name: one that is new, or that has come again after its data was removed.
+    /// Announces a tenant of this name: a new one, or one that returned after the host removed its data.
     fn readmit(&self, _tenant: &TenantId) {}
 }
 
@@ -351,18 +352,18 @@ pub trait Transaction: Send + Sync {
     /// Writes an entry.
     fn set(&mut self, key: Bytes, value: Bytes) -> BoxFuture<'_, Result<(), StoreError>>;
 
-    /// Removes an entry; whether there was one.
+    /// Removes an entry; returns whether one existed.
     fn delete<'a>(&'a mut self, key: &'a [u8]) -> BoxFuture<'a, Result<bool, StoreError>>;
 
-    /// The place of this transaction in the order of those that ask for the same `group`: greater than that of every one that asked before and has committed. Where
-    /// several hosts share a store, another one that asks for the group waits until this one ends.
+    /// Place of this transaction among those that ask for the same `group`. It is greater than the place of every earlier one that has committed.
+    /// Where several hosts share a store, another transaction that asks for the group waits until this one ends.
     fn order<'a>(&'a mut self, group: &'a [u8]) -> BoxFuture<'a, Result<u64, StoreError>>;
 
-    /// Commits; durable when it returns.
+    /// Commits; the writes are durable when it returns.
     fn commit(self: Box<Self>) -> BoxFuture<'static, Result<(), StoreError>>;
 }
 
-/// Spaces in which events or timers were written, for whoever delivers them.
+/// Spaces with newly written events or timers, for the delivery task.
 #[derive(Debug, Default)]
 pub struct Touched {
     spaces: Mutex<BTreeSet<Space>>,

@@ -1,8 +1,8 @@
-//! The engine: one per process, shared by all tenants and components; and others beside it for components that need what would cost all the rest something.
+//! The engine: one per process, shared by all tenants and components. Further engines beside it serve components that need costly features.
 //!
-//! It owns the pool of instance slots, the epoch clock that interrupts running guests, and the threads on which long ones run. A call begins where its door is, which
-//! spares it a change of threads; a guest that is not done after its first slice moves to the guests' own threads, so that one that computes without
-//! pause competes with other guests and never with the doors.
+//! It owns the pool of instance slots, the epoch clock that interrupts running guests, and the threads on which long guests run. A call begins on its door's
+//! thread, which spares it a change of threads. After its first slice a guest moves to the guests' own threads. So a guest that computes without pause
+//! competes with other guests and never with the doors.
 
 pub mod admission;
 pub mod apart;
@@ -44,11 +44,11 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 use wasmtime::{Enabled, InstanceAllocationStrategy, PoolingAllocationConfig};
 
-/// How much less of a processor guests get that compute for long, while something else wants it: about a third.
+/// Niceness of guests that compute for long: while something else wants the processor, they get about a third less of it.
 const GUEST_NICE: i32 = 5;
 /// The tick of the clock that interrupts running guests. A guest's first slice is one tick long, on the thread of the door that called it.
 pub const EPOCH: Duration = Duration::from_millis(2);
-/// Every further slice, on a guests' thread, in ticks: how often a running guest is asked whether it should stop, and made to yield.
+/// Length of every further slice, on a guests' thread, in ticks. After each, the host asks a running guest whether it should stop, and makes it yield.
 pub const SLICE: u64 = 5;
 /// How long the clock goes on ticking after the last guest ended.
 const CLOCK_LINGERS: u32 = 50;
@@ -67,7 +67,7 @@ const MAX_STACKS: u32 = 9_000;
 /// Linear memory above which a freed slot returns its pages to the system, in bytes.
 const KEEP_RESIDENT_BYTES: usize = 128 << 10;
 
-/// How many instances there may be. All are limits of the whole process.
+/// Numbers of instances. All are limits of the whole process.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct EngineConfig {
@@ -92,12 +92,12 @@ impl Default for EngineConfig {
 }
 
 impl EngineConfig {
-    /// All instances that can exist at once.
+    /// Instances that can exist at once.
     pub fn slots(&self) -> usize {
         self.max_running.saturating_add(self.max_waiting).saturating_add(self.max_kept)
     }
 
-    /// What is wrong with these numbers, if anything.
+    /// Describes the first invalid number, if any.
     pub fn check(&self) -> Result<(), String> {
         let in_range = |name: &str, value: usize, least: usize, most: usize| {
             if (least..=most).contains(&value) {
@@ -120,7 +120,7 @@ pub struct Engine {
     engine: wasmtime::Engine,
     others: Arc<Others>,
     guests: Arc<GuestThreads>,
-    /// How much of the host's own work for calls may be under way at once on the guests' threads.
+    /// Permits for the host's own work for calls on the guests' threads.
     works: Arc<Semaphore>,
     clock: Arc<Clock>,
 }
@@ -131,7 +131,7 @@ impl std::fmt::Debug for Engine {
     }
 }
 
-/// Why there is no engine.
+/// Reason for which the host has no engine.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
     /// The engine's configuration does not work on this machine.
@@ -139,9 +139,9 @@ pub enum EngineError {
         "cannot set up the WebAssembly engine for {slots} instances (too little address space? lower engine.max_running and engine.max_waiting)"
     )]
     Engine {
-        /// How many instance slots were asked for.
+        /// Requested instance slots.
         slots: usize,
-        /// What the engine says.
+        /// The engine's error.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
@@ -200,7 +200,7 @@ impl Engine {
 /// The engines beside the usual one.
 struct Others {
     config: EngineConfig,
-    /// By the number of their features; the first place stays empty.
+    /// Engines by the number of their features; the first place stays empty.
     made: [OnceLock<wasmtime::Engine>; Features::COMBINATIONS],
 }
 
@@ -213,11 +213,11 @@ fn engine_config(config: &EngineConfig, features: Features) -> wasmtime::Config 
     let slots = u32::try_from(config.slots()).unwrap_or(u32::MAX);
     let (tasks, heap) = (features.tasks == Tasks::Many, features.heap == Heap::Collected);
     let core_instances = if tasks { MAX_CORE_INSTANCES_OF_TASKS } else { MAX_CORE_INSTANCES };
-    // In each instance within a component one task at a time may stop in the middle of its stack; two more stacks are for what runs.
+    // In each instance within a component one task at a time may stop in the middle of its stack. Two more stacks serve the running tasks.
     let stacks_of_tasks = slots.saturating_mul(MAX_CORE_INSTANCES_OF_TASKS.saturating_add(2)).min(MAX_STACKS);
     let stacks = if tasks { stacks_of_tasks.max(slots) } else { slots };
     let mut pool = PoolingAllocationConfig::new();
-    // A heap has the place of a memory.
+    // A heap takes the place of a memory.
     let heaps = if heap { slots } else { 0 };
     pool.total_component_instances(slots)
         .total_gc_heaps(heaps)
@@ -243,13 +243,13 @@ fn engine_config(config: &EngineConfig, features: Features) -> wasmtime::Config 
     wasm
 }
 
-/// All of an engine's configuration on which its machine code depends: the same for the engine that runs the code and for the process that makes it.
+/// All parts of an engine's configuration on which its machine code depends. The engine that runs the code and the process that makes it share them.
 fn code_config(features: Features) -> wasmtime::Config {
     let (tasks, heap) = (features.tasks == Tasks::Many, features.heap == Heap::Collected);
     let mut wasm = wasmtime::Config::new();
     wasm.epoch_interruption(true)
         .memory_init_cow(true)
-        // Nobody reads them, and one costs as much as a call.
+        // No code reads backtraces, and one costs as much as a call.
         .wasm_backtrace_max_frames(None)
         .max_wasm_stack(MAX_WASM_STACK_BYTES)
         .async_stack_size(ASYNC_STACK_BYTES)
@@ -257,7 +257,7 @@ fn code_config(features: Features) -> wasmtime::Config {
         .wasm_memory64(false)
         .concurrency_support(tasks)
         .consume_fuel(features.fuel == Fuel::Counted)
-        // What a task had on its stack is not kept for a next one: there are many stacks.
+        // The engine clears a task's stack before the next task gets it, so that the many stacks hold no old pages.
         .async_stack_zeroing(tasks);
     wasm.gc_support(heap).wasm_function_references(heap).wasm_gc(heap).wasm_exceptions(heap);
     if features.code == Code::Baseline {
@@ -266,7 +266,7 @@ fn code_config(features: Features) -> wasmtime::Config {
     wasm
 }
 
-/// The epoch clock: a thread that ticks while there are guests and sleeps while there are none.
+/// The epoch clock: a thread that ticks while guests exist and sleeps while none do.
 #[derive(Debug)]
 struct Clock {
     guests: AtomicUsize,
@@ -317,12 +317,12 @@ fn tick(engine: &wasmtime::EngineWeak, others: &Weak<Others>, clock: &Weak<Clock
     }
 }
 
-/// A guest that exists; while there is one, the clock ticks.
+/// A guest that exists; the clock ticks as long as any does.
 #[derive(Debug)]
 pub struct Alive(Arc<Clock>);
 
 impl Engine {
-    /// Counts a guest for as long as the answer lives.
+    /// Counts a guest for as long as the returned value lives.
     pub fn alive(&self) -> Alive {
         if self.clock.guests.fetch_add(1, Ordering::SeqCst) == 0 {
             self.clock.wake();
@@ -363,7 +363,8 @@ fn processors() -> usize {
     std::thread::available_parallelism().map_or(2, usize::from)
 }
 
-/// Lowers the thread's priority: whoever comes to a door is served before a guest goes on that computes for long. Elsewhere than on Linux a priority is the whole process's.
+/// Lowers the thread's priority, so that the host serves clients at its doors before a guest that computes for long. Only Linux has a priority for each thread;
+/// elsewhere it is the whole process's.
 fn give_way() {
     if cfg!(target_os = "linux")
         && let Err(error) = rustix::process::nice(GUEST_NICE)

@@ -1,10 +1,10 @@
-//! Why a call has no result, and which of these errors promise that it has not run.
+//! Errors of calls, and which of these errors promise that the call has not run.
 
 use std::time::Duration;
 
 use super::{Budget, MAX_CALL_DEPTH, ToolName};
 
-/// Why a call has no result.
+/// Reason for which a call has no result.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum CallError {
     /// No such tool for this principal.
@@ -15,13 +15,13 @@ pub enum CallError {
     InvalidArguments {
         /// JSON pointer into the arguments.
         path: String,
-        /// What is wrong.
+        /// The fault.
         reason: String,
     },
     /// A limit on concurrency is reached; the call has not run and may be repeated.
     #[error("busy: {limit} {what} already; try again in {} ms", retry_after.as_millis())]
     Busy {
-        /// What there are too many of.
+        /// The things that are too many, such as `instances run`.
         what: &'static str,
         /// How many are allowed.
         limit: usize,
@@ -31,7 +31,7 @@ pub enum CallError {
     /// There were too many calls in too short a time; this one has not run and may be repeated.
     #[error("too many calls: at most {limit} in a minute for this {of}; try again in {} ms", retry_after.as_millis())]
     TooMany {
-        /// Whose rate it is.
+        /// Owner of the rate: the tool or the tenant.
         of: &'static str,
         /// How many calls are allowed in a minute.
         limit: u64,
@@ -44,17 +44,18 @@ pub enum CallError {
     /// A budget ran out; the call was stopped.
     #[error("budget `{budget}` exceeded: the tool was stopped at {limit}")]
     BudgetExceeded {
-        /// Which.
+        /// The budget.
         budget: Budget,
-        /// How much there was of it.
+        /// Size of the budget, in its unit.
         limit: u64,
     },
-    /// The host had no room to go on with a call in which the guest had done something already. The call may have had effects, so it is not simply to be repeated.
+    /// The host had no room to continue the call after the guest had begun to act.
+    /// The call may have had effects, so the caller must not simply repeat it.
     #[error(
         "the call was stopped in the middle: {reason}; it may have had effects, so look what came of it before calling again"
     )]
     Interrupted {
-        /// What there was too little of.
+        /// The resource that ran short.
         reason: String,
     },
     /// The caller gave up; the call was stopped.
@@ -68,7 +69,7 @@ pub enum CallError {
     InvalidResult {
         /// JSON pointer into the structured result.
         path: String,
-        /// What is wrong.
+        /// The fault.
         reason: String,
     },
 }
@@ -82,7 +83,7 @@ impl CallError {
         }
     }
 
-    /// What the error is of a call in which the guest has done something already: never one that says that the call has not run.
+    /// The error that the host reports once the guest has begun to act. It never says that the call has not run.
     #[must_use]
     pub fn after_effects(self) -> Self {
         match self {

@@ -1,4 +1,4 @@
-//! Who watches a running call: its log records and its progress.
+//! The observer of a running call, which receives its log records and its progress.
 
 use std::sync::Arc;
 
@@ -10,9 +10,9 @@ use crate::memory::{Account, MemoryUse, Reservation};
 pub const MAX_PENDING_EVENTS: usize = 64;
 /// The longest text of an event, in bytes. A longer one is cut: a client shows a line of it, and the whole of a log record is in the host's own log.
 pub const MAX_EVENT_BYTES: usize = 64 << 10;
-/// What a text ends with that was cut.
+/// End of a text that the host cut.
 const CUT: &str = " … (cut)";
-/// What an event takes beside its text, in bytes: the message around it, twice.
+/// Bytes of an event beside its text: the message around it, twice.
 const EVENT_BYTES: u64 = 512;
 
 /// RFC 5424 severities, lowest first.
@@ -52,31 +52,31 @@ impl LogLevel {
     }
 }
 
-/// What a running call tells its observer.
+/// News of a running call for its observer.
 #[derive(Debug, Clone, PartialEq)]
 pub enum CallEvent {
     /// A log record.
     Log {
-        /// How grave.
+        /// Severity.
         level: LogLevel,
         /// The component that wrote it.
         component: String,
         /// The text.
         message: String,
     },
-    /// How far the call is.
+    /// Progress of the call.
     Progress {
         /// Done so far; rises from event to event.
         done: f64,
         /// All there is to do, where known.
         total: Option<f64>,
-        /// What is being done.
+        /// The step that the call is at.
         message: Option<String>,
     },
 }
 
 impl CallEvent {
-    /// Cuts its text to [`MAX_EVENT_BYTES`].
+    /// Cuts the event's text to [`MAX_EVENT_BYTES`].
     fn cut(&mut self) {
         let text = match self {
             Self::Log { message, .. } => message,
@@ -90,7 +90,7 @@ impl CallEvent {
         }
     }
 
-    /// What it takes while it waits, in bytes.
+    /// Bytes that the event takes while it waits.
     fn bytes(&self) -> u64 {
         let text = match self {
             Self::Log { component, message, .. } => component.len().saturating_add(message.len()),
@@ -114,7 +114,7 @@ pub struct Observer {
 pub struct WaitingEvent {
     /// The event.
     pub event: CallEvent,
-    /// Whoever keeps the event keeps this.
+    /// Reservation of the event's memory. The owner of the event keeps it as long as the event.
     pub memory: Reservation,
 }
 

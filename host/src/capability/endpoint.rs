@@ -1,6 +1,7 @@
 //! `mcpp:endpoint`: the MCP endpoint from inside a call.
 //!
-//! While a component is only asked for its tools there is no call: the caller is nobody, records go to the host's log, and nothing can be called.
+//! When the host only asks a component for its tools, no call exists: the caller is `system:load` of no tenant, records go to the host's log, and no tool
+//! can be called.
 
 use tokio::time::Instant;
 use wasmtime::component::{HasSelf, Linker};
@@ -18,7 +19,7 @@ use crate::{
     },
 };
 
-/// Links what every component has.
+/// Links the part that every component has.
 pub(super) fn link(linker: &mut Linker<State>) -> wasmtime::Result<()> {
     types::add_to_linker::<State, HasSelf<State>>(linker, |state| state)?;
     caller::add_to_linker::<State, HasSelf<State>>(linker, |state| state)?;
@@ -60,7 +61,7 @@ impl caller::Host for State {
 }
 
 impl State {
-    /// Writes a log record of the guest, out of its budget.
+    /// Writes a log record of the guest and charges it to the guest's budget.
     pub fn log(&mut self, level: LogLevel, message: String) -> wasmtime::Result<()> {
         self.control.charge_log(message.len())?;
         let message = self.control.redactor().text(message);
@@ -98,7 +99,7 @@ impl From<log::Level> for LogLevel {
 
 impl progress::Host for State {
     fn report(&mut self, done: f64, total: Option<f64>, message: Option<String>) -> wasmtime::Result<()> {
-        // As much as a record of the log: it goes to the client in the same way.
+        // Progress costs as much as a log record, because it goes to the client in the same way.
         self.control.charge_log(message.as_ref().map_or(0, String::len))?;
         let finite = done.is_finite() && total.is_none_or(f64::is_finite);
         if let (true, Some(running)) = (finite && done > self.progress, &self.running) {
@@ -118,13 +119,13 @@ impl call::Host for State {
     ) -> wasmtime::Result<Result<types::ToolResult, call::CallError>> {
         let Some(running) = &self.running else { return Ok(Err(call::CallError::NotFound)) };
         if self.store_use.transaction_open {
-            // The released package has no case of its own for this.
+            // The released package has no error case for this.
             let reason = "transaction-open: commit or drop the open transaction first, others may be waiting for it";
             return Ok(Err(call::CallError::Aborted(reason.into())));
         }
-        // What another tool is told must not be more than the caller is told.
+        // The other tool must not learn more than the caller may: the redactor hides secrets.
         let arguments = self.control.redactor().text(arguments);
-        // They are kept, as text and as values, for as long as the other tool runs.
+        // The arguments stay, as text and as values, for as long as the other tool runs.
         let kept = self.control.memory().reserve(MemoryUse::Messages, json_bytes(&arguments));
         let Ok(_until_it_answers) = kept else { return Ok(Err(call::CallError::Busy)) };
         let nested = match nested_call(running, self.control.deadline(), self.control.cancel_token(), &tool, &arguments)
@@ -142,7 +143,7 @@ impl call::Host for State {
     }
 }
 
-/// The call that `running` may make: its own caller, its own deadline, one deeper, and only to tools that its grant names.
+/// The call that `running` may make: with its own caller, its own deadline, one level deeper, and only to tools that its grant names.
 fn nested_call(
     running: &Running,
     deadline: Instant,

@@ -38,7 +38,7 @@ impl From<StoreError> for wit::OutboxError {
     }
 }
 
-/// What is common to all that a call writes.
+/// Context that all events and timers of a call share.
 struct Writing {
     space: Space,
     cause: Arc<str>,

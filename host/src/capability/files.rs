@@ -1,8 +1,8 @@
 //! `wasi:filesystem`: the directories that a component's grant names, and no others.
 //!
-//! Every component has the interface, as language runtimes import it; without a grant there is no directory in it. Paths are resolved below an open
-//! directory by the system itself (cap-primitives), so that no link and no race leads out. What is ours: the mode of each directory, threads of their
-//! own for what blocks, an end of every operation with its call, and bounds on open files, on listings and on bytes written.
+//! Every component has the interface, because language runtimes import it; without a grant it has no directory. The system itself (cap-primitives) resolves
+//! paths below an open directory, so that no link and no race leads out. The host adds the mode of each directory and separate threads for blocking work. It
+//! ends every operation with its call, and bounds open files, listings and bytes written.
 
 mod folders;
 mod handles;
@@ -42,17 +42,17 @@ use crate::{
 
 type Fd = Resource<Descriptor>;
 
-/// The file system of one instance, with the reins of the call that owns it.
+/// The file system of one instance, with the controls of the call that owns it.
 pub struct Files<'a> {
-    /// The engine's own implementation, which does what is done here in no other way.
+    /// The engine's own implementation, for all operations that this module does not replace.
     pub view: WasiFilesystemCtxView<'a>,
-    /// The reins.
+    /// Controls of the call.
     pub control: &'a Arc<Control>,
-    /// What is open.
+    /// Open files and listings.
     pub handles: &'a mut Handles,
-    /// What is granted.
+    /// Granted directories.
     pub folders: Option<&'a Folders>,
-    /// Notes what is used of it.
+    /// Notes the uses of the granted directories.
     pub witness: Option<&'a Witness>,
 }
 
@@ -66,13 +66,13 @@ impl HasData for Files<'static> {
     type Data<'a> = Files<'a>;
 }
 
-/// Links it.
+/// Links the interfaces.
 pub(super) fn link(l: &mut Linker<State>) -> wasmtime::Result<()> {
     types::add_to_linker::<State, Files<'static>>(l, State::files)?;
     preopens::add_to_linker::<State, Files<'static>>(l, State::files)
 }
 
-/// Runs an operation on the threads for files, and ends waiting for it when the call ends.
+/// Runs an operation on the threads for files, and stops waiting for it when the call ends.
 async fn wait<T>(control: &Control, operation: impl Future<Output = FsResult<T>>) -> FsResult<T> {
     control.wait(in_pool(operation)).await.map_err(FsError::trap)?
 }
@@ -85,7 +85,7 @@ impl Files<'_> {
         }
     }
 
-    /// Notes that something below an open directory is wanted.
+    /// Notes that the guest wants something below an open directory.
     fn note(&mut self, fd: &Fd, wanted: FolderMode) {
         let (Some(folders), Some(witness), Some(number)) = (self.folders, self.witness, self.handles.granted(fd.rep()))
         else {
@@ -129,7 +129,7 @@ impl types::Host for Files<'_> {
     }
 }
 
-/// Methods that are the engine's own, run on the threads for files. What they want of which directories is noted.
+/// Methods of the engine, run on the threads for files. The macro notes which directories they use and how.
 macro_rules! as_they_are {
     ($($([$mode:ident of $($dir:ident),+])? fn $name:ident($($param:ident: $type:ty),*) -> $answer:ty;)*) => {
         $(async fn $name(&mut self, $($param: $type),*) -> FsResult<$answer> {
@@ -162,7 +162,7 @@ impl HostDescriptor for Files<'_> {
     }
 
     async fn set_size(&mut self, fd: Fd, size: u64) -> FsResult<()> {
-        // All of it, not only what is added: what the size was before may be another's doing a moment later.
+        // Charges the whole size, not only the growth, because another guest may change the old size a moment later.
         self.charge(size)?;
         wait(self.control, HostDescriptor::set_size(&mut self.view, fd, size)).await
     }
@@ -185,7 +185,7 @@ impl HostDescriptor for Files<'_> {
             let set = HostDescriptor::set_times_at(&mut self.view, fd, flags, path, accessed, modified);
             return wait(self.control, set).await;
         }
-        // The engine would open the file in a way that waits for the other end of a pipe.
+        // The engine would open the file in a way that waits for a pipe's other end.
         let dir = self.dir(&fd)?;
         if dir.perms.write_not_permitted() {
             return Err(ErrorCode::NotPermitted.into());
@@ -228,7 +228,7 @@ impl HostDescriptor for Files<'_> {
     async fn read_directory(&mut self, fd: Fd) -> FsResult<Resource<ReaddirIterator>> {
         self.note(&fd, FolderMode::Read);
         let (dir, room) = (self.dir(&fd)?, self.handles.room_for_entries());
-        // The engine takes a listing into memory as a whole: how long it is must be known before.
+        // The engine takes a listing into memory as a whole, so the host must know its length before.
         let counted = blocking(move || open::count_entries(&dir.dir, room));
         let entries = wait(self.control, async { Ok(counted.await?) }).await?.ok_or(ErrorCode::Overflow)?;
         let bytes = u64::try_from(entries.saturating_mul(ENTRY_BYTES)).unwrap_or(u64::MAX);

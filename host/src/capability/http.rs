@@ -1,7 +1,7 @@
 //! `wasi:http/outgoing-handler`: requests that the grant's rules allow, to addresses that they allow, with secrets that the guest never sees.
 //!
-//! The WASI side (handles, bodies, fields) is wasmtime's; sending is ours, from the check of the rules to the socket. A refused request is `HTTP-request-denied` to the guest; why, and
-//! what would allow it, is a record in the host's log. Redirects are answers like any other.
+//! The WASI side (handles, bodies, fields) is wasmtime's. This module sends, from the check of the rules to the socket. A guest sees a refusal as
+//! `HTTP-request-denied`; the host's log records the reason and the rule that would allow the request. Redirects are answers like any other.
 
 mod connection;
 mod exchange;
@@ -39,23 +39,23 @@ use crate::{
     wasm::{control::Control, state::State},
 };
 
-/// What one set of fields may take of the host's memory, in bytes: fewer than 1,000 fields.
+/// Bytes of the host's memory that one set of fields may take: fewer than 1,000 fields.
 const MAX_FIELD_MEMORY_BYTES: usize = 64 << 10;
 /// Most fields of a request's head, and of an answer's.
 const MAX_FIELDS: usize = 256;
-/// Most that a guest writes to a body at once, and most that waits to be sent, in bytes.
+/// Most bytes that a guest writes to a body at once, and most that wait to be sent.
 const BODY_CHUNK_BYTES: usize = 64 << 10;
 /// Longest `host:port`, in bytes.
 const MAX_AUTHORITY_BYTES: usize = 300;
 /// Requests of one call that are under way at once; more wait.
 const MAX_AT_ONCE: usize = 8;
 
-/// What a component may request.
+/// Requests that a component may make.
 #[derive(Debug)]
 pub struct HttpGrant {
-    /// Which requests.
+    /// Rules of allowed requests.
     pub rules: HttpRules,
-    /// Which secrets the host puts into them.
+    /// Secrets that the host may put into requests.
     pub secrets: SecretGrants,
 }
 
@@ -64,13 +64,13 @@ pub struct HttpGrant {
 pub struct HttpAccess {
     /// The host's connections.
     pub outbound: Arc<Outbound>,
-    /// What the component may request.
+    /// Requests that the component may make.
     pub grant: Arc<HttpGrant>,
-    /// Its tenant's secrets.
+    /// Secrets of the component's tenant.
     pub secrets: Arc<Secrets>,
 }
 
-/// Who makes requests, for the host's log.
+/// Maker of requests, for the host's log.
 #[derive(Debug, Clone)]
 pub struct Requester {
     /// The tenant.
@@ -79,15 +79,15 @@ pub struct Requester {
     pub component: Arc<str>,
     /// The tool.
     pub tool: Arc<str>,
-    /// Notes what it does and what it is denied.
+    /// Notes its requests and refusals.
     pub witness: Witness,
 }
 
-/// What one instance has of HTTP.
+/// HTTP state of one instance.
 pub struct HttpUse {
     /// The WASI side's settings.
     pub ctx: WasiHttpCtx,
-    /// How requests are sent.
+    /// Hooks that send requests.
     pub hooks: Hooks,
 }
 
@@ -98,7 +98,7 @@ impl std::fmt::Debug for HttpUse {
 }
 
 impl HttpUse {
-    /// For an instance; without `access` every request is denied.
+    /// State for an instance; without `access` the host denies every request.
     pub fn new(control: Arc<Control>, access: Option<(HttpAccess, Requester)>) -> Self {
         let mut ctx = WasiHttpCtx::new();
         ctx.set_field_size_limit(MAX_FIELD_MEMORY_BYTES);
@@ -113,11 +113,11 @@ pub struct Hooks {
     control: Arc<Control>,
     access: Option<(HttpAccess, Requester)>,
     places: Arc<Semaphore>,
-    /// Whether the instance has a transaction open: nothing that may take long is begun then.
+    /// Whether the instance has a transaction open: then the host begins no operation that may take long.
     pub transaction_open: bool,
 }
 
-/// What the WASI side gets of a request: the answer, and the work that goes on while its body is read.
+/// Answer for the WASI side: the answer itself, and the work that goes on while the guest reads its body.
 type Sent = (http::Response<WasiBody>, Box<dyn Future<Output = Result<(), Error>> + Send>);
 
 impl WasiHttpHooks for Hooks {
@@ -125,7 +125,7 @@ impl WasiHttpHooks for Hooks {
         Arc::new(|name: &HeaderName| DEFAULT_FORBIDDEN_HEADERS.contains(name))
     }
 
-    /// `Host` is what the rules were asked about, in its one form; never what the guest wrote.
+    /// The host sets `Host` itself, in the one form that the rules checked, and never takes it from the guest.
     fn set_host_header(&mut self) -> bool {
         false
     }
@@ -160,14 +160,14 @@ impl WasiHttpHooks for Hooks {
 }
 
 impl Hooks {
-    /// Counts a request and checks all of it that can be checked without looking anything up.
+    /// Counts a request and makes every check that needs no look-up.
     fn prepare(
         &self,
         request: http::Request<WasiBody>,
         options: Option<RequestOptions>,
     ) -> Result<exchange::Exchange, Error> {
         if self.control.charge_http_request().is_err() {
-            // The call is stopped; the guest meets that at its next step.
+            // The host has stopped the call; the guest meets that at its next step.
             return Err(Error::ConnectionLimitReached);
         }
         if self.transaction_open {
@@ -180,10 +180,10 @@ impl Hooks {
     }
 }
 
-/// Links it.
+/// Links the interfaces.
 pub(super) fn link(linker: &mut Linker<State>) -> wasmtime::Result<()> {
     wasmtime_wasi_http::p2::add_only_http_to_linker_async(linker)?;
-    // Two of the WASI side's functions keep texts of any length on the host's side, one for each handle: they are replaced by ones that do not.
+    // Two functions of the WASI side keep texts of any length in the host's memory, one for each handle. The host replaces them by functions that do not.
     linker.allow_shadowing(true);
     let mut types = linker.instance("wasi:http/types@0.2.12")?;
     types.func_wrap(

@@ -1,7 +1,7 @@
 //! `wasi:keyvalue`: buckets in the component's own space, under its grant for a store and within the same quota.
 //!
-//! Each operation is a transaction of its own and durable when it returns. A key stands behind its bucket's name and a hash of itself, so that the number
-//! which the interface has for a cursor can name a place in the bucket.
+//! Each operation is a transaction of its own and durable when it returns. A key stands behind its bucket's name and a hash of itself, so that the
+//! interface's cursor, a number, can name a place in the bucket.
 
 use std::sync::Arc;
 
@@ -30,7 +30,7 @@ const MAX_VALUE_BYTES: usize = 1 << 20;
 const MAX_NAME_BYTES: usize = 64;
 /// The bucket that `""` means.
 const DEFAULT: &str = "default";
-/// How often a transaction that conflicts is run again.
+/// Most attempts of a transaction that conflicts.
 const ATTEMPTS: u32 = 8;
 /// Where the key itself begins, after the bucket's name: a zero and the hash.
 const HASH_BYTES: usize = 8;
@@ -43,7 +43,7 @@ pub struct Bucket {
     name: Box<str>,
 }
 
-/// Links it.
+/// Links the interfaces.
 pub(super) fn link(linker: &mut Linker<State>) -> wasmtime::Result<()> {
     store::add_to_linker::<State, HasSelf<State>>(linker, |state| state)?;
     atomics::add_to_linker::<State, HasSelf<State>>(linker, |state| state)?;
@@ -53,7 +53,7 @@ pub(super) fn link(linker: &mut Linker<State>) -> wasmtime::Result<()> {
 impl From<StoreError> for store::Error {
     fn from(error: StoreError) -> Self {
         if let StoreError::Unavailable(reason) = &error {
-            // The guest is told that it is so, the operator why.
+            // The guest learns that the store is unavailable, the operator why.
             tracing::error!(error = telemetry::chain(&**reason), "a component finds the store unavailable");
         }
         Self::Other(error.to_string())
@@ -71,7 +71,7 @@ impl Bucket {
         (name.len() <= MAX_NAME_BYTES && name.chars().all(legal)).then(|| Self { name: name.into() })
     }
 
-    /// The space's key for what begins with `hash` in this bucket.
+    /// The space's key of an entry whose hash is `hash` in this bucket.
     fn at(&self, hash: u64, key: &[u8]) -> Bytes {
         Section::KeyValue.key(&[self.name.as_bytes(), &[0], &hash.to_be_bytes(), key].concat())
     }
@@ -98,7 +98,7 @@ impl Bucket {
     }
 }
 
-/// Refuses more writes than a transaction may have before any of them is made: a write takes more than a key of few bytes.
+/// Refuses more writes than a transaction may have, before it makes any of them: each write takes more memory than a short key.
 fn check_number(writes: usize) -> Result<(), store::Error> {
     if writes > MAX_TRANSACTION_WRITES { Err(StoreError::TransactionTooLarge.into()) } else { Ok(()) }
 }
@@ -110,7 +110,7 @@ fn value(value: Vec<u8>) -> Result<Bytes, store::Error> {
     Ok(value.into())
 }
 
-/// A bucket and what an operation on it needs.
+/// A bucket and the context of an operation on it.
 struct Reach {
     bucket: Bucket,
     access: StoreAccess,
@@ -118,16 +118,16 @@ struct Reach {
     control: Arc<Control>,
 }
 
-/// What an operation changes.
+/// Change of an operation.
 enum Change {
-    /// Entries are written, or removed where there is no value.
+    /// Writes entries, or removes those without a value.
     Write(Vec<(Bytes, Option<Bytes>)>),
-    /// This is added to the number of an entry.
+    /// Adds this to the number of an entry.
     Add(Bytes, u64),
 }
 
 impl Change {
-    /// Makes it; the number that an entry then has, where something is added.
+    /// Makes the change; returns the number that an entry then has, for an addition.
     async fn make(&self, transaction: &mut dyn Transaction) -> Result<Result<u64, store::Error>, StoreError> {
         let (key, delta) = match self {
             Self::Add(key, delta) => (key, delta),
@@ -152,7 +152,7 @@ impl Change {
         Ok(Ok(sum))
     }
 
-    /// Counts it, once, however often it is made.
+    /// Charges the change once, however often the host makes it.
     fn charge(&self, control: &Control) -> wasmtime::Result<()> {
         match self {
             // One to read and one to write.
@@ -173,7 +173,7 @@ impl Reach {
         Ok(opened.map_err(store::Error::from))
     }
 
-    /// Reads one entry, counted.
+    /// Reads one entry, and charges it.
     async fn get(&self, snapshot: &dyn Snapshot, key: &str) -> Answer<Option<Entry>> {
         let key = match self.bucket.key(key) {
             Ok(key) => key,
@@ -218,7 +218,7 @@ impl Reach {
         Ok(Ok(found))
     }
 
-    /// A page of keys, from the hash that `cursor` is.
+    /// A page of keys, from the hash in `cursor` on.
     async fn list(&self, cursor: Option<u64>) -> Answer<store::KeyResponse> {
         let snapshot = match self.snapshot().await? {
             Ok(snapshot) => snapshot,
@@ -227,7 +227,7 @@ impl Reach {
         let bucket = &self.bucket;
         let mut range = bucket.rest(cursor.unwrap_or(0));
         let (mut keys, mut cursor) = (Vec::new(), None);
-        // The page, and then what is left of keys with the hash of its last one: hardly ever any.
+        // The page, and then the other keys with the hash of its last one: hardly ever any.
         loop {
             self.control.charge_store_op(0)?;
             let scanned = self.control.wait_in_place(snapshot.scan(&range, Scan::first(MAX_PAGE_ENTRIES))).await?;
@@ -250,7 +250,7 @@ impl Reach {
         Ok(Ok(store::KeyResponse { keys, cursor }))
     }
 
-    /// Makes a change in a transaction of its own, again where it conflicts.
+    /// Makes a change in a transaction of its own, and again after a conflict.
     async fn change(&self, change: Result<Change, store::Error>) -> Answer<u64> {
         let change = match change {
             Ok(change) => change,
@@ -282,7 +282,7 @@ impl Reach {
 }
 
 impl State {
-    /// What an operation on a bucket needs. While the guest has a transaction of its own open, another one of the same space would wait for it.
+    /// Context of an operation on a bucket. An open transaction of the guest would make another one of the same space wait for it, so the host refuses.
     fn reach(&mut self, bucket: &Resource<Bucket>) -> Answer<Reach> {
         let bucket = self.table_and_control().0.get(bucket)?.clone();
         if self.store_use.transaction_open {
@@ -294,7 +294,7 @@ impl State {
     }
 }
 
-/// Goes on with what [`State::reach`] gives, or answers with its refusal.
+/// Continues with the value of [`State::reach`], or answers with its refusal.
 macro_rules! reach {
     ($state:ident, $bucket:ident) => {
         match $state.reach(&$bucket)? {

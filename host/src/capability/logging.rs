@@ -1,4 +1,4 @@
-//! `wasi:logging/logging`: log records by the standard interface, on the same way and out of the same budget as `mcpp:endpoint/log`.
+//! `wasi:logging/logging`: log records by the standard interface. They take the same way and the same budget as those of `mcpp:endpoint/log`.
 
 use wasmtime::{
     StoreContextMut,
@@ -13,7 +13,7 @@ use crate::{
 /// The interface as the draft's repository has it, without a version.
 const UNVERSIONED: &str = "wasi:logging/logging";
 
-/// Links it, with the draft's version and without.
+/// Links the interface, with the draft's version and without.
 pub(super) fn link(linker: &mut Linker<State>) -> wasmtime::Result<()> {
     logging::add_to_linker::<State, HasSelf<State>>(linker, |state| state)?;
     linker.instance(UNVERSIONED)?.func_wrap(

@@ -1,4 +1,4 @@
-//! `wasi:config/store`: the settings that the operator wrote into the component's grant. Everybody may ask; without a grant there are none.
+//! `wasi:config/store`: the settings that the operator wrote into the component's grant. Every component may ask; without a grant it gets none.
 
 use wasmtime::component::{HasSelf, Linker};
 
@@ -6,7 +6,7 @@ use crate::wasm::{bindings::standard::wasi::config::store, state::State};
 
 type Answer<T> = wasmtime::Result<Result<T, store::Error>>;
 
-/// Links it.
+/// Links the interface.
 pub(super) fn link(linker: &mut Linker<State>) -> wasmtime::Result<()> {
     store::add_to_linker::<State, HasSelf<State>>(linker, |state| state)
 }

@@ -1,7 +1,7 @@
-//! `wasi:sockets`: linked, and every operation denied. CPython and C libraries import it whatever the program does, so a component that has it must load.
+//! `wasi:sockets`: linked, and every operation denied. CPython and C libraries import it for every program, so a component that has it must load.
 //!
-//! Nothing here makes a socket or looks a name up, so no guest ever holds one: the methods of sockets are linked with the engine's own code and cannot be reached.
-//! Should that code be reached all the same, the instance's `WasiCtx` allows neither TCP, UDP nor look-ups, and its check of addresses, the engine's default, refuses all.
+//! No code here makes a socket or looks a name up, so no guest ever holds one: the socket methods are the engine's own code, and unreachable.
+//! If a guest reached that code, the instance's `WasiCtx` would allow neither TCP, UDP nor look-ups. Its check of addresses, the engine's default, refuses all.
 
 use wasmtime::component::{HasData, Linker, Resource, ResourceTable};
 use wasmtime_wasi::{
@@ -20,7 +20,7 @@ use wasmtime_wasi::{
 
 use crate::wasm::state::State;
 
-/// Who denies, with the table of handles.
+/// State of the interfaces, which deny every operation, with the table of handles.
 struct Denied<'a>(&'a mut ResourceTable);
 
 struct HasDenied;
@@ -83,7 +83,7 @@ fn denied(state: &mut State) -> Denied<'_> {
     Denied(state.ctx().table)
 }
 
-/// Links it.
+/// Links the interfaces.
 pub(super) fn link(l: &mut Linker<State>) -> wasmtime::Result<()> {
     network::add_to_linker::<State, HasDenied>(l, &network::LinkOptions::default(), denied)?;
     instance_network::add_to_linker::<State, WasiSockets>(l, State::sockets)?;

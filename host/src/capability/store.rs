@@ -1,7 +1,6 @@
 //! `mcpp:store`: a component's own space, in snapshots and transactions.
 //!
-//! What a guest may ask for is checked here; what it asks for then happens in [`crate::store`]. A transaction is open in at most one handle of an instance, and dies
-//! with it.
+//! This module checks a guest's requests; [`crate::store`] carries them out. A transaction is open in at most one handle of an instance, and dies with it.
 
 use std::{
     sync::Arc,
@@ -36,25 +35,25 @@ const MAX_SNAPSHOT_AGE: Duration = Duration::from_secs(60);
 const MAX_TRANSACTION_TIME: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 /// How long a step of a migration may take.
 pub const MAX_MIGRATION_STEP: Duration = Duration::from_secs(10);
-/// What `wait` leaves of a call's time, for the guest to say that nothing happened.
+/// Time of a call that `wait` leaves, so that the guest can report that nothing happened.
 const WAIT_LEAVES: Duration = Duration::from_millis(100);
 
 type Answer<T> = wasmtime::Result<Result<T, types::StoreError>>;
 
-/// What an instance has of the store.
+/// Access of an instance to the store.
 #[derive(Debug, Clone)]
 pub struct StoreAccess {
     /// The store.
     pub store: Arc<dyn Store>,
     /// The component's space for this tenant.
     pub space: Space,
-    /// How large the space may become, in bytes.
+    /// Most bytes of the space.
     pub quota_bytes: u64,
-    /// To whom the component's events go.
+    /// Subscriptions, which give the receivers of the component's events.
     pub subscriptions: Arc<Subscriptions>,
 }
 
-/// What an instance has open.
+/// Open snapshots and transaction of an instance.
 #[derive(Debug, Default)]
 pub struct StoreUse {
     /// Whether a transaction is open.
@@ -128,7 +127,7 @@ impl From<StoreError> for types::StoreError {
             StoreError::Conflict => Self::Conflict,
             StoreError::OutcomeUnknown => Self::OutcomeUnknown,
             StoreError::Unavailable(reason) => {
-                // The guest is told that it is so, the operator why.
+                // The guest learns that the store is unavailable, the operator why.
                 tracing::error!(error = telemetry::chain(&*reason), "a component finds the store unavailable");
                 Self::Unavailable
             }
@@ -167,7 +166,7 @@ fn range(range: &types::Range) -> Result<KeyRange, types::StoreError> {
     Ok(KeyRange { start: Section::Data.key(&range.start), end })
 }
 
-/// What entries count for when they are read.
+/// Bytes that the host charges for reading entries.
 pub(super) fn bytes_of<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> usize {
     entries.into_iter().map(|entry| entry.key.len().saturating_add(entry.value.len())).sum()
 }
@@ -178,7 +177,7 @@ fn scan(limit: u32, reverse: bool) -> Scan {
 }
 
 impl State {
-    /// What the running call has of the store.
+    /// The running call's access to the store.
     pub fn store_access(&self) -> Result<StoreAccess, types::StoreError> {
         let access = self.running.as_ref().and_then(|running| running.store.clone());
         access.ok_or(types::StoreError::Unavailable)

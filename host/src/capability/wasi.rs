@@ -1,7 +1,7 @@
 //! The harmless part of WASI: clocks, random numbers, streams, and standard output as log records.
 //!
 //! The environment is empty: language runtimes import it and run without. `wasi:filesystem` is in [`super::files`].
-//! Waiting is ours: `wasi:io/poll` and what blocks on a stream are the only places where a WASI guest can park, so they are raced against the call's end here.
+//! Waiting is the host's: a WASI guest can park only in `wasi:io/poll` and in blocking stream operations. The host races these against the call's end here.
 
 mod streams;
 mod tasks;
@@ -29,7 +29,7 @@ impl HasData for Io {
     type Data<'a> = &'a mut ResourceTable;
 }
 
-/// The table of handles with the reins of the call that owns it.
+/// The table of handles with the controls of the call that owns it.
 #[derive(Debug)]
 pub struct Waiting<'a> {
     table: &'a mut ResourceTable,
@@ -68,7 +68,7 @@ fn waiting(state: &mut State) -> Waiting<'_> {
     Waiting { table, control }
 }
 
-/// Links it.
+/// Links the interfaces.
 pub(super) fn link(l: &mut Linker<State>) -> wasmtime::Result<()> {
     io::error::add_to_linker::<State, Io>(l, |state| state.ctx().table)?;
     io::streams::add_to_linker::<State, Waiting<'static>>(l, waiting)?;

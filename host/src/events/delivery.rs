@@ -1,6 +1,6 @@
-//! Delivers what waits: one task looks where there is something, and one for each space that has something works it off.
+//! Delivers waiting events and timers. One task looks for spaces that have any; one worker for each such space delivers them.
 //!
-//! All that must survive is in the store; a task here knows only what is under way. Whatever it does not finish, the next one finds again.
+//! All that must survive is in the store; a task here knows only the deliveries under way. The next worker finds again all that this one leaves.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -33,7 +33,7 @@ const MAX_UNDER_WAY: usize = 16;
 const MAX_EXAMINED: usize = 256;
 /// How soon to go on where a look has ended before it saw everything.
 const NEXT_LOOK: Duration = Duration::from_millis(10);
-/// How soon to look again for what waits for its handler to be loaded, or for room.
+/// How soon to look again for deliveries that wait for their handler to be loaded, or for room.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// How soon to try again when the host had no room, or the store failed.
 const TRY_AGAIN: Duration = Duration::from_millis(100);
@@ -68,7 +68,7 @@ pub(super) async fn run(
                 let (id, broke) = ended.map_or_else(|error| (error.id(), true), |(id, ())| (id, false));
                 if let Some(space) = names.remove(&id)
                     && let Some(look) = workers.remove(&space)
-                    // It may have been told to look in its last moment.
+                    // The worker may have received a notice to look in its last moment.
                     && (broke || look.notified().now_or_never().is_some())
                 {
                     spaces.insert(space);
@@ -84,17 +84,17 @@ struct Worker {
     store: Arc<dyn Store>,
     deliver: Arc<dyn Deliver>,
     look: Arc<Notify>,
-    /// What is under way: groups of events, and timers, by the key of the first of them.
+    /// Deliveries under way: groups of events and timers, by the key of the first of them.
     under_way: BTreeSet<Bytes>,
     /// Where the next look begins.
     next_group: Bytes,
 }
 
-/// What a look has found.
+/// Result of a look.
 #[derive(Default)]
 struct Found {
     ready: Vec<(Bytes, Job)>,
-    /// When there may be more to do; none if there is nothing.
+    /// Time until there may be more to do; none if nothing is left.
     next: Option<Duration>,
 }
 
@@ -123,7 +123,7 @@ impl Worker {
         loop {
             let found = match self.find().await {
                 Ok(found) => found,
-                // Its tenant is gone, and so is all that was to be delivered.
+                // The tenant is gone, and its deliveries with it.
                 Err(error) if error.is_removed() => return,
                 Err(error) => {
                     tracing::error!(space = %self.space, error = telemetry::chain(&error), "cannot look for deliveries");
@@ -144,7 +144,7 @@ impl Worker {
                 () = self.look.notified() => {}
                 Some(done) = jobs.join_next() => match done {
                     Ok(lock) => drop(self.under_way.remove(&lock)),
-                    // A job that panicked does not say which it was: forget all, the store knows.
+                    // A job that panicked does not give its lock back: forget all locks, the store knows the deliveries.
                     Err(_) => self.under_way.clear(),
                 },
                 () = tokio::time::sleep(found.next.unwrap_or(LOOK_AGAIN)), if !nothing_left => {}
@@ -153,7 +153,7 @@ impl Worker {
         }
     }
 
-    /// Looks for what can be delivered now, and when there will be more.
+    /// Looks for deliveries that are ready now, and for the time of the next ones.
     async fn find(&mut self) -> Result<Found, StoreError> {
         let snapshot = self.store.snapshot(&self.space).await?;
         let mut found = Found::default();
@@ -197,7 +197,7 @@ impl Worker {
         Ok(())
     }
 
-    /// The head of each group is the only one that may be delivered. Goes round, so that no group waits for others without end.
+    /// The head of each group is the only event that may be delivered. The search goes round the groups, so that none waits for others without end.
     async fn find_events(&mut self, snapshot: &dyn Snapshot, found: &mut Found) -> Result<(), StoreError> {
         let all = Section::Deliveries.prefix(b"");
         let began = self.next_group.clone();
@@ -223,7 +223,7 @@ impl Worker {
         Ok(())
     }
 
-    /// Takes up the head of a group if it can be delivered now; where to go on.
+    /// Takes up the head of a group if it is ready; returns the key where the search continues.
     fn examine(&self, head: Entry, found: &mut Found) -> Result<Bytes, StoreError> {
         let Some((group, to)) = group_of(&head.key) else { return Ok(after_key(&head.key)) };
         let after_group = after_prefix(&group);
@@ -250,7 +250,7 @@ async fn first(snapshot: &dyn Snapshot, range: &KeyRange) -> Result<Option<Entry
 }
 
 impl Job {
-    /// Delivers, and notes durably what came of it.
+    /// Delivers, and notes the outcome durably.
     async fn run(self, space: &Space, store: &dyn Store, deliver: &dyn Deliver) {
         let outcome = if self.delivery.is_of_a_loop() {
             Err(DeliveryError::Failed(format!(
@@ -276,7 +276,7 @@ impl Job {
             Err(DeliveryError::Failed(reason)) => self.failed(space, store, reason).await,
         };
         if let Err(error) = noted {
-            // It stays as it was stored, and is delivered again.
+            // The delivery stays in the store as it was, and the host delivers it again.
             tracing::error!(%space, id = self.delivery.id, error = telemetry::chain(&error), "a delivery could not be noted");
             tokio::time::sleep(TRY_AGAIN).await;
         }
@@ -322,7 +322,7 @@ impl Job {
         self.delivery.kind == super::record::Kind::Timer
     }
 
-    /// Whether what is stored is still what was delivered: a timer may have been set anew meanwhile, or an operator dropped it.
+    /// Whether the stored record is still the one delivered. The component may have set the timer anew meanwhile, or an operator dropped it.
     fn is_current(&self, stored: Option<Entry>) -> Result<bool, StoreError> {
         let Some(stored) = stored else { return Ok(false) };
         Ok(decode::<Delivery>(&stored.value)?.id == self.delivery.id)

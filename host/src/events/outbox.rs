@@ -9,29 +9,29 @@ use super::{
 };
 use crate::store::{Space, StoreError, Transaction};
 
-/// Who writes, and why.
+/// Writer of an event or timer, and its reason.
 #[derive(Debug)]
 pub struct Origin<'a> {
     /// The space of the component that writes.
     pub space: &'a Space,
-    /// What it is doing.
+    /// Action of the component, such as `event ID`, in whose course it writes.
     pub cause: &'a str,
-    /// The trace of that.
+    /// Trace of that action.
     pub traceparent: String,
-    /// How many events led to it, each emitted by the handler of the one before; at least 1 where the host began it by itself.
+    /// Events that led to the action, each emitted by the handler of the one before; at least 1 where the host began it by itself.
     pub chain: u32,
 }
 
-/// What is written.
+/// Message of an event or a timer.
 #[derive(Debug)]
 pub struct Message {
-    /// What orders events, or names the timer.
+    /// Ordering key of the event, or name of the timer.
     pub key: String,
-    /// Its contents.
+    /// Contents of the message.
     pub payload: Bytes,
 }
 
-/// Emits an event to all who are subscribed now; its id. `index` numbers what one transaction writes.
+/// Emits an event to all present subscribers and returns its id. `index` numbers the messages of one transaction.
 pub async fn emit(
     transaction: &mut dyn Transaction,
     origin: &Origin<'_>,
@@ -66,7 +66,7 @@ pub async fn wake_at(
     message: Message,
 ) -> Result<(), StoreError> {
     cancel_wake(transaction, &message.key).await?;
-    // What a handler sets again and again has a rate; what a client sets is due when it says.
+    // The host limits the rate of a handler's own timers. A client's timer is due at the client's time.
     let soonest = if origin.chain > 0 { now_ms().saturating_add(LEAST_WAKE_MS) } else { 0 };
     let next_ms = at_ms.max(soonest);
     let id = id(origin, transaction.order(timer_key(&message.key).as_ref()).await?, index);
@@ -75,7 +75,7 @@ pub async fn wake_at(
     transaction.set(due_key(next_ms, &message.key), Bytes::new()).await
 }
 
-/// Removes the timer of a key; whether there was one.
+/// Removes the timer of a key; returns whether one existed.
 pub async fn cancel_wake(transaction: &mut dyn Transaction, key: &str) -> Result<bool, StoreError> {
     let timer = timer_key(key);
     let Some(entry) = transaction.get(&timer).await? else { return Ok(false) };
@@ -89,7 +89,7 @@ fn id(origin: &Origin<'_>, sequence: u64, index: u32) -> String {
 }
 
 fn delivery(origin: &Origin<'_>, id: String, kind: Kind, message: &Message, time_ms: u64, next_ms: u64) -> Delivery {
-    // A timer begins anew, or a component that wakes itself now and then could do so only so often.
+    // A timer begins a new chain. Otherwise a component that wakes itself now and then could do so only `MAX_CHAIN` times.
     let chain = if kind == Kind::Timer { 0 } else { origin.chain };
     Delivery {
         id,

@@ -1,4 +1,4 @@
-//! Deliveries that were given up, for an operator: list them, have them delivered again, or drop them.
+//! Parked deliveries, for an operator: to list, to deliver again, or to drop.
 
 use std::collections::BTreeSet;
 
@@ -48,7 +48,7 @@ pub struct Shown {
     pub payload_bytes: usize,
     /// When it was emitted or due, in milliseconds since 1970-01-01 UTC.
     pub time_ms: u64,
-    /// What wrote it.
+    /// Action that wrote it.
     pub cause: String,
     /// Attempts that failed.
     pub attempts: u32,
@@ -74,7 +74,7 @@ fn parked_key(to: &str, id: &str) -> Bytes {
     Section::Parked.key(format!("{to}\0{id}").as_bytes())
 }
 
-/// What waits to be delivered and what was given up, oldest keys first; at most `limit` of each for a space.
+/// Waiting and parked deliveries of a tenant, oldest keys first; at most `limit` of each for a space.
 pub async fn list(store: &dyn Store, tenant: &TenantId, limit: usize) -> Result<Vec<Shown>, StoreError> {
     let mut shown = Vec::new();
     for space in store.spaces(tenant).await? {
@@ -152,17 +152,17 @@ fn show(space: &Space, to: String, delivery: Delivery, reason: Option<String>) -
     }
 }
 
-/// What to do with deliveries that were given up.
+/// Decision of an operator about parked deliveries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
-    /// Deliver them again, with all attempts before them.
+    /// Deliver them again, each with all its attempts.
     Retry,
-    /// Forget them.
+    /// Drop them.
     Drop,
 }
 
-/// Carries out a verdict on the parked deliveries with this id, or on all; how many there were.
+/// Carries out a verdict on the parked deliveries with this id, or on all; returns how many there were.
 pub async fn settle(
     store: &dyn Store,
     tenant: &TenantId,
@@ -182,7 +182,7 @@ pub async fn settle(
     Ok(settled)
 }
 
-/// Goes through one page of a space, in one transaction; whether there is another.
+/// Goes through one page of a space, in one transaction; returns whether another page follows.
 async fn settle_page(
     store: &dyn Store,
     space: &Space,
@@ -216,7 +216,7 @@ async fn retry(transaction: &mut dyn Transaction, parked: Parked) -> Result<(), 
     let delivery = Delivery { attempts: 0, chain: 0, next_ms: now_ms(), ..parked.delivery };
     if delivery.kind == Kind::Timer {
         let timer = timer_key(&delivery.key);
-        // A timer that was set since then is the one that counts.
+        // A timer that the component has set since then takes precedence.
         if transaction.get(&timer).await?.is_none() {
             transaction.set(due_key(delivery.next_ms, &delivery.key), Bytes::new()).await?;
             transaction.set(timer, encode(&delivery)).await?;

@@ -1,4 +1,4 @@
-//! What is stored of events and timers, and under which keys.
+//! Stored records of events and timers, and their keys.
 
 use std::fmt;
 
@@ -16,7 +16,8 @@ pub const MAX_PAYLOAD_BYTES: usize = 64 << 10;
 /// Bytes of an event's or a timer's key.
 pub const MAX_KEY_BYTES: usize = 256;
 
-/// Events in a chain, each emitted by the handler of the one before; one more is taken for a loop and parked. Workflows of ten steps that tell each other by events are usual.
+/// Events in a chain, each emitted by the handler of the one before. The host takes a longer chain for a loop and parks its last event.
+/// Workflows of ten steps that notify each other by events are usual.
 pub const MAX_CHAIN: u32 = 16;
 /// A timer that the handler of an event or timer sets is due no sooner than this, in milliseconds: a component that wakes itself again and again does so ten times a second
 /// for each of its keys.
@@ -25,7 +26,7 @@ pub const LEAST_WAKE_MS: u64 = 100;
 /// A topic: one component's, with a name of 1 to 64 characters of `a-z A-Z 0-9 _ -`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Topic {
-    /// Whose topic it is; only this component emits on it.
+    /// The component that owns the topic and alone emits on it.
     pub component: ComponentName,
     /// Its name among the component's.
     pub name: ComponentName,
@@ -53,29 +54,29 @@ impl fmt::Display for Topic {
 pub struct Delivery {
     /// Unique in the tenant.
     pub id: String,
-    /// What it is.
+    /// Event or timer.
     pub kind: Kind,
-    /// What orders events, or names the timer.
+    /// Ordering key of the event, or name of the timer.
     pub key: String,
-    /// What was written with it.
+    /// Contents of the message.
     #[serde(serialize_with = "to_base64", deserialize_with = "from_base64")]
     pub payload: Bytes,
     /// When it was emitted, or is due, in milliseconds since 1970-01-01 UTC.
     pub time_ms: u64,
-    /// What wrote it.
+    /// Action that wrote it.
     pub cause: String,
     /// The trace that it continues.
     pub traceparent: String,
-    /// How many events led to it, each emitted by the handler of the one before. A timer begins a new chain.
+    /// Events that led to it, each emitted by the handler of the one before. A timer begins a new chain.
     #[serde(default, skip_serializing_if = "is_first")]
     pub chain: u32,
     /// Attempts that failed.
     pub attempts: u32,
-    /// Not before this time, in milliseconds since 1970-01-01 UTC.
+    /// Time of the next attempt, in milliseconds since 1970-01-01 UTC.
     pub next_ms: u64,
 }
 
-/// What a delivery is.
+/// Kind of a delivery.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
@@ -89,17 +90,17 @@ pub enum Kind {
 }
 
 impl Delivery {
-    /// Whether it is one too many in a chain of events.
+    /// Whether its chain of events is longer than [`MAX_CHAIN`].
     pub fn is_of_a_loop(&self) -> bool {
         self.chain > MAX_CHAIN
     }
 
-    /// The chain to which what its handler emits belongs.
+    /// The length of the chain for events that its handler emits.
     pub fn next_in_chain(&self) -> u32 {
         self.chain.saturating_add(1)
     }
 
-    /// How a handler names what caused what it does.
+    /// Name of this delivery as the cause of its handler's actions.
     pub fn as_cause(&self) -> String {
         match self.kind {
             Kind::Event { .. } => format!("event {}", self.id),
@@ -108,7 +109,7 @@ impl Delivery {
     }
 }
 
-/// What a client or a timer begins is stored as it was before chains were counted.
+/// The host omits a chain of 0, so that records of clients and timers have the form from before chains were counted.
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
 fn is_first(chain: &u32) -> bool {
     *chain == 0
@@ -129,7 +130,7 @@ pub fn encode(record: &impl Serialize) -> Bytes {
     serde_json::to_vec(record).unwrap_or_default().into()
 }
 
-/// A stored record. One that cannot be read is damage, never skipped in silence.
+/// Decodes a stored record. An unreadable record is damage, and the host never skips it in silence.
 pub fn decode<T: DeserializeOwned>(value: &[u8]) -> Result<T, StoreError> {
     serde_json::from_slice(value)
         .map_err(|source| Unavailable::Corrupt { path: "an event record".into(), source: source.into() }.into())

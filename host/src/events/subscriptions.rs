@@ -1,4 +1,6 @@
-//! Who is subscribed to what. Kept in the subscriber's space too, so that events that are emitted before it is loaded again wait for it.
+//! Subscriptions of components to topics.
+//!
+//! The host also keeps them in the subscriber's space, so that events wait for a subscriber that is not loaded yet.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,7 +13,7 @@ use crate::{
     tenant::TenantId,
 };
 
-/// The note in a space that has its component's topics.
+/// Key of the note that holds a component's topics, in the component's own space.
 const NOTE: &[u8] = b"subscriptions";
 
 type ByTenant = BTreeMap<TenantId, BTreeMap<ComponentName, BTreeSet<Topic>>>;
@@ -36,11 +38,11 @@ async fn noted(store: &dyn Store, tenant: &TenantId) -> Result<BTreeMap<Componen
 }
 
 impl Subscriptions {
-    /// Reads what is noted in the spaces of a tenant that is opened, in the place of what was known of it.
+    /// Reads the noted subscriptions from the spaces of a tenant that the host opens, and replaces the known ones.
     pub async fn read(&self, store: &dyn Store, tenant: &TenantId) -> Result<(), StoreError> {
         let components = noted(store, tenant).await?;
         self.change(|by_tenant| {
-            // A tenant that was closed meanwhile does not come back by this.
+            // A tenant that was closed meanwhile does not come back here.
             if let Some(known) = by_tenant.get_mut(tenant) {
                 known.clone_from(&components);
             }
@@ -48,14 +50,14 @@ impl Subscriptions {
         Ok(())
     }
 
-    /// Who is subscribed to a topic.
+    /// Components that are subscribed to a topic.
     pub fn of(&self, tenant: &TenantId, topic: &Topic) -> Vec<ComponentName> {
         let by_tenant = self.by_tenant.load();
         let components = by_tenant.get(tenant).into_iter().flatten();
         components.filter(|(_, topics)| topics.contains(topic)).map(|(component, _)| component.clone()).collect()
     }
 
-    /// Notes durably what a component is subscribed to now. Called when a build of it goes live or it is removed.
+    /// Notes durably a component's present topics. The host calls this when a build of the component goes live or is removed.
     pub async fn set(&self, store: &dyn Store, space: &Space, topics: BTreeSet<Topic>) -> Result<(), StoreError> {
         let by_tenant = self.by_tenant.load_full();
         let before = by_tenant.get(&space.tenant).and_then(|components| components.get(&space.component)).cloned();
@@ -66,7 +68,7 @@ impl Subscriptions {
             transaction.set(Section::Notes.key(NOTE), encode(&noted)).await?;
             transaction.commit().await?;
             self.change(|next| {
-                // A tenant that was forgotten meanwhile does not come back by this.
+                // A tenant that was forgotten meanwhile does not come back here.
                 if let Some(components) = next.get_mut(&space.tenant) {
                     components.insert(space.component.clone(), topics.clone());
                 }
@@ -76,7 +78,7 @@ impl Subscriptions {
         Ok(())
     }
 
-    /// Lets a tenant's components be subscribed; what is known of them stays.
+    /// Lets a tenant's components subscribe; the known subscriptions stay.
     pub fn open(&self, tenant: &TenantId) {
         if !self.by_tenant.load().contains_key(tenant) {
             self.change(|by_tenant| {
@@ -85,7 +87,7 @@ impl Subscriptions {
         }
     }
 
-    /// Forgets a tenant that is closed or removed. What is noted in its spaces stays. A build of it that still goes live subscribes to nothing.
+    /// Forgets a tenant that is closed or removed. The notes in its spaces stay. A build of the tenant that still goes live subscribes to nothing.
     pub fn forget(&self, tenant: &TenantId) {
         self.change(|by_tenant| drop(by_tenant.remove(tenant)));
     }
@@ -98,7 +100,7 @@ impl Subscriptions {
         });
     }
 
-    /// Resolves when a build with a handler went live: what waited for it may be delivered.
+    /// Resolves when a build with a handler went live: deliveries that waited for that handler may run.
     pub async fn changed(&self) {
         self.changed.notified().await;
     }

@@ -16,15 +16,15 @@ pub struct FolderGrants(Vec<FolderGrant>);
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "Raw")]
 pub struct FolderGrant {
-    /// Where it is on the host; absolute.
+    /// The directory on the host; absolute.
     pub path: PathBuf,
-    /// Where the component sees it; absolute.
+    /// The path at which the component sees the directory; absolute.
     pub at: String,
-    /// What may be done with it.
+    /// Access to the directory.
     pub mode: FolderMode,
 }
 
-/// What may be done with a directory and all below it; the later ones include the earlier.
+/// Access to a directory and all below it; each later mode includes the earlier.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum FolderMode {
@@ -44,7 +44,7 @@ impl std::fmt::Display for FolderMode {
     }
 }
 
-/// As it is written in the file.
+/// The form in the grant's file.
 impl std::fmt::Display for FolderGrant {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let (path, at) = (toml::Value::from(self.path.to_string_lossy().as_ref()), toml::Value::from(self.at.as_str()));
@@ -107,7 +107,7 @@ impl TryFrom<Vec<FolderGrant>> for FolderGrants {
 }
 
 impl FolderGrants {
-    /// Whether all of it is in `now` too.
+    /// Whether `now` also contains each of these directories.
     pub(super) fn are_within(&self, now: &Self) -> bool {
         self.0.iter().all(|folder| now.0.contains(folder))
     }

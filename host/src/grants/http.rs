@@ -1,7 +1,8 @@
-//! What a component may request over HTTP: rules of methods and URLs, and one check of a request against them.
+//! Requests that a component may make over HTTP: rules of methods and URLs, and one check of a request against them.
 //!
-//! The check is pure: it sees the request as the guest wrote it and looks nothing up. Which addresses a name may have is the rule's second half, asked by who connects.
-//! Everything that two programs could read differently is refused, in rules and in requests.
+//! The check is pure: it sees the request as the guest wrote it and looks nothing up.
+//! The connector asks the rule for the second half: the addresses that a name may have.
+//! Rules and requests may hold nothing that two programs could read differently.
 
 mod address;
 mod host;
@@ -57,15 +58,15 @@ impl Scheme {
     }
 }
 
-/// A scheme, a host and a port: who is spoken to.
+/// A scheme, a host and a port: the server that a request goes to.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Origin {
-    /// How.
+    /// The scheme.
     pub scheme: Scheme,
-    /// To whom.
+    /// The host.
     pub host: Host,
-    /// Where.
+    /// The port.
     pub port: u16,
 }
 
@@ -84,7 +85,7 @@ impl TryFrom<String> for Origin {
 }
 
 impl Origin {
-    /// The host, and the port if it is not the scheme's: what stands in a URL and in `Host`.
+    /// The host, and the port unless it is the scheme's, as in a URL and in the header `Host`.
     pub fn authority(&self) -> String {
         if self.port == self.scheme.port() { self.host.to_string() } else { format!("{}:{}", self.host, self.port) }
     }
@@ -241,18 +242,18 @@ struct Request<'a> {
 }
 
 impl HttpRules {
-    /// Whether all of it is in `now` too.
+    /// Whether `now` also contains each of these rules.
     pub(super) fn are_within(&self, now: &Self) -> bool {
         self.0.iter().all(|rule| now.0.contains(rule))
     }
 
-    /// Whether there are none: the component has no HTTP.
+    /// Whether there are no rules: the component has no HTTP.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// The rule that allows a request, if one does. The host is as in a URL (an IPv6 address in brackets), the port the scheme's if none is named, the path without
-    /// its query. The rules of a request are asked again for each address that its host has: [`HttpRules::allows_address`].
+    /// The first rule that allows a request. `host` is as in a URL (an IPv6 address in brackets). `port` defaults to the scheme's. `path` has no query.
+    /// For each address of the host, the caller also asks [`HttpRules::allows_address`].
     pub fn check(
         &self,
         method: &str,
@@ -318,7 +319,7 @@ impl Denied {
             let rule = format!("url = \"{origin}{path}\"\nmethods = [\"{method}\"]");
             return Self { why: format!("no rule allows {method} {origin}{path}"), rule: Some(rule) };
         }
-        // A rule with a path cannot allow it, and what it would allow is for the operator to decide.
+        // No rule with a path can allow this request. The advice names the origin alone, and the operator decides.
         let why = format!("no rule allows {method} {origin} with a path that has `..`, `//` or encoded separators");
         Self { why, rule: Some(format!("url = \"{origin}\"\nmethods = [\"{method}\"]")) }
     }
@@ -330,7 +331,7 @@ impl Denied {
         Self { why: format!("{origin} has the address {address}, which is not public"), rule: Some(rule) }
     }
 
-    /// What to add to the component's grant to allow it; none if no rule can.
+    /// Lines that the operator can add to the component's grant to allow the request; none if no rule can.
     pub fn advice(&self) -> Option<String> {
         self.rule.as_ref().map(|rule| format!("[[http]]\n{rule}"))
     }

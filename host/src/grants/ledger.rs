@@ -1,6 +1,6 @@
-//! What components used of their grants and what they were denied: for `mcpp explain` and `mcpp learn`.
+//! Used and refused permissions of components, for `mcpp explain` and `mcpp learn`.
 //!
-//! Always on, and bounded: a few hundred different lines a component, each counted. It is lost with the process.
+//! The ledger is always on, and bounded: a few hundred different lines a component, each counted. It is lost with the process.
 
 use std::{
     collections::BTreeMap,
@@ -12,32 +12,32 @@ use serde::{Deserialize, Serialize};
 
 use crate::{call::ComponentName, tenant::TenantId};
 
-/// Different things noted of one component; what comes after is only counted.
+/// Different notes of one component; the ledger only counts further ones.
 const MAX_LINES: usize = 256;
 /// Longest line that is noted, in bytes: a guest may make up the address that it wants to reach.
 const MAX_LINE_BYTES: usize = 1_024;
 
-/// One thing that a component did, or wanted to do: as the lines of a grant that allow it.
+/// One action or attempt of a component, as the lines of a grant that allow it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Note {
-    /// What would allow exactly this: lines of TOML; none if nothing can.
+    /// Lines of TOML that would allow exactly this; none if no grant can.
     pub grant: Option<String>,
-    /// Why it was denied; none if it was not.
+    /// Reason for a denial; none if the host allowed it.
     pub denied: Option<String>,
-    /// The tool that did it, the last time.
+    /// The tool that did it last.
     pub tool: String,
-    /// How often.
+    /// How often it happened.
     pub count: u64,
-    /// When, the last time; in seconds since 1970-01-01 UTC.
+    /// When it last happened, in seconds since 1970-01-01 UTC.
     pub last: u64,
 }
 
-/// What was noted of one component.
+/// Notes of one component.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Notes {
-    /// Each once, in the order in which they first happened.
+    /// Different notes, in the order in which they first happened.
     pub notes: Vec<Note>,
-    /// What there was no room for.
+    /// Number of further notes, for which there was no room.
     pub dropped: u64,
 }
 
@@ -46,7 +46,7 @@ pub struct Notes {
 pub struct Ledger(Mutex<BTreeMap<(TenantId, ComponentName), Notes>>);
 
 impl Ledger {
-    /// What was noted of a component.
+    /// Notes of a component.
     pub fn of(&self, tenant: &TenantId, component: &ComponentName) -> Notes {
         let notes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         notes.get(&(tenant.clone(), component.clone())).cloned().unwrap_or_default()
@@ -81,7 +81,7 @@ impl Ledger {
     }
 }
 
-/// Notes what one call does.
+/// Notes the actions of one call.
 #[derive(Debug, Clone)]
 pub struct Witness {
     ledger: Arc<Ledger>,
@@ -91,17 +91,17 @@ pub struct Witness {
 }
 
 impl Witness {
-    /// For a call of a component's tool.
+    /// A witness for a call of a component's tool.
     pub fn new(ledger: Arc<Ledger>, tenant: TenantId, component: ComponentName, tool: Arc<str>) -> Self {
         Self { ledger, tenant, component, tool }
     }
 
-    /// It did what this would allow.
+    /// Notes that the tool did something that `grant` allows.
     pub fn used(&self, grant: String) {
         self.ledger.note(&self.tenant, &self.component, &self.tool, Some(grant), None);
     }
 
-    /// It was denied what this would allow, if anything would.
+    /// Notes that the host denied the tool something that `grant` would allow; none if no grant can.
     pub fn denied(&self, grant: Option<String>, why: String) {
         self.ledger.note(&self.tenant, &self.component, &self.tool, grant, Some(why));
     }

@@ -1,4 +1,4 @@
-//! Which secrets the host may put into a component's requests, and the origins to which each may go.
+//! Secrets that the host may put into a component's requests, and the origins to which each may go.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -29,7 +29,7 @@ impl TryFrom<BTreeSet<Origin>> for Origins {
 }
 
 impl SecretGrants {
-    /// Whether all of it is in `now` too.
+    /// Whether `now` also contains each of these secrets and origins.
     pub(super) fn are_within(&self, now: &Self) -> bool {
         self.0.iter().all(|(name, origins)| now.0.get(name).is_some_and(|now| origins.0.is_subset(&now.0)))
     }
@@ -39,7 +39,7 @@ impl SecretGrants {
         self.0.contains_key(name)
     }
 
-    /// Whether it may go to `origin`.
+    /// Whether the secret `name` may go to `origin`.
     pub fn allow(&self, name: &SecretName, origin: &Origin) -> bool {
         self.0.get(name).is_some_and(|origins| origins.0.contains(origin))
     }

@@ -36,9 +36,9 @@ use crate::{call::ComponentName, tenant::TenantId};
 pub struct EmbeddedConfig {
     /// Memory for pages of all open files together, in bytes. The system's own file cache is behind it.
     pub cache_bytes: usize,
-    /// Files open at once; beyond that the one idle for longest is closed.
+    /// Files open at once; beyond that the host closes the file that has been idle longest.
     pub max_open_files: usize,
-    /// A file that nobody used for this long is closed, in milliseconds.
+    /// Idle time after which the host closes a file, in milliseconds.
     pub idle_ms: u64,
 }
 
@@ -60,7 +60,7 @@ struct Shared {
     directory: PathBuf,
     config: EmbeddedConfig,
     disk: Arc<dyn Disk>,
-    /// Who opens files and commits: the host's own threads, whatever thread a guest is on.
+    /// Runtime that opens files and commits, on the host's own threads, whatever thread a guest is on.
     workers: Handle,
     touched: Arc<Touched>,
     closed: AtomicBool,
@@ -77,7 +77,7 @@ struct OpenFile {
 }
 
 impl EmbeddedStore {
-    /// A store below `directory`, which is made if it does not exist. Opens no file yet. Needs a tokio runtime.
+    /// A store below `directory`, which the host makes if it does not exist. Opens no file yet. Needs a tokio runtime.
     pub fn new(directory: PathBuf, config: EmbeddedConfig, disk: Arc<dyn Disk>) -> std::io::Result<Self> {
         crate::files::private_folder(&directory)?;
         let idle = Duration::from_millis(config.idle_ms.max(1));
@@ -105,7 +105,7 @@ impl EmbeddedStore {
         self.0.lock().len()
     }
 
-    /// Copies a tenant's data as it is now into a new file at `target`, while the store is in use. `progress` is told how many entries are copied.
+    /// Copies a tenant's present data into a new file at `target`, while the store is in use. `progress` receives the number of copied entries.
     pub async fn backup(
         &self,
         tenant: &TenantId,
@@ -118,20 +118,20 @@ impl EmbeddedStore {
         copy.await.unwrap_or_else(|_| Err(StoreError::OutcomeUnknown))
     }
 
-    /// Removes everything that a tenant ever kept. From then on the tenant's data is refused to everybody, a delivery in flight for one, until
-    /// [`Store::readmit`] says that there is a tenant of this name again.
+    /// Removes all data of a tenant. From then on the store refuses every access to it, also that of a delivery in flight, until [`Store::readmit`]
+    /// announces a tenant of this name again.
     pub async fn remove(&self, tenant: &TenantId) -> Result<(), StoreError> {
         let (shared, tenant) = (Arc::clone(&self.0), tenant.clone());
         let removed = tokio::task::spawn_blocking(move || shared.remove(&tenant));
         removed.await.unwrap_or_else(|_| Err(StoreError::OutcomeUnknown))
     }
 
-    /// Lets what is staged reach the disk, closes all files, and opens none any more.
+    /// Writes staged transactions to the disk, closes all files, and opens no further one.
     pub async fn close(&self) {
         let shared = Arc::clone(&self.0);
         let closed = tokio::task::spawn_blocking(move || {
             shared.closed.store(true, Ordering::Release);
-            // Under the lock: a file that is opened meanwhile is either here, or sees that the store is closed.
+            // The lock is held: a file that another thread opens meanwhile is either in the map, or its thread sees that the store is closed.
             let files = std::mem::take(&mut *shared.lock());
             files.into_values().for_each(|open| open.file.close_in_order());
         });
@@ -140,7 +140,7 @@ impl EmbeddedStore {
         }
     }
 
-    /// The open file of a tenant; opens it if need be, which may take a while.
+    /// The open file of a tenant. Opening it may take a while.
     async fn file(&self, tenant: &TenantId) -> Result<Arc<File>, StoreError> {
         if let Some(file) = self.0.opened(tenant) {
             return Ok(file);
@@ -159,7 +159,7 @@ impl Shared {
         Some(Arc::clone(&known.file))
     }
 
-    /// Opens a file, unless somebody else just has. Blocks, and only those who want the same file.
+    /// Opens a file, unless another thread just has. Blocks the callers that want the same file, and no others.
     fn open(&self, tenant: TenantId) -> Result<Arc<File>, StoreError> {
         let gate = self.gate(&tenant);
         let _one_at_a_time = gate.enter();
@@ -169,12 +169,12 @@ impl Shared {
         if gate.is_removed() {
             return Err(Unavailable::Removed { tenant }.into());
         }
-        // One that has failed. It is let go of when the map's lock is.
+        // Drops a file that has failed, once the map's lock is free.
         let broken = self.lock().remove(&tenant);
         drop(broken);
         self.make_room();
         let granted: usize = self.lock().values().map(|file| file.cache_bytes).sum();
-        // Half of what is left: the first file, which on most hosts is the only one, has much, and there is always some for the next.
+        // Half of the rest: the first file, on most hosts the only one, gets much, and some always remains for the next.
         let cache_bytes = (self.config.cache_bytes.saturating_sub(granted) / 2).max(MIN_CACHE_BYTES);
         let path = self.path(&tenant);
         if self.closed.load(Ordering::Acquire) {
@@ -222,7 +222,7 @@ impl Shared {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Closes the files idle for longest until one more may be opened. Files in use stay: the limit gives way to the work.
+    /// Closes the files idle for longest until the host may open one more. Files in use stay: the limit yields to the work.
     fn make_room(&self) {
         let mut in_use = BTreeSet::new();
         loop {
@@ -241,11 +241,11 @@ impl Shared {
         }
     }
 
-    /// Closes a tenant's file if nobody has used it for this long; whether it did. Closing writes to the disk, so the map's lock is not held meanwhile: only those
-    /// who want this file wait.
+    /// Closes a tenant's file if it has been idle for this long; returns whether it did. Closing writes to the disk, so this function does not hold the
+    /// map's lock meanwhile: only callers that want this file wait.
     fn close_idle(&self, tenant: &TenantId, idle: Duration) -> bool {
         let gate = self.gate(tenant);
-        // Somebody opens or closes it now.
+        // Another thread opens or closes the file now.
         let Some(_one_at_a_time) = gate.try_enter() else { return false };
         let closed = {
             let mut open = self.lock();
@@ -257,7 +257,7 @@ impl Shared {
 }
 
 impl OpenFile {
-    /// Nobody has it but the map; whoever wants it must come through the map's lock.
+    /// Only the map holds the file; every other user must pass the map's lock.
     fn is_idle(&self) -> bool {
         Arc::strong_count(&self.file) == 1
     }
@@ -325,7 +325,7 @@ impl Store for EmbeddedStore {
     }
 }
 
-/// What a failure of redb means for whoever asked.
+/// Turns a failure of redb into the error for the caller.
 fn unavailable(path: &Path, error: redb::Error) -> Unavailable {
     let path = path.to_owned();
     match error {

@@ -1,8 +1,8 @@
-//! How many instances there may be, running and waiting, and how long a call queues for one: for the host, and for each tenant.
+//! Numbers of running and waiting instances, and the time that a call queues for one, for the host and for each tenant.
 //!
-//! A call holds a place among the running instances, or, while it waits for something, one among the waiting; never both and never none. So waiting calls
-//! cannot starve running ones, a call that waits for a nested one leaves it room to run, and no queue is without a bound. Where its tenant has all the places among the
-//! waiting that it may have, a call keeps the one among the running while it waits.
+//! A call holds a place among the running instances, or, while it waits, one among the waiting; always exactly one. So waiting calls cannot starve running
+//! ones, a call that waits for a nested one leaves it room to run, and every queue has a bound. Where a tenant already holds all its places among the
+//! waiting, its call keeps its place among the running while it waits.
 //!
 //! Tenants share the places of both kinds fairly: a freed place goes to the tenant that has the fewest, each has bounds of its own, and where there are several the last
 //! quarter of the places is kept for those that have almost none.
@@ -34,7 +34,7 @@ use crate::{
     tenant::{TenantId, door::Door},
 };
 
-/// When a refused caller should try again.
+/// Time after which a refused caller should try again.
 pub(super) const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// One tenant, as admission knows it.
@@ -44,9 +44,9 @@ pub struct Share {
     pub tenant: TenantId,
     /// Its bounds.
     pub limits: TenantLimits,
-    /// What it has of the host's memory.
+    /// Its account of the host's memory.
     pub memory: Arc<Account>,
-    /// Its way in.
+    /// Door through which it enters.
     pub door: Door,
 }
 
@@ -56,7 +56,7 @@ impl Share {
         Arc::new(Self { tenant, limits, memory, door: Door::default() })
     }
 
-    /// A share of a host that has nothing else: for what is asked of a component outside of a host.
+    /// A share without a host, for questions to a component outside of one.
     pub fn alone(limits: TenantLimits) -> Arc<Self> {
         let memory = HostMemory::new(&MemoryConfig::default()).account(limits.memory());
         Self::new(TenantId::local(), limits, memory)
@@ -82,26 +82,26 @@ struct State {
     queued: usize,
     /// Whether there are several tenants.
     shared: bool,
-    /// Rises with every place that is given to somebody who queued.
+    /// Rises with every place that a queued call gets.
     served: u64,
     tenants: HashMap<TenantId, Use>,
 }
 
-/// What one tenant has of the places.
+/// Places and queues of one tenant.
 #[derive(Debug, Default)]
 struct Use {
     running: usize,
     waiting: usize,
     queued: usize,
-    /// Instances that come back from waiting: they go first, as they hold what others may wait for.
+    /// Instances that return from waiting. They go first, because they hold resources that others may wait for.
     returning: VecDeque<Line>,
     line: VecDeque<Line>,
-    /// When one of its line was served last.
+    /// Value of the host's `served` when one of its queue was last served.
     served: u64,
     limit: usize,
 }
 
-/// Somebody who queues.
+/// A queued call.
 #[derive(Debug)]
 struct Line {
     turn: oneshot::Sender<Place>,
@@ -118,12 +118,12 @@ impl Use {
 }
 
 impl State {
-    /// Whether one more instance of a tenant that has `own` may run, as far as the host is concerned.
+    /// Whether the host has room for one more running instance of a tenant that has `own`.
     fn may_run(&self, config: &EngineConfig, own: usize) -> bool {
         SharingRule { most: config.max_running, shared: self.shared }.has_room(self.running, own)
     }
 
-    /// The same for one that waits.
+    /// Whether the host has room for one more waiting instance.
     fn may_wait(&self, config: &EngineConfig, own: usize) -> bool {
         SharingRule { most: config.max_waiting, shared: self.shared }.has_room(self.waiting, own)
     }
@@ -163,7 +163,7 @@ impl Admission {
         self.state().shared = shared;
     }
 
-    /// Notes that somebody of a tenant is at the door; whether others use the host too.
+    /// Notes that a client of a tenant is at the door; returns whether others use the host too.
     pub fn note(&self, tenant: &TenantId) -> bool {
         self.0.turns.note(tenant)
     }
@@ -252,7 +252,7 @@ impl Admission {
         Place { admission: self.clone(), tenant: tenant.clone(), kind, given_back: false }
     }
 
-    /// Gives free places to those who queue.
+    /// Gives free places to queued calls.
     fn settle(&self) {
         loop {
             let mut state = self.state();
@@ -268,9 +268,9 @@ impl Admission {
             of.running = of.running.saturating_add(1);
             state.running = state.running.saturating_add(1);
             drop(state);
-            // Who has gone away gives the place back by dropping it; that is no reason to come here again from there.
+            // A caller that has left gives the place back by dropping it; that is no reason to come here again from there.
             if let Err(refused) = line.turn.send(self.place(&tenant, Kind::Running)) {
-                // Who queued has gone away. The loop goes on; giving the place back in the usual way would come here again from within.
+                // The queued caller has left. The loop goes on; giving the place back in the usual way would come here again from within.
                 refused.give_back();
             }
         }
@@ -282,7 +282,7 @@ enum Start {
     Later(oneshot::Receiver<Place>, Queued),
 }
 
-/// Being in the queue; over when dropped.
+/// Membership in the queue; ends when dropped.
 #[derive(Debug)]
 struct Queued {
     admission: Admission,
@@ -324,7 +324,7 @@ struct Place {
 }
 
 impl Place {
-    /// Frees the place without giving it to anybody.
+    /// Frees the place without giving it to a queued call.
     fn give_back(mut self) {
         self.free();
     }
@@ -372,12 +372,12 @@ pub struct Slot {
 }
 
 impl Slot {
-    /// Whether the tenant computes so much that this call should not begin before it is its turn.
+    /// Whether the tenant computes so much that this call should not begin before its turn.
     pub fn is_crowded(&self) -> bool {
         self.admission.0.turns.is_crowded_by(&self.share.tenant)
     }
 
-    /// Notes that the call has used so much processor time.
+    /// Notes the processor time that the call has used.
     pub fn note_used(&self, time: Duration) {
         self.admission.0.turns.note_used(&self.share.tenant, time);
     }
@@ -387,14 +387,14 @@ impl Slot {
         self.admission.0.turns.try_take(&self.share.tenant)
     }
 
-    /// A turn to compute beyond a first slice, when there is one.
+    /// A turn to compute beyond a first slice, once one is free.
     pub async fn turn(&self) -> Option<Turn> {
         self.admission.0.turns.wait(&self.share.tenant).await.ok()
     }
 
     fn set_running(&self, place: Option<Place>) {
         let before = std::mem::replace(&mut *self.running.lock().unwrap_or_else(PoisonError::into_inner), place);
-        // Given to the next one without holding the lock.
+        // Passes to the next call without holding the lock.
         drop(before);
     }
 

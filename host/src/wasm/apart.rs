@@ -1,12 +1,13 @@
-//! The host's own work for a call that may take long and cannot be interrupted: done where guests run, a few at a time, and counted as the call's processor time.
+//! Work of the host for a call that may take long and cannot be interrupted. It runs on the guests' threads, a few at a time, and counts as the call's
+//! processor time.
 
 use std::{sync::Arc, time::Duration};
 
 use super::{Engine, control::Control, pace::thread_time};
 use crate::call::CallError;
 
-/// Does `work` for a call on the guests' threads; with the processor time that it took, which is charged to the call. Others' turns to compute are not taken for it: the
-/// threads give way to the doors, and there is less of such work at once than there are processors.
+/// Does `work` for a call on the guests' threads; returns its result and the processor time, which the caller charges to the call. It takes no turn of
+/// others to compute: the threads give way to the doors, and less of such work runs at once than there are processors.
 pub async fn apart<T: Send + 'static>(
     engine: &Engine,
     control: &Control,

@@ -16,7 +16,7 @@ wasmtime::component::bindgen!({
     inline: "
         package mcpp:host;
 
-        /// Everything that this host links or calls.
+        /// Every interface that this host links or calls.
         world component {
             import mcpp:endpoint/caller@0.1.0;
             import mcpp:endpoint/log@0.1.0;
@@ -46,7 +46,7 @@ wasmtime::component::bindgen!({
     require_store_data_send: true,
 });
 
-/// What a component may import of the standard interfaces that are not in the engine's own crates.
+/// Standard interfaces that a component may import and that are not in the engine's own crates.
 pub mod standard {
     wasmtime::component::bindgen!({
         inline: "
@@ -72,7 +72,7 @@ pub mod standard {
     });
 }
 
-/// What a component may export beside its tools: a handler of events and timers.
+/// Exports beside the tools: a handler of events and timers.
 pub mod handler {
     wasmtime::component::bindgen!({
         inline: "
@@ -88,7 +88,7 @@ pub mod handler {
     });
 }
 
-/// What a component may export beside its tools: the migration of its data.
+/// Exports beside the tools: the migration of data.
 pub mod migration {
     wasmtime::component::bindgen!({
         inline: "

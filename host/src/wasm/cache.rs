@@ -1,7 +1,8 @@
-//! Compiled components on disk, so that a start does not compile what it compiled before.
+//! Compiled components on disk, so that a start does not compile them again.
 //!
-//! Machine code is trusted code: an entry carries a keyed MAC over its very bytes, its component and its engine, checked before a byte of it is used. The key
-//! is this folder's own, and every tenant has a folder: whether another tenant has loaded a component cannot be told from how long it takes. A corrupt, foreign or truncated entry is a miss, never an error: the component is compiled again and the entry replaced.
+//! Machine code is trusted code. An entry carries a keyed MAC over its very bytes, its component and its engine, and the host checks it before it uses a byte.
+//! Every tenant has a folder with a key of its own, so the time of a load does not tell whether another tenant has loaded a component. A corrupt, foreign or
+//! truncated entry is a miss, never an error: the host compiles the component again and replaces the entry.
 #![allow(
     unsafe_code,
     reason = "deserializing machine code; sound because only bytes that this host MACed itself get there"
@@ -29,11 +30,11 @@ pub struct Cache {
     key: [u8; KEY_BYTES],
     /// All entries together, in bytes; the least recently used make room.
     bound: u64,
-    /// One makes room at a time.
+    /// Lock for making room, one thread at a time.
     storing: Mutex<()>,
 }
 
-/// What an entry is of: a component, and the engine that is to run it.
+/// Identity of an entry: a component, and the engine that runs it.
 #[derive(Debug, Clone)]
 pub struct Digest {
     wasm: blake3::Hash,
@@ -41,22 +42,22 @@ pub struct Digest {
 }
 
 impl Digest {
-    /// Of a component on an engine.
+    /// The digest of a component on an engine.
     pub fn new(engine: &wasmtime::Engine, wasm: &[u8]) -> Self {
         Self { wasm: blake3::hash(wasm), engine: engine_hash(engine) }
     }
 
-    /// The component's part of it.
+    /// The component's part of the digest.
     pub fn wasm(&self) -> blake3::Hash {
         self.wasm
     }
 
-    /// The engine's part of it.
+    /// The engine's part of the digest.
     pub fn engine(&self) -> [u8; 32] {
         self.engine
     }
 
-    /// Both as one.
+    /// Both parts as one.
     pub fn name_bytes(&self) -> [u8; 32] {
         let mut hasher = blake3::Hasher::new();
         hasher.update(self.wasm.as_bytes()).update(&self.engine);
@@ -64,7 +65,7 @@ impl Digest {
     }
 }
 
-/// Why there is no cache.
+/// Reason for which the host has no cache.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot use {path} for compiled components")]
 pub struct CacheError {
@@ -82,12 +83,12 @@ impl Cache {
         Ok(Self { dir: dir.to_owned(), key, bound, storing: Mutex::new(()) })
     }
 
-    /// Where it is.
+    /// The cache's folder.
     pub fn folder(&self) -> &Path {
         &self.dir
     }
 
-    /// Whether there is an entry; whether it is sound is seen when it is loaded.
+    /// Whether an entry exists. A load finds out whether it is sound.
     pub fn has(&self, digest: &Digest) -> bool {
         self.path(digest).exists()
     }
@@ -96,12 +97,12 @@ impl Cache {
         self.dir.join(format!("{}.cwasm", blake3::Hash::from_bytes(digest.name_bytes()).to_hex()))
     }
 
-    /// How many bytes an entry has; none if there is none.
+    /// Bytes of an entry; none if it does not exist.
     pub fn bytes(&self, digest: &Digest) -> Option<u64> {
         Some(fs::metadata(self.path(digest)).ok()?.len())
     }
 
-    /// Keeps what a child of this host has made. That it cannot is no reason to do without.
+    /// Keeps the code that a child of this host has made. A failure only costs a later compilation.
     pub fn store(&self, digest: &Digest, code: &MachineCode) {
         let path = self.path(digest);
         if let Err(error) = self.try_store(&path, digest, code.as_bytes()) {
@@ -109,7 +110,7 @@ impl Cache {
         }
     }
 
-    /// The compiled form of a component, if there is a sound one.
+    /// The compiled form of a component, if a sound entry exists.
     pub fn load(&self, engine: &wasmtime::Engine, digest: &Digest) -> Option<Component> {
         let path = &self.path(digest);
         let entry = fs::read(path).ok()?;
@@ -122,7 +123,7 @@ impl Cache {
             tracing::warn!(path = %path.display(), "a cached component is not ours or was changed; compiling again");
             return None;
         }
-        // SAFETY: `code` was just shown to be what this host's own engine serialized under this key.
+        // SAFETY: the MAC shows that this host's own engine serialized `code` under this key.
         match unsafe { Component::deserialize(engine, code) } {
             Ok(component) => {
                 let _recency_is_best_effort =
@@ -155,7 +156,7 @@ impl Cache {
         write_atomically(path, &bytes)
     }
 
-    /// Removes the least recently used entries until the rest has at most `most` bytes, and what writes that broke off left behind.
+    /// Removes the least recently used entries until the rest has at most `most` bytes, and the remains of interrupted writes.
     fn make_room(&self, most: u64) -> io::Result<()> {
         let mut entries = Vec::new();
         for entry in fs::read_dir(&self.dir)? {
@@ -181,7 +182,7 @@ impl Cache {
     }
 }
 
-/// What a child of this host has made, ready to be linked.
+/// Code that a child of this host has made, ready to link.
 pub fn take(engine: &wasmtime::Engine, code: &MachineCode) -> wasmtime::Result<Component> {
     // SAFETY: only a child of this host makes machine code of this type, for an engine that is configured as this one.
     unsafe { Component::deserialize(engine, code.as_bytes()) }

@@ -1,8 +1,8 @@
-//! Compiling components: in a process of its own for each, so that no component can take the host's memory or time, or crash it, by what it is made of.
+//! Compiling components: in a process of its own for each, so that no component's content can take the host's memory or time, or crash it.
 //!
-//! The child is this program again. It gets the component's bytes and gives back machine code; it has no environment, no descriptor but three pipes, no key and no file.
-//! One child runs for a tenant at a time and few for the host. What a build may use is bounded ([`BuildLimits`]); a build past that is refused by name, and the refusal is
-//! kept by digest, so that the same file is not compiled again in vain.
+//! The child is this program again. It gets the component's bytes and returns machine code. It has no environment, three pipes as its only descriptors, no key
+//! and no file. One child runs for a tenant at a time and few for the host. [`BuildLimits`] bound a build; the host refuses a build past them by name,
+//! and keeps the refusal by digest, so that it does not compile the same file again in vain.
 
 pub mod child;
 mod descriptors;
@@ -27,9 +27,9 @@ use refused::Refusals;
 pub const CHILD_ARGUMENT: &str = "compile-child";
 /// Largest machine code of one component, in bytes: about twice that of a Python interpreter with its libraries.
 const MAX_CODE_BYTES: u64 = 512 << 20;
-/// Memory of one child on a machine of unknown or small size: enough for what a language's own tool chain makes of a program.
+/// Least memory of one child, on a machine of unknown or small size: enough for programs of a language's own tool chain.
 const LEAST_MEMORY_BYTES: u64 = 512 << 20;
-/// Memory of one child on a large machine: no component that a compiler made needs more.
+/// Most memory of one child, on a large machine: no component from a compiler needs more.
 const MOST_MEMORY_BYTES: u64 = 4 << 30;
 /// Children at once, at most: each uses several processors.
 const MOST_PROCESSES: u64 = 8;
@@ -60,7 +60,7 @@ impl Default for CompileConfig {
 }
 
 impl CompileConfig {
-    /// What is wrong with these numbers, if anything.
+    /// Describes the first invalid number, if any.
     pub fn check(&self) -> Result<(), String> {
         let in_range = |name: &str, value: u64, least: u64, most: u64| {
             if (least..=most).contains(&value) {
@@ -96,7 +96,7 @@ impl CompileConfig {
     }
 }
 
-/// What one build may use.
+/// Resources that one build may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BuildLimits {
     /// Memory beyond what the program itself has, in bytes.
@@ -107,7 +107,7 @@ pub struct BuildLimits {
     pub wall: Duration,
 }
 
-/// Machine code that a child of this host made. Nothing else makes one, so that it can be trusted.
+/// Machine code that a child of this host made. Only such a child makes it, so the host can trust it.
 pub struct MachineCode(Vec<u8>);
 
 impl MachineCode {
@@ -129,7 +129,7 @@ impl std::fmt::Debug for MachineCode {
     }
 }
 
-/// Why there is no machine code.
+/// Reason for which the host has no machine code.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
     /// The component is not valid.
@@ -138,9 +138,9 @@ pub enum BuildError {
     /// The build went past its limits, now or before.
     #[error("{refusal}{}", if *known { "; it is not compiled again until the file or the limit changes" } else { "" })]
     Refused {
-        /// Past which limit.
+        /// The limit that it passed.
         refusal: Refusal,
-        /// Whether that was known without compiling.
+        /// Whether the host knew this without compiling.
         known: bool,
     },
     /// The child cannot be started.
@@ -148,11 +148,11 @@ pub enum BuildError {
     Program {
         /// The program.
         program: PathBuf,
-        /// Why not.
+        /// The cause.
         #[source]
         source: std::io::Error,
     },
-    /// The child is not the host's own program, or broke off for reasons that are not the component's.
+    /// The child is not the host's own program, or broke off for reasons outside the component.
     #[error("the process that compiles failed: {0}")]
     Child(String),
     /// The host is stopping.
@@ -186,7 +186,7 @@ impl Compiler {
         }))
     }
 
-    /// What one build may use.
+    /// Resources that one build may use.
     pub fn limits(&self) -> BuildLimits {
         self.0.limits
     }
@@ -202,11 +202,11 @@ fn own_program() -> PathBuf {
     if cfg!(target_os = "linux") {
         return PathBuf::from("/proc/self/exe");
     }
-    // Without a name the start of a child fails, and says so.
+    // With an empty name the start of a child fails, and reports it.
     std::env::current_exe().unwrap_or_default()
 }
 
-/// The builds of one owner: a tenant, or the host itself. One after the other, from its own cache.
+/// Builds of one owner: a tenant, or the host itself. They run one after another and use the owner's cache.
 #[derive(Debug)]
 pub struct Builds {
     compiler: Compiler,
@@ -228,7 +228,7 @@ impl Builds {
         Self::new(compiler, cache, 1)
     }
 
-    /// The builds of what is shipped with this program: as many at once as the host has processes.
+    /// Builds of the components shipped with this program: as many at once as the host has processes.
     pub fn of_host(compiler: Compiler, cache: Option<Cache>) -> Arc<Self> {
         Self::new(compiler, cache, Semaphore::MAX_PERMITS)
     }
@@ -238,7 +238,7 @@ impl Builds {
         Arc::new(Self { compiler, turns: Arc::new(Semaphore::new(at_once)), cache, refusals })
     }
 
-    /// Where what was compiled before is kept.
+    /// The owner's compile cache.
     pub fn cache(&self) -> Option<&Cache> {
         self.cache.as_ref()
     }

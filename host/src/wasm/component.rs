@@ -1,6 +1,6 @@
-//! Loading a component, step by step: bytes → [`Compiled`] → [`Admitted`] → [`Loaded`]. Each step is a type, so none can be left out.
+//! Loading a component, step by step: bytes → [`Compiled`] → [`Admitted`] → [`Loaded`]. Each step is a type, so no step can be left out.
 //!
-//! Nothing of a component runs before its imports are checked against its grant. A failed load changes nothing.
+//! No code of a component runs before the host has checked its imports against its grant. A failed load changes nothing.
 
 mod error;
 
@@ -43,14 +43,14 @@ use crate::{
 pub const MAX_COMPONENT_BYTES: u64 = 256 << 20;
 /// Most tools of one component.
 const MAX_TOOLS: usize = 1_000;
-/// Most topics that a component may be subscribed to.
+/// Most topics of a component's subscriptions.
 const MAX_TOPICS: usize = 100;
 /// How long a component may take to list its tools.
 const LIST_TIME: Duration = Duration::from_secs(1);
-/// The interface by which we know an SDK component, without its version.
+/// The interface by which the host knows an SDK component, without its version.
 const TOOLS_INTERFACE: &str = "mcpp:tool/tools";
 
-/// Where a component's bytes are from.
+/// Source of a component's bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Origin {
@@ -89,24 +89,25 @@ impl std::fmt::Debug for Compiled {
     }
 }
 
-/// What is to be compiled, and for whom.
+/// Component to compile, with its owner.
 #[derive(Debug, Clone)]
 pub struct Source {
     /// The component's name.
     pub name: ComponentName,
     /// Its bytes.
     pub wasm: Bytes,
-    /// Whether its fuel is counted.
+    /// Whether the host counts its fuel.
     pub fuel: Fuel,
-    /// Which compiler is to make its code.
+    /// Compiler that makes its code.
     pub code: Code,
     /// The most memory that a call of it may have, in bytes.
     pub memory_bytes: u64,
-    /// Whose memory its code is; none for what is shipped with this program.
+    /// Account that pays for its code; none for a component shipped with this program.
     pub account: Option<Arc<Account>>,
 }
 
-/// Compiles a component, or takes it from the cache. With [`Code::Baseline`], what is not in the cache is compiled by the fast compiler, if that can, and not kept.
+/// Compiles a component, or takes it from the cache. With [`Code::Baseline`], the fast compiler makes the code of a component outside the cache if it can,
+/// and the host does not keep that code.
 pub async fn compile(engine: &Engine, builds: &Arc<Builds>, source: Source) -> Result<Compiled, LoadError> {
     let (step, source) = {
         let (engine, builds) = (engine.clone(), Arc::clone(builds));
@@ -120,27 +121,27 @@ pub async fn compile(engine: &Engine, builds: &Arc<Builds>, source: Source) -> R
     let permit = builds.permit().await?;
     let (engine, shared) = (engine.clone(), Arc::clone(builds));
     apart(move || {
-        // The child ends after a caller that no longer waits; its permit ends with it.
+        // The child outlives a caller that no longer waits; its permit ends with it.
         let _until_it_ends = permit;
         build(&engine, &shared, source, step)
     })
     .await
 }
 
-/// Runs what blocks on a thread of its own.
+/// Runs blocking work on a thread of its own.
 async fn apart<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, LoadError> + Send + 'static,
 ) -> Result<T, LoadError> {
     tokio::task::spawn_blocking(work).await.map_err(|_| LoadError::Stopping)?
 }
 
-/// What is next for a component that is to be compiled.
+/// Next step for a component to compile.
 enum Step {
     Done(Compiled),
     Build(Prepared),
 }
 
-/// What was found out about a component before it is compiled.
+/// Findings about a component before compilation.
 struct Prepared {
     docs: Arc<Docs>,
     shape: Shape,
@@ -181,7 +182,7 @@ fn prepare(engine: &Engine, builds: &Builds, source: Source) -> Result<(Step, So
     Ok((Step::Build(prepared), source))
 }
 
-/// Compiles, by the fast compiler if that is asked for and it can: what it cannot do, on this machine or for this component, the other one can.
+/// Compiles with the fast compiler if the source asks for it. Where that compiler cannot, on this machine or for this component, the other one does.
 fn build(engine: &Engine, builds: &Builds, mut source: Source, prepared: Prepared) -> Result<Compiled, LoadError> {
     if source.code == Code::Baseline {
         let features = Features { code: Code::Baseline, ..prepared.features };
@@ -208,7 +209,7 @@ fn build(engine: &Engine, builds: &Builds, mut source: Source, prepared: Prepare
     Ok(prepared.compiled(source, component, memory))
 }
 
-/// Takes the memory of a component's code, and of the images of its memories, for as long as it is live.
+/// Takes the memory of a component's code and memory images, for as long as they are live.
 fn reserve(source: &Source, shape: &Shape, code_bytes: u64) -> Result<Option<Arc<Reservation>>, LoadError> {
     let Some(account) = &source.account else { return Ok(None) };
     let bytes = code_bytes.saturating_add(shape.image_bytes());
@@ -243,7 +244,7 @@ fn chain(error: &wasmtime::Error) -> String {
     error.chain().map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
-/// A component that may run: its imports are granted and linked.
+/// A component that may run: the host has granted and linked its imports.
 #[derive(Debug)]
 pub struct Admitted {
     compiled: Compiled,
@@ -267,7 +268,7 @@ impl std::fmt::Debug for Kind {
 }
 
 impl Compiled {
-    /// The names of the interfaces that it imports. Interfaces of types alone give no power and are left out: without a function there is nothing of a resource to get.
+    /// Names of the interfaces that it imports. Interfaces of types alone give no power, so the list omits them: without a function no resource can be had.
     pub fn imports(&self) -> Vec<String> {
         let engine = self.component.engine();
         let component_type = self.component.component_type();
@@ -281,7 +282,7 @@ impl Compiled {
         powerful.map(|(name, _)| name.to_owned()).collect()
     }
 
-    /// Checks its imports against `grant` and links what is granted.
+    /// Checks its imports against `grant` and links the granted interfaces.
     pub fn admit(self, grant: &ComponentGrant) -> Result<Admitted, LoadError> {
         for import in self.imports() {
             capability::check(self.name.as_str(), &import, grant)?;
@@ -302,7 +303,7 @@ impl Compiled {
         Ok(Admitted { compiled: self, kind, handler, migration })
     }
 
-    /// Whether it exports one of our interfaces, in a version that this host speaks.
+    /// Whether it exports one of the host's interfaces, in a version that this host speaks.
     fn exports(&self, interface: &str) -> Result<bool, LoadError> {
         let component_type = self.component.component_type();
         let mut exports = component_type.exports(self.component.engine()).map(|(name, _)| name);
@@ -319,13 +320,13 @@ impl Compiled {
 pub struct Loaded {
     /// Its name.
     pub name: ComponentName,
-    /// BLAKE3 of its bytes: which build this is.
+    /// BLAKE3 of its bytes, which identifies the build.
     pub digest: String,
     /// Its size, in bytes.
     pub bytes: usize,
     /// Whether its code came from the compile cache.
     pub cached: bool,
-    /// Which compiler made its code.
+    /// Compiler that made its code.
     pub code: Code,
     /// Its tools.
     pub tools: Vec<LoadedTool>,
@@ -333,23 +334,23 @@ pub struct Loaded {
     pub handler: Option<(Handler, Vec<String>)>,
     /// Its migration, and the format that it reads and writes.
     pub migration: Option<(Migration, u32)>,
-    /// What its author should know.
+    /// Remarks for its author.
     pub notes: Vec<String>,
-    /// The memory of its code; none for what is shipped with this program.
+    /// Memory of its code; none for a component shipped with this program.
     pub memory: Option<Arc<Reservation>>,
 }
 
 /// One tool as its component describes it; nothing in it is checked yet.
 #[derive(Debug)]
 pub struct LoadedTool {
-    /// What it says of itself.
+    /// The tool as the component lists it.
     pub listing: WitTool,
-    /// How it is called.
+    /// The way to call it.
     pub target: Target,
 }
 
 impl Admitted {
-    /// Asks for its tools.
+    /// Asks the component for its tools.
     pub async fn load(self, engine: &Engine, admission: (&Admission, &Arc<Share>)) -> Result<Loaded, LoadError> {
         let Self { compiled, kind, handler, migration } = self;
         let name = compiled.name.shared();
@@ -390,7 +391,7 @@ impl Admitted {
     }
 }
 
-/// Reins for what a component is asked when it is loaded.
+/// Controls for the host's questions to a component at its load.
 async fn loading((admission, share): (&Admission, &Arc<Share>)) -> Result<Arc<Control>, LoadError> {
     let limits = Limits { deadline_ms: u64::try_from(LIST_TIME.as_millis()).unwrap_or(u64::MAX), ..Limits::default() };
     let cancel = CancellationToken::new();

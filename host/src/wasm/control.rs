@@ -1,7 +1,7 @@
-//! The reins of one running call: deadline, cancellation, budgets, and its place among running and waiting instances.
+//! Controls of one running call: deadline, cancellation, budgets, and its place among running and waiting instances.
 //!
-//! Everything that can stop a guest goes through [`Control`]: the epoch callback asks it, every host call is charged to it, and every host future that may
-//! wait is raced against it. The first reason to stop is kept, so that the caller is told the cause and not its consequence.
+//! All that can stop a guest goes through [`Control`]. The epoch callback asks it, every host call charges it, and every host future that may wait races it.
+//! It keeps the first reason to stop, so that the caller learns the cause and not its consequence.
 
 use std::{
     future::Future,
@@ -27,14 +27,14 @@ use crate::{
 #[error("the host stopped the call")]
 pub struct Stopped;
 
-/// The reins of one call. Shared between the guest's instance and the host side of the call.
+/// Controls of one call. The guest's instance and the host side of the call share them.
 #[derive(Debug)]
 pub struct Control {
     limits: Limits,
     deadline: Instant,
     cancel: CancellationToken,
     memory: Arc<Account>,
-    /// Its places; none any more when the call is over and its instance stays.
+    /// Its places; none after the call, when its instance stays.
     slot: Mutex<Option<Arc<Slot>>>,
     log_bytes: AtomicU64,
     host_calls: AtomicU64,
@@ -45,7 +45,7 @@ pub struct Control {
     http_bytes: AtomicU64,
     redactor: Redactor,
     stopped: OnceLock<CallError>,
-    /// Why the guest was first not given memory that it asked for.
+    /// The first refusal of memory that the guest asked for.
     refused_memory: OnceLock<(Budget, String)>,
     long: AtomicBool,
     held: AtomicUsize,
@@ -55,7 +55,7 @@ pub struct Control {
 }
 
 impl Control {
-    /// Reins for a call that has been given `slot`.
+    /// Controls for a call that has `slot`.
     pub fn new(limits: Limits, deadline: Instant, cancel: CancellationToken, slot: Slot) -> Arc<Self> {
         Arc::new(Self {
             limits,
@@ -85,7 +85,7 @@ impl Control {
         &self.limits
     }
 
-    /// When the call is stopped.
+    /// The time at which the host stops the call.
     pub fn deadline(&self) -> Instant {
         self.deadline
     }
@@ -99,7 +99,7 @@ impl Control {
         self.slot.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Ends the call, which used so much processor time: its places are free, even if something of its instance stays.
+    /// Ends the call with the processor time that it used. Its places are free, even if part of its instance stays.
     pub fn retire(&self, used: Duration) {
         self.over.cancel();
         let slot = self.slot.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -113,7 +113,7 @@ impl Control {
         self.over.clone()
     }
 
-    /// What the call has cost so far, with the memory that its instance held.
+    /// Cost of the call so far, with its instance's memory.
     pub fn cost(&self, memory_bytes: u64) -> Cost {
         let spent = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Cost {
@@ -149,30 +149,30 @@ impl Control {
         self.http_bytes.load(Ordering::Relaxed)
     }
 
-    /// What must not leave the call.
+    /// Redactor that hides secrets in all that leaves the call.
     pub fn redactor(&self) -> &Redactor {
         &self.redactor
     }
 
-    /// Why the call was stopped, if it was.
+    /// Reason for which the host stopped the call, if it did.
     pub fn stopped(&self) -> Option<CallError> {
         self.stopped.get().cloned()
     }
 
-    /// Stops the call for `reason`, unless there already is one; the trap to return to the engine. A refusal that says that the call has not run becomes another one where
-    /// it may have.
+    /// Stops the call for `reason`, unless it already has one; returns the trap for the engine. Where the call may have run, a refusal that says otherwise
+    /// becomes another error.
     pub fn stop(&self, reason: CallError) -> wasmtime::Error {
         let reason = if self.has_acted() { reason.after_effects() } else { reason };
         let _first = self.stopped.set(reason);
         wasmtime::Error::from(Stopped)
     }
 
-    /// Notes that the guest asked for memory and was not given it. It may go on with less.
+    /// Notes that the host refused memory to the guest. The guest may continue with less.
     pub fn note_refused_memory(&self, budget: Budget, why: String) {
         let _first = self.refused_memory.set((budget, why));
     }
 
-    /// By which budget the guest was not given memory that it asked for, and why, if it was not.
+    /// Budget and reason of the first refusal of memory, if any.
     pub fn refused_memory(&self) -> Option<&(Budget, String)> {
         self.refused_memory.get()
     }
@@ -182,7 +182,7 @@ impl Control {
         self.stop(CallError::BudgetExceeded { budget, limit })
     }
 
-    /// Notes that the guest has used a slice of time, or will: one that is known to be long does not begin on a door's thread.
+    /// Notes that the guest has used a slice of time, or will: a guest known to be long does not begin on a door's thread.
     pub fn note_slice(&self) {
         self.long.store(true, Ordering::Relaxed);
     }
@@ -192,12 +192,12 @@ impl Control {
         self.long.load(Ordering::Relaxed)
     }
 
-    /// Whether the guest's tenant computes more than others should wait for.
+    /// Whether the guest's tenant computes so much that others wait for it.
     pub fn is_crowded(&self) -> bool {
         self.slot().is_some_and(|slot| slot.is_crowded())
     }
 
-    /// Whether the guest waits in a call into the host, or for its turn: all of it, whatever else it has to do.
+    /// Whether the whole guest waits in a call into the host, or for its turn, whatever else it has to do.
     pub fn is_held(&self) -> bool {
         self.held.load(Ordering::Relaxed) > 0
     }
@@ -207,7 +207,7 @@ impl Control {
         Held(&self.held)
     }
 
-    /// Lets others run until it is the guest's turn to compute again.
+    /// Lets others run until the guest's turn to compute comes again.
     pub async fn let_others_run(&self) {
         let _held = self.hold();
         if let Some(slot) = self.slot() {
@@ -215,12 +215,12 @@ impl Control {
         }
     }
 
-    /// The guest's own time.
+    /// Clock of the guest's own time.
     pub fn pace(&self) -> &Arc<Pace> {
         &self.pace
     }
 
-    /// Asked at every epoch: may the guest go on?
+    /// Fails if the guest must stop. The epoch callback calls this at every epoch.
     pub fn check(&self) -> wasmtime::Result<()> {
         if self.stopped.get().is_some() {
             return Err(Stopped.into());
@@ -237,12 +237,12 @@ impl Control {
         Ok(())
     }
 
-    /// Counts a call into the host.
+    /// Counts a call into the host against its budget.
     pub fn charge_host_call(&self) -> wasmtime::Result<()> {
         if self.host_calls.fetch_add(1, Ordering::Relaxed) >= self.limits.host_calls {
             return Err(self.exceed(Budget::HostCalls, self.limits.host_calls));
         }
-        // A guest that does nothing but call the host meets no epoch check of its own.
+        // A guest that only calls the host meets no epoch check of its own.
         self.check()
     }
 
@@ -251,13 +251,13 @@ impl Control {
         self.charge(&self.log_bytes, amount(bytes), Budget::Log, self.limits.log_bytes)
     }
 
-    /// Counts an operation on the store that hands it `bytes`.
+    /// Counts a store operation that hands over `bytes`.
     pub fn charge_store_op(&self, bytes: usize) -> wasmtime::Result<()> {
         self.charge(&self.store_ops, 1, Budget::StoreOps, self.limits.store_ops)?;
         self.charge_store_bytes(bytes)
     }
 
-    /// Counts bytes that the store gave.
+    /// Counts bytes that the store returned.
     pub fn charge_store_bytes(&self, bytes: usize) -> wasmtime::Result<()> {
         self.charge(&self.store_bytes, amount(bytes), Budget::StoreBytes, self.limits.store_bytes)
     }
@@ -294,8 +294,8 @@ impl Control {
         Ok(())
     }
 
-    /// Runs a host future that may wait: ends it when the call is cancelled or out of time, and counts the instance as waiting meanwhile. Where its tenant has no place
-    /// among the waiting left, it keeps the one among the running.
+    /// Runs a host future that may wait. It ends the future when the call is cancelled or out of time, and counts the instance as waiting meanwhile. Where
+    /// the tenant has no place among the waiting left, the call keeps its place among the running.
     pub async fn wait<F: Future>(&self, future: F) -> wasmtime::Result<F::Output> {
         let mut future = std::pin::pin!(future);
         if let Some(ready) = future.as_mut().now_or_never() {
@@ -308,7 +308,7 @@ impl Control {
         Ok(output)
     }
 
-    /// Runs a future that gives the call its instance, which another call has: meanwhile this one queues. Ends it when the call is cancelled or out of time.
+    /// Runs a future that gives the call an instance which another call uses; the call queues meanwhile. It ends when the call is cancelled or out of time.
     pub async fn wait_for_instance<F: Future>(&self, future: F) -> wasmtime::Result<F::Output> {
         let mut future = std::pin::pin!(future);
         if let Some(ready) = future.as_mut().now_or_never() {
@@ -321,8 +321,8 @@ impl Control {
         Ok(output)
     }
 
-    /// As [`Control::wait`], but the instance keeps its place among the running. For what gives it something that others wait for: it must not then queue for
-    /// a place that those others have.
+    /// As [`Control::wait`], but the instance keeps its place among the running. Use it for a future that obtains something that others wait for: it must not
+    /// then queue for a place that those others hold.
     pub async fn wait_in_place<F: Future>(&self, future: F) -> wasmtime::Result<F::Output> {
         let _held = self.hold();
         tokio::select! {
@@ -332,7 +332,7 @@ impl Control {
         }
     }
 
-    /// Resolves when the call must end, with why.
+    /// Resolves when the call must end, with the reason.
     pub async fn end(&self) -> CallError {
         tokio::select! {
             () = self.cancel.cancelled() => CallError::Cancelled,
@@ -349,7 +349,7 @@ impl Control {
     }
 }
 
-/// While there is one, the guest is held.
+/// The guest is held as long as one of these exists.
 struct Held<'a>(&'a AtomicUsize);
 
 impl Drop for Held<'_> {

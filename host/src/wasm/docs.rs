@@ -1,8 +1,9 @@
 //! WIT doc comments that a component carries: the texts for its tools, and for the fields and cases of their types.
 //!
-//! They stand in custom sections of the component. The binary form has no other place for them, and the usual tool chains drop them when they make a component out of
-//! a module; [`embed`] puts them back. Sections are read as wit-parser writes them, `package-docs`, and as `package-docs:NAMESPACE:PACKAGE@VERSION` for packages whose name
-//! has to be known. A component may be hostile: what is too large or cannot be read counts as no docs, and never as a reason not to load.
+//! Custom sections of the component hold these comments. The binary form has no other place for them, and the usual tool chains drop them when they make a
+//! component out of a module; [`embed`] puts them back. The host reads sections as wit-parser writes them, `package-docs`, and as
+//! `package-docs:NAMESPACE:PACKAGE@VERSION` for packages whose name it must know. A component may be hostile: docs that are too large or unreadable count as
+//! absent, and never as a reason not to load.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,7 +18,7 @@ use wit_parser::{PackageId, PackageMetadata, Resolve, WorldItem};
 
 /// The section's name, alone or before a colon and the package's.
 const SECTION: &str = "package-docs";
-/// The versions of the section's form that are read.
+/// Versions of the section's form that the host reads.
 const VERSIONS: [u8; 2] = [0, 1];
 /// Most bytes that all sections together may have.
 const MAX_DOCS_BYTES: usize = 1 << 20;
@@ -26,10 +27,10 @@ const MAX_SECTIONS: usize = 64;
 /// Longest single text, in bytes; the rest is cut off.
 const MAX_TEXT_BYTES: usize = 4 << 10;
 
-/// Most named types of a component that are looked at.
+/// Most named types of a component that the host examines.
 const MAX_TYPES: usize = 1_000;
 
-/// Where something is exported: in an interface, by its full name, or (empty) in the world.
+/// Place of an export: an interface, by its full name, or the world (empty).
 pub type Scope = str;
 
 /// A component's doc comments.
@@ -37,7 +38,7 @@ pub type Scope = str;
 pub struct Docs {
     functions: BTreeMap<(String, String), String>,
     types: BTreeMap<(String, String), TypeDocs>,
-    /// Why sections could not be read.
+    /// Reasons for which sections could not be read.
     pub problems: Vec<String>,
 }
 
@@ -45,13 +46,13 @@ pub struct Docs {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub struct TypeDocs {
-    /// What the type is.
+    /// Description of the type.
     pub docs: Option<String>,
-    /// What its fields, cases or flags are, by name.
+    /// Descriptions of its fields, cases or flags, by name.
     pub items: BTreeMap<String, String>,
 }
 
-/// A package, as its section has it. Keys that are not about docs are skipped.
+/// A package, as its section has it. The reader skips keys that are not about docs.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct PackageForm {
@@ -131,13 +132,14 @@ impl Docs {
         }
     }
 
-    /// What is said of a function.
+    /// Docs of a function.
     pub fn function(&self, scope: &Scope, name: &str) -> Option<&str> {
         let find = |scope: &Scope| self.functions.get(&(scope.to_owned(), name.to_owned()));
         find(scope).or_else(|| find(short_name(scope))).map(String::as_str)
     }
 
-    /// What is said of a type: where it is exported, or, as interfaces use each other's types, under the same name elsewhere if that is one text.
+    /// Docs of a type, from the place of its export. Interfaces use each other's types, so the text may stand under the same name elsewhere, if only one
+    /// such exists.
     fn named_type(&self, scope: &Scope, name: &str) -> Option<&TypeDocs> {
         let find = |scope: &Scope| self.types.get(&(scope.to_owned(), name.to_owned()));
         find(scope)
@@ -145,7 +147,7 @@ impl Docs {
             .or_else(|| the_same(self.types.iter().filter(|((_, other), _)| other == name).map(|(_, docs)| docs)))
     }
 
-    /// The docs of a component's types, found by their shape. Types that the world itself defines are not among its exports, and stay without.
+    /// Docs of a component's types, found by their shape. Types that the world itself defines are not among its exports, and get no docs.
     pub fn types(&self, component: &Component, engine: &wasmtime::Engine) -> KnownTypes {
         let mut known = KnownTypes::default();
         if self.types.is_empty() {
@@ -179,7 +181,7 @@ impl Docs {
 #[derive(Debug, Default)]
 pub struct KnownTypes(BTreeMap<Shape, Vec<(String, TypeDocs)>>);
 
-/// What tells one named type from another.
+/// Shape that tells one named type from another.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Shape {
     Fields(Vec<String>),
@@ -216,13 +218,13 @@ impl KnownTypes {
     }
 }
 
-/// The one value that all are.
+/// The one value that all items equal; none if they differ.
 fn the_same<'a, T: PartialEq>(mut all: impl Iterator<Item = &'a T>) -> Option<&'a T> {
     let first = all.next()?;
     all.all(|other| other == first).then_some(first)
 }
 
-/// The package that a section is about: empty if it does not say.
+/// Package that a section describes; empty if it names none.
 fn package_of(section: &str) -> Option<&str> {
     let rest = section.strip_prefix(SECTION)?;
     if rest.is_empty() { Some("") } else { rest.strip_prefix(':') }
@@ -263,15 +265,15 @@ fn cut(text: String) -> Option<String> {
     }
 }
 
-/// One section of a component, not of what is nested in it.
+/// One section of a component, not of a nested component.
 struct Section<'a> {
-    /// All of it.
+    /// The whole section.
     bytes: &'a [u8],
-    /// The name and data of a custom one.
+    /// Name and data of a custom section.
     custom: Option<(&'a str, &'a [u8])>,
 }
 
-/// The sections of a component, as far as they can be told apart.
+/// Sections of a component, as far as they can be told apart.
 fn sections(wasm: &[u8]) -> impl Iterator<Item = Section<'_>> {
     let mut rest = wasm.get(PREAMBLE_BYTES..).unwrap_or_default();
     std::iter::from_fn(move || {
@@ -296,10 +298,10 @@ fn custom(content: &[u8]) -> Option<(&str, &[u8])> {
     Some((name, content.get(reader.original_position()..)?))
 }
 
-/// Why docs could not be put into a component.
+/// Reason for which docs could not be put into a component.
 #[derive(Debug, thiserror::Error)]
 pub enum EmbedError {
-    /// The WIT cannot be read.
+    /// The host cannot read the WIT.
     #[error("cannot read the WIT: {0}")]
     Wit(String),
     /// The file is no component.

@@ -1,33 +1,34 @@
-//! What a component needs of its engine, and so on which one it runs: what costs every instance is for those that need it. Decided once, when it is compiled; afterwards everything goes by the component's own engine.
+//! Features that a component needs of its engine, and so the engine that runs it. Costly features are for the components that need them.
+//! The host decides once, when it compiles the component; afterwards everything follows the component's own engine.
 
 use wasmparser::{
     CanonicalFunction, CanonicalOption, ComponentDefinedType, ComponentType, ComponentTypeDeclaration,
     CompositeInnerType, InstanceTypeDeclaration, Parser, Payload, PrimitiveValType, RefType, SubType, TypeRef, ValType,
 };
 
-/// The start of the versions of WASI that are linked only where there are tasks.
+/// Start of the WASI versions that the host links only where tasks exist.
 pub(crate) const WASI_OF_TASKS: &str = "0.3.";
 
-/// What an engine has beside what every component needs.
+/// Features of an engine beyond those that every component needs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Features {
     /// Tasks of one call that wait side by side: async functions, streams and futures between components, WASI 0.3.
     pub tasks: Tasks,
-    /// What lives outside of linear memory: exceptions, structs and arrays.
+    /// Heap outside of linear memory: exceptions, structs and arrays.
     pub heap: Heap,
     /// The count of instructions.
     pub fuel: Fuel,
-    /// Which compiler makes the code.
+    /// Compiler that makes the code.
     pub code: Code,
 }
 
-/// Which compiler makes an engine's code.
+/// Compiler that makes an engine's code.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Code {
-    /// The one whose code is fast (Cranelift).
+    /// The compiler of fast code (Cranelift).
     #[default]
     Optimized,
-    /// The one that is fast itself (Winch), for what will soon be replaced.
+    /// The fast compiler (Winch), for code that the host will soon replace.
     Baseline,
 }
 
@@ -62,13 +63,13 @@ pub enum Tasks {
 }
 
 impl Features {
-    /// What `wasm` needs where its fuel is counted or not. What is no component needs nothing, and is refused by the compiler.
+    /// Features that `wasm` needs, with `fuel`. A file that is no component needs none, and the compiler refuses it.
     pub fn of(wasm: &[u8], fuel: Fuel) -> Self {
         let (tasks, heap) = needs(wasm).unwrap_or_default();
         Self { tasks, heap, fuel, code: Code::Optimized }
     }
 
-    /// A number for each combination, below [`Features::COMBINATIONS`]; 0 for what needs nothing.
+    /// A number for each combination, below [`Features::COMBINATIONS`]; 0 for the combination without features.
     pub fn number(self) -> usize {
         usize::from(self.tasks == Tasks::Many)
             | usize::from(self.fuel == Fuel::Counted) << 1
@@ -87,11 +88,11 @@ impl Features {
         }
     }
 
-    /// How many combinations there are.
+    /// Number of combinations.
     pub const COMBINATIONS: usize = 16;
 }
 
-/// What the component, and every module and component in it, needs.
+/// Features that the component, and every module and component in it, needs.
 fn needs(wasm: &[u8]) -> wasmparser::Result<(Tasks, Heap)> {
     let (mut tasks, mut heap) = (false, false);
     for payload in Parser::new(0).parse_all(wasm) {

@@ -1,4 +1,5 @@
-//! A guest: an instance of a component with what the host keeps for it. Usually made for one call; one that stays ([`super::kept`]) rests between two.
+//! A guest: an instance of a component, with the state that the host keeps for it. Most live for one call; a guest that stays ([`super::kept`]) rests
+//! between two.
 
 use std::sync::Arc;
 
@@ -26,10 +27,10 @@ use crate::{
     memory::{MemoryUse, NoMemory},
 };
 
-/// The most that is told of why a guest refuses an argument, and of the path to it, in bytes each: a reason is a sentence, and it is written on a door's thread.
+/// Most bytes of a guest's reason to refuse an argument, and of the path to it: a reason is a sentence, and a door's thread writes it.
 const MAX_REFUSAL_BYTES: usize = 8 << 10;
 
-/// A result beyond this is not made into JSON, or read from it, on a door's thread.
+/// Size of a result, in bytes, beyond which no door's thread turns it into JSON or parses it.
 const LARGE_RESULT_BYTES: u64 = 256 << 10;
 
 /// A guest.
@@ -52,7 +53,7 @@ impl std::fmt::Debug for Guest {
 }
 
 impl Guest {
-    /// A guest that is not instantiated yet.
+    /// A guest that has no instance yet.
     pub(super) fn new(
         engine: &wasmtime::Engine,
         component: &Arc<str>,
@@ -63,30 +64,31 @@ impl Guest {
         Self { store, code: None, given_out: GivenOut::default() }
     }
 
-    /// Gives a guest that rested its next call.
+    /// Gives a resting guest its next call.
     pub(super) fn wake(&mut self, control: &Arc<Control>, running: Running) {
         self.store.data_mut().wake(Arc::clone(control), running);
         prepare(&mut self.store, control);
     }
 
-    /// Lets go of the call; whether the guest may stay. One that has tasks left, or what they wait for, may not: they would go on within somebody else's call.
+    /// Detaches the call; returns whether the guest may stay. A guest with tasks left, or with handles that they wait for, may not:
+    /// they would run within another call.
     pub(super) fn rest(&mut self) -> bool {
         let has_tasks = self.store.engine().get_concurrency_support() && self.store.concurrent_state_table_size() > 0;
         self.code.is_some() && !has_tasks && self.store.data_mut().rest()
     }
 
-    /// Whether a client has handles of it.
+    /// Whether a client holds handles of the guest.
     pub(super) fn has_given_out(&self) -> bool {
         !self.given_out.is_empty()
     }
 
-    /// What the call has cost so far.
+    /// Cost of the call so far.
     pub(super) fn cost(&self) -> Cost {
         let state = self.store.data();
         Cost { fuel: fuel_used(&self.store), ..state.control.cost(state.memory_bytes()) }
     }
 
-    /// Runs a tool. An outer error means that the guest is not to be used again.
+    /// Runs a tool. An outer error means that the guest must not be used again.
     pub(super) async fn call(
         &mut self,
         target: &Target,
@@ -111,11 +113,11 @@ impl Guest {
         arguments: &Value,
     ) -> Result<Result<ToolResult, CallError>, Failure> {
         let mut handles = self.given_out.in_call(&function.resources);
-        // What does not fit needs no instance to be refused.
+        // Arguments that do not fit need no instance to be refused.
         if let Err(error) = function.check_room(&handles) {
             return Ok(Err(error));
         }
-        // A few bytes of JSON may become many, and they stay for as long as the guest runs.
+        // A few bytes of JSON may become many, which stay as long as the guest runs.
         let bytes = value::params_bytes(arguments, function.params());
         let account = Arc::clone(self.store.data().control.memory());
         let _while_they_are_there = match account.reserve(MemoryUse::Messages, bytes) {
@@ -152,7 +154,7 @@ impl Guest {
         } else {
             func.call_async(&mut *store, &params, &mut results).await?;
         }
-        // It is there twice while it is made into JSON; what stays of it is charged afterwards.
+        // The result exists twice while it becomes JSON; afterwards the host charges the remaining form.
         let bytes = results.first().map_or(0, value::json_bytes);
         let control = Arc::clone(&store.data().control);
         let _while_it_is_made = reserve(bytes, &control).map_err(Failure::Call)?;
@@ -165,7 +167,7 @@ impl Guest {
     }
 }
 
-/// The refusal of arguments for whose values there is no room: for now, unless they could never have it.
+/// The refusal of arguments whose values have no room: temporary, unless they could never have it.
 fn no_room(full: &NoMemory, bytes: u64) -> CallError {
     let (what, bound) = match *full {
         NoMemory::Account { bound, .. } => ("message_bytes of this tenant are used", bound),
@@ -183,7 +185,7 @@ fn other_code() -> Failure {
     wasmtime::Error::msg("the instance is of another component").into()
 }
 
-/// A store under the reins of a call.
+/// A store under the controls of a call.
 pub(super) fn new_store(
     engine: &wasmtime::Engine,
     component: &Arc<str>,
@@ -201,7 +203,7 @@ pub(super) fn new_store(
     store.epoch_deadline_callback(|context| {
         let control = &context.data().control;
         control.check()?;
-        // The clock ticks for all guests at once, and while they wait: this one may have used hardly any of its first slice.
+        // The clock ticks for all guests at once, and while they wait, so this guest may have used hardly any of its first slice.
         if !control.is_long() && control.pace().processor_time() < EPOCH {
             return Ok(UpdateDeadline::Continue(1));
         }
@@ -220,17 +222,17 @@ fn prepare(store: &mut Store<State>, control: &Control) {
     store.set_hostcall_fuel(usize::try_from(control.limits().output_bytes).unwrap_or(usize::MAX));
     store.set_epoch_deadline(1);
     if store.engine().get_consume_fuel() {
-        // It fails only where fuel is not counted.
+        // This fails only where the engine does not count fuel.
         let _set = store.set_fuel(fuel_given(control));
     }
 }
 
-/// The fuel that a call begins with, where it is counted. A tool that has no limit of it may be of a component of which another has one.
+/// Fuel with which a call begins, where the engine counts it. A tool without a limit may share its component with a tool that has one.
 pub(super) fn fuel_given(control: &Control) -> u64 {
     control.limits().fuel.unwrap_or(u64::MAX)
 }
 
-/// The fuel that a guest has used so far; none where it is not counted.
+/// Fuel that a guest has used so far; none where the engine does not count it.
 fn fuel_used(store: &Store<State>) -> Option<u64> {
     let counted = store.engine().get_consume_fuel().then(|| store.get_fuel().ok()).flatten();
     counted.map(|left| fuel_given(&store.data().control).saturating_sub(left))
@@ -261,7 +263,7 @@ async fn call_sdk(
     })
 }
 
-/// What is made of a result of so many bytes takes long where these are many: that is done where guests run for long, and never on the thread of the door that called.
+/// Moves the call off the door's thread if a result of `bytes` is large, because converting it takes long.
 async fn leave_the_door(control: &Control, bytes: u64) {
     if bytes > LARGE_RESULT_BYTES && !control.is_long() {
         control.note_slice();

@@ -1,4 +1,4 @@
-//! A component's handler of events and timers: what it wants to be told of, and telling it.
+//! A component's handler of events and timers: its subscriptions, and the delivery to it.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use crate::{
     events::record::{Delivery, Kind},
 };
 
-/// The interface by which we know a handler, without its version.
+/// The interface by which the host knows a handler, without its version.
 pub(super) const INTERFACE: &str = "mcpp:events/handler";
 
 /// A linked component that has a handler.
@@ -35,7 +35,7 @@ impl Handler {
         HandlingPre::new(linked).map(Self)
     }
 
-    /// Asks for the topics that the component wants to be told of.
+    /// Asks for the topics to which the component subscribes.
     pub(super) async fn subscriptions(
         &self,
         engine: &Engine,

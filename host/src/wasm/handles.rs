@@ -1,7 +1,7 @@
 //! Resources of a plain component in a client's hands.
 //!
-//! A resource is given out as a handle: a random text that stands for it in the instance in which it lives. Whoever has another instance (another principal, another session,
-//! another build of the component) finds nothing under it, so a handle cannot be guessed, handed on or outlive its build.
+//! The host gives a resource out as a handle: a random text for the resource, in the instance in which it lives. A caller with another instance (another
+//! principal, another session, another build of the component) finds nothing under it, so a handle cannot be guessed, handed on or outlive its build.
 
 use std::collections::HashMap;
 
@@ -12,9 +12,9 @@ use wasmtime::component::{Component, ResourceAny, ResourceType, Type, Val, types
 use super::docs::short_name;
 use crate::call::{Budget, CallError};
 
-/// Most resources of one instance that are given out at once.
+/// Most resources of one instance that clients hold at once.
 pub const MAX_HANDLES: usize = 256;
-/// What a handle begins with.
+/// Beginning of a handle.
 const PREFIX: &str = "h_";
 /// Random bytes of a handle.
 const BYTES: usize = 16;
@@ -23,7 +23,7 @@ const BYTES: usize = 16;
 #[derive(Debug, Clone, Default)]
 pub struct Resources(Vec<Exported>);
 
-/// One of them.
+/// One exported resource.
 #[derive(Debug, Clone)]
 pub struct Exported {
     /// Its type.
@@ -35,7 +35,7 @@ pub struct Exported {
 }
 
 impl Resources {
-    /// Those of `component`.
+    /// The resources of `component`.
     pub fn of(component: &Component, engine: &wasmtime::Engine) -> Self {
         let mut found = Vec::<Exported>::new();
         let mut add = |scope: &str, name: &str, item: ComponentItem| {
@@ -57,7 +57,7 @@ impl Resources {
         Self(found)
     }
 
-    /// All of them.
+    /// All resources.
     pub fn iter(&self) -> impl Iterator<Item = &Exported> {
         self.0.iter()
     }
@@ -85,7 +85,7 @@ impl Resources {
     }
 }
 
-/// The resources that a value of this type has in it, one for each place.
+/// Types of the resources in a value of this type, one for each place.
 pub fn resources_in(ty: &Type) -> Vec<ResourceType> {
     let maybe = |ty: Option<Type>| ty.map(|ty| resources_in(&ty)).unwrap_or_default();
     match ty {
@@ -100,7 +100,7 @@ pub fn resources_in(ty: &Type) -> Vec<ResourceType> {
     }
 }
 
-/// What a conversion between JSON and values does where it meets a resource.
+/// Exchange between handles and resources, for a conversion between JSON and values.
 pub trait Handles {
     /// The resource that a handle stands for.
     fn take(&mut self, handle: &str, ty: &Type) -> Result<Val, String>;
@@ -109,7 +109,7 @@ pub trait Handles {
     fn give(&mut self, resource: &ResourceAny, ty: &Type) -> Value;
 }
 
-/// For where there is no instance: handles are not looked at.
+/// A conversion without an instance: it does not examine handles.
 #[derive(Debug)]
 pub struct Unseen;
 
@@ -123,7 +123,7 @@ impl Handles for Unseen {
     }
 }
 
-/// What one instance has given out.
+/// Handles that one instance has given out.
 #[derive(Debug, Default)]
 pub struct GivenOut(HashMap<String, Held>);
 
@@ -135,18 +135,18 @@ struct Held {
 }
 
 impl GivenOut {
-    /// Whether nothing is given out.
+    /// Whether no handle is given out.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Takes part in one call.
+    /// Opens the handles for one call.
     pub fn in_call<'a>(&'a mut self, resources: &'a Resources) -> InCall<'a> {
         InCall { given: self, resources, taken: Vec::new(), lent: Vec::new(), problem: None }
     }
 }
 
-/// The handles of an instance during a call. What is handed over for good is gone for the client at once, unless the call does not come about.
+/// The handles of an instance during a call. A resource that the client hands over for good leaves the client at once, unless the call does not happen.
 #[derive(Debug)]
 pub struct InCall<'a> {
     given: &'a mut GivenOut,
@@ -157,17 +157,17 @@ pub struct InCall<'a> {
 }
 
 impl InCall<'_> {
-    /// The call does not come about: everything is as it was.
+    /// Restores all handles, because the call does not happen.
     pub fn undo(self) {
         self.given.0.extend(self.taken);
     }
 
-    /// Whether no more can be given out.
+    /// Whether the instance can give out no more handles.
     pub fn is_full(&self) -> bool {
         self.given.0.len() >= MAX_HANDLES
     }
 
-    /// Why a resource could not be given out, if so.
+    /// Error of a resource that could not be given out, if any.
     pub fn problem(self) -> Option<CallError> {
         self.problem
     }
@@ -181,12 +181,12 @@ impl InCall<'_> {
     }
 }
 
-/// Why no more resources are given out.
+/// Error for an instance that can give out no more resources.
 pub fn too_many() -> CallError {
     CallError::BudgetExceeded { budget: Budget::Handles, limit: u64::try_from(MAX_HANDLES).unwrap_or(u64::MAX) }
 }
 
-/// What is said of a handle behind which there is nothing.
+/// Message for a handle that stands for nothing.
 pub fn expired(name: &str) -> String {
     format!(
         "handle-expired: you have no such `{name}` open; it was dropped, not used for too long, or its component was replaced or failed: make a new one"

@@ -1,7 +1,7 @@
-//! One call of an instance, which is made for it and gone with it unless it is kept.
+//! One call of an instance. The host makes the instance for the call and drops it afterwards, unless it keeps it.
 //!
-//! The guest's future is never dropped while it runs: it is stopped from inside, by the epoch callback or the host call it is in, and awaited. Only a guest that does not
-//! end within a grace after it was told to is dropped, and counted.
+//! The host never drops the guest's future while it runs. It stops the guest from inside, through the epoch callback or the current host call, and awaits it.
+//! Only a guest that does not end within a grace after that is dropped, and counted.
 
 mod result;
 
@@ -32,10 +32,10 @@ use crate::call::{Budget, CallError, Cost, ToolResult};
 
 /// How long a stopped guest may take to end before it is dropped.
 const GRACE: Duration = Duration::from_secs(1);
-/// What the engine says when a guest hands over more than one host call may carry.
+/// Message of the engine when a guest hands over more than one host call may carry.
 const FUEL_MESSAGE: &str = "fuel";
 
-/// How a tool is called inside its component.
+/// Way to call a tool inside its component.
 #[derive(Clone)]
 pub enum Target {
     /// By name, through `mcpp:tool/tools`.
@@ -55,7 +55,7 @@ pub enum Target {
 }
 
 impl Target {
-    /// The engine that its component was compiled for.
+    /// Engine for which the component was compiled.
     fn engine(&self) -> &wasmtime::Engine {
         match self {
             Self::Sdk { component, .. } => component.engine(),
@@ -63,7 +63,7 @@ impl Target {
         }
     }
 
-    /// Whether the function behind it could take these arguments, as far as the host knows.
+    /// Whether the tool's function could take these arguments, as far as the host knows.
     pub fn check(&self, arguments: &Value) -> Result<(), CallError> {
         match self {
             Self::Sdk { .. } => Ok(()),
@@ -73,7 +73,7 @@ impl Target {
 }
 
 impl Target {
-    /// Whether clients hold resources of it, or show it some.
+    /// Whether clients hold resources of the component, or show it some.
     pub fn has_handles(&self) -> bool {
         match self {
             Self::Sdk { .. } => false,
@@ -93,7 +93,7 @@ impl std::fmt::Debug for Target {
     }
 }
 
-/// Calls a tool and waits for the end: in a fresh instance, or in one that was kept.
+/// Calls a tool and waits for the end: in a fresh instance, or in a kept one.
 pub async fn call(
     engine: &Engine,
     target: Target,
@@ -104,7 +104,7 @@ pub async fn call(
     let reins = Arc::clone(&control);
     let guest = async move {
         let (result, cost) = in_guest(&target, &arguments, running, &reins).await;
-        // A large result is measured where it was made.
+        // The host measures a large result where the guest made it.
         (result.and_then(|result| within_budget(result, &reins).map_err(Failure::Call)), cost)
     };
     let answer = run_guest(engine, guest, Arc::clone(&control)).await;
@@ -116,7 +116,7 @@ pub async fn call(
     }
 }
 
-/// Makes or wakes the guest, calls it, and keeps it where it is to stay; with what the call cost.
+/// Makes or wakes the guest, calls it, and keeps it if it is to stay; returns the cost of the call too.
 async fn in_guest(
     target: &Target,
     arguments: &Value,
@@ -149,7 +149,7 @@ async fn in_guest(
     (result, cost)
 }
 
-/// The guest that serves the call, if that is one that stays.
+/// The guest that serves the call, if it is one that stays.
 async fn loan(target: &Target, arguments: &Value, running: &Running, control: &Control) -> Result<Loan, Failure> {
     let Some(keeping) = &running.keeping else { return Ok(Loan::None) };
     if let Target::Plain { function, .. } = target
@@ -180,7 +180,7 @@ pub async fn list(
     run(engine, guest, control).await
 }
 
-/// Runs a guest to its end, for what it is asked besides calls.
+/// Runs a guest to its end, for questions other than calls.
 pub(super) async fn run<T: Send + 'static>(
     engine: &Engine,
     guest: impl Future<Output = Result<T, Failure>> + Send + 'static,
@@ -194,7 +194,7 @@ pub(super) async fn run<T: Send + 'static>(
     }
 }
 
-/// Why a guest gave no result: the engine stopped it, or the call itself is at fault.
+/// Reason for which a guest gave no result: the engine stopped it, or the call itself is at fault.
 pub(super) enum Failure {
     Engine(wasmtime::Error),
     Call(CallError),
@@ -206,7 +206,7 @@ impl From<wasmtime::Error> for Failure {
     }
 }
 
-/// Waits for the guest's next turn to compute, or its end: it is stopped at its next epoch, and that it waits for a turn is no reason to wait longer.
+/// Waits for the guest's next turn to compute, or for the end of its call. A guest in line must reach its next epoch, which stops it.
 pub(super) async fn next_turn(control: &Control) {
     tokio::select! {
         () = control.let_others_run() => {}
@@ -214,8 +214,8 @@ pub(super) async fn next_turn(control: &Control) {
     }
 }
 
-/// Runs `guest` to its end; `None` if it had to be dropped after the grace. It begins on the caller's task, which spares the call a change of
-/// threads, and moves to the guests' threads when its first slice is over, or when the caller goes away.
+/// Runs `guest` to its end; `None` if the host had to drop it after the grace. It begins on the caller's task, which spares the call a change of threads. It
+/// moves to the guests' threads when its first slice is over, or when the caller goes away.
 async fn run_guest<T: Send + 'static>(
     engine: &Engine,
     guest: impl Future<Output = T> + Send + 'static,
@@ -253,7 +253,7 @@ async fn run_guest<T: Send + 'static>(
     output
 }
 
-/// Polls a guest until it ends, or gives it back when it has used its first slice.
+/// Polls a guest until it ends, or returns it when it has used its first slice.
 struct FirstSlice<'a, F: Future<Output: Send> + Send + 'static> {
     guest: Option<Pin<Box<F>>>,
     engine: &'a Engine,
@@ -278,7 +278,7 @@ impl<F: Future<Output: Send> + Send + 'static> Future for FirstSlice<'_, F> {
     }
 }
 
-/// A guest whose caller goes away is not dropped: it is told to stop and ends by itself.
+/// The host does not drop a guest whose caller goes away: it tells the guest to stop, and the guest ends by itself.
 impl<F: Future<Output: Send> + Send + 'static> Drop for FirstSlice<'_, F> {
     fn drop(&mut self) {
         if let Some(rest) = self.guest.take() {
@@ -294,10 +294,10 @@ async fn overdue(control: &Control) {
     let _already_stopped = control.stop(reason);
 }
 
-/// The call's outcome: the host's reason to stop it comes before anything the engine says about the consequence.
+/// The call's outcome: the host's reason to stop it takes precedence over the engine's report of the consequence.
 fn settle<T>(result: Result<T, Failure>, control: &Control) -> Result<T, CallError> {
     let settled = match result {
-        // A budget may run out in a host task beside the guest, which then ends as if nothing were.
+        // A budget may run out in a host task beside the guest, which then ends normally.
         Ok(value) => control.stopped().map_or(Ok(value), Err),
         Err(Failure::Call(error)) => Err(control.stopped().unwrap_or(error)),
         Err(Failure::Engine(error)) => Err(control.stopped().unwrap_or_else(|| explain(&error, control))),
@@ -325,7 +325,7 @@ fn explain(error: &wasmtime::Error, control: &Control) -> CallError {
     if let Some(exit) = error.downcast_ref::<wasmtime_wasi::I32Exit>() {
         return CallError::Trapped(format!("it left with exit code {}", exit.0));
     }
-    // The heap grows as memory does, until that is refused, by its own limit or for want of memory.
+    // The heap grows as memory does, until its own limit or want of memory stops it.
     if error.downcast_ref::<wasmtime::GcHeapOutOfMemory<()>>().is_some() {
         return match control.refused_memory() {
             Some((Budget::GuestBytes, _)) => CallError::Trapped(crash("its heap is full", control)),
@@ -342,7 +342,7 @@ fn explain(error: &wasmtime::Error, control: &Control) -> CallError {
     CallError::Trapped(crash(&root, control))
 }
 
-/// A crash in words; where the guest was refused memory before, that is likely to be why.
+/// Words for a crash. If the host refused memory to the guest before, that is the likely cause.
 fn crash(what: &str, control: &Control) -> String {
     match control.refused_memory() {
         None => what.to_owned(),

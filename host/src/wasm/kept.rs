@@ -1,8 +1,9 @@
 //! Guests that stay after a call: because a client holds handles of their resources, or because the operator lets a tool's instances be used again (`reuse`).
 //!
-//! A guest with resources belongs to one principal (in the legacy era: to one session of it) and to one build of a component; all of the principal's handles of that build
-//! live in it, and its calls run one after the other. A guest for reuse belongs to one tool of one build. Whatever ends in any other way than by an answer takes its guest
-//! along. Guests are bounded in number, for the host and for each tenant, and in the time that nobody uses them; what is over (a session, a build) is noticed by itself.
+//! A guest with resources belongs to one principal (in the legacy era: to one session of it) and to one build of a component. All of the principal's handles
+//! of that build live in it, and its calls run one after the other. A guest for reuse belongs to one tool of one build. A call that ends without an answer
+//! ends its guest too. The host bounds the number of guests, for itself and for each tenant, and their idle time.
+//! It notices by itself when a session or build is over.
 
 mod guests;
 
@@ -22,22 +23,22 @@ use crate::{
     tenant::{Principal, TenantId},
 };
 
-/// How long a guest with resources stays while nobody uses it, outside of sessions.
+/// Idle time for which a guest with resources stays, outside of sessions.
 const IDLE: Duration = Duration::from_secs(600);
-/// How often is looked for what is over.
+/// Interval between two sweeps for guests that are over.
 const SWEEP: Duration = Duration::from_secs(1);
-/// When a call may come again that finds no room.
+/// Time after which a call that finds no room may come again.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// How a tool's instances are used again.
+/// Reuse of a tool's instances.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Reuse {
     /// Most calls that one instance serves.
     pub calls: u32,
-    /// How long after its first call an instance may still begin another, in seconds.
+    /// Age at which an instance no longer begins a call, in seconds after its first.
     pub age_s: u32,
-    /// How long an instance stays without a call, in seconds.
+    /// Idle time for which an instance stays, in seconds.
     pub idle_s: u32,
 }
 
@@ -47,7 +48,7 @@ impl Default for Reuse {
     }
 }
 
-/// All guests that stay.
+/// Guests that stay.
 #[derive(Debug, Clone)]
 pub struct Keeper(Arc<Shared>);
 
@@ -57,21 +58,21 @@ struct Shared {
     guests: Mutex<Guests>,
 }
 
-/// How a call is served with regard to guests that stay.
+/// Guests that stay, as one call sees them.
 #[derive(Debug, Clone)]
 pub struct Keeping {
     /// All guests that stay.
     pub keeper: Keeper,
-    /// The build that is called; over when nothing refers to it.
+    /// The called build; over when nothing refers to it.
     pub build: Weak<()>,
-    /// How many guests the tenant may keep.
+    /// Most guests that the tenant may keep.
     pub most: u64,
-    /// Whether the tool's instances are used again.
+    /// Reuse of the tool's instances, if the operator allows it.
     pub reuse: Option<Reuse>,
 }
 
 impl Keeper {
-    /// Keeps at most so many guests.
+    /// Keeps at most `most` guests.
     pub fn new(most: usize) -> Self {
         Self(Arc::new(Shared { most, guests: Mutex::default() }))
     }
@@ -80,20 +81,20 @@ impl Keeper {
         self.0.guests.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How many guests stay, of each tenant.
+    /// Numbers of guests that stay, by tenant.
     pub fn count(&self) -> BTreeMap<TenantId, usize> {
         self.guests().count()
     }
 
-    /// Lets one guest that only rests go, so that its memory is another's: one of the tenant's, and where the host has no memory left, one for reuse of another tenant.
-    /// Whether there was one.
+    /// Drops one resting guest to free its memory: one of the tenant's, or, where the host has no memory left, one for reuse of another tenant. Returns
+    /// whether it found one.
     pub fn make_memory(&self, tenant: &TenantId, of_host: bool) -> bool {
         let evicted = self.guests().evict_for_memory(tenant, of_host);
-        // Memory is given back without the lock.
+        // Drops the memory without the lock.
         evicted.is_some()
     }
 
-    /// Looks for what is over while there is something to look at.
+    /// Starts the sweep of guests that are over, which runs while any guest is kept.
     fn sweep(&self, guests: &mut Guests) {
         if std::mem::replace(&mut guests.swept, true) {
             return;
@@ -110,21 +111,21 @@ impl Keeper {
                     return;
                 }
                 drop(guests);
-                // Memory is given back without the lock.
+                // Drops the memory without the lock.
                 drop(over);
             }
         });
     }
 }
 
-/// A guest on loan for one call, or the place for a new one.
+/// A guest that serves one call, or the place for a new guest.
 #[derive(Debug)]
 pub(super) enum Loan {
-    /// One with resources.
+    /// A guest with resources.
     Seat(SeatLoan),
-    /// One that is used again, with its birth and its calls so far.
+    /// A guest for reuse, with its birth and its calls so far.
     Spare(SpareLoan),
-    /// A guest that goes with its call.
+    /// A guest that ends with its call.
     None,
 }
 
@@ -150,7 +151,8 @@ impl Keeping {
         life.as_ptr().addr()
     }
 
-    /// Takes the seat of the principal's resources; none if there is none and the call needs one that there is. A call by another tool is not patient: who holds the seat may wait for it.
+    /// Takes the seat of the principal's resources; none if it does not exist and the call requires it. A nested call is impatient:
+    /// the seat's holder may wait for it.
     pub(super) async fn seat(
         &self,
         principal: &Principal,
@@ -204,10 +206,10 @@ impl Keeping {
         Ok(Some(Loan::Seat(loan)))
     }
 
-    /// A guest of the tool that was used before, or the place for one.
+    /// A guest of the tool that was used before, or the place for a new one.
     pub(super) fn spare(&self, tenant: &TenantId, tool: &Arc<str>, reuse: Reuse) -> Loan {
         let purpose = Purpose { tenant: tenant.clone(), build: Self::address(&self.build), tool: Arc::clone(tool) };
-        // The one that was used last: its memory is warm, and the others can go.
+        // The most recently used: its memory is warm, and the others can go.
         let spare = self.keeper.guests().spare.get_mut(&purpose).and_then(Vec::pop).filter(|spare| !spare.is_over());
         let (guest, born, calls) = match spare {
             Some(spare) => (Some(spare.guest), spare.born, spare.calls),
@@ -218,7 +220,7 @@ impl Keeping {
 }
 
 impl Loan {
-    /// The guest, if there is one already. From now on it is gone, unless it is given back.
+    /// Takes the guest, if one exists. The loan is empty afterwards, until `give_back`.
     pub(super) fn take(&mut self) -> Option<Guest> {
         match self {
             Self::Seat(seat) => seat.guest.as_mut()?.take(),
@@ -259,7 +261,7 @@ impl SpareLoan {
         let mut guests = keeping.keeper.guests();
         let counts = guests.count();
         let own = counts.get(&purpose.tenant).copied().unwrap_or_default();
-        // It is not worth anybody else's going.
+        // This guest is not worth the eviction of another.
         if own >= usize::try_from(keeping.most).unwrap_or(usize::MAX)
             || counts.values().sum::<usize>() >= keeping.keeper.0.most
         {
@@ -278,7 +280,7 @@ impl Drop for SeatLoan {
         let mut guests = self.keeper.guests();
         let Some(seat) = guests.seats.get_mut(&self.owner) else { return };
         seat.used = Instant::now();
-        // Nobody else waits for it, and there is nothing in it.
+        // No other call waits for the seat, and no guest is in it.
         if seat.is_idle() && seat.guest.try_lock().is_ok_and(|guest| guest.is_none()) {
             guests.seats.remove(&self.owner);
         }

@@ -1,11 +1,12 @@
-//! What one call may use. Every limit is always on; the operator changes the number, never the fact. Fuel alone is counted only
+//! Resources that one call may use. Every limit is always on; the operator changes the number, never the fact. The engine counts fuel only
 //! where it is limited.
 
 use serde::{Deserialize, Serialize};
 
 use crate::memory::AccountLimits;
 
-/// Declares limits once: the resolved struct, the patch that configuration writes, and how one applies to the other. After a `?`, what is not measured unless it is limited.
+/// Declares limits once: the resolved struct, the patch that configuration writes, and how one applies to the other.
+/// After a `?`, limits that have no number until the operator sets one.
 macro_rules! limits {
     (
         $(#[$about:meta])* $limits:ident, $patch:ident;
@@ -124,7 +125,7 @@ limits! {
 }
 
 impl TenantLimits {
-    /// What it may have of the host's memory.
+    /// Memory of the host that the tenant may have.
     pub fn memory(&self) -> AccountLimits {
         let Self { guest_bytes, code_bytes, message_bytes, .. } = *self;
         AccountLimits { guest_bytes, code_bytes, message_bytes }

@@ -1,4 +1,4 @@
-//! A component's migration of its data: which format a build reads and writes, and one step from an older one.
+//! A component's migration of its data: the format that a build reads and writes, and one step from an older one.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{call::CallError, capability::store::OpenTransaction, store::Transaction};
 
-/// The interface by which we know that a component can migrate, without its version.
+/// The interface by which the host knows that a component can migrate, without its version.
 pub(super) const INTERFACE: &str = "mcpp:store/migration";
 
 /// A linked component that can migrate its data.
@@ -27,7 +27,7 @@ impl std::fmt::Debug for Migration {
     }
 }
 
-/// What one step came to: the transaction to commit, and where to go on.
+/// Outcome of one step: the transaction to commit, and the place to continue from.
 pub type Step = (Box<dyn Transaction>, Option<Vec<u8>>);
 
 impl Migration {
@@ -35,7 +35,7 @@ impl Migration {
         MigratingPre::new(linked).map(Self)
     }
 
-    /// Asks which format the build reads and writes.
+    /// Asks for the format that the build reads and writes.
     pub(super) async fn format(
         &self,
         engine: &Engine,
@@ -51,7 +51,7 @@ impl Migration {
         run(engine, guest, control).await
     }
 
-    /// Runs one step within `transaction`; the inner error is the component's own. Without success the transaction is aborted.
+    /// Runs one step within `transaction`; the inner error is the component's own. Without success the transaction aborts.
     pub async fn step(
         &self,
         engine: &Engine,

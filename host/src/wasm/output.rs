@@ -20,19 +20,19 @@ use crate::{
     tenant::TenantId,
 };
 
-/// A longer line is broken into several records.
+/// Longest line, in bytes. The host breaks a longer one into several records.
 const MAX_LINE_BYTES: usize = 8 << 10;
-/// What one write may hand over.
+/// Most bytes of one write.
 const WRITE_BYTES: usize = 64 << 10;
 
-/// Who writes records.
+/// Writer of records.
 #[derive(Debug, Clone)]
 pub struct Writer {
-    /// Whose it is; none while the component is only asked for its tools.
+    /// Tenant that it belongs to; none while the host only asks the component for its tools.
     pub tenant: Option<TenantId>,
     /// The component.
     pub component: Arc<str>,
-    /// The tool that is called; empty while there is no call.
+    /// The called tool; empty without a call.
     pub tool: Arc<str>,
 }
 
@@ -67,7 +67,7 @@ impl LogStream {
     }
 }
 
-/// The line that is being written. A last line without an end is written out when the call ends.
+/// The current line. The host writes out an unfinished last line when the call ends.
 struct Line {
     writer: Writer,
     level: LogLevel,

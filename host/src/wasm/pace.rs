@@ -1,6 +1,8 @@
-//! A guest's own time: the processor time that it uses, and the time in which it waits for something. Not the time in which the host or the system lets others run instead.
+//! A guest's own time: the processor time that it uses, and the time in which it waits. It excludes the time in which the host or the system lets others run
+//! instead.
 //!
-//! Bounds on what a guest may hold up are measured by this clock, so that they mean the same on a busy machine. Its owner is polled on one thread at a time; anybody may read it.
+//! This clock measures the bounds on delays that a guest causes, so that they mean the same on a busy machine. One thread at a time polls its owner;
+//! any thread may read it.
 
 use std::{
     pin::Pin,
@@ -22,14 +24,14 @@ pub struct Pace {
     /// Own time up to the last change, in nanoseconds; and its part that was processor time.
     counted: AtomicU64,
     computed: AtomicU64,
-    /// Since when it is polled, or since when it waits, in nanoseconds after `began`; 0 if neither.
+    /// Times since which the guest is polled, or waits, in nanoseconds after `began`; 0 if neither.
     polled_since: AtomicU64,
     waits_since: AtomicU64,
-    /// The processor time of the thread that polls it, when that began.
+    /// Processor time of the polling thread at the start of the poll.
     thread_time: AtomicU64,
-    /// Whether it stops to let others run.
+    /// Whether the guest stops to let others run.
     yields: AtomicBool,
-    /// The turn in which it computes; none in its first slice, and while it waits.
+    /// The turn in which the guest computes; none in its first slice, and while it waits.
     turn: Mutex<Option<Turn>>,
 }
 
@@ -60,7 +62,7 @@ impl Pace {
         }
     }
 
-    /// Lets others run, and does not count that: goes to the end of its tenant's line for a turn.
+    /// Lets others run without counting that time: joins its tenant's line for a turn.
     pub async fn let_others_run(&self, slot: &Slot) {
         self.end_turn();
         self.yields.store(true, Ordering::Relaxed);
@@ -79,7 +81,7 @@ impl Pace {
         drop(self.turn.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 
-    /// The processor time that the guest has used. To be asked where the guest runs, or when it does not.
+    /// Processor time that the guest has used. Ask for it on the guest's thread, or while the guest does not run.
     pub fn processor_time(&self) -> Duration {
         let running = match self.polled_since.load(Ordering::Relaxed) {
             0 => 0,
@@ -88,7 +90,7 @@ impl Pace {
         Duration::from_nanos(self.computed.load(Ordering::Relaxed).saturating_add(running))
     }
 
-    /// Counts processor time that the host used in the guest's place, elsewhere.
+    /// Counts processor time that the host used elsewhere in the guest's place.
     pub fn charge(&self, time: Duration) {
         self.counted.fetch_add(nanoseconds(time), Ordering::Relaxed);
         self.computed.fetch_add(nanoseconds(time), Ordering::Relaxed);
@@ -106,7 +108,7 @@ impl Pace {
         self.counted.fetch_add(used, Ordering::Relaxed);
         self.computed.fetch_add(used, Ordering::Relaxed);
         self.polled_since.store(0, Ordering::Relaxed);
-        // Whoever waits for something needs no turn for that.
+        // A guest that waits needs no turn for that.
         self.end_turn();
         if !self.yields.swap(false, Ordering::Relaxed) {
             self.waits_since.store(self.now(), Ordering::Relaxed);
@@ -116,7 +118,7 @@ impl Pace {
 
 impl Clock for Pace {
     fn own_time(&self) -> Duration {
-        // A poll is one slice at the most, unless the system takes the processor away; what it has really used is known when it ends.
+        // A poll lasts one slice at most, unless the system takes the processor away. Its real use is known when it ends.
         let slice = nanoseconds(EPOCH).saturating_mul(SLICE);
         let polled = self.since(&self.polled_since).min(slice);
         let counted = self.counted.load(Ordering::Relaxed);
@@ -124,7 +126,7 @@ impl Clock for Pace {
     }
 }
 
-/// A guest's future whose time is measured.
+/// A guest's future with a measured time.
 pub(super) struct Paced<F> {
     pub(super) future: Pin<Box<F>>,
     pub(super) pace: Arc<Pace>,

@@ -1,9 +1,9 @@
-//! Plain components: any component whose exports are functions over WIT types. Each exported function is a tool; nobody needs our SDK.
+//! Plain components: components whose exports are functions over WIT types. Each exported function is a tool; the author needs no SDK of ours.
 //!
-//! A function of the world is called `COMPONENT_FUNCTION`, or just `COMPONENT` if it has the component's name; one of an exported interface is called
-//! `COMPONENT_INTERFACE_FUNCTION`, with the whole name of the interface where two of them are called the same. So names follow from the component alone, and no two of
-//! one component are equal. A resource's constructor is called `RESOURCE_new`, its methods and static functions `RESOURCE_FUNCTION`, and `RESOURCE_drop` ends one.
-//! That two components have one name is left to the catalog, which refuses the second.
+//! A function of the world becomes the tool `COMPONENT_FUNCTION`, or just `COMPONENT` if it has the component's name. A function of an exported interface
+//! becomes `COMPONENT_INTERFACE_FUNCTION`, with the interface's full name where two short names are equal. So names follow from the component alone, and no
+//! two of one component are equal. A resource's constructor is `RESOURCE_new`, its methods and static functions are `RESOURCE_FUNCTION`, and `RESOURCE_drop`
+//! ends one. The catalog handles two components of the same name: it refuses the second.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -20,31 +20,31 @@ use super::{
 };
 use crate::call::{CallError, Content, ToolResult};
 
-/// Most functions that are looked into; a component with more has too many tools, however many of them cannot be one.
+/// Most functions that the host examines; a component with more has too many tools, however many of them cannot be tools.
 const MAX_FUNCTIONS: usize = 2_000;
 /// Most bytes of schemas and docs that one component's functions may have together.
 const MAX_LISTING_BYTES: usize = 4 << 20;
-/// Values that are made only to say what is wrong with arguments, in bytes: nobody is charged for them.
+/// Bytes of values that the host makes only to find a fault in arguments; it charges nothing for them.
 const MAX_CHECKED_BYTES: u64 = 4 << 20;
-/// Functions that are described although they then do not fit.
+/// Functions that the host describes although they then do not fit.
 const MAX_MISSES: usize = 16;
-/// Why a function is not offered that does not fit.
+/// Reason for which the host does not offer a function that does not fit.
 const TOO_LARGE_TOGETHER: &str = "the schemas of the component's functions are too large together";
 
 /// One exported function.
 #[derive(Debug, Clone)]
 pub struct PlainFunction {
-    /// What a call does.
+    /// Action of a call.
     pub action: Action,
     /// The tool's name.
     pub tool: String,
     /// Whether it is async: its tasks may wait side by side.
     pub is_async: bool,
-    /// What it does, if the component says so.
+    /// Description by the component, if it gives one.
     pub description: String,
-    /// What it takes.
+    /// Parameters.
     pub params: Vec<(String, Type)>,
-    /// What it gives.
+    /// Result type, if it has one.
     pub result: Option<Type>,
     /// Its parameters as JSON Schema.
     pub input_schema: Value,
@@ -52,18 +52,18 @@ pub struct PlainFunction {
     pub output_schema: Option<Value>,
     /// The resources that the component exports.
     pub resources: Arc<Resources>,
-    /// Whether resources are among what it takes.
+    /// Whether its parameters include resources.
     pub takes_handles: bool,
-    /// Whether resources are in what it gives.
+    /// Whether its result includes resources.
     pub gives_handles: bool,
 }
 
-/// What a tool of a plain component does.
+/// Action of a plain component's tool.
 #[derive(Debug, Clone)]
 pub enum Action {
-    /// Calls the function that is exported here.
+    /// Calls the exported function at this index.
     Call(ComponentExportIndex),
-    /// Ends the resource that is its one argument.
+    /// Ends the resource in its one argument.
     Drop,
 }
 
@@ -79,7 +79,7 @@ struct Export {
     func: ComponentFunc,
 }
 
-/// The functions of `component`, with those that cannot be tools and why not; if there are far too many, only how many.
+/// Functions of `component`, and those that cannot be tools, with the reason; if there are far too many, only their number.
 pub fn functions(
     name: &str,
     component: &Component,
@@ -103,7 +103,7 @@ pub fn functions(
             (place, known.function(export).and_then(|function| room.take(function)))
         })
         .collect();
-    // Without a way to come by a resource there is nothing to end.
+    // Without a way to obtain a resource, no tool ends one.
     let functions = all.iter().filter_map(|(_, function)| function.as_ref().ok());
     let given: Vec<ResourceType> =
         functions.filter_map(|function| function.result.as_ref()).flat_map(resources_in).collect();
@@ -122,8 +122,8 @@ pub fn functions(
     Ok((found, notes))
 }
 
-/// Room for what is kept of functions while they are described. A description is made before its size is known: what does not fit is gone at once, and after some that did
-/// not fit no more are made.
+/// Room for the descriptions of functions. The host learns a description's size only after it has made it, so it drops a description that does not fit at once.
+/// After some misses it makes no more.
 struct Room {
     left: usize,
     misses: usize,
@@ -158,7 +158,7 @@ fn exports(component: &Component, engine: &wasmtime::Engine) -> Result<Vec<Expor
             ComponentItem::ComponentFunc(func) => {
                 found.extend(outer.map(|index| Export { scope: String::new(), name: export.to_owned(), index, func }))
             }
-            // What the host itself calls is no tool.
+            // Interfaces that the host itself calls are no tools.
             ComponentItem::ComponentInstance(_) if export.starts_with("mcpp:") => {}
             ComponentItem::ComponentInstance(instance) => {
                 for (name, item) in instance.exports(engine) {
@@ -175,7 +175,7 @@ fn exports(component: &Component, engine: &wasmtime::Engine) -> Result<Vec<Expor
     if found.len() > MAX_FUNCTIONS { Err(found.len()) } else { Ok(found) }
 }
 
-/// What the interfaces are called in the names of tools, by their full names.
+/// Names of the interfaces within tools' names, by their full names.
 fn interface_names(exports: &[Export]) -> BTreeMap<String, String> {
     let mut by_short = BTreeMap::<&str, Vec<&str>>::new();
     for export in exports {
@@ -194,7 +194,7 @@ fn interface_names(exports: &[Export]) -> BTreeMap<String, String> {
     names.collect()
 }
 
-/// Where a function stands: its interface, and its name in the binary form.
+/// Place of a function: its interface, and its name in the binary form.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Place {
     scope: String,
@@ -207,7 +207,7 @@ impl Export {
     }
 }
 
-/// The tools' names. Where a resource's function would be called like another, what it is stands before its name.
+/// Names of the tools. Where a resource's function would have the name of another, the kind of the function precedes its name.
 fn tool_names<'a>(
     component: &str,
     places: impl Iterator<Item = &'a Place> + Clone,
@@ -227,7 +227,7 @@ fn tool_names<'a>(
 }
 
 fn tool_name(component: &str, place: &Place, interfaces: &BTreeMap<String, String>, with_kind: bool) -> String {
-    // As they stand in the binary form: `[constructor]r`, `[method]r.f`, `[static]r.f`; and `[drop]r.drop` of our own.
+    // Names in the binary form: `[constructor]r`, `[method]r.f`, `[static]r.f`; and `[drop]r.drop` of the host's own.
     let function = match place.name.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         Some((kind, name)) if with_kind => format!("{kind}_{}", name.replace('.', "_")),
         Some(("constructor", resource)) => format!("{resource}_new"),
@@ -263,7 +263,7 @@ fn drop_of(resource: &Exported, resources: &Arc<Resources>) -> (Place, Result<Pl
     (Place { scope: resource.scope.clone(), name: format!("[drop]{}.drop", resource.name) }, Ok(function))
 }
 
-/// What is known of a component when its functions are described.
+/// Context for the description of a component's functions.
 struct Known<'a> {
     docs: &'a Docs,
     types: &'a KnownTypes,
@@ -304,7 +304,7 @@ impl Known<'_> {
 }
 
 impl PlainFunction {
-    /// The tool as an SDK component would list it, and the function without what the listing has now.
+    /// The tool as an SDK component would list it, and the function without the parts that moved into the listing.
     pub fn listed(self) -> (WitTool, Self) {
         let listing = WitTool {
             name: self.tool.clone(),
@@ -331,29 +331,29 @@ impl PlainFunction {
             .map_err(|mismatch| CallError::InvalidArguments { path: mismatch.path, reason: mismatch.reason })
     }
 
-    /// What it takes: names and types.
+    /// Parameters: names and types.
     pub fn params(&self) -> impl Iterator<Item = (&str, &Type)> {
         self.params.iter().map(|(name, ty)| (name.as_str(), ty))
     }
 
-    /// Whether clients hold resources of it, or show it some.
+    /// Whether clients hold resources of the component, or show it some.
     pub fn has_handles(&self) -> bool {
         self.takes_handles || self.gives_handles
     }
 
-    /// What there is to say if a client that shows a handle has no instance.
+    /// Error for a client that shows a handle while no instance exists.
     pub fn without_instance(&self, arguments: &Value) -> CallError {
         let nothing = || CallError::InvalidArguments { path: String::new(), reason: expired("resource") };
         let refused = self.arguments(arguments, &mut GivenOut::default().in_call(&self.resources)).err();
         refused.unwrap_or_else(nothing)
     }
 
-    /// Whether there is room for what it may give.
+    /// Whether the instance has room for the handles of a result.
     pub fn check_room(&self, handles: &InCall<'_>) -> Result<(), CallError> {
         if self.gives_handles && handles.is_full() { Err(too_many()) } else { Ok(()) }
     }
 
-    /// What the function gave, as a tool's result.
+    /// The function's value, as a tool's result.
     pub fn result(&self, val: Option<&Val>, handles: &mut dyn Handles) -> ToolResult {
         match (val, &self.result) {
             (Some(Val::Result(Ok(payload))), Some(Type::Result(ty))) => {

@@ -1,7 +1,8 @@
-//! What must not leave a call: values of the secrets that its requests used, replaced by their placeholders wherever a result, an error or a log record leaves the instance.
+//! Secrets must not leave a call. The redactor replaces the values that its requests used by their placeholders, wherever a result, an error or a log record
+//! leaves the instance.
 //!
-//! It guards against an upstream or a tool that repeats a value by accident, as it is, escaped in JSON, or as it stands in a query. A tool that means to give a value away can write it in
-//! any other form: the grant, which says where a secret may go, is what holds against that.
+//! It guards against an upstream or a tool that repeats a value by accident: plainly, escaped in JSON, or in the form for a query. A tool that means to give
+//! a value away can write it in any other form; the grant, which says where a secret may go, protects against that.
 
 use std::sync::{
     Mutex, PoisonError,
@@ -13,7 +14,7 @@ use zeroize::Zeroizing;
 
 use crate::call::{CallError, Content, ResourceContents, ToolResult};
 
-/// The values used in one call.
+/// Values used in one call.
 #[derive(Default)]
 pub struct Redactor {
     used: AtomicBool,
@@ -27,7 +28,7 @@ impl std::fmt::Debug for Redactor {
 }
 
 impl Redactor {
-    /// From now on `value`, in each of `forms`, is replaced by `placeholder`. It has an effect before the value is sent anywhere.
+    /// Replaces `value`, in each of `forms`, by `placeholder` from now on. The effect begins before the value goes anywhere.
     pub fn hide(&self, forms: impl IntoIterator<Item = Zeroizing<String>>, placeholder: &str) {
         let mut known = self.forms.lock().unwrap_or_else(PoisonError::into_inner);
         for form in forms {
@@ -40,7 +41,7 @@ impl Redactor {
         self.used.store(true, Ordering::Release);
     }
 
-    /// From now on hides what `other` hides, too.
+    /// Hides the values that `other` hides too, from now on.
     pub fn inherit(&self, other: &Self) {
         if other.used.load(Ordering::Acquire) {
             let known = other.forms.lock().unwrap_or_else(PoisonError::into_inner);
@@ -96,7 +97,7 @@ impl Redactor {
         }
     }
 
-    /// What a call gives, without a value.
+    /// Outcome of a call, without the values.
     pub fn outcome(&self, outcome: Result<ToolResult, CallError>) -> Result<ToolResult, CallError> {
         if !self.used.load(Ordering::Acquire) {
             return outcome;
@@ -113,7 +114,7 @@ impl Redactor {
         }
     }
 
-    /// Why a call has no result, without a value.
+    /// Error of a call, without the values.
     pub fn error(&self, error: CallError) -> CallError {
         match error {
             CallError::InvalidArguments { path, reason } => {

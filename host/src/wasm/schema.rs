@@ -1,8 +1,8 @@
 //! WIT types as JSON Schema (2020-12). The JSON that matches is the JSON that [`super::value`] reads and writes.
 //!
-//! A resource that the component exports is a handle ([`super::handles`]). Other resources, streams and futures have no JSON form; a function that uses one is not offered as a tool, and
-//! the component's author is told. A few lines of WIT can say
-//! a type of any size, so a schema's size and depth are bounded while it is made.
+//! A resource that the component exports is a handle ([`super::handles`]). Other resources, streams and futures have no JSON form: the host does not offer a
+//! function that uses one as a tool, and tells the component's author. A few lines of WIT can declare a type of any size, so the host bounds a schema's size
+//! and depth while it makes the schema.
 
 use serde_json::{Map, Value, json};
 use wasmtime::component::Type;
@@ -15,18 +15,18 @@ use super::{
 
 /// Largest schema, in bytes; the registry takes a little more from any component.
 const MAX_SCHEMA_BYTES: usize = 200 << 10;
-/// How deep in a schema that of another type may stand; with what that has inside the registry takes it.
+/// Greatest depth in a schema at which another type's schema begins. The registry still accepts the depth of that one's contents.
 const MAX_SCHEMA_DEPTH: usize = 56;
 
-/// Why a type has no schema.
+/// Reason for which a type has no schema.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NoSchema {
     /// It has no JSON form.
     #[error("{at} is a {what}, which has no JSON form")]
     NoJsonForm {
-        /// Where in the signature.
+        /// Place in the signature.
         at: String,
-        /// What it is.
+        /// Kind of the type.
         what: &'static str,
     },
     /// It is too large.
@@ -70,7 +70,7 @@ pub fn of_result(ty: &Type, known: &KnownTypes, resources: &Resources, scope: &s
     })
 }
 
-/// With its docs, or without them if they are what makes it too large.
+/// A schema with its docs, or without them if the docs make it too large.
 fn described(known: &KnownTypes, write: impl Fn(&KnownTypes) -> Result<Value, NoSchema>) -> Result<Value, NoSchema> {
     let bounded = |known: &KnownTypes| match write(known)? {
         schema if schema.to_string().len() > MAX_SCHEMA_BYTES => Err(NoSchema::TooLarge),
@@ -101,7 +101,7 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
-    /// The schema of a type, with what is said of the type itself.
+    /// Schema of a type, with the docs of the type itself.
     fn write(&mut self, ty: &Type, at: &str, depth: usize) -> Result<Value, NoSchema> {
         if depth > MAX_SCHEMA_DEPTH {
             return Err(NoSchema::TooDeep);
@@ -113,7 +113,7 @@ impl<'a> Writer<'a> {
         Ok(schema)
     }
 
-    /// Says in a schema what it is about, instead of what it may say already.
+    /// Describes a schema with `text`, in place of its present description.
     fn describe(&mut self, schema: &mut Value, text: Option<&str>) -> Result<(), NoSchema> {
         if let (Value::Object(schema), Some(text)) = (schema, text) {
             self.charge(text.len())?;
@@ -135,7 +135,7 @@ impl<'a> Writer<'a> {
             Type::S64 => integer(i64::MIN, i64::MAX),
             Type::U64 => integer(u64::MIN, u64::MAX),
             Type::Float32 | Type::Float64 if self.direction == Direction::In => json!({ "type": "number" }),
-            // A caller has no use for these as arguments; a function may come to them.
+            // A caller has no use for these as arguments; a function may produce them.
             Type::Float32 | Type::Float64 => {
                 json!({ "anyOf": [{ "type": "number" }, { "enum": ["NaN", "Infinity", "-Infinity"] }] })
             }
@@ -253,7 +253,7 @@ impl<'a> Writer<'a> {
     }
 }
 
-/// What a type's schema has, in bytes, about: enough to stop before it is far too large.
+/// Bytes of a type's schema, roughly: enough to stop before it is far too large.
 const TYPE_BYTES: usize = 40;
 
 fn item<'d>(docs: Option<&'d TypeDocs>, name: &str) -> Option<&'d str> {

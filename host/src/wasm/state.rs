@@ -1,6 +1,6 @@
-//! What the host keeps for one instance: its WASI context, its tables, its limits, and the call it serves.
+//! Host's state for one instance: its WASI context, its tables, its limits, and the call it serves.
 //!
-//! Built afresh for every call and dropped with it, unless the instance is kept ([`super::kept`]).
+//! Fresh for every call and dropped with it, unless the host keeps the instance ([`super::kept`]).
 
 mod usage;
 
@@ -32,7 +32,7 @@ use crate::{
 
 /// Handles that a guest may hold at once.
 const MAX_HANDLES: usize = 10_000;
-/// As many where a handle may hold 64 KiB of the host's memory.
+/// Most HTTP handles of a guest, each of which may hold 64 KiB of the host's memory.
 const MAX_HTTP_HANDLES: usize = 1_000;
 /// Random bytes that one host call may ask for.
 const MAX_RANDOM_BYTES: u64 = 64 << 10;
@@ -40,7 +40,7 @@ const MAX_RANDOM_BYTES: u64 = 64 << 10;
 /// The running call, as its guest may see it through the `endpoint` capability.
 #[derive(Debug)]
 pub struct Running {
-    /// Who calls.
+    /// The caller.
     pub principal: Principal,
     /// The component that serves the call.
     pub component: Arc<str>,
@@ -48,13 +48,13 @@ pub struct Running {
     pub tool: Arc<str>,
     /// Where the call belongs in a trace.
     pub trace: TraceContext,
-    /// Who watches.
+    /// Receiver of its log and progress.
     pub observer: Observer,
     /// How deep the call is nested.
     pub depth: u8,
-    /// Which tools the component may call.
+    /// Tools that the component may call.
     pub may_call: Arc<[ToolPattern]>,
-    /// Where nested calls go.
+    /// Receiver of nested calls.
     pub dispatch: Arc<dyn Dispatch>,
     /// The component's space; none without a grant.
     pub store: Option<StoreAccess>,
@@ -64,22 +64,22 @@ pub struct Running {
     pub config: Arc<BTreeMap<String, String>>,
     /// Its way out over HTTP; none without a grant.
     pub http: Option<HttpAccess>,
-    /// Notes what the component does of what was granted to it, and what it was denied.
+    /// Notes the component's uses of its grant and its denials.
     pub witness: Witness,
-    /// What events and timers that the call writes name as their cause.
+    /// Cause that events and timers of the call name.
     pub cause: Arc<str>,
     /// The legacy client's session.
     pub session: Option<Session>,
-    /// How many events, each emitted by the handler of the one before, led to this call; 0 for a call of a client.
+    /// Events that led to this call, each emitted by the handler of the one before; 0 for a call of a client.
     pub chain: u32,
-    /// All guests that stay: where memory is short, one that rests makes room.
+    /// All guests that stay: where memory is short, a resting one makes room.
     pub keeper: Keeper,
-    /// Which guests stay; none for what the host begins by itself.
+    /// Guests that stay for this call; none for a call that the host begins by itself.
     pub keeping: Option<Keeping>,
 }
 
 impl Running {
-    /// Who writes the call's log records.
+    /// Writer of the call's log records.
     pub fn writer(&self) -> Writer {
         let tenant = Some(self.principal.tenant.clone());
         Writer { tenant, component: Arc::clone(&self.component), tool: Arc::clone(&self.tool) }
@@ -99,13 +99,13 @@ pub struct State {
     wasi: WasiCtx,
     filesystem: WasiFilesystemCtx,
     table: ResourceTable,
-    /// The reins of the call.
+    /// Controls of the call.
     pub control: Arc<Control>,
-    /// The call; absent while the component is only asked for its tools.
+    /// The call; absent while the host only asks the component for its tools.
     pub running: Option<Running>,
     /// The last progress reported, to keep reports rising.
     pub progress: f64,
-    /// What it has open of the store.
+    /// Open snapshots and transactions of the store.
     pub store_use: StoreUse,
     handles: Handles,
     http: HttpUse,
@@ -158,7 +158,7 @@ impl State {
 
     /// Takes the next call; the instance stays as the call before left it.
     pub fn wake(&mut self, control: Arc<Control>, running: Running) {
-        // What was used in the calls before may still be in its memory.
+        // Values used in earlier calls may still be in the instance's memory.
         control.redactor().inherit(self.control.redactor());
         for stream in &self.output {
             stream.write_for(running.writer(), Arc::clone(&control), running.observer.clone());
@@ -170,7 +170,7 @@ impl State {
         self.control = control;
     }
 
-    /// Lets go of the call that is over. An instance that still has something of the store open cannot stay: others may wait for it.
+    /// Ends the call. An instance that still has a snapshot or transaction open cannot stay, because others may wait for it.
     pub fn rest(&mut self) -> bool {
         for stream in &self.output {
             let writer = Writer { tenant: None, component: "".into(), tool: "".into() };
@@ -181,12 +181,12 @@ impl State {
         !self.store_use.is_open()
     }
 
-    /// The table of handles, and the reins, for host functions that wait.
+    /// The table of handles and the controls, for host functions that wait.
     pub fn table_and_control(&mut self) -> (&mut ResourceTable, &Control) {
         (&mut self.table, &self.control)
     }
 
-    /// The file system, as far as it is granted.
+    /// The file system, as far as the grant allows it.
     pub fn files(&mut self) -> Files<'_> {
         Files {
             view: WasiFilesystemCtxView { ctx: &mut self.filesystem, table: &mut self.table },

@@ -1,7 +1,7 @@
-//! A call whose tasks wait side by side. While one of them computes it has a place among the running; while all wait, one among the waiting.
+//! A call whose tasks wait side by side. While one of them computes, the call has a place among the running; while all wait, one among the waiting.
 //!
-//! A task may wait for something that is no call into the host, such as another task, so no single wait of theirs can be raced against the call's end: the call as a
-//! whole is. It is given up only while none of its tasks runs.
+//! A task may wait for something that is no call into the host, such as another task, so the host cannot race each wait against the call's end. It races the
+//! whole call instead, and gives it up only while none of its tasks runs.
 
 use std::{
     future::poll_fn,
@@ -20,10 +20,10 @@ use crate::call::Budget;
 
 /// Tasks, streams, futures and resources that one call may have open, all together. Each may hold about a kilobyte of the host's memory.
 pub const MAX_TASK_HANDLES: usize = 1_000;
-/// What the engine says when it is one too many.
+/// Message of the engine when a call opens one too many.
 const TOO_MANY: &str = "store handle limit exceeded";
 
-/// Notes that a call can go on, and wakes whoever waits for that.
+/// Notes that a call can go on, and wakes the waiting task.
 #[derive(Default)]
 struct Woken {
     again: AtomicBool,
@@ -41,7 +41,7 @@ impl Wake for Woken {
     }
 }
 
-/// Runs the call of an async function to its end, or to the call's.
+/// Runs the call of an async function to its end, or until the call ends.
 pub(super) async fn run(control: &Control, call: impl Future<Output = wasmtime::Result<()>>) -> wasmtime::Result<()> {
     let woken = Arc::new(Woken::default());
     let waker = Waker::from(Arc::clone(&woken));
@@ -52,7 +52,7 @@ pub(super) async fn run(control: &Control, call: impl Future<Output = wasmtime::
             woken.again.store(false, Ordering::SeqCst);
             match call.as_mut().poll(&mut Context::from_waker(&waker)) {
                 Poll::Ready(outcome) => Poll::Ready(Some(outcome)),
-                // It waits for its turn, or in a call into the host, which gives its place up itself; or it only lets others run.
+                // The guest waits for its turn, or in a call into the host, which gives the place up itself; or it only lets others run.
                 Poll::Pending if control.is_held() || woken.again.load(Ordering::SeqCst) => Poll::Pending,
                 Poll::Pending => Poll::Ready(None),
             }

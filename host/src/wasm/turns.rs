@@ -1,7 +1,8 @@
 //! Turns to compute beyond a first slice.
 //!
-//! There are as many as processors; while several tenants use the host, one fewer (but at least one), so that a first slice always finds a processor soon. A free turn goes to the tenant
-//! that has the fewest, and among those to the one that was served longest ago: one tenant's long guests stand in its own line and not in everybody's.
+//! The host has as many turns as processors; one fewer (but at least one) while several tenants use it, so that a first slice soon finds a processor. A free
+//! turn goes to the tenant with the fewest turns, and among equals to the one served longest ago: a tenant's long guests wait in its own line and not in
+//! others'.
 
 use std::{
     collections::BTreeMap,
@@ -13,10 +14,10 @@ use tokio::sync::oneshot;
 
 use crate::{permits::lines::FairLines, tenant::TenantId};
 
-/// How long a tenant that called counts as one that uses the host.
+/// Time for which a tenant that called counts as one that uses the host.
 const LATELY: Duration = Duration::from_secs(1);
 
-/// The stretch of time by which it is measured how much a tenant computes.
+/// Window over which the host measures how much a tenant computes.
 const WINDOW: Duration = Duration::from_millis(100);
 
 /// The turns of one host.
@@ -26,22 +27,22 @@ pub struct Turns(Arc<Mutex<Lines>>);
 #[derive(Debug)]
 struct Lines {
     processors: usize,
-    /// Who called last.
+    /// The tenant that called last.
     latest: Option<TenantId>,
-    /// Until when several tenants use the host, as far as is known.
+    /// Time until which several tenants use the host, as far as is known.
     shared_until: Option<Instant>,
-    /// When the running window began, and the processor time that tenants' calls have used in it and in the one before.
+    /// Start of the present window, and the processor time that tenants' calls have used in it and in the one before.
     window: Instant,
     used: BTreeMap<TenantId, Duration>,
     used_before: BTreeMap<TenantId, Duration>,
     turns: FairLines<Turn>,
 }
 
-/// One turn; the next one's when dropped.
+/// One turn; dropping it passes it to the next.
 #[derive(Debug)]
 pub struct Turn {
     turns: Turns,
-    /// None when it is given back.
+    /// None once it is given back.
     tenant: Option<TenantId>,
 }
 
@@ -57,7 +58,7 @@ impl Turns {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes that a tenant calls; whether several use the host.
+    /// Notes that a tenant calls; returns whether several use the host.
     pub fn note(&self, tenant: &TenantId) -> bool {
         let mut lines = self.lines();
         if lines.latest.as_ref() != Some(tenant) {
@@ -67,7 +68,7 @@ impl Turns {
         lines.is_shared()
     }
 
-    /// Notes that a call of a tenant has used so much processor time.
+    /// Notes the processor time that a call of a tenant has used.
     pub fn note_used(&self, tenant: &TenantId, time: Duration) {
         let mut lines = self.lines();
         lines.turn_window();
@@ -75,7 +76,8 @@ impl Turns {
         *used = used.saturating_add(time);
     }
 
-    /// Whether the tenant computes so much that it holds up others that use the host: more than a quarter of the processors. Its calls then stand in its line from their beginning.
+    /// Whether the tenant computes so much that it delays other tenants: more than a quarter of the processors.
+    /// Its calls then stand in its line from their beginning.
     pub fn is_crowded_by(&self, tenant: &TenantId) -> bool {
         let mut lines = self.lines();
         if !lines.is_shared() {
@@ -87,7 +89,7 @@ impl Turns {
         used(&lines.used).max(used(&lines.used_before)) > most
     }
 
-    /// A turn, if one is free and nobody waits.
+    /// A turn, if one is free and no call waits.
     pub fn try_take(&self, tenant: &TenantId) -> Option<Turn> {
         let mut lines = self.lines();
         (lines.turns.nobody_waits() && lines.is_free()).then(|| {
@@ -96,14 +98,14 @@ impl Turns {
         })
     }
 
-    /// Stands in the tenant's line. Whoever drops what this returns has left it.
+    /// Joins the tenant's line. Dropping the returned receiver leaves it.
     pub fn wait(&self, tenant: &TenantId) -> oneshot::Receiver<Turn> {
         let mine = self.lines().turns.wait(tenant);
         self.settle();
         mine
     }
 
-    /// Gives free turns to those who wait.
+    /// Gives free turns to waiting calls.
     fn settle(&self) {
         loop {
             let mut lines = self.lines();
@@ -113,7 +115,7 @@ impl Turns {
             let Some((tenant, waiting)) = lines.turns.next(|_| true) else { return };
             drop(lines);
             if let Err(mut refused) = waiting.send(Turn { turns: self.clone(), tenant: Some(tenant) }) {
-                // Who waited has gone away. The loop goes on; dropping the turn would come here again from within.
+                // The waiting call has gone away. The loop goes on; dropping the turn would come here again from within.
                 refused.give_back();
             }
         }
@@ -125,7 +127,7 @@ impl Lines {
         let age = self.window.elapsed();
         if age >= WINDOW {
             let before = std::mem::take(&mut self.used);
-            // What is older than a window counts no more.
+            // Time older than a window does not count.
             self.used_before = if age < WINDOW.saturating_mul(2) { before } else { BTreeMap::new() };
             self.window = Instant::now();
         }
@@ -142,7 +144,7 @@ impl Lines {
 }
 
 impl Turn {
-    /// Frees the turn without giving it to anybody.
+    /// Frees the turn without giving it to a waiting call.
     fn give_back(&mut self) -> bool {
         let Some(tenant) = self.tenant.take() else { return false };
         self.turns.lines().turns.give_back(&tenant);

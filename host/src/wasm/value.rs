@@ -17,7 +17,7 @@ use super::handles::Handles;
 pub struct Mismatch {
     /// JSON pointer to the value.
     pub path: String,
-    /// What it should be.
+    /// The expected value.
     pub reason: String,
 }
 
@@ -49,7 +49,7 @@ fn to_field(
     }
 }
 
-/// One value of type `ty`; `path` is where it stands.
+/// One value of type `ty`; `path` is its place.
 fn to_val(value: &Value, ty: &Type, path: Path<'_>, handles: &mut dyn Handles) -> Result<Val, Mismatch> {
     Ok(match (ty, value) {
         (Type::Bool, Value::Bool(value)) => Val::Bool(*value),
@@ -179,8 +179,8 @@ fn integer<T: TryFrom<i128> + IntegerBounds>(value: &Value, path: Path<'_>) -> R
     }
 }
 
-/// The integer that a float is. Beyond 2^53, where floats leave out integers, only one that fifteen digits say: those are surely the digits that the caller wrote.
-/// The SDK's arguments follow the same rule.
+/// The integer that a float is. Beyond 2^53 floats leave out integers, so there the host takes only one of up to fifteen digits: the caller surely wrote
+/// those digits. The SDK's arguments follow the same rule.
 fn integral(float: f64) -> Option<i128> {
     const EXACT: f64 = 9_007_199_254_740_992.0;
     const SURE_DIGITS: usize = 15;
@@ -240,11 +240,11 @@ pub fn is_nullable(ty: &Type) -> bool {
     matches!(ty, Type::Option(_))
 }
 
-/// The most that an empty object or array of JSON takes, and its part for each member, in bytes.
+/// Most bytes of an empty object or array of JSON, and its bytes for each member.
 const CONTAINER_BYTES: u64 = 600;
 const MEMBER_BYTES: u64 = 240;
 
-/// The most that the JSON of a value takes, in bytes, known before it is made.
+/// Most bytes of a value's JSON, known before it is made.
 pub fn json_bytes(val: &Val) -> u64 {
     let length = |text: &str| u64::try_from(text.len()).unwrap_or(u64::MAX);
     let sum = |parts: &mut dyn Iterator<Item = u64>| parts.fold(CONTAINER_BYTES, u64::saturating_add);
@@ -252,7 +252,7 @@ pub fn json_bytes(val: &Val) -> u64 {
     let inner = match val {
         Val::String(text) | Val::Enum(text) => length(text),
         Val::List(items) if matches!(items.first(), Some(Val::U8(_))) => {
-            // These become base64.
+            // These bytes become base64.
             u64::try_from(items.len()).unwrap_or(u64::MAX).saturating_mul(3)
         }
         Val::List(items) | Val::Tuple(items) => sum(&mut items.iter().map(json_bytes)),
@@ -266,7 +266,7 @@ pub fn json_bytes(val: &Val) -> u64 {
     inner.saturating_add(MEMBER_BYTES)
 }
 
-/// The JSON of a value of type `ty`. Numbers that JSON cannot say are the strings `NaN`, `Infinity` and `-Infinity`.
+/// The JSON of a value of type `ty`. Numbers that JSON cannot express are the strings `NaN`, `Infinity` and `-Infinity`.
 pub fn to_json(val: &Val, ty: &Type, handles: &mut dyn Handles) -> Value {
     match (val, ty) {
         (Val::Bool(value), _) => Value::Bool(*value),
@@ -278,7 +278,7 @@ pub fn to_json(val: &Val, ty: &Type, handles: &mut dyn Handles) -> Value {
         (Val::U32(n), _) => Value::from(*n),
         (Val::S64(n), _) => Value::from(*n),
         (Val::U64(n), _) => Value::from(*n),
-        // Its own shortest digits: 0.1 stays 0.1.
+        // The float's own shortest digits: 0.1 stays 0.1.
         (Val::Float32(n), _) => float(n.to_string().parse().unwrap_or(f64::from(*n))),
         (Val::Float64(n), _) => float(*n),
         (Val::Char(c), _) => Value::String(c.to_string()),
@@ -318,7 +318,7 @@ pub fn to_json(val: &Val, ty: &Type, handles: &mut dyn Handles) -> Value {
         }
         (Val::Flags(names), _) => Value::Array(names.iter().cloned().map(Value::String).collect()),
         (Val::Resource(resource), Type::Own(_) | Type::Borrow(_)) => handles.give(resource, ty),
-        // An option's none; and functions with any other type are not offered as tools (see `schema`).
+        // None of an option. Functions with any other type are not offered as tools (see `schema`).
         _ => Value::Null,
     }
 }

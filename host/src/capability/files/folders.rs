@@ -1,4 +1,5 @@
-//! The directories of a grant, opened once when the component is loaded: what a path means is settled then, and a link that is put in its place later leads nowhere.
+//! The directories of a grant. The host opens them once, when it loads the component, and so fixes the meaning of each path.
+//! A link put there later leads nowhere.
 
 use std::{
     fs::{File, OpenOptions},
@@ -16,43 +17,43 @@ use crate::grants::{
     ledger::Witness,
 };
 
-/// Why a granted directory cannot be given.
+/// Reason for which the host cannot give a granted directory.
 #[derive(Debug, thiserror::Error)]
 pub enum FolderError {
-    /// It is not there, or not for the host.
+    /// It does not exist, or the host may not open it.
     #[error(
         "its grant names the directory {path}, which cannot be opened; make it, or change `files` in the component's grant"
     )]
     Open {
         /// The directory.
         path: PathBuf,
-        /// Why not.
+        /// The cause.
         #[source]
         source: io::Error,
     },
-    /// It holds what is the host's own.
+    /// It holds the host's own files.
     #[error(
         "its grant names the directory {path}, which overlaps {own}, where this host keeps its own files; no component may see those"
     )]
     Own {
         /// The directory.
         path: PathBuf,
-        /// What is the host's.
+        /// The folder of the host.
         own: PathBuf,
     },
 }
 
-/// What no component may see: data, grants and other components' code.
+/// Folders that no component may see: data, grants and other components' code.
 #[derive(Debug, Clone, Default)]
 pub struct OwnFolders {
-    /// The data directory: nothing in it, and nothing that has it in it.
+    /// The data directory. A grant may name no directory within it, and none that contains it.
     pub data: PathBuf,
-    /// Other folders: nothing that has one of them in it.
+    /// Other folders. A grant may name no directory that contains one of them.
     pub others: Vec<PathBuf>,
 }
 
 impl OwnFolders {
-    /// Checks that `grants` stay away from them.
+    /// Checks that `grants` keep away from these folders.
     pub fn check(&self, grants: &FolderGrants) -> Result<(), FolderError> {
         let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
         for grant in grants.iter() {
@@ -84,7 +85,7 @@ impl std::fmt::Debug for Folder {
 }
 
 impl Folders {
-    /// Opens what is granted.
+    /// Opens the granted directories.
     pub fn open(grants: &FolderGrants) -> Result<Self, FolderError> {
         Ok(Self(grants.iter().map(Folder::open).collect::<Result<_, _>>()?))
     }
@@ -98,7 +99,7 @@ impl Folders {
         self.0.iter().map(|folder| (folder.dir.clone(), folder.grant.at.clone()))
     }
 
-    /// Notes that the directory of this number was wanted in this way, as the lines of a grant that allow it.
+    /// Notes that the component wanted this use of the numbered directory, as the lines of a grant that allow it.
     pub(super) fn note(&self, number: usize, wanted: FolderMode, witness: &Witness) {
         let Some(folder) = self.0.get(number) else { return };
         let line = FolderGrant { mode: wanted, ..folder.grant.clone() }.to_string();

@@ -1,4 +1,4 @@
-//! What a call has open: files of the system, of which the whole process has few, and listings, which the host holds in memory.
+//! Open files and listings of a call. The whole process has few files of the system; the host holds listings in memory.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -16,29 +16,29 @@ use crate::{grants::files::FolderMode, memory::Reservation};
 const MAX_OPEN: usize = 64;
 /// Entries of all listings that one call holds.
 const MAX_ENTRIES: usize = 100_000;
-/// The most that an entry of a listing takes: its name, and where that is.
+/// Most bytes that an entry of a listing takes: its name and its location.
 pub(super) const ENTRY_BYTES: usize = 320;
-/// Which part of the process's files may be guests'.
+/// Guests may open the file limit of the process divided by this.
 const SHARE: u64 = 4;
-/// What guests may have open in any case, and at the most.
+/// Least and greatest number of files that all guests may have open.
 const HOST_OPEN: std::ops::RangeInclusive<u64> = 64..=65_536;
 
-/// What all guests may have open.
+/// Files that all guests may have open.
 static HOST: LazyLock<Arc<Semaphore>> = LazyLock::new(|| {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
     let guests = (limit / SHARE).clamp(*HOST_OPEN.start(), *HOST_OPEN.end());
     Arc::new(Semaphore::new(usize::try_from(guests).unwrap_or(MAX_OPEN)))
 });
 
-/// What one call has open.
+/// Open files and listings of one call.
 #[derive(Debug, Default)]
 pub struct Handles {
     open: Arc<AtomicUsize>,
     files: HashMap<u32, Arc<Handle>>,
     listings: HashMap<u32, Listing>,
-    /// Which directory of the grant an open directory is, or is in.
+    /// Number of the granted directory, by open directory at or below it.
     granted: HashMap<u32, usize>,
-    /// What the call has used of those directories so far.
+    /// Granted directories, with the mode of each use, that the call has used so far.
     used: HashSet<(usize, FolderMode)>,
 }
 
@@ -63,7 +63,7 @@ impl Drop for Handle {
 }
 
 impl Handles {
-    /// A place for a file, unless there are too many.
+    /// A permit for a file, unless too many are open.
     pub(super) fn reserve(&self) -> Option<Arc<Handle>> {
         if self.open.load(Ordering::Relaxed) >= MAX_OPEN {
             return None;
@@ -77,7 +77,7 @@ impl Handles {
         self.files.insert(descriptor, handle);
     }
 
-    /// The place that a descriptor has; none for a directory of the grant, which all calls share.
+    /// The permit of a descriptor; none for a granted directory, which all calls share.
     pub(super) fn of(&self, descriptor: u32) -> Option<Arc<Handle>> {
         self.files.get(&descriptor).cloned()
     }
@@ -87,12 +87,12 @@ impl Handles {
         self.granted.remove(&descriptor);
     }
 
-    /// Remembers that an open directory is, or is in, the directory of the grant of this number.
+    /// Remembers that an open directory lies at or below the granted directory of this number.
     pub(super) fn keep_granted(&mut self, descriptor: u32, number: usize) {
         self.granted.insert(descriptor, number);
     }
 
-    /// The number of the directory of the grant that an open directory is in.
+    /// Number of the granted directory that holds an open directory.
     pub(super) fn granted(&self, descriptor: u32) -> Option<usize> {
         self.granted.get(&descriptor).copied()
     }
@@ -102,12 +102,12 @@ impl Handles {
         self.used.insert((number, wanted))
     }
 
-    /// Another call begins.
+    /// Begins another call: all its uses are first uses.
     pub fn wake(&mut self) {
         self.used.clear();
     }
 
-    /// How many entries further listings may have.
+    /// Entries that further listings may have.
     pub(super) fn room_for_entries(&self) -> usize {
         MAX_ENTRIES.saturating_sub(self.listings.values().map(|listing| listing.entries).sum())
     }

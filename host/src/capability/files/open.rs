@@ -1,4 +1,4 @@
-//! Opening a path below a directory without ever waiting for anybody: only files and directories are given out, and a pipe or a device is closed again at once.
+//! Opens a path below a directory without ever waiting. The host gives out only files and directories, and closes a pipe or a device again at once.
 
 use std::{
     fs::{File, FileTimes, FileType},
@@ -32,7 +32,7 @@ pub(super) mod flags {
     }
 }
 
-/// How a guest wants to open a path. The flags mean what they mean in the engine's own implementation.
+/// Options with which a guest opens a path. The flags have the meaning of the engine's own implementation.
 pub(super) struct Wanted {
     options: OpenOptions,
     mode: OpenMode,
@@ -68,7 +68,7 @@ impl Wanted {
         Ok(Self { options, mode, directory })
     }
 
-    /// Whether anything could be changed by it.
+    /// Whether the options allow a change.
     pub(super) fn writes(&self) -> bool {
         self.mode.contains(OpenMode::WRITE)
     }
@@ -90,12 +90,12 @@ impl Wanted {
     }
 }
 
-/// Whether guests may have what is of this kind.
+/// Whether guests may have a file of this kind.
 fn given_out(kind: FileType) -> bool {
     kind.is_file() || kind.is_dir()
 }
 
-/// Sets the times of what `path` below `dir` leads to. Blocks.
+/// Sets the times of the target of `path` below `dir`. Blocks.
 pub(super) fn set_times(dir: &File, path: &str, accessed: NewTimestamp, modified: NewTimestamp) -> io::Result<()> {
     let mut times = FileTimes::new();
     if let Some(accessed) = time(accessed)? {
@@ -109,7 +109,7 @@ pub(super) fn set_times(dir: &File, path: &str, accessed: NewTimestamp, modified
         options.read(!write).write(write).custom_flags(flags::AT_ONCE);
         cap_primitives::fs::open(dir, Path::new(path), &options)
     };
-    // A time can be set through any handle; which one can be had depends on the file.
+    // Any handle can set a time; the kind of handle that the host can open depends on the file.
     let writable = open(true).or_else(|error| match Errno::from_io_error(&error) {
         Some(Errno::ACCESS | Errno::ISDIR) => open(false),
         _ => Err(error),
@@ -133,7 +133,7 @@ fn time(new: NewTimestamp) -> io::Result<Option<SystemTime>> {
     }
 }
 
-/// How many entries a directory has, if not more than `most`. Blocks.
+/// Counts a directory's entries; none if there are more than `most`. Blocks.
 pub(super) fn count_entries(dir: &File, most: usize) -> io::Result<Option<usize>> {
     let mut count = 0_usize;
     for entry in Listing::read_from(dir)? {

@@ -1,4 +1,4 @@
-//! Streams of files: what is written is counted before it is written, and no stream outlives or holds up its call.
+//! Streams of files. The host counts bytes before it writes them, and no stream outlives or holds up its call.
 
 use std::sync::Arc;
 
@@ -14,14 +14,14 @@ use super::{
 };
 use crate::wasm::control::Control;
 
-/// A file that is read.
+/// A stream that reads a file.
 pub(super) struct Reader {
     pub(super) inner: DynInputStream,
     pub(super) control: Arc<Control>,
     pub(super) _handle: Option<Arc<Handle>>,
 }
 
-/// A file that is written.
+/// A stream that writes a file.
 pub(super) struct Writer {
     pub(super) inner: DynOutputStream,
     pub(super) control: Arc<Control>,
@@ -31,7 +31,7 @@ pub(super) struct Writer {
 #[async_trait]
 impl Pollable for Reader {
     async fn ready(&mut self) {
-        // A call that is over is told so by what it does next.
+        // The guest's next operation reports the end of the call.
         let _over = self.control.wait_in_place(in_pool(self.inner.ready())).await;
     }
 }
@@ -66,7 +66,7 @@ impl Writer {
     }
 }
 
-/// All that writes ends in these two: the other methods of the trait are made of them.
+/// Every write ends in `write` or `blocking_write_and_flush`: the trait makes its other methods from them.
 #[async_trait]
 impl OutputStream for Writer {
     fn write(&mut self, bytes: Bytes) -> StreamResult<()> {

@@ -32,7 +32,7 @@ pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
-/// Connects to the first of `addresses` that answers. They were checked; nothing is looked up here.
+/// Connects to the first of `addresses` that answers. The caller has checked them; this function looks nothing up.
 pub(super) async fn connect(
     outbound: &Outbound,
     origin: &Origin,
@@ -70,7 +70,7 @@ async fn secure(outbound: &Outbound, origin: &Origin, stream: Counted) -> Result
     }
 }
 
-/// A stream whose bytes count against the call's budget, whatever they are part of.
+/// A stream that counts all its bytes against the call's budget.
 struct Counted {
     stream: TcpStream,
     control: Arc<Control>,
@@ -122,7 +122,7 @@ impl AsyncWrite for Counted {
     }
 }
 
-/// An answer's body: pulled by the guest, never waiting longer than it may between two pieces.
+/// An answer's body: the guest pulls it, and the wait between two pieces is bounded.
 pub(super) struct AnswerBody {
     incoming: Incoming,
     patience: Duration,
@@ -170,7 +170,7 @@ impl Body for AnswerBody {
     }
 }
 
-/// What a failed exchange is to the guest.
+/// Turns a failed exchange into the error for the guest.
 pub(super) fn explain(error: &hyper::Error) -> Error {
     if error.is_parse_too_large() {
         Error::HttpResponseHeaderSectionSize(None)

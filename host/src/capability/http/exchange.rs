@@ -21,7 +21,7 @@ use crate::{
     wasm::control::Control,
 };
 
-/// The head of an answer, and what is read ahead of its body, in bytes.
+/// Bytes of an answer's head, and of the part of its body that the host reads ahead.
 const MAX_READ_AHEAD_BYTES: usize = 64 << 10;
 /// How long a connection may take if the guest does not say: a name with several addresses has then time left for the next.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
@@ -34,7 +34,7 @@ pub(super) struct Exchange {
     patience: Patience,
 }
 
-/// Where a request goes, and with what.
+/// Destination of a request, and the permissions and secrets for it.
 struct Way {
     method: http::Method,
     path: String,
@@ -91,9 +91,10 @@ impl Exchange {
         Ok(Self { request, way, places, patience })
     }
 
-    /// Sends it. Whoever drops this ends it.
+    /// Sends the request. Dropping the future ends it.
     pub(super) async fn run(mut self) -> Result<Sent, Error> {
-        // Its own call's turn, then its tenant's: for as long as the call may take, unless the guest said how long connecting may.
+        // The request waits for a permit of its own call, then for one of its tenant. It waits as long as the call may take, unless the guest limited the time
+        // to connect.
         let Way { control, access, requester, .. } = &self.way;
         let turn_until = Instant::now() + self.patience.turn;
         let own = timeout_at(turn_until, self.places.clone().acquire_owned());
@@ -115,7 +116,7 @@ impl Exchange {
             let _until_the_end = (own, permit);
             tokio::select! {
                 _its_error_is_the_bodys = connection => {}
-                // The instance may stay, with what it has open; its connections do not.
+                // The instance may stay with its open handles. Its connections end with the call.
                 () = over.cancelled() => {}
             }
         });
@@ -132,7 +133,7 @@ impl Exchange {
         Ok((http::Response::from_parts(parts, body), Box::new(work)))
     }
 
-    /// Replaces the placeholders, and the URL by the form that stands in a request's first line.
+    /// Replaces the placeholders, and the URL by the form for a request's first line.
     async fn put_in_secrets(&mut self) -> Result<(), Error> {
         let values = self.way.open().await?;
         substitute::hide(&values, self.way.control.redactor());
@@ -175,7 +176,7 @@ impl Way {
         Ok(found.into_iter().map(|address| SocketAddr::new(address, self.origin.port)).collect())
     }
 
-    /// The values of the request's secrets.
+    /// Values of the request's secrets.
     async fn open(&self) -> Result<Values, Error> {
         if self.secrets.is_empty() {
             return Ok(Values::new());
@@ -192,7 +193,7 @@ impl Way {
     }
 }
 
-/// Who is spoken to, if a rule allows it.
+/// Origin of the request's URL, if a rule allows the request.
 fn allowed(request: &Request<WasiBody>, access: &HttpAccess) -> Result<Origin, Denied> {
     let uri = request.uri();
     let scheme = uri.scheme_str().unwrap_or_default();
@@ -212,7 +213,7 @@ fn allowed(request: &Request<WasiBody>, access: &HttpAccess) -> Result<Origin, D
     Ok(Origin { scheme, host, port: port.unwrap_or(scheme.port()) })
 }
 
-/// The secrets that a request has placeholders of, all granted for where it goes.
+/// Secrets that a request has placeholders of, all granted for its destination.
 fn secrets(
     request: &Request<WasiBody>,
     origin: &Origin,
@@ -234,7 +235,7 @@ fn secrets(
     }
 }
 
-/// Notes why a request is denied, and what would allow it; the guest is told neither.
+/// Notes for the operator why the host denies a request, and which rule would allow it. The guest learns neither.
 fn deny(requester: &Requester, denied: &Denied) -> Error {
     let Requester { tenant, component, tool, witness } = requester;
     let (reason, add) = (denied.to_string(), denied.advice());

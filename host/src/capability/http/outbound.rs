@@ -1,4 +1,4 @@
-//! What all components' requests share: the resolver, the roots, the places for connections, the tenants' secrets.
+//! State that all components' requests share: the resolver, the roots, the permits for connections, the tenants' secrets.
 
 use std::{
     collections::BTreeMap,
@@ -42,7 +42,7 @@ impl Default for OutboundConfig {
 }
 
 impl OutboundConfig {
-    /// What is wrong with these numbers, if anything.
+    /// Describes the first invalid number, if any.
     pub fn check(&self) -> Result<(), String> {
         for (name, value) in [("max_connections", self.max_connections), ("max_lookups", self.max_lookups)] {
             if !(1..=65_536).contains(&value) {
@@ -53,15 +53,15 @@ impl OutboundConfig {
     }
 }
 
-/// Why no requests can be made.
+/// Reason for which the host cannot make requests.
 #[derive(Debug, thiserror::Error)]
 pub enum OutboundError {
-    /// The file of certificates does not work.
+    /// The host cannot use the file of certificates.
     #[error("outbound.ca_file {path} cannot be used: {reason}")]
     CaFile {
         /// The file.
         path: PathBuf,
-        /// Why not.
+        /// The cause.
         reason: String,
     },
 }
@@ -107,7 +107,7 @@ impl Outbound {
         (self.connections.taken(tenant).1, self.lookups.taken(tenant).1)
     }
 
-    /// All addresses of `name`, in the tenant's turn. A resolver cannot be stopped: the look-up goes on, with its permit, also where nobody waits for it any more.
+    /// All addresses of `name`, in the tenant's turn. A resolver cannot be stopped: the look-up goes on, with its permit, also after its call has ended.
     pub(super) async fn resolve(&self, tenant: &TenantId, name: &str) -> io::Result<Vec<IpAddr>> {
         let permit = self.lookups.take(tenant).await;
         let (resolver, name) = (Arc::clone(&self.resolver), name.to_owned());
@@ -119,7 +119,7 @@ impl Outbound {
         lookup.await.map_err(io::Error::other)?
     }
 
-    /// A tenant's secrets. Kept for each tenant that this host knows.
+    /// Secrets of a tenant. The host keeps them for each tenant that it knows.
     pub fn secrets(&self, tenant: &TenantId) -> Arc<Secrets> {
         let mut known = self.secrets.lock().unwrap_or_else(PoisonError::into_inner);
         let secrets = known

@@ -1,4 +1,4 @@
-//! From a name to its addresses. Only names that a rule allows get here.
+//! Finds the addresses of a name. Only names that a rule allows get here.
 
 use std::{fmt, io, net::IpAddr, sync::Arc};
 
@@ -15,7 +15,7 @@ pub trait Resolve: fmt::Debug + Send + Sync {
 pub struct Resolver(Option<Arc<dyn Resolve>>);
 
 impl Resolver {
-    /// One of the embedder's own.
+    /// A resolver of the embedder's own.
     pub fn new(resolver: Arc<dyn Resolve>) -> Self {
         Self(Some(resolver))
     }

@@ -1,7 +1,7 @@
-//! Placeholders of secrets, in header values and in the query: found before anything is sent, replaced just before it is.
+//! Placeholders of secrets, in header values and in the query. The host finds them before it sends anything, and replaces them just before sending.
 //!
-//! A placeholder anywhere else, a malformed one, or one of a secret that may not go where the request goes denies the request. A body is not looked at: what looks like a
-//! placeholder in it is sent as it is.
+//! A placeholder anywhere else denies the request. So does a malformed one, or one of a secret that may not go to the request's destination.
+//! The host does not examine a body: text in it that resembles a placeholder leaves unchanged.
 
 use std::collections::BTreeSet;
 
@@ -13,7 +13,7 @@ use crate::{
     wasm::redactor::Redactor,
 };
 
-/// The name of the first placeholder, with what stands before and after it; an error if one begins and is none.
+/// Name of the first placeholder, with the text before and after it; an error if the text begins a placeholder and does not complete one.
 fn first(text: &str) -> Result<Option<(&str, SecretName, &str)>, Malformed> {
     let Some((before, rest)) = text.split_once(PLACEHOLDER_START) else { return Ok(None) };
     let (name, after) = rest.split_once(PLACEHOLDER_END).ok_or(Malformed)?;
@@ -21,7 +21,7 @@ fn first(text: &str) -> Result<Option<(&str, SecretName, &str)>, Malformed> {
     Ok(Some((before, name, after)))
 }
 
-/// A placeholder begins and is none.
+/// The start of a placeholder without a legal remainder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a placeholder of a secret is not of the form `{{{{secret:NAME}}}}`")]
 pub(super) struct Malformed;
@@ -50,7 +50,7 @@ pub(super) fn in_path(path: &str) -> bool {
 /// The values of a request's secrets.
 pub(super) type Values = Vec<(SecretName, Zeroizing<String>)>;
 
-/// From now on the values are in nothing that leaves the call.
+/// Removes the values from all that leaves the call from now on.
 pub(super) fn hide(values: &Values, redactor: &Redactor) {
     for (name, value) in values {
         let json = serde_json::to_string(value.as_str()).map(Zeroizing::new).unwrap_or_default();

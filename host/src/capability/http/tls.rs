@@ -1,4 +1,4 @@
-//! TLS to upstreams: the machine's roots, and those of a file that the operator names.
+//! TLS to upstreams. The host trusts the machine's roots, and those of a file that the operator names.
 
 use std::{path::Path, sync::Arc};
 
@@ -13,7 +13,7 @@ use tokio_rustls::TlsConnector;
 use super::outbound::OutboundError;
 use crate::grants::http::Host;
 
-/// Makes connections secret. The machine's roots are read at the first use.
+/// Encrypts connections. It reads the machine's roots at the first use.
 #[derive(Debug)]
 pub(super) struct Tls {
     extra: Vec<CertificateDer<'static>>,

@@ -1,4 +1,4 @@
-//! `wasi:io/streams`: what blocks on a stream is raced against the call's end, as an upstream may never write or read.
+//! `wasi:io/streams`: the host races each blocking stream operation against the call's end, because an upstream may never write or read.
 
 use wasmtime::component::Resource;
 use wasmtime_wasi::p2::{

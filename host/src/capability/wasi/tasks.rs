@@ -1,12 +1,12 @@
-//! WASI 0.3, as far as 0.2 is everybody's: clocks, random numbers, and standard output as log records. Its waits are those of tasks, which [`crate::wasm::tasks`] races
-//! against the call's end.
+//! WASI 0.3, as far as every component has 0.2: clocks, random numbers, and standard output as log records. Its waits are those of tasks, which
+//! [`crate::wasm::tasks`] races against the call's end.
 
 use wasmtime::component::Linker;
 use wasmtime_wasi::p3::{cli, clocks, random};
 
 use crate::wasm::state::State;
 
-/// Links it, on an engine that has tasks.
+/// Links the interfaces, on an engine that has tasks.
 pub(super) fn link(l: &mut Linker<State>) -> wasmtime::Result<()> {
     cli::add_to_linker(l)?;
     clocks::add_to_linker(l)?;

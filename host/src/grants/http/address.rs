@@ -1,7 +1,7 @@
-//! Which addresses are public: those that a rule lets a guest reach without naming them.
+//! Public addresses: those that a rule lets a guest reach without naming them.
 //!
-//! From the IANA special-purpose registries (RFC 6890 and its updates). Forms of IPv6 that carry an IPv4 address are never public, as what they reach is decided by
-//! somebody else's translator.
+//! From the IANA special-purpose registries (RFC 6890 and its updates). IPv6 addresses that carry an IPv4 address are never public:
+//! somebody else's translator decides where they lead.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

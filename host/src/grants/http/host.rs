@@ -1,6 +1,7 @@
 //! A host of a URL in its one form: a name in lower-case ASCII, or an address.
 //!
-//! Whatever other programs would also read as an address (`127.1`, `0x7f000001`, `2130706433`, `0177.0.0.1`) is refused, so that no two parsers can disagree about it.
+//! The parser refuses a name that another program could read as an address (`127.1`, `0x7f000001`, `2130706433`, `0177.0.0.1`).
+//! So no two parsers can disagree about a host.
 
 use std::{
     fmt,
@@ -11,7 +12,7 @@ use std::{
 const MAX_NAME_BYTES: usize = 253;
 const MAX_LABEL_BYTES: usize = 63;
 
-/// Who is meant by a URL.
+/// The host that a URL names.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Host {
     /// A name to look up: lower case, without a dot at its end.
@@ -20,7 +21,7 @@ pub enum Host {
     Address(IpAddr),
 }
 
-/// Why a text is no host.
+/// Reason for which a text is no host.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{text:?} is not a host: {reason}")]
 pub struct InvalidHost {

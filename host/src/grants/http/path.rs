@@ -30,7 +30,7 @@ impl Paths {
         Ok(if below { Self::Below(path.to_owned()) } else { Self::One(path.to_owned()) })
     }
 
-    /// Whether `path` is meant.
+    /// Whether the rule covers `path`.
     pub(super) fn allow(&self, path: &str) -> bool {
         match self {
             Self::Any => true,

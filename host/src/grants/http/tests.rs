@@ -1,4 +1,4 @@
-//! Every form of a rule that the documentation names, and what sneaks around it.
+//! Every form of a rule that the documentation names, and requests that try to evade one.
 
 use super::*;
 
@@ -161,7 +161,7 @@ fn a_refusal_says_what_would_allow_it() {
     assert_eq!(denied.to_string(), "no rule allows POST https://b.example:8443/v1/x");
     let advice = denied.advice().expect("a rule can");
     assert_eq!(advice, "[[http]]\nurl = \"https://b.example:8443/v1/x\"\nmethods = [\"POST\"]");
-    // What it advises is a rule, and it allows the request.
+    // The advice is a rule, and it allows the request.
     let added: Rule = toml::from_str(advice.split_once('\n').expect("two lines").1).expect("a rule");
     assert!(HttpRules(vec![added]).check("POST", "https", "b.example", Some(8443), "/v1/x").is_ok());
     let never = rules.check("GET", "https", "0x7f.1", None, "/").expect_err("no host");

@@ -1,4 +1,4 @@
-//! What is durable: one read transaction of the file, replaced after every commit, and the merge of pending writes over it.
+//! Durable entries: one read transaction of the file, replaced after every commit, and the merge of pending writes over it.
 
 use std::{cmp::Ordering, path::PathBuf, sync::Arc};
 
@@ -30,7 +30,7 @@ impl std::fmt::Debug for Base {
     }
 }
 
-/// A key or value where redb has it.
+/// A key or value as redb holds it.
 type Found<'a> = redb::AccessGuard<'a, &'static [u8]>;
 
 /// One write that is staged and not durable yet, or that a transaction has not committed yet.
@@ -41,10 +41,10 @@ pub(super) struct Pending {
     pub(super) value: Option<Bytes>,
 }
 
-/// Pending writes by key of the space; a clone shares all that is not changed afterwards.
+/// Pending writes by key of the space; a clone shares all entries that do not change afterwards.
 pub(super) type Overlay = rpds::RedBlackTreeMapSync<Bytes, Pending>;
 
-/// The key in the file.
+/// Key of an entry in the file.
 pub(super) fn full_key(component: &ComponentName, key: &[u8]) -> Vec<u8> {
     let name = component.as_str().as_bytes();
     let mut full = Vec::with_capacity(name.len().saturating_add(key.len()).saturating_add(1));
@@ -54,7 +54,7 @@ pub(super) fn full_key(component: &ComponentName, key: &[u8]) -> Vec<u8> {
     full
 }
 
-/// The value in the file.
+/// Value of an entry in the file.
 pub(super) fn stored(version: u64, value: &[u8]) -> Vec<u8> {
     let mut stored = Vec::with_capacity(value.len().saturating_add(VERSION_BYTES));
     stored.extend_from_slice(&version.to_le_bytes());
@@ -164,7 +164,7 @@ fn live(pending: Option<(&Bytes, &Pending)>) -> Option<Entry> {
     Some(Entry { key: key.clone(), value: pending.value.clone()?, version: pending.version })
 }
 
-/// A snapshot that a guest or the host holds. As long as it lives, the file cannot use again the pages that it sees.
+/// A snapshot for a guest or the host. As long as it lives, the file cannot reuse the pages that it sees.
 #[derive(Debug)]
 pub(super) struct DurableSnapshot {
     // The file stays open as long as the snapshot.

@@ -1,6 +1,8 @@
-//! Group commit: whatever is staged while the disk is busy goes to it together, in one durable commit of the file, and is acknowledged after it, all or none.
+//! Group commit. Transactions that are staged while the disk is busy go to it together, in one durable commit of the file.
+//! Afterwards the host acknowledges all of them, or none.
 //!
-//! Nobody works here while nothing is staged: the first transaction that is staged starts the work on a thread that may block, and the work ends when the queue is empty.
+//! No thread works here while nothing is staged. The first staged transaction starts the work on a thread that may block, and the work ends when the queue
+//! is empty.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -22,7 +24,7 @@ use crate::{
     store::{Section, Space, StoreError, Unavailable},
 };
 
-/// Transactions of one group; more wait for the next, so that no acknowledgement waits for a group without end.
+/// Transactions of one group. Further ones wait for the next, so that no acknowledgement waits for a group without end.
 const MAX_GROUP: usize = 1_024;
 
 type Done = oneshot::Sender<Result<(), StoreError>>;
@@ -93,7 +95,7 @@ pub(super) async fn room(file: &File, bytes: usize) -> Result<OwnedSemaphorePerm
     room.map_err(|_| Unavailable::Closed { path: file.path.clone() }.into())
 }
 
-/// Makes a transaction visible to those after it, and puts it in the queue to the disk.
+/// Makes a transaction visible to later ones, and puts it in the queue to the disk.
 pub(super) fn stage(file: &Arc<File>, mut batch: Batch) -> oneshot::Receiver<Result<(), StoreError>> {
     let (done, answer) = oneshot::channel();
     batch.done = Some(done);
@@ -137,7 +139,7 @@ fn work(file: &Arc<File>) {
 
 fn commit_group(file: &File, group: Vec<Batch>, number: u64) {
     if file.is_broken() {
-        // They saw writes that are lost.
+        // These transactions saw writes that are lost.
         return group.into_iter().for_each(|batch| batch.answer(Err(StoreError::Conflict)));
     }
     let outcome = settle(file, &group, number);
@@ -146,7 +148,7 @@ fn commit_group(file: &File, group: Vec<Batch>, number: u64) {
     }
 }
 
-/// Writes a group. If that fails or panics, the file is broken off, so that nobody waits for it any more: it is opened anew by whoever comes next.
+/// Writes a group. If that fails or panics, breaks the file off, so that no transaction waits for it any more; the next user opens it anew.
 fn settle(file: &File, group: &[Batch], number: u64) -> Result<(), StoreError> {
     let Err(error) = caught(|| write_group(file, group, number)) else { return Ok(()) };
     let outcome = caught(|| after_failure(file, error, number));
@@ -154,13 +156,13 @@ fn settle(file: &File, group: &[Batch], number: u64) -> Result<(), StoreError> {
     outcome
 }
 
-/// What `work` came to; a panic is a failure that does not say what is on disk.
+/// Outcome of `work`; a panic is a failure that leaves the disk's state unknown.
 fn caught(work: impl FnOnce() -> Result<(), StoreError>) -> Result<(), StoreError> {
-    // The queue and the views are whole between any two steps, and the file is not used again after a failure.
+    // The queue and the views are whole between any two steps, and the host does not use the file again after a failure.
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).unwrap_or(Err(StoreError::OutcomeUnknown))
 }
 
-/// Writes a group in one durable commit, and makes it what everybody sees.
+/// Writes a group in one durable commit, and makes it the state that all readers see.
 fn write_group(file: &File, group: &[Batch], number: u64) -> Result<(), StoreError> {
     let changes = Changes::of(group);
     if changes.entries.is_empty() {
@@ -178,8 +180,8 @@ fn write_group(file: &File, group: &[Batch], number: u64) -> Result<(), StoreErr
     Ok(())
 }
 
-/// Closes the file, and looks whether the group is on disk after all: a failure in the midst of a commit does not say. The file is then opened anew by whoever
-/// comes next.
+/// Closes the file, and checks whether the group is on disk after all, because a failure in the midst of a commit does not say.
+/// The next user opens the file anew.
 fn after_failure(file: &File, error: StoreError, number: u64) -> Result<(), StoreError> {
     file.close();
     let on_disk = file.last_group_on_disk();
@@ -198,7 +200,7 @@ fn after_failure(file: &File, error: StoreError, number: u64) -> Result<(), Stor
     }
 }
 
-/// What a group changes: the last write of each entry, and the spaces.
+/// Changes of a group: the last write of each entry, and the spaces.
 struct Changes<'a> {
     entries: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
     spaces: BTreeMap<&'a ComponentName, &'a Batch>,
@@ -239,7 +241,7 @@ impl<'a> Changes<'a> {
         Ok(write.commit()?)
     }
 
-    /// The new durable state, in one moment for each space, then the news of it.
+    /// Publishes the new durable state, in one moment for each space, and then notifies all waiting tasks.
     fn publish(&self, file: &File, group: &[Batch], base: Base) {
         {
             let mut views: BTreeMap<&ComponentName, _> =

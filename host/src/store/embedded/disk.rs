@@ -1,4 +1,4 @@
-//! Where the files are. A test puts a disk here that loses what was not synced, tears writes, or is full.
+//! Place of the files. A test puts a disk here that loses unsynced writes, tears writes, or is full.
 
 use std::{fmt, fs, io, path::Path};
 
@@ -6,12 +6,12 @@ use redb::{StorageBackend, backends::FileBackend};
 
 use crate::files::{narrow_open, private_options};
 
-/// Where files are.
+/// Place of the files.
 pub trait Disk: fmt::Debug + Send + Sync {
-    /// Whether there is a file.
+    /// Whether a file exists.
     fn exists(&self, path: &Path) -> bool;
 
-    /// Makes an empty file, in the place of one that is there.
+    /// Makes an empty file, in the place of an existing one.
     fn create(&self, path: &Path) -> io::Result<AnyBackend>;
 
     /// Opens a file for reading and writing.
@@ -27,7 +27,7 @@ pub struct FileSystem;
 
 impl Disk for FileSystem {
     fn exists(&self, path: &Path) -> bool {
-        // What cannot be looked at is there: it is opened, and that says why not.
+        // A path that the host cannot examine counts as existing. Opening it then reports the reason.
         path.try_exists().unwrap_or(true)
     }
 
@@ -41,13 +41,13 @@ impl Disk for FileSystem {
 
     fn publish(&self, from: &Path, to: &Path) -> io::Result<()> {
         fs::rename(from, to)?;
-        // A name is only there after a crash if its directory is on disk too.
+        // A name survives a crash only if its directory is on disk too.
         to.parent().map_or(Ok(()), |directory| fs::File::open(directory)?.sync_all())
     }
 }
 
 fn backend(file: fs::File) -> io::Result<AnyBackend> {
-    // An older host made it wider, or an operator put a copy here. A file of another owner's is used as it is.
+    // An older host made the mode wider, or an operator put a copy here. The host uses a file of another owner unchanged.
     if let Err(error) = narrow_open(&file) {
         tracing::warn!(%error, "others may read a file of the store");
     }

@@ -1,4 +1,4 @@
-//! One tenant's file: opening it with care, its spaces, and those who wait for a change in it.
+//! One tenant's file: opening it with care, its spaces, and the calls that wait for a change in it.
 
 use std::{
     collections::BTreeMap,
@@ -34,7 +34,7 @@ use crate::{
 pub(super) const SPACES: TableDefinition<'static, &str, (u64, u64)> = TableDefinition::new("spaces");
 /// Numbers about the file itself.
 pub(super) const ABOUT: TableDefinition<'static, &str, u64> = TableDefinition::new("about");
-/// The layout of the tables; a file with a greater one is left alone.
+/// The layout of the tables; the host leaves a file with a greater one alone.
 const FORMAT: (&str, u64) = ("format", 1);
 /// The number of the last group of transactions that was committed.
 pub(super) const LAST_GROUP: &str = "last_group";
@@ -50,7 +50,7 @@ pub(super) struct File {
     pub(super) room: Arc<Semaphore>,
     pub(super) touched: Arc<Touched>,
     disk: Arc<dyn Disk>,
-    /// Who commits.
+    /// Runtime that commits.
     pub(super) workers: Handle,
     database: Mutex<Option<Arc<Database>>>,
     base: ArcSwap<Base>,
@@ -59,7 +59,7 @@ pub(super) struct File {
     broken: AtomicBool,
 }
 
-/// Those who wait for one entry to change.
+/// Calls that wait for one entry to change.
 #[derive(Debug, Default)]
 struct Waiting {
     notify: Arc<Notify>,
@@ -73,7 +73,7 @@ impl std::fmt::Debug for File {
 }
 
 impl File {
-    /// Opens a file, or makes one. Never changes a file that it does not fully understand.
+    /// Opens a file, or makes one. Never changes a file that the host does not fully understand.
     pub(super) fn open(
         tenant: TenantId,
         path: PathBuf,
@@ -110,7 +110,7 @@ impl File {
         self.broken.load(Ordering::Acquire)
     }
 
-    /// What is durable now.
+    /// The durable state now.
     pub(super) fn base(&self) -> Arc<Base> {
         self.base.load_full()
     }
@@ -125,25 +125,25 @@ impl File {
         database.ok_or_else(|| Unavailable::Closed { path: self.path.clone() }.into())
     }
 
-    /// Closes the database after a failure, so that it can be opened anew.
+    /// Closes the database after a failure, so that the host can open it anew.
     pub(super) fn close(&self) {
         *self.database.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    /// Closes the file for good, when what is staged has reached the disk.
+    /// Closes the file for good, once the staged transactions have reached the disk.
     pub(super) fn close_in_order(&self) {
         self.queue.wait_until_empty();
         self.break_off();
         self.close();
     }
 
-    /// The number of the last group that is on disk, of a file that failed and was closed.
+    /// Number of the last group on disk, of a file that failed and is closed.
     pub(super) fn last_group_on_disk(&self) -> Result<u64, StoreError> {
         let database = open_database(&self.path, &*self.disk, 1 << 20)?;
         Ok(read_about(&database).map_err(|error| unavailable(&self.path, error))?.1)
     }
 
-    /// Lets go of everybody: whoever comes next gets a new file.
+    /// Releases all waiting calls; the next user gets a new file.
     pub(super) fn break_off(&self) {
         self.broken.store(true, Ordering::Release);
         for waiting in self.lock_waiting().values() {
@@ -151,7 +151,7 @@ impl File {
         }
     }
 
-    /// The state of one space, from the file if nobody has used it yet.
+    /// The state of one space, read from the file at its first use.
     pub(super) fn space(&self, component: &ComponentName) -> Result<Arc<SpaceState>, StoreError> {
         let mut spaces = self.spaces.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(space) = spaces.get(component) {
@@ -179,7 +179,7 @@ impl File {
         Ok(self.recorded(component)?.0)
     }
 
-    /// The components that have a space.
+    /// Components that have a space.
     pub(super) fn components(&self) -> Result<Vec<ComponentName>, StoreError> {
         let read = || -> Result<Vec<ComponentName>, redb::Error> {
             let spaces = self.database_for_read()?.begin_read()?.open_table(SPACES)?;
@@ -216,7 +216,7 @@ impl File {
         }
     }
 
-    /// Wakes those who wait for one of these entries (`component NUL key`).
+    /// Wakes the calls that wait for one of these entries (`component NUL key`).
     pub(super) fn wake<'a>(&self, changed: impl Iterator<Item = &'a Vec<u8>>) {
         let waiting = self.lock_waiting();
         if waiting.is_empty() {
@@ -261,7 +261,7 @@ impl File {
                         let (component, record) = record?;
                         spaces.insert(component.value(), record.value())?;
                     }
-                    // The format comes last: a copy that broke off is not taken for a store.
+                    // The format comes last, so that an interrupted copy does not pass for a store.
                     for record in source.open_table(ABOUT)?.iter()? {
                         let (name, number) = record?;
                         about.insert(name.value(), number.value())?;
@@ -279,7 +279,7 @@ impl File {
     }
 }
 
-/// A place among those who wait for an entry, given back when dropped.
+/// One registered waiter of an entry; dropping it unregisters it.
 struct WaitingPlace {
     file: Arc<File>,
     key: Vec<u8>,
@@ -310,7 +310,7 @@ impl Drop for WaitingPlace {
     }
 }
 
-/// Makes a file under another name and gives it its own when it is complete: after a crash there is a whole store, or none.
+/// Makes a file under another name and gives it its own when it is complete: after a crash the store is whole, or absent.
 fn create(path: &Path, disk: &dyn Disk) -> Result<(), StoreError> {
     let io = |source: std::io::Error| Unavailable::Io { path: path.to_owned(), source: source.into() };
     let unfinished = path.with_extension("new");
@@ -332,7 +332,7 @@ fn open_database(path: &Path, disk: &dyn Disk, cache_bytes: usize) -> Result<Dat
     let io = |source: std::io::Error| Unavailable::Io { path: path.to_owned(), source: source.into() };
     let backend = disk.open(path).map_err(io)?;
     if backend.len().map_err(io)? == 0 {
-        // redb would make a new database of it.
+        // redb would make a new database of the empty file.
         let source = "it is empty".into();
         return Err(Unavailable::Corrupt { path: path.to_owned(), source }.into());
     }
@@ -340,7 +340,7 @@ fn open_database(path: &Path, disk: &dyn Disk, cache_bytes: usize) -> Result<Dat
     database.map_err(|error| unavailable(path, error.into()).into())
 }
 
-/// Checks the file's format; the number of its last group.
+/// Checks the file's format; returns the number of its last group.
 fn check(path: &Path, database: &Database) -> Result<u64, StoreError> {
     match read_about(database).map_err(|error| unavailable(path, error))? {
         (format, last_group) if format == FORMAT.1 => Ok(last_group),
@@ -348,7 +348,7 @@ fn check(path: &Path, database: &Database) -> Result<u64, StoreError> {
     }
 }
 
-/// The file's format and last group. A file of redb's that is not ours is an error.
+/// The file's format and last group. A redb file of another program is an error.
 fn read_about(database: &Database) -> Result<(u64, u64), redb::Error> {
     let about = database.begin_read()?.open_table(ABOUT)?;
     let Some(format) = about.get(FORMAT.0)? else {

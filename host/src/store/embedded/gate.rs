@@ -1,4 +1,4 @@
-//! One tenant's way to its file: one opens or closes it at a time, and nobody opens the file of a tenant that was removed.
+//! One tenant's way to its file. One caller opens or closes the file at a time. The file of a removed tenant stays closed.
 
 use std::sync::{
     Mutex, MutexGuard, PoisonError, TryLockError,
@@ -13,12 +13,12 @@ pub(super) struct Gate {
 }
 
 impl Gate {
-    /// Waits until nobody opens or closes the file.
+    /// Waits until no thread opens or closes the file.
     pub(super) fn enter(&self) -> MutexGuard<'_, ()> {
         self.one_at_a_time.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// As [`Gate::enter`], unless it would have to wait. Who holds one gate never waits for another: two tenants may close each other's file.
+    /// As [`Gate::enter`], unless it would have to wait. The holder of one gate never waits for another, because two tenants may close each other's file.
     pub(super) fn try_enter(&self) -> Option<MutexGuard<'_, ()>> {
         match self.one_at_a_time.try_lock() {
             Ok(entered) => Some(entered),
@@ -32,7 +32,7 @@ impl Gate {
         self.removed.load(Ordering::Acquire)
     }
 
-    /// Notes that the tenant is gone, or that there is one of its name again.
+    /// Notes that the tenant is gone, or that a tenant of its name exists again.
     pub(super) fn set_removed(&self, removed: bool) {
         self.removed.store(removed, Ordering::Release);
     }

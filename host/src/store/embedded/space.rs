@@ -1,7 +1,7 @@
-//! One space: whose turn it is, and what is staged.
+//! One space: the turns of its transactions, and its staged writes.
 //!
-//! Transactions of a space run one after another. Whoever has the turn has it for a bounded time; those who wait for it take it away when that time is over, so a
-//! guest that keeps a transaction open harms nobody for long.
+//! Transactions of a space run one after another. A transaction holds the turn for a bounded time. The next one takes the turn away when that time is over,
+//! so a guest that keeps a transaction open delays others only briefly.
 
 use std::{
     sync::{
@@ -19,7 +19,7 @@ use crate::{
     store::{Bounds, StoreError},
 };
 
-/// How soon those who wait look at the holder's clock again, at the earliest.
+/// Shortest interval between two looks of a waiting transaction at the holder's clock.
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
 
 /// The state of one space of an open file.
@@ -31,10 +31,10 @@ pub(super) struct SpaceState {
     holder: Mutex<Weak<Turn>>,
 }
 
-/// What the next transaction sees over the durable entries.
+/// Changes that the next transaction sees over the durable entries.
 #[derive(Debug)]
 pub(super) struct View {
-    /// Committed and not durable yet.
+    /// Committed writes that are not durable yet.
     pub(super) staged: Overlay,
     /// Bytes of keys and values, staged ones included.
     pub(super) used_bytes: u64,
@@ -52,12 +52,12 @@ impl SpaceState {
         }
     }
 
-    /// The view, for a moment.
+    /// Locks the view briefly.
     pub(super) fn view(&self) -> std::sync::MutexGuard<'_, View> {
         self.view.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for the turn. Fair: first come, first served.
+    /// Waits for the turn: first come, first served.
     pub(super) async fn take_turn(&self, bounds: Bounds) -> Result<Arc<Turn>, StoreError> {
         let acquired = Arc::clone(&self.turn).acquire_owned();
         tokio::pin!(acquired);
@@ -97,18 +97,18 @@ impl SpaceState {
     }
 }
 
-/// The right to run a transaction, until it is given back or taken away.
+/// The right to run a transaction, until its owner gives it back or another takes it away.
 #[derive(Debug)]
 pub(super) struct Turn {
     bounds: Bounds,
-    /// By the owner's clock, and on the wall.
+    /// Start of the turn, by the owner's clock and on the wall.
     began: (Duration, Instant),
     permit: Mutex<Option<OwnedSemaphorePermit>>,
     over: AtomicBool,
 }
 
 impl Turn {
-    /// Fails when the time is over or the turn was taken away.
+    /// Fails when the time is over or another transaction took the turn away.
     pub(super) fn check(&self) -> Result<(), StoreError> {
         if !self.over.load(Ordering::Acquire) && !self.left().is_zero() {
             return Ok(());
@@ -128,7 +128,7 @@ impl Turn {
         drop(self.lock_permit().take());
     }
 
-    /// Keeps the turn from being taken away while `commit` stages the transaction, then gives it to the next. Fails if it is too late.
+    /// Stops others from taking the turn away while `commit` stages the transaction, then gives it to the next. Fails if the time is over.
     pub(super) fn finish<T>(&self, commit: impl FnOnce() -> T) -> Result<T, StoreError> {
         let mut permit = self.lock_permit();
         if permit.is_none() || self.left().is_zero() {

@@ -1,4 +1,4 @@
-//! A transaction: an overlay in memory over what is staged over what is durable. The file's own write transaction never sees a guest.
+//! A transaction: an overlay in memory over staged writes over durable entries. The file's own write transaction never sees a guest.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -25,9 +25,9 @@ pub(super) struct EmbeddedTransaction {
     space: Arc<SpaceState>,
     turn: Arc<Turn>,
     base: Arc<Base>,
-    /// Staged writes of those before, and this one's own.
+    /// Staged writes of earlier transactions, and this one's own.
     overlay: Overlay,
-    /// Whether there was anything staged: then even a transaction that only read is not acknowledged before that is durable.
+    /// Whether any write was staged. Then the host acknowledges even a read-only transaction only after that write is durable.
     saw_staged: bool,
     writes: BTreeMap<Bytes, Option<Bytes>>,
     written_bytes: usize,
@@ -35,7 +35,7 @@ pub(super) struct EmbeddedTransaction {
     version: u64,
 }
 
-/// Begins a transaction when it is this one's turn.
+/// Begins a transaction when its turn comes.
 pub(super) async fn begin(
     file: Arc<File>,
     component: &ComponentName,
@@ -43,7 +43,7 @@ pub(super) async fn begin(
 ) -> Result<EmbeddedTransaction, StoreError> {
     let space = file.space(component)?;
     let turn = space.take_turn(bounds).await?;
-    // Under one lock, so that nothing staged becomes durable between the two looks.
+    // Under one lock, so that no staged write becomes durable between the two looks.
     let (base, overlay, used_bytes, version) = {
         let view = space.view();
         (file.base(), view.staged.clone(), view.used_bytes, view.version.saturating_add(1))
@@ -70,7 +70,7 @@ impl EmbeddedTransaction {
         }
     }
 
-    /// Writes or, without a value, deletes; whether there was an entry.
+    /// Writes or, without a value, deletes; returns whether an entry existed.
     fn write(&mut self, key: Bytes, value: Option<Bytes>) -> Result<bool, StoreError> {
         self.check()?;
         let size = |value: &Bytes| key.len().saturating_add(value.len());
@@ -113,7 +113,7 @@ impl Transaction for EmbeddedTransaction {
         Box::pin(std::future::ready(page))
     }
 
-    /// On one host no other transaction of the space is open, so nothing is taken yet.
+    /// On one host no other transaction of the space is open, so no entry is taken yet.
     fn take<'a>(&'a mut self, range: &'a KeyRange, limit: usize) -> BoxFuture<'a, Result<Vec<Entry>, StoreError>> {
         Box::pin(async move { Ok(self.scan(range, Scan::first(limit)).await?.entries) })
     }
@@ -130,7 +130,7 @@ impl Transaction for EmbeddedTransaction {
         Box::pin(std::future::ready(deleted))
     }
 
-    /// The transactions of a space run one after another, so its versions are in their order.
+    /// The transactions of a space run one after another, so the version of the space orders them.
     fn order<'a>(&'a mut self, _group: &'a [u8]) -> BoxFuture<'a, Result<u64, StoreError>> {
         Box::pin(std::future::ready(self.check().map(|()| self.version)))
     }

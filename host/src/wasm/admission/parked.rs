@@ -6,8 +6,8 @@ use super::{Kind, Line, Place, Queued, Slot, busy, number};
 use crate::call::CallError;
 
 impl Slot {
-    /// Changes from running to waiting; none where the tenant, or the host for it, has no place among the waiting. The call then waits in its place among the running:
-    /// it may have had effects, so it is never broken off for want of a place, and it is at its tenant's own cost that it keeps the one it has.
+    /// Changes from running to waiting; none where the tenant, or the host for it, has no place among the waiting. The call then waits in its place among
+    /// the running. It may have had effects, so the host never breaks it off for want of a place, and its tenant pays for the place that it keeps.
     pub fn park(&self) -> Option<Parked<'_>> {
         let most = number(self.share.limits.waiting);
         {
@@ -25,8 +25,8 @@ impl Slot {
         Some(Parked { slot: self, _held: Held::Waiting(waiting) })
     }
 
-    /// Changes from running back to the queue, for a call that waits for an instance which another call has. It must not keep a place meanwhile: the other one may need
-    /// it to go on. Refused where too many queue; the call has not run.
+    /// Changes from running back to the queue, for a call that waits for an instance in use by another call. It must not keep its place meanwhile, because the
+    /// other call may need that place to go on. The host refuses where too many queue; the call has not run then.
     pub fn queue(&self) -> Result<Parked<'_>, CallError> {
         let (most, of_host) = (number(self.share.limits.queued), self.admission.0.config.max_queued);
         {
@@ -48,7 +48,7 @@ impl Slot {
     }
 }
 
-/// What a call has instead of its place among the running.
+/// Place that a call holds instead of its place among the running.
 #[derive(Debug)]
 pub struct Parked<'a> {
     slot: &'a Slot,
@@ -62,7 +62,7 @@ enum Held {
 }
 
 impl Parked<'_> {
-    /// Changes back to running, when there is room.
+    /// Changes back to running, once the host has room.
     pub async fn resume(self) {
         let (turn, mine) = oneshot::channel();
         let admission = &self.slot.admission;

@@ -1,4 +1,4 @@
-//! Places, shared: what each test holds is in its name.
+//! Sharing of places. Each test's name states its property.
 
 use super::*;
 
@@ -107,7 +107,7 @@ async fn a_freed_place_goes_to_who_has_the_fewest() {
     while admission.queued() < 21 {
         tokio::task::yield_now().await;
     }
-    // One place, and it is not given back: who came last gets it, as the tenant has nothing yet.
+    // One place, and no call gives it back: the latecomer gets it, as its tenant has nothing yet.
     let given = held.pop();
     drop(given);
     let modest = modest.await.expect("no panic").expect("the first free place");
@@ -130,7 +130,7 @@ async fn who_goes_away_leaves_no_trace() {
         assert!(futures::poll!(&mut queueing).is_pending());
     }
     assert_eq!(admission.queued(), 0);
-    // An instance that is stopped while it comes back gives back what it was just given.
+    // An instance that the host stops while it returns gives its new place back.
     let parked = slot.park().expect("room to wait");
     let other = admit(&admission, &me, &tool).await.expect("room");
     let mut returning = Box::pin(parked.resume());
@@ -159,7 +159,7 @@ async fn waiting_calls_of_greedy_tenants_leave_waiting_places_to_the_others() {
     }
     let parked: Vec<_> = slots.iter().map(Slot::park).collect();
     let had: Vec<_> = shares.iter().map(|share| admission.of(&share.tenant)).collect();
-    // The ninth of each and four of the second wait where they run: the last quarter is not theirs.
+    // The ninth of each and four of the second wait where they run, because they may not take the last quarter.
     assert_eq!(had, [(1, 8, 0), (5, 4, 0), (0, 1, 0)]);
     for parked in parked.into_iter().flatten() {
         parked.resume().await;

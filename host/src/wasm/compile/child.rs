@@ -1,6 +1,7 @@
 //! The child: reads an order and a component from standard input, compiles under limits that it first sets itself, and writes the machine code to standard output.
 //!
-//! It trusts the order, which is the host's, and nothing of the component. All that it could do wrong with the component stays in it: the host bounds what it reads of it.
+//! The child trusts the order, which is the host's, and nothing in the component. Any harm that the component does stays in the child:
+//! the host bounds all it reads.
 
 use std::{
     io::{self, BufRead as _, Read as _, Write as _},
@@ -13,21 +14,21 @@ use serde::{Deserialize, Serialize};
 use super::{CHILD_ARGUMENT, descriptors};
 use crate::wasm::{cache::engine_hash, code_config, component::MAX_COMPONENT_BYTES, features::Features};
 
-/// How much less of a processor a child gets than whatever else wants it; guests have 5.
+/// Niceness of a child: it yields to everything else. Guests have 5.
 const CHILD_NICE: i32 = 10;
 /// Longest order, in bytes.
 const MAX_ORDER_BYTES: u64 = 1_024;
-/// Descriptors that a child may have: the three it has, and what its runtime opens for a moment.
+/// Descriptors that a child may have: its three, and those that its runtime opens for a moment.
 const MAX_DESCRIPTORS: u64 = 16;
 /// Longest reason why a component is not valid, in bytes.
 pub(super) const MAX_REASON_BYTES: usize = 16 << 10;
 
-/// What the child is to do: one line of JSON before the component's bytes.
+/// Order of the host for the child: one line of JSON before the component's bytes.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Order {
     /// The number of the engine's features.
     pub(super) features: usize,
-    /// What the code has to fit.
+    /// Hash of the engine that the code must fit.
     pub(super) engine: String,
     /// Memory beyond what the program itself has, in bytes.
     pub(super) memory_bytes: u64,
@@ -37,19 +38,19 @@ pub(super) struct Order {
     pub(super) host: i32,
 }
 
-/// What every answer begins with: no other program does.
+/// Beginning of every answer: no other program writes it.
 pub(super) const ANSWER: &[u8] = b"\0mcpp compiled\0";
 
-/// What kind of answer it is.
+/// Kind of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Answer {
     /// The machine code follows.
     Code = b'c' as isize,
-    /// The component is not valid; why follows.
+    /// The component is not valid; the reason follows.
     Invalid = b'i' as isize,
-    /// The component needs more memory than there is.
+    /// The component needs more memory than the child has.
     Memory = b'm' as isize,
-    /// The child is at fault; why follows.
+    /// The child is at fault; the reason follows.
     Broken = b'b' as isize,
 }
 
@@ -63,7 +64,7 @@ impl Answer {
     }
 }
 
-/// Runs the child if this process is to be one; none if it is not. To be called first in `main`, before there is a thread or an open file.
+/// Runs the child if this process is to be one; none if it is not. Call this first in `main`, before any thread or open file exists.
 pub fn run_if_asked() -> Option<ExitCode> {
     (std::env::args_os().nth(1)? == CHILD_ARGUMENT).then(|| {
         descriptors::close_inherited();
@@ -75,7 +76,7 @@ pub fn run_if_asked() -> Option<ExitCode> {
             .and_then(|()| output.write_all(&content));
         match written.and_then(|()| output.flush()) {
             Ok(()) => ExitCode::SUCCESS,
-            // The host has gone away, or does not want more.
+            // The host has gone away, or wants no answer.
             Err(_) => ExitCode::FAILURE,
         }
     })
@@ -131,7 +132,7 @@ fn read_order(input: &mut impl io::BufRead) -> io::Result<Order> {
     Ok(serde_json::from_slice(&line)?)
 }
 
-/// Bounds this process, for good: before it has seen a byte of the component.
+/// Bounds this process for good, before it has seen a byte of the component.
 fn limit(order: &Order) -> io::Result<()> {
     #[cfg(target_os = "linux")]
     {
@@ -144,7 +145,7 @@ fn limit(order: &Order) -> io::Result<()> {
     let exactly = |bound: u64| Rlimit { current: Some(bound), maximum: Some(bound) };
     let memory = own_memory().saturating_add(order.memory_bytes);
     rustix::process::setrlimit(Resource::As, exactly(memory))?;
-    // The first limit names the reason, the second one ends it.
+    // The first limit names the reason; the second ends the process.
     let seconds = Rlimit { current: Some(order.cpu_seconds), maximum: Some(order.cpu_seconds.saturating_add(1)) };
     rustix::process::setrlimit(Resource::Cpu, seconds)?;
     rustix::process::setrlimit(Resource::Fsize, exactly(0))?;
@@ -154,7 +155,7 @@ fn limit(order: &Order) -> io::Result<()> {
     Ok(())
 }
 
-/// The address space that the program itself has, in bytes; elsewhere than on Linux that is not known, and taken for nothing.
+/// The address space that the program itself has, in bytes. It is 0 elsewhere than on Linux, where it is unknown.
 fn own_memory() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let kib =

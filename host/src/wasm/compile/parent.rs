@@ -1,6 +1,6 @@
-//! The host's side of a build: starts the child, hands it the component, takes the code, and ends it when its time is over.
+//! The host's side of a build: starts the child, hands it the component, takes the code, and ends the child when its time is over.
 //!
-//! The child is not trusted with anything but the code: all that is read of it is bounded, and its end says which limit it met.
+//! The host trusts the child with nothing but the code. It bounds all that it reads from the child, and the child's end tells which limit it met.
 
 use std::{
     io::{self, Read, Write as _},
@@ -17,15 +17,15 @@ use super::{
 };
 use crate::wasm::features::Features;
 
-/// Threads of one child, at most: what is compiled in parallel also takes its memory in parallel.
+/// Most threads of one child: parallel compilation also takes its memory in parallel.
 const MAX_THREADS: usize = 4;
-/// What stands before the content of an answer, in bytes.
+/// Bytes of an answer before its content.
 const HEAD_BYTES: u64 = ANSWER.len() as u64 + 1;
-/// How much of what a child says on standard error is read for the reason of its end, in bytes; the rest is thrown away.
+/// Bytes of a child's standard error that the host reads for the reason of its end; it discards the rest.
 const MAX_LAST_WORDS_BYTES: u64 = 16 << 10;
-/// What Rust says on standard error when it gets no memory, before it ends the process.
+/// Message of Rust on standard error when it gets no memory, before it ends the process.
 const NO_MEMORY: &str = "memory allocation of ";
-/// Segments of its heap that a child's allocator asks the system for at a time, in KiB: small, as all that is asked for counts against the limit.
+/// Heap that a child's allocator requests from the system at a time, in KiB: small, because each request counts against the limit.
 const HEAP_SEGMENT_KIB: &str = "32768";
 
 /// One build.
@@ -33,12 +33,12 @@ pub(super) struct Order<'a> {
     pub(super) program: &'a Path,
     pub(super) limits: &'a BuildLimits,
     pub(super) features: Features,
-    /// What the code has to fit.
+    /// Hash of the engine that the code must fit.
     pub(super) engine: [u8; 32],
     pub(super) max_code_bytes: u64,
 }
 
-/// Runs a child to its end. Blocks; ends the child with it if the host does.
+/// Runs a child to its end. Blocks. If the host ends, so does the child.
 pub(super) fn run(order: &Order<'_>, wasm: &[u8]) -> Result<MachineCode, BuildError> {
     let line = child::Order {
         features: order.features.number(),
@@ -57,7 +57,7 @@ pub(super) fn run(order: &Order<'_>, wasm: &[u8]) -> Result<MachineCode, BuildEr
     };
     let most = order.max_code_bytes;
     let end = thread::scope(|scope| {
-        // A child that does not read to the end is seen by how it ends.
+        // If the child does not read its input to the end, its own end tells why.
         scope.spawn(move || {
             let _the_child_may_end_first = input.write_all(&head).and_then(|()| input.write_all(wasm));
         });
@@ -65,7 +65,7 @@ pub(super) fn run(order: &Order<'_>, wasm: &[u8]) -> Result<MachineCode, BuildEr
         let (done, whole) = mpsc::sync_channel(1);
         scope.spawn(move || {
             let mut answer = Vec::new();
-            // One byte more than is allowed.
+            // One byte more than allowed.
             let read = output.take(most.saturating_add(HEAD_BYTES).saturating_add(1)).read_to_end(&mut answer);
             let _the_host_waits = done.send(read.map(|_| answer));
         });
@@ -108,7 +108,7 @@ fn start(program: &Path) -> Result<Child, BuildError> {
         .map_err(|source| BuildError::Program { program: program.to_owned(), source })
 }
 
-/// The beginning of what a child says on standard error. The rest is read too, so that it does not wait.
+/// The beginning of a child's standard error. The host reads the rest too, so that the child does not wait.
 fn last_words(mut errors: ChildStderr) -> String {
     let mut words = Vec::new();
     let _what_came_is_enough = (&mut errors).take(MAX_LAST_WORDS_BYTES).read_to_end(&mut words);
@@ -149,7 +149,7 @@ fn judge(order: &Order<'_>, end: End) -> Result<MachineCode, BuildError> {
         return refused(Refusal::Cpu { seconds: limits.cpu_seconds });
     }
     if signal == Some(rustix::process::Signal::KILL.as_raw()) {
-        // Not by the host, and not by its own limits: the system needed the memory, or a person ended it.
+        // Neither the host nor the child's own limits ended it: the system needed the memory, or a person ended it.
         return Err(BuildError::Child("it was killed from outside".to_owned()));
     }
     tracing::warn!(status = %end.status, words = end.words, "a child that compiled broke off");

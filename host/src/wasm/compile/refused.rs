@@ -1,6 +1,7 @@
-//! Builds that went past their limits: remembered by component, engine and limits, in memory and beside the compile cache, so that a start does not try them again.
+//! Builds that went past their limits. The host remembers them by component, engine and limits, in memory and beside the compile cache, so that a start does
+//! not try them again.
 //!
-//! An entry says which limit it was and nothing else. A file that cannot be read is no refusal: the component is compiled again.
+//! An entry names the limit and nothing else. An unreadable file is no refusal: the host compiles the component again.
 
 use std::{
     collections::BTreeMap,
@@ -19,7 +20,7 @@ const MAX_REFUSALS: usize = 256;
 /// The folder's name in that of the cache.
 const FOLDER: &str = "refused";
 
-/// Past which limit a build went.
+/// Limit that a build passed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Refusal {
@@ -56,7 +57,7 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// Whether the component is the reason, and not how busy the machine was.
+    /// Whether the component is the reason, rather than a busy machine.
     pub(super) fn is_of_the_component(&self) -> bool {
         !matches!(self, Self::Wall { .. })
     }
@@ -66,12 +67,12 @@ impl Refusal {
 #[derive(Debug)]
 pub(super) struct Refusals {
     folder: Option<PathBuf>,
-    /// By name, with the order in which they came.
+    /// Refusals by name, with the order in which they came.
     known: Mutex<BTreeMap<String, (u64, Refusal)>>,
 }
 
 impl Refusals {
-    /// Those in the folder of a cache; without one, those of this process.
+    /// The refusals in the folder of a cache; without a cache, those of this process.
     pub(super) fn new(cache: Option<&Path>) -> Self {
         Self { folder: cache.map(|cache| cache.join(FOLDER)), known: Mutex::default() }
     }
@@ -117,7 +118,7 @@ fn keep(folder: &Path, name: &str, refusal: &Refusal) -> io::Result<()> {
     write_atomically(&folder.join(name), &serde_json::to_vec(refusal)?)
 }
 
-/// Another component, another engine or another limit is another build.
+/// Name of a build. Another component, another engine or another limit makes it another build.
 fn name(digest: &Digest, limits: BuildLimits) -> String {
     let mut hasher = blake3::Hasher::new();
     hasher.update(&digest.name_bytes());

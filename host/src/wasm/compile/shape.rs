@@ -1,6 +1,7 @@
-//! What a component is made of, counted before a process is started for it: what no compiler of a language makes, and what its limits could never allow, is refused at once.
+//! Contents of a component, counted before the host starts a process for it. The host refuses at once content that no compiler of a language makes, and content
+//! that the limits could never allow.
 //!
-//! Nothing here is validated. What cannot be read is left to the compiler, which says what is wrong with it.
+//! Nothing here is validated. The compiler reports unreadable content.
 
 use wasmparser::{ConstExpr, Data, DataKind, FunctionBody, Operator, Parser, Payload};
 
@@ -20,17 +21,17 @@ const MAX_LOCALS_TIMES_BLOCKS: u64 = 100_000_000;
 /// Bytes of a page of memory.
 const PAGE_BYTES: u64 = 64 << 10;
 
-/// Why a component is not compiled at all.
+/// Reason for which the host does not compile a component at all.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ShapeError {
-    /// There are too many of something.
+    /// Too many items of one kind.
     #[error("it has {has} {of}; at most {most} are compiled")]
     TooMany {
-        /// Of what.
+        /// Kind of the items.
         of: &'static str,
-        /// How many it has.
+        /// Items that the component has.
         has: u64,
-        /// How many it may have.
+        /// Items that it may have.
         most: u64,
     },
     /// A function that takes the compiler too long.
@@ -44,22 +45,22 @@ pub enum ShapeError {
         locals: u64,
         /// Its blocks.
         blocks: u64,
-        /// Of which kind these are.
+        /// Kind of these blocks.
         of: &'static str,
-        /// What both may be, multiplied.
+        /// Most of both, multiplied.
         most: u64,
     },
     /// Memory that its calls could never have.
     #[error("its memories begin with {bytes} bytes; `memory_bytes` allows a call {most}")]
     Memory {
-        /// With how many bytes the memories of one module begin.
+        /// Bytes with which the memories of one module begin.
         bytes: u64,
-        /// How many a call may have.
+        /// Bytes that a call may have.
         most: u64,
     },
 }
 
-/// What is counted.
+/// Counts of a component's contents.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Shape {
     functions: u64,
@@ -67,17 +68,17 @@ pub struct Shape {
     exports: u64,
     types: u64,
     data_segments: u64,
-    /// What the memories of the module with the largest ones begin with, in bytes.
+    /// Bytes with which the memories begin, in the module with the largest ones.
     memory_bytes: u64,
-    /// The stretches of memory that data segments span, in bytes: at most what images of memories have.
+    /// Bytes of the stretches of memory that data segments span: the most that images of memories have.
     image_bytes: u64,
 }
 
-/// The memories of the module that is read.
+/// Memories of the module that the reader is in.
 #[derive(Default)]
 struct Memories {
     bytes: u64,
-    /// From where to where its data goes; none without data.
+    /// Start and end of its data; none without data.
     data: Option<(u64, u64)>,
 }
 
@@ -88,7 +89,7 @@ impl Memories {
 }
 
 impl Shape {
-    /// Counts, without looking into functions.
+    /// Counts the component's contents, without looking into functions.
     pub fn of(wasm: &[u8]) -> Self {
         let mut shape = Self::default();
         let mut memories = Memories::default();
@@ -125,12 +126,12 @@ impl Shape {
         *memories = Memories::default();
     }
 
-    /// The most that the images of its memories have, in bytes.
+    /// Most bytes of the images of its memories.
     pub fn image_bytes(&self) -> u64 {
         self.image_bytes
     }
 
-    /// Refuses memories that no call could have.
+    /// Refuses memories that no call may have.
     pub fn check_memory(&self, most: u64) -> Result<(), ShapeError> {
         if self.memory_bytes > most {
             return Err(ShapeError::Memory { bytes: self.memory_bytes, most });
@@ -138,7 +139,7 @@ impl Shape {
         Ok(())
     }
 
-    /// Refuses what there is too much of.
+    /// Refuses a component with too many items of a kind.
     pub fn check(&self) -> Result<(), ShapeError> {
         let bounds = [
             ("functions", self.functions, MAX_FUNCTIONS),
@@ -157,7 +158,7 @@ impl Shape {
 impl Memories {
     fn add(&mut self, data: &Data<'_>) {
         let DataKind::Active { offset_expr, .. } = &data.kind else { return };
-        // What is only known when it runs gets no image.
+        // Data at an offset that is known only at run time gets no image.
         let Some(from) = constant(offset_expr) else { return };
         let to = from.saturating_add(u64::try_from(data.data.len()).unwrap_or(u64::MAX));
         let (low, high) = self.data.unwrap_or((from, to));
@@ -176,7 +177,7 @@ fn add(sum: &mut u64, count: u32) {
     *sum = sum.saturating_add(u64::from(count));
 }
 
-/// Looks into each function. This reads all of the code once, and is for what will be compiled.
+/// Looks into each function. This reads all of the code once, so it is only for components that the host will compile.
 pub fn check_functions(wasm: &[u8]) -> Result<(), ShapeError> {
     let mut function = 0;
     for payload in Parser::new(0).parse_all(wasm).map_while(Result::ok) {
@@ -196,7 +197,7 @@ fn check_function(function: u64, body: &FunctionBody<'_>) -> Result<(), ShapeErr
     let (Ok(groups), Ok(operators)) = (body.get_locals_reader(), body.get_operators_reader()) else { return Ok(()) };
     let locals: u64 =
         groups.into_iter().map_while(Result::ok).fold(0, |sum: u64, (count, _)| sum.saturating_add(u64::from(count)));
-    // What few locals there are cannot be multiplied to much: a function has at most seven million bytes.
+    // Fewer than ten locals cannot multiply to much: a function has at most seven million bytes.
     if locals < 10 {
         return Ok(());
     }

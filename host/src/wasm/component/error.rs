@@ -1,4 +1,4 @@
-//! Why a component is not loaded: each reason by name, with what to do about it.
+//! Reasons for which the host does not load a component, each with the remedy.
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -17,18 +17,18 @@ use crate::{
     },
 };
 
-/// Why a component is not loaded.
+/// Reason for which the host does not load a component.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     /// Its name is not legal.
     #[error("{0}; rename the file")]
     Name(InvalidComponentName),
-    /// The file could not be read.
+    /// The host could not read the file.
     #[error("cannot read {path}")]
     Read {
         /// The file.
         path: PathBuf,
-        /// Why not.
+        /// The cause.
         #[source]
         source: std::io::Error,
     },
@@ -46,29 +46,29 @@ pub enum LoadError {
         "the file is a core WebAssembly module, not a component; build it for `wasm32-wasip2`, or wrap it with `wasm-tools component new`"
     )]
     CoreModule,
-    /// There is no engine for it.
+    /// The host has no engine for it.
     #[error("what it needs is not there: {}", crate::telemetry::chain(.0))]
     Engine(#[from] EngineError),
     /// It does not compile, or not within its limits.
     #[error(transparent)]
     Build(#[from] BuildError),
-    /// It is not compiled at all.
+    /// The host does not compile it at all.
     #[error(transparent)]
     Shape(#[from] ShapeError),
-    /// There is no memory for it.
+    /// The host has no memory for it.
     #[error("{of} have {bytes} bytes")]
     Memory {
-        /// What needs it.
+        /// Part that needs the memory.
         of: &'static str,
-        /// How many bytes they need.
+        /// Bytes that it needs.
         bytes: u64,
-        /// Why there are none.
+        /// The cause.
         source: NoMemory,
     },
     /// Its schemas are too large together.
     #[error("the compiled schemas of its tools have more than {0} bytes together")]
     SchemasTooLarge(u64),
-    /// The tenant has too many.
+    /// The tenant has too many components.
     #[error(
         "there are {0} components already, as many as the tenant may have (`components` of its limits); remove one"
     )]
@@ -76,17 +76,17 @@ pub enum LoadError {
     /// Its grant is not valid.
     #[error("its grant is not valid, so it has none: {}", crate::telemetry::chain(&**.0))]
     Grant(Arc<GrantsError>),
-    /// Nobody has accepted it yet.
+    /// No person has accepted it yet.
     #[error("it waits until it is accepted: `mcpp accept {component} --tenant {tenant}`; {}", difference.join("; "))]
     NotAccepted {
         /// The component.
         component: ComponentName,
-        /// Whose it is.
+        /// The tenant that it belongs to.
         tenant: TenantId,
-        /// What is new in it.
+        /// Parts of it that are new.
         difference: Vec<String>,
     },
-    /// What was accepted is not known.
+    /// The host does not know which builds were accepted.
     #[error(transparent)]
     Accepted(#[from] AcceptError),
     /// An import is refused.
@@ -101,18 +101,18 @@ pub enum LoadError {
     /// It has no tools.
     #[error("it exports no function, so it has no tools{}", notes(.0))]
     NoTools(Vec<String>),
-    /// It has too many.
+    /// It has too many tools.
     #[error("it has {0} tools; at most {MAX_TOOLS} are loaded")]
     TooManyTools(usize),
-    /// Asked for its tools, it failed.
+    /// The component failed when the host asked it for its tools.
     #[error("it could not list its tools: {0}")]
     List(#[source] CallError),
-    /// A tool it lists is not legal.
+    /// It lists a tool that is not legal.
     #[error("its tool `{tool}` is refused: {reason}")]
     Tool {
         /// The tool's name as the component gives it.
         tool: String,
-        /// What is wrong.
+        /// The fault.
         reason: String,
     },
     /// A tool's name is not legal, or two of its tools have it.
@@ -122,27 +122,27 @@ pub enum LoadError {
     ToolName {
         /// The tool's name as the component gives it.
         tool: String,
-        /// What is wrong.
+        /// The fault.
         reason: String,
         /// The component.
         component: ComponentName,
     },
-    /// Its grant is about a tool that it does not have.
+    /// Its grant names a tool that it does not have.
     #[error("`{key}` in its grant names `{tool}`, which is none of its tools{}", listed(.known))]
     NoSuchTool {
-        /// Where the grant says so.
+        /// Key of the grant that names the tool.
         key: &'static str,
         /// The name.
         tool: String,
         /// The tools it has.
         known: Vec<String>,
     },
-    /// The name is taken.
+    /// Another component has the tool's name.
     #[error("tool `{tool}` already belongs to component `{owner}`; rename one of them, in its grant or by its file")]
     NameTaken {
         /// The tool.
         tool: String,
-        /// Who has it.
+        /// The present owner.
         owner: String,
     },
     /// The component's own name is taken.
@@ -150,16 +150,16 @@ pub enum LoadError {
     ComponentTaken {
         /// The component.
         name: String,
-        /// Where it is from.
+        /// Source of that component.
         owner: String,
     },
-    /// A topic it wants to be told of is not one.
+    /// It subscribes to a name that is not a topic.
     #[error("it subscribes to {0:?}, which is not a topic: `<name>` or `<component>/<name>`")]
     Topic(String),
-    /// It subscribes to too many.
+    /// It subscribes to too many topics.
     #[error("it subscribes to {0} topics; at most {MAX_TOPICS} are allowed")]
     TooManyTopics(usize),
-    /// A topic it wants to be told of is another component's, and not granted.
+    /// It subscribes to another component's topic without a grant.
     #[error(
         "it subscribes to `{topic}` of another component; to grant it, add `subscribe = [\"{topic}\"]` to `grants/{component}.toml` and run `mcpp reload`"
     )]
@@ -191,19 +191,19 @@ pub enum LoadError {
         /// The build's.
         build: u32,
     },
-    /// The build before did not come to rest.
+    /// The build before did not come to rest in time.
     #[error("its data has to be migrated, and calls of the build before did not end within {seconds} s; it serves on")]
     NotDrained {
-        /// How long they had.
+        /// Seconds that its calls had to finish.
         seconds: u64,
     },
-    /// It did not migrate.
+    /// Its migration failed.
     #[error("it could not migrate its data: {0}")]
     Migration(String),
-    /// Its migration goes on and on.
+    /// Its migration does not end.
     #[error("its migration did not end within {most}, and was stopped; `mcpp reload` lets it go on from where it is")]
     MigrationEndless {
-        /// How much of what it may use.
+        /// The limit that it met, in seconds or steps.
         most: String,
     },
     /// Its file is a link out of its tenant's folder.
@@ -212,24 +212,24 @@ pub enum LoadError {
         /// The file.
         path: PathBuf,
     },
-    /// Its file goes on changing.
+    /// Its file keeps changing.
     #[error("the file goes on changing, {seconds} s by now, and is no component yet: {error}")]
     NeverSettles {
-        /// How long it was waited for.
+        /// Seconds that the host waited.
         seconds: u64,
-        /// What is wrong with it.
+        /// The fault of the last attempt.
         error: Box<LoadError>,
     },
     /// It took too long.
     #[error("loading it took more than {seconds} s")]
     TooLong {
-        /// How long it may take.
+        /// Seconds that it may take.
         seconds: u64,
     },
-    /// There is no memory to load it.
+    /// The host has no memory to load it.
     #[error(transparent)]
     NoMemory(#[from] NoMemory),
-    /// A directory that is granted to it cannot be opened.
+    /// The host cannot open a directory of its grant.
     #[error(transparent)]
     Files(#[from] FolderError),
     /// Its store does not work.
@@ -258,7 +258,7 @@ impl LoadError {
         matches!(self, Self::Empty | Self::NotWasm | Self::Build(BuildError::Invalid(_)) | Self::NoTools(_))
     }
 
-    /// Whether the same file with the same grant would fail the same way again. Where other things are at fault, it is worth another look.
+    /// Whether the same file with the same grant would fail the same way again. Otherwise another attempt may succeed.
     pub fn is_of_the_file(&self) -> bool {
         matches!(self, Self::TooLarge(_) | Self::CoreModule | Self::Refused(_) | Self::TooManyTools(_))
             || matches!(self, Self::ExportVersion(_) | Self::Tool { .. } | Self::TooManyTopics(_) | Self::Topic(_))

@@ -1,4 +1,4 @@
-//! A guest's result: within its budget, and from WIT to ours and back.
+//! A guest's result: within its budget, and converted between WIT and the host's types.
 
 use serde_json::Value;
 
@@ -16,7 +16,7 @@ pub(super) fn within_budget(mut result: ToolResult, control: &Control) -> Result
     if u64::try_from(blocks.saturating_add(structured.len())).unwrap_or(u64::MAX) > limit {
         return Err(CallError::BudgetExceeded { budget: Budget::Output, limit });
     }
-    // What an SDK component gave was charged before it was parsed.
+    // The host charged an SDK component's result before it parsed it.
     let parsed = if result.memory.is_charged() { 0 } else { json_bytes(&structured) };
     let bytes = parsed.saturating_add(u64::try_from(blocks).unwrap_or(u64::MAX));
     result.memory.keep(reserve(bytes, control)?);

@@ -1,4 +1,4 @@
-//! What is kept, and who goes first where there is no room.
+//! Kept guests, and the order in which they go where room is short.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -16,7 +16,7 @@ pub(super) struct Guests {
     pub(super) swept: bool,
 }
 
-/// Whose resources are in a guest. Addresses tell builds and sessions apart; the seat's weak references keep them from being used again.
+/// Owner of the resources in a guest. Addresses tell builds and sessions apart; the seat's weak references prevent their reuse.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Owner {
     pub(super) tenant: TenantId,
@@ -34,7 +34,7 @@ pub(super) struct Seat {
     pub(super) guest: Arc<tokio::sync::Mutex<Option<Guest>>>,
 }
 
-/// What guests are used again for.
+/// Purpose for which the host uses a guest again.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Purpose {
     pub(super) tenant: TenantId,
@@ -64,7 +64,7 @@ impl Guests {
         counts
     }
 
-    /// Takes out what nobody can use any more, or has not used for too long.
+    /// Takes out guests that no call can use any more, or that have been idle for too long.
     pub(super) fn take_over(&mut self) -> (Vec<Seat>, Vec<Spare>) {
         let seats = self.seats.extract_if(|_, seat| seat.is_over()).map(|(_, seat)| seat).collect();
         let mut spare = Vec::new();
@@ -75,7 +75,7 @@ impl Guests {
         (seats, spare)
     }
 
-    /// Takes out the guest of `tenant` that nobody has used for longest: one for reuse before one with resources.
+    /// Takes out the longest idle guest of `tenant`: one for reuse before one with resources.
     fn evict(&mut self, tenant: &TenantId) -> Option<Evicted> {
         let spare = self.spare.iter_mut().filter(|(purpose, guests)| purpose.tenant == *tenant && !guests.is_empty());
         if let Some((_, guests)) = spare.min_by_key(|(_, guests)| guests.first().map(|guest| guest.used)) {
@@ -86,8 +86,8 @@ impl Guests {
         self.seats.remove(&longest).map(Evicted::Seat)
     }
 
-    /// Takes out a guest whose memory another needs: one of `tenant`, or, where the host has none left, the one for reuse that nobody has used for longest. Resources that
-    /// a client of another tenant holds are never taken.
+    /// Takes out a guest whose memory another needs: one of `tenant`, or, where the host has none left, the longest idle one for reuse. It never takes
+    /// resources that a client of another tenant holds.
     pub(super) fn evict_for_memory(&mut self, tenant: &TenantId, of_host: bool) -> Option<Evicted> {
         let own = self.evict(tenant);
         if own.is_some() || !of_host {
@@ -98,7 +98,7 @@ impl Guests {
         Some(Evicted::Spare(Box::new(guests.remove(0))))
     }
 
-    /// Makes room for one more guest of `tenant`: at the tenant's own cost if it has its share, at that of the one who keeps most if the host is full.
+    /// Makes room for one more guest of `tenant`. A tenant that has its share loses a guest; if the host is full, the tenant with most guests does.
     pub(super) fn make_room(
         &mut self,
         tenant: &TenantId,
@@ -126,7 +126,7 @@ impl Guests {
     }
 }
 
-/// What had to go; dropped without the lock.
+/// An evicted guest; the caller drops it without the lock.
 #[derive(Debug)]
 pub(super) enum Evicted {
     Seat(#[expect(dead_code, reason = "held to be dropped")] Seat),

@@ -1,4 +1,4 @@
-//! The memory that an instance holds: within the limits of its call, and charged to its tenant and the host for as long as the instance is there.
+//! The memory that an instance holds: within the limits of its call, and charged to its tenant and the host for as long as the instance exists.
 //!
 //! Linear memories and heaps count with their size, whether the guest has touched it or not, tables with their elements, and each instance with its stack. Where memory is
 //! short, guests that only rest make room. Growth that is refused fails in the guest (`memory.grow` gives −1) and is noted, so that a guest that gives up because of it is
@@ -17,27 +17,27 @@ use crate::{
 
 /// An element of a table.
 const ELEMENT_BYTES: u64 = 8;
-/// The stack of a guest, and that of the host's functions that it is in.
+/// Bytes of the guest's stack, and of the stack of the host's functions that it calls.
 const STACK_BYTES: u64 = MAX_WASM_STACK_BYTES as u64 + (128 << 10);
-/// Stacks of an instance that has many tasks: each instance within it may stop one in the middle, and two more are for what runs.
+/// Stacks of an instance with many tasks: each instance within it may stop one in the middle, and two more serve the running tasks.
 const STACKS_OF_TASKS: u64 = MAX_CORE_INSTANCES_OF_TASKS as u64 + 2;
-/// What a handle of HTTP may hold of the host's memory: a head's fields, or a piece of a body.
+/// Bytes of the host's memory that a handle of HTTP may hold: a head's fields, or a piece of a body.
 const HTTP_HANDLE_BYTES: u64 = 64 << 10;
-/// Handles of HTTP are charged by so many at once.
+/// Number of HTTP handles that the host charges at once.
 const HTTP_HANDLES_STEP: u64 = 16;
 
-/// What an instance holds.
+/// Memory that an instance holds.
 #[derive(Debug)]
 pub(super) struct Usage {
     memory_bytes: u64,
     table_elements: u64,
     http_handles: u64,
-    /// None where the tenant has more than it may have already: its limits were lowered.
+    /// None where the tenant already has more than its limits, which the operator lowered.
     held: Option<Reservation>,
 }
 
 impl Usage {
-    /// Of an instance that holds nothing yet.
+    /// Usage of an instance that holds nothing yet.
     pub(super) fn new(control: &Control) -> Self {
         let held = control.memory().reserve(MemoryUse::Guests, 0).ok();
         Self { memory_bytes: 0, table_elements: 0, http_handles: 0, held }
@@ -45,12 +45,12 @@ impl Usage {
 }
 
 impl State {
-    /// The most linear memory that the instance has held, in bytes.
+    /// Most linear memory that the instance has held, in bytes.
     pub fn memory_bytes(&self) -> u64 {
         self.usage.memory_bytes
     }
 
-    /// Charges the stacks of the instance. One for which there is no memory is stopped before it does anything.
+    /// Charges the stacks of the instance. Without memory for them, the host stops it before it does anything.
     pub(in crate::wasm) fn charge_stacks(&mut self, tasks: Tasks) {
         let stacks = if tasks == Tasks::Many { STACKS_OF_TASKS } else { 1 };
         let bytes = STACK_BYTES.saturating_mul(stacks);
@@ -59,7 +59,7 @@ impl State {
         }
     }
 
-    /// Charges what the handles hold that the instance has when it uses HTTP.
+    /// Charges the memory that the instance's handles hold when it uses HTTP.
     pub(super) fn charge_http(&mut self) {
         let handles = u64::try_from(self.table.iter_mut().count()).unwrap_or(u64::MAX);
         if handles < self.usage.http_handles {
@@ -74,7 +74,7 @@ impl State {
         }
     }
 
-    /// Takes memory for the instance. Guests that rest make room where there is none.
+    /// Takes memory for the instance. Resting guests make room where none is left.
     fn charge(&mut self, bytes: u64) -> Result<(), NoMemory> {
         loop {
             let held = match &mut self.usage.held {
@@ -92,7 +92,7 @@ impl State {
         }
     }
 
-    /// Grows something of the instance from `current` by `bytes`, within the account of its tenant.
+    /// Grows a memory or table of the instance from `current` by `bytes`, within the account of its tenant.
     fn grow(&mut self, current: usize, bytes: u64) -> wasmtime::Result<bool> {
         let Err(refusal) = self.charge(bytes) else { return Ok(true) };
         if current == 0 {
@@ -102,7 +102,7 @@ impl State {
         Ok(false)
     }
 
-    /// Stops the call: for now, unless what it needs is more than there could ever be for it.
+    /// Stops the call: temporarily, unless it needs more than the host could ever give.
     fn stop_for_memory(&self, refusal: NoMemory, bytes: u64) -> wasmtime::Error {
         let held = self.usage.held.as_ref().map_or(0, Reservation::bytes);
         let (of, bound) = match refusal {
@@ -160,7 +160,7 @@ impl ResourceLimiter for State {
 }
 
 impl State {
-    /// A start that needs more than the limit stops the call; growth in mid-call fails in the guest, which may go on with less.
+    /// A start that needs more than the limit stops the call. Growth in mid-call fails in the guest, which may continue with less.
     fn refuse(&self, current: usize, budget: Budget, limit: u64) -> wasmtime::Result<bool> {
         if current == 0 {
             return Err(self.control.exceed(budget, limit));

@@ -1,5 +1,5 @@
-//! What values take that JSON becomes, known before they are made. A few bytes of JSON may become many: a field that is left out has its name all the same, and each byte of
-//! a list of bytes is a value.
+//! Bytes that the values of a JSON text will take, known before they are made. A few bytes of JSON may become many: an omitted field still has its name, and
+//! each byte of a list of bytes is a value.
 
 use serde_json::Value;
 use wasmtime::component::{Type, Val};
@@ -10,13 +10,13 @@ use super::{is_nullable, tagged};
 const VALUE_BYTES: u64 = 2 * size_of::<Val>() as u64;
 /// A text in a vector, and the least that is allocated for it.
 const TEXT_BYTES: u64 = 2 * size_of::<String>() as u64 + 16;
-/// A sum above this is not added up to its end: that would take long itself, and no host has so much for it.
+/// Sum above which the host stops adding: adding would take long itself, and no host has so much.
 const ENOUGH: u64 = 1 << 30;
 
-/// The most that the values for a function's parameters take, in bytes.
+/// Most bytes that the values for a function's parameters take.
 pub fn params_bytes<'a>(arguments: &Value, mut params: impl Iterator<Item = (&'a str, &'a Type)>) -> u64 {
     let mut made = Made(0);
-    // Where it ends early it is enough already.
+    // A sum that ends early is large enough already.
     let _enough = params.try_for_each(|(name, ty)| made.field(name, arguments.get(name), ty));
     made.0
 }

@@ -1,4 +1,4 @@
-//! Where a value stands in what it is a part of. It is written out only for somebody who is told what is wrong there: a value may have a million parts, and their names may be long.
+//! Place of a value within another. The host writes it out only for a reader of an error: a value may have a million parts, and their names may be long.
 
 use std::fmt;
 
@@ -7,15 +7,15 @@ use super::escape;
 /// A place.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Path<'a> {
-    /// All of it.
+    /// The whole value.
     Whole,
-    /// What has a name in another.
+    /// Named part of another.
     Name(&'a Path<'a>, &'a str),
-    /// What has a number in another.
+    /// Numbered part of another.
     Item(&'a Path<'a>, usize),
 }
 
-/// As a JSON pointer.
+/// JSON pointer.
 impl fmt::Display for Path<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -254,7 +254,7 @@ impl Job {
     async fn run(self, space: &Space, store: &dyn Store, deliver: &dyn Deliver) {
         let outcome = if self.delivery.is_of_a_loop() {
             Err(DeliveryError::Failed(format!(
-                "a loop of events: it is the last of {MAX_CHAIN} in a chain, each emitted by the handler of the one before; `mcpp events retry` begins another chain with it"
+                "a loop of events: {MAX_CHAIN} handlers ran in a chain, and each emitted the next one's event; `mcpp events retry` begins another chain with it"
             )))
         } else {
             deliver.deliver(&space.tenant, &self.to, &self.delivery).await

@@ -72,7 +72,7 @@ pub enum SchemaError {
     #[error("its subschemas apply one another to the same value too deep")]
     AppliedTooDeep,
     /// The values that a subschema leaves over depend on itself.
-    #[error("what a subschema leaves over (`unevaluatedProperties`, `unevaluatedItems`) depends on itself")]
+    #[error("`unevaluatedProperties` or `unevaluatedItems` depends on itself through a reference")]
     LeavesItself,
     /// Using it costs too much.
     #[error("with its references followed, it costs too much to hold even an empty object to it")]

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::OwnedMutexGuard;
 
 use self::guests::{Guests, Owner, Purpose, Seat, Spare};
-use super::{control::Control, guest::Guest};
+use super::{admission::RETRY_AFTER, control::Control, guest::Guest};
 use crate::{
     call::{CallError, Session},
     tenant::{Principal, TenantId},
@@ -27,8 +27,6 @@ use crate::{
 const IDLE: Duration = Duration::from_secs(600);
 /// Interval between two sweeps for guests that are over.
 const SWEEP: Duration = Duration::from_secs(1);
-/// Time after which a call that finds no room may come again.
-const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// Reuse of a tool's instances.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -45,7 +45,7 @@ fn hexadecimal(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// What a text measures.
+/// The measures of a text.
 #[derive(Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Statistics {
     /// UTF-8 bytes.
@@ -77,9 +77,9 @@ fn text_statistics(
 fn text_replace(
     /// The text to look through.
     text: String,
-    /// What to look for; not empty.
+    /// The text to find; not empty.
     find: String,
-    /// What to put there.
+    /// The text to put in its place.
     replace: String,
 ) -> Result<Replaced, Error> {
     if find.is_empty() {

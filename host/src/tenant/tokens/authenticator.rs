@@ -170,7 +170,10 @@ impl Authenticator {
             let read = match self.file.read() {
                 Ok(tokens) => tokens.map(|tokens| Arc::new(Ok(Index::new(tokens)))),
                 Err(error) => {
-                    tracing::error!(error = crate::telemetry::chain(&error), "nobody is let in");
+                    tracing::error!(
+                        error = crate::telemetry::chain(&error),
+                        "the host refuses every token: it cannot read the token file"
+                    );
                     Some(Arc::new(Err(())))
                 }
             };

@@ -47,7 +47,7 @@ pub enum LoadError {
     )]
     CoreModule,
     /// The host has no engine for it.
-    #[error("what it needs is not there: {}", crate::telemetry::chain(.0))]
+    #[error("the host has no engine for the component: {}", crate::telemetry::chain(.0))]
     Engine(#[from] EngineError),
     /// It does not compile, or not within its limits.
     #[error(transparent)]

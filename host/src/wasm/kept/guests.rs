@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{IDLE, RETRY_AFTER, Reuse};
+use super::{super::admission::RETRY_AFTER, IDLE, Reuse};
 use crate::{call::CallError, tenant::TenantId, wasm::guest::Guest};
 
 #[derive(Debug, Default)]

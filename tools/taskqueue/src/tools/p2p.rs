@@ -54,7 +54,7 @@ pub fn p2p_taskqueue_submit(
     task_type: String,
     /// The model that it is for.
     model_name: String,
-    /// What is to be done; what is no object counts as an empty one.
+    /// The data that the worker gets; a value that is no object counts as an empty one.
     payload: Value,
     /// The remote queue's multiaddress; this host's queue if empty.
     #[serde(default)]
@@ -202,10 +202,10 @@ pub fn p2p_taskqueue_complete_task(
     /// `completed`, `failed` or `cancelled`; anything else is `failed`.
     #[serde(default = "completed")]
     status: String,
-    /// What came of it; merged into what was reported before.
+    /// The result; merged into the results that the worker reported before.
     #[serde(default)]
     result: Option<Map<String, Value>>,
-    /// What went wrong.
+    /// The error, if the task failed.
     #[serde(default)]
     error: String,
     /// The remote queue's multiaddress; this host's queue if empty.
@@ -214,10 +214,10 @@ pub fn p2p_taskqueue_complete_task(
     /// The remote queue's peer id.
     #[serde(default)]
     remote_peer_id: String,
-    /// Who has it. Ours beyond the protocol's tool.
+    /// The worker that holds the task. Ours beyond the protocol's tool.
     #[serde(default)]
     worker_id: String,
-    /// What its holder was given with it. Ours beyond the protocol's tool.
+    /// The fencing token that the claim gave. Ours beyond the protocol's tool.
     #[serde(default)]
     fencing_token: Option<u64>,
 ) -> Output {

@@ -115,15 +115,15 @@ pub fn queue_resume(
     settle(resumed, ("", ""))
 }
 
-/// What may be cleared.
+/// Tasks to clear.
 #[derive(Debug, Clone, Copy, serde::Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Clearable {
-    /// What waits.
+    /// Tasks that wait.
     Queued,
-    /// What failed.
+    /// Tasks that failed.
     Failed,
-    /// What was cancelled.
+    /// Tasks that were cancelled.
     Cancelled,
 }
 

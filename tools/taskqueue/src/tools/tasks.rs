@@ -24,7 +24,7 @@ pub struct RetryPolicy {
     backoff_factor: Option<f64>,
 }
 
-/// What is different when a task is retried.
+/// Settings of the task that a retry changes.
 #[derive(Debug, Clone, Default, serde::Deserialize, schemars::JsonSchema)]
 #[serde(default)]
 pub struct RetryConfig {
@@ -44,7 +44,7 @@ pub fn task_submit(
     task_id: String,
     /// Its type, by which workers choose.
     task_type: String,
-    /// What is to be done.
+    /// The data that the worker gets.
     payload: serde_json::Map<String, Value>,
     /// Higher is sooner.
     #[serde(default = "one")]
@@ -315,7 +315,7 @@ pub fn task_result(
 pub fn task_retry(
     /// The id of the task that has ended.
     task_id: String,
-    /// What is different this time.
+    /// Settings that this retry changes.
     #[serde(default)]
     retry_config: Option<RetryConfig>,
 ) -> Output {

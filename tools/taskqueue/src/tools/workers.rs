@@ -17,7 +17,7 @@ const OFFLINE_MS: u64 = 300_000;
 /// Bytes of a worker's tasks in one answer; `running_tasks` tells of how many these are.
 const MAX_TASKS_BYTES: usize = 1 << 20;
 
-/// What a worker has.
+/// The resources of a worker.
 #[derive(Debug, Clone, Default, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
 #[serde(default)]
 pub struct ResourceLimits {
@@ -38,7 +38,7 @@ pub fn worker_register(
     #[serde(default = "five")]
     #[schemars(range(min = 1, max = 10000))]
     max_concurrent_tasks: u32,
-    /// What it has.
+    /// The resources of the worker.
     #[serde(default)]
     resource_limits: Option<ResourceLimits>,
     /// Notes of its own.

@@ -42,7 +42,7 @@ use crate::{
     memory::HostMemory,
     permits::TenantPermits,
     store::Store,
-    telemetry::{self, known::TenantTelemetry},
+    telemetry::{known::TenantTelemetry, meters::CallMeters},
     tenant::{Authorized, Incarnation, TenantId},
     wasm::{
         Engine,
@@ -299,7 +299,7 @@ impl Registry {
         let _counted = self.0.calls.token();
         let (result, cost) = self.run_while_there(&tool, call).await;
         let receipt = Receipt { duration: started.elapsed(), cost };
-        telemetry::call_ended(&tenant, tool.name.as_str(), result.as_ref(), receipt);
+        tool.meters.get_or_init(|| CallMeters::new(&tenant, &tool.name)).call_ended(result.as_ref(), receipt);
         (result, receipt)
     }
 

@@ -6,6 +6,7 @@
 mod install;
 pub mod known;
 mod lines;
+pub mod meters;
 mod series;
 
 use std::{
@@ -18,10 +19,7 @@ use serde::{Deserialize, Serialize};
 use tracing_subscriber::{EnvFilter, fmt};
 
 use self::lines::Lines;
-use crate::{
-    call::{CallError, LogLevel, Receipt, ToolResult},
-    tenant::TenantId,
-};
+use crate::{call::LogLevel, tenant::TenantId};
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -159,35 +157,6 @@ pub async fn render() -> Option<String> {
     let series = install::series()?;
     let _one_at_a_time = ONE_AT_A_TIME.lock().await;
     tokio::task::spawn_blocking(|| series.render()).await.ok()
-}
-
-/// Counts a call that ended.
-pub fn call_ended(tenant: &TenantId, tool: &str, result: Result<&ToolResult, &CallError>, receipt: Receipt) {
-    let Receipt { duration, cost } = receipt;
-    let outcome = match result {
-        Ok(result) if result.is_error => "tool_error",
-        Ok(_) => "ok",
-        Err(error) => error.kind(),
-    };
-    let (tenant, tool) = (tenant.to_string(), tool.to_owned());
-    metrics::histogram!("mcpp_call_duration_seconds", "tenant" => tenant.clone(), "tool" => tool.clone())
-        .record(duration.as_secs_f64());
-    let counted = [
-        ("mcpp_call_cpu_microseconds_total", u64::try_from(cost.processor_time.as_micros()).unwrap_or(u64::MAX)),
-        ("mcpp_host_calls_total", cost.host_calls),
-        ("mcpp_guest_store_ops_total", cost.store_ops),
-        ("mcpp_guest_store_bytes_total", cost.store_bytes),
-        ("mcpp_guest_file_bytes_total", cost.file_bytes),
-        ("mcpp_http_requests_total", cost.http_requests),
-        ("mcpp_http_bytes_total", cost.http_bytes),
-    ];
-    let fuel = cost.fuel.map(|fuel| ("mcpp_call_fuel_total", fuel));
-    for (name, amount) in counted.into_iter().chain(fuel).filter(|(_, amount)| *amount > 0) {
-        metrics::counter!(name, "tenant" => tenant.clone(), "tool" => tool.clone()).increment(amount);
-    }
-    metrics::gauge!("mcpp_call_memory_bytes", "tenant" => tenant.clone(), "tool" => tool.clone())
-        .set(cost.memory_bytes as f64);
-    metrics::counter!("mcpp_calls_total", "tenant" => tenant, "tool" => tool, "outcome" => outcome).increment(1);
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! Where a call belongs in a trace: W3C Trace Context, version 00.
 
+use std::cell::RefCell;
+
 /// W3C trace context of a call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TraceContext {
@@ -11,7 +13,6 @@ pub struct TraceContext {
 impl TraceContext {
     /// A new trace.
     pub fn root() -> Self {
-        // One question to the system for both ids: this runs at every call.
         let mut ids = [0; 24];
         fill_random(&mut ids);
         let (mut trace_id, mut span_id) = ([0; 16], [0; 8]);
@@ -65,11 +66,26 @@ fn new_span_id() -> [u8; 8] {
     id
 }
 
+/// Random bytes that a thread takes from the system at once: every call needs some.
+const POOL_BYTES: usize = 4 << 10;
+
+thread_local! {
+    /// Random bytes that no id has yet.
+    static POOL: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
 /// Trace ids need to be distinct, not secret: where the system has no randomness to give, zeros are the lesser evil.
 fn fill_random(bytes: &mut [u8]) {
-    if getrandom::fill(bytes).is_err() {
-        tracing::warn!("the system's random source failed; trace ids are not unique");
-    }
+    POOL.with_borrow_mut(|pool| {
+        if pool.len() < bytes.len() {
+            pool.resize(POOL_BYTES, 0);
+            if getrandom::fill(pool).is_err() {
+                tracing::warn!("the system's random source failed; trace ids are not unique");
+            }
+        }
+        let rest = pool.len().saturating_sub(bytes.len());
+        bytes.iter_mut().zip(pool.drain(rest..)).for_each(|(byte, random)| *byte = random);
+    });
 }
 
 /// Lower-case hexadecimal digits, as trace context demands, to bytes.

@@ -32,6 +32,8 @@ use axum::{
     response::{IntoResponse as _, Response},
     routing::{any, get},
 };
+use hyper::service::Service as _;
+use hyper_util::service::TowerToHyperService;
 use rmcp::transport::streamable_http_server::{StreamableHttpServerConfig, StreamableHttpService};
 use serde_json::Value;
 use tokio::net::TcpListener;
@@ -150,9 +152,9 @@ impl HttpDoor {
     pub async fn serve(&self, listener: TcpListener, closing: CancellationToken) {
         connection::allow_open_files(self.config.max_connections);
         let tidy = tokio::spawn(keep_tidy(Arc::clone(&self.app)));
-        let router = router(&self.config, Arc::clone(&self.app));
+        let routes = Routes { router: router(&self.config, Arc::clone(&self.app)), app: Arc::clone(&self.app) };
         let connections = TaskTracker::new();
-        Connections::new(self.config.clone(), router, Arc::clone(&self.app.room))
+        Connections::new(self.config.clone(), routes, Arc::clone(&self.app.room))
             .accept(&listener, &closing, &connections)
             .await;
         connections.close();
@@ -209,6 +211,29 @@ fn engine(
     StreamableHttpService::new(handler, Arc::new(manager), engine)
 }
 
+/// The way of a request to its handler.
+#[derive(Debug, Clone)]
+struct Routes {
+    router: Router,
+    app: Arc<App>,
+}
+
+impl Routes {
+    /// Answers a request. Most requests are for the endpoint and from no web page: they need no router, and no answer to the browser's questions.
+    async fn answer(&self, request: Request) -> Response {
+        let path = request.uri().path();
+        let is_endpoint = path.strip_suffix('/').unwrap_or(path) == self.app.config.mount_path;
+        if is_endpoint && !request.headers().contains_key(header::ORIGIN) {
+            return match self.app.guard.check(request.uri(), request.headers()) {
+                Ok(()) => exchange::mcp(State(Arc::clone(&self.app)), request).await,
+                Err(reason) => unvouched(&reason),
+            };
+        }
+        let Ok(response) = TowerToHyperService::new(self.router.clone()).call(request).await;
+        response
+    }
+}
+
 fn router(config: &ServerConfig, app: Arc<App>) -> Router {
     let cors_app = Arc::clone(&app);
     let cors = CorsLayer::new()
@@ -249,11 +274,14 @@ async fn check_origin(State(app): State<Arc<App>>, mut request: Request, next: N
             request.extensions_mut().insert(Unvouched);
             next.run(request).await
         }
-        Err(reason) => {
-            metrics::counter!("mcpp_refused_total", "reason" => "host_or_origin").increment(1);
-            failure(StatusCode::FORBIDDEN, None, TRANSPORT_ERROR, &reason)
-        }
+        Err(reason) => unvouched(&reason),
     }
+}
+
+/// The refusal of a request for a foreign name, or from a foreign web page.
+fn unvouched(reason: &str) -> Response {
+    metrics::counter!("mcpp_refused_total", "reason" => "host_or_origin").increment(1);
+    failure(StatusCode::FORBIDDEN, None, TRANSPORT_ERROR, reason)
 }
 
 async fn not_found(State(app): State<Arc<App>>, request: Request) -> Response {

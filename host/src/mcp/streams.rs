@@ -80,8 +80,11 @@ impl OpenStream {
         self.end.cancelled().await;
     }
 
-    /// The same response, whose body ends when the principal may not come in any more.
+    /// The same response, whose body ends when the principal may not come in any more. An answer that is there as a whole was made while the principal still might.
     pub(super) fn until_ended(self, response: Response) -> Response {
+        if response.body().size_hint().exact().is_some() {
+            return response;
+        }
         let ended = Box::pin(self.end.clone().cancelled_owned());
         response.map(|body| Body::new(EndingBody { body, ended, _open: self }))
     }

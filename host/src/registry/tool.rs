@@ -1,6 +1,9 @@
 //! A tool that is ready to be called: its name, schemas and limits checked, its place in its component known.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, OnceLock},
+};
 
 use serde_json::Value;
 use tokio::sync::Semaphore;
@@ -14,6 +17,7 @@ use crate::{
     call::{CallError, ComponentName, ToolName, ToolResult},
     capability::{files::Folders, http::HttpGrant},
     grants::{ComponentGrant, ToolPattern},
+    telemetry::meters::CallMeters,
     wasm::{
         bindings::exports::mcpp::tool::tools::Annotations,
         component::{LoadError, LoadedTool},
@@ -83,6 +87,8 @@ pub struct Tool {
     pub target: Target,
     /// How its instances are used again, if they are.
     pub reuse: Option<Reuse>,
+    /// The meters of its calls, from the first one on.
+    pub meters: OnceLock<CallMeters>,
 }
 
 impl Tool {
@@ -127,6 +133,7 @@ impl Tool {
             powers: Arc::clone(powers),
             target,
             reuse,
+            meters: OnceLock::new(),
         })
     }
 

@@ -5,6 +5,7 @@
 //! any thread may read it.
 
 use std::{
+    cell::Cell,
     pin::Pin,
     sync::{
         Arc, Mutex, PoisonError,
@@ -17,6 +18,9 @@ use std::{
 use super::{EPOCH, SLICE, admission::Slot, turns::Turn};
 use crate::store::Clock;
 
+/// A thread's processor time, once asked for, serves for so long, in nanoseconds.
+const FRESH: u64 = 250_000;
+
 /// The own time of one guest.
 #[derive(Debug)]
 pub struct Pace {
@@ -27,7 +31,7 @@ pub struct Pace {
     /// Times since which the guest is polled, or waits, in nanoseconds after `began`; 0 if neither.
     polled_since: AtomicU64,
     waits_since: AtomicU64,
-    /// Processor time of the polling thread at the start of the poll.
+    /// Processor time of the polling thread at the start of the poll, or up to [`FRESH`] less.
     thread_time: AtomicU64,
     /// Whether the guest stops to let others run.
     yields: AtomicBool,
@@ -83,11 +87,21 @@ impl Pace {
 
     /// Processor time that the guest has used. Ask for it on the guest's thread, or while the guest does not run.
     pub fn processor_time(&self) -> Duration {
-        let running = match self.polled_since.load(Ordering::Relaxed) {
-            0 => 0,
-            _ => thread_time().saturating_sub(self.thread_time.load(Ordering::Relaxed)),
-        };
+        let running = self.used_in_poll(self.now());
         Duration::from_nanos(self.computed.load(Ordering::Relaxed).saturating_add(running))
+    }
+
+    /// Processor time of the present poll up to `now`, at most [`FRESH`] too much. A short poll costs the system no question.
+    fn used_in_poll(&self, now: u64) -> u64 {
+        let since = self.polled_since.load(Ordering::Relaxed);
+        if since == 0 {
+            return 0;
+        }
+        let took = now.saturating_sub(since);
+        if took <= FRESH {
+            return took;
+        }
+        took.min(thread_time().saturating_sub(self.thread_time.load(Ordering::Relaxed)))
     }
 
     /// Counts processor time that the host used elsewhere in the guest's place.
@@ -96,22 +110,27 @@ impl Pace {
         self.computed.fetch_add(nanoseconds(time), Ordering::Relaxed);
     }
 
-    fn enter(&self, thread_time: u64) {
-        self.thread_time.store(thread_time, Ordering::Relaxed);
-        let waited = self.since(&self.waits_since);
-        self.waits_since.store(0, Ordering::Relaxed);
+    fn enter(&self) {
+        self.thread_time.store(fresh_thread_time(), Ordering::Relaxed);
+        let now = self.now();
+        let waited = match self.waits_since.swap(0, Ordering::Relaxed) {
+            0 => 0,
+            since => now.saturating_sub(since),
+        };
         self.counted.fetch_add(waited, Ordering::Relaxed);
-        self.polled_since.store(self.now(), Ordering::Relaxed);
+        self.polled_since.store(now, Ordering::Relaxed);
     }
 
-    fn leave(&self, used: u64) {
+    fn leave(&self) {
+        let now = self.now();
+        let used = self.used_in_poll(now);
         self.counted.fetch_add(used, Ordering::Relaxed);
         self.computed.fetch_add(used, Ordering::Relaxed);
         self.polled_since.store(0, Ordering::Relaxed);
         // A guest that waits needs no turn for that.
         self.end_turn();
         if !self.yields.swap(false, Ordering::Relaxed) {
-            self.waits_since.store(self.now(), Ordering::Relaxed);
+            self.waits_since.store(now, Ordering::Relaxed);
         }
     }
 }
@@ -136,19 +155,33 @@ impl<F: Future> Future for Paced<F> {
     type Output = F::Output;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
-        let before = thread_time();
-        self.pace.enter(before);
+        self.pace.enter();
         let polled = self.future.as_mut().poll(context);
-        self.pace.leave(thread_time().saturating_sub(before));
+        self.pace.leave();
         polled
     }
 }
 
-/// Processor time of this thread, in nanoseconds.
+thread_local! {
+    /// When this thread last asked for its processor time, and the answer.
+    static LAST_ASKED: Cell<Option<(Instant, u64)>> = const { Cell::new(None) };
+}
+
+/// Processor time of this thread, in nanoseconds: as it is, or as it was at most [`FRESH`] ago.
+fn fresh_thread_time() -> u64 {
+    match LAST_ASKED.get() {
+        Some((asked, time)) if nanoseconds(asked.elapsed()) <= FRESH => time,
+        _ => thread_time(),
+    }
+}
+
+/// Processor time of this thread, in nanoseconds. The question is a system call, which takes longer than many calls compute.
 pub(super) fn thread_time() -> u64 {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
     let (seconds, rest) = (u64::try_from(time.tv_sec), u64::try_from(time.tv_nsec));
-    seconds.unwrap_or_default().saturating_mul(1_000_000_000).saturating_add(rest.unwrap_or_default())
+    let time = seconds.unwrap_or_default().saturating_mul(1_000_000_000).saturating_add(rest.unwrap_or_default());
+    LAST_ASKED.set(Some((Instant::now(), time)));
+    time
 }
 
 fn nanoseconds(time: Duration) -> u64 {
@@ -192,6 +225,18 @@ mod tests {
         tokio::time::sleep(LONG).await;
         yielding.await;
         assert!(pace.own_time() < LONG, "{:?}", pace.own_time());
+    }
+
+    /// The time of a poll counts as used while the poll is short; a long poll in which the thread sleeps does not.
+    #[tokio::test]
+    async fn a_thread_that_sleeps_in_a_poll_uses_nothing() {
+        const LONG: Duration = Duration::from_millis(40);
+        let (pace, sleeping) = paced(|_| async { std::thread::sleep(LONG) });
+        sleeping.await;
+        assert!(pace.processor_time() < LONG / 4, "{:?}", pace.processor_time());
+        let (pace, short) = paced(|_| async {});
+        short.await;
+        assert!(pace.processor_time() > Duration::ZERO);
     }
 
     #[tokio::test]

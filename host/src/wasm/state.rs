@@ -1,6 +1,6 @@
 //! Host's state for one instance: its WASI context, its tables, its limits, and the call it serves.
 //!
-//! Fresh for every call and dropped with it, unless the host keeps the instance ([`super::kept`]).
+//! Fresh for every call and dropped with it, unless the host keeps the instance ([`super::kept`]). Most guests never ask for WASI or HTTP: the host makes those contexts at their first use.
 
 mod usage;
 
@@ -96,7 +96,7 @@ impl Running {
 
 /// The state of one instance.
 pub struct State {
-    wasi: WasiCtx,
+    wasi: Option<Wasi>,
     filesystem: WasiFilesystemCtx,
     table: ResourceTable,
     /// Controls of the call.
@@ -108,9 +108,15 @@ pub struct State {
     /// Open snapshots and transactions of the store.
     pub store_use: StoreUse,
     handles: Handles,
-    http: HttpUse,
-    output: [LogStream; 2],
+    http: Option<HttpUse>,
     usage: Usage,
+    component: Arc<str>,
+}
+
+/// The WASI context of an instance, and the streams of its output.
+struct Wasi {
+    ctx: WasiCtx,
+    output: [LogStream; 2],
 }
 
 impl std::fmt::Debug for State {
@@ -122,27 +128,12 @@ impl std::fmt::Debug for State {
 impl State {
     /// State for one instance of `component`.
     pub fn new(component: &Arc<str>, control: Arc<Control>, running: Option<Running>) -> Self {
-        let observer = running.as_ref().map(|call| call.observer.clone()).unwrap_or_default();
-        let nobody = || Writer { tenant: None, component: Arc::clone(component), tool: "".into() };
-        let writer = running.as_ref().map_or_else(nobody, Running::writer);
-        let stream = |level| LogStream::new(writer.clone(), level, Arc::clone(&control), observer.clone());
-        let output = [stream(LogLevel::Info), stream(LogLevel::Warning)];
-        let [stdout, stderr] = output.clone();
-        let wasi = WasiCtx::builder()
-            .stdout(stdout)
-            .stderr(stderr)
-            .max_random_size(MAX_RANDOM_BYTES)
-            .allow_tcp(false)
-            .allow_udp(false)
-            .allow_ip_name_lookup(false)
-            .build();
         let mut table = ResourceTable::new();
         let without_http = running.as_ref().is_some_and(|call| call.http.is_none());
         table.set_max_capacity(if without_http { MAX_HANDLES } else { MAX_HTTP_HANDLES });
-        let http = HttpUse::new(Arc::clone(&control), running.as_ref().and_then(Running::way_out));
         let usage = Usage::new(&control);
         Self {
-            wasi,
+            wasi: None,
             filesystem: WasiFilesystemCtx::default(),
             table,
             control,
@@ -150,20 +141,43 @@ impl State {
             progress: f64::NEG_INFINITY,
             store_use: StoreUse::default(),
             handles: Handles::default(),
-            http,
-            output,
+            http: None,
             usage,
+            component: Arc::clone(component),
         }
+    }
+
+    /// The WASI context for the present call.
+    fn new_wasi(component: &Arc<str>, control: &Arc<Control>, running: Option<&Running>) -> Wasi {
+        let observer = running.map(|call| call.observer.clone()).unwrap_or_default();
+        let nobody = || Writer { tenant: None, component: Arc::clone(component), tool: "".into() };
+        let writer = running.map_or_else(nobody, Running::writer);
+        let stream = |level| LogStream::new(writer.clone(), level, Arc::clone(control), observer.clone());
+        let output = [stream(LogLevel::Info), stream(LogLevel::Warning)];
+        let [stdout, stderr] = output.clone();
+        let ctx = WasiCtx::builder()
+            .stdout(stdout)
+            .stderr(stderr)
+            .max_random_size(MAX_RANDOM_BYTES)
+            .allow_tcp(false)
+            .allow_udp(false)
+            .allow_ip_name_lookup(false)
+            .build();
+        Wasi { ctx, output }
+    }
+
+    fn output(&self) -> impl Iterator<Item = &LogStream> {
+        self.wasi.iter().flat_map(|wasi| &wasi.output)
     }
 
     /// Takes the next call; the instance stays as the call before left it.
     pub fn wake(&mut self, control: Arc<Control>, running: Running) {
         // Values used in earlier calls may still be in the instance's memory.
         control.redactor().inherit(self.control.redactor());
-        for stream in &self.output {
+        for stream in self.output() {
             stream.write_for(running.writer(), Arc::clone(&control), running.observer.clone());
         }
-        self.http = HttpUse::new(Arc::clone(&control), running.way_out());
+        self.http = None;
         self.handles.wake();
         self.progress = f64::NEG_INFINITY;
         self.running = Some(running);
@@ -172,11 +186,11 @@ impl State {
 
     /// Ends the call. An instance that still has a snapshot or transaction open cannot stay, because others may wait for it.
     pub fn rest(&mut self) -> bool {
-        for stream in &self.output {
+        for stream in self.output() {
             let writer = Writer { tenant: None, component: "".into(), tool: "".into() };
             stream.write_for(writer, Arc::clone(&self.control), Observer::default());
         }
-        self.http = HttpUse::new(Arc::clone(&self.control), None);
+        self.http = None;
         self.running = None;
         !self.store_use.is_open()
     }
@@ -200,14 +214,17 @@ impl State {
 
 impl WasiView for State {
     fn ctx(&mut self) -> WasiCtxView<'_> {
-        WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
+        let new = || Self::new_wasi(&self.component, &self.control, self.running.as_ref());
+        WasiCtxView { ctx: &mut self.wasi.get_or_insert_with(new).ctx, table: &mut self.table }
     }
 }
 
 impl WasiHttpView for State {
     fn http(&mut self) -> WasiHttpCtxView<'_> {
         self.charge_http();
-        self.http.hooks.transaction_open = self.store_use.transaction_open;
-        WasiHttpCtxView { hooks: &mut self.http.hooks, table: &mut self.table, ctx: &mut self.http.ctx }
+        let way_out = || self.running.as_ref().and_then(Running::way_out);
+        let http = self.http.get_or_insert_with(|| HttpUse::new(Arc::clone(&self.control), way_out()));
+        http.hooks.transaction_open = self.store_use.transaction_open;
+        WasiHttpCtxView { hooks: &mut http.hooks, table: &mut self.table, ctx: &mut http.ctx }
     }
 }

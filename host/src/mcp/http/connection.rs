@@ -6,22 +6,18 @@
 use std::{convert::Infallible, net::IpAddr, sync::Arc, time::Duration};
 
 use axum::{
-    Router,
     body::{Body, Bytes, HttpBody},
     http::{HeaderValue, StatusCode, header},
     response::Response,
 };
-use hyper::{body::Frame, service::Service as _};
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    service::TowerToHyperService,
-};
+use hyper::body::Frame;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    PROBES, TRANSPORT_ERROR, failure,
+    PROBES, Routes, TRANSPORT_ERROR, failure,
     pace::RequestRate,
     room::{BusyConnection, ConnectionKind, ConnectionRoom, NoConnection, OpenConnection},
     wire::TimedStream,
@@ -43,7 +39,7 @@ const ACCEPTED_AT_ONCE: usize = 8;
 #[derive(Debug, Clone)]
 pub(super) struct Connections {
     config: ServerConfig,
-    router: Router,
+    routes: Routes,
     room: Arc<ConnectionRoom>,
     strangers: Arc<RequestRate>,
     accepted: Arc<RequestRate>,
@@ -75,9 +71,9 @@ pub(super) fn allow_open_files(connections: usize) {
 }
 
 impl Connections {
-    pub(super) fn new(config: ServerConfig, router: Router, room: Arc<ConnectionRoom>) -> Self {
+    pub(super) fn new(config: ServerConfig, routes: Routes, room: Arc<ConnectionRoom>) -> Self {
         let strangers = Arc::new(RequestRate::of_strangers());
-        Self { config, router, room, strangers, accepted: Arc::new(RequestRate::of_connections()) }
+        Self { config, routes, room, strangers, accepted: Arc::new(RequestRate::of_connections()) }
     }
 
     /// Accepts until `closing`.
@@ -134,18 +130,16 @@ impl Connections {
             strangers: Arc::clone(&self.strangers),
             endpoint: self.config.mount_path.clone(),
         });
-        let inner = TowerToHyperService::new(self.router);
+        let routes = Arc::new(self.routes);
         let of_requests = Arc::clone(&connection);
         let service = hyper::service::service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
-            let (connection, inner) = (Arc::clone(&of_requests), inner.clone());
+            let (connection, routes) = (Arc::clone(&of_requests), Arc::clone(&routes));
             async move {
                 let (busy, mut request) = (connection.open.begin(), request.map(Body::new));
-                let uri = request.uri().clone();
-                let response = match connection.turn(uri.path()).await {
+                let response = match connection.turn(request.uri().path()).await {
                     Ok(()) => {
                         request.extensions_mut().insert(connection);
-                        let Ok(response) = inner.call(request).await;
-                        response
+                        routes.answer(request).await
                     }
                     Err(refused) => *refused,
                 };

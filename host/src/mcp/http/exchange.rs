@@ -95,7 +95,7 @@ async fn answer(
         // It may open a session, and may then name one that is gone.
         (&Method::POST, visit) => post(app, principal, visit, share, signal, request).await,
         (_, None) => no_session(None),
-        (&Method::GET, Some(visit)) => get(app, visit, share, request).await,
+        (&Method::GET, Some(visit)) => Box::pin(get(app, visit, share, request)).await,
         (&Method::DELETE, _) => delete(app, request.headers()).await,
         _ => {
             let mut response = failure(
@@ -283,7 +283,8 @@ async fn post(
     let lists = envelope.method.as_deref() == Some("tools/list");
     let many = lists && app.endpoint.registry().catalog(&share.tenant).tools().len() > LONG_LIST;
     let steps = if many { usize::MAX } else { bytes };
-    let response = Aside::new(steps, VISIT.scope(visit, app.engine.handle(request))).await;
+    // Boxed, so that a request on the straight way does not carry the engine's state along.
+    let response = Box::pin(Aside::new(steps, VISIT.scope(visit, app.engine.handle(request)))).await;
     let response = shape(response.map(Body::new), Some(&envelope)).await;
     finish(response, signal, hold, &envelope).await
 }

@@ -11,6 +11,10 @@ const EVENTS: &str = "text/event-stream";
 
 /// Says by name what the client's ranges allow of the two forms: the engine knows no ranges.
 pub(super) fn name_accepted_types(headers: &mut HeaderMap) {
+    let mut ranges = headers.get_all(header::ACCEPT).iter();
+    if ranges.next().is_some_and(|ranges| ranges == BOTH) && ranges.next().is_none() {
+        return;
+    }
     let (json, events) = (accepts(headers, JSON), accepts(headers, EVENTS));
     let named = match (json, events) {
         (true, true) => HeaderValue::from_static(BOTH),

@@ -229,6 +229,7 @@ mod tests {
 
     /// The time of a poll counts as used while the poll is short; a long poll in which the thread sleeps does not.
     #[tokio::test]
+    #[expect(clippy::disallowed_methods, reason = "a thread that stands still is the point")]
     async fn a_thread_that_sleeps_in_a_poll_uses_nothing() {
         const LONG: Duration = Duration::from_millis(40);
         let (pace, sleeping) = paced(|_| async { std::thread::sleep(LONG) });

@@ -18,20 +18,20 @@ use tokio::net::UnixListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    call::ComponentName,
     capability::{self, Access, Capability},
     config::Config,
+    engine::EngineConfig,
     events::parked::{self, StoppedLoop},
     grants::{ComponentGrant, ledger::Notes},
+    guest::component::Origin,
+    limits::Reuse,
     mcp::{Endpoint, http::HttpDoor},
     memory::MemoryUse,
+    names::{ComponentName, TenantId},
     registry::{Registry, catalog::Revision},
     reload::LoadsNow,
     store::{Space, embedded::EmbeddedStore},
-    telemetry,
-    tenant::TenantId,
     tenants::Tenants,
-    wasm::{EngineConfig, component::Origin, kept::Reuse},
 };
 
 /// The socket's name in the data directory.
@@ -291,7 +291,7 @@ pub struct Of {
 fn answer<T: Serialize>(result: Result<T, impl std::error::Error + 'static>) -> Response {
     match result {
         Ok(value) => Json(value).into_response(),
-        Err(error) => (StatusCode::SERVICE_UNAVAILABLE, telemetry::chain(&error)).into_response(),
+        Err(error) => (StatusCode::SERVICE_UNAVAILABLE, crate::error::chain(&error)).into_response(),
     }
 }
 

@@ -9,7 +9,6 @@ mod trace;
 use std::{fmt, sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
-use serde::Deserialize;
 use serde_json::Value;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -23,87 +22,12 @@ pub use self::{
 };
 use crate::{
     memory::Reservation,
+    names::ToolName,
     tenant::{Authorized, Denied, Principal, SCOPE_TOOLS},
 };
 
 /// How deep tools may call tools.
 pub const MAX_CALL_DEPTH: u8 = 8;
-
-/// A tool's name as clients see it: 1 to 128 characters of `A-Z a-z 0-9 _ . -`.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
-#[serde(try_from = "String")]
-pub struct ToolName(Arc<str>);
-
-/// A tool name that breaks the rule.
-#[derive(Debug, thiserror::Error)]
-#[error("tool name {0:?} is not 1 to 128 characters of `A-Z`, `a-z`, `0-9`, `_`, `.` and `-`")]
-pub struct InvalidToolName(String);
-
-impl ToolName {
-    /// Checks and takes a name.
-    pub fn new(name: &str) -> Result<Self, InvalidToolName> {
-        let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
-        if name.is_empty() || name.len() > 128 || !name.chars().all(legal) {
-            return Err(InvalidToolName(name.chars().take(160).collect()));
-        }
-        Ok(Self(name.into()))
-    }
-
-    /// The name.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl TryFrom<String> for ToolName {
-    type Error = InvalidToolName;
-
-    fn try_from(name: String) -> Result<Self, InvalidToolName> {
-        Self::new(&name)
-    }
-}
-
-impl fmt::Display for ToolName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-/// A component's stable name: 1 to 64 characters of `a-z A-Z 0-9 _ -`. It owns the component's grants and data, whatever build is loaded.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ComponentName(Arc<str>);
-
-/// A component name that breaks the rule.
-#[derive(Debug, thiserror::Error)]
-#[error("component name {0:?} is not 1 to 64 characters of `a-z`, `A-Z`, `0-9`, `_` and `-`")]
-pub struct InvalidComponentName(String);
-
-impl ComponentName {
-    /// Checks and takes a name.
-    pub fn new(name: &str) -> Result<Self, InvalidComponentName> {
-        let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
-        if name.is_empty() || name.len() > 64 || !name.chars().all(legal) {
-            return Err(InvalidComponentName(name.chars().take(80).collect()));
-        }
-        Ok(Self(name.into()))
-    }
-
-    /// The name.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-
-    /// The name, shared.
-    pub fn shared(&self) -> Arc<str> {
-        Arc::clone(&self.0)
-    }
-}
-
-impl fmt::Display for ComponentName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
 
 /// One call on its way from a door to a guest.
 #[derive(Debug, Clone)]
@@ -386,15 +310,6 @@ impl fmt::Display for Budget {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn tool_names_are_checked() {
-        for (name, legal) in
-            [("add", true), ("A.b_c-1", true), ("", false), ("a b", false), ("é", false), (&"a".repeat(129), false)]
-        {
-            assert_eq!(ToolName::new(name).is_ok(), legal, "{name:?}");
-        }
-    }
 
     #[test]
     fn a_principal_without_the_scope_is_denied() {

@@ -2,23 +2,23 @@
 //!
 //! An interface in no row does not exist for a guest. The host links a row that needs a grant only where the operator gave it.
 
+pub mod bindings;
 pub mod endpoint;
 pub mod events;
 pub mod files;
 pub mod http;
 pub mod keyvalue;
 mod logging;
+pub mod output;
 mod settings;
 mod sockets;
+pub mod state;
 pub mod store;
 pub mod wasi;
 
 use wasmtime::component::Linker;
 
-use crate::{
-    grants::ComponentGrant,
-    wasm::{features::WASI_OF_TASKS, state::State},
-};
+use crate::{capability::state::State, engine::features::WASI_OF_TASKS, grants::ComponentGrant};
 
 /// The start of every version of our own packages that this host links.
 pub const SPOKEN: &str = "0.1.";

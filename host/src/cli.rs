@@ -25,12 +25,7 @@ use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 use serde::Serialize;
 
-use crate::{
-    config::Config,
-    telemetry,
-    tenant::{TenantId, home::Homes},
-    wasm::compile::child,
-};
+use crate::{config::Config, engine::compile::child, names::TenantId, telemetry, tenant::home::Homes};
 
 /// The whole program: reads the command line and does what it says.
 pub fn main() -> ExitCode {

@@ -16,15 +16,12 @@ use serde::{Deserialize, Serialize};
 pub use self::tools::ToolsConfig;
 use crate::{
     capability::http::OutboundConfig,
+    engine::{EngineConfig, compile::CompileConfig},
+    limits::{Limits, LimitsPatch, TenantLimits, TenantLimitsPatch},
     memory::MemoryConfig,
     store::embedded::EmbeddedConfig,
     telemetry::LogFormat,
     tenant::{home::Homes, tokens::TokenFile},
-    wasm::{
-        EngineConfig,
-        compile::CompileConfig,
-        limits::{Limits, LimitsPatch, TenantLimits, TenantLimitsPatch},
-    },
 };
 
 /// The file that is read when none is named and it is there.

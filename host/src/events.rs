@@ -16,7 +16,10 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use self::{record::Delivery, subscriptions::Subscriptions};
-use crate::{call::ComponentName, store::Store, tenant::TenantId};
+use crate::{
+    names::{ComponentName, TenantId},
+    store::Store,
+};
 
 /// Attempts to deliver before a delivery is parked.
 pub const MAX_ATTEMPTS: u32 = 8;

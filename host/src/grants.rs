@@ -14,17 +14,12 @@ use std::{
     sync::Arc,
 };
 
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
 use self::{files::FolderGrants, http::HttpRules, secrets::SecretGrants};
 use crate::{
-    call::{ComponentName, ToolName},
-    events::record::Topic,
-    wasm::{
-        features::Fuel,
-        kept::Reuse,
-        limits::{Limits, LimitsPatch},
-    },
+    limits::{Fuel, Limits, LimitsPatch, Reuse},
+    names::{ComponentName, ToolName, ToolPattern, Topic},
 };
 
 /// The version of the file format that this host reads and writes.
@@ -160,58 +155,6 @@ pub struct ToolGrant {
     /// Reuse of the tool's instances.
     #[serde(default)]
     pub reuse: Option<Reuse>,
-}
-
-/// A tool's name, or all names with a prefix (`hash_*`).
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Deserialize, Serialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct ToolPattern {
-    prefix: String,
-    open: bool,
-}
-
-impl TryFrom<String> for ToolPattern {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        let (prefix, open) = text.strip_suffix('*').map_or((text.as_str(), false), |prefix| (prefix, true));
-        if !(open && prefix.is_empty()) {
-            ToolName::new(prefix)
-                .map_err(|_| format!("{text:?} is neither a tool name nor a prefix that ends in `*`"))?;
-        }
-        Ok(Self { prefix: prefix.to_owned(), open })
-    }
-}
-
-impl From<ToolPattern> for String {
-    fn from(pattern: ToolPattern) -> Self {
-        if pattern.open { pattern.prefix + "*" } else { pattern.prefix }
-    }
-}
-
-impl std::str::FromStr for ToolPattern {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        Self::try_from(text.to_owned())
-    }
-}
-
-impl ToolPattern {
-    /// Whether the pattern covers `name`.
-    pub fn matches(&self, name: &ToolName) -> bool {
-        self.matches_text(name.as_str())
-    }
-
-    /// Whether the pattern covers a name that may not be legal.
-    pub fn matches_text(&self, name: &str) -> bool {
-        if self.open { name.starts_with(&self.prefix) } else { name == self.prefix }
-    }
-
-    /// The single name that the pattern covers; none for a prefix.
-    pub fn exact(&self) -> Option<&str> {
-        (!self.open).then_some(self.prefix.as_str())
-    }
 }
 
 /// Reason for which the host refused a grant.

@@ -28,10 +28,18 @@ use crate::{
     admin::{self, AdminDoor},
     capability::{files::OwnFolders, http::Outbound},
     config::Config,
+    control::admission::Admission,
+    engine::{
+        Engine,
+        cache::Cache,
+        compile::{Builds, Compiler},
+    },
     events::{self, subscriptions::Subscriptions},
     files::private_folder,
+    guest::kept::Keeper,
     mcp::{Endpoint, http::HttpDoor, stdio},
     memory::HostMemory,
+    names::TenantId,
     registry::Registry,
     reload::{
         Progress, Reloader, Report,
@@ -44,18 +52,11 @@ use crate::{
     },
     telemetry,
     tenant::{
-        Principal, TenantId,
+        Principal,
         home::Homes,
         tokens::{TokenFile, authenticator::Authenticator},
     },
     tenants::{Tenants, TenantsConfig},
-    wasm::{
-        Engine,
-        admission::Admission,
-        cache::Cache,
-        compile::{Builds, Compiler},
-        kept::Keeper,
-    },
 };
 
 include!(concat!(env!("OUT_DIR"), "/built_in.rs"));
@@ -278,7 +279,7 @@ impl Host {
 fn tenants_config(config: &Config, homes: &Homes) -> anyhow::Result<TenantsConfig> {
     let compiler = Compiler::new(&config.compile);
     let cache = Cache::open(&homes.compiled_built_in(), compiler.cache_bytes())
-        .inspect_err(|error| tracing::warn!(error = telemetry::chain(error), "compiled components are not cached"))
+        .inspect_err(|error| tracing::warn!(error = crate::error::chain(error), "compiled components are not cached"))
         .ok();
     let built_in = if config.tools.builtin { BUILT_IN } else { &[] };
     let grants = config.grants()?;
@@ -315,7 +316,10 @@ async fn open_tenants(
     let opening = match tenants.bring_in_line(progress) {
         Ok((_, opening)) => opening,
         Err(error) => {
-            tracing::error!(error = telemetry::chain(&error), "the tenants are not known; `mcpp reload` looks again");
+            tracing::error!(
+                error = crate::error::chain(&error),
+                "the tenants are not known; `mcpp reload` looks again"
+            );
             Vec::new()
         }
     };
@@ -367,7 +371,7 @@ async fn hold(lock: Arc<DirectoryLock>, tenants: Arc<Tenants>, registry: Registr
             }
         };
         if let Err(error) = done {
-            tracing::warn!(error = telemetry::chain(&error), "not reloaded");
+            tracing::warn!(error = crate::error::chain(&error), "not reloaded");
         }
         if lock.is_held() {
             return true;

@@ -1,30 +1,37 @@
 //! mcpp: a WebAssembly-extensible tool host for the Model Context Protocol.
 //!
-//! The modules stand in the order in which a call meets them: a door in [`mcp`] turns bytes into a [`call::Call`], [`tenant`] authorizes it,
-//! [`registry`] finds the live revision and admits it, [`wasm`] runs it in an instance of its own, and [`capability`] is all it can reach from there.
-//! Nothing outside [`mcp`] knows JSON-RPC, and nothing outside [`wasm`] knows an instance.
+//! A door in [`mcp`] turns bytes into a [`call::Call`], [`tenant`] authorizes it, [`registry`] finds the live revision, [`control`] admits the call and holds it to its
+//! limits, [`guest`] runs it in an instance of its own, and [`capability`] is all that the instance can reach from there.
+//! Nothing outside [`mcp`] knows JSON-RPC, and nothing above [`registry`] knows an instance.
+//!
+//! Each module uses those that stand above it here, and none below: a test of the whole host holds that.
 
-pub mod config;
+pub mod error;
 mod files;
+pub mod limits;
 pub mod memory;
+pub mod names;
 pub mod permits;
-pub mod telemetry;
-
-pub mod mcp;
 
 pub mod call;
-pub mod tenant;
-
-pub mod registry;
-pub mod reload;
-pub mod tenants;
-
-pub mod capability;
 pub mod events;
 pub mod grants;
 pub mod secrets;
 pub mod store;
-pub mod wasm;
+pub mod telemetry;
+pub mod tenant;
+
+pub mod capability;
+pub mod control;
+pub mod engine;
+pub mod guest;
+pub mod plain;
+
+pub mod config;
+pub mod mcp;
+pub mod registry;
+pub mod reload;
+pub mod tenants;
 
 pub mod admin;
 pub mod author;

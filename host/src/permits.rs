@@ -11,7 +11,7 @@ use std::sync::{
 };
 
 use self::lines::FairLines;
-use crate::tenant::TenantId;
+use crate::names::TenantId;
 
 /// How many of a pool's permits one tenant may have, and which part of it is kept for tenants that have almost none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -6,6 +6,7 @@
 pub mod catalog;
 mod deliver;
 mod endowment;
+pub mod error;
 pub mod gate;
 mod offer;
 mod opening;
@@ -14,6 +15,7 @@ pub mod rate;
 pub mod schema;
 pub mod tool;
 
+use self::error::InstallError;
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError, atomic::AtomicBool},
@@ -36,25 +38,26 @@ use self::{
 };
 use crate::{
     call::{Budget, Call, CallError, Cost, Dispatch, Receipt, ToolResult},
-    capability::http::Outbound,
+    capability::{
+        http::Outbound,
+        state::{MakeRoom, Running},
+    },
+    control::{
+        Control,
+        admission::{Admission, Share},
+        apart::apart,
+    },
+    engine::Engine,
     events::subscriptions::Subscriptions,
     grants::ledger::Ledger,
+    guest::{component::Origin, instance, kept::Keeper},
+    limits::TenantLimits,
     memory::HostMemory,
+    names::TenantId,
     permits::TenantPermits,
     store::Store,
     telemetry::{known::TenantTelemetry, meters::CallMeters},
-    tenant::{Authorized, Incarnation, TenantId},
-    wasm::{
-        Engine,
-        admission::{Admission, Share},
-        apart::apart,
-        component::{LoadError, Origin},
-        control::Control,
-        instance,
-        kept::Keeper,
-        limits::TenantLimits,
-        state::Running,
-    },
+    tenant::{Authorized, Incarnation},
 };
 
 /// Steps of a check that are done where the call came in: less than a millisecond.
@@ -75,6 +78,8 @@ struct Shared {
     outbound: Arc<Outbound>,
     ledger: Arc<Ledger>,
     keeper: Keeper,
+    /// The same, as guests know it.
+    resting: Arc<dyn MakeRoom>,
     deliveries: TenantPermits,
     memory: Arc<HostMemory>,
     tenants: ArcSwap<BTreeMap<TenantId, Arc<Tenant>>>,
@@ -123,6 +128,7 @@ impl Registry {
             subscriptions,
             outbound,
             ledger: Arc::default(),
+            resting: Arc::new(keeper.clone()),
             keeper,
             deliveries: TenantPermits::new(MAX_DELIVERIES),
             memory,
@@ -238,38 +244,38 @@ impl Registry {
 
     /// Makes `revision` the live one of its component, if `may_serve` says so while nothing else can change. Fails, and changes nothing, if it would take another
     /// component's names or the tenant has too many.
-    pub fn install_if(
+    pub fn install_if<E: From<InstallError>>(
         &self,
         tenant: &TenantId,
         revision: Revision,
-        may_serve: impl FnOnce(&Revision) -> Result<(), LoadError>,
-    ) -> Result<(), LoadError> {
-        let most = self.share(tenant).ok_or(LoadError::Stopping)?.limits.components;
+        may_serve: impl FnOnce(&Revision) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let most = self.share(tenant).ok_or(InstallError::Stopping)?.limits.components;
         self.swap(tenant, |catalog| {
             if let Origin::File(_) = revision.origin {
                 catalog.check_room(revision.name.as_str(), most)?;
             }
             may_serve(&revision)?;
-            catalog.with(revision)
+            Ok(catalog.with(revision)?)
         })
     }
 
     /// Takes a component away; its running calls end on their revision.
-    pub fn remove(&self, tenant: &TenantId, component: &str) -> Result<(), LoadError> {
+    pub fn remove(&self, tenant: &TenantId, component: &str) -> Result<(), InstallError> {
         self.swap(tenant, |catalog| Ok(catalog.without(component)))
     }
 
     /// Notes why a component's newest build is not live; the build before it, if any, goes on serving.
-    pub fn report(&self, tenant: &TenantId, problem: Problem) -> Result<(), LoadError> {
+    pub fn report(&self, tenant: &TenantId, problem: Problem) -> Result<(), InstallError> {
         self.swap(tenant, |catalog| Ok(catalog.with_problem(problem)))
     }
 
-    fn swap(
+    fn swap<E: From<InstallError>>(
         &self,
         tenant: &TenantId,
-        change: impl FnOnce(&Catalog) -> Result<Catalog, LoadError>,
-    ) -> Result<(), LoadError> {
-        let Some(tenant) = self.tenant(tenant) else { return Err(LoadError::Stopping) };
+        change: impl FnOnce(&Catalog) -> Result<Catalog, E>,
+    ) -> Result<(), E> {
+        let Some(tenant) = self.tenant(tenant) else { return Err(InstallError::Stopping.into()) };
         let _one_at_a_time = tenant.swapping.lock().unwrap_or_else(PoisonError::into_inner);
         let before = tenant.catalog.load_full();
         let after = change(&before)?;
@@ -357,17 +363,17 @@ impl Registry {
             control.note_slice();
         }
         let cause = format!("tool {} by {}", tool.name, call.principal.subject);
+        let keeping = self.keeping(tool, &call.principal.tenant);
         let running = Running {
             trace: call.trace,
             observer: call.observer,
             depth: call.depth,
             chain: call.chain,
             session: call.session,
-            keeping: self.keeping(tool, &call.principal.tenant),
             ..self.running(&tool.powers, call.principal, tool.name.as_str().into(), cause.into())
         };
-        let (result, mut cost) =
-            instance::call(&self.0.engine, tool.target.clone(), call.arguments, running, Arc::clone(&control)).await;
+        let (target, shared) = (tool.target.clone(), Arc::clone(&control));
+        let (result, mut cost) = instance::call(&self.0.engine, target, call.arguments, running, keeping, shared).await;
         weight.note(cost.processor_time);
         let result = match result {
             Ok(result) => self.check_result(tool, &control, result, &mut cost).await,

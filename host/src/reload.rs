@@ -10,6 +10,7 @@ pub mod migration;
 pub mod source;
 
 mod dirty;
+pub mod error;
 mod line;
 mod pace;
 mod sentry;
@@ -29,7 +30,7 @@ use self::{
     loader::{Loader, Outcome},
     watch::FolderWatch,
 };
-use crate::tenant::TenantId;
+use crate::names::TenantId;
 
 /// Requests to one tenant's task that may wait.
 const MAX_PENDING_REQUESTS: usize = 16;

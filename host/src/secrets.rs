@@ -19,8 +19,8 @@ use serde::Deserialize;
 use zeroize::Zeroizing;
 
 use self::file::{Sealed, SecretsFile};
-pub use self::key::{KEY_FILE, KEY_VARIABLE, Key, KeyError, KeySource};
-use crate::tenant::{TenantId, home::Home};
+pub use self::key::{KEY_VARIABLE, Key, KeyError, KeySource};
+use crate::{names::TenantId, tenant::home::Home};
 
 /// Longest name, in bytes.
 const MAX_NAME_BYTES: usize = 64;

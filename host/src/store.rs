@@ -18,7 +18,7 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use tokio::sync::Notify;
 
-use crate::{call::ComponentName, tenant::TenantId};
+use crate::names::{ComponentName, TenantId};
 
 /// Writes of one transaction, and their bytes.
 pub const MAX_TRANSACTION_WRITES: usize = 10_000;

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use tracing_subscriber::{EnvFilter, fmt};
 
 use self::lines::Lines;
-use crate::{call::LogLevel, tenant::TenantId};
+use crate::{call::LogLevel, names::TenantId};
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -132,18 +132,6 @@ fn escaped(message: &str) -> String {
         if character.is_control() { escaped.extend(character.escape_default()) } else { escaped.push(character) }
     }
     escaped
-}
-
-/// An error with all its sources, in one line.
-pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut line = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        line.push_str(": ");
-        line.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    line
 }
 
 /// Installs the process's metrics, unless that was done.

@@ -7,53 +7,11 @@ pub mod door;
 pub mod home;
 pub mod tokens;
 
-use std::{collections::BTreeSet, fmt, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    call::{ComponentName, ToolName},
-    grants::ToolPattern,
-};
-
-/// A tenant: 1 to 64 characters of `a-z 0-9 -`.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct TenantId(Arc<str>);
-
-/// A tenant name that breaks the rule.
-#[derive(Debug, thiserror::Error)]
-#[error("tenant name {0:?} is not 1 to 64 characters of `a-z`, `0-9` and `-`")]
-pub struct InvalidTenantId(String);
-
-impl TenantId {
-    /// The one tenant of a host without configuration.
-    pub fn local() -> Self {
-        Self("local".into())
-    }
-
-    /// Checks and takes a name.
-    pub fn new(name: &str) -> Result<Self, InvalidTenantId> {
-        let legal = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-        if name.is_empty() || name.len() > 64 || !name.chars().all(legal) {
-            return Err(InvalidTenantId(name.to_owned()));
-        }
-        Ok(Self(name.into()))
-    }
-
-    /// The name.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-
-    /// Whether no tenant but the host's own user may be made with this name: `local` is that user, and the others have meant the host itself.
-    pub fn is_reserved(&self) -> bool {
-        RESERVED.contains(&self.as_str())
-    }
-}
-
-/// Names by which the host means itself, in folders, labels and messages.
-const RESERVED: [&str; 4] = ["local", "built-in", "host", "mcpp"];
+use crate::names::{ComponentName, TenantId, ToolName, ToolPattern};
 
 /// Which of the tenants that ever had a name: made at random when the tenant is. Those that were made before there were incarnations, and `local`, have none.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -83,34 +41,6 @@ impl Incarnation {
     /// Whether there is none.
     pub fn is_none(&self) -> bool {
         self.0.is_none()
-    }
-}
-
-impl TryFrom<String> for TenantId {
-    type Error = InvalidTenantId;
-
-    fn try_from(name: String) -> Result<Self, InvalidTenantId> {
-        Self::new(&name)
-    }
-}
-
-impl From<TenantId> for String {
-    fn from(tenant: TenantId) -> Self {
-        tenant.as_str().to_owned()
-    }
-}
-
-impl std::str::FromStr for TenantId {
-    type Err = InvalidTenantId;
-
-    fn from_str(name: &str) -> Result<Self, InvalidTenantId> {
-        Self::new(name)
-    }
-}
-
-impl fmt::Display for TenantId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
     }
 }
 
@@ -193,18 +123,4 @@ impl<T> Authorized<T> {
 pub struct Denied {
     subject: Arc<str>,
     scope: &'static str,
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn tenant_names_are_checked() {
-        for (name, legal) in
-            [("local", true), ("team-7", true), ("", false), ("Team", false), ("a/b", false), (&"a".repeat(65), false)]
-        {
-            assert_eq!(TenantId::new(name).is_ok(), legal, "{name:?}");
-        }
-    }
 }

@@ -15,6 +15,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     capability::files::OwnFolders,
+    engine::{
+        cache::Cache,
+        compile::{Builds, Compiler},
+    },
+    limits::{Limits, TenantLimits},
+    names::TenantId,
     registry::Registry,
     reload::{
         Progress, Reloader, Report, Stopping,
@@ -25,16 +31,10 @@ use crate::{
         source::BuiltIns,
     },
     store::{Store as _, StoreError, embedded::EmbeddedStore},
-    telemetry,
     tenant::{
-        Incarnation, TenantId,
+        Incarnation,
         home::{Home, HomeError, Homes, TenantSettings},
         tokens::TokensError,
-    },
-    wasm::{
-        cache::Cache,
-        compile::{Builds, Compiler},
-        limits::{Limits, TenantLimits},
     },
 };
 
@@ -195,7 +195,7 @@ impl Tenants {
                 Ok(settings) => wanted.push((home, Some(settings))),
                 // The host does not know the tenant's limits: the tenant stays as it is, or closed.
                 Err(error) => {
-                    let error = telemetry::chain(&error);
+                    let error = crate::error::chain(&error);
                     tracing::error!(tenant = %home.tenant, error, "the tenant's settings are not in force");
                     done.failed.push((home.tenant.clone(), error));
                     wanted.push((home, None));
@@ -304,7 +304,7 @@ impl Tenants {
             let cache = cache.ok().and_then(|cache| {
                 cache
                     .inspect_err(|error| {
-                        tracing::warn!(error = telemetry::chain(error), "compiled components are not cached");
+                        tracing::warn!(error = crate::error::chain(error), "compiled components are not cached");
                     })
                     .ok()
             });
@@ -417,6 +417,6 @@ async fn read_data(store: &EmbeddedStore, registry: &Registry, tenant: &TenantId
         Ok::<_, StoreError>(())
     };
     if let Err(error) = read.await {
-        tracing::error!(%tenant, error = telemetry::chain(&error), "the tenant's data cannot be read");
+        tracing::error!(%tenant, error = crate::error::chain(&error), "the tenant's data cannot be read");
     }
 }

@@ -239,7 +239,7 @@ async fn live_code_has_a_bound_by_tenant() {
     let (files, said) = failed(files, limits("code_bytes = 1048576")).await;
     assert!(said.contains("code_bytes of this tenant are used up: it may have 1048576"), "{said}");
     let host = TestHost::start_with(files, limits("code_bytes = 8388608")).await;
-    let memory = host.host.registry().share(&mcpp::tenant::TenantId::local()).expect("open").memory.clone();
+    let memory = host.host.registry().share(&mcpp::names::TenantId::local()).expect("open").memory.clone();
     let code = || memory.used(mcpp::memory::MemoryUse::Code);
     assert!(code() > 1_400_000, "the image and the code with the data in it: {}", code());
     std::fs::remove_file(host.tools_folder().join("large.wasm")).expect("removed");

@@ -5,8 +5,9 @@ use std::{collections::BTreeSet, path::Path, time::Duration};
 use futures::future::join_all;
 use mcpp::{
     memory::MemoryUse,
+    names::TenantId,
     tenant::{
-        SCOPE_TOOLS, TenantId,
+        SCOPE_TOOLS,
         home::Homes,
         tokens::{NewToken, TokenFile},
     },

@@ -2,7 +2,10 @@
 
 use std::path::Path;
 
-use mcpp::tenant::{SCOPE_METRICS, TenantId, home::Homes};
+use mcpp::{
+    names::TenantId,
+    tenant::{SCOPE_METRICS, home::Homes},
+};
 use serde_json::{Value, json};
 
 use crate::{

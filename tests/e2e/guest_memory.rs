@@ -5,7 +5,7 @@ use std::sync::Arc;
 use mcpp::{
     config::Config,
     memory::{Account, MemoryUse},
-    tenant::TenantId,
+    names::TenantId,
 };
 use reqwest::StatusCode;
 use serde_json::json;

@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 
 use mcpp::{
+    names::TenantId,
     secrets::{KeySource, SecretName, Secrets},
     tenant::{
-        SCOPE_TOOLS, TenantId,
+        SCOPE_TOOLS,
         home::Homes,
         tokens::{NewToken, TokenFile},
     },

@@ -62,8 +62,8 @@ async fn buckets_are_apart_from_each_other_and_from_the_store() {
     set(&host, "x", "yz", "1").await;
     assert_eq!(value(&host, "kv_get", at("xy", "z")).await, Value::Null);
     let space = Space {
-        tenant: mcpp::tenant::TenantId::local(),
-        component: mcpp::call::ComponentName::new("kv").expect("legal"),
+        tenant: mcpp::names::TenantId::local(),
+        component: mcpp::names::ComponentName::new("kv").expect("legal"),
     };
     let snapshot = host.host.registry().store().snapshot(&space).await.expect("open");
     let own = snapshot.scan(&Section::Data.prefix(b""), Scan::first(10)).await.expect("read");

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use mcpp::{host::Host, reload::Report, tenant::TenantId};
+use mcpp::{host::Host, names::TenantId, reload::Report};
 use serde_json::json;
 use tempfile::TempDir;
 

@@ -35,6 +35,7 @@ mod guest_memory;
 mod handles;
 mod heap;
 mod hostile_guests;
+mod house;
 mod http;
 mod http_bounds;
 mod identity;

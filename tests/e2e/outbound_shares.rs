@@ -13,7 +13,8 @@ use futures::future::BoxFuture;
 use mcpp::{
     capability::http::{Resolve, Resolver},
     config::Config,
-    tenant::{TenantId, home::Homes},
+    names::TenantId,
+    tenant::home::Homes,
 };
 use serde_json::json;
 use tokio::sync::Notify;

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use mcpp::wasm::docs::{Docs, embed};
+use mcpp::plain::docs::{Docs, embed};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -164,7 +164,7 @@ async fn docs_that_cannot_be_read_cost_nothing_but_themselves() {
     let borrowed: Vec<(&str, &[u8])> = components.iter().map(|(name, wasm, _)| (*name, wasm.as_slice())).collect();
     let host = TestHost::start(&borrowed).await;
     assert_eq!(host.problems(), "");
-    let catalog = host.host.registry().catalog(&mcpp::tenant::TenantId::local());
+    let catalog = host.host.registry().catalog(&mcpp::names::TenantId::local());
     for (name, _, says) in &components {
         assert_eq!(host.text(&format!("{name}_add"), json!({ "a": 1, "b": 2 })).await, r#"{"result":3}"#);
         let notes = catalog.component(name).expect("live").notes.join("\n");
@@ -291,7 +291,7 @@ async fn a_type_that_grows_without_end_is_not_offered() {
     let host = TestHost::start(&[("wide", &doubled(15)), ("fits", &doubled(3)), ("deep", &nested(40))]).await;
     assert_eq!(host.problems(), "");
     assert_eq!(host.tools().await, ["deep_g", "fits_f", "fits_g", "wide_g"]);
-    let catalog = host.host.registry().catalog(&mcpp::tenant::TenantId::local());
+    let catalog = host.host.registry().catalog(&mcpp::names::TenantId::local());
     assert_eq!(
         catalog.component("wide").expect("live").notes,
         ["function `wide_f` is not offered: its schema would have more than 204800 bytes"]
@@ -329,7 +329,7 @@ async fn many_large_schemas_are_not_all_offered() {
             {exports})"#
     ));
     let host = TestHost::start(&[("t", &component)]).await;
-    let catalog = host.host.registry().catalog(&mcpp::tenant::TenantId::local());
+    let catalog = host.host.registry().catalog(&mcpp::names::TenantId::local());
     let live = catalog.component("t").unwrap_or_else(|| panic!("{}", host.problems()));
     assert!(
         (11..60).contains(&live.tools.len()) && live.tools.len() + live.notes.len() == 60,

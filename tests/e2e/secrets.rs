@@ -7,8 +7,9 @@ use std::{
 };
 
 use mcpp::{
+    names::TenantId,
     secrets::{KeySource, SecretName, Secrets},
-    tenant::{TenantId, home::Homes},
+    tenant::home::Homes,
 };
 use serde_json::{Value, json};
 

@@ -4,8 +4,9 @@ use std::{collections::BTreeSet, path::Path};
 
 use mcpp::{
     memory::MemoryUse,
+    names::TenantId,
     tenant::{
-        SCOPE_TOOLS, TenantId,
+        SCOPE_TOOLS,
         home::Homes,
         tokens::{NewToken, TokenFile},
     },

@@ -1,6 +1,6 @@
 //! A client that does not read: its guests go on, its events are bounded and then dropped, and its answer is what remains.
 
-use mcpp::{memory::MemoryUse, tenant::TenantId};
+use mcpp::{memory::MemoryUse, names::TenantId};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},

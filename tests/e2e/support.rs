@@ -124,7 +124,7 @@ impl TestHost {
 
     /// Why components are not live, as one text.
     pub fn problems(&self) -> String {
-        let catalog = self.host.registry().catalog(&mcpp::tenant::TenantId::local());
+        let catalog = self.host.registry().catalog(&mcpp::names::TenantId::local());
         catalog
             .problems()
             .map(|problem| format!("{}: {}", problem.component, problem.error))

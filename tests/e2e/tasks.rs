@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
-use mcpp::{config::Config, wasm::EngineConfig};
+use mcpp::{config::Config, engine::EngineConfig};
 use serde_json::json;
 
 use crate::support::{TestHost, add, folder, guest, text_of, wat};

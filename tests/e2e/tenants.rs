@@ -3,10 +3,13 @@
 use std::{collections::BTreeSet, path::Path, time::Duration};
 
 use futures::StreamExt as _;
-use mcpp::tenant::{
-    SCOPE_METRICS, SCOPE_TOOLS, TenantId,
-    home::Homes,
-    tokens::{NewToken, TokenFile},
+use mcpp::{
+    names::TenantId,
+    tenant::{
+        SCOPE_METRICS, SCOPE_TOOLS,
+        home::Homes,
+        tokens::{NewToken, TokenFile},
+    },
 };
 use reqwest::{RequestBuilder, StatusCode};
 use serde_json::{Value, json};

@@ -32,7 +32,7 @@ async fn the_second_host_says_who_has_the_directory_and_takes_over() {
     };
     assert_eq!(names().await, ["add"]);
     let process = format!("process {}", std::process::id());
-    let local = mcpp::tenant::TenantId::local();
+    let local = mcpp::names::TenantId::local();
     let problems = || {
         let catalog = second.registry().catalog(&local);
         catalog.problems().map(|problem| problem.error.clone()).collect::<String>()

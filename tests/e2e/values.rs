@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use mcpp::{config::Config, memory::MemoryUse, tenant::TenantId};
+use mcpp::{config::Config, memory::MemoryUse, names::TenantId};
 use serde_json::{Value, json};
 
 use crate::support::{TestHost, folder, grant, guest, text_of, wat};

@@ -3,14 +3,14 @@
 use std::{path::Path, sync::Arc};
 
 use mcpp::{
-    call::ComponentName,
-    wasm::{
+    engine::{
         Engine, EngineConfig,
         compile::{BuildError, Builds, CompileConfig, Compiler},
-        component::{self, LoadError},
-        features::{Code, Fuel},
-        limits::Limits,
+        features::Code,
     },
+    guest::component::{self, ComponentError},
+    limits::{Fuel, Limits},
+    names::ComponentName,
 };
 
 use super::{json::mutated_bytes, random::Random};
@@ -50,7 +50,7 @@ impl Target {
         };
         match component::compile(&self.engine, &self.builds, source).await {
             Ok(_) => "compiled".to_owned(),
-            Err(LoadError::Build(BuildError::Child(reason))) => panic!("the child failed: {reason}"),
+            Err(ComponentError::Build(BuildError::Child(reason))) => panic!("the child failed: {reason}"),
             Err(error) => error.to_string(),
         }
     }

@@ -11,13 +11,12 @@ use std::{
 };
 
 use mcpp::{
-    call::{ComponentName, ToolName},
     cli,
     config::Config,
-    events::record::Topic,
-    grants::{ComponentGrant, ToolPattern, http::Origin},
+    grants::{ComponentGrant, http::Origin},
+    names::{ComponentName, TenantId, ToolName, ToolPattern, Topic},
     secrets::SecretName,
-    tenant::{TenantId, home::Homes, tokens::TokenFile},
+    tenant::{home::Homes, tokens::TokenFile},
 };
 use toml::{Table, Value};
 

@@ -7,13 +7,8 @@ use std::sync::LazyLock;
 use mcpp::{
     call::CallError,
     memory,
+    plain::{self, Action, PlainFunction, docs::Docs, handles::Unseen, value},
     registry::schema::{Mismatch, Schema},
-    wasm::{
-        docs::Docs,
-        handles::Unseen,
-        plain::{self, Action, PlainFunction},
-        value,
-    },
 };
 use proptest::{
     strategy::{Strategy as _, ValueTree as _},

@@ -16,7 +16,6 @@ use super::{Of, Shared, answer};
 use crate::{
     events::parked::{self, Verdict},
     store::StoreError,
-    telemetry,
 };
 
 /// Most deliveries shown of each kind and space.
@@ -93,7 +92,7 @@ fn lines(
         } else {
             let step = match copying.await {
                 Ok(Ok(copied)) => BackupStep::Done(copied),
-                Ok(Err(error)) => BackupStep::Failed(telemetry::chain(&error)),
+                Ok(Err(error)) => BackupStep::Failed(crate::error::chain(&error)),
                 Err(error) => BackupStep::Failed(error.to_string()),
             };
             (step, None)

@@ -21,7 +21,7 @@ use super::{
     step::Done,
     wit::World,
 };
-use crate::{telemetry, wasm::docs};
+use crate::plain::docs;
 
 /// The result of a build.
 #[derive(Debug)]
@@ -151,6 +151,6 @@ fn said(done: impl IntoIterator<Item = Done>) -> String {
 impl BuildError {
     /// The error with all its sources, in one line.
     pub fn line(&self) -> String {
-        telemetry::chain(self)
+        crate::error::chain(self)
     }
 }

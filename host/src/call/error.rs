@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use super::{Budget, MAX_CALL_DEPTH, ToolName};
+use super::{Budget, MAX_CALL_DEPTH};
+use crate::names::ToolName;
 
 /// Reason for which a call has no result.
 #[derive(Debug, Clone, thiserror::Error)]

@@ -7,9 +7,8 @@ use tokio::time::Instant;
 use wasmtime::component::{HasSelf, Linker};
 
 use crate::{
-    call::{Call, CallError, CallEvent, LogLevel, MAX_CALL_DEPTH, Observer, ToolName, authorize},
-    memory::{MemoryUse, json_bytes},
-    wasm::{
+    call::{Call, CallError, CallEvent, LogLevel, MAX_CALL_DEPTH, Observer, authorize},
+    capability::{
         bindings::mcpp::{
             endpoint::{call, caller, log, progress},
             tool::types,
@@ -17,6 +16,8 @@ use crate::{
         output::{self, Writer},
         state::{Running, State},
     },
+    memory::{MemoryUse, json_bytes},
+    names::ToolName,
 };
 
 /// Links the part that every component has.

@@ -6,14 +6,13 @@ use wasmtime::component::{HasSelf, Linker, Resource};
 
 use super::store::OpenTransaction;
 use crate::{
-    call::ComponentName,
+    capability::{bindings::mcpp::events::outbox as wit, state::State},
     events::{
         outbox::{self, Message, Origin},
-        record::{MAX_KEY_BYTES, MAX_PAYLOAD_BYTES, Topic},
+        record::{MAX_KEY_BYTES, MAX_PAYLOAD_BYTES},
     },
+    names::{ComponentName, Topic},
     store::{Space, StoreError},
-    telemetry,
-    wasm::{bindings::mcpp::events::outbox as wit, state::State},
 };
 
 type Answer<T> = wasmtime::Result<Result<T, wit::OutboxError>>;
@@ -31,7 +30,7 @@ impl From<StoreError> for wit::OutboxError {
             StoreError::TooLong => Self::TooLong,
             StoreError::Conflict | StoreError::OutcomeUnknown => Self::Conflict,
             StoreError::Unavailable(reason) => {
-                tracing::error!(error = telemetry::chain(&*reason), "a component finds the store unavailable");
+                tracing::error!(error = crate::error::chain(&*reason), "a component finds the store unavailable");
                 Self::Unavailable
             }
         }

@@ -35,9 +35,10 @@ use self::{
     stream::{Reader, Writer},
 };
 use crate::{
+    capability::state::State,
+    control::Control,
     grants::{files::FolderMode, ledger::Witness},
     memory::MemoryUse,
-    wasm::{control::Control, state::State},
 };
 
 type Fd = Resource<Descriptor>;

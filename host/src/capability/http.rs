@@ -29,14 +29,15 @@ pub use self::{
     resolver::{Resolve, Resolver},
 };
 use crate::{
+    capability::state::State,
+    control::Control,
     grants::{
         http::{HttpRules, MAX_METHOD_BYTES},
         ledger::Witness,
         secrets::SecretGrants,
     },
+    names::TenantId,
     secrets::Secrets,
-    tenant::TenantId,
-    wasm::{control::Control, state::State},
 };
 
 /// Bytes of the host's memory that one set of fields may take: fewer than 1,000 fields.

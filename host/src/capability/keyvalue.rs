@@ -10,15 +10,14 @@ use wasmtime::component::{HasSelf, Linker, Resource};
 
 use super::store::{StoreAccess, bytes_of};
 use crate::{
+    capability::{
+        bindings::standard::wasi::keyvalue::{atomics, batch, store},
+        state::State,
+    },
+    control::Control,
     store::{
         Bounds, Entry, KeyRange, MAX_PAGE_ENTRIES, MAX_TRANSACTION_BYTES, MAX_TRANSACTION_WRITES, Scan, Section,
         Snapshot, StoreError, Transaction, after_key,
-    },
-    telemetry,
-    wasm::{
-        bindings::standard::wasi::keyvalue::{atomics, batch, store},
-        control::Control,
-        state::State,
     },
 };
 
@@ -54,7 +53,7 @@ impl From<StoreError> for store::Error {
     fn from(error: StoreError) -> Self {
         if let StoreError::Unavailable(reason) = &error {
             // The guest learns that the store is unavailable, the operator why.
-            tracing::error!(error = telemetry::chain(&**reason), "a component finds the store unavailable");
+            tracing::error!(error = crate::error::chain(&**reason), "a component finds the store unavailable");
         }
         Self::Other(error.to_string())
     }

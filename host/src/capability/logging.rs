@@ -7,7 +7,7 @@ use wasmtime::{
 
 use crate::{
     call::LogLevel,
-    wasm::{bindings::standard::wasi::logging::logging, state::State},
+    capability::{bindings::standard::wasi::logging::logging, state::State},
 };
 
 /// The interface as the draft's repository has it, without a version.

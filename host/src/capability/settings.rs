@@ -2,7 +2,7 @@
 
 use wasmtime::component::{HasSelf, Linker};
 
-use crate::wasm::{bindings::standard::wasi::config::store, state::State};
+use crate::capability::{bindings::standard::wasi::config::store, state::State};
 
 type Answer<T> = wasmtime::Result<Result<T, store::Error>>;
 

@@ -18,7 +18,7 @@ use wasmtime_wasi::{
     sockets::{WasiSockets, WasiSocketsView as _},
 };
 
-use crate::wasm::state::State;
+use crate::capability::state::State;
 
 /// State of the interfaces, which deny every operation, with the table of handles.
 struct Denied<'a>(&'a mut ResourceTable);

@@ -11,15 +11,14 @@ use bytes::Bytes;
 use wasmtime::component::{HasSelf, Linker, Resource};
 
 use crate::{
+    capability::{
+        bindings::mcpp::store::{changes, snapshots, transactions, types},
+        state::State,
+    },
     events::subscriptions::Subscriptions,
     store::{
         Bounds, Entry, KeyRange, MAX_PAGE_ENTRIES, Order, Page, Scan, Section, Snapshot, Space, Store, StoreError,
         Transaction,
-    },
-    telemetry,
-    wasm::{
-        bindings::mcpp::store::{changes, snapshots, transactions, types},
-        state::State,
     },
 };
 
@@ -128,7 +127,7 @@ impl From<StoreError> for types::StoreError {
             StoreError::OutcomeUnknown => Self::OutcomeUnknown,
             StoreError::Unavailable(reason) => {
                 // The guest learns that the store is unavailable, the operator why.
-                tracing::error!(error = telemetry::chain(&*reason), "a component finds the store unavailable");
+                tracing::error!(error = crate::error::chain(&*reason), "a component finds the store unavailable");
                 Self::Unavailable
             }
         }

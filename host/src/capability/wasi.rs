@@ -18,7 +18,7 @@ use wasmtime_wasi::{
     random::WasiRandom,
 };
 
-use crate::wasm::{control::Control, state::State};
+use crate::{capability::state::State, control::Control};
 
 /// Handles that a guest waits for at once. Each costs the host some memory for as long as the guest waits, and one may be named any number of times.
 const MAX_POLLED: usize = 10_000;

@@ -36,14 +36,15 @@ use crate::{
     },
     capability::{self, Access, Capability},
     config::Config,
+    engine::features::Code,
+    error::chain,
     files::write_atomically,
     grants::ComponentGrant,
     host::Host,
+    names::TenantId,
     registry::catalog::{LoadTimes, Revision},
     reload::accept::{Change, Face},
-    telemetry::chain,
-    tenant::TenantId,
-    wasm::{component::LoadError, features::Code},
+    reload::error::LoadError,
 };
 
 /// Where the host keeps its files, in the project's folder.

@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use clap::Args;
 
 use super::print;
-use crate::wasm::docs;
+use crate::plain::docs;
 
 #[derive(Debug, Args)]
 pub(super) struct Document {

@@ -18,19 +18,18 @@ use serde_json::Value;
 use self::{anatomy::Anatomy, least::Wants, world::World};
 use super::{clean, print, print_json};
 use crate::{
-    call::ComponentName,
     capability::{self, Access},
-    grants::{ComponentGrant, StoreGrant, ToolPattern},
-    registry::catalog::Revision,
-    telemetry,
-    wasm::{
+    control::admission::{Admission, Share},
+    engine::{
         Engine, EngineConfig,
-        admission::{Admission, Share},
-        compile::{Builds, CompileConfig, Compiler},
-        component::{self, LoadError, MAX_COMPONENT_BYTES, Origin},
-        features::{Code, Fuel},
-        limits::{Limits, TenantLimits},
+        compile::{Builds, CompileConfig, Compiler, MAX_COMPONENT_BYTES},
+        features::Code,
     },
+    grants::{ComponentGrant, StoreGrant},
+    guest::component::{self, ComponentError, Origin},
+    limits::{Fuel, Limits, TenantLimits},
+    names::{ComponentName, ToolPattern},
+    registry::{catalog::Revision, error::InstallError},
 };
 
 #[derive(Debug, Args)]
@@ -106,7 +105,7 @@ impl Inspect {
         let reading = || format!("cannot read {}", self.file.display());
         let bytes = std::fs::metadata(&self.file).with_context(reading)?.len();
         if bytes > MAX_COMPONENT_BYTES {
-            return Err(LoadError::TooLarge(bytes).into());
+            return Err(ComponentError::TooLarge(bytes).into());
         }
         let wasm = std::fs::read(&self.file).with_context(reading)?;
         let stem = self.file.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
@@ -154,10 +153,10 @@ impl Inspect {
                 Some(text) => ComponentGrant::parse(Path::new("the grant"), text),
                 None => Ok(ComponentGrant::default()),
             };
-            let checked = grant.map_err(|error| telemetry::chain(&error)).and_then(|grant| {
+            let checked = grant.map_err(|error| crate::error::chain(&error)).and_then(|grant| {
                 let checked =
                     Revision::check(loaded, Origin::File(self.file.clone()), &grant, &Limits::default(), |_| Ok(()));
-                checked.map_err(|error| telemetry::chain(&error))
+                checked.map_err(|error: InstallError| crate::error::chain(&error))
             });
             if let Err(reason) = checked {
                 explanation.notes.push(format!("It will not load: {reason}"));

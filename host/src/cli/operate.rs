@@ -12,9 +12,9 @@ use super::{Operator, clean, print, print_json, table};
 use crate::{
     admin::{self, Info as HostInfo, Instances, PoolInfo, StoreInfo, TenantInfo, ToolInfo},
     config::Config,
+    limits::Reuse,
+    names::TenantId,
     reload::Report,
-    tenant::TenantId,
-    wasm::kept::Reuse,
 };
 
 impl Operator {

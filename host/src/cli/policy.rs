@@ -13,12 +13,11 @@ use url::Url;
 use super::{Operator, clean, print, print_json, remote::tell};
 use crate::{
     admin::Explanation,
-    call::{ComponentName, ToolName},
-    events::record::Topic,
     files::{lock, write_durably},
     grants::{ComponentGrant, FORMAT_VERSION, files::FolderGrant, ledger::Note},
+    names::{ComponentName, TenantId, ToolName, Topic},
     reload::Report,
-    tenant::{TenantId, home::Homes},
+    tenant::home::Homes,
 };
 
 impl Operator {

@@ -109,7 +109,7 @@ async fn run_until_told(host: &Host, stdio: bool) -> std::io::Result<()> {
             () = host.broken() => return Err(std::io::Error::other("a door broke; the log says which and why")),
             _ = reload.recv() => {
                 if let Err(error) = host.tenants().reload_all().await {
-                    tracing::warn!(error = telemetry::chain(&error), "not reloaded");
+                    tracing::warn!(error = crate::error::chain(&error), "not reloaded");
                 }
             }
         }

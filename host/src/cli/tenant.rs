@@ -9,14 +9,14 @@ use serde_json::{Value, json};
 use super::{Data, print, print_json, table};
 use crate::{
     admin::Removal,
+    limits::TenantLimitsPatch,
+    names::TenantId,
     store::embedded::{EmbeddedStore, disk::FileSystem},
     tenant::{
-        TenantId,
         home::{Home, Homes, TenantSettings},
         tokens::TokenFile,
     },
     tenants::{Refreshed, removal},
-    wasm::limits::TenantLimitsPatch,
 };
 
 #[derive(Debug, Args)]

@@ -8,9 +8,9 @@ use serde_json::{Value, json};
 
 use super::{Data, clean, print, print_json, remote::tell, table};
 use crate::{
-    grants::ToolPattern,
+    names::{TenantId, ToolPattern},
     tenant::{
-        SCOPE_TOOLS, SCOPES, TenantId,
+        SCOPE_TOOLS, SCOPES,
         tokens::{NewToken, Token as Kept, TokenFile},
     },
 };

@@ -22,9 +22,8 @@ use super::{
     subscriptions::Subscriptions,
 };
 use crate::{
-    call::ComponentName,
+    names::ComponentName,
     store::{Bounds, Entry, KeyRange, Scan, Section, Snapshot, Space, Store, StoreError, after_key, after_prefix},
-    telemetry,
 };
 
 /// Deliveries of one space at the same time.
@@ -126,7 +125,7 @@ impl Worker {
                 // The tenant is gone, and its deliveries with it.
                 Err(error) if error.is_removed() => return,
                 Err(error) => {
-                    tracing::error!(space = %self.space, error = telemetry::chain(&error), "cannot look for deliveries");
+                    tracing::error!(space = %self.space, error = crate::error::chain(&error), "cannot look for deliveries");
                     Found { ready: Vec::new(), next: Some(LOOK_AGAIN) }
                 }
             };
@@ -277,7 +276,7 @@ impl Job {
         };
         if let Err(error) = noted {
             // The delivery stays in the store as it was, and the host delivers it again.
-            tracing::error!(%space, id = self.delivery.id, error = telemetry::chain(&error), "a delivery could not be noted");
+            tracing::error!(%space, id = self.delivery.id, error = crate::error::chain(&error), "a delivery could not be noted");
             tokio::time::sleep(TRY_AGAIN).await;
         }
     }

@@ -4,10 +4,13 @@ use bytes::Bytes;
 
 use super::{
     now_ms,
-    record::{Delivery, Kind, LEAST_WAKE_MS, Topic, decode, delivery_key, due_key, encode, group, timer_key},
+    record::{Delivery, Kind, LEAST_WAKE_MS, decode, delivery_key, due_key, encode, group, timer_key},
     subscriptions::Subscriptions,
 };
-use crate::store::{Space, StoreError, Transaction};
+use crate::{
+    names::Topic,
+    store::{Space, StoreError, Transaction},
+};
 
 /// Writer of an event or timer, and its reason.
 #[derive(Debug)]

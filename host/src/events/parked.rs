@@ -10,11 +10,10 @@ use super::{
     record::{Delivery, Kind, decode, due_key, encode, timer_key},
 };
 use crate::{
-    call::ComponentName,
+    names::{ComponentName, TenantId},
     store::{
         Bounds, KeyRange, MAX_PAGE_ENTRIES, Scan, Section, Snapshot, Space, Store, StoreError, Transaction, after_key,
     },
-    tenant::TenantId,
 };
 
 /// Parked deliveries of a space that are looked at for loops.

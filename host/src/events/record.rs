@@ -1,13 +1,11 @@
 //! Stored records of events and timers, and their keys.
 
-use std::fmt;
-
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::DeserializeOwned};
 
 use crate::{
-    call::ComponentName,
+    names::ComponentName,
     store::{Section, StoreError, Unavailable},
 };
 
@@ -22,32 +20,6 @@ pub const MAX_CHAIN: u32 = 16;
 /// A timer that the handler of an event or timer sets is due no sooner than this, in milliseconds: a component that wakes itself again and again does so ten times a second
 /// for each of its keys.
 pub const LEAST_WAKE_MS: u64 = 100;
-
-/// A topic: one component's, with a name of 1 to 64 characters of `a-z A-Z 0-9 _ -`.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Topic {
-    /// The component that owns the topic and alone emits on it.
-    pub component: ComponentName,
-    /// Its name among the component's.
-    pub name: ComponentName,
-}
-
-impl Topic {
-    /// Parses `<component>/<name>`; `<name>` alone is a topic of `own`.
-    pub fn parse(text: &str, own: &ComponentName) -> Option<Self> {
-        let (component, name) = match text.split_once('/') {
-            Some((component, name)) => (ComponentName::new(component).ok()?, name),
-            None => (own.clone(), text),
-        };
-        Some(Self { component, name: ComponentName::new(name).ok()? })
-    }
-}
-
-impl fmt::Display for Topic {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.component, self.name)
-    }
-}
 
 /// One event or timer, as it is stored and delivered.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -196,20 +168,6 @@ mod tests {
 
     fn name(name: &str) -> ComponentName {
         ComponentName::new(name).expect("legal")
-    }
-
-    #[test]
-    fn topics_are_parsed() {
-        for (text, topic) in [
-            ("done", Some("own/done")),
-            ("queue/done", Some("queue/done")),
-            ("queue/a/b", None),
-            ("", None),
-            ("queue/", None),
-            ("queue/dö", None),
-        ] {
-            assert_eq!(Topic::parse(text, &name("own")).map(|topic| topic.to_string()).as_deref(), topic, "{text:?}");
-        }
     }
 
     #[test]

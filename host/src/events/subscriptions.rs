@@ -6,11 +6,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use arc_swap::ArcSwap;
 
-use super::record::{Topic, decode, encode};
+use super::record::{decode, encode};
 use crate::{
-    call::ComponentName,
+    names::{ComponentName, TenantId, Topic},
     store::{Bounds, Section, Space, Store, StoreError},
-    tenant::TenantId,
 };
 
 /// Key of the note that holds a component's topics, in the component's own space.

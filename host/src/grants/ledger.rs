@@ -10,7 +10,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::{call::ComponentName, tenant::TenantId};
+use crate::names::{ComponentName, TenantId};
 
 /// Different notes of one component; the ledger only counts further ones.
 const MAX_LINES: usize = 256;

@@ -13,8 +13,10 @@ use std::{
     },
 };
 
-use crate::files::FILE_MODE;
-use crate::store::embedded::disk::{AnyBackend, Disk};
+use crate::{
+    files::FILE_MODE,
+    store::embedded::disk::{AnyBackend, Disk},
+};
 
 /// The lock's name in the data directory.
 const LOCK: &str = "host.lock";

@@ -157,9 +157,10 @@ impl Client {
         config: &ClientConfig,
         on_progress: OnProgress,
     ) -> Result<RunningService<RoleClient, Handler>, ClientError> {
-        let http = reqwest::Client::builder().connect_timeout(config.timeout).build().map_err(|error| {
-            ClientError::Connect { url: config.url.clone(), reason: crate::telemetry::chain(&error) }
-        })?;
+        let http = reqwest::Client::builder()
+            .connect_timeout(config.timeout)
+            .build()
+            .map_err(|error| ClientError::Connect { url: config.url.clone(), reason: crate::error::chain(&error) })?;
         let mut transport = StreamableHttpClientTransportConfig::with_uri(config.url.clone());
         transport.auth_header.clone_from(&config.token);
         let transport = StreamableHttpClientTransport::with_client(http, transport);
@@ -171,7 +172,7 @@ impl Client {
             Ok(Ok(service)) => Ok(service),
             Ok(Err(ClientInitializeError::JsonRpcError(error))) => Err(error.into()),
             Ok(Err(error)) => {
-                Err(ClientError::Connect { url: config.url.clone(), reason: crate::telemetry::chain(&error) })
+                Err(ClientError::Connect { url: config.url.clone(), reason: crate::error::chain(&error) })
             }
         }
     }
@@ -206,7 +207,7 @@ impl Client {
             Err(_) => Err(ClientError::Timeout(self.config.timeout)),
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(ServiceError::McpError(error))) => Err(error.into()),
-            Ok(Err(error)) => Err(ClientError::Broken(crate::telemetry::chain(&error))),
+            Ok(Err(error)) => Err(ClientError::Broken(crate::error::chain(&error))),
         }
     }
 

@@ -29,7 +29,8 @@ use super::{
     tools::{self, CallRequest, RECEIPT},
 };
 use crate::{
-    call::{LogLevel, Session, ToolName, TraceContext},
+    call::{LogLevel, Session, TraceContext},
+    names::ToolName,
     registry::Registry,
     tenant::{Principal, door::Place},
 };

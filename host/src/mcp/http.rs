@@ -55,8 +55,9 @@ use super::{
 use crate::{
     config::{ServerConfig, SessionConfig},
     memory::MemoryUse,
+    names::TenantId,
     telemetry,
-    tenant::{Principal, SCOPE_METRICS, TenantId, door::Refusals, tokens::authenticator::Authenticator},
+    tenant::{Principal, SCOPE_METRICS, door::Refusals, tokens::authenticator::Authenticator},
 };
 
 /// JSON-RPC code of transport errors that have none of their own.

@@ -35,7 +35,8 @@ use crate::{
     call::{LogLevel, Session},
     config::SessionConfig,
     memory::Reservation,
-    tenant::{Principal, TenantId},
+    names::TenantId,
+    tenant::Principal,
 };
 
 /// A session whose client left an answer unread is kept whole this long, so that it can come back for the rest.

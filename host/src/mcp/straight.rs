@@ -18,7 +18,10 @@ use super::{
     session::visit::LiveSession,
     tools::CallRequest,
 };
-use crate::call::{LogLevel, ToolName, TraceContext};
+use crate::{
+    call::{LogLevel, TraceContext},
+    names::ToolName,
+};
 
 /// The first protocol version without sessions.
 pub(super) const MODERN: &str = "2026-07-28";

@@ -14,7 +14,7 @@ use axum::{
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
-use crate::tenant::{Principal, TenantId};
+use crate::{names::TenantId, tenant::Principal};
 
 /// Open requests of one door. As many as connections.
 #[derive(Debug, Default)]

@@ -14,9 +14,10 @@ use super::{
     written::{self, ResultWriter},
 };
 use crate::{
-    call::{Call, CallError, LogLevel, Observer, Session, ToolName, TraceContext, authorize},
+    call::{Call, CallError, LogLevel, Observer, Session, TraceContext, authorize},
+    control::admission::Share,
+    names::ToolName,
     tenant::Principal,
-    wasm::admission::Share,
 };
 
 /// By this a client asks in `_meta` for what the call cost, and finds it in the result's.

@@ -19,11 +19,7 @@ use tokio::{sync::Semaphore, time::Instant};
 
 use self::pieces::{PIECE_BYTES, ResultRoom, is_large, pieces};
 use super::convert;
-use crate::{
-    call::ToolResult,
-    tenant::TenantId,
-    wasm::{Engine, admission::Share},
-};
+use crate::{call::ToolResult, control::admission::Share, engine::Engine, names::TenantId};
 
 /// Pieces of a session's answer stay this long after it was sent, as long as the engine keeps the text with their mark.
 const RESUME_TIME: Duration = Duration::from_secs(60);
@@ -220,8 +216,8 @@ mod tests {
     use super::*;
     use crate::{
         call::{Blob, Content, ResourceContents},
+        limits::TenantLimits,
         memory::{AccountLimits, HostMemory, MemoryConfig, MemoryUse},
-        wasm::limits::TenantLimits,
     };
 
     fn share(message_bytes: u64) -> Arc<Share> {

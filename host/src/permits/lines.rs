@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use tokio::sync::oneshot;
 
-use crate::tenant::TenantId;
+use crate::names::TenantId;
 
 /// The units that each tenant has of a resource, and the requests that wait for more of them as a `T`.
 #[derive(Debug)]

@@ -1,5 +1,6 @@
 //! One tenant's tools at one moment: an immutable value that a swap replaces as a whole.
 
+use super::error::InstallError;
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, OnceLock},
@@ -13,19 +14,18 @@ use super::{
     tool::{Powers, Tool},
 };
 use crate::{
-    call::{ComponentName, ToolName},
     capability::{files::Folders, http::HttpGrant},
-    events::record::Topic,
+    engine::features::Code,
     grants::ComponentGrant,
-    memory::Reservation,
-    telemetry::known::Names,
-    wasm::{
-        component::{LoadError, Loaded, Origin},
-        features::Code,
+    guest::{
+        component::{Loaded, Origin},
         handler::Handler,
-        limits::Limits,
         migration::Migration,
     },
+    limits::Limits,
+    memory::Reservation,
+    names::{ComponentName, ToolName, Topic},
+    telemetry::known::Names,
 };
 
 /// The most that the compiled schemas of one component's tools take together, in bytes: a thousand tools with some hundred subschemas each.
@@ -85,18 +85,18 @@ pub struct LoadTimes {
 
 impl Revision {
     /// Checks all that a loaded component says. `charge` is told what the schemas of each tool take, in bytes, when they are made.
-    pub fn check(
+    pub fn check<E: From<InstallError>>(
         loaded: Loaded,
         origin: Origin,
         grant: &ComponentGrant,
         defaults: &Limits,
-        mut charge: impl FnMut(u64) -> Result<(), LoadError>,
-    ) -> Result<Self, LoadError> {
+        mut charge: impl FnMut(u64) -> Result<(), E>,
+    ) -> Result<Self, E> {
         let powers = Arc::new(Powers {
             component: loaded.name.clone(),
             may_call: grant.call.clone().into(),
             quota_bytes: grant.store.map(|store| store.quota_bytes),
-            files: Folders::open(&grant.files)?,
+            files: Folders::open(&grant.files).map_err(InstallError::Files)?,
             config: Arc::new(grant.config.clone()),
             http: (!grant.http.is_empty())
                 .then(|| Arc::new(HttpGrant { rules: grant.http.clone(), secrets: grant.secrets.clone() })),
@@ -113,17 +113,17 @@ impl Revision {
             schema_bytes = schema_bytes.saturating_add(bytes);
             charge(bytes)?;
             if schema_bytes > MAX_SCHEMAS_BYTES {
-                return Err(LoadError::SchemasTooLarge(MAX_SCHEMAS_BYTES));
+                return Err(InstallError::SchemasTooLarge(MAX_SCHEMAS_BYTES).into());
             }
             Ok(tool)
         });
-        let tools = tools.collect::<Result<_, _>>()?;
+        let tools = tools.collect::<Result<_, E>>()?;
         let limits = defaults.patched(&grant.limits);
         let (handler, topics) = loaded.handler.unzip();
         let topics = topics.unwrap_or_default().into_iter().map(|topic| check_topic(&loaded.name, topic, grant));
         Ok(Self {
             tools,
-            topics: topics.collect::<Result<_, _>>()?,
+            topics: topics.collect::<Result<_, InstallError>>()?,
             handler: handler.map(|handler| RevisionHandler::new(handler, &limits)),
             migration: loaded.migration,
             powers,
@@ -167,12 +167,12 @@ impl RevisionHandler {
 }
 
 /// A component is told of its own topics, and of others' that its grant names.
-fn check_topic(component: &ComponentName, text: String, grant: &ComponentGrant) -> Result<Topic, LoadError> {
+fn check_topic(component: &ComponentName, text: String, grant: &ComponentGrant) -> Result<Topic, InstallError> {
     let Some(topic) = Topic::parse(&text, component) else {
-        return Err(LoadError::Topic(text.chars().take(160).collect()));
+        return Err(InstallError::Topic(text.chars().take(160).collect()));
     };
     if topic.component != *component && !grant.subscribe.iter().any(|pattern| pattern.matches(&topic)) {
-        return Err(LoadError::TopicNotGranted { topic: topic.to_string(), component: component.to_string() });
+        return Err(InstallError::TopicNotGranted { topic: topic.to_string(), component: component.to_string() });
     }
     Ok(topic)
 }
@@ -237,17 +237,20 @@ impl Catalog {
     }
 
     /// This catalog with `revision` in the place of the component's last one.
-    pub fn with(&self, revision: Revision) -> Result<Self, LoadError> {
+    pub fn with(&self, revision: Revision) -> Result<Self, InstallError> {
         let name = revision.name.as_str().to_owned();
         if let Some(before) = self.components.get(&name)
             && before.origin != revision.origin
         {
-            return Err(LoadError::ComponentTaken { name, owner: describe(&before.origin) });
+            return Err(InstallError::ComponentTaken { name, owner: describe(&before.origin) });
         }
         let mut next = self.without(&name);
         for tool in &revision.tools {
             if let Some(owner) = next.tools.insert(tool.name.clone(), Arc::clone(tool)) {
-                return Err(LoadError::NameTaken { tool: tool.name.to_string(), owner: owner.component.to_string() });
+                return Err(InstallError::NameTaken {
+                    tool: tool.name.to_string(),
+                    owner: owner.component.to_string(),
+                });
             }
         }
         next.components.insert(name, Arc::new(revision));
@@ -255,13 +258,13 @@ impl Catalog {
     }
 
     /// Refuses one more component from a file where there are `most` already.
-    pub fn check_room(&self, component: &str, most: u64) -> Result<(), LoadError> {
+    pub fn check_room(&self, component: &str, most: u64) -> Result<(), InstallError> {
         let others = self
             .components
             .iter()
             .filter(|(name, revision)| matches!(revision.origin, Origin::File(_)) && name.as_str() != component);
         if u64::try_from(others.count()).unwrap_or(u64::MAX) >= most {
-            return Err(LoadError::TooManyComponents(most));
+            return Err(InstallError::TooManyComponents(most));
         }
         Ok(())
     }

@@ -1,5 +1,6 @@
 //! The host's own requests to a component's live revision: to handle an event or a timer, or to migrate its data.
 
+use super::error::InstallError;
 use std::{sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
@@ -11,12 +12,15 @@ use super::{
     tool::Powers,
 };
 use crate::{
-    call::{CallError, ComponentName, TraceContext},
-    capability::store::MAX_MIGRATION_STEP,
+    call::{CallError, TraceContext},
+    capability::{state::Running, store::MAX_MIGRATION_STEP},
+    control::Control,
     events::{Deliver, DeliveryError, record::Delivery},
+    guest::migration::Step,
+    limits::Limits,
+    names::{ComponentName, TenantId},
     store::{Space, Transaction},
-    tenant::{Principal, TenantId},
-    wasm::{component::LoadError, control::Control, limits::Limits, migration::Step, state::Running},
+    tenant::Principal,
 };
 
 /// Bytes of a handler's reason to fail that are kept and logged.
@@ -88,18 +92,18 @@ impl Registry {
         transaction: Box<dyn Transaction>,
         from: u32,
         cursor: Option<Vec<u8>>,
-    ) -> Result<Step, LoadError> {
+    ) -> Result<Step, InstallError> {
         let Some((migration, to)) = &revision.migration else {
-            return Err(LoadError::Migration("it exports no migration".into()));
+            return Err(InstallError::Migration("it exports no migration".into()));
         };
         let deadline_ms = u64::try_from(MAX_MIGRATION_STEP.as_millis()).unwrap_or(u64::MAX);
         let limits = Limits { deadline_ms, ..revision.limits };
-        let failed = |error: CallError| LoadError::Migration(error.to_string());
+        let failed = |error: CallError| InstallError::Migration(error.to_string());
         let control = self.control(&space.tenant, limits, &Arc::new(Semaphore::new(1))).await.map_err(failed)?;
         let cause = format!("migration from {from} to {to}");
         let running = self.running_by_itself(&space.tenant, &revision.powers, "migration", cause);
         let step = migration.step(self.engine(), transaction, from, cursor, running, control).await.map_err(failed)?;
-        step.map_err(LoadError::Migration)
+        step.map_err(InstallError::Migration)
     }
 }
 

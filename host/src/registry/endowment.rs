@@ -8,11 +8,12 @@ use super::{
 };
 use crate::{
     call::{Observer, TraceContext},
-    capability::{http::HttpAccess, store::StoreAccess},
+    capability::{http::HttpAccess, state::Running, store::StoreAccess},
     grants::ledger::Witness,
+    guest::kept::Keeping,
+    names::TenantId,
     store::Space,
-    tenant::{Principal, TenantId},
-    wasm::{kept::Keeping, state::Running},
+    tenant::Principal,
 };
 
 impl Registry {
@@ -63,8 +64,7 @@ impl Registry {
             cause,
             session: None,
             chain: 0,
-            keeper: self.0.keeper.clone(),
-            keeping: None,
+            resting: Arc::clone(&self.0.resting),
         }
     }
 }

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::Registry;
 use crate::{
     call::{Call, CallError},
-    tenant::TenantId,
+    names::TenantId,
 };
 
 /// How long a call waits for a tool while everything of its tenant is loaded for the first time.

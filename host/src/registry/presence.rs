@@ -8,7 +8,8 @@ use tokio_util::sync::CancellationToken;
 use super::{Registry, tool::Tool};
 use crate::{
     call::{Call, CallError, Cost, ToolResult},
-    tenant::{Incarnation, Principal, TenantId},
+    names::TenantId,
+    tenant::{Incarnation, Principal},
 };
 
 impl Registry {

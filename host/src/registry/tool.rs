@@ -1,5 +1,6 @@
 //! A tool that is ready to be called: its name, schemas and limits checked, its place in its component known.
 
+use super::error::InstallError;
 use std::{
     collections::BTreeMap,
     sync::{Arc, OnceLock},
@@ -14,17 +15,13 @@ use super::{
     schema::{Mismatch, Schema, Steps},
 };
 use crate::{
-    call::{CallError, ComponentName, ToolName, ToolResult},
-    capability::{files::Folders, http::HttpGrant},
-    grants::{ComponentGrant, ToolPattern},
+    call::{CallError, ToolResult},
+    capability::{bindings::exports::mcpp::tool::tools::Annotations, files::Folders, http::HttpGrant},
+    grants::ComponentGrant,
+    guest::{component::LoadedTool, instance::Target},
+    limits::{Limits, Reuse},
+    names::{ComponentName, ToolName, ToolPattern},
     telemetry::meters::CallMeters,
-    wasm::{
-        bindings::exports::mcpp::tool::tools::Annotations,
-        component::{LoadError, LoadedTool},
-        instance::Target,
-        kept::Reuse,
-        limits::Limits,
-    },
 };
 
 /// Longest description and title, in bytes.
@@ -98,9 +95,9 @@ impl Tool {
         (name, tool): (ToolName, LoadedTool),
         grant: &ComponentGrant,
         defaults: &Limits,
-    ) -> Result<Self, LoadError> {
+    ) -> Result<Self, InstallError> {
         let LoadedTool { listing, target } = tool;
-        let refuse = |reason: String| LoadError::Tool { tool: name.to_string(), reason };
+        let refuse = |reason: String| InstallError::Tool { tool: name.to_string(), reason };
         for (what, text) in [("description", Some(&listing.description)), ("title", listing.title.as_ref())] {
             if text.is_some_and(|text| text.len() > MAX_TEXT_BYTES) {
                 return Err(refuse(format!("its {what} is longer than {MAX_TEXT_BYTES} bytes")));

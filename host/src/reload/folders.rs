@@ -17,7 +17,7 @@ use cap_primitives::fs::OpenOptions;
 use rustix::fs::OFlags;
 
 use super::loader::is_component_file;
-use crate::wasm::component::{LoadError, MAX_COMPONENT_BYTES};
+use crate::{engine::compile::MAX_COMPONENT_BYTES, guest::component::ComponentError, reload::error::LoadError};
 
 /// Component files that are loaded of one folder, the first by name: a thousand tools are more than any client lists.
 pub(super) const MAX_FILES: usize = 1_000;
@@ -190,7 +190,7 @@ impl ToolsFolders {
             return Err(fail(io::Error::other("it is not a regular file")));
         }
         if meta.len() > MAX_COMPONENT_BYTES {
-            return Err(LoadError::TooLarge(meta.len()));
+            return Err(ComponentError::TooLarge(meta.len()).into());
         }
         let mut bytes = Vec::new();
         loop {
@@ -198,7 +198,7 @@ impl ToolsFolders {
             let read = (&file).take(PIECE).read_to_end(&mut bytes).map_err(fail)?;
             let so_far = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
             if so_far > MAX_COMPONENT_BYTES {
-                return Err(LoadError::TooLarge(so_far));
+                return Err(ComponentError::TooLarge(so_far).into());
             }
             if read == 0 {
                 return Ok(Some((bytes, FileStamp::of(&meta))));
@@ -228,7 +228,7 @@ mod tests {
     use super::*;
 
     fn bytes(folders: &ToolsFolders, path: &Path) -> Result<Option<Vec<u8>>, String> {
-        let read = folders.read(path, |_| Ok(())).map_err(|error| crate::telemetry::chain(&error));
+        let read = folders.read(path, |_| Ok(())).map_err(|error| crate::error::chain(&error));
         read.map(|read| read.map(|(bytes, _)| bytes))
     }
 
@@ -287,7 +287,7 @@ mod tests {
         let mut asked = 0;
         let refused = folders.read(&some, |more| {
             asked += more;
-            if asked > 2 << 20 { Err(LoadError::Empty) } else { Ok(()) }
+            if asked > 2 << 20 { Err(ComponentError::Empty.into()) } else { Ok(()) }
         });
         assert!(refused.is_err() && asked == 3 << 20, "room is asked for before more is read");
         assert_eq!(bytes(&folders, &some).expect("read").map(|bytes| bytes.len()), Some((2 << 20) + 1));

@@ -28,11 +28,7 @@ use super::{
     source::{Source, SourceKey},
     watch::FolderWatch,
 };
-use crate::{
-    grants::ComponentGrant,
-    registry::catalog::Problem,
-    wasm::component::{LoadError, Origin},
-};
+use crate::{grants::ComponentGrant, guest::component::Origin, registry::catalog::Problem, reload::error::LoadError};
 
 /// Names that are shown of what waits to be loaded.
 const MAX_SHOWN: usize = 20;

@@ -25,24 +25,21 @@ use super::{
     source::{BuiltIns, Source},
 };
 use crate::{
-    call::ComponentName,
     capability::{self, STORE, files::OwnFolders},
+    control::admission::Share,
+    engine::{compile::Builds, features::Code},
     grants::{ComponentGrant, Grants},
+    guest::component::{self, ComponentError, Origin},
+    limits::Limits,
     memory::MemoryUse,
+    names::{ComponentName, TenantId},
     registry::{
         Registry,
         catalog::{LoadTimes, Revision},
+        error::InstallError,
     },
+    reload::error::LoadError,
     store::Space,
-    telemetry,
-    tenant::TenantId,
-    wasm::{
-        admission::Share,
-        compile::Builds,
-        component::{self, LoadError, Origin},
-        features::Code,
-        limits::Limits,
-    },
 };
 
 /// How long a load may take besides a migration: reading, compiling, listing its tools, and waiting for its turn to compile.
@@ -171,13 +168,13 @@ impl Loader {
         let grants = match Grants::load(&self.config.grants) {
             Ok(grants) => grants,
             Err(error) => {
-                let error = telemetry::chain(&error);
+                let error = crate::error::chain(&error);
                 tracing::error!(%tenant, error, "the grants are not changed");
                 return BTreeMap::from([("grants".to_owned(), error)]);
             }
         };
         let errors = grants.errors().map(|(component, error)| {
-            let error = telemetry::chain(error);
+            let error = crate::error::chain(error);
             tracing::error!(%tenant, component, error, "the component's grant is not changed");
             (component.to_owned(), error)
         });
@@ -292,7 +289,7 @@ impl Loader {
         {
             return Ok(Outcome::Unchanged);
         }
-        self.config.own_folders.check(&grant.files).map_err(LoadError::Files)?;
+        self.config.own_folders.check(&grant.files).map_err(InstallError::Files)?;
         let (engine, fuel) = (self.registry.engine(), grant.fuel(&self.config.limits));
         let share = self.registry.share(tenant).ok_or(LoadError::Stopping)?;
         let compiled = match source {
@@ -313,10 +310,10 @@ impl Loader {
             tracing::warn!(component = %loaded.name, "{note}");
         }
         // Tool by tool, as each is made: all of them together may be more than there is.
-        let refuse = |source, bytes| LoadError::Memory { of: "the schemas of its tools", bytes, source };
+        let refuse = |source, bytes| ComponentError::Memory { of: "the schemas of its tools", bytes, source };
         let mut held = share.memory.reserve(MemoryUse::Code, 0).map_err(|full| refuse(full, 0))?;
         let charge = |bytes| match source {
-            Source::File(_) => held.grow(bytes).map_err(|full| refuse(full, bytes)),
+            Source::File(_) => held.grow(bytes).map_err(|full| LoadError::from(refuse(full, bytes))),
             Source::BuiltIn(_) => Ok(()),
         };
         let mut revision = Revision::check(loaded, origin, &grant, &self.config.limits, charge)?;

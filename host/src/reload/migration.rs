@@ -14,10 +14,10 @@ use super::loader::Loader;
 use crate::{
     capability::store::MAX_MIGRATION_STEP,
     events::record::{decode, encode},
-    registry::{Registry, catalog::Revision},
+    names::TenantId,
+    registry::{Registry, catalog::Revision, error::InstallError},
+    reload::error::LoadError,
     store::{Bounds, Section, Space, StoreError},
-    tenant::TenantId,
-    wasm::component::LoadError,
 };
 
 /// The note in a space that has its data's format.
@@ -186,7 +186,9 @@ async fn migrate(
             return Err(LoadError::MigrationEndless { most: format!("{} s", limits.time.as_secs_f64()) });
         }
         if rounds.came_back(cursor.as_deref()) {
-            return Err(LoadError::Migration("its cursor came back to where it was: it would never end".into()));
+            return Err(
+                InstallError::Migration("its cursor came back to where it was: it would never end".into()).into()
+            );
         }
         let next = step(half.loader.registry(), half.space, revision, from, cursor).await?;
         half.begun = true;

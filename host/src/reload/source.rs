@@ -6,13 +6,11 @@ use bytes::Bytes;
 use tokio::sync::OnceCell;
 
 use crate::{
-    call::ComponentName,
-    wasm::{
-        Engine,
-        compile::Builds,
-        component::{self, Compiled, LoadError, Origin},
-        features::{Code, Fuel},
-    },
+    engine::{Engine, compile::Builds, features::Code},
+    guest::component::{self, Compiled, Origin},
+    limits::Fuel,
+    names::ComponentName,
+    reload::error::LoadError,
 };
 
 /// A component built into this program.
@@ -117,8 +115,8 @@ impl BuiltIns {
         };
         let compile = || component::compile(engine, &self.builds, source);
         match self.compiled.get(&(built_in.name, fuel)) {
-            Some(cell) => cell.get_or_try_init(compile).await.cloned(),
-            None => compile().await,
+            Some(cell) => Ok(cell.get_or_try_init(compile).await.cloned()?),
+            None => Ok(compile().await?),
         }
     }
 }

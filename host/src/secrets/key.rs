@@ -14,11 +14,10 @@ use chacha20poly1305::{
 use zeroize::Zeroizing;
 
 use super::{SecretError, file::Sealed};
+use crate::tenant::home::KEY_FILE;
 
 /// The variable of the environment that has the key, in hexadecimal or base64.
 pub const KEY_VARIABLE: &str = "MCPP_SECRETS_KEY";
-/// The file that has it otherwise, in the data directory.
-pub const KEY_FILE: &str = "secrets.key";
 const KEY_BYTES: usize = 32;
 const NONCE_BYTES: usize = 24;
 /// A key file larger than this is none.

@@ -28,7 +28,7 @@ use tokio::runtime::Handle;
 
 use self::{base::DurableSnapshot, disk::Disk, file::File, gate::Gate};
 use super::{Bounds, Snapshot, Space, Store, StoreError, Touched, Transaction, Unavailable};
-use crate::{call::ComponentName, tenant::TenantId};
+use crate::names::{ComponentName, TenantId};
 
 /// How the embedded store behaves.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -16,7 +16,7 @@ use arc_swap::ArcSwap;
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 
 use super::{install, series::Ended};
-use crate::{tenant::TenantId, wasm::limits::TenantLimits};
+use crate::{limits::TenantLimits, names::TenantId};
 
 /// Names of tools, and names of components, that become labels, for each tenant. One name has about twenty lines in a scrape.
 pub const MAX_NAMES: usize = 1_000;

@@ -5,8 +5,8 @@ use std::sync::{Arc, OnceLock};
 use metrics::{Counter, Gauge, Histogram, SharedString};
 
 use crate::{
-    call::{CallError, Cost, Receipt, ToolName, ToolResult},
-    tenant::TenantId,
+    call::{CallError, Cost, Receipt, ToolResult},
+    names::{TenantId, ToolName},
 };
 
 /// Counters of a call's cost.

@@ -248,9 +248,9 @@ impl Recorder for Series {
 mod tests {
     use super::*;
     use crate::{
+        limits::TenantLimits,
+        names::TenantId,
         telemetry::known::{MAX_NAMES, Names, TenantTelemetry},
-        tenant::TenantId,
-        wasm::limits::TenantLimits,
     };
 
     fn count(series: &Series, tool: &str) {

@@ -13,16 +13,18 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{Incarnation, TenantId};
+use super::Incarnation;
 use crate::{
     files::{lock, narrow, narrow_all, private_folder, write_durably},
-    secrets::KEY_FILE,
-    wasm::limits::{TenantLimits, TenantLimitsPatch},
+    limits::{TenantLimits, TenantLimitsPatch},
+    names::TenantId,
 };
 
 /// The version of the settings file that this host reads and writes.
 const FORMAT_VERSION: u32 = 1;
 const SETTINGS: &str = "tenant.toml";
+/// The key of all tenants' secrets, in the data directory, unless the operator keeps it elsewhere.
+pub const KEY_FILE: &str = "secrets.key";
 /// A tenant's tools, in its folder.
 const TOOLS: &str = "tools";
 /// The other tenants' folders, in the data directory.

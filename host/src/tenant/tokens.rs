@@ -16,10 +16,10 @@ use std::{
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use serde::{Deserialize, Serialize};
 
-use super::{Incarnation, Principal, TenantId, home::Homes};
+use super::{Incarnation, Principal, home::Homes};
 use crate::{
     files::{lock, write_durably},
-    grants::ToolPattern,
+    names::{TenantId, ToolPattern},
 };
 
 /// The version of the file that this host reads and writes.

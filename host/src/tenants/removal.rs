@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use super::TenantsError;
 use crate::{
     files::{copy_privately, new_folder},
+    names::TenantId,
     store::embedded::EmbeddedStore,
-    tenant::{TenantId, home::Homes, tokens::TokenFile},
+    tenant::{home::Homes, tokens::TokenFile},
 };
 
 /// Files and folders that the host copies besides the data. It copies no secrets: only this host can read them.

@@ -18,9 +18,12 @@ mod server;
 
 use std::time::{Duration, Instant};
 
-use mcpp::wasm::{
-    Engine, EngineConfig,
-    features::{Code, Features, Fuel, Heap, Tasks},
+use mcpp::{
+    engine::{
+        Engine, EngineConfig,
+        features::{Code, Features, Heap, Tasks},
+    },
+    limits::Fuel,
 };
 use serde_json::{Value, json};
 

@@ -14,8 +14,8 @@ import sys
 LAYERS = [
     ("store: commit and flush", r"redb::|fdatasync|store::embedded::(commit|file|disk)|ext4_|blk_"),
     ("store: transactions in memory", r"mcpp::store|mcpp::capability::store|mcpp::events|rpds::|archery::"),
-    ("instance: made and taken away", r"instantiate|Instantiator|pooling_allocator|MemoryImageSlot|InstancePre|wasmtime.*::drop|drop_in_place<wasmtime|wasmtime_wasi::.*(new|build)|Store.*::new|fiber|StackPool|PoolingInstanceAllocator|mcpp::wasm::state"),
-    ("guest and host: arguments and results", r"wasmtime|mcpp::wasm|mcpp::capability"),
+    ("instance: made and taken away", r"instantiate|Instantiator|pooling_allocator|MemoryImageSlot|InstancePre|wasmtime.*::drop|drop_in_place<wasmtime|wasmtime_wasi::.*(new|build)|Store.*::new|fiber|StackPool|PoolingInstanceAllocator|mcpp::capability::state"),
+    ("guest and host: arguments and results", r"wasmtime|mcpp::(engine|control|guest|plain|capability)"),
     ("registry: checks and admission", r"mcpp::(registry|call|tenant|grants)|jsonschema"),
     ("door: HTTP and protocol", r"hyper|axum|rmcp|mcpp::mcp|serde|tower|http::|httparse|tcp_|sock|h1::|writev|recv|tokio::net|tokio::io|chrono|uuid|bytes::"),
     ("logs and metrics", r"tracing|metrics"),

@@ -11,12 +11,11 @@ use std::{
 
 use bytes::Bytes;
 use mcpp::{
-    call::ComponentName,
+    names::{ComponentName, TenantId},
     store::{
         Bounds, Section, Space, Store,
         embedded::{EmbeddedConfig, EmbeddedStore, disk::FileSystem},
     },
-    tenant::TenantId,
 };
 use serde_json::json;
 

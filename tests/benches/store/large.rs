@@ -9,8 +9,8 @@ use std::{
 
 use bytes::Bytes;
 use mcpp::{
+    names::TenantId,
     store::{Bounds, KeyRange, Scan, Section, Space, Store, embedded::EmbeddedConfig},
-    tenant::TenantId,
 };
 
 use crate::{

@@ -11,10 +11,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mcpp::tenant::{
-    SCOPE_METRICS, SCOPE_TOOLS, TenantId,
-    home::Homes,
-    tokens::{NewToken, TokenFile},
+use mcpp::{
+    names::TenantId,
+    tenant::{
+        SCOPE_METRICS, SCOPE_TOOLS,
+        home::Homes,
+        tokens::{NewToken, TokenFile},
+    },
 };
 use tempfile::TempDir;
 

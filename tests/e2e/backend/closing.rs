@@ -12,6 +12,7 @@ use std::{
 };
 
 use mcpp::{
+    names::TenantId,
     store::{
         Space, Store as _, StoreError,
         embedded::{
@@ -19,7 +20,6 @@ use mcpp::{
             disk::{AnyBackend, Disk, FileSystem},
         },
     },
-    tenant::TenantId,
 };
 use redb::{BackendError, StorageBackend};
 use tempfile::TempDir;

@@ -3,11 +3,11 @@
 use std::{fs, sync::Arc};
 
 use mcpp::{
+    names::TenantId,
     store::{
         Store as _, StoreError, Unavailable,
         embedded::{EmbeddedConfig, EmbeddedStore, disk::FileSystem},
     },
-    tenant::TenantId,
 };
 use tempfile::TempDir;
 

@@ -18,14 +18,13 @@ use mcpp::{
     events::{
         self, Deliver,
         outbox::{self, Message, Origin},
-        record::Topic,
         subscriptions::Subscriptions,
     },
+    names::{TenantId, Topic},
     store::{
         Bounds, Scan, Section, Space, Store, StoreError, Transaction,
         embedded::{EmbeddedConfig, EmbeddedStore},
     },
-    tenant::TenantId,
 };
 use proptest::prelude::*;
 use tokio_util::sync::CancellationToken;

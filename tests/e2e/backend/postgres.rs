@@ -13,13 +13,12 @@ use std::{
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use mcpp::{
-    call::ComponentName,
+    names::{ComponentName, TenantId},
     store::{
         ABSENT, Bounds, Entry, KeyRange, MAX_PAGE_BYTES, MAX_PAGE_ENTRIES, MAX_TRANSACTION_BYTES,
         MAX_TRANSACTION_WRITES, Order, Page, Scan, Section, Snapshot, Space, Store, StoreError, Touched, Transaction,
         Unavailable,
     },
-    tenant::TenantId,
 };
 use tokio_postgres::{Client, error::SqlState};
 

@@ -8,12 +8,11 @@ use std::{
 
 use bytes::Bytes;
 use mcpp::{
-    call::ComponentName,
+    names::{ComponentName, TenantId},
     store::{
         Bounds, Entry, KeyRange, MAX_PAGE_BYTES, MAX_TRANSACTION_BYTES, MAX_TRANSACTION_WRITES, Order, Scan, Section,
         Space, Store, StoreError, Transaction,
     },
-    tenant::TenantId,
 };
 use tokio::time::Instant;
 

@@ -12,7 +12,7 @@ use super::{
     handles::Handle,
     pool::{enter, in_pool},
 };
-use crate::wasm::control::Control;
+use crate::control::Control;
 
 /// A stream that reads a file.
 pub(super) struct Reader {

@@ -20,8 +20,8 @@ use wasmtime_wasi_http::{Error, WasiBody};
 
 use super::outbound::Outbound;
 use crate::{
+    control::Control,
     grants::http::{Origin, Scheme},
-    wasm::control::Control,
 };
 
 /// Addresses of one name that are tried, one after the other.

@@ -15,10 +15,9 @@ use super::{
     substitute::{self, Values},
 };
 use crate::{
+    control::Control,
     grants::http::{Denied, Host, Origin, Scheme, split_authority},
     secrets::SecretName,
-    telemetry,
-    wasm::control::Control,
 };
 
 /// Bytes of an answer's head, and of the part of its body that the host reads ahead.
@@ -187,7 +186,7 @@ impl Way {
         });
         match opening.await {
             Ok(Ok(values)) => Ok(values),
-            Ok(Err(error)) => Err(deny(&self.requester, &Denied::never(telemetry::chain(&error)))),
+            Ok(Err(error)) => Err(deny(&self.requester, &Denied::never(crate::error::chain(&error)))),
             Err(_) => Err(Error::HttpRequestDenied),
         }
     }

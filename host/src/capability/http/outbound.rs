@@ -15,9 +15,10 @@ use super::{
     tls::Tls,
 };
 use crate::{
+    names::TenantId,
     permits::TenantPermits,
     secrets::{KeySource, Secrets},
-    tenant::{TenantId, home::Homes},
+    tenant::home::Homes,
 };
 
 /// Requests of components.

@@ -9,8 +9,8 @@ use http::{HeaderMap, HeaderValue};
 use zeroize::Zeroizing;
 
 use crate::{
+    control::redactor::Redactor,
     secrets::{PLACEHOLDER_END, PLACEHOLDER_START, SecretName},
-    wasm::redactor::Redactor,
 };
 
 /// Name of the first placeholder, with the text before and after it; an error if the text begins a placeholder and does not complete one.

@@ -1,10 +1,10 @@
 //! WASI 0.3, as far as every component has 0.2: clocks, random numbers, and standard output as log records. Its waits are those of tasks, which
-//! [`crate::wasm::tasks`] races against the call's end.
+//! [`crate::guest::tasks`] races against the call's end.
 
 use wasmtime::component::Linker;
 use wasmtime_wasi::p3::{cli, clocks, random};
 
-use crate::wasm::state::State;
+use crate::capability::state::State;
 
 /// Links the interfaces, on an engine that has tasks.
 pub(super) fn link(l: &mut Linker<State>) -> wasmtime::Result<()> {

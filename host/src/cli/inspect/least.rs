@@ -3,8 +3,8 @@
 use std::fmt::Write as _;
 
 use crate::{
-    call::ToolName,
     capability::{self, Access},
+    names::ToolName,
 };
 
 /// The needs that the grant must meet.
@@ -87,7 +87,10 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::{call::ComponentName, events::record::Topic, grants::ComponentGrant};
+    use crate::{
+        grants::ComponentGrant,
+        names::{ComponentName, Topic},
+    };
 
     #[test]
     fn the_least_grant_of_every_capability_gives_it() {

@@ -22,7 +22,8 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use crate::{
     mcp::written::{ResultWriter, WrittenResults},
     memory::{Account, MemoryUse, NoMemory, Reservation},
-    tenant::{TenantId, door::StreamPermit},
+    names::TenantId,
+    tenant::door::StreamPermit,
 };
 
 /// The largest frame.

@@ -15,8 +15,8 @@ use tokio::{sync::Semaphore, time::Instant};
 use super::{aside::LARGE_MESSAGE_BYTES, pace::Patience};
 use crate::{
     config::ServerConfig,
+    engine::Engine,
     memory::{Account, MemoryUse, NoMemory, Reservation},
-    wasm::Engine,
 };
 
 /// Bytes of a body after which its parts take turns with those of its tenant's other bodies.

@@ -22,7 +22,7 @@ use super::{
     room::{BusyConnection, ConnectionKind, ConnectionRoom, NoConnection, OpenConnection},
     wire::TimedStream,
 };
-use crate::{config::ServerConfig, tenant::TenantId};
+use crate::{config::ServerConfig, names::TenantId};
 
 /// The most that a connection buffers of a head, of what it reads and of what it writes.
 const BUFFER_BYTES: usize = 64 << 10;

@@ -22,6 +22,7 @@ use super::{
     straight::Way,
 };
 use crate::{
+    control::admission::Share,
     mcp::{
         envelope::{self, Envelope},
         handler::RefusalSignal,
@@ -30,7 +31,6 @@ use crate::{
     },
     memory::{MemoryUse, NoMemory, Reservation},
     tenant::{Principal, door::StreamPermit},
-    wasm::admission::Share,
 };
 
 /// JSON-RPC code by which clients know that they need a new session.

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::wire::WireState;
-use crate::{permits::SharingRule, tenant::TenantId};
+use crate::{names::TenantId, permits::SharingRule};
 
 /// Connections beyond the bound that are answered in few words and closed.
 const RESERVED: usize = 32;

@@ -18,6 +18,7 @@ use super::{
 };
 use crate::{
     call::CallError,
+    control::admission::Share,
     mcp::{
         envelope::Envelope,
         handler::{HandedOver, RefusalSignal},
@@ -29,7 +30,6 @@ use crate::{
         written::ResultWriter,
     },
     tenant::door::Place,
-    wasm::admission::Share,
 };
 
 /// A legacy client may come back for the answer of a call that takes longer than this.

@@ -11,7 +11,7 @@ use crate::{
     call::{Content, ToolResult},
     mcp::convert,
     memory::{Account, MemoryUse, NoMemory, Reservation},
-    tenant::TenantId,
+    names::TenantId,
 };
 
 /// Results beyond this are written aside, in pieces of this size.

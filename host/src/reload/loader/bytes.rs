@@ -6,13 +6,11 @@ use bytes::Bytes;
 
 use super::{Cause, Loader};
 use crate::{
+    engine::features::Code,
     grants::ComponentGrant,
+    guest::component::Origin,
     memory::{MemoryUse, Reservation},
-    reload::{folders::FileStamp, source::Source},
-    wasm::{
-        component::{LoadError, Origin},
-        features::Code,
-    },
+    reload::{error::LoadError, folders::FileStamp, source::Source},
 };
 
 /// The bytes of a source, the room that they take, and what the file looked like; built-in ones are no file's.

@@ -7,13 +7,12 @@ use std::{
 
 use super::{Loader, Outcome};
 use crate::{
-    call::ComponentName,
     capability::Refused,
     grants::ledger::Witness,
+    guest::component::ComponentError,
+    names::ComponentName,
     registry::catalog::{LoadTimes, Problem},
-    reload::source::Source,
-    telemetry,
-    wasm::component::LoadError,
+    reload::{error::LoadError, source::Source},
 };
 
 impl Loader {
@@ -25,7 +24,7 @@ impl Loader {
         let component = source.component();
         self.note_refusal(&component, error);
         self.revoke(&component);
-        let error = telemetry::chain(error);
+        let error = crate::error::chain(error);
         let (origin, since) = (source.origin(), SystemTime::now());
         let problem = Problem { component, origin, error: error.clone(), since };
         if let Err(stopping) = self.registry.report(&self.config.tenant, problem) {
@@ -64,7 +63,7 @@ impl Loader {
 
     /// Keeps what would have to be granted, for `mcpp learn`.
     fn note_refusal(&self, component: &str, error: &LoadError) {
-        if let (LoadError::Refused(Refused::NotGranted { grant, .. }), Ok(name)) =
+        if let (LoadError::Component(ComponentError::Refused(Refused::NotGranted { grant, .. })), Ok(name)) =
             (error, ComponentName::new(component))
         {
             self.witness(name).denied(Some((*grant).to_owned()), error.to_string());

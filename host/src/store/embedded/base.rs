@@ -8,7 +8,7 @@ use redb::{ReadOnlyTable, ReadableDatabase as _, TableDefinition};
 
 use super::{file::File, unavailable};
 use crate::{
-    call::ComponentName,
+    names::ComponentName,
     store::{
         ABSENT, Entry, KeyRange, MAX_PAGE_BYTES, MAX_PAGE_ENTRIES, Order, Page, Scan, Snapshot, StoreError, Unavailable,
     },

@@ -20,7 +20,7 @@ use super::{
     unavailable,
 };
 use crate::{
-    call::ComponentName,
+    names::ComponentName,
     store::{Section, Space, StoreError, Unavailable},
 };
 
@@ -187,7 +187,7 @@ fn after_failure(file: &File, error: StoreError, number: u64) -> Result<(), Stor
     let on_disk = file.last_group_on_disk();
     tracing::error!(
         tenant = %file.tenant,
-        error = crate::telemetry::chain(&error),
+        error = crate::error::chain(&error),
         group_is_on_disk = on_disk.as_ref().ok().map(|last| *last >= number),
         "the store failed; it is opened anew"
     );

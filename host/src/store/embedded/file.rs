@@ -24,10 +24,9 @@ use super::{
     unavailable,
 };
 use crate::{
-    call::ComponentName,
     files::private_options,
+    names::{ComponentName, TenantId},
     store::{StoreError, Touched, Unavailable},
-    tenant::TenantId,
 };
 
 /// By component: bytes of keys and values, and the last version given.

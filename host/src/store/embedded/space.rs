@@ -15,7 +15,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::base::Overlay;
 use crate::{
-    call::ComponentName,
+    names::ComponentName,
     store::{Bounds, StoreError},
 };
 

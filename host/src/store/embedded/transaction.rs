@@ -12,7 +12,7 @@ use super::{
     space::{SpaceState, Turn},
 };
 use crate::{
-    call::ComponentName,
+    names::ComponentName,
     store::{
         Bounds, Entry, KeyRange, MAX_TRANSACTION_BYTES, MAX_TRANSACTION_WRITES, Page, Scan, StoreError, Transaction,
     },

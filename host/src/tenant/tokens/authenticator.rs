@@ -171,7 +171,7 @@ impl Authenticator {
                 Ok(tokens) => tokens.map(|tokens| Arc::new(Ok(Index::new(tokens)))),
                 Err(error) => {
                     tracing::error!(
-                        error = crate::telemetry::chain(&error),
+                        error = crate::error::chain(&error),
                         "the host refuses every token: it cannot read the token file"
                     );
                     Some(Arc::new(Err(())))
@@ -213,7 +213,10 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::tenant::{SCOPE_TOOLS, TenantId, tokens::NewToken};
+    use crate::{
+        names::TenantId,
+        tenant::{SCOPE_TOOLS, tokens::NewToken},
+    };
 
     fn new(subject: &str, good_for: Option<Duration>) -> NewToken {
         NewToken {

@@ -7,12 +7,11 @@ use std::{
 
 use futures::future::BoxFuture;
 use mcpp::{
-    call::ComponentName,
     events::{
         Deliver, DeliveryError,
         record::{Delivery, Kind},
     },
-    tenant::TenantId,
+    names::{ComponentName, TenantId},
 };
 use proptest::prelude::*;
 

@@ -1,0 +1,109 @@
+//! The only `bindgen!`: Rust types and traits for the WIT packages of `wit/`.
+#![allow(
+    unsafe_code,
+    unreachable_pub,
+    missing_debug_implementations,
+    clippy::all,
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::allow_attributes_without_reason,
+    reason = "generated code"
+)]
+
+wasmtime::component::bindgen!({
+    inline: "
+        package mcpp:host;
+
+        /// Every interface that this host links or calls.
+        world component {
+            import mcpp:endpoint/caller@0.1.0;
+            import mcpp:endpoint/log@0.1.0;
+            import mcpp:endpoint/progress@0.1.0;
+            import mcpp:endpoint/call@0.1.0;
+            import mcpp:store/snapshots@0.1.0;
+            import mcpp:store/transactions@0.1.0;
+            import mcpp:store/changes@0.1.0;
+            import mcpp:events/outbox@0.1.0;
+            export mcpp:tool/tools@0.1.0;
+        }
+    ",
+    path: ["../wit/tool", "../wit/endpoint", "../wit/store", "../wit/events"],
+    imports: {
+        default: trappable,
+        "mcpp:endpoint/call": async | trappable,
+        "mcpp:store/snapshots": async | trappable,
+        "mcpp:store/transactions": async | trappable,
+        "mcpp:store/changes": async | trappable,
+        "mcpp:events/outbox": async | trappable,
+    },
+    with: {
+        "mcpp:store/snapshots.snapshot": crate::capability::store::OpenSnapshot,
+        "mcpp:store/transactions.transaction": crate::capability::store::OpenTransaction,
+    },
+    exports: { default: async },
+    require_store_data_send: true,
+});
+
+/// Standard interfaces that a component may import and that are not in the engine's own crates.
+pub mod standard {
+    wasmtime::component::bindgen!({
+        inline: "
+            package mcpp:host;
+
+            world standard {
+                import wasi:keyvalue/store@0.2.0-draft;
+                import wasi:keyvalue/atomics@0.2.0-draft;
+                import wasi:keyvalue/batch@0.2.0-draft;
+                import wasi:config/store@0.2.0-rc.1;
+                import wasi:logging/logging@0.1.0-draft;
+            }
+        ",
+        path: ["../wit/wasi-keyvalue", "../wit/wasi-config", "../wit/wasi-logging"],
+        imports: {
+            default: trappable,
+            "wasi:keyvalue/store": async | trappable,
+            "wasi:keyvalue/atomics": async | trappable,
+            "wasi:keyvalue/batch": async | trappable,
+        },
+        with: { "wasi:keyvalue/store.bucket": crate::capability::keyvalue::Bucket },
+        require_store_data_send: true,
+    });
+}
+
+/// Exports beside the tools: a handler of events and timers.
+pub mod handler {
+    wasmtime::component::bindgen!({
+        inline: "
+            package mcpp:host;
+
+            world handling {
+                export mcpp:events/handler@0.1.0;
+            }
+        ",
+        path: ["../wit/tool", "../wit/endpoint", "../wit/store", "../wit/events"],
+        exports: { default: async },
+        require_store_data_send: true,
+    });
+}
+
+/// Exports beside the tools: the migration of data.
+pub mod migration {
+    wasmtime::component::bindgen!({
+        inline: "
+            package mcpp:host;
+
+            world migrating {
+                export mcpp:store/migration@0.1.0;
+            }
+        ",
+        path: ["../wit/tool", "../wit/endpoint", "../wit/store", "../wit/events"],
+        exports: { default: async },
+        with: {
+            "mcpp:store/types": crate::capability::bindings::mcpp::store::types,
+            "mcpp:store/transactions": crate::capability::bindings::mcpp::store::transactions,
+        },
+        require_store_data_send: true,
+    });
+}

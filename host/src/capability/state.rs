@@ -1,0 +1,232 @@
+//! Host's state for one instance: its WASI context, its tables, its limits, and the call it serves.
+//!
+//! Fresh for every call and dropped with it, unless the host keeps the instance ([`MakeRoom`]). Most guests never ask for WASI or HTTP: the host makes those contexts at their first use.
+
+mod usage;
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use wasmtime::component::ResourceTable;
+use wasmtime_wasi::{
+    WasiCtx, WasiCtxView, WasiView,
+    filesystem::{WasiFilesystemCtx, WasiFilesystemCtxView},
+};
+use wasmtime_wasi_http::{WasiHttpCtxView, WasiHttpView};
+
+use self::usage::Usage;
+use super::output::{LogStream, Writer};
+use crate::{
+    call::{Dispatch, LogLevel, Observer, Session, TraceContext},
+    capability::{
+        files::{Files, Folders, Handles},
+        http::{HttpAccess, HttpUse, Requester},
+        store::{StoreAccess, StoreUse},
+    },
+    control::Control,
+    grants::ledger::Witness,
+    names::{TenantId, ToolPattern},
+    tenant::Principal,
+};
+
+/// Handles that a guest may hold at once.
+const MAX_HANDLES: usize = 10_000;
+/// Most HTTP handles of a guest, each of which may hold 64 KiB of the host's memory.
+const MAX_HTTP_HANDLES: usize = 1_000;
+/// Random bytes that one host call may ask for.
+const MAX_RANDOM_BYTES: u64 = 64 << 10;
+
+/// Holder of guests that rest between two calls.
+pub trait MakeRoom: std::fmt::Debug + Send + Sync {
+    /// Ends a resting guest of the tenant, or of any tenant if the host itself lacks memory; returns whether there was one.
+    fn make_memory(&self, tenant: &TenantId, of_host: bool) -> bool;
+}
+
+/// The running call, as its guest may see it through the `endpoint` capability.
+#[derive(Debug)]
+pub struct Running {
+    /// The caller.
+    pub principal: Principal,
+    /// The component that serves the call.
+    pub component: Arc<str>,
+    /// The tool that is called.
+    pub tool: Arc<str>,
+    /// Where the call belongs in a trace.
+    pub trace: TraceContext,
+    /// Receiver of its log and progress.
+    pub observer: Observer,
+    /// How deep the call is nested.
+    pub depth: u8,
+    /// Tools that the component may call.
+    pub may_call: Arc<[ToolPattern]>,
+    /// Receiver of nested calls.
+    pub dispatch: Arc<dyn Dispatch>,
+    /// The component's space; none without a grant.
+    pub store: Option<StoreAccess>,
+    /// The directories that the component may see.
+    pub files: Folders,
+    /// The component's settings.
+    pub config: Arc<BTreeMap<String, String>>,
+    /// Its way out over HTTP; none without a grant.
+    pub http: Option<HttpAccess>,
+    /// Notes the component's uses of its grant and its denials.
+    pub witness: Witness,
+    /// Cause that events and timers of the call name.
+    pub cause: Arc<str>,
+    /// The legacy client's session.
+    pub session: Option<Session>,
+    /// Events that led to this call, each emitted by the handler of the one before; 0 for a call of a client.
+    pub chain: u32,
+    /// Guests that rest: where memory is short, one makes room.
+    pub resting: Arc<dyn MakeRoom>,
+}
+
+impl Running {
+    /// Writer of the call's log records.
+    pub fn writer(&self) -> Writer {
+        let tenant = Some(self.principal.tenant.clone());
+        Writer { tenant, component: Arc::clone(&self.component), tool: Arc::clone(&self.tool) }
+    }
+
+    fn way_out(&self) -> Option<(HttpAccess, Requester)> {
+        let access = self.http.clone()?;
+        let tenant = self.principal.tenant.clone();
+        let (component, tool) = (Arc::clone(&self.component), Arc::clone(&self.tool));
+        let requester = Requester { tenant, component, tool, witness: self.witness.clone() };
+        Some((access, requester))
+    }
+}
+
+/// The state of one instance.
+pub struct State {
+    wasi: Option<Wasi>,
+    filesystem: WasiFilesystemCtx,
+    table: ResourceTable,
+    /// Controls of the call.
+    pub control: Arc<Control>,
+    /// The call; absent while the host only asks the component for its tools.
+    pub running: Option<Running>,
+    /// The last progress reported, to keep reports rising.
+    pub progress: f64,
+    /// Open snapshots and transactions of the store.
+    pub store_use: StoreUse,
+    handles: Handles,
+    http: Option<HttpUse>,
+    usage: Usage,
+    component: Arc<str>,
+}
+
+/// The WASI context of an instance, and the streams of its output.
+struct Wasi {
+    ctx: WasiCtx,
+    output: [LogStream; 2],
+}
+
+impl std::fmt::Debug for State {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("State").field("running", &self.running).finish_non_exhaustive()
+    }
+}
+
+impl State {
+    /// State for one instance of `component`.
+    pub fn new(component: &Arc<str>, control: Arc<Control>, running: Option<Running>) -> Self {
+        let mut table = ResourceTable::new();
+        let without_http = running.as_ref().is_some_and(|call| call.http.is_none());
+        table.set_max_capacity(if without_http { MAX_HANDLES } else { MAX_HTTP_HANDLES });
+        let usage = Usage::new(&control);
+        Self {
+            wasi: None,
+            filesystem: WasiFilesystemCtx::default(),
+            table,
+            control,
+            running,
+            progress: f64::NEG_INFINITY,
+            store_use: StoreUse::default(),
+            handles: Handles::default(),
+            http: None,
+            usage,
+            component: Arc::clone(component),
+        }
+    }
+
+    /// The WASI context for the present call.
+    fn new_wasi(component: &Arc<str>, control: &Arc<Control>, running: Option<&Running>) -> Wasi {
+        let observer = running.map(|call| call.observer.clone()).unwrap_or_default();
+        let nobody = || Writer { tenant: None, component: Arc::clone(component), tool: "".into() };
+        let writer = running.map_or_else(nobody, Running::writer);
+        let stream = |level| LogStream::new(writer.clone(), level, Arc::clone(control), observer.clone());
+        let output = [stream(LogLevel::Info), stream(LogLevel::Warning)];
+        let [stdout, stderr] = output.clone();
+        let ctx = WasiCtx::builder()
+            .stdout(stdout)
+            .stderr(stderr)
+            .max_random_size(MAX_RANDOM_BYTES)
+            .allow_tcp(false)
+            .allow_udp(false)
+            .allow_ip_name_lookup(false)
+            .build();
+        Wasi { ctx, output }
+    }
+
+    fn output(&self) -> impl Iterator<Item = &LogStream> {
+        self.wasi.iter().flat_map(|wasi| &wasi.output)
+    }
+
+    /// Takes the next call; the instance stays as the call before left it.
+    pub fn wake(&mut self, control: Arc<Control>, running: Running) {
+        // Values used in earlier calls may still be in the instance's memory.
+        control.redactor().inherit(self.control.redactor());
+        for stream in self.output() {
+            stream.write_for(running.writer(), Arc::clone(&control), running.observer.clone());
+        }
+        self.http = None;
+        self.handles.wake();
+        self.progress = f64::NEG_INFINITY;
+        self.running = Some(running);
+        self.control = control;
+    }
+
+    /// Ends the call. An instance that still has a snapshot or transaction open cannot stay, because others may wait for it.
+    pub fn rest(&mut self) -> bool {
+        for stream in self.output() {
+            let writer = Writer { tenant: None, component: "".into(), tool: "".into() };
+            stream.write_for(writer, Arc::clone(&self.control), Observer::default());
+        }
+        self.http = None;
+        self.running = None;
+        !self.store_use.is_open()
+    }
+
+    /// The table of handles and the controls, for host functions that wait.
+    pub fn table_and_control(&mut self) -> (&mut ResourceTable, &Control) {
+        (&mut self.table, &self.control)
+    }
+
+    /// The file system, as far as the grant allows it.
+    pub fn files(&mut self) -> Files<'_> {
+        Files {
+            view: WasiFilesystemCtxView { ctx: &mut self.filesystem, table: &mut self.table },
+            control: &self.control,
+            handles: &mut self.handles,
+            folders: self.running.as_ref().map(|running| &running.files),
+            witness: self.running.as_ref().map(|running| &running.witness),
+        }
+    }
+}
+
+impl WasiView for State {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        let new = || Self::new_wasi(&self.component, &self.control, self.running.as_ref());
+        WasiCtxView { ctx: &mut self.wasi.get_or_insert_with(new).ctx, table: &mut self.table }
+    }
+}
+
+impl WasiHttpView for State {
+    fn http(&mut self) -> WasiHttpCtxView<'_> {
+        self.charge_http();
+        let way_out = || self.running.as_ref().and_then(Running::way_out);
+        let http = self.http.get_or_insert_with(|| HttpUse::new(Arc::clone(&self.control), way_out()));
+        http.hooks.transaction_open = self.store_use.transaction_open;
+        WasiHttpCtxView { hooks: &mut http.hooks, table: &mut self.table, ctx: &mut http.ctx }
+    }
+}

@@ -1,0 +1,267 @@
+//! Names of tenants, components, tools and topics, each checked once. They depend on nothing.
+
+use std::{fmt, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+
+/// A tenant: 1 to 64 characters of `a-z 0-9 -`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct TenantId(Arc<str>);
+
+/// A tenant name that breaks the rule.
+#[derive(Debug, thiserror::Error)]
+#[error("tenant name {0:?} is not 1 to 64 characters of `a-z`, `0-9` and `-`")]
+pub struct InvalidTenantId(String);
+
+impl TenantId {
+    /// The one tenant of a host without configuration.
+    pub fn local() -> Self {
+        Self("local".into())
+    }
+
+    /// Checks and takes a name.
+    pub fn new(name: &str) -> Result<Self, InvalidTenantId> {
+        let legal = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+        if name.is_empty() || name.len() > 64 || !name.chars().all(legal) {
+            return Err(InvalidTenantId(name.to_owned()));
+        }
+        Ok(Self(name.into()))
+    }
+
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether no tenant but the host's own user may be made with this name: `local` is that user, and the others have meant the host itself.
+    pub fn is_reserved(&self) -> bool {
+        RESERVED.contains(&self.as_str())
+    }
+}
+
+/// Names by which the host means itself, in folders, labels and messages.
+const RESERVED: [&str; 4] = ["local", "built-in", "host", "mcpp"];
+
+impl TryFrom<String> for TenantId {
+    type Error = InvalidTenantId;
+
+    fn try_from(name: String) -> Result<Self, InvalidTenantId> {
+        Self::new(&name)
+    }
+}
+
+impl From<TenantId> for String {
+    fn from(tenant: TenantId) -> Self {
+        tenant.as_str().to_owned()
+    }
+}
+
+impl std::str::FromStr for TenantId {
+    type Err = InvalidTenantId;
+
+    fn from_str(name: &str) -> Result<Self, InvalidTenantId> {
+        Self::new(name)
+    }
+}
+
+impl fmt::Display for TenantId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A tool's name as clients see it: 1 to 128 characters of `A-Z a-z 0-9 _ . -`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+#[serde(try_from = "String")]
+pub struct ToolName(Arc<str>);
+
+/// A tool name that breaks the rule.
+#[derive(Debug, thiserror::Error)]
+#[error("tool name {0:?} is not 1 to 128 characters of `A-Z`, `a-z`, `0-9`, `_`, `.` and `-`")]
+pub struct InvalidToolName(String);
+
+impl ToolName {
+    /// Checks and takes a name.
+    pub fn new(name: &str) -> Result<Self, InvalidToolName> {
+        let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
+        if name.is_empty() || name.len() > 128 || !name.chars().all(legal) {
+            return Err(InvalidToolName(name.chars().take(160).collect()));
+        }
+        Ok(Self(name.into()))
+    }
+
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for ToolName {
+    type Error = InvalidToolName;
+
+    fn try_from(name: String) -> Result<Self, InvalidToolName> {
+        Self::new(&name)
+    }
+}
+
+impl fmt::Display for ToolName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A component's stable name: 1 to 64 characters of `a-z A-Z 0-9 _ -`. It owns the component's grants and data, whatever build is loaded.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ComponentName(Arc<str>);
+
+/// A component name that breaks the rule.
+#[derive(Debug, thiserror::Error)]
+#[error("component name {0:?} is not 1 to 64 characters of `a-z`, `A-Z`, `0-9`, `_` and `-`")]
+pub struct InvalidComponentName(String);
+
+impl ComponentName {
+    /// Checks and takes a name.
+    pub fn new(name: &str) -> Result<Self, InvalidComponentName> {
+        let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
+        if name.is_empty() || name.len() > 64 || !name.chars().all(legal) {
+            return Err(InvalidComponentName(name.chars().take(80).collect()));
+        }
+        Ok(Self(name.into()))
+    }
+
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The name, shared.
+    pub fn shared(&self) -> Arc<str> {
+        Arc::clone(&self.0)
+    }
+}
+
+impl fmt::Display for ComponentName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A tool's name, or all names with a prefix (`hash_*`).
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Deserialize, Serialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct ToolPattern {
+    prefix: String,
+    open: bool,
+}
+
+impl TryFrom<String> for ToolPattern {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let (prefix, open) = text.strip_suffix('*').map_or((text.as_str(), false), |prefix| (prefix, true));
+        if !(open && prefix.is_empty()) {
+            ToolName::new(prefix)
+                .map_err(|_| format!("{text:?} is neither a tool name nor a prefix that ends in `*`"))?;
+        }
+        Ok(Self { prefix: prefix.to_owned(), open })
+    }
+}
+
+impl From<ToolPattern> for String {
+    fn from(pattern: ToolPattern) -> Self {
+        if pattern.open { pattern.prefix + "*" } else { pattern.prefix }
+    }
+}
+
+impl std::str::FromStr for ToolPattern {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Self::try_from(text.to_owned())
+    }
+}
+
+impl ToolPattern {
+    /// Whether the pattern covers `name`.
+    pub fn matches(&self, name: &ToolName) -> bool {
+        self.matches_text(name.as_str())
+    }
+
+    /// Whether the pattern covers a name that may not be legal.
+    pub fn matches_text(&self, name: &str) -> bool {
+        if self.open { name.starts_with(&self.prefix) } else { name == self.prefix }
+    }
+
+    /// The single name that the pattern covers; none for a prefix.
+    pub fn exact(&self) -> Option<&str> {
+        (!self.open).then_some(self.prefix.as_str())
+    }
+}
+
+/// A topic: one component's, with a name of 1 to 64 characters of `a-z A-Z 0-9 _ -`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Topic {
+    /// The component that owns the topic and alone emits on it.
+    pub component: ComponentName,
+    /// Its name among the component's.
+    pub name: ComponentName,
+}
+
+impl Topic {
+    /// Parses `<component>/<name>`; `<name>` alone is a topic of `own`.
+    pub fn parse(text: &str, own: &ComponentName) -> Option<Self> {
+        let (component, name) = match text.split_once('/') {
+            Some((component, name)) => (ComponentName::new(component).ok()?, name),
+            None => (own.clone(), text),
+        };
+        Some(Self { component, name: ComponentName::new(name).ok()? })
+    }
+}
+
+impl fmt::Display for Topic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.component, self.name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(name: &str) -> ComponentName {
+        ComponentName::new(name).expect("legal")
+    }
+
+    #[test]
+    fn topics_are_parsed() {
+        for (text, topic) in [
+            ("done", Some("own/done")),
+            ("queue/done", Some("queue/done")),
+            ("queue/a/b", None),
+            ("", None),
+            ("queue/", None),
+            ("queue/dö", None),
+        ] {
+            assert_eq!(Topic::parse(text, &name("own")).map(|topic| topic.to_string()).as_deref(), topic, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn tool_names_are_checked() {
+        for (name, legal) in
+            [("add", true), ("A.b_c-1", true), ("", false), ("a b", false), ("é", false), (&"a".repeat(129), false)]
+        {
+            assert_eq!(ToolName::new(name).is_ok(), legal, "{name:?}");
+        }
+    }
+
+    #[test]
+    fn tenant_names_are_checked() {
+        for (name, legal) in
+            [("local", true), ("team-7", true), ("", false), ("Team", false), ("a/b", false), (&"a".repeat(65), false)]
+        {
+            assert_eq!(TenantId::new(name).is_ok(), legal, "{name:?}");
+        }
+    }
+}

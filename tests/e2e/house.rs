@@ -1,0 +1,159 @@
+//! The house: the arrows between the rooms of the host run one way, and no file is too long to read.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
+};
+
+use proc_macro2::{TokenStream, TokenTree};
+
+/// The longest that a source file may be, in lines.
+const FILE_LINES: usize = 450;
+
+/// The rooms of `host/src`. A room uses rooms that stand before it, and none that stands behind it.
+const ROOMS: [&str; 30] = [
+    // Vocabulary.
+    "error",
+    "names",
+    "files",
+    "memory",
+    "limits",
+    "permits",
+    // Tenants, their rights, and what they keep.
+    "tenant",
+    "secrets",
+    "grants",
+    "call",
+    "telemetry",
+    "store",
+    "events",
+    // From a component's bytes to a guest.
+    "engine",
+    "control",
+    "capability",
+    "plain",
+    "guest",
+    // The way to a tool.
+    "registry",
+    "config",
+    "mcp",
+    "reload",
+    "tenants",
+    // The program.
+    "author",
+    "admin",
+    "host",
+    "cli",
+    "lib",
+    "main",
+    "build",
+];
+
+fn host() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../host").canonicalize().expect("the host")
+}
+
+fn sources(folder: &Path) -> Vec<PathBuf> {
+    let (mut found, mut waiting) = (Vec::new(), vec![folder.to_owned()]);
+    while let Some(folder) = waiting.pop() {
+        for entry in std::fs::read_dir(folder).expect("a folder") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                waiting.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                found.push(path);
+            }
+        }
+    }
+    found
+}
+
+/// The room of a file below `host/src`.
+fn room(file: &Path) -> String {
+    let first = file.components().next().expect("a name").as_os_str().to_string_lossy().into_owned();
+    first.trim_end_matches(".rs").to_owned()
+}
+
+/// The rooms that a file names, as `crate::room` or in the braces of `crate::{…}`.
+fn named(tokens: TokenStream, rooms: &mut BTreeSet<String>) {
+    let tokens: Vec<TokenTree> = tokens.into_iter().collect();
+    for (at, token) in tokens.iter().enumerate() {
+        if let TokenTree::Group(group) = token {
+            named(group.stream(), rooms);
+        }
+        let is_path = token.to_string() == "crate"
+            && tokens.get(at + 1..at + 3).is_some_and(|next| next.iter().all(|next| next.to_string() == ":"));
+        match tokens.get(at + 3).filter(|_| is_path) {
+            Some(TokenTree::Ident(room)) => drop(rooms.insert(room.to_string())),
+            Some(TokenTree::Group(group)) => {
+                let mut begins = true;
+                for token in group.stream() {
+                    if let (true, TokenTree::Ident(room)) = (begins, &token) {
+                        rooms.insert(room.to_string());
+                    }
+                    begins = token.to_string() == ",";
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// The rooms that each room names, with one file that does.
+fn arrows() -> BTreeMap<(String, String), PathBuf> {
+    let src = host().join("src");
+    let mut arrows = BTreeMap::new();
+    for path in sources(&src) {
+        let file = path.strip_prefix(&src).expect("below").to_owned();
+        let tokens = std::fs::read_to_string(&path).expect("text").parse().expect("Rust");
+        let mut rooms = BTreeSet::new();
+        named(tokens, &mut rooms);
+        for to in rooms {
+            arrows.insert((room(&file), to), file.clone());
+        }
+    }
+    arrows
+}
+
+#[test]
+fn arrows_between_rooms_run_one_way() {
+    let place = |room: &str| ROOMS.iter().position(|known| *known == room);
+    let arrows = arrows();
+    assert!(arrows.len() > 100, "only these arrows are found: {:?}", arrows.keys());
+    let mut wrong = Vec::new();
+    for ((from, to), file) in &arrows {
+        let Some(of) = place(from) else {
+            wrong.push(format!("`{from}` is a room without a place in this list"));
+            continue;
+        };
+        // A name that is no room is a macro or a function of the crate.
+        if from != to && place(to).is_some_and(|place| place > of) {
+            wrong.push(format!("{} uses `{to}`, which stands behind `{from}`", file.display()));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn every_room_has_a_place() {
+    let src = host().join("src");
+    let rooms: BTreeSet<String> =
+        sources(&src).iter().map(|path| room(path.strip_prefix(&src).expect("below"))).collect();
+    let listed: BTreeSet<String> = ROOMS.iter().map(|room| (*room).to_owned()).filter(|room| room != "build").collect();
+    assert_eq!(rooms, listed);
+}
+
+#[test]
+fn no_file_is_too_long_to_read() {
+    let root = host().join("..");
+    let folders = ["host/src", "tool-sdk", "tools", "tests"].map(|folder| root.join(folder));
+    let files: Vec<PathBuf> = folders.iter().flat_map(|folder| sources(folder)).collect();
+    assert!(files.len() > 300, "only {} files are found", files.len());
+    for file in files {
+        if file.components().any(|part| part.as_os_str() == "target") {
+            continue;
+        }
+        let lines = std::fs::read_to_string(&file).expect("text").lines().count();
+        assert!(lines <= FILE_LINES, "{} has {lines} lines", file.display());
+    }
+}

@@ -14,6 +14,7 @@ mod envelope;
 mod guard;
 mod handler;
 mod in_flight;
+mod pages;
 mod running;
 mod session;
 mod straight;

@@ -24,6 +24,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
     convert,
+    pages::ListPages,
     running::RunningCall,
     session::Sessions,
     tools::{self, CallRequest, RECEIPT},
@@ -44,12 +45,13 @@ struct Shared {
     registry: Registry,
     name: String,
     page_size: usize,
+    pages: ListPages,
 }
 
 impl Endpoint {
     /// An endpoint that serves `registry`'s tools under a name.
     pub fn new(registry: Registry, name: String, page_size: usize) -> Self {
-        Self(Arc::new(Shared { registry, name, page_size }))
+        Self(Arc::new(Shared { registry, name, page_size, pages: ListPages::default() }))
     }
 
     /// The registry.
@@ -59,6 +61,11 @@ impl Endpoint {
 
     pub(super) fn page_size(&self) -> usize {
         self.0.page_size
+    }
+
+    /// Pages of the list of tools that are kept as JSON.
+    pub(super) fn pages(&self) -> &ListPages {
+        &self.0.pages
     }
 
     pub(super) fn handler(&self, principal: Principal, sessions: Option<Arc<Sessions>>) -> Handler {

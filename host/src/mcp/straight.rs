@@ -3,13 +3,13 @@
 //! Plain is what the engine would take without a word: every header and field is one that is known here, and is as it should be. Everything else goes on through the engine, which
 //! says what is wrong with it. So does a call that turns out to need more than an answer ([`RunningCall::end_in_silence`]): the engine's handler takes over what runs already.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, sync::Arc};
 
 use rmcp::model::{
-    ClientCapabilities, ErrorData, JsonRpcError, JsonRpcResponse, JsonRpcVersion2_0, LoggingLevel, NumberOrString,
-    ServerResult,
+    ClientCapabilities, ErrorData, JsonRpcError, JsonRpcResponse, JsonRpcVersion2_0, ListToolsResult, LoggingLevel,
+    NumberOrString, ServerResult,
 };
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, value::RawValue};
 
 use super::{
@@ -159,13 +159,33 @@ fn list<'a>(params: Option<&'a RawValue>, era: Era<'_>) -> Option<Option<Cow<'a,
 pub(super) fn write(id: &Value, era: Era<'_>, result: Result<ServerResult, ErrorData>) -> serde_json::Result<Vec<u8>> {
     let id = NumberOrString::deserialize(id)?;
     match result {
-        Ok(mut result) => {
-            match era {
-                Era::Legacy(_) => result.strip_result_type_for_legacy_peer(),
-                Era::Modern => result.fill_missing_cache_hints(),
-            }
-            serde_json::to_vec(&JsonRpcResponse { jsonrpc: JsonRpcVersion2_0, id, result })
+        Ok(result) => {
+            serde_json::to_vec(&JsonRpcResponse { jsonrpc: JsonRpcVersion2_0, id, result: in_words_of(era, result) })
         }
         Err(error) => serde_json::to_vec(&JsonRpcError::new(Some(id), error)),
     }
+}
+
+/// A page of the list of tools as JSON, without the answer around it.
+pub(super) fn page(era: Era<'_>, page: ListToolsResult) -> serde_json::Result<Arc<RawValue>> {
+    serde_json::value::to_raw_value(&in_words_of(era, ServerResult::ListToolsResult(page))).map(Arc::from)
+}
+
+/// An answer with a page of the list of tools.
+pub(super) fn write_page(id: &Value, page: &RawValue) -> serde_json::Result<Vec<u8>> {
+    #[derive(Serialize)]
+    struct Answer<'a> {
+        jsonrpc: JsonRpcVersion2_0,
+        id: NumberOrString,
+        result: &'a RawValue,
+    }
+    serde_json::to_vec(&Answer { jsonrpc: JsonRpcVersion2_0, id: NumberOrString::deserialize(id)?, result: page })
+}
+
+fn in_words_of(era: Era<'_>, mut result: ServerResult) -> ServerResult {
+    match era {
+        Era::Legacy(_) => result.strip_result_type_for_legacy_peer(),
+        Era::Modern => result.fill_missing_cache_hints(),
+    }
+    result
 }

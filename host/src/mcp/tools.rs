@@ -16,7 +16,8 @@ use super::{
 use crate::{
     call::{Call, CallError, LogLevel, Observer, Session, TraceContext, authorize},
     control::admission::Share,
-    names::ToolName,
+    names::{TenantId, ToolName},
+    registry::catalog::Catalog,
     tenant::Principal,
 };
 
@@ -46,9 +47,24 @@ impl Endpoint {
         principal: &Principal,
         cursor: Option<&str>,
     ) -> Result<ListToolsResult, ErrorData> {
+        let catalog = self.settled_catalog(&principal.tenant).await;
+        self.page_of(&catalog, principal, cursor)
+    }
+
+    /// The tenant's catalog, once its tools are loaded.
+    pub(super) async fn settled_catalog(&self, tenant: &TenantId) -> Arc<Catalog> {
+        self.registry().settle(tenant).await;
+        self.registry().catalog(tenant)
+    }
+
+    /// One page of the tools of `catalog` that `principal` may use.
+    pub(super) fn page_of(
+        &self,
+        catalog: &Catalog,
+        principal: &Principal,
+        cursor: Option<&str>,
+    ) -> Result<ListToolsResult, ErrorData> {
         let after = read_cursor(cursor)?;
-        self.registry().settle(&principal.tenant).await;
-        let catalog = self.registry().catalog(&principal.tenant);
         let page_size = self.page_size();
         let mut tools: Vec<WireTool> = catalog
             .tools_after(after.as_ref())

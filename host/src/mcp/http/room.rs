@@ -194,9 +194,10 @@ impl OpenConnections {
             *count = count.saturating_add(1);
         }
         let idle = strangers().filter(|(_, entry)| entry.activity.is_idle());
-        idle.min_by_key(|(_, entry)| {
+        // Of those that became idle in the same moment, the first that came.
+        idle.min_by_key(|(id, entry)| {
             let of_peer = by_peer.get(&entry.peer).copied().unwrap_or_default();
-            (std::cmp::Reverse(of_peer), entry.activity.idle_since.load(Ordering::Relaxed))
+            (std::cmp::Reverse(of_peer), entry.activity.idle_since.load(Ordering::Relaxed), **id)
         })
         .map(|(id, _)| *id)
     }
@@ -208,7 +209,7 @@ impl OpenConnections {
     fn most_idle_of(&self, tenant: &TenantId, not: u64) -> Option<u64> {
         let own = |entry: &Entry| matches!(&entry.kind, ConnectionKind::Tenant(of) if of == tenant);
         let idle = self.entries.iter().filter(|(id, entry)| **id != not && own(entry) && entry.activity.is_idle());
-        idle.min_by_key(|(_, entry)| entry.activity.idle_since.load(Ordering::Relaxed)).map(|(id, _)| *id)
+        idle.min_by_key(|(id, entry)| (entry.activity.idle_since.load(Ordering::Relaxed), **id)).map(|(id, _)| *id)
     }
 
     fn greediest(&self) -> Option<TenantId> {

@@ -26,6 +26,8 @@ TARGET = os.environ.get("CARGO_TARGET_DIR", os.path.join(ROOT, "target"))
 MODERN = "2026-07-28"
 ADD = os.path.join(ROOT, "tests/fuzz/components/add.wasm")
 CONNECTIONS = [1, 8, 32, 256]
+# One client has all the connections here, so it needs more than the share of one tenant.
+CONFIG = '[server]\nmax_connections = 4096\n[tenant_limits]\nconnections = 4000\nqueued = 4000\n[engine]\nmax_queued = 4096\n'
 LATENCY = {"us": 1, "ms": 1_000, "s": 1_000_000}
 
 
@@ -124,7 +126,7 @@ def script_for(folder, method, name, arguments):
 
 def guests(tools, more):
     """Copies the guests that are there, and says how each is called."""
-    shutil.copy(ADD, os.path.join(tools, "plain.wasm"))
+    shutil.copy(ADD, os.path.join(tools, "add.wasm"))
     known = [("plain Wasm tool", "add", {"a": 1, "b": 2}), ("SDK tool (Rust)", "text_hash", {"text": "abc"})]
     for found in sorted(glob.glob(os.path.join(more, "*.wasm"))) if more else []:
         language = os.path.basename(found).removesuffix(".wasm")
@@ -179,7 +181,10 @@ def main():
         for _, tool, _ in kinds:
             if "-kept" in tool:
                 grant(data, tool.split("_")[0])
-        ours = Server("mcpp", [mcpp, "serve", "--listen", "127.0.0.1:PORT", "--data", data, "--tools", tools])
+        config = os.path.join(folder, "mcpp.toml")
+        with open(config, "w") as file:
+            file.write(CONFIG)
+        ours = Server("mcpp", [mcpp, "serve", "--config", config, "--listen", "127.0.0.1:PORT", "--data", data, "--tools", tools])
         rmcp = Server("rmcp", [bench, "serve-rmcp"], {"PORT": "PORT"})
         axum = Server("axum", [bench, "serve-axum"], {"PORT": "PORT"})
         rows = [(f"mcpp, {label}", ours, tool, arguments) for label, tool, arguments in kinds]

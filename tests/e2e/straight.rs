@@ -2,7 +2,16 @@
 //!
 //! That something is a progress token of a wrong type: for the engine there is none, for the straight way such a request is not plain.
 
+use mcpp::{
+    mcp::{
+        Endpoint,
+        stdio::{self, LineLimits},
+    },
+    tenant::Principal,
+};
 use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     fuzz::targets::random::Random,
@@ -51,6 +60,7 @@ const CALLS: [(&str, &str); 22] = [
     ("not a name", "{}"),
 ];
 
+const PING: &str = r#"{"jsonrpc":"2.0","id":"ping","method":"ping"}"#;
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 const META: [&str; 9] = [
     "",
@@ -185,6 +195,49 @@ async fn both_ways_say_the_same() {
     assert!(plain > 150 && refused > 30, "{plain} served, {refused} refused");
     let ways = host.metric("mcpp_requests_total").await.join("\n");
     assert!(ways.contains(r#"way="straight""#) && ways.contains(r#"way="engine""#), "{ways}");
+}
+
+/// On standard input, in the modern era: what is plain goes straight there too, beside everything else.
+#[tokio::test(flavor = "multi_thread")]
+async fn both_ways_say_the_same_on_standard_input() {
+    let (host, mut random) = (host().await, Random(9));
+    let (client, door) = tokio::io::duplex(1 << 20);
+    let (input, output) = tokio::io::split(door);
+    let endpoint = Endpoint::new(host.host.registry().clone(), "mcpp".to_owned(), 5);
+    let limits = LineLimits { max_bytes: 1 << 20, max_depth: 64 };
+    let serving = tokio::spawn(async move {
+        stdio::serve(&endpoint, Principal::local_user(), limits, input, output, CancellationToken::new()).await
+    });
+    let (answers, mut requests) = tokio::io::split(client);
+    let mut answers = BufReader::new(answers).lines();
+    let mut different = Vec::new();
+    for _ in 0..200 {
+        let era_meta = *mostly(&mut random, &ERA_META);
+        let (method, _, params) = params(&mut random, era_meta);
+        let message = message(&mut random, method, &params);
+        let mut told = Vec::new();
+        for mark in ["", r#","progressToken":[]"#] {
+            let line = format!("{}\n{PING}\n", message.replace('@', mark));
+            requests.write_all(line.as_bytes()).await.expect("sent");
+            // The answer to a ping says that nothing else comes, once the request's own is there.
+            let mut said: Vec<Value> = Vec::new();
+            let is_ping = |message: &Value| message["id"] == "ping";
+            while said.iter().all(is_ping) || !said.iter().any(is_ping) {
+                let line = tokio::time::timeout(PATIENCE, answers.next_line()).await.expect("in time");
+                let line = line.expect("read").expect("a line");
+                said.push(without_ids(serde_json::from_str(&line).expect("JSON")));
+            }
+            said.retain(|message| !is_ping(message) && message["method"] != "notifications/message");
+            told.push(said);
+        }
+        if told[0] != told[1] {
+            different.push(format!("{message}\nstraight {:?}\nengine   {:?}", told[0], told[1]));
+        }
+    }
+    assert!(different.is_empty(), "{} differ:\n{}", different.len(), different.join("\n\n"));
+    drop(requests);
+    drop(answers);
+    serving.await.expect("no panic").expect("the client has left");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,6 +1,6 @@
 //! The stdio door: one client, one message a line, nothing but MCP on standard output.
 //!
-//! Each line is checked and answered by itself. Requests of the modern era need no session: each is served alone. `initialize` opens the legacy session, to which everything
+//! Each line is checked and answered by itself. Requests of the modern era need no session: each is served alone, a plain one without the protocol engine. `initialize` opens the legacy session, to which everything
 //! after it belongs. Until then responses and notifications mean nothing and are ignored. A request that cannot be read gets an error with its id, everything else silence.
 
 mod legacy;
@@ -11,8 +11,9 @@ use std::time::Duration;
 
 use rmcp::model::{
     ClientJsonRpcMessage, ClientNotification, ClientRequest, GetExtensions as _, GetMeta as _, JsonRpcRequest,
-    ProtocolVersion,
+    ProtocolVersion, RequestId,
 };
+use serde::Deserialize as _;
 use tokio::io::{AsyncRead, AsyncWrite, BufReader};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -20,9 +21,14 @@ pub use self::lines::LineLimits;
 use self::{
     legacy::LegacySession,
     lines::{Line, Output},
-    modern::ModernRequests,
+    modern::{ModernRequests, PlainAnswer},
 };
-use super::{envelope, handler::Endpoint, in_flight::InFlight};
+use super::{
+    envelope::{self, Envelope},
+    handler::Endpoint,
+    in_flight::InFlight,
+    straight::{self, Era, PlainRequest},
+};
 use crate::tenant::Principal;
 
 /// A client that has closed its end gets the answers that are made within this time.
@@ -96,6 +102,9 @@ impl Client<'_> {
                 return self.output.refuse(malformed.id.as_ref(), malformed.code, &malformed.reason).await;
             }
         };
+        if let Some(plain) = self.plain(&envelope) {
+            return self.answer(plain).await;
+        }
         let message = match serde_json::from_slice(line) {
             Ok(message) => message,
             // The outside was checked already: this is a message whose inside is wrong.
@@ -119,6 +128,29 @@ impl Client<'_> {
                 self.tell_legacy(ClientJsonRpcMessage::Notification(notification)).await;
             }
             response => self.tell_legacy(response).await,
+        }
+    }
+
+    /// The request, with its id, if it is plain and of the modern era, and nothing but its answer is wanted. The protocol engine serves all others.
+    fn plain<'a>(&self, envelope: &Envelope<'a>) -> Option<(RequestId, PlainRequest<'a>)> {
+        if self.legacy.as_ref().is_some_and(|legacy| !legacy.is_over()) {
+            return None;
+        }
+        let id = RequestId::deserialize(envelope.id.as_ref()?).ok()?;
+        let plain = straight::read(envelope, Era::Modern, None).filter(|plain| !plain.may_speak())?;
+        Some((id, plain))
+    }
+
+    async fn answer(&mut self, (id, plain): (RequestId, PlainRequest<'_>)) {
+        match self.in_flight.claim(&id.clone().into_json_value()) {
+            Ok(claim) => {
+                let answer = PlainAnswer::begin(self.endpoint, &self.principal, &id, plain);
+                self.modern.answer(id, answer, claim, self.output.clone(), &self.tasks);
+            }
+            Err(taken) => {
+                let (id, reason) = (id.into_json_value(), taken.to_string());
+                self.output.refuse(Some(&id), envelope::INVALID_REQUEST, &reason).await;
+            }
         }
     }
 

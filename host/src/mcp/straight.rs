@@ -15,9 +15,11 @@ use serde_json::{Value, value::RawValue};
 use super::{
     convert,
     envelope::{self, Envelope},
+    handler::Endpoint,
     session::visit::LiveSession,
     tools::CallRequest,
 };
+use crate::tenant::Principal;
 use crate::{
     call::{LogLevel, TraceContext},
     names::ToolName,
@@ -79,6 +81,13 @@ struct Meta<'a> {
     receipt: Option<&'a RawValue>,
 }
 
+impl PlainRequest<'_> {
+    /// Whether the client wants more than an answer: records of the log, or progress.
+    pub(super) fn may_speak(&self) -> bool {
+        matches!(self, Self::Call(call) if call.log_level.is_some() || call.wants_progress)
+    }
+}
+
 /// The parts of `_meta` with which a call is made.
 struct CallMeta {
     log_level: Option<LogLevel>,
@@ -117,7 +126,7 @@ pub(super) fn read<'a>(envelope: &Envelope<'a>, era: Era<'_>, traceparent: Optio
     envelope.id.as_ref()?;
     match (envelope.method.as_deref()?, envelope.params) {
         ("tools/call", Some(params)) => call(params, era, traceparent).map(PlainRequest::Call),
-        ("tools/list", params) => list(params, era).map(PlainRequest::List),
+        ("tools/list", params) => read_list(params, era).map(PlainRequest::List),
         _ => None,
     }
 }
@@ -143,7 +152,7 @@ fn call(params: &RawValue, era: Era<'_>, traceparent: Option<&str>) -> Option<Ca
     })
 }
 
-fn list<'a>(params: Option<&'a RawValue>, era: Era<'_>) -> Option<Option<Cow<'a, str>>> {
+fn read_list<'a>(params: Option<&'a RawValue>, era: Era<'_>) -> Option<Option<Cow<'a, str>>> {
     let params: ListParams<'a> = match params {
         Some(params) => serde_json::from_str(params.get()).ok()?,
         None => ListParams::default(),
@@ -166,13 +175,37 @@ pub(super) fn write(id: &Value, era: Era<'_>, result: Result<ServerResult, Error
     }
 }
 
+/// The answer with a page of the list of tools: as it is kept, where the client may use all tools. `None` if it cannot be written.
+pub(super) async fn list(
+    endpoint: &Endpoint,
+    principal: &Principal,
+    id: &Value,
+    era: Era<'_>,
+    cursor: Option<&str>,
+) -> Option<Vec<u8>> {
+    let catalog = endpoint.settled_catalog(&principal.tenant).await;
+    let key = (matches!(era, Era::Modern), cursor.map(str::to_owned));
+    let (pages, is_for_all) = (endpoint.pages(), principal.tools.is_none());
+    if is_for_all && let Some(kept) = pages.get(&principal.tenant, &catalog, &key) {
+        return write_page(id, &kept).ok();
+    }
+    let page = match endpoint.page_of(&catalog, principal, cursor) {
+        Ok(found) => page(era, found).ok()?,
+        Err(refused) => return write(id, era, Err(refused)).ok(),
+    };
+    if is_for_all && let Some(share) = endpoint.registry().share(&principal.tenant) {
+        pages.keep(&principal.tenant, &catalog, key, &page, &share.memory);
+    }
+    write_page(id, &page).ok()
+}
+
 /// A page of the list of tools as JSON, without the answer around it.
-pub(super) fn page(era: Era<'_>, page: ListToolsResult) -> serde_json::Result<Arc<RawValue>> {
+fn page(era: Era<'_>, page: ListToolsResult) -> serde_json::Result<Arc<RawValue>> {
     serde_json::value::to_raw_value(&in_words_of(era, ServerResult::ListToolsResult(page))).map(Arc::from)
 }
 
 /// An answer with a page of the list of tools.
-pub(super) fn write_page(id: &Value, page: &RawValue) -> serde_json::Result<Vec<u8>> {
+fn write_page(id: &Value, page: &RawValue) -> serde_json::Result<Vec<u8>> {
     #[derive(Serialize)]
     struct Answer<'a> {
         jsonrpc: JsonRpcVersion2_0,

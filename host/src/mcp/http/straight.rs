@@ -59,7 +59,11 @@ impl Way<'_> {
             return None;
         }
         let result = match request {
-            PlainRequest::List(cursor) => return self.list(envelope.id.as_ref()?, era, cursor.as_deref()).await,
+            PlainRequest::List(cursor) => {
+                let (endpoint, principal) = (&self.app.endpoint, &self.visit.principal);
+                let page = straight::list(endpoint, principal, envelope.id.as_ref()?, era, cursor.as_deref()).await;
+                return page.map(json);
+            }
             PlainRequest::Call(request) => match self.app.endpoint.begin_call(&self.visit.principal, request) {
                 Ok(running) => match self.run(running, era).await {
                     Run::Ended(result) => *result,
@@ -73,29 +77,6 @@ impl Way<'_> {
             },
         };
         written(envelope.id.as_ref()?, era, result)
-    }
-
-    /// Answers with a page of the list of tools: as it is kept, where the client may use all tools.
-    async fn list(&self, id: &Value, era: Era<'_>, cursor: Option<&str>) -> Option<Response> {
-        let (endpoint, principal) = (&self.app.endpoint, &self.visit.principal);
-        let catalog = endpoint.settled_catalog(&principal.tenant).await;
-        let key = (matches!(era, Era::Modern), cursor.map(str::to_owned));
-        let is_for_all = principal.tools.is_none();
-        let kept = is_for_all.then(|| endpoint.pages().get(&principal.tenant, &catalog, &key)).flatten();
-        let page = match kept {
-            Some(page) => page,
-            None => match endpoint.page_of(&catalog, principal, cursor) {
-                Ok(page) => {
-                    let page = straight::page(era, page).ok()?;
-                    if is_for_all {
-                        endpoint.pages().keep(&principal.tenant, &catalog, key, &page, &self.share.memory);
-                    }
-                    page
-                }
-                Err(refused) => return written(id, era, Err(refused)),
-            },
-        };
-        straight::write_page(id, &page).ok().map(json)
     }
 
     fn era(&self, headers: &HeaderMap) -> Option<Era<'_>> {

@@ -100,7 +100,8 @@ impl Output {
         }
     }
 
-    async fn write(&self, mut line: Vec<u8>) -> std::io::Result<()> {
+    /// Writes a message that is JSON already.
+    pub(super) async fn write(&self, mut line: Vec<u8>) -> std::io::Result<()> {
         line.push(b'\n');
         let mut to = self.to.lock().await;
         let written = async {

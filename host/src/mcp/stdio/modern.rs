@@ -1,27 +1,73 @@
-//! Requests of the modern era: each is served alone, by a handler of its own.
+//! Requests of the modern era: each is served alone, a plain one straight and any other by a handler of its own.
 
 use std::{
+    borrow::Cow,
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use futures::future::BoxFuture;
 use rmcp::{
     RoleServer,
-    model::{ClientJsonRpcMessage, ClientRequest, JsonRpcRequest, RequestId},
+    model::{CallToolResponse, ClientJsonRpcMessage, ClientRequest, JsonRpcRequest, RequestId, ServerResult},
     service::serve_directly_with_ct,
     transport::OneshotTransport,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::lines::Output;
-use crate::mcp::{
-    handler::Handler,
-    in_flight::{IdClaim, answered},
+use crate::{
+    mcp::{
+        handler::{Endpoint, Handler},
+        in_flight::{IdClaim, answered},
+        straight::{self, Era, PlainRequest},
+        tools,
+    },
+    tenant::Principal,
 };
 
 /// The requests that are served now. As many as may be in flight.
 #[derive(Debug, Clone, Default)]
 pub(super) struct ModernRequests(Arc<Mutex<HashMap<RequestId, Served>>>);
+
+/// The answer to a plain request, which somebody has to wait for.
+pub(super) struct PlainAnswer {
+    line: BoxFuture<'static, Option<Vec<u8>>>,
+    cancel: CancellationToken,
+}
+
+impl PlainAnswer {
+    /// Begins to answer a request of the modern era.
+    pub(super) fn begin(endpoint: &Endpoint, principal: &Principal, id: &RequestId, request: PlainRequest<'_>) -> Self {
+        let (endpoint, principal, id) = (endpoint.clone(), principal.clone(), id.clone().into_json_value());
+        let call = match request {
+            PlainRequest::Call(call) => call,
+            PlainRequest::List(cursor) => {
+                let cursor = cursor.map(Cow::into_owned);
+                let list =
+                    async move { straight::list(&endpoint, &principal, &id, Era::Modern, cursor.as_deref()).await };
+                return Self { line: Box::pin(list), cancel: CancellationToken::new() };
+            }
+        };
+        match endpoint.begin_call(&principal, call) {
+            Ok(mut running) => {
+                let cancel = running.cancel_token().clone();
+                let answer = async move {
+                    let outcome = running.end_in_silence(None).await?;
+                    let share = endpoint.registry().share(&principal.tenant);
+                    let answer = tools::answer(outcome, running.wants_receipt, None, share, None).await;
+                    let result = answer.map(|result| ServerResult::from(CallToolResponse::Complete(result)));
+                    straight::write(&id, Era::Modern, result).ok()
+                };
+                Self { line: Box::pin(answer), cancel }
+            }
+            Err(refused) => {
+                let line = straight::write(&id, Era::Modern, Err(refused)).ok();
+                Self { line: Box::pin(std::future::ready(line)), cancel: CancellationToken::new() }
+            }
+        }
+    }
+}
 
 #[derive(Debug)]
 struct Served {
@@ -76,6 +122,33 @@ impl ModernRequests {
             drop(messages);
             if let Err(error) = service.waiting().await {
                 tracing::debug!(%error, "a request's service ended badly");
+            }
+        });
+    }
+
+    /// Answers a plain request beside all others.
+    pub(super) fn answer(
+        &self,
+        id: RequestId,
+        answer: PlainAnswer,
+        claim: IdClaim,
+        output: Output,
+        tasks: &TaskTracker,
+    ) {
+        let PlainAnswer { line, cancel } = answer;
+        self.served().insert(id.clone(), Served { cancel: cancel.clone(), is_subscription: false });
+        let requests = self.clone();
+        tasks.spawn(async move {
+            // A cancelled call ends soon, by itself.
+            let line = line.await;
+            // The client may use the id again as soon as it has read the answer.
+            requests.served().remove(&id);
+            claim.release();
+            // A cancelled request has no answer.
+            if let Some(line) = line.filter(|_| !cancel.is_cancelled())
+                && let Err(error) = output.write(line).await
+            {
+                tracing::debug!(%error, "an answer could not be written");
             }
         });
     }

@@ -27,7 +27,7 @@ MODERN = "2026-07-28"
 ADD = os.path.join(ROOT, "tests/fuzz/components/add.wasm")
 CONNECTIONS = [1, 8, 32, 256]
 # One client has all the connections here, so it needs more than the share of one tenant.
-CONFIG = '[server]\nmax_connections = 4096\n[tenant_limits]\nconnections = 4000\nqueued = 4000\n[engine]\nmax_queued = 4096\n'
+CONFIG = '[server]\nmax_connections = 4096\n[tenant_limits]\nconnections = 4000\nqueued = 4000\n[limits]\nconcurrency = 4000\n[engine]\nmax_queued = 4096\n'
 LATENCY = {"us": 1, "ms": 1_000, "s": 1_000_000}
 
 

@@ -209,9 +209,9 @@ impl Control {
         self.held.load(Ordering::Relaxed) > 0
     }
 
-    fn hold(&self) -> Held<'_> {
+    fn hold(&self) -> HeldGuest<'_> {
         self.held.fetch_add(1, Ordering::Relaxed);
-        Held(&self.held)
+        HeldGuest(&self.held)
     }
 
     /// Lets others run until the guest's turn to compute comes again.
@@ -357,9 +357,9 @@ impl Control {
 }
 
 /// The guest is held as long as one of these exists.
-struct Held<'a>(&'a AtomicUsize);
+struct HeldGuest<'a>(&'a AtomicUsize);
 
-impl Drop for Held<'_> {
+impl Drop for HeldGuest<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }

@@ -101,7 +101,7 @@ pub struct Engine {
     guests: Arc<GuestThreads>,
     /// Permits for the host's own work for calls on the guests' threads.
     works: Arc<Semaphore>,
-    clock: Arc<Clock>,
+    clock: Arc<EpochClock>,
 }
 
 impl std::fmt::Debug for Engine {
@@ -139,7 +139,7 @@ impl Engine {
     pub fn new(config: &EngineConfig) -> Result<Self, EngineError> {
         let engine = make(config, Features::default())?;
         let others = Arc::new(Others { config: config.clone(), made: Default::default() });
-        let clock = Clock::start(&engine, &others).map_err(EngineError::Threads)?;
+        let clock = EpochClock::start(&engine, &others).map_err(EngineError::Threads)?;
         let guests = Arc::new(GuestThreads::start(config.guest_threads).map_err(EngineError::Threads)?);
         let works = Arc::new(Semaphore::new((processors() / 2).max(1)));
         Ok(Self { engine, others, guests, works, clock })
@@ -252,12 +252,12 @@ fn code_config(features: Features) -> wasmtime::Config {
 
 /// The epoch clock: a thread that ticks while guests exist and sleeps while none do.
 #[derive(Debug)]
-struct Clock {
+struct EpochClock {
     guests: AtomicUsize,
     thread: OnceLock<Thread>,
 }
 
-impl Clock {
+impl EpochClock {
     fn start(engine: &wasmtime::Engine, others: &Arc<Others>) -> std::io::Result<Arc<Self>> {
         let clock = Arc::new(Self { guests: AtomicUsize::new(0), thread: OnceLock::new() });
         let (engine, others, weak) = (engine.weak(), Arc::downgrade(others), Arc::downgrade(&clock));
@@ -274,7 +274,7 @@ impl Clock {
     }
 }
 
-impl Drop for Clock {
+impl Drop for EpochClock {
     fn drop(&mut self) {
         self.wake();
     }
@@ -282,7 +282,7 @@ impl Drop for Clock {
 
 /// Ticks for all engines until they or the clock are gone.
 #[expect(clippy::disallowed_methods, reason = "a thread of its own")]
-fn tick(engine: &wasmtime::EngineWeak, others: &Weak<Others>, clock: &Weak<Clock>) {
+fn tick(engine: &wasmtime::EngineWeak, others: &Weak<Others>, clock: &Weak<EpochClock>) {
     let mut idle = 0;
     loop {
         let (Some(engine), Some(others), Some(clock)) = (engine.upgrade(), others.upgrade(), clock.upgrade()) else {
@@ -303,7 +303,7 @@ fn tick(engine: &wasmtime::EngineWeak, others: &Weak<Others>, clock: &Weak<Clock
 
 /// A guest that exists; the clock ticks as long as any does.
 #[derive(Debug)]
-pub struct Alive(Arc<Clock>);
+pub struct Alive(Arc<EpochClock>);
 
 impl Engine {
     /// Counts a guest for as long as the returned value lives.

@@ -41,12 +41,12 @@ const LARGE_RESULT_BYTES: u64 = 256 << 10;
 /// A guest.
 pub struct Guest {
     store: Store<State>,
-    code: Option<Code>,
+    code: Option<Instantiated>,
     given_out: GivenOut,
 }
 
 /// Its code, when it is instantiated.
-enum Code {
+enum Instantiated {
     Sdk(bindings::Component),
     Plain(Instance),
 }
@@ -93,9 +93,9 @@ impl Guest {
         match target {
             Target::Sdk { component, tool } => {
                 if self.code.is_none() {
-                    self.code = Some(Code::Sdk(component.instantiate_async(&mut self.store).await?));
+                    self.code = Some(Instantiated::Sdk(component.instantiate_async(&mut self.store).await?));
                 }
-                let Some(Code::Sdk(instance)) = &self.code else { return Err(other_code()) };
+                let Some(Instantiated::Sdk(instance)) = &self.code else { return Err(other_code()) };
                 call_sdk(&mut self.store, instance, tool, arguments).await
             }
             Target::Plain { component, function } => self.call_plain(component, function, arguments).await,
@@ -129,9 +129,9 @@ impl Guest {
         };
         let store = &mut self.store;
         if self.code.is_none() {
-            self.code = Some(Code::Plain(component.instantiate_async(&mut *store).await?));
+            self.code = Some(Instantiated::Plain(component.instantiate_async(&mut *store).await?));
         }
-        let Some(Code::Plain(instance)) = self.code else { return Err(other_code()) };
+        let Some(Instantiated::Plain(instance)) = self.code else { return Err(other_code()) };
         let export = match (&function.action, params.first()) {
             (Action::Call(export), _) => *export,
             (Action::Drop, Some(Val::Resource(resource))) => {

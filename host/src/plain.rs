@@ -98,8 +98,8 @@ pub fn functions(
     let mut room = Room { left: MAX_LISTING_BYTES, misses: 0 };
     let interfaces = interface_names(&exports);
     let resources = Arc::new(Resources::of(component, engine));
-    let known = Known { docs, types: &types, resources: &resources };
-    let mut all: Vec<(Place, Result<PlainFunction, String>)> = exports
+    let known = Describer { docs, types: &types, resources: &resources };
+    let mut all: Vec<(FunctionPlace, Result<PlainFunction, String>)> = exports
         .into_iter()
         .map(|export| {
             let place = export.place();
@@ -202,37 +202,37 @@ fn interface_names(exports: &[Export]) -> BTreeMap<String, String> {
 
 /// Place of a function: its interface, and its name in the binary form.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Place {
+struct FunctionPlace {
     scope: String,
     name: String,
 }
 
 impl Export {
-    fn place(&self) -> Place {
-        Place { scope: self.scope.clone(), name: self.name.clone() }
+    fn place(&self) -> FunctionPlace {
+        FunctionPlace { scope: self.scope.clone(), name: self.name.clone() }
     }
 }
 
 /// Names of the tools. Where a resource's function would have the name of another, the kind of the function precedes its name.
 fn tool_names<'a>(
     component: &str,
-    places: impl Iterator<Item = &'a Place> + Clone,
+    places: impl Iterator<Item = &'a FunctionPlace> + Clone,
     interfaces: &BTreeMap<String, String>,
 ) -> Vec<String> {
-    let short = |place: &Place| tool_name(component, place, interfaces, false);
+    let short = |place: &FunctionPlace| tool_name(component, place, interfaces, false);
     let mut seen = BTreeMap::<String, usize>::new();
     for place in places.clone() {
         let count = seen.entry(short(place)).or_default();
         *count = count.saturating_add(1);
     }
-    let name = |place: &Place| match short(place) {
+    let name = |place: &FunctionPlace| match short(place) {
         name if seen.get(&name).is_some_and(|count| *count > 1) => tool_name(component, place, interfaces, true),
         name => name,
     };
     places.map(name).collect()
 }
 
-fn tool_name(component: &str, place: &Place, interfaces: &BTreeMap<String, String>, with_kind: bool) -> String {
+fn tool_name(component: &str, place: &FunctionPlace, interfaces: &BTreeMap<String, String>, with_kind: bool) -> String {
     // Names in the binary form: `[constructor]r`, `[method]r.f`, `[static]r.f`; and `[drop]r.drop` of the host's own.
     let function = match place.name.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         Some((kind, name)) if with_kind => format!("{kind}_{}", name.replace('.', "_")),
@@ -248,7 +248,7 @@ fn tool_name(component: &str, place: &Place, interfaces: &BTreeMap<String, Strin
 }
 
 /// The tool that ends a resource.
-fn drop_of(resource: &Exported, resources: &Arc<Resources>) -> (Place, Result<PlainFunction, String>) {
+fn drop_of(resource: &Exported, resources: &Arc<Resources>) -> (FunctionPlace, Result<PlainFunction, String>) {
     let handle = resources.schema(&resource.ty).unwrap_or_default();
     let input_schema = json!({
         "type": "object", "properties": { DROPPED: handle }, "required": [DROPPED], "additionalProperties": false,
@@ -266,17 +266,17 @@ fn drop_of(resource: &Exported, resources: &Arc<Resources>) -> (Place, Result<Pl
         takes_handles: true,
         gives_handles: false,
     };
-    (Place { scope: resource.scope.clone(), name: format!("[drop]{}.drop", resource.name) }, Ok(function))
+    (FunctionPlace { scope: resource.scope.clone(), name: format!("[drop]{}.drop", resource.name) }, Ok(function))
 }
 
 /// Context for the description of a component's functions.
-struct Known<'a> {
+struct Describer<'a> {
     docs: &'a Docs,
     types: &'a KnownTypes,
     resources: &'a Arc<Resources>,
 }
 
-impl Known<'_> {
+impl Describer<'_> {
     fn function(&self, export: Export) -> Result<PlainFunction, String> {
         let Export { scope, name, index, func } = export;
         let params: Vec<(String, Type)> = func.params().map(|(name, ty)| (name.to_owned(), ty)).collect();

@@ -87,10 +87,10 @@ pub type Progress = Arc<dyn Fn() + Send + Sync>;
 
 /// A handle to the tasks that watch and swap, one for each open tenant.
 #[derive(Debug, Clone)]
-pub struct Reloader(Arc<Lines>);
+pub struct Reloader(Arc<LoadLines>);
 
 #[derive(Debug)]
-struct Lines {
+struct LoadLines {
     watch: Arc<FolderWatch>,
     /// How long a reload waits for what is loaded.
     patience: Duration,
@@ -107,7 +107,7 @@ struct LineHandle {
 impl Reloader {
     /// A reloader that watches no tenant's tools yet. It answers a reload after `patience` at the latest.
     pub fn new(patience: Duration) -> Self {
-        Self(Arc::new(Lines { watch: Arc::default(), patience, open: Mutex::default() }))
+        Self(Arc::new(LoadLines { watch: Arc::default(), patience, open: Mutex::default() }))
     }
 
     fn lines(&self) -> MutexGuard<'_, BTreeMap<TenantId, LineHandle>> {

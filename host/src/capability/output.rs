@@ -38,7 +38,7 @@ pub struct Writer {
 
 /// One of the two streams. Clones write to the same line.
 #[derive(Clone)]
-pub struct LogStream(Arc<Mutex<Line>>);
+pub struct LogStream(Arc<Mutex<OutputLine>>);
 
 impl std::fmt::Debug for LogStream {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -49,14 +49,14 @@ impl std::fmt::Debug for LogStream {
 impl LogStream {
     /// A stream whose lines become records of `level`.
     pub fn new(writer: Writer, level: LogLevel, control: Arc<Control>, observer: Observer) -> Self {
-        Self(Arc::new(Mutex::new(Line { writer, level, control, observer, bytes: Vec::new() })))
+        Self(Arc::new(Mutex::new(OutputLine { writer, level, control, observer, bytes: Vec::new() })))
     }
 
     /// Ends the line, and writes from now on for another call.
     pub fn write_for(&self, writer: Writer, control: Arc<Control>, observer: Observer) {
         let mut line = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         line.flush();
-        *line = Line { writer, level: line.level, control, observer, bytes: Vec::new() };
+        *line = OutputLine { writer, level: line.level, control, observer, bytes: Vec::new() };
     }
 
     fn take(&self, bytes: &[u8]) -> wasmtime::Result<()> {
@@ -68,7 +68,7 @@ impl LogStream {
 }
 
 /// The current line. The host writes out an unfinished last line when the call ends.
-struct Line {
+struct OutputLine {
     writer: Writer,
     level: LogLevel,
     control: Arc<Control>,
@@ -76,7 +76,7 @@ struct Line {
     bytes: Vec<u8>,
 }
 
-impl Line {
+impl OutputLine {
     fn push(&mut self, bytes: &[u8]) {
         for chunk in bytes.split_inclusive(|byte| *byte == b'\n') {
             let (text, ends) = chunk.strip_suffix(b"\n").map_or((chunk, false), |text| (text, true));
@@ -101,7 +101,7 @@ impl Line {
     }
 }
 
-impl Drop for Line {
+impl Drop for OutputLine {
     fn drop(&mut self) {
         self.flush();
     }

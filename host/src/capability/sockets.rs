@@ -21,15 +21,15 @@ use wasmtime_wasi::{
 use crate::capability::state::State;
 
 /// State of the interfaces, which deny every operation, with the table of handles.
-struct Denied<'a>(&'a mut ResourceTable);
+struct DeniedSockets<'a>(&'a mut ResourceTable);
 
 struct HasDenied;
 
 impl HasData for HasDenied {
-    type Data<'a> = Denied<'a>;
+    type Data<'a> = DeniedSockets<'a>;
 }
 
-impl network::Host for Denied<'_> {
+impl network::Host for DeniedSockets<'_> {
     fn convert_error_code(&mut self, error: SocketError) -> wasmtime::Result<ErrorCode> {
         error.downcast()
     }
@@ -39,32 +39,32 @@ impl network::Host for Denied<'_> {
     }
 }
 
-impl network::HostNetwork for Denied<'_> {
+impl network::HostNetwork for DeniedSockets<'_> {
     fn drop(&mut self, network: Resource<Network>) -> wasmtime::Result<()> {
         self.0.delete(network)?;
         Ok(())
     }
 }
 
-impl tcp_create_socket::Host for Denied<'_> {
+impl tcp_create_socket::Host for DeniedSockets<'_> {
     fn create_tcp_socket(&mut self, _: IpAddressFamily) -> SocketResult<Resource<TcpSocket>> {
         Err(ErrorCode::AccessDenied.into())
     }
 }
 
-impl udp_create_socket::Host for Denied<'_> {
+impl udp_create_socket::Host for DeniedSockets<'_> {
     async fn create_udp_socket(&mut self, _: IpAddressFamily) -> SocketResult<Resource<UdpSocket>> {
         Err(ErrorCode::AccessDenied.into())
     }
 }
 
-impl ip_name_lookup::Host for Denied<'_> {
+impl ip_name_lookup::Host for DeniedSockets<'_> {
     fn resolve_addresses(&mut self, _: Resource<Network>, _: String) -> SocketResult<Resource<ResolveAddressStream>> {
         Err(ErrorCode::AccessDenied.into())
     }
 }
 
-impl ip_name_lookup::HostResolveAddressStream for Denied<'_> {
+impl ip_name_lookup::HostResolveAddressStream for DeniedSockets<'_> {
     fn resolve_next_address(&mut self, _: Resource<ResolveAddressStream>) -> SocketResult<Option<IpAddress>> {
         Err(ErrorCode::AccessDenied.into())
     }
@@ -79,8 +79,8 @@ impl ip_name_lookup::HostResolveAddressStream for Denied<'_> {
     }
 }
 
-fn denied(state: &mut State) -> Denied<'_> {
-    Denied(state.ctx().table)
+fn denied(state: &mut State) -> DeniedSockets<'_> {
+    DeniedSockets(state.ctx().table)
 }
 
 /// Links the interfaces.

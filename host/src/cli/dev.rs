@@ -90,8 +90,16 @@ impl Dev {
         // The watch begins before the first build, so that no save is missed.
         let mut sources = Sources::watch(&project.folder)?;
         let host = start(config, self.listen).await?;
-        let mut session =
-            Session { project, host, data, tools, built: None, live: None, waiting: false, optimizing: JoinSet::new() };
+        let mut session = DevSession {
+            project,
+            host,
+            data,
+            tools,
+            built: None,
+            live: None,
+            waiting: false,
+            optimizing: JoinSet::new(),
+        };
         let outcome = session.serve(&mut sources).await;
         session.host.stop().await;
         outcome?;
@@ -134,13 +142,13 @@ async fn start(mut config: Config, listen: Option<SocketAddr>) -> anyhow::Result
 }
 
 /// One project and the host that serves it.
-struct Session {
+struct DevSession {
     project: Project,
     host: Host,
     data: PathBuf,
     tools: PathBuf,
     /// The newest build.
-    built: Option<Build>,
+    built: Option<RunningBuild>,
     /// The tools that clients see now.
     live: Option<Face>,
     /// Whether the newest build waits for a grant, or is not live for another reason.
@@ -150,7 +158,7 @@ struct Session {
 }
 
 /// A build in the tools folder.
-struct Build {
+struct RunningBuild {
     component: String,
     digest: String,
     imports: std::collections::BTreeSet<String>,
@@ -159,7 +167,7 @@ struct Build {
     took: Duration,
 }
 
-impl Build {
+impl RunningBuild {
     /// How long each step from the save to the swap took.
     fn times(&self, live: &Revision) -> Vec<String> {
         let mut steps = Vec::from_iter(self.noticed.map(|noticed| ("noticed", noticed)));
@@ -176,7 +184,7 @@ impl Build {
     }
 }
 
-impl Session {
+impl DevSession {
     /// Builds at every save, until it is told to stop.
     async fn serve(&mut self, sources: &mut Sources) -> anyhow::Result<()> {
         let mut terminate = signal(SignalKind::terminate())?;
@@ -246,7 +254,7 @@ impl Session {
         // An author need not read of the imports that every component has.
         let imports =
             imports(&wasm)?.into_iter().filter(|import| !capability::of_import(import).is_some_and(is_for_everyone));
-        self.built = Some(Build { digest, imports: imports.collect(), noticed, took: built.took, component });
+        self.built = Some(RunningBuild { digest, imports: imports.collect(), noticed, took: built.took, component });
         self.host.reload().await?;
         if self.settle() {
             return self.optimize().await;
@@ -301,7 +309,7 @@ impl Session {
         Ok(())
     }
 
-    fn announce(&self, build: &Build, revision: &Revision, face: &Face) {
+    fn announce(&self, build: &RunningBuild, revision: &Revision, face: &Face) {
         let times = build.times(revision).join(", ");
         let url = self.host.url();
         let name = clean(&build.component);
@@ -341,7 +349,7 @@ impl Session {
     }
 
     /// The imports of a build that its grant lacks: the interface, its meaning, and the line that grants it.
-    fn not_granted(&self, build: &Build) -> Vec<(String, &'static str, &'static str)> {
+    fn not_granted(&self, build: &RunningBuild) -> Vec<(String, &'static str, &'static str)> {
         let file = self.data.join("grants").join(format!("{}.toml", build.component));
         let grant = ComponentGrant::load(&file).unwrap_or_default();
         let asked = build.imports.iter().filter_map(|import| {

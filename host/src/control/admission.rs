@@ -70,12 +70,12 @@ pub struct Admission(Arc<Places>);
 struct Places {
     config: EngineConfig,
     queue_time: Duration,
-    state: Mutex<State>,
+    state: Mutex<Admissions>,
     turns: Turns,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct Admissions {
     running: usize,
     waiting: usize,
     queued: usize,
@@ -93,8 +93,8 @@ struct Use {
     waiting: usize,
     queued: usize,
     /// Instances that return from waiting. They go first, because they hold resources that others may wait for.
-    returning: VecDeque<Line>,
-    line: VecDeque<Line>,
+    returning: VecDeque<QueuedCall>,
+    line: VecDeque<QueuedCall>,
     /// Value of the host's `served` when one of its queue was last served.
     served: u64,
     limit: usize,
@@ -102,8 +102,8 @@ struct Use {
 
 /// A queued call.
 #[derive(Debug)]
-struct Line {
-    turn: oneshot::Sender<Place>,
+struct QueuedCall {
+    turn: oneshot::Sender<InstancePermit>,
 }
 
 impl Use {
@@ -116,7 +116,7 @@ impl Use {
     }
 }
 
-impl State {
+impl Admissions {
     /// Whether the host has room for one more running instance of a tenant that has `own`.
     fn may_run(&self, config: &EngineConfig, own: usize) -> bool {
         SharingRule { most: config.max_running, shared: self.shared }.has_room(self.running, own)
@@ -153,7 +153,7 @@ impl Admission {
         Self(Arc::new(Places { config, queue_time, state, turns }))
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, Admissions> {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -224,7 +224,7 @@ impl Admission {
             state.running = state.running.saturating_add(1);
             let of = state.tenant(share);
             of.running = of.running.saturating_add(1);
-            return Ok(Start::Now(self.place(&share.tenant, Kind::Running)));
+            return Ok(Start::Now(self.place(&share.tenant, PermitKind::Running)));
         }
         let refusal = if state.queued >= config.max_queued {
             Some(busy("calls queue", config.max_queued))
@@ -241,21 +241,21 @@ impl Admission {
         let (turn, mine) = oneshot::channel();
         let of = state.tenant(share);
         of.queued = of.queued.saturating_add(1);
-        of.line.push_back(Line { turn });
+        of.line.push_back(QueuedCall { turn });
         let why =
             if own >= most { ("instances of this tenant run", most) } else { ("instances run", config.max_running) };
         Ok(Start::Later(mine, Queued { admission: self.clone(), tenant: share.tenant.clone(), why }))
     }
 
-    fn place(&self, tenant: &TenantId, kind: Kind) -> Place {
-        Place { admission: self.clone(), tenant: tenant.clone(), kind, given_back: false }
+    fn place(&self, tenant: &TenantId, kind: PermitKind) -> InstancePermit {
+        InstancePermit { admission: self.clone(), tenant: tenant.clone(), kind, given_back: false }
     }
 
     /// Gives free places to queued calls.
     fn settle(&self) {
         loop {
             let mut state = self.state();
-            let State { tenants, .. } = &*state;
+            let Admissions { tenants, .. } = &*state;
             let fits = |of: &Use| of.wants() && state.may_run(&self.0.config, of.running);
             let next = tenants.iter().filter(|(_, of)| fits(of)).min_by_key(|(_, of)| (of.running, of.served));
             let Some(tenant) = next.map(|(tenant, _)| tenant.clone()) else { return };
@@ -268,7 +268,7 @@ impl Admission {
             state.running = state.running.saturating_add(1);
             drop(state);
             // A caller that has left gives the place back by dropping it; that is no reason to come here again from there.
-            if let Err(refused) = line.turn.send(self.place(&tenant, Kind::Running)) {
+            if let Err(refused) = line.turn.send(self.place(&tenant, PermitKind::Running)) {
                 // The queued caller has left. The loop goes on; giving the place back in the usual way would come here again from within.
                 refused.give_back();
             }
@@ -277,8 +277,8 @@ impl Admission {
 }
 
 enum Start {
-    Now(Place),
-    Later(oneshot::Receiver<Place>, Queued),
+    Now(InstancePermit),
+    Later(oneshot::Receiver<InstancePermit>, Queued),
 }
 
 /// Membership in the queue; ends when dropped.
@@ -308,21 +308,21 @@ impl Drop for Queued {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+enum PermitKind {
     Running,
     Waiting,
 }
 
 /// One place; given to the next one when dropped.
 #[derive(Debug)]
-struct Place {
+struct InstancePermit {
     admission: Admission,
     tenant: TenantId,
-    kind: Kind,
+    kind: PermitKind,
     given_back: bool,
 }
 
-impl Place {
+impl InstancePermit {
     /// Frees the place without giving it to a queued call.
     fn give_back(mut self) {
         self.free();
@@ -335,20 +335,20 @@ impl Place {
         let mut state = self.admission.state();
         let less = |count: &mut usize| *count = count.saturating_sub(1);
         match self.kind {
-            Kind::Running => less(&mut state.running),
-            Kind::Waiting => less(&mut state.waiting),
+            PermitKind::Running => less(&mut state.running),
+            PermitKind::Waiting => less(&mut state.waiting),
         }
         if let Some(of) = state.tenants.get_mut(&self.tenant) {
             match self.kind {
-                Kind::Running => less(&mut of.running),
-                Kind::Waiting => less(&mut of.waiting),
+                PermitKind::Running => less(&mut of.running),
+                PermitKind::Waiting => less(&mut of.waiting),
             }
         }
         state.forget_idle(&self.tenant);
     }
 }
 
-impl Drop for Place {
+impl Drop for InstancePermit {
     fn drop(&mut self) {
         if !self.given_back {
             self.free();
@@ -366,7 +366,7 @@ fn busy(what: &'static str, limit: usize) -> CallError {
 pub struct Slot {
     admission: Admission,
     share: Arc<Share>,
-    running: Mutex<Option<Place>>,
+    running: Mutex<Option<InstancePermit>>,
     _tool: OwnedSemaphorePermit,
 }
 
@@ -391,7 +391,7 @@ impl Slot {
         self.admission.0.turns.wait(&self.share.tenant).await.ok()
     }
 
-    fn set_running(&self, place: Option<Place>) {
+    fn set_running(&self, place: Option<InstancePermit>) {
         let before = std::mem::replace(&mut *self.running.lock().unwrap_or_else(PoisonError::into_inner), place);
         // Passes to the next call without holding the lock.
         drop(before);

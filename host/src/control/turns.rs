@@ -22,10 +22,10 @@ const WINDOW: Duration = Duration::from_millis(100);
 
 /// The turns of one host.
 #[derive(Debug, Clone)]
-pub struct Turns(Arc<Mutex<Lines>>);
+pub struct Turns(Arc<Mutex<TurnLines>>);
 
 #[derive(Debug)]
-struct Lines {
+struct TurnLines {
     processors: usize,
     /// The tenant that called last.
     latest: Option<TenantId>,
@@ -50,11 +50,11 @@ impl Turns {
     /// Turns for a host with so many processors.
     pub fn new(processors: usize) -> Self {
         let (latest, shared_until, used, used_before, turns) = Default::default();
-        let lines = Lines { processors, latest, shared_until, window: Instant::now(), used, used_before, turns };
+        let lines = TurnLines { processors, latest, shared_until, window: Instant::now(), used, used_before, turns };
         Self(Arc::new(Mutex::new(lines)))
     }
 
-    fn lines(&self) -> MutexGuard<'_, Lines> {
+    fn lines(&self) -> MutexGuard<'_, TurnLines> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -122,7 +122,7 @@ impl Turns {
     }
 }
 
-impl Lines {
+impl TurnLines {
     fn turn_window(&mut self) {
         let age = self.window.elapsed();
         if age >= WINDOW {

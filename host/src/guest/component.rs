@@ -118,8 +118,8 @@ pub async fn compile(engine: &Engine, builds: &Arc<Builds>, source: Source) -> R
         apart(move || prepare(&engine, &builds, source)).await?
     };
     let step = match step {
-        Step::Done(compiled) => return Ok(compiled),
-        Step::Build(step) => step,
+        CompileStep::Done(compiled) => return Ok(compiled),
+        CompileStep::Build(step) => step,
     };
     // A build that waits for its turn blocks no thread.
     let permit = builds.permit().await?;
@@ -140,7 +140,7 @@ async fn apart<T: Send + 'static>(
 }
 
 /// Next step for a component to compile.
-enum Step {
+enum CompileStep {
     Done(Compiled),
     Build(Prepared),
 }
@@ -162,7 +162,7 @@ impl Prepared {
 }
 
 /// The cheap checks, and the cache.
-fn prepare(engine: &Engine, builds: &Builds, source: Source) -> Result<(Step, Source), ComponentError> {
+fn prepare(engine: &Engine, builds: &Builds, source: Source) -> Result<(CompileStep, Source), ComponentError> {
     check_preamble(&source.wasm)?;
     let shape = Shape::of(&source.wasm);
     shape.check_memory(source.memory_bytes)?;
@@ -177,13 +177,13 @@ fn prepare(engine: &Engine, builds: &Builds, source: Source) -> Result<(Step, So
         if let Some(component) = cache.load(optimizing, &prepared.digest) {
             let mut compiled = prepared.compiled(source.clone(), component, memory);
             (compiled.cached, compiled.code) = (true, Code::Optimized);
-            return Ok((Step::Done(compiled), source));
+            return Ok((CompileStep::Done(compiled), source));
         }
     }
     prepared.shape.check()?;
     builds.refused_before(&prepared.digest)?;
     shape::check_functions(&source.wasm)?;
-    Ok((Step::Build(prepared), source))
+    Ok((CompileStep::Build(prepared), source))
 }
 
 /// Compiles with the fast compiler if the source asks for it. Where that compiler cannot, on this machine or for this component, the other one does.
@@ -252,17 +252,17 @@ fn chain(error: &wasmtime::Error) -> String {
 #[derive(Debug)]
 pub struct Admitted {
     compiled: Compiled,
-    kind: Kind,
+    kind: LinkedKind,
     handler: Option<Handler>,
     migration: Option<Migration>,
 }
 
-enum Kind {
+enum LinkedKind {
     Sdk(ComponentPre<State>),
     Plain(InstancePre<State>),
 }
 
-impl std::fmt::Debug for Kind {
+impl std::fmt::Debug for LinkedKind {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Sdk(_) => "Sdk",
@@ -298,9 +298,9 @@ impl Compiled {
         let handler = self.exports(handler::INTERFACE)?.then(|| Handler::new(linked.clone()));
         let migration = self.exports(migration::INTERFACE)?.then(|| Migration::new(linked.clone()));
         let kind = if self.exports(TOOLS_INTERFACE)? {
-            Kind::Sdk(ComponentPre::new(linked).map_err(link_error)?)
+            LinkedKind::Sdk(ComponentPre::new(linked).map_err(link_error)?)
         } else {
-            Kind::Plain(linked)
+            LinkedKind::Plain(linked)
         };
         let (handler, migration) =
             (handler.transpose().map_err(link_error)?, migration.transpose().map_err(link_error)?);
@@ -359,8 +359,8 @@ impl Admitted {
         let Self { compiled, kind, handler, migration } = self;
         let name = compiled.name.shared();
         let (tools, notes) = match kind {
-            Kind::Sdk(component) => (list_sdk(engine, admission, &name, component).await?, Vec::new()),
-            Kind::Plain(linked) => list_plain(&compiled, linked)?,
+            LinkedKind::Sdk(component) => (list_sdk(engine, admission, &name, component).await?, Vec::new()),
+            LinkedKind::Plain(linked) => list_plain(&compiled, linked)?,
         };
         let handler = match handler {
             Some(handler) => {

@@ -108,11 +108,11 @@ pub struct Answer {
 /// The client's handler of the progress of its call.
 pub type OnProgress = Arc<dyn Fn(f64, Option<f64>, Option<&str>) + Send + Sync>;
 
-struct Handler {
+struct ProgressHandler {
     on_progress: OnProgress,
 }
 
-impl ClientHandler for Handler {
+impl ClientHandler for ProgressHandler {
     fn get_info(&self) -> ClientInfo {
         let mut info = ClientInfo::default();
         info.client_info = Implementation::new("mcpp", env!("CARGO_PKG_VERSION"));
@@ -127,7 +127,7 @@ impl ClientHandler for Handler {
 /// A connection to a server.
 pub struct Client {
     config: ClientConfig,
-    service: RunningService<RoleClient, Handler>,
+    service: RunningService<RoleClient, ProgressHandler>,
 }
 
 impl std::fmt::Debug for Client {
@@ -156,7 +156,7 @@ impl Client {
     async fn try_connect(
         config: &ClientConfig,
         on_progress: OnProgress,
-    ) -> Result<RunningService<RoleClient, Handler>, ClientError> {
+    ) -> Result<RunningService<RoleClient, ProgressHandler>, ClientError> {
         let http = reqwest::Client::builder()
             .connect_timeout(config.timeout)
             .build()
@@ -166,7 +166,7 @@ impl Client {
         let transport = StreamableHttpClientTransport::with_client(http, transport);
         let lifecycle =
             ClientLifecycleMode::Auto { preferred_versions: vec![ProtocolVersion::V_2026_07_28], legacy_version: None };
-        let connected = serve_client_with_lifecycle(Handler { on_progress }, transport, lifecycle);
+        let connected = serve_client_with_lifecycle(ProgressHandler { on_progress }, transport, lifecycle);
         match tokio::time::timeout(config.timeout, connected).await {
             Err(_) => Err(ClientError::Timeout(config.timeout)),
             Ok(Ok(service)) => Ok(service),

@@ -137,8 +137,8 @@ fn read_parts<'a>(raw: &Raw<'a>) -> Result<Envelope<'a>, Malformed> {
 /// A string, which is copied only if it has escapes.
 pub(super) fn string(raw: &RawValue) -> Option<Cow<'_, str>> {
     #[derive(Deserialize)]
-    struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
-    serde_json::from_str(raw.get()).ok().map(|Text(text)| text)
+    struct BorrowedText<'a>(#[serde(borrow)] Cow<'a, str>);
+    serde_json::from_str(raw.get()).ok().map(|BorrowedText(text)| text)
 }
 
 /// Checks the parameters of a method that the engine does not check.

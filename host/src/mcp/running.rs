@@ -30,7 +30,7 @@ const EVENTS_AFTER_CALL: Duration = Duration::from_secs(5);
 
 /// The memory of an event's text. It goes with the notification through the engine's queues and caches, and is given back with the last copy.
 #[derive(Debug, Clone)]
-struct Held(#[expect(dead_code, reason = "kept for its drop")] Arc<Reservation>);
+struct HeldText(#[expect(dead_code, reason = "kept for its drop")] Arc<Reservation>);
 
 /// How a call ended, and what it cost.
 pub(super) type Outcome = (Result<ToolResult, CallError>, Receipt);
@@ -195,7 +195,7 @@ async fn forward_all(
 }
 
 fn notification(event: CallEvent, memory: Reservation, token: Option<&ProgressToken>) -> Option<ServerNotification> {
-    let held = Held(Arc::new(memory));
+    let held = HeldText(Arc::new(memory));
     Some(match event {
         CallEvent::Log { level, component, message } => {
             let mut params = LoggingMessageNotificationParam::new(convert::level(level), Value::String(message));

@@ -13,11 +13,11 @@ pub struct FairLines<T> {
     taken: usize,
     /// Rises whenever a tenant gets a unit.
     served: u64,
-    tenants: BTreeMap<TenantId, Line<T>>,
+    tenants: BTreeMap<TenantId, TenantLine<T>>,
 }
 
 #[derive(Debug)]
-struct Line<T> {
+struct TenantLine<T> {
     taken: usize,
     served: u64,
     waiting: VecDeque<oneshot::Sender<T>>,
@@ -29,7 +29,7 @@ impl<T> Default for FairLines<T> {
     }
 }
 
-impl<T> Default for Line<T> {
+impl<T> Default for TenantLine<T> {
     fn default() -> Self {
         Self { taken: 0, served: 0, waiting: VecDeque::new() }
     }

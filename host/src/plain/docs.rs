@@ -157,7 +157,7 @@ impl Docs {
         let mut add = |scope: &Scope, name: &str, item: ComponentItem| {
             if let ComponentItem::Type(ty) = item
                 && let Some(rest) = left.checked_sub(1)
-                && let Some(shape) = Shape::of(&ty)
+                && let Some(shape) = WitShape::of(&ty)
             {
                 left = rest;
                 let docs = self.named_type(scope, name).cloned().unwrap_or_default();
@@ -179,17 +179,17 @@ impl Docs {
 
 /// Docs of types by their shape: a signature has no names of types, but a record's fields and a variant's cases are names enough.
 #[derive(Debug, Default)]
-pub struct KnownTypes(BTreeMap<Shape, Vec<(String, TypeDocs)>>);
+pub struct KnownTypes(BTreeMap<WitShape, Vec<(String, TypeDocs)>>);
 
 /// Shape that tells one named type from another.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Shape {
+enum WitShape {
     Fields(Vec<String>),
     Cases(Vec<String>),
     Flags(Vec<String>),
 }
 
-impl Shape {
+impl WitShape {
     fn of(ty: &Type) -> Option<Self> {
         let owned = |name: &str| name.to_owned();
         match ty {
@@ -208,7 +208,7 @@ impl KnownTypes {
         if self.0.is_empty() {
             return None;
         }
-        let known = self.0.get(&Shape::of(ty)?)?;
+        let known = self.0.get(&WitShape::of(ty)?)?;
         let mut own = known.iter().filter(|(of, _)| of == scope).peekable();
         if own.peek().is_some() {
             the_same(own.map(|(_, docs)| docs))
@@ -266,7 +266,7 @@ fn cut(text: String) -> Option<String> {
 }
 
 /// One section of a component, not of a nested component.
-struct Section<'a> {
+struct DocsSection<'a> {
     /// The whole section.
     bytes: &'a [u8],
     /// Name and data of a custom section.
@@ -274,7 +274,7 @@ struct Section<'a> {
 }
 
 /// Sections of a component, as far as they can be told apart.
-fn sections(wasm: &[u8]) -> impl Iterator<Item = Section<'_>> {
+fn sections(wasm: &[u8]) -> impl Iterator<Item = DocsSection<'_>> {
     let mut rest = wasm.get(PREAMBLE_BYTES..).unwrap_or_default();
     std::iter::from_fn(move || {
         let mut reader = BinaryReader::new(rest, 0);
@@ -283,7 +283,7 @@ fn sections(wasm: &[u8]) -> impl Iterator<Item = Section<'_>> {
         let content = reader.read_bytes(usize::try_from(size).ok()?).ok()?;
         let (bytes, after) = rest.split_at_checked(reader.original_position())?;
         rest = after;
-        Some(Section { bytes, custom: (id == CUSTOM).then(|| custom(content)).flatten() })
+        Some(DocsSection { bytes, custom: (id == CUSTOM).then(|| custom(content)).flatten() })
     })
 }
 

@@ -125,10 +125,10 @@ impl Handles for Unseen {
 
 /// Handles that one instance has given out.
 #[derive(Debug, Default)]
-pub struct GivenOut(HashMap<String, Held>);
+pub struct GivenOut(HashMap<String, GivenOutHandle>);
 
 #[derive(Debug, Clone, Copy)]
-struct Held {
+struct GivenOutHandle {
     resource: ResourceAny,
     /// The type as the component has it, not as the instance does.
     ty: ResourceType,
@@ -151,7 +151,7 @@ impl GivenOut {
 pub struct InCall<'a> {
     given: &'a mut GivenOut,
     resources: &'a Resources,
-    taken: Vec<(String, Held)>,
+    taken: Vec<(String, GivenOutHandle)>,
     lent: Vec<String>,
     problem: Option<CallError>,
 }
@@ -221,7 +221,7 @@ impl Handles for InCall<'_> {
             return Value::Null;
         }
         let handle = format!("{PREFIX}{}", BASE64_URL_SAFE_NO_PAD.encode(bytes));
-        self.given.0.insert(handle.clone(), Held { resource: *resource, ty: *ty });
+        self.given.0.insert(handle.clone(), GivenOutHandle { resource: *resource, ty: *ty });
         Value::String(handle)
     }
 }

@@ -33,13 +33,13 @@ const LOOK_AGAIN: Duration = Duration::from_millis(2);
 #[derive(Debug, Clone)]
 pub(super) struct Lines {
     lines: SyncSender<Vec<u8>>,
-    waiting: Arc<Waiting>,
+    waiting: Arc<WaitingLine>,
     /// Of what waits, how much these lines may be.
     most_bytes: usize,
 }
 
 #[derive(Debug)]
-struct Waiting {
+struct WaitingLine {
     bytes: AtomicUsize,
     lost: AtomicU64,
     json: bool,
@@ -49,7 +49,7 @@ impl Lines {
     /// Starts the thread that writes to `out`.
     pub(super) fn start(out: impl Write + Send + 'static, json: bool) -> io::Result<Self> {
         let (lines, waiting_lines) = sync_channel(MAX_WAITING_LINES);
-        let waiting = Arc::new(Waiting { bytes: AtomicUsize::new(0), lost: AtomicU64::new(0), json });
+        let waiting = Arc::new(WaitingLine { bytes: AtomicUsize::new(0), lost: AtomicU64::new(0), json });
         let written = Arc::clone(&waiting);
         std::thread::Builder::new().name("log".into()).spawn(move || write_out(&waiting_lines, &written, out))?;
         Ok(Self { lines, waiting, most_bytes: MAX_WAITING_BYTES })
@@ -102,7 +102,7 @@ impl<'a> MakeWriter<'a> for Lines {
 }
 
 /// Writes line after line, for as long as there may be one, and says between them how many were lost.
-fn write_out(lines: &Receiver<Vec<u8>>, waiting: &Waiting, mut out: impl Write) {
+fn write_out(lines: &Receiver<Vec<u8>>, waiting: &WaitingLine, mut out: impl Write) {
     let (mut said, mut said_at) = (0, None::<Instant>);
     for line in lines {
         // If there is nobody to read there is nobody to tell.

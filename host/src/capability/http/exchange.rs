@@ -28,13 +28,13 @@ const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
 /// A request that the rules allow, on its way.
 pub(super) struct Exchange {
     request: Request<WasiBody>,
-    way: Way,
+    way: RequestWay,
     places: Arc<Semaphore>,
     patience: Patience,
 }
 
 /// Destination of a request, and the permissions and secrets for it.
-struct Way {
+struct RequestWay {
     method: http::Method,
     path: String,
     origin: Origin,
@@ -86,7 +86,7 @@ impl Exchange {
             between_bytes: asked(|options| options.between_bytes_timeout),
         };
         let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-        let way = Way { method, path, origin, secrets, access, requester, control };
+        let way = RequestWay { method, path, origin, secrets, access, requester, control };
         Ok(Self { request, way, places, patience })
     }
 
@@ -94,7 +94,7 @@ impl Exchange {
     pub(super) async fn run(mut self) -> Result<Sent, Error> {
         // The request waits for a permit of its own call, then for one of its tenant. It waits as long as the call may take, unless the guest limited the time
         // to connect.
-        let Way { control, access, requester, .. } = &self.way;
+        let RequestWay { control, access, requester, .. } = &self.way;
         let turn_until = Instant::now() + self.patience.turn;
         let own = timeout_at(turn_until, self.places.clone().acquire_owned());
         let own = own.await.map_err(|_| Error::ConnectionLimitReached)?;
@@ -104,7 +104,7 @@ impl Exchange {
         let connect_until = Instant::now() + self.patience.connect;
         self.put_in_secrets().await?;
         let addresses = timeout_at(connect_until, self.way.addresses()).await.map_err(|_| Error::DnsTimeout)??;
-        let Way { access, origin, control, .. } = &self.way;
+        let RequestWay { access, origin, control, .. } = &self.way;
         let stream = connection::connect(&access.outbound, origin, &addresses, control);
         let stream = timeout_at(connect_until, stream).await.map_err(|_| Error::ConnectionTimeout)??;
         let mut builder = hyper::client::conn::http1::Builder::new();
@@ -119,7 +119,7 @@ impl Exchange {
                 () = over.cancelled() => {}
             }
         });
-        let Self { request, way: Way { control, .. }, patience, .. } = self;
+        let Self { request, way: RequestWay { control, .. }, patience, .. } = self;
         let answer = tokio::time::timeout(patience.first_byte, sender.send_request(request)).await;
         let answer = answer.map_err(|_| Error::ConnectionReadTimeout)?.map_err(|error| connection::explain(&error))?;
         let (mut parts, body) = answer.into_parts();
@@ -154,7 +154,7 @@ impl Exchange {
     }
 }
 
-impl Way {
+impl RequestWay {
     /// The addresses of the host, all of them allowed.
     async fn addresses(&self) -> Result<Vec<SocketAddr>, Error> {
         let found = match &self.origin.host {

@@ -2,7 +2,7 @@
 
 use tokio::sync::oneshot;
 
-use super::{Kind, Line, Place, Queued, Slot, busy, number};
+use super::{InstancePermit, PermitKind, Queued, QueuedCall, Slot, busy, number};
 use crate::call::CallError;
 
 impl Slot {
@@ -20,9 +20,9 @@ impl Slot {
             of.waiting = of.waiting.saturating_add(1);
             state.waiting = state.waiting.saturating_add(1);
         }
-        let waiting = self.admission.place(&self.share.tenant, Kind::Waiting);
+        let waiting = self.admission.place(&self.share.tenant, PermitKind::Waiting);
         self.set_running(None);
-        Some(Parked { slot: self, _held: Held::Waiting(waiting) })
+        Some(Parked { slot: self, _held: ParkedPermit::Waiting(waiting) })
     }
 
     /// Changes from running back to the queue, for a call that waits for an instance in use by another call. It must not keep its place meanwhile, because the
@@ -44,7 +44,7 @@ impl Slot {
         let why = ("calls of this tenant queue", most);
         let queued = Queued { admission: self.admission.clone(), tenant: self.share.tenant.clone(), why };
         self.set_running(None);
-        Ok(Parked { slot: self, _held: Held::Queued(queued) })
+        Ok(Parked { slot: self, _held: ParkedPermit::Queued(queued) })
     }
 }
 
@@ -52,12 +52,12 @@ impl Slot {
 #[derive(Debug)]
 pub struct Parked<'a> {
     slot: &'a Slot,
-    _held: Held,
+    _held: ParkedPermit,
 }
 
 #[derive(Debug)]
-enum Held {
-    Waiting(#[expect(dead_code, reason = "given back when it is dropped")] Place),
+enum ParkedPermit {
+    Waiting(#[expect(dead_code, reason = "given back when it is dropped")] InstancePermit),
     Queued(#[expect(dead_code, reason = "given back when it is dropped")] Queued),
 }
 
@@ -66,7 +66,7 @@ impl Parked<'_> {
     pub async fn resume(self) {
         let (turn, mine) = oneshot::channel();
         let admission = &self.slot.admission;
-        admission.state().tenant(&self.slot.share).returning.push_back(Line { turn });
+        admission.state().tenant(&self.slot.share).returning.push_back(QueuedCall { turn });
         admission.settle();
         if let Ok(place) = mine.await {
             self.slot.set_running(Some(place));

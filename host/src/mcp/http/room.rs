@@ -58,11 +58,11 @@ struct OpenConnections {
     reserved: usize,
     of_tenants: usize,
     by_tenant: HashMap<TenantId, usize>,
-    entries: HashMap<u64, Entry>,
+    entries: HashMap<u64, ConnectionEntry>,
 }
 
 #[derive(Debug)]
-struct Entry {
+struct ConnectionEntry {
     kind: ConnectionKind,
     peer: IpAddr,
     activity: Arc<Activity>,
@@ -131,7 +131,7 @@ impl ConnectionRoom {
         let id = open.next;
         open.next = open.next.wrapping_add(1);
         open.count(&kind);
-        open.entries.insert(id, Entry { kind, peer, activity: Arc::clone(&activity) });
+        open.entries.insert(id, ConnectionEntry { kind, peer, activity: Arc::clone(&activity) });
         OpenConnection { room: Arc::clone(self), id, activity }
     }
 
@@ -207,7 +207,7 @@ impl OpenConnections {
     }
 
     fn most_idle_of(&self, tenant: &TenantId, not: u64) -> Option<u64> {
-        let own = |entry: &Entry| matches!(&entry.kind, ConnectionKind::Tenant(of) if of == tenant);
+        let own = |entry: &ConnectionEntry| matches!(&entry.kind, ConnectionKind::Tenant(of) if of == tenant);
         let idle = self.entries.iter().filter(|(id, entry)| **id != not && own(entry) && entry.activity.is_idle());
         idle.min_by_key(|(id, entry)| (entry.activity.idle_since.load(Ordering::Relaxed), **id)).map(|(id, _)| *id)
     }

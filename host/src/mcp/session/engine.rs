@@ -162,23 +162,23 @@ impl SessionManager for Manager {
     }
 }
 
-type StoreError = Box<dyn std::error::Error + Send + Sync + 'static>;
+type SessionStoreError = Box<dyn std::error::Error + Send + Sync + 'static>;
 
 /// The records are the engine's store of sessions that have no worker here.
 #[wasmtime_wasi::async_trait]
 impl SessionStore for Manager {
-    async fn load(&self, id: &str) -> Result<Option<SessionState>, StoreError> {
+    async fn load(&self, id: &str) -> Result<Option<SessionState>, SessionStoreError> {
         let initialize = self.0.own(id, |record| record.initialize.clone()).flatten();
         Ok(initialize.map(|json| serde_json::from_slice(&json)).transpose()?.map(SessionState::new))
     }
 
-    async fn store(&self, id: &str, state: &SessionState) -> Result<(), StoreError> {
+    async fn store(&self, id: &str, state: &SessionState) -> Result<(), SessionStoreError> {
         let json = opening::to_json(&state.initialize_params)?;
         self.0.own(id, |record| record.initialize = json);
         Ok(())
     }
 
-    async fn delete(&self, id: &str) -> Result<(), StoreError> {
+    async fn delete(&self, id: &str) -> Result<(), SessionStoreError> {
         self.0.own(id, |_| ()).is_some().then(|| self.0.records().remove(id));
         Ok(())
     }

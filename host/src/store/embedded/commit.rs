@@ -27,7 +27,7 @@ use crate::{
 /// Transactions of one group. Further ones wait for the next, so that no acknowledgement waits for a group without end.
 const MAX_GROUP: usize = 1_024;
 
-type Done = oneshot::Sender<Result<(), StoreError>>;
+type CommitDone = oneshot::Sender<Result<(), StoreError>>;
 
 /// One transaction on its way to the disk.
 #[derive(Debug)]
@@ -37,7 +37,7 @@ pub(super) struct Batch {
     writes: BTreeMap<Bytes, Option<Bytes>>,
     used_bytes: u64,
     _room: OwnedSemaphorePermit,
-    done: Option<Done>,
+    done: Option<CommitDone>,
 }
 
 impl Batch {

@@ -85,11 +85,11 @@ pub struct AccountLimits {
 /// The pools of one host.
 #[derive(Debug)]
 pub struct HostMemory {
-    pools: [Pool; 3],
+    pools: [MemoryPool; 3],
 }
 
 #[derive(Debug)]
-struct Pool {
+struct MemoryPool {
     bound: u64,
     used: AtomicU64,
 }
@@ -122,7 +122,7 @@ impl HostMemory {
     }
 
     fn of_machine(config: &MemoryConfig, machine: u64) -> Arc<Self> {
-        let pools = config.bounds(machine).map(|bound| Pool { bound, used: AtomicU64::new(0) });
+        let pools = config.bounds(machine).map(|bound| MemoryPool { bound, used: AtomicU64::new(0) });
         Arc::new(Self { pools })
     }
 
@@ -136,7 +136,7 @@ impl HostMemory {
         self.pool(of).used.load(Ordering::Relaxed)
     }
 
-    fn pool(&self, of: MemoryUse) -> &Pool {
+    fn pool(&self, of: MemoryUse) -> &MemoryPool {
         let [guests, code, messages] = &self.pools;
         match of {
             MemoryUse::Guests => guests,

@@ -27,7 +27,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use self::{
     line::{LineRequest, LoadLine},
-    loader::{Loader, Outcome},
+    loader::{LoadOutcome, Loader},
     watch::FolderWatch,
 };
 use crate::names::TenantId;
@@ -52,12 +52,12 @@ pub struct Report {
 }
 
 impl Report {
-    fn add(&mut self, component: String, outcome: Outcome) {
+    fn add(&mut self, component: String, outcome: LoadOutcome) {
         match outcome {
-            Outcome::Loaded(_) => drop(self.loaded.insert(component)),
-            Outcome::Unchanged => drop(self.unchanged.insert(component)),
-            Outcome::Removed => drop(self.removed.insert(component)),
-            Outcome::Failed(error) => drop(self.failed.insert(component, error)),
+            LoadOutcome::Loaded(_) => drop(self.loaded.insert(component)),
+            LoadOutcome::Unchanged => drop(self.unchanged.insert(component)),
+            LoadOutcome::Removed => drop(self.removed.insert(component)),
+            LoadOutcome::Failed(error) => drop(self.failed.insert(component, error)),
         }
     }
 }

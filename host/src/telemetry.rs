@@ -18,7 +18,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use tracing_subscriber::{EnvFilter, fmt};
 
-use self::lines::Lines;
+use self::lines::LogLines;
 use crate::{call::LogLevel, names::TenantId};
 
 /// How log lines look.
@@ -55,7 +55,7 @@ pub fn start_logging(level: &str, format: LogFormat) -> Result<(), String> {
 }
 
 /// The way of the log to standard error; started at the first use, for this process's life.
-static LINES: OnceLock<Lines> = OnceLock::new();
+static LINES: OnceLock<LogLines> = OnceLock::new();
 /// How long the program waits at its end for the last lines to be written.
 const LAST_LINES: Duration = Duration::from_secs(1);
 
@@ -64,7 +64,7 @@ pub(crate) fn lines_to_stderr(json: bool) -> std::io::Result<impl for<'a> fmt::M
     if let Some(lines) = LINES.get() {
         return Ok(lines.clone());
     }
-    let lines = Lines::start(std::io::stderr(), json)?;
+    let lines = LogLines::start(std::io::stderr(), json)?;
     let lines = LINES.get_or_init(|| lines).clone();
     std::panic::set_hook(Box::new(|panic| {
         let thread = std::thread::current();

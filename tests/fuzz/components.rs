@@ -40,7 +40,7 @@ impl Target {
 
     /// The outcome for a file, in words. Panics if the child failed for no reason of the component's.
     pub async fn run(&self, wasm: &[u8]) -> String {
-        let source = component::Source {
+        let source = component::ComponentSource {
             name: ComponentName::new("fuzzed").expect("legal"),
             wasm: wasm.to_vec().into(),
             fuel: Fuel::Uncounted,

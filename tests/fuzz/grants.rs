@@ -13,7 +13,7 @@ use std::{
 use mcpp::{
     cli,
     config::Config,
-    grants::{ComponentGrant, http::Origin},
+    grants::{ComponentGrant, http::UrlOrigin},
     names::{ComponentName, TenantId, ToolName, ToolPattern, Topic},
     secrets::SecretName,
     tenant::{home::Homes, tokens::TokenFile},
@@ -237,7 +237,12 @@ fn advised(table: &Table, grant: &ComponentGrant, random: &mut Random) {
     assert!(check(&grant, method, &origin, path).is_ok(), "{table} still denies {method} {origin}{path}");
 }
 
-fn check(grant: &ComponentGrant, method: &str, origin: &Origin, path: &str) -> Result<(), mcpp::grants::http::Denied> {
+fn check(
+    grant: &ComponentGrant,
+    method: &str,
+    origin: &UrlOrigin,
+    path: &str,
+) -> Result<(), mcpp::grants::http::DeniedRequest> {
     let host = origin.host.to_string();
     grant.http.check(method, origin.scheme.as_str(), &host, Some(origin.port), path).map(drop)
 }
@@ -263,8 +268,8 @@ fn pick<'a>(of: &[&'a str], random: &mut Random) -> &'a str {
     of[random.below(of.len())]
 }
 
-fn parse_origin(text: &str) -> Origin {
-    Origin::try_from(text.to_owned()).expect("an origin")
+fn parse_origin(text: &str) -> UrlOrigin {
+    UrlOrigin::try_from(text.to_owned()).expect("an origin")
 }
 
 fn parse_address(text: &str) -> IpAddr {

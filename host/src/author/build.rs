@@ -38,7 +38,7 @@ pub struct Built {
 
 /// Why a build made nothing.
 #[derive(Debug, thiserror::Error)]
-pub enum BuildError {
+pub enum ProjectBuildError {
     /// The folder is no project.
     #[error(transparent)]
     Project(#[from] ProjectError),
@@ -87,7 +87,7 @@ pub enum BuildError {
 }
 
 /// Told of each step, in a few words.
-pub type Progress<'a> = &'a (dyn Fn(&str) + Send + Sync);
+pub type BuildProgress<'a> = &'a (dyn Fn(&str) + Send + Sync);
 
 /// The result of a language's steps.
 struct Steps {
@@ -96,7 +96,7 @@ struct Steps {
 }
 
 /// Builds the component of a project.
-pub async fn build(project: &Project, progress: Progress<'_>) -> Result<Built, BuildError> {
+pub async fn build(project: &Project, progress: BuildProgress<'_>) -> Result<Built, ProjectBuildError> {
     let started = Instant::now();
     let Steps { component, said } = match project.language {
         Language::Rust => rust::build(project, progress).await?,
@@ -105,7 +105,7 @@ pub async fn build(project: &Project, progress: Progress<'_>) -> Result<Built, B
         Language::C => c::build(project, progress).await?,
         Language::Go => go::build(project, progress).await?,
     };
-    let missing = |error| BuildError::NoComponent(format!("{}: {error}", component.display()));
+    let missing = |error| ProjectBuildError::NoComponent(format!("{}: {error}", component.display()));
     let mut bytes = std::fs::metadata(&component).map_err(missing)?.len();
     if project.language != Language::Rust {
         bytes = document(project, &component)?;
@@ -114,11 +114,11 @@ pub async fn build(project: &Project, progress: Progress<'_>) -> Result<Built, B
 }
 
 /// Puts the doc comments of the project's WIT into its component, where they are the descriptions of its tools, and what it was written in; its size.
-fn document(project: &Project, component: &Path) -> Result<u64, BuildError> {
-    let failed = |source| BuildError::File { path: component.to_owned(), source };
+fn document(project: &Project, component: &Path) -> Result<u64, ProjectBuildError> {
+    let failed = |source| ProjectBuildError::File { path: component.to_owned(), source };
     let plain = std::fs::read(component).map_err(failed)?;
     let documented = docs::embed(&plain, &project.folder.join(WIT));
-    let mut documented = documented.map_err(|error| BuildError::Wit(error.into()))?;
+    let mut documented = documented.map_err(|error| ProjectBuildError::Wit(error.into()))?;
     producers(project.language).append_to(&mut documented);
     std::fs::write(component, &documented).map_err(failed)?;
     Ok(u64::try_from(documented.len()).unwrap_or(u64::MAX))
@@ -135,10 +135,10 @@ fn producers(language: Language) -> ProducersSection {
 }
 
 /// The world of a plain component, the folder for what is made, and where its component goes.
-fn plain(project: &Project) -> Result<(World, PathBuf, PathBuf), BuildError> {
-    let world = World::read(project).map_err(BuildError::Wit)?;
+fn plain(project: &Project) -> Result<(World, PathBuf, PathBuf), ProjectBuildError> {
+    let world = World::read(project).map_err(ProjectBuildError::Wit)?;
     let out = project.folder.join(OUT);
-    std::fs::create_dir_all(&out).map_err(|source| BuildError::File { path: out.clone(), source })?;
+    std::fs::create_dir_all(&out).map_err(|source| ProjectBuildError::File { path: out.clone(), source })?;
     let component = out.join(format!("{}.wasm", world.component));
     Ok((world, out, component))
 }
@@ -148,7 +148,7 @@ fn said(done: impl IntoIterator<Item = Done>) -> String {
     done.into_iter().map(|done| done.said).collect()
 }
 
-impl BuildError {
+impl ProjectBuildError {
     /// The error with all its sources, in one line.
     pub fn line(&self) -> String {
         crate::error::chain(self)

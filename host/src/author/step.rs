@@ -12,7 +12,7 @@ use tokio::{
     process::Command,
 };
 
-use super::{build::BuildError, location::first_error};
+use super::{build::ProjectBuildError, location::first_error};
 
 /// The most that is kept of a tool's words. The rest is dropped, as the first error matters.
 const MAX_SAID_BYTES: usize = 1 << 20;
@@ -89,14 +89,14 @@ impl Step {
     }
 
     /// Runs it to its end. It is killed if the future is dropped.
-    pub(super) async fn run(self) -> Result<Done, BuildError> {
+    pub(super) async fn run(self) -> Result<Done, ProjectBuildError> {
         let mut command = Command::new(&self.program);
         command.args(&self.arguments).current_dir(&self.folder).envs(self.environment.iter().cloned());
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
         let program = self.program.to_string_lossy().into_owned();
-        let failed = |source| BuildError::Run { program: program.clone(), source };
+        let failed = |source| ProjectBuildError::Run { program: program.clone(), source };
         let mut child = command.spawn().map_err(|source| match source.kind() {
-            std::io::ErrorKind::NotFound => BuildError::Missing { program: program.clone(), needs: self.needs },
+            std::io::ErrorKind::NotFound => ProjectBuildError::Missing { program: program.clone(), needs: self.needs },
             _ => failed(source),
         })?;
         let (said, data) = (Mutex::new(Vec::new()), Mutex::new(Vec::new()));
@@ -112,7 +112,7 @@ impl Step {
             return Ok(done);
         }
         let first = first_error(&done.said, &self.folder);
-        Err(BuildError::Failed { command: self.command(), first, said: done.said })
+        Err(ProjectBuildError::Failed { command: self.command(), first, said: done.said })
     }
 
     /// The command, short enough for a line.

@@ -13,7 +13,7 @@ use crate::{
             endpoint::{call, caller, log, progress},
             tool::types,
         },
-        output::{self, Writer},
+        output::{self, RecordWriter},
         state::{Running, State},
     },
     memory::{MemoryUse, json_bytes},
@@ -69,7 +69,7 @@ impl State {
         match &self.running {
             Some(running) => output::record(&running.writer(), level, message, &running.observer),
             None => {
-                let nobody = Writer { tenant: None, component: "".into(), tool: "".into() };
+                let nobody = RecordWriter { tenant: None, component: "".into(), tool: "".into() };
                 output::record(&nobody, level, message, &Observer::default());
             }
         }

@@ -8,7 +8,7 @@ use super::store::OpenTransaction;
 use crate::{
     capability::{bindings::mcpp::events::outbox as wit, state::State},
     events::{
-        outbox::{self, Message, Origin},
+        outbox::{self, EventOrigin, Message},
         record::{MAX_KEY_BYTES, MAX_PAYLOAD_BYTES},
     },
     names::{ComponentName, Topic},
@@ -47,8 +47,8 @@ struct Writing {
 }
 
 impl Writing {
-    fn origin(&self) -> Origin<'_> {
-        Origin { space: &self.space, cause: &self.cause, traceparent: self.traceparent.clone(), chain: self.chain }
+    fn origin(&self) -> EventOrigin<'_> {
+        EventOrigin { space: &self.space, cause: &self.cause, traceparent: self.traceparent.clone(), chain: self.chain }
     }
 }
 

@@ -26,13 +26,13 @@ use wasmtime_wasi::{
 
 pub use self::{
     folders::{FolderError, Folders, OwnFolders},
-    handles::Handles,
+    handles::FileHandles,
 };
 use self::{
     handles::ENTRY_BYTES,
     open::Wanted,
     pool::{blocking, in_pool},
-    stream::{Reader, Writer},
+    stream::{FileReader, FileWriter},
 };
 use crate::{
     capability::state::State,
@@ -50,7 +50,7 @@ pub struct Files<'a> {
     /// Controls of the call.
     pub control: &'a Arc<Control>,
     /// Open files and listings.
-    pub handles: &'a mut Handles,
+    pub handles: &'a mut FileHandles,
     /// Granted directories.
     pub folders: Option<&'a Folders>,
     /// Notes the uses of the granted directories.
@@ -103,7 +103,7 @@ impl Files<'_> {
 
     fn metered(&mut self, fd: u32, stream: Resource<DynOutputStream>) -> FsResult<Resource<DynOutputStream>> {
         let inner = self.view.table.delete(stream)?;
-        let writer = Writer { inner, control: Arc::clone(self.control), _handle: self.handles.of(fd) };
+        let writer = FileWriter { inner, control: Arc::clone(self.control), _handle: self.handles.of(fd) };
         Ok(self.view.table.push(Box::new(writer) as DynOutputStream)?)
     }
 }
@@ -244,7 +244,7 @@ impl HostDescriptor for Files<'_> {
         let handle = self.handles.of(fd.rep());
         let stream = HostDescriptor::read_via_stream(&mut self.view, fd, offset)?;
         let inner = self.view.table.delete(stream)?;
-        let reader = Reader { inner, control: Arc::clone(self.control), _handle: handle };
+        let reader = FileReader { inner, control: Arc::clone(self.control), _handle: handle };
         Ok(self.view.table.push(Box::new(reader) as DynInputStream)?)
     }
 

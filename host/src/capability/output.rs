@@ -27,7 +27,7 @@ const WRITE_BYTES: usize = 64 << 10;
 
 /// Writer of records.
 #[derive(Debug, Clone)]
-pub struct Writer {
+pub struct RecordWriter {
     /// Tenant that it belongs to; none while the host only asks the component for its tools.
     pub tenant: Option<TenantId>,
     /// The component.
@@ -48,12 +48,12 @@ impl std::fmt::Debug for LogStream {
 
 impl LogStream {
     /// A stream whose lines become records of `level`.
-    pub fn new(writer: Writer, level: LogLevel, control: Arc<Control>, observer: Observer) -> Self {
+    pub fn new(writer: RecordWriter, level: LogLevel, control: Arc<Control>, observer: Observer) -> Self {
         Self(Arc::new(Mutex::new(OutputLine { writer, level, control, observer, bytes: Vec::new() })))
     }
 
     /// Ends the line, and writes from now on for another call.
-    pub fn write_for(&self, writer: Writer, control: Arc<Control>, observer: Observer) {
+    pub fn write_for(&self, writer: RecordWriter, control: Arc<Control>, observer: Observer) {
         let mut line = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         line.flush();
         *line = OutputLine { writer, level: line.level, control, observer, bytes: Vec::new() };
@@ -69,7 +69,7 @@ impl LogStream {
 
 /// The current line. The host writes out an unfinished last line when the call ends.
 struct OutputLine {
-    writer: Writer,
+    writer: RecordWriter,
     level: LogLevel,
     control: Arc<Control>,
     observer: Observer,
@@ -108,7 +108,7 @@ impl Drop for OutputLine {
 }
 
 /// Writes one record of a guest to the host's log and to the call's observer.
-pub fn record(writer: &Writer, level: LogLevel, message: String, observer: &Observer) {
+pub fn record(writer: &RecordWriter, level: LogLevel, message: String, observer: &Observer) {
     telemetry::guest_record(writer.tenant.as_ref(), &writer.component, &writer.tool, level, &message);
     observer.notify(CallEvent::Log { level, component: writer.component.to_string(), message });
 }

@@ -14,11 +14,11 @@ use wasmtime_wasi::{
 use wasmtime_wasi_http::{WasiHttpCtxView, WasiHttpView};
 
 use self::usage::Usage;
-use super::output::{LogStream, Writer};
+use super::output::{LogStream, RecordWriter};
 use crate::{
     call::{Dispatch, LogLevel, Observer, Session, TraceContext},
     capability::{
-        files::{Files, Folders, Handles},
+        files::{FileHandles, Files, Folders},
         http::{HttpAccess, HttpUse, Requester},
         store::{StoreAccess, StoreUse},
     },
@@ -82,9 +82,9 @@ pub struct Running {
 
 impl Running {
     /// Writer of the call's log records.
-    pub fn writer(&self) -> Writer {
+    pub fn writer(&self) -> RecordWriter {
         let tenant = Some(self.principal.tenant.clone());
-        Writer { tenant, component: Arc::clone(&self.component), tool: Arc::clone(&self.tool) }
+        RecordWriter { tenant, component: Arc::clone(&self.component), tool: Arc::clone(&self.tool) }
     }
 
     fn way_out(&self) -> Option<(HttpAccess, Requester)> {
@@ -109,7 +109,7 @@ pub struct State {
     pub progress: f64,
     /// Open snapshots and transactions of the store.
     pub store_use: StoreUse,
-    handles: Handles,
+    handles: FileHandles,
     http: Option<HttpUse>,
     usage: Usage,
     component: Arc<str>,
@@ -142,7 +142,7 @@ impl State {
             running,
             progress: f64::NEG_INFINITY,
             store_use: StoreUse::default(),
-            handles: Handles::default(),
+            handles: FileHandles::default(),
             http: None,
             usage,
             component: Arc::clone(component),
@@ -152,7 +152,7 @@ impl State {
     /// The WASI context for the present call.
     fn new_wasi(component: &Arc<str>, control: &Arc<Control>, running: Option<&Running>) -> Wasi {
         let observer = running.map(|call| call.observer.clone()).unwrap_or_default();
-        let nobody = || Writer { tenant: None, component: Arc::clone(component), tool: "".into() };
+        let nobody = || RecordWriter { tenant: None, component: Arc::clone(component), tool: "".into() };
         let writer = running.map_or_else(nobody, Running::writer);
         let stream = |level| LogStream::new(writer.clone(), level, Arc::clone(control), observer.clone());
         let output = [stream(LogLevel::Info), stream(LogLevel::Warning)];
@@ -189,7 +189,7 @@ impl State {
     /// Ends the call. An instance that still has a snapshot or transaction open cannot stay, because others may wait for it.
     pub fn rest(&mut self) -> bool {
         for stream in self.output() {
-            let writer = Writer { tenant: None, component: "".into(), tool: "".into() };
+            let writer = RecordWriter { tenant: None, component: "".into(), tool: "".into() };
             stream.write_for(writer, Arc::clone(&self.control), Observer::default());
         }
         self.http = None;

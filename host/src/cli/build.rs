@@ -12,7 +12,7 @@ use serde_json::json;
 
 use super::{clean, print, print_json, remote::tell};
 use crate::author::{
-    build::{self, BuildError, Built},
+    build::{self, Built, ProjectBuildError},
     project::Project,
 };
 
@@ -45,7 +45,7 @@ impl Build {
             Ok(built) => built,
             Err(error) => {
                 show_failure(&error);
-                return Ok(if matches!(error, BuildError::Missing { .. }) { MISSING } else { FAILED });
+                return Ok(if matches!(error, ProjectBuildError::Missing { .. }) { MISSING } else { FAILED });
             }
         };
         show(&built.said);
@@ -62,7 +62,7 @@ impl Build {
 }
 
 /// Builds, and shows progress: a moving line on a terminal, a line for each step elsewhere.
-pub(super) async fn with_progress(project: &Project) -> Result<Built, BuildError> {
+pub(super) async fn with_progress(project: &Project) -> Result<Built, ProjectBuildError> {
     let started = Instant::now();
     if !std::io::stderr().is_terminal() {
         let step = |step: &str| {
@@ -81,8 +81,8 @@ pub(super) async fn with_progress(project: &Project) -> Result<Built, BuildError
 }
 
 /// Shows a failure: the first error's place, then the tools' own words, then the step that failed.
-pub(super) fn show_failure(error: &BuildError) {
-    if let BuildError::Failed { first, said, .. } = error {
+pub(super) fn show_failure(error: &ProjectBuildError) {
+    if let ProjectBuildError::Failed { first, said, .. } = error {
         if let Some(first) = first {
             tell(&clean(first));
         }

@@ -43,7 +43,7 @@ use crate::{
     host::Host,
     names::TenantId,
     registry::catalog::{LoadTimes, Revision},
-    reload::accept::{Change, Face},
+    reload::accept::{Face, FaceChange},
     reload::error::LoadError,
 };
 
@@ -316,8 +316,9 @@ impl DevSession {
         tell(&paint(Style::Good, &format!("{name} is live on {url} ({times})")));
         let difference = face.changes(self.live.as_ref());
         // Of a tool that is new its author needs no more than its name.
-        let of_interest = |change: &&Change| !matches!(change, Change::New | Change::Text { before: None, .. });
-        for line in difference.iter().filter(of_interest).map(Change::line) {
+        let of_interest =
+            |change: &&FaceChange| !matches!(change, FaceChange::New | FaceChange::Text { before: None, .. });
+        for line in difference.iter().filter(of_interest).map(FaceChange::line) {
             tell(&format!("  {}", paint(Style::of_difference(&line), &line)));
         }
         if self.live.is_some() && difference.is_empty() {

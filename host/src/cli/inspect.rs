@@ -113,7 +113,7 @@ impl Inspect {
         let config = EngineConfig { max_running: 2, max_waiting: 1, guest_threads: 1, ..EngineConfig::default() };
         let engine = Engine::new(&config)?;
         let builds = Builds::of_tenant(Compiler::new(&CompileConfig::default()), None);
-        let source = component::Source {
+        let source = component::ComponentSource {
             name,
             wasm: wasm.clone().into(),
             fuel: Fuel::Uncounted,

@@ -21,7 +21,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-pub use self::parked::Parked;
+pub use self::parked::ParkedCall;
 use super::turns::{Turn, Turns};
 use crate::{
     call::CallError,

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::memory::memory_bytes;
 pub use refused::Refusal;
-use refused::Refusals;
+use refused::RefusedBuilds;
 
 /// Largest component file, in bytes.
 pub const MAX_COMPONENT_BYTES: u64 = 256 << 20;
@@ -214,7 +214,7 @@ pub struct Builds {
     compiler: Compiler,
     turns: Arc<Semaphore>,
     cache: Option<Cache>,
-    refusals: Refusals,
+    refusals: RefusedBuilds,
 }
 
 /// Permission to have a child, until it is dropped.
@@ -236,7 +236,7 @@ impl Builds {
     }
 
     fn new(compiler: Compiler, cache: Option<Cache>, at_once: usize) -> Arc<Self> {
-        let refusals = Refusals::new(cache.as_ref().map(Cache::folder));
+        let refusals = RefusedBuilds::new(cache.as_ref().map(Cache::folder));
         Arc::new(Self { compiler, turns: Arc::new(Semaphore::new(at_once)), cache, refusals })
     }
 
@@ -264,7 +264,7 @@ impl Builds {
     pub fn build(&self, features: Features, wasm: &[u8], digest: &Digest) -> Result<MachineCode, BuildError> {
         let Shared { program, limits, .. } = &*self.compiler.0;
         let order =
-            parent::Order { program, limits, features, engine: digest.engine(), max_code_bytes: MAX_CODE_BYTES };
+            parent::BuildOrder { program, limits, features, engine: digest.engine(), max_code_bytes: MAX_CODE_BYTES };
         match parent::run(&order, wasm) {
             Err(BuildError::Refused { refusal, known }) => {
                 if refusal.is_of_the_component() {

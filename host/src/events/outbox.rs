@@ -14,7 +14,7 @@ use crate::{
 
 /// Writer of an event or timer, and its reason.
 #[derive(Debug)]
-pub struct Origin<'a> {
+pub struct EventOrigin<'a> {
     /// The space of the component that writes.
     pub space: &'a Space,
     /// Action of the component, such as `event ID`, in whose course it writes.
@@ -37,7 +37,7 @@ pub struct Message {
 /// Emits an event to all present subscribers and returns its id. `index` numbers the messages of one transaction.
 pub async fn emit(
     transaction: &mut dyn Transaction,
-    origin: &Origin<'_>,
+    origin: &EventOrigin<'_>,
     subscriptions: &Subscriptions,
     index: u32,
     topic: &Topic,
@@ -63,7 +63,7 @@ pub async fn emit(
 /// Sets the timer of a key, in the place of an earlier one.
 pub async fn wake_at(
     transaction: &mut dyn Transaction,
-    origin: &Origin<'_>,
+    origin: &EventOrigin<'_>,
     index: u32,
     at_ms: u64,
     message: Message,
@@ -87,11 +87,18 @@ pub async fn cancel_wake(transaction: &mut dyn Transaction, key: &str) -> Result
     transaction.delete(&timer).await
 }
 
-fn id(origin: &Origin<'_>, sequence: u64, index: u32) -> String {
+fn id(origin: &EventOrigin<'_>, sequence: u64, index: u32) -> String {
     format!("{}/{sequence}-{index}", origin.space.component)
 }
 
-fn delivery(origin: &Origin<'_>, id: String, kind: Kind, message: &Message, time_ms: u64, next_ms: u64) -> Delivery {
+fn delivery(
+    origin: &EventOrigin<'_>,
+    id: String,
+    kind: Kind,
+    message: &Message,
+    time_ms: u64,
+    next_ms: u64,
+) -> Delivery {
     // A timer begins a new chain. Otherwise a component that wakes itself now and then could do so only `MAX_CHAIN` times.
     let chain = if kind == Kind::Timer { 0 } else { origin.chain };
     Delivery {

@@ -14,7 +14,7 @@ pub struct FolderGrants(Vec<FolderGrant>);
 
 /// One directory.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "Raw")]
+#[serde(try_from = "RawFolder")]
 pub struct FolderGrant {
     /// The directory on the host; absolute.
     pub path: PathBuf,
@@ -55,18 +55,18 @@ impl std::fmt::Display for FolderGrant {
 /// A directory as it is written in the file.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Raw {
+struct RawFolder {
     path: PathBuf,
     at: Option<String>,
     #[serde(default)]
     mode: FolderMode,
 }
 
-impl TryFrom<Raw> for FolderGrant {
+impl TryFrom<RawFolder> for FolderGrant {
     type Error = String;
 
-    fn try_from(raw: Raw) -> Result<Self, String> {
-        let Raw { path, at, mode } = raw;
+    fn try_from(raw: RawFolder) -> Result<Self, String> {
+        let RawFolder { path, at, mode } = raw;
         if !path.is_absolute() || path.components().any(|part| part == Component::ParentDir) {
             return Err(format!("the directory {path:?} is not an absolute path without `..`"));
         }

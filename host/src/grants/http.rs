@@ -16,7 +16,7 @@ use serde::Deserialize;
 use self::path::Paths;
 pub use self::{
     address::is_public,
-    host::{Host, InvalidHost, split_authority},
+    host::{InvalidHost, UrlHost, split_authority},
 };
 
 /// Most rules of one component.
@@ -61,16 +61,16 @@ impl Scheme {
 /// A scheme, a host and a port: the server that a request goes to.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(try_from = "String")]
-pub struct Origin {
+pub struct UrlOrigin {
     /// The scheme.
     pub scheme: Scheme,
     /// The host.
-    pub host: Host,
+    pub host: UrlHost,
     /// The port.
     pub port: u16,
 }
 
-impl TryFrom<String> for Origin {
+impl TryFrom<String> for UrlOrigin {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
@@ -79,19 +79,19 @@ impl TryFrom<String> for Origin {
         let scheme = Scheme::parse(scheme).ok_or_else(|| refuse("its scheme is neither http nor https"))?;
         let (host, port) =
             split_authority(authority).ok_or_else(|| refuse("after the scheme come a host and perhaps a port"))?;
-        let host = Host::parse(host).map_err(|error| refuse(&error.to_string()))?;
+        let host = UrlHost::parse(host).map_err(|error| refuse(&error.to_string()))?;
         Ok(Self { scheme, host, port: port.unwrap_or(scheme.port()) })
     }
 }
 
-impl Origin {
+impl UrlOrigin {
     /// The host, and the port unless it is the scheme's, as in a URL and in the header `Host`.
     pub fn authority(&self) -> String {
         if self.port == self.scheme.port() { self.host.to_string() } else { format!("{}:{}", self.host, self.port) }
     }
 }
 
-impl fmt::Display for Origin {
+impl fmt::Display for UrlOrigin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}://{}", self.scheme.as_str(), self.authority())
     }
@@ -100,7 +100,7 @@ impl fmt::Display for Origin {
 /// The hosts of one rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Hosts {
-    One(Host),
+    One(UrlHost),
     /// All names that end in this, which begins with a dot.
     Below(String),
 }
@@ -108,20 +108,20 @@ enum Hosts {
 impl Hosts {
     fn parse(text: &str) -> Result<Self, String> {
         match text.strip_prefix("*.") {
-            None => Host::parse(text).map(Self::One).map_err(|error| error.to_string()),
-            Some(domain) => match Host::parse(domain) {
-                Ok(Host::Name(name)) => Ok(Self::Below(format!(".{name}"))),
-                Ok(Host::Address(_)) => Err("an address has no names below it".to_owned()),
+            None => UrlHost::parse(text).map(Self::One).map_err(|error| error.to_string()),
+            Some(domain) => match UrlHost::parse(domain) {
+                Ok(UrlHost::Name(name)) => Ok(Self::Below(format!(".{name}"))),
+                Ok(UrlHost::Address(_)) => Err("an address has no names below it".to_owned()),
                 Err(error) => Err(error.to_string()),
             },
         }
     }
 
-    fn allow(&self, host: &Host) -> bool {
+    fn allow(&self, host: &UrlHost) -> bool {
         match (self, host) {
             (Self::One(one), host) => one == host,
-            (Self::Below(domain), Host::Name(name)) => name.len() > domain.len() && name.ends_with(domain),
-            (Self::Below(_), Host::Address(_)) => false,
+            (Self::Below(domain), UrlHost::Name(name)) => name.len() > domain.len() && name.ends_with(domain),
+            (Self::Below(_), UrlHost::Address(_)) => false,
         }
     }
 }
@@ -201,7 +201,7 @@ fn network(text: &str) -> Result<IpNet, String> {
 
 impl Rule {
     fn allows(&self, request: &Request<'_>) -> bool {
-        let Origin { scheme, host, port } = &request.origin;
+        let UrlOrigin { scheme, host, port } = &request.origin;
         self.scheme == *scheme
             && self.port == *port
             && self.hosts.allow(host)
@@ -213,7 +213,7 @@ impl Rule {
     pub fn allows_address(&self, address: IpAddr) -> bool {
         is_public(address)
             || self.addresses.iter().any(|network| network.contains(&address))
-            || self.hosts == Hosts::One(Host::Address(address))
+            || self.hosts == Hosts::One(UrlHost::Address(address))
     }
 }
 
@@ -237,7 +237,7 @@ impl TryFrom<Vec<Rule>> for HttpRules {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Request<'a> {
     method: &'a str,
-    origin: Origin,
+    origin: UrlOrigin,
     path: &'a str,
 }
 
@@ -261,16 +261,26 @@ impl HttpRules {
         host: &str,
         port: Option<u16>,
         path: &str,
-    ) -> Result<&Rule, Denied> {
+    ) -> Result<&Rule, DeniedRequest> {
         let request = request(method, scheme, host, port, path)?;
-        self.0.iter().find(|rule| rule.allows(&request)).ok_or_else(|| Denied::no_rule(&request))
+        self.0.iter().find(|rule| rule.allows(&request)).ok_or_else(|| DeniedRequest::no_rule(&request))
     }
 
     /// Whether a request may go to `address`; asked of every rule that allows the request.
-    pub fn allows_address(&self, method: &str, origin: &Origin, path: &str, address: IpAddr) -> Result<(), Denied> {
+    pub fn allows_address(
+        &self,
+        method: &str,
+        origin: &UrlOrigin,
+        path: &str,
+        address: IpAddr,
+    ) -> Result<(), DeniedRequest> {
         let request = Request { method, origin: origin.clone(), path };
         let mut rules = self.0.iter().filter(|rule| rule.allows(&request));
-        if rules.any(|rule| rule.allows_address(address)) { Ok(()) } else { Err(Denied::address(&request, address)) }
+        if rules.any(|rule| rule.allows_address(address)) {
+            Ok(())
+        } else {
+            Err(DeniedRequest::address(&request, address))
+        }
     }
 }
 
@@ -280,34 +290,34 @@ fn request<'a>(
     host: &str,
     port: Option<u16>,
     path: &'a str,
-) -> Result<Request<'a>, Denied> {
+) -> Result<Request<'a>, DeniedRequest> {
     let Some(scheme) = Scheme::parse(scheme) else {
-        return Err(Denied::never(format!("the scheme {scheme:?} is neither http nor https")));
+        return Err(DeniedRequest::never(format!("the scheme {scheme:?} is neither http nor https")));
     };
     if method == "CONNECT" || method == "TRACE" {
-        return Err(Denied::never(format!("the method {method} is offered to no component")));
+        return Err(DeniedRequest::never(format!("the method {method} is offered to no component")));
     }
     let legal = |byte: u8| byte.is_ascii_uppercase();
     if method.is_empty() || method.len() > MAX_METHOD_BYTES || !method.bytes().all(legal) {
-        return Err(Denied::never("the method is not one in upper-case letters".to_owned()));
+        return Err(DeniedRequest::never("the method is not one in upper-case letters".to_owned()));
     }
-    let host = Host::parse(host).map_err(|error| Denied::never(error.to_string()))?;
+    let host = UrlHost::parse(host).map_err(|error| DeniedRequest::never(error.to_string()))?;
     let path = if path.is_empty() { "/" } else { path };
     if !path.starts_with('/') {
-        return Err(Denied::never("the path does not begin with `/`".to_owned()));
+        return Err(DeniedRequest::never("the path does not begin with `/`".to_owned()));
     }
-    Ok(Request { method, origin: Origin { scheme, host, port: port.unwrap_or(scheme.port()) }, path })
+    Ok(Request { method, origin: UrlOrigin { scheme, host, port: port.unwrap_or(scheme.port()) }, path })
 }
 
 /// A request is not allowed; why, and the rule that would allow it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{why}")]
-pub struct Denied {
+pub struct DeniedRequest {
     why: String,
     rule: Option<String>,
 }
 
-impl Denied {
+impl DeniedRequest {
     /// No rule can allow it.
     pub fn never(why: String) -> Self {
         Self { why, rule: None }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Deserialize;
 
-use super::http::Origin;
+use super::http::UrlOrigin;
 use crate::secrets::SecretName;
 
 /// The granted secrets of one component.
@@ -14,13 +14,13 @@ pub struct SecretGrants(BTreeMap<SecretName, Origins>);
 
 /// One secret's origins; at least one.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "BTreeSet<Origin>")]
-struct Origins(BTreeSet<Origin>);
+#[serde(try_from = "BTreeSet<UrlOrigin>")]
+struct Origins(BTreeSet<UrlOrigin>);
 
-impl TryFrom<BTreeSet<Origin>> for Origins {
+impl TryFrom<BTreeSet<UrlOrigin>> for Origins {
     type Error = &'static str;
 
-    fn try_from(origins: BTreeSet<Origin>) -> Result<Self, Self::Error> {
+    fn try_from(origins: BTreeSet<UrlOrigin>) -> Result<Self, Self::Error> {
         if origins.is_empty() {
             return Err("a granted secret needs at least one origin, such as \"https://api.example.com\"");
         }
@@ -40,7 +40,7 @@ impl SecretGrants {
     }
 
     /// Whether the secret `name` may go to `origin`.
-    pub fn allow(&self, name: &SecretName, origin: &Origin) -> bool {
+    pub fn allow(&self, name: &SecretName, origin: &UrlOrigin) -> bool {
         self.0.get(name).is_some_and(|origins| origins.0.contains(origin))
     }
 }
@@ -55,7 +55,7 @@ mod tests {
             toml::from_str("API_KEY = ['https://API.example.com', 'http://127.0.0.1:8080']").expect("valid");
         let may = |name: &str, origin: &str| {
             let name = SecretName::new(name).expect("a name");
-            grants.allow(&name, &Origin::try_from(origin.to_owned()).expect("an origin"))
+            grants.allow(&name, &UrlOrigin::try_from(origin.to_owned()).expect("an origin"))
         };
         assert!(may("API_KEY", "https://api.example.com") && may("API_KEY", "https://api.example.com:443"));
         assert!(may("API_KEY", "http://127.0.0.1:8080"));

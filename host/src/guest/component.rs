@@ -95,7 +95,7 @@ impl std::fmt::Debug for Compiled {
 
 /// Component to compile, with its owner.
 #[derive(Debug, Clone)]
-pub struct Source {
+pub struct ComponentSource {
     /// The component's name.
     pub name: ComponentName,
     /// Its bytes.
@@ -112,7 +112,11 @@ pub struct Source {
 
 /// Compiles a component, or takes it from the cache. With [`Code::Baseline`], the fast compiler makes the code of a component outside the cache if it can,
 /// and the host does not keep that code.
-pub async fn compile(engine: &Engine, builds: &Arc<Builds>, source: Source) -> Result<Compiled, ComponentError> {
+pub async fn compile(
+    engine: &Engine,
+    builds: &Arc<Builds>,
+    source: ComponentSource,
+) -> Result<Compiled, ComponentError> {
     let (step, source) = {
         let (engine, builds) = (engine.clone(), Arc::clone(builds));
         apart(move || prepare(&engine, &builds, source)).await?
@@ -154,15 +158,19 @@ struct Prepared {
 }
 
 impl Prepared {
-    fn compiled(self, source: Source, component: Component, memory: Option<Arc<Reservation>>) -> Compiled {
-        let Source { name, wasm, code, .. } = source;
+    fn compiled(self, source: ComponentSource, component: Component, memory: Option<Arc<Reservation>>) -> Compiled {
+        let ComponentSource { name, wasm, code, .. } = source;
         let (docs, digest) = (self.docs, self.digest.wasm());
         Compiled { name, component, docs, digest, bytes: wasm.len(), cached: false, code, memory }
     }
 }
 
 /// The cheap checks, and the cache.
-fn prepare(engine: &Engine, builds: &Builds, source: Source) -> Result<(CompileStep, Source), ComponentError> {
+fn prepare(
+    engine: &Engine,
+    builds: &Builds,
+    source: ComponentSource,
+) -> Result<(CompileStep, ComponentSource), ComponentError> {
     check_preamble(&source.wasm)?;
     let shape = Shape::of(&source.wasm);
     shape.check_memory(source.memory_bytes)?;
@@ -187,7 +195,12 @@ fn prepare(engine: &Engine, builds: &Builds, source: Source) -> Result<(CompileS
 }
 
 /// Compiles with the fast compiler if the source asks for it. Where that compiler cannot, on this machine or for this component, the other one does.
-fn build(engine: &Engine, builds: &Builds, mut source: Source, prepared: Prepared) -> Result<Compiled, ComponentError> {
+fn build(
+    engine: &Engine,
+    builds: &Builds,
+    mut source: ComponentSource,
+    prepared: Prepared,
+) -> Result<Compiled, ComponentError> {
     if source.code == Code::Baseline {
         let features = Features { code: Code::Baseline, ..prepared.features };
         let baseline = engine.with(features).ok();
@@ -214,7 +227,11 @@ fn build(engine: &Engine, builds: &Builds, mut source: Source, prepared: Prepare
 }
 
 /// Takes the memory of a component's code and memory images, for as long as they are live.
-fn reserve(source: &Source, shape: &Shape, code_bytes: u64) -> Result<Option<Arc<Reservation>>, ComponentError> {
+fn reserve(
+    source: &ComponentSource,
+    shape: &Shape,
+    code_bytes: u64,
+) -> Result<Option<Arc<Reservation>>, ComponentError> {
     let Some(account) = &source.account else { return Ok(None) };
     let bytes = code_bytes.saturating_add(shape.image_bytes());
     let reserved = account.reserve(MemoryUse::Code, bytes);

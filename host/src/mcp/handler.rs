@@ -33,7 +33,7 @@ use crate::{
     call::{LogLevel, Session, TraceContext},
     names::ToolName,
     registry::Registry,
-    tenant::{Principal, door::Place},
+    tenant::{Principal, door::DoorPermit},
 };
 
 /// The state that all handlers of a host share.
@@ -153,7 +153,7 @@ impl Handler {
     fn leave_door(&self, tool: &ToolName, context: &RequestContext<RoleServer>) {
         let (registry, tenant) = (self.registry(), &self.principal.tenant);
         if (registry.catalog(tenant).tool(tool).is_some() || !registry.is_opened(tenant))
-            && let Some(place) = extension::<Place>(&context.extensions)
+            && let Some(place) = extension::<DoorPermit>(&context.extensions)
         {
             place.leave();
         }

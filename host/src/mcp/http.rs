@@ -76,7 +76,7 @@ pub struct HttpDoor {
     stop: CancellationToken,
 }
 
-type Engine = StreamableHttpService<Handler, Manager>;
+type ProtocolEngine = StreamableHttpService<Handler, Manager>;
 
 struct App {
     config: ServerConfig,
@@ -88,7 +88,7 @@ struct App {
     authenticator: Arc<Authenticator>,
     /// Limits refusals to unauthenticated clients.
     strangers: Refusals,
-    engine: Engine,
+    engine: ProtocolEngine,
     results: WrittenResults,
     /// Answers that are made or written.
     answers: TaskTracker,
@@ -191,7 +191,7 @@ fn engine(
     endpoint: &Endpoint,
     sessions: &Arc<Sessions>,
     stop: CancellationToken,
-) -> Engine {
+) -> ProtocolEngine {
     let manager = Manager(Arc::clone(sessions));
     let mut engine = StreamableHttpServerConfig::default()
         .with_json_response(true)

@@ -33,11 +33,11 @@ const EVENTS_AFTER_CALL: Duration = Duration::from_secs(5);
 struct HeldText(#[expect(dead_code, reason = "kept for its drop")] Arc<Reservation>);
 
 /// How a call ended, and what it cost.
-pub(super) type Outcome = (Result<ToolResult, CallError>, Receipt);
+pub(super) type CallOutcome = (Result<ToolResult, CallError>, Receipt);
 
 /// A call that runs.
 pub(super) struct RunningCall {
-    outcome: BoxFuture<'static, Outcome>,
+    outcome: BoxFuture<'static, CallOutcome>,
     events: CallEvents,
     cancel: CancellationToken,
     /// Whether the client asked what it cost.
@@ -83,7 +83,7 @@ impl std::fmt::Debug for RunningCall {
 impl RunningCall {
     /// A call that `cancel` stops.
     pub(super) fn new(
-        outcome: BoxFuture<'static, Outcome>,
+        outcome: BoxFuture<'static, CallOutcome>,
         events: CallEvents,
         cancel: CancellationToken,
         wants_receipt: bool,
@@ -97,7 +97,7 @@ impl RunningCall {
     }
 
     /// Waits until the call ends without having said anything, says something, or `patience` is over. `None` unless it has ended; then it is to be waited for in another way.
-    pub(super) async fn end_in_silence(&mut self, patience: Option<Duration>) -> Option<Outcome> {
+    pub(super) async fn end_in_silence(&mut self, patience: Option<Duration>) -> Option<CallOutcome> {
         let Self { outcome, events, .. } = self;
         let patience = async {
             match patience {
@@ -136,7 +136,7 @@ impl RunningCall {
         peer: &Peer<RoleServer>,
         token: Option<&ProgressToken>,
         ct: &CancellationToken,
-    ) -> Outcome {
+    ) -> CallOutcome {
         let _stop_guest = self.cancel.clone().drop_guard();
         let mut forwarding = std::pin::pin!(forward_while(self.outcome, self.events, peer, token));
         tokio::select! {
@@ -151,11 +151,11 @@ impl RunningCall {
 }
 
 async fn forward_while(
-    call: impl Future<Output = Outcome>,
+    call: impl Future<Output = CallOutcome>,
     events: CallEvents,
     peer: &Peer<RoleServer>,
     token: Option<&ProgressToken>,
-) -> Outcome {
+) -> CallOutcome {
     let over = CancellationToken::new();
     let mut forwarding = std::pin::pin!(forward_all(events, &over, peer, token).fuse());
     let mut call = std::pin::pin!(call);

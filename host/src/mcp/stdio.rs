@@ -46,7 +46,7 @@ pub async fn serve(
     stop: CancellationToken,
 ) -> std::io::Result<()> {
     let output = Output::new(output);
-    let mut client = Client {
+    let mut client = StdioClient {
         endpoint,
         principal,
         in_flight: InFlight::default(),
@@ -65,7 +65,7 @@ pub async fn serve(
     result
 }
 
-struct Client<'a> {
+struct StdioClient<'a> {
     endpoint: &'a Endpoint,
     principal: Principal,
     in_flight: InFlight,
@@ -75,7 +75,7 @@ struct Client<'a> {
     output: Output,
 }
 
-impl Client<'_> {
+impl StdioClient<'_> {
     async fn read_all(
         &mut self,
         mut input: impl tokio::io::AsyncBufRead + Unpin,

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     convert,
     handler::{Endpoint, RefusalSignal},
-    running::{CallEvents, Outcome, RunningCall},
+    running::{CallEvents, CallOutcome, RunningCall},
     written::{self, ResultWriter},
 };
 use crate::{
@@ -113,7 +113,7 @@ impl Endpoint {
 
 /// `outcome` in MCP's words. `writer`, if there is one, writes a large result aside; the function raises `signal` if the host refused the call or had to stop it.
 pub(super) async fn answer(
-    (result, receipt): Outcome,
+    (result, receipt): CallOutcome,
     wants_receipt: bool,
     writer: Option<&ResultWriter>,
     share: Option<Arc<Share>>,

@@ -52,14 +52,14 @@ pub fn of_params<'a>(
     scope: &str,
 ) -> Result<Value, NoSchema> {
     described(known, |known| {
-        Writer::new(known, resources, scope, Direction::In).fields(params.clone(), None, "parameter", 0)
+        SchemaWriter::new(known, resources, scope, Direction::In).fields(params.clone(), None, "parameter", 0)
     })
 }
 
 /// The schema of a result: records as they are, anything else as the property `result` of an object, as MCP wants an object.
 pub fn of_result(ty: &Type, known: &KnownTypes, resources: &Resources, scope: &str) -> Result<Value, NoSchema> {
     described(known, |known| {
-        let mut writer = Writer::new(known, resources, scope, Direction::Out);
+        let mut writer = SchemaWriter::new(known, resources, scope, Direction::Out);
         if matches!(ty, Type::Record(_)) {
             return writer.write(ty, "result", 0);
         }
@@ -83,7 +83,7 @@ fn described(known: &KnownTypes, write: impl Fn(&KnownTypes) -> Result<Value, No
 }
 
 /// Writes one schema.
-struct Writer<'a> {
+struct SchemaWriter<'a> {
     known: &'a KnownTypes,
     resources: &'a Resources,
     scope: &'a str,
@@ -91,7 +91,7 @@ struct Writer<'a> {
     bytes_left: usize,
 }
 
-impl<'a> Writer<'a> {
+impl<'a> SchemaWriter<'a> {
     fn new(known: &'a KnownTypes, resources: &'a Resources, scope: &'a str, direction: Direction) -> Self {
         Self { known, resources, scope, direction, bytes_left: MAX_SCHEMA_BYTES }
     }

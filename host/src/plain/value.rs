@@ -14,15 +14,15 @@ use super::handles::Handles;
 /// JSON that does not fit its WIT type.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}")]
-pub struct Mismatch {
+pub struct ValueMismatch {
     /// JSON pointer to the value.
     pub path: String,
     /// The expected value.
     pub reason: String,
 }
 
-fn mismatch<T>(path: Path<'_>, reason: impl Into<String>) -> Result<T, Mismatch> {
-    Err(Mismatch { path: path.to_string(), reason: reason.into() })
+fn mismatch<T>(path: Path<'_>, reason: impl Into<String>) -> Result<T, ValueMismatch> {
+    Err(ValueMismatch { path: path.to_string(), reason: reason.into() })
 }
 
 /// The values for a function's parameters, in its order, from an object.
@@ -30,7 +30,7 @@ pub fn to_params<'a>(
     arguments: &Value,
     params: impl Iterator<Item = (&'a str, &'a Type)>,
     handles: &mut dyn Handles,
-) -> Result<Vec<Val>, Mismatch> {
+) -> Result<Vec<Val>, ValueMismatch> {
     let Value::Object(object) = arguments else { return mismatch(Path::Whole, "the arguments must be an object") };
     params.map(|(name, ty)| to_field(object, name, ty, Path::Whole, handles)).collect()
 }
@@ -41,7 +41,7 @@ fn to_field(
     ty: &Type,
     path: Path<'_>,
     handles: &mut dyn Handles,
-) -> Result<Val, Mismatch> {
+) -> Result<Val, ValueMismatch> {
     match (object.get(name), ty) {
         (Some(value), _) => to_val(value, ty, Path::Name(&path, name), handles),
         (None, Type::Option(_)) => Ok(Val::Option(None)),
@@ -50,7 +50,7 @@ fn to_field(
 }
 
 /// One value of type `ty`; `path` is its place.
-fn to_val(value: &Value, ty: &Type, path: Path<'_>, handles: &mut dyn Handles) -> Result<Val, Mismatch> {
+fn to_val(value: &Value, ty: &Type, path: Path<'_>, handles: &mut dyn Handles) -> Result<Val, ValueMismatch> {
     Ok(match (ty, value) {
         (Type::Bool, Value::Bool(value)) => Val::Bool(*value),
         (Type::S8, value) => Val::S8(integer(value, path)?),
@@ -88,7 +88,7 @@ fn to_val(value: &Value, ty: &Type, path: Path<'_>, handles: &mut dyn Handles) -
             record
                 .fields()
                 .map(|field| Ok((field.name.to_owned(), to_field(object, field.name, &field.ty, path, handles)?)))
-                .collect::<Result<_, Mismatch>>()?,
+                .collect::<Result<_, ValueMismatch>>()?,
         ),
         (Type::Variant(variant), value) => {
             let Some((name, payload)) = tagged(value) else { return mismatch(path, expected(ty)) };
@@ -139,7 +139,7 @@ fn to_items(
     types: impl Iterator<Item = Type>,
     path: Path<'_>,
     handles: &mut dyn Handles,
-) -> Result<Vec<Val>, Mismatch> {
+) -> Result<Vec<Val>, ValueMismatch> {
     let items = items.iter().zip(types).enumerate();
     items.map(|(n, (item, ty))| to_val(item, &ty, Path::Item(&path, n), handles)).collect()
 }
@@ -150,7 +150,7 @@ fn to_payload(
     name: &str,
     path: Path<'_>,
     handles: &mut dyn Handles,
-) -> Result<Option<Box<Val>>, Mismatch> {
+) -> Result<Option<Box<Val>>, ValueMismatch> {
     match (payload, ty) {
         (None | Some(Value::Null), None) => Ok(None),
         (Some(value), Some(ty)) => Ok(Some(Box::new(to_val(value, ty, Path::Name(&path, name), handles)?))),
@@ -171,7 +171,7 @@ fn tagged(value: &Value) -> Option<(&str, Option<&Value>)> {
 }
 
 /// An integer in the range of `T`. A float with an integral value counts, as JSON Schema says.
-fn integer<T: TryFrom<i128> + IntegerBounds>(value: &Value, path: Path<'_>) -> Result<T, Mismatch> {
+fn integer<T: TryFrom<i128> + IntegerBounds>(value: &Value, path: Path<'_>) -> Result<T, ValueMismatch> {
     let number = value.as_number().and_then(|number| number.as_i128().or_else(|| number.as_f64().and_then(integral)));
     match number.map(T::try_from) {
         Some(Ok(number)) => Ok(number),

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
-use self::cost::Cost;
+use self::cost::CheckCost;
 pub use self::cost::Steps;
 
 /// Largest schema, in bytes of JSON.
@@ -31,7 +31,7 @@ pub struct Schema {
     /// The schema as the component gave it.
     pub json: Arc<Map<String, Value>>,
     validator: Arc<jsonschema::Validator>,
-    cost: Arc<Cost>,
+    cost: Arc<CheckCost>,
     json_bytes: u64,
 }
 
@@ -123,7 +123,7 @@ impl Schema {
         {
             return Err(SchemaError::Dialect(dialect.to_owned()));
         }
-        let cost = Cost::of(&graph::Graph::of(&json)?)?;
+        let cost = CheckCost::of(&graph::Graph::of(&json)?)?;
         let patterns = jsonschema::PatternOptions::regex()
             .size_limit(pattern::MAX_PATTERN_BYTES)
             .dfa_size_limit(pattern::CACHE_BYTES);

@@ -15,7 +15,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-pub use self::face::{Change, Face};
+pub use self::face::{Face, FaceChange};
 use crate::files::write_durably;
 
 /// The version of the file that this host reads and writes.
@@ -137,7 +137,7 @@ pub struct Waiting {
     pub difference: Vec<String>,
     /// The same with the whole of each text.
     #[serde(default)]
-    pub changes: Vec<Change>,
+    pub changes: Vec<FaceChange>,
 }
 
 #[cfg(test)]

@@ -22,7 +22,7 @@ use self::partial::{MAX_SETTLE, PartialFile};
 use super::{
     LoadsNow, Progress, Report,
     dirty::DirtyFiles,
-    loader::{Attempt, Cause, Loader, Outcome},
+    loader::{Attempt, Cause, LoadOutcome, Loader},
     pace::LoadPace,
     sentry::{FolderSentry, LOOK_EVERY},
     source::{Source, SourceKey},
@@ -337,14 +337,14 @@ impl LoadLine {
         let Some(CurrentLoad { mut load, again, began, .. }) = self.current.take() else { return };
         let now = Instant::now();
         // A source that was only looked at, or is gone, costs nothing that would have to be paced.
-        let is_free = matches!(attempt, Some(Attempt::Known | Attempt::Done(Outcome::Removed)));
+        let is_free = matches!(attempt, Some(Attempt::Known | Attempt::Done(LoadOutcome::Removed)));
         if load.cause == Cause::Event && !is_free {
             self.pace.count(now, load.source.bytes());
         }
         // A load that broke off is done as little as one that was cancelled.
         let outcome = match attempt {
             Some(Attempt::Done(outcome)) => outcome,
-            Some(Attempt::Known) => Outcome::Unchanged,
+            Some(Attempt::Known) => LoadOutcome::Unchanged,
             Some(Attempt::Partial(error, stamp)) => match PartialFile::again(load.partial, stamp, now) {
                 Some(partial) => {
                     load.due = now + if again.is_some() { Duration::ZERO } else { partial.wait };
@@ -376,7 +376,7 @@ impl LoadLine {
     }
 
     /// Tells those who wait for a load what it came to.
-    fn settle(&mut self, key: &SourceKey, outcome: Outcome) {
+    fn settle(&mut self, key: &SourceKey, outcome: LoadOutcome) {
         for round in &mut self.rounds {
             if round.left.as_mut().is_some_and(|left| left.remove(key)) {
                 round.report.add(key.component(), outcome.clone());

@@ -60,7 +60,7 @@ pub(super) enum Cause {
 /// The outcome of an attempt to load.
 #[derive(Debug)]
 pub(super) enum Attempt {
-    Done(Outcome),
+    Done(LoadOutcome),
     /// The file looks as it did, or is gone and was never loaded: nothing was read.
     Known,
     /// The file may still be being written; what is wrong with it, and what it looked like.
@@ -71,7 +71,7 @@ pub(super) enum Attempt {
 
 /// The outcome of a load.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outcome {
+pub enum LoadOutcome {
     /// The build is live; how long that took, step by step.
     Loaded(LoadTimes),
     /// It already was.
@@ -250,7 +250,7 @@ impl Loader {
     }
 
     /// None if nothing had to be read.
-    async fn attempt(&self, source: &Source, cause: Cause) -> Result<Option<Outcome>, LoadError> {
+    async fn attempt(&self, source: &Source, cause: Cause) -> Result<Option<LoadOutcome>, LoadError> {
         let started = Instant::now();
         let component = source.component();
         let grant = self.grant(&component);
@@ -261,7 +261,7 @@ impl Loader {
         }
         let Some((wasm, _room, stamp)) = self.read(source).await? else {
             let removed = self.remove(source).await?;
-            return Ok((removed != Outcome::Unchanged).then_some(removed));
+            return Ok((removed != LoadOutcome::Unchanged).then_some(removed));
         };
         let loaded = self.load_bytes(source, wasm, started).await;
         let told_by_the_file = loaded.as_ref().err().is_none_or(LoadError::is_of_the_file);
@@ -273,7 +273,7 @@ impl Loader {
         loaded.map(Some)
     }
 
-    async fn load_bytes(&self, source: &Source, wasm: Bytes, started: Instant) -> Result<Outcome, LoadError> {
+    async fn load_bytes(&self, source: &Source, wasm: Bytes, started: Instant) -> Result<LoadOutcome, LoadError> {
         let tenant = &self.config.tenant;
         let name = ComponentName::new(&source.component())?;
         let grant = self.grant(name.as_str())?;
@@ -287,7 +287,7 @@ impl Loader {
             && (live.code == Code::Optimized || !self.is_optimized(&wasm, &grant))
             && !catalog.problems().any(|problem| problem.component == name.as_str())
         {
-            return Ok(Outcome::Unchanged);
+            return Ok(LoadOutcome::Unchanged);
         }
         self.config.own_folders.check(&grant.files).map_err(InstallError::Files)?;
         let (engine, fuel) = (self.registry.engine(), grant.fuel(&self.config.limits));
@@ -332,7 +332,7 @@ impl Loader {
         }
         migration::bring_up(self, tenant, revision, self.config.migration).await?;
         let (compile, list) = (compiled_at.duration_since(started), listed_at.duration_since(compiled_at));
-        Ok(Outcome::Loaded(LoadTimes { compile, cached, list, swap: listed_at.elapsed() }))
+        Ok(LoadOutcome::Loaded(LoadTimes { compile, cached, list, swap: listed_at.elapsed() }))
     }
 
     /// Makes a revision live, if its tenant is still open and its grant in force.
@@ -372,10 +372,10 @@ impl Loader {
         grant: &ComponentGrant,
         code: Code,
         share: &Share,
-    ) -> component::Source {
+    ) -> component::ComponentSource {
         let limits = self.config.limits.patched(&grant.limits);
         let tools = grant.tools.values().map(|own| limits.patched(&own.limits).memory_bytes);
-        component::Source {
+        component::ComponentSource {
             name,
             wasm,
             fuel: grant.fuel(&self.config.limits),
@@ -397,7 +397,7 @@ impl Loader {
         }
     }
 
-    async fn remove(&self, source: &Source) -> Result<Outcome, LoadError> {
+    async fn remove(&self, source: &Source) -> Result<LoadOutcome, LoadError> {
         let component = source.component();
         let catalog = self.registry.catalog(&self.config.tenant);
         let origin = source.origin();
@@ -407,14 +407,14 @@ impl Loader {
             self.note_seen(path, None);
         }
         if !ours || self.closing.is_cancelled() {
-            return Ok(Outcome::Unchanged);
+            return Ok(LoadOutcome::Unchanged);
         }
         self.registry.remove(&self.config.tenant, &component)?;
         if let Ok(component) = ComponentName::new(&component) {
             let space = Space { tenant: self.config.tenant.clone(), component };
             self.registry.subscriptions().set(&**self.registry.store(), &space, BTreeSet::new()).await?;
         }
-        Ok(Outcome::Removed)
+        Ok(LoadOutcome::Removed)
     }
 }
 

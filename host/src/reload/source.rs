@@ -105,7 +105,7 @@ impl BuiltIns {
         name: ComponentName,
         fuel: Fuel,
     ) -> Result<Compiled, LoadError> {
-        let source = component::Source {
+        let source = component::ComponentSource {
             name,
             wasm: Bytes::from_static(built_in.wasm),
             fuel,

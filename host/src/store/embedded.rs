@@ -2,7 +2,7 @@
 //!
 //! Files are opened when first used and closed when idle; one budget of cache is divided among them. [`file`] is one file and its group commit, [`space`] the turns of a space's
 //! transactions, [`transaction`] their overlay. Reads and writes are synchronous inside: a read is a look into a cache or one read of the file, and waiting for the
-//! disk happens on threads where that is allowed. A file is opened and closed under its tenant's [`Gate`], never under the lock of the map that all tenants share.
+//! disk happens on threads where that is allowed. A file is opened and closed under its tenant's [`FileGate`], never under the lock of the map that all tenants share.
 
 mod base;
 mod commit;
@@ -26,7 +26,7 @@ use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
 
-use self::{base::DurableSnapshot, disk::Disk, file::File, gate::Gate};
+use self::{base::DurableSnapshot, disk::Disk, file::File, gate::FileGate};
 use super::{Bounds, Snapshot, Space, Store, StoreError, Touched, Transaction, Unavailable};
 use crate::names::{ComponentName, TenantId};
 
@@ -66,7 +66,7 @@ struct Shared {
     closed: AtomicBool,
     open: Mutex<BTreeMap<TenantId, OpenFile>>,
     /// One gate for each tenant whose file was ever opened or removed.
-    gates: Mutex<BTreeMap<TenantId, Arc<Gate>>>,
+    gates: Mutex<BTreeMap<TenantId, Arc<FileGate>>>,
 }
 
 #[derive(Debug)]
@@ -213,7 +213,7 @@ impl Shared {
         }
     }
 
-    fn gate(&self, tenant: &TenantId) -> Arc<Gate> {
+    fn gate(&self, tenant: &TenantId) -> Arc<FileGate> {
         let mut gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(gates.entry(tenant.clone()).or_default())
     }

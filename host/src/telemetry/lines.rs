@@ -31,7 +31,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(2);
 
 /// The way to standard error. Clones are the same way.
 #[derive(Debug, Clone)]
-pub(super) struct Lines {
+pub(super) struct LogLines {
     lines: SyncSender<Vec<u8>>,
     waiting: Arc<WaitingLine>,
     /// Of what waits, how much these lines may be.
@@ -45,7 +45,7 @@ struct WaitingLine {
     json: bool,
 }
 
-impl Lines {
+impl LogLines {
     /// Starts the thread that writes to `out`.
     pub(super) fn start(out: impl Write + Send + 'static, json: bool) -> io::Result<Self> {
         let (lines, waiting_lines) = sync_channel(MAX_WAITING_LINES);
@@ -77,7 +77,7 @@ impl Lines {
 }
 
 /// Each call hands over one whole line, as the subscriber's formatter does.
-impl Write for Lines {
+impl Write for LogLines {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         self.take(line);
         Ok(line.len())
@@ -88,7 +88,7 @@ impl Write for Lines {
     }
 }
 
-impl<'a> MakeWriter<'a> for Lines {
+impl<'a> MakeWriter<'a> for LogLines {
     type Writer = Self;
 
     fn make_writer(&'a self) -> Self {
@@ -186,8 +186,8 @@ mod tests {
     #[test]
     fn a_pipe_that_nobody_reads_holds_nobody_up_and_what_is_lost_is_said() {
         let pipe = Pipe::default();
-        let lines = Lines::start(pipe.clone(), false).expect("started");
-        let guests = Lines { most_bytes: MAX_WAITING_BYTES / 2, ..lines.clone() };
+        let lines = LogLines::start(pipe.clone(), false).expect("started");
+        let guests = LogLines { most_bytes: MAX_WAITING_BYTES / 2, ..lines.clone() };
         let line = vec![b'x'; MAX_LINE_BYTES];
         let fit = |most: usize| most / MAX_LINE_BYTES;
         for _ in 0..fit(MAX_WAITING_BYTES) + 50 {
@@ -214,7 +214,7 @@ mod tests {
 
     #[test]
     fn lines_that_wait_are_bounded_in_number_too() {
-        let lines = Lines::start(Pipe::default(), true).expect("started");
+        let lines = LogLines::start(Pipe::default(), true).expect("started");
         for _ in 0..MAX_WAITING_LINES + 100 {
             lines.take(b"\n");
         }
@@ -228,7 +228,7 @@ mod tests {
         let pipe = Pipe::default();
         pipe.read_on();
         for json in [false, true] {
-            let lines = Lines::start(pipe.clone(), json).expect("started");
+            let lines = LogLines::start(pipe.clone(), json).expect("started");
             let longest = format!("{}\n", "\"".repeat(MAX_LINE_BYTES - 1));
             lines.take(longest.as_bytes());
             lines.take(format!("\"{longest}").as_bytes());

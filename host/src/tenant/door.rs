@@ -66,12 +66,12 @@ impl Door {
     }
 
     /// Waits for a place. While several tenants use the host, a tenant's requests take as many places as leave one processor to the others.
-    pub async fn enter(&self, shared: bool) -> Place {
+    pub async fn enter(&self, shared: bool) -> DoorPermit {
         // Of `alone * shared` permits each takes what leaves room for as many.
         let permits = if shared { self.alone } else { self.shared };
         let places = u32::try_from(permits).unwrap_or(u32::MAX);
         let entered = Arc::clone(&self.places).acquire_many_owned(places).await.ok();
-        Place(Arc::new(Mutex::new(entered)))
+        DoorPermit(Arc::new(Mutex::new(entered)))
     }
 }
 
@@ -87,9 +87,9 @@ impl Drop for StreamPermit {
 
 /// A request's place at its tenant's door, until it is known what is to be done.
 #[derive(Debug, Clone)]
-pub struct Place(Arc<Mutex<Option<OwnedSemaphorePermit>>>);
+pub struct DoorPermit(Arc<Mutex<Option<OwnedSemaphorePermit>>>);
 
-impl Place {
+impl DoorPermit {
     /// Makes room for the next one.
     pub fn leave(&self) {
         drop(self.0.lock().unwrap_or_else(PoisonError::into_inner).take());
@@ -103,7 +103,7 @@ impl Place {
 
 /// Leaves a place when it is dropped.
 #[derive(Debug)]
-pub struct Leave(Place);
+pub struct Leave(DoorPermit);
 
 impl Drop for Leave {
     fn drop(&mut self) {

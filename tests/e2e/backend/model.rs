@@ -17,7 +17,7 @@ use bytes::Bytes;
 use mcpp::{
     events::{
         self, Deliver,
-        outbox::{self, Message, Origin},
+        outbox::{self, EventOrigin, Message},
         subscriptions::Subscriptions,
     },
     names::{TenantId, Topic},
@@ -174,7 +174,7 @@ async fn step(
     steps: &mut Vec<Step>,
 ) -> Result<(), StoreError> {
     let text = |bytes: &Bytes| String::from_utf8_lossy(bytes).into_owned();
-    let origin = Origin { space, cause: "model", traceparent: String::new(), chain: 0 };
+    let origin = EventOrigin { space, cause: "model", traceparent: String::new(), chain: 0 };
     let index = u32::try_from(number).expect("few");
     let message = |at: u8| Message { key: name(at), payload: value.clone().into() };
     match op {

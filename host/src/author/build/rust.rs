@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::{BuildError, Progress, Steps};
+use super::{BuildProgress, ProjectBuildError, Steps};
 use crate::author::{project::Project, sdk, step::Step};
 
 const TARGET: &str = "wasm32-wasip2";
@@ -16,9 +16,9 @@ const TOOLCHAIN: &str = "MCPP_GUEST_TOOLCHAIN";
 const OWN_TOOLCHAIN: &str = ".mcpp/guest-toolchain";
 const CHECKOUT_TOOLCHAIN: &str = "target/guest-toolchain";
 
-pub(super) async fn build(project: &Project, progress: Progress<'_>) -> Result<Steps, BuildError> {
+pub(super) async fn build(project: &Project, progress: BuildProgress<'_>) -> Result<Steps, ProjectBuildError> {
     let build = ["build", "--quiet", "--release", "--target", TARGET, "--message-format", "json-render-diagnostics"];
-    sdk::refresh(&project.folder).map_err(BuildError::Wit)?;
+    sdk::refresh(&project.folder).map_err(ProjectBuildError::Wit)?;
     let cargo = match guest_toolchain(project).await? {
         None => Step::new("cargo", &project.folder, NEEDS),
         // It is a shell's file, as it extends what is set already.
@@ -29,13 +29,15 @@ pub(super) async fn build(project: &Project, progress: Progress<'_>) -> Result<S
     progress("cargo build");
     let done = cargo.arguments(build).named("cargo build").with_data().run().await?;
     let component = artifact(&done.data).ok_or_else(|| {
-        BuildError::NoComponent("the package has no library with `crate-type = [\"cdylib\"]` in Cargo.toml".into())
+        ProjectBuildError::NoComponent(
+            "the package has no library with `crate-type = [\"cdylib\"]` in Cargo.toml".into(),
+        )
     })?;
     Ok(Steps { component, said: done.said })
 }
 
 /// The environment for cargo, if this Rust has no such target and `guest-target.sh` made one: for all projects, for this one, or for the checkout with the SDK.
-async fn guest_toolchain(project: &Project) -> Result<Option<PathBuf>, BuildError> {
+async fn guest_toolchain(project: &Project) -> Result<Option<PathBuf>, ProjectBuildError> {
     let print = ["--print", "target-libdir", "--target", TARGET];
     let library = Step::new("rustc", &project.folder, NEEDS).arguments(print).with_data().run().await?;
     let has_std = |entry: std::fs::DirEntry| entry.file_name().to_string_lossy().starts_with("libstd-");
@@ -52,7 +54,7 @@ async fn guest_toolchain(project: &Project) -> Result<Option<PathBuf>, BuildErro
     let checkout = manifest_of_sdk(&metadata.data).and_then(|sdk| Some(sdk.parent()?.parent()?.to_owned()));
     match checkout.and_then(|checkout| environment(checkout.join(CHECKOUT_TOOLCHAIN))) {
         Some(environment) => Ok(Some(environment)),
-        None => Err(BuildError::Missing { program: format!("the Rust target {TARGET}"), needs: NEEDS_TARGET }),
+        None => Err(ProjectBuildError::Missing { program: format!("the Rust target {TARGET}"), needs: NEEDS_TARGET }),
     }
 }
 

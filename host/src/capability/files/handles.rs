@@ -32,7 +32,7 @@ static HOST: LazyLock<Arc<Semaphore>> = LazyLock::new(|| {
 
 /// Open files and listings of one call.
 #[derive(Debug, Default)]
-pub struct Handles {
+pub struct FileHandles {
     open: Arc<AtomicUsize>,
     files: HashMap<u32, Arc<Handle>>,
     listings: HashMap<u32, Listing>,
@@ -62,7 +62,7 @@ impl Drop for Handle {
     }
 }
 
-impl Handles {
+impl FileHandles {
     /// A permit for a file, unless too many are open.
     pub(super) fn reserve(&self) -> Option<Arc<Handle>> {
         if self.open.load(Ordering::Relaxed) >= MAX_OPEN {

@@ -15,21 +15,21 @@ use super::{
 use crate::control::Control;
 
 /// A stream that reads a file.
-pub(super) struct Reader {
+pub(super) struct FileReader {
     pub(super) inner: DynInputStream,
     pub(super) control: Arc<Control>,
     pub(super) _handle: Option<Arc<Handle>>,
 }
 
 /// A stream that writes a file.
-pub(super) struct Writer {
+pub(super) struct FileWriter {
     pub(super) inner: DynOutputStream,
     pub(super) control: Arc<Control>,
     pub(super) _handle: Option<Arc<Handle>>,
 }
 
 #[async_trait]
-impl Pollable for Reader {
+impl Pollable for FileReader {
     async fn ready(&mut self) {
         // The guest's next operation reports the end of the call.
         let _over = self.control.wait_in_place(in_pool(self.inner.ready())).await;
@@ -37,7 +37,7 @@ impl Pollable for Reader {
 }
 
 #[async_trait]
-impl InputStream for Reader {
+impl InputStream for FileReader {
     fn read(&mut self, size: usize) -> StreamResult<Bytes> {
         let _entered = enter();
         self.inner.read(size)
@@ -53,13 +53,13 @@ impl InputStream for Reader {
 }
 
 #[async_trait]
-impl Pollable for Writer {
+impl Pollable for FileWriter {
     async fn ready(&mut self) {
         let _over = self.control.wait_in_place(in_pool(self.inner.ready())).await;
     }
 }
 
-impl Writer {
+impl FileWriter {
     fn charge(&self, bytes: usize) -> StreamResult<()> {
         let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
         self.control.charge_file_bytes(bytes).map_err(StreamError::Trap)
@@ -68,7 +68,7 @@ impl Writer {
 
 /// Every write ends in `write` or `blocking_write_and_flush`: the trait makes its other methods from them.
 #[async_trait]
-impl OutputStream for Writer {
+impl OutputStream for FileWriter {
     fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
         self.charge(bytes.len())?;
         let _entered = enter();

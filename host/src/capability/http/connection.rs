@@ -21,7 +21,7 @@ use wasmtime_wasi_http::{Error, WasiBody};
 use super::outbound::Outbound;
 use crate::{
     control::Control,
-    grants::http::{Origin, Scheme},
+    grants::http::{Scheme, UrlOrigin},
 };
 
 /// Addresses of one name that are tried, one after the other.
@@ -35,7 +35,7 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 /// Connects to the first of `addresses` that answers. The caller has checked them; this function looks nothing up.
 pub(super) async fn connect(
     outbound: &Outbound,
-    origin: &Origin,
+    origin: &UrlOrigin,
     addresses: &[SocketAddr],
     control: &Arc<Control>,
 ) -> Result<Box<dyn Stream>, Error> {
@@ -56,7 +56,7 @@ pub(super) async fn connect(
     Err(failed)
 }
 
-async fn secure(outbound: &Outbound, origin: &Origin, stream: Counted) -> Result<Box<dyn Stream>, Error> {
+async fn secure(outbound: &Outbound, origin: &UrlOrigin, stream: Counted) -> Result<Box<dyn Stream>, Error> {
     let connector = outbound.tls.connector().await.ok_or(Error::ConfigurationError)?;
     let name = super::tls::server_name(&origin.host).ok_or(Error::TlsCertificateError)?;
     match connector.connect(name, stream).await {

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     control::Control,
-    grants::http::{Denied, Host, Origin, Scheme, split_authority},
+    grants::http::{DeniedRequest, Scheme, UrlHost, UrlOrigin, split_authority},
     secrets::SecretName,
 };
 
@@ -30,14 +30,14 @@ pub(super) struct Exchange {
     request: Request<WasiBody>,
     way: RequestWay,
     places: Arc<Semaphore>,
-    patience: Patience,
+    patience: RequestPatience,
 }
 
 /// Destination of a request, and the permissions and secrets for it.
 struct RequestWay {
     method: http::Method,
     path: String,
-    origin: Origin,
+    origin: UrlOrigin,
     secrets: Vec<SecretName>,
     access: HttpAccess,
     requester: Requester,
@@ -45,7 +45,7 @@ struct RequestWay {
 }
 
 /// How long each step may take; never beyond the call's deadline, which ends it anyway.
-struct Patience {
+struct RequestPatience {
     turn: Duration,
     connect: Duration,
     first_byte: Duration,
@@ -79,7 +79,7 @@ impl Exchange {
         let left = control.deadline().saturating_duration_since(Instant::now());
         let asked =
             |get: fn(&RequestOptions) -> Option<Duration>| options.as_ref().and_then(get).unwrap_or(left).min(left);
-        let patience = Patience {
+        let patience = RequestPatience {
             turn: asked(|options| options.connect_timeout),
             connect: asked(|options| options.connect_timeout).min(CONNECT_PATIENCE),
             first_byte: asked(|options| options.first_byte_timeout),
@@ -136,8 +136,9 @@ impl Exchange {
     async fn put_in_secrets(&mut self) -> Result<(), Error> {
         let values = self.way.open().await?;
         substitute::hide(&values, self.way.control.redactor());
-        let unfit =
-            || deny(&self.way.requester, &Denied::never("a secret cannot stand in a header or query".to_owned()));
+        let unfit = || {
+            deny(&self.way.requester, &DeniedRequest::never("a secret cannot stand in a header or query".to_owned()))
+        };
         let mut headers = HeaderMap::with_capacity(self.request.headers().len());
         for (name, value) in self.request.headers() {
             headers.append(name, substitute::header(value, &values).ok_or_else(unfit)?);
@@ -158,11 +159,13 @@ impl RequestWay {
     /// The addresses of the host, all of them allowed.
     async fn addresses(&self) -> Result<Vec<SocketAddr>, Error> {
         let found = match &self.origin.host {
-            Host::Address(address) => vec![*address],
-            Host::Name(name) => self.access.outbound.resolve(&self.requester.tenant, name).await.map_err(|error| {
-                tracing::info!(name, %error, "a name was not found");
-                Error::DnsError { rcode: Some("not found".into()), info_code: None }
-            })?,
+            UrlHost::Address(address) => vec![*address],
+            UrlHost::Name(name) => {
+                self.access.outbound.resolve(&self.requester.tenant, name).await.map_err(|error| {
+                    tracing::info!(name, %error, "a name was not found");
+                    Error::DnsError { rcode: Some("not found".into()), info_code: None }
+                })?
+            }
         };
         let rules = &self.access.grant.rules;
         for address in &found {
@@ -186,41 +189,41 @@ impl RequestWay {
         });
         match opening.await {
             Ok(Ok(values)) => Ok(values),
-            Ok(Err(error)) => Err(deny(&self.requester, &Denied::never(crate::error::chain(&error)))),
+            Ok(Err(error)) => Err(deny(&self.requester, &DeniedRequest::never(crate::error::chain(&error)))),
             Err(_) => Err(Error::HttpRequestDenied),
         }
     }
 }
 
 /// Origin of the request's URL, if a rule allows the request.
-fn allowed(request: &Request<WasiBody>, access: &HttpAccess) -> Result<Origin, Denied> {
+fn allowed(request: &Request<WasiBody>, access: &HttpAccess) -> Result<UrlOrigin, DeniedRequest> {
     let uri = request.uri();
     let scheme = uri.scheme_str().unwrap_or_default();
     let authority = uri.authority().map(http::uri::Authority::as_str).unwrap_or_default();
     let Some((host, port)) = split_authority(authority) else {
-        return Err(Denied::never(format!("{authority:?} is not a host and perhaps a port")));
+        return Err(DeniedRequest::never(format!("{authority:?} is not a host and perhaps a port")));
     };
     access.grant.rules.check(request.method().as_str(), scheme, host, port, uri.path())?;
     if substitute::in_path(uri.path()) {
-        return Err(Denied::never(
+        return Err(DeniedRequest::never(
             "a secret's placeholder may stand in a header or the query, not in the path".to_owned(),
         ));
     }
-    let (Some(scheme), Ok(host)) = (Scheme::parse(scheme), Host::parse(host)) else {
-        return Err(Denied::never("the URL is not one".to_owned()));
+    let (Some(scheme), Ok(host)) = (Scheme::parse(scheme), UrlHost::parse(host)) else {
+        return Err(DeniedRequest::never("the URL is not one".to_owned()));
     };
-    Ok(Origin { scheme, host, port: port.unwrap_or(scheme.port()) })
+    Ok(UrlOrigin { scheme, host, port: port.unwrap_or(scheme.port()) })
 }
 
 /// Secrets that a request has placeholders of, all granted for its destination.
 fn secrets(
     request: &Request<WasiBody>,
-    origin: &Origin,
+    origin: &UrlOrigin,
     access: &HttpAccess,
     requester: &Requester,
 ) -> Result<Vec<SecretName>, Error> {
     let names = substitute::named(request.headers(), request.uri().query());
-    let names = names.map_err(|error| deny(requester, &Denied::never(error.to_string())))?;
+    let names = names.map_err(|error| deny(requester, &DeniedRequest::never(error.to_string())))?;
     match names.iter().find(|name| !access.grant.secrets.allow(name, origin)) {
         None => Ok(names.into_iter().collect()),
         Some(name) => {
@@ -235,7 +238,7 @@ fn secrets(
 }
 
 /// Notes for the operator why the host denies a request, and which rule would allow it. The guest learns neither.
-fn deny(requester: &Requester, denied: &Denied) -> Error {
+fn deny(requester: &Requester, denied: &DeniedRequest) -> Error {
     let Requester { tenant, component, tool, witness } = requester;
     let (reason, add) = (denied.to_string(), denied.advice());
     tracing::warn!(%tenant, %component, %tool, reason, add, "an HTTP request was denied");

@@ -14,20 +14,20 @@ use crate::{
 };
 
 /// Name of the first placeholder, with the text before and after it; an error if the text begins a placeholder and does not complete one.
-fn first(text: &str) -> Result<Option<(&str, SecretName, &str)>, Malformed> {
+fn first(text: &str) -> Result<Option<(&str, SecretName, &str)>, MalformedUse> {
     let Some((before, rest)) = text.split_once(PLACEHOLDER_START) else { return Ok(None) };
-    let (name, after) = rest.split_once(PLACEHOLDER_END).ok_or(Malformed)?;
-    let name = SecretName::new(name).map_err(|_| Malformed)?;
+    let (name, after) = rest.split_once(PLACEHOLDER_END).ok_or(MalformedUse)?;
+    let name = SecretName::new(name).map_err(|_| MalformedUse)?;
     Ok(Some((before, name, after)))
 }
 
 /// The start of a placeholder without a legal remainder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a placeholder of a secret is not of the form `{{{{secret:NAME}}}}`")]
-pub(super) struct Malformed;
+pub(super) struct MalformedUse;
 
 /// The names of all secrets that `headers` and `query` have placeholders of.
-pub(super) fn named(headers: &HeaderMap, query: Option<&str>) -> Result<BTreeSet<SecretName>, Malformed> {
+pub(super) fn named(headers: &HeaderMap, query: Option<&str>) -> Result<BTreeSet<SecretName>, MalformedUse> {
     let mut names = BTreeSet::new();
     // A value that is not text has no placeholder unless its bytes say so.
     let values = headers.values().map(|value| String::from_utf8_lossy(value.as_bytes()));
@@ -157,8 +157,8 @@ mod tests {
         for text in
             ["{{secret:", "{{secret:A}", "{{secret:}}", "{{secret:a}}", "{{secret: A}}", "{{secret:A}} {{secret:"]
         {
-            assert_eq!(named(&headers(text), None), Err(Malformed), "{text}");
-            assert_eq!(named(&HeaderMap::new(), Some(text)), Err(Malformed), "{text}");
+            assert_eq!(named(&headers(text), None), Err(MalformedUse), "{text}");
+            assert_eq!(named(&HeaderMap::new(), Some(text)), Err(MalformedUse), "{text}");
         }
     }
 

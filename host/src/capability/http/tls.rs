@@ -11,7 +11,7 @@ use tokio::sync::OnceCell;
 use tokio_rustls::TlsConnector;
 
 use super::outbound::OutboundError;
-use crate::grants::http::Host;
+use crate::grants::http::UrlHost;
 
 /// Encrypts connections. It reads the machine's roots at the first use.
 #[derive(Debug)]
@@ -78,9 +78,9 @@ fn configure(extra: Vec<CertificateDer<'static>>) -> Option<Arc<ClientConfig>> {
 }
 
 /// The name that the upstream's certificate must be for.
-pub(super) fn server_name(host: &Host) -> Option<ServerName<'static>> {
+pub(super) fn server_name(host: &UrlHost) -> Option<ServerName<'static>> {
     match host {
-        Host::Name(name) => ServerName::try_from(name.clone()).ok(),
-        Host::Address(address) => Some(ServerName::from(*address)),
+        UrlHost::Name(name) => ServerName::try_from(name.clone()).ok(),
+        UrlHost::Address(address) => Some(ServerName::from(*address)),
     }
 }

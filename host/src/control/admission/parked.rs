@@ -8,7 +8,7 @@ use crate::call::CallError;
 impl Slot {
     /// Changes from running to waiting; none where the tenant, or the host for it, has no place among the waiting. The call then waits in its place among
     /// the running. It may have had effects, so the host never breaks it off for want of a place, and its tenant pays for the place that it keeps.
-    pub fn park(&self) -> Option<Parked<'_>> {
+    pub fn park(&self) -> Option<ParkedCall<'_>> {
         let most = number(self.share.limits.waiting);
         {
             let mut state = self.admission.state();
@@ -22,12 +22,12 @@ impl Slot {
         }
         let waiting = self.admission.place(&self.share.tenant, PermitKind::Waiting);
         self.set_running(None);
-        Some(Parked { slot: self, _held: ParkedPermit::Waiting(waiting) })
+        Some(ParkedCall { slot: self, _held: ParkedPermit::Waiting(waiting) })
     }
 
     /// Changes from running back to the queue, for a call that waits for an instance in use by another call. It must not keep its place meanwhile, because the
     /// other call may need that place to go on. The host refuses where too many queue; the call has not run then.
-    pub fn queue(&self) -> Result<Parked<'_>, CallError> {
+    pub fn queue(&self) -> Result<ParkedCall<'_>, CallError> {
         let (most, of_host) = (number(self.share.limits.queued), self.admission.0.config.max_queued);
         {
             let mut state = self.admission.state();
@@ -44,13 +44,13 @@ impl Slot {
         let why = ("calls of this tenant queue", most);
         let queued = Queued { admission: self.admission.clone(), tenant: self.share.tenant.clone(), why };
         self.set_running(None);
-        Ok(Parked { slot: self, _held: ParkedPermit::Queued(queued) })
+        Ok(ParkedCall { slot: self, _held: ParkedPermit::Queued(queued) })
     }
 }
 
 /// Place that a call holds instead of its place among the running.
 #[derive(Debug)]
-pub struct Parked<'a> {
+pub struct ParkedCall<'a> {
     slot: &'a Slot,
     _held: ParkedPermit,
 }
@@ -61,7 +61,7 @@ enum ParkedPermit {
     Queued(#[expect(dead_code, reason = "given back when it is dropped")] Queued),
 }
 
-impl Parked<'_> {
+impl ParkedCall<'_> {
     /// Changes back to running, once the host has room.
     pub async fn resume(self) {
         let (turn, mine) = oneshot::channel();

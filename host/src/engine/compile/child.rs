@@ -28,7 +28,7 @@ pub(super) const MAX_REASON_BYTES: usize = 16 << 10;
 
 /// Order of the host for the child: one line of JSON before the component's bytes.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Order {
+pub(super) struct ChildOrder {
     /// The number of the engine's features.
     pub(super) features: usize,
     /// Hash of the engine that the code must fit.
@@ -46,7 +46,7 @@ pub(super) const ANSWER: &[u8] = b"\0mcpp compiled\0";
 
 /// Kind of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Answer {
+pub(super) enum ChildAnswer {
     /// The machine code follows.
     Code = b'c' as isize,
     /// The component is not valid; the reason follows.
@@ -57,7 +57,7 @@ pub(super) enum Answer {
     Broken = b'b' as isize,
 }
 
-impl Answer {
+impl ChildAnswer {
     pub(super) fn of(byte: u8) -> Option<Self> {
         [Self::Code, Self::Invalid, Self::Memory, Self::Broken].into_iter().find(|answer| answer.byte() == byte)
     }
@@ -85,8 +85,8 @@ pub fn run_if_asked() -> Option<ExitCode> {
     })
 }
 
-fn answer() -> (Answer, Vec<u8>) {
-    let broken = |reason: String| (Answer::Broken, reason.into_bytes());
+fn answer() -> (ChildAnswer, Vec<u8>) {
+    let broken = |reason: String| (ChildAnswer::Broken, reason.into_bytes());
     let mut input = io::stdin().lock();
     let order = match read_order(&mut input) {
         Ok(order) => order,
@@ -98,7 +98,7 @@ fn answer() -> (Answer, Vec<u8>) {
     let mut wasm = Vec::new();
     if let Err(error) = input.take(MAX_COMPONENT_BYTES).read_to_end(&mut wasm) {
         return match error.kind() {
-            io::ErrorKind::OutOfMemory => (Answer::Memory, Vec::new()),
+            io::ErrorKind::OutOfMemory => (ChildAnswer::Memory, Vec::new()),
             _ => broken(format!("the component: {error}")),
         };
     }
@@ -110,33 +110,33 @@ fn answer() -> (Answer, Vec<u8>) {
         return broken("it is another build of this program".to_owned());
     }
     match engine.precompile_component(&wasm) {
-        Ok(code) => (Answer::Code, code),
+        Ok(code) => (ChildAnswer::Code, code),
         Err(error) => refusal(&error),
     }
 }
 
-fn refusal(error: &wasmtime::Error) -> (Answer, Vec<u8>) {
+fn refusal(error: &wasmtime::Error) -> (ChildAnswer, Vec<u8>) {
     let out_of_memory = error.chain().any(|cause| {
         cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::OutOfMemory)
             || cause.downcast_ref::<rustix::io::Errno>() == Some(&rustix::io::Errno::NOMEM)
             || cause.is::<wasmtime::OutOfMemory>()
     });
     if out_of_memory {
-        return (Answer::Memory, Vec::new());
+        return (ChildAnswer::Memory, Vec::new());
     }
     let mut reason = error.chain().map(ToString::to_string).collect::<Vec<_>>().join(": ");
     reason.truncate(reason.floor_char_boundary(MAX_REASON_BYTES));
-    (Answer::Invalid, reason.into_bytes())
+    (ChildAnswer::Invalid, reason.into_bytes())
 }
 
-fn read_order(input: &mut impl io::BufRead) -> io::Result<Order> {
+fn read_order(input: &mut impl io::BufRead) -> io::Result<ChildOrder> {
     let mut line = Vec::new();
     input.take(MAX_ORDER_BYTES).read_until(b'\n', &mut line)?;
     Ok(serde_json::from_slice(&line)?)
 }
 
 /// Bounds this process for good, before it has seen a byte of the component.
-fn limit(order: &Order) -> io::Result<()> {
+fn limit(order: &ChildOrder) -> io::Result<()> {
     #[cfg(target_os = "linux")]
     {
         rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;

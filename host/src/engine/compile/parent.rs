@@ -13,7 +13,7 @@ use std::{
 
 use super::{
     BuildError, BuildLimits, CHILD_ARGUMENT, MachineCode, Refusal,
-    child::{self, ANSWER, Answer, MAX_REASON_BYTES},
+    child::{self, ANSWER, ChildAnswer, MAX_REASON_BYTES},
 };
 use crate::engine::features::Features;
 
@@ -29,7 +29,7 @@ const NO_MEMORY: &str = "memory allocation of ";
 const HEAP_SEGMENT_KIB: &str = "32768";
 
 /// One build.
-pub(super) struct Order<'a> {
+pub(super) struct BuildOrder<'a> {
     pub(super) program: &'a Path,
     pub(super) limits: &'a BuildLimits,
     pub(super) features: Features,
@@ -39,8 +39,8 @@ pub(super) struct Order<'a> {
 }
 
 /// Runs a child to its end. Blocks. If the host ends, so does the child.
-pub(super) fn run(order: &Order<'_>, wasm: &[u8]) -> Result<MachineCode, BuildError> {
-    let line = child::Order {
+pub(super) fn run(order: &BuildOrder<'_>, wasm: &[u8]) -> Result<MachineCode, BuildError> {
+    let line = child::ChildOrder {
         features: order.features.number(),
         engine: blake3::Hash::from_bytes(order.engine).to_hex().to_string(),
         memory_bytes: order.limits.memory_bytes,
@@ -77,13 +77,13 @@ pub(super) fn run(order: &Order<'_>, wasm: &[u8]) -> Result<MachineCode, BuildEr
         }
         let status = child.wait();
         let words = last_words.join().unwrap_or_default();
-        status.map(|status| End { answer: answer.ok().and_then(Result::ok), status, words })
+        status.map(|status| ChildEnd { answer: answer.ok().and_then(Result::ok), status, words })
     });
     judge(order, end.map_err(failed)?)
 }
 
 /// How a child ended.
-struct End {
+struct ChildEnd {
     /// Its whole answer; none if that did not come in time.
     answer: Option<Vec<u8>>,
     status: ExitStatus,
@@ -116,7 +116,7 @@ fn last_words(mut errors: ChildStderr) -> String {
     String::from_utf8_lossy(&words).into_owned()
 }
 
-fn judge(order: &Order<'_>, end: End) -> Result<MachineCode, BuildError> {
+fn judge(order: &BuildOrder<'_>, end: ChildEnd) -> Result<MachineCode, BuildError> {
     let limits = order.limits;
     let refused = |refusal| Err(BuildError::Refused { refusal, known: false });
     let memory = Refusal::Memory { bytes: limits.memory_bytes };
@@ -129,15 +129,15 @@ fn judge(order: &Order<'_>, end: End) -> Result<MachineCode, BuildError> {
             return Err(foreign(order));
         };
         let text = || String::from_utf8_lossy(content.get(..MAX_REASON_BYTES).unwrap_or(content)).into_owned();
-        return match Answer::of(*kind) {
-            Some(Answer::Code) => {
+        return match ChildAnswer::of(*kind) {
+            Some(ChildAnswer::Code) => {
                 let mut code = answer;
                 code.drain(..=ANSWER.len());
                 Ok(MachineCode(code))
             }
-            Some(Answer::Invalid) => Err(BuildError::Invalid(text())),
-            Some(Answer::Memory) => refused(memory),
-            Some(Answer::Broken) => Err(BuildError::Child(text())),
+            Some(ChildAnswer::Invalid) => Err(BuildError::Invalid(text())),
+            Some(ChildAnswer::Memory) => refused(memory),
+            Some(ChildAnswer::Broken) => Err(BuildError::Child(text())),
             None => Err(foreign(order)),
         };
     }
@@ -162,6 +162,6 @@ fn judge(order: &Order<'_>, end: End) -> Result<MachineCode, BuildError> {
 }
 
 /// The program is not this one: it does not answer as a child does.
-fn foreign(order: &Order<'_>) -> BuildError {
+fn foreign(order: &BuildOrder<'_>) -> BuildError {
     BuildError::Child(format!("{} does not know `{CHILD_ARGUMENT}`", order.program.display()))
 }

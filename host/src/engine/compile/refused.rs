@@ -65,13 +65,13 @@ impl Refusal {
 
 /// The refusals of one owner.
 #[derive(Debug)]
-pub(super) struct Refusals {
+pub(super) struct RefusedBuilds {
     folder: Option<PathBuf>,
     /// Refusals by name, with the order in which they came.
     known: Mutex<BTreeMap<String, (u64, Refusal)>>,
 }
 
-impl Refusals {
+impl RefusedBuilds {
     /// The refusals in the folder of a cache; without a cache, those of this process.
     pub(super) fn new(cache: Option<&Path>) -> Self {
         Self { folder: cache.map(|cache| cache.join(FOLDER)), known: Mutex::default() }
@@ -142,21 +142,25 @@ mod tests {
     fn a_refusal_is_of_one_component_and_one_limit_and_outlives_the_process() {
         let folder = tempfile::tempdir().expect("a folder");
         let refusal = Refusal::Memory { bytes: LIMITS.memory_bytes };
-        Refusals::new(Some(folder.path())).note(&digest(1), LIMITS, refusal.clone());
-        let again = Refusals::new(Some(folder.path()));
+        RefusedBuilds::new(Some(folder.path())).note(&digest(1), LIMITS, refusal.clone());
+        let again = RefusedBuilds::new(Some(folder.path()));
         assert_eq!(again.find(&digest(1), LIMITS), Some(refusal));
         assert_eq!(again.find(&digest(2), LIMITS), None);
         assert_eq!(again.find(&digest(1), BuildLimits { cpu_seconds: 2, ..LIMITS }), None);
         assert_eq!(again.find(&digest(1), BuildLimits { memory_bytes: 2 << 20, ..LIMITS }), None);
         let entry = fs::read_dir(folder.path().join(FOLDER)).expect("a folder").next().expect("one").expect("one");
         fs::write(entry.path(), b"{").expect("written");
-        assert_eq!(Refusals::new(Some(folder.path())).find(&digest(1), LIMITS), None, "what is broken says nothing");
+        assert_eq!(
+            RefusedBuilds::new(Some(folder.path())).find(&digest(1), LIMITS),
+            None,
+            "what is broken says nothing"
+        );
     }
 
     #[test]
     fn only_so_many_refusals_are_kept() {
         let folder = tempfile::tempdir().expect("a folder");
-        let refusals = Refusals::new(Some(folder.path()));
+        let refusals = RefusedBuilds::new(Some(folder.path()));
         let engine = wasmtime::Engine::default();
         for n in 0..MAX_REFUSALS + 5 {
             refusals.note(&Digest::new(&engine, &n.to_le_bytes()), LIMITS, Refusal::Cpu { seconds: 1 });

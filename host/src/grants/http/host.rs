@@ -14,7 +14,7 @@ const MAX_LABEL_BYTES: usize = 63;
 
 /// The host that a URL names.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Host {
+pub enum UrlHost {
     /// A name to look up: lower case, without a dot at its end.
     Name(String),
     /// An address written out.
@@ -29,7 +29,7 @@ pub struct InvalidHost {
     reason: &'static str,
 }
 
-impl Host {
+impl UrlHost {
     /// Takes a host as it stands in a URL: an IPv6 address in brackets.
     pub fn parse(text: &str) -> Result<Self, InvalidHost> {
         let refuse = |reason| Err(InvalidHost { text: text.chars().take(MAX_NAME_BYTES).collect(), reason });
@@ -78,7 +78,7 @@ fn check_name(name: &str) -> Result<(), &'static str> {
     Ok(())
 }
 
-impl fmt::Display for Host {
+impl fmt::Display for UrlHost {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Name(name) => f.write_str(name),
@@ -120,7 +120,7 @@ mod tests {
             ("[2001:DB8::0:1]", "[2001:db8::1]"),
             ("1.2.3.4.example", "1.2.3.4.example"),
         ] {
-            assert_eq!(Host::parse(text).map(|host| host.to_string()), Ok(is.to_owned()), "{text}");
+            assert_eq!(UrlHost::parse(text).map(|host| host.to_string()), Ok(is.to_owned()), "{text}");
         }
         for text in [
             "",
@@ -154,10 +154,10 @@ mod tests {
             "a@b",
             "a:80",
         ] {
-            assert!(Host::parse(text).is_err(), "{text}");
+            assert!(UrlHost::parse(text).is_err(), "{text}");
         }
-        assert!(Host::parse(&format!("{}.com", "a".repeat(64))).is_err());
-        assert!(Host::parse(&format!("{}com", "a.".repeat(130))).is_err());
+        assert!(UrlHost::parse(&format!("{}.com", "a".repeat(64))).is_err());
+        assert!(UrlHost::parse(&format!("{}com", "a.".repeat(130))).is_err());
     }
 
     #[test]

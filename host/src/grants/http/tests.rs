@@ -109,7 +109,7 @@ fn a_rule_allows_public_addresses_and_those_it_names() {
         ("http://127.0.0.1", "127.0.0.2", false),
         ("http://unknown.example", "1.1.1.1", false),
     ] {
-        let origin = Origin::try_from(url.to_owned()).expect("an origin");
+        let origin = UrlOrigin::try_from(url.to_owned()).expect("an origin");
         let answer = rules.allows_address("GET", &origin, "/x", address.parse().expect("an address"));
         assert_eq!(answer.is_ok(), is, "{url} {address}");
     }

@@ -29,7 +29,7 @@ use crate::{
         tools,
         written::ResultWriter,
     },
-    tenant::door::Place,
+    tenant::door::DoorPermit,
 };
 
 /// A legacy client may come back for the answer of a call that takes longer than this.
@@ -43,7 +43,7 @@ pub(super) struct Way<'a> {
     pub(super) visit: &'a Visit,
     pub(super) share: &'a Arc<Share>,
     pub(super) signal: &'a RefusalSignal,
-    pub(super) place: &'a Place,
+    pub(super) place: &'a DoorPermit,
     pub(super) writer: &'a ResultWriter,
     pub(super) claim: Option<&'a IdClaim>,
 }

@@ -27,7 +27,7 @@ const COMPILED_BYTES: u64 = 1 << 10;
 
 /// The cost of one schema.
 #[derive(Debug, Clone)]
-pub(super) struct Cost {
+pub(super) struct CheckCost {
     /// Steps by depth of a part, where only whether the value fits is asked.
     whether: Vec<u64>,
     /// The same, where the reason is looked for.
@@ -53,7 +53,7 @@ pub struct Steps {
     pub(super) descent: u64,
 }
 
-impl Cost {
+impl CheckCost {
     /// The cost of a schema; refused if compiling it would cost too much, or if there is no bound.
     pub(super) fn of(graph: &Graph) -> Result<Self, SchemaError> {
         let order = in_place_order(&graph.nodes)?;

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use super::{Loader, Outcome};
+use super::{LoadOutcome, Loader};
 use crate::{
     capability::Refused,
     grants::ledger::Witness,
@@ -17,9 +17,9 @@ use crate::{
 
 impl Loader {
     /// Notes that a component is not live, and why.
-    pub(in crate::reload) fn fail(&self, source: &Source, error: &LoadError, started: Instant) -> Outcome {
+    pub(in crate::reload) fn fail(&self, source: &Source, error: &LoadError, started: Instant) -> LoadOutcome {
         if self.closing.is_cancelled() {
-            return Outcome::Failed(error.to_string());
+            return LoadOutcome::Failed(error.to_string());
         }
         let component = source.component();
         self.note_refusal(&component, error);
@@ -30,14 +30,14 @@ impl Loader {
         if let Err(stopping) = self.registry.report(&self.config.tenant, problem) {
             tracing::warn!(%stopping, "a problem could not be noted");
         }
-        self.note(source, Outcome::Failed(error), started)
+        self.note(source, LoadOutcome::Failed(error), started)
     }
 
-    pub(super) fn note(&self, source: &Source, outcome: Outcome, started: Instant) -> Outcome {
+    pub(super) fn note(&self, source: &Source, outcome: LoadOutcome, started: Instant) -> LoadOutcome {
         let (tenant, component) = (&self.config.tenant, source.component());
         let took_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
         let name = match &outcome {
-            Outcome::Loaded(times) => {
+            LoadOutcome::Loaded(times) => {
                 if let Some(live) = self.registry.catalog(tenant).component(&component) {
                     let _set_once_for_each = live.times.set(*times);
                 }
@@ -46,12 +46,12 @@ impl Loader {
                 tracing::info!(component, took_ms, compile_ms, cached, list_ms, swap_ms, "loaded");
                 "loaded"
             }
-            Outcome::Removed => {
+            LoadOutcome::Removed => {
                 tracing::info!(component, "removed");
                 "removed"
             }
-            Outcome::Unchanged => return outcome,
-            Outcome::Failed(error) => {
+            LoadOutcome::Unchanged => return outcome,
+            LoadOutcome::Failed(error) => {
                 let serving = self.registry.catalog(tenant).component(&component).is_some();
                 tracing::error!(component, error, old_build_serves = serving, "not loaded");
                 "failed"

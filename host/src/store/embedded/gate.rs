@@ -7,18 +7,18 @@ use std::sync::{
 
 /// The gate of one tenant.
 #[derive(Debug, Default)]
-pub(super) struct Gate {
+pub(super) struct FileGate {
     one_at_a_time: Mutex<()>,
     removed: AtomicBool,
 }
 
-impl Gate {
+impl FileGate {
     /// Waits until no thread opens or closes the file.
     pub(super) fn enter(&self) -> MutexGuard<'_, ()> {
         self.one_at_a_time.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// As [`Gate::enter`], unless it would have to wait. The holder of one gate never waits for another, because two tenants may close each other's file.
+    /// As [`FileGate::enter`], unless it would have to wait. The holder of one gate never waits for another, because two tenants may close each other's file.
     pub(super) fn try_enter(&self) -> Option<MutexGuard<'_, ()>> {
         match self.one_at_a_time.try_lock() {
             Ok(entered) => Some(entered),

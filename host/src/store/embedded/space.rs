@@ -28,7 +28,7 @@ pub(super) struct SpaceState {
     pub(super) component: ComponentName,
     pub(super) view: Mutex<View>,
     turn: Arc<Semaphore>,
-    holder: Mutex<Weak<Turn>>,
+    holder: Mutex<Weak<SpaceTurn>>,
 }
 
 /// Changes that the next transaction sees over the durable entries.
@@ -58,7 +58,7 @@ impl SpaceState {
     }
 
     /// Waits for the turn: first come, first served.
-    pub(super) async fn take_turn(&self, bounds: Bounds) -> Result<Arc<Turn>, StoreError> {
+    pub(super) async fn take_turn(&self, bounds: Bounds) -> Result<Arc<SpaceTurn>, StoreError> {
         let acquired = Arc::clone(&self.turn).acquire_owned();
         tokio::pin!(acquired);
         let permit = loop {
@@ -70,7 +70,7 @@ impl SpaceState {
         };
         // The semaphore is never closed.
         let permit = permit.map_err(|_| StoreError::Conflict)?;
-        let turn = Arc::new(Turn {
+        let turn = Arc::new(SpaceTurn {
             began: (bounds.clock.own_time(), Instant::now()),
             bounds,
             permit: Mutex::new(Some(permit)),
@@ -80,7 +80,7 @@ impl SpaceState {
         Ok(turn)
     }
 
-    fn holder(&self) -> Option<Arc<Turn>> {
+    fn holder(&self) -> Option<Arc<SpaceTurn>> {
         self.holder.lock().unwrap_or_else(PoisonError::into_inner).upgrade()
     }
 
@@ -99,7 +99,7 @@ impl SpaceState {
 
 /// The right to run a transaction, until its owner gives it back or another takes it away.
 #[derive(Debug)]
-pub(super) struct Turn {
+pub(super) struct SpaceTurn {
     bounds: Bounds,
     /// Start of the turn, by the owner's clock and on the wall.
     began: (Duration, Instant),
@@ -107,7 +107,7 @@ pub(super) struct Turn {
     over: AtomicBool,
 }
 
-impl Turn {
+impl SpaceTurn {
     /// Fails when the time is over or another transaction took the turn away.
     pub(super) fn check(&self) -> Result<(), StoreError> {
         if !self.over.load(Ordering::Acquire) && !self.left().is_zero() {

@@ -9,7 +9,7 @@ use super::{
     base::{Base, Overlay, Pending},
     commit::{self, Batch},
     file::File,
-    space::{SpaceState, Turn},
+    space::{SpaceState, SpaceTurn},
 };
 use crate::{
     names::ComponentName,
@@ -23,7 +23,7 @@ use crate::{
 pub(super) struct EmbeddedTransaction {
     file: Arc<File>,
     space: Arc<SpaceState>,
-    turn: Arc<Turn>,
+    turn: Arc<SpaceTurn>,
     base: Arc<Base>,
     /// Staged writes of earlier transactions, and this one's own.
     overlay: Overlay,

@@ -3,16 +3,16 @@
 //! No code of a component runs before the host has checked its imports against its grant. A failed load changes nothing.
 
 mod error;
+mod origin;
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use serde::Serialize;
 use tokio::{sync::Semaphore, time::Instant};
 use tokio_util::sync::CancellationToken;
 use wasmtime::component::{Component, InstancePre, types::ComponentItem};
 
-pub use self::error::ComponentError;
+pub use self::{error::ComponentError, origin::Origin};
 use super::{
     handler::{self, Handler},
     instance::{self, Target},
@@ -53,26 +53,6 @@ const MAX_TOPICS: usize = 100;
 const LIST_TIME: Duration = Duration::from_secs(1);
 /// The interface by which the host knows an SDK component, without its version.
 const TOOLS_INTERFACE: &str = "mcpp:tool/tools";
-
-/// Source of a component's bytes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Origin {
-    /// Built into this program.
-    BuiltIn,
-    /// A file in a tools folder.
-    File(PathBuf),
-}
-
-impl Origin {
-    /// The file, if it is from one.
-    pub fn file(&self) -> Option<&PathBuf> {
-        match self {
-            Self::BuiltIn => None,
-            Self::File(path) => Some(path),
-        }
-    }
-}
 
 /// A component whose code is compiled and not yet allowed to run. Clones share the code.
 #[derive(Clone)]

@@ -1,0 +1,25 @@
+//! Source of a component.
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+/// Source of a component's bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Origin {
+    /// Built into this program.
+    BuiltIn,
+    /// A file in a tools folder.
+    File(PathBuf),
+}
+
+impl Origin {
+    /// The file, if it is from one.
+    pub fn file(&self) -> Option<&PathBuf> {
+        match self {
+            Self::BuiltIn => None,
+            Self::File(path) => Some(path),
+        }
+    }
+}

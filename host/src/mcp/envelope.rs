@@ -23,6 +23,8 @@ pub(super) struct Envelope<'a> {
     pub(super) method: Option<Cow<'a, str>>,
     /// The parameters as they came: an object, if there are any.
     pub(super) params: Option<&'a RawValue>,
+    /// The whole message.
+    pub(super) text: &'a str,
 }
 
 /// Why a message is malformed.
@@ -96,14 +98,14 @@ pub(super) fn read(message: &[u8], max_depth: usize) -> Result<Envelope<'_>, Mal
         Malformed::new(code, format!("the message is not valid: {error}"))
     })?;
     let is_unanswered = raw.is_response() || raw.is_notification();
-    read_parts(&raw).map_err(|malformed| match is_unanswered {
+    read_parts(&raw, text).map_err(|malformed| match is_unanswered {
         // The id of a response is that of a request of the host's own.
         true => Malformed { id: None, is_unanswered, ..malformed },
         false => malformed,
     })
 }
 
-fn read_parts<'a>(raw: &Raw<'a>) -> Result<Envelope<'a>, Malformed> {
+fn read_parts<'a>(raw: &Raw<'a>, text: &'a str) -> Result<Envelope<'a>, Malformed> {
     let id = raw.id.map(id).transpose()?;
     let refuse = |code, reason: &str| Err(Malformed { id: id.clone(), ..Malformed::new(code, reason) });
     if raw.jsonrpc.as_deref() != Some("2.0") {
@@ -113,7 +115,7 @@ fn read_parts<'a>(raw: &Raw<'a>) -> Result<Envelope<'a>, Malformed> {
         return match (raw.result.is_some(), raw.error.is_some()) {
             (false, false) => refuse(INVALID_REQUEST, "the message has neither `method` nor `result` nor `error`"),
             (true, true) => refuse(INVALID_REQUEST, "the message has both `result` and `error`"),
-            _ => Ok(Envelope { id: None, method: None, params: None }),
+            _ => Ok(Envelope { id: None, method: None, params: None, text }),
         };
     };
     let Some(method) = string(method) else {
@@ -131,7 +133,7 @@ fn read_parts<'a>(raw: &Raw<'a>) -> Result<Envelope<'a>, Malformed> {
     {
         return refuse(INVALID_PARAMS, &reason);
     }
-    Ok(Envelope { id, method: Some(method), params: raw.params })
+    Ok(Envelope { id, method: Some(method), params: raw.params, text })
 }
 
 /// A string, which is copied only if it has escapes.

@@ -9,7 +9,10 @@ use rmcp::model::{
     ClientCapabilities, ErrorData, JsonRpcError, JsonRpcResponse, JsonRpcVersion2_0, ListToolsResult, LoggingLevel,
     NumberOrString, ServerResult,
 };
-use serde::{Deserialize, Serialize};
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{MapAccess, SeqAccess, Visitor},
+};
 use serde_json::{Value, value::RawValue};
 
 use super::{
@@ -124,10 +127,63 @@ impl Meta<'_> {
 /// The request in `envelope`, if it is plain. `traceparent` is the trace that the door knows of, for messages that say none.
 pub(super) fn read<'a>(envelope: &Envelope<'a>, era: Era<'_>, traceparent: Option<&str>) -> Option<PlainRequest<'a>> {
     envelope.id.as_ref()?;
-    match (envelope.method.as_deref()?, envelope.params) {
+    let request = match (envelope.method.as_deref()?, envelope.params) {
         ("tools/call", Some(params)) => call(params, era, traceparent).map(PlainRequest::Call),
         ("tools/list", params) => read_list(params, era).map(PlainRequest::List),
         _ => None,
+    };
+    // The engine reads all of a message, what it does not know too.
+    request.filter(|_| serde_json::from_str::<Readable>(envelope.text).is_ok())
+}
+
+/// Any JSON that the engine can read: its numbers fit, and its strings are whole. Nothing of it is kept.
+struct Readable;
+
+impl<'de> Deserialize<'de> for Readable {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(Self)
+    }
+}
+
+impl<'de> Visitor<'de> for Readable {
+    type Value = Self;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("JSON")
+    }
+
+    fn visit_unit<E>(self) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Self, A::Error> {
+        while items.next_element::<Self>()?.is_some() {}
+        Ok(self)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Self, A::Error> {
+        while members.next_entry::<Self, Self>()?.is_some() {}
+        Ok(self)
     }
 }
 

@@ -17,11 +17,12 @@ use std::{
     time::Duration,
 };
 
-use crate::limits::Fuel;
-use features::{Code, Features, Heap, Tasks};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 use wasmtime::{Enabled, InstanceAllocationStrategy, PoolingAllocationConfig};
+
+use crate::limits::Fuel;
+use features::{Code, Features, Heap, Tasks};
 
 /// Niceness of guests that compute for long: while something else wants the processor, they get about a third less of it.
 const GUEST_NICE: i32 = 5;

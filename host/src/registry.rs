@@ -15,7 +15,6 @@ pub mod rate;
 pub mod schema;
 pub mod tool;
 
-use self::error::InstallError;
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError, atomic::AtomicBool},
@@ -32,6 +31,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::{
     catalog::{Catalog, Problem, Revision},
+    error::InstallError,
     gate::Pass,
     rate::Rate,
     tool::{STEPS_PER_MS, Tool},

@@ -53,7 +53,8 @@ fn host() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../host").canonicalize().expect("the host")
 }
 
-fn sources(folder: &Path) -> Vec<PathBuf> {
+/// All Rust files below a folder.
+pub(crate) fn sources(folder: &Path) -> Vec<PathBuf> {
     let (mut found, mut waiting) = (Vec::new(), vec![folder.to_owned()]);
     while let Some(folder) = waiting.pop() {
         for entry in std::fs::read_dir(folder).expect("a folder") {

@@ -2,18 +2,14 @@
 
 use std::path::Path;
 
+use crate::house::sources;
+
 /// The attributes of asynchronous tests below a folder, each with its place.
 fn attributes(folder: &Path, found: &mut Vec<(String, String)>) {
-    for entry in std::fs::read_dir(folder).expect("a folder") {
-        let path = entry.expect("an entry").path();
-        if path.is_dir() {
-            attributes(&path, found);
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            let text = std::fs::read_to_string(&path).expect("text");
-            for (number, line) in text.lines().enumerate().filter(|(_, line)| line.trim().starts_with("#[tokio::test"))
-            {
-                found.push((format!("{}:{}", path.display(), number + 1), line.trim().to_owned()));
-            }
+    for path in sources(folder) {
+        let text = std::fs::read_to_string(&path).expect("text");
+        for (number, line) in text.lines().enumerate().filter(|(_, line)| line.trim().starts_with("#[tokio::test")) {
+            found.push((format!("{}:{}", path.display(), number + 1), line.trim().to_owned()));
         }
     }
 }

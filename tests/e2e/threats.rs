@@ -2,19 +2,16 @@
 
 use std::{collections::BTreeSet, path::Path};
 
+use crate::house::sources;
+
 const PAGE: &str = include_str!("../threats.md");
 
 /// The names of all functions below a folder.
 fn functions(folder: &Path, found: &mut BTreeSet<String>) {
-    for entry in std::fs::read_dir(folder).expect("a folder") {
-        let path = entry.expect("an entry").path();
-        if path.is_dir() {
-            functions(&path, found);
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            let text = std::fs::read_to_string(&path).expect("text");
-            let names = text.split("fn ").skip(1).filter_map(|rest| rest.split('(').next());
-            found.extend(names.map(str::to_owned));
-        }
+    for path in sources(folder) {
+        let text = std::fs::read_to_string(&path).expect("text");
+        let names = text.split("fn ").skip(1).filter_map(|rest| rest.split('(').next());
+        found.extend(names.map(str::to_owned));
     }
 }
 

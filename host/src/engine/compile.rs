@@ -20,8 +20,9 @@ use super::{
     features::Features,
 };
 use crate::memory::memory_bytes;
-pub use refused::Refusal;
 use refused::RefusedBuilds;
+
+pub use refused::Refusal;
 
 /// Largest component file, in bytes.
 pub const MAX_COMPONENT_BYTES: u64 = 256 << 20;

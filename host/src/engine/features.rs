@@ -1,11 +1,12 @@
 //! Features that a component needs of its engine, and so the engine that runs it. Costly features are for the components that need them.
 //! The host decides once, when it compiles the component; afterwards everything follows the component's own engine.
 
-use crate::limits::Fuel;
 use wasmparser::{
     CanonicalFunction, CanonicalOption, ComponentDefinedType, ComponentType, ComponentTypeDeclaration,
     CompositeInnerType, InstanceTypeDeclaration, Parser, Payload, PrimitiveValType, RefType, SubType, TypeRef, ValType,
 };
+
+use crate::limits::Fuel;
 
 /// Start of the WASI versions that the host links only where tasks exist.
 pub(crate) const WASI_OF_TASKS: &str = "0.3.";

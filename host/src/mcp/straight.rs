@@ -6,8 +6,8 @@
 use std::{borrow::Cow, sync::Arc};
 
 use rmcp::model::{
-    ClientCapabilities, ErrorData, JsonRpcError, JsonRpcResponse, JsonRpcVersion2_0, ListToolsResult, LoggingLevel,
-    NumberOrString, ServerResult,
+    CallToolResponse, CallToolResult, ClientCapabilities, ErrorData, JsonRpcError, JsonRpcResponse, JsonRpcVersion2_0,
+    ListToolsResult, LoggingLevel, NumberOrString, ServerResult,
 };
 use serde::{
     Deserialize, Deserializer, Serialize,
@@ -22,10 +22,10 @@ use super::{
     session::visit::LiveSession,
     tools::CallRequest,
 };
-use crate::tenant::Principal;
 use crate::{
     call::{LogLevel, TraceContext},
     names::ToolName,
+    tenant::Principal,
 };
 
 /// The first protocol version without sessions.
@@ -229,6 +229,11 @@ pub(super) fn write(id: &Value, era: Era<'_>, result: Result<ServerResult, Error
         }
         Err(error) => serde_json::to_vec(&JsonRpcError::new(Some(id), error)),
     }
+}
+
+/// The result of a call in the engine's words.
+pub(super) fn completed(answer: Result<CallToolResult, ErrorData>) -> Result<ServerResult, ErrorData> {
+    answer.map(|result| ServerResult::from(CallToolResponse::Complete(result)))
 }
 
 /// The answer with a page of the list of tools: as it is kept, where the client may use all tools. `None` if it cannot be written.

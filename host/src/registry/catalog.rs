@@ -1,6 +1,5 @@
 //! One tenant's tools at one moment: an immutable value that a swap replaces as a whole.
 
-use super::error::InstallError;
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, OnceLock},
@@ -10,6 +9,7 @@ use std::{
 use tokio::sync::Semaphore;
 
 use super::{
+    error::InstallError,
     offer::offered,
     tool::{Powers, Tool},
 };

@@ -1,6 +1,5 @@
 //! The host's own requests to a component's live revision: to handle an event or a timer, or to migrate its data.
 
-use super::error::InstallError;
 use std::{sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
@@ -9,6 +8,7 @@ use tokio::{sync::Semaphore, time::Instant};
 use super::{
     Registry,
     catalog::{Revision, RevisionHandler},
+    error::InstallError,
     tool::Powers,
 };
 use crate::{

@@ -1,8 +1,8 @@
 //! Which of a component's tools are offered, and under which names: as it gives them, unless the operator's grant says otherwise.
 
-use super::error::InstallError;
 use std::collections::BTreeSet;
 
+use super::error::InstallError;
 use crate::{
     grants::ComponentGrant,
     guest::component::LoadedTool,

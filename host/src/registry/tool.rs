@@ -1,6 +1,5 @@
 //! A tool that is ready to be called: its name, schemas and limits checked, its place in its component known.
 
-use super::error::InstallError;
 use std::{
     collections::BTreeMap,
     sync::{Arc, OnceLock},
@@ -10,6 +9,7 @@ use serde_json::Value;
 use tokio::sync::Semaphore;
 
 use super::{
+    error::InstallError,
     gate::Gate,
     rate::{Rate, Weight},
     schema::{Mismatch, Schema, Steps},

@@ -4,9 +4,8 @@ use std::{collections::BTreeMap, fs, io, path::Path};
 
 use serde::{Deserialize, Serialize};
 
-use crate::files::{lock, write_durably};
-
 use super::{MAX_VALUE_BYTES, SecretError, SecretName};
+use crate::files::{lock, write_durably};
 
 /// The version of the file format that this host reads and writes.
 const FORMAT_VERSION: u32 = 1;

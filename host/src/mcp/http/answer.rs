@@ -15,10 +15,9 @@ use axum::{
 };
 use http_body_util::BodyExt as _;
 use hyper::body::{Frame, SizeHint};
-
-use super::body::LEAST_BYTES;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
+use super::body::LEAST_BYTES;
 use crate::{
     mcp::written::{ResultWriter, WrittenResults},
     memory::{Account, MemoryUse, NoMemory, Reservation},

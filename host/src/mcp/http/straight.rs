@@ -7,7 +7,7 @@ use axum::{
     http::{HeaderMap, HeaderValue, header, request::Parts},
     response::Response,
 };
-use rmcp::model::{CallToolResponse, ErrorData, ProtocolVersion, ServerResult};
+use rmcp::model::{ErrorData, ProtocolVersion, ServerResult};
 use serde_json::Value;
 
 use super::{
@@ -53,8 +53,7 @@ impl Way<'_> {
     pub(super) async fn answer(&self, envelope: &Envelope<'_>, parts: &mut Parts) -> Option<Response> {
         let era = self.era(&parts.headers)?;
         let traceparent = parts.headers.get("traceparent").and_then(|value| value.to_str().ok());
-        let bytes = envelope.params.map_or(0, |params| params.get().len());
-        let request = aside_if_large(bytes, || straight::read(envelope, era, traceparent))?;
+        let request = aside_if_large(envelope.text.len(), || straight::read(envelope, era, traceparent))?;
         if !self.is_plain(&request, era, &parts.headers) {
             return None;
         }
@@ -143,7 +142,7 @@ impl Way<'_> {
         }
         let share = Some(Arc::clone(self.share));
         let answer = tools::answer(outcome, wants_receipt, Some(self.writer), share, Some(self.signal)).await;
-        Run::Ended(Box::new(answer.map(|result| ServerResult::from(CallToolResponse::Complete(result)))))
+        Run::Ended(Box::new(straight::completed(answer)))
     }
 }
 

@@ -9,7 +9,7 @@ use std::{
 use futures::future::BoxFuture;
 use rmcp::{
     RoleServer,
-    model::{CallToolResponse, ClientJsonRpcMessage, ClientRequest, JsonRpcRequest, RequestId, ServerResult},
+    model::{ClientJsonRpcMessage, ClientRequest, JsonRpcRequest, RequestId},
     service::serve_directly_with_ct,
     transport::OneshotTransport,
 };
@@ -56,8 +56,7 @@ impl PlainAnswer {
                     let outcome = running.end_in_silence(None).await?;
                     let share = endpoint.registry().share(&principal.tenant);
                     let answer = tools::answer(outcome, running.wants_receipt, None, share, None).await;
-                    let result = answer.map(|result| ServerResult::from(CallToolResponse::Complete(result)));
-                    straight::write(&id, Era::Modern, result).ok()
+                    straight::write(&id, Era::Modern, straight::completed(answer)).ok()
                 };
                 Self { line: Box::pin(answer), cancel }
             }

@@ -77,7 +77,8 @@ unwanted.abort("no reason");
 await assert.rejects(sleeping);
 await client.ping();
 
-await client.close();
+// This SDK reports whatever its own close aborts as an error; the answer to the cancelled call may be among it.
 assert.deepEqual(wrong.map(String), []);
+await client.close();
 console.log(`typescript ${version} over ${overHttp ? "HTTP" : "stdio"}, ${protocol}: ${tools.length} tools on ${pages} pages; ${logged.length} records, ${changes} changes of the list`);
 process.exit(0);

@@ -200,11 +200,11 @@ pub struct ProblemInfo {
 
 /// The operator's door of one host.
 #[derive(Debug)]
-pub struct AdminDoor(Arc<Shared>);
+pub struct AdminDoor(Arc<Operated>);
 
 /// The state that the operator's commands reach.
 #[derive(Debug)]
-pub struct Shared {
+pub struct Operated {
     /// The configuration in force.
     pub config: Config,
     /// Where the host listens.
@@ -221,7 +221,7 @@ pub struct Shared {
 
 impl AdminDoor {
     /// A door that is not open yet.
-    pub fn new(shared: Shared) -> Self {
+    pub fn new(shared: Operated) -> Self {
         Self(Arc::new(shared))
     }
 
@@ -295,12 +295,12 @@ fn answer<T: Serialize>(result: Result<T, impl std::error::Error + 'static>) -> 
     }
 }
 
-async fn reload(State(shared): State<Arc<Shared>>) -> Response {
+async fn reload(State(shared): State<Arc<Operated>>) -> Response {
     answer(shared.tenants.reload_all().await)
 }
 
 async fn notes(
-    State(shared): State<Arc<Shared>>,
+    State(shared): State<Arc<Operated>>,
     UrlPath(component): UrlPath<String>,
     Query(Of { tenant }): Query<Of>,
 ) -> Response {
@@ -311,23 +311,26 @@ async fn notes(
     answer(notes.map(|notes| Explanation { problem: problem.map(|problem| problem.error.clone()), notes }))
 }
 
-async fn waiting(State(shared): State<Arc<Shared>>, Query(of): Query<Of>) -> Response {
+async fn waiting(State(shared): State<Arc<Operated>>, Query(of): Query<Of>) -> Response {
     answer(shared.tenants.waiting(&of.tenant))
 }
 
-async fn accept(State(shared): State<Arc<Shared>>, Query(of): Query<Of>, Json(build): Json<Acceptance>) -> Response {
+async fn accept(State(shared): State<Arc<Operated>>, Query(of): Query<Of>, Json(build): Json<Acceptance>) -> Response {
     answer(shared.tenants.accept(&of.tenant, &build.component, &build.digest).await)
 }
 
-async fn refresh(State(shared): State<Arc<Shared>>) -> Response {
+async fn refresh(State(shared): State<Arc<Operated>>) -> Response {
     answer(shared.tenants.refresh(Arc::new(|| {})).await)
 }
 
-async fn remove_tenant(State(shared): State<Arc<Shared>>, Json(Removal { tenant, export }): Json<Removal>) -> Response {
+async fn remove_tenant(
+    State(shared): State<Arc<Operated>>,
+    Json(Removal { tenant, export }): Json<Removal>,
+) -> Response {
     answer(shared.tenants.remove(&tenant, export.as_deref(), &shared.store).await)
 }
 
-async fn info(State(shared): State<Arc<Shared>>, Query(Of { tenant }): Query<Of>) -> Response {
+async fn info(State(shared): State<Arc<Operated>>, Query(Of { tenant }): Query<Of>) -> Response {
     if let Err(unknown) = shared.tenants.homes().find(&tenant) {
         return answer::<()>(Err(unknown));
     }

@@ -74,21 +74,21 @@ enum Command {
     /// List the tools of a host, or the problems that keep components from being live.
     Tools(remote::Tools),
     /// Call a tool.
-    Call(remote::Call),
+    Call(remote::CallArgs),
     /// Watch the task queue: list its tasks, show one, follow some.
-    Tasks(tasks::Tasks),
+    Tasks(tasks::TasksArgs),
     /// Show a running host: components, limits, instances, problems.
-    Info(operate::Info),
+    Info(operate::InfoArgs),
     /// Explain a component file: its powers if you load it, and its tools.
     Inspect(inspect::Inspect),
     /// Make a running host look at its tools and grants again.
     Reload(operate::Reload),
     /// Add tenants, show, limit, suspend, resume and remove them.
-    Tenant(tenant::Tenant),
+    Tenant(tenant::TenantArgs),
     /// Make, list and revoke bearer tokens.
-    Token(token::Token),
+    Token(token::TokenArgs),
     /// Let a component do more: add to its grant, or show it.
-    Grant(policy::Grant),
+    Grant(policy::GrantArgs),
     /// Let a component do less: take keys out of its grant, or all of it.
     Revoke(policy::Revoke),
     /// Ask whether a component's grant allows something; exit code 1 if not.
@@ -100,11 +100,11 @@ enum Command {
     /// Accept a build in a pinned folder that is new, asks for more or shows clients something else.
     Accept(accept::Accept),
     /// Show events and timers that wait, and deliveries that were given up. Retry or drop those.
-    Events(data::Events),
+    Events(data::EventsArgs),
     /// Set, list and remove the secrets that the host puts into components' requests.
     Secret(secret::Secret),
     /// Copy the components' data of a running host into a file.
-    Backup(data::Backup),
+    Backup(data::BackupArgs),
     /// Put the doc comments of a WIT package into a component, so that its tools and their schemas are described.
     Document(document::Document),
     /// Print the WIT packages that this host speaks, or write them to a folder.

@@ -142,7 +142,7 @@ impl Host {
             stop.clone(),
         ));
         let socket = data_dir.join(admin::SOCKET);
-        let admin = AdminDoor::new(admin::Shared {
+        let admin = AdminDoor::new(admin::Operated {
             config: config.clone(),
             address,
             endpoint: endpoint.clone(),

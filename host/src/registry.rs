@@ -67,10 +67,10 @@ const MAX_DELIVERIES: usize = 32;
 
 /// All tenants' catalogs, and the engine on which their tools run. Clones share both.
 #[derive(Debug, Clone)]
-pub struct Registry(Arc<Shared>);
+pub struct Registry(Arc<RegistryState>);
 
 #[derive(Debug)]
-struct Shared {
+struct RegistryState {
     engine: Engine,
     admission: Admission,
     store: Arc<dyn Store>,
@@ -82,7 +82,7 @@ struct Shared {
     resting: Arc<dyn MakeRoom>,
     deliveries: TenantPermits,
     memory: Arc<HostMemory>,
-    tenants: ArcSwap<BTreeMap<TenantId, Arc<Tenant>>>,
+    tenants: ArcSwap<BTreeMap<TenantId, Arc<TenantCatalog>>>,
     /// Whether the host has loaded what it has to before it takes work.
     ready: AtomicBool,
     /// The host's notice to clients.
@@ -92,7 +92,7 @@ struct Shared {
 
 /// One tenant that is open: its catalog, and its share of the host.
 #[derive(Debug)]
-struct Tenant {
+struct TenantCatalog {
     share: ArcSwap<Share>,
     telemetry: TenantTelemetry,
     rate: Rate,
@@ -121,7 +121,7 @@ impl Registry {
         memory: Arc<HostMemory>,
     ) -> Self {
         let calls = tokio_util::task::TaskTracker::new();
-        Self(Arc::new(Shared {
+        Self(Arc::new(RegistryState {
             engine,
             admission,
             store,
@@ -151,7 +151,7 @@ impl Registry {
             }
             return;
         }
-        let tenant = Arc::new(Tenant {
+        let tenant = Arc::new(TenantCatalog {
             share: ArcSwap::from(Share::new(id.clone(), limits, self.0.memory.account(limits.memory()))),
             telemetry: TenantTelemetry::open(id, &limits),
             rate: Rate::new(limits.calls_per_minute),
@@ -173,7 +173,7 @@ impl Registry {
         self.change_tenants(|tenants| drop(tenants.remove(id)));
     }
 
-    fn change_tenants(&self, change: impl Fn(&mut BTreeMap<TenantId, Arc<Tenant>>)) {
+    fn change_tenants(&self, change: impl Fn(&mut BTreeMap<TenantId, Arc<TenantCatalog>>)) {
         self.0.tenants.rcu(|tenants| {
             let mut next = BTreeMap::clone(tenants);
             change(&mut next);
@@ -190,7 +190,7 @@ impl Registry {
         self.0.tenants.load().keys().cloned().collect()
     }
 
-    fn tenant(&self, id: &TenantId) -> Option<Arc<Tenant>> {
+    fn tenant(&self, id: &TenantId) -> Option<Arc<TenantCatalog>> {
         self.0.tenants.load().get(id).cloned()
     }
 

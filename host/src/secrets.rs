@@ -126,11 +126,11 @@ pub struct Secrets {
     tenant: TenantId,
     path: PathBuf,
     key: KeySource,
-    read: Mutex<Option<(Stamp, BTreeMap<SecretName, Sealed>)>>,
+    read: Mutex<Option<(SecretsStamp, BTreeMap<SecretName, Sealed>)>>,
 }
 
 /// The properties of the file that change when somebody writes it.
-type Stamp = (u64, SystemTime, u64);
+type SecretsStamp = (u64, SystemTime, u64);
 
 impl Secrets {
     /// The secrets of a tenant in its home; nothing is read yet.
@@ -202,7 +202,7 @@ impl Secrets {
 }
 
 /// A file that is not there has a stamp of its own.
-fn stamp(path: &Path) -> io::Result<Stamp> {
+fn stamp(path: &Path) -> io::Result<SecretsStamp> {
     use std::os::unix::fs::MetadataExt as _;
     match std::fs::metadata(path) {
         Ok(meta) => Ok((meta.len(), meta.modified()?, meta.ino())),

@@ -1,11 +1,11 @@
-//! The house: the arrows between the rooms of the host run one way, and no file is too long to read.
+//! The house: the arrows between the rooms of the host run one way, no two of its types share a name, and no file is too long to read.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
 };
 
-use proc_macro2::{TokenStream, TokenTree};
+use proc_macro2::{Delimiter, TokenStream, TokenTree};
 
 /// The longest that a source file may be, in lines.
 const FILE_LINES: usize = 450;
@@ -133,6 +133,47 @@ fn arrows_between_rooms_run_one_way() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// The types that tokens define; `associated` are the tokens of an `impl` or a trait, whose `type` is no new type.
+fn types(tokens: TokenStream, associated: bool, found: &mut Vec<String>) {
+    let mut before = String::new();
+    let mut in_head = false;
+    for token in tokens {
+        match &token {
+            TokenTree::Group(group) => {
+                types(group.stream(), in_head && group.delimiter() == Delimiter::Brace, found);
+                in_head &= group.delimiter() != Delimiter::Brace;
+            }
+            TokenTree::Ident(word) => {
+                let defines = matches!(before.as_str(), "struct" | "enum" | "trait" | "union");
+                if defines || before == "type" && !associated {
+                    found.push(word.to_string());
+                }
+                in_head |= word == "impl" || word == "trait";
+            }
+            TokenTree::Punct(mark) => in_head &= mark.as_char() != ';',
+            TokenTree::Literal(_) => {}
+        }
+        before = token.to_string();
+    }
+}
+
+#[test]
+fn no_two_types_share_a_name() {
+    let mut files: BTreeMap<String, Vec<PathBuf>> = BTreeMap::new();
+    let src = host().join("src");
+    for path in sources(&src) {
+        let tokens = std::fs::read_to_string(&path).expect("text").parse().expect("Rust");
+        let mut found = Vec::new();
+        types(tokens, false, &mut found);
+        for name in found {
+            files.entry(name).or_default().push(path.strip_prefix(&src).expect("below").to_owned());
+        }
+    }
+    assert!(files.len() > 400, "only {} types are found", files.len());
+    let shared: Vec<_> = files.iter().filter(|(_, files)| files.len() > 1).collect();
+    assert!(shared.is_empty(), "{shared:#?}");
 }
 
 #[test]

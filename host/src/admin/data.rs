@@ -12,7 +12,7 @@ use futures::{Stream, stream};
 use serde::{Deserialize, Serialize};
 use tokio::{sync::watch, task::JoinHandle};
 
-use super::{Of, Shared, answer};
+use super::{Of, Operated, answer};
 use crate::{
     events::parked::{self, Verdict},
     store::StoreError,
@@ -21,7 +21,7 @@ use crate::{
 /// Most deliveries shown of each kind and space.
 const MAX_SHOWN: usize = 100;
 
-pub(super) async fn list_events(State(shared): State<Arc<Shared>>, Query(of): Query<Of>) -> Response {
+pub(super) async fn list_events(State(shared): State<Arc<Operated>>, Query(of): Query<Of>) -> Response {
     answer(parked::list(&shared.store, &of.tenant, MAX_SHOWN).await)
 }
 
@@ -36,7 +36,7 @@ pub struct Settle {
 }
 
 pub(super) async fn settle_events(
-    State(shared): State<Arc<Shared>>,
+    State(shared): State<Arc<Operated>>,
     Query(of): Query<Of>,
     Json(settle): Json<Settle>,
 ) -> Response {
@@ -64,7 +64,7 @@ pub enum BackupStep {
 }
 
 pub(super) async fn backup(
-    State(shared): State<Arc<Shared>>,
+    State(shared): State<Arc<Operated>>,
     Query(of): Query<Of>,
     Json(Backup { target }): Json<Backup>,
 ) -> Response {

@@ -90,7 +90,7 @@ pub enum ProjectBuildError {
 pub type BuildProgress<'a> = &'a (dyn Fn(&str) + Send + Sync);
 
 /// The result of a language's steps.
-struct Steps {
+struct BuildSteps {
     component: PathBuf,
     said: String,
 }
@@ -98,7 +98,7 @@ struct Steps {
 /// Builds the component of a project.
 pub async fn build(project: &Project, progress: BuildProgress<'_>) -> Result<Built, ProjectBuildError> {
     let started = Instant::now();
-    let Steps { component, said } = match project.language {
+    let BuildSteps { component, said } = match project.language {
         Language::Rust => rust::build(project, progress).await?,
         Language::Javascript | Language::Typescript => npm::build(project, progress).await?,
         Language::Python => python::build(project, progress).await?,

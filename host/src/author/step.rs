@@ -21,21 +21,21 @@ const MAX_DATA_BYTES: usize = 64 << 20;
 
 /// A tool to run.
 #[derive(Debug)]
-pub(super) struct Step {
+pub(super) struct BuildStep {
     program: OsString,
     arguments: Vec<OsString>,
     folder: PathBuf,
     environment: Vec<(OsString, OsString)>,
     /// The advice where the program is missing.
     needs: &'static str,
-    output: Output,
+    output: StepOutput,
     /// A name for it other than its program's.
     name: Option<&'static str>,
 }
 
 /// The use of a tool's standard output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Output {
+enum StepOutput {
     /// Words for the author, like its standard error.
     Words,
     /// Data for us.
@@ -51,7 +51,7 @@ pub(super) struct Done {
     pub(super) data: String,
 }
 
-impl Step {
+impl BuildStep {
     /// `program` in `folder`; `needs` says what to install if there is none.
     pub(super) fn new(program: impl AsRef<OsStr>, folder: &Path, needs: &'static str) -> Self {
         let program = program.as_ref().to_owned();
@@ -61,7 +61,7 @@ impl Step {
             folder: folder.to_owned(),
             environment: Vec::new(),
             needs,
-            output: Output::Words,
+            output: StepOutput::Words,
             name: None,
         }
     }
@@ -84,7 +84,7 @@ impl Step {
 
     /// Keeps its standard output as data.
     pub(super) fn with_data(mut self) -> Self {
-        self.output = Output::Data;
+        self.output = StepOutput::Data;
         self
     }
 
@@ -102,8 +102,8 @@ impl Step {
         let (said, data) = (Mutex::new(Vec::new()), Mutex::new(Vec::new()));
         let (out, err) = (child.stdout.take(), child.stderr.take());
         let (kept, room) = match self.output {
-            Output::Words => (&said, MAX_SAID_BYTES),
-            Output::Data => (&data, MAX_DATA_BYTES),
+            StepOutput::Words => (&said, MAX_SAID_BYTES),
+            StepOutput::Data => (&data, MAX_DATA_BYTES),
         };
         let (out, err, status) = tokio::join!(read(out, kept, room), read(err, &said, MAX_SAID_BYTES), child.wait());
         out.and(err).map_err(failed)?;

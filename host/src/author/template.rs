@@ -11,7 +11,7 @@ use super::{language::Language, sdk};
 const MAX_NAME: usize = 64;
 
 /// One file of a template: where it goes, and its text.
-type File = (&'static str, &'static str);
+type TemplateFile = (&'static str, &'static str);
 
 /// The files of one template, named once.
 macro_rules! template {
@@ -20,19 +20,19 @@ macro_rules! template {
     };
 }
 
-const RUST: &[File] = template!("rust": "Cargo.toml", "README.md", "src/lib.rs");
-const JAVASCRIPT: &[File] =
+const RUST: &[TemplateFile] = template!("rust": "Cargo.toml", "README.md", "src/lib.rs");
+const JAVASCRIPT: &[TemplateFile] =
     template!("javascript": "package.json", "README.md", "wit/world.wit", "src/tool.js", "test/tool.test.js");
-const TYPESCRIPT: &[File] = template!(
+const TYPESCRIPT: &[TemplateFile] = template!(
     "typescript": "package.json", "tsconfig.json", "README.md", "wit/world.wit", "src/tool.ts", "test/tool.test.js"
 );
-const PYTHON: &[File] = template!(
+const PYTHON: &[TemplateFile] = template!(
     "python": "requirements.txt", "README.md", "wit/world.wit", "app.py", "greeting.py", "test_greeting.py"
 );
-const C: &[File] = template!(
+const C: &[TemplateFile] = template!(
     "c": "requirements.txt", "Makefile", "README.md", "wit/world.wit", "tool.c", "greeting.c", "greeting.h", "test_greeting.c"
 );
-const GO: &[File] = template!(
+const GO: &[TemplateFile] = template!(
     "go": "requirements.txt", "go.mod", "README.md", "wit/world.wit", "export_wit_world/tool.go", "greeting/greeting.go",
     "greeting/greeting_test.go"
 );

@@ -15,7 +15,7 @@ use crate::{
     store::{Space, StoreError},
 };
 
-type Answer<T> = wasmtime::Result<Result<T, wit::OutboxError>>;
+type OutboxAnswer<T> = wasmtime::Result<Result<T, wit::OutboxError>>;
 
 /// Links the outbox.
 pub(super) fn link(linker: &mut Linker<State>) -> wasmtime::Result<()> {
@@ -83,7 +83,7 @@ impl wit::Host for State {
         topic: String,
         key: String,
         payload: Vec<u8>,
-    ) -> Answer<String> {
+    ) -> OutboxAnswer<String> {
         self.control.charge_store_op(key.len().saturating_add(payload.len()))?;
         let (writing, message) = match (self.writing(), message(key, payload)) {
             (Ok(writing), Ok(message)) => (writing, message),
@@ -105,7 +105,7 @@ impl wit::Host for State {
         key: String,
         at_ms: u64,
         payload: Vec<u8>,
-    ) -> Answer<()> {
+    ) -> OutboxAnswer<()> {
         self.control.charge_store_op(key.len().saturating_add(payload.len()))?;
         let (writing, message) = match (self.writing(), message(key, payload)) {
             (Ok(writing), Ok(message)) => (writing, message),
@@ -119,7 +119,7 @@ impl wit::Host for State {
         Ok(control.wait_in_place(set).await?.map_err(wit::OutboxError::from))
     }
 
-    async fn cancel_wake(&mut self, transaction: Resource<OpenTransaction>, key: String) -> Answer<bool> {
+    async fn cancel_wake(&mut self, transaction: Resource<OpenTransaction>, key: String) -> OutboxAnswer<bool> {
         self.control.charge_store_op(key.len())?;
         if key.len() > MAX_KEY_BYTES {
             return Ok(Err(wit::OutboxError::InvalidKey));

@@ -34,7 +34,7 @@ const ATTEMPTS: u32 = 8;
 /// Where the key itself begins, after the bucket's name: a zero and the hash.
 const HASH_BYTES: usize = 8;
 
-type Answer<T> = wasmtime::Result<Result<T, store::Error>>;
+type KeyvalueAnswer<T> = wasmtime::Result<Result<T, store::Error>>;
 
 /// A bucket in a guest's hands. Its name is legal.
 #[derive(Debug, Clone)]
@@ -167,13 +167,13 @@ impl Change {
 }
 
 impl Reach {
-    async fn snapshot(&self) -> Answer<Box<dyn Snapshot>> {
+    async fn snapshot(&self) -> KeyvalueAnswer<Box<dyn Snapshot>> {
         let opened = self.control.wait_in_place(self.access.store.snapshot(&self.access.space)).await?;
         Ok(opened.map_err(store::Error::from))
     }
 
     /// Reads one entry, and charges it.
-    async fn get(&self, snapshot: &dyn Snapshot, key: &str) -> Answer<Option<Entry>> {
+    async fn get(&self, snapshot: &dyn Snapshot, key: &str) -> KeyvalueAnswer<Option<Entry>> {
         let key = match self.bucket.key(key) {
             Ok(key) => key,
             Err(error) => return Ok(Err(error)),
@@ -184,14 +184,14 @@ impl Reach {
         Ok(found.map_err(store::Error::from))
     }
 
-    async fn read(&self, key: &str) -> Answer<Option<Entry>> {
+    async fn read(&self, key: &str) -> KeyvalueAnswer<Option<Entry>> {
         match self.snapshot().await? {
             Ok(snapshot) => self.get(&*snapshot, key).await,
             Err(error) => Ok(Err(error)),
         }
     }
 
-    async fn read_many(&self, keys: Vec<String>) -> Answer<Vec<Option<(String, Vec<u8>)>>> {
+    async fn read_many(&self, keys: Vec<String>) -> KeyvalueAnswer<Vec<Option<(String, Vec<u8>)>>> {
         if keys.len() > MAX_TRANSACTION_WRITES {
             return Ok(other(format!("more than {MAX_TRANSACTION_WRITES} keys")));
         }
@@ -218,7 +218,7 @@ impl Reach {
     }
 
     /// A page of keys, from the hash in `cursor` on.
-    async fn list(&self, cursor: Option<u64>) -> Answer<store::KeyResponse> {
+    async fn list(&self, cursor: Option<u64>) -> KeyvalueAnswer<store::KeyResponse> {
         let snapshot = match self.snapshot().await? {
             Ok(snapshot) => snapshot,
             Err(error) => return Ok(Err(error)),
@@ -250,7 +250,7 @@ impl Reach {
     }
 
     /// Makes a change in a transaction of its own, and again after a conflict.
-    async fn change(&self, change: Result<Change, store::Error>) -> Answer<u64> {
+    async fn change(&self, change: Result<Change, store::Error>) -> KeyvalueAnswer<u64> {
         let change = match change {
             Ok(change) => change,
             Err(error) => return Ok(Err(error)),
@@ -282,7 +282,7 @@ impl Reach {
 
 impl State {
     /// Context of an operation on a bucket. An open transaction of the guest would make another one of the same space wait for it, so the host refuses.
-    fn reach(&mut self, bucket: &Resource<Bucket>) -> Answer<Reach> {
+    fn reach(&mut self, bucket: &Resource<Bucket>) -> KeyvalueAnswer<Reach> {
         let bucket = self.table_and_control().0.get(bucket)?.clone();
         if self.store_use.transaction_open {
             return Ok(other("a transaction of mcpp:store is open"));
@@ -304,7 +304,7 @@ macro_rules! reach {
 }
 
 impl store::Host for State {
-    async fn open(&mut self, identifier: String) -> Answer<Resource<Bucket>> {
+    async fn open(&mut self, identifier: String) -> KeyvalueAnswer<Resource<Bucket>> {
         if self.store_access().is_err() {
             return Ok(Err(store::Error::AccessDenied));
         }
@@ -314,29 +314,29 @@ impl store::Host for State {
 }
 
 impl store::HostBucket for State {
-    async fn get(&mut self, this: Resource<Bucket>, key: String) -> Answer<Option<Vec<u8>>> {
+    async fn get(&mut self, this: Resource<Bucket>, key: String) -> KeyvalueAnswer<Option<Vec<u8>>> {
         let reach = reach!(self, this);
         Ok(reach.read(&key).await?.map(|found| found.map(|entry| entry.value.into())))
     }
 
-    async fn set(&mut self, this: Resource<Bucket>, key: String, bytes: Vec<u8>) -> Answer<()> {
+    async fn set(&mut self, this: Resource<Bucket>, key: String, bytes: Vec<u8>) -> KeyvalueAnswer<()> {
         let reach = reach!(self, this);
         let write = reach.bucket.key(&key).and_then(|key| Ok(Change::Write(vec![(key, Some(value(bytes)?))])));
         Ok(reach.change(write).await?.map(|_| ()))
     }
 
-    async fn delete(&mut self, this: Resource<Bucket>, key: String) -> Answer<()> {
+    async fn delete(&mut self, this: Resource<Bucket>, key: String) -> KeyvalueAnswer<()> {
         let reach = reach!(self, this);
         let remove = reach.bucket.key(&key).map(|key| Change::Write(vec![(key, None)]));
         Ok(reach.change(remove).await?.map(|_| ()))
     }
 
-    async fn exists(&mut self, this: Resource<Bucket>, key: String) -> Answer<bool> {
+    async fn exists(&mut self, this: Resource<Bucket>, key: String) -> KeyvalueAnswer<bool> {
         let reach = reach!(self, this);
         Ok(reach.read(&key).await?.map(|found| found.is_some()))
     }
 
-    async fn list_keys(&mut self, this: Resource<Bucket>, cursor: Option<u64>) -> Answer<store::KeyResponse> {
+    async fn list_keys(&mut self, this: Resource<Bucket>, cursor: Option<u64>) -> KeyvalueAnswer<store::KeyResponse> {
         let reach = reach!(self, this);
         reach.list(cursor).await
     }
@@ -348,7 +348,7 @@ impl store::HostBucket for State {
 }
 
 impl atomics::Host for State {
-    async fn increment(&mut self, bucket: Resource<Bucket>, key: String, delta: u64) -> Answer<u64> {
+    async fn increment(&mut self, bucket: Resource<Bucket>, key: String, delta: u64) -> KeyvalueAnswer<u64> {
         let reach = reach!(self, bucket);
         reach.change(reach.bucket.key(&key).map(|key| Change::Add(key, delta))).await
     }
@@ -359,12 +359,12 @@ impl batch::Host for State {
         &mut self,
         bucket: Resource<Bucket>,
         keys: Vec<String>,
-    ) -> Answer<Vec<Option<(String, Vec<u8>)>>> {
+    ) -> KeyvalueAnswer<Vec<Option<(String, Vec<u8>)>>> {
         let reach = reach!(self, bucket);
         reach.read_many(keys).await
     }
 
-    async fn set_many(&mut self, bucket: Resource<Bucket>, entries: Vec<(String, Vec<u8>)>) -> Answer<()> {
+    async fn set_many(&mut self, bucket: Resource<Bucket>, entries: Vec<(String, Vec<u8>)>) -> KeyvalueAnswer<()> {
         let reach = reach!(self, bucket);
         if let Err(too_large) = check_number(entries.len()) {
             return Ok(Err(too_large));
@@ -374,7 +374,7 @@ impl batch::Host for State {
         Ok(reach.change(write).await?.map(|_| ()))
     }
 
-    async fn delete_many(&mut self, bucket: Resource<Bucket>, keys: Vec<String>) -> Answer<()> {
+    async fn delete_many(&mut self, bucket: Resource<Bucket>, keys: Vec<String>) -> KeyvalueAnswer<()> {
         let reach = reach!(self, bucket);
         if let Err(too_large) = check_number(keys.len()) {
             return Ok(Err(too_large));

@@ -4,7 +4,7 @@ use wasmtime::component::{HasSelf, Linker};
 
 use crate::capability::{bindings::standard::wasi::config::store, state::State};
 
-type Answer<T> = wasmtime::Result<Result<T, store::Error>>;
+type SettingsAnswer<T> = wasmtime::Result<Result<T, store::Error>>;
 
 /// Links the interface.
 pub(super) fn link(linker: &mut Linker<State>) -> wasmtime::Result<()> {
@@ -12,11 +12,11 @@ pub(super) fn link(linker: &mut Linker<State>) -> wasmtime::Result<()> {
 }
 
 impl store::Host for State {
-    fn get(&mut self, key: String) -> Answer<Option<String>> {
+    fn get(&mut self, key: String) -> SettingsAnswer<Option<String>> {
         Ok(Ok(self.running.as_ref().and_then(|running| running.config.get(&key).cloned())))
     }
 
-    fn get_all(&mut self) -> Answer<Vec<(String, String)>> {
+    fn get_all(&mut self) -> SettingsAnswer<Vec<(String, String)>> {
         let all = self.running.iter().flat_map(|running| running.config.iter());
         Ok(Ok(all.map(|(key, value)| (key.clone(), value.clone())).collect()))
     }

@@ -37,7 +37,7 @@ pub const MAX_MIGRATION_STEP: Duration = Duration::from_secs(10);
 /// Time of a call that `wait` leaves, so that the guest can report that nothing happened.
 const WAIT_LEAVES: Duration = Duration::from_millis(100);
 
-type Answer<T> = wasmtime::Result<Result<T, types::StoreError>>;
+type StoreAnswer<T> = wasmtime::Result<Result<T, types::StoreError>>;
 
 /// Access of an instance to the store.
 #[derive(Debug, Clone)]
@@ -191,7 +191,7 @@ impl State {
 }
 
 impl snapshots::Host for State {
-    async fn open(&mut self) -> Answer<Resource<OpenSnapshot>> {
+    async fn open(&mut self) -> StoreAnswer<Resource<OpenSnapshot>> {
         self.control.charge_store_op(0)?;
         let access = match self.store_access() {
             Ok(access) => access,
@@ -211,7 +211,7 @@ impl snapshots::Host for State {
 }
 
 impl snapshots::HostSnapshot for State {
-    async fn get(&mut self, this: Resource<OpenSnapshot>, guest_key: Vec<u8>) -> Answer<Option<types::Entry>> {
+    async fn get(&mut self, this: Resource<OpenSnapshot>, guest_key: Vec<u8>) -> StoreAnswer<Option<types::Entry>> {
         self.control.charge_store_op(0)?;
         let (table, control) = self.table_and_control();
         let open = table.get(&this)?;
@@ -231,7 +231,7 @@ impl snapshots::HostSnapshot for State {
         guest_range: types::Range,
         limit: u32,
         reverse: bool,
-    ) -> Answer<types::Page> {
+    ) -> StoreAnswer<types::Page> {
         self.control.charge_store_op(0)?;
         let (table, control) = self.table_and_control();
         let open = table.get(&this)?;
@@ -253,7 +253,7 @@ impl snapshots::HostSnapshot for State {
 }
 
 impl transactions::Host for State {
-    async fn begin(&mut self) -> Answer<Resource<OpenTransaction>> {
+    async fn begin(&mut self) -> StoreAnswer<Resource<OpenTransaction>> {
         self.control.charge_store_op(0)?;
         let access = match self.store_access() {
             Ok(_) if self.store_use.transaction_open => return Ok(Err(types::StoreError::TransactionOpen)),
@@ -272,7 +272,7 @@ impl transactions::Host for State {
 }
 
 impl transactions::HostTransaction for State {
-    async fn get(&mut self, this: Resource<OpenTransaction>, guest_key: Vec<u8>) -> Answer<Option<types::Entry>> {
+    async fn get(&mut self, this: Resource<OpenTransaction>, guest_key: Vec<u8>) -> StoreAnswer<Option<types::Entry>> {
         self.control.charge_store_op(0)?;
         let (table, control) = self.table_and_control();
         let key = match key(&guest_key) {
@@ -290,7 +290,7 @@ impl transactions::HostTransaction for State {
         guest_range: types::Range,
         limit: u32,
         reverse: bool,
-    ) -> Answer<types::Page> {
+    ) -> StoreAnswer<types::Page> {
         self.control.charge_store_op(0)?;
         let (table, control) = self.table_and_control();
         let range = match range(&guest_range) {
@@ -307,7 +307,7 @@ impl transactions::HostTransaction for State {
         this: Resource<OpenTransaction>,
         guest_range: types::Range,
         limit: u32,
-    ) -> Answer<Vec<types::Entry>> {
+    ) -> StoreAnswer<Vec<types::Entry>> {
         self.control.charge_store_op(0)?;
         let (table, control) = self.table_and_control();
         let range = match range(&guest_range) {
@@ -320,7 +320,7 @@ impl transactions::HostTransaction for State {
         Ok(taken.map(|entries| entries.into_iter().map(types::Entry::from).collect()).map_err(types::StoreError::from))
     }
 
-    async fn set(&mut self, this: Resource<OpenTransaction>, guest_key: Vec<u8>, value: Vec<u8>) -> Answer<()> {
+    async fn set(&mut self, this: Resource<OpenTransaction>, guest_key: Vec<u8>, value: Vec<u8>) -> StoreAnswer<()> {
         self.control.charge_store_op(guest_key.len().saturating_add(value.len()))?;
         let (table, control) = self.table_and_control();
         let key = match key(&guest_key) {
@@ -332,7 +332,7 @@ impl transactions::HostTransaction for State {
         Ok(written.map_err(types::StoreError::from))
     }
 
-    async fn delete(&mut self, this: Resource<OpenTransaction>, guest_key: Vec<u8>) -> Answer<bool> {
+    async fn delete(&mut self, this: Resource<OpenTransaction>, guest_key: Vec<u8>) -> StoreAnswer<bool> {
         self.control.charge_store_op(guest_key.len())?;
         let (table, control) = self.table_and_control();
         let key = match key(&guest_key) {
@@ -343,7 +343,7 @@ impl transactions::HostTransaction for State {
         Ok(deleted.map_err(types::StoreError::from))
     }
 
-    async fn commit(&mut self, this: Resource<OpenTransaction>) -> Answer<()> {
+    async fn commit(&mut self, this: Resource<OpenTransaction>) -> StoreAnswer<()> {
         self.control.charge_store_op(0)?;
         let OpenTransaction { transaction, .. } = self.table_and_control().0.delete(this)?;
         self.store_use.transaction_open = false;
@@ -358,7 +358,7 @@ impl transactions::HostTransaction for State {
 }
 
 impl changes::Host for State {
-    async fn wait(&mut self, guest_key: Vec<u8>, since: u64, timeout_ms: u64) -> Answer<u64> {
+    async fn wait(&mut self, guest_key: Vec<u8>, since: u64, timeout_ms: u64) -> StoreAnswer<u64> {
         self.control.charge_store_op(0)?;
         let (key, access) = match (key(&guest_key), self.store_access()) {
             (Ok(_), Ok(_)) if self.store_use.transaction_open => return Ok(Err(types::StoreError::TransactionOpen)),

@@ -31,16 +31,16 @@ impl HasData for Io {
 
 /// The table of handles with the controls of the call that owns it.
 #[derive(Debug)]
-pub struct Waiting<'a> {
+pub struct WaitingTable<'a> {
     table: &'a mut ResourceTable,
     control: &'a Control,
 }
 
-impl HasData for Waiting<'static> {
-    type Data<'a> = Waiting<'a>;
+impl HasData for WaitingTable<'static> {
+    type Data<'a> = WaitingTable<'a>;
 }
 
-impl io::poll::Host for Waiting<'_> {
+impl io::poll::Host for WaitingTable<'_> {
     async fn poll(&mut self, pollables: Vec<Resource<DynPollable>>) -> wasmtime::Result<Vec<u32>> {
         if pollables.len() > MAX_POLLED {
             return Err(wasmtime::Error::msg(format!("it waits for more than {MAX_POLLED} handles at once")));
@@ -49,7 +49,7 @@ impl io::poll::Host for Waiting<'_> {
     }
 }
 
-impl io::poll::HostPollable for Waiting<'_> {
+impl io::poll::HostPollable for WaitingTable<'_> {
     async fn block(&mut self, pollable: Resource<DynPollable>) -> wasmtime::Result<()> {
         self.control.wait(io::poll::HostPollable::block(self.table, pollable)).await?
     }
@@ -63,16 +63,16 @@ impl io::poll::HostPollable for Waiting<'_> {
     }
 }
 
-fn waiting(state: &mut State) -> Waiting<'_> {
+fn waiting(state: &mut State) -> WaitingTable<'_> {
     let (table, control) = state.table_and_control();
-    Waiting { table, control }
+    WaitingTable { table, control }
 }
 
 /// Links the interfaces.
 pub(super) fn link(l: &mut Linker<State>) -> wasmtime::Result<()> {
     io::error::add_to_linker::<State, Io>(l, |state| state.ctx().table)?;
-    io::streams::add_to_linker::<State, Waiting<'static>>(l, waiting)?;
-    io::poll::add_to_linker::<State, Waiting<'static>>(l, waiting)?;
+    io::streams::add_to_linker::<State, WaitingTable<'static>>(l, waiting)?;
+    io::poll::add_to_linker::<State, WaitingTable<'static>>(l, waiting)?;
     clocks::wall_clock::add_to_linker::<State, WasiClocks>(l, State::clocks)?;
     clocks::monotonic_clock::add_to_linker::<State, WasiClocks>(l, State::clocks)?;
     random::random::add_to_linker::<State, WasiRandom>(l, |state| {

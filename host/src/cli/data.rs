@@ -9,12 +9,12 @@ use reqwest::Method;
 
 use super::{Operator, clean, print, print_json, table};
 use crate::{
-    admin::data::{Backup as BackupRequest, BackupStep, Settle},
+    admin::data::{Backup, BackupStep, Settle},
     events::parked::{Shown, Verdict},
 };
 
 #[derive(Debug, Args)]
-pub(super) struct Events {
+pub(super) struct EventsArgs {
     #[command(subcommand)]
     command: Option<EventsCommand>,
     #[command(flatten)]
@@ -41,7 +41,7 @@ struct Which {
     all: bool,
 }
 
-impl Events {
+impl EventsArgs {
     pub(super) async fn run(self) -> anyhow::Result<u8> {
         match self.command {
             None | Some(EventsCommand::List) => list(&self.operator).await,
@@ -85,17 +85,17 @@ async fn settle(operator: &Operator, which: Which, verdict: Verdict) -> anyhow::
 }
 
 #[derive(Debug, Args)]
-pub(super) struct Backup {
+pub(super) struct BackupArgs {
     /// The file to make; it must not exist yet
     target: PathBuf,
     #[command(flatten)]
     operator: Operator,
 }
 
-impl Backup {
+impl BackupArgs {
     pub(super) async fn run(self) -> anyhow::Result<u8> {
         let target = std::path::absolute(&self.target)?;
-        let mut response = self.operator.tell("/backup", &BackupRequest { target: target.clone() }).await?;
+        let mut response = self.operator.tell("/backup", &Backup { target: target.clone() }).await?;
         let bar = if std::io::stderr().is_terminal() { ProgressBar::new_spinner() } else { ProgressBar::hidden() };
         bar.enable_steady_tick(Duration::from_millis(100));
         let mut unread = String::new();

@@ -15,7 +15,7 @@ use clap::Args;
 use serde::{Serialize, Serializer};
 use serde_json::Value;
 
-use self::{anatomy::Anatomy, least::Wants, world::World};
+use self::{anatomy::Anatomy, least::Wants, world::ComponentWorld};
 use super::{clean, print, print_json};
 use crate::{
     capability::{self, Access},
@@ -45,7 +45,7 @@ pub(super) struct Inspect {
 }
 
 #[derive(Serialize)]
-struct Explanation {
+struct WrittenExplanation {
     component: String,
     bytes: usize,
     digest: String,
@@ -53,9 +53,9 @@ struct Explanation {
     anatomy: Anatomy,
     /// Null in JSON if it cannot be told in WIT.
     #[serde(serialize_with = "world_or_null")]
-    world: Result<World, String>,
+    world: Result<ComponentWorld, String>,
     imports: Vec<Import>,
-    tools: Vec<Tool>,
+    tools: Vec<ToolPage>,
     /// The topics to which it subscribes.
     topics: Vec<String>,
     /// The format of its data; none if it migrates none.
@@ -77,14 +77,14 @@ struct Import {
 }
 
 #[derive(Serialize)]
-struct Tool {
+struct ToolPage {
     name: String,
     description: String,
     input_schema: Value,
     output_schema: Option<Value>,
 }
 
-fn world_or_null<S: Serializer>(world: &Result<World, String>, serializer: S) -> Result<S::Ok, S::Error> {
+fn world_or_null<S: Serializer>(world: &Result<ComponentWorld, String>, serializer: S) -> Result<S::Ok, S::Error> {
     world.as_ref().ok().serialize(serializer)
 }
 
@@ -101,7 +101,7 @@ impl Inspect {
         Ok(u8::from(!explanation.loads()))
     }
 
-    async fn explain(&self) -> anyhow::Result<Explanation> {
+    async fn explain(&self) -> anyhow::Result<WrittenExplanation> {
         let reading = || format!("cannot read {}", self.file.display());
         let bytes = std::fs::metadata(&self.file).with_context(reading)?.len();
         if bytes > MAX_COMPONENT_BYTES {
@@ -123,7 +123,7 @@ impl Inspect {
         };
         let compiled = component::compile(&engine, &builds, source).await?;
         let imports: Vec<Import> = compiled.imports().into_iter().map(import).collect();
-        let mut explanation = Explanation {
+        let mut explanation = WrittenExplanation {
             component: stem,
             bytes: wasm.len(),
             digest: blake3::hash(&wasm).to_hex().to_string(),
@@ -166,7 +166,7 @@ impl Inspect {
     }
 }
 
-impl Explanation {
+impl WrittenExplanation {
     /// Whether there is a grant under which its imports are linked.
     fn loads(&self) -> bool {
         self.imports.iter().all(|import| import.loads)
@@ -199,9 +199,9 @@ fn import(interface: String) -> Import {
     }
 }
 
-fn tool(tool: &component::LoadedTool) -> Tool {
+fn tool(tool: &component::LoadedTool) -> ToolPage {
     let schema = |text: &str| serde_json::from_str(text).unwrap_or_else(|_| Value::String(text.to_owned()));
-    Tool {
+    ToolPage {
         input_schema: schema(&tool.listing.input_schema),
         output_schema: tool.listing.output_schema.as_deref().map(schema),
         name: tool.listing.name.clone(),

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::{Operator, clean, print, print_json, table};
 use crate::{
-    admin::{self, Info as HostInfo, Instances, PoolInfo, StoreInfo, TenantInfo, ToolInfo},
+    admin::{self, Info, Instances, PoolInfo, StoreInfo, TenantInfo, ToolInfo},
     config::Config,
     limits::Reuse,
     names::TenantId,
@@ -70,19 +70,19 @@ impl Operator {
 }
 
 #[derive(Debug, Args)]
-pub(super) struct Info {
+pub(super) struct InfoArgs {
     #[command(flatten)]
     operator: Operator,
 }
 
-impl Info {
+impl InfoArgs {
     pub(super) async fn run(self) -> anyhow::Result<u8> {
-        let info: HostInfo = self.operator.ask(Method::GET, "/info").await?;
+        let info: Info = self.operator.ask(Method::GET, "/info").await?;
         if self.operator.json {
             print_json(&info)?;
             return Ok(0);
         }
-        let HostInfo { version, pid, url, sessions, calls, engine, .. } = &info;
+        let Info { version, pid, url, sessions, calls, engine, .. } = &info;
         print(&format!("mcpp {version}, process {pid}, at {url}: {calls} calls, {sessions} sessions"))?;
         let most =
             [engine.max_running, engine.max_waiting, engine.max_queued, engine.max_kept].map(|most| most.to_string());
@@ -126,7 +126,7 @@ impl Info {
 }
 
 /// Prints the loads that go on now, if there are any.
-fn print_loads(info: &HostInfo) -> anyhow::Result<()> {
+fn print_loads(info: &Info) -> anyhow::Result<()> {
     if !info.opening.is_empty() {
         let opening = info.opening.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         print(&format!("the tools of these tenants are loaded for the first time: {opening}\n"))?;
@@ -177,7 +177,7 @@ fn store_use(store: Option<&StoreInfo>) -> String {
 
 /// Shows what keeps components from being live; exit code 1 if there is anything.
 pub(super) async fn problems(operator: &Operator) -> anyhow::Result<u8> {
-    let info: HostInfo = operator.ask(Method::GET, "/info").await?;
+    let info: Info = operator.ask(Method::GET, "/info").await?;
     if operator.json {
         print_json(&info.problems)?;
     } else {
@@ -186,7 +186,7 @@ pub(super) async fn problems(operator: &Operator) -> anyhow::Result<u8> {
     Ok(u8::from(!info.problems.is_empty()))
 }
 
-fn print_problems(info: &HostInfo) -> anyhow::Result<u8> {
+fn print_problems(info: &Info) -> anyhow::Result<u8> {
     for problem in &info.problems {
         let serves = if problem.old_build_serves { " (the build before it goes on serving)" } else { "" };
         print(&format!(

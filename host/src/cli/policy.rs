@@ -158,7 +158,7 @@ fn tables(item: &Item) -> Item {
 }
 
 #[derive(Debug, Args)]
-pub(super) struct Grant {
+pub(super) struct GrantArgs {
     /// The component
     component: String,
     /// Lines to add to its grant, such as 'store = {}', 'call = ["text_*"]' or 'http = [{ url = "https://api.example.com/*" }]'. Without any, the command shows the grant
@@ -168,7 +168,7 @@ pub(super) struct Grant {
     operator: Operator,
 }
 
-impl Grant {
+impl GrantArgs {
     pub(super) async fn run(self) -> anyhow::Result<u8> {
         let file = self.operator.grant_file(&self.component)?;
         if self.what.is_empty() {
@@ -222,13 +222,13 @@ pub(super) struct Test {
     /// The component
     component: String,
     #[command(subcommand)]
-    what: What,
+    what: Question,
     #[command(flatten)]
     operator: Operator,
 }
 
 #[derive(Debug, Subcommand)]
-enum What {
+enum Question {
     /// Whether it may make a request. The command does not look up the host's name
     Http {
         /// Such as GET
@@ -274,25 +274,29 @@ impl Test {
 }
 
 /// Why it is denied, and what to add, if it is.
-fn denied(grant: &ComponentGrant, component: &str, what: &What) -> anyhow::Result<Option<(String, Option<String>)>> {
+fn denied(
+    grant: &ComponentGrant,
+    component: &str,
+    what: &Question,
+) -> anyhow::Result<Option<(String, Option<String>)>> {
     Ok(match what {
-        What::Http { method, url } => {
+        Question::Http { method, url } => {
             let host = url.host_str().context("the URL has no host")?;
             let checked = grant.http.check(method, url.scheme(), host, url.port(), url.path());
             checked.err().map(|denied| (denied.to_string(), denied.advice()))
         }
-        What::Call { tool } => {
+        Question::Call { tool } => {
             let tool = ToolName::new(tool)?;
             let allowed = grant.call.iter().any(|pattern| pattern.matches(&tool));
             (!allowed).then(|| (format!("it may not call `{tool}`"), Some(format!("call = [\"{tool}\"]"))))
         }
-        What::Topic { topic } => {
+        Question::Topic { topic } => {
             let own = ComponentName::new(component)?;
             let topic = Topic::parse(topic, &own).with_context(|| format!("{topic:?} is not a topic"))?;
             let allowed = topic.component == own || grant.subscribe.iter().any(|pattern| pattern.matches(&topic));
             (!allowed).then(|| (format!("it is not told of {topic}"), Some(format!("subscribe = [\"{topic}\"]"))))
         }
-        What::Store => grant.store.is_none().then(|| ("it has no store".into(), Some("store = {}".into()))),
+        Question::Store => grant.store.is_none().then(|| ("it has no store".into(), Some("store = {}".into()))),
     })
 }
 
@@ -420,12 +424,12 @@ mod tests {
         ])
         .expect("TOML");
         let grant = ComponentGrant::parse(std::path::Path::new("x"), &policy).expect("valid");
-        let allows = |what: What| denied(&grant, "c", &what).expect("legal").is_none();
-        let http = |method: &str, url: &str| What::Http { method: method.into(), url: url.parse().expect("a URL") };
-        assert!(allows(What::Store) && allows(What::Call { tool: "text_hash".into() }), "{policy}");
+        let allows = |what: Question| denied(&grant, "c", &what).expect("legal").is_none();
+        let http = |method: &str, url: &str| Question::Http { method: method.into(), url: url.parse().expect("a URL") };
+        assert!(allows(Question::Store) && allows(Question::Call { tool: "text_hash".into() }), "{policy}");
         assert!(allows(http("GET", "https://a.com/v1")) && allows(http("PUT", "https://a.com/v2")));
         let folders: Vec<_> = grant.files.iter().map(|folder| (folder.at.as_str(), folder.mode)).collect();
         assert_eq!(folders, [("/in", FolderMode::ReadWrite), ("/out", FolderMode::ReadWrite)], "{policy}");
-        assert!(!allows(http("PUT", "https://a.com/v1")) && !allows(What::Call { tool: "text_x".into() }));
+        assert!(!allows(http("PUT", "https://a.com/v1")) && !allows(Question::Call { tool: "text_x".into() }));
     }
 }

@@ -84,7 +84,7 @@ fn signature(tool: &Value) -> String {
 }
 
 #[derive(Debug, Args)]
-pub(super) struct Call {
+pub(super) struct CallArgs {
     /// The tool's name
     tool: String,
     /// The arguments: one JSON object, `-` to read it from standard input, or `key=value` pairs (a value that is JSON is taken as JSON)
@@ -97,7 +97,7 @@ pub(super) struct Call {
     json: bool,
 }
 
-impl Call {
+impl CallArgs {
     pub(super) async fn run(self) -> anyhow::Result<u8> {
         let given = Given::parse(&self.arguments)?;
         let client = self.server.connect(Arc::new(show_progress)).await?;

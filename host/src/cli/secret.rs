@@ -16,7 +16,7 @@ use crate::{
 #[derive(Debug, Args)]
 pub(super) struct Secret {
     #[command(subcommand)]
-    action: Action,
+    action: SecretAction,
 }
 
 impl Operator {
@@ -28,7 +28,7 @@ impl Operator {
 }
 
 #[derive(Debug, Subcommand)]
-enum Action {
+enum SecretAction {
     /// Set a secret. Its value comes from standard input, or is typed without echo
     Set {
         /// Its name, such as API_KEY
@@ -53,12 +53,12 @@ enum Action {
 impl Secret {
     pub(super) fn run(self) -> anyhow::Result<u8> {
         match self.action {
-            Action::Set { name, operator } => {
+            SecretAction::Set { name, operator } => {
                 let name = SecretName::new(&name)?;
                 operator.secrets()?.set(&name, &value(&name)?)?;
                 Ok(0)
             }
-            Action::List { operator } => {
+            SecretAction::List { operator } => {
                 let names = operator.secrets()?.list()?;
                 let names: Vec<&str> = names.iter().map(SecretName::as_str).collect();
                 if operator.json {
@@ -68,7 +68,7 @@ impl Secret {
                 }
                 Ok(0)
             }
-            Action::Remove { name, operator } => {
+            SecretAction::Remove { name, operator } => {
                 let name = SecretName::new(&name)?;
                 anyhow::ensure!(operator.secrets()?.remove(&name)?, "there is no secret {name}");
                 Ok(0)

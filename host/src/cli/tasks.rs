@@ -16,7 +16,7 @@ const LOOK: Duration = Duration::from_millis(300);
 const MAX_FOLLOWED: usize = 200;
 
 #[derive(Debug, Args)]
-pub(super) struct Tasks {
+pub(super) struct TasksArgs {
     #[command(subcommand)]
     command: Option<TasksCommand>,
     #[command(flatten)]
@@ -52,7 +52,7 @@ enum TasksCommand {
     },
 }
 
-impl Tasks {
+impl TasksArgs {
     pub(super) async fn run(self) -> anyhow::Result<u8> {
         let client = self.server.connect(Arc::new(|_, _, _| {})).await?;
         let all = TasksCommand::List { status: String::new(), task_type: None, limit: 50 };

@@ -20,7 +20,7 @@ use crate::{
 };
 
 #[derive(Debug, Args)]
-pub(super) struct Tenant {
+pub(super) struct TenantArgs {
     #[command(subcommand)]
     command: TenantCommand,
     #[command(flatten)]
@@ -89,7 +89,7 @@ impl Limits {
     }
 }
 
-impl Tenant {
+impl TenantArgs {
     pub(super) async fn run(self) -> anyhow::Result<u8> {
         let homes = self.data.homes()?;
         match &self.command {

@@ -11,12 +11,12 @@ use crate::{
     names::{TenantId, ToolPattern},
     tenant::{
         SCOPE_TOOLS, SCOPES,
-        tokens::{NewToken, Token as Kept, TokenFile},
+        tokens::{NewToken, Token, TokenFile},
     },
 };
 
 #[derive(Debug, Args)]
-pub(super) struct Token {
+pub(super) struct TokenArgs {
     #[command(subcommand)]
     command: TokenCommand,
     #[command(flatten)]
@@ -54,7 +54,7 @@ enum TokenCommand {
     },
 }
 
-impl Token {
+impl TokenArgs {
     pub(super) fn run(self) -> anyhow::Result<u8> {
         let homes = self.data.homes()?;
         let file = TokenFile::new(homes.tokens());
@@ -119,7 +119,7 @@ fn parse_time(text: &str) -> anyhow::Result<Option<Duration>> {
     Ok(Some(time))
 }
 
-fn shown(token: &Kept) -> Value {
+fn shown(token: &Token) -> Value {
     let time = |time: SystemTime| humantime::format_rfc3339_seconds(time).to_string();
     json!({
         "id": token.id,
@@ -133,7 +133,7 @@ fn shown(token: &Kept) -> Value {
     })
 }
 
-fn row(token: &Kept) -> Vec<String> {
+fn row(token: &Token) -> Vec<String> {
     let expires = match token.expires {
         None => "never".to_owned(),
         Some(_) if token.is_expired(SystemTime::now()) => "expired".to_owned(),

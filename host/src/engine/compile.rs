@@ -165,10 +165,10 @@ pub enum BuildError {
 
 /// The processes that compile, for the whole host. Clones share them.
 #[derive(Debug, Clone)]
-pub struct Compiler(Arc<Shared>);
+pub struct Compiler(Arc<CompilerState>);
 
 #[derive(Debug)]
-struct Shared {
+struct CompilerState {
     program: PathBuf,
     limits: BuildLimits,
     processes: Arc<Semaphore>,
@@ -181,7 +181,7 @@ impl Compiler {
         let machine = memory_bytes();
         let processors = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
         let processes = config.processes(machine, u64::try_from(processors).unwrap_or(1));
-        Self(Arc::new(Shared {
+        Self(Arc::new(CompilerState {
             program: config.program.clone().unwrap_or_else(own_program),
             limits: config.limits(machine),
             processes: Arc::new(Semaphore::new(processes)),
@@ -263,7 +263,7 @@ impl Builds {
 
     /// Compiles in a child, and keeps code and refusals where there is a cache. Blocks until the child has ended.
     pub fn build(&self, features: Features, wasm: &[u8], digest: &Digest) -> Result<MachineCode, BuildError> {
-        let Shared { program, limits, .. } = &*self.compiler.0;
+        let CompilerState { program, limits, .. } = &*self.compiler.0;
         let order =
             parent::BuildOrder { program, limits, features, engine: digest.engine(), max_code_bytes: MAX_CODE_BYTES };
         match parent::run(&order, wasm) {

@@ -91,13 +91,13 @@ struct Worker {
 
 /// Result of a look.
 #[derive(Default)]
-struct Found {
+struct DueDeliveries {
     ready: Vec<(Bytes, Job)>,
     /// Time until there may be more to do; none if nothing is left.
     next: Option<Duration>,
 }
 
-impl Found {
+impl DueDeliveries {
     fn look_in(&mut self, time: Duration) {
         self.next = Some(self.next.map_or(time, |next| next.min(time)));
     }
@@ -126,7 +126,7 @@ impl Worker {
                 Err(error) if error.is_removed() => return,
                 Err(error) => {
                     tracing::error!(space = %self.space, error = crate::error::chain(&error), "cannot look for deliveries");
-                    Found { ready: Vec::new(), next: Some(LOOK_AGAIN) }
+                    DueDeliveries { ready: Vec::new(), next: Some(LOOK_AGAIN) }
                 }
             };
             for (lock, job) in found.ready {
@@ -153,19 +153,19 @@ impl Worker {
     }
 
     /// Looks for deliveries that are ready now, and for the time of the next ones.
-    async fn find(&mut self) -> Result<Found, StoreError> {
+    async fn find(&mut self) -> Result<DueDeliveries, StoreError> {
         let snapshot = self.store.snapshot(&self.space).await?;
-        let mut found = Found::default();
+        let mut found = DueDeliveries::default();
         self.find_timers(&*snapshot, &mut found).await?;
         self.find_events(&*snapshot, &mut found).await?;
         Ok(found)
     }
 
-    fn is_full(&self, found: &Found) -> bool {
+    fn is_full(&self, found: &DueDeliveries) -> bool {
         self.under_way.len().saturating_add(found.ready.len()) >= MAX_UNDER_WAY
     }
 
-    async fn find_timers(&self, snapshot: &dyn Snapshot, found: &mut Found) -> Result<(), StoreError> {
+    async fn find_timers(&self, snapshot: &dyn Snapshot, found: &mut DueDeliveries) -> Result<(), StoreError> {
         let mut range = Section::Due.prefix(b"");
         for _ in 0..MAX_EXAMINED {
             let Some(entry) = first(snapshot, &range).await? else { return Ok(()) };
@@ -197,7 +197,7 @@ impl Worker {
     }
 
     /// The head of each group is the only event that may be delivered. The search goes round the groups, so that none waits for others without end.
-    async fn find_events(&mut self, snapshot: &dyn Snapshot, found: &mut Found) -> Result<(), StoreError> {
+    async fn find_events(&mut self, snapshot: &dyn Snapshot, found: &mut DueDeliveries) -> Result<(), StoreError> {
         let all = Section::Deliveries.prefix(b"");
         let began = self.next_group.clone();
         let mut range = KeyRange { start: began.clone(), end: all.end.clone() };
@@ -223,7 +223,7 @@ impl Worker {
     }
 
     /// Takes up the head of a group if it is ready; returns the key where the search continues.
-    fn examine(&self, head: Entry, found: &mut Found) -> Result<Bytes, StoreError> {
+    fn examine(&self, head: Entry, found: &mut DueDeliveries) -> Result<Bytes, StoreError> {
         let Some((group, to)) = group_of(&head.key) else { return Ok(after_key(&head.key)) };
         let after_group = after_prefix(&group);
         if self.under_way.contains(&group) {

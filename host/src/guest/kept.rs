@@ -33,10 +33,10 @@ const SWEEP: Duration = Duration::from_secs(1);
 
 /// Guests that stay.
 #[derive(Debug, Clone)]
-pub struct Keeper(Arc<Shared>);
+pub struct Keeper(Arc<KeptState>);
 
 #[derive(Debug)]
-struct Shared {
+struct KeptState {
     most: usize,
     guests: Mutex<Guests>,
 }
@@ -66,7 +66,7 @@ pub struct Keeping {
 impl Keeper {
     /// Keeps at most `most` guests.
     pub fn new(most: usize) -> Self {
-        Self(Arc::new(Shared { most, guests: Mutex::default() }))
+        Self(Arc::new(KeptState { most, guests: Mutex::default() }))
     }
 
     fn guests(&self) -> MutexGuard<'_, Guests> {

@@ -34,7 +34,7 @@ impl std::fmt::Debug for Migration {
 }
 
 /// Outcome of one step: the transaction to commit, and the place to continue from.
-pub type Step = (Box<dyn Transaction>, Option<Vec<u8>>);
+pub type MigrationStep = (Box<dyn Transaction>, Option<Vec<u8>>);
 
 impl Migration {
     pub(super) fn new(linked: InstancePre<State>) -> wasmtime::Result<Self> {
@@ -66,7 +66,7 @@ impl Migration {
         cursor: Option<Vec<u8>>,
         running: Running,
         control: Arc<Control>,
-    ) -> Result<Result<Step, String>, CallError> {
+    ) -> Result<Result<MigrationStep, String>, CallError> {
         let component = Arc::clone(&running.component);
         let mut store = new_store(self.0.engine(), &component, &control, Some(running));
         let migration = self.0.clone();

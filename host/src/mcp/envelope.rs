@@ -151,12 +151,12 @@ fn check_params(method: &str, params: &RawValue) -> Result<(), String> {
         }
         "tools/list" => {
             #[derive(Deserialize)]
-            struct Page<'a> {
+            struct CursorParams<'a> {
                 #[serde(borrow)]
                 cursor: Option<&'a RawValue>,
             }
-            match serde_json::from_str::<Page<'_>>(params.get()) {
-                Ok(Page { cursor: Some(cursor) }) if !cursor.get().starts_with('"') => {
+            match serde_json::from_str::<CursorParams<'_>>(params.get()) {
+                Ok(CursorParams { cursor: Some(cursor) }) if !cursor.get().starts_with('"') => {
                     Err("`cursor` must be a string".to_owned())
                 }
                 // Whatever else is wrong with them, the engine says.

@@ -1,4 +1,4 @@
-//! MCP's methods, for both eras: the engine calls a [`Handler`], which speaks to the registry.
+//! MCP's methods, for both eras: the engine calls a [`ProtocolHandler`], which speaks to the registry.
 //!
 //! A handler belongs to one principal, taken from the door when the handler is made: once a session in the legacy era, once a request in the modern.
 
@@ -38,10 +38,10 @@ use crate::{
 
 /// The state that all handlers of a host share.
 #[derive(Debug, Clone)]
-pub struct Endpoint(Arc<Shared>);
+pub struct Endpoint(Arc<EndpointState>);
 
 #[derive(Debug)]
-struct Shared {
+struct EndpointState {
     registry: Registry,
     name: String,
     page_size: usize,
@@ -51,7 +51,7 @@ struct Shared {
 impl Endpoint {
     /// An endpoint that serves `registry`'s tools under a name.
     pub fn new(registry: Registry, name: String, page_size: usize) -> Self {
-        Self(Arc::new(Shared { registry, name, page_size, pages: ListPages::default() }))
+        Self(Arc::new(EndpointState { registry, name, page_size, pages: ListPages::default() }))
     }
 
     /// The registry.
@@ -68,8 +68,8 @@ impl Endpoint {
         &self.0.pages
     }
 
-    pub(super) fn handler(&self, principal: Principal, sessions: Option<Arc<Sessions>>) -> Handler {
-        Handler {
+    pub(super) fn handler(&self, principal: Principal, sessions: Option<Arc<Sessions>>) -> ProtocolHandler {
+        ProtocolHandler {
             endpoint: self.clone(),
             principal,
             sessions,
@@ -121,7 +121,7 @@ fn extension<T: Send + Sync + 'static>(extensions: &Extensions) -> Option<&T> {
 
 /// The methods, for one principal.
 #[derive(Debug)]
-pub(super) struct Handler {
+pub(super) struct ProtocolHandler {
     endpoint: Endpoint,
     principal: Principal,
     sessions: Option<Arc<Sessions>>,
@@ -133,7 +133,7 @@ pub(super) struct Handler {
     watch: Mutex<Option<DropGuard>>,
 }
 
-impl Handler {
+impl ProtocolHandler {
     fn registry(&self) -> &Registry {
         &self.endpoint.0.registry
     }
@@ -214,7 +214,7 @@ fn trace(context: &RequestContext<RoleServer>) -> TraceContext {
     TraceContext::from_traceparent(from_meta.or_else(from_header))
 }
 
-impl ServerHandler for Handler {
+impl ServerHandler for ProtocolHandler {
     fn get_info(&self) -> ServerConfig {
         let capabilities =
             ServerCapabilities::builder().enable_tools().enable_tool_list_changed().enable_logging().build();

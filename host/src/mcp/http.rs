@@ -47,7 +47,7 @@ use self::{
 use super::{
     envelope,
     guard::Guard,
-    handler::{Endpoint, Handler},
+    handler::{Endpoint, ProtocolHandler},
     session::{Sessions, engine::Manager, visit::VISIT},
     streams::OpenStreams,
     written::WrittenResults,
@@ -76,7 +76,7 @@ pub struct HttpDoor {
     stop: CancellationToken,
 }
 
-type ProtocolEngine = StreamableHttpService<Handler, Manager>;
+type ProtocolEngine = StreamableHttpService<ProtocolHandler, Manager>;
 
 struct App {
     config: ServerConfig,

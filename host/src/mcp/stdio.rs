@@ -20,7 +20,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub use self::lines::LineLimits;
 use self::{
     legacy::LegacySession,
-    lines::{Line, Output},
+    lines::{Line, LineOutput},
     modern::{ModernRequests, PlainAnswer},
 };
 use super::{
@@ -45,7 +45,7 @@ pub async fn serve(
     output: impl AsyncWrite + Unpin + Send + 'static,
     stop: CancellationToken,
 ) -> std::io::Result<()> {
-    let output = Output::new(output);
+    let output = LineOutput::new(output);
     let mut client = StdioClient {
         endpoint,
         principal,
@@ -72,7 +72,7 @@ struct StdioClient<'a> {
     modern: ModernRequests,
     legacy: Option<LegacySession>,
     tasks: TaskTracker,
-    output: Output,
+    output: LineOutput,
 }
 
 impl StdioClient<'_> {

@@ -268,12 +268,12 @@ fn page(era: Era<'_>, page: ListToolsResult) -> serde_json::Result<Arc<RawValue>
 /// An answer with a page of the list of tools.
 fn write_page(id: &Value, page: &RawValue) -> serde_json::Result<Vec<u8>> {
     #[derive(Serialize)]
-    struct Answer<'a> {
+    struct Response<'a> {
         jsonrpc: JsonRpcVersion2_0,
         id: NumberOrString,
         result: &'a RawValue,
     }
-    serde_json::to_vec(&Answer { jsonrpc: JsonRpcVersion2_0, id: NumberOrString::deserialize(id)?, result: page })
+    serde_json::to_vec(&Response { jsonrpc: JsonRpcVersion2_0, id: NumberOrString::deserialize(id)?, result: page })
 }
 
 fn in_words_of(era: Era<'_>, mut result: ServerResult) -> ServerResult {

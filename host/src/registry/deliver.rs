@@ -16,7 +16,7 @@ use crate::{
     capability::{state::Running, store::MAX_MIGRATION_STEP},
     control::Control,
     events::{Deliver, DeliveryError, record::Delivery},
-    guest::migration::Step,
+    guest::migration::MigrationStep,
     limits::Limits,
     names::{ComponentName, TenantId},
     store::{Space, Transaction},
@@ -92,7 +92,7 @@ impl Registry {
         transaction: Box<dyn Transaction>,
         from: u32,
         cursor: Option<Vec<u8>>,
-    ) -> Result<Step, InstallError> {
+    ) -> Result<MigrationStep, InstallError> {
         let Some((migration, to)) = &revision.migration else {
             return Err(InstallError::Migration("it exports no migration".into()));
         };

@@ -48,7 +48,7 @@ pub enum AcceptError {
 
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct File {
+struct AcceptedFile {
     version: u32,
     components: BTreeMap<String, Face>,
 }
@@ -70,13 +70,13 @@ impl Accepted {
         AcceptError::Io { path: self.path.clone(), source }
     }
 
-    fn read(&self) -> Result<File, AcceptError> {
+    fn read(&self) -> Result<AcceptedFile, AcceptError> {
         let text = match std::fs::read(&self.path) {
             Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(File::default()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(AcceptedFile::default()),
             Err(error) => return Err(self.failed(error)),
         };
-        let file: File = serde_json::from_slice(&text).map_err(|error| self.failed(error.into()))?;
+        let file: AcceptedFile = serde_json::from_slice(&text).map_err(|error| self.failed(error.into()))?;
         if file.version != FORMAT_VERSION {
             return Err(self.failed(io::Error::other(format!("it has version {}", file.version))));
         }

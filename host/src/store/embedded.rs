@@ -26,7 +26,7 @@ use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
 
-use self::{base::DurableSnapshot, disk::Disk, file::File, gate::FileGate};
+use self::{base::DurableSnapshot, disk::Disk, file::DataFile, gate::FileGate};
 use super::{Bounds, Snapshot, Space, Store, StoreError, Touched, Transaction, Unavailable};
 use crate::names::{ComponentName, TenantId};
 
@@ -53,10 +53,10 @@ const MIN_CACHE_BYTES: usize = 512 << 10;
 
 /// Files of spaces below one directory.
 #[derive(Debug, Clone)]
-pub struct EmbeddedStore(Arc<Shared>);
+pub struct EmbeddedStore(Arc<OpenFiles>);
 
 #[derive(Debug)]
-struct Shared {
+struct OpenFiles {
     directory: PathBuf,
     config: EmbeddedConfig,
     disk: Arc<dyn Disk>,
@@ -71,7 +71,7 @@ struct Shared {
 
 #[derive(Debug)]
 struct OpenFile {
-    file: Arc<File>,
+    file: Arc<DataFile>,
     cache_bytes: usize,
     used: Instant,
 }
@@ -83,7 +83,7 @@ impl EmbeddedStore {
         let idle = Duration::from_millis(config.idle_ms.max(1));
         let (touched, closed, open, gates) = Default::default();
         let workers = Handle::current();
-        let shared = Arc::new(Shared { directory, config, disk, workers, touched, closed, open, gates });
+        let shared = Arc::new(OpenFiles { directory, config, disk, workers, touched, closed, open, gates });
         tokio::spawn(close_idle(Arc::downgrade(&shared), idle));
         Ok(Self(shared))
     }
@@ -141,7 +141,7 @@ impl EmbeddedStore {
     }
 
     /// The open file of a tenant. Opening it may take a while.
-    async fn file(&self, tenant: &TenantId) -> Result<Arc<File>, StoreError> {
+    async fn file(&self, tenant: &TenantId) -> Result<Arc<DataFile>, StoreError> {
         if let Some(file) = self.0.opened(tenant) {
             return Ok(file);
         }
@@ -151,8 +151,8 @@ impl EmbeddedStore {
     }
 }
 
-impl Shared {
-    fn opened(&self, tenant: &TenantId) -> Option<Arc<File>> {
+impl OpenFiles {
+    fn opened(&self, tenant: &TenantId) -> Option<Arc<DataFile>> {
         let mut open = self.lock();
         let known = open.get_mut(tenant).filter(|known| !known.file.is_broken())?;
         known.used = Instant::now();
@@ -160,7 +160,7 @@ impl Shared {
     }
 
     /// Opens a file, unless another thread just has. Blocks the callers that want the same file, and no others.
-    fn open(&self, tenant: TenantId) -> Result<Arc<File>, StoreError> {
+    fn open(&self, tenant: TenantId) -> Result<Arc<DataFile>, StoreError> {
         let gate = self.gate(&tenant);
         let _one_at_a_time = gate.enter();
         if let Some(file) = self.opened(&tenant) {
@@ -181,7 +181,7 @@ impl Shared {
             return Err(Unavailable::Closed { path }.into());
         }
         let (disk, workers, touched) = (Arc::clone(&self.disk), self.workers.clone(), Arc::clone(&self.touched));
-        let file = Arc::new(File::open(tenant.clone(), path.clone(), disk, workers, cache_bytes, touched)?);
+        let file = Arc::new(DataFile::open(tenant.clone(), path.clone(), disk, workers, cache_bytes, touched)?);
         let opened = OpenFile { file: Arc::clone(&file), cache_bytes, used: Instant::now() };
         let mut open = self.lock();
         if self.closed.load(Ordering::Acquire) {
@@ -263,7 +263,7 @@ impl OpenFile {
     }
 }
 
-async fn close_idle(shared: Weak<Shared>, idle: Duration) {
+async fn close_idle(shared: Weak<OpenFiles>, idle: Duration) {
     loop {
         tokio::time::sleep(idle).await;
         let Some(shared) = shared.upgrade() else { return };

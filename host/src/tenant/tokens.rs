@@ -136,7 +136,7 @@ pub enum TokensError {
 
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct File {
+struct TokenTable {
     version: u32,
     #[serde(default)]
     tokens: Vec<Token>,
@@ -174,7 +174,7 @@ impl TokenFile {
         if !fits(&text) {
             return Err(TokensError::TooMany);
         }
-        let file: File = toml::from_str(&text)
+        let file: TokenTable = toml::from_str(&text)
             .map_err(|source| TokensError::Parse { path: self.0.clone(), source: Box::new(source) })?;
         if file.version != FORMAT_VERSION {
             return Err(TokensError::Version { path: self.0.clone(), found: file.version });
@@ -186,7 +186,7 @@ impl TokenFile {
     }
 
     fn write(&self, tokens: Vec<Token>) -> Result<(), TokensError> {
-        let text = toml::to_string(&File { version: FORMAT_VERSION, tokens })
+        let text = toml::to_string(&TokenTable { version: FORMAT_VERSION, tokens })
             .map_err(|error| self.failed()(io::Error::other(error)))?;
         if !fits(&text) {
             return Err(TokensError::TooMany);

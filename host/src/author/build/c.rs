@@ -2,24 +2,24 @@
 
 use std::path::Path;
 
-use super::{BuildProgress, ProjectBuildError, Steps, plain, python, said};
-use crate::author::{project::Project, step::Step};
+use super::{BuildProgress, BuildSteps, ProjectBuildError, plain, python, said};
+use crate::author::{project::Project, step::BuildStep};
 
 const NEEDS: &str = "install zig, or let requirements.txt name ziglang";
 
 /// The stack in a component's memory, in bytes.
 const STACK_BYTES: u32 = 256 << 10;
 
-pub(super) async fn build(project: &Project, progress: BuildProgress<'_>) -> Result<Steps, ProjectBuildError> {
+pub(super) async fn build(project: &Project, progress: BuildProgress<'_>) -> Result<BuildSteps, ProjectBuildError> {
     let (world, out, component) = plain(project)?;
     let generated = out.join("bindings");
     let bindings =
         world.bindings(wit_bindgen_c::Opts::default().build(), &generated, &[]).map_err(ProjectBuildError::Wit)?;
     let (zig, installed) = if on_path("zig") {
-        (Step::new("zig", &project.folder, NEEDS), Vec::new())
+        (BuildStep::new("zig", &project.folder, NEEDS), Vec::new())
     } else {
         let (programs, installed) = python::install(project, progress).await?;
-        (Step::new(programs.join("python"), &project.folder, NEEDS).arguments(["-m", "ziglang"]), installed)
+        (BuildStep::new(programs.join("python"), &project.folder, NEEDS).arguments(["-m", "ziglang"]), installed)
     };
     progress("zig cc");
     let core = out.join("core.wasm");
@@ -38,7 +38,7 @@ pub(super) async fn build(project: &Project, progress: BuildProgress<'_>) -> Res
         .run()
         .await?;
     world.componentize(&core, &component).map_err(ProjectBuildError::Wit)?;
-    Ok(Steps { component, said: said(installed.into_iter().chain([compiled])) })
+    Ok(BuildSteps { component, said: said(installed.into_iter().chain([compiled])) })
 }
 
 /// Tests have a `main` of their own.

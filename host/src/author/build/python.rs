@@ -2,10 +2,10 @@
 
 use std::path::PathBuf;
 
-use super::{BuildProgress, ProjectBuildError, Steps, plain, said};
+use super::{BuildProgress, BuildSteps, ProjectBuildError, plain, said};
 use crate::author::{
     project::Project,
-    step::{Done, Step},
+    step::{BuildStep, Done},
 };
 
 const NEEDS: &str = "install Python 3.10 or newer, with venv";
@@ -16,18 +16,22 @@ const VENV: &str = ".venv";
 /// The module that implements the world.
 const MODULE: &str = "app";
 
-pub(super) async fn build(project: &Project, progress: BuildProgress<'_>) -> Result<Steps, ProjectBuildError> {
+pub(super) async fn build(project: &Project, progress: BuildProgress<'_>) -> Result<BuildSteps, ProjectBuildError> {
     let (world, _, component) = plain(project)?;
     let (programs, installed) = install(project, progress).await?;
     progress("componentize-py");
-    let built = Step::new(programs.join("componentize-py"), &project.folder, "add componentize-py to requirements.txt")
-        .arguments(["--wit-path", "wit", "--world", &world.name, "componentize", MODULE, "--output"])
-        .arguments([&component])
-        .run()
-        .await?;
+    let built =
+        BuildStep::new(programs.join("componentize-py"), &project.folder, "add componentize-py to requirements.txt")
+            .arguments(["--wit-path", "wit", "--world", &world.name, "componentize", MODULE, "--output"])
+            .arguments([&component])
+            .run()
+            .await?;
     world.tidy(&component).map_err(|source| ProjectBuildError::File { path: component.clone(), source })?;
     // It tells of its success, and nobody asked.
-    Ok(Steps { component, said: said(installed.into_iter().chain([Done { said: warnings(&built.said), ..built }])) })
+    Ok(BuildSteps {
+        component,
+        said: said(installed.into_iter().chain([Done { said: warnings(&built.said), ..built }])),
+    })
 }
 
 fn warnings(said: &str) -> String {
@@ -48,9 +52,9 @@ pub(super) async fn install(
         return Ok((programs, Vec::new()));
     }
     progress("pip install");
-    let made = Step::new("python3", folder, NEEDS).arguments(["-m", "venv", VENV]).run().await?;
+    let made = BuildStep::new("python3", folder, NEEDS).arguments(["-m", "venv", VENV]).run().await?;
     let quiet = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--requirement", REQUIREMENTS];
-    let installed = Step::new(programs.join("python"), folder, NEEDS).arguments(quiet).run().await?;
+    let installed = BuildStep::new(programs.join("python"), folder, NEEDS).arguments(quiet).run().await?;
     std::fs::write(&noted, requirements).map_err(|source| ProjectBuildError::File { path: noted, source })?;
     Ok((programs, vec![made, installed]))
 }

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::{BuildProgress, ProjectBuildError, Steps};
-use crate::author::{project::Project, sdk, step::Step};
+use super::{BuildProgress, BuildSteps, ProjectBuildError};
+use crate::author::{project::Project, sdk, step::BuildStep};
 
 const TARGET: &str = "wasm32-wasip2";
 const NEEDS: &str = "install Rust 1.95 or newer";
@@ -16,13 +16,13 @@ const TOOLCHAIN: &str = "MCPP_GUEST_TOOLCHAIN";
 const OWN_TOOLCHAIN: &str = ".mcpp/guest-toolchain";
 const CHECKOUT_TOOLCHAIN: &str = "target/guest-toolchain";
 
-pub(super) async fn build(project: &Project, progress: BuildProgress<'_>) -> Result<Steps, ProjectBuildError> {
+pub(super) async fn build(project: &Project, progress: BuildProgress<'_>) -> Result<BuildSteps, ProjectBuildError> {
     let build = ["build", "--quiet", "--release", "--target", TARGET, "--message-format", "json-render-diagnostics"];
     sdk::refresh(&project.folder).map_err(ProjectBuildError::Wit)?;
     let cargo = match guest_toolchain(project).await? {
-        None => Step::new("cargo", &project.folder, NEEDS),
+        None => BuildStep::new("cargo", &project.folder, NEEDS),
         // It is a shell's file, as it extends what is set already.
-        Some(environment) => Step::new("bash", &project.folder, NEEDS)
+        Some(environment) => BuildStep::new("bash", &project.folder, NEEDS)
             .arguments(["-c", ". \"$0\" && exec cargo \"$@\""])
             .arguments([environment]),
     };
@@ -33,13 +33,13 @@ pub(super) async fn build(project: &Project, progress: BuildProgress<'_>) -> Res
             "the package has no library with `crate-type = [\"cdylib\"]` in Cargo.toml".into(),
         )
     })?;
-    Ok(Steps { component, said: done.said })
+    Ok(BuildSteps { component, said: done.said })
 }
 
 /// The environment for cargo, if this Rust has no such target and `guest-target.sh` made one: for all projects, for this one, or for the checkout with the SDK.
 async fn guest_toolchain(project: &Project) -> Result<Option<PathBuf>, ProjectBuildError> {
     let print = ["--print", "target-libdir", "--target", TARGET];
-    let library = Step::new("rustc", &project.folder, NEEDS).arguments(print).with_data().run().await?;
+    let library = BuildStep::new("rustc", &project.folder, NEEDS).arguments(print).with_data().run().await?;
     let has_std = |entry: std::fs::DirEntry| entry.file_name().to_string_lossy().starts_with("libstd-");
     if std::fs::read_dir(library.data.trim()).is_ok_and(|entries| entries.flatten().any(has_std)) {
         return Ok(None);
@@ -50,7 +50,7 @@ async fn guest_toolchain(project: &Project) -> Result<Option<PathBuf>, ProjectBu
         return Ok(Some(environment));
     }
     let describe = ["metadata", "--format-version", "1"];
-    let metadata = Step::new("cargo", &project.folder, NEEDS).arguments(describe).with_data().run().await?;
+    let metadata = BuildStep::new("cargo", &project.folder, NEEDS).arguments(describe).with_data().run().await?;
     let checkout = manifest_of_sdk(&metadata.data).and_then(|sdk| Some(sdk.parent()?.parent()?.to_owned()));
     match checkout.and_then(|checkout| environment(checkout.join(CHECKOUT_TOOLCHAIN))) {
         Some(environment) => Ok(Some(environment)),

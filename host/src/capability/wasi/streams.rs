@@ -6,15 +6,15 @@ use wasmtime_wasi::p2::{
     bindings::io::streams::{self, HostInputStream, HostOutputStream},
 };
 
-use super::Waiting;
+use super::WaitingTable;
 
-impl streams::Host for Waiting<'_> {
+impl streams::Host for WaitingTable<'_> {
     fn convert_stream_error(&mut self, error: StreamError) -> wasmtime::Result<streams::StreamError> {
         streams::Host::convert_stream_error(self.table, error)
     }
 }
 
-impl HostInputStream for Waiting<'_> {
+impl HostInputStream for WaitingTable<'_> {
     async fn drop(&mut self, stream: Resource<DynInputStream>) -> wasmtime::Result<()> {
         HostInputStream::drop(self.table, stream).await
     }
@@ -42,7 +42,7 @@ impl HostInputStream for Waiting<'_> {
     }
 }
 
-impl HostOutputStream for Waiting<'_> {
+impl HostOutputStream for WaitingTable<'_> {
     async fn drop(&mut self, stream: Resource<DynOutputStream>) -> wasmtime::Result<()> {
         HostOutputStream::drop(self.table, stream).await
     }

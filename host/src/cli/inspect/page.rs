@@ -1,7 +1,7 @@
 //! The page that `mcpp inspect` prints for a person. Every word of a component goes through `clean`, and none of them begins a line.
 
 use super::{
-    Explanation, Tool,
+    ToolPage, WrittenExplanation,
     anatomy::{Anatomy, Size},
     schema,
 };
@@ -16,7 +16,7 @@ const MAX_WORLD_LINES: usize = 80;
 const MAX_PARAMETERS: usize = 60;
 
 /// The whole page, in sections.
-pub(super) fn page(explanation: &Explanation) -> String {
+pub(super) fn page(explanation: &WrittenExplanation) -> String {
     let mut sections = vec![head(explanation), asks(explanation), grant(explanation)];
     sections.push(world(explanation));
     if !explanation.tools.is_empty() {
@@ -30,7 +30,7 @@ pub(super) fn page(explanation: &Explanation) -> String {
     sections.join("\n\n")
 }
 
-fn head(explanation: &Explanation) -> String {
+fn head(explanation: &WrittenExplanation) -> String {
     let Anatomy { size, language, processed_by, sdk } = &explanation.anatomy;
     let said = |what: &str, names: &[String]| match names {
         [] => format!("{what} not said"),
@@ -64,7 +64,7 @@ fn head(explanation: &Explanation) -> String {
     lines.join("\n")
 }
 
-fn asks(explanation: &Explanation) -> String {
+fn asks(explanation: &WrittenExplanation) -> String {
     let mut lines = vec!["It asks for:".to_owned()];
     for capability in capability::TABLE {
         if explanation.imports.iter().any(|import| import.capability == Some(capability.name)) {
@@ -100,7 +100,7 @@ fn asks(explanation: &Explanation) -> String {
     lines.join("\n")
 }
 
-fn grant(explanation: &Explanation) -> String {
+fn grant(explanation: &WrittenExplanation) -> String {
     match (&explanation.grant, explanation.loads()) {
         (_, false) => "No grant lets it load.".into(),
         (None, true) => "It loads without a grant.".into(),
@@ -112,7 +112,7 @@ fn grant(explanation: &Explanation) -> String {
     }
 }
 
-fn world(explanation: &Explanation) -> String {
+fn world(explanation: &WrittenExplanation) -> String {
     let world = match &explanation.world {
         Ok(world) => world,
         Err(reason) => return format!("Its world cannot be told in WIT: {}", line(reason)),
@@ -126,7 +126,7 @@ fn world(explanation: &Explanation) -> String {
     format!("Its world, in WIT (all of it: --wit):\n\n{}", lines.join("\n").trim_end())
 }
 
-fn tool(tool: &Tool) -> String {
+fn tool(tool: &ToolPage) -> String {
     let mut lines = vec![format!("  {}: {}", line(&tool.name), line(&schema::described(&tool.description)))];
     let parameters = schema::parameters(&tool.input_schema);
     let width = parameters.iter().map(|parameter| parameter.name.chars().count()).max().unwrap_or_default().min(24);

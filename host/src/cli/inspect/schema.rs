@@ -23,7 +23,7 @@ pub(super) struct Parameter {
 
 /// The parameters that a tool's input schema has.
 pub(super) fn parameters(schema: &Value) -> Vec<Parameter> {
-    let mut writer = Writer { root: schema, left: MAX_PARTS };
+    let mut writer = SchemaSketch { root: schema, left: MAX_PARTS };
     let target = writer.resolve(schema);
     let Some(properties) = target.get("properties").and_then(Value::as_object) else { return Vec::new() };
     let required = required(target);
@@ -43,7 +43,7 @@ pub(super) fn parameters(schema: &Value) -> Vec<Parameter> {
 
 /// The values that a schema allows, in words.
 pub(super) fn words(schema: &Value) -> String {
-    short(&Writer { root: schema, left: MAX_PARTS }.write(schema, 0), MAX_WORDS)
+    short(&SchemaSketch { root: schema, left: MAX_PARTS }.write(schema, 0), MAX_WORDS)
 }
 
 /// A description in one line.
@@ -63,12 +63,12 @@ fn required(schema: &Value) -> Vec<&str> {
     schema.get("required").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect()
 }
 
-struct Writer<'a> {
+struct SchemaSketch<'a> {
     root: &'a Value,
     left: usize,
 }
 
-impl<'a> Writer<'a> {
+impl<'a> SchemaSketch<'a> {
     /// The schema that one refers to, or itself.
     fn resolve(&self, mut schema: &'a Value) -> &'a Value {
         for _ in 0..MAX_DEPTH {

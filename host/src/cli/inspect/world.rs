@@ -14,7 +14,7 @@ const MAX_TIME: Duration = Duration::from_secs(10);
 
 /// A component's world.
 #[derive(Debug, Serialize)]
-pub(super) struct World {
+pub(super) struct ComponentWorld {
     /// The names of what it imports.
     pub(super) imports: Vec<String>,
     /// The names of what it exports.
@@ -29,7 +29,7 @@ pub(super) struct World {
 }
 
 /// Reads a component's world; why not, if it has none that can be shown.
-pub(super) async fn read(wasm: Vec<u8>) -> Result<World, String> {
+pub(super) async fn read(wasm: Vec<u8>) -> Result<ComponentWorld, String> {
     let (tell, told) = oneshot::channel();
     // A thread of its own, that nobody waits for at the end: the component may be made to take for ever.
     let decode = move || drop(tell.send(decode(&wasm)));
@@ -41,7 +41,7 @@ pub(super) async fn read(wasm: Vec<u8>) -> Result<World, String> {
     }
 }
 
-fn decode(wasm: &[u8]) -> Result<World, String> {
+fn decode(wasm: &[u8]) -> Result<ComponentWorld, String> {
     let decoded = wit_component::decode(wasm).map_err(|error| format!("{error:#}"))?;
     let DecodedWasm::Component(resolve, id) = decoded else { return Err("it is a WIT package".into()) };
     let world = resolve.worlds.get(id).ok_or("it has no world")?;
@@ -50,29 +50,29 @@ fn decode(wasm: &[u8]) -> Result<World, String> {
     let (imports, exports) = (names(&mut world.imports.keys()), names(&mut world.exports.keys()));
     let (own, _) = print(&resolve, id, false)?;
     let (wit, cut) = print(&resolve, id, true)?;
-    Ok(World { imports, exports, wit, own, cut })
+    Ok(ComponentWorld { imports, exports, wit, own, cut })
 }
 
 /// The WIT of the world's own package, and of all others if wanted; whether it is cut off.
 fn print(resolve: &Resolve, world: WorldId, others: bool) -> Result<(String, bool), String> {
     let own = resolve.worlds.get(world).and_then(|world| world.package).ok_or("its world has no package")?;
     let others: Vec<_> = resolve.packages.iter().map(|(id, _)| id).filter(|id| others && *id != own).collect();
-    let mut printer = WitPrinter::new(Bounded::default());
+    let mut printer = WitPrinter::new(BoundedText::default());
     printer.print(resolve, own, &others).map_err(|error| format!("{error:#}"))?;
-    let Bounded { text, cut, .. } = printer.output;
+    let BoundedText { text, cut, .. } = printer.output;
     Ok((text, cut))
 }
 
 /// Text up to a bound; what is past it is dropped.
 #[derive(Default)]
-struct Bounded {
+struct BoundedText {
     text: String,
     indent: usize,
     begins_line: bool,
     cut: bool,
 }
 
-impl Output for Bounded {
+impl Output for BoundedText {
     fn push_str(&mut self, text: &str) {
         self.cut |= self.text.len().saturating_add(text.len()) > MAX_WIT_BYTES;
         if !self.cut {

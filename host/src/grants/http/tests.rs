@@ -4,10 +4,10 @@ use super::*;
 
 fn rules(text: &str) -> HttpRules {
     #[derive(Deserialize)]
-    struct Grant {
+    struct GrantFixture {
         http: HttpRules,
     }
-    toml::from_str::<Grant>(text).map(|grant| grant.http).unwrap_or_else(|error| panic!("{text}: {error}"))
+    toml::from_str::<GrantFixture>(text).map(|grant| grant.http).unwrap_or_else(|error| panic!("{text}: {error}"))
 }
 
 /// Asks about a URL as a guest would write it.

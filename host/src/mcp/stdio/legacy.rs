@@ -9,9 +9,9 @@ use rmcp::{
 use tokio::sync::mpsc;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::lines::Output;
+use super::lines::LineOutput;
 use crate::mcp::{
-    handler::Handler,
+    handler::ProtocolHandler,
     in_flight::{InFlight, answered},
 };
 
@@ -27,14 +27,15 @@ pub(super) struct LegacySession {
 
 impl LegacySession {
     /// Starts the engine, which waits for `initialize`.
-    pub(super) fn open(handler: Handler, in_flight: InFlight, output: Output, tasks: &TaskTracker) -> Self {
+    pub(super) fn open(handler: ProtocolHandler, in_flight: InFlight, output: LineOutput, tasks: &TaskTracker) -> Self {
         let (inbox, messages) = mpsc::channel(INBOX);
         let cancel = CancellationToken::new();
         let transport = LegacyTransport { messages, in_flight, output };
         let stopping = cancel.clone();
         tasks.spawn(async move {
             let served =
-                serve_server_with_ct::<Handler, _, _, TransportAdapterIdentity>(handler, transport, stopping).await;
+                serve_server_with_ct::<ProtocolHandler, _, _, TransportAdapterIdentity>(handler, transport, stopping)
+                    .await;
             match served {
                 Ok(running) => {
                     if let Err(error) = running.waiting().await {
@@ -77,7 +78,7 @@ impl LegacySession {
 struct LegacyTransport {
     messages: mpsc::Receiver<ClientJsonRpcMessage>,
     in_flight: InFlight,
-    output: Output,
+    output: LineOutput,
 }
 
 impl Transport<RoleServer> for LegacyTransport {

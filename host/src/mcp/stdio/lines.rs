@@ -72,12 +72,12 @@ async fn skip_line(from: &mut (impl AsyncBufRead + Unpin)) -> std::io::Result<()
 
 /// The client's end of the output. Clones write to the same.
 #[derive(Clone)]
-pub(super) struct Output {
+pub(super) struct LineOutput {
     to: Arc<Mutex<dyn AsyncWrite + Unpin + Send>>,
     broken: CancellationToken,
 }
 
-impl Output {
+impl LineOutput {
     pub(super) fn new(to: impl AsyncWrite + Unpin + Send + 'static) -> Self {
         Self { to: Arc::new(Mutex::new(to)), broken: CancellationToken::new() }
     }

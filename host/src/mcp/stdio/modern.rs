@@ -15,10 +15,10 @@ use rmcp::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::lines::Output;
+use super::lines::LineOutput;
 use crate::{
     mcp::{
-        handler::{Endpoint, Handler},
+        handler::{Endpoint, ProtocolHandler},
         in_flight::{IdClaim, answered},
         straight::{self, Era, PlainRequest},
         tools,
@@ -82,10 +82,10 @@ impl ModernRequests {
     /// Serves a request beside all others.
     pub(super) fn serve(
         &self,
-        handler: Handler,
+        handler: ProtocolHandler,
         request: JsonRpcRequest<ClientRequest>,
         claim: IdClaim,
-        output: Output,
+        output: LineOutput,
         tasks: &TaskTracker,
     ) {
         let id = request.id.clone();
@@ -131,7 +131,7 @@ impl ModernRequests {
         id: RequestId,
         answer: PlainAnswer,
         claim: IdClaim,
-        output: Output,
+        output: LineOutput,
         tasks: &TaskTracker,
     ) {
         let PlainAnswer { line, cancel } = answer;

@@ -249,7 +249,7 @@ struct Compiling<'a> {
 
 /// Which of the two.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum What {
+enum CostKind {
     Plain,
     Leaving,
 }
@@ -261,18 +261,18 @@ impl<'a> Compiling<'a> {
     fn of(nodes: &'a [Node]) -> Result<u64, SchemaError> {
         let nothing = || vec![None; nodes.len()];
         let mut compiling = Self { nodes, plain: nothing(), leaving: nothing() };
-        let mut sum = compiling.visit(0, What::Plain, 0)?;
+        let mut sum = compiling.visit(0, CostKind::Plain, 0)?;
         // Each subschema that is referred to is compiled once.
         let mut referred: Vec<usize> = nodes.iter().flat_map(|node| &node.references).copied().collect();
         referred.sort_unstable();
         referred.dedup();
         for number in referred {
-            sum = sum.saturating_add(compiling.visit(number, What::Plain, 0)?);
+            sum = sum.saturating_add(compiling.visit(number, CostKind::Plain, 0)?);
         }
         if sum > MAX_COMPILED { Err(SchemaError::TooMuchToCompile) } else { Ok(sum) }
     }
 
-    fn visit(&mut self, number: usize, what: What, depth: usize) -> Result<u64, SchemaError> {
+    fn visit(&mut self, number: usize, what: CostKind, depth: usize) -> Result<u64, SchemaError> {
         /// The mark of a subschema whose visit is under way.
         const UNDER_WAY: u64 = u64::MAX;
         match self.known(what).get(number).copied().flatten() {
@@ -288,25 +288,25 @@ impl<'a> Compiling<'a> {
         let Some(node) = nodes.get(number) else { return Ok(0) };
         let below = depth.saturating_add(1);
         let mut sum = 1_u64;
-        let mut add = |compiling: &mut Self, number: usize, what: What| {
+        let mut add = |compiling: &mut Self, number: usize, what: CostKind| {
             sum = sum.saturating_add(compiling.visit(number, what, below)?);
             Ok(())
         };
         let mut within = node.one_of.iter().chain(&node.all_of);
         match what {
-            What::Plain => {
-                node.in_place.iter().chain(within).try_for_each(|child| add(self, *child, What::Plain))?;
+            CostKind::Plain => {
+                node.in_place.iter().chain(within).try_for_each(|child| add(self, *child, CostKind::Plain))?;
                 if node.unevaluated {
-                    add(self, number, What::Leaving)?;
+                    add(self, number, CostKind::Leaving)?;
                 }
             }
-            What::Leaving => {
+            CostKind::Leaving => {
                 for child in &node.in_place {
-                    add(self, *child, What::Plain)?;
-                    add(self, *child, What::Leaving)?;
+                    add(self, *child, CostKind::Plain)?;
+                    add(self, *child, CostKind::Leaving)?;
                 }
-                node.references.iter().try_for_each(|child| add(self, *child, What::Leaving))?;
-                within.try_for_each(|child| add(self, *child, What::Plain))?;
+                node.references.iter().try_for_each(|child| add(self, *child, CostKind::Leaving))?;
+                within.try_for_each(|child| add(self, *child, CostKind::Plain))?;
             }
         }
         // No sum is taken for what is under way.
@@ -315,12 +315,12 @@ impl<'a> Compiling<'a> {
         Ok(sum)
     }
 
-    fn known(&self, what: What) -> &[Option<u64>] {
-        if what == What::Plain { &self.plain } else { &self.leaving }
+    fn known(&self, what: CostKind) -> &[Option<u64>] {
+        if what == CostKind::Plain { &self.plain } else { &self.leaving }
     }
 
-    fn note(&mut self, what: What, number: usize, sum: u64) {
-        let known = if what == What::Plain { &mut self.plain } else { &mut self.leaving };
+    fn note(&mut self, what: CostKind, number: usize, sum: u64) {
+        let known = if what == CostKind::Plain { &mut self.plain } else { &mut self.leaving };
         if let Some(place) = known.get_mut(number) {
             *place = Some(sum);
         }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use redb::{ReadOnlyTable, ReadableDatabase as _, TableDefinition};
 
-use super::{file::File, unavailable};
+use super::{file::DataFile, unavailable};
 use crate::{
     names::ComponentName,
     store::{
@@ -168,13 +168,13 @@ fn live(pending: Option<(&Bytes, &Pending)>) -> Option<Entry> {
 #[derive(Debug)]
 pub(super) struct DurableSnapshot {
     // The file stays open as long as the snapshot.
-    _file: Arc<File>,
+    _file: Arc<DataFile>,
     base: Arc<Base>,
     component: ComponentName,
 }
 
 impl DurableSnapshot {
-    pub(super) fn new(file: Arc<File>, component: &ComponentName) -> Self {
+    pub(super) fn new(file: Arc<DataFile>, component: &ComponentName) -> Self {
         let base = file.base();
         Self { _file: file, base, component: component.clone() }
     }

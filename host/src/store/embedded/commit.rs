@@ -15,7 +15,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::{
     base::{Base, ENTRIES, Pending, full_key, stored},
-    file::{ABOUT, File, LAST_GROUP, SPACES},
+    file::{ABOUT, DataFile, LAST_GROUP, SPACES},
     space::SpaceState,
     unavailable,
 };
@@ -89,14 +89,14 @@ impl Queue {
 }
 
 /// Waits for room to stage a transaction of this size.
-pub(super) async fn room(file: &File, bytes: usize) -> Result<OwnedSemaphorePermit, StoreError> {
+pub(super) async fn room(file: &DataFile, bytes: usize) -> Result<OwnedSemaphorePermit, StoreError> {
     let kib = u32::try_from(bytes.div_ceil(1 << 10)).unwrap_or(u32::MAX).max(1);
     let room = Arc::clone(&file.room).acquire_many_owned(kib).await;
     room.map_err(|_| Unavailable::Closed { path: file.path.clone() }.into())
 }
 
 /// Makes a transaction visible to later ones, and puts it in the queue to the disk.
-pub(super) fn stage(file: &Arc<File>, mut batch: Batch) -> oneshot::Receiver<Result<(), StoreError>> {
+pub(super) fn stage(file: &Arc<DataFile>, mut batch: Batch) -> oneshot::Receiver<Result<(), StoreError>> {
     let (done, answer) = oneshot::channel();
     batch.done = Some(done);
     let space = Arc::clone(&batch.space);
@@ -119,7 +119,7 @@ pub(super) fn stage(file: &Arc<File>, mut batch: Batch) -> oneshot::Receiver<Res
 }
 
 /// Commits group after group until nothing is staged.
-fn work(file: &Arc<File>) {
+fn work(file: &Arc<DataFile>) {
     loop {
         let (group, number) = {
             let mut queue = file.queue.lock();
@@ -137,7 +137,7 @@ fn work(file: &Arc<File>) {
     }
 }
 
-fn commit_group(file: &File, group: Vec<Batch>, number: u64) {
+fn commit_group(file: &DataFile, group: Vec<Batch>, number: u64) {
     if file.is_broken() {
         // These transactions saw writes that are lost.
         return group.into_iter().for_each(|batch| batch.answer(Err(StoreError::Conflict)));
@@ -149,7 +149,7 @@ fn commit_group(file: &File, group: Vec<Batch>, number: u64) {
 }
 
 /// Writes a group. If that fails or panics, breaks the file off, so that no transaction waits for it any more; the next user opens it anew.
-fn settle(file: &File, group: &[Batch], number: u64) -> Result<(), StoreError> {
+fn settle(file: &DataFile, group: &[Batch], number: u64) -> Result<(), StoreError> {
     let Err(error) = caught(|| write_group(file, group, number)) else { return Ok(()) };
     let outcome = caught(|| after_failure(file, error, number));
     file.break_off();
@@ -163,7 +163,7 @@ fn caught(work: impl FnOnce() -> Result<(), StoreError>) -> Result<(), StoreErro
 }
 
 /// Writes a group in one durable commit, and makes it the state that all readers see.
-fn write_group(file: &File, group: &[Batch], number: u64) -> Result<(), StoreError> {
+fn write_group(file: &DataFile, group: &[Batch], number: u64) -> Result<(), StoreError> {
     let changes = Changes::of(group);
     if changes.entries.is_empty() {
         return Ok(());
@@ -182,7 +182,7 @@ fn write_group(file: &File, group: &[Batch], number: u64) -> Result<(), StoreErr
 
 /// Closes the file, and checks whether the group is on disk after all, because a failure in the midst of a commit does not say.
 /// The next user opens the file anew.
-fn after_failure(file: &File, error: StoreError, number: u64) -> Result<(), StoreError> {
+fn after_failure(file: &DataFile, error: StoreError, number: u64) -> Result<(), StoreError> {
     file.close();
     let on_disk = file.last_group_on_disk();
     tracing::error!(
@@ -242,7 +242,7 @@ impl<'a> Changes<'a> {
     }
 
     /// Publishes the new durable state, in one moment for each space, and then notifies all waiting tasks.
-    fn publish(&self, file: &File, group: &[Batch], base: Base) {
+    fn publish(&self, file: &DataFile, group: &[Batch], base: Base) {
         {
             let mut views: BTreeMap<&ComponentName, _> =
                 self.spaces.iter().map(|(component, batch)| (*component, batch.space.view())).collect();

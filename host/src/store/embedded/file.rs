@@ -41,7 +41,7 @@ pub(super) const LAST_GROUP: &str = "last_group";
 const MAX_STAGED_KIB: usize = 64 << 10;
 
 /// One open file.
-pub(super) struct File {
+pub(super) struct DataFile {
     pub(super) tenant: TenantId,
     pub(super) path: PathBuf,
     pub(super) queue: Queue,
@@ -54,24 +54,24 @@ pub(super) struct File {
     database: Mutex<Option<Arc<Database>>>,
     base: ArcSwap<Base>,
     spaces: Mutex<BTreeMap<ComponentName, Arc<SpaceState>>>,
-    waiting: Mutex<BTreeMap<Vec<u8>, Waiting>>,
+    waiting: Mutex<BTreeMap<Vec<u8>, KeyWaiters>>,
     broken: AtomicBool,
 }
 
 /// Calls that wait for one entry to change.
 #[derive(Debug, Default)]
-struct Waiting {
+struct KeyWaiters {
     notify: Arc<Notify>,
     number: usize,
 }
 
-impl std::fmt::Debug for File {
+impl std::fmt::Debug for DataFile {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("File").field("path", &self.path).finish_non_exhaustive()
     }
 }
 
-impl File {
+impl DataFile {
     /// Opens a file, or makes one. Never changes a file that the host does not fully understand.
     pub(super) fn open(
         tenant: TenantId,
@@ -226,7 +226,7 @@ impl File {
         }
     }
 
-    fn lock_waiting(&self) -> std::sync::MutexGuard<'_, BTreeMap<Vec<u8>, Waiting>> {
+    fn lock_waiting(&self) -> std::sync::MutexGuard<'_, BTreeMap<Vec<u8>, KeyWaiters>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -280,13 +280,13 @@ impl File {
 
 /// One registered waiter of an entry; dropping it unregisters it.
 struct WaitingPlace {
-    file: Arc<File>,
+    file: Arc<DataFile>,
     key: Vec<u8>,
     notify: Arc<Notify>,
 }
 
 impl WaitingPlace {
-    fn take(file: Arc<File>, key: Vec<u8>) -> Self {
+    fn take(file: Arc<DataFile>, key: Vec<u8>) -> Self {
         let notify = {
             let mut waiting = file.lock_waiting();
             let waiting = waiting.entry(key.clone()).or_default();

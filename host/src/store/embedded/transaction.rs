@@ -8,7 +8,7 @@ use futures::future::BoxFuture;
 use super::{
     base::{Base, Overlay, Pending},
     commit::{self, Batch},
-    file::File,
+    file::DataFile,
     space::{SpaceState, SpaceTurn},
 };
 use crate::{
@@ -21,7 +21,7 @@ use crate::{
 /// An open transaction of the embedded store.
 #[derive(Debug)]
 pub(super) struct EmbeddedTransaction {
-    file: Arc<File>,
+    file: Arc<DataFile>,
     space: Arc<SpaceState>,
     turn: Arc<SpaceTurn>,
     base: Arc<Base>,
@@ -37,7 +37,7 @@ pub(super) struct EmbeddedTransaction {
 
 /// Begins a transaction when its turn comes.
 pub(super) async fn begin(
-    file: Arc<File>,
+    file: Arc<DataFile>,
     component: &ComponentName,
     bounds: Bounds,
 ) -> Result<EmbeddedTransaction, StoreError> {

@@ -4,7 +4,7 @@
 //! can be called.
 
 use tokio::time::Instant;
-use wasmtime::component::{HasSelf, Linker};
+use wasmtime::component::{HasData, Linker};
 
 use crate::{
     call::{Call, CallError, CallEvent, LogLevel, MAX_CALL_DEPTH, Observer, authorize},
@@ -16,28 +16,46 @@ use crate::{
         output::{self, RecordWriter},
         state::{Running, State},
     },
+    control::Control,
     memory::{MemoryUse, json_bytes},
     names::ToolName,
 };
 
+/// The part of an instance's state that the endpoint's interfaces see.
+#[derive(Debug)]
+pub struct EndpointView<'a> {
+    /// Controls of the call.
+    pub control: &'a Control,
+    /// The call; absent while the host only asks the component for its tools.
+    pub running: Option<&'a Running>,
+    /// The last progress reported.
+    pub progress: &'a mut f64,
+    /// Whether the guest has a transaction of its store open.
+    pub transaction_open: bool,
+}
+
+impl HasData for EndpointView<'static> {
+    type Data<'a> = EndpointView<'a>;
+}
+
 /// Links the part that every component has.
 pub(super) fn link(linker: &mut Linker<State>) -> wasmtime::Result<()> {
-    types::add_to_linker::<State, HasSelf<State>>(linker, |state| state)?;
-    caller::add_to_linker::<State, HasSelf<State>>(linker, |state| state)?;
-    log::add_to_linker::<State, HasSelf<State>>(linker, |state| state)?;
-    progress::add_to_linker::<State, HasSelf<State>>(linker, |state| state)
+    types::add_to_linker::<State, EndpointView<'static>>(linker, State::endpoint)?;
+    caller::add_to_linker::<State, EndpointView<'static>>(linker, State::endpoint)?;
+    log::add_to_linker::<State, EndpointView<'static>>(linker, State::endpoint)?;
+    progress::add_to_linker::<State, EndpointView<'static>>(linker, State::endpoint)
 }
 
 /// Links calls to other tools.
 pub(super) fn link_call(linker: &mut Linker<State>) -> wasmtime::Result<()> {
-    call::add_to_linker::<State, HasSelf<State>>(linker, |state| state)
+    call::add_to_linker::<State, EndpointView<'static>>(linker, State::endpoint)
 }
 
-impl types::Host for State {}
+impl types::Host for EndpointView<'_> {}
 
-impl caller::Host for State {
+impl caller::Host for EndpointView<'_> {
     fn identify(&mut self) -> wasmtime::Result<caller::Principal> {
-        Ok(match &self.running {
+        Ok(match self.running {
             Some(running) => caller::Principal {
                 tenant: running.principal.tenant.to_string(),
                 subject: running.principal.subject.to_string(),
@@ -57,16 +75,16 @@ impl caller::Host for State {
     }
 
     fn traceparent(&mut self) -> wasmtime::Result<String> {
-        Ok(self.running.as_ref().map(|running| running.trace.traceparent()).unwrap_or_default())
+        Ok(self.running.map(|running| running.trace.traceparent()).unwrap_or_default())
     }
 }
 
-impl State {
+impl EndpointView<'_> {
     /// Writes a log record of the guest and charges it to the guest's budget.
     pub fn log(&mut self, level: LogLevel, message: String) -> wasmtime::Result<()> {
         self.control.charge_log(message.len())?;
         let message = self.control.redactor().text(message);
-        match &self.running {
+        match self.running {
             Some(running) => output::record(&running.writer(), level, message, &running.observer),
             None => {
                 let nobody = RecordWriter { tenant: None, component: "".into(), tool: "".into() };
@@ -77,7 +95,7 @@ impl State {
     }
 }
 
-impl log::Host for State {
+impl log::Host for EndpointView<'_> {
     fn write(&mut self, level: log::Level, message: String) -> wasmtime::Result<()> {
         self.log(level.into(), message)
     }
@@ -98,13 +116,13 @@ impl From<log::Level> for LogLevel {
     }
 }
 
-impl progress::Host for State {
+impl progress::Host for EndpointView<'_> {
     fn report(&mut self, done: f64, total: Option<f64>, message: Option<String>) -> wasmtime::Result<()> {
         // Progress costs as much as a log record, because it goes to the client in the same way.
         self.control.charge_log(message.as_ref().map_or(0, String::len))?;
         let finite = done.is_finite() && total.is_none_or(f64::is_finite);
-        if let (true, Some(running)) = (finite && done > self.progress, &self.running) {
-            self.progress = done;
+        if let (true, Some(running)) = (finite && done > *self.progress, self.running) {
+            *self.progress = done;
             let message = message.map(|message| self.control.redactor().text(message));
             running.observer.notify(CallEvent::Progress { done, total, message });
         }
@@ -112,14 +130,14 @@ impl progress::Host for State {
     }
 }
 
-impl call::Host for State {
+impl call::Host for EndpointView<'_> {
     async fn call(
         &mut self,
         tool: String,
         arguments: String,
     ) -> wasmtime::Result<Result<types::ToolResult, call::CallError>> {
-        let Some(running) = &self.running else { return Ok(Err(call::CallError::NotFound)) };
-        if self.store_use.transaction_open {
+        let Some(running) = self.running else { return Ok(Err(call::CallError::NotFound)) };
+        if self.transaction_open {
             // The released package has no error case for this.
             let reason = "transaction-open: commit or drop the open transaction first, others may be waiting for it";
             return Ok(Err(call::CallError::Aborted(reason.into())));

@@ -2,11 +2,15 @@
 
 use std::sync::Arc;
 
-use wasmtime::component::{HasSelf, Linker, Resource};
+use wasmtime::component::{HasData, Linker, Resource, ResourceTable};
 
 use super::store::OpenTransaction;
 use crate::{
-    capability::{bindings::mcpp::events::outbox as wit, state::State},
+    capability::{
+        bindings::mcpp::events::outbox as wit,
+        state::{Running, State},
+    },
+    control::Control,
     events::{
         outbox::{self, EventOrigin, Message},
         record::{MAX_KEY_BYTES, MAX_PAYLOAD_BYTES},
@@ -17,9 +21,29 @@ use crate::{
 
 type OutboxAnswer<T> = wasmtime::Result<Result<T, wit::OutboxError>>;
 
+/// The part of an instance's state that the outbox sees.
+pub struct OutboxView<'a> {
+    /// The open transaction, by its handle.
+    pub table: &'a mut ResourceTable,
+    /// Controls of the call.
+    pub control: &'a Control,
+    /// The call; absent while the host only asks the component for its tools.
+    pub running: Option<&'a Running>,
+}
+
+impl std::fmt::Debug for OutboxView<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("OutboxView").field("running", &self.running).finish_non_exhaustive()
+    }
+}
+
+impl HasData for OutboxView<'static> {
+    type Data<'a> = OutboxView<'a>;
+}
+
 /// Links the outbox.
 pub(super) fn link(linker: &mut Linker<State>) -> wasmtime::Result<()> {
-    wit::add_to_linker::<State, HasSelf<State>>(linker, |state| state)
+    wit::add_to_linker::<State, OutboxView<'static>>(linker, State::outbox)
 }
 
 impl From<StoreError> for wit::OutboxError {
@@ -62,9 +86,9 @@ fn message(key: String, payload: Vec<u8>) -> Result<Message, wit::OutboxError> {
     Ok(Message { key, payload: payload.into() })
 }
 
-impl State {
+impl OutboxView<'_> {
     fn writing(&self) -> Result<Writing, wit::OutboxError> {
-        let running = self.running.as_ref().ok_or(wit::OutboxError::Unavailable)?;
+        let running = self.running.ok_or(wit::OutboxError::Unavailable)?;
         let access = running.store.as_ref().ok_or(wit::OutboxError::Unavailable)?;
         Ok(Writing {
             space: access.space.clone(),
@@ -76,7 +100,7 @@ impl State {
     }
 }
 
-impl wit::Host for State {
+impl wit::Host for OutboxView<'_> {
     async fn emit(
         &mut self,
         transaction: Resource<OpenTransaction>,
@@ -91,7 +115,7 @@ impl wit::Host for State {
         };
         let Ok(name) = ComponentName::new(&topic) else { return Ok(Err(wit::OutboxError::InvalidTopic)) };
         let topic = Topic { component: writing.space.component.clone(), name };
-        let (table, control) = self.table_and_control();
+        let (table, control) = (&mut *self.table, self.control);
         let open = table.get_mut(&transaction)?;
         let index = open.next_index();
         let origin = writing.origin();
@@ -111,7 +135,7 @@ impl wit::Host for State {
             (Ok(writing), Ok(message)) => (writing, message),
             (Err(error), _) | (_, Err(error)) => return Ok(Err(error)),
         };
-        let (table, control) = self.table_and_control();
+        let (table, control) = (&mut *self.table, self.control);
         let open = table.get_mut(&transaction)?;
         let index = open.next_index();
         let origin = writing.origin();
@@ -124,7 +148,7 @@ impl wit::Host for State {
         if key.len() > MAX_KEY_BYTES {
             return Ok(Err(wit::OutboxError::InvalidKey));
         }
-        let (table, control) = self.table_and_control();
+        let (table, control) = (&mut *self.table, self.control);
         let open = table.get_mut(&transaction)?;
         let cancelled = control.wait_in_place(outbox::cancel_wake(&mut *open.transaction, &key)).await?;
         Ok(cancelled.map_err(wit::OutboxError::from))

@@ -3,12 +3,10 @@
 //! Each operation is a transaction of its own and durable when it returns. A key stands behind its bucket's name and a hash of itself, so that the
 //! interface's cursor, a number, can name a place in the bucket.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
-use wasmtime::component::{HasSelf, Linker, Resource};
+use wasmtime::component::{Linker, Resource};
 
-use super::store::{StoreAccess, bytes_of};
+use super::store::{StoreAccess, StoreView, bytes_of};
 use crate::{
     capability::{
         bindings::standard::wasi::keyvalue::{atomics, batch, store},
@@ -44,9 +42,9 @@ pub struct Bucket {
 
 /// Links the interfaces.
 pub(super) fn link(linker: &mut Linker<State>) -> wasmtime::Result<()> {
-    store::add_to_linker::<State, HasSelf<State>>(linker, |state| state)?;
-    atomics::add_to_linker::<State, HasSelf<State>>(linker, |state| state)?;
-    batch::add_to_linker::<State, HasSelf<State>>(linker, |state| state)
+    store::add_to_linker::<State, StoreView<'static>>(linker, State::store)?;
+    atomics::add_to_linker::<State, StoreView<'static>>(linker, State::store)?;
+    batch::add_to_linker::<State, StoreView<'static>>(linker, State::store)
 }
 
 impl From<StoreError> for store::Error {
@@ -110,11 +108,11 @@ fn value(value: Vec<u8>) -> Result<Bytes, store::Error> {
 }
 
 /// A bucket and the context of an operation on it.
-struct Reach {
+struct Reach<'a> {
     bucket: Bucket,
-    access: StoreAccess,
+    access: &'a StoreAccess,
     bounds: Bounds,
-    control: Arc<Control>,
+    control: &'a Control,
 }
 
 /// Change of an operation.
@@ -166,7 +164,7 @@ impl Change {
     }
 }
 
-impl Reach {
+impl Reach<'_> {
     async fn snapshot(&self) -> KeyvalueAnswer<Box<dyn Snapshot>> {
         let opened = self.control.wait_in_place(self.access.store.snapshot(&self.access.space)).await?;
         Ok(opened.map_err(store::Error::from))
@@ -255,7 +253,7 @@ impl Reach {
             Ok(change) => change,
             Err(error) => return Ok(Err(error)),
         };
-        change.charge(&self.control)?;
+        change.charge(self.control)?;
         let mut left = ATTEMPTS;
         loop {
             match self.attempt(&change).await? {
@@ -280,20 +278,20 @@ impl Reach {
     }
 }
 
-impl State {
+impl<'a> StoreView<'a> {
     /// Context of an operation on a bucket. An open transaction of the guest would make another one of the same space wait for it, so the host refuses.
-    fn reach(&mut self, bucket: &Resource<Bucket>) -> KeyvalueAnswer<Reach> {
-        let bucket = self.table_and_control().0.get(bucket)?.clone();
-        if self.store_use.transaction_open {
+    fn reach(&mut self, bucket: &Resource<Bucket>) -> KeyvalueAnswer<Reach<'a>> {
+        let bucket = self.table.get(bucket)?.clone();
+        if self.used.transaction_open {
             return Ok(other("a transaction of mcpp:store is open"));
         }
-        let Ok(access) = self.store_access() else { return Ok(Err(store::Error::AccessDenied)) };
-        let bounds = self.transaction_bounds(&access);
-        Ok(Ok(Reach { bucket, access, bounds, control: Arc::clone(&self.control) }))
+        let Ok(access) = self.access() else { return Ok(Err(store::Error::AccessDenied)) };
+        let bounds = self.bounds(access);
+        Ok(Ok(Reach { bucket, access, bounds, control: self.control }))
     }
 }
 
-/// Continues with the value of [`State::reach`], or answers with its refusal.
+/// Continues with the value of [`StoreView::reach`], or answers with its refusal.
 macro_rules! reach {
     ($state:ident, $bucket:ident) => {
         match $state.reach(&$bucket)? {
@@ -303,17 +301,17 @@ macro_rules! reach {
     };
 }
 
-impl store::Host for State {
+impl store::Host for StoreView<'_> {
     async fn open(&mut self, identifier: String) -> KeyvalueAnswer<Resource<Bucket>> {
-        if self.store_access().is_err() {
+        if self.access().is_err() {
             return Ok(Err(store::Error::AccessDenied));
         }
         let Some(bucket) = Bucket::named(&identifier) else { return Ok(Err(store::Error::NoSuchStore)) };
-        Ok(Ok(self.table_and_control().0.push(bucket)?))
+        Ok(Ok(self.table.push(bucket)?))
     }
 }
 
-impl store::HostBucket for State {
+impl store::HostBucket for StoreView<'_> {
     async fn get(&mut self, this: Resource<Bucket>, key: String) -> KeyvalueAnswer<Option<Vec<u8>>> {
         let reach = reach!(self, this);
         Ok(reach.read(&key).await?.map(|found| found.map(|entry| entry.value.into())))
@@ -342,19 +340,19 @@ impl store::HostBucket for State {
     }
 
     async fn drop(&mut self, this: Resource<Bucket>) -> wasmtime::Result<()> {
-        self.table_and_control().0.delete(this)?;
+        self.table.delete(this)?;
         Ok(())
     }
 }
 
-impl atomics::Host for State {
+impl atomics::Host for StoreView<'_> {
     async fn increment(&mut self, bucket: Resource<Bucket>, key: String, delta: u64) -> KeyvalueAnswer<u64> {
         let reach = reach!(self, bucket);
         reach.change(reach.bucket.key(&key).map(|key| Change::Add(key, delta))).await
     }
 }
 
-impl batch::Host for State {
+impl batch::Host for StoreView<'_> {
     async fn get_many(
         &mut self,
         bucket: Resource<Bucket>,

@@ -1,13 +1,10 @@
 //! `wasi:logging/logging`: log records by the standard interface. They take the same way and the same budget as those of `mcpp:endpoint/log`.
 
-use wasmtime::{
-    StoreContextMut,
-    component::{HasSelf, Linker},
-};
+use wasmtime::{StoreContextMut, component::Linker};
 
 use crate::{
     call::LogLevel,
-    capability::{bindings::standard::wasi::logging::logging, state::State},
+    capability::{bindings::standard::wasi::logging::logging, endpoint::EndpointView, state::State},
 };
 
 /// The interface as the draft's repository has it, without a version.
@@ -15,11 +12,11 @@ const UNVERSIONED: &str = "wasi:logging/logging";
 
 /// Links the interface, with the draft's version and without.
 pub(super) fn link(linker: &mut Linker<State>) -> wasmtime::Result<()> {
-    logging::add_to_linker::<State, HasSelf<State>>(linker, |state| state)?;
+    logging::add_to_linker::<State, EndpointView<'static>>(linker, State::endpoint)?;
     linker.instance(UNVERSIONED)?.func_wrap(
         "log",
         |mut store: StoreContextMut<'_, State>, (level, context, message): (logging::Level, String, String)| {
-            logging::Host::log(store.data_mut(), level, context, message)
+            logging::Host::log(&mut store.data_mut().endpoint(), level, context, message)
         },
     )
 }
@@ -36,7 +33,7 @@ impl From<logging::Level> for LogLevel {
     }
 }
 
-impl logging::Host for State {
+impl logging::Host for EndpointView<'_> {
     fn log(&mut self, level: logging::Level, context: String, message: String) -> wasmtime::Result<()> {
         let message = if context.is_empty() { message } else { format!("{context}: {message}") };
         self.log(level.into(), message)

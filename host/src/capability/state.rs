@@ -18,9 +18,12 @@ use super::output::{LogStream, RecordWriter};
 use crate::{
     call::{Dispatch, LogLevel, Observer, Session, TraceContext},
     capability::{
+        endpoint::EndpointView,
+        events::OutboxView,
         files::{FileHandles, Files, Folders},
         http::{HttpAccess, HttpUse, Requester},
-        store::{StoreAccess, StoreUse},
+        settings::SettingsView,
+        store::{StoreAccess, StoreUse, StoreView},
     },
     control::Control,
     grants::ledger::Witness,
@@ -106,7 +109,7 @@ pub struct State {
     /// The call; absent while the host only asks the component for its tools.
     pub running: Option<Running>,
     /// The last progress reported, to keep reports rising.
-    pub progress: f64,
+    progress: f64,
     /// Open snapshots and transactions of the store.
     pub store_use: StoreUse,
     handles: FileHandles,
@@ -200,6 +203,36 @@ impl State {
     /// The table of handles and the controls, for host functions that wait.
     pub fn table_and_control(&mut self) -> (&mut ResourceTable, &Control) {
         (&mut self.table, &self.control)
+    }
+
+    /// The call and its endpoint.
+    pub fn endpoint(&mut self) -> EndpointView<'_> {
+        EndpointView {
+            control: &self.control,
+            running: self.running.as_ref(),
+            progress: &mut self.progress,
+            transaction_open: self.store_use.transaction_open,
+        }
+    }
+
+    /// The component's settings.
+    pub fn settings(&mut self) -> SettingsView<'_> {
+        SettingsView(self.running.as_ref().map(|running| &*running.config))
+    }
+
+    /// The component's space.
+    pub fn store(&mut self) -> StoreView<'_> {
+        StoreView {
+            table: &mut self.table,
+            control: &self.control,
+            access: self.running.as_ref().and_then(|running| running.store.as_ref()),
+            used: &mut self.store_use,
+        }
+    }
+
+    /// The outbox of the open transaction.
+    pub fn outbox(&mut self) -> OutboxView<'_> {
+        OutboxView { table: &mut self.table, control: &self.control, running: self.running.as_ref() }
     }
 
     /// The file system, as far as the grant allows it.

@@ -8,13 +8,14 @@ use std::{
 };
 
 use bytes::Bytes;
-use wasmtime::component::{HasSelf, Linker, Resource};
+use wasmtime::component::{HasData, Linker, Resource, ResourceTable};
 
 use crate::{
     capability::{
         bindings::mcpp::store::{changes, snapshots, transactions, types},
         state::State,
     },
+    control::Control,
     events::subscriptions::Subscriptions,
     store::{
         Bounds, Entry, KeyRange, MAX_PAGE_ENTRIES, Order, Page, Scan, Section, Snapshot, Space, Store, StoreError,
@@ -67,6 +68,28 @@ impl StoreUse {
     }
 }
 
+/// The part of an instance's state that the store's interfaces see.
+pub struct StoreView<'a> {
+    /// Open snapshots and transactions, by handle.
+    pub table: &'a mut ResourceTable,
+    /// Controls of the call.
+    pub control: &'a Arc<Control>,
+    /// Access to the space; none without a grant, or without a call.
+    pub access: Option<&'a StoreAccess>,
+    /// What is open.
+    pub used: &'a mut StoreUse,
+}
+
+impl std::fmt::Debug for StoreView<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("StoreView").field("access", &self.access).field("used", &self.used).finish_non_exhaustive()
+    }
+}
+
+impl HasData for StoreView<'static> {
+    type Data<'a> = StoreView<'a>;
+}
+
 /// A snapshot in a guest's hands.
 pub struct OpenSnapshot {
     snapshot: Box<dyn Snapshot>,
@@ -109,13 +132,13 @@ impl std::fmt::Debug for OpenTransaction {
 
 /// Links the store.
 pub(super) fn link(linker: &mut Linker<State>) -> wasmtime::Result<()> {
-    types::add_to_linker::<State, HasSelf<State>>(linker, |state| state)?;
-    snapshots::add_to_linker::<State, HasSelf<State>>(linker, |state| state)?;
-    transactions::add_to_linker::<State, HasSelf<State>>(linker, |state| state)?;
-    changes::add_to_linker::<State, HasSelf<State>>(linker, |state| state)
+    types::add_to_linker::<State, StoreView<'static>>(linker, State::store)?;
+    snapshots::add_to_linker::<State, StoreView<'static>>(linker, State::store)?;
+    transactions::add_to_linker::<State, StoreView<'static>>(linker, State::store)?;
+    changes::add_to_linker::<State, StoreView<'static>>(linker, State::store)
 }
 
-impl types::Host for State {}
+impl types::Host for StoreView<'_> {}
 
 impl From<StoreError> for types::StoreError {
     fn from(error: StoreError) -> Self {
@@ -175,45 +198,44 @@ fn scan(limit: u32, reverse: bool) -> Scan {
     Scan { limit: usize::try_from(limit).unwrap_or(usize::MAX).min(MAX_PAGE_ENTRIES), order }
 }
 
-impl State {
+impl<'a> StoreView<'a> {
     /// The running call's access to the store.
-    pub fn store_access(&self) -> Result<StoreAccess, types::StoreError> {
-        let access = self.running.as_ref().and_then(|running| running.store.clone());
-        access.ok_or(types::StoreError::Unavailable)
+    pub fn access(&self) -> Result<&'a StoreAccess, types::StoreError> {
+        self.access.ok_or(types::StoreError::Unavailable)
     }
 
     /// Bounds of a transaction that this guest runs.
-    pub fn transaction_bounds(&self, access: &StoreAccess) -> Bounds {
+    pub fn bounds(&self, access: &StoreAccess) -> Bounds {
         let (own, wall) = MAX_TRANSACTION_TIME;
         let clock = Arc::clone(self.control.pace());
         Bounds { clock, own, wall, quota_bytes: access.quota_bytes }
     }
 }
 
-impl snapshots::Host for State {
+impl snapshots::Host for StoreView<'_> {
     async fn open(&mut self) -> StoreAnswer<Resource<OpenSnapshot>> {
         self.control.charge_store_op(0)?;
-        let access = match self.store_access() {
+        let access = match self.access() {
             Ok(access) => access,
             Err(error) => return Ok(Err(error)),
         };
-        if self.store_use.snapshots >= MAX_SNAPSHOTS {
+        if self.used.snapshots >= MAX_SNAPSHOTS {
             return Ok(Err(types::StoreError::TooManySnapshots));
         }
         Ok(match self.control.wait_in_place(access.store.snapshot(&access.space)).await? {
             Ok(snapshot) => {
-                self.store_use.snapshots = self.store_use.snapshots.saturating_add(1);
-                Ok(self.table_and_control().0.push(OpenSnapshot { snapshot, opened: Instant::now() })?)
+                self.used.snapshots = self.used.snapshots.saturating_add(1);
+                Ok(self.table.push(OpenSnapshot { snapshot, opened: Instant::now() })?)
             }
             Err(error) => Err(error.into()),
         })
     }
 }
 
-impl snapshots::HostSnapshot for State {
+impl snapshots::HostSnapshot for StoreView<'_> {
     async fn get(&mut self, this: Resource<OpenSnapshot>, guest_key: Vec<u8>) -> StoreAnswer<Option<types::Entry>> {
         self.control.charge_store_op(0)?;
-        let (table, control) = self.table_and_control();
+        let (table, control) = (&mut *self.table, self.control);
         let open = table.get(&this)?;
         let key = match key(&guest_key) {
             Ok(key) if open.opened.elapsed() <= MAX_SNAPSHOT_AGE => key,
@@ -233,7 +255,7 @@ impl snapshots::HostSnapshot for State {
         reverse: bool,
     ) -> StoreAnswer<types::Page> {
         self.control.charge_store_op(0)?;
-        let (table, control) = self.table_and_control();
+        let (table, control) = (&mut *self.table, self.control);
         let open = table.get(&this)?;
         let range = match range(&guest_range) {
             Ok(range) if open.opened.elapsed() <= MAX_SNAPSHOT_AGE => range,
@@ -246,35 +268,35 @@ impl snapshots::HostSnapshot for State {
     }
 
     async fn drop(&mut self, this: Resource<OpenSnapshot>) -> wasmtime::Result<()> {
-        self.table_and_control().0.delete(this)?;
-        self.store_use.snapshots = self.store_use.snapshots.saturating_sub(1);
+        self.table.delete(this)?;
+        self.used.snapshots = self.used.snapshots.saturating_sub(1);
         Ok(())
     }
 }
 
-impl transactions::Host for State {
+impl transactions::Host for StoreView<'_> {
     async fn begin(&mut self) -> StoreAnswer<Resource<OpenTransaction>> {
         self.control.charge_store_op(0)?;
-        let access = match self.store_access() {
-            Ok(_) if self.store_use.transaction_open => return Ok(Err(types::StoreError::TransactionOpen)),
+        let access = match self.access() {
+            Ok(_) if self.used.transaction_open => return Ok(Err(types::StoreError::TransactionOpen)),
             Ok(access) => access,
             Err(error) => return Ok(Err(error)),
         };
-        let bounds = self.transaction_bounds(&access);
+        let bounds = self.bounds(access);
         Ok(match self.control.wait_in_place(access.store.begin(&access.space, bounds)).await? {
             Ok(transaction) => {
-                self.store_use.transaction_open = true;
-                Ok(self.table_and_control().0.push(OpenTransaction::new(transaction))?)
+                self.used.transaction_open = true;
+                Ok(self.table.push(OpenTransaction::new(transaction))?)
             }
             Err(error) => Err(error.into()),
         })
     }
 }
 
-impl transactions::HostTransaction for State {
+impl transactions::HostTransaction for StoreView<'_> {
     async fn get(&mut self, this: Resource<OpenTransaction>, guest_key: Vec<u8>) -> StoreAnswer<Option<types::Entry>> {
         self.control.charge_store_op(0)?;
-        let (table, control) = self.table_and_control();
+        let (table, control) = (&mut *self.table, self.control);
         let key = match key(&guest_key) {
             Ok(key) => key,
             Err(error) => return Ok(Err(error)),
@@ -292,7 +314,7 @@ impl transactions::HostTransaction for State {
         reverse: bool,
     ) -> StoreAnswer<types::Page> {
         self.control.charge_store_op(0)?;
-        let (table, control) = self.table_and_control();
+        let (table, control) = (&mut *self.table, self.control);
         let range = match range(&guest_range) {
             Ok(range) => range,
             Err(error) => return Ok(Err(error)),
@@ -309,7 +331,7 @@ impl transactions::HostTransaction for State {
         limit: u32,
     ) -> StoreAnswer<Vec<types::Entry>> {
         self.control.charge_store_op(0)?;
-        let (table, control) = self.table_and_control();
+        let (table, control) = (&mut *self.table, self.control);
         let range = match range(&guest_range) {
             Ok(range) => range,
             Err(error) => return Ok(Err(error)),
@@ -322,7 +344,7 @@ impl transactions::HostTransaction for State {
 
     async fn set(&mut self, this: Resource<OpenTransaction>, guest_key: Vec<u8>, value: Vec<u8>) -> StoreAnswer<()> {
         self.control.charge_store_op(guest_key.len().saturating_add(value.len()))?;
-        let (table, control) = self.table_and_control();
+        let (table, control) = (&mut *self.table, self.control);
         let key = match key(&guest_key) {
             Ok(key) if value.len() <= MAX_VALUE_BYTES => key,
             Ok(_) => return Ok(Err(types::StoreError::ValueTooLarge)),
@@ -334,7 +356,7 @@ impl transactions::HostTransaction for State {
 
     async fn delete(&mut self, this: Resource<OpenTransaction>, guest_key: Vec<u8>) -> StoreAnswer<bool> {
         self.control.charge_store_op(guest_key.len())?;
-        let (table, control) = self.table_and_control();
+        let (table, control) = (&mut *self.table, self.control);
         let key = match key(&guest_key) {
             Ok(key) => key,
             Err(error) => return Ok(Err(error)),
@@ -345,23 +367,23 @@ impl transactions::HostTransaction for State {
 
     async fn commit(&mut self, this: Resource<OpenTransaction>) -> StoreAnswer<()> {
         self.control.charge_store_op(0)?;
-        let OpenTransaction { transaction, .. } = self.table_and_control().0.delete(this)?;
-        self.store_use.transaction_open = false;
+        let OpenTransaction { transaction, .. } = self.table.delete(this)?;
+        self.used.transaction_open = false;
         Ok(self.control.wait(transaction.commit()).await?.map_err(types::StoreError::from))
     }
 
     async fn drop(&mut self, this: Resource<OpenTransaction>) -> wasmtime::Result<()> {
-        self.table_and_control().0.delete(this)?;
-        self.store_use.transaction_open = false;
+        self.table.delete(this)?;
+        self.used.transaction_open = false;
         Ok(())
     }
 }
 
-impl changes::Host for State {
+impl changes::Host for StoreView<'_> {
     async fn wait(&mut self, guest_key: Vec<u8>, since: u64, timeout_ms: u64) -> StoreAnswer<u64> {
         self.control.charge_store_op(0)?;
-        let (key, access) = match (key(&guest_key), self.store_access()) {
-            (Ok(_), Ok(_)) if self.store_use.transaction_open => return Ok(Err(types::StoreError::TransactionOpen)),
+        let (key, access) = match (key(&guest_key), self.access()) {
+            (Ok(_), Ok(_)) if self.used.transaction_open => return Ok(Err(types::StoreError::TransactionOpen)),
             (Ok(key), Ok(access)) => (key, access),
             (Err(error), _) | (_, Err(error)) => return Ok(Err(error)),
         };

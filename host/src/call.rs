@@ -1,6 +1,6 @@
 //! A call, its answer and its errors, in no protocol's words.
 //!
-//! Doors build a [`Call`] and translate a [`ToolResult`] or a [`CallError`] back; the registry and everything inward know nothing else.
+//! A [`Call`] is one kind of [`Request`] to a component. Doors build a [`Call`] and translate a [`ToolResult`] or a [`CallError`] back; the registry and everything inward know nothing else.
 
 mod error;
 mod observer;
@@ -29,29 +29,36 @@ use crate::{
 /// How deep tools may call tools.
 pub const MAX_CALL_DEPTH: u8 = 8;
 
-/// One call on its way from a door to a guest.
+/// The part that all kinds of requests have on their way from a door to a component.
 #[derive(Debug, Clone)]
-pub struct Call {
+pub struct Request {
     /// The caller.
     pub principal: Principal,
+    /// When the caller stops waiting, if that is sooner than the component's own deadline.
+    pub deadline: Option<Instant>,
+    /// Fires when the caller gives up.
+    pub cancel: CancellationToken,
+    /// Where the request belongs in a trace.
+    pub trace: TraceContext,
+    /// Receiver of the request's log and progress.
+    pub observer: Observer,
+    /// 0 for a request from a door, one more for each call by a tool.
+    pub depth: u8,
+    /// How many events, each emitted by the handler of the one before, led to this request; 0 for a request of a client.
+    pub chain: u32,
+    /// The legacy client's session; none in the modern era, which has none.
+    pub session: Option<Session>,
+}
+
+/// A request to call a tool.
+#[derive(Debug, Clone)]
+pub struct Call {
+    /// The request.
+    pub request: Request,
     /// The tool that it calls.
     pub tool: ToolName,
     /// The arguments: a JSON object.
     pub arguments: Value,
-    /// When the caller stops waiting, if that is sooner than the tool's own deadline.
-    pub deadline: Option<Instant>,
-    /// Fires when the caller gives up.
-    pub cancel: CancellationToken,
-    /// Where the call belongs in a trace.
-    pub trace: TraceContext,
-    /// Receiver of the call's log and progress.
-    pub observer: Observer,
-    /// 0 for a call from a door, one more for each call by a tool.
-    pub depth: u8,
-    /// How many events, each emitted by the handler of the one before, led to this call; 0 for a call of a client.
-    pub chain: u32,
-    /// The legacy client's session; none in the modern era, which has none.
-    pub session: Option<Session>,
 }
 
 /// A legacy client's session. The host drops a session's data when the session ends, which is when its last clone is dropped.
@@ -67,7 +74,7 @@ impl Session {
 
 /// Checks that the call's principal may call tools at all; which tools exist for it is the catalog's matter.
 pub fn authorize(call: Call) -> Result<Authorized<Call>, Denied> {
-    let principal = call.principal.clone();
+    let principal = call.request.principal.clone();
     Authorized::check(call, &principal, SCOPE_TOOLS)
 }
 
@@ -314,19 +321,21 @@ mod tests {
     #[test]
     fn a_principal_without_the_scope_is_denied() {
         let call = |scopes: &[&str]| Call {
-            principal: Principal {
-                scopes: Arc::new(scopes.iter().map(|scope| (*scope).to_owned()).collect()),
-                ..Principal::local_user()
+            request: Request {
+                principal: Principal {
+                    scopes: Arc::new(scopes.iter().map(|scope| (*scope).to_owned()).collect()),
+                    ..Principal::local_user()
+                },
+                deadline: None,
+                cancel: CancellationToken::new(),
+                trace: TraceContext::root(),
+                observer: Observer::default(),
+                depth: 0,
+                chain: 0,
+                session: None,
             },
             tool: ToolName::new("t").expect("legal"),
             arguments: Value::Null,
-            deadline: None,
-            cancel: CancellationToken::new(),
-            trace: TraceContext::root(),
-            observer: Observer::default(),
-            depth: 0,
-            chain: 0,
-            session: None,
         };
         assert!(authorize(call(&[SCOPE_TOOLS])).is_ok());
         assert_eq!(authorize(call(&["other"])).expect_err("denied").to_string(), "local-user lacks the scope `tools`");

@@ -19,8 +19,6 @@ mod wit;
 
 use std::{io::Write as _, path::PathBuf, process::ExitCode};
 
-pub use self::policy::grant_with;
-
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 use serde::Serialize;

@@ -15,13 +15,14 @@ use serde::{Deserialize, Serialize};
 
 pub use self::tools::ToolsConfig;
 use crate::{
+    auth::tokens::TokenFile,
     capability::http::OutboundConfig,
     engine::{EngineConfig, compile::CompileConfig},
     limits::{Limits, LimitsPatch, TenantLimits, TenantLimitsPatch},
     memory::MemoryConfig,
     store::embedded::EmbeddedConfig,
     telemetry::LogFormat,
-    tenant::{home::Homes, tokens::TokenFile},
+    tenant::home::Homes,
 };
 
 /// The file that is read when none is named and it is there.

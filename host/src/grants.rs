@@ -3,9 +3,11 @@
 //! A grant says what a component may do beyond the harmless minimum. The host refuses an unknown key and never ignores it: a rule that the host cannot
 //! enforce must not look as if it were enforced. Only the operator writes these files; no tool call changes them.
 
+pub mod edit;
 pub mod files;
 pub mod http;
 pub mod ledger;
+pub mod question;
 pub mod secrets;
 
 use std::{

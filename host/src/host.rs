@@ -26,6 +26,7 @@ use self::{
 
 use crate::{
     admin::{self, AdminDoor},
+    auth::{Authenticator, known::KnownTokens, tokens::TokenFile},
     capability::{files::OwnFolders, http::Outbound},
     config::Config,
     control::admission::Admission,
@@ -51,11 +52,7 @@ use crate::{
         embedded::{EmbeddedStore, disk::FileSystem},
     },
     telemetry,
-    tenant::{
-        Principal,
-        home::Homes,
-        tokens::{TokenFile, authenticator::Authenticator},
-    },
+    tenant::{Principal, home::Homes},
     tenants::{Tenants, TenantsConfig},
 };
 
@@ -74,7 +71,7 @@ pub struct Host {
     config: Config,
     endpoint: Endpoint,
     lock: Arc<DirectoryLock>,
-    store: EmbeddedStore,
+    store: Arc<dyn Store>,
     tenants: Arc<Tenants>,
     http: Arc<HttpDoor>,
     address: SocketAddr,
@@ -113,13 +110,13 @@ impl Host {
         let disk = LockedDisk { lock: Arc::clone(&lock), disk: FileSystem };
         let store = EmbeddedStore::new(data_dir.join("store"), config.store.clone(), Arc::new(disk))
             .with_context(|| format!("cannot make the store's directory in {}", data_dir.display()))?;
-        let shared: Arc<dyn Store> = Arc::new(store.clone());
+        let store: Arc<dyn Store> = Arc::new(store);
         let subscriptions = Arc::new(Subscriptions::default());
         let outbound = Outbound::new(&config.outbound, &homes, |name| std::env::var(name).ok())?;
         let registry = Registry::new(
             Engine::new(&config.engine)?,
             Admission::new(&config.engine),
-            Arc::clone(&shared),
+            Arc::clone(&store),
             Arc::clone(&subscriptions),
             Arc::new(outbound),
             Keeper::new(config.engine.max_kept),
@@ -127,17 +124,18 @@ impl Host {
         );
         let patience = Duration::from_millis(config.tools.reload_wait_ms);
         let tenants_config = tenants_config(&config, &homes)?;
-        let tenants = Tenants::new(tenants_config, registry.clone(), Reloader::new(patience), store.clone());
+        let tenants = Tenants::new(tenants_config, registry.clone(), Reloader::new(patience), Arc::clone(&store));
         let tenants = Arc::new(tenants);
 
         let (closing, stop) = (CancellationToken::new(), CancellationToken::new());
-        let delivering = events::start(shared, Arc::new(registry.clone()), subscriptions, &[], closing.clone()).await;
+        let delivering =
+            events::start(Arc::clone(&store), Arc::new(registry.clone()), subscriptions, &[], closing.clone()).await;
         let endpoint = Endpoint::new(registry, config.server.name.clone(), config.server.page_size);
         let http = Arc::new(HttpDoor::new(
             config.server.clone(),
             config.sessions.clone(),
             endpoint.clone(),
-            Authenticator::watching(TokenFile::new(homes.tokens()))?,
+            Authenticator::new(KnownTokens::watching(TokenFile::new(homes.tokens()))?),
             address,
             stop.clone(),
         ));
@@ -148,7 +146,7 @@ impl Host {
             endpoint: endpoint.clone(),
             tenants: Arc::clone(&tenants),
             http: Arc::clone(&http),
-            store: store.clone(),
+            store: Arc::clone(&store),
         });
         let mut doors = DoorTasks::default();
         doors.open("events", async move { drop(delivering.await) }, closing.clone());

@@ -13,6 +13,7 @@ pub mod memory;
 pub mod names;
 pub mod permits;
 
+pub mod auth;
 pub mod call;
 pub mod events;
 pub mod grants;
@@ -32,6 +33,9 @@ pub mod mcp;
 pub mod registry;
 pub mod reload;
 pub mod tenants;
+
+pub mod info;
+pub mod inspect;
 
 pub mod admin;
 pub mod author;

@@ -3,6 +3,7 @@
 //! A catalog is an immutable value behind one pointer; a swap replaces the pointer. A call takes the tool from the catalog it sees and runs on that revision to its
 //! end, whatever is swapped meanwhile. A name belongs to one component until that component gives it up.
 
+mod calls;
 pub mod catalog;
 mod deliver;
 mod endowment;
@@ -12,6 +13,7 @@ mod offer;
 mod opening;
 mod presence;
 pub mod rate;
+pub mod request;
 pub mod schema;
 pub mod tool;
 
@@ -22,46 +24,30 @@ use std::{
 };
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use futures::future::BoxFuture;
-use tokio::{
-    sync::{Semaphore, watch},
-    time::Instant,
-};
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use self::{
     catalog::{Catalog, Problem, Revision},
     error::InstallError,
-    gate::Pass,
     rate::Rate,
-    tool::{STEPS_PER_MS, Tool},
 };
 use crate::{
-    call::{Budget, Call, CallError, Cost, Dispatch, Receipt, ToolResult},
-    capability::{
-        http::Outbound,
-        state::{MakeRoom, Running},
-    },
-    control::{
-        Control,
-        admission::{Admission, Share},
-        apart::apart,
-    },
+    capability::{http::Outbound, state::MakeRoom},
+    control::admission::{Admission, Share},
     engine::Engine,
     events::subscriptions::Subscriptions,
     grants::ledger::Ledger,
-    guest::{component::Origin, instance, kept::Keeper},
+    guest::{component::Origin, kept::Keeper},
     limits::TenantLimits,
     memory::HostMemory,
     names::TenantId,
     permits::TenantPermits,
     store::Store,
-    telemetry::{known::TenantTelemetry, meters::CallMeters},
-    tenant::{Authorized, Incarnation},
+    telemetry::known::TenantTelemetry,
+    tenant::Incarnation,
 };
 
-/// Steps of a check that are done where the call came in: less than a millisecond.
-const STEPS_AT_THE_DOOR: u64 = STEPS_PER_MS;
 /// Deliveries of events and timers at once, of the whole host; more wait, each in its tenant's line.
 const MAX_DELIVERIES: usize = 32;
 
@@ -288,130 +274,6 @@ impl Registry {
         Ok(())
     }
 
-    /// Runs a call to its end: finds the tool, checks the arguments, waits for a place, runs, checks the result.
-    pub async fn call(&self, call: Authorized<Call>) -> Result<ToolResult, CallError> {
-        self.call_metered(call).await.0
-    }
-
-    /// As [`Registry::call`], with what the call cost.
-    pub async fn call_metered(&self, call: Authorized<Call>) -> (Result<ToolResult, CallError>, Receipt) {
-        let call = call.into_inner();
-        let (tool, _pass) = match self.enter(&call).await {
-            Ok(entered) => entered,
-            Err(error) => return (Err(error), Receipt::default()),
-        };
-        let tenant = call.principal.tenant.clone();
-        let started = Instant::now();
-        let _counted = self.0.calls.token();
-        let (result, cost) = self.run_while_there(&tool, call).await;
-        let receipt = Receipt { duration: started.elapsed(), cost };
-        tool.meters.get_or_init(|| CallMeters::new(&tenant, &tool.name)).call_ended(result.as_ref(), receipt);
-        (result, receipt)
-    }
-
-    /// The tool and the pass through its revision's gate; waits while the component's data is migrated.
-    async fn enter(&self, call: &Call) -> Result<(Arc<Tool>, Pass), CallError> {
-        // A call of what is not there counts too.
-        if let Some(tenant) = self.tenant(&call.principal.tenant) {
-            tenant.rate.take("tenant")?;
-        }
-        let early = Instant::now() + opening::EARLY_CALL_WAIT;
-        loop {
-            let found = self.catalog(&call.principal.tenant).tool(&call.tool);
-            let Some(tool) = found.filter(|_| call.principal.may_use(&call.tool)) else {
-                self.wait_for_tools(call, call.deadline.map_or(early, |callers| callers.min(early))).await?;
-                continue;
-            };
-            if let Some(pass) = tool.powers.gate.enter(call.depth > 0) {
-                return Ok((tool, pass));
-            }
-            let own = Instant::now() + Duration::from_millis(tool.limits.deadline_ms);
-            tokio::select! {
-                () = tool.powers.gate.opened() => {}
-                () = call.cancel.cancelled() => return Err(CallError::Cancelled),
-                () = tokio::time::sleep_until(call.deadline.map_or(own, |callers| callers.min(own))) => {
-                    return Err(CallError::BudgetExceeded { budget: Budget::Deadline, limit: tool.limits.deadline_ms });
-                }
-            }
-        }
-    }
-
-    async fn run(&self, tool: &Arc<Tool>, mut call: Call) -> (Result<ToolResult, CallError>, Cost) {
-        let nothing = |error| (Err(error), Cost::default());
-        let steps = match tool.steps_of_arguments(&call.arguments) {
-            Ok(steps) => steps,
-            Err(error) => return nothing(error),
-        };
-        let is_short = steps.whether <= STEPS_AT_THE_DOOR;
-        if is_short && let Err(error) = tool.check_arguments(&call.arguments) {
-            return nothing(error);
-        }
-        let (control, weight) = match self.admit(tool, &call).await {
-            Ok(control) => (control, &tool.weight),
-            Err(error) => return nothing(error),
-        };
-        if !is_short {
-            let (checking, arguments) = (Arc::clone(tool), std::mem::take(&mut call.arguments));
-            let check = move || checking.check_arguments(&arguments).map(|()| arguments);
-            match apart(&self.0.engine, &control, check).await.and_then(|(checked, _)| checked) {
-                Ok(arguments) => call.arguments = arguments,
-                Err(error) => return (Err(error), control.cost(0)),
-            }
-        }
-        // A long check means that the arguments are also long to make into values.
-        if weight.is_heavy() || control.is_crowded() || !is_short {
-            control.note_slice();
-        }
-        let cause = format!("tool {} by {}", tool.name, call.principal.subject);
-        let keeping = self.keeping(tool, &call.principal.tenant);
-        let running = Running {
-            trace: call.trace,
-            observer: call.observer,
-            depth: call.depth,
-            chain: call.chain,
-            session: call.session,
-            ..self.running(&tool.powers, call.principal, tool.name.as_str().into(), cause.into())
-        };
-        let (target, shared) = (tool.target.clone(), Arc::clone(&control));
-        let (result, mut cost) = instance::call(&self.0.engine, target, call.arguments, running, keeping, shared).await;
-        weight.note(cost.processor_time);
-        let result = match result {
-            Ok(result) => self.check_result(tool, &control, result, &mut cost).await,
-            Err(error) => Err(error),
-        };
-        (result, cost)
-    }
-
-    /// Holds a result to the output schema; where guests run if that may take long.
-    async fn check_result(
-        &self,
-        tool: &Arc<Tool>,
-        control: &Control,
-        result: ToolResult,
-        cost: &mut Cost,
-    ) -> Result<ToolResult, CallError> {
-        let steps = tool.steps_of_result(&result)?;
-        if steps.is_none_or(|steps| steps.whether <= STEPS_AT_THE_DOOR) {
-            return tool.check_result(result);
-        }
-        let checking = Arc::clone(tool);
-        let (checked, took) = apart(&self.0.engine, control, move || checking.check_result(result)).await?;
-        cost.processor_time = cost.processor_time.saturating_add(took);
-        checked
-    }
-
-    /// Counts a call against the rates, and waits for a place.
-    async fn admit(&self, tool: &Tool, call: &Call) -> Result<Arc<Control>, CallError> {
-        let own = Instant::now() + Duration::from_millis(tool.limits.deadline_ms);
-        let deadline = call.deadline.map_or(own, |callers| callers.min(own));
-        let unknown = || CallError::UnknownTool(call.tool.clone());
-        let tenant = self.tenant(&call.principal.tenant).ok_or_else(unknown)?;
-        tool.rate.take("tool")?;
-        let share = tenant.share.load_full();
-        let slot = self.0.admission.admit(&share, &tool.places, tool.concurrency(), deadline, &call.cancel).await?;
-        Ok(Control::new(tool.limits, deadline, call.cancel.clone(), slot))
-    }
-
     /// The way out over HTTP.
     pub fn outbound(&self) -> &Outbound {
         &self.0.outbound
@@ -431,11 +293,5 @@ impl Registry {
     /// Calls that run or queue now.
     pub fn calls(&self) -> usize {
         self.0.calls.len()
-    }
-}
-
-impl Dispatch for Registry {
-    fn dispatch(&self, call: Authorized<Call>) -> BoxFuture<'_, Result<ToolResult, CallError>> {
-        Box::pin(self.call(call))
     }
 }

@@ -9,7 +9,7 @@ pub mod embedded;
 use std::{
     collections::BTreeSet,
     fmt,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -304,6 +304,9 @@ impl From<Unavailable> for StoreError {
     }
 }
 
+/// Receiver of the number of entries that a backup has copied.
+pub type CopyProgress = Box<dyn Fn(u64) + Send>;
+
 /// A store of spaces.
 pub trait Store: fmt::Debug + Send + Sync {
     /// The space as it is now, durably.
@@ -325,8 +328,26 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// The spaces in which events or timers were written.
     fn touched(&self) -> &Touched;
 
+    /// The tenants that have data.
+    fn tenants(&self) -> BoxFuture<'_, Result<Vec<TenantId>, StoreError>>;
+
+    /// Copies a tenant's present data into a new file at `target`, while the store is in use. `progress` receives the number of copied entries.
+    fn backup<'a>(
+        &'a self,
+        tenant: &'a TenantId,
+        target: &'a Path,
+        progress: CopyProgress,
+    ) -> BoxFuture<'a, Result<u64, StoreError>>;
+
+    /// Removes all data of a tenant. From then on the store refuses every access to it, also that of a delivery in flight, until [`Store::readmit`]
+    /// announces a tenant of this name again.
+    fn remove<'a>(&'a self, tenant: &'a TenantId) -> BoxFuture<'a, Result<(), StoreError>>;
+
     /// Announces a tenant of this name: a new one, or one that returned after the host removed its data.
-    fn readmit(&self, _tenant: &TenantId) {}
+    fn readmit(&self, tenant: &TenantId);
+
+    /// Makes everything that was acknowledged durable and closes the store. It serves nothing from then on.
+    fn close(&self) -> BoxFuture<'_, ()>;
 }
 
 /// A space at one moment.

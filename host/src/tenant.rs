@@ -1,11 +1,10 @@
 //! Callers, and their rights.
 //!
-//! Every key, cache, session and metric carries a [`TenantId`]. A [`Principal`] identifies the caller at the door ([`tokens`]);
+//! Every key, cache, session and metric carries a [`TenantId`]. A [`Principal`] identifies the caller at the door ([`crate::auth`]);
 //! only [`Authorized::check`] makes the [`Authorized`] call that the registry accepts, so an unauthenticated or unauthorized call cannot reach a tool.
 
 pub mod door;
 pub mod home;
-pub mod tokens;
 
 use std::{collections::BTreeSet, sync::Arc};
 

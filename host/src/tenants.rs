@@ -14,6 +14,7 @@ use tokio::{sync::oneshot, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    auth::tokens::TokensError,
     capability::files::OwnFolders,
     engine::{
         cache::Cache,
@@ -30,11 +31,10 @@ use crate::{
         migration::MigrationLimits,
         source::BuiltIns,
     },
-    store::{Store as _, StoreError, embedded::EmbeddedStore},
+    store::{Store, StoreError},
     tenant::{
         Incarnation,
         home::{Home, HomeError, Homes, TenantSettings},
-        tokens::TokensError,
     },
 };
 
@@ -76,7 +76,7 @@ pub struct Tenants {
     config: TenantsConfig,
     registry: Registry,
     reloader: Reloader,
-    store: EmbeddedStore,
+    store: Arc<dyn Store>,
     /// Those that are open, are being opened, or are being removed.
     open: Mutex<BTreeMap<TenantId, OpenTenant>>,
 }
@@ -139,8 +139,13 @@ pub struct Refreshed {
 
 impl Tenants {
     /// No tenant is open yet.
-    pub fn new(config: TenantsConfig, registry: Registry, reloader: Reloader, store: EmbeddedStore) -> Self {
+    pub fn new(config: TenantsConfig, registry: Registry, reloader: Reloader, store: Arc<dyn Store>) -> Self {
         Self { config, registry, reloader, store, open: Mutex::default() }
+    }
+
+    /// Where their catalogs are.
+    pub fn registry(&self) -> &Registry {
+        &self.registry
     }
 
     /// Where their files are.
@@ -298,7 +303,7 @@ impl Tenants {
         let (compiled, compiler) = (self.config.homes.compiled(&home.tenant), self.config.compiler.clone());
         let stopped = closing.clone();
         let open = async move {
-            read_data(&store, &registry, &home.tenant).await;
+            read_data(&*store, &registry, &home.tenant).await;
             let cache_bytes = compiler.cache_bytes();
             let cache = tokio::task::spawn_blocking(move || Cache::open(&compiled, cache_bytes)).await;
             let cache = cache.ok().and_then(|cache| {
@@ -327,7 +332,7 @@ impl Tenants {
     pub async fn recover(&self) -> Result<BTreeMap<TenantId, Report>, TenantsError> {
         let open: Vec<TenantId> = self.opens().keys().cloned().collect();
         for tenant in open {
-            read_data(&self.store, &self.registry, &tenant).await;
+            read_data(&*self.store, &self.registry, &tenant).await;
         }
         self.reload_all().await
     }
@@ -356,12 +361,7 @@ impl Tenants {
 
     /// Takes a tenant out of the host for good: its tools, tokens, settings, secrets and data. With `export`, what it had (but no secret) is first copied
     /// to a folder that is made for it. How many entries of its data were copied. Nothing of it runs any more when another of its name can be made.
-    pub async fn remove(
-        &self,
-        tenant: &TenantId,
-        export: Option<&Path>,
-        store: &EmbeddedStore,
-    ) -> Result<u64, TenantsError> {
+    pub async fn remove(&self, tenant: &TenantId, export: Option<&Path>) -> Result<u64, TenantsError> {
         self.config.homes.find(tenant)?;
         if *tenant == TenantId::local() {
             return Err(HomeError::Local("removed").into());
@@ -386,7 +386,7 @@ impl Tenants {
         }
         self.registry.ledger().forget(tenant);
         self.registry.subscriptions().forget(tenant);
-        let removed = removal::remove(&self.config.homes, tenant, export, store).await;
+        let removed = removal::remove(&self.config.homes, tenant, export, &*self.store).await;
         self.opens().remove(tenant);
         // One of the same name may have been made in the last moment, or this one is still there.
         let _its_opening_is_reported_there = self.bring_in_line(Arc::new(|| {}))?;
@@ -404,8 +404,8 @@ impl Tenants {
 }
 
 /// Reads a tenant's subscriptions, and its deliveries that wait. A tenant whose data cannot be read is served without.
-async fn read_data(store: &EmbeddedStore, registry: &Registry, tenant: &TenantId) {
-    let known = store.tenants().is_ok_and(|tenants| tenants.contains(tenant));
+async fn read_data(store: &dyn Store, registry: &Registry, tenant: &TenantId) {
+    let known = store.tenants().await.is_ok_and(|tenants| tenants.contains(tenant));
     if !known {
         return;
     }

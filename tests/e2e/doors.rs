@@ -4,13 +4,10 @@ use std::{collections::BTreeSet, path::Path, time::Duration};
 
 use futures::future::join_all;
 use mcpp::{
+    auth::tokens::{NewToken, TokenFile},
     memory::MemoryUse,
     names::TenantId,
-    tenant::{
-        SCOPE_TOOLS,
-        home::Homes,
-        tokens::{NewToken, TokenFile},
-    },
+    tenant::{SCOPE_TOOLS, home::Homes},
 };
 use reqwest::{RequestBuilder, StatusCode};
 use serde_json::{Value, json};

@@ -3,13 +3,10 @@
 use std::collections::BTreeSet;
 
 use mcpp::{
+    auth::tokens::{NewToken, TokenFile},
     names::TenantId,
     secrets::{KeySource, SecretName, Secrets},
-    tenant::{
-        SCOPE_TOOLS,
-        home::Homes,
-        tokens::{NewToken, TokenFile},
-    },
+    tenant::{SCOPE_TOOLS, home::Homes},
 };
 use serde_json::{Value, json};
 

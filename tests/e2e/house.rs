@@ -11,7 +11,7 @@ use proc_macro2::{Delimiter, TokenStream, TokenTree};
 const FILE_LINES: usize = 450;
 
 /// The rooms of `host/src`. A room uses rooms that stand before it, and none that stands behind it.
-const ROOMS: [&str; 30] = [
+const ROOMS: [&str; 33] = [
     // Vocabulary.
     "error",
     "names",
@@ -21,6 +21,7 @@ const ROOMS: [&str; 30] = [
     "permits",
     // Tenants, their rights, and what they keep.
     "tenant",
+    "auth",
     "secrets",
     "grants",
     "call",
@@ -40,6 +41,8 @@ const ROOMS: [&str; 30] = [
     "reload",
     "tenants",
     // The program.
+    "info",
+    "inspect",
     "author",
     "admin",
     "host",

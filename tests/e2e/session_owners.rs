@@ -3,13 +3,10 @@
 use std::{collections::BTreeSet, path::Path};
 
 use mcpp::{
+    auth::tokens::{NewToken, TokenFile},
     memory::MemoryUse,
     names::TenantId,
-    tenant::{
-        SCOPE_TOOLS,
-        home::Homes,
-        tokens::{NewToken, TokenFile},
-    },
+    tenant::{SCOPE_TOOLS, home::Homes},
 };
 use reqwest::{RequestBuilder, StatusCode};
 use serde_json::{Value, json};

@@ -4,12 +4,9 @@ use std::{collections::BTreeSet, path::Path, time::Duration};
 
 use futures::StreamExt as _;
 use mcpp::{
+    auth::tokens::{NewToken, TokenFile},
     names::TenantId,
-    tenant::{
-        SCOPE_METRICS, SCOPE_TOOLS,
-        home::Homes,
-        tokens::{NewToken, TokenFile},
-    },
+    tenant::{SCOPE_METRICS, SCOPE_TOOLS, home::Homes},
 };
 use reqwest::{RequestBuilder, StatusCode};
 use serde_json::{Value, json};

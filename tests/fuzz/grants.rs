@@ -11,12 +11,12 @@ use std::{
 };
 
 use mcpp::{
-    cli,
+    auth::tokens::TokenFile,
     config::Config,
-    grants::{ComponentGrant, http::UrlOrigin},
+    grants::{ComponentGrant, edit::extend_grant, http::UrlOrigin},
     names::{ComponentName, TenantId, ToolName, ToolPattern, Topic},
     secrets::SecretName,
-    tenant::{home::Homes, tokens::TokenFile},
+    tenant::home::Homes,
 };
 use toml::{Table, Value};
 
@@ -210,7 +210,7 @@ fn added(text: &str, grant: &ComponentGrant, mut piece: Table) {
     }
     let piece = toml::to_string(&piece).expect("TOML");
     let Ok(more) = parse(&format!("version = 1\n{piece}")) else { return };
-    let after = cli::grant_with(text, [piece.clone()]).expect("both are TOML");
+    let after = extend_grant(text.parse().expect("TOML"), [piece.clone()]).expect("both are TOML").to_string();
     // Two directories may be in each other's way.
     let Ok(after) = parse(&after) else { return };
     let (was, more, is) = (allowed(grant), allowed(&more), allowed(&after));

@@ -22,7 +22,7 @@ use crate::{
 const MAX_SHOWN: usize = 100;
 
 pub(super) async fn list_events(State(shared): State<Arc<Operated>>, Query(of): Query<Of>) -> Response {
-    answer(parked::list(&shared.store, &of.tenant, MAX_SHOWN).await)
+    answer(parked::list(&*shared.store, &of.tenant, MAX_SHOWN).await)
 }
 
 /// A verdict on parked deliveries.
@@ -40,7 +40,7 @@ pub(super) async fn settle_events(
     Query(of): Query<Of>,
     Json(settle): Json<Settle>,
 ) -> Response {
-    answer(parked::settle(&shared.store, &of.tenant, settle.id.as_deref(), settle.verdict).await)
+    answer(parked::settle(&*shared.store, &of.tenant, settle.id.as_deref(), settle.verdict).await)
 }
 
 /// Where to copy the store.
@@ -69,13 +69,9 @@ pub(super) async fn backup(
     Json(Backup { target }): Json<Backup>,
 ) -> Response {
     let (copied, steps) = watch::channel(0);
-    let store = shared.store.clone();
+    let store = Arc::clone(&shared.store);
     let copying = tokio::spawn(async move {
-        store
-            .backup(&of.tenant, &target, move |entries| {
-                copied.send_replace(entries);
-            })
-            .await
+        store.backup(&of.tenant, &target, Box::new(move |entries| copied.send_modify(|so_far| *so_far = entries))).await
     });
     Body::from_stream(lines(steps, copying)).into_response()
 }

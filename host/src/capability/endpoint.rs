@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use wasmtime::component::{HasData, Linker};
 
 use crate::{
-    call::{Call, CallError, CallEvent, LogLevel, MAX_CALL_DEPTH, Observer, authorize},
+    call::{Call, CallError, CallEvent, LogLevel, MAX_CALL_DEPTH, Observer, Request, authorize},
     capability::{
         bindings::mcpp::{
             endpoint::{call, caller, log, progress},
@@ -183,10 +183,8 @@ fn nested_call(
     }
     let arguments = serde_json::from_str(arguments)
         .map_err(|error| call::CallError::InvalidArguments(format!("the arguments are not JSON: {error}")))?;
-    Ok(Call {
+    let request = Request {
         principal: running.principal.clone(),
-        tool,
-        arguments,
         deadline: Some(deadline),
         cancel: cancel.child_token(),
         trace: running.trace.child(),
@@ -194,7 +192,8 @@ fn nested_call(
         depth: running.depth.saturating_add(1),
         chain: running.chain,
         session: running.session.clone(),
-    })
+    };
+    Ok(Call { request, tool, arguments })
 }
 
 fn refusal(error: CallError) -> call::CallError {

@@ -10,8 +10,9 @@ use serde_json::Value;
 
 use super::{Operator, clean, print, print_json, table};
 use crate::{
-    admin::{self, Info, Instances, PoolInfo, StoreInfo, TenantInfo, ToolInfo},
+    admin,
     config::Config,
+    info::{Info, Instances, PoolInfo, StoreInfo, TenantInfo, ToolInfo},
     limits::Reuse,
     names::TenantId,
     reload::Report,

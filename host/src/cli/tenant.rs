@@ -9,13 +9,14 @@ use serde_json::{Value, json};
 use super::{Data, print, print_json, table};
 use crate::{
     admin::Removal,
+    auth::tokens::TokenFile,
     limits::TenantLimitsPatch,
     names::TenantId,
-    store::embedded::{EmbeddedStore, disk::FileSystem},
-    tenant::{
-        home::{Home, Homes, TenantSettings},
-        tokens::TokenFile,
+    store::{
+        Store as _,
+        embedded::{EmbeddedStore, disk::FileSystem},
     },
+    tenant::home::{Home, Homes, TenantSettings},
     tenants::{Refreshed, removal},
 };
 

@@ -8,11 +8,9 @@ use serde_json::{Value, json};
 
 use super::{Data, clean, print, print_json, remote::tell, table};
 use crate::{
+    auth::tokens::{NewToken, Token, TokenFile},
     names::{TenantId, ToolPattern},
-    tenant::{
-        SCOPE_TOOLS, SCOPES,
-        tokens::{NewToken, Token, TokenFile},
-    },
+    tenant::{SCOPE_TOOLS, SCOPES},
 };
 
 #[derive(Debug, Args)]

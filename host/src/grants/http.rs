@@ -200,7 +200,7 @@ fn network(text: &str) -> Result<IpNet, String> {
 }
 
 impl Rule {
-    fn allows(&self, request: &Request<'_>) -> bool {
+    fn allows(&self, request: &AskedRequest<'_>) -> bool {
         let UrlOrigin { scheme, host, port } = &request.origin;
         self.scheme == *scheme
             && self.port == *port
@@ -235,7 +235,7 @@ impl TryFrom<Vec<Rule>> for HttpRules {
 
 /// A request in the form that rules are about.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Request<'a> {
+struct AskedRequest<'a> {
     method: &'a str,
     origin: UrlOrigin,
     path: &'a str,
@@ -274,7 +274,7 @@ impl HttpRules {
         path: &str,
         address: IpAddr,
     ) -> Result<(), DeniedRequest> {
-        let request = Request { method, origin: origin.clone(), path };
+        let request = AskedRequest { method, origin: origin.clone(), path };
         let mut rules = self.0.iter().filter(|rule| rule.allows(&request));
         if rules.any(|rule| rule.allows_address(address)) {
             Ok(())
@@ -290,7 +290,7 @@ fn request<'a>(
     host: &str,
     port: Option<u16>,
     path: &'a str,
-) -> Result<Request<'a>, DeniedRequest> {
+) -> Result<AskedRequest<'a>, DeniedRequest> {
     let Some(scheme) = Scheme::parse(scheme) else {
         return Err(DeniedRequest::never(format!("the scheme {scheme:?} is neither http nor https")));
     };
@@ -306,7 +306,7 @@ fn request<'a>(
     if !path.starts_with('/') {
         return Err(DeniedRequest::never("the path does not begin with `/`".to_owned()));
     }
-    Ok(Request { method, origin: UrlOrigin { scheme, host, port: port.unwrap_or(scheme.port()) }, path })
+    Ok(AskedRequest { method, origin: UrlOrigin { scheme, host, port: port.unwrap_or(scheme.port()) }, path })
 }
 
 /// A request is not allowed; why, and the rule that would allow it.
@@ -323,8 +323,8 @@ impl DeniedRequest {
         Self { why, rule: None }
     }
 
-    fn no_rule(request: &Request<'_>) -> Self {
-        let Request { method, origin, path } = request;
+    fn no_rule(request: &AskedRequest<'_>) -> Self {
+        let AskedRequest { method, origin, path } = request;
         if path::is_plain(path) {
             let rule = format!("url = \"{origin}{path}\"\nmethods = [\"{method}\"]");
             return Self { why: format!("no rule allows {method} {origin}{path}"), rule: Some(rule) };
@@ -334,8 +334,8 @@ impl DeniedRequest {
         Self { why, rule: Some(format!("url = \"{origin}\"\nmethods = [\"{method}\"]")) }
     }
 
-    fn address(request: &Request<'_>, address: IpAddr) -> Self {
-        let Request { method, origin, path } = request;
+    fn address(request: &AskedRequest<'_>, address: IpAddr) -> Self {
+        let AskedRequest { method, origin, path } = request;
         let url = if path::is_plain(path) { format!("{origin}{path}") } else { origin.to_string() };
         let rule = format!("url = \"{url}\"\nmethods = [\"{method}\"]\naddresses = [\"{}\"]", IpNet::from(address));
         Self { why: format!("{origin} has the address {address}, which is not public"), rule: Some(rule) }

@@ -53,11 +53,12 @@ use super::{
     written::WrittenResults,
 };
 use crate::{
+    auth::Authenticator,
     config::{ServerConfig, SessionConfig},
     memory::MemoryUse,
     names::TenantId,
     telemetry,
-    tenant::{Principal, SCOPE_METRICS, door::Refusals, tokens::authenticator::Authenticator},
+    tenant::{Principal, SCOPE_METRICS, door::Refusals},
 };
 
 /// JSON-RPC code of transport errors that have none of their own.
@@ -85,7 +86,7 @@ struct App {
     sessions: Arc<Sessions>,
     /// The open streams, so that the host ends them when their principal loses the right to come in.
     open: Arc<OpenStreams>,
-    authenticator: Arc<Authenticator>,
+    authenticator: Authenticator,
     /// Limits refusals to unauthenticated clients.
     strangers: Refusals,
     engine: ProtocolEngine,
@@ -108,7 +109,7 @@ impl HttpDoor {
         config: ServerConfig,
         sessions: SessionConfig,
         endpoint: Endpoint,
-        authenticator: Arc<Authenticator>,
+        authenticator: Authenticator,
         address: SocketAddr,
         stop: CancellationToken,
     ) -> Self {

@@ -14,7 +14,7 @@ use super::{
     written::{self, ResultWriter},
 };
 use crate::{
-    call::{Call, CallError, LogLevel, Observer, Session, TraceContext, authorize},
+    call::{Call, CallError, LogLevel, Observer, Request, Session, TraceContext, authorize},
     control::admission::Share,
     names::{TenantId, ToolName},
     registry::catalog::Catalog,
@@ -91,23 +91,23 @@ impl Endpoint {
         } else {
             (Observer::default(), CallEvents::default())
         };
-        let cancel = CancellationToken::new();
-        let call = Call {
+        let (cancel, wants_receipt) = (CancellationToken::new(), request.wants_receipt);
+        let CallRequest { tool, arguments, trace, session, .. } = request;
+        let request = Request {
             principal: principal.clone(),
-            tool: request.tool,
-            arguments: request.arguments,
             deadline: None,
             cancel: cancel.clone(),
-            trace: request.trace,
+            trace,
             observer,
             chain: 0,
             depth: 0,
-            session: request.session,
+            session,
         };
-        let call = authorize(call).map_err(|denied| ErrorData::invalid_request(denied.to_string(), None))?;
+        let call = authorize(Call { request, tool, arguments })
+            .map_err(|denied| ErrorData::invalid_request(denied.to_string(), None))?;
         let registry = registry.clone();
         let outcome = Box::pin(async move { registry.call_metered(call).await });
-        Ok(RunningCall::new(outcome, events, cancel, request.wants_receipt))
+        Ok(RunningCall::new(outcome, events, cancel, wants_receipt))
     }
 }
 

@@ -4,27 +4,39 @@ use std::sync::Arc;
 
 use super::{
     Registry,
+    request::Ticket,
     tool::{Powers, Tool},
 };
 use crate::{
-    call::{Observer, TraceContext},
+    call::{Observer, Request, TraceContext},
     capability::{http::HttpAccess, state::Running, store::StoreAccess},
     grants::ledger::Witness,
     guest::kept::Keeping,
-    names::TenantId,
     store::Space,
     tenant::Principal,
 };
 
 impl Registry {
     /// Which guests of a tool stay.
-    pub(super) fn keeping(&self, tool: &Tool, tenant: &TenantId) -> Option<Keeping> {
+    pub(super) fn keeping(&self, tool: &Tool, ticket: &Ticket<Tool>) -> Option<Keeping> {
         if !tool.stays() {
             return None;
         }
-        let most = self.share(tenant)?.limits.kept;
-        let build = Arc::downgrade(&tool.powers.life);
+        let most = ticket.share().limits.kept;
+        let build = Arc::downgrade(&tool.service.powers.life);
         Some(Keeping { keeper: self.0.keeper.clone(), build, most, reuse: tool.reuse })
+    }
+
+    /// The host's side of an instance that serves a request.
+    pub(super) fn running_for(&self, powers: &Powers, request: Request, what: Arc<str>, cause: Arc<str>) -> Running {
+        Running {
+            trace: request.trace,
+            observer: request.observer,
+            depth: request.depth,
+            chain: request.chain,
+            session: request.session,
+            ..self.running(powers, request.principal, what, cause)
+        }
     }
 
     /// The host's side of an instance of a revision.

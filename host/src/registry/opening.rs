@@ -9,9 +9,9 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::Registry;
+use super::{Registry, TenantCatalog, catalog::Catalog};
 use crate::{
-    call::{Call, CallError},
+    call::{CallError, Request},
     names::TenantId,
 };
 
@@ -63,12 +63,17 @@ impl Registry {
         self.0.notice.store(notice.map(Arc::new));
     }
 
-    /// Waits for the next change of the tools of a tenant of which not everything was looked at; of another's, a tool that is not there is unknown.
-    pub(super) async fn wait_for_tools(&self, call: &Call, until: Instant) -> Result<(), CallError> {
-        let unknown = || CallError::UnknownTool(call.tool.clone());
-        let tenant = self.tenant(&call.principal.tenant).ok_or_else(unknown)?;
+    /// Waits for the next change of the catalog of a tenant of which not everything was looked at; of another's, what is not there is unknown.
+    pub(super) async fn wait_for_more<S>(
+        &self,
+        tenant: &TenantCatalog,
+        request: &Request,
+        until: Instant,
+        find: impl Fn(&Catalog) -> Option<Arc<S>>,
+        unknown: impl Fn() -> CallError,
+    ) -> Result<(), CallError> {
         let (mut changed, mut opened) = (tenant.changed.subscribe(), tenant.opened.subscribe());
-        if *opened.borrow_and_update() || !call.principal.may_use(&call.tool) {
+        if *opened.borrow_and_update() {
             return Err(unknown());
         }
         let retry_after = Duration::from_secs(1);
@@ -80,13 +85,13 @@ impl Registry {
             });
         };
         // It may have come since it was looked for.
-        if self.catalog(&call.principal.tenant).tool(&call.tool).is_some() {
+        if find(&tenant.catalog.load()).is_some() {
             return Ok(());
         }
         tokio::select! {
             _ = changed.changed() => Ok(()),
             _ = opened.changed() => Ok(()),
-            () = call.cancel.cancelled() => Err(CallError::Cancelled),
+            () = request.cancel.cancelled() => Err(CallError::Cancelled),
             () = tokio::time::sleep_until(until) => Err(unknown()),
         }
     }

@@ -1,13 +1,12 @@
 //! Which tenants are there, and that nothing of one runs on when it is gone: another of its name is another tenant.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{Registry, tool::Tool};
+use super::Registry;
 use crate::{
-    call::{Call, CallError, Cost, ToolResult},
     names::TenantId,
     tenant::{Incarnation, Principal},
 };
@@ -32,23 +31,6 @@ impl Registry {
     /// The token that stops all that runs for a tenant; none if the tenant is not open.
     pub fn gone(&self, tenant: &TenantId) -> Option<CancellationToken> {
         self.tenant(tenant).map(|tenant| tenant.gone.clone())
-    }
-
-    /// Runs a call, and stops it when its tenant is removed.
-    pub(super) async fn run_while_there(&self, tool: &Arc<Tool>, call: Call) -> (Result<ToolResult, CallError>, Cost) {
-        let Some(gone) = self.gone(&call.principal.tenant) else {
-            return (Err(CallError::UnknownTool(call.tool)), Cost::default());
-        };
-        let cancel = call.cancel.clone();
-        let mut running = std::pin::pin!(self.run(tool, call));
-        tokio::select! {
-            biased;
-            done = &mut running => done,
-            () = gone.cancelled() => {
-                cancel.cancel();
-                running.await
-            }
-        }
     }
 
     /// Waits until nothing of a tenant runs any more, or until `patience` is over.

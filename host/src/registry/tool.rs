@@ -6,12 +6,11 @@ use std::{
 };
 
 use serde_json::Value;
-use tokio::sync::Semaphore;
 
 use super::{
     error::InstallError,
     gate::Gate,
-    rate::{Rate, Weight},
+    request::Service,
     schema::{Mismatch, Schema, Steps},
 };
 use crate::{
@@ -70,22 +69,20 @@ pub struct Tool {
     pub names_headers: bool,
     /// The schema of its result, if the tool has one.
     pub output: Option<Schema>,
-    /// The limits of one call.
-    pub limits: Limits,
-    /// Its own places, besides the host's.
-    pub places: Arc<Semaphore>,
-    /// How often it is called.
-    pub rate: Rate,
-    /// Whether its calls are long.
-    pub weight: Weight,
-    /// The powers of its revision.
-    pub powers: Arc<Powers>,
+    /// Its powers, and the limits of its calls.
+    pub service: Service,
     /// How it is called.
     pub target: Target,
     /// How its instances are used again, if they are.
     pub reuse: Option<Reuse>,
     /// The meters of its calls, from the first one on.
     pub meters: OnceLock<CallMeters>,
+}
+
+impl AsRef<Service> for Tool {
+    fn as_ref(&self) -> &Service {
+        &self.service
+    }
 }
 
 impl Tool {
@@ -113,7 +110,6 @@ impl Tool {
             limits = limits.patched(&own.limits);
             reuse = own.reuse.or(reuse);
         }
-        let places = Arc::new(Semaphore::new(usize::try_from(limits.concurrency).unwrap_or(Semaphore::MAX_PERMITS)));
         Ok(Self {
             name,
             component: powers.component.shared(),
@@ -123,11 +119,7 @@ impl Tool {
             input,
             names_headers: listing.input_schema.contains("x-mcp-header"),
             output,
-            limits,
-            places,
-            rate: Rate::new(limits.calls_per_minute),
-            weight: Weight::default(),
-            powers: Arc::clone(powers),
+            service: Service::new("tool", Arc::clone(powers), limits),
             target,
             reuse,
             meters: OnceLock::new(),
@@ -144,14 +136,9 @@ impl Tool {
         self.reuse.is_some() || self.target.has_handles()
     }
 
-    /// How many instances of it there may be.
-    pub fn concurrency(&self) -> usize {
-        usize::try_from(self.limits.concurrency).unwrap_or(usize::MAX)
-    }
-
     /// How many steps a check may have: as the schemas' bound is a bound, about what its processor time allows.
     pub fn check_steps(&self) -> u64 {
-        self.limits.cpu_ms.saturating_mul(STEPS_PER_MS)
+        self.service.limits.cpu_ms.saturating_mul(STEPS_PER_MS)
     }
 
     /// The cost of checking arguments against the input schema; an error if that is more than a call may have.
@@ -173,7 +160,7 @@ impl Tool {
         if steps.whether <= self.check_steps() {
             return Ok(steps);
         }
-        let cpu_ms = self.limits.cpu_ms;
+        let cpu_ms = self.service.limits.cpu_ms;
         let reason =
             format!("to hold it to its schema could take more processor time than the call has (`cpu_ms`, {cpu_ms})");
         Err(Mismatch { path: String::new(), reason })

@@ -27,7 +27,7 @@ use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
 
 use self::{base::DurableSnapshot, disk::Disk, file::DataFile, gate::FileGate};
-use super::{Bounds, Snapshot, Space, Store, StoreError, Touched, Transaction, Unavailable};
+use super::{Bounds, CopyProgress, Snapshot, Space, Store, StoreError, Touched, Transaction, Unavailable};
 use crate::names::{ComponentName, TenantId};
 
 /// How the embedded store behaves.
@@ -88,56 +88,9 @@ impl EmbeddedStore {
         Ok(Self(shared))
     }
 
-    /// The tenants that have a file.
-    pub fn tenants(&self) -> std::io::Result<Vec<TenantId>> {
-        let files = std::fs::read_dir(&self.0.directory)?.flatten().map(|entry| entry.path());
-        let tenant = |path: PathBuf| TenantId::new(path.file_stem()?.to_str()?).ok();
-        let mut tenants: Vec<TenantId> = files
-            .filter(|path| path.extension().is_some_and(|extension| extension == "redb"))
-            .filter_map(tenant)
-            .collect();
-        tenants.sort();
-        Ok(tenants)
-    }
-
     /// Files that are open now.
     pub fn open_files(&self) -> usize {
         self.0.lock().len()
-    }
-
-    /// Copies a tenant's present data into a new file at `target`, while the store is in use. `progress` receives the number of copied entries.
-    pub async fn backup(
-        &self,
-        tenant: &TenantId,
-        target: &Path,
-        progress: impl Fn(u64) + Send + 'static,
-    ) -> Result<u64, StoreError> {
-        let file = self.file(tenant).await?;
-        let target = target.to_owned();
-        let copy = tokio::task::spawn_blocking(move || file.backup(&target, &progress));
-        copy.await.unwrap_or_else(|_| Err(StoreError::OutcomeUnknown))
-    }
-
-    /// Removes all data of a tenant. From then on the store refuses every access to it, also that of a delivery in flight, until [`Store::readmit`]
-    /// announces a tenant of this name again.
-    pub async fn remove(&self, tenant: &TenantId) -> Result<(), StoreError> {
-        let (shared, tenant) = (Arc::clone(&self.0), tenant.clone());
-        let removed = tokio::task::spawn_blocking(move || shared.remove(&tenant));
-        removed.await.unwrap_or_else(|_| Err(StoreError::OutcomeUnknown))
-    }
-
-    /// Writes staged transactions to the disk, closes all files, and opens no further one.
-    pub async fn close(&self) {
-        let shared = Arc::clone(&self.0);
-        let closed = tokio::task::spawn_blocking(move || {
-            shared.closed.store(true, Ordering::Release);
-            // The lock is held: a file that another thread opens meanwhile is either in the map, or its thread sees that the store is closed.
-            let files = std::mem::take(&mut *shared.lock());
-            files.into_values().for_each(|open| open.file.close_in_order());
-        });
-        if let Err(error) = closed.await {
-            tracing::error!(%error, "the store was not closed in order");
-        }
     }
 
     /// The open file of a tenant. Opening it may take a while.
@@ -152,6 +105,18 @@ impl EmbeddedStore {
 }
 
 impl OpenFiles {
+    /// The tenants that have a file.
+    fn tenants(&self) -> std::io::Result<Vec<TenantId>> {
+        let files = std::fs::read_dir(&self.directory)?.flatten().map(|entry| entry.path());
+        let tenant = |path: PathBuf| TenantId::new(path.file_stem()?.to_str()?).ok();
+        let mut tenants: Vec<TenantId> = files
+            .filter(|path| path.extension().is_some_and(|extension| extension == "redb"))
+            .filter_map(tenant)
+            .collect();
+        tenants.sort();
+        Ok(tenants)
+    }
+
     fn opened(&self, tenant: &TenantId) -> Option<Arc<DataFile>> {
         let mut open = self.lock();
         let known = open.get_mut(tenant).filter(|known| !known.file.is_broken())?;
@@ -320,8 +285,57 @@ impl Store for EmbeddedStore {
         &self.0.touched
     }
 
+    fn tenants(&self) -> BoxFuture<'_, Result<Vec<TenantId>, StoreError>> {
+        Box::pin(async {
+            let shared = Arc::clone(&self.0);
+            let listed = tokio::task::spawn_blocking(move || shared.tenants()).await;
+            let failed = |source: std::io::Error| {
+                let path = self.0.directory.clone();
+                Unavailable::Io { path, source: source.into() }.into()
+            };
+            listed.map_err(std::io::Error::other).flatten().map_err(failed)
+        })
+    }
+
+    fn backup<'a>(
+        &'a self,
+        tenant: &'a TenantId,
+        target: &'a Path,
+        progress: CopyProgress,
+    ) -> BoxFuture<'a, Result<u64, StoreError>> {
+        Box::pin(async move {
+            let file = self.file(tenant).await?;
+            let target = target.to_owned();
+            let copy = tokio::task::spawn_blocking(move || file.backup(&target, &progress));
+            copy.await.unwrap_or_else(|_| Err(StoreError::OutcomeUnknown))
+        })
+    }
+
+    fn remove<'a>(&'a self, tenant: &'a TenantId) -> BoxFuture<'a, Result<(), StoreError>> {
+        let (shared, tenant) = (Arc::clone(&self.0), tenant.clone());
+        Box::pin(async {
+            let removed = tokio::task::spawn_blocking(move || shared.remove(&tenant));
+            removed.await.unwrap_or_else(|_| Err(StoreError::OutcomeUnknown))
+        })
+    }
+
     fn readmit(&self, tenant: &TenantId) {
         self.0.gate(tenant).set_removed(false);
+    }
+
+    fn close(&self) -> BoxFuture<'_, ()> {
+        let shared = Arc::clone(&self.0);
+        Box::pin(async {
+            let closed = tokio::task::spawn_blocking(move || {
+                shared.closed.store(true, Ordering::Release);
+                // The lock is held: a file that another thread opens meanwhile is either in the map, or its thread sees that the store is closed.
+                let files = std::mem::take(&mut *shared.lock());
+                files.into_values().for_each(|open| open.file.close_in_order());
+            });
+            if let Err(error) = closed.await {
+                tracing::error!(%error, "the store was not closed in order");
+            }
+        })
     }
 }
 

@@ -4,10 +4,11 @@ use std::path::{Path, PathBuf};
 
 use super::TenantsError;
 use crate::{
+    auth::tokens::TokenFile,
     files::{copy_privately, new_folder},
     names::TenantId,
-    store::embedded::EmbeddedStore,
-    tenant::{home::Homes, tokens::TokenFile},
+    store::Store,
+    tenant::home::Homes,
 };
 
 /// Files and folders that the host copies besides the data. It copies no secrets: only this host can read them.
@@ -18,14 +19,14 @@ pub async fn remove(
     homes: &Homes,
     tenant: &TenantId,
     export: Option<&Path>,
-    store: &EmbeddedStore,
+    store: &dyn Store,
 ) -> Result<u64, TenantsError> {
     let home = homes.find(tenant)?;
     let mut entries = 0;
     if let Some(target) = export {
         new_folder(target).map_err(failed(target))?;
-        if store.tenants().map_err(failed(target))?.contains(tenant) {
-            entries = store.backup(tenant, &target.join("data.redb"), |_| {}).await?;
+        if store.tenants().await?.contains(tenant) {
+            entries = store.backup(tenant, &target.join("data.redb"), Box::new(|_| {})).await?;
         }
         for name in EXPORTED {
             copy(&home.path.join(name), &target.join(name))?;

@@ -12,12 +12,9 @@ use std::{
 };
 
 use mcpp::{
+    auth::tokens::{NewToken, TokenFile},
     names::TenantId,
-    tenant::{
-        SCOPE_METRICS, SCOPE_TOOLS,
-        home::Homes,
-        tokens::{NewToken, TokenFile},
-    },
+    tenant::{SCOPE_METRICS, SCOPE_TOOLS, home::Homes},
 };
 use tempfile::TempDir;
 

@@ -151,7 +151,7 @@ async fn files_are_closed_when_idle_and_few_are_open() {
         assert!(tokio::time::Instant::now() < patience, "the files stay open");
         tokio::time::sleep(std::time::Duration::from_millis(10)).await;
     }
-    assert_eq!(store.tenants().expect("listed"), tenants);
+    assert_eq!(store.tenants().await.expect("listed"), tenants);
     for tenant in &tenants {
         let space = mcpp::store::Space { tenant: tenant.clone(), ..space("a") };
         assert_eq!(durable(&shared, &space).await["k"], tenant.as_str());
@@ -165,10 +165,10 @@ async fn a_backup_of_a_live_store_is_a_store() {
     let shared: Shared = Arc::new(store.clone());
     put(&shared, &space("a"), &[("k", "v"), ("l", "w")]).await;
     let copy = folder.path().join("copy.redb");
-    let entries = store.backup(&TenantId::local(), &copy, |_| {}).await.expect("copied");
+    let entries = store.backup(&TenantId::local(), &copy, Box::new(|_| {})).await.expect("copied");
     assert_eq!(entries, 2);
     put(&shared, &space("a"), &[("k", "after")]).await;
-    assert!(store.backup(&TenantId::local(), &copy, |_| {}).await.is_err(), "nothing is overwritten");
+    assert!(store.backup(&TenantId::local(), &copy, Box::new(|_| {})).await.is_err(), "nothing is overwritten");
     store.close().await;
     fs::rename(&copy, folder.path().join("store/local.redb")).expect("put in its place");
     let restored: Shared = Arc::new(open(&folder));

@@ -5,7 +5,7 @@ mod session;
 
 use std::{
     collections::BTreeMap,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -15,7 +15,7 @@ use futures::future::BoxFuture;
 use mcpp::{
     names::{ComponentName, TenantId},
     store::{
-        ABSENT, Bounds, Entry, KeyRange, MAX_PAGE_BYTES, MAX_PAGE_ENTRIES, MAX_TRANSACTION_BYTES,
+        ABSENT, Bounds, CopyProgress, Entry, KeyRange, MAX_PAGE_BYTES, MAX_PAGE_ENTRIES, MAX_TRANSACTION_BYTES,
         MAX_TRANSACTION_WRITES, Order, Page, Scan, Section, Snapshot, Space, Store, StoreError, Touched, Transaction,
         Unavailable,
     },
@@ -165,6 +165,43 @@ impl Store for PostgresStore {
 
     fn touched(&self) -> &Touched {
         &self.touched
+    }
+
+    fn tenants(&self) -> BoxFuture<'_, Result<Vec<TenantId>, StoreError>> {
+        Box::pin(async move {
+            let client = self.client().await?;
+            let sql = "SELECT DISTINCT tenant FROM usage ORDER BY tenant";
+            let rows = client.query(sql, &[]).await.map_err(|error| failed(&error))?;
+            Ok(rows.iter().map(|row| TenantId::new(row.get(0)).expect("legal")).collect())
+        })
+    }
+
+    fn backup<'a>(
+        &'a self,
+        _tenant: &'a TenantId,
+        target: &'a Path,
+        _progress: CopyProgress,
+    ) -> BoxFuture<'a, Result<u64, StoreError>> {
+        // The database's own tools copy a database.
+        let source = "this backend makes no files".into();
+        Box::pin(async move { Err(Unavailable::Io { path: target.to_owned(), source }.into()) })
+    }
+
+    fn remove<'a>(&'a self, tenant: &'a TenantId) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async move {
+            let client = self.client().await?;
+            for table in ["entries", "usage"] {
+                let sql = format!("DELETE FROM {table} WHERE tenant = $1");
+                client.execute(&sql, &[&tenant.as_str()]).await.map_err(|error| failed(&error))?;
+            }
+            Ok(())
+        })
+    }
+
+    fn readmit(&self, _tenant: &TenantId) {}
+
+    fn close(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async { self.pool.lock().await.clear() })
     }
 }
 

@@ -343,6 +343,21 @@ pub async fn what_is_to_be_delivered_is_told(store: Shared, _: Shared) {
     }
 }
 
+pub async fn a_tenant_that_is_removed_has_no_data(store: Shared, _: Shared) {
+    let mine = space("a");
+    let other = Space { tenant: TenantId::new("team").expect("legal"), ..mine.clone() };
+    for space in [&mine, &other] {
+        put(&store, space, &[("k", "x")]).await;
+    }
+    let tenants = store.tenants().await.expect("listed");
+    assert_eq!(tenants, [mine.tenant.clone(), other.tenant.clone()]);
+    store.remove(&other.tenant).await.expect("removed");
+    assert_eq!(store.tenants().await.expect("listed"), std::slice::from_ref(&mine.tenant));
+    store.readmit(&other.tenant);
+    assert!(durable(&store, &other).await.is_empty());
+    assert_eq!(durable(&store, &mine).await["k"], "x");
+}
+
 /// The cases, as tests of one backend: `two_stores` gives two stores on the same new data, and what keeps that alive.
 #[macro_export]
 macro_rules! backend_suite {
@@ -352,7 +367,8 @@ macro_rules! backend_suite {
             scans_merge_own_writes_and_keep_to_their_bounds, concurrent_transactions_lose_no_update,
             there_is_no_write_skew, claimers_take_every_entry_once, a_transaction_that_is_open_too_long_is_over,
             a_quota_holds, a_transaction_has_bounds, every_write_has_another_version,
-            wait_ends_when_its_entry_changes, spaces_know_nothing_of_each_other, what_is_to_be_delivered_is_told);
+            wait_ends_when_its_entry_changes, spaces_know_nothing_of_each_other, what_is_to_be_delivered_is_told,
+            a_tenant_that_is_removed_has_no_data);
     };
     ($two_stores:path: $($case:ident),*) => {$(
         #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

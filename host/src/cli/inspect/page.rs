@@ -1,13 +1,13 @@
 //! The page that `mcpp inspect` prints for a person. Every word of a component goes through `clean`, and none of them begins a line.
 
-use super::{
-    ToolPage, WrittenExplanation,
-    anatomy::{Anatomy, Size},
-    schema,
-};
+use super::schema;
 use crate::{
     capability::{self, Access},
     cli::clean,
+    inspect::{
+        InspectedTool, Inspection,
+        anatomy::{Anatomy, Size},
+    },
 };
 
 /// Most lines of the world that are shown; `--wit` prints all.
@@ -16,7 +16,7 @@ const MAX_WORLD_LINES: usize = 80;
 const MAX_PARAMETERS: usize = 60;
 
 /// The whole page, in sections.
-pub(super) fn page(explanation: &WrittenExplanation) -> String {
+pub(super) fn page(explanation: &Inspection) -> String {
     let mut sections = vec![head(explanation), asks(explanation), grant(explanation)];
     sections.push(world(explanation));
     if !explanation.tools.is_empty() {
@@ -30,7 +30,7 @@ pub(super) fn page(explanation: &WrittenExplanation) -> String {
     sections.join("\n\n")
 }
 
-fn head(explanation: &WrittenExplanation) -> String {
+fn head(explanation: &Inspection) -> String {
     let Anatomy { size, language, processed_by, sdk } = &explanation.anatomy;
     let said = |what: &str, names: &[String]| match names {
         [] => format!("{what} not said"),
@@ -64,7 +64,7 @@ fn head(explanation: &WrittenExplanation) -> String {
     lines.join("\n")
 }
 
-fn asks(explanation: &WrittenExplanation) -> String {
+fn asks(explanation: &Inspection) -> String {
     let mut lines = vec!["It asks for:".to_owned()];
     for capability in capability::TABLE {
         if explanation.imports.iter().any(|import| import.capability == Some(capability.name)) {
@@ -100,7 +100,7 @@ fn asks(explanation: &WrittenExplanation) -> String {
     lines.join("\n")
 }
 
-fn grant(explanation: &WrittenExplanation) -> String {
+fn grant(explanation: &Inspection) -> String {
     match (&explanation.grant, explanation.loads()) {
         (_, false) => "No grant lets it load.".into(),
         (None, true) => "It loads without a grant.".into(),
@@ -112,7 +112,7 @@ fn grant(explanation: &WrittenExplanation) -> String {
     }
 }
 
-fn world(explanation: &WrittenExplanation) -> String {
+fn world(explanation: &Inspection) -> String {
     let world = match &explanation.world {
         Ok(world) => world,
         Err(reason) => return format!("Its world cannot be told in WIT: {}", line(reason)),
@@ -126,7 +126,7 @@ fn world(explanation: &WrittenExplanation) -> String {
     format!("Its world, in WIT (all of it: --wit):\n\n{}", lines.join("\n").trim_end())
 }
 
-fn tool(tool: &ToolPage) -> String {
+fn tool(tool: &InspectedTool) -> String {
     let mut lines = vec![format!("  {}: {}", line(&tool.name), line(&schema::described(&tool.description)))];
     let parameters = schema::parameters(&tool.input_schema);
     let width = parameters.iter().map(|parameter| parameter.name.chars().count()).max().unwrap_or_default().min(24);

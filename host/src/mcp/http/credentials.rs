@@ -6,7 +6,7 @@ use axum::{
 };
 
 use super::{App, TRANSPORT_ERROR, failure};
-use crate::tenant::{Principal, tokens::authenticator::Stranger};
+use crate::{auth::Stranger, tenant::Principal};
 
 /// The principal of a request, or the answer that refuses it. While no token was ever made the host serves only loopback (or the proxy that the operator vouches for), as the
 /// local user.

@@ -1,4 +1,4 @@
-//! Authenticates clients by their tokens. The door asks an index in memory: it never reads the file, and never waits.
+//! The tokens of the file, in an index in memory: the door never reads the file, and never waits.
 //!
 //! One thread looks at the file five times a second, parses it when it has changed, and swaps the index. The thread does nothing else, so that a revocation comes into
 //! force however busy the host's other threads are. If the thread cannot read the file, or has not looked at it for long, the host admits no client.
@@ -15,7 +15,10 @@ use std::{
 
 use arc_swap::ArcSwapOption;
 
-use super::{PREFIX, Token, TokenFile, hash};
+use super::{
+    Stranger,
+    tokens::{PREFIX, Token, TokenFile, hash},
+};
 use crate::tenant::Principal;
 
 /// How soon a change of the file is seen.
@@ -23,29 +26,9 @@ const LOOK_AGAIN: Duration = Duration::from_millis(200);
 /// An index older than this lets nobody in: a token may have been revoked since.
 const MAX_AGE: Duration = Duration::from_secs(10);
 
-/// Why somebody may not come in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Stranger {
-    /// There is no token.
-    #[error("a bearer token is needed; the operator makes one with `mcpp token create`")]
-    NoToken,
-    /// There is something that is no token.
-    #[error("the Authorization header is not `Bearer TOKEN`")]
-    Malformed,
-    /// The token is not known: it never was, or it was revoked.
-    #[error("the token is not valid")]
-    Unknown,
-    /// The token has ended.
-    #[error("the token has expired")]
-    Expired,
-    /// The tokens cannot be read now.
-    #[error("tokens cannot be checked now")]
-    Unreadable,
-}
-
-/// Authenticates clients by their tokens.
+/// The tokens that the host knows now.
 #[derive(Debug)]
-pub struct Authenticator {
+pub struct KnownTokens {
     file: TokenFile,
     /// None while no token was ever made; an error while the tokens cannot be read.
     known: ArcSwapOption<Result<Index, ()>>,
@@ -95,37 +78,38 @@ impl Index {
     }
 }
 
-impl Authenticator {
+impl KnownTokens {
     /// Knows the tokens in `file`, as they are now.
     pub fn new(file: TokenFile) -> Self {
         let (known, stamp, looked_ms) = Default::default();
-        let authenticator = Self { file, known, stamp, began: Instant::now(), looked_ms };
-        authenticator.look();
-        authenticator
+        let tokens = Self { file, known, stamp, began: Instant::now(), looked_ms };
+        tokens.look();
+        tokens
     }
 
-    /// As [`Authenticator::new`], and sees when they change, for as long as somebody has it.
+    /// As [`KnownTokens::new`], and sees when they change, for as long as somebody has it.
     pub fn watching(file: TokenFile) -> std::io::Result<Arc<Self>> {
-        let authenticator = Arc::new(Self::new(file));
-        let watched = Arc::downgrade(&authenticator);
+        let tokens = Arc::new(Self::new(file));
+        let watched = Arc::downgrade(&tokens);
         std::thread::Builder::new().name("tokens".into()).spawn(move || watch(&watched))?;
-        Ok(authenticator)
+        Ok(tokens)
     }
 
-    /// Whether a token is needed.
-    pub fn is_on(&self) -> bool {
+    /// Whether the host needs a token: once one was made, for as long as the host runs.
+    pub fn are_needed(&self) -> bool {
         self.known.load().is_some()
     }
 
-    /// The principal that has this token; the local user where the host needs no token.
-    pub fn check(&self, token: Option<&str>) -> Result<Principal, Stranger> {
-        if self.is_stale() {
-            return Err(Stranger::Unreadable);
-        }
+    /// Fails while the host cannot tell which tokens there are.
+    pub fn check_readable(&self) -> Result<(), Stranger> {
+        let unreadable = self.known.load().as_deref().is_some_and(Result::is_err);
+        if unreadable || self.is_stale() { Err(Stranger::Unreadable) } else { Ok(()) }
+    }
+
+    /// The principal that has this token.
+    pub fn find(&self, token: &str) -> Result<Principal, Stranger> {
         let known = self.known.load();
-        let Some(known) = &*known else { return Ok(Principal::local_user()) };
-        let Ok(known) = &**known else { return Err(Stranger::Unreadable) };
-        let token = token.ok_or(Stranger::NoToken)?;
+        let Some(Ok(known)) = known.as_deref() else { return Err(Stranger::Unreadable) };
         let (id, secret) = token.strip_prefix(PREFIX).and_then(|rest| rest.split_once('_')).ok_or(Stranger::Unknown)?;
         let found = known.by_id.get(id).ok_or(Stranger::Unknown)?;
         let kept = blake3::Hash::from_hex(&found.hash).map_err(|_| Stranger::Unknown)?;
@@ -139,19 +123,12 @@ impl Authenticator {
         Ok(found.principal())
     }
 
-    /// Whether the principal could still come in. It takes no longer with many tokens than with few.
-    pub fn still_knows(&self, principal: &Principal) -> bool {
-        if self.is_stale() {
-            return false;
-        }
-        match self.known.load().as_deref() {
-            None => *principal == Principal::local_user(),
-            Some(Err(())) => false,
-            Some(Ok(known)) => {
-                let now = End::At(SystemTime::now());
-                known.ends.get(principal).is_some_and(|end| *end > now)
-            }
-        }
+    /// Whether a token of the principal is good now. It takes no longer with many tokens than with few.
+    pub fn has_token(&self, principal: &Principal) -> bool {
+        let known = self.known.load();
+        let Some(Ok(known)) = known.as_deref() else { return false };
+        let now = End::At(SystemTime::now());
+        known.ends.get(principal).is_some_and(|end| *end > now)
     }
 
     /// Whether the file was not looked at for so long that the index says nothing about now.
@@ -165,7 +142,7 @@ impl Authenticator {
         // Time that reading takes counts as age.
         let now_ms = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
         let mut before = self.stamp.lock().unwrap_or_else(PoisonError::into_inner);
-        let stamp = stamp(&self.file.0);
+        let stamp = stamp(self.file.path());
         if *before != Some(stamp) {
             let read = match self.file.read() {
                 Ok(tokens) => tokens.map(|tokens| Arc::new(Ok(Index::new(tokens)))),
@@ -186,13 +163,13 @@ impl Authenticator {
     }
 }
 
-/// Looks again and again, until nobody has the authenticator any more.
+/// Looks again and again, until nobody has the tokens any more.
 #[expect(clippy::disallowed_methods, reason = "a thread of its own")]
-fn watch(watched: &Weak<Authenticator>) {
+fn watch(watched: &Weak<KnownTokens>) {
     loop {
         std::thread::sleep(LOOK_AGAIN);
         match watched.upgrade() {
-            Some(authenticator) => authenticator.look(),
+            Some(tokens) => tokens.look(),
             None => return,
         }
     }
@@ -214,9 +191,14 @@ mod tests {
 
     use super::*;
     use crate::{
+        auth::{Authenticator, tokens::NewToken},
         names::TenantId,
-        tenant::{SCOPE_TOOLS, tokens::NewToken},
+        tenant::SCOPE_TOOLS,
     };
+
+    fn door(tokens: KnownTokens) -> Authenticator {
+        Authenticator::new(Arc::new(tokens))
+    }
 
     fn new(subject: &str, good_for: Option<Duration>) -> NewToken {
         NewToken {
@@ -233,7 +215,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("tokens.toml");
         let file = TokenFile::new(path.clone());
-        let fresh = || Authenticator::new(file.clone());
+        let fresh = || door(KnownTokens::new(file.clone()));
         assert_eq!(fresh().check(None).expect("one user"), Principal::local_user());
         let (kept, token) = file.create(new("alice", None)).expect("made");
         let (_, short) = file.create(new("bob", Some(Duration::ZERO))).expect("made");
@@ -275,10 +257,11 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let file = TokenFile::new(folder.path().join("tokens.toml"));
         file.create(new("alice", None)).expect("made");
-        let door = Authenticator::new(file.clone());
+        let tokens = Arc::new(KnownTokens::new(file.clone()));
+        let door = Authenticator::new(Arc::clone(&tokens));
         assert_eq!(door.check(None), Err(Stranger::NoToken));
-        std::fs::remove_file(&file.0).expect("removed");
-        door.look();
+        std::fs::remove_file(file.path()).expect("removed");
+        tokens.look();
         assert_eq!(door.check(None), Err(Stranger::NoToken));
     }
 
@@ -288,7 +271,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let file = TokenFile::new(folder.path().join("tokens.toml"));
         let (kept, token) = file.create(new("alice", None)).expect("made");
-        let door = Authenticator::watching(file.clone()).expect("a thread");
+        let door = Authenticator::new(KnownTokens::watching(file.clone()).expect("a thread"));
         assert!(door.check(Some(&token)).is_ok());
         file.revoke(&kept.id).expect("revoked");
         let patience = Instant::now() + Duration::from_secs(20);
@@ -296,9 +279,10 @@ mod tests {
             assert!(Instant::now() < patience, "the revocation is not seen");
             std::thread::sleep(Duration::from_millis(5));
         }
-        let unwatched = Authenticator { began: Instant::now() - 2 * MAX_AGE, ..Authenticator::new(file) };
+        let tokens = Arc::new(KnownTokens { began: Instant::now() - 2 * MAX_AGE, ..KnownTokens::new(file) });
+        let unwatched = Authenticator::new(Arc::clone(&tokens));
         assert_eq!(unwatched.check(Some(&token)), Err(Stranger::Unreadable));
-        unwatched.look();
+        tokens.look();
         assert_eq!(unwatched.check(Some(&token)), Err(Stranger::Unknown));
     }
 }

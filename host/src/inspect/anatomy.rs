@@ -16,32 +16,32 @@ const MAX_NAME: usize = 80;
 
 /// The parts of a component.
 #[derive(Debug, Default, Serialize)]
-pub(super) struct Anatomy {
-    pub(super) size: Size,
+pub struct Anatomy {
+    pub size: Size,
     /// The languages that it names; if it names none, those of the modules in it, by name (a linker puts them in any order).
-    pub(super) language: Vec<String>,
+    pub language: Vec<String>,
     /// The tools that made it, with versions: `processed-by`.
-    pub(super) processed_by: Vec<String>,
+    pub processed_by: Vec<String>,
     /// The SDKs that it was made with.
-    pub(super) sdk: Vec<String>,
+    pub sdk: Vec<String>,
 }
 
 /// Bytes, those of the modules within included.
 #[derive(Debug, Default, Serialize)]
-pub(super) struct Size {
-    pub(super) total: usize,
+pub struct Size {
+    pub total: usize,
     /// Function bodies.
-    pub(super) code: usize,
+    pub code: usize,
     /// The data with which memory begins.
-    pub(super) data: usize,
+    pub data: usize,
     /// Sections that nothing runs by: names, debug information, docs.
-    pub(super) custom: usize,
+    pub custom: usize,
     /// Everything else: types, imports, exports and how the parts are put together.
-    pub(super) other: usize,
+    pub other: usize,
     /// Core modules within.
-    pub(super) modules: usize,
+    pub modules: usize,
     /// The largest custom sections by name.
-    pub(super) custom_sections: BTreeMap<String, usize>,
+    pub custom_sections: BTreeMap<String, usize>,
 }
 
 /// The entries of `producers` sections.
@@ -54,7 +54,7 @@ struct Said {
 
 impl Anatomy {
     /// Takes a component apart that was compiled before, and so is a valid one.
-    pub(super) fn of(wasm: &[u8]) -> Self {
+    pub fn of(wasm: &[u8]) -> Self {
         let mut size = Size { total: wasm.len(), ..Size::default() };
         let (mut own, mut within, mut depth) = (Said::default(), Said::default(), 0_usize);
         let mut custom: BTreeMap<String, usize> = BTreeMap::new();

@@ -1,9 +1,7 @@
-//! Bearer tokens: who may come in at the HTTP door, as whom, for how long.
+//! Bearer tokens in their file: made, listed and revoked.
 //!
 //! A token is shown once, when it is made; the host keeps a hash of it. While no token was ever made, whoever reaches the door is the local user, and
-//! the door opens on loopback only. From the first token on, a token is needed, also when all of them have expired or were revoked. The [`authenticator`] is what the door asks.
-
-pub mod authenticator;
+//! the door opens on loopback only. From the first token on, a token is needed, also when all of them have expired or were revoked.
 
 use std::{
     collections::BTreeSet,
@@ -16,10 +14,10 @@ use std::{
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use serde::{Deserialize, Serialize};
 
-use super::{Incarnation, Principal, home::Homes};
 use crate::{
     files::{lock, write_durably},
     names::{TenantId, ToolPattern},
+    tenant::{Incarnation, Principal, home::Homes},
 };
 
 /// The version of the file that this host reads and writes.
@@ -29,7 +27,7 @@ pub const MAX_FILE_BYTES: u64 = 8 << 20;
 /// Tokens of one host, those that have expired included.
 pub const MAX_TOKENS: usize = 20_000;
 /// How every token begins, so that scanners find one that leaked.
-const PREFIX: &str = "mcpp_";
+pub(super) const PREFIX: &str = "mcpp_";
 const SECRET_BYTES: usize = 32;
 
 /// One token, as it is kept.
@@ -57,7 +55,7 @@ pub struct Token {
     #[serde(default, with = "humantime_serde::option", skip_serializing_if = "Option::is_none")]
     pub expires: Option<SystemTime>,
     /// BLAKE3 of the secret, hexadecimal.
-    hash: String,
+    pub(super) hash: String,
 }
 
 impl Token {
@@ -66,7 +64,7 @@ impl Token {
         self.expires.is_some_and(|expires| expires <= now)
     }
 
-    fn principal(&self) -> Principal {
+    pub(super) fn principal(&self) -> Principal {
         Principal {
             tenant: self.tenant.clone(),
             incarnation: self.incarnation.clone(),
@@ -150,6 +148,11 @@ impl TokenFile {
     /// The tokens in `path`, which may not be there.
     pub fn new(path: PathBuf) -> Self {
         Self(path)
+    }
+
+    /// Where they are.
+    pub fn path(&self) -> &Path {
+        &self.0
     }
 
     fn failed(&self) -> impl FnOnce(io::Error) -> TokensError + use<> {
@@ -269,7 +272,7 @@ fn random<const N: usize>() -> io::Result<(String, String)> {
     Ok((text, hash.to_hex().to_string()))
 }
 
-fn hash(secret: &str) -> blake3::Hash {
+pub(super) fn hash(secret: &str) -> blake3::Hash {
     blake3::hash(secret.as_bytes())
 }
 

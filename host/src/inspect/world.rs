@@ -14,22 +14,22 @@ const MAX_TIME: Duration = Duration::from_secs(10);
 
 /// A component's world.
 #[derive(Debug, Serialize)]
-pub(super) struct ComponentWorld {
+pub struct ComponentWorld {
     /// The names of what it imports.
-    pub(super) imports: Vec<String>,
+    pub imports: Vec<String>,
     /// The names of what it exports.
-    pub(super) exports: Vec<String>,
+    pub exports: Vec<String>,
     /// All of its WIT.
-    pub(super) wit: String,
+    pub wit: String,
     /// The world alone, without the interfaces that it names.
     #[serde(skip)]
-    pub(super) own: String,
+    pub own: String,
     /// Whether the WIT is longer than what is kept of it.
-    pub(super) cut: bool,
+    pub cut: bool,
 }
 
 /// Reads a component's world; why not, if it has none that can be shown.
-pub(super) async fn read(wasm: Vec<u8>) -> Result<ComponentWorld, String> {
+pub async fn read(wasm: Vec<u8>) -> Result<ComponentWorld, String> {
     let (tell, told) = oneshot::channel();
     // A thread of its own, that nobody waits for at the end: the component may be made to take for ever.
     let decode = move || drop(tell.send(decode(&wasm)));

@@ -1,0 +1,115 @@
+//! Calls of tools: one kind of [`Request`](crate::call::Request).
+
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+use tokio::time::Instant;
+
+use super::{
+    Registry,
+    catalog::Catalog,
+    request::Ticket,
+    tool::{STEPS_PER_MS, Tool},
+};
+use crate::{
+    call::{Call, CallError, Cost, Dispatch, Receipt, ToolResult},
+    control::{Control, apart::apart},
+    guest::instance,
+    telemetry::meters::CallMeters,
+    tenant::Authorized,
+};
+
+/// Steps of a check that are done where the call came in: less than a millisecond.
+const STEPS_AT_THE_DOOR: u64 = STEPS_PER_MS;
+
+impl Registry {
+    /// Runs a call to its end: finds the tool, checks the arguments, waits for a place, runs, checks the result.
+    pub async fn call(&self, call: Authorized<Call>) -> Result<ToolResult, CallError> {
+        self.call_metered(call).await.0
+    }
+
+    /// As [`Registry::call`], with what the call cost.
+    pub async fn call_metered(&self, call: Authorized<Call>) -> (Result<ToolResult, CallError>, Receipt) {
+        let call = call.into_inner();
+        let may_use = call.request.principal.may_use(&call.tool);
+        let find = |catalog: &Catalog| catalog.tool(&call.tool);
+        let ticket = match self.enter(&call.request, may_use, find, || CallError::UnknownTool(call.tool.clone())).await
+        {
+            Ok(ticket) => ticket,
+            Err(error) => return (Err(error), Receipt::default()),
+        };
+        let started = Instant::now();
+        let _counted = self.0.calls.token();
+        let cancel = call.request.cancel.clone();
+        let (result, cost) = ticket.while_tenant_is_there(&cancel, self.run(&ticket, call)).await;
+        let receipt = Receipt { duration: started.elapsed(), cost };
+        let meters = || CallMeters::new(ticket.tenant(), &ticket.served.name);
+        ticket.served.meters.get_or_init(meters).call_ended(result.as_ref(), receipt);
+        (result, receipt)
+    }
+
+    async fn run(&self, ticket: &Ticket<Tool>, mut call: Call) -> (Result<ToolResult, CallError>, Cost) {
+        let tool = &ticket.served;
+        let nothing = |error| (Err(error), Cost::default());
+        let steps = match tool.steps_of_arguments(&call.arguments) {
+            Ok(steps) => steps,
+            Err(error) => return nothing(error),
+        };
+        let is_short = steps.whether <= STEPS_AT_THE_DOOR;
+        if is_short && let Err(error) = tool.check_arguments(&call.arguments) {
+            return nothing(error);
+        }
+        let control = match self.admit(ticket, &call.request).await {
+            Ok(control) => control,
+            Err(error) => return nothing(error),
+        };
+        if !is_short {
+            let (checking, arguments) = (Arc::clone(tool), std::mem::take(&mut call.arguments));
+            let check = move || checking.check_arguments(&arguments).map(|()| arguments);
+            match apart(&self.0.engine, &control, check).await.and_then(|(checked, _)| checked) {
+                Ok(arguments) => call.arguments = arguments,
+                Err(error) => return (Err(error), control.cost(0)),
+            }
+        }
+        let weight = &tool.service.weight;
+        // A long check means that the arguments are also long to make into values.
+        if weight.is_heavy() || control.is_crowded() || !is_short {
+            control.note_slice();
+        }
+        let cause = format!("tool {} by {}", tool.name, call.request.principal.subject);
+        let keeping = self.keeping(tool, ticket);
+        let running = self.running_for(&tool.service.powers, call.request, tool.name.as_str().into(), cause.into());
+        let (target, shared) = (tool.target.clone(), Arc::clone(&control));
+        let (result, mut cost) = instance::call(&self.0.engine, target, call.arguments, running, keeping, shared).await;
+        weight.note(cost.processor_time);
+        let result = match result {
+            Ok(result) => self.check_result(tool, &control, result, &mut cost).await,
+            Err(error) => Err(error),
+        };
+        (result, cost)
+    }
+
+    /// Holds a result to the output schema; where guests run if that may take long.
+    async fn check_result(
+        &self,
+        tool: &Arc<Tool>,
+        control: &Control,
+        result: ToolResult,
+        cost: &mut Cost,
+    ) -> Result<ToolResult, CallError> {
+        let steps = tool.steps_of_result(&result)?;
+        if steps.is_none_or(|steps| steps.whether <= STEPS_AT_THE_DOOR) {
+            return tool.check_result(result);
+        }
+        let checking = Arc::clone(tool);
+        let (checked, took) = apart(&self.0.engine, control, move || checking.check_result(result)).await?;
+        cost.processor_time = cost.processor_time.saturating_add(took);
+        checked
+    }
+}
+
+impl Dispatch for Registry {
+    fn dispatch(&self, call: Authorized<Call>) -> BoxFuture<'_, Result<ToolResult, CallError>> {
+        Box::pin(self.call(call))
+    }
+}

@@ -105,7 +105,7 @@ limits! {
     http_requests = 50, 0, 1_000_000;
     /// Most bytes sent and received over HTTP, all of a request and its answer counted.
     http_bytes = 16 << 20, 0, 16 << 30;
-    /// Most instances of this tool at once.
+    /// Most instances of this tool at once; further calls queue.
     concurrency = 64, 1, 10_000;
     /// Most calls of this tool in a minute, with as many more at once.
     calls_per_minute = 3_000_000, 1, 1_000_000_000;

@@ -38,7 +38,7 @@ async fn one_tool_has_its_own_limit() {
     let files = folder(&[("h", &spin), ("add", &add())]);
     let grants = "[components.h.tools.h_run.limits]\nconcurrency = 1\ndeadline_ms = 1000\n";
     crate::support::grant(&files, grants);
-    let host = TestHost::start_with(files, |_| {}).await;
+    let host = TestHost::start_with(files, |config| config.engine.queue_ms = 50).await;
     let running = tokio::spawn(host.modern("tools/call", json!({ "name": "h_run" })).send());
     host.until("it runs", async |host| host.host.registry().admission().running() == 1).await;
     let refused = host.text("h_run", json!({})).await;

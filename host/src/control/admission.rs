@@ -187,7 +187,7 @@ impl Admission {
         self.state().tenants.get(tenant).map_or((0, 0, 0), |of| (of.running, of.waiting, of.queued))
     }
 
-    /// A place among the running instances, at once or after queueing. `per_tool` limits the instances of one tool and never queues.
+    /// A place among the running instances, at once or after queueing. `per_tool` limits the instances of one tool to `tool_limit`.
     pub async fn admit(
         &self,
         share: &Arc<Share>,
@@ -196,29 +196,28 @@ impl Admission {
         deadline: Instant,
         cancel: &CancellationToken,
     ) -> Result<Slot, CallError> {
-        let tool =
-            Arc::clone(per_tool).try_acquire_owned().map_err(|_| busy("instances of this tool run", tool_limit))?;
+        self.0.turns.note(&share.tenant);
+        let patience = (Instant::now() + self.0.queue_time).min(deadline);
+        let tool = match Arc::clone(per_tool).try_acquire_owned() {
+            Ok(tool) => tool,
+            Err(_) => {
+                let queued = self.queue(&mut self.state(), share, ("instances of this tool run", tool_limit))?;
+                queued.wait(Arc::clone(per_tool).acquire_owned(), patience, cancel).await?
+            }
+        };
         let place = match self.try_run(share)? {
             Start::Now(place) => place,
-            Start::Later(turn, queued) => {
-                let patience = (Instant::now() + self.0.queue_time).min(deadline);
-                tokio::select! {
-                    place = turn => place.map_err(|_| CallError::Cancelled)?,
-                    () = tokio::time::sleep_until(patience) => return Err(queued.refusal()),
-                    () = cancel.cancelled() => return Err(CallError::Cancelled),
-                }
-            }
+            Start::Later(turn, queued) => queued.wait(turn, patience, cancel).await?,
         };
         Ok(Slot { admission: self.clone(), share: Arc::clone(share), running: Mutex::new(Some(place)), _tool: tool })
     }
 
     fn try_run(&self, share: &Arc<Share>) -> Result<Start, CallError> {
-        self.0.turns.note(&share.tenant);
         let (config, most) = (&self.0.config, number(share.limits.running));
         let mut state = self.state();
-        let (own, own_queued, nobody_before) = {
+        let (own, nobody_before) = {
             let of = state.tenant(share);
-            (of.running, of.queued, of.line.is_empty() && of.returning.is_empty())
+            (of.running, of.line.is_empty() && of.returning.is_empty())
         };
         if nobody_before && own < most && state.may_run(config, own) {
             state.running = state.running.saturating_add(1);
@@ -226,10 +225,22 @@ impl Admission {
             of.running = of.running.saturating_add(1);
             return Ok(Start::Now(self.place(&share.tenant, PermitKind::Running)));
         }
-        let refusal = if state.queued >= config.max_queued {
-            Some(busy("calls queue", config.max_queued))
-        } else if own_queued >= number(share.limits.queued) {
-            Some(busy("calls of this tenant queue", number(share.limits.queued)))
+        let why =
+            if own >= most { ("instances of this tenant run", most) } else { ("instances run", config.max_running) };
+        let queued = self.queue(&mut state, share, why)?;
+        let (turn, mine) = oneshot::channel();
+        state.tenant(share).line.push_back(QueuedCall { turn });
+        Ok(Start::Later(mine, queued))
+    }
+
+    /// Counts one more queued call. It queues because of `why`.
+    fn queue(&self, state: &mut Admissions, share: &Share, why: (&'static str, usize)) -> Result<Queued, CallError> {
+        let (most, own_most) = (self.0.config.max_queued, number(share.limits.queued));
+        let own = state.tenant(share).queued;
+        let refusal = if !(SharingRule { most, shared: state.shared }.has_room(state.queued, own)) {
+            Some(busy("calls queue", most))
+        } else if own >= own_most {
+            Some(busy("calls of this tenant queue", own_most))
         } else {
             None
         };
@@ -238,13 +249,9 @@ impl Admission {
             return Err(refusal);
         }
         state.queued = state.queued.saturating_add(1);
-        let (turn, mine) = oneshot::channel();
         let of = state.tenant(share);
         of.queued = of.queued.saturating_add(1);
-        of.line.push_back(QueuedCall { turn });
-        let why =
-            if own >= most { ("instances of this tenant run", most) } else { ("instances run", config.max_running) };
-        Ok(Start::Later(mine, Queued { admission: self.clone(), tenant: share.tenant.clone(), why }))
+        Ok(Queued { admission: self.clone(), tenant: share.tenant.clone(), why })
     }
 
     fn place(&self, tenant: &TenantId, kind: PermitKind) -> InstancePermit {
@@ -290,8 +297,18 @@ struct Queued {
 }
 
 impl Queued {
-    fn refusal(&self) -> CallError {
-        busy(self.why.0, self.why.1)
+    /// Waits for a turn until `patience` is over.
+    async fn wait<T, E>(
+        self,
+        turn: impl Future<Output = Result<T, E>>,
+        patience: Instant,
+        cancel: &CancellationToken,
+    ) -> Result<T, CallError> {
+        tokio::select! {
+            turn = turn => turn.map_err(|_| CallError::Cancelled),
+            () = tokio::time::sleep_until(patience) => Err(busy(self.why.0, self.why.1)),
+            () = cancel.cancelled() => Err(CallError::Cancelled),
+        }
     }
 }
 

@@ -61,6 +61,38 @@ async fn one_tool_cannot_take_all_places() {
 }
 
 #[tokio::test]
+async fn calls_of_a_tool_queue_for_each_other() {
+    let admission = Admission::new(&EngineConfig { queue_ms: 5_000, ..config(4, 0, 8) });
+    let (me, tool) = (share("me"), tool(1));
+    let call = || async {
+        let slot = admit(&admission, &me, &tool).await?;
+        tokio::task::yield_now().await;
+        drop(slot);
+        Ok::<_, CallError>(())
+    };
+    let (first, rest) = tokio::join!(call(), futures::future::join_all((0..8).map(|_| call())));
+    assert!(first.is_ok() && rest.iter().all(Result::is_ok), "{rest:?}");
+    assert_eq!((admission.running(), admission.queued(), admission.of(&me.tenant)), (0, 0, (0, 0, 0)));
+}
+
+#[tokio::test]
+async fn one_tenant_cannot_fill_the_queue() {
+    let admission = Admission::new(&config(8, 0, 8));
+    let (greedy, modest) = (share("greedy"), share("modest"));
+    admission.set_shared(true);
+    let (busy, other) = (tool(1), tool(1));
+    let _running = admit(&admission, &greedy, &busy).await.expect("room");
+    let _runs_too = admit(&admission, &modest, &other).await.expect("room");
+    let flood = futures::future::join_all((0..8).map(|_| admit(&admission, &greedy, &busy)));
+    let (flood, modest) = tokio::join!(flood, admit(&admission, &modest, &other));
+    let of = |what: &str| {
+        flood.iter().filter(|end| matches!(end, Err(CallError::Busy { what: why, .. }) if *why == what)).count()
+    };
+    assert_eq!((of("instances of this tool run"), of("calls queue")), (6, 2), "a quarter is kept for others");
+    assert!(matches!(modest, Err(CallError::Busy { what: "instances of this tool run", .. })), "it queued: {modest:?}");
+}
+
+#[tokio::test]
 async fn one_tenant_cannot_take_all_places() {
     let admission = Admission::new(&config(8, 0, 8));
     let (greedy, modest, tool) = (share("greedy"), share("modest"), tool(99));

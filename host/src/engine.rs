@@ -21,7 +21,10 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 use wasmtime::{Enabled, InstanceAllocationStrategy, PoolingAllocationConfig};
 
-use crate::limits::Fuel;
+use crate::{
+    limits::Fuel,
+    threads::{Threads, processors},
+};
 use features::{Code, Features, Heap, Tasks};
 
 /// Niceness of guests that compute for long: while something else wants the processor, they get about a third less of it.
@@ -99,7 +102,7 @@ impl EngineConfig {
 pub struct Engine {
     engine: wasmtime::Engine,
     others: Arc<Others>,
-    guests: Arc<GuestThreads>,
+    guests: Arc<Threads>,
     /// Permits for the host's own work for calls on the guests' threads.
     works: Arc<Semaphore>,
     clock: Arc<EpochClock>,
@@ -141,7 +144,7 @@ impl Engine {
         let engine = make(config, Features::default())?;
         let others = Arc::new(Others { config: config.clone(), made: Default::default() });
         let clock = EpochClock::start(&engine, &others).map_err(EngineError::Threads)?;
-        let guests = Arc::new(GuestThreads::start(config.guest_threads).map_err(EngineError::Threads)?);
+        let guests = Arc::new(guest_threads(config.guest_threads).map_err(EngineError::Threads)?);
         let works = Arc::new(Semaphore::new((processors() / 2).max(1)));
         Ok(Self { engine, others, guests, works, clock })
     }
@@ -170,7 +173,7 @@ impl Engine {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        self.guests.handle.spawn(future)
+        self.guests.handle().spawn(future)
     }
 
     /// Does `work` at the guests' priority, on a thread that may block.
@@ -178,7 +181,7 @@ impl Engine {
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> tokio::task::JoinHandle<T> {
-        self.guests.handle.spawn_blocking(work)
+        self.guests.handle().spawn_blocking(work)
     }
 }
 
@@ -322,46 +325,8 @@ impl Drop for Alive {
     }
 }
 
-/// The runtime that polls guests. Dropping it leaves running guests to their deadline instead of waiting for them.
-struct GuestThreads {
-    handle: tokio::runtime::Handle,
-    runtime: Option<tokio::runtime::Runtime>,
-}
-
-impl GuestThreads {
-    fn start(threads: usize) -> std::io::Result<Self> {
-        let processors = processors();
-        // More threads than processors: while some guests compute without pause, a short call finds a thread of its own, and the kernel lets it go first.
-        let threads = if threads == 0 { processors.saturating_mul(4) } else { threads };
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(threads)
-            .thread_name("mcpp-guest")
-            .on_thread_start(give_way)
-            .enable_time()
-            .enable_io()
-            .build()?;
-        Ok(Self { handle: runtime.handle().clone(), runtime: Some(runtime) })
-    }
-}
-
-fn processors() -> usize {
-    std::thread::available_parallelism().map_or(2, usize::from)
-}
-
-/// Lowers the thread's priority, so that the host serves clients at its doors before a guest that computes for long. Only Linux has a priority for each thread;
-/// elsewhere it is the whole process's.
-fn give_way() {
-    if cfg!(target_os = "linux")
-        && let Err(error) = rustix::process::nice(GUEST_NICE)
-    {
-        tracing::debug!(%error, "guests run at the priority of the doors");
-    }
-}
-
-impl Drop for GuestThreads {
-    fn drop(&mut self) {
-        if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
-        }
-    }
+/// The threads that poll guests. There are more than processors: while some guests compute without pause, a short call finds a thread of its own, and the kernel lets it go first.
+fn guest_threads(configured: usize) -> std::io::Result<Threads> {
+    let count = if configured == 0 { processors().saturating_mul(4) } else { configured };
+    Threads::start("mcpp-guest", count, GUEST_NICE)
 }

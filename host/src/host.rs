@@ -124,7 +124,7 @@ impl Host {
         );
         let patience = Duration::from_millis(config.tools.reload_wait_ms);
         let tenants_config = tenants_config(&config, &homes)?;
-        let tenants = Tenants::new(tenants_config, registry.clone(), Reloader::new(patience), Arc::clone(&store));
+        let tenants = Tenants::new(tenants_config, registry.clone(), Reloader::new(patience)?, Arc::clone(&store));
         let tenants = Arc::new(tenants);
 
         let (closing, stop) = (CancellationToken::new(), CancellationToken::new());

@@ -12,6 +12,7 @@ pub mod limits;
 pub mod memory;
 pub mod names;
 pub mod permits;
+mod threads;
 
 pub mod auth;
 pub mod call;

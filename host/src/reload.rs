@@ -30,10 +30,16 @@ use self::{
     loader::{LoadOutcome, Loader},
     watch::FolderWatch,
 };
-use crate::names::TenantId;
+use crate::{
+    names::TenantId,
+    threads::{Threads, processors},
+};
 
 /// Requests to one tenant's task that may wait.
 const MAX_PENDING_REQUESTS: usize = 16;
+
+/// The priority of loads and of the watch: everybody who is served goes first.
+const LOAD_NICE: i32 = 5;
 
 /// The outcome of a reload, by component.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -95,6 +101,8 @@ struct LoadLines {
     /// How long a reload waits for what is loaded.
     patience: Duration,
     open: Mutex<BTreeMap<TenantId, LineHandle>>,
+    /// The threads on which everything is loaded.
+    threads: Threads,
 }
 
 /// One tenant's task.
@@ -106,8 +114,9 @@ struct LineHandle {
 
 impl Reloader {
     /// A reloader that watches no tenant's tools yet. It answers a reload after `patience` at the latest.
-    pub fn new(patience: Duration) -> Self {
-        Self(Arc::new(LoadLines { watch: Arc::default(), patience, open: Mutex::default() }))
+    pub fn new(patience: Duration) -> std::io::Result<Self> {
+        let threads = Threads::start("mcpp-load", processors(), LOAD_NICE)?;
+        Ok(Self(Arc::new(LoadLines { watch: Arc::default(), patience, open: Mutex::default(), threads })))
     }
 
     fn lines(&self) -> MutexGuard<'_, BTreeMap<TenantId, LineHandle>> {
@@ -131,7 +140,8 @@ impl Reloader {
             }
             lines.insert(loader.tenant().clone(), LineHandle { loader: Arc::clone(&loader), requests });
         }
-        tokio::spawn(LoadLine::new(loader, Arc::clone(&self.0.watch), inbox, progress, opened).run());
+        let line = LoadLine::new(loader, Arc::clone(&self.0.watch), inbox, progress, opened);
+        self.0.threads.handle().spawn(line.run());
         let mut report = answer.await.map_err(|_| Stopping)?;
         report.failed.extend(failed);
         Ok(report)

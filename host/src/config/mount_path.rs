@@ -1,5 +1,14 @@
 //! Which paths the MCP endpoint may have.
 
+use super::ServerConfig;
+
+impl ServerConfig {
+    /// Whether a request for `path` is for the MCP endpoint, which also serves with a slash at its end.
+    pub fn is_endpoint(&self, path: &str) -> bool {
+        path.strip_suffix('/').unwrap_or(path) == self.mount_path.strip_suffix('/').unwrap_or(&self.mount_path)
+    }
+}
+
 /// Whether a path means itself to a router and to clients: no parameter, no wildcard, nothing that would have to be encoded, no part that clients resolve.
 pub(super) fn is_plain(path: &str) -> bool {
     let legal = |c: char| c.is_ascii_alphanumeric() || "-._~".contains(c);

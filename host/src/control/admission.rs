@@ -31,6 +31,7 @@ use crate::{
     names::TenantId,
     permits::SharingRule,
     tenant::door::Door,
+    threads::processors,
 };
 
 /// Time after which a refused caller should try again.
@@ -148,7 +149,7 @@ impl Admission {
     /// Places as configured.
     pub fn new(config: &EngineConfig) -> Self {
         let queue_time = Duration::from_millis(config.queue_ms);
-        let processors = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+        let processors = processors();
         let (config, state, turns) = (config.clone(), Mutex::default(), Turns::new(processors));
         Self(Arc::new(Places { config, queue_time, state, turns }))
     }

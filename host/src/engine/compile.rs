@@ -19,7 +19,7 @@ use super::{
     cache::{Cache, Digest},
     features::Features,
 };
-use crate::memory::memory_bytes;
+use crate::{memory::memory_bytes, threads::processors};
 use refused::RefusedBuilds;
 
 pub use refused::Refusal;
@@ -179,7 +179,7 @@ impl Compiler {
     /// A compiler as configured, on this machine.
     pub fn new(config: &CompileConfig) -> Self {
         let machine = memory_bytes();
-        let processors = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+        let processors = processors();
         let processes = config.processes(machine, u64::try_from(processors).unwrap_or(1));
         Self(Arc::new(CompilerState {
             program: config.program.clone().unwrap_or_else(own_program),

@@ -4,11 +4,11 @@
 //! that all of these take. Every answer that is not a success is a JSON-RPC error that says what is wrong.
 
 mod answer;
-mod aside;
 mod body;
 mod connection;
 mod credentials;
 mod exchange;
+mod lane;
 mod media;
 mod pace;
 mod room;
@@ -28,7 +28,6 @@ use axum::{
     Extension, Router,
     extract::{Request, State},
     http::{HeaderMap, Method, StatusCode, header},
-    middleware::{self, Next},
     response::{IntoResponse as _, Response},
     routing::{any, get},
 };
@@ -42,6 +41,7 @@ use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use self::{
     connection::{Connection, Connections},
+    lane::Lanes,
     room::ConnectionRoom,
 };
 use super::{
@@ -152,12 +152,16 @@ impl HttpDoor {
 
     /// Serves connections until `stop`; then waits until they have ended.
     pub async fn serve(&self, listener: TcpListener, closing: CancellationToken) {
+        let lanes = match Lanes::start() {
+            Ok(lanes) => lanes,
+            Err(error) => return tracing::error!(%error, "the HTTP door has no threads"),
+        };
         connection::allow_open_files(self.config.max_connections);
         let tidy = tokio::spawn(keep_tidy(Arc::clone(&self.app)));
         let routes = Routes { router: router(&self.config, Arc::clone(&self.app)), app: Arc::clone(&self.app) };
         let connections = TaskTracker::new();
         Connections::new(self.config.clone(), routes, Arc::clone(&self.app.room))
-            .accept(&listener, &closing, &connections)
+            .accept(&listener, &lanes, &closing, &connections)
             .await;
         connections.close();
         self.stop.cancelled().await;
@@ -221,20 +225,32 @@ struct Routes {
 }
 
 impl Routes {
-    /// Answers a request. Most requests are for the endpoint and from no web page: they need no router, and no answer to the browser's questions.
-    async fn answer(&self, request: Request) -> Response {
-        let path = request.uri().path();
-        let is_endpoint = path.strip_suffix('/').unwrap_or(path) == self.app.config.mount_path;
-        if is_endpoint && !request.headers().contains_key(header::ORIGIN) {
-            return match self.app.guard.check(request.uri(), request.headers()) {
-                Ok(()) => exchange::mcp(State(Arc::clone(&self.app)), request).await,
-                Err(reason) => unvouched(&reason),
-            };
+    fn is_endpoint<B>(&self, request: &axum::http::Request<B>) -> bool {
+        self.app.config.is_endpoint(request.uri().path())
+    }
+
+    /// Answers a request that the guard lets in. Most requests are for the endpoint and from no web page: they need no router, and no answer to the browser's questions.
+    async fn answer(&self, mut request: Request) -> Response {
+        match self.app.guard.check(request.uri(), request.headers()) {
+            Ok(()) => {}
+            // Load balancers and kubelets name an address of their own, or none.
+            Err(_) if PROBES.contains(&request.uri().path()) => drop(request.extensions_mut().insert(Unvouched)),
+            Err(reason) => {
+                metrics::counter!("mcpp_refused_total", "reason" => "host_or_origin").increment(1);
+                return failure(StatusCode::FORBIDDEN, None, TRANSPORT_ERROR, &reason);
+            }
+        }
+        if self.is_endpoint(&request) && !request.headers().contains_key(header::ORIGIN) {
+            return exchange::mcp(State(Arc::clone(&self.app)), request).await;
         }
         let Ok(response) = TowerToHyperService::new(self.router.clone()).call(request).await;
         response
     }
 }
+
+/// A probe for a name, or from a web page, that the guard does not know.
+#[derive(Debug, Clone, Copy)]
+struct Unvouched;
 
 fn router(config: &ServerConfig, app: Arc<App>) -> Router {
     let cors_app = Arc::clone(&app);
@@ -260,30 +276,7 @@ fn router(config: &ServerConfig, app: Arc<App>) -> Router {
         .route("/metrics", get(metrics))
         .fallback(not_found)
         .layer(cors)
-        .layer(middleware::from_fn_with_state(Arc::clone(&app), check_origin))
         .with_state(app)
-}
-
-/// A request for a name, or from a web page, that the guard does not know.
-#[derive(Debug, Clone, Copy)]
-struct Unvouched;
-
-async fn check_origin(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
-    match app.guard.check(request.uri(), request.headers()) {
-        Ok(()) => next.run(request).await,
-        // Load balancers and kubelets name an address of their own, or none.
-        Err(_) if PROBES.contains(&request.uri().path()) => {
-            request.extensions_mut().insert(Unvouched);
-            next.run(request).await
-        }
-        Err(reason) => unvouched(&reason),
-    }
-}
-
-/// The refusal of a request for a foreign name, or from a foreign web page.
-fn unvouched(reason: &str) -> Response {
-    metrics::counter!("mcpp_refused_total", "reason" => "host_or_origin").increment(1);
-    failure(StatusCode::FORBIDDEN, None, TRANSPORT_ERROR, reason)
 }
 
 async fn not_found(State(app): State<Arc<App>>, request: Request) -> Response {

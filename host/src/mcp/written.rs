@@ -19,7 +19,7 @@ use tokio::{sync::Semaphore, time::Instant};
 
 use self::pieces::{PIECE_BYTES, ResultRoom, is_large, pieces};
 use super::convert;
-use crate::{call::ToolResult, control::admission::Share, engine::Engine, names::TenantId};
+use crate::{call::ToolResult, control::admission::Share, engine::Engine, names::TenantId, threads::processors};
 
 /// Pieces of a session's answer stay this long after it was sent, as long as the engine keeps the text with their mark.
 const RESUME_TIME: Duration = Duration::from_secs(60);
@@ -54,7 +54,7 @@ struct WrittenResult {
 impl WrittenResults {
     /// Results that are written on the threads of `engine`, if there is one.
     pub(super) fn new(engine: Option<Engine>) -> Self {
-        let writers = std::thread::available_parallelism().map_or(1, |processors| (processors.get() / 2).max(1));
+        let writers = (processors() / 2).max(1);
         Self(Arc::new(ResultTable { by_mark: Mutex::default(), engine, writers: Semaphore::new(writers) }))
     }
 

@@ -15,7 +15,8 @@ use notify::{
     event::{AccessKind, AccessMode, ModifyKind},
 };
 
-use super::{dirty::DirtyFiles, loader::is_component_file};
+use super::{LOAD_NICE, dirty::DirtyFiles, loader::is_component_file};
+use crate::threads::give_way;
 
 /// How long a file is left alone after its writer closed it, or it was moved into place.
 const SETTLE_CLOSED: Duration = Duration::from_millis(5);
@@ -44,7 +45,11 @@ impl FolderWatch {
         let mut watcher = self.watcher.lock().unwrap_or_else(PoisonError::into_inner);
         if watcher.is_none() {
             let told = Arc::clone(&self.told);
-            *watcher = Some(notify::recommended_watcher(move |event| tell(&told, event))?);
+            *watcher = Some(notify::recommended_watcher(move |event| {
+                // The watch has a thread of its own: a tenant that renames files without pause keeps it busy, and nobody else.
+                give_way(LOAD_NICE);
+                tell(&told, event);
+            })?);
         }
         let Some(watcher) = watcher.as_mut() else { return Ok(()) };
         let _it_may_watch_nothing_yet = watcher.unwatch(folder);

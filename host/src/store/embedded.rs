@@ -24,11 +24,14 @@ use std::{
 
 use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
-use tokio::runtime::Handle;
+use tokio::{runtime::Handle, sync::oneshot};
 
 use self::{base::DurableSnapshot, disk::Disk, file::DataFile, gate::FileGate};
 use super::{Bounds, CopyProgress, Snapshot, Space, Store, StoreError, Touched, Transaction, Unavailable};
-use crate::names::{ComponentName, TenantId};
+use crate::{
+    names::{ComponentName, TenantId},
+    threads::start_blocking,
+};
 
 /// How the embedded store behaves.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -99,7 +102,8 @@ impl EmbeddedStore {
             return Ok(file);
         }
         let (shared, tenant) = (Arc::clone(&self.0), tenant.clone());
-        let opened = self.0.workers.spawn_blocking(move || shared.open(tenant));
+        let (tell, opened) = oneshot::channel();
+        start_blocking(&self.0.workers, move || drop(tell.send(shared.open(tenant))));
         opened.await.unwrap_or_else(|_| Err(StoreError::OutcomeUnknown))
     }
 }

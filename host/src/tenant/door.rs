@@ -13,6 +13,8 @@ use std::{
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::threads::processors;
+
 /// How many of a tenant's requests are read at the same time, for each processor, while nobody else uses the host.
 const PLACES: usize = 2;
 /// Refusals that the host answers at once, each second; and how many more after a pause.
@@ -40,8 +42,7 @@ pub struct Door {
 
 impl Default for Door {
     fn default() -> Self {
-        let processors = std::thread::available_parallelism().map_or(1, usize::from);
-        Self::new(processors)
+        Self::new(processors())
     }
 }
 

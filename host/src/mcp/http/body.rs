@@ -12,10 +12,12 @@ use futures::FutureExt as _;
 use http_body_util::BodyExt as _;
 use tokio::{sync::Semaphore, time::Instant};
 
-use super::{aside::LARGE_MESSAGE_BYTES, pace::Patience};
+use super::{
+    lane::{LARGE_MESSAGE_BYTES, Lane, LaneSwitch},
+    pace::Patience,
+};
 use crate::{
     config::ServerConfig,
-    engine::Engine,
     memory::{Account, MemoryUse, NoMemory, Reservation},
 };
 
@@ -65,7 +67,7 @@ pub(super) async fn read(
     config: &ServerConfig,
     account: &Arc<Account>,
     turns: &Semaphore,
-    engine: Option<&Engine>,
+    lane: &LaneSwitch,
     body: Body,
 ) -> Result<ReadBody, NoBody> {
     let limit = config.max_body_bytes;
@@ -77,22 +79,8 @@ pub(super) async fn read(
         body.size_hint().upper().and_then(|most| usize::try_from(most).ok()).map_or(limit, |most| most.min(limit));
     let mut held = account.reserve(MemoryUse::Messages, LEAST_BYTES)?;
     let until = Instant::now() + Duration::from_millis(config.body_timeout_ms);
-    let text = collect(config, &mut held, turns, most, until, body).await?;
-    let (text, takes) = match engine {
-        // Counting a large one takes milliseconds, which are not the doors'.
-        Some(engine) if text.len() > LARGE_MESSAGE_BYTES => {
-            let counting = engine.spawn_blocking(move || {
-                let takes = reading_takes(&text);
-                (text, takes)
-            });
-            counting.await.map_err(|error| NoBody::Broken(axum::Error::new(error)))?
-        }
-        _ => {
-            let takes = reading_takes(&text);
-            (text, takes)
-        }
-    };
-    held.grow(takes)?;
+    let text = collect(config, &mut held, (turns, lane), most, until, body).await?;
+    held.grow(reading_takes(&text))?;
     Ok(ReadBody { bytes: Bytes::from(text), held })
 }
 
@@ -100,7 +88,7 @@ pub(super) async fn read(
 async fn collect(
     config: &ServerConfig,
     held: &mut Reservation,
-    turns: &Semaphore,
+    (turns, lane): (&Semaphore, &LaneSwitch),
     most: usize,
     until: Instant,
     mut body: Body,
@@ -133,6 +121,9 @@ async fn collect(
             all.reserve_exact(room.saturating_sub(all.len()));
         }
         all.extend_from_slice(&data);
+        if all.len() > LARGE_MESSAGE_BYTES {
+            lane.change_to(Lane::Bulk).await;
+        }
         // The next part is for another turn, also where nobody else waits for it.
         tokio::task::coop::consume_budget().await;
     }
@@ -168,6 +159,11 @@ mod tests {
         Semaphore::new(1)
     }
 
+    /// A test's body stays where it is.
+    fn lane() -> LaneSwitch {
+        LaneSwitch::fixed(Lane::Bulk)
+    }
+
     fn config() -> ServerConfig {
         ServerConfig::default()
     }
@@ -186,12 +182,12 @@ mod tests {
         // The text itself, the engine's copy, and one value.
         let takes = LEAST_BYTES + 2 * 100_002 + VALUE_BYTES;
         let enough = account(takes);
-        let read_body = read(&config(), &enough, &turns(), None, Body::from(text.clone())).await.expect("fits");
+        let read_body = read(&config(), &enough, &turns(), &lane(), Body::from(text.clone())).await.expect("fits");
         assert_eq!((read_body.bytes.len(), enough.used(MemoryUse::Messages)), (100_002, takes));
         drop(read_body);
         assert_eq!(enough.used(MemoryUse::Messages), 0);
         let less = account(takes - 1);
-        let refused = read(&config(), &less, &turns(), None, Body::from(text)).await.expect_err("one byte too few");
+        let refused = read(&config(), &less, &turns(), &lane(), Body::from(text)).await.expect_err("one byte too few");
         assert!(refused.to_string().starts_with("message_bytes of this tenant are used up"), "{refused}");
         assert_eq!((refused.status(), less.used(MemoryUse::Messages)), (StatusCode::SERVICE_UNAVAILABLE, 0));
     }
@@ -201,8 +197,8 @@ mod tests {
         let enough = account(LEAST_BYTES + 1_000);
         let (sender, receiver) = tokio::sync::mpsc::channel::<Result<Bytes, std::io::Error>>(1);
         let stream = futures::stream::unfold(receiver, async |mut receiver| Some((receiver.recv().await?, receiver)));
-        let (config, turns, body) = (config(), turns(), Body::from_stream(stream));
-        let mut reading = Box::pin(read(&config, &enough, &turns, None, body));
+        let (config, turns, lane, body) = (config(), turns(), lane(), Body::from_stream(stream));
+        let mut reading = Box::pin(read(&config, &enough, &turns, &lane, body));
         sender.send(Ok(Bytes::from_static(b"\"one byte short"))).await.expect("open");
         assert!(futures::poll!(&mut reading).is_pending());
         assert_eq!(enough.used(MemoryUse::Messages), LEAST_BYTES + 15, "as much as has come");
@@ -219,7 +215,8 @@ mod tests {
         let mut held = enough.reserve(MemoryUse::Messages, 0).expect("room");
         // Long before its time in all is over.
         let until = Instant::now() + Duration::from_secs(3_600);
-        let late = collect(&config, &mut held, &turns(), 1_000, until, body).await.expect_err("stands still");
+        let late =
+            collect(&config, &mut held, (&turns(), &lane()), 1_000, until, body).await.expect_err("stands still");
         assert!(matches!(late, NoBody::Late(60)), "{late}");
         drop(held);
         assert_eq!(enough.used(MemoryUse::Messages), 0);
@@ -234,7 +231,7 @@ mod tests {
             Some((Ok::<_, std::io::Error>(Bytes::from_static(&[b' '; 64])), ()))
         });
         let config = ServerConfig { body_timeout_ms: 600, ..config() };
-        let late = read(&config, &enough, &turns(), None, Body::from_stream(pieces)).await.expect_err("no end");
+        let late = read(&config, &enough, &turns(), &lane(), Body::from_stream(pieces)).await.expect_err("no end");
         assert!(matches!(late, NoBody::Late(600)), "{late}");
         assert_eq!(enough.used(MemoryUse::Messages), 0);
     }

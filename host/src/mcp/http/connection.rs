@@ -18,6 +18,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     PROBES, Routes, TRANSPORT_ERROR, failure,
+    lane::{LaneSwitch, Lanes},
     pace::RequestRate,
     room::{BusyConnection, ConnectionKind, ConnectionRoom, NoConnection, OpenConnection},
     wire::TimedStream,
@@ -52,8 +53,8 @@ pub(super) struct Connection {
     rate: RequestRate,
     calm: RequestRate,
     strangers: Arc<RequestRate>,
-    /// The path of the MCP endpoint.
-    endpoint: String,
+    /// Where it is served.
+    pub(super) lane: Arc<LaneSwitch>,
 }
 
 /// A connection is an open file: lets this process have as many of those as it may, and says if that is too few.
@@ -77,7 +78,13 @@ impl Connections {
     }
 
     /// Accepts until `closing`.
-    pub(super) async fn accept(&self, listener: &TcpListener, closing: &CancellationToken, open: &TaskTracker) {
+    pub(super) async fn accept(
+        &self,
+        listener: &TcpListener,
+        lanes: &Arc<Lanes>,
+        closing: &CancellationToken,
+        open: &TaskTracker,
+    ) {
         let mut since = 0_usize;
         loop {
             let next = async {
@@ -101,7 +108,9 @@ impl Connections {
             if let Err(error) = stream.set_nodelay(true) {
                 tracing::debug!(%error, "cannot switch off Nagle's algorithm");
             }
-            open.spawn(self.clone().serve(stream, peer.ip(), closing.clone()));
+            let lane = Arc::new(LaneSwitch::default());
+            let connection = self.clone().serve(stream, peer.ip(), Arc::clone(&lane), closing.clone());
+            Arc::clone(lanes).serve(lane, open.token(), connection);
             since = since.saturating_add(1);
             if since >= ACCEPTED_AT_ONCE {
                 since = 0;
@@ -110,7 +119,7 @@ impl Connections {
         }
     }
 
-    async fn serve(self, stream: TcpStream, peer: IpAddr, closing: CancellationToken) {
+    async fn serve(self, stream: TcpStream, peer: IpAddr, lane: Arc<LaneSwitch>, closing: CancellationToken) {
         let open = self.room.enter(peer);
         let activity = Arc::clone(&open.activity);
         let is_reserve = open.kind() == Some(ConnectionKind::Reserve);
@@ -128,7 +137,7 @@ impl Connections {
             rate: RequestRate::of_connection(),
             calm: RequestRate::of_calm(),
             strangers: Arc::clone(&self.strangers),
-            endpoint: self.config.mount_path.clone(),
+            lane,
         });
         let routes = Arc::new(self.routes);
         let of_requests = Arc::clone(&connection);
@@ -136,7 +145,7 @@ impl Connections {
             let (connection, routes) = (Arc::clone(&of_requests), Arc::clone(&routes));
             async move {
                 let (busy, mut request) = (connection.open.begin(), request.map(Body::new));
-                let response = match connection.turn(request.uri().path()).await {
+                let response = match connection.turn(request.uri().path(), routes.is_endpoint(&request)).await {
                     Ok(()) => {
                         request.extensions_mut().insert(connection);
                         routes.answer(request).await
@@ -192,7 +201,7 @@ impl Connection {
     }
 
     /// Waits until it is the turn of a request for `path`; refuses what a connection in the reserve is not for.
-    async fn turn(&self, path: &str) -> Result<(), Box<Response>> {
+    async fn turn(&self, path: &str, is_endpoint: bool) -> Result<(), Box<Response>> {
         let kind = self.open.kind();
         if kind == Some(ConnectionKind::Reserve) && !PROBES.contains(&path) {
             metrics::counter!("mcpp_refused_total", "reason" => "connections").increment(1);
@@ -202,7 +211,7 @@ impl Connection {
             tokio::task::yield_now().await;
         }
         // The endpoint has rates of its own, by tenant, and holds back what it refuses.
-        if path.trim_end_matches('/') == self.endpoint.trim_end_matches('/') {
+        if is_endpoint {
             return Ok(());
         }
         self.rate.wait().await;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::{
-    body::{Body, Bytes},
+    body::{Body, Bytes, HttpBody as _},
     extract::{Request, State},
     http::{HeaderMap, HeaderValue, Method, StatusCode, header},
     response::{IntoResponse as _, Response},
@@ -14,11 +14,12 @@ use serde_json::Value;
 use super::{
     App, Connection, SESSION_HEADER, TRANSPORT_ERROR,
     answer::{self, AnswerHold},
-    aside::{Aside, aside_if_large},
     body::{self, LEAST_BYTES, NoBody, ReadBody},
     connection::no_connection,
     credentials::{authenticate, suspended},
-    failure, media,
+    failure,
+    lane::{LARGE_MESSAGE_BYTES, Lane, LaneSwitch},
+    media,
     straight::Way,
 };
 use crate::{
@@ -41,7 +42,7 @@ const INTERNAL_ERROR: i64 = -32603;
 const HEADER_MISMATCH: i64 = -32020;
 /// An error text of the protocol engine is not longer than this.
 const MAX_ERROR_BYTES: usize = 64 << 10;
-/// A list of more tools than this is written aside: a tool is about a kilobyte.
+/// A list of more tools than this is a large message: a tool is about a kilobyte.
 const LONG_LIST: usize = 50;
 pub(super) const VERSION_HEADER: &str = "mcp-protocol-version";
 pub(super) const METHOD_HEADER: &str = "mcp-method";
@@ -57,16 +58,17 @@ pub(super) async fn mcp(State(app): State<Arc<App>>, mut request: Request) -> Re
         }
     };
     let Some(share) = app.endpoint.registry().share(&principal.tenant) else { return suspended() };
-    if let Some(connection) = connection
-        && let Err(full) = connection.assign(&principal.tenant, share.limits.connections, app.authenticator.is_on())
-    {
+    let Some(connection) = connection else { return no_connection("the request came over no connection") };
+    if let Err(full) = connection.assign(&principal.tenant, share.limits.connections, app.authenticator.is_on()) {
         metrics::counter!("mcpp_refused_total", "reason" => "connections").increment(1);
         return no_connection(&full.to_string());
     }
+    let lane = &connection.lane;
+    lane.change_to(Lane::for_request(request.headers())).await;
     let signal = RefusalSignal::default();
     let open = app.open.open(&principal);
     let answered = tokio::select! {
-        response = answer(&app, principal, &share, &signal, request) => Some(response),
+        response = answer(&app, principal, &share, &signal, lane, request) => Some(response),
         () = open.ended() => None,
     };
     let response = match answered {
@@ -84,6 +86,7 @@ async fn answer(
     principal: Principal,
     share: &Arc<Share>,
     signal: &RefusalSignal,
+    lane: &LaneSwitch,
     mut request: Request,
 ) -> Response {
     // A POST is refused when its id is known.
@@ -93,7 +96,7 @@ async fn answer(
     let visit = visit(app, &principal, request.headers_mut());
     match (request.method(), visit) {
         // It may open a session, and may then name one that is gone.
-        (&Method::POST, visit) => post(app, principal, visit, share, signal, request).await,
+        (&Method::POST, visit) => post(app, principal, visit, share, signal, lane, request).await,
         (_, None) => no_session(None),
         (&Method::GET, Some(visit)) => Box::pin(get(app, visit, share, request)).await,
         (&Method::DELETE, _) => delete(app, request.headers()).await,
@@ -183,6 +186,7 @@ async fn post(
     visit: Option<Visit>,
     share: &Arc<Share>,
     signal: &RefusalSignal,
+    lane: &LaneSwitch,
     request: Request,
 ) -> Response {
     let (mut parts, body) = request.into_parts();
@@ -190,9 +194,7 @@ async fn post(
         return encoded_body();
     }
     let ReadBody { bytes: body, held } =
-        match body::read(&app.config, &share.memory, &share.door.readers, Some(app.endpoint.registry().engine()), body)
-            .await
-        {
+        match body::read(&app.config, &share.memory, &share.door.readers, lane, body).await {
             Ok(read) => read,
             Err(NoBody::NoMemory(full)) => return no_memory(None, &full),
             Err(error) => return failure(error.status(), None, envelope::INVALID_REQUEST, &error.to_string()),
@@ -204,8 +206,7 @@ async fn post(
         return failure(status, None, TRANSPORT_ERROR, &reason);
     }
     let body = body.slice_ref(envelope::without_mark(&body));
-    let bytes = body.len();
-    let envelope = match aside_if_large(bytes, || envelope::read(&body, app.config.max_body_depth)) {
+    let envelope = match envelope::read(&body, app.config.max_body_depth) {
         Ok(envelope) => envelope,
         Err(malformed) => {
             return failure(StatusCode::BAD_REQUEST, malformed.id.as_ref(), malformed.code, &malformed.reason);
@@ -266,7 +267,7 @@ async fn post(
         if let Some(claim) = claim {
             claim.release();
         }
-        return finish(response, signal, hold, &envelope).await;
+        return finish(response, signal, hold, lane, &envelope).await;
     }
     // The claim goes where the request goes, and is over when its handler is.
     if let Some(claim) = claim {
@@ -282,11 +283,13 @@ async fn post(
     let request = Request::from_parts(parts, Full::new(body.clone()));
     let lists = envelope.method.as_deref() == Some("tools/list");
     let many = lists && app.endpoint.registry().catalog(&share.tenant).tools().len() > LONG_LIST;
-    let steps = if many { usize::MAX } else { bytes };
+    if many {
+        lane.change_to(Lane::Bulk).await;
+    }
     // Boxed, so that a request on the straight way does not carry the engine's state along.
-    let response = Box::pin(Aside::new(steps, VISIT.scope(visit, app.engine.handle(request)))).await;
+    let response = Box::pin(VISIT.scope(visit, app.engine.handle(request))).await;
     let response = shape(response.map(Body::new), Some(&envelope)).await;
-    finish(response, signal, hold, &envelope).await
+    finish(response, signal, hold, lane, &envelope).await
 }
 
 /// Whether the params of `initialize` say a version. Without one it is no handshake, and the modern era has no such method.
@@ -304,7 +307,13 @@ fn cancelled(envelope: &Envelope<'_>) -> Option<Value> {
 }
 
 /// The answer on its way: its status says whether to try again, and it holds what it takes of memory.
-async fn finish(mut response: Response, signal: &RefusalSignal, hold: AnswerHold, envelope: &Envelope<'_>) -> Response {
+async fn finish(
+    mut response: Response,
+    signal: &RefusalSignal,
+    hold: AnswerHold,
+    lane: &LaneSwitch,
+    envelope: &Envelope<'_>,
+) -> Response {
     if let Some((retry_after, too_many)) = signal.retry() {
         let (status, reason) =
             if too_many { (StatusCode::TOO_MANY_REQUESTS, "rate") } else { (StatusCode::SERVICE_UNAVAILABLE, "busy") };
@@ -316,7 +325,12 @@ async fn finish(mut response: Response, signal: &RefusalSignal, hold: AnswerHold
             .insert(header::RETRY_AFTER, HeaderValue::from(u64::try_from(seconds).unwrap_or(u64::MAX)));
     }
     match answer::hold(response, hold).await {
-        Ok(response) => response,
+        Ok(response) => {
+            if response.size_hint().exact().is_some_and(|bytes| bytes > LARGE_MESSAGE_BYTES as u64) {
+                lane.change_to(Lane::Bulk).await;
+            }
+            response
+        }
         // An effect may have happened: nothing here may tell a client to try again.
         Err(full) if envelope.method.as_deref() == Some("tools/call") => {
             let reason = format!("the call has run, but its answer was lost: {full}");

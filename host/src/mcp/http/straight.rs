@@ -12,7 +12,6 @@ use serde_json::Value;
 
 use super::{
     App,
-    aside::aside_if_large,
     exchange::{METHOD_HEADER, VERSION_HEADER, is_modern},
     media,
 };
@@ -53,7 +52,7 @@ impl Way<'_> {
     pub(super) async fn answer(&self, envelope: &Envelope<'_>, parts: &mut Parts) -> Option<Response> {
         let era = self.era(&parts.headers)?;
         let traceparent = parts.headers.get("traceparent").and_then(|value| value.to_str().ok());
-        let request = aside_if_large(envelope.text.len(), || straight::read(envelope, era, traceparent))?;
+        let request = straight::read(envelope, era, traceparent)?;
         if !self.is_plain(&request, era, &parts.headers) {
             return None;
         }

@@ -22,7 +22,7 @@ use super::pace::Patience;
 
 /// How long, and how many bytes of, what a client still sends after the last answer is thrown away. A connection that is closed on unread bytes is reset, and the reset
 /// takes the answer with it: the client of a refused body would not learn why.
-const LINGER: Duration = Duration::from_millis(250);
+const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES: usize = 1 << 20;
 /// How much of it is read at once, and how long others are served then: a thousand refused clients that send without end are no work.
 const SCRATCH_BYTES: usize = 16 << 10;

@@ -22,6 +22,7 @@ use super::{
 use crate::{
     names::ComponentName,
     store::{Section, Space, StoreError, Unavailable},
+    threads::start_blocking,
 };
 
 /// Transactions of one group. Further ones wait for the next, so that no acknowledgement waits for a group without end.
@@ -113,7 +114,7 @@ pub(super) fn stage(file: &Arc<DataFile>, mut batch: Batch) -> oneshot::Receiver
     if !queue.working {
         queue.working = true;
         let worked_on = Arc::clone(file);
-        drop(file.workers.spawn_blocking(move || work(&worked_on)));
+        start_blocking(&file.workers, move || work(&worked_on));
     }
     answer
 }

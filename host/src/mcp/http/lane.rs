@@ -1,0 +1,203 @@
+//! Lanes: the threads on which a connection is served, by what it does.
+//!
+//! A new connection begins in the lobby. Once a client is let in, its connection goes to the doors. A message of more than [`LARGE_MESSAGE_BYTES`] takes it to threads of a
+//! lower priority, and its next small message takes it back. So neither a stranger nor a megabyte is ever in the way of another client's request: the kernel shares the processors between lanes,
+//! and no lane's queue is long because of another.
+
+use std::{
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering},
+    },
+    task::{Context, Poll},
+};
+
+use axum::http::{HeaderMap, header};
+use tokio::runtime::Handle;
+use tokio_util::task::task_tracker::TaskTrackerToken;
+
+use crate::threads::{Threads, processors};
+
+/// A message beyond this is large.
+pub(super) const LARGE_MESSAGE_BYTES: usize = 64 << 10;
+/// The lobby's priority: a little below that of the doors.
+const LOBBY_NICE: i32 = 2;
+/// The priority of large messages: that of guests that compute for long.
+const BULK_NICE: i32 = 5;
+
+/// Where a connection is served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Lane {
+    /// Its client was not let in yet.
+    Lobby,
+    /// It has ordinary requests.
+    Door,
+    /// It has a large message to read or to write.
+    Bulk,
+}
+
+impl Lane {
+    /// The lane for a request whose body has the announced length.
+    pub(super) fn for_request(headers: &HeaderMap) -> Self {
+        let length = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+        if length.is_some_and(|length| usize::try_from(length).is_ok_and(|length| length <= LARGE_MESSAGE_BYTES)) {
+            Self::Door
+        } else if length.is_some() {
+            Self::Bulk
+        } else {
+            // Its body is short, or shows itself to be long.
+            Self::Door
+        }
+    }
+}
+
+/// The threads of all lanes.
+#[derive(Debug)]
+pub(super) struct Lanes {
+    lobby: Threads,
+    door: Handle,
+    bulk: Threads,
+}
+
+impl Lanes {
+    /// Starts the threads. The doors are where this is called.
+    pub(super) fn start() -> std::io::Result<Arc<Self>> {
+        let lobby = Threads::start("mcpp-lobby", 1, LOBBY_NICE)?;
+        let bulk = Threads::start("mcpp-bulk", processors(), BULK_NICE)?;
+        Ok(Arc::new(Self { lobby, door: Handle::current(), bulk }))
+    }
+
+    /// Serves a connection, in whatever lane `switch` says, until it ends. `open` is held as long.
+    pub(super) fn serve<F>(self: Arc<Self>, switch: Arc<LaneSwitch>, open: TaskTrackerToken, connection: F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let connection = async move {
+            let _open = open;
+            connection.await;
+        };
+        self.go_on(switch, Box::pin(connection));
+    }
+
+    fn go_on<F>(self: Arc<Self>, switch: Arc<LaneSwitch>, connection: Pin<Box<F>>)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let lane = switch.wanted.load(Ordering::Acquire);
+        switch.now.store(lane, Ordering::Release);
+        let threads = match lane {
+            lane if lane == Lane::Lobby as u8 => self.lobby.handle().clone(),
+            lane if lane == Lane::Bulk as u8 => self.bulk.handle().clone(),
+            _ => self.door.clone(),
+        };
+        threads.spawn(async move {
+            let stay = StayInLane { connection: Some(connection), switch: &switch };
+            if let Some(connection) = stay.await {
+                self.go_on(switch, connection);
+            }
+        });
+    }
+}
+
+/// The lane of one connection, now and next.
+#[derive(Debug)]
+pub(super) struct LaneSwitch {
+    now: AtomicU8,
+    wanted: AtomicU8,
+}
+
+impl Default for LaneSwitch {
+    fn default() -> Self {
+        let lobby = Lane::Lobby as u8;
+        Self { now: AtomicU8::new(lobby), wanted: AtomicU8::new(lobby) }
+    }
+}
+
+impl LaneSwitch {
+    /// The switch of what stays in one lane.
+    #[cfg(test)]
+    pub(super) fn fixed(lane: Lane) -> Self {
+        Self { now: AtomicU8::new(lane as u8), wanted: AtomicU8::new(lane as u8) }
+    }
+
+    /// Goes on in `lane`. Only the connection's own task may ask.
+    pub(super) async fn change_to(&self, lane: Lane) {
+        self.wanted.store(lane as u8, Ordering::Release);
+        // The connection's task goes on there as soon as this poll is over.
+        std::future::poll_fn(|_| {
+            if self.now.load(Ordering::Acquire) == lane as u8 { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+    }
+}
+
+/// Polls a connection until it ends, or wants another lane; then it gives the connection back.
+struct StayInLane<'a, F> {
+    connection: Option<Pin<Box<F>>>,
+    switch: &'a LaneSwitch,
+}
+
+impl<F: Future<Output = ()>> Future for StayInLane<'_, F> {
+    type Output = Option<Pin<Box<F>>>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let Some(connection) = &mut self.connection else { return Poll::Ready(None) };
+        if connection.as_mut().poll(context).is_ready() {
+            return Poll::Ready(None);
+        }
+        let LaneSwitch { now, wanted } = self.switch;
+        if now.load(Ordering::Acquire) == wanted.load(Ordering::Acquire) {
+            return Poll::Pending;
+        }
+        Poll::Ready(self.connection.take())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio_util::task::TaskTracker;
+
+    use super::*;
+
+    fn thread() -> String {
+        std::thread::current().name().unwrap_or_default().to_owned()
+    }
+
+    #[tokio::test]
+    async fn a_connection_goes_on_in_the_lane_that_it_asks_for() {
+        let (switch, tracker) = (Arc::new(LaneSwitch::default()), TaskTracker::new());
+        let (tell, mut told) = tokio::sync::mpsc::channel(1);
+        let own = Arc::clone(&switch);
+        let here = thread();
+        let connection = async move {
+            let mut seen = vec![thread()];
+            for lane in [Lane::Door, Lane::Door, Lane::Bulk, Lane::Lobby, Lane::Door] {
+                own.change_to(lane).await;
+                // What waits is woken where the connection is by then.
+                tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+                seen.push(thread());
+            }
+            let _heard = tell.send(seen).await;
+        };
+        Lanes::start().expect("threads").serve(switch, tracker.token(), connection);
+        let seen = told.recv().await.expect("an end");
+        assert_eq!(seen, ["mcpp-lobby", &here, &here, "mcpp-bulk", "mcpp-lobby", &here]);
+        tracker.close();
+        tracker.wait().await;
+    }
+
+    #[test]
+    fn an_announced_length_chooses_the_lane() {
+        for (length, lane) in
+            [(None, Lane::Door), (Some("65536"), Lane::Door), (Some("65537"), Lane::Bulk), (Some("x"), Lane::Door)]
+        {
+            let mut headers = HeaderMap::new();
+            if let Some(length) = length {
+                headers.insert(header::CONTENT_LENGTH, length.parse().expect("a value"));
+            }
+            assert_eq!(Lane::for_request(&headers), lane, "{length:?}");
+        }
+    }
+}

@@ -36,8 +36,14 @@ const WATCHED: [&str; 8] = [
     "wit",
 ];
 
+/// Arguments of the linker that make the program smaller: equal code is kept once, and relocations are packed. Linkers that do not know them link without.
+const LINK_ARGUMENTS: [&str; 2] = ["-Wl,--icf=all", "-Wl,-z,pack-relative-relocs"];
+
 fn main() {
     let root = folder("CARGO_MANIFEST_DIR");
+    for argument in LINK_ARGUMENTS.into_iter().filter(|argument| links_with(argument)) {
+        println!("cargo::rustc-link-arg-bins={argument}");
+    }
     let root = root.parent().unwrap_or(&root).to_owned();
     for watched in WATCHED {
         println!("cargo::rerun-if-changed={}", root.join(watched).display());
@@ -74,6 +80,20 @@ fn main() {
     if let Err(error) = fs::write(&file, code) {
         fail(&format!("cannot write {}: {error}", file.display()));
     }
+}
+
+/// Whether the linker takes an argument in a release build: it links an empty program with it.
+fn links_with(argument: &str) -> bool {
+    let (Ok(profile), Ok(rustc), Ok(target)) = (env::var("PROFILE"), env::var("RUSTC"), env::var("TARGET")) else {
+        return false;
+    };
+    let (source, program) = (folder("OUT_DIR").join("empty.rs"), folder("OUT_DIR").join("empty"));
+    if profile != "release" || fs::write(&source, "fn main() {}").is_err() {
+        return false;
+    }
+    let mut compile = Command::new(rustc);
+    compile.arg(&source).arg("-o").arg(&program).arg("--target").arg(target);
+    compile.arg("-C").arg(format!("link-arg={argument}")).output().is_ok_and(|compiled| compiled.status.success())
 }
 
 /// Writes a list of files into `list`, as the constant that `head` begins: the path of each below `root`, and its text. `paths` are files and folders.

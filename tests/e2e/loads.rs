@@ -172,6 +172,25 @@ async fn a_migration_that_never_ends_is_stopped_and_said_to_be() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn steps_of_a_migration_count_against_the_rate_of_their_tenant() {
+    let files = folder(&[("store", &guest("store")), ("v", &version(1))]);
+    grant(&files, "[components.store]\ncall = ['x']\nsubscribe = ['other/*']\nstore = {}\n");
+    let host = TestHost::start_with(files, |config| config.tenant_limits.calls_per_minute = "30".parse().ok()).await;
+    host.call("store_set", json!({ "key": "a", "value": "endless" })).await;
+    host.write("store", &guest("store_next"));
+    host.until("it migrates", async |host| loads(host, &TenantId::local()).await.as_deref() == Some("store")).await;
+    // Fewer calls than the tenant may make by itself.
+    for _ in 0..20 {
+        let answer = host.text("v", json!({})).await;
+        if answer.contains("too many calls: at most 30 in a minute for this tenant") {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("the migration is counted nowhere");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_file_that_grows_without_pause_keeps_nothing_waiting() {
     let host = TestHost::start_with(folder(&[("v", &version(1))]), |config| config.tools.reload_wait_ms = 300).await;
     let growing = GrowingFile::start(&host.tools_folder().join("growing.wasm"));

@@ -160,9 +160,11 @@ impl HttpDoor {
         let tidy = tokio::spawn(keep_tidy(Arc::clone(&self.app)));
         let routes = Routes { router: router(&self.config, Arc::clone(&self.app)), app: Arc::clone(&self.app) };
         let connections = TaskTracker::new();
-        Connections::new(self.config.clone(), routes, Arc::clone(&self.app.room))
-            .accept(&listener, &lanes, &closing, &connections)
-            .await;
+        let accepting = Connections::new(self.config.clone(), routes, Arc::clone(&self.app.room));
+        let accepted = accepting.accept(listener, Arc::clone(&lanes), closing, connections.clone());
+        if let Err(error) = lanes.in_lobby(accepted).await {
+            tracing::error!(%error, "the HTTP door accepts no more connections");
+        }
         connections.close();
         self.stop.cancelled().await;
         let _rest_is_cut = tokio::time::timeout(Duration::from_secs(2), connections.wait()).await;

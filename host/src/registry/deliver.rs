@@ -84,6 +84,16 @@ impl Registry {
         }
     }
 
+    /// Counts work that a tenant's component does by itself as a call of the tenant's; waits until the tenant's rate has room for it.
+    pub async fn count(&self, tenant: &TenantId) -> Result<(), InstallError> {
+        loop {
+            let Err(full) = self.tenant(tenant).ok_or(InstallError::Stopping)?.rate.take("tenant") else {
+                return Ok(());
+            };
+            tokio::time::sleep(full.retry_after().unwrap_or_default()).await;
+        }
+    }
+
     /// Runs one step of a revision's migration.
     pub async fn migrate(
         &self,

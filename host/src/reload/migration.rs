@@ -235,6 +235,7 @@ async fn step(
 ) -> Result<Option<Vec<u8>>, LoadError> {
     let quota_bytes = revision.powers.quota_bytes.unwrap_or_default();
     let bounds = Bounds { own: MAX_MIGRATION_STEP, wall: MAX_MIGRATION_STEP, quota_bytes, ..Bounds::host() };
+    registry.count(&space.tenant).await?;
     let transaction = registry.store().begin(space, bounds).await?;
     let (mut transaction, next) = registry.migrate(space, revision, transaction, from, cursor).await?;
     let to = revision.format();

@@ -79,11 +79,11 @@ impl Connections {
 
     /// Accepts until `closing`.
     pub(super) async fn accept(
-        &self,
-        listener: &TcpListener,
-        lanes: &Arc<Lanes>,
-        closing: &CancellationToken,
-        open: &TaskTracker,
+        self,
+        listener: TcpListener,
+        lanes: Arc<Lanes>,
+        closing: CancellationToken,
+        open: TaskTracker,
     ) {
         let mut since = 0_usize;
         loop {
@@ -110,7 +110,7 @@ impl Connections {
             }
             let lane = Arc::new(LaneSwitch::default());
             let connection = self.clone().serve(stream, peer.ip(), Arc::clone(&lane), closing.clone());
-            Arc::clone(lanes).serve(lane, open.token(), connection);
+            Arc::clone(&lanes).serve(lane, open.token(), connection);
             since = since.saturating_add(1);
             if since >= ACCEPTED_AT_ONCE {
                 since = 0;

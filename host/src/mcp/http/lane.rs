@@ -15,7 +15,7 @@ use std::{
 
 use axum::http::{HeaderMap, header};
 use tokio::runtime::Handle;
-use tokio_util::task::task_tracker::TaskTrackerToken;
+use tokio_util::task::{AbortOnDropHandle, task_tracker::TaskTrackerToken};
 
 use crate::threads::{Threads, processors};
 
@@ -67,6 +67,11 @@ impl Lanes {
         let lobby = Threads::start("mcpp-lobby", 1, LOBBY_NICE)?;
         let bulk = Threads::start("mcpp-bulk", processors(), BULK_NICE)?;
         Ok(Arc::new(Self { lobby, door: Handle::current(), bulk }))
+    }
+
+    /// Does the lobby's own work there.
+    pub(super) fn in_lobby<F: Future<Output = ()> + Send + 'static>(&self, work: F) -> AbortOnDropHandle<()> {
+        AbortOnDropHandle::new(self.lobby.handle().spawn(work))
     }
 
     /// Serves a connection, in whatever lane `switch` says, until it ends. `open` is held as long.

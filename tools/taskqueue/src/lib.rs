@@ -15,8 +15,8 @@
 )]
 
 pub mod engine;
-pub mod environment;
 pub mod listing;
+pub mod migration;
 pub mod queue;
 pub mod record;
 pub mod rpc;
@@ -27,11 +27,15 @@ pub mod tools;
 #[cfg(test)]
 mod model;
 
-use mcpp_tool::{Error, events::Wake};
+use mcpp_tool::{
+    Error,
+    environment::{chance, now_ms},
+    events::Wake,
+};
 
 /// The queue's timer is due.
 fn on_wake(_wake: Wake) -> Result<(), Error> {
-    engine::wake(environment::now_ms(), environment::chance()).map_err(Error::from)
+    engine::wake(now_ms(), chance()).map_err(Error::from)
 }
 
 use tools::{docker::*, p2p::*, queue::*, tasks::*, workers::*};
@@ -48,4 +52,5 @@ mcpp_tool::export! {
         task_queue_rpc,
     ],
     timers: on_wake,
+    migration: 1 => migration::migrate,
 }

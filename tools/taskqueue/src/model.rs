@@ -4,12 +4,12 @@
 //! changes nothing; *order*: a claim gives the best task that its worker may have, and none only if there is none; *dependencies*: nothing runs before what it depends on is
 //! completed; *attempts*: never more than there may be; *paused*: nothing is handed out; *room*: nor to a worker that has as many as it may, or is leaving.
 
-mod agreement;
+pub(crate) mod agreement;
 mod history;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use mcpp_tool::store::{Order, Read, StoreError, Transaction, memory, snapshot, transact};
+use mcpp_tool::store::{StoreError, Transaction, View, memory, snapshot, transact};
 use proptest::prelude::*;
 use serde_json::json;
 
@@ -19,7 +19,7 @@ use self::{
 };
 use crate::{
     engine::{self, ClaimRequest, QueueError, Submission},
-    queue::{KEYS, Paused, Settings, TASKS, WORKERS, canonical_type, rank, set_settings, settings},
+    queue::{self, KEYS, Paused, RUNNING, Settings, TASKS, WORKERS, canonical_type, rank, set_settings, settings},
     record::{Spec, State, Status, Task, Worker},
     rules::{Claim, Outcome, Refused},
 };
@@ -48,20 +48,16 @@ struct Play {
     fill_bytes: usize,
 }
 
-fn tasks(t: &mut impl Read) -> BTreeMap<String, Task> {
-    let mut all = BTreeMap::new();
-    loop {
-        // A page ends at 1 MiB.
-        let last = all.last_key_value().map(|(id, _): (&String, &Task)| id.clone());
-        let page = TASKS.page(t, last.as_ref(), 1_000, Order::Ascending).expect("readable");
-        if page.is_empty() {
-            return all;
-        }
-        all.extend(page);
-    }
+fn tasks(t: &View<'_>) -> BTreeMap<String, Task> {
+    TASKS
+        .all()
+        .walk(t)
+        .map(|row| row.map(|(_, task)| (task.id.clone(), task)))
+        .collect::<Result<_, _>>()
+        .expect("readable")
 }
 
-fn run<T>(work: impl FnMut(&mut Transaction) -> Result<T, QueueError>) -> Result<T, QueueError> {
+fn run<T>(work: impl FnMut(&Transaction<'static>) -> Result<T, QueueError>) -> Result<T, QueueError> {
     let result = transact(work);
     assert!(!matches!(result, Err(QueueError::Store(_))), "the store refuses: {:?}", result.err());
     result
@@ -122,9 +118,6 @@ impl Play {
                     metadata: None,
                     registered_ms: now,
                     seen_ms: now,
-                    running: 0,
-                    completed: 0,
-                    failed: 0,
                     leaves_ms: None,
                 };
                 run(|t| engine::register(t, worker.clone())).expect("registered");
@@ -155,7 +148,7 @@ impl Play {
         };
         let submission = Submission { id: None, not_before_ms: self.now + wish.delay_ms, spec };
         let known = submission.spec.idempotency_key.clone().and_then(|key| {
-            let t = &mut snapshot().expect("a snapshot");
+            let t = &snapshot().expect("a snapshot");
             KEYS.get(t, &key).expect("readable")
         });
         let now = self.now;
@@ -187,18 +180,22 @@ impl Play {
             .filter(|(bit, _)| types >> bit & 1 == 1)
             .map(|(_, name)| (*name).to_owned())
             .collect();
-        let request = ClaimRequest { worker, types: types.clone(), session: session.then_some("s"), peer: None };
+        let request =
+            ClaimRequest { worker, types: types.clone(), session: session.then_some("s"), ..ClaimRequest::default() };
         let now = self.now;
-        let due_before = due(&tasks(&mut snapshot().expect("a snapshot")), now);
+        let due_before = due(&tasks(&snapshot().expect("a snapshot")), now);
         engine::look_after(now, 0.5).expect("looked after");
         // As the claim finds them: a lease that has ended does not count against its worker any more.
-        let t = &mut snapshot().expect("a snapshot");
+        let t = &snapshot().expect("a snapshot");
         let paused = settings(t).expect("readable").paused.is_some();
-        let known = WORKERS.get(t, &worker.to_owned()).expect("readable");
-        let room = known.is_none_or(|known| known.leaves_ms.is_none() && known.running < known.max_concurrent_tasks);
+        let known = WORKERS.get(t, worker).expect("readable");
+        let room = known.is_none_or(|known| {
+            known.leaves_ms.is_none()
+                && engine::has(t, worker, RUNNING).expect("readable") < known.max_concurrent_tasks.into()
+        });
         let claimed = run(|t| engine::claim(t, &request, now)).expect("a claim is legal");
         // As the claim left them: the one that was given, and those that could have been.
-        let all = tasks(&mut snapshot().expect("a snapshot"));
+        let all = tasks(&snapshot().expect("a snapshot"));
         // A claim has room for so many of each kind; the timer does the rest.
         let looked_after = if self.fill_bytes == 0 { 8 } else { 4 };
         for (before, after) in due_before.into_iter().zip(due(&all, now)) {
@@ -215,7 +212,7 @@ impl Play {
                 && task.spec.session.as_deref().is_none_or(|_| session)
                 && task.spec.sticky_worker.as_deref().is_none_or(|sticky| sticky == worker)
         };
-        let place = |task: &Task| (rank(task.spec.priority), task.created_ms, task.id.clone());
+        let place = |task: &Task| (rank(task.spec.priority), task.line_ms(), task.id.clone());
         let best = all.values().filter(|task| task.state == State::Ready && may_have(task)).map(place).min();
         match claimed {
             None => prop_assert_eq!(best, None, "order: something is ready"),
@@ -241,7 +238,7 @@ impl Play {
     }
 
     fn task(&self, id: &str) -> Option<Task> {
-        TASKS.get(&mut snapshot().expect("a snapshot"), &id.to_owned()).expect("readable")
+        queue::find(&snapshot().expect("a snapshot"), id).expect("readable")
     }
 
     fn finish(&mut self, which: usize, outcome: u8, token_of: usize, token: bool) -> Result<(), TestCaseError> {
@@ -293,7 +290,7 @@ impl Play {
     }
 
     fn check(&mut self) -> Result<(), TestCaseError> {
-        let t = &mut snapshot().expect("a snapshot");
+        let t = &snapshot().expect("a snapshot");
         let all = tasks(t);
         for id in std::mem::take(&mut self.acknowledged) {
             // Only what has ended is ever forgotten.

@@ -18,34 +18,48 @@ pub struct Task {
     /// The submitter's request.
     pub spec: Spec,
     /// Its dependencies that are not completed yet.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub waiting_for: Vec<String>,
     /// Where it stands.
     pub state: State,
     /// When it was submitted, in milliseconds since 1970-01-01 UTC, as all times here.
     pub created_ms: u64,
+    /// Since when it stands in line, where that is not since its submission.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub line_ms: Option<u64>,
     /// When it last changed.
     pub updated_ms: u64,
     /// When it last became ready, for measuring how long it waits.
     pub ready_ms: u64,
     /// When its last attempt began.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub started_ms: Option<u64>,
     /// When it ended.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub finished_ms: Option<u64>,
     /// Attempts that were begun.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub attempt: u32,
     /// Rises with every claim; an older one's holder may not change the task any more.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub fencing_token: u64,
     /// The task's result.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub result: Option<Value>,
     /// The last error.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub error: Option<String>,
     /// It failed for good, after all its attempts.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub dead_letter: bool,
     /// The last lines of its log.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub logs: Vec<LogLine>,
     /// How far it is, in its worker's words.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub progress: Option<Value>,
     /// How often it was retried as a new task.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub retries: u32,
 }
 
@@ -55,20 +69,26 @@ pub struct Spec {
     /// The type, by which workers choose.
     pub task_type: String,
     /// The model it is for; may be empty.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub model_name: String,
     /// The work to do; an object.
     pub payload: Value,
     /// Higher is sooner.
     pub priority: f64,
     /// For finding it.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub tags: Vec<String>,
     /// The tasks that must be completed before it.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub dependencies: Vec<String>,
     /// Only a claimer of this session may have it.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub session: Option<String>,
     /// Only this worker may have it.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub sticky_worker: Option<String>,
     /// The key that makes a second submission the same one.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub idempotency_key: Option<String>,
     /// How many attempts there may be; 0 for no limit.
     pub max_attempts: u32,
@@ -77,9 +97,16 @@ pub struct Spec {
     /// By how much each further wait is longer.
     pub backoff_factor: f64,
     /// How long one attempt may take, in milliseconds; none for no limit.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub timeout_ms: Option<u64>,
     /// The submitter's own notes.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub metadata: Option<Value>,
+}
+
+/// Whether a field need not be stored.
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 impl Spec {
@@ -205,6 +232,11 @@ impl Task {
         }
     }
 
+    /// Since when it stands in line among those of its rank.
+    pub fn line_ms(&self) -> u64 {
+        self.line_ms.unwrap_or(self.created_ms)
+    }
+
     /// The worker that has it.
     pub fn worker(&self) -> Option<&str> {
         match &self.state {
@@ -328,12 +360,7 @@ pub struct Worker {
     pub registered_ms: u64,
     /// When it last claimed, renewed or finished something.
     pub seen_ms: u64,
-    /// Tasks that it has now.
-    pub running: u32,
-    /// Tasks that it completed.
-    pub completed: u64,
-    /// Tasks that failed in its hands.
-    pub failed: u64,
     /// It is leaving: it gets no more tasks, and what it still has then is taken back.
+    #[serde(default)]
     pub leaves_ms: Option<u64>,
 }

@@ -214,6 +214,28 @@ pub fn expire(task: &mut Task, now_ms: u64, chance: f64) -> bool {
     true
 }
 
+/// Makes a delayed task ready whose time has come. Nothing if it has not.
+pub fn delay_ended(task: &mut Task, now_ms: u64) -> bool {
+    let is_over = matches!(task.state, State::Delayed { until_ms } if until_ms <= now_ms);
+    if is_over {
+        settle(task, 0, now_ms);
+    }
+    is_over
+}
+
+/// Gives a task that has not ended another priority; with `requeue` it goes behind those that have it already.
+pub fn set_priority(task: &mut Task, priority: f64, requeue: bool, now_ms: u64) -> Result<(), Refused> {
+    if task.status().is_final() {
+        return Err(Refused::Ended);
+    }
+    task.spec.priority = priority;
+    task.updated_ms = now_ms;
+    if requeue {
+        task.line_ms = Some(now_ms);
+    }
+    Ok(())
+}
+
 /// Cancels a task; a running one only by force.
 pub fn cancel(task: &mut Task, reason: &str, force: bool, now_ms: u64) -> Result<(), Refused> {
     match task.state {

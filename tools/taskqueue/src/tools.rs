@@ -1,6 +1,7 @@
 //! The tools. Each answers as `contracts` has it: the `task_*`, `queue_*` and `worker_*` tools with `success`, the `p2p_*` ones with `ok`; none raises.
 #![allow(missing_docs, reason = "a tool's doc comment is its description, and its parameters have their own")]
 
+pub(crate) mod bulk;
 pub mod docker;
 pub mod p2p;
 pub mod queue;
@@ -9,7 +10,7 @@ pub mod workers;
 
 use mcpp_tool::{
     Output,
-    store::{Transaction, transact},
+    store::{Snapshot, Transaction, snapshot, transact},
 };
 use serde_json::{Map, Value, json};
 
@@ -21,7 +22,7 @@ pub(crate) fn answer(value: Value) -> Output {
 }
 
 /// Runs one transaction.
-pub(crate) fn run<T>(work: impl FnMut(&mut Transaction) -> Result<T, QueueError>) -> Result<T, QueueError> {
+pub(crate) fn run<T>(work: impl FnMut(&Transaction<'static>) -> Result<T, QueueError>) -> Result<T, QueueError> {
     transact(work)
 }
 
@@ -47,8 +48,6 @@ pub(crate) fn settle(result: Result<Value, QueueError>, asked: (&str, &str)) -> 
 }
 
 /// Runs work that only reads, on a snapshot.
-pub(crate) fn read<T>(
-    work: impl FnOnce(&mut mcpp_tool::store::Snapshot) -> Result<T, QueueError>,
-) -> Result<T, QueueError> {
-    work(&mut mcpp_tool::store::snapshot()?)
+pub(crate) fn read<T>(work: impl FnOnce(&Snapshot) -> Result<T, QueueError>) -> Result<T, QueueError> {
+    work(&snapshot()?)
 }

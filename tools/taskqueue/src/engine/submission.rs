@@ -1,14 +1,14 @@
 //! Submitting tasks: what may be submitted, what was submitted before, and submitting again what has ended.
 
-use mcpp_tool::store::{Read, StoreError, Write};
+use mcpp_tool::store::{StoreError, Transaction, View};
 
 use super::{
     QueueError, find,
     ids::{check_name, check_task_id, is_id, retry_id},
-    upkeep,
+    upkeep, waiting,
 };
 use crate::{
-    queue::{KEYS, TASKS, canonical_type, save},
+    queue::{self, KEYS, canonical_type, save},
     record::{Spec, State, Task},
     rules,
 };
@@ -73,12 +73,7 @@ impl Submission {
 }
 
 /// Submits a task. The same work under the same id or idempotency key is the same task, whatever has become of it.
-pub fn submit(
-    t: &mut (impl Write + ?Sized),
-    submission: &Submission,
-    new_id: &str,
-    now_ms: u64,
-) -> Result<Task, QueueError> {
+pub fn submit(t: &Transaction<'_>, submission: &Submission, new_id: &str, now_ms: u64) -> Result<Task, QueueError> {
     match known(t, submission)? {
         // Also where an earlier version took an id that is not legal now.
         Some(known) => same_work(submission, known),
@@ -86,6 +81,28 @@ pub fn submit(
             submission.check()?;
             accept(t, submission, new_id, now_ms)
         }
+    }
+}
+
+/// Submits tasks, all or none. A task may depend on an earlier one of them.
+pub fn submit_all(
+    t: &Transaction<'_>,
+    submissions: &[Submission],
+    new_ids: &[String],
+    now_ms: u64,
+) -> Result<Vec<Task>, QueueError> {
+    let submitted = submissions.iter().zip(new_ids).enumerate();
+    submitted.map(|(number, (one, id))| submit(t, one, id, now_ms).map_err(|error| in_batch(number, error))).collect()
+}
+
+/// The error with the number of the task that it is of.
+fn in_batch(number: usize, error: QueueError) -> QueueError {
+    match error {
+        QueueError::Store(StoreError::TransactionTooLarge | StoreError::TooLong) => QueueError::Invalid(format!(
+            "tasks/{number}: there are too many or too large ones before it to be submitted all or none"
+        )),
+        QueueError::Store(error) => error.into(),
+        other => QueueError::Invalid(format!("tasks/{number}: {other}")),
     }
 }
 
@@ -98,16 +115,11 @@ fn same_work(submission: &Submission, known: Task) -> Result<Task, QueueError> {
 }
 
 /// Stores a new task.
-fn accept(
-    t: &mut (impl Write + ?Sized),
-    submission: &Submission,
-    new_id: &str,
-    now_ms: u64,
-) -> Result<Task, QueueError> {
+fn accept(t: &Transaction<'_>, submission: &Submission, new_id: &str, now_ms: u64) -> Result<Task, QueueError> {
     let id = submission.id.clone().unwrap_or_else(|| new_id.to_owned());
     let mut waiting_for = Vec::new();
     for dependency in &submission.spec.dependencies {
-        let parent = if *dependency == id { None } else { TASKS.get(t, dependency)? };
+        let parent = if *dependency == id { None } else { queue::find(t, dependency)? };
         match parent.map(|parent| parent.state) {
             None => return Err(QueueError::Invalid(format!("dependency {dependency:?} is not a task"))),
             Some(State::Completed) => {}
@@ -119,23 +131,21 @@ fn accept(
     }
     let mut task = record(submission.spec.clone(), id, waiting_for, now_ms);
     rules::settle(&mut task, submission.not_before_ms, now_ms);
-    if let Some(key) = &task.spec.idempotency_key {
-        KEYS.set(t, key, &task.id)?;
-    }
     save(t, None, Some(&task), now_ms)?;
+    waiting::ring(t, &task, now_ms)?;
     upkeep::plan(t, &task, now_ms)?;
     Ok(task)
 }
 
-fn known(t: &mut (impl Read + ?Sized), submission: &Submission) -> Result<Option<Task>, StoreError> {
+fn known(t: &View<'_>, submission: &Submission) -> Result<Option<Task>, StoreError> {
     if let Some(id) = submission.id.as_ref().filter(|id| is_id(id))
-        && let Some(task) = TASKS.get(t, id)?
+        && let Some(task) = queue::find(t, id)?
     {
         return Ok(Some(task));
     }
     let Some(key) = submission.spec.idempotency_key.as_ref().filter(|key| is_id(key)) else { return Ok(None) };
     match KEYS.get(t, key)? {
-        Some(id) => TASKS.get(t, &id),
+        Some(id) => queue::find(t, &id),
         None => Ok(None),
     }
 }
@@ -147,6 +157,7 @@ fn record(spec: Spec, id: String, waiting_for: Vec<String>, now_ms: u64) -> Task
         waiting_for,
         state: State::Blocked,
         created_ms: now_ms,
+        line_ms: None,
         updated_ms: now_ms,
         ready_ms: now_ms,
         started_ms: None,
@@ -164,7 +175,7 @@ fn record(spec: Spec, id: String, waiting_for: Vec<String>, now_ms: u64) -> Task
 
 /// Submits a task that has ended again, as `<id>-retry-<n>`.
 pub fn retry(
-    t: &mut (impl Write + ?Sized),
+    t: &Transaction<'_>,
     id: &str,
     max_attempts: Option<u32>,
     timeout_ms: Option<u64>,

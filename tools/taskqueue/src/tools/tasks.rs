@@ -1,12 +1,15 @@
 //! `task_*`: submitting tasks and looking at them.
 
-use mcpp_tool::{Output, tool};
+use mcpp_tool::{
+    Output,
+    environment::{id as new_id, now_ms, rfc3339 as iso},
+    tool,
+};
 use serde_json::{Value, json};
 
 use super::{read, run, settle};
 use crate::{
-    engine::{self, QueueError, Submission, position},
-    environment::{iso, new_id, now_ms},
+    engine::{self, Filter, QueueError, Submission, position},
     listing::{self, List, Query},
     record::{DEFAULT_ATTEMPTS, Spec, State, Status, Task, seconds},
     statistics,
@@ -47,23 +50,23 @@ pub fn task_submit(
     /// The data that the worker gets.
     payload: serde_json::Map<String, Value>,
     /// Higher is sooner.
-    #[serde(default = "one")]
+    #[arg(default = 1.0)]
     priority: f64,
     /// For finding it.
-    #[serde(default)]
+    #[arg(default)]
     tags: Vec<String>,
     /// How long one attempt may take, in seconds; no limit if absent.
-    #[serde(default)]
+    #[arg(default)]
     #[schemars(range(min = 1))]
     timeout: Option<u64>,
     /// How often it is tried again.
-    #[serde(default)]
+    #[arg(default)]
     retry_policy: Option<RetryPolicy>,
     /// Tasks that must be completed first.
-    #[serde(default)]
+    #[arg(default)]
     dependencies: Vec<String>,
     /// Notes of the submitter's.
-    #[serde(default)]
+    #[arg(default)]
     metadata: Option<serde_json::Map<String, Value>>,
 ) -> Output {
     let policy = retry_policy.unwrap_or_default();
@@ -94,10 +97,6 @@ pub fn task_submit(
     settle(submitted, ("task_id", &task_id))
 }
 
-fn one() -> f64 {
-    1.0
-}
-
 /// When a task will probably begin, from what was measured; none if nothing was.
 fn estimate(position: Option<u64>, per_minute: Option<f64>, now: u64) -> Option<String> {
     let (position, per_minute) = (position?, per_minute.filter(|rate| *rate > 0.0)?);
@@ -111,10 +110,10 @@ pub fn task_status(
     /// The task's id.
     task_id: String,
     /// With the last lines of its log.
-    #[serde(default)]
+    #[arg(default)]
     include_logs: bool,
     /// With what was measured of it.
-    #[serde(default)]
+    #[arg(default)]
     include_metrics: bool,
 ) -> Output {
     let status = read(|t| {
@@ -156,10 +155,10 @@ pub fn task_cancel(
     /// The task's id.
     task_id: String,
     /// Why.
-    #[serde(default)]
+    #[arg(default)]
     reason: Option<String>,
     /// Also if it runs.
-    #[serde(default)]
+    #[arg(default)]
     force: bool,
 ) -> Output {
     let now = now_ms();
@@ -180,44 +179,38 @@ pub fn task_cancel(
 #[allow(clippy::too_many_arguments, reason = "the contract's parameters")]
 pub fn task_list(
     /// Only tasks with this status.
-    #[serde(default)]
+    #[arg(default)]
     status_filter: Option<Status>,
     /// Only tasks that this worker has.
-    #[serde(default)]
+    #[arg(default)]
     worker_filter: Option<String>,
     /// Only tasks with all of these tags.
-    #[serde(default)]
+    #[arg(default)]
     tag_filter: Vec<String>,
     /// Only tasks with at least this priority.
-    #[serde(default)]
+    #[arg(default)]
     priority_min: Option<f64>,
     /// Most tasks.
-    #[serde(default = "hundred")]
+    #[arg(default = 100)]
     #[schemars(range(min = 1, max = 1000))]
     limit: usize,
     /// Tasks to pass over.
-    #[serde(default)]
+    #[arg(default)]
     offset: usize,
     /// The `next_cursor` of an earlier list, to go on behind it.
-    #[serde(default)]
+    #[arg(default)]
     cursor: Option<String>,
 ) -> Output {
-    let is_wanted = |task: &Task| {
-        worker_filter.as_deref().is_none_or(|worker| task.worker() == Some(worker))
-            && tag_filter.iter().all(|tag| task.spec.tags.contains(tag))
-            && priority_min.is_none_or(|least| task.spec.priority >= least)
-    };
-    let is_filtered = worker_filter.is_some() || !tag_filter.is_empty() || priority_min.is_some();
-    let matches: Option<&dyn Fn(&Task) -> bool> = if is_filtered { Some(&is_wanted) } else { None };
     let mut statuses = status_filter.map_or(Status::ALL.to_vec(), |status| vec![status]);
     if worker_filter.is_some() {
         // Nothing else has a worker.
         statuses.retain(|status| *status == Status::Running);
     }
+    let filter = Filter { statuses, task_types: Vec::new(), worker: worker_filter, tags: tag_filter, priority_min };
     let listed = read(|t| {
         let after = cursor.as_deref().filter(|cursor| !cursor.is_empty()).map(listing::parse_cursor).transpose()?;
-        let query = Query { statuses, after, offset, limit };
-        let List { tasks, total, next } = listing::list(t, &query, matches, summary)?;
+        let query = Query { filter, after, offset, limit };
+        let List { tasks, total, next } = listing::list(t, &query, summary)?;
         Ok(json!({
             "returned_count": tasks.len(),
             "tasks": tasks,
@@ -227,10 +220,6 @@ pub fn task_list(
         }))
     });
     settle(listed, ("", ""))
-}
-
-fn hundred() -> usize {
-    100
 }
 
 fn summary(task: &Task) -> Value {
@@ -258,7 +247,7 @@ pub fn task_priority(
     /// Higher is sooner.
     new_priority: f64,
     /// Whether it goes behind those that have this priority already.
-    #[serde(default = "yes")]
+    #[arg(default = true)]
     requeue: bool,
 ) -> Output {
     let now = now_ms();
@@ -272,20 +261,16 @@ pub fn task_priority(
     settle(changed, ("task_id", &task_id))
 }
 
-pub(crate) fn yes() -> bool {
-    true
-}
-
 /// Gives a task's result, once it has ended.
 #[tool(read_only)]
 pub fn task_result(
     /// The task's id.
     task_id: String,
     /// With the whole output, besides the result.
-    #[serde(default = "yes")]
+    #[arg(default = true)]
     include_output: bool,
     /// With the last lines of its log.
-    #[serde(default)]
+    #[arg(default)]
     include_logs: bool,
 ) -> Output {
     let result = read(|t| {
@@ -316,7 +301,7 @@ pub fn task_retry(
     /// The id of the task that has ended.
     task_id: String,
     /// Settings that this retry changes.
-    #[serde(default)]
+    #[arg(default)]
     retry_config: Option<RetryConfig>,
 ) -> Output {
     let now = now_ms();

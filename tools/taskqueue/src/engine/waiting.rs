@@ -1,0 +1,112 @@
+//! Claimers that wait for work. Each has an entry of its own, so that a task that becomes ready wakes exactly one claimer that may have it; where no claimer waits, a task
+//! costs one look.
+
+use std::time::{Duration, Instant};
+
+use mcpp_tool::{
+    environment::{chance, id, now_ms},
+    store::{Index, Map, StoreError, Transaction, snapshot, transact, wait},
+};
+use serde::{Deserialize, Serialize};
+
+use super::{ClaimRequest, QueueError, claim_many, look_after};
+use crate::{
+    queue::{ANY_TYPE, canonical_type, lane},
+    record::{State, Task},
+};
+
+/// The shortest and the longest time after which a claimer looks by itself, in seconds: it may have been woken for a task that another one got.
+const LOOK_S: (f64, f64) = (5.0, 10.0);
+/// Claimers that are woken at once where all of them may find something.
+const MOST_WOKEN: usize = 100;
+
+/// Claimers that wait, by an id of their own.
+const WAITERS: Map<String, Waiter> = Map::new("waiter");
+/// Claimers by the groups of ready tasks that they may have.
+const ARMED: Index<(String, String), String> = Index::new("armed");
+
+/// A claimer that waits.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Waiter {
+    /// When its patience is over, in milliseconds since 1970-01-01 UTC.
+    until_ms: u64,
+    /// The groups of ready tasks that it may have.
+    groups: Vec<(String, String)>,
+}
+
+/// Claims at most `most` tasks; where there are none, as soon as there are some, or until the patience is over.
+pub fn claim_or_wait(request: &ClaimRequest<'_>, most: usize, patience: Duration) -> Result<Vec<Task>, QueueError> {
+    let (begun, me) = (Instant::now(), id());
+    let until_ms = now_ms().saturating_add(u64::try_from(patience.as_millis()).unwrap_or(u64::MAX));
+    loop {
+        let now = now_ms();
+        look_after(now, chance())?;
+        let left = patience.saturating_sub(begun.elapsed());
+        let (claimed, version) = {
+            let claimed = transact(|t| {
+                let claimed = claim_many(t, request, most, now)?;
+                match claimed.is_empty() && !left.is_zero() {
+                    true => arm(t, &me, request, until_ms)?,
+                    false => dismiss(t, &me).map(drop)?,
+                }
+                Ok::<_, QueueError>(claimed)
+            })?;
+            (claimed, WAITERS.get_versioned(&snapshot()?, &me)?.1)
+        };
+        if !claimed.is_empty() || left.is_zero() {
+            return Ok(claimed);
+        }
+        // 0 if a task has come between.
+        if version != 0 {
+            let look = Duration::from_secs_f64(LOOK_S.0 + chance() * (LOOK_S.1 - LOOK_S.0));
+            wait(&WAITERS.key(&me), version, left.min(look))?;
+        }
+    }
+}
+
+/// Notes a claimer that waits, unless it is noted.
+fn arm(t: &Transaction<'_>, me: &str, request: &ClaimRequest<'_>, until_ms: u64) -> Result<(), StoreError> {
+    if WAITERS.get(t, me)?.is_some() {
+        return Ok(());
+    }
+    let groups = request.groups();
+    for group in &groups {
+        ARMED.insert(t, group, me)?;
+    }
+    WAITERS.set(t, me, &Waiter { until_ms, groups })
+}
+
+/// Removes a claimer that waits, which wakes it; until when it waits, if it did.
+fn dismiss(t: &Transaction<'_>, who: &str) -> Result<Option<u64>, StoreError> {
+    let Some(waiter) = WAITERS.get(t, who)? else { return Ok(None) };
+    for group in &waiter.groups {
+        ARMED.remove(t, group, who)?;
+    }
+    WAITERS.remove(t, who)?;
+    Ok(Some(waiter.until_ms))
+}
+
+/// Wakes one of the claimers that may have this task, if it is ready.
+pub(super) fn ring(t: &Transaction<'_>, task: &Task, now_ms: u64) -> Result<(), StoreError> {
+    if task.state != State::Ready || ARMED.all().is_empty(t)? {
+        return Ok(());
+    }
+    let lane = lane(task.spec.session.as_deref(), task.spec.sticky_worker.as_deref());
+    for task_type in [canonical_type(&task.spec.task_type), ANY_TYPE] {
+        while let Some(who) = ARMED.of(&(&lane, task_type)).first(t)? {
+            // One that is gone without a word is passed over.
+            if dismiss(t, &who)?.is_some_and(|until_ms| until_ms >= now_ms) {
+                return Ok(());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Wakes claimers when all of them may find something.
+pub(crate) fn ring_all(t: &Transaction<'_>) -> Result<(), StoreError> {
+    for waiter in WAITERS.all().most(MOST_WOKEN).walk(t) {
+        dismiss(t, &waiter?.0)?;
+    }
+    Ok(())
+}

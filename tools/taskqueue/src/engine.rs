@@ -214,4 +214,6 @@ pub(crate) fn is_waited_for(t: &View<'_>, id: &str) -> Result<bool, StoreError> 
 }
 
 #[cfg(test)]
+pub(crate) use self::waiting::{arm as note_waiting, count as waiting_count};
+#[cfg(test)]
 mod tests;

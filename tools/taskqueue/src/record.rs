@@ -237,12 +237,14 @@ impl Task {
         self.line_ms.unwrap_or(self.created_ms)
     }
 
+    /// The lease of the worker that has it.
+    pub fn lease(&self) -> Option<&Lease> {
+        if let State::Running(lease) = &self.state { Some(lease) } else { None }
+    }
+
     /// The worker that has it.
     pub fn worker(&self) -> Option<&str> {
-        match &self.state {
-            State::Running(lease) => Some(&lease.worker),
-            _ => None,
-        }
+        self.lease().map(|lease| &*lease.worker)
     }
 
     /// Bytes of its record.
@@ -281,7 +283,7 @@ impl Task {
 
     /// The record of the MCP++ task-queue protocol. Times are unix times in seconds.
     pub fn wire(&self) -> Value {
-        let lease = if let State::Running(lease) = &self.state { Some(lease) } else { None };
+        let lease = self.lease();
         let next_attempt_at = if let State::Delayed { until_ms } = self.state { seconds(until_ms) } else { 0.0 };
         json!({
             "task_id": self.id,

@@ -1,7 +1,8 @@
 //! The tools. Each answers as `contracts` has it: the `task_*`, `queue_*` and `worker_*` tools with `success`, the `p2p_*` ones with `ok`; none raises.
 #![allow(missing_docs, reason = "a tool's doc comment is its description, and its parameters have their own")]
 
-pub(crate) mod bulk;
+pub mod batch;
+pub mod bulk;
 pub mod docker;
 pub mod p2p;
 pub mod queue;
@@ -9,7 +10,7 @@ pub mod tasks;
 pub mod workers;
 
 use mcpp_tool::{
-    Output,
+    Envelope, Failure, Output,
     store::{Snapshot, Transaction, snapshot, transact},
 };
 use serde_json::{Map, Value, json};
@@ -47,7 +48,15 @@ pub(crate) fn settle(result: Result<Value, QueueError>, asked: (&str, &str)) -> 
     })
 }
 
+/// The same for a result that has a type.
+pub(crate) fn seal<T>(result: Result<T, QueueError>) -> Envelope<T> {
+    result.map_err(Failure::new).into()
+}
+
 /// Runs work that only reads, on a snapshot.
 pub(crate) fn read<T>(work: impl FnOnce(&Snapshot) -> Result<T, QueueError>) -> Result<T, QueueError> {
     work(&snapshot()?)
 }
+
+#[cfg(test)]
+mod tests;

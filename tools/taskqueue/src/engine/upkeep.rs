@@ -186,7 +186,9 @@ fn forget(budget: &mut Budget, now_ms: u64) -> Result<bool, QueueError> {
 /// How many more ended tasks there are than are kept.
 fn surplus(t: &View<'_>) -> Result<u64, StoreError> {
     let ended = [Status::Completed, Status::Failed, Status::Cancelled];
-    let ended = ended.into_iter().try_fold(0_u64, |sum, status| Ok(sum.saturating_add(counted(t, status)?)))?;
+    let ended = ended
+        .into_iter()
+        .try_fold(0_u64, |sum, status| Ok::<_, StoreError>(sum.saturating_add(counted(t, status)?)))?;
     Ok(ended.saturating_sub(settings(t)?.keep_tasks))
 }
 

@@ -34,38 +34,49 @@ struct Waiter {
     groups: Vec<(String, String)>,
 }
 
-/// Claims at most `most` tasks; where there are none, as soon as there are some, or until the patience is over.
+/// Claims at most `most` tasks; where there are none, as soon as there are some, or until the patience or the call's time is over.
 pub fn claim_or_wait(request: &ClaimRequest<'_>, most: usize, patience: Duration) -> Result<Vec<Task>, QueueError> {
     let (begun, me) = (Instant::now(), id());
     let until_ms = now_ms().saturating_add(u64::try_from(patience.as_millis()).unwrap_or(u64::MAX));
+    let mut may_wait = !patience.is_zero();
     loop {
         let now = now_ms();
         look_after(now, chance())?;
         let left = patience.saturating_sub(begun.elapsed());
-        let (claimed, version) = {
-            let claimed = transact(|t| {
-                let claimed = claim_many(t, request, most, now)?;
-                match claimed.is_empty() && !left.is_zero() {
-                    true => arm(t, &me, request, until_ms)?,
-                    false => dismiss(t, &me).map(drop)?,
-                }
-                Ok::<_, QueueError>(claimed)
-            })?;
-            (claimed, WAITERS.get_versioned(&snapshot()?, &me)?.1)
-        };
-        if !claimed.is_empty() || left.is_zero() {
+        may_wait &= !left.is_zero();
+        let claimed = transact(|t| {
+            let claimed = claim_many(t, request, most, now)?;
+            match claimed.is_empty() && may_wait {
+                true => arm(t, &me, request, until_ms)?,
+                false if patience.is_zero() => {}
+                false => drop(dismiss(t, &me)?),
+            }
+            Ok::<_, QueueError>(claimed)
+        })?;
+        if !claimed.is_empty() || !may_wait {
             return Ok(claimed);
         }
-        // 0 if a task has come between.
-        if version != 0 {
-            let look = Duration::from_secs_f64(LOOK_S.0 + chance() * (LOOK_S.1 - LOOK_S.0));
-            wait(&WAITERS.key(&me), version, left.min(look))?;
-        }
+        may_wait = sleep(&me, left)?;
     }
 }
 
+/// Waits until the claimer is woken or looks by itself; false if the call's time is over.
+fn sleep(me: &str, left: Duration) -> Result<bool, StoreError> {
+    /// How much sooner than asked a wait may end without being the last one.
+    const EARLY: Duration = Duration::from_millis(50);
+    let (_, version) = WAITERS.get_versioned(&snapshot()?, me)?;
+    if version == 0 {
+        // A task has come between.
+        return Ok(true);
+    }
+    let patience = left.min(Duration::from_secs_f64(LOOK_S.0 + chance() * (LOOK_S.1 - LOOK_S.0)));
+    let begun = Instant::now();
+    let is_woken = wait(&WAITERS.key(me), version, patience)? != version;
+    Ok(is_woken || begun.elapsed() + EARLY >= patience)
+}
+
 /// Notes a claimer that waits, unless it is noted.
-fn arm(t: &Transaction<'_>, me: &str, request: &ClaimRequest<'_>, until_ms: u64) -> Result<(), StoreError> {
+pub(crate) fn arm(t: &Transaction<'_>, me: &str, request: &ClaimRequest<'_>, until_ms: u64) -> Result<(), StoreError> {
     if WAITERS.get(t, me)?.is_some() {
         return Ok(());
     }
@@ -101,6 +112,12 @@ pub(super) fn ring(t: &Transaction<'_>, task: &Task, now_ms: u64) -> Result<(), 
         }
     }
     Ok(())
+}
+
+/// How many wait.
+#[cfg(test)]
+pub(crate) fn count(t: &mcpp_tool::store::View<'_>) -> Result<usize, StoreError> {
+    WAITERS.all().walk(t).try_fold(0, |count, waiter| waiter.map(|_| count + 1))
 }
 
 /// Wakes claimers when all of them may find something.

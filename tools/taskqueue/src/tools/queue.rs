@@ -51,7 +51,7 @@ pub fn queue_stats(
             "worker_stats": workers,
             "historical": history,
             "clearing": engine::bulks(t)?.iter().find(|bulk| is_clearing(bulk)).map(clearing),
-            "bulk": engine::bulks(t)?.iter().filter(|bulk| bulk.ended_ms.is_none()).map(bulk::progress).collect::<Vec<_>>(),
+            "bulk": engine::bulks(t)?.iter().filter(|bulk| bulk.ended_ms.is_none()).map(bulk::Progress::from).collect::<Vec<_>>(),
         }))
     });
     settle(stats, ("", ""))

@@ -2,7 +2,7 @@
 
 use mcpp_tool::{
     Output,
-    environment::{id as new_id, now_ms, rfc3339 as iso},
+    environment::{now_ms, parse_rfc3339, rfc3339 as iso},
     tool,
 };
 use serde_json::{Value, json};
@@ -39,62 +39,84 @@ pub struct RetryConfig {
     timeout: Option<u64>,
 }
 
-/// Submits a task to the queue. A task with this id and the same work is the same task; with other work it is refused.
-#[tool(idempotent, open_world = false)]
-#[allow(clippy::too_many_arguments, reason = "the contract's parameters")]
-pub fn task_submit(
+/// A task to submit.
+#[derive(Debug, Clone, serde::Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewTask {
     /// The task's id.
-    task_id: String,
+    pub task_id: String,
     /// Its type, by which workers choose.
     task_type: String,
     /// The data that the worker gets.
     payload: serde_json::Map<String, Value>,
     /// Higher is sooner.
-    #[arg(default = 1.0)]
+    #[serde(default = "one")]
     priority: f64,
     /// For finding it.
-    #[arg(default)]
+    #[serde(default)]
     tags: Vec<String>,
     /// How long one attempt may take, in seconds; no limit if absent.
-    #[arg(default)]
+    #[serde(default)]
     #[schemars(range(min = 1))]
     timeout: Option<u64>,
     /// How often it is tried again.
-    #[arg(default)]
+    #[serde(default)]
     retry_policy: Option<RetryPolicy>,
     /// Tasks that must be completed first.
-    #[arg(default)]
+    #[serde(default)]
     dependencies: Vec<String>,
     /// Notes of the submitter's.
-    #[arg(default)]
+    #[serde(default)]
     metadata: Option<serde_json::Map<String, Value>>,
-) -> Output {
-    let policy = retry_policy.unwrap_or_default();
-    let spec = Spec {
-        priority,
-        tags,
-        dependencies,
-        max_attempts: policy.max_retries.map_or(DEFAULT_ATTEMPTS, |retries| retries.saturating_add(1)),
-        backoff_factor: policy.backoff_factor.unwrap_or(2.0),
-        timeout_ms: timeout.map(|seconds| seconds.saturating_mul(1_000)),
-        metadata: metadata.map(Value::Object),
-        ..Spec::new(&task_type, Value::Object(payload))
-    };
-    let submission = Submission { id: Some(task_id.clone()), not_before_ms: 0, spec };
-    let (now, id) = (now_ms(), new_id());
-    let submitted = run(|t| {
-        let task = engine::submit(t, &submission, &id, now)?;
-        let position = position(t, &task)?;
-        let per_minute = statistics::throughput(t, now)?;
-        Ok(json!({
-            "task_id": task.id,
-            "status": task.status().as_str(),
-            "queue_position": position,
-            "estimated_start_time": estimate(position, per_minute, now),
-            "assigned_worker": task.worker(),
-        }))
+    /// Not before this time, as RFC 3339; now if absent.
+    #[serde(default)]
+    not_before: Option<String>,
+}
+
+fn one() -> f64 {
+    1.0
+}
+
+impl NewTask {
+    pub(super) fn submission(self) -> Result<Submission, QueueError> {
+        let policy = self.retry_policy.unwrap_or_default();
+        let not_before_ms = self.not_before.as_deref().map_or(Some(0), parse_rfc3339);
+        let not_before_ms = not_before_ms.ok_or_else(|| {
+            QueueError::Invalid("not_before must be a time such as \"2026-11-26T12:00:00Z\"".to_owned())
+        })?;
+        let spec = Spec {
+            priority: self.priority,
+            tags: self.tags,
+            dependencies: self.dependencies,
+            max_attempts: policy.max_retries.map_or(DEFAULT_ATTEMPTS, |retries| retries.saturating_add(1)),
+            backoff_factor: policy.backoff_factor.unwrap_or(2.0),
+            timeout_ms: self.timeout.map(|seconds| seconds.saturating_mul(1_000)),
+            metadata: self.metadata.map(Value::Object),
+            ..Spec::new(&self.task_type, Value::Object(self.payload))
+        };
+        Ok(Submission { id: Some(self.task_id), not_before_ms, spec })
+    }
+}
+
+/// Submits a task to the queue. A task with this id and the same work is the same task; with other work it is refused.
+#[tool(idempotent, open_world = false)]
+pub fn task_submit(args: NewTask) -> Output {
+    let (now, id) = (now_ms(), args.task_id.clone());
+    let submitted = args.submission().and_then(|submission| {
+        run(|t| {
+            let task = engine::submit(t, &submission, &id, now)?;
+            let position = position(t, &task)?;
+            let per_minute = statistics::throughput(t, now)?;
+            Ok(json!({
+                "task_id": task.id,
+                "status": task.status().as_str(),
+                "queue_position": position,
+                "estimated_start_time": estimate(position, per_minute, now),
+                "assigned_worker": task.worker(),
+            }))
+        })
     });
-    settle(submitted, ("task_id", &task_id))
+    settle(submitted, ("task_id", &id))
 }
 
 /// When a task will probably begin, from what was measured; none if nothing was.

@@ -7,8 +7,16 @@ use super::{TYPES, WORKERS_NAMES};
 #[derive(Debug, Clone)]
 pub(super) enum Op {
     Submit(Box<Wish>),
-    /// Worker, types (a bit for each), whether with the session.
-    Claim(usize, u8, bool),
+    /// All of them or none.
+    SubmitMany(Vec<Wish>),
+    Claim {
+        worker: usize,
+        /// A bit for each.
+        types: u8,
+        session: bool,
+        most: usize,
+        same_type: bool,
+    },
     /// Which of the claims so far, by its own worker and token, or by those of another claim.
     Finish {
         which: usize,
@@ -17,6 +25,8 @@ pub(super) enum Op {
         /// Whether the token is shown too, or the worker's name alone.
         token: bool,
     },
+    /// Which of the claims so far, and how each ends.
+    FinishMany(Vec<(usize, u8)>),
     Renew {
         which: usize,
         token_of: usize,
@@ -65,8 +75,11 @@ pub(super) fn op() -> impl Strategy<Value = Op> {
             );
     let which = 0_usize..8;
     prop_oneof![
-        6 => wish.prop_map(|wish| Op::Submit(Box::new(wish))),
-        8 => (0..WORKERS_NAMES.len(), 0_u8..8, any::<bool>()).prop_map(|(worker, types, session)| Op::Claim(worker, types, session)),
+        6 => wish.clone().prop_map(|wish| Op::Submit(Box::new(wish))),
+        2 => prop::collection::vec(wish, 1..5).prop_map(Op::SubmitMany),
+        8 => (0..WORKERS_NAMES.len(), 0_u8..8, any::<bool>(), prop_oneof![2 => Just(1_usize), 1 => 2_usize..6], any::<bool>())
+            .prop_map(|(worker, types, session, most, same_type)| Op::Claim { worker, types, session, most, same_type }),
+        2 => prop::collection::vec((which.clone(), 0_u8..4), 1..5).prop_map(Op::FinishMany),
         6 => (which.clone(), 0_u8..4, which.clone(), prop::bool::weighted(0.7))
             .prop_map(|(which, outcome, token_of, token)| Op::Finish { which, outcome, token_of, token }),
         2 => (which.clone(), which.clone()).prop_map(|(which, token_of)| Op::Renew { which, token_of }),

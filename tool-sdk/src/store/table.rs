@@ -249,8 +249,8 @@ impl<K: Key, V: Serialize + DeserializeOwned> Table<K, V> {
         let Some(mut row) = self.get(t, key)? else { return Ok(None) };
         let before = self.places(key, Some(&row));
         change(&mut row);
-        self.places(key, Some(&row)).replace(t, &before)?;
         self.rows.set(t, key, &row)?;
+        self.places(key, Some(&row)).replace(t, &before)?;
         Ok(Some(row))
     }
 
@@ -264,7 +264,8 @@ impl<K: Key, V: Serialize + DeserializeOwned> Table<K, V> {
         Ok(before)
     }
 
-    /// Writes (or removes, for none) a row whose stored form the caller knows already: `before` must be the row as it is in this transaction.
+    /// Writes (or removes, for none) a row whose stored form the caller knows already: `before` must be the row as it is in this transaction. Nothing has changed
+    /// where the row is too large.
     ///
     /// # Errors
     /// See [`StoreError`].
@@ -275,12 +276,13 @@ impl<K: Key, V: Serialize + DeserializeOwned> Table<K, V> {
         before: Option<&V>,
         after: Option<&V>,
     ) -> Result<(), StoreError> {
-        self.places(key, after).replace(t, &self.places(key, before))?;
         match after {
-            Some(row) => self.rows.set(t, key, row),
-            None if before.is_some() => self.rows.remove(t, key).map(drop),
-            None => Ok(()),
+            // First, so that a row that is too large has changed nothing.
+            Some(row) => self.rows.set(t, key, row)?,
+            None if before.is_some() => drop(self.rows.remove(t, key)?),
+            None => {}
         }
+        self.places(key, after).replace(t, &self.places(key, before))
     }
 }
 

@@ -4,7 +4,7 @@
 use std::{
     cell::{Cell, RefCell},
     collections::BTreeMap,
-    ops::Deref,
+    ops::{Bound, Deref},
 };
 
 use super::{Entry, Order, Page, Range, StoreError, backend};
@@ -63,7 +63,9 @@ impl<'a> View<'a> {
     /// # Errors
     /// See [`StoreError`].
     pub fn scan(&self, range: &Range, limit: u32, order: Order) -> Result<Page, StoreError> {
-        self.write_counts()?;
+        if self.has_unwritten_counts(range) {
+            self.write_counts()?;
+        }
         let page = self.noted(self.source.scan(range, limit, order))?;
         self.charge(0, page.entries.iter().map(|entry| entry.key.len() + entry.value.len()).sum(), false);
         Ok(page)
@@ -97,6 +99,12 @@ impl<'a> View<'a> {
     pub(super) fn count(&self, key: &[u8]) -> Result<i64, StoreError> {
         let stored: i64 = self.get(key)?.map_or(Ok(0), |entry| super::collections::decode_value(&entry.value))?;
         Ok(stored.saturating_add(self.deltas.borrow().get(key).copied().unwrap_or_default()))
+    }
+
+    fn has_unwritten_counts(&self, range: &Range) -> bool {
+        let deltas = self.deltas.borrow();
+        let first = deltas.range::<[u8], _>((Bound::Included(&*range.start), Bound::Unbounded)).next();
+        first.is_some_and(|(key, _)| range.end.as_ref().is_none_or(|end| key < end))
     }
 
     /// Writes the kept counts that have changed: once for each, however many rows were counted.

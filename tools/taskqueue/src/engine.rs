@@ -10,6 +10,8 @@ mod upkeep;
 mod waiting;
 mod workers;
 
+use std::slice;
+
 use mcpp_tool::store::{StoreError, Transaction, View};
 use serde_json::Value;
 
@@ -70,7 +72,6 @@ fn change<T>(
     let before = find(t, id)?;
     let mut after = before.clone();
     let answer = rule(&mut after)?;
-    after.fit();
     store(t, &before, &after, now_ms)?;
     Ok((before, after, answer))
 }
@@ -114,9 +115,9 @@ fn store(t: &Transaction<'_>, before: &Task, after: &Task, now_ms: u64) -> Resul
 fn keep(t: &Transaction<'_>, before: &Task, after: &Task, now_ms: u64) -> Result<(), QueueError> {
     save(t, Some(before), Some(after), now_ms)?;
     if before.state != State::Ready {
-        waiting::ring(t, after, now_ms)?;
+        waiting::ring(t, slice::from_ref(after), now_ms)?;
     }
-    Ok(upkeep::plan(t, after, now_ms)?)
+    Ok(upkeep::plan(t, slice::from_ref(after), now_ms)?)
 }
 
 /// Ends an attempt.

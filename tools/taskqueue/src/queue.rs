@@ -7,7 +7,6 @@ use std::collections::BTreeMap;
 
 use mcpp_tool::store::{Counts, Index, Map, Places, StoreError, Table, Transaction, View};
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 
 use crate::{
     record::{State, Status, Task, Worker},
@@ -194,7 +193,14 @@ pub fn find(t: &View<'_>, id: &str) -> Result<Option<Task>, StoreError> {
 /// Stores what has become of a task; none for a task that is forgotten.
 pub fn save(t: &Transaction<'_>, before: Option<&Task>, after: Option<&Task>, now_ms: u64) -> Result<(), StoreError> {
     let Some(key) = after.or(before).map(|task| (task.created_ms, task.id.clone())) else { return Ok(()) };
-    TASKS.replace(t, &key, before, after)?;
+    match (TASKS.replace(t, &key, before, after), after) {
+        (Err(StoreError::ValueTooLarge), Some(after)) => {
+            let mut fitting = after.clone();
+            fitting.fit();
+            TASKS.replace(t, &key, before, Some(&fitting))?;
+        }
+        (stored, _) => stored?,
+    }
     if let Some(after) = after
         && before.map(|task| &task.state) != Some(&after.state)
     {
@@ -204,21 +210,32 @@ pub fn save(t: &Transaction<'_>, before: Option<&Task>, after: Option<&Task>, no
     workers(t, before, after, now_ms)
 }
 
+/// The payload of an event on the topic `task`.
+#[derive(Serialize)]
+struct Told<'a> {
+    task_id: &'a str,
+    task_type: &'a str,
+    status: Status,
+    attempt: u32,
+    error: Option<String>,
+}
+
 /// Emits the event that tells of a task's state.
 pub(crate) fn announce(t: &Transaction<'_>, task: &Task) -> Result<(), StoreError> {
     /// Characters of an error that an event has: its payload has a bound, and each subscriber gets a copy.
     const MAX_ERROR_CHARS: usize = 1_000;
     let error = task.error.as_ref().map(|error| error.chars().take(MAX_ERROR_CHARS).collect::<String>());
-    let payload = json!({
-        "task_id": task.id,
-        "task_type": task.spec.task_type,
-        "status": task.status().as_str(),
-        "attempt": task.attempt,
-        "error": error,
-    });
+    let payload = Told {
+        task_id: &task.id,
+        task_type: &task.spec.task_type,
+        status: task.status(),
+        attempt: task.attempt,
+        error,
+    };
+    let payload = serde_json::to_vec(&payload).map_err(|_| StoreError::Unreadable)?;
     // The key of an event has a bound that an id need not keep to.
     let key: String = task.id.chars().take(64).collect();
-    t.emit("task", &key, payload.to_string().as_bytes()).map(|_| ())
+    t.emit("task", &key, &payload).map(|_| ())
 }
 
 /// How many tasks have a status.

@@ -249,21 +249,7 @@ impl Task {
 
     /// Bytes of its record.
     pub fn bytes(&self) -> usize {
-        /// Counts what is written to it.
-        struct Count(usize);
-        impl std::io::Write for Count {
-            fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-                self.0 = self.0.saturating_add(bytes.len());
-                Ok(bytes.len())
-            }
-            fn flush(&mut self) -> std::io::Result<()> {
-                Ok(())
-            }
-        }
-        let mut count = Count(0);
-        // Nothing in a record is without a JSON form.
-        let _counted = serde_json::to_writer(&mut count, self);
-        count.0
+        json_bytes(self)
     }
 
     /// Drops log, progress and result, as far as needed, from a record that an earlier version let grow to where nothing can be added: a task that cannot change
@@ -338,6 +324,25 @@ impl Task {
         }
         Some(Value::Object(result))
     }
+}
+
+/// Bytes of the JSON of a value.
+pub fn json_bytes(value: &impl Serialize) -> usize {
+    /// Counts what is written to it.
+    struct Count(usize);
+    impl std::io::Write for Count {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0 = self.0.saturating_add(bytes.len());
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let mut count = Count(0);
+    // Nothing in a record is without a JSON form.
+    let _counted = serde_json::to_writer(&mut count, value);
+    count.0
 }
 
 /// A unix time in seconds.

@@ -9,11 +9,10 @@ use super::{
     QueueError,
     ids::check_name,
     peers::{clock, heard_of},
-    store,
-    upkeep::UPKEEP,
+    upkeep,
 };
 use crate::{
-    queue::{ANY_TYPE, OPEN_LANE, Place, READY, RUNNING, TASKS, WORK, WORKERS, canonical_type, lane, settings},
+    queue::{ANY_TYPE, OPEN_LANE, Place, READY, RUNNING, TASKS, WORK, WORKERS, canonical_type, lane, save, settings},
     record::Task,
     rules,
 };
@@ -92,7 +91,7 @@ pub fn claim_many(
     now_ms: u64,
 ) -> Result<Vec<Task>, QueueError> {
     request.check()?;
-    UPKEEP.revive(t, now_ms)?;
+    upkeep::plan(t, &[], now_ms)?;
     let settings = settings(t)?;
     let most = most.min(MAX_CLAIMED).min(room(t, request.worker)?);
     let mut claimed: Vec<Task> = Vec::new();
@@ -100,10 +99,25 @@ pub fn claim_many(
         return Ok(claimed);
     }
     if settings.deterministic {
-        let owned = find_owned(t, request, now_ms)?;
-        return owned.into_iter().map(|place| take(t, &place, request.worker, now_ms)).collect();
+        if let Some(place) = find_owned(t, request, now_ms)? {
+            claimed.push(take(t, &place, request.worker, now_ms)?);
+        }
+    } else {
+        take_next(t, request.clone(), most, now_ms, &mut claimed)?;
     }
-    let (mut request, begun) = (request.clone(), t.spent().bytes);
+    upkeep::plan(t, &claimed, now_ms)?;
+    Ok(claimed)
+}
+
+/// Takes the next tasks, until there are as many as wanted or as fit.
+fn take_next(
+    t: &Transaction<'_>,
+    mut request: ClaimRequest<'_>,
+    most: usize,
+    now_ms: u64,
+    claimed: &mut Vec<Task>,
+) -> Result<(), QueueError> {
+    let begun = t.spent().bytes;
     while claimed.len() < most {
         // Where the first one's type is that of the others, it is not known before.
         let wanted = if claimed.is_empty() && request.same_type { 1 } else { most.saturating_sub(claimed.len()) };
@@ -114,7 +128,7 @@ pub fn claim_many(
         for place in next {
             // The record was read and is written.
             if t.spent().bytes.saturating_sub(begun) / 2 >= FULL_BYTES {
-                return Ok(claimed);
+                return Ok(());
             }
             claimed.push(take(t, &place, request.worker, now_ms)?);
         }
@@ -122,16 +136,15 @@ pub fn claim_many(
             request.types = vec![first.spec.task_type.clone()];
         }
     }
-    Ok(claimed)
+    Ok(())
 }
 
 /// Gives the task at a place to a worker.
 fn take(t: &Transaction<'_>, (_, _, id, created_ms): &Place, worker: &str, now_ms: u64) -> Result<Task, QueueError> {
     let before = TASKS.get(t, &(*created_ms, id))?.ok_or_else(|| QueueError::NoTask(id.clone()))?;
     let mut after = before.clone();
-    after.fit();
     rules::claim(&mut after, worker, now_ms)?;
-    store(t, &before, &after, now_ms)?;
+    save(t, Some(&before), Some(&after), now_ms)?;
     Ok(after)
 }
 

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     queue::{self, KEYS, canonical_type, save},
-    record::{Spec, State, Task},
+    record::{Spec, State, Task, json_bytes},
     rules,
 };
 
@@ -55,11 +55,10 @@ impl Submission {
         if !spec.priority.is_finite() {
             return refuse("priority must be a finite number".into());
         }
-        if spec.payload.to_string().len() > MAX_PAYLOAD_BYTES {
+        if json_bytes(&spec.payload) > MAX_PAYLOAD_BYTES {
             return refuse(format!("the payload is larger than {MAX_PAYLOAD_BYTES} bytes"));
         }
-        let notes = (&spec.tags, &spec.metadata);
-        if serde_json::to_string(&notes).map_or(0, |json| json.len()) > MAX_NOTES_BYTES {
+        if json_bytes(&(&spec.tags, &spec.metadata)) > MAX_NOTES_BYTES {
             return refuse(format!("tags and metadata are larger than {MAX_NOTES_BYTES} bytes together"));
         }
         Ok(())
@@ -74,6 +73,12 @@ impl Submission {
 
 /// Submits a task. The same work under the same id or idempotency key is the same task, whatever has become of it.
 pub fn submit(t: &Transaction<'_>, submission: &Submission, new_id: &str, now_ms: u64) -> Result<Task, QueueError> {
+    let task = find_or_accept(t, submission, new_id, now_ms)?;
+    plan(t, std::slice::from_ref(&task), now_ms)?;
+    Ok(task)
+}
+
+fn find_or_accept(t: &Transaction<'_>, submission: &Submission, new_id: &str, now_ms: u64) -> Result<Task, QueueError> {
     match known(t, submission)? {
         // Also where an earlier version took an id that is not legal now.
         Some(known) => same_work(submission, known),
@@ -84,6 +89,12 @@ pub fn submit(t: &Transaction<'_>, submission: &Submission, new_id: &str, now_ms
     }
 }
 
+/// Sees to it that somebody looks after new tasks.
+fn plan(t: &Transaction<'_>, tasks: &[Task], now_ms: u64) -> Result<(), QueueError> {
+    waiting::ring(t, tasks, now_ms)?;
+    Ok(upkeep::plan(t, tasks, now_ms)?)
+}
+
 /// Submits tasks, all or none. A task may depend on an earlier one of them.
 pub fn submit_all(
     t: &Transaction<'_>,
@@ -91,8 +102,12 @@ pub fn submit_all(
     new_ids: &[String],
     now_ms: u64,
 ) -> Result<Vec<Task>, QueueError> {
-    let submitted = submissions.iter().zip(new_ids).enumerate();
-    submitted.map(|(number, (one, id))| submit(t, one, id, now_ms).map_err(|error| in_batch(number, error))).collect()
+    let mut tasks = Vec::with_capacity(submissions.len());
+    for (number, (one, id)) in submissions.iter().zip(new_ids).enumerate() {
+        tasks.push(find_or_accept(t, one, id, now_ms).map_err(|error| in_batch(number, error))?);
+    }
+    plan(t, &tasks, now_ms)?;
+    Ok(tasks)
 }
 
 /// The error with the number of the task that it is of.
@@ -132,8 +147,6 @@ fn accept(t: &Transaction<'_>, submission: &Submission, new_id: &str, now_ms: u6
     let mut task = record(submission.spec.clone(), id, waiting_for, now_ms);
     rules::settle(&mut task, submission.not_before_ms, now_ms);
     save(t, None, Some(&task), now_ms)?;
-    waiting::ring(t, &task, now_ms)?;
-    upkeep::plan(t, &task, now_ms)?;
     Ok(task)
 }
 
@@ -200,6 +213,7 @@ pub fn retry(
         Some(known) => same_work(&again, known)?,
         None => accept(t, &again, "", now_ms)?,
     };
+    plan(t, std::slice::from_ref(&task), now_ms)?;
     save(t, Some(&before), Some(&after), now_ms)?;
     Ok((task, retries))
 }

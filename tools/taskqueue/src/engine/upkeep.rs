@@ -30,16 +30,19 @@ pub(super) const FOLLOWING_TASKS: usize = 16;
 /// Bytes that those read and write.
 pub(super) const FOLLOWING_BYTES: u64 = 256 << 10;
 
-/// Sees to it that the alarm rings when something is due with this task.
-pub(super) fn plan(t: &Transaction<'_>, task: &Task, now_ms: u64) -> Result<(), StoreError> {
-    match &task.state {
-        State::Delayed { until_ms } => UPKEEP.by(t, *until_ms, now_ms),
-        State::Running(lease) => UPKEEP.by(t, lease.until_ms, now_ms),
+/// Sees to it that the alarm rings when something is due with one of these tasks.
+pub(super) fn plan(t: &Transaction<'_>, tasks: &[Task], now_ms: u64) -> Result<(), StoreError> {
+    let due = |task: &Task| match &task.state {
+        State::Delayed { until_ms } => Some(*until_ms),
+        State::Running(lease) => Some(lease.until_ms),
         State::Completed | State::Failed | State::Cancelled => {
-            let ended_ms = task.finished_ms.unwrap_or(task.updated_ms);
-            UPKEEP.by(t, ended_ms.saturating_add(TIDY_MS), now_ms)
+            Some(task.finished_ms.unwrap_or(task.updated_ms).saturating_add(TIDY_MS))
         }
-        State::Blocked | State::Ready => UPKEEP.revive(t, now_ms),
+        State::Blocked | State::Ready => None,
+    };
+    match tasks.iter().filter_map(due).min() {
+        Some(at_ms) => UPKEEP.by(t, at_ms, now_ms),
+        None => UPKEEP.revive(t, now_ms),
     }
 }
 
@@ -89,7 +92,6 @@ fn catch_up(budget: &mut Budget, is_leased: bool, now_ms: u64, chance: f64) -> R
         if !rules::expire(&mut after, now_ms, chance) && !rules::delay_ended(&mut after, now_ms) {
             return Ok(false);
         }
-        after.fit();
         store(t, &before, &after, now_ms)?;
         Ok(true)
     };
@@ -124,7 +126,6 @@ fn told(t: &Transaction<'_>, before: &Task, parent: &str, succeeded: bool, now_m
     if after == *before {
         return Ok(false);
     }
-    after.fit();
     keep(t, before, &after, now_ms)?;
     if after.status().is_final() && is_waited_for(t, &after.id)? {
         tell_later(t, &after.id, now_ms)?;

@@ -97,11 +97,17 @@ fn dismiss(t: &Transaction<'_>, who: &str) -> Result<Option<u64>, StoreError> {
     Ok(Some(waiter.until_ms))
 }
 
-/// Wakes one of the claimers that may have this task, if it is ready.
-pub(super) fn ring(t: &Transaction<'_>, task: &Task, now_ms: u64) -> Result<(), StoreError> {
-    if task.state != State::Ready || ARMED.all().is_empty(t)? {
+/// Wakes a claimer for each of these tasks that is ready.
+pub(super) fn ring(t: &Transaction<'_>, tasks: &[Task], now_ms: u64) -> Result<(), StoreError> {
+    let mut ready = tasks.iter().filter(|task| task.state == State::Ready).peekable();
+    if ready.peek().is_none() || ARMED.all().is_empty(t)? {
         return Ok(());
     }
+    ready.try_for_each(|task| ring_for(t, task, now_ms))
+}
+
+/// Wakes one of the claimers that may have this task.
+fn ring_for(t: &Transaction<'_>, task: &Task, now_ms: u64) -> Result<(), StoreError> {
     let lane = lane(task.spec.session.as_deref(), task.spec.sticky_worker.as_deref());
     for task_type in [canonical_type(&task.spec.task_type), ANY_TYPE] {
         while let Some(who) = ARMED.of(&(&lane, task_type)).first(t)? {

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     queue::{COMPLETED, FAILED, HELD, RUNNING, TASKS, TaskKey, WORK, WORKERS},
-    record::Worker,
+    record::{Worker, json_bytes},
     rules,
 };
 
@@ -19,7 +19,7 @@ pub const MAX_WORKER_BYTES: usize = 64 << 10;
 
 /// Registers a worker, or renews what is known of one.
 pub fn register(t: &Transaction<'_>, worker: Worker) -> Result<Worker, QueueError> {
-    let bytes = serde_json::to_string(&worker).map_or(0, |json| json.len());
+    let bytes = json_bytes(&worker);
     if bytes > MAX_WORKER_BYTES {
         return Err(QueueError::Invalid(format!(
             "capabilities, resource_limits and metadata have {bytes} bytes together; {MAX_WORKER_BYTES} are allowed"
@@ -99,7 +99,6 @@ fn take_back(t: &Transaction<'_>, key: &TaskKey, worker: &str, now_ms: u64) -> R
     let Some(before) = TASKS.get(t, key)?.filter(|task| task.worker() == Some(worker)) else { return Ok(false) };
     let mut after = before.clone();
     rules::release(&mut after, rules::Claim::default(), "worker unregistered", now_ms)?;
-    after.fit();
     store(t, &before, &after, now_ms)?;
     Ok(true)
 }

@@ -131,11 +131,11 @@ impl Key for Vec<u8> {
 }
 
 pub(super) fn encode_bytes(key: &[u8], bytes: &mut Vec<u8>) {
-    for byte in key {
-        bytes.push(*byte);
-        if *byte == 0 {
-            bytes.push(255);
+    for (number, part) in key.split(|byte| *byte == 0).enumerate() {
+        if number > 0 {
+            bytes.extend_from_slice(&[0, 255]);
         }
+        bytes.extend_from_slice(part);
     }
     bytes.extend_from_slice(&END);
 }

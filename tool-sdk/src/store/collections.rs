@@ -14,7 +14,9 @@ use super::{
 
 /// The beginning of the keys of a collection.
 pub(super) fn beginning(name: &str) -> Vec<u8> {
-    let mut bytes = Vec::new();
+    /// Room for most keys, so that they need not grow.
+    const MOST_KEYS: usize = 96;
+    let mut bytes = Vec::with_capacity(MOST_KEYS);
     codec::encode_bytes(name.as_bytes(), &mut bytes);
     bytes
 }

@@ -1,7 +1,7 @@
 //! A table: rows by key, with the indexes and counts that its author declares. Every write of a row changes those by the difference, so that they agree with the rows by
 //! construction, and none is ever computed by walking.
 
-use std::{collections::BTreeMap, fmt, marker::PhantomData};
+use std::{fmt, marker::PhantomData};
 
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -81,9 +81,10 @@ impl<K: Key> Counts<K> {
 /// Where a row must be found, and where it counts: filled by the function that a [`Table`] is declared with.
 #[derive(Debug, Default)]
 pub struct Places {
-    entries: BTreeMap<Vec<u8>, Vec<u8>>,
-    /// By the key of the count without its part, and how many parts it has.
-    counts: BTreeMap<(Vec<u8>, u8), i64>,
+    /// Keys and values: few, so that looking for one goes through them.
+    entries: Vec<(Vec<u8>, Vec<u8>)>,
+    /// The keys of counts without their part, how many parts they have, and what the row amounts to there.
+    counts: Vec<(Vec<u8>, u8, i64)>,
 }
 
 impl Places {
@@ -94,7 +95,7 @@ impl Places {
         group: &(impl KeyOf<G> + ?Sized),
         place: &(impl KeyOf<P> + ?Sized),
     ) {
-        self.entries.insert(index.key(group, place), Vec::new());
+        self.entries.push((index.key(group, place), Vec::new()));
     }
 
     /// The row is found by a name of its own. Two rows must not have the same one.
@@ -105,7 +106,7 @@ impl Places {
         value: &V,
     ) {
         // Nothing that is a key is without a JSON form; if it were, the map would call it unreadable.
-        self.entries.insert(names.key(name), encode_value(value).unwrap_or_default());
+        self.entries.push((names.key(name), encode_value(value).unwrap_or_default()));
     }
 
     /// The row is one of those that are counted there.
@@ -115,26 +116,24 @@ impl Places {
 
     /// The row amounts to so much there.
     pub fn sum<K: Key>(&mut self, counts: &Counts<K>, key: &(impl KeyOf<K> + ?Sized), amount: i64) {
-        let sum = self.counts.entry((key_of(counts.name, key), counts.shards)).or_default();
-        *sum = sum.saturating_add(amount);
+        self.counts.push((key_of(counts.name, key), counts.shards, amount));
     }
 
     /// Changes everything that differs from what it was.
-    fn replace(mut self, t: &Transaction<'_>, before: &Self) -> Result<(), StoreError> {
-        for (key, value) in &self.entries {
-            if before.entries.get(key) != Some(value) {
-                t.set(key, value)?;
+    fn replace(self, t: &Transaction<'_>, before: Self) -> Result<(), StoreError> {
+        for (key, value) in self.entries.iter().filter(|entry| !before.entries.contains(entry)) {
+            t.set(key, value)?;
+        }
+        for (key, _) in before.entries {
+            if self.entries.iter().all(|(kept, _)| *kept != key) {
+                t.delete(&key)?;
             }
         }
-        for key in before.entries.keys().filter(|key| !self.entries.contains_key(*key)) {
-            t.delete(key)?;
+        for (key, shards, amount) in before.counts {
+            t.add_to_count(key, shards, amount.saturating_neg());
         }
-        for (count, amount) in &before.counts {
-            let change = self.counts.entry(count.clone()).or_default();
-            *change = change.saturating_sub(*amount);
-        }
-        for ((key, shards), change) in self.counts.into_iter().filter(|(_, change)| *change != 0) {
-            t.add_to_count(key, shards, change);
+        for (key, shards, amount) in self.counts {
+            t.add_to_count(key, shards, amount);
         }
         Ok(())
     }
@@ -250,7 +249,7 @@ impl<K: Key, V: Serialize + DeserializeOwned> Table<K, V> {
         let before = self.places(key, Some(&row));
         change(&mut row);
         self.rows.set(t, key, &row)?;
-        self.places(key, Some(&row)).replace(t, &before)?;
+        self.places(key, Some(&row)).replace(t, before)?;
         Ok(Some(row))
     }
 
@@ -282,7 +281,7 @@ impl<K: Key, V: Serialize + DeserializeOwned> Table<K, V> {
             None if before.is_some() => drop(self.rows.remove(t, key)?),
             None => {}
         }
-        self.places(key, after).replace(t, &self.places(key, before))
+        self.places(key, after).replace(t, self.places(key, before))
     }
 }
 

@@ -6,6 +6,8 @@ mod claims;
 mod ids;
 mod peers;
 mod submission;
+mod turns;
+mod unique;
 mod upkeep;
 mod waiting;
 mod workers;
@@ -22,13 +24,14 @@ pub use self::{
     ids::{MAX_ID_BYTES, MAX_SUBMITTED_ID_BYTES, check_name, is_id},
     peers::{PEER_TIMEOUT_MS, clock, heartbeat, peers},
     submission::{MAX_DEPENDENCIES, MAX_NOTES_BYTES, MAX_PAYLOAD_BYTES, Submission, retry, submit, submit_all},
+    turns::{Limit, Overflow, in_line, limit, set_limit},
     upkeep::{look_after, wake},
     waiting::claim_or_wait,
     workers::{Left, MAX_WORKER_BYTES, all_workers, find_worker, register, unregister},
 };
 pub(crate) use self::{bulk::adopt, upkeep::UPKEEP, waiting::ring_all, workers::has};
 use crate::{
-    queue::{self, ANY_TYPE, DEPENDENTS, READY, ready_up_to, save},
+    queue::{self, ANY_TYPE, DEPENDENTS, READY, ready_up_to},
     record::{LogLine, MAX_RECORD_BYTES, State, Status, Task},
     rules::{self, Claim, Outcome, Refused},
 };
@@ -45,6 +48,9 @@ pub enum QueueError {
     /// The id or idempotency key belongs to other work.
     #[error("{0:?} was submitted before with other work")]
     OtherWork(String),
+    /// Its unique key has another task now.
+    #[error("the unique key has the task {0:?} now")]
+    NotUnique(String),
     /// Something given is not legal.
     #[error("{0}")]
     Invalid(String),
@@ -100,6 +106,18 @@ fn add(
 fn kept(reason: &str) -> String {
     const MAX_REASON_CHARS: usize = 1_000;
     reason.chars().take(MAX_REASON_CHARS).collect()
+}
+
+/// Stores what has become of a task (none for one that is forgotten), and lets the next one of its key have its turn.
+fn save(t: &Transaction<'_>, before: Option<&Task>, after: Option<&Task>, now_ms: u64) -> Result<(), QueueError> {
+    queue::save(t, before, after, now_ms)?;
+    if let (Some(forgotten), None) = (before, after) {
+        unique::forget(t, forgotten)?;
+    }
+    match after.or(before).and_then(|task| task.spec.line()) {
+        Some(line) => turns::admit(t, line, now_ms),
+        None => Ok(()),
+    }
 }
 
 /// Stores a task that has changed, sees to it that the timer wakes when something is due with it, and tells those that wait for it or for work.

@@ -44,7 +44,7 @@ mcpp_tool::export! {
     tools: [
         task_submit, task_status, task_cancel, task_list, task_priority, task_result, task_retry,
         task_submit_many, task_claim, task_complete_many, task_renew_many, task_bulk, task_bulk_status,
-        queue_stats, queue_pause, queue_resume, queue_clear,
+        queue_stats, queue_pause, queue_resume, queue_clear, queue_limit,
         worker_register, worker_unregister, worker_status,
         p2p_taskqueue_status, p2p_taskqueue_submit, p2p_taskqueue_claim_next, p2p_taskqueue_call_tool,
         p2p_taskqueue_list_tasks, p2p_taskqueue_get_task, p2p_taskqueue_wait_task, p2p_taskqueue_complete_task,

@@ -3,7 +3,7 @@
 //! *counts*: indexes and counts agree with the records; *found*: every acknowledged task is found; *one-lease*: a task is held by one worker, and a token that was given before its last claim
 //! changes nothing; *order*: a claim gives the best task that its worker may have, and none only if there is none; *dependencies*: nothing runs before what it depends on is
 //! completed; *attempts*: never more than there may be; *paused*: nothing is handed out; *room*: nor to a worker that has as many as it may, or is leaving; *all-or-none*: what is submitted
-//! together is there together.
+//! together is there together; *turns*: a key never has more running than it may, nor begins more than its rate allows, and has a task ready if it may have one.
 
 pub(crate) mod agreement;
 mod claiming;
@@ -20,13 +20,15 @@ use self::{
     history::{Op, Wish, op},
 };
 use crate::{
-    engine::{self, QueueError, Submission},
+    engine::{self, Limit, QueueError, Submission},
     queue::{self, KEYS, Paused, Settings, TASKS, set_settings, settings},
     record::{Spec, State, Status, Task, Worker},
     rules::Claim,
 };
 
 const WORKERS_NAMES: [&str; 3] = ["w0", "w1", "w2"];
+/// Concurrency keys (true) and rate keys.
+const LINES: [(bool, &str); 4] = [(true, "k0"), (true, "k1"), (false, "k0"), (false, "r")];
 const TYPES: [&str; 3] = ["a", "b", "generation"];
 
 /// The task that a claim gave, and to which worker.
@@ -46,6 +48,8 @@ struct Play {
     ended: BTreeSet<String>,
     given: Vec<Given>,
     next_id: u64,
+    /// The limits of the keys.
+    limits: BTreeMap<usize, Limit>,
     /// How large payloads are.
     fill_bytes: usize,
 }
@@ -132,6 +136,12 @@ impl Play {
                 let patience = graceful.then_some(1_000);
                 let _it_may_be_unknown = run(|t| engine::unregister(t, WORKERS_NAMES[*worker], patience, now));
             }
+            Op::Limit { line, concurrency, rate } => {
+                let limit =
+                    Limit { concurrency: *concurrency, rate: *rate, period_ms: Some(1_000), ..Limit::default() };
+                self.limits.insert(*line, limit.clone());
+                run(|t| engine::set_limit(t, LINES[*line], &limit, now)).expect("set");
+            }
             Op::Keep(tasks) => set(|settings| settings.keep_tasks = *tasks),
         }
         Ok(())
@@ -149,6 +159,8 @@ impl Play {
             session: wish.session.then(|| "s".to_owned()),
             sticky_worker: wish.sticky.map(|worker| WORKERS_NAMES[worker].to_owned()),
             idempotency_key: wish.key.map(|key| format!("key-{key}")),
+            concurrency_key: wish.line.filter(|line| LINES[*line].0).map(|line| LINES[line].1.to_owned()),
+            rate_key: wish.line.filter(|line| !LINES[*line].0).map(|line| LINES[line].1.to_owned()),
             max_attempts: wish.max_attempts,
             timeout_ms: wish.timeout_ms,
             ..Spec::new(TYPES[wish.task_type], json!({ "work": wish.task_type, "fill": "x".repeat(self.fill_bytes) }))
@@ -273,10 +285,13 @@ impl Play {
             let waits = !task.waiting_for.is_empty();
             match task.state {
                 State::Blocked => prop_assert!(waits, "dependencies: it waits for nothing: {:?}", task),
-                State::Ready | State::Running(_) | State::Completed => prop_assert!(!waits, "dependencies: {:?}", task),
+                State::Held | State::Ready | State::Running(_) | State::Completed => {
+                    prop_assert!(!waits, "dependencies: {:?}", task)
+                }
                 State::Delayed { .. } | State::Failed | State::Cancelled => {}
             }
         }
+        self.check_turns(t, &all)?;
         agree(t, &all).map_err(|what| TestCaseError::fail(format!("counts: {what}")))
     }
 }

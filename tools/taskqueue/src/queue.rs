@@ -15,7 +15,7 @@ use crate::{
 
 /// Where a task's record lies: when it was submitted, in milliseconds since 1970-01-01 UTC, and its id.
 pub type TaskKey = (u64, String);
-/// Where a ready task stands: its rank (less is sooner), since when, its id, and when it was submitted.
+/// Where a task stands in line: its rank (less is sooner), since when in microseconds, its id, and when it was submitted.
 pub type Place = (u64, u64, String, u64);
 /// When something is due with a task, when that was submitted, and its id.
 pub type DuePlace = (u64, u64, String);
@@ -28,6 +28,10 @@ pub const IDS: Map<String, u64> = Map::new("ids");
 pub const KEYS: Map<String, String> = Map::new("keys");
 /// Ready tasks by lane and type (`*` for any), the next one first.
 pub const READY: Index<(String, String), Place> = Index::new("line");
+/// Tasks that wait for the turn of their key, by its line, the next one first.
+pub const LINES: Index<(bool, String), Place> = Index::new("lines");
+/// How many tasks of a line are held, ready and running.
+pub const IN_LINE: Counts<(bool, String, u8)> = Counts::new("in-line");
 /// Delayed tasks (false) by the end of their delay, and running ones (true) by the end of their lease.
 pub const DUE: Index<bool, DuePlace> = Index::new("due");
 /// Tasks by status, oldest first.
@@ -57,12 +61,25 @@ const SETTINGS: Map<(), Settings> = Map::new("settings");
 pub const OPEN_LANE: &str = "";
 /// Any type.
 pub const ANY_TYPE: &str = "*";
-/// The tasks that a worker has, in [`WORK`].
+/// Tasks that are held, in [`IN_LINE`].
+pub const HELD_BACK: u8 = 1;
+/// Tasks that are ready, in [`IN_LINE`].
+pub const ADMITTED: u8 = 2;
+/// The tasks that a worker has, in [`WORK`], or that run, in [`IN_LINE`].
 pub const RUNNING: u8 = 0;
 /// The tasks that a registered worker completed.
 pub const COMPLETED: u8 = 1;
 /// The tasks that failed in a registered worker's hands.
 pub const FAILED: u8 = 2;
+
+fn line_kind(state: &State) -> Option<u8> {
+    match state {
+        State::Held => Some(HELD_BACK),
+        State::Ready => Some(ADMITTED),
+        State::Running(_) => Some(RUNNING),
+        _ => None,
+    }
+}
 
 /// Where a task is found, and where it counts.
 fn declare((created_ms, id): &TaskKey, task: &Task, places: &mut Places) {
@@ -77,7 +94,15 @@ fn declare((created_ms, id): &TaskKey, task: &Task, places: &mut Places) {
     if !status.is_final() {
         places.count(&TYPES, &(status.as_str(), task_type));
     }
+    if let (Some((is_concurrency, name)), Some(kind)) = (task.spec.line(), line_kind(&task.state)) {
+        places.count(&IN_LINE, &(is_concurrency, name, kind));
+    }
     match &task.state {
+        State::Held => {
+            if let Some(line) = task.spec.line() {
+                places.index(&LINES, &line, &(rank(task.spec.priority), task.line_us(), id, *created_ms));
+            }
+        }
         State::Blocked => task.waiting_for.iter().for_each(|parent| places.index(&DEPENDENTS, parent, &key)),
         State::Delayed { until_ms } => places.index(&DUE, &false, &(*until_ms, *created_ms, id)),
         State::Ready => {
@@ -177,9 +202,9 @@ pub fn rank(priority: f64) -> u64 {
     !ascending
 }
 
-/// Where a ready task stands.
+/// Where a ready task stands: by its key's turn, if it has a key.
 pub fn place(task: &Task) -> Place {
-    (rank(task.spec.priority), task.line_ms(), task.id.clone(), task.created_ms)
+    (rank(task.spec.priority), task.turn_us.unwrap_or(task.line_us()), task.id.clone(), task.created_ms)
 }
 
 /// The task of this id.

@@ -27,6 +27,9 @@ pub struct Task {
     /// Since when it stands in line, where that is not since its submission.
     #[serde(default, skip_serializing_if = "is_default")]
     pub line_ms: Option<u64>,
+    /// The turn of its key that it has got, in microseconds.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub turn_us: Option<u64>,
     /// When it last changed.
     pub updated_ms: u64,
     /// When it last became ready, for measuring how long it waits.
@@ -87,6 +90,15 @@ pub struct Spec {
     /// Only this worker may have it.
     #[serde(default, skip_serializing_if = "is_default")]
     pub sticky_worker: Option<String>,
+    /// The key whose tasks take turns with those of other keys, and of which only so many run at once.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub concurrency_key: Option<String>,
+    /// The key of whose tasks only so many begin in a time.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub rate_key: Option<String>,
+    /// The key of which there is one task in a time.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub unique: Option<Unique>,
     /// The key that makes a second submission the same one.
     #[serde(default, skip_serializing_if = "is_default")]
     pub idempotency_key: Option<String>,
@@ -104,12 +116,46 @@ pub struct Spec {
     pub metadata: Option<Value>,
 }
 
+/// A task of which there is one in a time.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct Unique {
+    /// The name that such tasks share.
+    pub key: String,
+    /// How long, in milliseconds.
+    pub window_ms: u64,
+    /// The rule for a second one.
+    #[serde(default)]
+    pub on_conflict: OnConflict,
+}
+
+/// The rule for a second task of a unique key within its time.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OnConflict {
+    /// It is refused.
+    #[default]
+    Reject,
+    /// The earlier one is cancelled if it still waits.
+    Replace,
+    /// The same, and each waits until no other one has come for so long.
+    Debounce,
+}
+
+/// The line in which a task waits for its turn: those of one key.
+pub type Line<'a> = (bool, &'a str);
+
 /// Whether a field need not be stored.
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
 
 impl Spec {
+    /// The line in which the task waits for its turn, if it has a key: by its concurrency key (true), else by its rate key.
+    pub fn line(&self) -> Option<Line<'_>> {
+        let concurrency = self.concurrency_key.as_deref().map(|key| (true, key));
+        concurrency.or_else(|| self.rate_key.as_deref().map(|key| (false, key)))
+    }
+
     /// A type and a payload, and defaults for everything else.
     pub fn new(task_type: &str, payload: Value) -> Self {
         Self {
@@ -121,6 +167,9 @@ impl Spec {
             dependencies: Vec::new(),
             session: None,
             sticky_worker: None,
+            concurrency_key: None,
+            rate_key: None,
+            unique: None,
             idempotency_key: None,
             max_attempts: DEFAULT_ATTEMPTS,
             backoff_ms: 1_000,
@@ -142,6 +191,8 @@ pub enum State {
         /// When it becomes ready.
         until_ms: u64,
     },
+    /// It waits for its key's turn.
+    Held,
     /// It can be claimed.
     Ready,
     /// A worker has it.
@@ -224,7 +275,7 @@ impl Task {
     /// Its status as the wire knows it.
     pub fn status(&self) -> Status {
         match self.state {
-            State::Blocked | State::Delayed { .. } | State::Ready => Status::Queued,
+            State::Blocked | State::Delayed { .. } | State::Held | State::Ready => Status::Queued,
             State::Running(_) => Status::Running,
             State::Completed => Status::Completed,
             State::Failed => Status::Failed,
@@ -232,9 +283,9 @@ impl Task {
         }
     }
 
-    /// Since when it stands in line among those of its rank.
-    pub fn line_ms(&self) -> u64 {
-        self.line_ms.unwrap_or(self.created_ms)
+    /// Since when it stands in line among those of its rank and key, in microseconds.
+    pub fn line_us(&self) -> u64 {
+        self.line_ms.unwrap_or(self.created_ms).saturating_mul(1_000)
     }
 
     /// The lease of the worker that has it.

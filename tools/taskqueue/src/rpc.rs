@@ -47,7 +47,7 @@ impl From<QueueError> for Failure {
         let name = match &error {
             QueueError::NoTask(_) => "task_missing",
             QueueError::NoWorker(_) => "worker_missing",
-            QueueError::OtherWork(_) => "idempotency_conflict",
+            QueueError::OtherWork(_) | QueueError::NotUnique(_) => "idempotency_conflict",
             QueueError::Invalid(_) => "invalid_message",
             QueueError::Refused(_) => "refused",
             QueueError::Store(_) => "internal_error",

@@ -4,9 +4,9 @@
 use mcpp_tool::store::{Budget, Cursor, Map, StoreError, Transaction, View, bites, snapshot, transact};
 use serde::{Deserialize, Serialize};
 
-use super::{QueueError, cancel, is_waited_for, retry, set_priority, upkeep, upkeep::UPKEEP};
+use super::{QueueError, cancel, is_waited_for, retry, save, set_priority, upkeep, upkeep::UPKEEP};
 use crate::{
-    queue::{LISTED, TASKS, TaskKey, announce, canonical_type, save},
+    queue::{LISTED, TASKS, TaskKey, announce, canonical_type},
     record::{Status, Task},
     rules::{self, Refused},
 };

@@ -9,10 +9,10 @@ use super::{
     QueueError,
     ids::check_name,
     peers::{clock, heard_of},
-    upkeep,
+    save, turns, upkeep,
 };
 use crate::{
-    queue::{ANY_TYPE, OPEN_LANE, Place, READY, RUNNING, TASKS, WORK, WORKERS, canonical_type, lane, save, settings},
+    queue::{ANY_TYPE, OPEN_LANE, Place, READY, RUNNING, TASKS, WORK, WORKERS, canonical_type, lane, settings},
     record::Task,
     rules,
 };
@@ -100,7 +100,7 @@ pub fn claim_many(
     }
     if settings.deterministic {
         if let Some(place) = find_owned(t, request, now_ms)? {
-            claimed.push(take(t, &place, request.worker, now_ms)?);
+            claimed.extend(take(t, &place, request.worker, now_ms)?);
         }
     } else {
         take_next(t, request.clone(), most, now_ms, &mut claimed)?;
@@ -130,7 +130,7 @@ fn take_next(
             if t.spent().bytes.saturating_sub(begun) / 2 >= FULL_BYTES {
                 return Ok(());
             }
-            claimed.push(take(t, &place, request.worker, now_ms)?);
+            claimed.extend(take(t, &place, request.worker, now_ms)?);
         }
         if let (true, Some(first)) = (request.same_type, claimed.first()) {
             request.types = vec![first.spec.task_type.clone()];
@@ -139,13 +139,24 @@ fn take_next(
     Ok(())
 }
 
-/// Gives the task at a place to a worker.
-fn take(t: &Transaction<'_>, (_, _, id, created_ms): &Place, worker: &str, now_ms: u64) -> Result<Task, QueueError> {
+/// Gives the task at a place to a worker, unless a key of it says that it must wait.
+fn take(
+    t: &Transaction<'_>,
+    (_, _, id, created_ms): &Place,
+    worker: &str,
+    now_ms: u64,
+) -> Result<Option<Task>, QueueError> {
     let before = TASKS.get(t, &(*created_ms, id))?.ok_or_else(|| QueueError::NoTask(id.clone()))?;
     let mut after = before.clone();
+    if !turns::may_begin(t, &before, now_ms)? {
+        rules::hold(&mut after, now_ms);
+        save(t, Some(&before), Some(&after), now_ms)?;
+        return Ok(None);
+    }
     rules::claim(&mut after, worker, now_ms)?;
+    turns::begins(t, &after, now_ms)?;
     save(t, Some(&before), Some(&after), now_ms)?;
-    Ok(after)
+    Ok(Some(after))
 }
 
 /// How many more tasks a worker may have: a registered one as many as it said, one that is leaving none. An unregistered worker has no bound.

@@ -5,10 +5,10 @@ use mcpp_tool::store::{StoreError, Transaction, View};
 use super::{
     QueueError, find,
     ids::{check_name, check_task_id, is_id, retry_id},
-    upkeep, waiting,
+    save, turns, unique, upkeep, waiting,
 };
 use crate::{
-    queue::{self, KEYS, canonical_type, save},
+    queue::{self, KEYS, canonical_type},
     record::{Spec, State, Task, json_bytes},
     rules,
 };
@@ -42,6 +42,9 @@ impl Submission {
             ("session_id", spec.session.as_ref()),
             ("sticky_worker_id", spec.sticky_worker.as_ref()),
             ("idempotency_key", spec.idempotency_key.as_ref()),
+            ("concurrency_key", spec.concurrency_key.as_ref()),
+            ("rate_key", spec.rate_key.as_ref()),
+            ("unique/key", spec.unique.as_ref().map(|unique| &unique.key)),
         ];
         for (field, name) in named {
             name.map_or(Ok(()), |name| check_name(field, name))?;
@@ -145,7 +148,9 @@ fn accept(t: &Transaction<'_>, submission: &Submission, new_id: &str, now_ms: u6
         }
     }
     let mut task = record(submission.spec.clone(), id, waiting_for, now_ms);
-    rules::settle(&mut task, submission.not_before_ms, now_ms);
+    let not_before_ms = unique::take_over(t, &task, now_ms)?.max(submission.not_before_ms);
+    rules::settle(&mut task, not_before_ms, now_ms);
+    turns::make_room(t, &task, now_ms)?;
     save(t, None, Some(&task), now_ms)?;
     Ok(task)
 }
@@ -171,6 +176,7 @@ fn record(spec: Spec, id: String, waiting_for: Vec<String>, now_ms: u64) -> Task
         state: State::Blocked,
         created_ms: now_ms,
         line_ms: None,
+        turn_us: None,
         updated_ms: now_ms,
         ready_ms: now_ms,
         started_ms: None,
@@ -203,6 +209,7 @@ pub fn retry(
     let spec = Spec {
         dependencies: Vec::new(),
         idempotency_key: None,
+        unique: None,
         max_attempts: max_attempts.unwrap_or(before.spec.max_attempts),
         timeout_ms: timeout_ms.or(before.spec.timeout_ms),
         ..before.spec.clone()

@@ -3,9 +3,9 @@
 
 use mcpp_tool::store::{Alarm, Budget, StoreError, Transaction, View, bites, snapshot, transact};
 
-use super::{QueueError, all_workers, bulk, is_waited_for, keep, store, workers};
+use super::{QueueError, all_workers, bulk, is_waited_for, keep, save, store, turns, workers};
 use crate::{
-    queue::{DEPENDENTS, DUE, DuePlace, ENDED, RELEASING, TASKS, TaskKey, counted, find, save, settings},
+    queue::{DEPENDENTS, DUE, DuePlace, ENDED, RELEASING, TASKS, TaskKey, counted, find, settings},
     record::{State, Status, Task},
     rules, statistics,
 };
@@ -23,7 +23,7 @@ const MAX_PARENTS: usize = 20;
 
 /// The room of a claim for other tasks, by the way: a few tasks.
 const CLAIM: Budget = Budget { entries: 8, bytes: 4 << 20, ..Budget::UNBOUNDED };
-/// One step of the alarm. Its six steps together stay within a call's default budgets, 64 MiB and 100,000 host calls.
+/// One step of the alarm. Its seven steps together stay within a call's default budgets, 64 MiB and 100,000 host calls.
 pub(super) const STEP: Budget = Budget { entries: 100, bytes: 8 << 20, ..Budget::UNBOUNDED };
 /// Changes that follow from a change within its own transaction: small enough to leave room for the largest record that was changed.
 pub(super) const FOLLOWING_TASKS: usize = 16;
@@ -38,7 +38,7 @@ pub(super) fn plan(t: &Transaction<'_>, tasks: &[Task], now_ms: u64) -> Result<(
         State::Completed | State::Failed | State::Cancelled => {
             Some(task.finished_ms.unwrap_or(task.updated_ms).saturating_add(TIDY_MS))
         }
-        State::Blocked | State::Ready => None,
+        State::Blocked | State::Held | State::Ready => None,
     };
     match tasks.iter().filter_map(due).min() {
         Some(at_ms) => UPKEEP.by(t, at_ms, now_ms),
@@ -53,6 +53,7 @@ pub fn wake(now_ms: u64, chance: f64) -> Result<(), QueueError> {
         let steps = [
             catch_up(&mut { STEP }, false, now_ms, chance),
             catch_up(&mut { STEP }, true, now_ms, chance),
+            turns::catch_up(now_ms),
             release(&mut { STEP }, now_ms),
             forget(&mut { STEP }, now_ms),
             bulk::step(now_ms),
@@ -76,7 +77,7 @@ pub fn look_after(now_ms: u64, chance: f64) -> Result<(), QueueError> {
     for is_leased in [false, true] {
         catch_up(&mut { CLAIM }, is_leased, now_ms, chance)?;
     }
-    Ok(())
+    turns::catch_up(now_ms).map(drop)
 }
 
 /// Makes due tasks ready, or takes back what nobody holds any more; whether there is more.
@@ -208,6 +209,9 @@ fn next_due(t: &Transaction<'_>, now_ms: u64) -> Result<Option<u64>, QueueError>
         if let Some((at, ..)) = index.from(&is_past).first(t)? {
             due_at(at.saturating_add(after_ms));
         }
+    }
+    if let Some(at) = turns::next_due(t)? {
+        due_at(if at > now_ms { at } else { again_ms });
     }
     if !RELEASING.of(&()).is_empty(t)? || bulk::is_under_way(t)? {
         due_at(again_ms);

@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use mcpp_tool::store::snapshot;
+use mcpp_tool::store::{View, memory, snapshot};
 use proptest::prelude::*;
 use serde_json::json;
 
-use super::{Given, Play, TYPES, is_held_by, run, tasks};
+use super::{Given, LINES, Play, TYPES, is_held_by, run, tasks};
 use crate::{
     engine::{self, ClaimRequest, Completion, QueueError},
-    queue::{RUNNING, WORKERS, canonical_type, rank, settings},
+    queue::{self, Place, RUNNING, WORKERS, canonical_type, settings},
     record::{State, Status, Task},
     rules::{Claim, Outcome, Refused},
 };
@@ -45,6 +45,9 @@ impl Play {
                 (known.max_concurrent_tasks as usize).saturating_sub(running as usize)
             }
         });
+        let ready_before = tasks(t).into_values().filter(|task| task.state == State::Ready);
+        let ready_places: BTreeMap<String, Place> =
+            ready_before.map(|task| (task.id.clone(), queue::place(&task))).collect();
         let claimed = run(|t| engine::claim_many(t, &request, most, now)).expect("a claim is legal");
         // As the claim left them: the one that was given, and those that could have been.
         let all = tasks(&snapshot().expect("a snapshot"));
@@ -65,27 +68,41 @@ impl Play {
         let is_of_type = |task: &Task| {
             first_type.as_deref().is_none_or(|first| canonical_type(first) == canonical_type(&task.spec.task_type))
         };
-        let place = |task: &Task| (rank(task.spec.priority), task.line_ms(), task.id.clone());
+        // A claimed task has had its turn.
+        let turns: BTreeMap<String, Place> = ready_places;
+        let place = |task: &Task| turns.get(&task.id).cloned().unwrap_or_else(|| queue::place(task));
         let left = || all.values().filter(|task| task.state == State::Ready && may_have(task));
-        // The first one is the best of all, each one better than the next, and the last one better than what is left.
-        let best = left().filter(|task| is_of_type(task)).map(place).min();
-        let mut order: Vec<_> = claimed.iter().map(place).collect();
+        // The first one is the best of all, each one better than the next, and the last one better than what is left; but for those whose turn came only by this claim.
+        let was_ready = |task: &Task| turns.contains_key(&task.id);
+        let best = left().filter(|task| is_of_type(task) && was_ready(task)).map(place).min();
+        let order: Vec<_> = claimed.iter().filter(|task| was_ready(task)).map(place).collect();
         prop_assert!(order.is_sorted(), "order: {:?}", order);
         prop_assert!(
             order.last().is_none_or(|last| best.as_ref().is_none_or(|best| last < best)),
             "order: {:?}",
             order
         );
-        let overall = left().map(place).min();
+        let overall = left().filter(|task| was_ready(task)).map(place).min();
         prop_assert!(order.first().is_none_or(|first| overall.is_none_or(|best| *first < best)), "order: {:?}", order);
         // Fewer than wanted are given only if there are no more, or if they are too large together.
         let is_full = claimed.len() >= 2 && self.fill_bytes > 0;
         if claimed.len() < most && !is_full {
-            prop_assert_eq!(best, None, "order: something is ready");
+            prop_assert_eq!(left().find(|task| is_of_type(task)), None, "order: something is ready");
         }
+        let mut order: Vec<_> = claimed.iter().map(|task| &task.id).collect();
+        order.sort_unstable();
         order.dedup();
         prop_assert_eq!(order.len(), claimed.len(), "one-lease: given twice");
         for task in claimed {
+            if let Some((line, limit)) = self.limits.iter().find(|(line, _)| task.spec.line() == Some(LINES[**line])) {
+                let [_, _, running] = engine::in_line(&snapshot().expect("a snapshot"), LINES[*line]).expect("counted");
+                prop_assert!(
+                    limit.concurrency.is_none_or(|most| running <= most.into()),
+                    "turns: {} run: {:?}",
+                    running,
+                    task
+                );
+            }
             prop_assert!(may_have(&task) && is_of_type(&task), "order: {:?}", task);
             for parent in &task.spec.dependencies {
                 let done = all.get(parent).is_none_or(|parent| parent.status() == Status::Completed);
@@ -124,6 +141,34 @@ impl Play {
                 _ => false,
             };
             prop_assert!(named);
+        }
+        Ok(())
+    }
+
+    /// What may be said of keys after every step.
+    pub(super) fn check_turns(&self, t: &View<'_>, all: &BTreeMap<String, Task>) -> Result<(), TestCaseError> {
+        for (number, line) in LINES.into_iter().enumerate() {
+            let of = |is_it: fn(&State) -> bool| {
+                all.values().filter(|task| task.spec.line() == Some(line) && is_it(&task.state)).count() as u64
+            };
+            let [held, ready, running] = [
+                of(|state| *state == State::Held),
+                of(|state| *state == State::Ready),
+                of(|state| matches!(state, State::Running(_))),
+            ];
+            prop_assert_eq!(engine::in_line(t, line).expect("counted"), [held, ready, running], "counts: {:?}", line);
+            let limit = self.limits.get(&number).cloned().unwrap_or_default();
+            let most = limit.concurrency.map_or(u64::MAX, u64::from);
+            prop_assert!(ready <= 1, "turns: {} of {:?} stand in line", ready, line);
+            let is_open = running < most && held > 0 && ready == 0;
+            // One that its rate holds back is looked after in time.
+            let timer = memory::timers().get("upkeep").map(|timer| timer.at_ms);
+            let is_rate = !line.0 && limit.rate.is_some();
+            prop_assert!(
+                !is_open || is_rate && timer.is_some_and(|at| at <= self.now.max(1) + 1_000),
+                "turns: nobody has their turn: {:?}",
+                line
+            );
         }
         Ok(())
     }

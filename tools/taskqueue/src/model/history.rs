@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::{TYPES, WORKERS_NAMES};
+use super::{LINES, TYPES, WORKERS_NAMES};
 
 #[derive(Debug, Clone)]
 pub(super) enum Op {
@@ -41,6 +41,12 @@ pub(super) enum Op {
     Pause(bool),
     /// Time goes by, in milliseconds, and the timer wakes if it is due.
     Wait(u64),
+    /// The limits of a key.
+    Limit {
+        line: usize,
+        concurrency: Option<u32>,
+        rate: Option<u32>,
+    },
     Register(usize, u32),
     Unregister(usize, bool),
     Keep(u64),
@@ -59,20 +65,26 @@ pub(super) struct Wish {
     pub(super) delay_ms: u64,
     pub(super) max_attempts: u32,
     pub(super) timeout_ms: Option<u64>,
+    pub(super) line: Option<usize>,
 }
 
 pub(super) fn op() -> impl Strategy<Value = Op> {
-    let wish =
-        (
-            (0..TYPES.len(), -2_i8..3, prop::option::weighted(0.3, 0_usize..8), prop::bool::weighted(0.2)),
-            (prop::option::weighted(0.15, 0..WORKERS_NAMES.len()), prop::option::weighted(0.2, 0_u8..3)),
-            (prop_oneof![3 => Just(0_u64), 1 => 1_u64..5_000], 0_u32..4, prop::option::weighted(0.2, 1_u64..400_000)),
-        )
-            .prop_map(
-                |((task_type, priority, depends_on, session), (sticky, key), (delay_ms, max_attempts, timeout_ms))| {
-                    Wish { task_type, priority, depends_on, session, sticky, key, delay_ms, max_attempts, timeout_ms }
-                },
-            );
+    let wish = (
+        (0..TYPES.len(), -2_i8..3, prop::option::weighted(0.3, 0_usize..8), prop::bool::weighted(0.2)),
+        (prop::option::weighted(0.15, 0..WORKERS_NAMES.len()), prop::option::weighted(0.2, 0_u8..3)),
+        (prop_oneof![3 => Just(0_u64), 1 => 1_u64..5_000], 0_u32..4, prop::option::weighted(0.2, 1_u64..400_000)),
+        prop::option::weighted(0.4, 0..LINES.len()),
+    )
+        .prop_map(
+            |(
+                (task_type, priority, depends_on, session),
+                (sticky, key),
+                (delay_ms, max_attempts, timeout_ms),
+                line,
+            )| {
+                Wish { task_type, priority, depends_on, session, sticky, key, delay_ms, max_attempts, timeout_ms, line }
+            },
+        );
     let which = 0_usize..8;
     prop_oneof![
         6 => wish.clone().prop_map(|wish| Op::Submit(Box::new(wish))),
@@ -89,6 +101,8 @@ pub(super) fn op() -> impl Strategy<Value = Op> {
         1 => which.prop_map(Op::Retry),
         1 => any::<bool>().prop_map(Op::Pause),
         3 => prop_oneof![1_u64..2_000, 100_000_u64..400_000].prop_map(Op::Wait),
+        1 => (0..LINES.len(), prop::option::of(0_u32..3), prop::option::of(1_u32..4))
+            .prop_map(|(line, concurrency, rate)| Op::Limit { line, concurrency, rate }),
         1 => (0..WORKERS_NAMES.len(), 1_u32..3).prop_map(|(worker, most)| Op::Register(worker, most)),
         1 => (0..WORKERS_NAMES.len(), any::<bool>()).prop_map(|(worker, graceful)| Op::Unregister(worker, graceful)),
         1 => (0_u64..4).prop_map(Op::Keep),

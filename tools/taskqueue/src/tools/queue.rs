@@ -1,15 +1,15 @@
 //! `queue_*`: the queue as a whole.
 
 use mcpp_tool::{
-    Output,
+    Envelope, Output,
     environment::{now_ms, rfc3339 as iso},
     tool,
 };
 use serde_json::{Value, json};
 
-use super::{bulk, read, run, settle, workers};
+use super::{bulk, read, run, seal, settle, workers};
 use crate::{
-    engine::{self, Action, Bulk},
+    engine::{self, Action, Bulk, Limit},
     queue::{Paused, counted, set_settings, settings},
     record::Status,
     statistics,
@@ -173,4 +173,51 @@ pub fn queue_clear(
         }))
     });
     settle(cleared, ("", ""))
+}
+
+/// The limits of a key, and how many tasks of it there are.
+#[derive(Debug, Clone, serde::Serialize, schemars::JsonSchema)]
+pub struct Key {
+    /// The key.
+    key: String,
+    /// Its limits.
+    limit: Limit,
+    /// Tasks that wait for the key's turn.
+    held_count: u64,
+    /// Tasks that have it: one at most.
+    ready_count: u64,
+    /// Tasks that run.
+    running_count: u64,
+}
+
+/// The kinds of keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum KeyKind {
+    /// A `concurrency_key`.
+    Concurrency,
+    /// A `rate_key`.
+    Rate,
+}
+
+/// Shows the limits of a key, or changes them, also while its tasks wait and run. Empty limits remove them.
+#[tool(idempotent)]
+pub fn queue_limit(
+    /// The kind of the key.
+    kind: KeyKind,
+    /// The key.
+    key: String,
+    /// Its limits from now on; as they are if absent.
+    #[arg(default)]
+    limit: Option<Limit>,
+) -> Envelope<Key> {
+    let (now, line) = (now_ms(), (kind == KeyKind::Concurrency, &*key));
+    let shown = run(|t| {
+        if let Some(limit) = &limit {
+            engine::set_limit(t, line, limit, now)?;
+        }
+        let [held_count, ready_count, running_count] = engine::in_line(t, line)?;
+        Ok(Key { key: key.clone(), limit: engine::limit(t, line)?, held_count, ready_count, running_count })
+    });
+    seal(shown)
 }

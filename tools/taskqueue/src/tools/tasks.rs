@@ -11,7 +11,7 @@ use super::{read, run, settle};
 use crate::{
     engine::{self, Filter, QueueError, Submission, position},
     listing::{self, List, Query},
-    record::{DEFAULT_ATTEMPTS, Spec, State, Status, Task, seconds},
+    record::{DEFAULT_ATTEMPTS, Spec, State, Status, Task, Unique, seconds},
     statistics,
 };
 
@@ -68,6 +68,15 @@ pub struct NewTask {
     /// Notes of the submitter's.
     #[serde(default)]
     metadata: Option<serde_json::Map<String, Value>>,
+    /// Tasks of one key take turns with those of others, and only so many run at once: see `queue_limit`.
+    #[serde(default)]
+    concurrency_key: Option<String>,
+    /// Of the tasks of one key only so many begin in a time: see `queue_limit`.
+    #[serde(default)]
+    rate_key: Option<String>,
+    /// There is one task of this key in a time.
+    #[serde(default)]
+    unique: Option<Unique>,
     /// Not before this time, as RFC 3339; now if absent.
     #[serde(default)]
     not_before: Option<String>,
@@ -92,6 +101,9 @@ impl NewTask {
             backoff_factor: policy.backoff_factor.unwrap_or(2.0),
             timeout_ms: self.timeout.map(|seconds| seconds.saturating_mul(1_000)),
             metadata: self.metadata.map(Value::Object),
+            concurrency_key: self.concurrency_key.filter(|key| !key.is_empty()),
+            rate_key: self.rate_key.filter(|key| !key.is_empty()),
+            unique: self.unique,
             ..Spec::new(&self.task_type, Value::Object(self.payload))
         };
         Ok(Submission { id: Some(self.task_id), not_before_ms, spec })

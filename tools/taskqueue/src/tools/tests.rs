@@ -217,3 +217,53 @@ fn a_claimer_that_waits_is_noted_while_it_waits_and_woken_by_one_task() {
     );
     assert_eq!(left(task("5")), 0, "and the last one");
 }
+
+#[test]
+fn a_unique_key_has_one_task_in_a_time_by_its_rule() {
+    let submit = |id: &str, rule: &str, window_ms: u64| {
+        let mut task = task(id);
+        task["unique"] = json!({ "key": "report", "window_ms": window_ms, "on_conflict": rule });
+        call(&MCPP_TOOL_TASK_SUBMIT, task)
+    };
+    memory::clear();
+    assert_eq!(submit("a", "reject", 60_000)["success"], true);
+    assert_eq!(submit("a", "reject", 60_000)["success"], true, "it is the same one");
+    assert_eq!(submit("b", "reject", 60_000)["error"], "the unique key has the task \"a\" now");
+    assert_eq!(submit("c", "replace", 60_000)["status"], "queued");
+    assert_eq!((status("a"), status("c")), (json!("cancelled"), json!("queued")));
+    assert_eq!(claim("w", 9)[0]["task_id"], "c");
+    assert_eq!(submit("d", "replace", 0)["success"], true, "one that runs is not replaced");
+    assert_eq!((status("c"), submit("e", "reject", 60_000)["success"].clone()), (json!("running"), json!(true)));
+    memory::clear();
+    for id in ["a", "b", "c"] {
+        assert_eq!(submit(id, "debounce", 60_000)["success"], true);
+    }
+    assert_eq!((status("a"), status("b"), status("c")), (json!("cancelled"), json!("cancelled"), json!("queued")));
+    assert!(claim("w", 9).is_empty(), "not before nothing more has come for a minute");
+    // A task that is forgotten leaves nothing.
+    call(&MCPP_TOOL_QUEUE_CLEAR, json!({ "confirm": true }));
+    assert_eq!(submit("d", "reject", 60_000)["success"], true);
+}
+
+#[test]
+fn limits_of_keys_are_shown_and_changed() {
+    memory::clear();
+    let limit = |arguments: Value| call(&MCPP_TOOL_QUEUE_LIMIT, arguments);
+    let set = limit(
+        json!({ "kind": "concurrency", "key": "gpu", "limit": { "concurrency": 1, "max_waiting": 1, "overflow": "drop_newest" } }),
+    );
+    assert_eq!((&set["limit"]["concurrency"], &set["held_count"]), (&json!(1), &json!(0)), "{set}");
+    let mut all = tasks(4);
+    all.iter_mut().for_each(|task| task["concurrency_key"] = json!("gpu"));
+    let submitted = call(&MCPP_TOOL_TASK_SUBMIT_MANY, json!({ "tasks": all, "all_or_none": false }));
+    assert_eq!((&submitted["done_count"], &submitted["failed_count"]), (&json!(2), &json!(2)), "{submitted}");
+    assert_eq!(claim("w", 9).len(), 1);
+    let shown = limit(json!({ "kind": "concurrency", "key": "gpu" }));
+    assert_eq!(
+        (&shown["held_count"], &shown["ready_count"], &shown["running_count"]),
+        (&json!(1), &json!(0), &json!(1))
+    );
+    limit(json!({ "kind": "concurrency", "key": "gpu", "limit": {} }));
+    assert_eq!(claim("w", 9).len(), 1, "without a limit");
+    assert_eq!(limit(json!({ "kind": "rate", "key": " " , "limit": {} }))["success"], false);
+}

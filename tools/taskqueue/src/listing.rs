@@ -15,6 +15,8 @@ use crate::{
 const MAX_READ_BYTES: u64 = 8 << 20;
 /// Host calls that one list makes: a fifth of a call's by default.
 const MAX_READS: u64 = 20_000;
+/// Bytes of records that are read behind a full page, to count what else matches.
+const MAX_COUNT_BYTES: u64 = 1 << 20;
 /// Bytes of the tasks in one answer. A call may answer with four times as much.
 const MAX_ANSWER_BYTES: usize = 1 << 20;
 
@@ -80,12 +82,15 @@ pub fn list(t: &View<'_>, query: &Query, show: impl Fn(&Task) -> Value) -> Resul
     // The last place that this list is done with, and whether it takes no more.
     let (mut last, mut is_full): (Option<TaskKey>, bool) = (None, false);
     let next = |last: &Option<TaskKey>| last.as_ref().map(|(created, id)| format!("{created}:{id}"));
-    let mut is_complete = true;
+    let (mut is_complete, mut most_bytes) = (true, MAX_READ_BYTES);
     for key in Merged::new(t, query) {
         let key = key?;
         let spent = t.spent();
-        let is_spent = spent.bytes.saturating_sub(begun.bytes) >= MAX_READ_BYTES
-            || spent.ops.saturating_sub(begun.ops) >= MAX_READS;
+        let bytes = spent.bytes.saturating_sub(begun.bytes);
+        if is_full && most_bytes == MAX_READ_BYTES {
+            most_bytes = MAX_READ_BYTES.min(bytes.saturating_add(MAX_COUNT_BYTES));
+        }
+        let is_spent = bytes >= most_bytes || spent.ops.saturating_sub(begun.ops) >= MAX_READS;
         if is_spent || is_full && !is_narrow {
             is_complete = false;
             list.next = next(&last);

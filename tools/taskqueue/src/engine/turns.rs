@@ -74,7 +74,7 @@ pub fn set_limit(t: &Transaction<'_>, line: Line<'_>, limit: &Limit, now_ms: u64
 
 /// How many tasks of a key wait, are ready, and run.
 pub fn in_line(t: &View<'_>, (is_concurrency, name): Line<'_>) -> Result<[u64; 3], StoreError> {
-    let count = |kind: u8| Ok(IN_LINE.get(t, &(is_concurrency, name, kind))?.unsigned_abs());
+    let count = |kind: u8| Ok::<_, StoreError>(IN_LINE.get(t, &(is_concurrency, name, kind))?.unsigned_abs());
     Ok([count(HELD_BACK)?, count(ADMITTED)?, count(RUNNING)?])
 }
 

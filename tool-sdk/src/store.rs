@@ -41,7 +41,7 @@ pub use self::{
     codec::{Key, KeyOf, Prefix},
     collections::{Counter, Index, Map, Place, Queue, remove_collection},
     span::{Cursor, Span, Walk},
-    table::{Counts, Places, Table},
+    table::{Counts, Places, Prepared, Table},
     view::{Snapshot, Spent, Transaction, View},
 };
 

@@ -23,7 +23,7 @@ pub use self::{
     claims::{ClaimRequest, MAX_CLAIMED, claim, claim_many},
     ids::{MAX_ID_BYTES, MAX_SUBMITTED_ID_BYTES, check_name, is_id},
     peers::{PEER_TIMEOUT_MS, clock, heartbeat, peers},
-    submission::{MAX_DEPENDENCIES, MAX_NOTES_BYTES, MAX_PAYLOAD_BYTES, Submission, retry, submit, submit_all},
+    submission::{Draft, MAX_DEPENDENCIES, MAX_NOTES_BYTES, MAX_PAYLOAD_BYTES, Submission, retry, submit, submit_all},
     turns::{Limit, Overflow, in_line, limit, set_limit},
     upkeep::{look_after, wake},
     waiting::claim_or_wait,

@@ -20,7 +20,7 @@ use self::{
     history::{Op, Wish, op},
 };
 use crate::{
-    engine::{self, Limit, QueueError, Submission},
+    engine::{self, Draft, Limit, QueueError, Submission},
     queue::{self, KEYS, Paused, Settings, TASKS, set_settings, settings},
     record::{Spec, State, Status, Task, Worker},
     rules::Claim,
@@ -171,10 +171,11 @@ impl Play {
     /// All or none: if one is refused, or all together are too large, nothing has changed.
     fn submit_many(&mut self, wishes: &[Wish]) -> Result<(), TestCaseError> {
         let made: Vec<_> = wishes.iter().map(|wish| self.submission(wish)).collect();
-        let submissions: Vec<Submission> = made.iter().map(|(submission, ..)| submission.clone()).collect();
+        let now = self.now;
+        let drafts: Vec<Draft> = made.iter().map(|(one, id, _)| Draft::new(one.clone(), id, now)).collect();
         let ids: Vec<String> = made.iter().map(|(_, id, _)| id.clone()).collect();
-        let (before, now) = (memory::entries(), self.now);
-        match transact(|t| engine::submit_all(t, &submissions, &ids, now)) {
+        let before = memory::entries();
+        match transact(|t| engine::submit_all(t, &drafts, now)) {
             Ok(tasks) => {
                 prop_assert_eq!(tasks.len(), wishes.len());
                 for (task, id) in tasks.iter().zip(&ids) {
@@ -202,7 +203,8 @@ impl Play {
             KEYS.get(t, &key).expect("readable")
         });
         let now = self.now;
-        match run(|t| engine::submit(t, &submission, &new_id, now)) {
+        let draft = Draft::new(submission, &new_id, now);
+        match run(|t| engine::submit(t, &draft, now)) {
             Ok(task) => {
                 prop_assert_eq!(&task.id, known.as_ref().unwrap_or(&new_id));
                 if known.is_none() {

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use mcpp_tool::store::{Counts, Index, Map, Places, StoreError, Table, Transaction, View};
+use mcpp_tool::store::{Counts, Index, Map, Places, Prepared, StoreError, Table, Transaction, View};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -243,6 +243,13 @@ struct Told<'a> {
     status: Status,
     attempt: u32,
     error: Option<String>,
+}
+
+/// Stores a new task whose record is ready.
+pub fn insert(t: &Transaction<'_>, row: &Prepared, task: &Task, now_ms: u64) -> Result<(), StoreError> {
+    TASKS.insert(t, row)?;
+    statistics::note(t, None, task, now_ms);
+    announce(t, task)
 }
 
 /// Emits the event that tells of a task's state.

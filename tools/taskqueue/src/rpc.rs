@@ -18,7 +18,7 @@ use serde_json::{Map, Value, json};
 
 use self::fields::Request;
 use crate::{
-    engine::{self, ClaimRequest, QueueError, Submission},
+    engine::{self, ClaimRequest, Draft, QueueError, Submission},
     queue::{self, IDS, TASKS, set_settings, settings},
     record::{DEFAULT_ATTEMPTS, LogLine, Spec, Task, seconds},
     rules::Outcome,
@@ -118,9 +118,9 @@ fn submit(request: &Request<'_>) -> Reply {
         Some(other) => Map::from_iter([("payload".to_owned(), other.clone())]),
         None => Map::new(),
     };
-    let submission = submission(request, payload)?;
-    let (now, id) = (now_ms(), new_id());
-    let task = transact(|t| engine::submit(t, &submission, &id, now))?;
+    let now = now_ms();
+    let draft = Draft::new(submission(request, payload)?, &new_id(), now);
+    let task = transact(|t| engine::submit(t, &draft, now))?;
     Ok(json!({ "task_id": task.id }))
 }
 

@@ -1,6 +1,6 @@
 //! Submitting tasks: what may be submitted, what was submitted before, and submitting again what has ended.
 
-use mcpp_tool::store::{StoreError, Transaction, View};
+use mcpp_tool::store::{Prepared, StoreError, Transaction, View};
 
 use super::{
     QueueError, find,
@@ -8,7 +8,7 @@ use super::{
     save, turns, unique, upkeep, waiting,
 };
 use crate::{
-    queue::{self, KEYS, canonical_type},
+    queue::{self, KEYS, TASKS, canonical_type},
     record::{Spec, State, Task, json_bytes},
     rules,
 };
@@ -74,20 +74,43 @@ impl Submission {
     }
 }
 
+/// A submission with everything of it that needs no transaction.
+#[derive(Debug)]
+pub struct Draft {
+    submission: Submission,
+    check: Result<(), QueueError>,
+    task: Task,
+    /// The record, where nothing that is in the store decides over it.
+    row: Option<Prepared>,
+}
+
+impl Draft {
+    /// The submission of a task that has this id if it names none.
+    pub fn new(submission: Submission, new_id: &str, now_ms: u64) -> Self {
+        let id = submission.id.clone().unwrap_or_else(|| new_id.to_owned());
+        let mut task = record(submission.spec.clone(), id, Vec::new(), now_ms);
+        rules::settle(&mut task, submission.not_before_ms, now_ms);
+        let spec = &task.spec;
+        let is_plain = spec.dependencies.is_empty() && spec.line().is_none() && spec.unique.is_none();
+        let row = is_plain.then(|| TASKS.prepare(&(now_ms, task.id.clone()), &task).ok()).flatten();
+        Self { check: submission.check(), submission, task, row }
+    }
+}
+
 /// Submits a task. The same work under the same id or idempotency key is the same task, whatever has become of it.
-pub fn submit(t: &Transaction<'_>, submission: &Submission, new_id: &str, now_ms: u64) -> Result<Task, QueueError> {
-    let task = find_or_accept(t, submission, new_id, now_ms)?;
+pub fn submit(t: &Transaction<'_>, draft: &Draft, now_ms: u64) -> Result<Task, QueueError> {
+    let task = find_or_accept(t, draft, now_ms)?;
     plan(t, std::slice::from_ref(&task), now_ms)?;
     Ok(task)
 }
 
-fn find_or_accept(t: &Transaction<'_>, submission: &Submission, new_id: &str, now_ms: u64) -> Result<Task, QueueError> {
-    match known(t, submission)? {
+fn find_or_accept(t: &Transaction<'_>, draft: &Draft, now_ms: u64) -> Result<Task, QueueError> {
+    match known(t, &draft.submission)? {
         // Also where an earlier version took an id that is not legal now.
-        Some(known) => same_work(submission, known),
+        Some(known) => same_work(&draft.submission, known),
         None => {
-            submission.check()?;
-            accept(t, submission, new_id, now_ms)
+            draft.check.clone()?;
+            accept(t, draft, now_ms)
         }
     }
 }
@@ -99,15 +122,10 @@ fn plan(t: &Transaction<'_>, tasks: &[Task], now_ms: u64) -> Result<(), QueueErr
 }
 
 /// Submits tasks, all or none. A task may depend on an earlier one of them.
-pub fn submit_all(
-    t: &Transaction<'_>,
-    submissions: &[Submission],
-    new_ids: &[String],
-    now_ms: u64,
-) -> Result<Vec<Task>, QueueError> {
-    let mut tasks = Vec::with_capacity(submissions.len());
-    for (number, (one, id)) in submissions.iter().zip(new_ids).enumerate() {
-        tasks.push(find_or_accept(t, one, id, now_ms).map_err(|error| in_batch(number, error))?);
+pub fn submit_all(t: &Transaction<'_>, drafts: &[Draft], now_ms: u64) -> Result<Vec<Task>, QueueError> {
+    let mut tasks = Vec::with_capacity(drafts.len());
+    for (number, draft) in drafts.iter().enumerate() {
+        tasks.push(find_or_accept(t, draft, now_ms).map_err(|error| in_batch(number, error))?);
     }
     plan(t, &tasks, now_ms)?;
     Ok(tasks)
@@ -133,22 +151,24 @@ fn same_work(submission: &Submission, known: Task) -> Result<Task, QueueError> {
 }
 
 /// Stores a new task.
-fn accept(t: &Transaction<'_>, submission: &Submission, new_id: &str, now_ms: u64) -> Result<Task, QueueError> {
-    let id = submission.id.clone().unwrap_or_else(|| new_id.to_owned());
-    let mut waiting_for = Vec::new();
-    for dependency in &submission.spec.dependencies {
-        let parent = if *dependency == id { None } else { queue::find(t, dependency)? };
+fn accept(t: &Transaction<'_>, draft: &Draft, now_ms: u64) -> Result<Task, QueueError> {
+    let mut task = draft.task.clone();
+    if let Some(row) = &draft.row {
+        queue::insert(t, row, &task, now_ms)?;
+        return Ok(task);
+    }
+    for dependency in &task.spec.dependencies {
+        let parent = if *dependency == task.id { None } else { queue::find(t, dependency)? };
         match parent.map(|parent| parent.state) {
             None => return Err(QueueError::Invalid(format!("dependency {dependency:?} is not a task"))),
             Some(State::Completed) => {}
             Some(State::Failed | State::Cancelled) => {
                 return Err(QueueError::Invalid(format!("dependency {dependency:?} has failed or was cancelled")));
             }
-            Some(_) => waiting_for.push(dependency.clone()),
+            Some(_) => task.waiting_for.push(dependency.clone()),
         }
     }
-    let mut task = record(submission.spec.clone(), id, waiting_for, now_ms);
-    let not_before_ms = unique::take_over(t, &task, now_ms)?.max(submission.not_before_ms);
+    let not_before_ms = unique::take_over(t, &task, now_ms)?.max(draft.submission.not_before_ms);
     rules::settle(&mut task, not_before_ms, now_ms);
     turns::make_room(t, &task, now_ms)?;
     save(t, None, Some(&task), now_ms)?;
@@ -218,7 +238,7 @@ pub fn retry(
     let again = Submission { id: Some(retry_id(id, retries)), not_before_ms: 0, spec };
     let task = match known(t, &again)? {
         Some(known) => same_work(&again, known)?,
-        None => accept(t, &again, "", now_ms)?,
+        None => accept(t, &Draft::new(again, "", now_ms), now_ms)?,
     };
     plan(t, std::slice::from_ref(&task), now_ms)?;
     save(t, Some(&before), Some(&after), now_ms)?;

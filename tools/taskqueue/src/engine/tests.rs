@@ -30,7 +30,7 @@ fn large() -> Value {
 fn submit_with(id: &str, payload: Value, change: impl FnOnce(&mut Submission)) {
     let mut submission = submission(id, payload);
     change(&mut submission);
-    run(|t| submit(t, &submission, id, NOW)).expect("submitted");
+    run(|t| submit(t, &Draft::new(submission.clone(), id, NOW), NOW)).expect("submitted");
 }
 
 fn task(id: &str) -> Task {
@@ -188,7 +188,7 @@ fn a_timer_that_the_host_gave_up_is_set_again_by_what_happens_next() {
         ("claim", |now| drop(claim_by("w", now))),
         ("submit", |now| {
             let more = submission(&format!("more-{now}"), json!({}));
-            run(|t| submit(t, &more, "", now)).expect("submitted");
+            run(|t| submit(t, &Draft::new(more.clone(), "", now), now)).expect("submitted");
         }),
         ("complete", |now| drop(complete(&format!("more-{}", now - 100_000), now).expect("completed"))),
     ];
@@ -216,12 +216,12 @@ fn ids_that_an_earlier_version_took_are_found_and_can_be_retried() {
     let longest = "y".repeat(MAX_ID_BYTES);
     for id in ["order 7 ", "\u{a0}order", longest.as_str()] {
         let fresh = submission(id, json!({ "n": 1 }));
-        let refused = run(|t| submit(t, &fresh, "", NOW)).expect_err("refused");
+        let refused = run(|t| submit(t, &Draft::new(fresh.clone(), "", NOW), NOW)).expect_err("refused");
         assert!(refused.to_string().starts_with("task_id "), "{refused}");
         // As an earlier version stored it.
         let unnamed = Submission { id: None, ..fresh.clone() };
-        run(|t| submit(t, &unnamed, id, NOW)).expect("stored");
-        assert_eq!(run(|t| submit(t, &fresh, "", NOW)).expect("the same task").id, id);
+        run(|t| submit(t, &Draft::new(unnamed.clone(), id, NOW), NOW)).expect("stored");
+        assert_eq!(run(|t| submit(t, &Draft::new(fresh.clone(), "", NOW), NOW)).expect("the same task").id, id);
         complete(id, NOW).expect("completed by its exact id");
         let (again, _) = run(|t| retry(t, id, None, None, NOW)).expect("retried");
         assert!(is_id(&again.id) && again.state == State::Ready, "{:?}", again.id);
@@ -269,7 +269,7 @@ fn fill(tasks: usize) {
             for more in number..(number + 200).min(tasks) {
                 let mut task = submission(&format!("task-{more:06}"), json!({ "n": more }));
                 task.spec.tags = if more % 1_000 == 7 { vec!["rare".into()] } else { Vec::new() };
-                submit(t, &task, "", NOW + more as u64 / 10)?;
+                submit(t, &Draft::new(task.clone(), "", NOW + more as u64 / 10), NOW + more as u64 / 10)?;
             }
             Ok(())
         })
@@ -390,7 +390,7 @@ fn a_long_queue_is_cleared_by_the_call_and_the_timer_and_what_comes_later_stays(
     assert!(spent.ops <= BUDGET.ops && spent.bytes <= BUDGET.bytes, "the call took {spent:?}");
     assert!(cleared.ended_ms.is_none() && cleared.changed > 100, "{cleared:?}");
     let later = Submission { not_before_ms: 0, ..submission("later", json!({})) };
-    run(|t| submit(t, &later, "", asked + 1)).expect("submitted");
+    run(|t| submit(t, &Draft::new(later.clone(), "", asked + 1), asked + 1)).expect("submitted");
     let told = bulks(&snapshot().expect("a snapshot")).expect("readable");
     assert_eq!(told, [cleared], "it is under way");
     assert!(wake_until(asked + 60_000) > 1, "in bites");
@@ -411,14 +411,14 @@ fn types_are_counted_up_to_a_bound_and_the_count_says_when_there_are_more() {
         }
         let mut task = submission(&format!("task-{number}"), json!({}));
         task.spec.task_type = format!("type-{number:04}");
-        run(|t| submit(t, &task, "", NOW)).expect("submitted");
+        run(|t| submit(t, &Draft::new(task.clone(), "", NOW), NOW)).expect("submitted");
     }
     let (running, all) = by_type(Status::Running);
     assert_eq!((running.len(), all), (1, true), "those of one status do not hide those of another");
     let (queued, all) = by_type(Status::Queued);
     assert_eq!((queued.len(), all), (1_000, true));
     let more = Submission { spec: Spec::new("type-9999", json!({})), ..submission("more", json!({})) };
-    run(|t| submit(t, &more, "", NOW)).expect("submitted");
+    run(|t| submit(t, &Draft::new(more.clone(), "", NOW), NOW)).expect("submitted");
     let (queued, all) = by_type(Status::Queued);
     assert_eq!((queued.len(), all), (1_000, false));
     let _readable = snapshot().expect("a snapshot").get(b"x");

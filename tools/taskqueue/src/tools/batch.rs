@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 
 use super::{run, seal, tasks::NewTask};
 use crate::{
-    engine::{self, ClaimRequest, Completion, MAX_CLAIMED, QueueError, each},
+    engine::{self, ClaimRequest, Completion, Draft, MAX_CLAIMED, QueueError, each},
     record::{Task, seconds},
     rules::{Claim, Outcome},
 };
@@ -76,17 +76,15 @@ pub fn task_submit_many(
 ) -> Envelope<Many> {
     let now = now_ms();
     let ids: Vec<String> = tasks.iter().map(|task| task.task_id.clone()).collect();
-    let submissions: Vec<_> = tasks.into_iter().map(NewTask::submission).collect();
+    let draft = |task: NewTask| task.submission().map(|submission| Draft::new(submission, "", now));
+    let drafts = tasks.into_iter().map(draft);
     let outcomes = if all_or_none {
-        let submissions = submissions.into_iter().collect::<Result<Vec<_>, _>>();
-        submissions
-            .and_then(|all| run(|t| engine::submit_all(t, &all, &ids, now)))
-            .map(|tasks| tasks.into_iter().map(Ok).collect())
+        let drafts = drafts.collect::<Result<Vec<Draft>, _>>();
+        let submitted = drafts.and_then(|drafts| run(|t| engine::submit_all(t, &drafts, now)));
+        submitted.map(|tasks| tasks.into_iter().map(Ok).collect())
     } else {
-        Ok(each(&submissions, |t, submission| match submission {
-            Ok(submission) => engine::submit(t, submission, "", now),
-            Err(error) => Err(error.clone()),
-        }))
+        let drafts: Vec<Result<Draft, QueueError>> = drafts.collect();
+        Ok(each(&drafts, |t, draft| engine::submit(t, draft.as_ref().map_err(Clone::clone)?, now)))
     };
     let many = |outcomes: Vec<Result<Task, QueueError>>| -> Many {
         ids.iter().zip(outcomes).map(|(id, outcome)| One::of(id, outcome)).collect::<Vec<_>>().into()

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::{read, run, settle};
 use crate::{
-    engine::{self, Filter, QueueError, Submission, position},
+    engine::{self, Draft, Filter, QueueError, Submission, position},
     listing::{self, List, Query},
     record::{DEFAULT_ATTEMPTS, Spec, State, Status, Task, Unique, seconds},
     statistics,
@@ -115,8 +115,9 @@ impl NewTask {
 pub fn task_submit(args: NewTask) -> Output {
     let (now, id) = (now_ms(), args.task_id.clone());
     let submitted = args.submission().and_then(|submission| {
+        let draft = Draft::new(submission, &id, now);
         run(|t| {
-            let task = engine::submit(t, &submission, &id, now)?;
+            let task = engine::submit(t, &draft, now)?;
             let position = position(t, &task)?;
             let per_minute = statistics::throughput(t, now)?;
             Ok(json!({

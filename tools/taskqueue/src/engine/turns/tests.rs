@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::*;
 use crate::{
-    engine::{self, ClaimRequest, Submission, claim_many, finish, look_after, submit_all},
+    engine::{self, ClaimRequest, Draft, Submission, claim_many, finish, look_after, submit_all},
     record::{Spec, State, Status},
     rules::{Claim, Outcome},
 };
@@ -27,8 +27,8 @@ fn submit(key: &str, numbers: std::ops::Range<usize>, change: fn(&mut Spec)) -> 
             change(&mut spec);
             Submission { id: Some(id.clone()), not_before_ms: 0, spec }
         };
-        let submissions: Vec<Submission> = ids.iter().map(submission).collect();
-        submitted.extend(run(|t| submit_all(t, &submissions, &ids, NOW))?);
+        let drafts: Vec<Draft> = ids.iter().map(|id| Draft::new(submission(id), id, NOW)).collect();
+        submitted.extend(run(|t| submit_all(t, &drafts, NOW))?);
     }
     Ok(submitted)
 }

@@ -142,6 +142,11 @@ impl Play {
                 self.limits.insert(*line, limit.clone());
                 run(|t| engine::set_limit(t, LINES[*line], &limit, now)).expect("set");
             }
+            Op::Park => {
+                memory::take_timer("upkeep");
+                self.now += 1_000_000;
+                self.claim(WORKERS_NAMES[0], 0, true, 1, false)?;
+            }
             Op::Keep(tasks) => set(|settings| settings.keep_tasks = *tasks),
         }
         Ok(())

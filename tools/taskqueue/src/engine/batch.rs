@@ -80,3 +80,32 @@ impl Completion {
         finish(t, &self.task, by, self.outcome.clone(), now_ms, chance)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use mcpp_tool::store::{Map, StoreError, memory, snapshot};
+
+    use super::*;
+
+    const DONE: Map<u32, u32> = Map::new("done");
+
+    #[test]
+    fn what_the_store_refuses_leaves_nothing_and_stops_no_other() {
+        memory::clear();
+        let items: Vec<u32> = (0..40).collect();
+        let outcomes = each(&items, |t, item| {
+            DONE.set(t, item, item)?;
+            match item {
+                7 => Err(StoreError::ValueTooLarge.into()),
+                // A rule refuses before it writes.
+                9 => DONE.remove(t, item).map_err(QueueError::from).and(Err(QueueError::Invalid("no".into()))),
+                _ => Ok(*item),
+            }
+        });
+        let failed: Vec<usize> = (0..40).filter(|number| outcomes[*number].is_err()).collect();
+        assert_eq!((outcomes.len(), failed), (40, vec![7, 9]));
+        let left: Vec<(u32, u32)> = DONE.all().collect(&snapshot().expect("a snapshot")).expect("read");
+        let expected: Vec<u32> = (0..40).filter(|item| ![7, 9].contains(item)).collect();
+        assert_eq!(left.into_iter().map(|(item, _)| item).collect::<Vec<u32>>(), expected);
+    }
+}

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use mcpp_tool::store::{Map, View, memory, snapshot, transact};
+use mcpp_tool::store::{Map, Transaction, View, memory, snapshot, transact};
 use serde_json::{Value, json};
 
 use super::{frozen, migrate};
@@ -169,4 +169,28 @@ fn a_store_of_a_hundred_thousand_tasks_is_migrated_in_steps_and_claimed_in_its_o
     let claimed = transact(|t| engine::claim_many(t, &request, 128, NOW)).expect("claimed");
     let expected: Vec<String> = (0..128).map(|n| format!("task-{}", 2 + 3 * n)).collect();
     assert_eq!(claimed.iter().map(|task| task.id.clone()).collect::<Vec<_>>(), expected);
+}
+
+#[test]
+fn a_record_that_cannot_be_read_stays_and_stops_no_other() {
+    memory::clear();
+    const OLD: Map<String, Value> = Map::new("task");
+    for id in ["a", "b", "c"] {
+        transact(|t| frozen::write(t, &frozen::record(id, NOW, 1.0))).expect("written");
+    }
+    let large = |t: &Transaction<'_>, id: &str| {
+        let mut record = frozen::record(id, NOW, 1.0);
+        record["spec"]["payload"] = json!({ "fill": "x".repeat(500_000) });
+        frozen::write(t, &record)
+    };
+    for number in 0..9 {
+        transact(|t| large(t, &format!("large-{number}"))).expect("written");
+    }
+    for id in ["a-bad", "b-bad", "large-4-bad"] {
+        transact(|t| OLD.set(t, id, &json!("no task"))).expect("written");
+    }
+    run();
+    let t = &snapshot().expect("a snapshot");
+    assert_eq!((all(t).len(), counted(t, Status::Queued)), (12, Ok(12)));
+    assert_eq!(OLD.all().walk(t).count(), 3);
 }

@@ -50,6 +50,8 @@ pub(super) enum Op {
     Register(usize, u32),
     Unregister(usize, bool),
     Keep(u64),
+    /// The host gives the alarm up, and somebody claims much later.
+    Park,
     /// Time goes by, and the host is late to wake the timer.
     Late(u64),
 }
@@ -106,6 +108,7 @@ pub(super) fn op() -> impl Strategy<Value = Op> {
         1 => (0..WORKERS_NAMES.len(), 1_u32..3).prop_map(|(worker, most)| Op::Register(worker, most)),
         1 => (0..WORKERS_NAMES.len(), any::<bool>()).prop_map(|(worker, graceful)| Op::Unregister(worker, graceful)),
         1 => (0_u64..4).prop_map(Op::Keep),
+        1 => Just(Op::Park),
         2 => prop_oneof![1_u64..2_000, 100_000_u64..400_000].prop_map(Op::Late),
     ]
 }

@@ -22,7 +22,7 @@ use self::{
 use crate::{
     engine::{self, Draft, Limit, QueueError, Submission},
     queue::{self, KEYS, Paused, Settings, TASKS, set_settings, settings},
-    record::{Spec, State, Status, Task, Worker},
+    record::{Aging, Spec, State, Status, Task, Worker},
     rules::Claim,
 };
 
@@ -142,6 +142,9 @@ impl Play {
                 self.limits.insert(*line, limit.clone());
                 run(|t| engine::set_limit(t, LINES[*line], &limit, now)).expect("set");
             }
+            Op::Age(step_ms) => set(|settings| {
+                settings.aging = step_ms.map(|step_ms| Aging { since_ms: now, step_ms });
+            }),
             Op::Park => {
                 memory::take_timer("upkeep");
                 self.now += 1_000_000;

@@ -9,7 +9,7 @@ use mcpp_tool::store::{Counts, Index, Map, Places, Prepared, StoreError, Table, 
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    record::{State, Status, Task, Worker},
+    record::{Aging, State, Status, Task, Worker},
     statistics,
 };
 
@@ -100,7 +100,7 @@ fn declare((created_ms, id): &TaskKey, task: &Task, places: &mut Places) {
     match &task.state {
         State::Held => {
             if let Some(line) = task.spec.line() {
-                places.index(&LINES, &line, &(rank(task.spec.priority), task.line_us(), id, *created_ms));
+                places.index(&LINES, &line, &(rank(task.line_priority()), task.line_us(), id, *created_ms));
             }
         }
         State::Blocked => task.waiting_for.iter().for_each(|parent| places.index(&DEPENDENTS, parent, &key)),
@@ -110,7 +110,7 @@ fn declare((created_ms, id): &TaskKey, task: &Task, places: &mut Places) {
             for task_type in [task_type, ANY_TYPE] {
                 places.index(&READY, &(&lane, task_type), &place(task));
             }
-            places.count(&RANKS, &rank(task.spec.priority));
+            places.count(&RANKS, &rank(task.line_priority()));
         }
         State::Running(lease) => {
             places.index(&DUE, &true, &(lease.until_ms, *created_ms, id));
@@ -135,6 +135,8 @@ pub struct Settings {
     pub tools_enabled: bool,
     /// Whether there is a cache.
     pub cache_enabled: bool,
+    /// How waiting raises the priority of tasks that are submitted from now on.
+    pub aging: Option<Aging>,
     /// How long ended tasks are kept, in milliseconds.
     pub keep_ms: u64,
     /// How many ended tasks are kept.
@@ -157,6 +159,7 @@ impl Default for Settings {
             deterministic: false,
             tools_enabled: false,
             cache_enabled: true,
+            aging: None,
             keep_ms: 7 * 24 * 3_600 * 1_000,
             keep_tasks: 100_000,
         }
@@ -204,7 +207,7 @@ pub fn rank(priority: f64) -> u64 {
 
 /// Where a ready task stands: by its key's turn, if it has a key.
 pub fn place(task: &Task) -> Place {
-    (rank(task.spec.priority), task.turn_us.unwrap_or(task.line_us()), task.id.clone(), task.created_ms)
+    (rank(task.line_priority()), task.turn_us.unwrap_or(task.line_us()), task.id.clone(), task.created_ms)
 }
 
 /// The task of this id.

@@ -99,6 +99,9 @@ pub struct Spec {
     /// The key of which there is one task in a time.
     #[serde(default, skip_serializing_if = "is_default")]
     pub unique: Option<Unique>,
+    /// How waiting raises the priority.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub aging: Option<Aging>,
     /// The key that makes a second submission the same one.
     #[serde(default, skip_serializing_if = "is_default")]
     pub idempotency_key: Option<String>,
@@ -114,6 +117,15 @@ pub struct Spec {
     /// The submitter's own notes.
     #[serde(default, skip_serializing_if = "is_default")]
     pub metadata: Option<Value>,
+}
+
+/// How waiting raises the priority of tasks.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Aging {
+    /// Since when it does, in milliseconds since 1970-01-01 UTC: it makes no difference to a task that came then.
+    pub since_ms: u64,
+    /// After how long a task counts as one priority higher, in milliseconds.
+    pub step_ms: u64,
 }
 
 /// A task of which there is one in a time.
@@ -170,6 +182,7 @@ impl Spec {
             concurrency_key: None,
             rate_key: None,
             unique: None,
+            aging: None,
             idempotency_key: None,
             max_attempts: DEFAULT_ATTEMPTS,
             backoff_ms: 1_000,
@@ -286,6 +299,13 @@ impl Task {
     /// Since when it stands in line among those of its rank and key, in microseconds.
     pub fn line_us(&self) -> u64 {
         self.line_ms.unwrap_or(self.created_ms).saturating_mul(1_000)
+    }
+
+    /// The priority by which it stands in line. All tasks age alike, so what a later one has less is the same at any time.
+    pub fn line_priority(&self) -> f64 {
+        let Some(Aging { since_ms, step_ms }) = self.spec.aging else { return self.spec.priority };
+        let later_ms = (self.line_us() / 1_000) as f64 - since_ms as f64;
+        self.spec.priority - later_ms / step_ms.max(1) as f64
     }
 
     /// The lease of the worker that has it.

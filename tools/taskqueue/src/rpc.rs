@@ -20,7 +20,7 @@ use self::fields::Request;
 use crate::{
     engine::{self, ClaimRequest, Draft, QueueError, Submission},
     queue::{self, IDS, TASKS, set_settings, settings},
-    record::{DEFAULT_ATTEMPTS, LogLine, Spec, Task, seconds},
+    record::{Aging, DEFAULT_ATTEMPTS, LogLine, Spec, Task, seconds},
     rules::Outcome,
 };
 
@@ -304,6 +304,7 @@ fn result_of(output: &mcpp_tool::Output) -> Value {
 fn configure(request: &Request<'_>) -> Reply {
     let keep_ms = request.number(&["keep_s"])?.map(|seconds| (seconds.max(0.0) * 1_000.0) as u64);
     let keep_tasks = request.whole(&["keep_tasks"])?;
+    let (age_s, now) = (request.number(&["age_s"])?, now_ms());
     let [deterministic, tools, cache] =
         [request.flag("deterministic")?, request.flag("tools")?, request.flag("cache")?];
     let settings = transact(|t| {
@@ -311,6 +312,15 @@ fn configure(request: &Request<'_>) -> Reply {
         settings.deterministic = deterministic.unwrap_or(settings.deterministic);
         settings.tools_enabled = tools.unwrap_or(settings.tools_enabled);
         settings.cache_enabled = cache.unwrap_or(settings.cache_enabled);
+        match age_s {
+            Some(age_s) if age_s > 0.0 => {
+                let step_ms = (age_s * 1_000.0) as u64;
+                settings.aging = settings.aging.filter(|aging| aging.step_ms == step_ms);
+                settings.aging.get_or_insert(Aging { since_ms: now, step_ms });
+            }
+            Some(_) => settings.aging = None,
+            None => {}
+        }
         settings.keep_ms = keep_ms.unwrap_or(settings.keep_ms);
         settings.keep_tasks = keep_tasks.unwrap_or(settings.keep_tasks);
         set_settings(t, &settings)?;
@@ -320,6 +330,7 @@ fn configure(request: &Request<'_>) -> Reply {
         "deterministic": settings.deterministic,
         "tools": settings.tools_enabled,
         "cache": settings.cache_enabled,
+        "age_s": settings.aging.map(|aging| seconds(aging.step_ms)),
         "keep_s": seconds(settings.keep_ms),
         "keep_tasks": settings.keep_tasks,
     }))

@@ -8,8 +8,8 @@ use super::{
     save, turns, unique, upkeep, waiting,
 };
 use crate::{
-    queue::{self, KEYS, TASKS, canonical_type},
-    record::{Spec, State, Task, json_bytes},
+    queue::{self, KEYS, TASKS, canonical_type, settings},
+    record::{Aging, Spec, State, Task, json_bytes},
     rules,
 };
 
@@ -99,18 +99,18 @@ impl Draft {
 
 /// Submits a task. The same work under the same id or idempotency key is the same task, whatever has become of it.
 pub fn submit(t: &Transaction<'_>, draft: &Draft, now_ms: u64) -> Result<Task, QueueError> {
-    let task = find_or_accept(t, draft, now_ms)?;
+    let task = find_or_accept(t, draft, settings(t)?.aging, now_ms)?;
     plan(t, std::slice::from_ref(&task), now_ms)?;
     Ok(task)
 }
 
-fn find_or_accept(t: &Transaction<'_>, draft: &Draft, now_ms: u64) -> Result<Task, QueueError> {
+fn find_or_accept(t: &Transaction<'_>, draft: &Draft, aging: Option<Aging>, now_ms: u64) -> Result<Task, QueueError> {
     match known(t, &draft.submission)? {
         // Also where an earlier version took an id that is not legal now.
         Some(known) => same_work(&draft.submission, known),
         None => {
             draft.check.clone()?;
-            accept(t, draft, now_ms)
+            accept(t, draft, aging, now_ms)
         }
     }
 }
@@ -123,9 +123,9 @@ fn plan(t: &Transaction<'_>, tasks: &[Task], now_ms: u64) -> Result<(), QueueErr
 
 /// Submits tasks, all or none. A task may depend on an earlier one of them.
 pub fn submit_all(t: &Transaction<'_>, drafts: &[Draft], now_ms: u64) -> Result<Vec<Task>, QueueError> {
-    let mut tasks = Vec::with_capacity(drafts.len());
+    let (mut tasks, aging) = (Vec::with_capacity(drafts.len()), settings(t)?.aging);
     for (number, draft) in drafts.iter().enumerate() {
-        tasks.push(find_or_accept(t, draft, now_ms).map_err(|error| in_batch(number, error))?);
+        tasks.push(find_or_accept(t, draft, aging, now_ms).map_err(|error| in_batch(number, error))?);
     }
     plan(t, &tasks, now_ms)?;
     Ok(tasks)
@@ -151,9 +151,10 @@ fn same_work(submission: &Submission, known: Task) -> Result<Task, QueueError> {
 }
 
 /// Stores a new task.
-fn accept(t: &Transaction<'_>, draft: &Draft, now_ms: u64) -> Result<Task, QueueError> {
+fn accept(t: &Transaction<'_>, draft: &Draft, aging: Option<Aging>, now_ms: u64) -> Result<Task, QueueError> {
     let mut task = draft.task.clone();
-    if let Some(row) = &draft.row {
+    task.spec.aging = aging;
+    if let Some(row) = draft.row.as_ref().filter(|_| aging.is_none()) {
         queue::insert(t, row, &task, now_ms)?;
         return Ok(task);
     }
@@ -238,7 +239,7 @@ pub fn retry(
     let again = Submission { id: Some(retry_id(id, retries)), not_before_ms: 0, spec };
     let task = match known(t, &again)? {
         Some(known) => same_work(&again, known)?,
-        None => accept(t, &Draft::new(again, "", now_ms), now_ms)?,
+        None => accept(t, &Draft::new(again, "", now_ms), settings(t)?.aging, now_ms)?,
     };
     plan(t, std::slice::from_ref(&task), now_ms)?;
     save(t, Some(&before), Some(&after), now_ms)?;

@@ -50,6 +50,8 @@ pub(super) enum Op {
     Register(usize, u32),
     Unregister(usize, bool),
     Keep(u64),
+    /// Waiting raises the priority, by one in so many milliseconds.
+    Age(Option<u64>),
     /// The host gives the alarm up, and somebody claims much later.
     Park,
     /// Time goes by, and the host is late to wake the timer.
@@ -109,6 +111,7 @@ pub(super) fn op() -> impl Strategy<Value = Op> {
         1 => (0..WORKERS_NAMES.len(), any::<bool>()).prop_map(|(worker, graceful)| Op::Unregister(worker, graceful)),
         1 => (0_u64..4).prop_map(Op::Keep),
         1 => Just(Op::Park),
+        1 => prop::option::of(1_u64..100_000).prop_map(Op::Age),
         2 => prop_oneof![1_u64..2_000, 100_000_u64..400_000].prop_map(Op::Late),
     ]
 }

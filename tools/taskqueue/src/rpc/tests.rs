@@ -65,7 +65,7 @@ fn a_value_that_a_field_cannot_use_is_refused_with_the_fields_name() {
     let line =
         json!({ "op": "task.report", "task_id": "t", "logs": [{ "ts": null, "stream": null, "message": null }] });
     let list = json!({ "op": "list", "status": null, "limit": null, "task_types": null, "cursor": null });
-    let configure = json!({ "op": "configure", "deterministic": null, "tools": null, "cache": null, "keep_s": null, "keep_tasks": null });
+    let configure = json!({ "op": "configure", "deterministic": null, "tools": null, "cache": null, "keep_s": null, "keep_tasks": null, "age_s": null });
     let mut checked = 0;
     for (request, fields) in [
         (
@@ -153,6 +153,7 @@ fn a_value_that_a_field_cannot_use_is_refused_with_the_fields_name() {
                 ("/cache", Kind::Flag),
                 ("/keep_s", Kind::Number),
                 ("/keep_tasks", Kind::Whole),
+                ("/age_s", Kind::Number),
             ],
         ),
     ] {

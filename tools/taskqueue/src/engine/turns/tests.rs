@@ -161,3 +161,22 @@ fn what_is_too_much_waits_or_is_refused_or_cancels_the_oldest() {
         );
     }
 }
+
+#[test]
+fn waiting_raises_the_priority_where_that_is_wanted() {
+    let submit_at = |id: &str, priority: f64, now_ms: u64| {
+        let spec = Spec { priority, ..Spec::new("kind", json!({})) };
+        let draft = Draft::new(Submission { id: Some(id.to_owned()), not_before_ms: 0, spec }, "", now_ms);
+        run(|t| engine::submit(t, &draft, now_ms)).expect("submitted");
+    };
+    for (step_s, expected) in [(None, ["higher", "high", "low"]), (Some(60), ["higher", "low", "high"])] {
+        memory::clear();
+        crate::rpc::handle(&json!({ "op": "configure", "age_s": step_s.unwrap_or(0) }));
+        let now = mcpp_tool::environment::now_ms();
+        submit_at("low", 1.0, now);
+        // A minute is one priority: after ten of them "low" stands before one of priority 10.
+        submit_at("higher", 20.0, now + 60_000);
+        submit_at("high", 10.0, now + 600_000);
+        assert_eq!(claim(9, now + 600_000), expected);
+    }
+}

@@ -63,7 +63,7 @@ impl Alarm {
     /// # Errors
     /// See [`StoreError`].
     pub fn by(&self, t: &Transaction<'_>, at_ms: u64, now_ms: u64) -> Result<(), StoreError> {
-        match ALARMS.get(t, self.name)? {
+        match self.set_for(t)? {
             Some(set) if is_lost(set, now_ms) => self.set(t, at_ms.min(now_ms)),
             Some(set) if set <= at_ms => Ok(()),
             _ => self.set(t, at_ms),
@@ -75,7 +75,7 @@ impl Alarm {
     /// # Errors
     /// See [`StoreError`].
     pub fn revive(&self, t: &Transaction<'_>, now_ms: u64) -> Result<(), StoreError> {
-        match ALARMS.get(t, self.name)? {
+        match self.set_for(t)? {
             Some(set) if is_lost(set, now_ms) => self.set(t, now_ms),
             _ => Ok(()),
         }
@@ -101,12 +101,27 @@ impl Alarm {
         worked.and(rested)
     }
 
+    /// When it is set for; read once in a transaction, however often it is asked.
+    fn set_for(&self, t: &Transaction<'_>) -> Result<Option<u64>, StoreError> {
+        let known = t.alarms().borrow().get(self.name).copied();
+        match known {
+            Some(at_ms) => Ok(at_ms),
+            None => {
+                let at_ms = ALARMS.get(t, self.name)?;
+                t.alarms().borrow_mut().insert(self.name, at_ms);
+                Ok(at_ms)
+            }
+        }
+    }
+
     fn set(&self, t: &Transaction<'_>, at_ms: u64) -> Result<(), StoreError> {
+        t.alarms().borrow_mut().insert(self.name, Some(at_ms));
         ALARMS.set(t, self.name, &at_ms)?;
         t.wake_at(self.name, at_ms, b"")
     }
 
     fn cancel(&self, t: &Transaction<'_>) -> Result<(), StoreError> {
+        t.alarms().borrow_mut().insert(self.name, None);
         ALARMS.remove(t, self.name)?;
         t.cancel_wake(self.name).map(drop)
     }

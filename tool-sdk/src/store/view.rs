@@ -30,6 +30,8 @@ pub struct View<'a> {
     last_error: Cell<Option<StoreError>>,
     /// Changes of kept counts that are not written yet, by the key of the count.
     deltas: RefCell<BTreeMap<Vec<u8>, i64>>,
+    /// When alarms are set for, as far as this transaction knows.
+    alarms: RefCell<BTreeMap<&'static str, Option<u64>>>,
     /// A random number that chooses the parts of counts that this transaction changes.
     shard: Cell<Option<u8>>,
 }
@@ -44,6 +46,7 @@ impl<'a> View<'a> {
             spent: Cell::default(),
             last_error: Cell::default(),
             deltas: RefCell::default(),
+            alarms: RefCell::default(),
             shard: Cell::default(),
         }
     }
@@ -166,6 +169,11 @@ impl<'a> Transaction<'a> {
     pub(super) fn commit(self) -> Result<(), StoreError> {
         self.0.write_counts()?;
         self.0.source.commit()
+    }
+
+    /// When alarms are set for, as far as this transaction knows.
+    pub(super) fn alarms(&self) -> &RefCell<BTreeMap<&'static str, Option<u64>>> {
+        &self.0.alarms
     }
 
     fn shard(&self) -> u8 {

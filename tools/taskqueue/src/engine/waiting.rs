@@ -7,7 +7,6 @@ use mcpp_tool::{
     environment::{chance, id, now_ms},
     store::{Index, Map, StoreError, Transaction, snapshot, transact, wait},
 };
-use serde::{Deserialize, Serialize};
 
 use super::{ClaimRequest, QueueError, claim_many, look_after};
 use crate::{
@@ -17,27 +16,23 @@ use crate::{
 
 /// The shortest and the longest time after which a claimer looks by itself, in seconds: it may have been woken for a task that another one got.
 const LOOK_S: (f64, f64) = (5.0, 10.0);
+/// Claimers whose patience is long over that a claimer forgets when it begins to wait.
+const MOST_FORGOTTEN: usize = 4;
 /// Claimers that are woken at once where all of them may find something.
 const MOST_WOKEN: usize = 100;
 
-/// Claimers that wait, by an id of their own.
-const WAITERS: Map<String, Waiter> = Map::new("waiter");
-/// Claimers by the groups of ready tasks that they may have.
-const ARMED: Index<(String, String), String> = Index::new("armed");
+/// When a claimer's patience is over, in milliseconds since 1970-01-01 UTC, and an id of its own.
+pub(crate) type Waiter = (u64, String);
 
-/// A claimer that waits.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-struct Waiter {
-    /// When its patience is over, in milliseconds since 1970-01-01 UTC.
-    until_ms: u64,
-    /// The groups of ready tasks that it may have.
-    groups: Vec<(String, String)>,
-}
+/// Claimers that wait, and the groups of ready tasks that they may have.
+const WAITERS: Map<Waiter, Vec<(String, String)>> = Map::new("waiter");
+/// Claimers by the groups of ready tasks that they may have.
+const ARMED: Index<(String, String), Waiter> = Index::new("armed");
 
 /// Claims at most `most` tasks; where there are none, as soon as there are some, or until the patience or the call's time is over.
 pub fn claim_or_wait(request: &ClaimRequest<'_>, most: usize, patience: Duration) -> Result<Vec<Task>, QueueError> {
-    let (begun, me) = (Instant::now(), id());
-    let until_ms = now_ms().saturating_add(u64::try_from(patience.as_millis()).unwrap_or(u64::MAX));
+    let begun = Instant::now();
+    let me = (now_ms().saturating_add(u64::try_from(patience.as_millis()).unwrap_or(u64::MAX)), id());
     let mut may_wait = !patience.is_zero();
     loop {
         let now = now_ms();
@@ -47,9 +42,9 @@ pub fn claim_or_wait(request: &ClaimRequest<'_>, most: usize, patience: Duration
         let claimed = transact(|t| {
             let claimed = claim_many(t, request, most, now)?;
             match claimed.is_empty() && may_wait {
-                true => arm(t, &me, request, until_ms)?,
+                true => arm(t, &me, request, now)?,
                 false if patience.is_zero() => {}
-                false => drop(dismiss(t, &me)?),
+                false => dismiss(t, &me)?,
             }
             Ok::<_, QueueError>(claimed)
         })?;
@@ -61,7 +56,7 @@ pub fn claim_or_wait(request: &ClaimRequest<'_>, most: usize, patience: Duration
 }
 
 /// Waits until the claimer is woken or looks by itself; false if the call's time is over.
-fn sleep(me: &str, left: Duration) -> Result<bool, StoreError> {
+fn sleep(me: &Waiter, left: Duration) -> Result<bool, StoreError> {
     /// How much sooner than asked a wait may end without being the last one.
     const EARLY: Duration = Duration::from_millis(50);
     let (_, version) = WAITERS.get_versioned(&snapshot()?, me)?;
@@ -75,26 +70,28 @@ fn sleep(me: &str, left: Duration) -> Result<bool, StoreError> {
     Ok(is_woken || begun.elapsed() + EARLY >= patience)
 }
 
-/// Notes a claimer that waits, unless it is noted.
-pub(crate) fn arm(t: &Transaction<'_>, me: &str, request: &ClaimRequest<'_>, until_ms: u64) -> Result<(), StoreError> {
+/// Notes a claimer that waits, unless it is noted, and forgets a few that are gone without a word.
+pub(crate) fn arm(t: &Transaction<'_>, me: &Waiter, request: &ClaimRequest<'_>, now_ms: u64) -> Result<(), StoreError> {
     if WAITERS.get(t, me)?.is_some() {
         return Ok(());
+    }
+    for gone in WAITERS.all().below(&(now_ms,)).most(MOST_FORGOTTEN).walk(t) {
+        dismiss(t, &gone?.0)?;
     }
     let groups = request.groups();
     for group in &groups {
         ARMED.insert(t, group, me)?;
     }
-    WAITERS.set(t, me, &Waiter { until_ms, groups })
+    WAITERS.set(t, me, &groups)
 }
 
-/// Removes a claimer that waits, which wakes it; until when it waits, if it did.
-fn dismiss(t: &Transaction<'_>, who: &str) -> Result<Option<u64>, StoreError> {
-    let Some(waiter) = WAITERS.get(t, who)? else { return Ok(None) };
-    for group in &waiter.groups {
+/// Removes a claimer that waits, which wakes it.
+fn dismiss(t: &Transaction<'_>, who: &Waiter) -> Result<(), StoreError> {
+    let Some(groups) = WAITERS.get(t, who)? else { return Ok(()) };
+    for group in &groups {
         ARMED.remove(t, group, who)?;
     }
-    WAITERS.remove(t, who)?;
-    Ok(Some(waiter.until_ms))
+    WAITERS.remove(t, who).map(drop)
 }
 
 /// Wakes a claimer for each of these tasks that is ready.
@@ -110,11 +107,10 @@ pub(super) fn ring(t: &Transaction<'_>, tasks: &[Task], now_ms: u64) -> Result<(
 fn ring_for(t: &Transaction<'_>, task: &Task, now_ms: u64) -> Result<(), StoreError> {
     let lane = lane(task.spec.session.as_deref(), task.spec.sticky_worker.as_deref());
     for task_type in [canonical_type(&task.spec.task_type), ANY_TYPE] {
-        while let Some(who) = ARMED.of(&(&lane, task_type)).first(t)? {
-            // One that is gone without a word is passed over.
-            if dismiss(t, &who)?.is_some_and(|until_ms| until_ms >= now_ms) {
-                return Ok(());
-            }
+        // Those whose patience is over are gone without a word.
+        let waiting = ARMED.of(&(&lane, task_type)).from(&(now_ms,));
+        if let Some(who) = waiting.first(t)? {
+            return dismiss(t, &who);
         }
     }
     Ok(())

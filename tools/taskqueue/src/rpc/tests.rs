@@ -56,7 +56,7 @@ fn a_value_that_a_field_cannot_use_is_refused_with_the_fields_name() {
         "session_id": null, "session": null, "p2p_session": null, "sticky_worker_id": null, "sticky_worker": null,
     } });
     let claim = json!({ "op": "claim", "worker_id": "w", "peer": null, "peer_id": null, "clock": null,
-        "supported_task_types": null, "task_types": null, "session_id": null, "session": null, "p2p_session": null });
+        "supported_task_types": null, "task_types": null, "session_id": null, "session": null, "p2p_session": null, "wait_s": null });
     let many =
         json!({ "op": "claim_many", "worker_id": "w", "max_tasks": null, "limit": null, "same_task_type": null });
     let complete = json!({ "op": "complete", "task_id": "t", "status": null, "error": null, "worker_id": null,
@@ -91,6 +91,7 @@ fn a_value_that_a_field_cannot_use_is_refused_with_the_fields_name() {
                 ("/worker_id", Kind::Name),
                 ("/peer", Kind::Name),
                 ("/peer_id", Kind::Name),
+                ("/wait_s", Kind::Number),
                 ("/clock", Kind::Clock),
                 ("/supported_task_types", Kind::Texts),
                 ("/task_types", Kind::Texts),

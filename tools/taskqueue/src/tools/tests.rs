@@ -199,9 +199,9 @@ fn a_claimer_that_waits_is_noted_while_it_waits_and_woken_by_one_task() {
     let waiting = |t: &mcpp_tool::store::View<'_>| crate::engine::waiting_count(t).expect("counted");
     transact(|t| {
         for worker in ["b", "c", "d"] {
-            engine::note_waiting(t, worker, &request(worker), u64::MAX)?;
+            engine::note_waiting(t, &(u64::MAX, worker.to_owned()), &request(worker), 0)?;
         }
-        engine::note_waiting(t, "a-gone", &request("a-gone"), 1)
+        engine::note_waiting(t, &(1, "gone".to_owned()), &request("gone"), 0)
     })
     .expect("noted");
     let left = |submitted: Value| {
@@ -209,13 +209,15 @@ fn a_claimer_that_waits_is_noted_while_it_waits_and_woken_by_one_task() {
         waiting(&snapshot().expect("a snapshot"))
     };
     assert_eq!(left(json!({ "task_id": "1", "task_type": "other", "payload": {} })), 4, "it is for none of them");
-    assert_eq!(left(task("2")), 2, "one is woken, and one that was gone is passed over");
-    assert_eq!(left(task("3")), 1, "and the next");
+    assert_eq!(left(task("2")), 3, "one is woken, and the one that was gone is passed over");
+    transact(|t| engine::note_waiting(t, &(u64::MAX, "e".to_owned()), &request("e"), 5)).expect("noted");
+    assert_eq!(waiting(&snapshot().expect("a snapshot")), 3, "which the next one that waits forgets");
+    assert_eq!(left(task("3")), 2, "and the next");
     assert_eq!(
         left(json!({ "task_id": "4", "task_type": "kind", "payload": {}, "not_before": "2999-01-01T00:00:00Z" })),
-        1
+        2
     );
-    assert_eq!(left(task("5")), 0, "and the last one");
+    assert_eq!((left(task("5")), left(task("6")), left(task("7"))), (1, 0, 0), "and the last ones");
 }
 
 #[test]

@@ -23,6 +23,8 @@ const MAX_TYPES: usize = 64;
 pub const MAX_CLAIMED: usize = 128;
 /// Bytes of records with which a claim of many is full: a worker that gets too large a reply would have the tasks and not know it.
 const FULL_BYTES: u64 = 1 << 20;
+/// Bytes written after which a claim of many stops: half of what a transaction may write. A task whose turn comes by a claim is written too.
+const FULL_WRITTEN_BYTES: u64 = 2 << 20;
 /// Tasks that deterministic placement looks at.
 const MAX_CANDIDATES: usize = 200;
 /// Bytes of their records: what can be read within a transaction's time. The first one's owner finds it whatever comes behind it.
@@ -100,7 +102,7 @@ pub fn claim_many(
     }
     if settings.deterministic {
         if let Some(place) = find_owned(t, request, now_ms)? {
-            claimed.extend(take(t, &place, request.worker, now_ms)?);
+            claimed.extend(take(t, &place, request.worker, now_ms)?.map(|(task, _)| task));
         }
     } else {
         take_next(t, request.clone(), most, now_ms, &mut claimed)?;
@@ -117,7 +119,7 @@ fn take_next(
     now_ms: u64,
     claimed: &mut Vec<Task>,
 ) -> Result<(), QueueError> {
-    let begun = t.spent().bytes;
+    let mut bytes = 0_u64;
     while claimed.len() < most {
         // Where the first one's type is that of the others, it is not known before.
         let wanted = if claimed.is_empty() && request.same_type { 1 } else { most.saturating_sub(claimed.len()) };
@@ -126,11 +128,13 @@ fn take_next(
             break;
         }
         for place in next {
-            // The record was read and is written.
-            if t.spent().bytes.saturating_sub(begun) / 2 >= FULL_BYTES {
+            if bytes >= FULL_BYTES || t.spent().written_bytes >= FULL_WRITTEN_BYTES {
                 return Ok(());
             }
-            claimed.extend(take(t, &place, request.worker, now_ms)?);
+            if let Some((task, record_bytes)) = take(t, &place, request.worker, now_ms)? {
+                bytes = bytes.saturating_add(record_bytes);
+                claimed.push(task);
+            }
         }
         if let (true, Some(first)) = (request.same_type, claimed.first()) {
             request.types = vec![first.spec.task_type.clone()];
@@ -139,15 +143,16 @@ fn take_next(
     Ok(())
 }
 
-/// Gives the task at a place to a worker, unless a key of it says that it must wait.
+/// Gives the task at a place to a worker, unless a key of it says that it must wait; and the bytes of its record.
 fn take(
     t: &Transaction<'_>,
     (_, _, id, created_ms): &Place,
     worker: &str,
     now_ms: u64,
-) -> Result<Option<Task>, QueueError> {
+) -> Result<Option<(Task, u64)>, QueueError> {
+    let begun = t.spent().bytes;
     let before = TASKS.get(t, &(*created_ms, id))?.ok_or_else(|| QueueError::NoTask(id.clone()))?;
-    let mut after = before.clone();
+    let (mut after, record_bytes) = (before.clone(), t.spent().bytes.saturating_sub(begun));
     if !turns::may_begin(t, &before, now_ms)? {
         rules::hold(&mut after, now_ms);
         save(t, Some(&before), Some(&after), now_ms)?;
@@ -156,7 +161,7 @@ fn take(
     rules::claim(&mut after, worker, now_ms)?;
     turns::begins(t, &after, now_ms)?;
     save(t, Some(&before), Some(&after), now_ms)?;
-    Ok(Some(after))
+    Ok(Some((after, record_bytes)))
 }
 
 /// How many more tasks a worker may have: a registered one as many as it said, one that is leaving none. An unregistered worker has no bound.

@@ -1,6 +1,6 @@
 //! Ranges of typed entries, read lazily: a [`Span`] says which entries, a [`Walk`] goes through them.
 //!
-//! A walk reads pages behind the scenes, small ones first: whoever stops early has read little, and a walk to the end makes one host call for a thousand entries.
+//! A walk reads pages behind the scenes, small ones first: a caller that stops early has read little, and a walk to the end makes one host call for a thousand entries.
 
 use std::{collections::VecDeque, fmt, marker::PhantomData};
 

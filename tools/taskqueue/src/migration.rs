@@ -47,7 +47,7 @@ const STEP_ENTRIES: usize = 4_000;
 /// Bytes that one step reads and writes.
 const STEP_BYTES: u64 = 2 << 20;
 
-/// What was counted in a worker's own entry.
+/// The counts that a worker's own entry had.
 #[derive(serde::Serialize, Deserialize)]
 struct OldWork {
     #[serde(default)]

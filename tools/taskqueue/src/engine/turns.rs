@@ -11,7 +11,7 @@ use crate::{
     rules::{self, Refused},
 };
 
-/// What may happen with a key, by its line.
+/// The limits of each key, by its line.
 const LIMITS: Map<(bool, String), Limit> = Map::new("limits");
 /// When the next task of a rate key may begin, in microseconds since 1970-01-01 UTC: they begin evenly.
 const EVEN: Map<String, u64> = Map::new("even");

@@ -145,7 +145,7 @@ impl Play {
         Ok(())
     }
 
-    /// What may be said of keys after every step.
+    /// Holds keys to their promises after every step.
     pub(super) fn check_turns(&self, t: &View<'_>, all: &BTreeMap<String, Task>) -> Result<(), TestCaseError> {
         for (number, line) in LINES.into_iter().enumerate() {
             let of = |is_it: fn(&State) -> bool| {

@@ -1,7 +1,7 @@
 //! The turns of keys. A key has a line of its own, and one task of it at a time stands among those that are ready: so a key with a million tasks takes as many turns as a key
 //! with one. The next task of a line is admitted when that one is claimed, unless as many as may run already, or the key's rate is used up.
 
-use mcpp_tool::store::{Index, Map, StoreError, Transaction, View, bites, snapshot};
+use mcpp_tool::store::{Index, Map, Span, StoreError, Transaction, View, bites};
 use serde::{Deserialize, Serialize};
 
 use super::{QueueError, check_name, save, upkeep, upkeep::UPKEEP, waiting};
@@ -156,18 +156,23 @@ pub(super) fn begins(t: &Transaction<'_>, task: &Task, now_ms: u64) -> Result<()
     EVEN.set(t, key, &even_us.saturating_add(apart_us))
 }
 
+fn due(now_ms: u64) -> Span<(u64, bool, String)> {
+    RATES.of(&()).below(&(now_ms.saturating_add(1),))
+}
+
+/// Whether lines wait that their rate allows to go on.
+pub(super) fn is_due(t: &View<'_>, now_ms: u64) -> Result<bool, StoreError> {
+    Ok(!due(now_ms).is_empty(t)?)
+}
+
 /// Lets lines on whose rate allows it; whether there is more to do.
 pub(super) fn catch_up(now_ms: u64) -> Result<bool, QueueError> {
-    let due = RATES.of(&()).below(&(now_ms.saturating_add(1),));
-    if due.is_empty(&snapshot()?)? {
-        return Ok(false);
-    }
     let let_on = |t: &Transaction<'_>, (at_ms, is_concurrency, key): (u64, bool, String)| {
         RATES.remove(t, &(), &(at_ms, is_concurrency, &key))?;
         admit(t, (is_concurrency, &key), now_ms)?;
         Ok::<_, QueueError>(true)
     };
-    Ok(bites(&mut { upkeep::STEP }, &due, let_on)?.is_worth_more())
+    Ok(bites(&mut { upkeep::STEP }, &due(now_ms), let_on)?.is_worth_more())
 }
 
 /// When a line's rate lets it on next.

@@ -1,7 +1,7 @@
 //! Upkeep, in small bites, when the queue's one alarm rings. Delayed tasks become ready, leases end, tasks that wait for another learn that it has ended, workers that leave are
 //! gone, ended tasks are forgotten, and work in the background goes on.
 
-use mcpp_tool::store::{Alarm, Budget, StoreError, Transaction, View, bites, snapshot, transact};
+use mcpp_tool::store::{Alarm, Budget, Span, StoreError, Transaction, View, bites, snapshot, transact};
 
 use super::{QueueError, all_workers, bulk, is_waited_for, keep, save, store, turns, workers};
 use crate::{
@@ -74,18 +74,27 @@ pub fn wake(now_ms: u64, chance: f64) -> Result<(), QueueError> {
 
 /// Makes a few due tasks ready, and takes back a few that nobody holds any more, before somebody is told that there is nothing.
 pub fn look_after(now_ms: u64, chance: f64) -> Result<(), QueueError> {
-    for is_leased in [false, true] {
-        catch_up(&mut { CLAIM }, is_leased, now_ms, chance)?;
+    // One snapshot tells that there is nothing to do, as there is most of the time.
+    let (delays, leases, rates) = {
+        let t = snapshot()?;
+        (!due(false, now_ms).is_empty(&t)?, !due(true, now_ms).is_empty(&t)?, turns::is_due(&t, now_ms)?)
+    };
+    if delays {
+        catch_up(&mut { CLAIM }, false, now_ms, chance)?;
     }
-    turns::catch_up(now_ms).map(drop)
+    if leases {
+        catch_up(&mut { CLAIM }, true, now_ms, chance)?;
+    }
+    if rates { turns::catch_up(now_ms).map(drop) } else { Ok(()) }
+}
+
+/// Delayed tasks, or running ones, with which something is due.
+fn due(is_leased: bool, now_ms: u64) -> Span<DuePlace> {
+    DUE.of(&is_leased).below(&(now_ms.saturating_add(1),))
 }
 
 /// Makes due tasks ready, or takes back what nobody holds any more; whether there is more.
 fn catch_up(budget: &mut Budget, is_leased: bool, now_ms: u64, chance: f64) -> Result<bool, QueueError> {
-    let due = DUE.of(&is_leased).below(&(now_ms.saturating_add(1),));
-    if due.is_empty(&snapshot()?)? {
-        return Ok(false);
-    }
     let change = |t: &Transaction<'_>, (_, created_ms, id): DuePlace| {
         let Some(before) = TASKS.get(t, &(created_ms, id))? else { return Ok(false) };
         let mut after = before.clone();
@@ -96,7 +105,7 @@ fn catch_up(budget: &mut Budget, is_leased: bool, now_ms: u64, chance: f64) -> R
         store(t, &before, &after, now_ms)?;
         Ok(true)
     };
-    Ok(bites::<_, _, QueueError>(budget, &due, change)?.is_worth_more())
+    Ok(bites::<_, _, QueueError>(budget, &due(is_leased, now_ms), change)?.is_worth_more())
 }
 
 /// Goes on with telling those that wait for tasks that these have ended.

@@ -1,10 +1,12 @@
 //! Answers that say in themselves whether they are a success: for contracts in which a failure of the domain is a result, not an error.
 
-use std::{borrow::Cow, marker::PhantomData};
+use std::marker::PhantomData;
 
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::{Serialize, Serializer, ser::Error as _};
+use schemars::JsonSchema;
+use serde::Serialize;
 use serde_json::{Map, Value, json};
+
+use crate::{Error, Output, output::IntoOutput};
 
 /// The name of the flag that begins an envelope.
 pub trait Flag {
@@ -68,9 +70,8 @@ impl Failure {
 ///     }
 /// }
 /// # mcpp_tool::export!(halve);
-/// let text = |number| serde_json::to_string(&halve(number)).unwrap();
-/// assert_eq!(text(4), r#"{"success":true,"half":2}"#);
-/// assert_eq!(text(5), r#"{"success":false,"error":"the number is odd","number":5}"#);
+/// assert_eq!(halve(4).into_result().map(|half| half.half), Ok(2));       // {"success":true,"half":2}
+/// assert!(halve(5).into_result().is_err_and(|failure| failure.error == "the number is odd"));
 /// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct Envelope<T, F = Success> {
@@ -94,52 +95,46 @@ impl<T, F> From<Result<T, Failure>> for Envelope<T, F> {
     }
 }
 
-impl<T: Serialize, F: Flag> Serialize for Envelope<T, F> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut fields = Map::from_iter([(F::NAME.to_owned(), json!(self.result.is_ok()))]);
-        match &self.result {
-            Ok(value) => match serde_json::to_value(value).map_err(S::Error::custom)? {
-                Value::Object(more) => fields.extend(more),
-                other => drop(fields.insert("result".into(), other)),
-            },
-            Err(Failure { error, more }) => {
-                fields.insert("error".into(), json!(error));
-                fields.extend(more.clone());
-            }
-        }
-        fields.serialize(serializer)
-    }
-}
-
-impl<T: JsonSchema, F: Flag> JsonSchema for Envelope<T, F> {
-    fn schema_name() -> Cow<'static, str> {
-        format!("{}_of_{}", F::NAME, T::schema_name()).into()
-    }
-
-    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        let mut success = T::json_schema(generator);
-        if success.get("type").and_then(Value::as_str) != Some("object") {
-            let properties = json!({ "result": success });
-            success = json_schema!({ "properties": properties, "required": ["result"] });
-        }
-        success.remove("title");
-        success.remove("description");
-        success.remove("additionalProperties");
-        json_schema!({
+/// The properties of a value that is an object stand beside the flag; another value is the property `result`.
+impl<T: Serialize + JsonSchema, F: Flag> IntoOutput for Envelope<T, F> {
+    fn output_schema() -> Option<Value> {
+        let mut success = T::output_schema()?;
+        let parts = success.as_object_mut()?;
+        let definitions = parts.remove("$defs");
+        ["type", "description", "additionalProperties"].into_iter().for_each(|word| drop(parts.remove(word)));
+        let mut schema = json!({
             "type": "object",
             "properties": { F::NAME: { "type": "boolean" } },
             "required": [F::NAME],
             "if": { "properties": { F::NAME: { "const": true } } },
             "then": success,
             "else": { "properties": { "error": { "type": "string" } }, "required": ["error"] },
-        })
+        });
+        if let (Some(definitions), Some(schema)) = (definitions, schema.as_object_mut()) {
+            schema.insert("$defs".into(), definitions);
+        }
+        Some(schema)
+    }
+
+    fn into_output(self) -> Result<Output, Error> {
+        let mut fields = Map::from_iter([(F::NAME.to_owned(), json!(self.result.is_ok()))]);
+        match self.result {
+            Ok(value) => match serde_json::to_value(value)? {
+                Value::Object(more) => fields.extend(more),
+                other => drop(fields.insert("result".into(), other)),
+            },
+            Err(Failure { error, more }) => {
+                fields.insert("error".into(), error.into());
+                fields.extend(more);
+            }
+        }
+        Ok(Output { content: Vec::new(), structured: Some(Value::Object(fields)) })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::output::IntoOutput;
 
     #[test]
     fn a_value_that_is_no_object_is_a_property_and_the_schema_says_both_outcomes() {
@@ -148,7 +143,7 @@ mod tests {
         assert_eq!((&schema["required"][0], &schema["else"]["required"][0]), (&json!("ok"), &json!("error")));
         let structured = |envelope: Envelope<u8, IsOk>| envelope.into_output().expect("an output").structured;
         assert_eq!(structured(Ok(7).into()), Some(json!({ "ok": true, "result": 7 })));
-        let failed = Envelope::from(Err(Failure::new("no")));
-        assert_eq!(structured(failed), Some(json!({ "ok": false, "error": "no" })));
+        let failed = Envelope::from(Err(Failure::new("no").with("number", 3)));
+        assert_eq!(structured(failed), Some(json!({ "ok": false, "error": "no", "number": 3 })));
     }
 }

@@ -33,6 +33,19 @@ impl Error {
     }
 }
 
+/// The error as one text.
+impl std::fmt::Display for Error {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::InvalidArgument { path, reason } => write!(f, "{path}: {reason}"),
+            Self::Failed(output) => {
+                let text = |block: &_| if let Content::Text(text) = block { Some(text.clone()) } else { None };
+                f.write_str(&output.content.iter().filter_map(text).collect::<Vec<_>>().join("; "))
+            }
+        }
+    }
+}
+
 impl<E: std::error::Error> From<E> for Error {
     fn from(error: E) -> Self {
         let mut text = error.to_string();

@@ -1,8 +1,8 @@
-//! Events and timers: what a component is told of. They are written in a transaction ([`Write::emit`](crate::store::Write::emit),
-//! [`Write::wake_at`](crate::store::Write::wake_at)) and handled by functions that [`export!`](crate::export!) names.
+//! Events and timers: what a component is told of. They are written in a transaction ([`Transaction::emit`](crate::store::Transaction::emit),
+//! [`Transaction::wake_at`](crate::store::Transaction::wake_at), [`Alarm`](crate::store::Alarm)) and handled by functions that [`export!`](crate::export!) names.
 //!
 //! ```
-//! use mcpp_tool::{Error, events::{Event, Wake, once}, store::{Counter, Map, Write as _, transact}, tool};
+//! use mcpp_tool::{Error, events::{Event, Wake, once}, store::{Counter, Map, transact}, tool};
 //!
 //! const ORDERS: Map<u64, String> = Map::new("orders");
 //! const LAST: Counter = Counter::new("last-order");
@@ -43,7 +43,7 @@
 //!
 //! A handler may be called again for what it has handled already, if the host crashed in between: [`once`] sees to it that its effects happen once.
 
-use crate::store::{Map, Order, StoreError, Transaction, transact};
+use crate::store::{Map, StoreError, Transaction, transact};
 
 /// An event of a topic that the component is subscribed to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,7 +86,7 @@ const HANDLED: Map<(u64, String), ()> = Map::new("mcpp.handled");
 /// How long an id is remembered, in milliseconds: seven days. A delivery that was given up and is retried later than that may happen twice.
 pub const REMEMBERED_MS: u64 = 7 * 24 * 3_600 * 1_000;
 /// Old ids that are forgotten with each new one.
-const FORGOTTEN_AT_ONCE: u32 = 2;
+const FORGOTTEN_AT_ONCE: usize = 2;
 
 /// Runs `work` in a transaction, unless a delivery with this id and time (`time_ms` of an event, `due_ms` of a timer) has done so before; none if it has.
 ///
@@ -95,14 +95,15 @@ const FORGOTTEN_AT_ONCE: u32 = 2;
 pub fn once<T, E: From<StoreError>>(
     id: &str,
     time_ms: u64,
-    mut work: impl FnMut(&mut Transaction) -> Result<T, E>,
+    mut work: impl FnMut(&Transaction<'static>) -> Result<T, E>,
 ) -> Result<Option<T>, E> {
     transact(|t| {
         let handled = (time_ms, id.to_owned());
         if HANDLED.get(t, &handled)?.is_some() {
             return Ok(None);
         }
-        for (old, ()) in HANDLED.page(t, None, FORGOTTEN_AT_ONCE, Order::Ascending)? {
+        for old in HANDLED.all().most(FORGOTTEN_AT_ONCE).walk(t) {
+            let (old, ()) = old?;
             if old.0.saturating_add(REMEMBERED_MS) < time_ms {
                 HANDLED.remove(t, &old)?;
             }
@@ -145,7 +146,7 @@ mod tests {
         assert_eq!(handle("a", 1), Ok(None));
         assert_eq!(handle("b", 1), Ok(Some(2)));
         assert_eq!(handle("c", REMEMBERED_MS + 2), Ok(Some(3)));
-        let left = HANDLED.page(&mut snapshot().expect("a snapshot"), None, 9, Order::Ascending).expect("a page");
+        let left: Vec<_> = HANDLED.all().collect(&snapshot().expect("a snapshot")).expect("read");
         assert_eq!(left.len(), 1, "{left:?}");
     }
 }

@@ -6,12 +6,10 @@ use std::marker::PhantomData;
 use crate::{
     Error,
     bindings::{
-        handler::exports::mcpp::events::handler as wit, mcpp::store::transactions::Transaction,
+        handler::exports::mcpp::events::handler as wit, mcpp::store::transactions,
         migration::exports::mcpp::store::migration,
     },
     events::{Event, Handlers, Wake, handler_of},
-    output::Content,
-    store::Write,
 };
 
 /// The handler made of `H`.
@@ -41,23 +39,11 @@ impl<H: Handlers + 'static> wit::Guest for HandlerComponent<H> {
 }
 
 fn failed(error: Error) -> wit::HandlerError {
-    wit::HandlerError::Failed(text(error))
-}
-
-/// An error as one text.
-fn text(error: Error) -> String {
-    match error {
-        Error::InvalidArgument { path, reason } => format!("{path}: {reason}"),
-        Error::Failed(output) => {
-            let texts = output.content.into_iter();
-            let texts = texts.filter_map(|block| if let Content::Text(text) = block { Some(text) } else { None });
-            texts.collect::<Vec<_>>().join("; ")
-        }
-    }
+    wit::HandlerError::Failed(error.to_string())
 }
 
 /// A step of a migration.
-pub type Step = fn(&mut dyn Write, u32, Option<Vec<u8>>) -> Result<Option<Vec<u8>>, Error>;
+pub type Step = fn(&crate::store::Transaction<'_>, u32, Option<Vec<u8>>) -> Result<Option<Vec<u8>>, Error>;
 
 /// A component's migration of its data.
 pub trait Migration {
@@ -77,21 +63,30 @@ impl<M: Migration + 'static> migration::Guest for MigrationComponent<M> {
     }
 
     fn step(
-        mut transaction: &Transaction,
+        transaction: &transactions::Transaction,
         from: u32,
         cursor: Option<Vec<u8>>,
     ) -> Result<Option<Vec<u8>>, migration::MigrationError> {
         if from >= M::FORMAT {
             return Err(migration::MigrationError::UnsupportedFormat);
         }
-        // In a native build there is no host that could lend a transaction.
-        #[cfg(not(target_arch = "wasm32"))]
-        let step: Result<Option<Vec<u8>>, Error> = {
-            let _nothing_lent = (&mut transaction, cursor);
-            Err(Error::failed("there is no host"))
-        };
-        #[cfg(target_arch = "wasm32")]
-        let step = (M::STEP)(&mut transaction, from, cursor);
-        step.map_err(|error| migration::MigrationError::Failed(text(error)))
+        step(M::STEP, transaction, from, cursor).map_err(|error| migration::MigrationError::Failed(error.to_string()))
     }
+}
+
+#[cfg(target_arch = "wasm32")]
+fn step(
+    step: Step,
+    transaction: &transactions::Transaction,
+    from: u32,
+    cursor: Option<Vec<u8>>,
+) -> Result<Option<Vec<u8>>, Error> {
+    let lent = crate::store::backend::Source::Lent(transaction);
+    crate::store::Transaction::within(lent, |t| step(t, from, cursor))
+}
+
+/// In a native build there is no host that could lend a transaction.
+#[cfg(not(target_arch = "wasm32"))]
+fn step(_: Step, _: &transactions::Transaction, _: u32, _: Option<Vec<u8>>) -> Result<Option<Vec<u8>>, Error> {
+    Err(Error::failed("there is no host"))
 }

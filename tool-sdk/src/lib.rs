@@ -21,11 +21,12 @@
 //! The function's name is the tool's name, its doc comment the description, its parameters the input schema (or, if its only parameter is called `args`, that type
 //! is), its return type the output schema. `Err` is an error that the caller can read. A function stays a function: test it as one.
 //!
-//! Within a call, [`log`], [`progress`], [`caller`], [`call`], [`http`] and [`store`] reach the host; [`events`] tells a component of what happens between calls. Outside a component (in a native test) they do nothing but what their pages say.
+//! Within a call, [`log`], [`progress`], [`caller`], [`call`], [`http`] and [`store`] reach the host, and [`environment`] has time, chance and ids; [`events`] tells a component of what happens between calls. Outside a component (in a native test) they do nothing but what their pages say.
 #![deny(missing_docs)]
 
 pub mod call;
 pub mod caller;
+pub mod environment;
 pub mod events;
 pub mod http;
 pub mod log;
@@ -34,6 +35,7 @@ pub mod store;
 
 mod arguments;
 mod definition;
+mod envelope;
 mod error;
 #[doc(hidden)]
 pub mod exports;
@@ -44,6 +46,7 @@ pub use mcpp_tool_macros::{export, tool};
 pub use self::{
     call::call,
     caller::caller,
+    envelope::{Envelope, Failure, Flag, IsOk, Success},
     error::Error,
     output::{Content, Output},
 };

@@ -23,16 +23,26 @@
 //!
 //! In a native test the data is in [`memory`], one store for each thread, so a tool's rules are tested as plain functions.
 
+mod alarm;
+mod bites;
 mod codec;
 mod collections;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod memory;
+mod span;
+mod table;
+mod view;
 
 use std::time::Duration;
 
 pub use self::{
-    codec::Key,
-    collections::{Counter, Index, Map, Place, Queue},
+    alarm::Alarm,
+    bites::{Bitten, Budget, bites},
+    codec::{Key, KeyOf, Prefix},
+    collections::{Counter, Index, Map, Place, Queue, remove_collection},
+    span::{Cursor, Span, Walk},
+    table::{Counts, Places, Prepared, Table},
+    view::{Snapshot, Spent, Transaction, View},
 };
 
 /// How often [`transact`] runs its closure at most.
@@ -135,126 +145,12 @@ pub struct Page {
     pub more: bool,
 }
 
-/// A source to read from: a [`Snapshot`] or a [`Transaction`].
-pub trait Read {
-    /// One entry.
-    ///
-    /// # Errors
-    /// See [`StoreError`].
-    fn get(&mut self, key: &[u8]) -> Result<Option<Entry>, StoreError>;
-
-    /// Part of a range: at most `limit` entries, 1,000, and 1 MiB.
-    ///
-    /// # Errors
-    /// See [`StoreError`].
-    fn scan(&mut self, range: &Range, limit: u32, order: Order) -> Result<Page, StoreError>;
-}
-
-/// A target to write to: a [`Transaction`].
-pub trait Write: Read {
-    /// The first entries of a range that no other open transaction has taken.
-    ///
-    /// # Errors
-    /// See [`StoreError`].
-    fn take(&mut self, range: &Range, limit: u32) -> Result<Vec<Entry>, StoreError>;
-
-    /// Writes an entry.
-    ///
-    /// # Errors
-    /// See [`StoreError`].
-    fn set(&mut self, key: &[u8], value: &[u8]) -> Result<(), StoreError>;
-
-    /// Removes an entry; whether there was one.
-    ///
-    /// # Errors
-    /// See [`StoreError`].
-    fn delete(&mut self, key: &[u8]) -> Result<bool, StoreError>;
-
-    /// Emits an event on this component's topic `topic`; its id.
-    ///
-    /// # Errors
-    /// See [`StoreError`].
-    fn emit(&mut self, topic: &str, key: &str, payload: &[u8]) -> Result<String, StoreError>;
-
-    /// Has the host wake this component at a time, in milliseconds since 1970-01-01 UTC. The same key replaces.
-    ///
-    /// # Errors
-    /// See [`StoreError`].
-    fn wake_at(&mut self, key: &str, at_ms: u64, payload: &[u8]) -> Result<(), StoreError>;
-
-    /// Cancels the timer of a key; whether there was one.
-    ///
-    /// # Errors
-    /// See [`StoreError`].
-    fn cancel_wake(&mut self, key: &str) -> Result<bool, StoreError>;
-}
-
 #[cfg(not(target_arch = "wasm32"))]
 use memory as backend;
 
 #[cfg(target_arch = "wasm32")]
 #[path = "store/host.rs"]
-mod backend;
-
-/// An open transaction.
-#[derive(Debug)]
-pub struct Transaction {
-    inner: backend::Transaction,
-    conflicted: bool,
-    overran: bool,
-}
-
-impl Transaction {
-    fn note<T>(&mut self, result: Result<T, StoreError>) -> Result<T, StoreError> {
-        self.conflicted |= matches!(result, Err(StoreError::Conflict));
-        self.overran |= matches!(result, Err(StoreError::TooLong));
-        result
-    }
-}
-
-impl Read for Transaction {
-    fn get(&mut self, key: &[u8]) -> Result<Option<Entry>, StoreError> {
-        let result = self.inner.get(key);
-        self.note(result)
-    }
-
-    fn scan(&mut self, range: &Range, limit: u32, order: Order) -> Result<Page, StoreError> {
-        let result = self.inner.scan(range, limit, order);
-        self.note(result)
-    }
-}
-
-impl Write for Transaction {
-    fn take(&mut self, range: &Range, limit: u32) -> Result<Vec<Entry>, StoreError> {
-        let result = self.inner.take(range, limit);
-        self.note(result)
-    }
-
-    fn set(&mut self, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
-        let result = self.inner.set(key, value);
-        self.note(result)
-    }
-
-    fn delete(&mut self, key: &[u8]) -> Result<bool, StoreError> {
-        let result = self.inner.delete(key);
-        self.note(result)
-    }
-
-    fn emit(&mut self, topic: &str, key: &str, payload: &[u8]) -> Result<String, StoreError> {
-        let result = self.inner.emit(topic, key, payload);
-        self.note(result)
-    }
-
-    fn wake_at(&mut self, key: &str, at_ms: u64, payload: &[u8]) -> Result<(), StoreError> {
-        let result = self.inner.wake_at(key, at_ms, payload);
-        self.note(result)
-    }
-
-    fn cancel_wake(&mut self, key: &str) -> Result<bool, StoreError> {
-        let result = self.inner.cancel_wake(key);
-        self.note(result)
-    }
-}
+pub(crate) mod backend;
 
 /// Runs `work` in a transaction and commits it, if `work` succeeds; durable when this returns. Where the transaction conflicts with another one, `work` is run
 /// again from its beginning, at most [`MAX_RUNS`] times, and once where it was open for too long, so it must do nothing that cannot be done twice besides what it
@@ -262,49 +158,46 @@ impl Write for Transaction {
 ///
 /// # Errors
 /// Those of `work`, and those of the store as such ones.
-pub fn transact<T, E: From<StoreError>>(mut work: impl FnMut(&mut Transaction) -> Result<T, E>) -> Result<T, E> {
+pub fn transact<T, E: From<StoreError>>(mut work: impl FnMut(&Transaction<'static>) -> Result<T, E>) -> Result<T, E> {
     let (mut runs, mut overruns) = (1, 0);
     loop {
-        let mut transaction = Transaction { inner: backend::begin()?, conflicted: false, overran: false };
-        let result = work(&mut transaction);
-        let (conflicted, overran) = (transaction.conflicted, transaction.overran);
-        let mut again = |conflicted: bool, overran: bool| {
-            overruns += u32::from(overran);
-            runs < MAX_RUNS && (conflicted || overran && overruns <= MAX_OVERRUNS)
+        let (result, store_error) = attempt(&mut work);
+        overruns += u32::from(store_error == Some(StoreError::TooLong));
+        let again = match store_error {
+            Some(StoreError::Conflict) => true,
+            Some(StoreError::TooLong) => overruns <= MAX_OVERRUNS,
+            _ => false,
         };
-        match result {
-            Err(_) if again(conflicted, overran) => {}
-            Err(error) => return Err(error),
-            Ok(value) => match transaction.inner.commit() {
-                Ok(()) => return Ok(value),
-                Err(error) if again(error == StoreError::Conflict, error == StoreError::TooLong) => {}
-                Err(error) => return Err(error.into()),
-            },
+        if result.is_ok() || !again || runs >= MAX_RUNS {
+            return result;
         }
         runs += 1;
     }
 }
 
-/// The data as it is now, durably. Closed when dropped.
-#[derive(Debug)]
-pub struct Snapshot(backend::Snapshot);
+/// Runs `work` in one transaction, and commits it if `work` succeeds; and the last error that the store gave.
+fn attempt<T, E: From<StoreError>>(
+    work: &mut impl FnMut(&Transaction<'static>) -> Result<T, E>,
+) -> (Result<T, E>, Option<StoreError>) {
+    let transaction = match Transaction::begin() {
+        Ok(transaction) => transaction,
+        Err(error) => return (Err(error.into()), Some(error)),
+    };
+    match work(&transaction) {
+        Err(error) => (Err(error), transaction.last_error()),
+        Ok(value) => match transaction.commit() {
+            Ok(()) => (Ok(value), None),
+            Err(error) => (Err(error.into()), Some(error)),
+        },
+    }
+}
 
 /// Opens a snapshot.
 ///
 /// # Errors
 /// See [`StoreError`].
 pub fn snapshot() -> Result<Snapshot, StoreError> {
-    backend::snapshot().map(Snapshot)
-}
-
-impl Read for Snapshot {
-    fn get(&mut self, key: &[u8]) -> Result<Option<Entry>, StoreError> {
-        self.0.get(key)
-    }
-
-    fn scan(&mut self, range: &Range, limit: u32, order: Order) -> Result<Page, StoreError> {
-        self.0.scan(range, limit, order)
-    }
+    view::snapshot()
 }
 
 /// Waits until the version of an entry is not `since` any more (0: until it exists); the version then, or still `since` when `timeout` went by first. In a native

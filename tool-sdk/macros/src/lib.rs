@@ -1,5 +1,6 @@
 //! The macros of `mcpp-tool`: [`macro@tool`] makes a tool of a function, [`export!`] a component of tools.
 
+mod argument;
 mod export;
 mod options;
 mod tool;
@@ -12,7 +13,10 @@ use syn::{Ident, parse_macro_input};
 /// Options, all optional: `name = "…"`, `title = "…"`, `read_only`, `destructive`, `idempotent`, `open_world` (each also `= false`), and
 /// `input_schema = EXPRESSION` (a `serde_json::Value`), which replaces the schema derived from the parameters.
 ///
-/// Attributes on parameters (doc comments, `#[serde(…)]`, `#[schemars(…)]`) are those of the argument's fields.
+/// Attributes on parameters (doc comments, `#[serde(…)]`, `#[schemars(…)]`) are those of the argument's fields. Two are this macro's own:
+///
+/// - `#[arg(default)]` and `#[arg(default = EXPRESSION)]`: the argument may be absent, and is the type's default or the expression then. The schema shows it.
+/// - `#[arg(flatten)]`: the fields of the parameter's type (which derives `Deserialize` and `JsonSchema`) are arguments themselves, so that several tools can share them.
 #[proc_macro_attribute]
 pub fn tool(options: TokenStream, function: TokenStream) -> TokenStream {
     let options = parse_macro_input!(options as options::Options);
@@ -29,7 +33,7 @@ pub fn tool(options: TokenStream, function: TokenStream) -> TokenStream {
 ///     tools: [add, subtract],
 ///     events: { "queue/done" => on_done, "own-topic" => on_own },   // fn(Event) -> Result<(), Error>
 ///     timers: on_wake,                                                // fn(Wake) -> Result<(), Error>
-///     migration: 2 => migrate,  // fn(&mut dyn Write, u32, Option<Vec<u8>>) -> Result<Option<Vec<u8>>, Error>
+///     migration: 2 => migrate,  // fn(&Transaction, u32, Option<Vec<u8>>) -> Result<Option<Vec<u8>>, Error>
 /// }
 /// ```
 #[proc_macro]

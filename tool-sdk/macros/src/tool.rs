@@ -2,18 +2,12 @@
 
 use proc_macro2::TokenStream;
 use quote::{ToTokens, quote};
-use syn::{Attribute, Expr, FnArg, Ident, ItemFn, Lit, Meta, Pat, ReturnType, Type, spanned::Spanned as _};
+use syn::{Attribute, Expr, FnArg, ItemFn, Lit, Meta, Pat, ReturnType, Type, spanned::Spanned as _};
 
-use crate::{definition_name, options::Options};
+use crate::{argument::Parameter, definition_name, options::Options};
 
 /// The one parameter that is the whole arguments instead of a field of them.
 const WHOLE: &str = "args";
-
-struct Parameter {
-    attributes: Vec<Attribute>,
-    name: Ident,
-    ty: Type,
-}
 
 pub(crate) fn expand(options: &Options, mut function: ItemFn) -> syn::Result<TokenStream> {
     refuse_unsupported(&function)?;
@@ -64,11 +58,8 @@ fn take_parameters(function: &mut ItemFn) -> syn::Result<Vec<Parameter>> {
         if let Type::Reference(reference) = &*typed.ty {
             return Err(syn::Error::new(reference.span(), "a parameter of a tool is owned: write `String` for `&str`"));
         }
-        parameters.push(Parameter {
-            attributes: std::mem::take(&mut typed.attrs),
-            name: pattern.ident.clone(),
-            ty: (*typed.ty).clone(),
-        });
+        let attributes = std::mem::take(&mut typed.attrs);
+        parameters.push(Parameter::new(pattern.ident.clone(), (*typed.ty).clone(), attributes)?);
     }
     Ok(parameters)
 }
@@ -127,12 +118,13 @@ fn arguments(function: &ItemFn, parameters: &[Parameter]) -> (TokenStream, Token
         }
         fields => {
             let names: Vec<_> = fields.iter().map(|field| &field.name).collect();
-            let declared = fields.iter().map(|Parameter { attributes, name, ty }| quote!(#(#attributes)* #name: #ty));
+            let (declared, defaults): (Vec<_>, Vec<_>) = fields.iter().map(Parameter::declare).unzip();
             let arguments_type = quote! {
                 #[derive(::mcpp_tool::internal::serde::Deserialize, ::mcpp_tool::internal::schemars::JsonSchema)]
                 #[serde(crate = "::mcpp_tool::internal::serde", deny_unknown_fields)]
                 #[schemars(crate = "::mcpp_tool::internal::schemars")]
                 struct Arguments { #(#declared,)* }
+                #(#defaults)*
             };
             let call = quote!({
                 let Arguments { #(#names),* } = ::mcpp_tool::internal::parse(arguments)?;

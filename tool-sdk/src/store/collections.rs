@@ -8,46 +8,49 @@ use std::marker::PhantomData;
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
-    Entry, Key, Order, Range, Read, StoreError, Write,
+    Entry, Key, KeyOf, Prefix, Span, StoreError, Transaction, View,
     codec::{self},
 };
 
-fn prefix(name: &str) -> Vec<u8> {
-    let mut bytes = Vec::new();
+/// The beginning of the keys of a collection.
+pub(super) fn beginning(name: &str) -> Vec<u8> {
+    /// Room for most keys, so that they need not grow.
+    const MOST_KEYS: usize = 96;
+    let mut bytes = Vec::with_capacity(MOST_KEYS);
     codec::encode_bytes(name.as_bytes(), &mut bytes);
     bytes
 }
 
-fn key_of(name: &str, key: &impl Key) -> Vec<u8> {
-    let mut bytes = prefix(name);
+pub(super) fn key_of<K>(name: &str, key: &(impl KeyOf<K> + ?Sized)) -> Vec<u8> {
+    let mut bytes = beginning(name);
     key.encode(&mut bytes);
     bytes
 }
 
-/// All keys that start with `prefix`.
-fn under(prefix: Vec<u8>) -> Range {
-    let mut end = prefix.clone();
-    while let Some(last) = end.pop() {
-        if last < u8::MAX {
-            end.push(last + 1);
-            return Range { start: prefix, end: Some(end) };
-        }
-    }
-    Range { start: prefix, end: None }
-}
-
-fn decode_key<K: Key>(name: &str, entry: &Entry) -> Result<K, StoreError> {
-    let mut bytes = entry.key.strip_prefix(&*prefix(name)).ok_or(StoreError::Unreadable)?;
+/// A key that is all of `bytes`.
+pub(super) fn decode_key<K: Key>(mut bytes: &[u8]) -> Result<K, StoreError> {
     let key = K::decode(&mut bytes).ok_or(StoreError::Unreadable)?;
     if bytes.is_empty() { Ok(key) } else { Err(StoreError::Unreadable) }
 }
 
-fn decode_value<V: DeserializeOwned>(entry: &Entry) -> Result<V, StoreError> {
-    serde_json::from_slice(&entry.value).map_err(|_| StoreError::Unreadable)
+pub(super) fn decode_value<V: DeserializeOwned>(value: &[u8]) -> Result<V, StoreError> {
+    serde_json::from_slice(value).map_err(|_| StoreError::Unreadable)
 }
 
-fn encode_value(value: &impl Serialize) -> Result<Vec<u8>, StoreError> {
+pub(super) fn encode_value(value: &impl Serialize) -> Result<Vec<u8>, StoreError> {
     serde_json::to_vec(value).map_err(|_| StoreError::Unreadable)
+}
+
+/// Removes entries of the collection of this name, whatever it is, at most so many; whether it has none left. For a migration that has a better form for them.
+///
+/// # Errors
+/// See [`StoreError`].
+pub fn remove_collection(t: &Transaction<'_>, name: &str, most: usize) -> Result<bool, StoreError> {
+    let all: Span<(), Vec<u8>> = Span::of(beginning(name), |_, entry| Ok(entry.key.clone()));
+    for key in all.clone().most(most).walk(t) {
+        t.delete(&key?)?;
+    }
+    all.is_empty(t)
 }
 
 /// Entries by key, in the order of the keys.
@@ -64,7 +67,7 @@ impl<K: Key, V: Serialize + DeserializeOwned> Map<K, V> {
     }
 
     /// The store's own key of an entry, for [`wait`](super::wait).
-    pub fn key(&self, key: &K) -> Vec<u8> {
+    pub fn key(&self, key: &(impl KeyOf<K> + ?Sized)) -> Vec<u8> {
         key_of(self.name, key)
     }
 
@@ -72,17 +75,17 @@ impl<K: Key, V: Serialize + DeserializeOwned> Map<K, V> {
     ///
     /// # Errors
     /// See [`StoreError`].
-    pub fn get(&self, t: &mut (impl Read + ?Sized), key: &K) -> Result<Option<V>, StoreError> {
-        t.get(&self.key(key))?.as_ref().map(decode_value).transpose()
+    pub fn get(&self, t: &View<'_>, key: &(impl KeyOf<K> + ?Sized)) -> Result<Option<V>, StoreError> {
+        t.get(&self.key(key))?.map(|entry| decode_value(&entry.value)).transpose()
     }
 
     /// One value and its version; `(None, 0)` if there is none.
     ///
     /// # Errors
     /// See [`StoreError`].
-    pub fn get_versioned(&self, t: &mut (impl Read + ?Sized), key: &K) -> Result<(Option<V>, u64), StoreError> {
+    pub fn get_versioned(&self, t: &View<'_>, key: &(impl KeyOf<K> + ?Sized)) -> Result<(Option<V>, u64), StoreError> {
         match t.get(&self.key(key))? {
-            Some(entry) => Ok((Some(decode_value(&entry)?), entry.version)),
+            Some(entry) => Ok((Some(decode_value(&entry.value)?), entry.version)),
             None => Ok((None, 0)),
         }
     }
@@ -91,7 +94,7 @@ impl<K: Key, V: Serialize + DeserializeOwned> Map<K, V> {
     ///
     /// # Errors
     /// See [`StoreError`].
-    pub fn set(&self, t: &mut (impl Write + ?Sized), key: &K, value: &V) -> Result<(), StoreError> {
+    pub fn set(&self, t: &Transaction<'_>, key: &(impl KeyOf<K> + ?Sized), value: &V) -> Result<(), StoreError> {
         t.set(&self.key(key), &encode_value(value)?)
     }
 
@@ -99,32 +102,18 @@ impl<K: Key, V: Serialize + DeserializeOwned> Map<K, V> {
     ///
     /// # Errors
     /// See [`StoreError`].
-    pub fn remove(&self, t: &mut (impl Write + ?Sized), key: &K) -> Result<bool, StoreError> {
+    pub fn remove(&self, t: &Transaction<'_>, key: &(impl KeyOf<K> + ?Sized)) -> Result<bool, StoreError> {
         t.delete(&self.key(key))
     }
 
-    /// Entries after `after` (all if none), in order: at most `limit`, 1,000, and 1 MiB.
-    ///
-    /// # Errors
-    /// See [`StoreError`].
-    pub fn page(
-        &self,
-        t: &mut (impl Read + ?Sized),
-        after: Option<&K>,
-        limit: u32,
-        order: Order,
-    ) -> Result<Vec<(K, V)>, StoreError> {
-        let mut range = under(prefix(self.name));
-        match (after.map(|key| self.key(key)), order) {
-            (None, _) => {}
-            (Some(mut key), Order::Ascending) => {
-                key.push(0);
-                range.start = key;
-            }
-            (Some(key), Order::Descending) => range.end = Some(key),
-        }
-        let page = t.scan(&range, limit, order)?;
-        page.entries.iter().map(|entry| Ok((decode_key(self.name, entry)?, decode_value(entry)?))).collect()
+    /// All entries.
+    pub fn all(&self) -> Span<K, (K, V)> {
+        Span::of(beginning(self.name), |key, entry| Ok((decode_key(key)?, decode_value(&entry.value)?)))
+    }
+
+    /// The entries whose keys begin so: `("ada",)` for all `("ada", …)`.
+    pub fn under(&self, prefix: &impl Prefix<K>) -> Span<K, (K, V)> {
+        self.all().narrowed(prefix)
     }
 }
 
@@ -141,7 +130,7 @@ impl<K: Key, P: Key> Index<K, P> {
         Self { name, types: PhantomData }
     }
 
-    fn key(&self, key: &K, value: &P) -> Vec<u8> {
+    pub(super) fn key(&self, key: &(impl KeyOf<K> + ?Sized), value: &(impl KeyOf<P> + ?Sized)) -> Vec<u8> {
         let mut bytes = key_of(self.name, key);
         value.encode(&mut bytes);
         bytes
@@ -151,7 +140,12 @@ impl<K: Key, P: Key> Index<K, P> {
     ///
     /// # Errors
     /// See [`StoreError`].
-    pub fn insert(&self, t: &mut (impl Write + ?Sized), key: &K, value: &P) -> Result<(), StoreError> {
+    pub fn insert(
+        &self,
+        t: &Transaction<'_>,
+        key: &(impl KeyOf<K> + ?Sized),
+        value: &(impl KeyOf<P> + ?Sized),
+    ) -> Result<(), StoreError> {
         t.set(&self.key(key, value), &[])
     }
 
@@ -159,37 +153,23 @@ impl<K: Key, P: Key> Index<K, P> {
     ///
     /// # Errors
     /// See [`StoreError`].
-    pub fn remove(&self, t: &mut (impl Write + ?Sized), key: &K, value: &P) -> Result<bool, StoreError> {
+    pub fn remove(
+        &self,
+        t: &Transaction<'_>,
+        key: &(impl KeyOf<K> + ?Sized),
+        value: &(impl KeyOf<P> + ?Sized),
+    ) -> Result<bool, StoreError> {
         t.delete(&self.key(key, value))
     }
 
-    /// The values of `key`, in order, after `after` (all if none): at most `limit` and 1,000.
-    ///
-    /// # Errors
-    /// See [`StoreError`].
-    pub fn of(
-        &self,
-        t: &mut (impl Read + ?Sized),
-        key: &K,
-        after: Option<&P>,
-        limit: u32,
-    ) -> Result<Vec<P>, StoreError> {
-        let mut range = under(key_of(self.name, key));
-        if let Some(after) = after {
-            range.start = self.key(key, after);
-            range.start.push(0);
-        }
-        let page = t.scan(&range, limit, Order::Ascending)?;
-        page.entries.iter().map(|entry| Ok(decode_key::<(K, P)>(self.name, entry)?.1)).collect()
+    /// The values of `key`, in order.
+    pub fn of(&self, key: &(impl KeyOf<K> + ?Sized)) -> Span<P> {
+        Span::of(key_of(self.name, key), |place, _| decode_key(place))
     }
 
-    /// The first of what there is for `key` that no other open transaction has taken: at most `limit` and 1,000.
-    ///
-    /// # Errors
-    /// See [`StoreError`].
-    pub fn take(&self, t: &mut (impl Write + ?Sized), key: &K, limit: u32) -> Result<Vec<P>, StoreError> {
-        let taken = t.take(&under(key_of(self.name, key)), limit)?;
-        taken.iter().map(|entry| Ok(decode_key::<(K, P)>(self.name, entry)?.1)).collect()
+    /// All pairs, in order.
+    pub fn all(&self) -> Span<(K, P)> {
+        Span::of(beginning(self.name), |pair, _| decode_key(pair))
     }
 }
 
@@ -213,37 +193,44 @@ impl<O: Key, V: Serialize + DeserializeOwned> Queue<O, V> {
     ///
     /// # Errors
     /// See [`StoreError`].
-    pub fn push(&self, t: &mut (impl Write + ?Sized), order: O, value: &V) -> Result<Place<O>, StoreError> {
-        let last = key_of(self.name, &0_u8);
+    pub fn push(&self, t: &Transaction<'_>, order: O, value: &V) -> Result<Place<O>, StoreError> {
+        let last = key_of::<u8>(self.name, &0_u8);
         let number = match t.get(&last)? {
-            Some(entry) => decode_value::<u64>(&entry)?.saturating_add(1),
+            Some(entry) => decode_value::<u64>(&entry.value)?.saturating_add(1),
             None => 1,
         };
         t.set(&last, &encode_value(&number)?)?;
-        let place = (1_u8, order, number);
-        t.set(&key_of(self.name, &place), &encode_value(value)?)?;
-        Ok((place.1, number))
+        let place = (order, number);
+        t.set(&self.place(&place), &encode_value(value)?)?;
+        Ok(place)
+    }
+
+    fn place(&self, place: &Place<O>) -> Vec<u8> {
+        let mut key = key_of::<u8>(self.name, &1_u8);
+        place.encode(&mut key);
+        key
     }
 
     /// The first values that no other open transaction has taken, with their places: at most `limit`, 1,000, and 1 MiB. They stay until they are removed.
     ///
     /// # Errors
     /// See [`StoreError`].
-    pub fn take(&self, t: &mut (impl Write + ?Sized), limit: u32) -> Result<Vec<(Place<O>, V)>, StoreError> {
-        let taken = t.take(&under(key_of(self.name, &1_u8)), limit)?;
-        let place = |entry: &Entry| {
-            let (_, order, number) = decode_key::<(u8, O, u64)>(self.name, entry)?;
-            Ok(((order, number), decode_value(entry)?))
-        };
-        taken.iter().map(place).collect()
+    pub fn take(&self, t: &Transaction<'_>, limit: u32) -> Result<Vec<(Place<O>, V)>, StoreError> {
+        self.all().take(t, limit)
+    }
+
+    /// All values with their places, the next one first.
+    pub fn all(&self) -> Span<Place<O>, (Place<O>, V)> {
+        let decode = |place: &[u8], entry: &Entry| Ok((decode_key(place)?, decode_value(&entry.value)?));
+        Span::of(key_of::<u8>(self.name, &1_u8), decode)
     }
 
     /// Removes the value at a place; whether it was there.
     ///
     /// # Errors
     /// See [`StoreError`].
-    pub fn remove(&self, t: &mut (impl Write + ?Sized), place: Place<O>) -> Result<bool, StoreError> {
-        t.delete(&key_of(self.name, &(1_u8, place.0, place.1)))
+    pub fn remove(&self, t: &Transaction<'_>, place: Place<O>) -> Result<bool, StoreError> {
+        t.delete(&self.place(&place))
     }
 }
 
@@ -263,17 +250,17 @@ impl Counter {
     ///
     /// # Errors
     /// See [`StoreError`].
-    pub fn get(&self, t: &mut (impl Read + ?Sized)) -> Result<i64, StoreError> {
-        t.get(&prefix(self.name))?.as_ref().map_or(Ok(0), decode_value)
+    pub fn get(&self, t: &View<'_>) -> Result<i64, StoreError> {
+        t.get(&beginning(self.name))?.map_or(Ok(0), |entry| decode_value(&entry.value))
     }
 
     /// Adds to the number, up to the ends of `i64`; the number then.
     ///
     /// # Errors
     /// See [`StoreError`].
-    pub fn add(&self, t: &mut (impl Write + ?Sized), delta: i64) -> Result<i64, StoreError> {
+    pub fn add(&self, t: &Transaction<'_>, delta: i64) -> Result<i64, StoreError> {
         let number = self.get(t)?.saturating_add(delta);
-        t.set(&prefix(self.name), &encode_value(&number)?)?;
+        t.set(&beginning(self.name), &encode_value(&number)?)?;
         Ok(number)
     }
 }
@@ -293,22 +280,39 @@ mod tests {
         memory::clear();
         transact::<_, StoreError>(|t| {
             for (a, n) in [("b", 1), ("a", 2), ("a", 1), ("a\0", 9)] {
-                MAP.set(t, &(a.into(), n), &vec![1, 2])?;
+                MAP.set(t, &(a, n), &vec![1, 2])?;
             }
-            assert!(MAP.remove(t, &("b".into(), 1))?);
-            assert!(!MAP.remove(t, &("b".into(), 1))?);
+            assert!(MAP.remove(t, &("b", 1))?);
+            assert!(!MAP.remove(t, &("b", 1))?);
             Ok(())
         })
         .expect("committed");
-        let t = &mut snapshot().expect("a snapshot");
-        let keys = |page: Vec<((String, u64), Vec<u32>)>| page.into_iter().map(|(key, _)| key).collect::<Vec<_>>();
-        let after = ("a".to_owned(), 1);
-        assert_eq!(
-            keys(MAP.page(t, Some(&after), 9, Order::Ascending).expect("a page")),
-            [("a".to_owned(), 2), ("a\0".into(), 9)]
-        );
-        assert_eq!(keys(MAP.page(t, None, 1, Order::Descending).expect("a page")), [("a\0".to_owned(), 9)]);
-        assert_eq!(MAP.get(t, &after), Ok(Some(vec![1, 2])));
+        let t = &snapshot().expect("a snapshot");
+        type Key = (String, u64);
+        let keys = |span: Span<Key, (Key, Vec<u32>)>| -> Vec<Key> {
+            span.walk(t).map(|row| row.expect("readable").0).collect()
+        };
+        assert_eq!(keys(MAP.all().after(&("a", 1))), [("a".to_owned(), 2), ("a\0".into(), 9)]);
+        assert_eq!(keys(MAP.all().descending().most(1)), [("a\0".to_owned(), 9)]);
+        assert_eq!(keys(MAP.all().descending().after(&("a", 2))), [("a".to_owned(), 1)]);
+        assert_eq!(keys(MAP.under(&("a",))), [("a".to_owned(), 1), ("a".into(), 2)]);
+        assert_eq!(keys(MAP.all().from(&("a", 2)).below(&("a\0",))), [("a".to_owned(), 2)]);
+        assert_eq!(MAP.get(t, &("a", 1)), Ok(Some(vec![1, 2])));
+    }
+
+    #[test]
+    fn a_walk_reads_little_where_little_is_wanted_and_goes_on_where_another_stopped() {
+        memory::clear();
+        transact(|t| (0..5_000_u64).try_for_each(|number| INDEX.insert(t, "x", &number))).expect("committed");
+        let t = &snapshot().expect("a snapshot");
+        let mut walk = INDEX.of("x").walk(t);
+        assert_eq!(walk.by_ref().take(10).collect::<Result<Vec<_>, _>>(), Ok((0..10).collect()));
+        assert!(t.spent().bytes < 1_000, "{:?}", t.spent());
+        let rest: Vec<u64> = INDEX.of("x").behind(walk.cursor()).collect(t).expect("read");
+        assert_eq!(rest, (10..5_000).collect::<Vec<u64>>());
+        assert!(t.spent().ops < 12, "{:?}", t.spent());
+        let back: Vec<u64> = INDEX.of("x").descending().most(2_000).collect(t).expect("read");
+        assert_eq!(back, (3_000..5_000).rev().collect::<Vec<u64>>());
     }
 
     #[test]
@@ -316,10 +320,10 @@ mod tests {
         memory::clear();
         transact::<_, StoreError>(|t| {
             for (key, value) in [("x", 3), ("x", 1), ("y", 2), ("xx", 5)] {
-                INDEX.insert(t, &key.to_owned(), &value)?;
+                INDEX.insert(t, key, &value)?;
             }
-            assert_eq!(INDEX.of(t, &"x".into(), None, 9)?, [1, 3]);
-            assert_eq!(INDEX.of(t, &"x".into(), Some(&1), 9)?, [3]);
+            assert_eq!(INDEX.of("x").collect::<Vec<_>>(t)?, [1, 3]);
+            assert_eq!(INDEX.of("x").after(&1).collect::<Vec<_>>(t)?, [3]);
             for (order, value) in [(5, "later"), (-5, "first"), (5, "last")] {
                 QUEUE.push(t, order, &value.to_owned())?;
             }
@@ -336,6 +340,20 @@ mod tests {
     }
 
     #[test]
+    fn a_collection_is_removed_and_no_other() {
+        memory::clear();
+        const OTHER: Map<u8, ()> = Map::new("map ");
+        transact::<_, StoreError>(|t| {
+            (0..5).try_for_each(|number| MAP.set(t, &("x", number), &vec![]))?;
+            OTHER.set(t, &1, &())?;
+            assert_eq!((remove_collection(t, "map", 3)?, remove_collection(t, "map", 3)?), (false, true));
+            assert_eq!((MAP.all().is_empty(t)?, OTHER.all().is_empty(t)?), (true, false));
+            Ok(())
+        })
+        .expect("committed");
+    }
+
+    #[test]
     fn what_fails_has_not_happened() {
         memory::clear();
         let failed = transact(|t| {
@@ -344,7 +362,7 @@ mod tests {
             Err::<(), _>(StoreError::Unreadable)
         });
         assert_eq!(failed, Err(StoreError::Unreadable));
-        assert_eq!(COUNTER.get(&mut snapshot().expect("a snapshot")), Ok(0));
+        assert_eq!(COUNTER.get(&snapshot().expect("a snapshot")), Ok(0));
         assert!(memory::emitted().is_empty());
         let nested = transact::<_, StoreError>(|_| transact(|t| COUNTER.add(t, 1)));
         assert_eq!(nested, Err(StoreError::TransactionOpen));

@@ -2,30 +2,26 @@
 
 use std::time::Duration;
 
-use super::{Entry, Order, Page, Range, Read, StoreError, Write};
+use super::{Entry, Order, Page, Range, StoreError};
 use crate::bindings::mcpp::{
     events::outbox,
     store::{changes, snapshots, transactions, types},
 };
 
+/// A snapshot, a transaction, or a transaction that another one owns and commits.
 #[derive(Debug)]
-pub(super) struct Transaction(transactions::Transaction);
-
-#[derive(Debug)]
-pub(super) struct Snapshot(snapshots::Snapshot);
-
-pub(super) fn begin() -> Result<Transaction, StoreError> {
-    Ok(Transaction(transactions::begin()?))
+pub(crate) enum Source<'a> {
+    Own(transactions::Transaction),
+    Lent(&'a transactions::Transaction),
+    Snapshot(snapshots::Snapshot),
 }
 
-impl Transaction {
-    pub(super) fn commit(self) -> Result<(), StoreError> {
-        Ok(transactions::Transaction::commit(self.0)?)
-    }
+pub(super) fn begin() -> Result<Source<'static>, StoreError> {
+    Ok(Source::Own(transactions::begin()?))
 }
 
-pub(super) fn snapshot() -> Result<Snapshot, StoreError> {
-    Ok(Snapshot(snapshots::open()?))
+pub(super) fn snapshot() -> Result<Source<'static>, StoreError> {
+    Ok(Source::Snapshot(snapshots::open()?))
 }
 
 pub(super) fn wait(key: &[u8], since: u64, timeout: Duration) -> Result<u64, StoreError> {
@@ -48,86 +44,62 @@ impl From<types::Page> for Page {
     }
 }
 
-/// A transaction that somebody else owns.
-impl Read for &transactions::Transaction {
-    fn get(&mut self, key: &[u8]) -> Result<Option<Entry>, StoreError> {
-        Ok(transactions::Transaction::get(self, key)?.map(Entry::from))
+impl Source<'_> {
+    /// The transaction; an error if this is a snapshot, which nothing writes to.
+    fn transaction(&self) -> Result<&transactions::Transaction, StoreError> {
+        match self {
+            Self::Own(transaction) => Ok(transaction),
+            Self::Lent(transaction) => Ok(transaction),
+            Self::Snapshot(_) => Err(StoreError::Unavailable),
+        }
     }
 
-    fn scan(&mut self, keys: &Range, limit: u32, order: Order) -> Result<Page, StoreError> {
-        Ok(transactions::Transaction::scan(self, &range(keys), limit, order == Order::Descending)?.into())
-    }
-}
-
-impl Read for Transaction {
-    fn get(&mut self, key: &[u8]) -> Result<Option<Entry>, StoreError> {
-        Read::get(&mut &self.0, key)
+    pub(super) fn commit(self) -> Result<(), StoreError> {
+        match self {
+            Self::Own(transaction) => Ok(transactions::Transaction::commit(transaction)?),
+            Self::Lent(_) | Self::Snapshot(_) => Ok(()),
+        }
     }
 
-    fn scan(&mut self, keys: &Range, limit: u32, order: Order) -> Result<Page, StoreError> {
-        Read::scan(&mut &self.0, keys, limit, order)
-    }
-}
-
-impl Read for Snapshot {
-    fn get(&mut self, key: &[u8]) -> Result<Option<Entry>, StoreError> {
-        Ok(self.0.get(key)?.map(Entry::from))
+    pub(super) fn get(&self, key: &[u8]) -> Result<Option<Entry>, StoreError> {
+        let found = match self {
+            Self::Snapshot(snapshot) => snapshot.get(key),
+            _ => self.transaction()?.get(key),
+        };
+        Ok(found?.map(Entry::from))
     }
 
-    fn scan(&mut self, keys: &Range, limit: u32, order: Order) -> Result<Page, StoreError> {
-        Ok(self.0.scan(&range(keys), limit, order == Order::Descending)?.into())
-    }
-}
-
-impl Write for &transactions::Transaction {
-    fn take(&mut self, keys: &Range, limit: u32) -> Result<Vec<Entry>, StoreError> {
-        Ok(transactions::Transaction::take(self, &range(keys), limit)?.into_iter().map(Entry::from).collect())
-    }
-
-    fn set(&mut self, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
-        Ok(transactions::Transaction::set(self, key, value)?)
+    pub(super) fn scan(&self, keys: &Range, limit: u32, order: Order) -> Result<Page, StoreError> {
+        let is_reverse = order == Order::Descending;
+        let page = match self {
+            Self::Snapshot(snapshot) => snapshot.scan(&range(keys), limit, is_reverse),
+            _ => self.transaction()?.scan(&range(keys), limit, is_reverse),
+        };
+        Ok(page?.into())
     }
 
-    fn delete(&mut self, key: &[u8]) -> Result<bool, StoreError> {
-        Ok(transactions::Transaction::delete(self, key)?)
+    pub(super) fn take(&self, keys: &Range, limit: u32) -> Result<Vec<Entry>, StoreError> {
+        Ok(self.transaction()?.take(&range(keys), limit)?.into_iter().map(Entry::from).collect())
     }
 
-    fn emit(&mut self, topic: &str, key: &str, payload: &[u8]) -> Result<String, StoreError> {
-        Ok(outbox::emit(self, topic, key, payload)?)
+    pub(super) fn set(&self, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
+        Ok(self.transaction()?.set(key, value)?)
     }
 
-    fn wake_at(&mut self, key: &str, at_ms: u64, payload: &[u8]) -> Result<(), StoreError> {
-        Ok(outbox::wake_at(self, key, at_ms, payload)?)
+    pub(super) fn delete(&self, key: &[u8]) -> Result<bool, StoreError> {
+        Ok(self.transaction()?.delete(key)?)
     }
 
-    fn cancel_wake(&mut self, key: &str) -> Result<bool, StoreError> {
-        Ok(outbox::cancel_wake(self, key)?)
-    }
-}
-
-impl Write for Transaction {
-    fn take(&mut self, keys: &Range, limit: u32) -> Result<Vec<Entry>, StoreError> {
-        Write::take(&mut &self.0, keys, limit)
+    pub(super) fn emit(&self, topic: &str, key: &str, payload: &[u8]) -> Result<String, StoreError> {
+        Ok(outbox::emit(self.transaction()?, topic, key, payload)?)
     }
 
-    fn set(&mut self, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
-        Write::set(&mut &self.0, key, value)
+    pub(super) fn wake_at(&self, key: &str, at_ms: u64, payload: &[u8]) -> Result<(), StoreError> {
+        Ok(outbox::wake_at(self.transaction()?, key, at_ms, payload)?)
     }
 
-    fn delete(&mut self, key: &[u8]) -> Result<bool, StoreError> {
-        Write::delete(&mut &self.0, key)
-    }
-
-    fn emit(&mut self, topic: &str, key: &str, payload: &[u8]) -> Result<String, StoreError> {
-        (&self.0).emit(topic, key, payload)
-    }
-
-    fn wake_at(&mut self, key: &str, at_ms: u64, payload: &[u8]) -> Result<(), StoreError> {
-        (&self.0).wake_at(key, at_ms, payload)
-    }
-
-    fn cancel_wake(&mut self, key: &str) -> Result<bool, StoreError> {
-        (&self.0).cancel_wake(key)
+    pub(super) fn cancel_wake(&self, key: &str) -> Result<bool, StoreError> {
+        Ok(outbox::cancel_wake(self.transaction()?, key)?)
     }
 }
 

@@ -1,9 +1,10 @@
 //! The store in memory, for native tests: one for each thread, empty at first. It has the host's bounds on keys, values, pages and transactions.
 //! Tests look into the store by the functions here.
 
-use std::{cell::RefCell, collections::BTreeMap, ops::Bound, rc::Rc, time::Duration};
+use std::{cell::RefCell, collections::BTreeMap, marker::PhantomData, ops::Bound, rc::Rc, time::Duration};
 
-use super::{Entry, Order, Page, Range, Read, StoreError, Write};
+pub use super::Spent;
+use super::{Entry, Order, Page, Range, StoreError};
 
 const MAX_KEY_BYTES: usize = 1_024;
 const MAX_VALUE_BYTES: usize = 1 << 20;
@@ -35,15 +36,6 @@ pub struct Timer {
     pub at_ms: u64,
     /// The payload that was written with it.
     pub payload: Vec<u8>,
-}
-
-/// The work of the store, as the host counts it for a call's budgets.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Spent {
-    /// Operations.
-    pub ops: u64,
-    /// Bytes of keys and values read and written.
-    pub bytes: u64,
 }
 
 type Entries = BTreeMap<Vec<u8>, (Vec<u8>, u64)>;
@@ -99,9 +91,24 @@ fn charge(bytes: usize) {
     });
 }
 
-/// An open transaction: what it writes lies over what was there, until it commits.
+fn charge_write(bytes: usize) {
+    charge(bytes);
+    STORE.with_borrow_mut(|state| {
+        state.spent.writes += 1;
+        state.spent.written_bytes += u64::try_from(bytes).unwrap_or(u64::MAX);
+    });
+}
+
+/// A snapshot or a transaction.
 #[derive(Debug)]
-pub(super) struct Transaction {
+pub(crate) enum Source<'a> {
+    Own(RefCell<Overlay>),
+    Snapshot(Rc<Entries>, PhantomData<&'a ()>),
+}
+
+/// The writes of an open transaction: they lie over the entries that were there, until it commits.
+#[derive(Debug)]
+pub(crate) struct Overlay {
     base: Rc<Entries>,
     version: u64,
     writes: BTreeMap<Vec<u8>, Option<(Vec<u8>, u64)>>,
@@ -111,22 +118,19 @@ pub(super) struct Transaction {
     bytes: usize,
 }
 
-#[derive(Debug)]
-pub(super) struct Snapshot(Rc<Entries>);
-
-pub(super) fn begin() -> Result<Transaction, StoreError> {
+pub(super) fn begin() -> Result<Source<'static>, StoreError> {
     if OPEN.replace(true) {
         return Err(StoreError::TransactionOpen);
     }
     charge(0);
     let (base, version) = STORE.with_borrow(|state| (Rc::clone(&state.entries), state.version + 1));
     let (writes, emitted, timers) = (BTreeMap::new(), Vec::new(), BTreeMap::new());
-    Ok(Transaction { base, version, writes, emitted, timers, count: 0, bytes: 0 })
+    Ok(Source::Own(RefCell::new(Overlay { base, version, writes, emitted, timers, count: 0, bytes: 0 })))
 }
 
-pub(super) fn snapshot() -> Result<Snapshot, StoreError> {
+pub(super) fn snapshot() -> Result<Source<'static>, StoreError> {
     charge(0);
-    Ok(Snapshot(STORE.with_borrow(|state| Rc::clone(&state.entries))))
+    Ok(Source::Snapshot(STORE.with_borrow(|state| Rc::clone(&state.entries)), PhantomData))
 }
 
 pub(super) fn wait(key: &[u8], _since: u64, _timeout: Duration) -> Result<u64, StoreError> {
@@ -137,14 +141,14 @@ pub(super) fn wait(key: &[u8], _since: u64, _timeout: Duration) -> Result<u64, S
     Ok(STORE.with_borrow(|state| state.entries.get(key).map_or(0, |(_, version)| *version)))
 }
 
-impl Drop for Transaction {
+impl Drop for Overlay {
     fn drop(&mut self) {
         OPEN.set(false);
     }
 }
 
-impl Transaction {
-    pub(super) fn commit(mut self) -> Result<(), StoreError> {
+impl Overlay {
+    fn commit(mut self) -> Result<(), StoreError> {
         charge(0);
         // So that the entries are the store's alone, and need no copy.
         drop(std::mem::take(&mut self.base));
@@ -169,7 +173,7 @@ impl Transaction {
     }
 
     fn count_write(&mut self, bytes: usize) -> Result<(), StoreError> {
-        charge(bytes);
+        charge_write(bytes);
         if self.count >= MAX_WRITES || self.bytes + bytes > MAX_TRANSACTION_BYTES {
             return Err(StoreError::TransactionTooLarge);
         }
@@ -229,19 +233,73 @@ fn page<'a>(found: impl Iterator<Item = (&'a [u8], &'a (Vec<u8>, u64))>, limit: 
     page
 }
 
-impl Read for Transaction {
-    fn get(&mut self, key: &[u8]) -> Result<Option<Entry>, StoreError> {
-        one(key, self.find(key))
+impl Source<'_> {
+    /// The transaction's writes; an error if this is a snapshot, which nothing writes to.
+    fn overlay(&self) -> Result<std::cell::RefMut<'_, Overlay>, StoreError> {
+        match self {
+            Self::Own(overlay) => Ok(overlay.borrow_mut()),
+            Self::Snapshot(..) => Err(StoreError::Unavailable),
+        }
     }
 
-    fn scan(&mut self, range: &Range, limit: u32, order: Order) -> Result<Page, StoreError> {
+    pub(super) fn commit(self) -> Result<(), StoreError> {
+        match self {
+            Self::Own(overlay) => overlay.into_inner().commit(),
+            Self::Snapshot(..) => Ok(()),
+        }
+    }
+
+    pub(super) fn get(&self, key: &[u8]) -> Result<Option<Entry>, StoreError> {
+        match self {
+            Self::Own(overlay) => one(key, overlay.borrow().find(key)),
+            Self::Snapshot(entries, _) => one(key, entries.get(key)),
+        }
+    }
+
+    pub(super) fn scan(&self, range: &Range, limit: u32, order: Order) -> Result<Page, StoreError> {
         let Some(bounds) = bounds(range) else { return Ok(page(std::iter::empty(), limit)) };
-        let written = self.writes.range::<[u8], _>(bounds).map(|(key, value)| (&**key, value.as_ref()));
-        let stored = self.base.range::<[u8], _>(bounds).map(|(key, value)| (&**key, Some(value)));
-        Ok(match order {
-            Order::Ascending => page(merged(written, stored, |written, stored| written <= stored), limit),
-            Order::Descending => page(merged(written.rev(), stored.rev(), |written, stored| written >= stored), limit),
+        let is_ascending = order == Order::Ascending;
+        Ok(match self {
+            Self::Own(overlay) => {
+                let overlay = overlay.borrow();
+                let written = overlay.writes.range::<[u8], _>(bounds).map(|(key, value)| (&**key, value.as_ref()));
+                let stored = overlay.base.range::<[u8], _>(bounds).map(|(key, value)| (&**key, Some(value)));
+                match order {
+                    Order::Ascending => page(merged(written, stored, |written, stored| written <= stored), limit),
+                    Order::Descending => {
+                        page(merged(written.rev(), stored.rev(), |written, stored| written >= stored), limit)
+                    }
+                }
+            }
+            Self::Snapshot(entries, _) => {
+                let found = entries.range::<[u8], _>(bounds).map(|(key, value)| (&**key, value));
+                if is_ascending { page(found, limit) } else { page(found.rev(), limit) }
+            }
         })
+    }
+
+    pub(super) fn take(&self, range: &Range, limit: u32) -> Result<Vec<Entry>, StoreError> {
+        Ok(self.scan(range, limit, Order::Ascending)?.entries)
+    }
+
+    pub(super) fn set(&self, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
+        self.overlay()?.set(key, value)
+    }
+
+    pub(super) fn delete(&self, key: &[u8]) -> Result<bool, StoreError> {
+        self.overlay()?.delete(key)
+    }
+
+    pub(super) fn emit(&self, topic: &str, key: &str, payload: &[u8]) -> Result<String, StoreError> {
+        self.overlay()?.emit(topic, key, payload)
+    }
+
+    pub(super) fn wake_at(&self, key: &str, at_ms: u64, payload: &[u8]) -> Result<(), StoreError> {
+        self.overlay()?.wake_at(key, at_ms, payload)
+    }
+
+    pub(super) fn cancel_wake(&self, key: &str) -> Result<bool, StoreError> {
+        self.overlay()?.cancel_wake(key)
     }
 }
 
@@ -269,23 +327,7 @@ fn merged<'a>(
     next.filter_map(|(key, value)| Some((key, value?)))
 }
 
-impl Read for Snapshot {
-    fn get(&mut self, key: &[u8]) -> Result<Option<Entry>, StoreError> {
-        one(key, self.0.get(key))
-    }
-
-    fn scan(&mut self, range: &Range, limit: u32, order: Order) -> Result<Page, StoreError> {
-        let Some(bounds) = bounds(range) else { return Ok(page(std::iter::empty(), limit)) };
-        let found = self.0.range::<[u8], _>(bounds).map(|(key, value)| (&**key, value));
-        Ok(if order == Order::Ascending { page(found, limit) } else { page(found.rev(), limit) })
-    }
-}
-
-impl Write for Transaction {
-    fn take(&mut self, range: &Range, limit: u32) -> Result<Vec<Entry>, StoreError> {
-        Ok(self.scan(range, limit, Order::Ascending)?.entries)
-    }
-
+impl Overlay {
     fn set(&mut self, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
         check_key(key)?;
         if value.len() > MAX_VALUE_BYTES {

@@ -15,8 +15,8 @@
 )]
 
 pub mod engine;
-pub mod environment;
 pub mod listing;
+pub mod migration;
 pub mod queue;
 pub mod record;
 pub mod rpc;
@@ -27,19 +27,24 @@ pub mod tools;
 #[cfg(test)]
 mod model;
 
-use mcpp_tool::{Error, events::Wake};
+use mcpp_tool::{
+    Error,
+    environment::{chance, now_ms},
+    events::Wake,
+};
 
 /// The queue's timer is due.
 fn on_wake(_wake: Wake) -> Result<(), Error> {
-    engine::wake(environment::now_ms(), environment::chance()).map_err(Error::from)
+    engine::wake(now_ms(), chance()).map_err(Error::from)
 }
 
-use tools::{docker::*, p2p::*, queue::*, tasks::*, workers::*};
+use tools::{batch::*, bulk::*, docker::*, p2p::*, queue::*, tasks::*, workers::*};
 
 mcpp_tool::export! {
     tools: [
         task_submit, task_status, task_cancel, task_list, task_priority, task_result, task_retry,
-        queue_stats, queue_pause, queue_resume, queue_clear,
+        task_submit_many, task_claim, task_complete_many, task_renew_many, task_bulk, task_bulk_status,
+        queue_stats, queue_pause, queue_resume, queue_clear, queue_limit,
         worker_register, worker_unregister, worker_status,
         p2p_taskqueue_status, p2p_taskqueue_submit, p2p_taskqueue_claim_next, p2p_taskqueue_call_tool,
         p2p_taskqueue_list_tasks, p2p_taskqueue_get_task, p2p_taskqueue_wait_task, p2p_taskqueue_complete_task,
@@ -48,4 +53,5 @@ mcpp_tool::export! {
         task_queue_rpc,
     ],
     timers: on_wake,
+    migration: 1 => migration::migrate,
 }

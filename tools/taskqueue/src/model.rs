@@ -2,14 +2,16 @@
 //!
 //! *counts*: indexes and counts agree with the records; *found*: every acknowledged task is found; *one-lease*: a task is held by one worker, and a token that was given before its last claim
 //! changes nothing; *order*: a claim gives the best task that its worker may have, and none only if there is none; *dependencies*: nothing runs before what it depends on is
-//! completed; *attempts*: never more than there may be; *paused*: nothing is handed out; *room*: nor to a worker that has as many as it may, or is leaving.
+//! completed; *attempts*: never more than there may be; *paused*: nothing is handed out; *room*: nor to a worker that has as many as it may, or is leaving; *all-or-none*: what is submitted
+//! together is there together; *turns*: a key never has more running than it may, nor begins more than its rate allows, and has a task ready if it may have one.
 
-mod agreement;
+pub(crate) mod agreement;
+mod claiming;
 mod history;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use mcpp_tool::store::{Order, Read, StoreError, Transaction, memory, snapshot, transact};
+use mcpp_tool::store::{StoreError, Transaction, View, memory, snapshot, transact};
 use proptest::prelude::*;
 use serde_json::json;
 
@@ -18,13 +20,15 @@ use self::{
     history::{Op, Wish, op},
 };
 use crate::{
-    engine::{self, ClaimRequest, QueueError, Submission},
-    queue::{KEYS, Paused, Settings, TASKS, WORKERS, canonical_type, rank, set_settings, settings},
-    record::{Spec, State, Status, Task, Worker},
-    rules::{Claim, Outcome, Refused},
+    engine::{self, Draft, Limit, QueueError, Submission},
+    queue::{self, KEYS, Paused, Settings, TASKS, set_settings, settings},
+    record::{Aging, Spec, State, Status, Task, Worker},
+    rules::Claim,
 };
 
 const WORKERS_NAMES: [&str; 3] = ["w0", "w1", "w2"];
+/// Concurrency keys (true) and rate keys.
+const LINES: [(bool, &str); 4] = [(true, "k0"), (true, "k1"), (false, "k0"), (false, "r")];
 const TYPES: [&str; 3] = ["a", "b", "generation"];
 
 /// The task that a claim gave, and to which worker.
@@ -44,24 +48,22 @@ struct Play {
     ended: BTreeSet<String>,
     given: Vec<Given>,
     next_id: u64,
+    /// The limits of the keys.
+    limits: BTreeMap<usize, Limit>,
     /// How large payloads are.
     fill_bytes: usize,
 }
 
-fn tasks(t: &mut impl Read) -> BTreeMap<String, Task> {
-    let mut all = BTreeMap::new();
-    loop {
-        // A page ends at 1 MiB.
-        let last = all.last_key_value().map(|(id, _): (&String, &Task)| id.clone());
-        let page = TASKS.page(t, last.as_ref(), 1_000, Order::Ascending).expect("readable");
-        if page.is_empty() {
-            return all;
-        }
-        all.extend(page);
-    }
+fn tasks(t: &View<'_>) -> BTreeMap<String, Task> {
+    TASKS
+        .all()
+        .walk(t)
+        .map(|row| row.map(|(_, task)| (task.id.clone(), task)))
+        .collect::<Result<_, _>>()
+        .expect("readable")
 }
 
-fn run<T>(work: impl FnMut(&mut Transaction) -> Result<T, QueueError>) -> Result<T, QueueError> {
+fn run<T>(work: impl FnMut(&Transaction<'static>) -> Result<T, QueueError>) -> Result<T, QueueError> {
     let result = transact(work);
     assert!(!matches!(result, Err(QueueError::Store(_))), "the store refuses: {:?}", result.err());
     result
@@ -72,7 +74,11 @@ impl Play {
         let now = self.now;
         match op {
             Op::Submit(wish) => self.submit(wish)?,
-            Op::Claim(worker, types, session) => self.claim(WORKERS_NAMES[*worker], *types, *session)?,
+            Op::SubmitMany(wishes) => self.submit_many(wishes)?,
+            Op::Claim { worker, types, session, most, same_type } => {
+                self.claim(WORKERS_NAMES[*worker], *types, *session, *most, *same_type)?;
+            }
+            Op::FinishMany(ends) => self.finish_many(ends)?,
             Op::Finish { which, outcome, token_of, token } => self.finish(*which, *outcome, *token_of, *token)?,
             Op::Late(ms) => self.now += ms,
             Op::Renew { which, token_of } => {
@@ -122,9 +128,6 @@ impl Play {
                     metadata: None,
                     registered_ms: now,
                     seen_ms: now,
-                    running: 0,
-                    completed: 0,
-                    failed: 0,
                     leaves_ms: None,
                 };
                 run(|t| engine::register(t, worker.clone())).expect("registered");
@@ -133,12 +136,27 @@ impl Play {
                 let patience = graceful.then_some(1_000);
                 let _it_may_be_unknown = run(|t| engine::unregister(t, WORKERS_NAMES[*worker], patience, now));
             }
+            Op::Limit { line, concurrency, rate } => {
+                let limit =
+                    Limit { concurrency: *concurrency, rate: *rate, period_ms: Some(1_000), ..Limit::default() };
+                self.limits.insert(*line, limit.clone());
+                run(|t| engine::set_limit(t, LINES[*line], &limit, now)).expect("set");
+            }
+            Op::Age(step_ms) => set(|settings| {
+                settings.aging = step_ms.map(|step_ms| Aging { since_ms: now, step_ms });
+            }),
+            Op::Park => {
+                memory::take_timer("upkeep");
+                self.now += 1_000_000;
+                self.claim(WORKERS_NAMES[0], 0, true, 1, false)?;
+            }
             Op::Keep(tasks) => set(|settings| settings.keep_tasks = *tasks),
         }
         Ok(())
     }
 
-    fn submit(&mut self, wish: &Wish) -> Result<(), TestCaseError> {
+    /// The submission that a wish is, its new id, and the id of the task that it depends on.
+    fn submission(&mut self, wish: &Wish) -> (Submission, String, Option<String>) {
         self.next_id += 1;
         // As an earlier version took them: with white space at the end.
         let new_id = format!("t {:03}{}", self.next_id, if wish.depends_on.is_some() { "\u{a0}" } else { "" });
@@ -149,17 +167,52 @@ impl Play {
             session: wish.session.then(|| "s".to_owned()),
             sticky_worker: wish.sticky.map(|worker| WORKERS_NAMES[worker].to_owned()),
             idempotency_key: wish.key.map(|key| format!("key-{key}")),
+            concurrency_key: wish.line.filter(|line| LINES[*line].0).map(|line| LINES[line].1.to_owned()),
+            rate_key: wish.line.filter(|line| !LINES[*line].0).map(|line| LINES[line].1.to_owned()),
             max_attempts: wish.max_attempts,
             timeout_ms: wish.timeout_ms,
             ..Spec::new(TYPES[wish.task_type], json!({ "work": wish.task_type, "fill": "x".repeat(self.fill_bytes) }))
         };
-        let submission = Submission { id: None, not_before_ms: self.now + wish.delay_ms, spec };
+        (Submission { id: None, not_before_ms: self.now + wish.delay_ms, spec }, new_id, depends_on)
+    }
+
+    /// All or none: if one is refused, or all together are too large, nothing has changed.
+    fn submit_many(&mut self, wishes: &[Wish]) -> Result<(), TestCaseError> {
+        let made: Vec<_> = wishes.iter().map(|wish| self.submission(wish)).collect();
+        let now = self.now;
+        let drafts: Vec<Draft> = made.iter().map(|(one, id, _)| Draft::new(one.clone(), id, now)).collect();
+        let ids: Vec<String> = made.iter().map(|(_, id, _)| id.clone()).collect();
+        let before = memory::entries();
+        match transact(|t| engine::submit_all(t, &drafts, now)) {
+            Ok(tasks) => {
+                prop_assert_eq!(tasks.len(), wishes.len());
+                for (task, id) in tasks.iter().zip(&ids) {
+                    // Another one was known by its key before, or by one of this batch.
+                    if task.id == *id {
+                        self.acknowledged.push(id.clone());
+                    } else {
+                        prop_assert!(task.spec.idempotency_key.is_some() && self.task(&task.id).is_some());
+                    }
+                }
+            }
+            Err(QueueError::Invalid(reason)) => {
+                prop_assert!(reason.starts_with("tasks/"), "{}", reason);
+                prop_assert_eq!(memory::entries(), before, "all-or-none: something is left of {}", reason);
+            }
+            Err(error) => return Err(TestCaseError::fail(error.to_string())),
+        }
+        Ok(())
+    }
+
+    fn submit(&mut self, wish: &Wish) -> Result<(), TestCaseError> {
+        let (submission, new_id, depends_on) = self.submission(wish);
         let known = submission.spec.idempotency_key.clone().and_then(|key| {
-            let t = &mut snapshot().expect("a snapshot");
+            let t = &snapshot().expect("a snapshot");
             KEYS.get(t, &key).expect("readable")
         });
         let now = self.now;
-        match run(|t| engine::submit(t, &submission, &new_id, now)) {
+        let draft = Draft::new(submission, &new_id, now);
+        match run(|t| engine::submit(t, &draft, now)) {
             Ok(task) => {
                 prop_assert_eq!(&task.id, known.as_ref().unwrap_or(&new_id));
                 if known.is_none() {
@@ -180,58 +233,6 @@ impl Play {
         Ok(())
     }
 
-    fn claim(&mut self, worker: &str, types: u8, session: bool) -> Result<(), TestCaseError> {
-        let types: Vec<String> = TYPES
-            .iter()
-            .enumerate()
-            .filter(|(bit, _)| types >> bit & 1 == 1)
-            .map(|(_, name)| (*name).to_owned())
-            .collect();
-        let request = ClaimRequest { worker, types: types.clone(), session: session.then_some("s"), peer: None };
-        let now = self.now;
-        let due_before = due(&tasks(&mut snapshot().expect("a snapshot")), now);
-        engine::look_after(now, 0.5).expect("looked after");
-        // As the claim finds them: a lease that has ended does not count against its worker any more.
-        let t = &mut snapshot().expect("a snapshot");
-        let paused = settings(t).expect("readable").paused.is_some();
-        let known = WORKERS.get(t, &worker.to_owned()).expect("readable");
-        let room = known.is_none_or(|known| known.leaves_ms.is_none() && known.running < known.max_concurrent_tasks);
-        let claimed = run(|t| engine::claim(t, &request, now)).expect("a claim is legal");
-        // As the claim left them: the one that was given, and those that could have been.
-        let all = tasks(&mut snapshot().expect("a snapshot"));
-        // A claim has room for so many of each kind; the timer does the rest.
-        let looked_after = if self.fill_bytes == 0 { 8 } else { 4 };
-        for (before, after) in due_before.into_iter().zip(due(&all, now)) {
-            let most = before.saturating_sub(looked_after);
-            prop_assert!(after <= most, "order: {} are due, {} were, and nobody has looked", after, before);
-        }
-        if paused || !room {
-            let why = if paused { "paused" } else { "room" };
-            prop_assert!(claimed.is_none(), "{}: {:?}", why, claimed);
-            return Ok(());
-        }
-        let may_have = |task: &Task| {
-            (types.is_empty() || types.iter().any(|name| canonical_type(name) == canonical_type(&task.spec.task_type)))
-                && task.spec.session.as_deref().is_none_or(|_| session)
-                && task.spec.sticky_worker.as_deref().is_none_or(|sticky| sticky == worker)
-        };
-        let place = |task: &Task| (rank(task.spec.priority), task.created_ms, task.id.clone());
-        let best = all.values().filter(|task| task.state == State::Ready && may_have(task)).map(place).min();
-        match claimed {
-            None => prop_assert_eq!(best, None, "order: something is ready"),
-            Some(task) => {
-                prop_assert!(best.is_none_or(|best| place(&task) < best), "order: {:?}", task);
-                prop_assert!(may_have(&task), "order: {:?}", task);
-                for parent in &task.spec.dependencies {
-                    let done = all.get(parent).is_none_or(|parent| parent.status() == Status::Completed);
-                    prop_assert!(done, "dependencies: {:?}", task);
-                }
-                self.given.push(Given { task: task.id, worker: worker.to_owned(), token: task.fencing_token });
-            }
-        }
-        Ok(())
-    }
-
     /// One of the claims, and the worker and token of one, which may be another's of the same task.
     fn pick(&self, which: usize, token_of: usize) -> Option<(Given, Given)> {
         let given = self.given.get(which % self.given.len().max(1))?.clone();
@@ -241,37 +242,7 @@ impl Play {
     }
 
     fn task(&self, id: &str) -> Option<Task> {
-        TASKS.get(&mut snapshot().expect("a snapshot"), &id.to_owned()).expect("readable")
-    }
-
-    fn finish(&mut self, which: usize, outcome: u8, token_of: usize, token: bool) -> Result<(), TestCaseError> {
-        let Some((given, by)) = self.pick(which, token_of) else { return Ok(()) };
-        let before = self.task(&given.task);
-        let outcome = match outcome {
-            0 | 1 => Outcome::Completed(Some(json!({ "by": by.worker }))),
-            2 => Outcome::Failed(None, "failed".into()),
-            _ => Outcome::FailedForGood(None, "useless".into()),
-        };
-        let now = self.now;
-        let claim = Claim { token: token.then_some(by.token), ..by.claim() };
-        let finished = run(|t| engine::finish(t, &given.task, claim, outcome.clone(), now, 0.5));
-        let may = match token {
-            true => is_held_by(before.as_ref(), &by),
-            false => before.as_ref().is_some_and(|task| task.worker() == Some(&*by.worker)),
-        };
-        prop_assert_eq!(finished.is_ok(), may, "one-lease: finish by {:?}: {:?}", by, before);
-        if !may {
-            prop_assert_eq!(self.task(&given.task), before, "one-lease: a stale token changed something");
-            let reason = finished.expect_err("refused");
-            let expected = [Refused::NotOwner, Refused::StaleToken, Refused::NotRunning, Refused::Ended];
-            let named = match reason {
-                QueueError::Refused(reason) => expected.contains(&reason),
-                QueueError::NoTask(_) => true,
-                _ => false,
-            };
-            prop_assert!(named);
-        }
-        Ok(())
+        queue::find(&snapshot().expect("a snapshot"), id).expect("readable")
     }
 
     fn wait(&mut self, ms: u64) -> Result<(), TestCaseError> {
@@ -293,7 +264,7 @@ impl Play {
     }
 
     fn check(&mut self) -> Result<(), TestCaseError> {
-        let t = &mut snapshot().expect("a snapshot");
+        let t = &snapshot().expect("a snapshot");
         let all = tasks(t);
         for id in std::mem::take(&mut self.acknowledged) {
             // Only what has ended is ever forgotten.
@@ -324,10 +295,13 @@ impl Play {
             let waits = !task.waiting_for.is_empty();
             match task.state {
                 State::Blocked => prop_assert!(waits, "dependencies: it waits for nothing: {:?}", task),
-                State::Ready | State::Running(_) | State::Completed => prop_assert!(!waits, "dependencies: {:?}", task),
+                State::Held | State::Ready | State::Running(_) | State::Completed => {
+                    prop_assert!(!waits, "dependencies: {:?}", task)
+                }
                 State::Delayed { .. } | State::Failed | State::Cancelled => {}
             }
         }
+        self.check_turns(t, &all)?;
         agree(t, &all).map_err(|what| TestCaseError::fail(format!("counts: {what}")))
     }
 }
@@ -340,15 +314,6 @@ impl Given {
 
 fn is_held_by(task: Option<&Task>, by: &Given) -> bool {
     task.is_some_and(|task| task.worker() == Some(&*by.worker) && task.fencing_token == by.token)
-}
-
-/// How many delays are over, and how many leases.
-fn due(all: &BTreeMap<String, Task>, now: u64) -> [usize; 2] {
-    let count = |is_due: &dyn Fn(&State) -> bool| all.values().filter(|task| is_due(&task.state)).count();
-    [
-        count(&|state| matches!(state, State::Delayed { until_ms } if *until_ms <= now)),
-        count(&|state| matches!(state, State::Running(lease) if lease.until_ms <= now)),
-    ]
 }
 
 fn set(change: impl Fn(&mut Settings)) {

@@ -1,59 +1,127 @@
-//! The queue in the store: records, the indexes by which they are found, and the counts of them.
+//! The queue in the store: the tables and what they declare, so that indexes and counts agree with the records by construction.
 //!
-//! Everything goes through [`save`]: it compares a record with what it was and changes indexes, counts, statistics and workers by the difference, so that they agree with the records by
-//! construction. Every change of state is an event on the topic `task`.
+//! A task's record lies at the time of its submission, so that tasks that are claimed one after another lie side by side. Everything goes through [`save`]: it also keeps statistics
+//! and workers, and every change of state is an event on the topic `task`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use mcpp_tool::store::{Index, Key, Map, Read, StoreError, Write};
+use mcpp_tool::store::{Counts, Index, Map, Places, Prepared, StoreError, Table, Transaction, View};
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 
 use crate::{
-    record::{State, Status, Task, Worker},
+    record::{Aging, State, Status, Task, Worker},
     statistics,
 };
 
+/// Where a task's record lies: when it was submitted, in milliseconds since 1970-01-01 UTC, and its id.
+pub type TaskKey = (u64, String);
+/// Where a task stands in line: its rank (less is sooner), since when in microseconds, its id, and when it was submitted.
+pub type Place = (u64, u64, String, u64);
+/// When something is due with a task, when that was submitted, and its id.
+pub type DuePlace = (u64, u64, String);
+
 /// All tasks.
-pub const TASKS: Map<String, Task> = Map::new("task");
+pub const TASKS: Table<TaskKey, Task> = Table::new("tasks", declare);
+/// When the task of an id was submitted.
+pub const IDS: Map<String, u64> = Map::new("ids");
+/// Tasks by idempotency key.
+pub const KEYS: Map<String, String> = Map::new("keys");
+/// Ready tasks by lane and type (`*` for any), the next one first.
+pub const READY: Index<(String, String), Place> = Index::new("line");
+/// Tasks that wait for the turn of their key, by its line, the next one first.
+pub const LINES: Index<(bool, String), Place> = Index::new("lines");
+/// How many tasks of a line are held, ready and running.
+pub const IN_LINE: Counts<(bool, String, u8)> = Counts::new("in-line");
+/// Delayed tasks (false) by the end of their delay, and running ones (true) by the end of their lease.
+pub const DUE: Index<bool, DuePlace> = Index::new("due");
+/// Tasks by status, oldest first.
+pub const LISTED: Index<String, TaskKey> = Index::new("listing");
+/// Ended tasks by the time when they ended.
+pub const ENDED: Index<(), DuePlace> = Index::new("over");
+/// Tasks that wait for a task.
+pub const DEPENDENTS: Index<String, TaskKey> = Index::new("children");
+/// Ended tasks of which not all dependents know yet.
+pub const RELEASING: Index<(), String> = Index::new("telling");
+/// Running tasks by worker.
+pub const HELD: Index<String, TaskKey> = Index::new("hands");
 /// All workers.
 pub const WORKERS: Map<String, Worker> = Map::new("worker");
-/// Ready tasks by lane and type (`*` for any), the next one first.
-pub const READY: Index<(String, String), Place> = Index::new("ready");
-/// Delayed tasks by the time when they become ready.
-pub const DELAYED: Index<(), (u64, String)> = Index::new("delayed");
-/// Running tasks by the end of their lease.
-pub const LEASED: Index<(), (u64, String)> = Index::new("leased");
-/// Tasks by status, oldest first.
-pub const LISTED: Index<String, (u64, String)> = Index::new("listed");
-/// Ended tasks by the time when they ended.
-pub const ENDED: Index<(), (u64, String)> = Index::new("ended");
-/// Tasks that wait for a task.
-pub const DEPENDENTS: Index<String, String> = Index::new("dependents");
-/// Ended tasks of which not all dependents know yet.
-pub const RELEASING: Index<(), String> = Index::new("releasing");
-/// Running tasks by worker.
-pub const HELD: Index<String, String> = Index::new("held");
-/// Tasks by idempotency key.
-pub const KEYS: Map<String, String> = Map::new("key");
-/// How many tasks have a status, in shards, so that hosts on one database do not all change one entry.
-const COUNTS: Map<(String, u8), i64> = Map::new("count");
+/// How many tasks a worker has, and has had.
+pub const WORK: Counts<(String, u8)> = Counts::new("work");
+/// How many tasks have a status.
+const COUNTS: Counts<String> = Counts::new("counts").sharded(8);
 /// How many tasks of a type are queued or running.
-const TYPES: Map<(String, String), i64> = Map::new("type");
+const TYPES: Counts<(String, String)> = Counts::new("types");
 /// How many ready tasks have a rank.
-const RANKS: Map<u64, i64> = Map::new("rank");
+const RANKS: Counts<u64> = Counts::new("ranks");
 /// Settings and notes of the queue.
 const SETTINGS: Map<(), Settings> = Map::new("settings");
 
-/// Shards of a count.
-const SHARDS: u8 = 8;
 /// The lane of tasks that anybody may have.
 pub const OPEN_LANE: &str = "";
 /// Any type.
 pub const ANY_TYPE: &str = "*";
+/// Tasks that are held, in [`IN_LINE`].
+pub const HELD_BACK: u8 = 1;
+/// Tasks that are ready, in [`IN_LINE`].
+pub const ADMITTED: u8 = 2;
+/// The tasks that a worker has, in [`WORK`], or that run, in [`IN_LINE`].
+pub const RUNNING: u8 = 0;
+/// The tasks that a registered worker completed.
+pub const COMPLETED: u8 = 1;
+/// The tasks that failed in a registered worker's hands.
+pub const FAILED: u8 = 2;
 
-/// Where a ready task stands: rank (less is sooner), when it was submitted, its id.
-pub type Place = (u64, u64, String);
+fn line_kind(state: &State) -> Option<u8> {
+    match state {
+        State::Held => Some(HELD_BACK),
+        State::Ready => Some(ADMITTED),
+        State::Running(_) => Some(RUNNING),
+        _ => None,
+    }
+}
+
+/// Where a task is found, and where it counts.
+fn declare((created_ms, id): &TaskKey, task: &Task, places: &mut Places) {
+    let (key, status) = ((*created_ms, id), task.status());
+    places.name(&IDS, id, created_ms);
+    if let Some(idempotency_key) = &task.spec.idempotency_key {
+        places.name(&KEYS, idempotency_key, id);
+    }
+    places.index(&LISTED, status.as_str(), &key);
+    places.count(&COUNTS, status.as_str());
+    let task_type = canonical_type(&task.spec.task_type);
+    if !status.is_final() {
+        places.count(&TYPES, &(status.as_str(), task_type));
+    }
+    if let (Some((is_concurrency, name)), Some(kind)) = (task.spec.line(), line_kind(&task.state)) {
+        places.count(&IN_LINE, &(is_concurrency, name, kind));
+    }
+    match &task.state {
+        State::Held => {
+            if let Some(line) = task.spec.line() {
+                places.index(&LINES, &line, &(rank(task.line_priority()), task.line_us(), id, *created_ms));
+            }
+        }
+        State::Blocked => task.waiting_for.iter().for_each(|parent| places.index(&DEPENDENTS, parent, &key)),
+        State::Delayed { until_ms } => places.index(&DUE, &false, &(*until_ms, *created_ms, id)),
+        State::Ready => {
+            let lane = lane(task.spec.session.as_deref(), task.spec.sticky_worker.as_deref());
+            for task_type in [task_type, ANY_TYPE] {
+                places.index(&READY, &(&lane, task_type), &place(task));
+            }
+            places.count(&RANKS, &rank(task.line_priority()));
+        }
+        State::Running(lease) => {
+            places.index(&DUE, &true, &(lease.until_ms, *created_ms, id));
+            places.index(&HELD, &lease.worker, &key);
+            places.count(&WORK, &(&lease.worker, RUNNING));
+        }
+        State::Completed | State::Failed | State::Cancelled => {
+            places.index(&ENDED, &(), &(task.finished_ms.unwrap_or(task.updated_ms), *created_ms, id));
+        }
+    }
+}
 
 /// The settings of the whole queue.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -67,6 +135,8 @@ pub struct Settings {
     pub tools_enabled: bool,
     /// Whether there is a cache.
     pub cache_enabled: bool,
+    /// How waiting raises the priority of tasks that are submitted from now on.
+    pub aging: Option<Aging>,
     /// How long ended tasks are kept, in milliseconds.
     pub keep_ms: u64,
     /// How many ended tasks are kept.
@@ -89,6 +159,7 @@ impl Default for Settings {
             deterministic: false,
             tools_enabled: false,
             cache_enabled: true,
+            aging: None,
             keep_ms: 7 * 24 * 3_600 * 1_000,
             keep_tasks: 100_000,
         }
@@ -96,12 +167,12 @@ impl Default for Settings {
 }
 
 /// The settings.
-pub fn settings(t: &mut (impl Read + ?Sized)) -> Result<Settings, StoreError> {
+pub fn settings(t: &View<'_>) -> Result<Settings, StoreError> {
     Ok(SETTINGS.get(t, &())?.unwrap_or_default())
 }
 
 /// Changes the settings.
-pub fn set_settings(t: &mut (impl Write + ?Sized), settings: &Settings) -> Result<(), StoreError> {
+pub fn set_settings(t: &Transaction<'_>, settings: &Settings) -> Result<(), StoreError> {
     SETTINGS.set(t, &(), settings)
 }
 
@@ -134,232 +205,120 @@ pub fn rank(priority: f64) -> u64 {
     !ascending
 }
 
-fn place(task: &Task) -> Place {
-    (rank(task.spec.priority), task.created_ms, task.id.clone())
+/// Where a ready task stands: by its key's turn, if it has a key.
+pub fn place(task: &Task) -> Place {
+    (rank(task.line_priority()), task.turn_us.unwrap_or(task.line_us()), task.id.clone(), task.created_ms)
 }
 
-/// One entry of an index.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-enum Entry {
-    Ready { lane: String, task_type: String, place: Place },
-    Delayed(u64),
-    Leased(u64),
-    Listed(Status, u64),
-    Ended(u64),
-    Dependent(String),
-    Held(String),
-}
-
-/// Where a task must be found.
-fn entries(task: &Task) -> BTreeSet<Entry> {
-    let mut entries = BTreeSet::from([Entry::Listed(task.status(), task.created_ms)]);
-    match &task.state {
-        State::Blocked => entries.extend(task.waiting_for.iter().cloned().map(Entry::Dependent)),
-        State::Delayed { until_ms } => drop(entries.insert(Entry::Delayed(*until_ms))),
-        State::Ready => {
-            let lane = lane(task.spec.session.as_deref(), task.spec.sticky_worker.as_deref());
-            for task_type in [canonical_type(&task.spec.task_type), ANY_TYPE] {
-                let (lane, task_type) = (lane.clone(), task_type.to_owned());
-                entries.insert(Entry::Ready { lane, task_type, place: place(task) });
-            }
-        }
-        State::Running(lease) => {
-            entries.insert(Entry::Leased(lease.until_ms));
-            entries.insert(Entry::Held(lease.worker.clone()));
-        }
-        State::Completed | State::Failed | State::Cancelled => {
-            entries.insert(Entry::Ended(task.finished_ms.unwrap_or(task.updated_ms)));
-        }
-    }
-    entries
-}
-
-/// Puts an entry into its index, or takes it out.
-fn put(t: &mut (impl Write + ?Sized), entry: &Entry, id: &String, is_there: bool) -> Result<(), StoreError> {
-    fn set<G: Key, K: Key>(
-        t: &mut (impl Write + ?Sized),
-        index: &Index<G, K>,
-        group: &G,
-        key: &K,
-        is_there: bool,
-    ) -> Result<(), StoreError> {
-        if is_there { index.insert(t, group, key) } else { index.remove(t, group, key).map(drop) }
-    }
-    let at = |ms: &u64| (*ms, id.clone());
-    match entry {
-        Entry::Ready { lane, task_type, place } => set(t, &READY, &(lane.clone(), task_type.clone()), place, is_there),
-        Entry::Delayed(ms) => set(t, &DELAYED, &(), &at(ms), is_there),
-        Entry::Leased(ms) => set(t, &LEASED, &(), &at(ms), is_there),
-        Entry::Listed(status, ms) => set(t, &LISTED, &status.as_str().to_owned(), &at(ms), is_there),
-        Entry::Ended(ms) => set(t, &ENDED, &(), &at(ms), is_there),
-        Entry::Dependent(parent) => set(t, &DEPENDENTS, parent, id, is_there),
-        Entry::Held(worker) => set(t, &HELD, worker, id, is_there),
+/// The task of this id.
+pub fn find(t: &View<'_>, id: &str) -> Result<Option<Task>, StoreError> {
+    match IDS.get(t, id)? {
+        Some(created_ms) => TASKS.get(t, &(created_ms, id)),
+        None => Ok(None),
     }
 }
 
 /// Stores what has become of a task; none for a task that is forgotten.
-pub fn save(
-    t: &mut (impl Write + ?Sized),
-    before: Option<&Task>,
-    after: Option<&Task>,
-    now_ms: u64,
-) -> Result<(), StoreError> {
-    let Some(id) = after.or(before).map(|task| task.id.clone()) else { return Ok(()) };
-    let (old, new) = (before.map(entries).unwrap_or_default(), after.map(entries).unwrap_or_default());
-    for entry in old.difference(&new) {
-        put(t, entry, &id, false)?;
-    }
-    for entry in new.difference(&old) {
-        put(t, entry, &id, true)?;
-    }
-    tally(t, &COUNTS, before.map(count_key), after.map(count_key))?;
-    tally(t, &TYPES, before.and_then(type_key), after.and_then(type_key))?;
-    tally(t, &RANKS, before.and_then(rank_key), after.and_then(rank_key))?;
-    match after {
-        Some(task) => TASKS.set(t, &id, task)?,
-        None => drop(TASKS.remove(t, &id)?),
+pub fn save(t: &Transaction<'_>, before: Option<&Task>, after: Option<&Task>, now_ms: u64) -> Result<(), StoreError> {
+    let Some(key) = after.or(before).map(|task| (task.created_ms, task.id.clone())) else { return Ok(()) };
+    match (TASKS.replace(t, &key, before, after), after) {
+        (Err(StoreError::ValueTooLarge), Some(after)) => {
+            let mut fitting = after.clone();
+            fitting.fit();
+            TASKS.replace(t, &key, before, Some(&fitting))?;
+        }
+        (stored, _) => stored?,
     }
     if let Some(after) = after
         && before.map(|task| &task.state) != Some(&after.state)
     {
-        statistics::note(t, before, after, now_ms)?;
+        statistics::note(t, before, after, now_ms);
         announce(t, after)?;
     }
     workers(t, before, after, now_ms)
 }
 
+/// The payload of an event on the topic `task`.
+#[derive(Serialize)]
+struct Told<'a> {
+    task_id: &'a str,
+    task_type: &'a str,
+    status: Status,
+    attempt: u32,
+    error: Option<String>,
+}
+
+/// Stores a new task whose record is ready.
+pub fn insert(t: &Transaction<'_>, row: &Prepared, task: &Task, now_ms: u64) -> Result<(), StoreError> {
+    TASKS.insert(t, row)?;
+    statistics::note(t, None, task, now_ms);
+    announce(t, task)
+}
+
 /// Emits the event that tells of a task's state.
-pub(crate) fn announce(t: &mut (impl Write + ?Sized), task: &Task) -> Result<(), StoreError> {
+pub(crate) fn announce(t: &Transaction<'_>, task: &Task) -> Result<(), StoreError> {
     /// Characters of an error that an event has: its payload has a bound, and each subscriber gets a copy.
     const MAX_ERROR_CHARS: usize = 1_000;
     let error = task.error.as_ref().map(|error| error.chars().take(MAX_ERROR_CHARS).collect::<String>());
-    let payload = json!({
-        "task_id": task.id,
-        "task_type": task.spec.task_type,
-        "status": task.status().as_str(),
-        "attempt": task.attempt,
-        "error": error,
-    });
+    let payload = Told {
+        task_id: &task.id,
+        task_type: &task.spec.task_type,
+        status: task.status(),
+        attempt: task.attempt,
+        error,
+    };
+    let payload = serde_json::to_vec(&payload).map_err(|_| StoreError::Unreadable)?;
     // The key of an event has a bound that an id need not keep to.
     let key: String = task.id.chars().take(64).collect();
-    t.emit("task", &key, payload.to_string().as_bytes()).map(|_| ())
-}
-
-/// A task, and the bytes of its record.
-pub(crate) fn find_sized(t: &mut (impl Read + ?Sized), id: &str) -> Result<Option<(Task, usize)>, StoreError> {
-    let Some(entry) = t.get(&TASKS.key(&id.to_owned()))? else { return Ok(None) };
-    let task = serde_json::from_slice(&entry.value).map_err(|_| StoreError::Unreadable)?;
-    Ok(Some((task, entry.value.len())))
-}
-
-fn shard(id: &str) -> u8 {
-    id.bytes().fold(0_u8, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte)) % SHARDS
-}
-
-/// Where a task is counted by its status.
-fn count_key(task: &Task) -> (String, u8) {
-    (task.status().as_str().to_owned(), shard(&task.id))
-}
-
-/// Where a task is counted by status and type, if it has not ended.
-fn type_key(task: &Task) -> Option<(String, String)> {
-    let status = task.status();
-    (!status.is_final()).then(|| (status.as_str().to_owned(), canonical_type(&task.spec.task_type).to_owned()))
-}
-
-/// Where a task is counted by its rank, if it is ready.
-fn rank_key(task: &Task) -> Option<u64> {
-    (task.state == State::Ready).then(|| rank(task.spec.priority))
-}
-
-/// Counts one less where a task was counted, and one more where it is counted now.
-fn tally<K: Key + PartialEq>(
-    t: &mut (impl Write + ?Sized),
-    map: &Map<K, i64>,
-    from: Option<K>,
-    to: Option<K>,
-) -> Result<(), StoreError> {
-    if from == to {
-        return Ok(());
-    }
-    for (key, delta) in [(from, -1), (to, 1)] {
-        if let Some(key) = key {
-            add(t, map, &key, delta)?;
-        }
-    }
-    Ok(())
+    t.emit("task", &key, &payload).map(|_| ())
 }
 
 /// How many tasks have a status.
-pub fn counted(t: &mut (impl Read + ?Sized), status: Status) -> Result<u64, StoreError> {
-    let mut sum = 0_i64;
-    for shard in 0..SHARDS {
-        sum = sum.saturating_add(COUNTS.get(t, &(status.as_str().to_owned(), shard))?.unwrap_or_default());
-    }
-    Ok(sum.unsigned_abs())
+pub fn counted(t: &View<'_>, status: Status) -> Result<u64, StoreError> {
+    Ok(COUNTS.get(t, status.as_str())?.unsigned_abs())
 }
 
 /// How many tasks of each type have a status, for what has not ended; and whether these are all types.
-pub fn counted_by_type(
-    t: &mut (impl Read + ?Sized),
-    status: Status,
-) -> Result<(BTreeMap<String, u64>, bool), StoreError> {
+pub fn counted_by_type(t: &View<'_>, status: Status) -> Result<(BTreeMap<String, u64>, bool), StoreError> {
     /// Types that are told of: what a reply has room for.
-    const MOST_TYPES: u32 = 1_000;
-    let order = mcpp_tool::store::Order::Ascending;
-    let before_first = (status.as_str().to_owned(), String::new());
-    let mut page = TYPES.page(t, Some(&before_first), MOST_TYPES, order)?;
-    page.retain(|((name, _), _)| name == status.as_str());
-    let is_of_this = |((name, _), _): &((String, String), i64)| name == status.as_str();
-    let is_all = match page.last() {
-        Some((last, _)) => !TYPES.page(t, Some(last), 1, order)?.iter().any(is_of_this),
-        None => true,
-    };
-    Ok((page.into_iter().map(|((_, task_type), count)| (task_type, count.unsigned_abs())).collect(), is_all))
-}
-
-fn add<K: Key>(t: &mut (impl Write + ?Sized), map: &Map<K, i64>, key: &K, delta: i64) -> Result<(), StoreError> {
-    let sum = map.get(t, key)?.unwrap_or_default().saturating_add(delta);
-    if sum == 0 { map.remove(t, key).map(|_| ()) } else { map.set(t, key, &sum) }
+    const MOST_TYPES: usize = 1_000;
+    let mut found = TYPES.under(t, &(status.as_str(),), MOST_TYPES.saturating_add(1))?;
+    let is_all = found.len() <= MOST_TYPES;
+    found.truncate(MOST_TYPES);
+    Ok((found.into_iter().map(|((_, task_type), count)| (task_type, count.unsigned_abs())).collect(), is_all))
 }
 
 /// How many ready tasks have this rank, or one that is sooner. None if there are more different ranks than are looked at.
-pub fn ready_up_to(t: &mut (impl Read + ?Sized), last: u64) -> Result<Option<u64>, StoreError> {
-    const MOST_RANKS: u32 = 1_000;
-    let ranks = RANKS.page(t, None, MOST_RANKS, mcpp_tool::store::Order::Ascending)?;
-    let complete = ranks.len() < MOST_RANKS as usize || ranks.last().is_some_and(|(rank, _)| *rank > last);
+pub fn ready_up_to(t: &View<'_>, last: u64) -> Result<Option<u64>, StoreError> {
+    const MOST_RANKS: usize = 1_000;
+    let ranks = RANKS.under(t, &(), MOST_RANKS)?;
+    let is_complete = ranks.len() < MOST_RANKS || ranks.last().is_some_and(|(rank, _)| *rank > last);
     let sum = ranks.iter().filter(|(rank, _)| *rank <= last).map(|(_, count)| count.unsigned_abs()).sum();
-    Ok(complete.then_some(sum))
+    Ok(is_complete.then_some(sum))
 }
 
-/// Updates the counts of a worker's running, completed and failed tasks, by the difference.
-fn workers(
-    t: &mut (impl Write + ?Sized),
-    before: Option<&Task>,
-    after: Option<&Task>,
-    now_ms: u64,
-) -> Result<(), StoreError> {
+/// Notes that a worker has got or given up a task.
+fn workers(t: &Transaction<'_>, before: Option<&Task>, after: Option<&Task>, now_ms: u64) -> Result<(), StoreError> {
+    /// How much later a worker must have been seen for its entry to be written, in milliseconds.
+    const SEEN_MS: u64 = 1_000;
     let (old, new) = (before.and_then(Task::worker), after.and_then(Task::worker));
     if old == new {
         return Ok(());
     }
-    if let Some(old) = old
-        && let Some(mut worker) = WORKERS.get(t, &old.to_owned())?
+    let ended = match after.map(Task::status) {
+        Some(Status::Completed) => Some(COMPLETED),
+        Some(Status::Failed) => Some(FAILED),
+        _ => None,
+    };
+    if let (Some(old), Some(ended)) = (old, ended)
+        && t.get(&WORKERS.key(old))?.is_some()
     {
-        worker.running = worker.running.saturating_sub(1);
-        match after.map(Task::status) {
-            Some(Status::Completed) => worker.completed = worker.completed.saturating_add(1),
-            Some(Status::Failed) => worker.failed = worker.failed.saturating_add(1),
-            _ => {}
-        }
-        WORKERS.set(t, &worker.id.clone(), &worker)?;
+        WORK.add(t, &(old, ended), 1);
     }
     if let Some(new) = new
-        && let Some(mut worker) = WORKERS.get(t, &new.to_owned())?
+        && let Some(worker) = WORKERS.get(t, new)?.filter(|worker| worker.seen_ms.saturating_add(SEEN_MS) <= now_ms)
     {
-        worker.running = worker.running.saturating_add(1);
-        worker.seen_ms = now_ms;
-        WORKERS.set(t, &worker.id.clone(), &worker)?;
+        WORKERS.set(t, new, &Worker { seen_ms: now_ms, ..worker })?;
     }
     Ok(())
 }

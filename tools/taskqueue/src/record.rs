@@ -18,34 +18,51 @@ pub struct Task {
     /// The submitter's request.
     pub spec: Spec,
     /// Its dependencies that are not completed yet.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub waiting_for: Vec<String>,
     /// Where it stands.
     pub state: State,
     /// When it was submitted, in milliseconds since 1970-01-01 UTC, as all times here.
     pub created_ms: u64,
+    /// Since when it stands in line, where that is not since its submission.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub line_ms: Option<u64>,
+    /// The turn of its key that it has got, in microseconds.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub turn_us: Option<u64>,
     /// When it last changed.
     pub updated_ms: u64,
     /// When it last became ready, for measuring how long it waits.
     pub ready_ms: u64,
     /// When its last attempt began.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub started_ms: Option<u64>,
     /// When it ended.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub finished_ms: Option<u64>,
     /// Attempts that were begun.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub attempt: u32,
     /// Rises with every claim; an older one's holder may not change the task any more.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub fencing_token: u64,
     /// The task's result.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub result: Option<Value>,
     /// The last error.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub error: Option<String>,
     /// It failed for good, after all its attempts.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub dead_letter: bool,
     /// The last lines of its log.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub logs: Vec<LogLine>,
     /// How far it is, in its worker's words.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub progress: Option<Value>,
     /// How often it was retried as a new task.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub retries: u32,
 }
 
@@ -55,20 +72,38 @@ pub struct Spec {
     /// The type, by which workers choose.
     pub task_type: String,
     /// The model it is for; may be empty.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub model_name: String,
     /// The work to do; an object.
     pub payload: Value,
     /// Higher is sooner.
     pub priority: f64,
     /// For finding it.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub tags: Vec<String>,
     /// The tasks that must be completed before it.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub dependencies: Vec<String>,
     /// Only a claimer of this session may have it.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub session: Option<String>,
     /// Only this worker may have it.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub sticky_worker: Option<String>,
+    /// The key whose tasks take turns with those of other keys, and of which only so many run at once.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub concurrency_key: Option<String>,
+    /// The key of whose tasks only so many begin in a time.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub rate_key: Option<String>,
+    /// The key of which there is one task in a time.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub unique: Option<Unique>,
+    /// How waiting raises the priority.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub aging: Option<Aging>,
     /// The key that makes a second submission the same one.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub idempotency_key: Option<String>,
     /// How many attempts there may be; 0 for no limit.
     pub max_attempts: u32,
@@ -77,12 +112,62 @@ pub struct Spec {
     /// By how much each further wait is longer.
     pub backoff_factor: f64,
     /// How long one attempt may take, in milliseconds; none for no limit.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub timeout_ms: Option<u64>,
     /// The submitter's own notes.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub metadata: Option<Value>,
 }
 
+/// How waiting raises the priority of tasks.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Aging {
+    /// Since when it does, in milliseconds since 1970-01-01 UTC: it makes no difference to a task that came then.
+    pub since_ms: u64,
+    /// After how long a task counts as one priority higher, in milliseconds.
+    pub step_ms: u64,
+}
+
+/// A task of which there is one in a time.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct Unique {
+    /// The name that such tasks share.
+    pub key: String,
+    /// How long, in milliseconds.
+    pub window_ms: u64,
+    /// The rule for a second one.
+    #[serde(default)]
+    pub on_conflict: OnConflict,
+}
+
+/// The rule for a second task of a unique key within its time.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OnConflict {
+    /// It is refused.
+    #[default]
+    Reject,
+    /// The earlier one is cancelled if it still waits.
+    Replace,
+    /// The same, and each waits until no other one has come for so long.
+    Debounce,
+}
+
+/// The line in which a task waits for its turn: those of one key.
+pub type Line<'a> = (bool, &'a str);
+
+/// Whether a field need not be stored.
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
 impl Spec {
+    /// The line in which the task waits for its turn, if it has a key: by its concurrency key (true), else by its rate key.
+    pub fn line(&self) -> Option<Line<'_>> {
+        let concurrency = self.concurrency_key.as_deref().map(|key| (true, key));
+        concurrency.or_else(|| self.rate_key.as_deref().map(|key| (false, key)))
+    }
+
     /// A type and a payload, and defaults for everything else.
     pub fn new(task_type: &str, payload: Value) -> Self {
         Self {
@@ -94,6 +179,10 @@ impl Spec {
             dependencies: Vec::new(),
             session: None,
             sticky_worker: None,
+            concurrency_key: None,
+            rate_key: None,
+            unique: None,
+            aging: None,
             idempotency_key: None,
             max_attempts: DEFAULT_ATTEMPTS,
             backoff_ms: 1_000,
@@ -115,6 +204,8 @@ pub enum State {
         /// When it becomes ready.
         until_ms: u64,
     },
+    /// It waits for its key's turn.
+    Held,
     /// It can be claimed.
     Ready,
     /// A worker has it.
@@ -197,7 +288,7 @@ impl Task {
     /// Its status as the wire knows it.
     pub fn status(&self) -> Status {
         match self.state {
-            State::Blocked | State::Delayed { .. } | State::Ready => Status::Queued,
+            State::Blocked | State::Delayed { .. } | State::Held | State::Ready => Status::Queued,
             State::Running(_) => Status::Running,
             State::Completed => Status::Completed,
             State::Failed => Status::Failed,
@@ -205,31 +296,31 @@ impl Task {
         }
     }
 
+    /// Since when it stands in line among those of its rank and key, in microseconds.
+    pub fn line_us(&self) -> u64 {
+        self.line_ms.unwrap_or(self.created_ms).saturating_mul(1_000)
+    }
+
+    /// The priority by which it stands in line. All tasks age alike, so what a later one has less is the same at any time.
+    pub fn line_priority(&self) -> f64 {
+        let Some(Aging { since_ms, step_ms }) = self.spec.aging else { return self.spec.priority };
+        let later_ms = (self.line_us() / 1_000) as f64 - since_ms as f64;
+        self.spec.priority - later_ms / step_ms.max(1) as f64
+    }
+
+    /// The lease of the worker that has it.
+    pub fn lease(&self) -> Option<&Lease> {
+        if let State::Running(lease) = &self.state { Some(lease) } else { None }
+    }
+
     /// The worker that has it.
     pub fn worker(&self) -> Option<&str> {
-        match &self.state {
-            State::Running(lease) => Some(&lease.worker),
-            _ => None,
-        }
+        self.lease().map(|lease| &*lease.worker)
     }
 
     /// Bytes of its record.
     pub fn bytes(&self) -> usize {
-        /// Counts what is written to it.
-        struct Count(usize);
-        impl std::io::Write for Count {
-            fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-                self.0 = self.0.saturating_add(bytes.len());
-                Ok(bytes.len())
-            }
-            fn flush(&mut self) -> std::io::Result<()> {
-                Ok(())
-            }
-        }
-        let mut count = Count(0);
-        // Nothing in a record is without a JSON form.
-        let _counted = serde_json::to_writer(&mut count, self);
-        count.0
+        json_bytes(self)
     }
 
     /// Drops log, progress and result, as far as needed, from a record that an earlier version let grow to where nothing can be added: a task that cannot change
@@ -249,7 +340,7 @@ impl Task {
 
     /// The record of the MCP++ task-queue protocol. Times are unix times in seconds.
     pub fn wire(&self) -> Value {
-        let lease = if let State::Running(lease) = &self.state { Some(lease) } else { None };
+        let lease = self.lease();
         let next_attempt_at = if let State::Delayed { until_ms } = self.state { seconds(until_ms) } else { 0.0 };
         json!({
             "task_id": self.id,
@@ -306,6 +397,25 @@ impl Task {
     }
 }
 
+/// Bytes of the JSON of a value.
+pub fn json_bytes(value: &impl Serialize) -> usize {
+    /// Counts what is written to it.
+    struct Count(usize);
+    impl std::io::Write for Count {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0 = self.0.saturating_add(bytes.len());
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let mut count = Count(0);
+    // Nothing in a record is without a JSON form.
+    let _counted = serde_json::to_writer(&mut count, value);
+    count.0
+}
+
 /// A unix time in seconds.
 pub fn seconds(ms: u64) -> f64 {
     ms as f64 / 1_000.0
@@ -328,12 +438,7 @@ pub struct Worker {
     pub registered_ms: u64,
     /// When it last claimed, renewed or finished something.
     pub seen_ms: u64,
-    /// Tasks that it has now.
-    pub running: u32,
-    /// Tasks that it completed.
-    pub completed: u64,
-    /// Tasks that failed in its hands.
-    pub failed: u64,
     /// It is leaving: it gets no more tasks, and what it still has then is taken back.
+    #[serde(default)]
     pub leaves_ms: Option<u64>,
 }

@@ -10,15 +10,17 @@ mod status;
 
 use std::time::{Duration, Instant};
 
-use mcpp_tool::store::{transact, wait};
+use mcpp_tool::{
+    environment::{chance, id as new_id, now_ms},
+    store::{snapshot, transact, wait},
+};
 use serde_json::{Map, Value, json};
 
 use self::fields::Request;
 use crate::{
-    engine::{self, ClaimRequest, QueueError, Submission},
-    environment::{chance, new_id, now_ms},
-    queue::{TASKS, set_settings, settings},
-    record::{DEFAULT_ATTEMPTS, LogLine, Spec, Task, seconds},
+    engine::{self, ClaimRequest, Draft, QueueError, Submission},
+    queue::{self, IDS, TASKS, set_settings, settings},
+    record::{Aging, DEFAULT_ATTEMPTS, LogLine, Spec, Task, seconds},
     rules::Outcome,
 };
 
@@ -45,7 +47,7 @@ impl From<QueueError> for Failure {
         let name = match &error {
             QueueError::NoTask(_) => "task_missing",
             QueueError::NoWorker(_) => "worker_missing",
-            QueueError::OtherWork(_) => "idempotency_conflict",
+            QueueError::OtherWork(_) | QueueError::NotUnique(_) => "idempotency_conflict",
             QueueError::Invalid(_) => "invalid_message",
             QueueError::Refused(_) => "refused",
             QueueError::Store(_) => "internal_error",
@@ -86,7 +88,9 @@ fn dispatch(request: &Request<'_>) -> Reply {
     // A word that is no text is no operation either.
     match request.word("op").ok().flatten().unwrap_or_default() {
         "submit" => submit(request),
-        "claim" | "claim_next" => Ok(json!({ "task": claim(request)?.map(|task| task.wire_claimed()) })),
+        "claim" | "claim_next" => {
+            Ok(json!({ "task": claim(request, 1, false)?.pop().map(|task| task.wire_claimed()) }))
+        }
         "claim_many" | "claim_batch" => claim_many(request),
         "complete" | "task.complete" | "complete_task" => complete(request),
         "release" | "task.release" | "release_task" => release(request),
@@ -114,9 +118,9 @@ fn submit(request: &Request<'_>) -> Reply {
         Some(other) => Map::from_iter([("payload".to_owned(), other.clone())]),
         None => Map::new(),
     };
-    let submission = submission(request, payload)?;
-    let (now, id) = (now_ms(), new_id());
-    let task = transact(|t| engine::submit(t, &submission, &id, now))?;
+    let now = now_ms();
+    let draft = Draft::new(submission(request, payload)?, &new_id(), now);
+    let task = transact(|t| engine::submit(t, &draft, now))?;
     Ok(json!({ "task_id": task.id }))
 }
 
@@ -138,7 +142,8 @@ fn submission(request: &Request<'_>, payload: Map<String, Value>) -> Result<Subm
     Ok(Submission { id: text(&["task_id"])?, not_before_ms, spec })
 }
 
-fn claim(request: &Request<'_>) -> Result<Option<Task>, Failure> {
+/// Claims at most so many tasks, for as long as the claimer waits.
+fn claim(request: &Request<'_>, most: usize, same_type: bool) -> Result<Vec<Task>, Failure> {
     let worker = request.needs(&["worker_id"], "missing_worker_id")?;
     let theirs = request.clock()?;
     let claim = ClaimRequest {
@@ -146,34 +151,23 @@ fn claim(request: &Request<'_>) -> Result<Option<Task>, Failure> {
         types: request.texts(&["supported_task_types", "task_types"])?,
         session: request.text(&["session_id", "session", "p2p_session"])?,
         peer: request.text(&["peer", "peer_id"])?,
+        same_type,
     };
-    let now = now_ms();
-    engine::look_after(now, chance())?;
-    Ok(transact(|t| {
-        // A worker that tells of itself is a peer; a worker that only claims is none, and costs nothing.
-        if theirs.is_some() || claim.peer.is_some() {
-            engine::heartbeat(t, claim.peer.unwrap_or(worker), theirs.as_ref(), now)?;
-        }
-        engine::claim(t, &claim, now)
-    })?)
+    let patience = request.number(&["wait_s"])?.unwrap_or_default().clamp(0.0, MAX_WAIT_S);
+    // A worker that tells of itself is a peer; a worker that only claims is none, and costs nothing.
+    if theirs.is_some() || claim.peer.is_some() {
+        transact(|t| {
+            claim.check()?;
+            engine::heartbeat(t, claim.peer.unwrap_or(worker), theirs.as_ref(), now_ms())
+        })?;
+    }
+    Ok(engine::claim_or_wait(&claim, most, Duration::from_secs_f64(patience))?)
 }
 
 fn claim_many(request: &Request<'_>) -> Reply {
-    const MOST: f64 = 128.0;
-    /// Bytes of tasks with which a reply is full: a worker that gets too large a reply would have the tasks and not know it.
-    const FULL_BYTES: usize = 1 << 20;
-    let most = request.number(&["max_tasks", "limit"])?.unwrap_or(1.0).clamp(1.0, MOST) as usize;
+    let most = request.number(&["max_tasks", "limit"])?.unwrap_or(1.0).clamp(1.0, engine::MAX_CLAIMED as f64);
     let same_type = request.flag("same_task_type")?.unwrap_or(true);
-    let mut fields = request.fields();
-    let (mut tasks, mut bytes): (Vec<Value>, usize) = (Vec::new(), 0);
-    while tasks.len() < most && bytes < FULL_BYTES {
-        let Some(task) = claim(&Request::new(&fields))? else { break };
-        if same_type && tasks.is_empty() {
-            fields.insert("supported_task_types".into(), json!([task.spec.task_type]));
-        }
-        bytes = bytes.saturating_add(task.bytes());
-        tasks.push(task.wire_claimed());
-    }
+    let tasks: Vec<Value> = claim(request, most as usize, same_type)?.iter().map(Task::wire_claimed).collect();
     Ok(json!({ "tasks": tasks }))
 }
 
@@ -255,23 +249,23 @@ fn find(id: &str) -> Result<Option<Task>, Failure> {
     if !engine::is_id(id) {
         return Ok(None);
     }
-    Ok(TASKS.get(&mut mcpp_tool::store::snapshot()?, &id.to_owned())?)
+    Ok(queue::find(&snapshot()?, id)?)
 }
 
 /// Waits until a task has ended, and gives it as it is then, or when the time is over.
 fn wait_for(request: &Request<'_>) -> Reply {
-    let id = request.needs(&["task_id"], "missing_task_id")?.to_owned();
-    if !engine::is_id(&id) {
-        return Ok(json!({ "task": null }));
-    }
+    let id = request.needs(&["task_id"], "missing_task_id")?;
     let patience = Duration::from_secs_f64(request.number(&["timeout_s"])?.unwrap_or(60.0).clamp(0.0, MAX_WAIT_S));
+    let known = if engine::is_id(id) { IDS.get(&snapshot()?, id)? } else { None };
+    let Some(created_ms) = known else { return Ok(json!({ "task": null })) };
+    let key = (created_ms, id);
     let begun = Instant::now();
     loop {
         // The snapshot is closed before waiting.
-        let (task, version) = TASKS.get_versioned(&mut mcpp_tool::store::snapshot()?, &id)?;
+        let (task, version) = TASKS.get_versioned(&snapshot()?, &key)?;
         let left = patience.saturating_sub(begun.elapsed());
         let ended = task.as_ref().is_none_or(|task| task.status().is_final());
-        if ended || left.is_zero() || wait(&TASKS.key(&id), version, left)? == version {
+        if ended || left.is_zero() || wait(&TASKS.key(&key), version, left)? == version {
             return Ok(json!({ "task": task.map(|task| task.wire()) }));
         }
     }
@@ -279,7 +273,7 @@ fn wait_for(request: &Request<'_>) -> Reply {
 
 fn call_tool(request: &Request<'_>) -> Reply {
     let tool = request.needs(&["tool", "tool_name", "name"], "missing_tool_name")?;
-    if !settings(&mut mcpp_tool::store::snapshot()?)?.tools_enabled {
+    if !settings(&snapshot()?)?.tools_enabled {
         return Err(Failure::of("tools_disabled"));
     }
     let arguments = ["args", "arguments", "params"].into_iter().find_map(|name| request.any(name)).cloned();
@@ -310,6 +304,7 @@ fn result_of(output: &mcpp_tool::Output) -> Value {
 fn configure(request: &Request<'_>) -> Reply {
     let keep_ms = request.number(&["keep_s"])?.map(|seconds| (seconds.max(0.0) * 1_000.0) as u64);
     let keep_tasks = request.whole(&["keep_tasks"])?;
+    let (age_s, now) = (request.number(&["age_s"])?, now_ms());
     let [deterministic, tools, cache] =
         [request.flag("deterministic")?, request.flag("tools")?, request.flag("cache")?];
     let settings = transact(|t| {
@@ -317,6 +312,15 @@ fn configure(request: &Request<'_>) -> Reply {
         settings.deterministic = deterministic.unwrap_or(settings.deterministic);
         settings.tools_enabled = tools.unwrap_or(settings.tools_enabled);
         settings.cache_enabled = cache.unwrap_or(settings.cache_enabled);
+        match age_s {
+            Some(age_s) if age_s > 0.0 => {
+                let step_ms = (age_s * 1_000.0) as u64;
+                settings.aging = settings.aging.filter(|aging| aging.step_ms == step_ms);
+                settings.aging.get_or_insert(Aging { since_ms: now, step_ms });
+            }
+            Some(_) => settings.aging = None,
+            None => {}
+        }
         settings.keep_ms = keep_ms.unwrap_or(settings.keep_ms);
         settings.keep_tasks = keep_tasks.unwrap_or(settings.keep_tasks);
         set_settings(t, &settings)?;
@@ -326,6 +330,7 @@ fn configure(request: &Request<'_>) -> Reply {
         "deterministic": settings.deterministic,
         "tools": settings.tools_enabled,
         "cache": settings.cache_enabled,
+        "age_s": settings.aging.map(|aging| seconds(aging.step_ms)),
         "keep_s": seconds(settings.keep_ms),
         "keep_tasks": settings.keep_tasks,
     }))

@@ -32,6 +32,9 @@ pub enum Refused {
     /// It has ended.
     #[error("the task has ended")]
     Ended,
+    /// Its key has as many waiting tasks as it may.
+    #[error("the key has as many waiting tasks as it may")]
+    Full,
     /// It runs, and may only be cancelled by force.
     #[error("the task is running; cancel it with force")]
     Running,
@@ -73,15 +76,36 @@ pub enum Outcome {
 
 /// Whether it can be claimed, and if not, what it waits for.
 pub fn settle(task: &mut Task, not_before_ms: u64, now_ms: u64) {
+    task.turn_us = None;
     task.state = if !task.waiting_for.is_empty() {
         State::Blocked
     } else if not_before_ms > now_ms {
         State::Delayed { until_ms: not_before_ms }
+    } else if task.spec.line().is_some() {
+        State::Held
     } else {
         task.ready_ms = now_ms;
         State::Ready
     };
     task.updated_ms = now_ms;
+}
+
+/// It is the turn of a task that waits for its key, unless it had it before: it takes its place behind those that are ready, so that keys take turns.
+pub fn admit(task: &mut Task, turn_us: u64, now_ms: u64) {
+    if task.state == State::Held {
+        task.state = State::Ready;
+        task.turn_us = task.turn_us.or(Some(turn_us));
+        task.ready_ms = now_ms;
+        task.updated_ms = now_ms;
+    }
+}
+
+/// A ready task's key has more than it may: the task waits again, and keeps its turn.
+pub fn hold(task: &mut Task, now_ms: u64) {
+    if task.state == State::Ready {
+        task.state = State::Held;
+        task.updated_ms = now_ms;
+    }
 }
 
 /// Gives a ready task to a worker.
@@ -93,6 +117,7 @@ pub fn claim(task: &mut Task, worker: &str, now_ms: u64) -> Result<(), Refused> 
     task.fencing_token = task.fencing_token.saturating_add(1);
     task.started_ms = Some(now_ms);
     task.updated_ms = now_ms;
+    task.turn_us = None;
     task.error = None;
     let deadline_ms = task.spec.timeout_ms.map(|timeout| now_ms.saturating_add(timeout));
     task.state = State::Running(Lease {
@@ -212,6 +237,29 @@ pub fn expire(task: &mut Task, now_ms: u64, chance: f64) -> bool {
         retry_or_fail(task, EXPIRED.to_owned(), now_ms, chance);
     }
     true
+}
+
+/// Makes a delayed task ready whose time has come. Nothing if it has not.
+pub fn delay_ended(task: &mut Task, now_ms: u64) -> bool {
+    let is_over = matches!(task.state, State::Delayed { until_ms } if until_ms <= now_ms);
+    if is_over {
+        settle(task, 0, now_ms);
+    }
+    is_over
+}
+
+/// Gives a task that has not ended another priority; with `requeue` it goes behind those that have it already.
+pub fn set_priority(task: &mut Task, priority: f64, requeue: bool, now_ms: u64) -> Result<(), Refused> {
+    if task.status().is_final() {
+        return Err(Refused::Ended);
+    }
+    task.spec.priority = priority;
+    task.updated_ms = now_ms;
+    if requeue {
+        task.turn_us = None;
+        task.line_ms = Some(now_ms);
+    }
+    Ok(())
 }
 
 /// Cancels a task; a running one only by force.

@@ -1,7 +1,6 @@
 //! Measurements of the queue: sums of waiting and running times, and counts of the tasks that ended in each of the last minutes. A value that was never measured is none.
 
-use mcpp_tool::store::{Map, Order, Read, StoreError, Write};
-use serde::{Deserialize, Serialize};
+use mcpp_tool::store::{Counts, StoreError, Transaction, View};
 
 use crate::record::{State, Status, Task};
 
@@ -10,110 +9,111 @@ const MINUTES: u64 = 60;
 /// Minutes over which the throughput is measured.
 const THROUGHPUT_MINUTES: u64 = 5;
 const MINUTE_MS: u64 = 60_000;
-
-const TOTALS: Map<(), Totals> = Map::new("totals");
-const BY_MINUTE: Map<u64, Minute> = Map::new("minute");
+/// The kinds of numbers of a minute.
+pub(crate) const SUBMITTED: u8 = 0;
+pub(crate) const COMPLETED: u8 = 1;
+pub(crate) const FAILED: u8 = 2;
 
 /// Sums since the queue began.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Totals {
-    /// Attempts that began.
-    pub begun: u64,
-    /// How long their tasks had been ready, in milliseconds.
-    pub waited_ms: u64,
-    /// Attempts that ended.
-    pub ended: u64,
-    /// How long they took, in milliseconds.
-    pub ran_ms: u64,
-}
+pub(crate) const SUMS: Counts<u8> = Counts::new("sums");
+/// Attempts that began.
+pub(crate) const BEGUN: u8 = 0;
+/// How long the tasks of those had been ready, in milliseconds.
+pub(crate) const WAITED: u8 = 1;
+/// Attempts that ended.
+pub(crate) const ENDED: u8 = 2;
+/// How long those took, in milliseconds.
+pub(crate) const RAN: u8 = 3;
+/// The numbers of each minute, by kind.
+pub(crate) const BY_MINUTE: Counts<(u64, u8)> = Counts::new("minutes");
 
 /// The counts of one minute.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Minute {
+    /// Which one, since 1970-01-01 UTC.
+    pub minute: u64,
     /// Tasks submitted.
-    pub submitted: u64,
+    pub submitted: i64,
     /// Tasks completed.
-    pub completed: u64,
+    pub completed: i64,
     /// Tasks failed.
-    pub failed: u64,
+    pub failed: i64,
 }
 
-impl Totals {
-    /// The mean time from ready to begun, in seconds.
-    pub fn average_wait_s(&self) -> Option<f64> {
-        mean(self.waited_ms, self.begun)
-    }
-
-    /// The mean time of an attempt, in seconds.
-    pub fn average_execution_s(&self) -> Option<f64> {
-        mean(self.ran_ms, self.ended)
-    }
-}
-
-fn mean(sum_ms: u64, count: u64) -> Option<f64> {
-    (count > 0).then(|| sum_ms as f64 / count as f64 / 1_000.0)
+/// A duration as a number to add.
+fn signed(ms: u64) -> i64 {
+    i64::try_from(ms).unwrap_or(i64::MAX)
 }
 
 /// Notes a change of state.
-pub fn note(t: &mut (impl Write + ?Sized), before: Option<&Task>, after: &Task, now_ms: u64) -> Result<(), StoreError> {
+pub fn note(t: &Transaction<'_>, before: Option<&Task>, after: &Task, now_ms: u64) {
     let was_running = before.is_some_and(|task| matches!(task.state, State::Running(_)));
     let is_running = matches!(after.state, State::Running(_));
-    if was_running != is_running {
-        let mut totals = totals(t)?;
-        if is_running {
-            totals.begun = totals.begun.saturating_add(1);
-            totals.waited_ms = totals.waited_ms.saturating_add(now_ms.saturating_sub(after.ready_ms));
-        } else if let Some(started) = after.started_ms {
-            totals.ended = totals.ended.saturating_add(1);
-            totals.ran_ms = totals.ran_ms.saturating_add(now_ms.saturating_sub(started));
-        }
-        TOTALS.set(t, &(), &totals)?;
+    if is_running && !was_running {
+        SUMS.add(t, &BEGUN, 1);
+        SUMS.add(t, &WAITED, signed(now_ms.saturating_sub(after.ready_ms)));
+    } else if let (true, false, Some(started)) = (was_running, is_running, after.started_ms) {
+        SUMS.add(t, &ENDED, 1);
+        SUMS.add(t, &RAN, signed(now_ms.saturating_sub(started)));
     }
-    let ended = |status| before.map(Task::status) != Some(status) && after.status() == status;
-    if before.is_none() || ended(Status::Completed) || ended(Status::Failed) {
-        let minute = now_ms / MINUTE_MS;
-        let known = BY_MINUTE.get(t, &minute)?;
-        if known.is_none() {
-            forget(t, minute)?;
-        }
-        let mut numbers = known.unwrap_or_default();
-        numbers.submitted = numbers.submitted.saturating_add(u64::from(before.is_none()));
-        numbers.completed = numbers.completed.saturating_add(u64::from(ended(Status::Completed)));
-        numbers.failed = numbers.failed.saturating_add(u64::from(ended(Status::Failed)));
-        BY_MINUTE.set(t, &minute, &numbers)?;
-    }
-    Ok(())
+    let kind = match after.status() {
+        _ if before.is_none() => SUBMITTED,
+        Status::Completed => COMPLETED,
+        Status::Failed => FAILED,
+        _ => return,
+    };
+    BY_MINUTE.add(t, &(now_ms / MINUTE_MS, kind), 1);
 }
 
 /// Forgets minutes that are too old, a few at a time.
-fn forget(t: &mut (impl Write + ?Sized), minute: u64) -> Result<(), StoreError> {
-    for (old, _) in BY_MINUTE.page(t, None, 4, Order::Ascending)? {
-        if old.saturating_add(MINUTES) < minute {
-            BY_MINUTE.remove(t, &old)?;
-        }
+pub fn forget(t: &Transaction<'_>, now_ms: u64) -> Result<(), StoreError> {
+    let first = (now_ms / MINUTE_MS).saturating_sub(MINUTES);
+    for (old, number) in BY_MINUTE.under(t, &(), 12)?.into_iter().filter(|((minute, _), _)| *minute < first) {
+        BY_MINUTE.add(t, &old, number.saturating_neg());
     }
     Ok(())
 }
 
-/// The sums.
-pub fn totals(t: &mut (impl Read + ?Sized)) -> Result<Totals, StoreError> {
-    Ok(TOTALS.get(t, &())?.unwrap_or_default())
+fn mean_s(t: &View<'_>, sum_ms: u8, count: u8) -> Result<Option<f64>, StoreError> {
+    let (sum_ms, count) = (SUMS.get(t, &sum_ms)?, SUMS.get(t, &count)?);
+    Ok((count > 0).then(|| sum_ms as f64 / count as f64 / 1_000.0))
 }
 
-/// The last minutes in which something happened, by the minute since 1970-01-01 UTC, oldest first.
-pub fn minutes(t: &mut (impl Read + ?Sized), now_ms: u64) -> Result<Vec<(u64, Minute)>, StoreError> {
+/// The mean time from ready to begun, in seconds.
+pub fn average_wait_s(t: &View<'_>) -> Result<Option<f64>, StoreError> {
+    mean_s(t, WAITED, BEGUN)
+}
+
+/// The mean time of an attempt, in seconds.
+pub fn average_execution_s(t: &View<'_>) -> Result<Option<f64>, StoreError> {
+    mean_s(t, RAN, ENDED)
+}
+
+/// The last minutes in which something happened, oldest first.
+pub fn minutes(t: &View<'_>, now_ms: u64) -> Result<Vec<Minute>, StoreError> {
     let first = (now_ms / MINUTE_MS).saturating_sub(MINUTES);
-    BY_MINUTE.page(t, Some(&first), 1_000, Order::Ascending)
+    let mut found: Vec<Minute> = Vec::new();
+    for ((minute, kind), number) in BY_MINUTE.under(t, &(), 1_000)? {
+        if found.last().is_none_or(|last| last.minute != minute) {
+            found.push(Minute { minute, ..Minute::default() });
+        }
+        match (found.last_mut(), kind) {
+            (Some(last), SUBMITTED) => last.submitted = number,
+            (Some(last), COMPLETED) => last.completed = number,
+            (Some(last), FAILED) => last.failed = number,
+            _ => {}
+        }
+    }
+    found.retain(|numbers| numbers.minute >= first);
+    Ok(found)
 }
 
 /// Tasks completed in a minute, over the last five whole ones; none if nothing was submitted or ended in them.
-pub fn throughput(t: &mut (impl Read + ?Sized), now_ms: u64) -> Result<Option<f64>, StoreError> {
+pub fn throughput(t: &View<'_>, now_ms: u64) -> Result<Option<f64>, StoreError> {
     let now = now_ms / MINUTE_MS;
-    let recent: Vec<_> = minutes(t, now_ms)?
-        .into_iter()
-        .filter(|(minute, _)| minute.saturating_add(THROUGHPUT_MINUTES) >= now)
-        .collect();
-    let completed: u64 = recent.iter().map(|(_, numbers)| numbers.completed).sum();
-    let first = recent.first().map(|(minute, _)| *minute);
+    let mut recent = minutes(t, now_ms)?;
+    recent.retain(|numbers| numbers.minute.saturating_add(THROUGHPUT_MINUTES) >= now);
+    let completed: i64 = recent.iter().map(|numbers| numbers.completed).sum();
+    let first = recent.first().map(|numbers| numbers.minute);
     Ok(first.map(|first| completed as f64 / (now.saturating_sub(first).saturating_add(1)) as f64))
 }

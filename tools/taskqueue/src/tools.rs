@@ -1,6 +1,8 @@
 //! The tools. Each answers as `contracts` has it: the `task_*`, `queue_*` and `worker_*` tools with `success`, the `p2p_*` ones with `ok`; none raises.
 #![allow(missing_docs, reason = "a tool's doc comment is its description, and its parameters have their own")]
 
+pub mod batch;
+pub mod bulk;
 pub mod docker;
 pub mod p2p;
 pub mod queue;
@@ -8,8 +10,8 @@ pub mod tasks;
 pub mod workers;
 
 use mcpp_tool::{
-    Output,
-    store::{Transaction, transact},
+    Envelope, Failure, Output,
+    store::{Snapshot, Transaction, snapshot, transact},
 };
 use serde_json::{Map, Value, json};
 
@@ -21,7 +23,7 @@ pub(crate) fn answer(value: Value) -> Output {
 }
 
 /// Runs one transaction.
-pub(crate) fn run<T>(work: impl FnMut(&mut Transaction) -> Result<T, QueueError>) -> Result<T, QueueError> {
+pub(crate) fn run<T>(work: impl FnMut(&Transaction<'static>) -> Result<T, QueueError>) -> Result<T, QueueError> {
     transact(work)
 }
 
@@ -46,9 +48,15 @@ pub(crate) fn settle(result: Result<Value, QueueError>, asked: (&str, &str)) -> 
     })
 }
 
-/// Runs work that only reads, on a snapshot.
-pub(crate) fn read<T>(
-    work: impl FnOnce(&mut mcpp_tool::store::Snapshot) -> Result<T, QueueError>,
-) -> Result<T, QueueError> {
-    work(&mut mcpp_tool::store::snapshot()?)
+/// The same for a result that has a type.
+pub(crate) fn seal<T>(result: Result<T, QueueError>) -> Envelope<T> {
+    result.map_err(Failure::new).into()
 }
+
+/// Runs work that only reads, on a snapshot.
+pub(crate) fn read<T>(work: impl FnOnce(&Snapshot) -> Result<T, QueueError>) -> Result<T, QueueError> {
+    work(&snapshot()?)
+}
+
+#[cfg(test)]
+mod tests;

@@ -20,7 +20,7 @@ use mcpp_tool::{
         serde::Deserialize,
     },
     log, progress,
-    store::{Map, Write as _, transact},
+    store::{Map, transact},
     tool,
 };
 use serde_json::Value;

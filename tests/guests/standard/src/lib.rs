@@ -2,7 +2,7 @@
 
 use mcpp_tool::{
     Error,
-    store::{Map, Write as _, transact},
+    store::{Map, transact},
     tool,
 };
 
@@ -156,7 +156,7 @@ fn own_set(key: String, value: String) -> Result<(), Error> {
 fn own_read(key: String, times: u32) -> Result<Option<String>, Error> {
     let mut value = None;
     for _ in 0..times {
-        value = OWN.get(&mut mcpp_tool::store::snapshot()?, &key)?;
+        value = OWN.get(&mcpp_tool::store::snapshot()?, &key)?;
     }
     Ok(value)
 }

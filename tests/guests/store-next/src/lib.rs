@@ -2,7 +2,7 @@
 
 use mcpp_tool::{
     Error,
-    store::{Map, Order, Write, snapshot, transact},
+    store::{Map, Transaction, snapshot, transact},
     tool,
 };
 
@@ -11,12 +11,12 @@ const OLD: Map<String, String> = Map::new("values");
 /// The values now: with their length.
 const NEW: Map<String, (usize, String)> = Map::new("measured");
 /// Entries of one step.
-const STEP: u32 = 2;
+const STEP: usize = 2;
 
 /// Reads a value.
 #[tool]
 fn store_get(key: String) -> Result<Option<(usize, String)>, Error> {
-    Ok(NEW.get(&mut snapshot()?, &key)?)
+    Ok(NEW.get(&snapshot()?, &key)?)
 }
 
 /// Writes a value.
@@ -26,12 +26,13 @@ fn store_set(key: String, value: String) -> Result<(), Error> {
 }
 
 /// Moves values into their new form. The value `broken` cannot be moved; `endless` always leaves more to do, and `round` leads back to where it was.
-fn migrate(t: &mut dyn Write, from: u32, cursor: Option<Vec<u8>>) -> Result<Option<Vec<u8>>, Error> {
+fn migrate(t: &Transaction, from: u32, cursor: Option<Vec<u8>>) -> Result<Option<Vec<u8>>, Error> {
     if from != 0 {
         return Err(Error::failed("only format 0 is known"));
     }
     let after = cursor.map(String::from_utf8).transpose()?;
-    let page = OLD.page(t, after.as_ref(), STEP, Order::Ascending)?;
+    let rest = after.iter().fold(OLD.all(), |all, after| all.after(after));
+    let page: Vec<(String, String)> = rest.most(STEP).collect(t)?;
     match (page.first(), &after) {
         (Some((_, value)), after) if value == "endless" => {
             let steps = after.as_ref().and_then(|after| after.strip_prefix('!')?.parse::<u64>().ok()).unwrap_or(0);
@@ -47,7 +48,7 @@ fn migrate(t: &mut dyn Write, from: u32, cursor: Option<Vec<u8>>) -> Result<Opti
         OLD.remove(t, key)?;
         NEW.set(t, key, &(value.len(), value.clone()))?;
     }
-    Ok(page.last().filter(|_| page.len() == STEP as usize).map(|(key, _)| key.clone().into_bytes()))
+    Ok(page.last().filter(|_| page.len() == STEP).map(|(key, _)| key.clone().into_bytes()))
 }
 
 mcpp_tool::export! {

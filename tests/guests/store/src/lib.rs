@@ -6,7 +6,7 @@ use std::time::Duration;
 use mcpp_tool::{
     Error, Output, call,
     events::{Event, Wake, once},
-    store::{Counter, Map, Order, Queue, StoreError, Write as _, snapshot, transact, wait},
+    store::{Counter, Map, Queue, StoreError, Transaction, snapshot, transact, wait},
     tool,
 };
 
@@ -25,7 +25,7 @@ fn store_set(key: String, value: String) -> Result<(), Error> {
 /// Reads a value as it is durably; its version too.
 #[tool]
 fn store_get(key: String) -> Result<(Option<String>, u64), Error> {
-    Ok(VALUES.get_versioned(&mut snapshot()?, &key)?)
+    Ok(VALUES.get_versioned(&snapshot()?, &key)?)
 }
 
 /// Removes a value; whether there was one.
@@ -37,8 +37,7 @@ fn store_remove(key: String) -> Result<bool, Error> {
 /// The keys of all values.
 #[tool]
 fn store_keys() -> Result<Vec<String>, Error> {
-    let page = VALUES.page(&mut snapshot()?, None, 1_000, Order::Ascending)?;
-    Ok(page.into_iter().map(|(key, _)| key).collect())
+    VALUES.all().walk(&snapshot()?).map(|row| Ok(row?.0)).collect()
 }
 
 /// Adds to a counter; the number then.
@@ -81,7 +80,7 @@ fn store_overrun_once() -> Result<u32, Error> {
             // Longer than a transaction may be open in all, so that it does not matter how much of it was this guest's own.
             spin(Duration::from_millis(1_200));
         }
-        Ok(VALUES.set(t, &"overran".to_owned(), &String::new())?)
+        Ok(VALUES.set(t, "overran", &String::new())?)
     })?;
     Ok(runs)
 }
@@ -99,7 +98,7 @@ fn spin(duration: Duration) {
 #[tool]
 fn store_misuse(how: String) -> Result<Output, Error> {
     transact(|t| {
-        VALUES.set(t, &"misused".to_owned(), &how)?;
+        VALUES.set(t, "misused", &how)?;
         match how.as_str() {
             "spin" => loop {
                 std::hint::black_box(());
@@ -107,13 +106,13 @@ fn store_misuse(how: String) -> Result<Output, Error> {
             // Spins a little more than it may, and finds its transaction gone.
             "overrun" => {
                 spin(Duration::from_millis(300));
-                VALUES.set(t, &"misused".to_owned(), &how)?;
+                VALUES.set(t, "misused", &how)?;
             }
             "sleep" => std::thread::sleep(Duration::from_secs(3600)),
             "trap" => unreachable!("on purpose"),
             "call" => drop(call("store_get", &serde_json::json!({ "key": "misused" })).map_err(Error::from)?),
-            "wait" => drop(wait(&VALUES.key(&"misused".into()), 0, Duration::from_secs(1))?),
-            "begin" => transact::<_, Error>(|t| Ok(VALUES.set(t, &"nested".to_owned(), &how)?))?,
+            "wait" => drop(wait(&VALUES.key("misused"), 0, Duration::from_secs(1))?),
+            "begin" => transact::<_, Error>(|t| Ok(VALUES.set(t, "nested", &how)?))?,
             "abort" => return Err(Error::failed("aborted")),
             "many-bytes" => {
                 for number in 0..5_u8 {
@@ -181,7 +180,7 @@ fn store_told() -> Result<Vec<String>, Error> {
     transact(|t| Ok(TOLD.take(t, 1_000)?.into_iter().map(|(_, told)| told).collect()))
 }
 
-fn tell(t: &mut mcpp_tool::store::Transaction, text: &str) -> Result<(), Error> {
+fn tell(t: &Transaction, text: &str) -> Result<(), Error> {
     TOLD_NUMBER.add(t, 1)?;
     TOLD.push(t, 0, &text.to_owned())?;
     Ok(())

@@ -1,41 +1,34 @@
-//! Claiming: the next task that this worker may have.
+//! Claiming: the next tasks that this worker may have.
 
 use std::collections::BTreeMap;
 
-use mcpp_tool::store::{Map, Order, Read, StoreError, Write};
-use scheduling::{clock::VectorClock, placement};
+use mcpp_tool::store::{StoreError, Transaction, View};
+use scheduling::placement;
 
-use super::{QueueError, alarm, ids::check_name, store};
+use super::{
+    QueueError,
+    ids::check_name,
+    peers::{clock, heard_of},
+    save, turns, upkeep,
+};
 use crate::{
-    queue::{ANY_TYPE, OPEN_LANE, Place, READY, TASKS, WORKERS, canonical_type, lane, settings},
+    queue::{ANY_TYPE, OPEN_LANE, Place, READY, RUNNING, TASKS, WORK, WORKERS, canonical_type, lane, settings},
     record::Task,
     rules,
 };
 
 /// Most types that one claim may name.
 const MAX_TYPES: usize = 64;
+/// Most tasks that one claim may give.
+pub const MAX_CLAIMED: usize = 128;
+/// Bytes of records with which a claim of many is full: a worker that gets too large a reply would have the tasks and not know it.
+const FULL_BYTES: u64 = 1 << 20;
+/// Bytes written after which a claim of many stops: half of what a transaction may write. A task whose turn comes by a claim is written too.
+const FULL_WRITTEN_BYTES: u64 = 2 << 20;
 /// Tasks that deterministic placement looks at.
-const MAX_CANDIDATES: u32 = 200;
+const MAX_CANDIDATES: usize = 200;
 /// Bytes of their records: what can be read within a transaction's time. The first one's owner finds it whatever comes behind it.
 const MAX_CANDIDATE_BYTES: usize = 4 << 20;
-/// After this long without a word a peer is not alive any more, in milliseconds.
-pub const PEER_TIMEOUT_MS: u64 = 300_000;
-/// Peers that are remembered.
-const MAX_PEERS: u32 = 1_000;
-
-/// The service's clock.
-const CLOCK: Map<(), VectorClock> = Map::new("clock");
-/// When each peer was last heard of, in the order in which they became known.
-const PEERS: Map<(u64, String), Peer> = Map::new("peer");
-/// Which number a peer has.
-const PEER_NUMBERS: Map<String, u64> = Map::new("peer-number");
-
-/// The queue's record of a peer.
-#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
-struct Peer {
-    /// When it was last heard of, in milliseconds since 1970-01-01 UTC.
-    seen_ms: u64,
-}
 
 /// The claimer, and the tasks that it wants.
 #[derive(Debug, Clone, Default)]
@@ -48,182 +41,192 @@ pub struct ClaimRequest<'a> {
     pub session: Option<&'a str>,
     /// The peer that it is, for placement; the worker itself if it says nothing.
     pub peer: Option<&'a str>,
+    /// Whether all tasks of one claim have the type of the first.
+    pub same_type: bool,
+}
+
+impl ClaimRequest<'_> {
+    /// Checks the names in it.
+    pub fn check(&self) -> Result<(), QueueError> {
+        check_name("worker_id", self.worker)?;
+        self.session.map_or(Ok(()), |session| check_name("session_id", session))?;
+        self.peer.map_or(Ok(()), |peer| check_name("peer_id", peer))?;
+        if self.types.len() > MAX_TYPES {
+            return Err(QueueError::Invalid(format!("supported_task_types has more than {MAX_TYPES} types")));
+        }
+        let mut named = self.types.iter().enumerate();
+        named.try_for_each(|(number, name)| check_name(&format!("supported_task_types/{number}"), name))
+    }
+
+    /// The groups of ready tasks from which it may take: its lanes, each with its types.
+    pub(super) fn groups(&self) -> Vec<(String, String)> {
+        let mut lanes = vec![OPEN_LANE.to_owned(), lane(None, Some(self.worker))];
+        if let Some(session) = self.session {
+            lanes.push(lane(Some(session), None));
+            lanes.push(lane(Some(session), Some(self.worker)));
+        }
+        let mut types: Vec<&str> = self.types.iter().map(|name| canonical_type(name)).collect();
+        types.sort_unstable();
+        types.dedup();
+        if types.is_empty() {
+            types.push(ANY_TYPE);
+        }
+        let of_lane = |lane: &String| types.iter().map(|name| (lane.clone(), (*name).to_owned())).collect::<Vec<_>>();
+        lanes.iter().flat_map(of_lane).collect()
+    }
+
+    fn is_sticky(&self, lane: &str) -> bool {
+        lane.ends_with(&format!("w={}", self.worker))
+    }
 }
 
 /// Gives the worker the next task that it may have, if there is one. A due task has become ready before: see [`look_after`](super::look_after).
-pub fn claim(
-    t: &mut (impl Write + ?Sized),
+pub fn claim(t: &Transaction<'_>, request: &ClaimRequest<'_>, now_ms: u64) -> Result<Option<Task>, QueueError> {
+    Ok(claim_many(t, request, 1, now_ms)?.pop())
+}
+
+/// Gives the worker the next tasks that it may have: at most `most`, as many as it has room for, and about 1 MiB of them. Placement gives one at a time.
+pub fn claim_many(
+    t: &Transaction<'_>,
     request: &ClaimRequest<'_>,
+    most: usize,
     now_ms: u64,
-) -> Result<Option<Task>, QueueError> {
-    check_name("worker_id", request.worker)?;
-    request.session.map_or(Ok(()), |session| check_name("session_id", session))?;
-    request.peer.map_or(Ok(()), |peer| check_name("peer_id", peer))?;
-    if request.types.len() > MAX_TYPES {
-        return Err(QueueError::Invalid(format!("supported_task_types has more than {MAX_TYPES} types")));
-    }
-    for (number, name) in request.types.iter().enumerate() {
-        check_name(&format!("supported_task_types/{number}"), name)?;
-    }
-    alarm::revive(t, now_ms)?;
+) -> Result<Vec<Task>, QueueError> {
+    request.check()?;
+    upkeep::plan(t, &[], now_ms)?;
     let settings = settings(t)?;
-    if settings.paused.is_some() || !has_room(t, request.worker)? {
-        return Ok(None);
+    let most = most.min(MAX_CLAIMED).min(room(t, request.worker)?);
+    let mut claimed: Vec<Task> = Vec::new();
+    if settings.paused.is_some() || most == 0 {
+        return Ok(claimed);
     }
-    let found =
-        if settings.deterministic { find_owned(t, request, now_ms)? } else { find_next(t, request)?.map(|(_, id)| id) };
-    let Some(id) = found else { return Ok(None) };
-    let Some(before) = TASKS.get(t, &id)? else { return Ok(None) };
-    let mut after = before.clone();
-    after.fit();
-    rules::claim(&mut after, request.worker, now_ms)?;
-    store(t, &before, &after, now_ms)?;
-    Ok(Some(after))
-}
-
-/// A registered worker has so much room; one that is leaving has none. An unregistered worker has no bound.
-fn has_room(t: &mut (impl Read + ?Sized), worker: &str) -> Result<bool, StoreError> {
-    let worker = WORKERS.get(t, &worker.to_owned())?;
-    Ok(worker.is_none_or(|worker| worker.leaves_ms.is_none() && worker.running < worker.max_concurrent_tasks))
-}
-
-/// The lanes from which a claimer may take.
-fn lanes(request: &ClaimRequest<'_>) -> Vec<String> {
-    let mut lanes = vec![OPEN_LANE.to_owned(), lane(None, Some(request.worker))];
-    if let Some(session) = request.session {
-        lanes.push(lane(Some(session), None));
-        lanes.push(lane(Some(session), Some(request.worker)));
+    if settings.deterministic {
+        if let Some(place) = find_owned(t, request, now_ms)? {
+            claimed.extend(take(t, &place, request.worker, now_ms)?.map(|(task, _)| task));
+        }
+    } else {
+        take_next(t, request.clone(), most, now_ms, &mut claimed)?;
     }
-    lanes
+    upkeep::plan(t, &claimed, now_ms)?;
+    Ok(claimed)
 }
 
-fn types(request: &ClaimRequest<'_>) -> Vec<String> {
-    if request.types.is_empty() {
-        return vec![ANY_TYPE.to_owned()];
-    }
-    let mut types: Vec<String> = request.types.iter().map(|name| canonical_type(name).to_owned()).collect();
-    types.sort();
-    types.dedup();
-    types
-}
-
-/// The first of all heads that nobody else has taken.
-fn find_next(t: &mut (impl Write + ?Sized), request: &ClaimRequest<'_>) -> Result<Option<(Place, String)>, StoreError> {
-    let mut best: Option<Place> = None;
-    for lane in lanes(request) {
-        for task_type in types(request) {
-            let head = READY.take(t, &(lane.clone(), task_type), 1)?.pop();
-            best = match (best, head) {
-                (Some(best), Some(head)) => Some(best.min(head)),
-                (best, head) => best.or(head),
-            };
+/// Takes the next tasks, until there are as many as wanted or as fit.
+fn take_next(
+    t: &Transaction<'_>,
+    mut request: ClaimRequest<'_>,
+    most: usize,
+    now_ms: u64,
+    claimed: &mut Vec<Task>,
+) -> Result<(), QueueError> {
+    let mut bytes = 0_u64;
+    while claimed.len() < most {
+        // Where the first one's type is that of the others, it is not known before.
+        let wanted = if claimed.is_empty() && request.same_type { 1 } else { most.saturating_sub(claimed.len()) };
+        let next = find_next(t, &request, wanted)?;
+        if next.is_empty() {
+            break;
+        }
+        for place in next {
+            if bytes >= FULL_BYTES || t.spent().written_bytes >= FULL_WRITTEN_BYTES {
+                return Ok(());
+            }
+            if let Some((task, record_bytes)) = take(t, &place, request.worker, now_ms)? {
+                bytes = bytes.saturating_add(record_bytes);
+                claimed.push(task);
+            }
+        }
+        if let (true, Some(first)) = (request.same_type, claimed.first()) {
+            request.types = vec![first.spec.task_type.clone()];
         }
     }
-    Ok(best.map(|place| (place.clone(), place.2)))
+    Ok(())
+}
+
+/// Gives the task at a place to a worker, unless a key of it says that it must wait; and the bytes of its record.
+fn take(
+    t: &Transaction<'_>,
+    (_, _, id, created_ms): &Place,
+    worker: &str,
+    now_ms: u64,
+) -> Result<Option<(Task, u64)>, QueueError> {
+    let begun = t.spent().bytes;
+    let before = TASKS.get(t, &(*created_ms, id))?.ok_or_else(|| QueueError::NoTask(id.clone()))?;
+    let (mut after, record_bytes) = (before.clone(), t.spent().bytes.saturating_sub(begun));
+    if !turns::may_begin(t, &before, now_ms)? {
+        rules::hold(&mut after, now_ms);
+        save(t, Some(&before), Some(&after), now_ms)?;
+        return Ok(None);
+    }
+    rules::claim(&mut after, worker, now_ms)?;
+    turns::begins(t, &after, now_ms)?;
+    save(t, Some(&before), Some(&after), now_ms)?;
+    Ok(Some((after, record_bytes)))
+}
+
+/// How many more tasks a worker may have: a registered one as many as it said, one that is leaving none. An unregistered worker has no bound.
+fn room(t: &View<'_>, worker: &str) -> Result<usize, StoreError> {
+    let Some(known) = WORKERS.get(t, worker)? else { return Ok(usize::MAX) };
+    if known.leaves_ms.is_some() {
+        return Ok(0);
+    }
+    let room = i64::from(known.max_concurrent_tasks).saturating_sub(WORK.get(t, &(worker, RUNNING))?);
+    Ok(usize::try_from(room).unwrap_or_default())
+}
+
+/// The first of all heads that nobody else has taken, the next one first.
+fn find_next(t: &Transaction<'_>, request: &ClaimRequest<'_>, most: usize) -> Result<Vec<Place>, StoreError> {
+    let limit = u32::try_from(most).unwrap_or(u32::MAX);
+    let mut heads: Vec<Place> = Vec::new();
+    for group in request.groups() {
+        heads.extend(READY.of(&group).take(t, limit)?);
+    }
+    heads.sort_unstable();
+    heads.truncate(most);
+    Ok(heads)
 }
 
 /// The parts of a task that placement looks at; it passes over the rest of the record.
 #[derive(serde::Deserialize)]
 struct Candidate {
-    id: String,
     spec: CandidateSpec,
 }
 
 #[derive(serde::Deserialize)]
 struct CandidateSpec {
     task_type: String,
+    #[serde(default)]
     model_name: String,
 }
 
 /// The first of the next tasks that deterministic placement gives to this peer. A task for this worker only is not placed.
-fn find_owned(
-    t: &mut (impl Write + ?Sized),
-    request: &ClaimRequest<'_>,
-    now_ms: u64,
-) -> Result<Option<String>, QueueError> {
-    let me = request.peer.unwrap_or(request.worker).to_owned();
-    let alive: Vec<String> = heard_of(t, &me, now_ms)?;
+fn find_owned(t: &Transaction<'_>, request: &ClaimRequest<'_>, now_ms: u64) -> Result<Option<Place>, QueueError> {
+    let me = request.peer.unwrap_or(request.worker);
+    let alive: Vec<String> = heard_of(t, me, now_ms)?;
     let root = clock(t)?.root();
     let mut candidates: BTreeMap<Place, bool> = BTreeMap::new();
-    for lane in lanes(request) {
-        let is_sticky = lane.ends_with(&format!("w={}", request.worker));
-        for task_type in types(request) {
-            let places = READY.of(t, &(lane.clone(), task_type), None, MAX_CANDIDATES)?;
-            candidates.extend(places.into_iter().map(|place| (place, is_sticky)));
+    for group in request.groups() {
+        let is_sticky = request.is_sticky(&group.0);
+        for place in READY.of(&group).most(MAX_CANDIDATES).walk(t) {
+            candidates.insert(place?, is_sticky);
         }
     }
     let mut read_bytes = 0_usize;
-    for (place, is_sticky) in candidates.into_iter().take(MAX_CANDIDATES as usize) {
+    for (place, is_sticky) in candidates.into_iter().take(MAX_CANDIDATES) {
         if is_sticky {
-            return Ok(Some(place.2));
+            return Ok(Some(place));
         }
-        let Some(entry) = t.get(&TASKS.key(&place.2))? else { continue };
+        let Some(entry) = t.get(&TASKS.key(&(place.3, &place.2)))? else { continue };
         read_bytes = read_bytes.saturating_add(entry.value.len());
         if read_bytes > MAX_CANDIDATE_BYTES {
             break;
         }
-        let Ok(Candidate { id, spec }) = serde_json::from_slice(&entry.value) else { continue };
-        let hash = placement::task_hash(&id, &spec.task_type, &spec.model_name);
+        let Ok(Candidate { spec }) = serde_json::from_slice(&entry.value) else { continue };
+        let hash = placement::task_hash(&place.2, &spec.task_type, &spec.model_name);
         let combined = placement::combined(&root, &hash);
-        if placement::owner(&combined, alive.iter().map(String::as_str)) == Some(&*me) {
-            return Ok(Some(place.2));
+        if placement::owner(&combined, alive.iter().map(String::as_str)) == Some(me) {
+            return Ok(Some(place));
         }
     }
     Ok(None)
-}
-
-/// The service's clock.
-pub fn clock(t: &mut (impl Read + ?Sized)) -> Result<VectorClock, StoreError> {
-    Ok(CLOCK.get(t, &())?.unwrap_or_else(|| VectorClock::new("taskqueue-service")))
-}
-
-/// Notes a sign of life of a peer, and takes in its clock; the peers that are alive, in the order in which they became known.
-fn heard_of(t: &mut (impl Write + ?Sized), peer: &str, now_ms: u64) -> Result<Vec<String>, QueueError> {
-    heartbeat(t, peer, None, now_ms)?;
-    let alive = peers(t)?.into_iter().filter(|(_, seen)| seen.saturating_add(PEER_TIMEOUT_MS) > now_ms);
-    Ok(alive.map(|(peer, _)| peer).collect())
-}
-
-/// A peer is alive, and this is its clock.
-pub fn heartbeat(
-    t: &mut (impl Write + ?Sized),
-    peer: &str,
-    theirs: Option<&VectorClock>,
-    now_ms: u64,
-) -> Result<(), QueueError> {
-    check_name("peer_id", peer)?;
-    let number = match PEER_NUMBERS.get(t, &peer.to_owned())? {
-        Some(number) => number,
-        None => {
-            let last = PEERS.page(t, None, 1, Order::Descending)?.pop().map_or(0, |((number, _), _)| number);
-            let number = last.saturating_add(1);
-            PEER_NUMBERS.set(t, &peer.to_owned(), &number)?;
-            number
-        }
-    };
-    PEERS.set(t, &(number, peer.to_owned()), &Peer { seen_ms: now_ms })?;
-    if let Some(theirs) = theirs {
-        let mut clock = clock(t)?;
-        clock.merge(theirs);
-        CLOCK.set(t, &(), &clock)?;
-    }
-    forget_peers(t, now_ms)
-}
-
-/// Forgets peers that have been silent for a day, a few at a time.
-fn forget_peers(t: &mut (impl Write + ?Sized), now_ms: u64) -> Result<(), QueueError> {
-    const DAY_MS: u64 = 24 * 3_600 * 1_000;
-    for ((number, peer), known) in PEERS.page(t, None, 4, Order::Ascending)? {
-        if known.seen_ms.saturating_add(DAY_MS) < now_ms {
-            PEERS.remove(t, &(number, peer.clone()))?;
-            PEER_NUMBERS.remove(t, &peer)?;
-        }
-    }
-    Ok(())
-}
-
-/// The known peers and when they were last heard of, in the order in which they became known.
-pub fn peers(t: &mut (impl Read + ?Sized)) -> Result<Vec<(String, u64)>, StoreError> {
-    let known = PEERS.page(t, None, MAX_PEERS, Order::Ascending)?;
-    Ok(known.into_iter().map(|((_, peer), known)| (peer, known.seen_ms)).collect())
 }

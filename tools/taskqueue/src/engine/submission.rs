@@ -1,15 +1,15 @@
 //! Submitting tasks: what may be submitted, what was submitted before, and submitting again what has ended.
 
-use mcpp_tool::store::{Read, StoreError, Write};
+use mcpp_tool::store::{Prepared, StoreError, Transaction, View};
 
 use super::{
     QueueError, find,
     ids::{check_name, check_task_id, is_id, retry_id},
-    upkeep,
+    save, turns, unique, upkeep, waiting,
 };
 use crate::{
-    queue::{KEYS, TASKS, canonical_type, save},
-    record::{Spec, State, Task},
+    queue::{self, KEYS, TASKS, canonical_type, settings},
+    record::{Aging, Spec, State, Task, json_bytes},
     rules,
 };
 
@@ -42,6 +42,9 @@ impl Submission {
             ("session_id", spec.session.as_ref()),
             ("sticky_worker_id", spec.sticky_worker.as_ref()),
             ("idempotency_key", spec.idempotency_key.as_ref()),
+            ("concurrency_key", spec.concurrency_key.as_ref()),
+            ("rate_key", spec.rate_key.as_ref()),
+            ("unique/key", spec.unique.as_ref().map(|unique| &unique.key)),
         ];
         for (field, name) in named {
             name.map_or(Ok(()), |name| check_name(field, name))?;
@@ -55,11 +58,10 @@ impl Submission {
         if !spec.priority.is_finite() {
             return refuse("priority must be a finite number".into());
         }
-        if spec.payload.to_string().len() > MAX_PAYLOAD_BYTES {
+        if json_bytes(&spec.payload) > MAX_PAYLOAD_BYTES {
             return refuse(format!("the payload is larger than {MAX_PAYLOAD_BYTES} bytes"));
         }
-        let notes = (&spec.tags, &spec.metadata);
-        if serde_json::to_string(&notes).map_or(0, |json| json.len()) > MAX_NOTES_BYTES {
+        if json_bytes(&(&spec.tags, &spec.metadata)) > MAX_NOTES_BYTES {
             return refuse(format!("tags and metadata are larger than {MAX_NOTES_BYTES} bytes together"));
         }
         Ok(())
@@ -72,20 +74,71 @@ impl Submission {
     }
 }
 
+/// A submission with everything of it that needs no transaction.
+#[derive(Debug)]
+pub struct Draft {
+    submission: Submission,
+    check: Result<(), QueueError>,
+    task: Task,
+    /// The record, where nothing that is in the store decides over it.
+    row: Option<Prepared>,
+}
+
+impl Draft {
+    /// The submission of a task that has this id if it names none.
+    pub fn new(submission: Submission, new_id: &str, now_ms: u64) -> Self {
+        let id = submission.id.clone().unwrap_or_else(|| new_id.to_owned());
+        let mut task = record(submission.spec.clone(), id, Vec::new(), now_ms);
+        rules::settle(&mut task, submission.not_before_ms, now_ms);
+        let spec = &task.spec;
+        let is_plain = spec.dependencies.is_empty() && spec.line().is_none() && spec.unique.is_none();
+        let row = is_plain.then(|| TASKS.prepare(&(now_ms, task.id.clone()), &task).ok()).flatten();
+        Self { check: submission.check(), submission, task, row }
+    }
+}
+
 /// Submits a task. The same work under the same id or idempotency key is the same task, whatever has become of it.
-pub fn submit(
-    t: &mut (impl Write + ?Sized),
-    submission: &Submission,
-    new_id: &str,
-    now_ms: u64,
-) -> Result<Task, QueueError> {
-    match known(t, submission)? {
+pub fn submit(t: &Transaction<'_>, draft: &Draft, now_ms: u64) -> Result<Task, QueueError> {
+    let task = find_or_accept(t, draft, settings(t)?.aging, now_ms)?;
+    plan(t, std::slice::from_ref(&task), now_ms)?;
+    Ok(task)
+}
+
+fn find_or_accept(t: &Transaction<'_>, draft: &Draft, aging: Option<Aging>, now_ms: u64) -> Result<Task, QueueError> {
+    match known(t, &draft.submission)? {
         // Also where an earlier version took an id that is not legal now.
-        Some(known) => same_work(submission, known),
+        Some(known) => same_work(&draft.submission, known),
         None => {
-            submission.check()?;
-            accept(t, submission, new_id, now_ms)
+            draft.check.clone()?;
+            accept(t, draft, aging, now_ms)
         }
+    }
+}
+
+/// Sees to it that somebody looks after new tasks.
+fn plan(t: &Transaction<'_>, tasks: &[Task], now_ms: u64) -> Result<(), QueueError> {
+    waiting::ring(t, tasks, now_ms)?;
+    Ok(upkeep::plan(t, tasks, now_ms)?)
+}
+
+/// Submits tasks, all or none. A task may depend on an earlier one of them.
+pub fn submit_all(t: &Transaction<'_>, drafts: &[Draft], now_ms: u64) -> Result<Vec<Task>, QueueError> {
+    let (mut tasks, aging) = (Vec::with_capacity(drafts.len()), settings(t)?.aging);
+    for (number, draft) in drafts.iter().enumerate() {
+        tasks.push(find_or_accept(t, draft, aging, now_ms).map_err(|error| in_batch(number, error))?);
+    }
+    plan(t, &tasks, now_ms)?;
+    Ok(tasks)
+}
+
+/// The error with the number of the task that it is of.
+fn in_batch(number: usize, error: QueueError) -> QueueError {
+    match error {
+        QueueError::Store(StoreError::TransactionTooLarge | StoreError::TooLong) => QueueError::Invalid(format!(
+            "tasks/{number}: there are too many or too large ones before it to be submitted all or none"
+        )),
+        QueueError::Store(error) => error.into(),
+        other => QueueError::Invalid(format!("tasks/{number}: {other}")),
     }
 }
 
@@ -98,44 +151,40 @@ fn same_work(submission: &Submission, known: Task) -> Result<Task, QueueError> {
 }
 
 /// Stores a new task.
-fn accept(
-    t: &mut (impl Write + ?Sized),
-    submission: &Submission,
-    new_id: &str,
-    now_ms: u64,
-) -> Result<Task, QueueError> {
-    let id = submission.id.clone().unwrap_or_else(|| new_id.to_owned());
-    let mut waiting_for = Vec::new();
-    for dependency in &submission.spec.dependencies {
-        let parent = if *dependency == id { None } else { TASKS.get(t, dependency)? };
+fn accept(t: &Transaction<'_>, draft: &Draft, aging: Option<Aging>, now_ms: u64) -> Result<Task, QueueError> {
+    let mut task = draft.task.clone();
+    task.spec.aging = aging;
+    if let Some(row) = draft.row.as_ref().filter(|_| aging.is_none()) {
+        queue::insert(t, row, &task, now_ms)?;
+        return Ok(task);
+    }
+    for dependency in &task.spec.dependencies {
+        let parent = if *dependency == task.id { None } else { queue::find(t, dependency)? };
         match parent.map(|parent| parent.state) {
             None => return Err(QueueError::Invalid(format!("dependency {dependency:?} is not a task"))),
             Some(State::Completed) => {}
             Some(State::Failed | State::Cancelled) => {
                 return Err(QueueError::Invalid(format!("dependency {dependency:?} has failed or was cancelled")));
             }
-            Some(_) => waiting_for.push(dependency.clone()),
+            Some(_) => task.waiting_for.push(dependency.clone()),
         }
     }
-    let mut task = record(submission.spec.clone(), id, waiting_for, now_ms);
-    rules::settle(&mut task, submission.not_before_ms, now_ms);
-    if let Some(key) = &task.spec.idempotency_key {
-        KEYS.set(t, key, &task.id)?;
-    }
+    let not_before_ms = unique::take_over(t, &task, now_ms)?.max(draft.submission.not_before_ms);
+    rules::settle(&mut task, not_before_ms, now_ms);
+    turns::make_room(t, &task, now_ms)?;
     save(t, None, Some(&task), now_ms)?;
-    upkeep::plan(t, &task, now_ms)?;
     Ok(task)
 }
 
-fn known(t: &mut (impl Read + ?Sized), submission: &Submission) -> Result<Option<Task>, StoreError> {
+fn known(t: &View<'_>, submission: &Submission) -> Result<Option<Task>, StoreError> {
     if let Some(id) = submission.id.as_ref().filter(|id| is_id(id))
-        && let Some(task) = TASKS.get(t, id)?
+        && let Some(task) = queue::find(t, id)?
     {
         return Ok(Some(task));
     }
     let Some(key) = submission.spec.idempotency_key.as_ref().filter(|key| is_id(key)) else { return Ok(None) };
     match KEYS.get(t, key)? {
-        Some(id) => TASKS.get(t, &id),
+        Some(id) => queue::find(t, &id),
         None => Ok(None),
     }
 }
@@ -147,6 +196,8 @@ fn record(spec: Spec, id: String, waiting_for: Vec<String>, now_ms: u64) -> Task
         waiting_for,
         state: State::Blocked,
         created_ms: now_ms,
+        line_ms: None,
+        turn_us: None,
         updated_ms: now_ms,
         ready_ms: now_ms,
         started_ms: None,
@@ -164,7 +215,7 @@ fn record(spec: Spec, id: String, waiting_for: Vec<String>, now_ms: u64) -> Task
 
 /// Submits a task that has ended again, as `<id>-retry-<n>`.
 pub fn retry(
-    t: &mut (impl Write + ?Sized),
+    t: &Transaction<'_>,
     id: &str,
     max_attempts: Option<u32>,
     timeout_ms: Option<u64>,
@@ -179,6 +230,7 @@ pub fn retry(
     let spec = Spec {
         dependencies: Vec::new(),
         idempotency_key: None,
+        unique: None,
         max_attempts: max_attempts.unwrap_or(before.spec.max_attempts),
         timeout_ms: timeout_ms.or(before.spec.timeout_ms),
         ..before.spec.clone()
@@ -187,8 +239,9 @@ pub fn retry(
     let again = Submission { id: Some(retry_id(id, retries)), not_before_ms: 0, spec };
     let task = match known(t, &again)? {
         Some(known) => same_work(&again, known)?,
-        None => accept(t, &again, "", now_ms)?,
+        None => accept(t, &Draft::new(again, "", now_ms), settings(t)?.aging, now_ms)?,
     };
+    plan(t, std::slice::from_ref(&task), now_ms)?;
     save(t, Some(&before), Some(&after), now_ms)?;
     Ok((task, retries))
 }

@@ -2,29 +2,35 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use mcpp_tool::store::{Read, StoreError};
+use mcpp_tool::store::{Span, StoreError, View};
 
 use super::WORKERS_NAMES;
 use crate::{
+    engine,
     queue::{
-        ANY_TYPE, DELAYED, DEPENDENTS, ENDED, HELD, LEASED, LISTED, READY, WORKERS, canonical_type, counted, lane,
-        ready_up_to,
+        self, ANY_TYPE, DEPENDENTS, DUE, DuePlace, ENDED, HELD, IDS, KEYS, LISTED, Place, READY, RUNNING, TaskKey,
+        canonical_type, counted, lane, ready_up_to,
     },
     record::{State, Status, Task},
 };
 
 /// Whether indexes and counts are those of the records.
-pub(super) fn agree(t: &mut impl Read, all: &BTreeMap<String, Task>) -> Result<(), String> {
+pub(crate) fn agree(t: &View<'_>, all: &BTreeMap<String, Task>) -> Result<(), String> {
     let ids = |state: &dyn Fn(&Task) -> bool| -> BTreeSet<String> {
         all.values().filter(|task| state(task)).map(|task| task.id.clone()).collect()
     };
-    let second = |pairs: Vec<(u64, String)>| -> BTreeSet<String> { pairs.into_iter().map(|(_, id)| id).collect() };
+    let due = |span: Span<DuePlace>| -> Result<BTreeSet<String>, String> {
+        span.walk(t).map(|place| place.map(|(_, _, id)| id).map_err(|error| error.to_string())).collect()
+    };
+    let keys = |span: Span<TaskKey>| -> Result<BTreeSet<String>, String> {
+        span.walk(t).map(|key| key.map(|(_, id)| id).map_err(|error| error.to_string())).collect()
+    };
     let same = |what: &str, found: BTreeSet<String>, expected: BTreeSet<String>| {
         if found == expected { Ok(()) } else { Err(format!("{what}: {found:?} instead of {expected:?}")) }
     };
     let read = |error: StoreError| error.to_string();
     for status in Status::ALL {
-        let listed = second(LISTED.of(t, &status.as_str().to_owned(), None, 1_000).map_err(read)?);
+        let listed = keys(LISTED.of(status.as_str()))?;
         let expected = ids(&|task| task.status() == status);
         let count = counted(t, status).map_err(read)?;
         if count != expected.len() as u64 {
@@ -32,28 +38,19 @@ pub(super) fn agree(t: &mut impl Read, all: &BTreeMap<String, Task>) -> Result<(
         }
         same("listed", listed, expected)?;
     }
-    same(
-        "delayed",
-        second(DELAYED.of(t, &(), None, 1_000).map_err(read)?),
-        ids(&|task| matches!(task.state, State::Delayed { .. })),
-    )?;
-    same(
-        "leased",
-        second(LEASED.of(t, &(), None, 1_000).map_err(read)?),
-        ids(&|task| task.status() == Status::Running),
-    )?;
-    same("ended", second(ENDED.of(t, &(), None, 1_000).map_err(read)?), ids(&|task| task.status().is_final()))?;
+    same("delayed", due(DUE.of(&false))?, ids(&|task| matches!(task.state, State::Delayed { .. })))?;
+    same("leased", due(DUE.of(&true))?, ids(&|task| task.status() == Status::Running))?;
+    same("ended", due(ENDED.of(&()))?, ids(&|task| task.status().is_final()))?;
     for worker in WORKERS_NAMES {
-        let held: BTreeSet<String> = HELD.of(t, &worker.to_owned(), None, 1_000).map_err(read)?.into_iter().collect();
-        if let Some(known) = WORKERS.get(t, &worker.to_owned()).map_err(read)?
-            && known.running as usize != held.len()
-        {
-            return Err(format!("{worker} has {} tasks, {} are counted", held.len(), known.running));
+        let held = keys(HELD.of(worker))?;
+        let counted = engine::has(t, worker, RUNNING).map_err(read)?;
+        if counted != held.len() as u64 {
+            return Err(format!("{worker} has {} tasks, {counted} are counted", held.len()));
         }
         same("held", held, ids(&|task| task.worker() == Some(worker)))?;
     }
     for task in all.values() {
-        let waiting: BTreeSet<String> = DEPENDENTS.of(t, &task.id, None, 1_000).map_err(read)?.into_iter().collect();
+        let waiting = keys(DEPENDENTS.of(&task.id))?;
         same(
             "dependents",
             waiting,
@@ -61,13 +58,18 @@ pub(super) fn agree(t: &mut impl Read, all: &BTreeMap<String, Task>) -> Result<(
         )?;
         let lane = lane(task.spec.session.as_deref(), task.spec.sticky_worker.as_deref());
         for task_type in [canonical_type(&task.spec.task_type), ANY_TYPE] {
-            let ready = READY.of(t, &(lane.clone(), task_type.to_owned()), None, 1_000).map_err(read)?;
-            let is_there = ready.iter().any(|place| place.2 == task.id);
+            let ready: Vec<Place> = READY.of(&(&lane, task_type)).collect(t).map_err(read)?;
+            let is_there = ready.iter().any(|place| *place == queue::place(task));
             if is_there != (task.state == State::Ready) {
                 return Err(format!("ready: {task:?}"));
             }
         }
     }
+    let ids_known: BTreeSet<String> =
+        IDS.all().walk(t).map(|row| row.map(|(id, _)| id)).collect::<Result<_, _>>().map_err(read)?;
+    same("ids", ids_known, ids(&|_| true))?;
+    let keys_known = KEYS.all().walk(t).map(|row| row.map(|(_, id)| id)).collect::<Result<_, _>>().map_err(read)?;
+    same("keys", keys_known, ids(&|task| task.spec.idempotency_key.is_some()))?;
     let ready = ready_up_to(t, u64::MAX).map_err(read)?;
     let expected = ids(&|task| task.state == State::Ready).len() as u64;
     if ready != Some(expected) { Err(format!("{ready:?} are ready, not {expected}")) } else { Ok(()) }

@@ -1,12 +1,15 @@
 //! The cache of the task-queue protocol: values by key, for a time.
 
-use mcpp_tool::store::{Map, snapshot, transact};
+use mcpp_tool::{
+    environment::now_ms,
+    store::{Map, snapshot, transact},
+};
 use scheduling::hash::Hash;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{Failure, Reply, fields::Request};
-use crate::{engine::QueueError, environment::now_ms, queue::settings};
+use crate::{engine::QueueError, queue::settings};
 
 /// Values by the hash of their key, so that a key may be long.
 const CACHE: Map<String, Cached> = Map::new("cache");
@@ -22,7 +25,7 @@ struct Cached {
 }
 
 fn key<'a>(request: &Request<'a>) -> Result<(&'a str, String), Failure> {
-    if !settings(&mut snapshot()?)?.cache_enabled {
+    if !settings(&snapshot()?)?.cache_enabled {
         return Err(Failure::of("cache_disabled"));
     }
     let key = request.needs(&["key"], "missing_key")?;
@@ -31,7 +34,7 @@ fn key<'a>(request: &Request<'a>) -> Result<(&'a str, String), Failure> {
 
 /// The value; an expired one is removed when a caller looks.
 fn look(hash: &String) -> Result<Value, Failure> {
-    let Some(cached) = CACHE.get(&mut snapshot()?, hash)? else { return Ok(Value::Null) };
+    let Some(cached) = CACHE.get(&snapshot()?, hash)? else { return Ok(Value::Null) };
     if cached.expires_ms.is_some_and(|expires| expires <= now_ms()) {
         transact(|t| CACHE.remove(t, hash))?;
         return Ok(Value::Null);

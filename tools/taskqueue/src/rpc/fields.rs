@@ -2,13 +2,12 @@
 //!
 //! Numbers may come as text (`"9"`), times also as RFC 3339 (`"2099-01-01T00:00:00Z"`). Empty text and null count as nothing, as the protocol's clients send them.
 
+use super::Failure;
+use crate::{record::seconds, rules::Claim};
+use mcpp_tool::environment::parse_rfc3339;
 use scheduling::clock::VectorClock;
 use serde::Deserialize;
 use serde_json::{Map, Value};
-use time::{OffsetDateTime, format_description::well_known::Rfc3339};
-
-use super::Failure;
-use crate::rules::Claim;
 
 /// The last second of the year 9999: later times have no RFC 3339 text.
 const LAST_SECOND: f64 = 253_402_300_799.0;
@@ -49,11 +48,6 @@ impl<'a> Request<'a> {
     /// The fields of a line of a log.
     pub(super) fn of_line(fields: &'a Map<String, Value>) -> Self {
         Self { fields, within: "logs." }
-    }
-
-    /// All fields, for a request that differs in one.
-    pub(super) fn fields(&self) -> Map<String, Value> {
-        self.fields.clone()
     }
 
     fn field(&self, names: &[&str]) -> Option<Field<'a>> {
@@ -106,7 +100,7 @@ impl<'a> Request<'a> {
         let Some(field) = self.field(&[name]) else { return Ok(None) };
         let seconds = match field.value {
             Value::Number(number) => number.as_f64(),
-            Value::String(text) => number_of(text).or_else(|| rfc3339_of(text)),
+            Value::String(text) => number_of(text).or_else(|| parse_rfc3339(text).map(seconds)),
             _ => None,
         };
         match seconds.filter(|seconds| *seconds <= LAST_SECOND) {
@@ -162,9 +156,4 @@ fn number_of(text: &str) -> Option<f64> {
 fn whole_of(number: f64) -> Option<u64> {
     const EXACT: f64 = 9_007_199_254_740_992.0;
     (number.fract() == 0.0 && (0.0..EXACT).contains(&number)).then_some(number as u64)
-}
-
-fn rfc3339_of(text: &str) -> Option<f64> {
-    let time = OffsetDateTime::parse(text, &Rfc3339).ok()?;
-    Some(time.unix_timestamp() as f64 + f64::from(time.millisecond()) / 1_000.0)
 }

@@ -5,9 +5,8 @@ use serde_json::json;
 
 use super::{Reply, fields::Request};
 use crate::{
-    engine::QueueError,
+    engine::{Filter, QueueError},
     listing::{self, Query},
-    queue::canonical_type,
     record::{Status, Task},
 };
 
@@ -25,9 +24,7 @@ pub(super) fn list(request: &Request<'_>) -> Reply {
         }
     };
     let after = request.text(&["cursor"])?.map(listing::parse_cursor).transpose()?;
-    let query = Query { statuses, after, offset: 0, limit };
-    let is_one_of = |task: &Task| types.iter().any(|name| canonical_type(name) == canonical_type(&task.spec.task_type));
-    let matches: Option<&dyn Fn(&Task) -> bool> = if types.is_empty() { None } else { Some(&is_one_of) };
-    let list = listing::list(&mut snapshot()?, &query, matches, Task::wire)?;
+    let filter = Filter { statuses, task_types: types, ..Filter::default() };
+    let list = listing::list(&snapshot()?, &Query { filter, after, offset: 0, limit }, Task::wire)?;
     Ok(json!({ "tasks": list.tasks, "has_more": list.next.is_some(), "next_cursor": list.next }))
 }

@@ -13,8 +13,8 @@ use crate::{
 };
 
 pub(super) fn status(detail: bool) -> Reply {
-    let mut t = snapshot()?;
-    let workers = all_workers(&mut t)?;
+    let t = &snapshot()?;
+    let workers = all_workers(t)?;
     let types: BTreeSet<&String> = workers.iter().flat_map(|worker| &worker.capabilities).collect();
     let mut status = json!({
         "capabilities": {
@@ -31,7 +31,7 @@ pub(super) fn status(detail: bool) -> Reply {
     if !detail {
         return Ok(status);
     }
-    let known: Vec<Value> = peers(&mut t)?
+    let known: Vec<Value> = peers(t)?
         .into_iter()
         .map(|(peer, seen)| {
             json!({
@@ -43,19 +43,19 @@ pub(super) fn status(detail: bool) -> Reply {
     let names: Vec<&String> = workers.iter().map(|worker| &worker.id).collect();
     let docker =
         workers.iter().filter(|worker| worker.capabilities.iter().any(|kind| kind.starts_with("docker."))).count();
-    let (queued_by_type, all_queued) = counted_by_type(&mut t, Status::Queued)?;
-    let (running_by_type, all_running) = counted_by_type(&mut t, Status::Running)?;
+    let (queued_by_type, all_queued) = counted_by_type(t, Status::Queued)?;
+    let (running_by_type, all_running) = counted_by_type(t, Status::Running)?;
     let sections = json!({
         "queue": {
-            "queued": counted(&mut t, Status::Queued)?,
-            "running": counted(&mut t, Status::Running)?,
+            "queued": counted(t, Status::Queued)?,
+            "running": counted(t, Status::Running)?,
             "queued_by_type": queued_by_type,
             "running_by_type": running_by_type,
             // Ours beyond the protocol: there are more types than these.
             "has_more_types": !(all_queued && all_running),
         },
         "scheduler": {
-            "clock": clock(&mut t)?,
+            "clock": clock(t)?,
             "counts": { "peers": known.len(), "workers": names.len(), "docker_workers": docker, "docker_workers_configured": docker },
             "known_peers": known,
             "known_workers": names,

@@ -56,7 +56,7 @@ fn a_value_that_a_field_cannot_use_is_refused_with_the_fields_name() {
         "session_id": null, "session": null, "p2p_session": null, "sticky_worker_id": null, "sticky_worker": null,
     } });
     let claim = json!({ "op": "claim", "worker_id": "w", "peer": null, "peer_id": null, "clock": null,
-        "supported_task_types": null, "task_types": null, "session_id": null, "session": null, "p2p_session": null });
+        "supported_task_types": null, "task_types": null, "session_id": null, "session": null, "p2p_session": null, "wait_s": null });
     let many =
         json!({ "op": "claim_many", "worker_id": "w", "max_tasks": null, "limit": null, "same_task_type": null });
     let complete = json!({ "op": "complete", "task_id": "t", "status": null, "error": null, "worker_id": null,
@@ -65,7 +65,7 @@ fn a_value_that_a_field_cannot_use_is_refused_with_the_fields_name() {
     let line =
         json!({ "op": "task.report", "task_id": "t", "logs": [{ "ts": null, "stream": null, "message": null }] });
     let list = json!({ "op": "list", "status": null, "limit": null, "task_types": null, "cursor": null });
-    let configure = json!({ "op": "configure", "deterministic": null, "tools": null, "cache": null, "keep_s": null, "keep_tasks": null });
+    let configure = json!({ "op": "configure", "deterministic": null, "tools": null, "cache": null, "keep_s": null, "keep_tasks": null, "age_s": null });
     let mut checked = 0;
     for (request, fields) in [
         (
@@ -91,6 +91,7 @@ fn a_value_that_a_field_cannot_use_is_refused_with_the_fields_name() {
                 ("/worker_id", Kind::Name),
                 ("/peer", Kind::Name),
                 ("/peer_id", Kind::Name),
+                ("/wait_s", Kind::Number),
                 ("/clock", Kind::Clock),
                 ("/supported_task_types", Kind::Texts),
                 ("/task_types", Kind::Texts),
@@ -153,6 +154,7 @@ fn a_value_that_a_field_cannot_use_is_refused_with_the_fields_name() {
                 ("/cache", Kind::Flag),
                 ("/keep_s", Kind::Number),
                 ("/keep_tasks", Kind::Whole),
+                ("/age_s", Kind::Number),
             ],
         ),
     ] {

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     answer,
-    p2p::{ask, only},
+    p2p::{Remote, ask, only},
 };
 
 /// A command line: one text, split at white space, or its words.
@@ -36,25 +36,20 @@ pub fn p2p_taskqueue_submit_docker_hub(
     /// The image, such as `python:3.12-slim`.
     image: String,
     /// The command.
-    #[serde(default)]
+    #[arg(default)]
     command: Option<Words>,
     /// The entry point.
-    #[serde(default)]
+    #[arg(default)]
     entrypoint: Option<Words>,
     /// Environment variables.
-    #[serde(default)]
+    #[arg(default)]
     environment: Option<BTreeMap<String, String>>,
     /// Directories of the worker's host by the container's path for each.
-    #[serde(default)]
+    #[arg(default)]
     volumes: Option<BTreeMap<String, String>>,
-    /// The remote queue's multiaddress; this host's queue if empty.
-    #[serde(default)]
-    remote_multiaddr: String,
-    /// The remote queue's peer id.
-    #[serde(default)]
-    remote_peer_id: String,
+    #[arg(flatten)] remote: Remote,
     /// More fields of the payload, such as `timeout` or `memory_limit`.
-    #[serde(default)]
+    #[arg(default)]
     extra: Option<Map<String, Value>>,
 ) -> Output {
     if !is_image(&image) {
@@ -66,7 +61,7 @@ pub fn p2p_taskqueue_submit_docker_hub(
         "image": image, "command": command.map(Words::words), "entrypoint": entrypoint.map(Words::words),
         "environment": environment, "volumes": volumes,
     });
-    submit_docker("docker.execute", own, extra, [&remote_multiaddr, &remote_peer_id])
+    submit_docker("docker.execute", own, extra, remote.address())
 }
 
 /// Submits a task that builds a container image from a repository and runs it. It waits until a worker with docker claims it.
@@ -76,34 +71,29 @@ pub fn p2p_taskqueue_submit_docker_github(
     /// The repository, as an `https:` URL.
     repo_url: String,
     /// The branch.
-    #[serde(default = "main_branch")]
+    #[arg(default = "main")]
     branch: String,
     /// The Dockerfile in the repository.
-    #[serde(default = "dockerfile")]
+    #[arg(default = "Dockerfile")]
     dockerfile_path: String,
     /// The folder in the repository that is built.
-    #[serde(default = "here")]
+    #[arg(default = ".")]
     context_path: String,
     /// The command.
-    #[serde(default)]
+    #[arg(default)]
     command: Option<Words>,
     /// The entry point.
-    #[serde(default)]
+    #[arg(default)]
     entrypoint: Option<Words>,
     /// Environment variables.
-    #[serde(default)]
+    #[arg(default)]
     environment: Option<BTreeMap<String, String>>,
     /// Arguments of the build.
-    #[serde(default)]
+    #[arg(default)]
     build_args: Option<BTreeMap<String, String>>,
-    /// The remote queue's multiaddress; this host's queue if empty.
-    #[serde(default)]
-    remote_multiaddr: String,
-    /// The remote queue's peer id.
-    #[serde(default)]
-    remote_peer_id: String,
+    #[arg(flatten)] remote: Remote,
     /// More fields of the payload.
-    #[serde(default)]
+    #[arg(default)]
     extra: Option<Map<String, Value>>,
 ) -> Output {
     let inside = |path: &str| !path.starts_with('/') && path.split('/').all(|part| part != "..");
@@ -120,19 +110,7 @@ pub fn p2p_taskqueue_submit_docker_github(
         "command": command.map(Words::words), "entrypoint": entrypoint.map(Words::words),
         "environment": environment, "build_args": build_args,
     });
-    submit_docker("docker.github", own, extra, [&remote_multiaddr, &remote_peer_id])
-}
-
-fn main_branch() -> String {
-    "main".into()
-}
-
-fn dockerfile() -> String {
-    "Dockerfile".into()
-}
-
-fn here() -> String {
-    ".".into()
+    submit_docker("docker.github", own, extra, remote.address())
 }
 
 /// An image's name: nothing that a program could take for an option or a path.

@@ -6,6 +6,40 @@ use serde_json::{Map, Value, json};
 use super::answer;
 use crate::rpc;
 
+/// The queue that is meant.
+#[derive(Debug, Clone, serde::Deserialize, schemars::JsonSchema)]
+pub struct Remote {
+    /// The remote queue's multiaddress; this host's queue if empty.
+    #[serde(default)]
+    remote_multiaddr: String,
+    /// The remote queue's peer id.
+    #[serde(default)]
+    remote_peer_id: String,
+}
+
+/// The queue that is meant, as two of the protocol's tools name it.
+#[derive(Debug, Clone, serde::Deserialize, schemars::JsonSchema)]
+pub struct RemotePeer {
+    /// The remote queue's multiaddress; this host's queue if empty.
+    #[serde(default)]
+    remote_multiaddr: String,
+    /// The remote queue's peer id.
+    #[serde(default)]
+    peer_id: String,
+}
+
+impl Remote {
+    pub(super) fn address(&self) -> [&str; 2] {
+        [&self.remote_multiaddr, &self.remote_peer_id]
+    }
+}
+
+impl RemotePeer {
+    fn address(&self) -> [&str; 2] {
+        [&self.remote_multiaddr, &self.peer_id]
+    }
+}
+
 /// Asks this host's queue, unless a remote one is meant.
 pub(super) fn ask(remote: [&str; 2], request: Value) -> Value {
     if remote.iter().any(|address| !address.trim().is_empty()) {
@@ -27,24 +61,15 @@ pub(super) fn only(reply: Value, fields: &[&str]) -> Output {
 /// Tells what a task queue can do; with `detail` how it is.
 #[tool(read_only)]
 pub fn p2p_taskqueue_status(
-    /// The remote queue's multiaddress; this host's queue if empty.
-    #[serde(default)]
-    remote_multiaddr: String,
-    /// The remote queue's peer id.
-    #[serde(default)]
-    peer_id: String,
+    #[arg(flatten)] remote: RemotePeer,
     /// How long to wait for a remote, in seconds.
-    #[serde(default = "ten")]
+    #[arg(default = 10.0)]
     timeout_s: f64,
     /// With queue, scheduler, worker and transport.
-    #[serde(default)]
+    #[arg(default)]
     detail: bool,
 ) -> Output {
-    answer(ask([&remote_multiaddr, &peer_id], json!({ "op": "status", "timeout_s": timeout_s, "detail": detail })))
-}
-
-fn ten() -> f64 {
-    10.0
+    answer(ask(remote.address(), json!({ "op": "status", "timeout_s": timeout_s, "detail": detail })))
 }
 
 /// Submits a task. The payload may name `priority` (1 to 10, higher is sooner), `max_attempts`, `next_attempt_at`, `idempotency_key`, `session_id` and `sticky_worker_id`.
@@ -56,16 +81,11 @@ pub fn p2p_taskqueue_submit(
     model_name: String,
     /// The data that the worker gets; a value that is no object counts as an empty one.
     payload: Value,
-    /// The remote queue's multiaddress; this host's queue if empty.
-    #[serde(default)]
-    remote_multiaddr: String,
-    /// The remote queue's peer id.
-    #[serde(default)]
-    peer_id: String,
+    #[arg(flatten)] remote: RemotePeer,
 ) -> Output {
     let payload = if payload.is_object() { payload } else { json!({}) };
     let request = json!({ "op": "submit", "task_type": task_type, "model_name": model_name, "payload": payload });
-    only(ask([&remote_multiaddr, &peer_id], request), &["task_id", "peer_id"])
+    only(ask(remote.address(), request), &["task_id", "peer_id"])
 }
 
 /// Claims the next task for a worker; null if there is none that it may have. The claim is a lease of 300 s.
@@ -74,29 +94,24 @@ pub fn p2p_taskqueue_claim_next(
     /// The worker.
     worker_id: String,
     /// The types that it can do; any if absent or empty.
-    #[serde(default)]
+    #[arg(default)]
     supported_task_types: Option<Vec<String>>,
     /// The identity under which it takes part in placement.
-    #[serde(default)]
+    #[arg(default)]
     peer_id: String,
     /// Its clock.
-    #[serde(default)]
+    #[arg(default)]
     clock: Option<Map<String, Value>>,
-    /// The remote queue's multiaddress; this host's queue if empty.
-    #[serde(default)]
-    remote_multiaddr: String,
-    /// The remote queue's peer id.
-    #[serde(default)]
-    remote_peer_id: String,
+    #[arg(flatten)] remote: Remote,
     /// Its session, for tasks that are only for that. Ours beyond the protocol's tool.
-    #[serde(default)]
+    #[arg(default)]
     session_id: String,
 ) -> Output {
     let request = json!({
         "op": "claim", "worker_id": worker_id, "supported_task_types": supported_task_types, "peer_id": peer_id,
         "clock": clock, "session_id": session_id,
     });
-    only(ask([&remote_multiaddr, &remote_peer_id], request), &["task"])
+    only(ask(remote.address(), request), &["task"])
 }
 
 /// Calls a tool by way of the queue's service, if it allows that.
@@ -105,54 +120,36 @@ pub fn p2p_taskqueue_call_tool(
     /// The tool.
     tool_name: String,
     /// Its arguments.
-    #[serde(default)]
+    #[arg(default)]
     args: Option<Map<String, Value>>,
-    /// The remote queue's multiaddress; this host's queue if empty.
-    #[serde(default)]
-    remote_multiaddr: String,
-    /// The remote queue's peer id.
-    #[serde(default)]
-    remote_peer_id: String,
+    #[arg(flatten)] remote: Remote,
     /// How long to wait, in seconds.
-    #[serde(default = "thirty")]
+    #[arg(default = 30.0)]
     timeout_s: f64,
 ) -> Output {
     let request = json!({ "op": "call_tool", "tool_name": tool_name, "args": args, "timeout_s": timeout_s });
-    answer(ask([&remote_multiaddr, &remote_peer_id], request))
-}
-
-fn thirty() -> f64 {
-    30.0
+    answer(ask(remote.address(), request))
 }
 
 /// Lists tasks, oldest first, as the array `tasks`.
 #[tool(read_only)]
 pub fn p2p_taskqueue_list_tasks(
     /// Only tasks with this status; any if empty.
-    #[serde(default)]
+    #[arg(default)]
     status: String,
     /// Most tasks; 1 to 1000.
-    #[serde(default = "fifty")]
+    #[arg(default = 50)]
     limit: i64,
     /// Only tasks of these types.
-    #[serde(default)]
+    #[arg(default)]
     task_types: Option<Vec<String>>,
-    /// The remote queue's multiaddress; this host's queue if empty.
-    #[serde(default)]
-    remote_multiaddr: String,
-    /// The remote queue's peer id.
-    #[serde(default)]
-    remote_peer_id: String,
+    #[arg(flatten)] remote: Remote,
     /// The `next_cursor` of an earlier list, to go on behind it. Ours beyond the protocol's tool.
-    #[serde(default)]
+    #[arg(default)]
     cursor: String,
 ) -> Output {
     let request = json!({ "op": "list", "status": status, "limit": limit, "task_types": task_types, "cursor": cursor });
-    only(ask([&remote_multiaddr, &remote_peer_id], request), &["tasks", "peer_id", "has_more", "next_cursor"])
-}
-
-fn fifty() -> i64 {
-    50
+    only(ask(remote.address(), request), &["tasks", "peer_id", "has_more", "next_cursor"])
 }
 
 /// Gives a task's full record; null if there is none.
@@ -160,14 +157,9 @@ fn fifty() -> i64 {
 pub fn p2p_taskqueue_get_task(
     /// The task.
     task_id: String,
-    /// The remote queue's multiaddress; this host's queue if empty.
-    #[serde(default)]
-    remote_multiaddr: String,
-    /// The remote queue's peer id.
-    #[serde(default)]
-    remote_peer_id: String,
+    #[arg(flatten)] remote: Remote,
 ) -> Output {
-    only(ask([&remote_multiaddr, &remote_peer_id], json!({ "op": "get", "task_id": task_id })), &["task"])
+    only(ask(remote.address(), json!({ "op": "get", "task_id": task_id })), &["task"])
 }
 
 /// Waits until a task has ended; its record then, or as it is when the time is over.
@@ -176,21 +168,12 @@ pub fn p2p_taskqueue_wait_task(
     /// The task.
     task_id: String,
     /// How long to wait, in seconds; never longer than the call may take.
-    #[serde(default = "sixty")]
+    #[arg(default = 60.0)]
     timeout_s: f64,
-    /// The remote queue's multiaddress; this host's queue if empty.
-    #[serde(default)]
-    remote_multiaddr: String,
-    /// The remote queue's peer id.
-    #[serde(default)]
-    remote_peer_id: String,
+    #[arg(flatten)] remote: Remote,
 ) -> Output {
     let request = json!({ "op": "wait", "task_id": task_id, "timeout_s": timeout_s });
-    only(ask([&remote_multiaddr, &remote_peer_id], request), &["task"])
-}
-
-fn sixty() -> f64 {
-    60.0
+    only(ask(remote.address(), request), &["task"])
 }
 
 /// Ends a task. With `worker_id` or `fencing_token` only its holder can.
@@ -200,40 +183,31 @@ pub fn p2p_taskqueue_complete_task(
     /// The task.
     task_id: String,
     /// `completed`, `failed` or `cancelled`; anything else is `failed`.
-    #[serde(default = "completed")]
+    #[arg(default = "completed")]
     status: String,
     /// The result; merged into the results that the worker reported before.
-    #[serde(default)]
+    #[arg(default)]
     result: Option<Map<String, Value>>,
     /// The error, if the task failed.
-    #[serde(default)]
+    #[arg(default)]
     error: String,
-    /// The remote queue's multiaddress; this host's queue if empty.
-    #[serde(default)]
-    remote_multiaddr: String,
-    /// The remote queue's peer id.
-    #[serde(default)]
-    remote_peer_id: String,
+    #[arg(flatten)] remote: Remote,
     /// The worker that holds the task. Ours beyond the protocol's tool.
-    #[serde(default)]
+    #[arg(default)]
     worker_id: String,
     /// The fencing token that the claim gave. Ours beyond the protocol's tool.
-    #[serde(default)]
+    #[arg(default)]
     fencing_token: Option<u64>,
 ) -> Output {
     let request = json!({
         "op": "complete", "task_id": task_id, "status": status, "result": result, "error": error,
         "worker_id": worker_id, "fencing_token": fencing_token,
     });
-    let mut reply = ask([&remote_multiaddr, &remote_peer_id], request);
+    let mut reply = ask(remote.address(), request);
     if let Some(reply) = reply.as_object_mut() {
         reply.insert("task_id".into(), json!(task_id));
     }
     answer(reply)
-}
-
-fn completed() -> String {
-    "completed".into()
 }
 
 /// Tells the queue that a peer is alive, and exchanges clocks. It does not renew leases: see `task_queue.rpc`, `task.heartbeat`.
@@ -242,16 +216,11 @@ pub fn p2p_taskqueue_heartbeat(
     /// The peer that is alive.
     peer_id: String,
     /// Its clock.
-    #[serde(default)]
+    #[arg(default)]
     clock: Option<Map<String, Value>>,
-    /// The remote queue's multiaddress; this host's queue if empty.
-    #[serde(default)]
-    remote_multiaddr: String,
-    /// The remote queue's peer id.
-    #[serde(default)]
-    remote_peer_id: String,
+    #[arg(flatten)] remote: Remote,
 ) -> Output {
-    answer(ask([&remote_multiaddr, &remote_peer_id], json!({ "op": "heartbeat", "peer_id": peer_id, "clock": clock })))
+    answer(ask(remote.address(), json!({ "op": "heartbeat", "peer_id": peer_id, "clock": clock })))
 }
 
 /// Reads a value from the cache.
@@ -259,17 +228,12 @@ pub fn p2p_taskqueue_heartbeat(
 pub fn p2p_taskqueue_cache_get(
     /// The key.
     key: String,
-    /// The remote queue's multiaddress; this host's queue if empty.
-    #[serde(default)]
-    remote_multiaddr: String,
-    /// The remote queue's peer id.
-    #[serde(default)]
-    remote_peer_id: String,
+    #[arg(flatten)] remote: Remote,
     /// How long to wait for a remote, in seconds.
-    #[serde(default = "ten")]
+    #[arg(default = 10.0)]
     timeout_s: f64,
 ) -> Output {
-    answer(ask([&remote_multiaddr, &remote_peer_id], json!({ "op": "cache.get", "key": key, "timeout_s": timeout_s })))
+    answer(ask(remote.address(), json!({ "op": "cache.get", "key": key, "timeout_s": timeout_s })))
 }
 
 /// Writes a value into the cache.
@@ -280,20 +244,15 @@ pub fn p2p_taskqueue_cache_set(
     /// The value; null counts as none.
     value: Value,
     /// How long it stays, in seconds; for ever if absent or not above 0.
-    #[serde(default)]
+    #[arg(default)]
     ttl_s: Option<f64>,
-    /// The remote queue's multiaddress; this host's queue if empty.
-    #[serde(default)]
-    remote_multiaddr: String,
-    /// The remote queue's peer id.
-    #[serde(default)]
-    remote_peer_id: String,
+    #[arg(flatten)] remote: Remote,
     /// How long to wait for a remote, in seconds.
-    #[serde(default = "ten")]
+    #[arg(default = 10.0)]
     timeout_s: f64,
 ) -> Output {
     let request = json!({ "op": "cache.set", "key": key, "value": value, "ttl_s": ttl_s, "timeout_s": timeout_s });
-    answer(ask([&remote_multiaddr, &remote_peer_id], request))
+    answer(ask(remote.address(), request))
 }
 
 /// Lists the peers that this host's mesh service knows.
@@ -301,38 +260,30 @@ pub fn p2p_taskqueue_cache_set(
 #[allow(clippy::too_many_arguments, reason = "the contract's parameters")]
 pub fn list_peers(
     /// With what each can do.
-    #[serde(default)]
+    #[arg(default)]
     include_capabilities: bool,
     /// How long to wait for that, in seconds.
-    #[serde(default = "five")]
+    #[arg(default = 5.0)]
     capabilities_timeout_s: f64,
     /// With all details of it.
-    #[serde(default)]
+    #[arg(default)]
     capabilities_detail: bool,
     /// Look for peers if none is known.
-    #[serde(default = "super::tasks::yes")]
+    #[arg(default = true)]
     discover: bool,
     /// How long to look, in seconds.
-    #[serde(default = "one_and_a_half")]
+    #[arg(default = 1.5)]
     discovery_timeout_s: f64,
     /// How to look: `mdns`, `rendezvous`, `dht`.
-    #[serde(default)]
+    #[arg(default)]
     discovery_methods: Option<Vec<String>>,
     /// Most peers.
-    #[serde(default = "fifty")]
+    #[arg(default = 50)]
     limit: i64,
 ) -> Output {
     let _of_no_use_without_a_mesh = (include_capabilities, capabilities_timeout_s, capabilities_detail);
     let _of_no_use_without_a_mesh = (discover, discovery_timeout_s, discovery_methods, limit);
     answer(json!({ "ok": false, "error": "p2p_service_not_running" }))
-}
-
-fn five() -> f64 {
-    5.0
-}
-
-fn one_and_a_half() -> f64 {
-    1.5
 }
 
 /// One request of the task-queue protocol: `op` and its fields. Besides the protocol's operations there are `task.heartbeat` (renews a lease), `task.report` (progress and log lines)

@@ -1,12 +1,15 @@
 //! `queue_*`: the queue as a whole.
 
-use mcpp_tool::{Output, tool};
+use mcpp_tool::{
+    Envelope, Output,
+    environment::{now_ms, rfc3339 as iso},
+    tool,
+};
 use serde_json::{Value, json};
 
-use super::{read, run, settle, workers};
+use super::{bulk, read, run, seal, settle, workers};
 use crate::{
-    engine::{self, Cleared, Clearing},
-    environment::{iso, now_ms},
+    engine::{self, Action, Bulk, Limit},
     queue::{Paused, counted, set_settings, settings},
     record::Status,
     statistics,
@@ -16,18 +19,18 @@ use crate::{
 #[tool(read_only)]
 pub fn queue_stats(
     /// With each worker.
-    #[serde(default)]
+    #[arg(default)]
     include_worker_stats: bool,
     /// With each of the last minutes.
-    #[serde(default)]
+    #[arg(default)]
     include_historical: bool,
 ) -> Output {
     let now = now_ms();
     let stats = read(|t| {
-        let totals = statistics::totals(t)?;
         let workers = match include_worker_stats {
             true => {
-                Some(engine::all_workers(t)?.iter().map(|worker| workers::describe(worker, now)).collect::<Vec<_>>())
+                let all = engine::all_workers(t)?;
+                Some(all.iter().map(|worker| workers::describe(t, worker, now)).collect::<Result<Vec<_>, _>>()?)
             }
             false => None,
         };
@@ -41,30 +44,36 @@ pub fn queue_stats(
             "completed_count": counted(t, Status::Completed)?,
             "failed_count": counted(t, Status::Failed)?,
             "cancelled_count": counted(t, Status::Cancelled)?,
-            "average_wait_time": totals.average_wait_s(),
-            "average_execution_time": totals.average_execution_s(),
+            "average_wait_time": statistics::average_wait_s(t)?,
+            "average_execution_time": statistics::average_execution_s(t)?,
             "throughput": statistics::throughput(t, now)?,
             "paused": settings(t)?.paused.is_some(),
             "worker_stats": workers,
             "historical": history,
-            "clearing": engine::clearing(t)?.map(progress),
+            "clearing": engine::bulks(t)?.iter().find(|bulk| is_clearing(bulk)).map(clearing),
+            "bulk": engine::bulks(t)?.iter().filter(|bulk| bulk.ended_ms.is_none()).map(bulk::Progress::from).collect::<Vec<_>>(),
         }))
     });
     settle(stats, ("", ""))
 }
 
+/// Whether it is a `queue_clear` under way.
+fn is_clearing(bulk: &Bulk) -> bool {
+    bulk.ended_ms.is_none() && bulk.action == Action::Delete && !bulk.filter.is_narrow()
+}
+
 /// How far a clearing is.
-fn progress(clearing: Clearing) -> Value {
+fn clearing(bulk: &Bulk) -> Value {
     json!({
-        "statuses": clearing.statuses,
-        "asked_at": iso(clearing.asked_ms),
-        "cleared_count": clearing.cleared,
+        "statuses": bulk.filter.statuses,
+        "asked_at": iso(bulk.asked_ms),
+        "cleared_count": bulk.changed,
     })
 }
 
-fn minute((minute, numbers): (u64, statistics::Minute)) -> Value {
+fn minute(numbers: statistics::Minute) -> Value {
     json!({
-        "minute": iso(minute.saturating_mul(60_000)),
+        "minute": iso(numbers.minute.saturating_mul(60_000)),
         "submitted": numbers.submitted,
         "completed": numbers.completed,
         "failed": numbers.failed,
@@ -75,7 +84,7 @@ fn minute((minute, numbers): (u64, statistics::Minute)) -> Value {
 #[tool]
 pub fn queue_pause(
     /// Why.
-    #[serde(default)]
+    #[arg(default)]
     reason: Option<String>,
 ) -> Output {
     let now = now_ms();
@@ -99,7 +108,7 @@ pub fn queue_pause(
 #[tool]
 pub fn queue_resume(
     /// Kept for compatibility: the queue is always in the order of the priorities.
-    #[serde(default = "super::tasks::yes")]
+    #[arg(default = true)]
     reorder_by_priority: bool,
 ) -> Output {
     let now = now_ms();
@@ -107,6 +116,7 @@ pub fn queue_resume(
         let mut settings = settings(t)?;
         settings.paused = None;
         set_settings(t, &settings)?;
+        engine::ring_all(t)?;
         let queued = counted(t, Status::Queued)?;
         Ok(
             json!({ "status": "active", "resumed_at": iso(now), "queued_tasks": queued, "reordered": reorder_by_priority }),
@@ -131,10 +141,10 @@ pub enum Clearable {
 #[tool(destructive)]
 pub fn queue_clear(
     /// Only tasks with this status; all that do not run if absent.
-    #[serde(default)]
+    #[arg(default)]
     status_filter: Option<Clearable>,
     /// Must be true.
-    #[serde(default)]
+    #[arg(default)]
     confirm: bool,
 ) -> Output {
     if !confirm {
@@ -151,16 +161,63 @@ pub fn queue_clear(
         None => vec![Status::Queued, Status::Completed, Status::Failed, Status::Cancelled],
     };
     let now = now_ms();
-    let cleared = engine::clear(&statuses, now).and_then(|Cleared { cleared, goes_on }| {
+    let cleared = engine::clear(&statuses, now).and_then(|bulk| {
         let remaining =
             read(|t| Status::ALL.iter().try_fold(0_u64, |sum, status| Ok(sum.saturating_add(counted(t, *status)?))))?;
         Ok(json!({
-            "cleared_count": cleared,
+            "cleared_count": bulk.changed,
             "remaining_count": remaining,
             "cleared_at": iso(now),
             // More than fits into a call: the queue goes on by itself, and `queue_stats` tells how far it is.
-            "in_progress": goes_on,
+            "in_progress": bulk.ended_ms.is_none(),
         }))
     });
     settle(cleared, ("", ""))
+}
+
+/// The limits of a key, and how many tasks of it there are.
+#[derive(Debug, Clone, serde::Serialize, schemars::JsonSchema)]
+pub struct Key {
+    /// The key.
+    key: String,
+    /// Its limits.
+    limit: Limit,
+    /// Tasks that wait for the key's turn.
+    held_count: u64,
+    /// Tasks that have it: one at most.
+    ready_count: u64,
+    /// Tasks that run.
+    running_count: u64,
+}
+
+/// The kinds of keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum KeyKind {
+    /// A `concurrency_key`.
+    Concurrency,
+    /// A `rate_key`.
+    Rate,
+}
+
+/// Shows the limits of a key, or changes them, also while its tasks wait and run. Empty limits remove them.
+#[tool(idempotent)]
+pub fn queue_limit(
+    /// The kind of the key.
+    kind: KeyKind,
+    /// The key.
+    key: String,
+    /// Its limits from now on; as they are if absent.
+    #[arg(default)]
+    limit: Option<Limit>,
+) -> Envelope<Key> {
+    let (now, line) = (now_ms(), (kind == KeyKind::Concurrency, &*key));
+    let shown = run(|t| {
+        if let Some(limit) = &limit {
+            engine::set_limit(t, line, limit, now)?;
+        }
+        let [held_count, ready_count, running_count] = engine::in_line(t, line)?;
+        Ok(Key { key: key.clone(), limit: engine::limit(t, line)?, held_count, ready_count, running_count })
+    });
+    seal(shown)
 }

@@ -1,14 +1,17 @@
 //! `task_*`: submitting tasks and looking at them.
 
-use mcpp_tool::{Output, tool};
+use mcpp_tool::{
+    Output,
+    environment::{now_ms, parse_rfc3339, rfc3339 as iso},
+    tool,
+};
 use serde_json::{Value, json};
 
 use super::{read, run, settle};
 use crate::{
-    engine::{self, QueueError, Submission, position},
-    environment::{iso, new_id, now_ms},
+    engine::{self, Draft, Filter, QueueError, Submission, position},
     listing::{self, List, Query},
-    record::{DEFAULT_ATTEMPTS, Spec, State, Status, Task, seconds},
+    record::{DEFAULT_ATTEMPTS, Spec, State, Status, Task, Unique, seconds},
     statistics,
 };
 
@@ -36,12 +39,12 @@ pub struct RetryConfig {
     timeout: Option<u64>,
 }
 
-/// Submits a task to the queue. A task with this id and the same work is the same task; with other work it is refused.
-#[tool(idempotent, open_world = false)]
-#[allow(clippy::too_many_arguments, reason = "the contract's parameters")]
-pub fn task_submit(
+/// A task to submit.
+#[derive(Debug, Clone, serde::Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewTask {
     /// The task's id.
-    task_id: String,
+    pub task_id: String,
     /// Its type, by which workers choose.
     task_type: String,
     /// The data that the worker gets.
@@ -65,37 +68,68 @@ pub fn task_submit(
     /// Notes of the submitter's.
     #[serde(default)]
     metadata: Option<serde_json::Map<String, Value>>,
-) -> Output {
-    let policy = retry_policy.unwrap_or_default();
-    let spec = Spec {
-        priority,
-        tags,
-        dependencies,
-        max_attempts: policy.max_retries.map_or(DEFAULT_ATTEMPTS, |retries| retries.saturating_add(1)),
-        backoff_factor: policy.backoff_factor.unwrap_or(2.0),
-        timeout_ms: timeout.map(|seconds| seconds.saturating_mul(1_000)),
-        metadata: metadata.map(Value::Object),
-        ..Spec::new(&task_type, Value::Object(payload))
-    };
-    let submission = Submission { id: Some(task_id.clone()), not_before_ms: 0, spec };
-    let (now, id) = (now_ms(), new_id());
-    let submitted = run(|t| {
-        let task = engine::submit(t, &submission, &id, now)?;
-        let position = position(t, &task)?;
-        let per_minute = statistics::throughput(t, now)?;
-        Ok(json!({
-            "task_id": task.id,
-            "status": task.status().as_str(),
-            "queue_position": position,
-            "estimated_start_time": estimate(position, per_minute, now),
-            "assigned_worker": task.worker(),
-        }))
-    });
-    settle(submitted, ("task_id", &task_id))
+    /// Tasks of one key take turns with those of others, and only so many run at once: see `queue_limit`.
+    #[serde(default)]
+    concurrency_key: Option<String>,
+    /// Of the tasks of one key only so many begin in a time: see `queue_limit`.
+    #[serde(default)]
+    rate_key: Option<String>,
+    /// There is one task of this key in a time.
+    #[serde(default)]
+    unique: Option<Unique>,
+    /// Not before this time, as RFC 3339; now if absent.
+    #[serde(default)]
+    not_before: Option<String>,
 }
 
 fn one() -> f64 {
     1.0
+}
+
+impl NewTask {
+    pub(super) fn submission(self) -> Result<Submission, QueueError> {
+        let policy = self.retry_policy.unwrap_or_default();
+        let not_before_ms = self.not_before.as_deref().map_or(Some(0), parse_rfc3339);
+        let not_before_ms = not_before_ms.ok_or_else(|| {
+            QueueError::Invalid("not_before must be a time such as \"2026-11-26T12:00:00Z\"".to_owned())
+        })?;
+        let spec = Spec {
+            priority: self.priority,
+            tags: self.tags,
+            dependencies: self.dependencies,
+            max_attempts: policy.max_retries.map_or(DEFAULT_ATTEMPTS, |retries| retries.saturating_add(1)),
+            backoff_factor: policy.backoff_factor.unwrap_or(2.0),
+            timeout_ms: self.timeout.map(|seconds| seconds.saturating_mul(1_000)),
+            metadata: self.metadata.map(Value::Object),
+            concurrency_key: self.concurrency_key.filter(|key| !key.is_empty()),
+            rate_key: self.rate_key.filter(|key| !key.is_empty()),
+            unique: self.unique,
+            ..Spec::new(&self.task_type, Value::Object(self.payload))
+        };
+        Ok(Submission { id: Some(self.task_id), not_before_ms, spec })
+    }
+}
+
+/// Submits a task to the queue. A task with this id and the same work is the same task; with other work it is refused.
+#[tool(idempotent, open_world = false)]
+pub fn task_submit(args: NewTask) -> Output {
+    let (now, id) = (now_ms(), args.task_id.clone());
+    let submitted = args.submission().and_then(|submission| {
+        let draft = Draft::new(submission, &id, now);
+        run(|t| {
+            let task = engine::submit(t, &draft, now)?;
+            let position = position(t, &task)?;
+            let per_minute = statistics::throughput(t, now)?;
+            Ok(json!({
+                "task_id": task.id,
+                "status": task.status().as_str(),
+                "queue_position": position,
+                "estimated_start_time": estimate(position, per_minute, now),
+                "assigned_worker": task.worker(),
+            }))
+        })
+    });
+    settle(submitted, ("task_id", &id))
 }
 
 /// When a task will probably begin, from what was measured; none if nothing was.
@@ -111,10 +145,10 @@ pub fn task_status(
     /// The task's id.
     task_id: String,
     /// With the last lines of its log.
-    #[serde(default)]
+    #[arg(default)]
     include_logs: bool,
     /// With what was measured of it.
-    #[serde(default)]
+    #[arg(default)]
     include_metrics: bool,
 ) -> Output {
     let status = read(|t| {
@@ -156,10 +190,10 @@ pub fn task_cancel(
     /// The task's id.
     task_id: String,
     /// Why.
-    #[serde(default)]
+    #[arg(default)]
     reason: Option<String>,
     /// Also if it runs.
-    #[serde(default)]
+    #[arg(default)]
     force: bool,
 ) -> Output {
     let now = now_ms();
@@ -180,44 +214,38 @@ pub fn task_cancel(
 #[allow(clippy::too_many_arguments, reason = "the contract's parameters")]
 pub fn task_list(
     /// Only tasks with this status.
-    #[serde(default)]
+    #[arg(default)]
     status_filter: Option<Status>,
     /// Only tasks that this worker has.
-    #[serde(default)]
+    #[arg(default)]
     worker_filter: Option<String>,
     /// Only tasks with all of these tags.
-    #[serde(default)]
+    #[arg(default)]
     tag_filter: Vec<String>,
     /// Only tasks with at least this priority.
-    #[serde(default)]
+    #[arg(default)]
     priority_min: Option<f64>,
     /// Most tasks.
-    #[serde(default = "hundred")]
+    #[arg(default = 100)]
     #[schemars(range(min = 1, max = 1000))]
     limit: usize,
     /// Tasks to pass over.
-    #[serde(default)]
+    #[arg(default)]
     offset: usize,
     /// The `next_cursor` of an earlier list, to go on behind it.
-    #[serde(default)]
+    #[arg(default)]
     cursor: Option<String>,
 ) -> Output {
-    let is_wanted = |task: &Task| {
-        worker_filter.as_deref().is_none_or(|worker| task.worker() == Some(worker))
-            && tag_filter.iter().all(|tag| task.spec.tags.contains(tag))
-            && priority_min.is_none_or(|least| task.spec.priority >= least)
-    };
-    let is_filtered = worker_filter.is_some() || !tag_filter.is_empty() || priority_min.is_some();
-    let matches: Option<&dyn Fn(&Task) -> bool> = if is_filtered { Some(&is_wanted) } else { None };
     let mut statuses = status_filter.map_or(Status::ALL.to_vec(), |status| vec![status]);
     if worker_filter.is_some() {
         // Nothing else has a worker.
         statuses.retain(|status| *status == Status::Running);
     }
+    let filter = Filter { statuses, task_types: Vec::new(), worker: worker_filter, tags: tag_filter, priority_min };
     let listed = read(|t| {
         let after = cursor.as_deref().filter(|cursor| !cursor.is_empty()).map(listing::parse_cursor).transpose()?;
-        let query = Query { statuses, after, offset, limit };
-        let List { tasks, total, next } = listing::list(t, &query, matches, summary)?;
+        let query = Query { filter, after, offset, limit };
+        let List { tasks, total, next } = listing::list(t, &query, summary)?;
         Ok(json!({
             "returned_count": tasks.len(),
             "tasks": tasks,
@@ -227,10 +255,6 @@ pub fn task_list(
         }))
     });
     settle(listed, ("", ""))
-}
-
-fn hundred() -> usize {
-    100
 }
 
 fn summary(task: &Task) -> Value {
@@ -258,7 +282,7 @@ pub fn task_priority(
     /// Higher is sooner.
     new_priority: f64,
     /// Whether it goes behind those that have this priority already.
-    #[serde(default = "yes")]
+    #[arg(default = true)]
     requeue: bool,
 ) -> Output {
     let now = now_ms();
@@ -272,20 +296,16 @@ pub fn task_priority(
     settle(changed, ("task_id", &task_id))
 }
 
-pub(crate) fn yes() -> bool {
-    true
-}
-
 /// Gives a task's result, once it has ended.
 #[tool(read_only)]
 pub fn task_result(
     /// The task's id.
     task_id: String,
     /// With the whole output, besides the result.
-    #[serde(default = "yes")]
+    #[arg(default = true)]
     include_output: bool,
     /// With the last lines of its log.
-    #[serde(default)]
+    #[arg(default)]
     include_logs: bool,
 ) -> Output {
     let result = read(|t| {
@@ -316,7 +336,7 @@ pub fn task_retry(
     /// The id of the task that has ended.
     task_id: String,
     /// Settings that this retry changes.
-    #[serde(default)]
+    #[arg(default)]
     retry_config: Option<RetryConfig>,
 ) -> Output {
     let now = now_ms();

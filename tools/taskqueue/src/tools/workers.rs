@@ -1,13 +1,17 @@
 //! `worker_*`: who does the tasks.
 
-use mcpp_tool::{Output, tool};
+use mcpp_tool::{
+    Output,
+    environment::{now_ms, rfc3339 as iso},
+    store::{StoreError, View},
+    tool,
+};
 use serde_json::{Map, Value, json};
 
 use super::{read, run, settle};
 use crate::{
     engine,
-    environment::{iso, now_ms},
-    queue::{HELD, find_sized},
+    queue::{COMPLETED, FAILED, HELD, RUNNING, TASKS},
     record::{Worker, seconds},
 };
 
@@ -15,7 +19,7 @@ use crate::{
 const OFFLINE_MS: u64 = 300_000;
 
 /// Bytes of a worker's tasks in one answer; `running_tasks` tells of how many these are.
-const MAX_TASKS_BYTES: usize = 1 << 20;
+const MAX_TASKS_BYTES: u64 = 1 << 20;
 
 /// The resources of a worker.
 #[derive(Debug, Clone, Default, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
@@ -35,14 +39,14 @@ pub fn worker_register(
     /// The types of tasks that it can do.
     capabilities: Vec<String>,
     /// Most tasks that it has at once.
-    #[serde(default = "five")]
+    #[arg(default = 5)]
     #[schemars(range(min = 1, max = 10000))]
     max_concurrent_tasks: u32,
     /// The resources of the worker.
-    #[serde(default)]
+    #[arg(default)]
     resource_limits: Option<ResourceLimits>,
     /// Notes of its own.
-    #[serde(default)]
+    #[arg(default)]
     metadata: Option<Map<String, Value>>,
 ) -> Output {
     let now = now_ms();
@@ -54,9 +58,6 @@ pub fn worker_register(
         metadata: metadata.map(Value::Object),
         registered_ms: now,
         seen_ms: now,
-        running: 0,
-        completed: 0,
-        failed: 0,
         leaves_ms: None,
     };
     let registered = run(|t| {
@@ -72,20 +73,16 @@ pub fn worker_register(
     settle(registered, ("worker_id", &worker_id))
 }
 
-fn five() -> u32 {
-    5
-}
-
 /// Lets a worker go. Gracefully, it gets nothing more and may finish what it has, until `timeout` is over; otherwise its tasks are taken back at once.
 #[tool(destructive)]
 pub fn worker_unregister(
     /// The worker's id.
     worker_id: String,
     /// Whether it may finish what it has.
-    #[serde(default = "super::tasks::yes")]
+    #[arg(default = true)]
     graceful: bool,
     /// For how long, in seconds.
-    #[serde(default = "three_hundred")]
+    #[arg(default = 300)]
     timeout: u64,
 ) -> Output {
     let now = now_ms();
@@ -96,15 +93,11 @@ pub fn worker_unregister(
             "worker_id": worker_id,
             "status": "unregistered",
             "unregistered_at": iso(now),
-            "completed_tasks": left.worker.completed,
+            "completed_tasks": left.completed,
             "abandoned_tasks": left.abandoned,
         }))
     });
     settle(left, ("worker_id", &worker_id))
-}
-
-fn three_hundred() -> u64 {
-    300
 }
 
 /// Tells what a worker has and has done.
@@ -113,32 +106,17 @@ pub fn worker_status(
     /// The worker's id.
     worker_id: String,
     /// With the tasks that it has.
-    #[serde(default)]
+    #[arg(default)]
     include_tasks: bool,
     /// With what is known of it besides.
-    #[serde(default)]
+    #[arg(default)]
     include_metrics: bool,
 ) -> Output {
     let now = now_ms();
     let status = read(|t| {
         let worker = engine::find_worker(t, &worker_id)?;
-        let mut status = describe(&worker, now);
-        let tasks = match include_tasks {
-            true => {
-                let held = HELD.of(t, &worker_id, None, 1_000)?;
-                let (mut tasks, mut bytes) = (Vec::new(), 0_usize);
-                for id in &held {
-                    let Some((task, size)) = find_sized(t, id)? else { continue };
-                    bytes = bytes.saturating_add(size);
-                    if bytes > MAX_TASKS_BYTES && !tasks.is_empty() {
-                        break;
-                    }
-                    tasks.push(task.wire());
-                }
-                Some(tasks)
-            }
-            false => None,
-        };
+        let mut status = describe(t, &worker, now)?;
+        let tasks = if include_tasks { Some(held(t, &worker_id)?) } else { None };
         if let Some(fields) = status.as_object_mut() {
             fields.insert("tasks".into(), json!(tasks));
             fields.insert("metrics".into(), json!(include_metrics.then(|| metrics(&worker))));
@@ -159,20 +137,34 @@ fn metrics(worker: &Worker) -> Value {
     })
 }
 
+/// The tasks that a worker has, as many as an answer has room for.
+fn held(t: &View<'_>, worker: &str) -> Result<Vec<Value>, StoreError> {
+    let (mut tasks, begun) = (Vec::new(), t.spent().bytes);
+    for key in HELD.of(worker).most(1_000).walk(t) {
+        let task = TASKS.get(t, &key?)?;
+        if t.spent().bytes.saturating_sub(begun) > MAX_TASKS_BYTES && !tasks.is_empty() {
+            break;
+        }
+        tasks.extend(task.map(|task| task.wire()));
+    }
+    Ok(tasks)
+}
+
 /// A worker in a few words.
-pub(crate) fn describe(worker: &Worker, now: u64) -> Value {
+pub(crate) fn describe(t: &View<'_>, worker: &Worker, now: u64) -> Result<Value, StoreError> {
     let silent = worker.seen_ms.saturating_add(OFFLINE_MS) < now;
-    let status = match worker.running {
+    let running = engine::has(t, &worker.id, RUNNING)?;
+    let status = match running {
         _ if silent => "offline",
         0 => "idle",
-        running if running >= worker.max_concurrent_tasks => "busy",
+        running if running >= u64::from(worker.max_concurrent_tasks) => "busy",
         _ => "active",
     };
-    json!({
+    Ok(json!({
         "worker_id": worker.id,
         "status": status,
-        "running_tasks": worker.running,
-        "completed_tasks": worker.completed,
-        "failed_tasks": worker.failed,
-    })
+        "running_tasks": running,
+        "completed_tasks": engine::has(t, &worker.id, COMPLETED)?,
+        "failed_tasks": engine::has(t, &worker.id, FAILED)?,
+    }))
 }

@@ -1,0 +1,411 @@
+//! A table: rows by key, with the indexes and counts that its author declares. Every write of a row changes those by the difference, so that they agree with the rows by
+//! construction, and none is ever computed by walking.
+
+use std::{fmt, marker::PhantomData};
+
+use serde::{Serialize, de::DeserializeOwned};
+
+use super::{
+    Index, Key, KeyOf, Map, Prefix, Span, StoreError, Transaction, View,
+    collections::{decode_key, decode_value, encode_value, key_of},
+};
+
+/// Numbers by key that tables keep: how many rows there are of a kind, or the sum of what they amount to. One that comes to 0 takes no room.
+///
+/// A transaction writes each number that has changed once, at its end, however often it has changed.
+#[derive(Debug)]
+pub struct Counts<K> {
+    name: &'static str,
+    shards: u8,
+    types: PhantomData<fn() -> K>,
+}
+
+impl<K: Key> Counts<K> {
+    /// The counts of this name.
+    pub const fn new(name: &'static str) -> Self {
+        Self { name, shards: 1, types: PhantomData }
+    }
+
+    /// Keeps each number in so many parts, so that several hosts on one database do not all change one entry. Reading it costs as many host calls.
+    #[must_use]
+    pub const fn sharded(mut self, shards: u8) -> Self {
+        self.shards = if shards == 0 { 1 } else { shards };
+        self
+    }
+
+    fn key(&self, key: &(impl KeyOf<K> + ?Sized), shard: u8) -> Vec<u8> {
+        let mut bytes = key_of(self.name, key);
+        bytes.push(shard);
+        bytes
+    }
+
+    /// One number.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub fn get(&self, t: &View<'_>, key: &(impl KeyOf<K> + ?Sized)) -> Result<i64, StoreError> {
+        (0..self.shards).try_fold(0_i64, |sum, shard| Ok(sum.saturating_add(t.count(&self.key(key, shard))?)))
+    }
+
+    /// Adds to a number.
+    pub fn add(&self, t: &Transaction<'_>, key: &(impl KeyOf<K> + ?Sized), delta: i64) {
+        t.add_to_count(key_of(self.name, key), self.shards, delta);
+    }
+
+    /// The numbers whose keys begin so, in the order of the keys: at most `most` of them.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub fn under(&self, t: &View<'_>, prefix: &impl Prefix<K>, most: usize) -> Result<Vec<(K, i64)>, StoreError>
+    where
+        K: PartialEq,
+    {
+        let all: Span<K, (K, i64)> = Span::of(super::collections::beginning(self.name), |key, entry| {
+            let (_shard, key) = key.split_last().ok_or(StoreError::Unreadable)?;
+            Ok((decode_key(key)?, decode_value(&entry.value)?))
+        });
+        let mut found: Vec<(K, i64)> = Vec::new();
+        for part in all.narrowed(prefix).walk(t) {
+            let (key, part) = part?;
+            let is_full = found.len() == most;
+            match found.last_mut().filter(|(last, _)| *last == key) {
+                Some((_, sum)) => *sum = sum.saturating_add(part),
+                None if is_full => break,
+                None => found.push((key, part)),
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// Where a row must be found, and where it counts: filled by the function that a [`Table`] is declared with.
+#[derive(Debug, Default)]
+pub struct Places {
+    /// Keys and values: few, so that looking for one goes through them.
+    entries: Vec<(Vec<u8>, Vec<u8>)>,
+    /// The keys of counts without their part, how many parts they have, and what the row amounts to there.
+    counts: Vec<(Vec<u8>, u8, i64)>,
+}
+
+impl Places {
+    /// The row is found in an index.
+    pub fn index<G: Key, P: Key>(
+        &mut self,
+        index: &Index<G, P>,
+        group: &(impl KeyOf<G> + ?Sized),
+        place: &(impl KeyOf<P> + ?Sized),
+    ) {
+        self.entries.push((index.key(group, place), Vec::new()));
+    }
+
+    /// The row is found by a name of its own. Two rows must not have the same one.
+    pub fn name<K: Key, V: Serialize + DeserializeOwned>(
+        &mut self,
+        names: &Map<K, V>,
+        name: &(impl KeyOf<K> + ?Sized),
+        value: &V,
+    ) {
+        // Nothing that is a key is without a JSON form; if it were, the map would call it unreadable.
+        self.entries.push((names.key(name), encode_value(value).unwrap_or_default()));
+    }
+
+    /// The row is one of those that are counted there.
+    pub fn count<K: Key>(&mut self, counts: &Counts<K>, key: &(impl KeyOf<K> + ?Sized)) {
+        self.sum(counts, key, 1);
+    }
+
+    /// The row amounts to so much there.
+    pub fn sum<K: Key>(&mut self, counts: &Counts<K>, key: &(impl KeyOf<K> + ?Sized), amount: i64) {
+        self.counts.push((key_of(counts.name, key), counts.shards, amount));
+    }
+
+    fn add(&self, t: &Transaction<'_>) -> Result<(), StoreError> {
+        for (key, value) in &self.entries {
+            t.set(key, value)?;
+        }
+        for (key, shards, amount) in &self.counts {
+            t.add_to_count(key.clone(), *shards, *amount);
+        }
+        Ok(())
+    }
+
+    /// Changes everything that differs from what it was.
+    fn replace(self, t: &Transaction<'_>, before: Self) -> Result<(), StoreError> {
+        for (key, value) in self.entries.iter().filter(|entry| !before.entries.contains(entry)) {
+            t.set(key, value)?;
+        }
+        for (key, _) in before.entries {
+            if self.entries.iter().all(|(kept, _)| *kept != key) {
+                t.delete(&key)?;
+            }
+        }
+        for (key, shards, amount) in before.counts {
+            t.add_to_count(key, shards, amount.saturating_neg());
+        }
+        for (key, shards, amount) in self.counts {
+            t.add_to_count(key, shards, amount);
+        }
+        Ok(())
+    }
+}
+
+/// A new row of a [`Table`], encoded.
+#[derive(Debug)]
+pub struct Prepared {
+    key: Vec<u8>,
+    row: Vec<u8>,
+    places: Places,
+}
+
+/// Rows by key, with declared indexes and counts.
+///
+/// ```
+/// use mcpp_tool::store::{Counts, Index, StoreError, Table, snapshot, transact};
+/// use serde::{Deserialize, Serialize};
+///
+/// #[derive(Clone, Serialize, Deserialize)]
+/// struct Order { customer: String, is_paid: bool, cents: i64 }
+///
+/// const BY_CUSTOMER: Index<String, u64> = Index::new("orders-by-customer");
+/// const UNPAID: Index<(), u64> = Index::new("orders-unpaid");
+/// const CENTS: Counts<String> = Counts::new("cents-by-customer");
+/// const ORDERS: Table<u64, Order> = Table::new("orders", |number, order, places| {
+///     places.index(&BY_CUSTOMER, &order.customer, number);
+///     places.sum(&CENTS, &order.customer, order.cents);
+///     if !order.is_paid {
+///         places.index(&UNPAID, &(), number);
+///     }
+/// });
+///
+/// transact(|t| {
+///     for (number, cents) in [(1, 500), (2, 250)] {
+///         ORDERS.put(t, &number, &Order { customer: "ada".into(), is_paid: false, cents })?;
+///     }
+///     ORDERS.change(t, &1, |order| order.is_paid = true)?;
+///     Ok::<_, StoreError>(())
+/// })?;
+/// let t = &snapshot()?;
+/// assert_eq!(UNPAID.of(&()).collect::<Vec<u64>>(t)?, [2]);
+/// assert_eq!(BY_CUSTOMER.of("ada").collect::<Vec<u64>>(t)?, [1, 2]);
+/// assert_eq!(CENTS.get(t, "ada")?, 750);
+/// # Ok::<(), StoreError>(())
+/// ```
+///
+/// The declaration is part of the data's format: a build that changes it brings a migration, which puts every row once.
+pub struct Table<K, V> {
+    rows: Map<K, V>,
+    declare: fn(&K, &V, &mut Places),
+}
+
+impl<K, V> fmt::Debug for Table<K, V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Table").finish_non_exhaustive()
+    }
+}
+
+impl<K: Key, V: Serialize + DeserializeOwned> Table<K, V> {
+    /// The table of this name. `declare` says where a row is found and counted, from the row alone.
+    pub const fn new(name: &'static str, declare: fn(&K, &V, &mut Places)) -> Self {
+        Self { rows: Map::new(name), declare }
+    }
+
+    fn places(&self, key: &K, row: Option<&V>) -> Places {
+        let mut places = Places::default();
+        if let Some(row) = row {
+            (self.declare)(key, row, &mut places);
+        }
+        places
+    }
+
+    /// The store's own key of a row, for [`wait`](super::wait).
+    pub fn key(&self, key: &(impl KeyOf<K> + ?Sized)) -> Vec<u8> {
+        self.rows.key(key)
+    }
+
+    /// One row.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub fn get(&self, t: &View<'_>, key: &(impl KeyOf<K> + ?Sized)) -> Result<Option<V>, StoreError> {
+        self.rows.get(t, key)
+    }
+
+    /// One row and its version; `(None, 0)` if there is none.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub fn get_versioned(&self, t: &View<'_>, key: &(impl KeyOf<K> + ?Sized)) -> Result<(Option<V>, u64), StoreError> {
+        self.rows.get_versioned(t, key)
+    }
+
+    /// All rows, in the order of their keys.
+    pub fn all(&self) -> Span<K, (K, V)> {
+        self.rows.all()
+    }
+
+    /// The rows whose keys begin so.
+    pub fn under(&self, prefix: &impl Prefix<K>) -> Span<K, (K, V)> {
+        self.rows.under(prefix)
+    }
+
+    /// Writes a row, new or in the place of the one with this key; the row before.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub fn put(&self, t: &Transaction<'_>, key: &K, row: &V) -> Result<Option<V>, StoreError> {
+        let before = self.get(t, key)?;
+        self.replace(t, key, before.as_ref(), Some(row))?;
+        Ok(before)
+    }
+
+    /// Changes a row, if there is one; the row then.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub fn change(&self, t: &Transaction<'_>, key: &K, change: impl FnOnce(&mut V)) -> Result<Option<V>, StoreError> {
+        let Some(mut row) = self.get(t, key)? else { return Ok(None) };
+        let before = self.places(key, Some(&row));
+        change(&mut row);
+        self.rows.set(t, key, &row)?;
+        self.places(key, Some(&row)).replace(t, before)?;
+        Ok(Some(row))
+    }
+
+    /// Makes a new row ready to be written, before a transaction is open: the encoding takes most of the time.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub fn prepare(&self, key: &K, row: &V) -> Result<Prepared, StoreError> {
+        Ok(Prepared { key: self.key(key), row: encode_value(row)?, places: self.places(key, Some(row)) })
+    }
+
+    /// Writes a row that is ready. There must be none with its key.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub fn insert(&self, t: &Transaction<'_>, row: &Prepared) -> Result<(), StoreError> {
+        t.set(&row.key, &row.row)?;
+        row.places.add(t)
+    }
+
+    /// Removes a row; the row that was there.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub fn remove(&self, t: &Transaction<'_>, key: &K) -> Result<Option<V>, StoreError> {
+        let before = self.get(t, key)?;
+        self.replace(t, key, before.as_ref(), None)?;
+        Ok(before)
+    }
+
+    /// Writes (or removes, for none) a row whose stored form the caller knows already: `before` must be the row as it is in this transaction. Nothing has changed
+    /// where the row is too large.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub fn replace(
+        &self,
+        t: &Transaction<'_>,
+        key: &K,
+        before: Option<&V>,
+        after: Option<&V>,
+    ) -> Result<(), StoreError> {
+        match after {
+            // First, so that a row that is too large has changed nothing.
+            Some(row) => self.rows.set(t, key, row)?,
+            None if before.is_some() => drop(self.rows.remove(t, key)?),
+            None => {}
+        }
+        self.places(key, after).replace(t, self.places(key, before))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+
+    use super::*;
+    use crate::store::{memory, snapshot, transact};
+
+    #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+    struct Note {
+        author: String,
+        tags: Vec<String>,
+    }
+
+    const BY_TAG: Index<String, u64> = Index::new("by-tag");
+    const AUTHORS: Counts<(String,)> = Counts::new("authors");
+    const ALL: Counts<()> = Counts::new("all").sharded(4);
+    const TITLES: Map<String, u64> = Map::new("titles");
+    const NOTES: Table<u64, Note> = Table::new("notes", |number, note, places| {
+        note.tags.iter().for_each(|tag| places.index(&BY_TAG, tag, number));
+        places.count(&AUTHORS, &(&note.author,));
+        places.count(&ALL, &());
+        places.name(&TITLES, &format!("note {number}"), number);
+    });
+
+    fn note(author: &str, tags: &[&str]) -> Note {
+        Note { author: author.into(), tags: tags.iter().map(|tag| (*tag).to_owned()).collect() }
+    }
+
+    #[test]
+    fn indexes_names_and_counts_follow_the_rows() {
+        memory::clear();
+        transact::<_, StoreError>(|t| {
+            NOTES.put(t, &1, &note("ada", &["a", "b"]))?;
+            NOTES.put(t, &2, &note("bob", &["b"]))?;
+            assert_eq!(AUTHORS.get(t, &("ada",))?, 1, "a transaction sees its own counts");
+            NOTES.put(t, &2, &note("ada", &["c"]))?;
+            NOTES.change(t, &1, |note| drop(note.tags.remove(0)))?;
+            assert_eq!(AUTHORS.under(t, &(), 9)?, [(("ada".to_owned(),), 2)]);
+            Ok(())
+        })
+        .expect("committed");
+        let t = &snapshot().expect("a snapshot");
+        let tags = |tag: &str| BY_TAG.of(tag).collect::<Vec<u64>>(t).expect("read");
+        assert_eq!((tags("a"), tags("b"), tags("c")), (vec![], vec![1], vec![2]));
+        assert_eq!((AUTHORS.get(t, &("bob",)), ALL.get(t, &())), (Ok(0), Ok(2)));
+        assert_eq!(TITLES.get(t, "note 2"), Ok(Some(2)));
+        transact::<_, StoreError>(|t| {
+            assert_eq!(NOTES.remove(t, &1)?, Some(note("ada", &["b"])));
+            NOTES.remove(t, &2).map(drop)
+        })
+        .expect("committed");
+        let left = memory::entries();
+        let sum = ALL.get(&snapshot().expect("a snapshot"), &());
+        assert_eq!(sum, Ok(0));
+        assert!(left.iter().all(|(key, _)| key.starts_with(b"all")), "only parts of a sharded zero: {left:?}");
+    }
+
+    #[test]
+    fn a_row_that_was_prepared_is_written_like_any_other() {
+        memory::clear();
+        transact(|t| NOTES.put(t, &1, &note("ada", &["a"]))).expect("committed");
+        let written = memory::entries();
+        memory::clear();
+        let row = NOTES.prepare(&1, &note("ada", &["a"])).expect("prepared");
+        transact(|t| NOTES.insert(t, &row)).expect("committed");
+        let without_parts = |entries: Vec<(Vec<u8>, Vec<u8>)>| -> Vec<_> {
+            entries.into_iter().filter(|(key, _)| !key.starts_with(b"all")).collect()
+        };
+        assert_eq!(without_parts(memory::entries()), without_parts(written));
+    }
+
+    #[test]
+    fn a_count_is_written_once_a_transaction_and_not_for_a_failed_one() {
+        memory::clear();
+        memory::spent();
+        transact::<_, StoreError>(|t| {
+            (0..50).try_for_each(|number| NOTES.replace(t, &number, None, Some(&note("ada", &[]))))
+        })
+        .expect("committed");
+        let spent = memory::spent();
+        assert!(spent.writes <= 50 * 2 + 1 + 4, "{spent:?}");
+        transact(|t| {
+            NOTES.put(t, &99, &note("ada", &[]))?;
+            Err::<(), _>(StoreError::Conflict)
+        })
+        .expect_err("failed");
+        assert_eq!(AUTHORS.get(&snapshot().expect("a snapshot"), &("ada",)), Ok(50));
+    }
+}

@@ -1,0 +1,250 @@
+//! The one transaction type, and the view of the data that it has in common with a snapshot. Both count what they read and write, and both work through `&`, so that a range
+//! can be walked through and changed at the same time.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::BTreeMap,
+    ops::{Bound, Deref},
+};
+
+use super::{Entry, Order, Page, Range, StoreError, backend};
+
+/// The work of the store, as the host counts it for a call's budgets.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Spent {
+    /// Operations.
+    pub ops: u64,
+    /// Bytes of keys and values read and written.
+    pub bytes: u64,
+    /// Writes.
+    pub writes: u64,
+    /// Bytes of keys and values written.
+    pub written_bytes: u64,
+}
+
+/// The data to read: of a transaction, or of a snapshot.
+#[derive(Debug)]
+pub struct View<'a> {
+    source: backend::Source<'a>,
+    spent: Cell<Spent>,
+    last_error: Cell<Option<StoreError>>,
+    /// Changes of kept counts that are not written yet, by the key of the count.
+    deltas: RefCell<BTreeMap<Vec<u8>, i64>>,
+    /// When alarms are set for, as far as this transaction knows.
+    alarms: RefCell<BTreeMap<&'static str, Option<u64>>>,
+    /// A random number that chooses the parts of counts that this transaction changes.
+    shard: Cell<Option<u8>>,
+}
+
+/// The data as it was when the snapshot was opened, durably. Closed when dropped.
+pub type Snapshot = View<'static>;
+
+impl<'a> View<'a> {
+    fn new(source: backend::Source<'a>) -> Self {
+        Self {
+            source,
+            spent: Cell::default(),
+            last_error: Cell::default(),
+            deltas: RefCell::default(),
+            alarms: RefCell::default(),
+            shard: Cell::default(),
+        }
+    }
+
+    /// One entry.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub fn get(&self, key: &[u8]) -> Result<Option<Entry>, StoreError> {
+        let found = self.noted(self.source.get(key))?;
+        self.charge(key.len(), found.as_ref().map_or(0, |entry| entry.value.len()), false);
+        Ok(found)
+    }
+
+    /// Part of a range: at most `limit` entries, 1,000, and 1 MiB.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub fn scan(&self, range: &Range, limit: u32, order: Order) -> Result<Page, StoreError> {
+        if self.has_unwritten_counts(range) {
+            self.write_counts()?;
+        }
+        let page = self.noted(self.source.scan(range, limit, order))?;
+        self.charge(0, page.entries.iter().map(|entry| entry.key.len() + entry.value.len()).sum(), false);
+        Ok(page)
+    }
+
+    /// The work of this transaction or snapshot so far.
+    pub fn spent(&self) -> Spent {
+        self.spent.get()
+    }
+
+    fn charge(&self, key_bytes: usize, value_bytes: usize, is_write: bool) {
+        let bytes = u64::try_from(key_bytes.saturating_add(value_bytes)).unwrap_or(u64::MAX);
+        let mut spent = self.spent.get();
+        spent.ops = spent.ops.saturating_add(1);
+        spent.bytes = spent.bytes.saturating_add(bytes);
+        if is_write {
+            spent.writes = spent.writes.saturating_add(1);
+            spent.written_bytes = spent.written_bytes.saturating_add(bytes);
+        }
+        self.spent.set(spent);
+    }
+
+    fn noted<T>(&self, result: Result<T, StoreError>) -> Result<T, StoreError> {
+        if let Err(error) = &result {
+            self.last_error.set(Some(*error));
+        }
+        result
+    }
+
+    /// A kept count as it will be written.
+    pub(super) fn count(&self, key: &[u8]) -> Result<i64, StoreError> {
+        let stored: i64 = self.get(key)?.map_or(Ok(0), |entry| super::collections::decode_value(&entry.value))?;
+        Ok(stored.saturating_add(self.deltas.borrow().get(key).copied().unwrap_or_default()))
+    }
+
+    fn has_unwritten_counts(&self, range: &Range) -> bool {
+        let deltas = self.deltas.borrow();
+        let first = deltas.range::<[u8], _>((Bound::Included(&*range.start), Bound::Unbounded)).next();
+        first.is_some_and(|(key, _)| range.end.as_ref().is_none_or(|end| key < end))
+    }
+
+    /// Writes the kept counts that have changed: once for each, however many rows were counted.
+    fn write_counts(&self) -> Result<(), StoreError> {
+        let deltas = self.deltas.take();
+        for (key, delta) in deltas.into_iter().filter(|(_, delta)| *delta != 0) {
+            match self.count(&key)?.saturating_add(delta) {
+                0 => drop(self.delete(&key)?),
+                sum => self.set(&key, sum.to_string().as_bytes())?,
+            }
+        }
+        Ok(())
+    }
+
+    fn set(&self, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
+        self.charge(key.len(), value.len(), true);
+        self.noted(self.source.set(key, value))
+    }
+
+    fn delete(&self, key: &[u8]) -> Result<bool, StoreError> {
+        self.charge(key.len(), 0, true);
+        self.noted(self.source.delete(key))
+    }
+}
+
+pub(super) fn snapshot() -> Result<Snapshot, StoreError> {
+    Ok(View::new(backend::snapshot()?))
+}
+
+/// An open transaction: a [`View`] that can also be written to.
+#[derive(Debug)]
+pub struct Transaction<'a>(View<'a>);
+
+impl<'a> Deref for Transaction<'a> {
+    type Target = View<'a>;
+
+    fn deref(&self) -> &View<'a> {
+        &self.0
+    }
+}
+
+impl<'a> Transaction<'a> {
+    pub(super) fn begin() -> Result<Transaction<'static>, StoreError> {
+        Ok(Transaction(View::new(backend::begin()?)))
+    }
+
+    /// Works in a transaction that the host commits, and leaves everything written in it.
+    #[cfg(target_arch = "wasm32")]
+    pub(crate) fn within<T, E: From<StoreError>>(
+        source: backend::Source<'a>,
+        work: impl FnOnce(&Self) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let transaction = Self(View::new(source));
+        let done = work(&transaction)?;
+        transaction.0.write_counts()?;
+        Ok(done)
+    }
+
+    pub(super) fn commit(self) -> Result<(), StoreError> {
+        self.0.write_counts()?;
+        self.0.source.commit()
+    }
+
+    /// When alarms are set for, as far as this transaction knows.
+    pub(super) fn alarms(&self) -> &RefCell<BTreeMap<&'static str, Option<u64>>> {
+        &self.0.alarms
+    }
+
+    fn shard(&self) -> u8 {
+        let shard = self.0.shard.get().unwrap_or_else(crate::environment::byte);
+        self.0.shard.set(Some(shard));
+        shard
+    }
+
+    /// The last error that the store gave in this transaction.
+    pub(super) fn last_error(&self) -> Option<StoreError> {
+        self.0.last_error.get()
+    }
+
+    /// Changes a count that is kept in so many parts, in the part that is this transaction's.
+    pub(super) fn add_to_count(&self, mut key: Vec<u8>, shards: u8, delta: i64) {
+        key.push(if shards == 1 { 0 } else { self.shard() % shards });
+        let mut deltas = self.0.deltas.borrow_mut();
+        let sum = deltas.entry(key).or_default();
+        *sum = sum.saturating_add(delta);
+    }
+
+    /// The first entries of a range that no other open transaction has taken: at most `limit`, 1,000, and 1 MiB.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub fn take(&self, range: &Range, limit: u32) -> Result<Vec<Entry>, StoreError> {
+        let taken = self.noted(self.0.source.take(range, limit))?;
+        self.charge(0, taken.iter().map(|entry| entry.key.len() + entry.value.len()).sum(), false);
+        Ok(taken)
+    }
+
+    /// Writes an entry.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub fn set(&self, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
+        self.0.set(key, value)
+    }
+
+    /// Removes an entry; whether there was one.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub fn delete(&self, key: &[u8]) -> Result<bool, StoreError> {
+        self.0.delete(key)
+    }
+
+    /// Emits an event on this component's topic `topic`; its id.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub fn emit(&self, topic: &str, key: &str, payload: &[u8]) -> Result<String, StoreError> {
+        self.charge(key.len(), payload.len(), true);
+        self.noted(self.0.source.emit(topic, key, payload))
+    }
+
+    /// Has the host wake this component at a time, in milliseconds since 1970-01-01 UTC. The same key replaces.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub fn wake_at(&self, key: &str, at_ms: u64, payload: &[u8]) -> Result<(), StoreError> {
+        self.charge(key.len(), payload.len(), true);
+        self.noted(self.0.source.wake_at(key, at_ms, payload))
+    }
+
+    /// Cancels the timer of a key; whether there was one.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub fn cancel_wake(&self, key: &str) -> Result<bool, StoreError> {
+        self.charge(key.len(), 0, true);
+        self.noted(self.0.source.cancel_wake(key))
+    }
+}

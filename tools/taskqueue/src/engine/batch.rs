@@ -1,0 +1,111 @@
+//! Many things in one call, each for itself: in as few transactions as their bounds allow.
+
+use std::time::{Duration, Instant};
+
+use mcpp_tool::store::{Transaction, transact};
+
+use super::{QueueError, finish};
+use crate::{
+    record::Task,
+    rules::{Claim, Outcome},
+};
+
+/// Bytes read and written after which a transaction of a batch ends. A transaction may write four times as much.
+const CHUNK_BYTES: u64 = 2 << 20;
+/// Writes after which it ends: less than half of what a transaction may write.
+const CHUNK_WRITES: u64 = 4_000;
+/// Time after which it ends: half of what it may take.
+const CHUNK_TIME: Duration = Duration::from_millis(25);
+
+/// Does `work` with each item; what fails does not stop the others, and leaves nothing behind. An outcome for each item, in their order.
+pub fn each<T, R>(
+    items: &[T],
+    mut work: impl FnMut(&Transaction<'_>, &T) -> Result<R, QueueError>,
+) -> Vec<Result<R, QueueError>> {
+    let (mut outcomes, mut most) = (Vec::with_capacity(items.len()), usize::MAX);
+    while let Some(rest) = items.get(outcomes.len()..).filter(|rest| !rest.is_empty()) {
+        match transact(|t| chunk(t, rest, most, &mut work)) {
+            Ok(done) => {
+                outcomes.extend(done);
+                most = most.saturating_mul(2);
+            }
+            // One of them is too large, or refused by the store: which one, smaller transactions tell.
+            Err(_) if most.min(rest.len()) > 1 => most = most.min(rest.len()) / 2,
+            Err(error) => outcomes.push(Err(error)),
+        }
+    }
+    outcomes
+}
+
+/// The work of one transaction.
+fn chunk<T, R>(
+    t: &Transaction<'_>,
+    items: &[T],
+    most: usize,
+    work: &mut impl FnMut(&Transaction<'_>, &T) -> Result<R, QueueError>,
+) -> Result<Vec<Result<R, QueueError>>, QueueError> {
+    let (begun, mut done) = (Instant::now(), Vec::new());
+    for item in items.iter().take(most) {
+        let spent = t.spent();
+        let is_full = spent.bytes >= CHUNK_BYTES || spent.writes >= CHUNK_WRITES || begun.elapsed() >= CHUNK_TIME;
+        if is_full && !done.is_empty() {
+            break;
+        }
+        done.push(match work(t, item) {
+            // It may have written something: nothing of this transaction must stay.
+            Err(QueueError::Store(error)) => return Err(error.into()),
+            outcome => outcome,
+        });
+    }
+    Ok(done)
+}
+
+/// The end of one attempt.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Completion {
+    /// The task.
+    pub task: String,
+    /// The worker that says it has the task.
+    pub worker: Option<String>,
+    /// The fencing token that it was given.
+    pub token: Option<u64>,
+    /// How the attempt ended.
+    pub outcome: Outcome,
+}
+
+impl Completion {
+    /// Ends the attempt.
+    pub fn apply(&self, t: &Transaction<'_>, now_ms: u64, chance: f64) -> Result<Task, QueueError> {
+        let by = Claim { worker: self.worker.as_deref(), token: self.token };
+        finish(t, &self.task, by, self.outcome.clone(), now_ms, chance)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mcpp_tool::store::{Map, StoreError, memory, snapshot};
+
+    use super::*;
+
+    const DONE: Map<u32, u32> = Map::new("done");
+
+    #[test]
+    fn what_the_store_refuses_leaves_nothing_and_stops_no_other() {
+        memory::clear();
+        let items: Vec<u32> = (0..40).collect();
+        let outcomes = each(&items, |t, item| {
+            DONE.set(t, item, item)?;
+            match item {
+                7 => Err(StoreError::ValueTooLarge.into()),
+                // A rule refuses before it writes.
+                9 => DONE.remove(t, item).map_err(QueueError::from).and(Err(QueueError::Invalid("no".into()))),
+                _ => Ok(*item),
+            }
+        });
+        let failed: Vec<usize> = (0..40).filter(|number| outcomes[*number].is_err()).collect();
+        assert_eq!((outcomes.len(), failed), (40, vec![7, 9]));
+        let left: Vec<(u32, u32)> = DONE.all().collect(&snapshot().expect("a snapshot")).expect("read");
+        let expected: Vec<u32> = (0..40).filter(|item| ![7, 9].contains(item)).collect();
+        assert_eq!(left.into_iter().map(|(item, _)| item).collect::<Vec<u32>>(), expected);
+    }
+}

@@ -49,7 +49,8 @@ async fn guest_toolchain(project: &Project) -> Result<Option<PathBuf>, ProjectBu
     if let Some(environment) = known.filter_map(environment).next() {
         return Ok(Some(environment));
     }
-    let describe = ["metadata", "--format-version", "1"];
+    // Without the filter cargo would ask for crates of every other platform too.
+    let describe = ["metadata", "--format-version", "1", "--filter-platform", "wasm32-wasip2"];
     let metadata = BuildStep::new("cargo", &project.folder, NEEDS).arguments(describe).with_data().run().await?;
     let checkout = manifest_of_sdk(&metadata.data).and_then(|sdk| Some(sdk.parent()?.parent()?.to_owned()));
     match checkout.and_then(|checkout| environment(checkout.join(CHECKOUT_TOOLCHAIN))) {

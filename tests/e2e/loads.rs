@@ -175,7 +175,8 @@ async fn a_migration_that_never_ends_is_stopped_and_said_to_be() {
 async fn steps_of_a_migration_count_against_the_rate_of_their_tenant() {
     let files = folder(&[("store", &guest("store")), ("v", &version(1))]);
     grant(&files, "[components.store]\ncall = ['x']\nsubscribe = ['other/*']\nstore = {}\n");
-    let host = TestHost::start_with(files, |config| config.tenant_limits.calls_per_minute = 30_u64.try_into().ok()).await;
+    let host =
+        TestHost::start_with(files, |config| config.tenant_limits.calls_per_minute = 30_u64.try_into().ok()).await;
     host.call("store_set", json!({ "key": "a", "value": "endless" })).await;
     host.write("store", &guest("store_next"));
     host.until("it migrates", async |host| loads(host, &TenantId::local()).await.as_deref() == Some("store")).await;

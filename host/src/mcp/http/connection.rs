@@ -3,14 +3,22 @@
 //! The door accepts up to a rate that leaves time for those who are in: beyond the bounds of the [`ConnectionRoom`] a connection gets a short answer and is closed. One request at a time is taken from a
 //! connection, and a connection whose next request was there before its last answer gives way to the others first.
 
-use std::{convert::Infallible, net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use axum::{
     body::{Body, Bytes, HttpBody},
     http::{HeaderValue, StatusCode, header},
     response::Response,
 };
-use hyper::body::Frame;
+use hyper::body::{Frame, Incoming};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::net::{TcpListener, TcpStream};
@@ -18,7 +26,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     PROBES, Routes, TRANSPORT_ERROR, failure,
-    lane::{LaneSwitch, Lanes},
+    lane::{LARGE_MESSAGE_BYTES, LaneSwitch, Lanes},
     pace::RequestRate,
     room::{BusyConnection, ConnectionKind, ConnectionRoom, NoConnection, OpenConnection},
     wire::TimedStream,
@@ -141,17 +149,22 @@ impl Connections {
         });
         let routes = Arc::new(self.routes);
         let of_requests = Arc::clone(&connection);
-        let service = hyper::service::service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
+        let service = hyper::service::service_fn(move |request: hyper::Request<Incoming>| {
             let (connection, routes) = (Arc::clone(&of_requests), Arc::clone(&routes));
             async move {
-                let (busy, mut request) = (connection.open.begin(), request.map(Body::new));
-                let response = match connection.turn(request.uri().path(), routes.is_endpoint(&request)).await {
+                let (busy, rest) = (connection.open.begin(), UnreadRest::of(request.body()));
+                let ended = Arc::clone(&rest.ended);
+                let mut request = request.map(|body| Body::new(WatchedBody { body, ended }));
+                let mut response = match connection.turn(request.uri().path(), routes.is_endpoint(&request)).await {
                     Ok(()) => {
                         request.extensions_mut().insert(connection);
                         routes.answer(request).await
                     }
                     Err(refused) => *refused,
                 };
+                if rest.is_long() {
+                    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+                }
                 Ok::<_, Infallible>(response.map(|body| BusyBody { body, _busy: busy }))
             }
         });
@@ -233,6 +246,55 @@ pub(super) fn no_connection(reason: &str) -> Response {
     response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     response
+}
+
+/// The part of a request's body that nobody read before the answer. If it is long the connection is of no use after the answer, and its client must know: it would send its
+/// next request to a connection that closes.
+struct UnreadRest {
+    is_short: bool,
+    ended: Arc<AtomicBool>,
+}
+
+impl UnreadRest {
+    fn of(body: &Incoming) -> Self {
+        let most = body.size_hint().upper().and_then(|most| usize::try_from(most).ok());
+        let is_short = most.is_some_and(|most| most <= LARGE_MESSAGE_BYTES);
+        Self { is_short, ended: Arc::new(AtomicBool::new(body.is_end_stream())) }
+    }
+
+    fn is_long(&self) -> bool {
+        !self.is_short && !self.ended.load(Ordering::Relaxed)
+    }
+}
+
+/// A request's body that notes its end.
+struct WatchedBody {
+    body: Incoming,
+    ended: Arc<AtomicBool>,
+}
+
+impl HttpBody for WatchedBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let frame = std::task::ready!(std::pin::Pin::new(&mut self.body).poll_frame(context));
+        if frame.is_none() || self.body.is_end_stream() {
+            self.ended.store(true, Ordering::Relaxed);
+        }
+        std::task::Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> hyper::body::SizeHint {
+        self.body.size_hint()
+    }
 }
 
 /// A body during which its connection is busy.

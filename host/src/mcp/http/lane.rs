@@ -21,10 +21,8 @@ use crate::threads::{Threads, processors};
 
 /// A message beyond this is large.
 pub(super) const LARGE_MESSAGE_BYTES: usize = 64 << 10;
-/// The lobby's priority: a little below that of the doors.
-const LOBBY_NICE: i32 = 2;
-/// The priority of large messages: that of guests that compute for long.
-const BULK_NICE: i32 = 5;
+/// The priority of strangers and of large messages: that of guests that compute for long.
+const LANE_NICE: i32 = 5;
 
 /// Where a connection is served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,8 +62,8 @@ pub(super) struct Lanes {
 impl Lanes {
     /// Starts the threads. The doors are where this is called.
     pub(super) fn start() -> std::io::Result<Arc<Self>> {
-        let lobby = Threads::start("mcpp-lobby", 1, LOBBY_NICE)?;
-        let bulk = Threads::start("mcpp-bulk", processors(), BULK_NICE)?;
+        let lobby = Threads::start("mcpp-lobby", 1, LANE_NICE)?;
+        let bulk = Threads::start("mcpp-bulk", processors(), LANE_NICE)?;
         Ok(Arc::new(Self { lobby, door: Handle::current(), bulk }))
     }
 

@@ -42,7 +42,7 @@ impl Patience {
 
 /// Connections that are accepted at once, and each second after that. Each costs the lobby some tens of microseconds, also one that is let go at once.
 const CONNECTIONS_AT_ONCE: NonZeroU32 = NonZeroU32::new(512).unwrap();
-const CONNECTIONS_PER_SECOND: NonZeroU32 = NonZeroU32::new(20_000).unwrap();
+const CONNECTIONS_PER_SECOND: NonZeroU32 = NonZeroU32::new(10_000).unwrap();
 /// A stranger's connection that asks no more often than this does not wait for other strangers: a probe is one of these.
 const CALM_PER_SECOND: NonZeroU32 = NonZeroU32::new(5).unwrap();
 const CALM_AT_ONCE: NonZeroU32 = NonZeroU32::new(2).unwrap();

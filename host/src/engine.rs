@@ -23,12 +23,10 @@ use wasmtime::{Enabled, InstanceAllocationStrategy, PoolingAllocationConfig};
 
 use crate::{
     limits::Fuel,
-    threads::{Threads, processors},
+    threads::{LOW_NICE, Threads, processors},
 };
 use features::{Code, Features, Heap, Tasks};
 
-/// Niceness of guests that compute for long: while something else wants the processor, they get about a third less of it.
-const GUEST_NICE: i32 = 5;
 /// The tick of the clock that interrupts running guests. A guest's first slice is one tick long, on the thread of the door that called it.
 pub const EPOCH: Duration = Duration::from_millis(2);
 /// Length of every further slice, on a guests' thread, in ticks. After each, the host asks a running guest whether it should stop, and makes it yield.
@@ -328,5 +326,5 @@ impl Drop for Alive {
 /// The threads that poll guests. There are more than processors: while some guests compute without pause, a short call finds a thread of its own, and the kernel lets it go first.
 fn guest_threads(configured: usize) -> std::io::Result<Threads> {
     let count = if configured == 0 { processors().saturating_mul(4) } else { configured };
-    Threads::start("mcpp-guest", count, GUEST_NICE)
+    Threads::start("mcpp-guest", count, LOW_NICE)
 }

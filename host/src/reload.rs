@@ -32,14 +32,11 @@ use self::{
 };
 use crate::{
     names::TenantId,
-    threads::{Threads, processors},
+    threads::{LOW_NICE, Threads, processors},
 };
 
 /// Requests to one tenant's task that may wait.
 const MAX_PENDING_REQUESTS: usize = 16;
-
-/// The priority of loads and of the watch: everybody who is served goes first.
-const LOAD_NICE: i32 = 5;
 
 /// The outcome of a reload, by component.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -115,7 +112,7 @@ struct LineHandle {
 impl Reloader {
     /// A reloader that watches no tenant's tools yet. It answers a reload after `patience` at the latest.
     pub fn new(patience: Duration) -> std::io::Result<Self> {
-        let threads = Threads::start("mcpp-load", processors(), LOAD_NICE)?;
+        let threads = Threads::start("mcpp-load", processors(), LOW_NICE)?;
         Ok(Self(Arc::new(LoadLines { watch: Arc::default(), patience, open: Mutex::default(), threads })))
     }
 

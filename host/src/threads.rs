@@ -4,6 +4,10 @@ use std::cell::Cell;
 
 use tokio::runtime::{Builder, Handle, Runtime};
 
+/// Niceness of what gives way to ordinary requests: guests that compute for long, large messages, strangers, loads. While something else wants the processor, it gets about
+/// a third less of it.
+pub(crate) const LOW_NICE: i32 = 5;
+
 /// Threads that run tasks. Dropping them leaves those that run to their end, and waits for none.
 #[derive(Debug)]
 pub(crate) struct Threads {

@@ -15,8 +15,8 @@ use notify::{
     event::{AccessKind, AccessMode, ModifyKind},
 };
 
-use super::{LOAD_NICE, dirty::DirtyFiles, loader::is_component_file};
-use crate::threads::give_way;
+use super::{dirty::DirtyFiles, loader::is_component_file};
+use crate::threads::{LOW_NICE, give_way};
 
 /// How long a file is left alone after its writer closed it, or it was moved into place.
 const SETTLE_CLOSED: Duration = Duration::from_millis(5);
@@ -47,7 +47,7 @@ impl FolderWatch {
             let told = Arc::clone(&self.told);
             *watcher = Some(notify::recommended_watcher(move |event| {
                 // The watch has a thread of its own: a tenant that renames files without pause keeps it busy, and nobody else.
-                give_way(LOAD_NICE);
+                give_way(LOW_NICE);
                 tell(&told, event);
             })?);
         }

@@ -17,12 +17,10 @@ use axum::http::{HeaderMap, header};
 use tokio::runtime::Handle;
 use tokio_util::task::{AbortOnDropHandle, task_tracker::TaskTrackerToken};
 
-use crate::threads::{Threads, processors};
+use crate::threads::{LOW_NICE, Threads, processors};
 
 /// A message beyond this is large.
 pub(super) const LARGE_MESSAGE_BYTES: usize = 64 << 10;
-/// The priority of strangers and of large messages: that of guests that compute for long.
-const LANE_NICE: i32 = 5;
 
 /// Where a connection is served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,13 +38,10 @@ impl Lane {
     /// The lane for a request whose body has the announced length.
     pub(super) fn for_request(headers: &HeaderMap) -> Self {
         let length = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
-        if length.is_some_and(|length| usize::try_from(length).is_ok_and(|length| length <= LARGE_MESSAGE_BYTES)) {
-            Self::Door
-        } else if length.is_some() {
-            Self::Bulk
-        } else {
-            // Its body is short, or shows itself to be long.
-            Self::Door
+        match length {
+            Some(length) if length > LARGE_MESSAGE_BYTES as u64 => Self::Bulk,
+            // A body without a length shows itself to be long.
+            _ => Self::Door,
         }
     }
 }
@@ -62,8 +57,8 @@ pub(super) struct Lanes {
 impl Lanes {
     /// Starts the threads. The doors are where this is called.
     pub(super) fn start() -> std::io::Result<Arc<Self>> {
-        let lobby = Threads::start("mcpp-lobby", 1, LANE_NICE)?;
-        let bulk = Threads::start("mcpp-bulk", processors(), LANE_NICE)?;
+        let lobby = Threads::start("mcpp-lobby", 1, LOW_NICE)?;
+        let bulk = Threads::start("mcpp-bulk", processors(), LOW_NICE)?;
         Ok(Arc::new(Self { lobby, door: Handle::current(), bulk }))
     }
 

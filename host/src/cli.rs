@@ -23,7 +23,7 @@ use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 use serde::Serialize;
 
-use crate::{config::Config, engine::compile::child, names::TenantId, telemetry, tenant::home::Homes};
+use crate::{config::Config, engine::compile::child, names::TenantId, telemetry, tenant::home::Homes, threads};
 
 /// The whole program: reads the command line and does what it says.
 pub fn main() -> ExitCode {
@@ -33,7 +33,7 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     // One TLS implementation for every connection the program makes; a second installation is not possible here.
     let _first = rustls::crypto::ring::default_provider().install_default();
-    let runtime = match tokio::runtime::Runtime::new() {
+    let runtime = match threads::ordinary() {
         Ok(runtime) => runtime,
         Err(error) => return fail(&error.into()),
     };

@@ -23,7 +23,7 @@ use wasmtime::{Enabled, InstanceAllocationStrategy, PoolingAllocationConfig};
 
 use crate::{
     limits::Fuel,
-    threads::{LOW_NICE, Threads, processors},
+    threads::{LOW_NICE, Threads, give_way, processors},
 };
 use features::{Code, Features, Heap, Tasks};
 
@@ -326,5 +326,5 @@ impl Drop for Alive {
 /// The threads that poll guests. There are more than processors: while some guests compute without pause, a short call finds a thread of its own, and the kernel lets it go first.
 fn guest_threads(configured: usize) -> std::io::Result<Threads> {
     let count = if configured == 0 { processors().saturating_mul(4) } else { configured };
-    Threads::start("mcpp-guest", count, LOW_NICE)
+    Threads::start("mcpp-guest", count, || give_way(LOW_NICE))
 }

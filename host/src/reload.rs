@@ -32,7 +32,7 @@ use self::{
 };
 use crate::{
     names::TenantId,
-    threads::{LOW_NICE, Threads, processors},
+    threads::{LOW_NICE, Threads, give_way, processors},
 };
 
 /// Requests to one tenant's task that may wait.
@@ -112,7 +112,7 @@ struct LineHandle {
 impl Reloader {
     /// A reloader that watches no tenant's tools yet. It answers a reload after `patience` at the latest.
     pub fn new(patience: Duration) -> std::io::Result<Self> {
-        let threads = Threads::start("mcpp-load", processors(), LOW_NICE)?;
+        let threads = Threads::start("mcpp-load", processors(), || give_way(LOW_NICE))?;
         Ok(Self(Arc::new(LoadLines { watch: Arc::default(), patience, open: Mutex::default(), threads })))
     }
 

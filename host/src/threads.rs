@@ -1,12 +1,21 @@
 //! Threads of a runtime of their own, with a priority of their own: the kernel serves others before them.
 
+mod prompt;
+
 use std::cell::Cell;
 
 use tokio::runtime::{Builder, Handle, Runtime};
 
+pub(crate) use self::prompt::be_prompt;
+
 /// Niceness of what gives way to ordinary requests: guests that compute for long, large messages, strangers, loads. While something else wants the processor, it gets about
 /// a third less of it.
 pub(crate) const LOW_NICE: i32 = 5;
+
+/// The threads of everything that has no others: the doors above all. They run as soon as they wake.
+pub(crate) fn ordinary() -> std::io::Result<Runtime> {
+    Builder::new_multi_thread().enable_all().on_thread_start(be_prompt).build()
+}
 
 /// Threads that run tasks. Dropping them leaves those that run to their end, and waits for none.
 #[derive(Debug)]
@@ -16,12 +25,12 @@ pub(crate) struct Threads {
 }
 
 impl Threads {
-    /// Starts `count` threads, as many steps of `nice` below the ordinary priority.
-    pub(crate) fn start(name: &str, count: usize, nice: i32) -> std::io::Result<Self> {
+    /// Starts `count` threads. Each does `begin` first.
+    pub(crate) fn start(name: &str, count: usize, begin: impl Fn() + Send + Sync + 'static) -> std::io::Result<Self> {
         let runtime = Builder::new_multi_thread()
             .worker_threads(count)
             .thread_name(name)
-            .on_thread_start(move || give_way(nice))
+            .on_thread_start(begin)
             .enable_time()
             .enable_io()
             .build()?;
@@ -85,7 +94,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_thread_of_a_low_priority_starts_none_of_its_own_priority_for_others() {
-        let (ordinary, low) = (niceness(), Threads::start("low", 1, 7).expect("threads"));
+        let (ordinary, low) = (niceness(), Threads::start("low", 1, || give_way(7)).expect("threads"));
         let (runtime, (tell, told)) = (Handle::current(), oneshot::channel());
         let started = low.handle().spawn(async move {
             start_blocking(&runtime, move || assert!(tell.send(niceness()).is_ok()));

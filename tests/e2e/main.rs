@@ -42,6 +42,7 @@ mod identity;
 mod inspect;
 mod keyvalue;
 mod kills;
+mod lanes;
 mod limits;
 mod loads;
 mod loads_watch;

@@ -106,11 +106,12 @@ pub async fn call(
     control: Arc<Control>,
 ) -> (Result<ToolResult, CallError>, Cost) {
     let shared = Arc::clone(&control);
-    let guest = async move {
+    // Boxed here: every future on the way from the door would else carry, and copy, the guest's kilobytes.
+    let guest = Box::pin(async move {
         let (result, cost) = in_guest(&target, &arguments, running, keeping.as_ref(), &shared).await;
         // The host measures a large result where the guest made it.
         (result.and_then(|result| within_budget(result, &shared).map_err(Failure::Call)), cost)
-    };
+    });
     let answer = run_guest(engine, guest, Arc::clone(&control)).await;
     let used = answer.as_ref().map_or_else(Duration::default, |(_, cost)| cost.processor_time);
     control.retire(used);
@@ -197,7 +198,7 @@ pub(super) async fn run<T: Send + 'static>(
     guest: impl Future<Output = Result<T, Failure>> + Send + 'static,
     control: Arc<Control>,
 ) -> Result<T, CallError> {
-    let answer = run_guest(engine, guest, Arc::clone(&control)).await;
+    let answer = run_guest(engine, Box::pin(guest), Arc::clone(&control)).await;
     control.retire(control.pace().processor_time());
     match answer {
         Some(result) => settle(result, &control).map_err(|error| control.redactor().error(error)),
@@ -229,21 +230,17 @@ pub(super) async fn next_turn(control: &Control) {
 /// moves to the guests' threads when its first slice is over, or when the caller goes away.
 async fn run_guest<T: Send + 'static>(
     engine: &Engine,
-    guest: impl Future<Output = T> + Send + 'static,
+    guest: Pin<Box<impl Future<Output = T> + Send + 'static>>,
     control: Arc<Control>,
 ) -> Option<T> {
     let (alive, starts_long) = (engine.alive(), control.is_long());
-    let begun = Arc::clone(&control);
-    let guest = async move {
-        if starts_long {
-            next_turn(&begun).await;
-        }
-        guest.await
-    };
-    let guest = Paced { future: Box::pin(guest), pace: Arc::clone(control.pace()) };
+    let guest = Paced { future: guest, pace: Arc::clone(control.pace()) };
     let watched = Arc::clone(&control);
     let guest = Box::pin(async move {
         let _alive = alive;
+        if starts_long {
+            next_turn(&watched).await;
+        }
         let mut guest = std::pin::pin!(guest);
         tokio::select! {
             biased;

@@ -18,7 +18,7 @@ mod wire;
 use std::{
     net::SocketAddr,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -33,6 +33,7 @@ use axum::{
 };
 use hyper::service::Service as _;
 use hyper_util::service::TowerToHyperService;
+use metrics::Counter;
 use rmcp::transport::streamable_http_server::{StreamableHttpServerConfig, StreamableHttpService};
 use serde_json::Value;
 use tokio::net::TcpListener;
@@ -95,6 +96,21 @@ struct App {
     answers: TaskTracker,
     room: Arc<ConnectionRoom>,
     ready: AtomicBool,
+    meters: WayMeters,
+}
+
+/// Counters of the requests on either way. The host finds each series once.
+#[derive(Default)]
+struct WayMeters {
+    straight: OnceLock<Counter>,
+    engine: OnceLock<Counter>,
+}
+
+impl WayMeters {
+    fn count(&self, is_straight: bool) {
+        let (counter, way) = if is_straight { (&self.straight, "straight") } else { (&self.engine, "engine") };
+        counter.get_or_init(|| metrics::counter!("mcpp_requests_total", "way" => way)).increment(1);
+    }
 }
 
 impl std::fmt::Debug for App {
@@ -130,6 +146,7 @@ impl HttpDoor {
             answers: TaskTracker::new(),
             room: ConnectionRoom::new(config.max_connections),
             ready: AtomicBool::new(true),
+            meters: WayMeters::default(),
         };
         Self { config, app: Arc::new(app), stop }
     }

@@ -41,7 +41,8 @@ impl Registry {
         let started = Instant::now();
         let _counted = self.0.calls.token();
         let cancel = call.request.cancel.clone();
-        let (result, cost) = ticket.while_tenant_is_there(&cancel, self.run(&ticket, call)).await;
+        let run = std::pin::pin!(self.run(&ticket, call));
+        let (result, cost) = ticket.while_tenant_is_there(&cancel, run).await;
         let receipt = Receipt { duration: started.elapsed(), cost };
         let meters = || CallMeters::new(ticket.tenant(), &ticket.served.name);
         ticket.served.meters.get_or_init(meters).call_ended(result.as_ref(), receipt);

@@ -1,6 +1,6 @@
 //! The way of a request to what a component serves, whatever kind it is of: it is counted, finds the live revision, passes its gate and waits for a place.
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::Pin, sync::Arc, time::Duration};
 
 use tokio::{sync::Semaphore, time::Instant};
 use tokio_util::sync::CancellationToken;
@@ -68,8 +68,11 @@ impl<S> Ticket<S> {
     }
 
     /// Runs to the end, and stops when the tenant is removed.
-    pub(super) async fn while_tenant_is_there<T>(&self, cancel: &CancellationToken, run: impl Future<Output = T>) -> T {
-        let mut run = std::pin::pin!(run);
+    pub(super) async fn while_tenant_is_there<T>(
+        &self,
+        cancel: &CancellationToken,
+        mut run: Pin<&mut impl Future<Output = T>>,
+    ) -> T {
         tokio::select! {
             biased;
             done = &mut run => done,

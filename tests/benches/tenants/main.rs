@@ -3,7 +3,7 @@
 //!
 //! `cargo build --release && cargo bench -p mcpp-tests --bench tenants` prints one table; `-- --json` prints one JSON object a line, and any other word chooses the attacks whose
 //! names contain it. The attacked host may have 2 GiB of memory where the machine lets the bench make a control group. Load generator and host share the processors:
-//! the attackers' threads have the lowest priority, so that the host gets the time that it would have if they were on other machines. The other program has an ordinary one.
+//! the attackers' threads only run while nothing else wants to, and the observer runs at once, as if they were on other machines. The other program has an ordinary priority.
 #![allow(
     clippy::print_stdout,
     clippy::unwrap_used,
@@ -36,7 +36,7 @@ use tokio::{io::AsyncWriteExt as _, net::TcpListener};
 
 use attacks::{Attack, Target, attackers, attacks};
 use host::{Besieged, component, folder, team};
-use observe::{Latencies, observe};
+use observe::{Latencies, OBSERVE, look_on, observe};
 
 /// How often each attack is measured, unless `--rounds=N` says otherwise; medians count.
 const ROUNDS: usize = 3;
@@ -66,11 +66,19 @@ fn main() {
     let rounds = rounds.map_or(ROUNDS, |rounds| rounds.parse().expect("a number of rounds"));
     let chosen: Vec<&String> = arguments.iter().filter(|argument| !argument.starts_with("--")).collect();
     let _first = rustls::crypto::ring::default_provider().install_default();
+    if let [word, url, token] = arguments.as_slice()
+        && word == OBSERVE
+    {
+        return look_on(url, token);
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         // A thread that cannot be given a lower priority would measure something else.
         .on_thread_start(|| {
-            rustix::process::nice(19).expect("a lower priority");
+            let this = std::fs::read_link("/proc/thread-self").expect("a thread");
+            let number = this.file_name().expect("a number");
+            let lowered = Command::new("chrt").args(["--idle", "--pid", "0"]).arg(number).status();
+            assert!(lowered.expect("chrt").success(), "a lower priority");
         })
         .build()
         .expect("a runtime");
@@ -103,15 +111,18 @@ async fn beside_each_other(attacks: Vec<Attack>, rounds: usize) {
         print_row("the host's memory is not limited: no control group could be made", None, "");
     }
     let target = Target { url: host.url(), address: host.address(), greedy, builder, silent: upstream };
-    let (mut other, mut copies) = (Beside::default(), Beside::default());
+    let (mut other, mut few, mut many) = (Beside::default(), Beside::default(), Beside::default());
     for _ in 0..rounds {
         other.alone.note(observe(&host.url(), &modest.token).await);
         other.under.note(beside_another_program(&host, &modest.token).await);
-        copies.alone.note(observe(&host.url(), &modest.token).await);
-        copies.under.note(beside_copies(&host, &modest.token).await);
+        for (copies, connections) in [(&mut few, 16), (&mut many, 400)] {
+            copies.alone.note(observe(&host.url(), &modest.token).await);
+            copies.under.note(beside_copies(&host, &modest.token, connections).await);
+        }
     }
     other.print("another program on all processors (no attack)");
-    copies.print("16 connections that send 4 MB to somebody else (no attack)");
+    few.print("16 connections that send 4 MB to somebody else (no attack)");
+    many.print("400 connections that send 4 MB to somebody else (no attack)");
     for attack in attacks {
         let mut beside = Beside::default();
         for _ in 0..rounds {
@@ -157,7 +168,7 @@ async fn under_attack(attack: &Attack, target: &Target, host: &mut Besieged, tok
 }
 
 /// Not ours either: what the kernel takes for megabytes that others send each other on this machine. Attacks with megabytes do no less.
-async fn beside_copies(host: &Besieged, token: &str) -> observe::Seen {
+async fn beside_copies(host: &Besieged, token: &str, connections: usize) -> observe::Seen {
     let sink = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = sink.local_addr().expect("an address");
     let mut running = vec![tokio::spawn(async move {
@@ -165,7 +176,7 @@ async fn beside_copies(host: &Besieged, token: &str) -> observe::Seen {
             tokio::spawn(async move { tokio::io::copy(&mut stream, &mut tokio::io::sink()).await });
         }
     })];
-    running.extend((0..16).map(|_| {
+    running.extend((0..connections).map(|_| {
         tokio::spawn(async move {
             let message = vec![b'x'; 4 << 20];
             while let Ok(mut stream) = tokio::net::TcpStream::connect(address).await {

@@ -19,14 +19,14 @@ use axum::{
     response::Response,
 };
 use hyper::body::{Frame, Incoming};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     PROBES, Routes, TRANSPORT_ERROR, failure,
-    lane::{LARGE_MESSAGE_BYTES, LaneSwitch, Lanes},
+    lane::{LARGE_MESSAGE_BYTES, LaneSwitch, LaneTimer, Lanes},
     pace::RequestRate,
     room::{BusyConnection, ConnectionKind, ConnectionRoom, NoConnection, OpenConnection},
     wire::TimedStream,
@@ -76,6 +76,16 @@ pub(super) fn allow_open_files(connections: usize) {
     let wanted = u64::try_from(connections).unwrap_or(u64::MAX).saturating_add(OTHER_FILES);
     if files < wanted {
         tracing::warn!(files, wanted, "this process may open fewer files than its connections need; see `ulimit -n`");
+    }
+    make_room_for_files(files.min(wanted));
+}
+
+/// Has the kernel make its table of this process's files as large as it will be. It makes each larger one while whoever opens a file waits, for tens of milliseconds if there are many threads.
+fn make_room_for_files(files: u64) {
+    let Ok(highest) = i32::try_from(files.saturating_sub(1)) else { return };
+    let made = std::fs::File::open("/").and_then(|any| Ok(rustix::io::fcntl_dupfd_cloexec(any, highest)?));
+    if let Err(error) = made {
+        tracing::debug!(%error, "the table of files grows as files are opened");
     }
 }
 
@@ -140,6 +150,7 @@ impl Connections {
             )
         };
         let header_timeout = Duration::from_millis(self.config.header_timeout_ms);
+        let switch = Arc::clone(&lane);
         let connection = Arc::new(Connection {
             open,
             rate: RequestRate::of_connection(),
@@ -168,9 +179,9 @@ impl Connections {
                 Ok::<_, Infallible>(response.map(|body| BusyBody { body, _busy: busy }))
             }
         });
-        let stream = TimedStream::new(stream, patience, Arc::clone(&activity.wire));
+        let stream = TimedStream::new(stream, patience, Arc::clone(&activity.wire), Arc::clone(&switch));
         let serving = hyper::server::conn::http1::Builder::new()
-            .timer(TokioTimer::new())
+            .timer(LaneTimer::new(switch))
             .header_read_timeout(header_timeout.min(if is_reserve { RESERVE_TIME } else { header_timeout }))
             .keep_alive(!is_reserve)
             .max_buf_size(BUFFER_BYTES)

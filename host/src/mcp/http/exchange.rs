@@ -260,8 +260,7 @@ async fn post(
     let writer = app.results.writer(false);
     let way = Way { app, visit: &visit, share, signal, place: &place, writer: &writer, claim: claim.as_ref() };
     let straight = way.answer(&envelope, &mut parts).await;
-    let way = if straight.is_some() { "straight" } else { "engine" };
-    metrics::counter!("mcpp_requests_total", "way" => way).increment(1);
+    app.meters.count(straight.is_some());
     if let Some(response) = straight {
         // The client may use the id again as soon as it has read the answer.
         if let Some(claim) = claim {

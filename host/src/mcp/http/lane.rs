@@ -11,13 +11,16 @@ use std::{
         atomic::{AtomicU8, Ordering},
     },
     task::{Context, Poll},
+    time::{Duration, Instant},
 };
 
 use axum::http::{HeaderMap, header};
+use hyper::rt::{Sleep, Timer};
+use hyper_util::rt::TokioTimer;
 use tokio::runtime::Handle;
 use tokio_util::task::{AbortOnDropHandle, task_tracker::TaskTrackerToken};
 
-use crate::threads::{LOW_NICE, Threads, processors};
+use crate::threads::{LOW_NICE, Threads, be_prompt, give_way, processors};
 
 /// A message beyond this is large.
 pub(super) const LARGE_MESSAGE_BYTES: usize = 64 << 10;
@@ -35,6 +38,14 @@ pub(super) enum Lane {
 }
 
 impl Lane {
+    fn of(number: u8) -> Self {
+        match number {
+            number if number == Self::Lobby as u8 => Self::Lobby,
+            number if number == Self::Bulk as u8 => Self::Bulk,
+            _ => Self::Door,
+        }
+    }
+
     /// The lane for a request whose body has the announced length.
     pub(super) fn for_request(headers: &HeaderMap) -> Self {
         let length = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
@@ -57,8 +68,11 @@ pub(super) struct Lanes {
 impl Lanes {
     /// Starts the threads. The doors are where this is called.
     pub(super) fn start() -> std::io::Result<Arc<Self>> {
-        let lobby = Threads::start("mcpp-lobby", 1, LOW_NICE)?;
-        let bulk = Threads::start("mcpp-bulk", processors(), LOW_NICE)?;
+        let lobby = Threads::start("mcpp-lobby", 1, || {
+            give_way(LOW_NICE);
+            be_prompt();
+        })?;
+        let bulk = Threads::start("mcpp-bulk", processors(), || give_way(LOW_NICE))?;
         Ok(Arc::new(Self { lobby, door: Handle::current(), bulk }))
     }
 
@@ -85,10 +99,10 @@ impl Lanes {
     {
         let lane = switch.wanted.load(Ordering::Acquire);
         switch.now.store(lane, Ordering::Release);
-        let threads = match lane {
-            lane if lane == Lane::Lobby as u8 => self.lobby.handle().clone(),
-            lane if lane == Lane::Bulk as u8 => self.bulk.handle().clone(),
-            _ => self.door.clone(),
+        let threads = match Lane::of(lane) {
+            Lane::Lobby => self.lobby.handle().clone(),
+            Lane::Bulk => self.bulk.handle().clone(),
+            Lane::Door => self.door.clone(),
         };
         threads.spawn(async move {
             let stay = StayInLane { connection: Some(connection), switch: &switch };
@@ -120,6 +134,11 @@ impl LaneSwitch {
         Self { now: AtomicU8::new(lane as u8), wanted: AtomicU8::new(lane as u8) }
     }
 
+    /// The lane where the connection is served.
+    pub(super) fn now(&self) -> Lane {
+        Lane::of(self.now.load(Ordering::Acquire))
+    }
+
     /// Goes on in `lane`. Only the connection's own task may ask.
     pub(super) async fn change_to(&self, lane: Lane) {
         self.wanted.store(lane as u8, Ordering::Release);
@@ -128,6 +147,41 @@ impl LaneSwitch {
             if self.now.load(Ordering::Acquire) == lane as u8 { Poll::Ready(()) } else { Poll::Pending }
         })
         .await;
+    }
+}
+
+/// The clock of one connection. A timer is of the lane that made it: in another lane a new one takes its place.
+#[derive(Debug)]
+pub(super) struct LaneTimer {
+    switch: Arc<LaneSwitch>,
+    /// The lane of the last timer.
+    made_in: AtomicU8,
+}
+
+impl LaneTimer {
+    /// The clock of the connection that `switch` moves.
+    pub(super) fn new(switch: Arc<LaneSwitch>) -> Self {
+        let made_in = AtomicU8::new(switch.now() as u8);
+        Self { switch, made_in }
+    }
+}
+
+impl Timer for LaneTimer {
+    fn sleep(&self, duration: Duration) -> Pin<Box<dyn Sleep>> {
+        TokioTimer::new().sleep(duration)
+    }
+
+    fn sleep_until(&self, deadline: Instant) -> Pin<Box<dyn Sleep>> {
+        TokioTimer::new().sleep_until(deadline)
+    }
+
+    fn reset(&self, sleep: &mut Pin<Box<dyn Sleep>>, deadline: Instant) {
+        let now = self.switch.now() as u8;
+        if self.made_in.swap(now, Ordering::Relaxed) == now {
+            TokioTimer::new().reset(sleep, deadline);
+        } else {
+            *sleep = self.sleep_until(deadline);
+        }
     }
 }
 

@@ -18,7 +18,10 @@ use tokio::{
     time::{Instant, Sleep},
 };
 
-use super::pace::Patience;
+use super::{
+    lane::{Lane, LaneSwitch},
+    pace::Patience,
+};
 
 /// How long, and how many bytes of, what a client still sends after the last answer is thrown away. A connection that is closed on unread bytes is reset, and the reset
 /// takes the answer with it: the client of a refused body would not learn why.
@@ -55,7 +58,11 @@ impl WireState {
 /// A TCP stream whose writes have an end.
 #[derive(Debug)]
 pub(super) struct TimedStream {
-    stream: TcpStream,
+    /// There, unless moving it to another lane has failed.
+    stream: Option<TcpStream>,
+    switch: Arc<LaneSwitch>,
+    /// The lane whose threads the kernel wakes for this connection.
+    woken: Lane,
     state: Arc<WireState>,
     patience: Patience,
     blocked_since: Option<Instant>,
@@ -69,11 +76,13 @@ pub(super) struct TimedStream {
 }
 
 impl TimedStream {
-    /// Wraps `stream`; its client may stand still for `patience`.
-    pub(super) fn new(stream: TcpStream, patience: Duration, state: Arc<WireState>) -> Self {
+    /// Wraps `stream`, which is of the lane that `switch` says now; its client may stand still for `patience`.
+    pub(super) fn new(stream: TcpStream, patience: Duration, state: Arc<WireState>, switch: Arc<LaneSwitch>) -> Self {
         let timer = Box::pin(tokio::time::sleep(Duration::ZERO));
         Self {
-            stream,
+            stream: Some(stream),
+            woken: switch.now(),
+            switch,
             state,
             patience: Patience::new(patience),
             blocked_since: None,
@@ -82,6 +91,18 @@ impl TimedStream {
             pause: None,
             since: 0,
         }
+    }
+
+    /// The stream, in the lane where its connection is served now. Where it stayed in another, that lane's threads would have to wake this one's for every request.
+    fn here(&mut self) -> io::Result<Pin<&mut TcpStream>> {
+        let lane = self.switch.now();
+        if lane != self.woken
+            && let Some(stream) = self.stream.take()
+        {
+            self.stream = Some(TcpStream::from_std(stream.into_std()?)?);
+            self.woken = lane;
+        }
+        self.stream.as_mut().map(Pin::new).ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
 
     fn written(&mut self, written: Poll<io::Result<usize>>, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
@@ -95,7 +116,7 @@ impl TimedStream {
             ready!(self.timer.as_mut().poll(context));
             metrics::counter!("mcpp_connections_cut_total", "reason" => "unread").increment(1);
             // Bytes that the client did not read are not worth more memory of the kernel.
-            let _it_is_over = self.stream.set_zero_linger();
+            let _it_is_over = self.stream.as_ref().map(TcpStream::set_zero_linger);
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client does not read its answers")));
         };
         let bytes = written.as_ref().copied().unwrap_or_default();
@@ -133,7 +154,8 @@ impl TimedStream {
                 continue;
             }
             let mut buffer = ReadBuf::new(&mut scratch);
-            match Pin::new(&mut self.stream).poll_read(context, &mut buffer) {
+            let Ok(stream) = self.here() else { return Poll::Ready(()) };
+            match stream.poll_read(context, &mut buffer) {
                 Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {
                     discarded = discarded.saturating_add(buffer.filled().len());
                     self.lingering = Some(left.saturating_sub(buffer.filled().len()));
@@ -153,7 +175,7 @@ impl AsyncRead for TimedStream {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let read = Pin::new(&mut self.stream).poll_read(context, buffer);
+        let read = self.here()?.poll_read(context, buffer);
         if read.is_pending() {
             self.state.awaited.store(true, Ordering::Relaxed);
         }
@@ -164,7 +186,7 @@ impl AsyncRead for TimedStream {
 impl AsyncWrite for TimedStream {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         ready!(self.poll_give_way(context));
-        let written = Pin::new(&mut self.stream).poll_write(context, bytes);
+        let written = self.here()?.poll_write(context, bytes);
         self.written(written, context)
     }
 
@@ -174,21 +196,21 @@ impl AsyncWrite for TimedStream {
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         ready!(self.poll_give_way(context));
-        let written = Pin::new(&mut self.stream).poll_write_vectored(context, bytes);
+        let written = self.here()?.poll_write_vectored(context, bytes);
         self.written(written, context)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+        self.stream.as_ref().is_some_and(AsyncWrite::is_write_vectored)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
+        self.here()?.poll_flush(context)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.lingering.is_none() {
-            ready!(Pin::new(&mut self.stream).poll_shutdown(context))?;
+            ready!(self.here()?.poll_shutdown(context))?;
             self.timer.as_mut().reset(Instant::now() + LINGER);
             self.lingering = Some(LINGER_BYTES);
         }

@@ -260,7 +260,12 @@ impl Control {
 
     /// Counts a store operation that hands over `bytes`.
     pub fn charge_store_op(&self, bytes: usize) -> wasmtime::Result<()> {
-        self.charge(&self.store_ops, 1, Budget::StoreOps, self.limits.store_ops)?;
+        self.charge_store_ops(1, bytes)
+    }
+
+    /// Counts many operations of the store that one call asks for; one at least.
+    pub fn charge_store_ops(&self, ops: usize, bytes: usize) -> wasmtime::Result<()> {
+        self.charge(&self.store_ops, amount(ops.max(1)), Budget::StoreOps, self.limits.store_ops)?;
         self.charge_store_bytes(bytes)
     }
 

@@ -157,6 +157,13 @@ pub struct Entry {
     pub version: u64,
 }
 
+impl Entry {
+    /// Bytes of the key and the value.
+    pub fn bytes(&self) -> usize {
+        self.key.len().saturating_add(self.value.len())
+    }
+}
+
 /// Part of a range.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Page {
@@ -375,6 +382,35 @@ pub trait Transaction: Send + Sync {
 
     /// Removes an entry; returns whether one existed.
     fn delete<'a>(&'a mut self, key: &'a [u8]) -> BoxFuture<'a, Result<bool, StoreError>>;
+
+    /// The entries of many keys, each or none, as far as they fit into [`MAX_PAGE_ENTRIES`] and [`MAX_PAGE_BYTES`]; at least the first.
+    fn get_many<'a>(&'a mut self, keys: &'a [Bytes]) -> BoxFuture<'a, Result<Vec<Option<Entry>>, StoreError>> {
+        Box::pin(async move {
+            let (mut found, mut bytes) = (Vec::new(), 0_usize);
+            for key in keys.iter().take(MAX_PAGE_ENTRIES) {
+                let entry = self.get(key).await?;
+                bytes = bytes.saturating_add(entry.as_ref().map_or(0, Entry::bytes));
+                if bytes > MAX_PAGE_BYTES && !found.is_empty() {
+                    break;
+                }
+                found.push(entry);
+            }
+            Ok(found)
+        })
+    }
+
+    /// Writes many entries, one after another, or without a value removes them. After an error those before the refused one are written.
+    fn write_many(&mut self, changes: Vec<(Bytes, Option<Bytes>)>) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(async move {
+            for (key, value) in changes {
+                match value {
+                    Some(value) => self.set(key, value).await?,
+                    None => drop(self.delete(&key).await?),
+                }
+            }
+            Ok(())
+        })
+    }
 
     /// Place of this transaction among those that ask for the same `group`. It is greater than the place of every earlier one that has committed.
     /// Where several hosts share a store, another transaction that asks for the group waits until this one ends.

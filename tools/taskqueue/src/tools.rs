@@ -4,6 +4,7 @@
 pub mod batch;
 pub mod bulk;
 pub mod docker;
+pub mod interchange;
 pub mod p2p;
 pub mod queue;
 pub mod tasks;

@@ -13,7 +13,7 @@ use crate::{
 const NOW: u64 = 1_800_000_000_000;
 /// The default budgets of a call.
 const BUDGET: memory::Spent =
-    memory::Spent { ops: 100_000, bytes: 64 << 20, writes: u64::MAX, written_bytes: u64::MAX };
+    memory::Spent { ops: 100_000, bytes: 64 << 20, writes: u64::MAX, written_bytes: u64::MAX, calls: u64::MAX };
 
 fn run<T>(work: impl FnMut(&Transaction<'static>) -> Result<T, QueueError>) -> Result<T, QueueError> {
     mcpp_tool::store::transact(work)

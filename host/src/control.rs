@@ -320,6 +320,23 @@ impl Control {
         Ok(output)
     }
 
+    /// As [`Control::wait`], for a future that may wait long and for others alone: meanwhile the call does not count against the instances of its tool.
+    pub async fn wait_for_others<F: Future>(&self, future: F) -> wasmtime::Result<F::Output> {
+        let mut future = std::pin::pin!(future);
+        if let Some(ready) = future.as_mut().now_or_never() {
+            return Ok(ready);
+        }
+        let Some(slot) = self.slot() else { return self.wait_in_place(future).await };
+        let Some(parked) = slot.park() else { return self.wait_in_place(future).await };
+        let places = slot.leave_tool();
+        let output = self.wait_in_place(future).await?;
+        if let Some(places) = places {
+            self.wait_in_place(slot.enter_tool(places)).await?;
+        }
+        self.wait_in_place(parked.resume()).await?;
+        Ok(output)
+    }
+
     /// Runs a future that gives the call an instance which another call uses; the call queues meanwhile. It ends when the call is cancelled or out of time.
     pub async fn wait_for_instance<F: Future>(&self, future: F) -> wasmtime::Result<F::Output> {
         let mut future = std::pin::pin!(future);

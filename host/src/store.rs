@@ -5,19 +5,19 @@
 //! count towards the space's quota.
 
 pub mod embedded;
+mod touched;
 
 use std::{
-    collections::BTreeSet,
     fmt,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use tokio::sync::Notify;
 
+pub use self::touched::Touched;
 use crate::names::{ComponentName, TenantId};
 
 /// Writes of one transaction, and their bytes.
@@ -418,32 +418,6 @@ pub trait Transaction: Send + Sync {
 
     /// Commits; the writes are durable when it returns.
     fn commit(self: Box<Self>) -> BoxFuture<'static, Result<(), StoreError>>;
-}
-
-/// Spaces with newly written events or timers, for the delivery task.
-#[derive(Debug, Default)]
-pub struct Touched {
-    spaces: Mutex<BTreeSet<Space>>,
-    notify: Notify,
-}
-
-impl Touched {
-    /// Notes a space.
-    pub fn add(&self, space: Space) {
-        self.spaces.lock().unwrap_or_else(PoisonError::into_inner).insert(space);
-        self.notify.notify_one();
-    }
-
-    /// Waits for spaces, and takes them all.
-    pub async fn next(&self) -> BTreeSet<Space> {
-        loop {
-            let spaces = std::mem::take(&mut *self.spaces.lock().unwrap_or_else(PoisonError::into_inner));
-            if !spaces.is_empty() {
-                return spaces;
-            }
-            self.notify.notified().await;
-        }
-    }
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::{
     command_line::{run, stdout},
-    support::TestHost,
+    support::{TestHost, folder, grant},
     taskqueue::{ask, holds, rpc, start},
 };
 
@@ -85,6 +85,27 @@ async fn the_command_line_watches_the_queue() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn claimers_that_wait_take_no_place_of_those_that_claim() {
+    let files = folder(&[]);
+    grant(&files, "[components.taskqueue.tools.task_claim.limits]\nconcurrency = 1\n");
+    let host = TestHost::start_with(files, |config| config.tools.builtin = true).await;
+    let claim = |worker: usize, wait_s: u64| json!({ "worker_id": format!("w{worker}"), "task_types": ["t"], "wait_s": wait_s });
+    let waiting = futures::future::join_all((0..8).map(|worker| ask(&host, "task_claim", claim(worker, 15))));
+    let others = async {
+        host.until("all wait", async |host| host.host.registry().admission().waiting() == 8).await;
+        let one_more = ask(&host, "task_claim", json!({ "worker_id": "v", "task_types": ["other"] })).await;
+        holds(&one_more, &json!({ "success": true, "tasks": [] }), "it is answered at once");
+        let tasks: Vec<Value> =
+            (0..8).map(|number| json!({ "task_id": format!("t{number}"), "task_type": "t", "payload": {} })).collect();
+        ask(&host, "task_submit_many", json!({ "tasks": tasks })).await;
+    };
+    let (claimed, ()) = tokio::join!(waiting, others);
+    let mut given: Vec<&str> = claimed.iter().map(|one| one["tasks"][0]["task_id"].as_str().expect("a task")).collect();
+    given.sort_unstable();
+    assert_eq!(given, ["t0", "t1", "t2", "t3", "t4", "t5", "t6", "t7"], "each has one of its own");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_queue_is_carried_to_another_host_once_however_often() {
     let (from, to) = (start().await, start().await);
     let (from_url, to_url) = (from.host.url(), to.host.url());
@@ -102,7 +123,7 @@ async fn a_queue_is_carried_to_another_host_once_however_often() {
         { "task_id": "later", "task_type": "t", "payload": {}, "not_before": "2999-01-01T00:00:00Z" },
         { "task_id": "keyed-1", "task_type": "other", "payload": {}, "concurrency_key": "k", "metadata": { "m": 1 } },
         { "task_id": "keyed-2", "task_type": "other", "payload": {}, "concurrency_key": "k" },
-        { "task_id": "large", "task_type": "other", "payload": { "text": "é\u{0}\"x".repeat(50_000) } },
+        { "task_id": "large", "task_type": "other", "payload": { "text": "é\u{0}\"x".repeat(40_000) } },
     ]);
     holds(
         &ask(&from, "task_submit_many", json!({ "tasks": submitted })).await,

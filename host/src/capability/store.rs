@@ -431,7 +431,7 @@ impl changes::Host for StoreView<'_> {
         let left = self.control.deadline().saturating_duration_since(tokio::time::Instant::now());
         let patience = Duration::from_millis(timeout_ms).min(left.saturating_sub(WAIT_LEAVES));
         let changed = tokio::time::timeout(patience, access.store.wait(&access.space, &key, since));
-        Ok(match self.control.wait(changed).await? {
+        Ok(match self.control.wait_for_others(changed).await? {
             Ok(version) => version.map_err(types::StoreError::from),
             Err(_elapsed) => Ok(since),
         })

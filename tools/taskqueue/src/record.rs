@@ -1,7 +1,7 @@
 //! The queue's record of a task, and its form on the wire.
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::{Value, json, value::RawValue};
 
 /// Lines of log that are kept of one task; older ones are dropped.
 pub const MAX_LOG_LINES: usize = 200;
@@ -75,7 +75,7 @@ pub struct Spec {
     #[serde(default, skip_serializing_if = "is_default")]
     pub model_name: String,
     /// The work to do; an object.
-    pub payload: Value,
+    pub payload: Payload,
     /// Higher is sooner.
     pub priority: f64,
     /// For finding it.
@@ -157,6 +157,30 @@ pub enum OnConflict {
 pub type Line<'a> = (bool, &'a str);
 
 /// Whether a field need not be stored.
+/// The data that a worker gets: JSON as it came. The queue carries it without a look into it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Payload(Box<RawValue>);
+
+impl Payload {
+    /// The payload with this value.
+    pub fn of(value: &Value) -> Self {
+        // A value has a JSON form.
+        Self(serde_json::value::to_raw_value(value).unwrap_or_else(|_| RawValue::NULL.to_owned()))
+    }
+
+    /// How many bytes of JSON it has.
+    pub fn bytes(&self) -> usize {
+        self.0.get().len()
+    }
+}
+
+impl PartialEq for Payload {
+    fn eq(&self, other: &Self) -> bool {
+        let value = |payload: &Self| serde_json::from_str::<Value>(payload.0.get()).ok();
+        self.0.get() == other.0.get() || value(self) == value(other)
+    }
+}
+
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
@@ -169,11 +193,11 @@ impl Spec {
     }
 
     /// A type and a payload, and defaults for everything else.
-    pub fn new(task_type: &str, payload: Value) -> Self {
+    pub fn new(task_type: &str, payload: &Value) -> Self {
         Self {
             task_type: task_type.to_owned(),
             model_name: String::new(),
-            payload,
+            payload: Payload::of(payload),
             priority: 5.0,
             tags: Vec::new(),
             dependencies: Vec::new(),

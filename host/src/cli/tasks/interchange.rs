@@ -4,7 +4,7 @@
 
 use std::{
     fs::File,
-    io::{self, BufRead, BufReader, BufWriter, IsTerminal as _, Read as _, Write as _},
+    io::{self, BufRead, BufReader, BufWriter, IsTerminal as _, Read as _},
     path::{Path, PathBuf},
 };
 

@@ -142,7 +142,7 @@ impl Base {
 }
 
 /// A write that is not durable yet: its key, its value if it is no deletion, and its version.
-type Change<'a> = (&'a Bytes, Option<&'a Bytes>, u64);
+type PendingWrite<'a> = (&'a Bytes, Option<&'a Bytes>, u64);
 
 fn compare(one: &Bytes, other: &Bytes, order: Order) -> Ordering {
     match order {
@@ -153,10 +153,10 @@ fn compare(one: &Bytes, other: &Bytes, order: Order) -> Ordering {
 
 /// Merges two runs of writes; where both have a key the upper one stands.
 fn over<'a>(
-    upper: impl Iterator<Item = Change<'a>>,
-    lower: impl Iterator<Item = Change<'a>>,
+    upper: impl Iterator<Item = PendingWrite<'a>>,
+    lower: impl Iterator<Item = PendingWrite<'a>>,
     order: Order,
-) -> Peekable<impl Iterator<Item = Change<'a>>> {
+) -> Peekable<impl Iterator<Item = PendingWrite<'a>>> {
     let (mut upper, mut lower) = (upper.peekable(), lower.peekable());
     let merged = std::iter::from_fn(move || match (upper.peek(), lower.peek()) {
         (Some((above, ..)), Some((below, ..))) => match compare(above, below, order) {
@@ -173,7 +173,7 @@ fn over<'a>(
 /// Merges two runs in the order of the scan; where both have a key the pending write stands.
 fn page<'a>(
     durable: impl Iterator<Item = Result<Entry, StoreError>>,
-    mut pending: Peekable<impl Iterator<Item = Change<'a>>>,
+    mut pending: Peekable<impl Iterator<Item = PendingWrite<'a>>>,
     scan: Scan,
 ) -> Result<Page, StoreError> {
     let limit = scan.limit.min(MAX_PAGE_ENTRIES);
@@ -206,7 +206,7 @@ fn page<'a>(
 }
 
 /// The entry that a pending write makes, unless it is a deletion.
-fn live(pending: Option<Change<'_>>) -> Option<Entry> {
+fn live(pending: Option<PendingWrite<'_>>) -> Option<Entry> {
     let (key, value, version) = pending?;
     Some(Entry { key: key.clone(), value: value?.clone(), version })
 }

@@ -58,7 +58,7 @@ impl Submission {
         if !spec.priority.is_finite() {
             return refuse("priority must be a finite number".into());
         }
-        if json_bytes(&spec.payload) > MAX_PAYLOAD_BYTES {
+        if spec.payload.bytes() > MAX_PAYLOAD_BYTES {
             return refuse(format!("the payload is larger than {MAX_PAYLOAD_BYTES} bytes"));
         }
         if json_bytes(&(&spec.tags, &spec.metadata)) > MAX_NOTES_BYTES {

@@ -14,7 +14,7 @@ use serde_json::{Map, Value};
 use super::{run, seal, tasks::NewTask};
 use crate::{
     engine::{self, ClaimRequest, Completion, Draft, MAX_CLAIMED, QueueError, each},
-    record::{Task, seconds},
+    record::{Payload, Task, seconds},
     rules::{Claim, Outcome},
 };
 
@@ -145,7 +145,8 @@ pub struct Claimed {
     /// The model that it is for; may be empty.
     model_name: String,
     /// The work to do.
-    payload: Value,
+    #[schemars(with = "Value")]
+    payload: Payload,
     /// When it was submitted, as a unix time in seconds.
     created_at: f64,
     /// Which attempt this is.

@@ -1,7 +1,11 @@
 //! The queue's record of a task, and its form on the wire.
 
+mod payload;
+
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json, value::RawValue};
+use serde_json::{Value, json};
+
+pub use self::payload::Payload;
 
 /// Lines of log that are kept of one task; older ones are dropped.
 pub const MAX_LOG_LINES: usize = 200;
@@ -157,30 +161,6 @@ pub enum OnConflict {
 pub type Line<'a> = (bool, &'a str);
 
 /// Whether a field need not be stored.
-/// The data that a worker gets: JSON as it came. The queue carries it without a look into it.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Payload(Box<RawValue>);
-
-impl Payload {
-    /// The payload with this value.
-    pub fn of(value: &Value) -> Self {
-        // A value has a JSON form.
-        Self(serde_json::value::to_raw_value(value).unwrap_or_else(|_| RawValue::NULL.to_owned()))
-    }
-
-    /// How many bytes of JSON it has.
-    pub fn bytes(&self) -> usize {
-        self.0.get().len()
-    }
-}
-
-impl PartialEq for Payload {
-    fn eq(&self, other: &Self) -> bool {
-        let value = |payload: &Self| serde_json::from_str::<Value>(payload.0.get()).ok();
-        self.0.get() == other.0.get() || value(self) == value(other)
-    }
-}
-
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }

@@ -260,7 +260,12 @@ impl Control {
 
     /// Counts a store operation that hands over `bytes`.
     pub fn charge_store_op(&self, bytes: usize) -> wasmtime::Result<()> {
-        self.charge(&self.store_ops, 1, Budget::StoreOps, self.limits.store_ops)?;
+        self.charge_store_ops(1, bytes)
+    }
+
+    /// Counts many operations of the store that one call asks for; one at least.
+    pub fn charge_store_ops(&self, ops: usize, bytes: usize) -> wasmtime::Result<()> {
+        self.charge(&self.store_ops, amount(ops.max(1)), Budget::StoreOps, self.limits.store_ops)?;
         self.charge_store_bytes(bytes)
     }
 
@@ -311,6 +316,23 @@ impl Control {
         let Some(slot) = self.slot() else { return self.wait_in_place(future).await };
         let Some(parked) = slot.park() else { return self.wait_in_place(future).await };
         let output = self.wait_in_place(future).await?;
+        self.wait_in_place(parked.resume()).await?;
+        Ok(output)
+    }
+
+    /// As [`Control::wait`], for a future that may wait long and for others alone: meanwhile the call does not count against the instances of its tool.
+    pub async fn wait_for_others<F: Future>(&self, future: F) -> wasmtime::Result<F::Output> {
+        let mut future = std::pin::pin!(future);
+        if let Some(ready) = future.as_mut().now_or_never() {
+            return Ok(ready);
+        }
+        let Some(slot) = self.slot() else { return self.wait_in_place(future).await };
+        let Some(parked) = slot.park() else { return self.wait_in_place(future).await };
+        let places = slot.leave_tool();
+        let output = self.wait_in_place(future).await?;
+        if let Some(places) = places {
+            self.wait_in_place(slot.enter_tool(places)).await?;
+        }
         self.wait_in_place(parked.resume()).await?;
         Ok(output)
     }

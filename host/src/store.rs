@@ -5,19 +5,19 @@
 //! count towards the space's quota.
 
 pub mod embedded;
+mod touched;
 
 use std::{
-    collections::BTreeSet,
     fmt,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use tokio::sync::Notify;
 
+pub use self::touched::Touched;
 use crate::names::{ComponentName, TenantId};
 
 /// Writes of one transaction, and their bytes.
@@ -155,6 +155,13 @@ pub struct Entry {
     pub value: Bytes,
     /// Changes with every write; never 0.
     pub version: u64,
+}
+
+impl Entry {
+    /// Bytes of the key and the value.
+    pub fn bytes(&self) -> usize {
+        self.key.len().saturating_add(self.value.len())
+    }
 }
 
 /// Part of a range.
@@ -376,38 +383,41 @@ pub trait Transaction: Send + Sync {
     /// Removes an entry; returns whether one existed.
     fn delete<'a>(&'a mut self, key: &'a [u8]) -> BoxFuture<'a, Result<bool, StoreError>>;
 
+    /// The entries of many keys, each or none, as far as they fit into [`MAX_PAGE_ENTRIES`] and [`MAX_PAGE_BYTES`]; at least the first.
+    fn get_many<'a>(&'a mut self, keys: &'a [Bytes]) -> BoxFuture<'a, Result<Vec<Option<Entry>>, StoreError>> {
+        Box::pin(async move {
+            let (mut found, mut bytes) = (Vec::new(), 0_usize);
+            for key in keys.iter().take(MAX_PAGE_ENTRIES) {
+                let entry = self.get(key).await?;
+                bytes = bytes.saturating_add(entry.as_ref().map_or(0, Entry::bytes));
+                if bytes > MAX_PAGE_BYTES && !found.is_empty() {
+                    break;
+                }
+                found.push(entry);
+            }
+            Ok(found)
+        })
+    }
+
+    /// Writes many entries, one after another, or without a value removes them. After an error those before the refused one are written.
+    fn write_many(&mut self, changes: Vec<(Bytes, Option<Bytes>)>) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(async move {
+            for (key, value) in changes {
+                match value {
+                    Some(value) => self.set(key, value).await?,
+                    None => drop(self.delete(&key).await?),
+                }
+            }
+            Ok(())
+        })
+    }
+
     /// Place of this transaction among those that ask for the same `group`. It is greater than the place of every earlier one that has committed.
     /// Where several hosts share a store, another transaction that asks for the group waits until this one ends.
     fn order<'a>(&'a mut self, group: &'a [u8]) -> BoxFuture<'a, Result<u64, StoreError>>;
 
     /// Commits; the writes are durable when it returns.
     fn commit(self: Box<Self>) -> BoxFuture<'static, Result<(), StoreError>>;
-}
-
-/// Spaces with newly written events or timers, for the delivery task.
-#[derive(Debug, Default)]
-pub struct Touched {
-    spaces: Mutex<BTreeSet<Space>>,
-    notify: Notify,
-}
-
-impl Touched {
-    /// Notes a space.
-    pub fn add(&self, space: Space) {
-        self.spaces.lock().unwrap_or_else(PoisonError::into_inner).insert(space);
-        self.notify.notify_one();
-    }
-
-    /// Waits for spaces, and takes them all.
-    pub async fn next(&self) -> BTreeSet<Space> {
-        loop {
-            let spaces = std::mem::take(&mut *self.spaces.lock().unwrap_or_else(PoisonError::into_inner));
-            if !spaces.is_empty() {
-                return spaces;
-            }
-            self.notify.notified().await;
-        }
-    }
 }
 
 #[cfg(test)]

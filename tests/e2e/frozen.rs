@@ -7,6 +7,7 @@ use crate::support::TestHost;
 const TOOL_0_1_0: &[u8] = include_bytes!("../guests/frozen/tool-0.1.0.wasm");
 const ENDPOINT_0_1_0: &[u8] = include_bytes!("../guests/frozen/endpoint-0.1.0.wasm");
 const STORE_EVENTS_0_1_0: &[u8] = include_bytes!("../guests/frozen/store-events-0.1.0.wasm");
+const STORE_EVENTS_0_1_1: &[u8] = include_bytes!("../guests/frozen/store-events-0.1.1.wasm");
 const STORE_MIGRATION_0_1_0: &[u8] = include_bytes!("../guests/frozen/store-migration-0.1.0.wasm");
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -35,7 +36,28 @@ async fn mcpp_endpoint_0_1_0() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn mcpp_store_and_events_0_1_0() {
-    let files = crate::support::folder(&[("frozen", STORE_EVENTS_0_1_0)]);
+    store_and_events(STORE_EVENTS_0_1_0).await;
+}
+
+/// Its transactions read and write many entries, and emit many events, with one call.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mcpp_store_and_events_0_1_1() {
+    store_and_events(STORE_EVENTS_0_1_1).await;
+    let files = crate::support::folder(&[("frozen", STORE_EVENTS_0_1_1)]);
+    crate::support::grant(&files, "[components.frozen]\ncall = ['x']\nstore = {}\nsubscribe = ['other/*']\n");
+    let host = TestHost::start_with(files, |_| {}).await;
+    host.call("store_tell", json!({ "topic": "own", "key": "k", "payloads": ["one", "two"] })).await;
+    let values = host.text("store_get_many", json!({ "keys": ["two", "none", "one"] })).await;
+    assert_eq!(values, r#"{"result":["own",null,"own"]}"#);
+    host.until("both are delivered", async |host| {
+        let told = host.text("store_told", json!({})).await;
+        told.contains("frozen/own k one") && told.contains("frozen/own k two")
+    })
+    .await;
+}
+
+async fn store_and_events(component: &[u8]) {
+    let files = crate::support::folder(&[("frozen", component)]);
     crate::support::grant(&files, "[components.frozen]\ncall = ['x']\nstore = {}\nsubscribe = ['other/*']\n");
     let host = TestHost::start_with(files, |_| {}).await;
     assert_eq!(host.problems(), "");

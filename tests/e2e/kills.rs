@@ -18,14 +18,14 @@ const KILLS: u32 = 50;
 const CLIENTS: usize = 4;
 
 /// A running program; killed when dropped.
-struct Program {
+pub(crate) struct Program {
     process: Child,
-    url: String,
+    pub(crate) url: String,
 }
 
 impl Program {
     /// Starts it and waits until it says where it serves.
-    fn start(folder: &Path) -> Self {
+    pub(crate) fn start(folder: &Path) -> Self {
         let mut process = Command::new(mcpp())
             .args(["serve", "--listen", "127.0.0.1:0", "--data"])
             .arg(folder.join("data"))
@@ -47,7 +47,7 @@ impl Program {
         Self { process, url: url.expect("it serves") }
     }
 
-    fn kill(mut self) {
+    pub(crate) fn kill(mut self) {
         self.process.kill().expect("killed");
         self.process.wait().expect("gone");
     }

@@ -68,6 +68,7 @@ mod store;
 mod straight;
 mod swap;
 mod taskqueue;
+mod taskqueue_kills;
 mod taskqueue_life;
 mod tasks;
 mod tenants;

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::{
     command_line::{run, stdout},
-    support::TestHost,
+    support::{TestHost, folder, grant},
     taskqueue::{ask, holds, rpc, start},
 };
 
@@ -82,6 +82,119 @@ async fn the_command_line_watches_the_queue() {
     rpc(&host, json!({ "op": "complete", "task_id": "bad", "status": "failed", "error": "broke" })).await;
     let followed = tasks(&["follow", "good", "bad"]);
     assert_eq!((followed.status.code(), stdout(&followed).contains("bad failed (attempt 0): broke")), (Some(1), true));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn claimers_that_wait_take_no_place_of_those_that_claim() {
+    let files = folder(&[]);
+    grant(&files, "[components.taskqueue.tools.task_claim.limits]\nconcurrency = 1\n");
+    let host = TestHost::start_with(files, |config| config.tools.builtin = true).await;
+    let claim = |worker: usize, wait_s: u64| json!({ "worker_id": format!("w{worker}"), "task_types": ["t"], "wait_s": wait_s });
+    let waiting = futures::future::join_all((0..8).map(|worker| ask(&host, "task_claim", claim(worker, 15))));
+    let others = async {
+        host.until("all wait", async |host| host.host.registry().admission().waiting() == 8).await;
+        let one_more = ask(&host, "task_claim", json!({ "worker_id": "v", "task_types": ["other"] })).await;
+        holds(&one_more, &json!({ "success": true, "tasks": [] }), "it is answered at once");
+        let tasks: Vec<Value> =
+            (0..8).map(|number| json!({ "task_id": format!("t{number}"), "task_type": "t", "payload": {} })).collect();
+        ask(&host, "task_submit_many", json!({ "tasks": tasks })).await;
+    };
+    let (claimed, ()) = tokio::join!(waiting, others);
+    let mut given: Vec<&str> = claimed.iter().map(|one| one["tasks"][0]["task_id"].as_str().expect("a task")).collect();
+    given.sort_unstable();
+    assert_eq!(given, ["t0", "t1", "t2", "t3", "t4", "t5", "t6", "t7"], "each has one of its own");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_queue_is_carried_to_another_host_once_however_often() {
+    let (from, to) = (start().await, start().await);
+    let (from_url, to_url) = (from.host.url(), to.host.url());
+    let tasks = |url: &str, arguments: &[&str]| {
+        let arguments = [&["tasks"], arguments].concat();
+        tokio::task::block_in_place(|| run(&arguments, &[("MCPP_URL", url)]))
+    };
+    let limit = json!({ "kind": "concurrency", "key": "k", "limit": { "concurrency": 1 } });
+    ask(&from, "queue_limit", limit).await;
+    let submitted = json!([
+        { "task_id": "done", "task_type": "t", "payload": { "n": 1 }, "priority": 9 },
+        { "task_id": "failed", "task_type": "t", "payload": {}, "priority": 8, "tags": ["x"] },
+        { "task_id": "runs", "task_type": "t", "payload": {}, "priority": 7 },
+        { "task_id": "child", "task_type": "t", "payload": {}, "dependencies": ["runs"] },
+        { "task_id": "later", "task_type": "t", "payload": {}, "not_before": "2999-01-01T00:00:00Z" },
+        { "task_id": "keyed-1", "task_type": "other", "payload": {}, "concurrency_key": "k", "metadata": { "m": 1 } },
+        { "task_id": "keyed-2", "task_type": "other", "payload": {}, "concurrency_key": "k" },
+        { "task_id": "large", "task_type": "other", "payload": { "text": "é\u{0}\"x".repeat(40_000) } },
+    ]);
+    holds(
+        &ask(&from, "task_submit_many", json!({ "tasks": submitted })).await,
+        &json!({ "success": true }),
+        "submitted",
+    );
+    ask(&from, "task_claim", json!({ "worker_id": "w", "task_types": ["t"], "max_tasks": 3 })).await;
+    let ends = json!([
+        { "task_id": "done", "result": { "answer": 42 } },
+        { "task_id": "failed", "status": "failed", "error": "broke" },
+    ]);
+    holds(&ask(&from, "task_complete_many", json!({ "tasks": ends })).await, &json!({ "done_count": 2 }), "ended");
+
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("tasks.jsonl").to_str().expect("text").to_owned();
+    let exported = tasks(&from_url, &["export", "--out", &file, "--json"]);
+    assert_eq!(serde_json::from_str::<Value>(&stdout(&exported)).expect("JSON"), json!({ "exported_count": 8 }));
+    let whole = std::fs::read_to_string(&file).expect("lines");
+    assert_eq!(stdout(&tasks(&from_url, &["export"])), whole, "standard output has the same");
+
+    // The first half, then all of it, twice.
+    let half = folder.path().join("half.jsonl").to_str().expect("text").to_owned();
+    let lines: Vec<&str> = whole.lines().collect();
+    std::fs::write(&half, lines[..4].join("\n")).expect("written");
+    let import = |file: &str| -> Value {
+        let imported = tasks(&to_url, &["import", file, "--json"]);
+        assert_eq!(imported.status.code(), Some(0), "{imported:?}");
+        serde_json::from_str(&stdout(&imported)).expect("JSON")
+    };
+    assert_eq!(import(&half), json!({ "imported_count": 4, "known_count": 0, "failed_count": 0 }));
+    assert_eq!(import(&file), json!({ "imported_count": 4, "known_count": 4, "failed_count": 0 }));
+    assert_eq!(import(&file), json!({ "imported_count": 0, "known_count": 8, "failed_count": 0 }));
+
+    // What ran is queued again; everything else is as it was.
+    let carried = |host: &'static str, text: &str| -> Vec<Value> {
+        let fields =
+            ["task_id", "status", "spec", "created_ms", "not_before_ms", "result", "error", "dead_letter", "attempt"];
+        let line = |line: &str| {
+            let mut task: Value = serde_json::from_str(line).expect("JSON");
+            if host == "from" && task["status"] == "running" {
+                task["status"] = "queued".into();
+            }
+            json!(fields.map(|field| task[field].clone()))
+        };
+        text.lines().map(line).collect()
+    };
+    assert_eq!(carried("to", &stdout(&tasks(&to_url, &["export"]))), carried("from", &whole));
+    let stats = ask(&to, "queue_stats", json!({})).await;
+    holds(&stats, &json!({ "queued_count": 6, "running_count": 0, "completed_count": 1, "failed_count": 1 }), "stats");
+    let claim = json!({ "worker_id": "v", "max_tasks": 9 });
+    let claimed = ask(&to, "task_claim", claim).await;
+    let ids: Vec<&str> = claimed["tasks"]
+        .as_array()
+        .expect("tasks")
+        .iter()
+        .map(|task| task["task_id"].as_str().expect("an id"))
+        .collect();
+    assert_eq!(ids, ["runs", "large", "keyed-1", "keyed-2"], "the child waits, and the one for later");
+    ask(&to, "task_complete_many", json!({ "tasks": [{ "task_id": "runs" }] })).await;
+    holds(
+        &ask(&to, "task_claim", json!({ "worker_id": "v" })).await,
+        &json!({ "tasks": [{ "task_id": "child" }] }),
+        "the child",
+    );
+
+    // Other work under a known id is refused, and named.
+    let done = lines.iter().find(|line| line.contains(r#""task_id":"done""#)).expect("its line");
+    std::fs::write(&half, done.replace(r#"{"n":1}"#, r#"{"n":2}"#)).expect("written");
+    let refused = tasks(&to_url, &["import", &half]);
+    assert_eq!((refused.status.code(), stdout(&refused).trim()), (Some(1), "0 tasks imported, 0 were here, 1 refused"));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("done: "), "{refused:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -23,10 +23,10 @@ wit_bindgen::generate!({
             import mcpp:endpoint/log@0.1.0;
             import mcpp:endpoint/progress@0.1.0;
             import mcpp:endpoint/call@0.1.0;
-            import mcpp:store/snapshots@0.1.0;
-            import mcpp:store/transactions@0.1.0;
-            import mcpp:store/changes@0.1.0;
-            import mcpp:events/outbox@0.1.0;
+            import mcpp:store/snapshots@0.1.1;
+            import mcpp:store/transactions@0.1.1;
+            import mcpp:store/changes@0.1.1;
+            import mcpp:events/outbox@0.1.1;
             import wasi:http/types@0.2.12;
             import wasi:http/outgoing-handler@0.2.12;
             export mcpp:tool/tools@0.1.0;
@@ -46,7 +46,7 @@ pub mod handler {
             package mcpp:sdk-handler;
 
             world handling {
-                export mcpp:events/handler@0.1.0;
+                export mcpp:events/handler@0.1.1;
             }
         ",
         path: ["../wit/tool", "../wit/endpoint", "../wit/store", "../wit/events"],
@@ -64,7 +64,7 @@ pub mod migration {
             package mcpp:sdk-migration;
 
             world migrating {
-                export mcpp:store/migration@0.1.0;
+                export mcpp:store/migration@0.1.1;
             }
         ",
         path: ["../wit/tool", "../wit/endpoint", "../wit/store", "../wit/events"],
@@ -72,8 +72,8 @@ pub mod migration {
         export_macro_name: "export_migration",
         default_bindings_module: "mcpp_tool::bindings::migration",
         with: {
-            "mcpp:store/types@0.1.0": super::mcpp::store::types,
-            "mcpp:store/transactions@0.1.0": super::mcpp::store::transactions,
+            "mcpp:store/types@0.1.1": super::mcpp::store::types,
+            "mcpp:store/transactions@0.1.1": super::mcpp::store::transactions,
         },
     });
 }

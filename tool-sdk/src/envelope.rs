@@ -107,11 +107,16 @@ impl<T: Serialize + JsonSchema, F: Flag> IntoOutput for Envelope<T, F> {
             "properties": { F::NAME: { "type": "boolean" } },
             "required": [F::NAME],
             "if": { "properties": { F::NAME: { "const": true } } },
-            "then": success,
             "else": { "properties": { "error": { "type": "string" } }, "required": ["error"] },
         });
-        if let (Some(definitions), Some(schema)) = (definitions, schema.as_object_mut()) {
-            schema.insert("$defs".into(), definitions);
+        if let Some(schema) = schema.as_object_mut() {
+            // A type that allows any properties says nothing of a success.
+            if success.as_object().is_some_and(|success| !success.is_empty()) {
+                schema.insert("then".into(), success);
+            }
+            if let Some(definitions) = definitions {
+                schema.insert("$defs".into(), definitions);
+            }
         }
         Some(schema)
     }

@@ -23,6 +23,7 @@
 //!
 //! In a native test the data is in [`memory`], one store for each thread, so a tool's rules are tested as plain functions.
 
+mod ahead;
 mod alarm;
 mod bites;
 mod codec;

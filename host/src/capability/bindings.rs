@@ -22,10 +22,10 @@ wasmtime::component::bindgen!({
             import mcpp:endpoint/log@0.1.0;
             import mcpp:endpoint/progress@0.1.0;
             import mcpp:endpoint/call@0.1.0;
-            import mcpp:store/snapshots@0.1.0;
-            import mcpp:store/transactions@0.1.0;
-            import mcpp:store/changes@0.1.0;
-            import mcpp:events/outbox@0.1.0;
+            import mcpp:store/snapshots@0.1.1;
+            import mcpp:store/transactions@0.1.1;
+            import mcpp:store/changes@0.1.1;
+            import mcpp:events/outbox@0.1.1;
             export mcpp:tool/tools@0.1.0;
         }
     ",
@@ -79,7 +79,7 @@ pub mod handler {
             package mcpp:host;
 
             world handling {
-                export mcpp:events/handler@0.1.0;
+                export mcpp:events/handler@0.1.1;
             }
         ",
         path: ["../wit/tool", "../wit/endpoint", "../wit/store", "../wit/events"],
@@ -95,7 +95,7 @@ pub mod migration {
             package mcpp:host;
 
             world migrating {
-                export mcpp:store/migration@0.1.0;
+                export mcpp:store/migration@0.1.1;
             }
         ",
         path: ["../wit/tool", "../wit/endpoint", "../wit/store", "../wit/events"],

@@ -71,6 +71,12 @@ struct Writing {
 }
 
 impl Writing {
+    /// The component's own topic of this name.
+    fn topic(&self, name: &str) -> Result<Topic, wit::OutboxError> {
+        let name = ComponentName::new(name).map_err(|_| wit::OutboxError::InvalidTopic)?;
+        Ok(Topic { component: self.space.component.clone(), name })
+    }
+
     fn origin(&self) -> EventOrigin<'_> {
         EventOrigin { space: &self.space, cause: &self.cause, traceparent: self.traceparent.clone(), chain: self.chain }
     }
@@ -113,14 +119,49 @@ impl wit::Host for OutboxView<'_> {
             (Ok(writing), Ok(message)) => (writing, message),
             (Err(error), _) | (_, Err(error)) => return Ok(Err(error)),
         };
-        let Ok(name) = ComponentName::new(&topic) else { return Ok(Err(wit::OutboxError::InvalidTopic)) };
-        let topic = Topic { component: writing.space.component.clone(), name };
+        let topic = match writing.topic(&topic) {
+            Ok(topic) => topic,
+            Err(error) => return Ok(Err(error)),
+        };
         let (table, control) = (&mut *self.table, self.control);
         let open = table.get_mut(&transaction)?;
         let index = open.next_index();
         let origin = writing.origin();
         let emitted = outbox::emit(&mut *open.transaction, &origin, &writing.subscriptions, index, &topic, message);
         Ok(control.wait_in_place(emitted).await?.map_err(wit::OutboxError::from))
+    }
+
+    async fn emit_many(
+        &mut self,
+        transaction: Resource<OpenTransaction>,
+        messages: Vec<wit::Message>,
+    ) -> OutboxAnswer<()> {
+        let size = |message: &wit::Message| message.key.len().saturating_add(message.payload.len());
+        self.control.charge_store_ops(messages.len(), messages.iter().map(size).sum())?;
+        let writing = match self.writing() {
+            Ok(writing) => writing,
+            Err(error) => return Ok(Err(error)),
+        };
+        let legal = |wit::Message { topic, key, payload }| Ok((writing.topic(&topic)?, message(key, payload)?));
+        let messages = match messages.into_iter().map(legal).collect::<Result<Vec<_>, _>>() {
+            Ok(messages) => messages,
+            Err(error) => return Ok(Err(error)),
+        };
+        let (table, control) = (&mut *self.table, self.control);
+        let open = table.get_mut(&transaction)?;
+        let origin = writing.origin();
+        for (topic, message) in messages {
+            // Where nobody hears of it, there is nothing to write.
+            if !writing.subscriptions.has_any(&writing.space.tenant, &topic) {
+                continue;
+            }
+            let index = open.next_index();
+            let emitted = outbox::emit(&mut *open.transaction, &origin, &writing.subscriptions, index, &topic, message);
+            if let Err(error) = control.wait_in_place(emitted).await? {
+                return Ok(Err(error.into()));
+            }
+        }
+        Ok(Ok(()))
     }
 
     async fn wake_at(

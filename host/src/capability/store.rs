@@ -178,6 +178,14 @@ fn key(key: &[u8]) -> Result<Bytes, types::StoreError> {
     Ok(Section::Data.key(key))
 }
 
+fn value(value: Vec<u8>) -> Result<Bytes, types::StoreError> {
+    if value.len() > MAX_VALUE_BYTES { Err(types::StoreError::ValueTooLarge) } else { Ok(value.into()) }
+}
+
+fn change(change: types::Change) -> Result<(Bytes, Option<Bytes>), types::StoreError> {
+    Ok((key(&change.key)?, change.value.map(value).transpose()?))
+}
+
 fn range(range: &types::Range) -> Result<KeyRange, types::StoreError> {
     let bounds = [Some(&range.start), range.end.as_ref()];
     if bounds.into_iter().flatten().any(|bound| bound.len() > MAX_KEY_BYTES) {
@@ -190,7 +198,7 @@ fn range(range: &types::Range) -> Result<KeyRange, types::StoreError> {
 
 /// Bytes that the host charges for reading entries.
 pub(super) fn bytes_of<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> usize {
-    entries.into_iter().map(|entry| entry.key.len().saturating_add(entry.value.len())).sum()
+    entries.into_iter().map(Entry::bytes).sum()
 }
 
 fn scan(limit: u32, reverse: bool) -> Scan {
@@ -345,12 +353,11 @@ impl transactions::HostTransaction for StoreView<'_> {
     async fn set(&mut self, this: Resource<OpenTransaction>, guest_key: Vec<u8>, value: Vec<u8>) -> StoreAnswer<()> {
         self.control.charge_store_op(guest_key.len().saturating_add(value.len()))?;
         let (table, control) = (&mut *self.table, self.control);
-        let key = match key(&guest_key) {
-            Ok(key) if value.len() <= MAX_VALUE_BYTES => key,
-            Ok(_) => return Ok(Err(types::StoreError::ValueTooLarge)),
-            Err(error) => return Ok(Err(error)),
+        let (key, value) = match (key(&guest_key), self::value(value)) {
+            (Ok(key), Ok(value)) => (key, value),
+            (Err(error), _) | (_, Err(error)) => return Ok(Err(error)),
         };
-        let written = control.wait_in_place(table.get_mut(&this)?.transaction.set(key, value.into())).await?;
+        let written = control.wait_in_place(table.get_mut(&this)?.transaction.set(key, value)).await?;
         Ok(written.map_err(types::StoreError::from))
     }
 
@@ -363,6 +370,40 @@ impl transactions::HostTransaction for StoreView<'_> {
         };
         let deleted = control.wait_in_place(table.get_mut(&this)?.transaction.delete(&key)).await?;
         Ok(deleted.map_err(types::StoreError::from))
+    }
+
+    async fn get_many(
+        &mut self,
+        this: Resource<OpenTransaction>,
+        guest_keys: Vec<Vec<u8>>,
+    ) -> StoreAnswer<Vec<Option<types::Entry>>> {
+        self.control.charge_store_ops(guest_keys.len(), 0)?;
+        let (table, control) = (&mut *self.table, self.control);
+        let keys = match guest_keys.iter().map(|guest_key| key(guest_key)).collect::<Result<Vec<Bytes>, _>>() {
+            Ok(keys) => keys,
+            Err(error) => return Ok(Err(error)),
+        };
+        let found = control.wait_in_place(table.get_mut(&this)?.transaction.get_many(&keys)).await?;
+        control.charge_store_bytes(bytes_of(found.iter().flatten().flatten()))?;
+        let entries =
+            |found: Vec<Option<Entry>>| found.into_iter().map(|entry| entry.map(types::Entry::from)).collect();
+        Ok(found.map(entries).map_err(types::StoreError::from))
+    }
+
+    async fn write_many(
+        &mut self,
+        this: Resource<OpenTransaction>,
+        guest_changes: Vec<types::Change>,
+    ) -> StoreAnswer<()> {
+        let size = |change: &types::Change| change.key.len().saturating_add(change.value.as_ref().map_or(0, Vec::len));
+        self.control.charge_store_ops(guest_changes.len(), guest_changes.iter().map(size).sum())?;
+        let (table, control) = (&mut *self.table, self.control);
+        let changes = match guest_changes.into_iter().map(change).collect::<Result<Vec<_>, _>>() {
+            Ok(changes) => changes,
+            Err(error) => return Ok(Err(error)),
+        };
+        let written = control.wait_in_place(table.get_mut(&this)?.transaction.write_many(changes)).await?;
+        Ok(written.map_err(types::StoreError::from))
     }
 
     async fn commit(&mut self, this: Resource<OpenTransaction>) -> StoreAnswer<()> {
@@ -390,7 +431,7 @@ impl changes::Host for StoreView<'_> {
         let left = self.control.deadline().saturating_duration_since(tokio::time::Instant::now());
         let patience = Duration::from_millis(timeout_ms).min(left.saturating_sub(WAIT_LEAVES));
         let changed = tokio::time::timeout(patience, access.store.wait(&access.space, &key, since));
-        Ok(match self.control.wait(changed).await? {
+        Ok(match self.control.wait_for_others(changed).await? {
             Ok(version) => version.map_err(types::StoreError::from),
             Err(_elapsed) => Ok(since),
         })

@@ -1,5 +1,7 @@
 //! `mcpp tasks`: watching the task queue of a host, through the same tools that every client has.
 
+mod interchange;
+
 use std::{collections::BTreeMap, io::IsTerminal as _, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, bail};
@@ -7,6 +9,7 @@ use clap::{Args, Subcommand};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use serde_json::{Map, Value, json};
 
+use self::interchange::{ExportArgs, ImportArgs};
 use super::{clean, print, print_json, remote::Server, table};
 use crate::mcp::client::Client;
 
@@ -50,6 +53,10 @@ enum TasksCommand {
         /// The tasks' ids; all that are queued or running now if none is named
         ids: Vec<String>,
     },
+    /// Write all tasks as lines of JSON, oldest first
+    Export(ExportArgs),
+    /// Take in tasks that were exported; those that are there already are passed over
+    Import(ImportArgs),
 }
 
 impl TasksArgs {
@@ -63,6 +70,8 @@ impl TasksArgs {
             }
             TasksCommand::Show { id } => show(&client, &id, self.json).await,
             TasksCommand::Follow { ids } => follow(&client, ids, self.json).await,
+            TasksCommand::Export(args) => interchange::export(&client, args, self.json).await,
+            TasksCommand::Import(args) => interchange::import(&client, args, self.json).await,
         };
         client.close().await;
         code
@@ -74,7 +83,7 @@ async fn ask(client: &Client, tool: &str, arguments: Value) -> anyhow::Result<Ma
     let Value::Object(arguments) = arguments else { bail!("arguments are an object") };
     let answer = client.call(tool, arguments).await.context("the host has no task queue, or does not answer")?;
     let reply = answer.json.get("structuredContent").and_then(Value::as_object).cloned().unwrap_or_default();
-    if reply.get("ok") != Some(&json!(true)) {
+    if reply.get("ok").or(reply.get("success")) != Some(&json!(true)) {
         let text = |name: &str| reply.get(name).and_then(Value::as_str).unwrap_or_default();
         bail!("the task queue refuses: {} {}", clean(text("error")), clean(text("detail")));
     }

@@ -210,7 +210,12 @@ impl Admission {
             Start::Now(place) => place,
             Start::Later(turn, queued) => queued.wait(turn, patience, cancel).await?,
         };
-        Ok(Slot { admission: self.clone(), share: Arc::clone(share), running: Mutex::new(Some(place)), _tool: tool })
+        Ok(Slot {
+            admission: self.clone(),
+            share: Arc::clone(share),
+            running: Mutex::new(Some(place)),
+            tool: Mutex::new(Some(tool)),
+        })
     }
 
     fn try_run(&self, share: &Arc<Share>) -> Result<Start, CallError> {
@@ -385,7 +390,8 @@ pub struct Slot {
     admission: Admission,
     share: Arc<Share>,
     running: Mutex<Option<InstancePermit>>,
-    _tool: OwnedSemaphorePermit,
+    /// Its place among the instances of its tool; none while it waits for nothing that the tool itself does.
+    tool: Mutex<Option<OwnedSemaphorePermit>>,
 }
 
 impl Slot {

@@ -90,12 +90,12 @@ impl Pace {
 
     /// Processor time that the guest has used. Ask for it on the guest's thread, or while the guest does not run.
     pub fn processor_time(&self) -> Duration {
-        let running = self.used_in_poll(self.now());
+        let running = self.used_in_poll(self.now(), recent_thread_time);
         Duration::from_nanos(self.computed.load(Ordering::Relaxed).saturating_add(running))
     }
 
-    /// Processor time of the present poll up to `now`, at most [`FRESH`] too much. A short poll costs the system no question.
-    fn used_in_poll(&self, now: u64) -> u64 {
+    /// Processor time of the present poll up to `now`, at most [`FRESH`] too much. A short poll costs the system no question, and a long one asks by `thread_time`.
+    fn used_in_poll(&self, now: u64, thread_time: fn() -> u64) -> u64 {
         let since = self.polled_since.load(Ordering::Relaxed);
         if since == 0 {
             return 0;
@@ -126,7 +126,7 @@ impl Pace {
 
     fn leave(&self) {
         let now = self.now();
-        let used = self.used_in_poll(now);
+        let used = self.used_in_poll(now, thread_time);
         self.counted.fetch_add(used, Ordering::Relaxed);
         self.computed.fetch_add(used, Ordering::Relaxed);
         self.polled_since.store(0, Ordering::Relaxed);
@@ -176,6 +176,13 @@ fn fresh_thread_time() -> u64 {
         Some((asked, time)) if nanoseconds(asked.elapsed()) <= FRESH => time,
         _ => thread_time(),
     }
+}
+
+/// Processor time of this thread, in nanoseconds; for at most [`FRESH`] after the last question, as if the thread had computed all the while.
+fn recent_thread_time() -> u64 {
+    let Some((asked, time)) = LAST_ASKED.get() else { return thread_time() };
+    let since = nanoseconds(asked.elapsed());
+    if since <= FRESH { time.saturating_add(since) } else { thread_time() }
 }
 
 /// Processor time of this thread, in nanoseconds. The question is a system call, which takes longer than many calls compute.

@@ -56,6 +56,12 @@ impl Subscriptions {
         components.filter(|(_, topics)| topics.contains(topic)).map(|(component, _)| component.clone()).collect()
     }
 
+    /// Whether any component of a tenant hears of a topic.
+    pub fn has_any(&self, tenant: &TenantId, topic: &Topic) -> bool {
+        let by_tenant = self.by_tenant.load();
+        by_tenant.get(tenant).is_some_and(|components| components.values().any(|topics| topics.contains(topic)))
+    }
+
     /// Notes durably a component's present topics. The host calls this when a build of the component goes live or is removed.
     pub async fn set(&self, store: &dyn Store, space: &Space, topics: BTreeSet<Topic>) -> Result<(), StoreError> {
         let by_tenant = self.by_tenant.load_full();

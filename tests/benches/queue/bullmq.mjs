@@ -1,10 +1,10 @@
-// BullMQ's side of the bench `queue`. `bullmq.mjs MODULES PORT BACKLOG COUNT CLIENTS`: fills the queue on that Redis up to BACKLOG waiting jobs; then CLIENTS loops at once add COUNT
-// jobs, claim COUNT, and complete those. Prints one line of JSON: rate, p50 and p99 of each. Anything that is not a success ends it with an error.
+// BullMQ's side of the bench `queue`. `bullmq.mjs MODULES PORT BACKLOG COUNT CLIENTS BATCHED BULK`: fills the queue on that Redis up to BACKLOG waiting jobs; then CLIENTS loops at once
+// add COUNT jobs, claim COUNT, and complete those. Then it adds BATCHED jobs, BULK at a time, and completes and claims them in one command each. Prints one line of JSON: rate, p50 and p99 of each. Anything that is not a success ends it with an error.
 import assert from "node:assert/strict";
 import { createRequire } from "node:module";
 
 const [modules, ...numbers] = process.argv.slice(2);
-const [port, backlog, count, clients] = numbers.map(Number);
+const [port, backlog, count, clients, batched, bulk] = numbers.map(Number);
 const require = createRequire(`${modules}/`);
 const { Queue, Worker } = require("bullmq");
 const { Redis } = require("ioredis");
@@ -90,8 +90,30 @@ async function round(count) {
   return { submit: submit.measured, claim: claim.measured, complete: complete.measured };
 }
 
+async function batches() {
+  const first = (number) => number * bulk;
+  const submit = await each(Math.ceil(batched / bulk), async (number) => {
+    const jobs = Array.from({ length: Math.min(bulk, batched - first(number)) }, (_, index) => task(first(number) + index));
+    assert.equal((await queue.addBulk(jobs)).length, jobs.length);
+  });
+  submit.measured.rate *= batched / Math.ceil(batched / bulk);
+  const held = new Map();
+  const work = await each(batched, async (number, token) => {
+    const job = held.get(token) || (await worker.getNextJob(token, { block: false }));
+    assert.equal(job?.data.text, TEXT);
+    // The last ones leave the backlog alone.
+    const isLast = number >= batched - clients;
+    const [data, id] = (await job.moveToCompleted({ done: true }, token, !isLast)) ?? [];
+    held.set(token, id && (await worker.nextJobFromJobData(data, id, token)));
+    return job;
+  });
+  distinct(work.given);
+  for (const [token, job] of held) await job?.moveToCompleted?.({ done: true }, token, false);
+  return { submitBulk: submit.measured, completeAndClaim: work.measured };
+}
+
 await fill();
 // The first round is not counted: compiling, connecting.
 await round(Math.ceil(count / 10));
-console.log(JSON.stringify(await round(count)));
+console.log(JSON.stringify({ ...(await round(count)), ...(await batches()) }));
 await Promise.all([worker.close(), queue.close(), redis.quit()]);

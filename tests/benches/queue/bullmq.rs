@@ -11,7 +11,7 @@ use std::{
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::{CLIENTS, OPERATIONS, Speed, server::free_port};
+use crate::{CLIENTS, OPERATIONS, SUBMITTED_AT_ONCE, Speed, server::free_port};
 
 /// The versions of the Node.js packages.
 const PACKAGES: &str = include_str!("package.json");
@@ -48,19 +48,25 @@ impl BullMq {
         ping.is_ok() && reply == *b"+PONG\r\n"
     }
 
-    /// Adds jobs until so many wait; then adds, claims and completes so many.
-    pub(crate) fn fill_and_measure(&self, backlog: usize, operations: usize) -> [Speed; 3] {
+    /// Adds jobs until so many wait; then adds, claims and completes so many, one by one and in batches.
+    pub(crate) fn fill_and_measure(
+        &self,
+        backlog: usize,
+        operations: usize,
+        batched: usize,
+    ) -> ([Speed; 3], [Speed; 2]) {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/queue/bullmq.mjs");
         let mut command = Command::new("node");
         command.arg(script).arg(&self.modules).arg(self.port.to_string());
-        command.args([backlog, operations, CLIENTS].map(|number| number.to_string()));
+        command.args([backlog, operations, CLIENTS, batched, SUBMITTED_AT_ONCE].map(|number| number.to_string()));
         let output = command.stderr(Stdio::inherit()).output().expect("Node.js is there");
         assert!(output.status.success(), "bullmq.mjs: {}", output.status);
         let measured: Value = serde_json::from_slice(&output.stdout).expect("JSON");
-        OPERATIONS.map(|operation| {
+        let speed = |operation: &str| {
             let number = |name: &str| measured[operation][name].as_f64().expect("a number");
             Speed { rate: number("rate"), p50_us: number("p50_us"), p99_us: number("p99_us") }
-        })
+        };
+        (OPERATIONS.map(speed), ["submitBulk", "completeAndClaim"].map(speed))
     }
 }
 

@@ -13,9 +13,10 @@ use std::{
 use serde_json::{Value, json};
 
 use crate::{
-    CLIENTS, Speed,
+    BATCH_CLIENTS, CLAIMED_AT_ONCE, CLIENTS, SUBMITTED_AT_ONCE, Speed,
     client::{Client, Era},
     server::Server,
+    speed,
 };
 
 /// Clients that fill the queue.
@@ -64,6 +65,31 @@ impl Ours {
         assert_eq!(queued(&clients[0]).await, backlog);
     }
 
+    /// Submits so many tasks in batches; then completes and claims them, the next ones with the end of the last.
+    pub(crate) async fn measure_batched(&self, operations: usize) -> [Speed; 2] {
+        let clients = self.clients(BATCH_CLIENTS).await;
+        let before = queued(&clients[0]).await;
+        let run = format!("{before}-{operations}-{:?}", Instant::now());
+        let submit = move |call: usize| {
+            let first = call * SUBMITTED_AT_ONCE;
+            let task = |number: usize| {
+                let id = format!("{number}-{run}").replace(|c: char| !c.is_ascii_alphanumeric(), "-");
+                json!({ "task_id": id, "task_type": "bench", "priority": number % PRIORITIES + 1, "payload": payload(number) })
+            };
+            let tasks: Vec<Value> = (first..operations.min(first + SUBMITTED_AT_ONCE)).map(task).collect();
+            ("task_submit_many", json!({ "tasks": tasks }))
+        };
+        let submitted = ask(&clients, 0..operations.div_ceil(SUBMITTED_AT_ONCE), submit).await;
+        let started = Instant::now();
+        let left = AtomicUsize::new(operations);
+        let workers =
+            clients.iter().enumerate().map(|(number, client)| work(client, format!("worker-{number}"), &left));
+        let times: Vec<Duration> = futures::future::join_all(workers).await.concat();
+        let worked = speed(times, operations, started.elapsed());
+        assert_eq!(queued(&clients[0]).await, before);
+        [speed(submitted.times, operations, submitted.took), worked]
+    }
+
     /// Submits, claims and completes so many tasks.
     pub(crate) async fn measure(&self, operations: usize) -> [Speed; 3] {
         let clients = self.clients(CLIENTS).await;
@@ -73,26 +99,61 @@ impl Ours {
     }
 }
 
-/// The payload is 200 bytes of JSON.
-fn submission(number: usize) -> Value {
-    let payload = json!({ "number": number, "priority": number % PRIORITIES + 1, "text": "x".repeat(TEXT_BYTES) });
-    json!({ "op": "submit", "task_type": "bench", "payload": payload })
+/// A payload of 200 bytes of JSON.
+pub(crate) fn payload(number: usize) -> Value {
+    json!({ "number": number, "priority": number % PRIORITIES + 1, "text": "x".repeat(TEXT_BYTES) })
 }
+
+fn submission(number: usize) -> Call {
+    (RPC, json!({ "op": "submit", "task_type": "bench", "payload": payload(number) }))
+}
+
+/// Claims and completes until `left` is used up, each time the next ones with the end of the last; how long each call took.
+async fn work(client: &Client, worker: String, left: &AtomicUsize) -> Vec<Duration> {
+    let (mut times, mut held) = (Vec::new(), Vec::new());
+    loop {
+        let take = |left: usize| Some(left.saturating_sub(CLAIMED_AT_ONCE));
+        let wanted = left
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, take)
+            .expect("it is always some")
+            .min(CLAIMED_AT_ONCE);
+        if wanted == 0 && held.is_empty() {
+            return times;
+        }
+        let end = |task: &Value| json!({ "task_id": task["task_id"], "worker_id": worker, "fencing_token": task["fencing_token"], "result": { "done": true } });
+        let mut arguments = json!({ "tasks": held.iter().map(end).collect::<Vec<Value>>() });
+        if wanted > 0 {
+            arguments["claim"] = json!({ "worker_id": worker, "max_tasks": wanted });
+        }
+        let started = Instant::now();
+        let reply = call(client, "task_complete_many", &arguments).await;
+        times.push(started.elapsed());
+        assert_eq!(reply["done_count"], held.len(), "{reply}");
+        held = reply["tasks"].as_array().cloned().unwrap_or_default();
+        assert_eq!(held.len(), wanted, "there are enough");
+    }
+}
+
+/// A tool and its arguments.
+type Call = (&'static str, Value);
+
+const RPC: &str = "task_queue.rpc";
 
 async fn round(clients: &[Arc<Client>], operations: usize) -> [Speed; 3] {
     let before = queued(&clients[0]).await;
     let submitted = ask(clients, 0..operations, submission).await;
     distinct(submitted.replies.iter().map(|reply| &reply["task_id"]), operations);
-    let claim = |number: usize| json!({ "op": "claim", "worker_id": format!("worker-{}", number % CLIENTS) });
+    let claim = |number: usize| (RPC, json!({ "op": "claim", "worker_id": format!("worker-{}", number % CLIENTS) }));
     let claimed = ask(clients, 0..operations, claim).await;
     distinct(claimed.replies.iter().map(|reply| &reply["task"]["task_id"]), operations);
     let tasks: Arc<[Value]> = claimed.replies.iter().map(|reply| reply["task"].clone()).collect();
     let completion = move |number: usize| {
         let task = &tasks[number];
-        json!({
+        let end = json!({
             "op": "complete", "task_id": task["task_id"], "worker_id": task["assigned_worker"],
             "fencing_token": task["fencing_token"], "result": { "done": true },
-        })
+        });
+        (RPC, end)
     };
     let completed = ask(clients, 0..operations, completion).await;
     assert_eq!(queued(&clients[0]).await, before);
@@ -106,7 +167,7 @@ fn distinct<'a>(ids: impl Iterator<Item = &'a Value>, count: usize) {
 }
 
 async fn queued(client: &Client) -> usize {
-    let status = rpc(client, &json!({ "op": "status", "detail": true })).await;
+    let status = call(client, RPC, &json!({ "op": "status", "detail": true })).await;
     status["queue"]["queued"].as_u64().and_then(|queued| usize::try_from(queued).ok()).expect("a number")
 }
 
@@ -114,7 +175,7 @@ async fn queued(client: &Client) -> usize {
 async fn ask(
     clients: &[Arc<Client>],
     numbers: Range<usize>,
-    request: impl Fn(usize) -> Value + Send + Sync + 'static,
+    request: impl Fn(usize) -> Call + Send + Sync + 'static,
 ) -> Answers {
     let (next, end, request) = (Arc::new(AtomicUsize::new(numbers.start)), numbers.end, Arc::new(request));
     let one_client = |client: &Arc<Client>| {
@@ -126,9 +187,9 @@ async fn ask(
                 if number >= end {
                     return answers;
                 }
-                let request = request(number);
+                let (tool, arguments) = request(number);
                 let started = Instant::now();
-                let reply = rpc(&client, &request).await;
+                let reply = call(&client, tool, &arguments).await;
                 answers.push((reply, started.elapsed()));
             }
         })
@@ -145,18 +206,16 @@ async fn ask(
 }
 
 /// The queue's reply; anything but a success is the end.
-async fn rpc(client: &Client, request: &Value) -> Value {
-    let mut answer = client.call("task_queue.rpc", request).await;
+async fn call(client: &Client, tool: &str, arguments: &Value) -> Value {
+    let mut answer = client.call(tool, arguments).await;
     let reply = answer["result"]["structuredContent"].take();
-    assert!(reply["ok"] == true, "{request}: {answer} {reply}");
+    assert!(reply["ok"] == true || reply["success"] == true, "{tool}: {answer} {reply}");
     reply
 }
 
 impl Answers {
-    fn speed(mut self) -> Speed {
-        self.times.sort();
-        let last = self.times.len() - 1;
-        let at = |quantile: f64| self.times[(last as f64 * quantile).round() as usize].as_secs_f64() * 1e6;
-        Speed { rate: self.times.len() as f64 / self.took.as_secs_f64(), p50_us: at(0.5), p99_us: at(0.99) }
+    fn speed(self) -> Speed {
+        let operations = self.times.len();
+        speed(self.times, operations, self.took)
     }
 }

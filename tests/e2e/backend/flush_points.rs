@@ -15,9 +15,18 @@ fn open(disk: &FaultyDisk) -> EmbeddedStore {
     EmbeddedStore::new(std::env::temp_dir(), EmbeddedConfig::default(), Arc::new(disk.clone())).expect("a directory")
 }
 
-/// Each transaction writes two entries that must go together, and enough bytes to grow the file now and then.
+/// Entries that every second transaction changes in one batch: one more each time, and the first of the time before goes.
+const BATCH: usize = 40;
+
+/// Each transaction writes two entries that must go together, and enough bytes to grow the file now and then. Every second one also writes a batch.
 async fn transact(store: &Shared, number: usize) {
     let mut t = begin(store, &space("a")).await;
+    if number.is_multiple_of(2) {
+        let write = |entry: usize| (key(&format!("batch-{entry:03}")), Some(number.to_string().into()));
+        let mut changes: Vec<_> = (number..number + BATCH).map(write).collect();
+        changes.extend((0..number).map(|entry| (key(&format!("batch-{entry:03}")), None)));
+        t.write_many(changes).await.expect("written");
+    }
     t.set(key("left"), number.to_string().into()).await.expect("set");
     t.set(key(&format!("bulk-{}", number % 3)), vec![b'x'; 20_000 * (number % 4)].into()).await.expect("set");
     t.set(key("right"), number.to_string().into()).await.expect("set");
@@ -71,6 +80,14 @@ fn check(found: &BTreeMap<String, String>, at_least: usize, when: &str) {
     let number = |name: &str| found.get(name).map_or(0, |value| value.parse::<usize>().expect("a number"));
     assert_eq!(number("left"), number("right"), "half a transaction: {when}");
     assert!(number("left") >= at_least, "transaction {at_least} was acknowledged and is lost: {when}");
+    let batch: Vec<(&str, &str)> =
+        found.iter().filter_map(|(name, value)| Some((name.strip_prefix("batch-")?, value.as_str()))).collect();
+    let last = number("left") / 2 * 2;
+    let expected: Vec<(String, String)> = match last {
+        0 => Vec::new(),
+        _ => (last..last + BATCH).map(|entry| (format!("{entry:03}"), last.to_string())).collect(),
+    };
+    assert!(batch.into_iter().eq(expected.iter().map(|(name, value)| (&**name, &**value))), "half a batch: {when}");
     let bulk = found.get(&format!("bulk-{}", number("left") % 3)).map_or(0, String::len);
     assert_eq!(bulk, 20_000 * (number("left") % 4), "{when}");
 }

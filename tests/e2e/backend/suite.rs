@@ -118,6 +118,35 @@ pub async fn scans_merge_own_writes_and_keep_to_their_bounds(store: Shared, _: S
     assert_eq!((page.entries.len(), page.more), (1, true), "a page has bytes to keep to");
 }
 
+pub async fn many_are_written_and_read_with_one_call(store: Shared, _: Shared) {
+    let space = space("a");
+    put(&store, &space, &[("a", "1"), ("b", "1"), ("c", "1")]).await;
+    let mut t = begin(&store, &space).await;
+    let changes = [("b", None), ("d", Some("2")), ("a", Some("2")), ("nothing", None), ("d", Some("3"))];
+    let change = |(name, value): (&str, Option<&'static str>)| (key(name), value.map(Bytes::from));
+    t.write_many(changes.map(change).to_vec()).await.expect("written");
+    let keys = ["d", "a", "b", "x", "c"].map(key);
+    let found = t.get_many(&keys).await.expect("read");
+    let values: Vec<Option<String>> = found.into_iter().map(|entry| entry.map(|entry| text(&entry.value))).collect();
+    assert_eq!(values, [Some("3".to_owned()), Some("2".into()), None, None, Some("1".into())]);
+    let large = Bytes::from(vec![7; MAX_PAGE_BYTES * 2 / 3]);
+    t.write_many(["l1", "l2"].map(|name| (key(name), Some(large.clone()))).to_vec()).await.expect("written");
+    assert_eq!(t.get_many(&["l1", "a", "l2"].map(key)).await.expect("read").len(), 2, "a page has bytes to keep to");
+    assert_eq!(t.get_many(&["l1"].map(key)).await.expect("read").len(), 1);
+    assert_eq!(t.get_many(&vec![key("x"); 1_500]).await.expect("read").len(), 1_000);
+    t.write_many(["l1", "l2"].map(|name| (key(name), None)).to_vec()).await.expect("removed");
+    t.commit().await.expect("committed");
+    let committed = durable(&store, &space).await;
+    assert_eq!(committed.into_keys().collect::<Vec<_>>().join(" "), "a c d");
+    // The change that is refused ends the call.
+    let mut t = begin(&store, &space).await;
+    let filler = Bytes::from(vec![7; 1 << 20]);
+    let much = (0..5).map(|number| (key(&format!("m{number}")), Some(filler.clone()))).collect();
+    assert!(matches!(t.write_many(much).await, Err(StoreError::TransactionTooLarge)));
+    drop(t);
+    assert_eq!(durable(&store, &space).await.len(), 3);
+}
+
 /// Adds to a number, again where it conflicts.
 async fn increment(store: &Shared, space: &Space, name: &str) {
     loop {
@@ -364,7 +393,7 @@ macro_rules! backend_suite {
     ($two_stores:path) => {
         $crate::backend_suite!($two_stores:
             reads_outside_a_transaction_see_durable_state_only, an_aborted_transaction_has_not_happened,
-            scans_merge_own_writes_and_keep_to_their_bounds, concurrent_transactions_lose_no_update,
+            scans_merge_own_writes_and_keep_to_their_bounds, many_are_written_and_read_with_one_call, concurrent_transactions_lose_no_update,
             there_is_no_write_skew, claimers_take_every_entry_once, a_transaction_that_is_open_too_long_is_over,
             a_quota_holds, a_transaction_has_bounds, every_write_has_another_version,
             wait_ends_when_its_entry_changes, spaces_know_nothing_of_each_other, what_is_to_be_delivered_is_told,

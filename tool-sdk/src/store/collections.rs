@@ -48,7 +48,7 @@ pub(super) fn encode_value(value: &impl Serialize) -> Result<Vec<u8>, StoreError
 pub fn remove_collection(t: &Transaction<'_>, name: &str, most: usize) -> Result<bool, StoreError> {
     let all: Span<(), Vec<u8>> = Span::of(beginning(name), |_, entry| Ok(entry.key.clone()));
     for key in all.clone().most(most).walk(t) {
-        t.delete(&key?)?;
+        t.discard(&key?)?;
     }
     all.is_empty(t)
 }
@@ -76,7 +76,7 @@ impl<K: Key, V: Serialize + DeserializeOwned> Map<K, V> {
     /// # Errors
     /// See [`StoreError`].
     pub fn get(&self, t: &View<'_>, key: &(impl KeyOf<K> + ?Sized)) -> Result<Option<V>, StoreError> {
-        t.get(&self.key(key))?.map(|entry| decode_value(&entry.value)).transpose()
+        t.value(&self.key(key))?.map(|value| decode_value(&value)).transpose()
     }
 
     /// One value and its version; `(None, 0)` if there is none.
@@ -88,6 +88,18 @@ impl<K: Key, V: Serialize + DeserializeOwned> Map<K, V> {
             Some(entry) => Ok((Some(decode_value(&entry.value)?), entry.version)),
             None => Ok((None, 0)),
         }
+    }
+
+    /// Reads many values at once, so that getting each costs little afterwards: see [`View::read_ahead`].
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub fn read_ahead<'k, Q: KeyOf<K> + ?Sized + 'k>(
+        &self,
+        t: &View<'_>,
+        keys: impl IntoIterator<Item = &'k Q>,
+    ) -> Result<(), StoreError> {
+        t.read_ahead(keys.into_iter().map(|key| self.key(key)))
     }
 
     /// Writes one value.
@@ -195,8 +207,8 @@ impl<O: Key, V: Serialize + DeserializeOwned> Queue<O, V> {
     /// See [`StoreError`].
     pub fn push(&self, t: &Transaction<'_>, order: O, value: &V) -> Result<Place<O>, StoreError> {
         let last = key_of::<u8>(self.name, &0_u8);
-        let number = match t.get(&last)? {
-            Some(entry) => decode_value::<u64>(&entry.value)?.saturating_add(1),
+        let number = match t.value(&last)? {
+            Some(value) => decode_value::<u64>(&value)?.saturating_add(1),
             None => 1,
         };
         t.set(&last, &encode_value(&number)?)?;
@@ -251,7 +263,7 @@ impl Counter {
     /// # Errors
     /// See [`StoreError`].
     pub fn get(&self, t: &View<'_>) -> Result<i64, StoreError> {
-        t.get(&beginning(self.name))?.map_or(Ok(0), |entry| decode_value(&entry.value))
+        t.value(&beginning(self.name))?.map_or(Ok(0), |value| decode_value(&value))
     }
 
     /// Adds to the number, up to the ends of `i64`; the number then.

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use super::{Entry, Order, Page, Range, StoreError};
+use super::{
+    Entry, Order, Page, Range, StoreError,
+    ahead::{Change, Message},
+};
 use crate::bindings::mcpp::{
     events::outbox,
     store::{changes, snapshots, transactions, types},
@@ -82,12 +85,24 @@ impl Source<'_> {
         Ok(self.transaction()?.take(&range(keys), limit)?.into_iter().map(Entry::from).collect())
     }
 
-    pub(super) fn set(&self, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
-        Ok(self.transaction()?.set(key, value)?)
+    pub(super) fn is_transaction(&self) -> bool {
+        !matches!(self, Self::Snapshot(_))
     }
 
-    pub(super) fn delete(&self, key: &[u8]) -> Result<bool, StoreError> {
-        Ok(self.transaction()?.delete(key)?)
+    pub(super) fn get_many(&self, keys: &[Vec<u8>]) -> Result<Vec<Option<Entry>>, StoreError> {
+        let found = self.transaction()?.get_many(keys)?;
+        Ok(found.into_iter().map(|entry| entry.map(Entry::from)).collect())
+    }
+
+    pub(super) fn write_many(&self, changes: Vec<Change>) -> Result<(), StoreError> {
+        let changes: Vec<_> = changes.into_iter().map(|(key, value)| types::Change { key, value }).collect();
+        Ok(self.transaction()?.write_many(&changes)?)
+    }
+
+    pub(super) fn emit_many(&self, messages: Vec<Message>) -> Result<(), StoreError> {
+        let message = |Message { topic, key, payload }| outbox::Message { topic, key, payload };
+        let messages: Vec<_> = messages.into_iter().map(message).collect();
+        Ok(outbox::emit_many(self.transaction()?, &messages)?)
     }
 
     pub(super) fn emit(&self, topic: &str, key: &str, payload: &[u8]) -> Result<String, StoreError> {

@@ -4,9 +4,11 @@
 use std::{cell::RefCell, collections::BTreeMap, marker::PhantomData, ops::Bound, rc::Rc, time::Duration};
 
 pub use super::Spent;
-use super::{Entry, Order, Page, Range, StoreError};
+use super::{
+    Entry, Order, Page, Range, StoreError,
+    ahead::{Change, Message, check_key},
+};
 
-const MAX_KEY_BYTES: usize = 1_024;
 const MAX_VALUE_BYTES: usize = 1 << 20;
 const MAX_WRITES: usize = 10_000;
 const MAX_TRANSACTION_BYTES: usize = 4 << 20;
@@ -84,6 +86,11 @@ pub fn clear() {
     STORE.set(State::default());
 }
 
+/// Counts a call of the host, as it would be.
+fn called() {
+    STORE.with_borrow_mut(|state| state.spent.calls += 1);
+}
+
 fn charge(bytes: usize) {
     STORE.with_borrow_mut(|state| {
         state.spent.ops += 1;
@@ -119,6 +126,7 @@ pub(crate) struct Overlay {
 }
 
 pub(super) fn begin() -> Result<Source<'static>, StoreError> {
+    called();
     if OPEN.replace(true) {
         return Err(StoreError::TransactionOpen);
     }
@@ -129,6 +137,7 @@ pub(super) fn begin() -> Result<Source<'static>, StoreError> {
 }
 
 pub(super) fn snapshot() -> Result<Source<'static>, StoreError> {
+    called();
     charge(0);
     Ok(Source::Snapshot(STORE.with_borrow(|state| Rc::clone(&state.entries)), PhantomData))
 }
@@ -192,10 +201,6 @@ impl Overlay {
     }
 }
 
-fn check_key(key: &[u8]) -> Result<(), StoreError> {
-    if key.is_empty() || key.len() > MAX_KEY_BYTES { Err(StoreError::InvalidKey) } else { Ok(()) }
-}
-
 fn entry(key: &[u8], (value, version): &(Vec<u8>, u64)) -> Entry {
     Entry { key: key.to_vec(), value: value.clone(), version: *version }
 }
@@ -243,6 +248,7 @@ impl Source<'_> {
     }
 
     pub(super) fn commit(self) -> Result<(), StoreError> {
+        called();
         match self {
             Self::Own(overlay) => overlay.into_inner().commit(),
             Self::Snapshot(..) => Ok(()),
@@ -250,6 +256,7 @@ impl Source<'_> {
     }
 
     pub(super) fn get(&self, key: &[u8]) -> Result<Option<Entry>, StoreError> {
+        called();
         match self {
             Self::Own(overlay) => one(key, overlay.borrow().find(key)),
             Self::Snapshot(entries, _) => one(key, entries.get(key)),
@@ -257,6 +264,7 @@ impl Source<'_> {
     }
 
     pub(super) fn scan(&self, range: &Range, limit: u32, order: Order) -> Result<Page, StoreError> {
+        called();
         let Some(bounds) = bounds(range) else { return Ok(page(std::iter::empty(), limit)) };
         let is_ascending = order == Order::Ascending;
         Ok(match self {
@@ -282,34 +290,63 @@ impl Source<'_> {
         Ok(self.scan(range, limit, Order::Ascending)?.entries)
     }
 
-    pub(super) fn set(&self, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
-        self.overlay()?.set(key, value)
+    pub(super) fn is_transaction(&self) -> bool {
+        matches!(self, Self::Own(_))
     }
 
-    pub(super) fn delete(&self, key: &[u8]) -> Result<bool, StoreError> {
-        self.overlay()?.delete(key)
+    pub(super) fn get_many(&self, keys: &[Vec<u8>]) -> Result<Vec<Option<Entry>>, StoreError> {
+        called();
+        let overlay = self.overlay()?;
+        let (mut found, mut bytes) = (Vec::new(), 0);
+        for key in keys.iter().take(MAX_PAGE_ENTRIES) {
+            let entry = one(key, overlay.find(key))?;
+            bytes += entry.as_ref().map_or(0, |entry| entry.key.len() + entry.value.len());
+            if bytes > MAX_PAGE_BYTES && !found.is_empty() {
+                break;
+            }
+            found.push(entry);
+        }
+        Ok(found)
+    }
+
+    pub(super) fn write_many(&self, changes: Vec<Change>) -> Result<(), StoreError> {
+        called();
+        let mut overlay = self.overlay()?;
+        changes.into_iter().try_for_each(|(key, value)| match value {
+            Some(value) => overlay.set(key, value),
+            None => overlay.delete(&key),
+        })
+    }
+
+    pub(super) fn emit_many(&self, messages: Vec<Message>) -> Result<(), StoreError> {
+        called();
+        let mut overlay = self.overlay()?;
+        messages.iter().try_for_each(|Message { topic, key, payload }| overlay.emit(topic, key, payload).map(drop))
     }
 
     pub(super) fn emit(&self, topic: &str, key: &str, payload: &[u8]) -> Result<String, StoreError> {
+        called();
         self.overlay()?.emit(topic, key, payload)
     }
 
     pub(super) fn wake_at(&self, key: &str, at_ms: u64, payload: &[u8]) -> Result<(), StoreError> {
+        called();
         self.overlay()?.wake_at(key, at_ms, payload)
     }
 
     pub(super) fn cancel_wake(&self, key: &str) -> Result<bool, StoreError> {
+        called();
         self.overlay()?.cancel_wake(key)
     }
 }
 
 type Found<'a> = (&'a [u8], &'a (Vec<u8>, u64));
-type Change<'a> = (&'a [u8], Option<&'a (Vec<u8>, u64)>);
+type Written<'a> = (&'a [u8], Option<&'a (Vec<u8>, u64)>);
 
 /// The written entries and the stored ones, in one order. A written entry hides the stored one.
 fn merged<'a>(
-    written: impl Iterator<Item = Change<'a>>,
-    stored: impl Iterator<Item = Change<'a>>,
+    written: impl Iterator<Item = Written<'a>>,
+    stored: impl Iterator<Item = Written<'a>>,
     is_first: impl Fn(&[u8], &[u8]) -> bool,
 ) -> impl Iterator<Item = Found<'a>> {
     let (mut written, mut stored) = (written.peekable(), stored.peekable());
@@ -328,25 +365,25 @@ fn merged<'a>(
 }
 
 impl Overlay {
-    fn set(&mut self, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
-        check_key(key)?;
+    fn set(&mut self, key: Vec<u8>, value: Vec<u8>) -> Result<(), StoreError> {
+        check_key(&key)?;
         if value.len() > MAX_VALUE_BYTES {
             return Err(StoreError::ValueTooLarge);
         }
         self.count_write(key.len() + value.len())?;
-        self.writes.insert(key.to_vec(), Some((value.to_vec(), self.version)));
+        self.writes.insert(key, Some((value, self.version)));
         Ok(())
     }
 
-    fn delete(&mut self, key: &[u8]) -> Result<bool, StoreError> {
+    fn delete(&mut self, key: &[u8]) -> Result<(), StoreError> {
         check_key(key)?;
         if self.find(key).is_none() {
             charge(key.len());
-            return Ok(false);
+            return Ok(());
         }
         self.count_write(key.len())?;
         self.writes.insert(key.to_vec(), None);
-        Ok(true)
+        Ok(())
     }
 
     fn emit(&mut self, topic: &str, key: &str, payload: &[u8]) -> Result<String, StoreError> {

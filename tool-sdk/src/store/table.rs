@@ -136,7 +136,7 @@ impl Places {
         }
         for (key, _) in before.entries {
             if self.entries.iter().all(|(kept, _)| *kept != key) {
-                t.delete(&key)?;
+                t.discard(&key)?;
             }
         }
         for (key, shards, amount) in before.counts {
@@ -230,6 +230,18 @@ impl<K: Key, V: Serialize + DeserializeOwned> Table<K, V> {
         self.rows.get(t, key)
     }
 
+    /// Reads many rows at once, so that getting each costs little afterwards: see [`View::read_ahead`].
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub fn read_ahead<'k, Q: KeyOf<K> + ?Sized + 'k>(
+        &self,
+        t: &View<'_>,
+        keys: impl IntoIterator<Item = &'k Q>,
+    ) -> Result<(), StoreError> {
+        self.rows.read_ahead(t, keys)
+    }
+
     /// One row and its version; `(None, 0)` if there is none.
     ///
     /// # Errors
@@ -313,7 +325,7 @@ impl<K: Key, V: Serialize + DeserializeOwned> Table<K, V> {
         match after {
             // First, so that a row that is too large has changed nothing.
             Some(row) => self.rows.set(t, key, row)?,
-            None if before.is_some() => drop(self.rows.remove(t, key)?),
+            None if before.is_some() => t.discard(&self.key(key))?,
             None => {}
         }
         self.places(key, after).replace(t, self.places(key, before))

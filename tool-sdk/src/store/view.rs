@@ -7,7 +7,18 @@ use std::{
     ops::{Bound, Deref},
 };
 
-use super::{Entry, Order, Page, Range, StoreError, backend};
+use super::{
+    Entry, Order, Page, Range, StoreError,
+    ahead::{Ahead, Known, check_key},
+    backend,
+};
+
+/// Keys that one call of the host reads.
+const MOST_KEYS: usize = 1_000;
+/// Bytes of entries after which reading ahead stops.
+const MOST_BYTES_AHEAD: usize = 1 << 20;
+/// Bytes of an event's payload.
+const MAX_PAYLOAD_BYTES: usize = 64 << 10;
 
 /// The work of the store, as the host counts it for a call's budgets.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -20,6 +31,8 @@ pub struct Spent {
     pub writes: u64,
     /// Bytes of keys and values written.
     pub written_bytes: u64,
+    /// Calls of the host. Many writes, or many reads, may be one call.
+    pub calls: u64,
 }
 
 /// The data to read: of a transaction, or of a snapshot.
@@ -27,6 +40,7 @@ pub struct Spent {
 pub struct View<'a> {
     source: backend::Source<'a>,
     spent: Cell<Spent>,
+    ahead: RefCell<Ahead>,
     last_error: Cell<Option<StoreError>>,
     /// Changes of kept counts that are not written yet, by the key of the count.
     deltas: RefCell<BTreeMap<Vec<u8>, i64>>,
@@ -44,6 +58,7 @@ impl<'a> View<'a> {
         Self {
             source,
             spent: Cell::default(),
+            ahead: RefCell::default(),
             last_error: Cell::default(),
             deltas: RefCell::default(),
             alarms: RefCell::default(),
@@ -56,9 +71,60 @@ impl<'a> View<'a> {
     /// # Errors
     /// See [`StoreError`].
     pub fn get(&self, key: &[u8]) -> Result<Option<Entry>, StoreError> {
-        let found = self.noted(self.source.get(key))?;
+        let known = self.ahead.borrow().find(key);
+        let found = match known {
+            Known::Read(found) => found,
+            // The host knows the version that it gets.
+            Known::Written(_) => {
+                self.hand_over()?;
+                self.ask(key)?
+            }
+            Known::Nothing => self.ask(key)?,
+        };
         self.charge(key.len(), found.as_ref().map_or(0, |entry| entry.value.len()), false);
         Ok(found)
+    }
+
+    /// The value of one entry.
+    pub(super) fn value(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        match self.ahead.borrow().find(key) {
+            Known::Written(value) => {
+                self.charge(key.len(), value.as_ref().map_or(0, Vec::len), false);
+                return Ok(value);
+            }
+            Known::Read(_) | Known::Nothing => {}
+        }
+        Ok(self.get(key)?.map(|entry| entry.value))
+    }
+
+    fn ask(&self, key: &[u8]) -> Result<Option<Entry>, StoreError> {
+        self.called();
+        let found = self.noted(self.source.get(key))?;
+        self.ahead.borrow_mut().learn(key.to_vec(), found.clone());
+        Ok(found)
+    }
+
+    /// Reads the entries of many keys at once, about 1 MiB of them, so that reading them one by one costs little afterwards. A snapshot reads nothing ahead.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub fn read_ahead(&self, keys: impl IntoIterator<Item = Vec<u8>>) -> Result<(), StoreError> {
+        let mut unknown: Vec<Vec<u8>> = {
+            let ahead = self.ahead.borrow();
+            keys.into_iter().filter(|key| !ahead.is_known(key)).collect()
+        };
+        let mut bytes = 0_usize;
+        while unknown.len() > 1 && bytes < MOST_BYTES_AHEAD && self.source.is_transaction() {
+            let rest = unknown.split_off(unknown.len().min(MOST_KEYS));
+            self.called();
+            let found = self.noted(self.source.get_many(&unknown))?;
+            let unread = unknown.split_off(found.len().min(unknown.len()));
+            bytes = bytes.saturating_add(found.iter().flatten().map(|entry| entry.value.len()).sum());
+            let mut ahead = self.ahead.borrow_mut();
+            unknown.into_iter().zip(found).for_each(|(key, entry)| ahead.learn(key, entry));
+            unknown = if unread.is_empty() { rest } else { unread.into_iter().chain(rest).collect() };
+        }
+        Ok(())
     }
 
     /// Part of a range: at most `limit` entries, 1,000, and 1 MiB.
@@ -66,17 +132,55 @@ impl<'a> View<'a> {
     /// # Errors
     /// See [`StoreError`].
     pub fn scan(&self, range: &Range, limit: u32, order: Order) -> Result<Page, StoreError> {
+        self.make_readable(range)?;
+        if self.ahead.borrow().is_empty(range) {
+            return Ok(Page::default());
+        }
+        self.called();
+        let page = self.noted(self.source.scan(range, limit, order))?;
+        if page.entries.is_empty() && limit > 0 {
+            self.ahead.borrow_mut().learn_empty(range);
+        }
+        self.charge(0, page.entries.iter().map(|entry| entry.key.len() + entry.value.len()).sum(), false);
+        Ok(page)
+    }
+
+    /// Sees to it that the host knows all writes in a range.
+    fn make_readable(&self, range: &Range) -> Result<(), StoreError> {
         if self.has_unwritten_counts(range) {
             self.write_counts()?;
         }
-        let page = self.noted(self.source.scan(range, limit, order))?;
-        self.charge(0, page.entries.iter().map(|entry| entry.key.len() + entry.value.len()).sum(), false);
-        Ok(page)
+        let is_written = self.ahead.borrow().writes_in(range);
+        if is_written { self.hand_over() } else { Ok(()) }
+    }
+
+    /// Gives the host the writes and events that it has not got yet.
+    fn hand_over(&self) -> Result<(), StoreError> {
+        let (writes, events) = self.ahead.borrow_mut().take();
+        if !writes.is_empty() {
+            self.called();
+            self.noted(self.source.write_many(writes))?;
+        }
+        if !events.is_empty() {
+            self.called();
+            self.noted(self.source.emit_many(events))?;
+        }
+        Ok(())
+    }
+
+    fn hand_over_if_full(&self) -> Result<(), StoreError> {
+        let is_full = self.ahead.borrow().is_full();
+        if is_full { self.hand_over() } else { Ok(()) }
     }
 
     /// The work of this transaction or snapshot so far.
     pub fn spent(&self) -> Spent {
         self.spent.get()
+    }
+
+    fn called(&self) {
+        let spent = self.spent.get();
+        self.spent.set(Spent { calls: spent.calls.saturating_add(1), ..spent });
     }
 
     fn charge(&self, key_bytes: usize, value_bytes: usize, is_write: bool) {
@@ -100,7 +204,7 @@ impl<'a> View<'a> {
 
     /// A kept count as it will be written.
     pub(super) fn count(&self, key: &[u8]) -> Result<i64, StoreError> {
-        let stored: i64 = self.get(key)?.map_or(Ok(0), |entry| super::collections::decode_value(&entry.value))?;
+        let stored: i64 = self.value(key)?.map_or(Ok(0), |value| super::collections::decode_value(&value))?;
         Ok(stored.saturating_add(self.deltas.borrow().get(key).copied().unwrap_or_default()))
     }
 
@@ -112,24 +216,40 @@ impl<'a> View<'a> {
 
     /// Writes the kept counts that have changed: once for each, however many rows were counted.
     fn write_counts(&self) -> Result<(), StoreError> {
-        let deltas = self.deltas.take();
-        for (key, delta) in deltas.into_iter().filter(|(_, delta)| *delta != 0) {
+        let mut deltas = self.deltas.take();
+        deltas.retain(|_, delta| *delta != 0);
+        self.read_ahead(deltas.keys().cloned())?;
+        for (key, delta) in deltas {
             match self.count(&key)?.saturating_add(delta) {
-                0 => drop(self.delete(&key)?),
-                sum => self.set(&key, sum.to_string().as_bytes())?,
+                0 => self.change(&key, None)?,
+                sum => self.change(&key, Some(sum.to_string().as_bytes()))?,
             }
         }
         Ok(())
     }
 
-    fn set(&self, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
-        self.charge(key.len(), value.len(), true);
-        self.noted(self.source.set(key, value))
+    /// Writes an entry, or without a value removes it, if there is one. The host hears of it later.
+    fn change(&self, key: &[u8], value: Option<&[u8]>) -> Result<(), StoreError> {
+        self.charge(key.len(), value.map_or(0, <[u8]>::len), true);
+        self.noted(self.ahead.borrow_mut().write(key, value))?;
+        self.hand_over_if_full()
     }
 
     fn delete(&self, key: &[u8]) -> Result<bool, StoreError> {
-        self.charge(key.len(), 0, true);
-        self.noted(self.source.delete(key))
+        let known = self.ahead.borrow().find(key);
+        let is_there = match known {
+            Known::Written(value) => value.is_some(),
+            Known::Read(entry) => entry.is_some(),
+            Known::Nothing => {
+                self.noted(check_key(key))?;
+                self.ask(key)?.is_some()
+            }
+        };
+        match is_there {
+            true => self.change(key, None)?,
+            false => self.charge(key.len(), 0, false),
+        }
+        Ok(is_there)
     }
 }
 
@@ -163,11 +283,13 @@ impl<'a> Transaction<'a> {
         let transaction = Self(View::new(source));
         let done = work(&transaction)?;
         transaction.0.write_counts()?;
+        transaction.0.hand_over()?;
         Ok(done)
     }
 
     pub(super) fn commit(self) -> Result<(), StoreError> {
         self.0.write_counts()?;
+        self.0.hand_over()?;
         self.0.source.commit()
     }
 
@@ -200,6 +322,11 @@ impl<'a> Transaction<'a> {
     /// # Errors
     /// See [`StoreError`].
     pub fn take(&self, range: &Range, limit: u32) -> Result<Vec<Entry>, StoreError> {
+        self.make_readable(range)?;
+        if self.0.ahead.borrow().is_empty(range) {
+            return Ok(Vec::new());
+        }
+        self.called();
         let taken = self.noted(self.0.source.take(range, limit))?;
         self.charge(0, taken.iter().map(|entry| entry.key.len() + entry.value.len()).sum(), false);
         Ok(taken)
@@ -210,7 +337,7 @@ impl<'a> Transaction<'a> {
     /// # Errors
     /// See [`StoreError`].
     pub fn set(&self, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
-        self.0.set(key, value)
+        self.0.change(key, Some(value))
     }
 
     /// Removes an entry; whether there was one.
@@ -221,12 +348,34 @@ impl<'a> Transaction<'a> {
         self.0.delete(key)
     }
 
+    /// Removes an entry, if there is one. Costs less than [`Transaction::delete`].
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub fn discard(&self, key: &[u8]) -> Result<(), StoreError> {
+        self.0.change(key, None)
+    }
+
+    /// Emits an event on this component's topic `topic`, whose id nobody asks for. Costs less than [`Transaction::emit`].
+    ///
+    /// # Errors
+    /// See [`StoreError`]. The host refuses an illegal topic when it gets the transaction's writes.
+    pub fn tell(&self, topic: &str, key: &str, payload: Vec<u8>) -> Result<(), StoreError> {
+        self.charge(key.len(), payload.len(), true);
+        if payload.len() > MAX_PAYLOAD_BYTES {
+            return self.noted(Err(StoreError::PayloadTooLarge));
+        }
+        self.0.ahead.borrow_mut().tell(topic, key, payload);
+        self.0.hand_over_if_full()
+    }
+
     /// Emits an event on this component's topic `topic`; its id.
     ///
     /// # Errors
     /// See [`StoreError`].
     pub fn emit(&self, topic: &str, key: &str, payload: &[u8]) -> Result<String, StoreError> {
         self.charge(key.len(), payload.len(), true);
+        self.called();
         self.noted(self.0.source.emit(topic, key, payload))
     }
 
@@ -236,6 +385,7 @@ impl<'a> Transaction<'a> {
     /// See [`StoreError`].
     pub fn wake_at(&self, key: &str, at_ms: u64, payload: &[u8]) -> Result<(), StoreError> {
         self.charge(key.len(), payload.len(), true);
+        self.called();
         self.noted(self.0.source.wake_at(key, at_ms, payload))
     }
 
@@ -245,6 +395,7 @@ impl<'a> Transaction<'a> {
     /// See [`StoreError`].
     pub fn cancel_wake(&self, key: &str) -> Result<bool, StoreError> {
         self.charge(key.len(), 0, true);
+        self.called();
         self.noted(self.0.source.cancel_wake(key))
     }
 }

@@ -4,6 +4,7 @@ mod batch;
 mod bulk;
 mod claims;
 mod ids;
+mod interchange;
 mod peers;
 mod submission;
 mod turns;
@@ -22,6 +23,7 @@ pub use self::{
     bulk::{Action, Bulk, Filter, bulk, bulks, clear},
     claims::{ClaimRequest, MAX_CLAIMED, claim, claim_many},
     ids::{MAX_ID_BYTES, MAX_SUBMITTED_ID_BYTES, check_name, is_id},
+    interchange::{Traveller, export, take_in},
     peers::{PEER_TIMEOUT_MS, clock, heartbeat, peers},
     submission::{Draft, MAX_DEPENDENCIES, MAX_NOTES_BYTES, MAX_PAYLOAD_BYTES, Submission, retry, submit, submit_all},
     turns::{Limit, Overflow, in_line, limit, set_limit},

@@ -38,12 +38,12 @@ fn on_wake(_wake: Wake) -> Result<(), Error> {
     engine::wake(now_ms(), chance()).map_err(Error::from)
 }
 
-use tools::{batch::*, bulk::*, docker::*, p2p::*, queue::*, tasks::*, workers::*};
+use tools::{batch::*, bulk::*, docker::*, interchange::*, p2p::*, queue::*, tasks::*, workers::*};
 
 mcpp_tool::export! {
     tools: [
         task_submit, task_status, task_cancel, task_list, task_priority, task_result, task_retry,
-        task_submit_many, task_claim, task_complete_many, task_renew_many, task_bulk, task_bulk_status,
+        task_submit_many, task_claim, task_complete_many, task_renew_many, task_bulk, task_bulk_status, task_export, task_import,
         queue_stats, queue_pause, queue_resume, queue_clear, queue_limit,
         worker_register, worker_unregister, worker_status,
         p2p_taskqueue_status, p2p_taskqueue_submit, p2p_taskqueue_claim_next, p2p_taskqueue_call_tool,

@@ -171,7 +171,7 @@ impl Play {
             rate_key: wish.line.filter(|line| !LINES[*line].0).map(|line| LINES[line].1.to_owned()),
             max_attempts: wish.max_attempts,
             timeout_ms: wish.timeout_ms,
-            ..Spec::new(TYPES[wish.task_type], json!({ "work": wish.task_type, "fill": "x".repeat(self.fill_bytes) }))
+            ..Spec::new(TYPES[wish.task_type], &json!({ "work": wish.task_type, "fill": "x".repeat(self.fill_bytes) }))
         };
         (Submission { id: None, not_before_ms: self.now + wish.delay_ms, spec }, new_id, depends_on)
     }

@@ -218,6 +218,16 @@ pub fn find(t: &View<'_>, id: &str) -> Result<Option<Task>, StoreError> {
     }
 }
 
+/// Reads the tasks of these ids at once, as far as there are such tasks, so that finding each costs little afterwards.
+pub fn read_ahead<'a>(t: &View<'_>, ids: impl Iterator<Item = &'a str> + Clone) -> Result<(), StoreError> {
+    IDS.read_ahead(t, ids.clone())?;
+    let mut places = Vec::new();
+    for id in ids {
+        places.extend(IDS.get(t, id)?.map(|created_ms| (created_ms, id)));
+    }
+    TASKS.read_ahead(t, &places)
+}
+
 /// Stores what has become of a task; none for a task that is forgotten.
 pub fn save(t: &Transaction<'_>, before: Option<&Task>, after: Option<&Task>, now_ms: u64) -> Result<(), StoreError> {
     let Some(key) = after.or(before).map(|task| (task.created_ms, task.id.clone())) else { return Ok(()) };
@@ -270,7 +280,7 @@ pub(crate) fn announce(t: &Transaction<'_>, task: &Task) -> Result<(), StoreErro
     let payload = serde_json::to_vec(&payload).map_err(|_| StoreError::Unreadable)?;
     // The key of an event has a bound that an id need not keep to.
     let key: String = task.id.chars().take(64).collect();
-    t.emit("task", &key, &payload).map(|_| ())
+    t.tell("task", &key, payload)
 }
 
 /// How many tasks have a status.

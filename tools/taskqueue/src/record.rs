@@ -1,7 +1,11 @@
 //! The queue's record of a task, and its form on the wire.
 
+mod payload;
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+
+pub use self::payload::Payload;
 
 /// Lines of log that are kept of one task; older ones are dropped.
 pub const MAX_LOG_LINES: usize = 200;
@@ -75,7 +79,7 @@ pub struct Spec {
     #[serde(default, skip_serializing_if = "is_default")]
     pub model_name: String,
     /// The work to do; an object.
-    pub payload: Value,
+    pub payload: Payload,
     /// Higher is sooner.
     pub priority: f64,
     /// For finding it.
@@ -169,11 +173,11 @@ impl Spec {
     }
 
     /// A type and a payload, and defaults for everything else.
-    pub fn new(task_type: &str, payload: Value) -> Self {
+    pub fn new(task_type: &str, payload: &Value) -> Self {
         Self {
             task_type: task_type.to_owned(),
             model_name: String::new(),
-            payload,
+            payload: Payload::of(payload),
             priority: 5.0,
             tags: Vec::new(),
             dependencies: Vec::new(),

@@ -114,19 +114,20 @@ fn dispatch(request: &Request<'_>) -> Reply {
 
 fn submit(request: &Request<'_>) -> Reply {
     let payload = match request.any("payload") {
-        Some(Value::Object(payload)) => payload.clone(),
-        Some(other) => Map::from_iter([("payload".to_owned(), other.clone())]),
-        None => Map::new(),
+        Some(payload @ Value::Object(_)) => payload.clone(),
+        Some(other) => json!({ "payload": other }),
+        None => json!({}),
     };
     let now = now_ms();
-    let draft = Draft::new(submission(request, payload)?, &new_id(), now);
+    let draft = Draft::new(submission(request, &payload)?, &new_id(), now);
     let task = transact(|t| engine::submit(t, &draft, now))?;
     Ok(json!({ "task_id": task.id }))
 }
 
 /// The submission that the queue reads in a payload.
-fn submission(request: &Request<'_>, payload: Map<String, Value>) -> Result<Submission, Failure> {
-    let inside = Request::of_payload(&payload);
+fn submission(request: &Request<'_>, payload: &Value) -> Result<Submission, Failure> {
+    let nothing = Map::new();
+    let inside = Request::of_payload(payload.as_object().unwrap_or(&nothing));
     let text = |names: &[&str]| Ok::<_, Failure>(inside.text(names)?.map(str::to_owned));
     let attempts = inside.whole(&["max_attempts"])?;
     let spec = Spec {
@@ -136,7 +137,7 @@ fn submission(request: &Request<'_>, payload: Map<String, Value>) -> Result<Subm
         sticky_worker: text(&["sticky_worker_id", "sticky_worker"])?,
         idempotency_key: text(&["idempotency_key"])?,
         max_attempts: attempts.map_or(DEFAULT_ATTEMPTS, |attempts| u32::try_from(attempts).unwrap_or(u32::MAX)),
-        ..Spec::new(request.text(&["task_type"])?.unwrap_or("text-generation"), Value::Object(payload.clone()))
+        ..Spec::new(request.text(&["task_type"])?.unwrap_or("text-generation"), payload)
     };
     let not_before_ms = inside.time_ms("next_attempt_at")?.unwrap_or_default();
     Ok(Submission { id: text(&["task_id"])?, not_before_ms, spec })

@@ -4,22 +4,33 @@
 pub mod batch;
 pub mod bulk;
 pub mod docker;
+pub mod interchange;
 pub mod p2p;
 pub mod queue;
 pub mod tasks;
 pub mod workers;
 
 use mcpp_tool::{
-    Envelope, Failure, Output,
+    Envelope, Failure, IsOk,
     store::{Snapshot, Transaction, snapshot, transact},
 };
 use serde_json::{Map, Value, json};
 
 use crate::engine::QueueError;
 
-/// An answer as it is.
-pub(crate) fn answer(value: Value) -> Output {
-    Output { content: Vec::new(), structured: Some(value) }
+/// `{success: true, …}` or `{success: false, error, …}`, with properties that the contract names.
+pub type Reply = Envelope<Map<String, Value>>;
+/// `{ok: true, …}` or `{ok: false, error, …}`, as the task-queue protocol has it.
+pub type PeerReply = Envelope<Map<String, Value>, IsOk>;
+
+/// A reply of the protocol, as it is.
+pub(crate) fn answer(reply: Value) -> PeerReply {
+    let Value::Object(mut fields) = reply else { return Err(Failure::new("invalid_response")).into() };
+    if fields.shift_remove("ok") == Some(json!(true)) {
+        return Ok(fields).into();
+    }
+    let error = fields.shift_remove("error").unwrap_or_default();
+    Err(Failure { error: error.as_str().unwrap_or("invalid_response").to_owned(), more: fields }).into()
 }
 
 /// Runs one transaction.
@@ -27,25 +38,17 @@ pub(crate) fn run<T>(work: impl FnMut(&Transaction<'static>) -> Result<T, QueueE
     transact(work)
 }
 
-/// `{success: true, …}`, or `{success: false, error, …}` with what was asked for.
-pub(crate) fn settle(result: Result<Value, QueueError>, asked: (&str, &str)) -> Output {
-    answer(match result {
-        Ok(Value::Object(fields)) => {
-            let mut reply = Map::from_iter([("success".to_owned(), json!(true))]);
-            reply.extend(fields);
-            Value::Object(reply)
-        }
-        Ok(other) => json!({ "success": true, "result": other }),
-        Err(error) => {
-            let mut reply = json!({ "success": false, "error": error.to_string() });
-            if let (Some(reply), (name, value)) = (reply.as_object_mut(), asked)
-                && !name.is_empty()
-            {
-                reply.insert(name.to_owned(), json!(value));
-            }
-            reply
-        }
-    })
+/// The reply to a request; a failure with what was asked for.
+pub(crate) fn settle(result: Result<Value, QueueError>, (name, asked): (&str, &str)) -> Reply {
+    let fields = |value| match value {
+        Value::Object(fields) => fields,
+        other => Map::from_iter([("result".to_owned(), other)]),
+    };
+    let failure = |error| match name {
+        "" => Failure::new(error),
+        name => Failure::new(error).with(name, asked),
+    };
+    result.map(fields).map_err(failure).into()
 }
 
 /// The same for a result that has a type.

@@ -1,6 +1,8 @@
 //! A call that gives its place among the running back for a while: because its instance waits, or because it waits for an instance.
 
-use tokio::sync::oneshot;
+use std::sync::{Arc, PoisonError};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::{InstancePermit, PermitKind, Queued, QueuedCall, Slot, busy, number};
 use crate::call::CallError;
@@ -23,6 +25,23 @@ impl Slot {
         let waiting = self.admission.place(&self.share.tenant, PermitKind::Waiting);
         self.set_running(None);
         Some(ParkedCall { slot: self, _held: ParkedPermit::Waiting(waiting) })
+    }
+
+    /// Gives its place among the instances of its tool to another call. Gives the places of the tool, for [`Slot::enter_tool`].
+    pub fn leave_tool(&self) -> Option<Arc<Semaphore>> {
+        let place = self.lock_tool().take()?;
+        Some(Arc::clone(place.semaphore()))
+    }
+
+    /// Takes a place among the instances of its tool again, once one is free.
+    pub async fn enter_tool(&self, places: Arc<Semaphore>) {
+        // The places of a tool are never closed.
+        let place = places.acquire_owned().await.ok();
+        *self.lock_tool() = place;
+    }
+
+    fn lock_tool(&self) -> std::sync::MutexGuard<'_, Option<OwnedSemaphorePermit>> {
+        self.tool.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Changes from running back to the queue, for a call that waits for an instance in use by another call. It must not keep its place meanwhile, because the

@@ -1,6 +1,6 @@
 //! Durable entries: one read transaction of the file, replaced after every commit, and the merge of pending writes over it.
 
-use std::{cmp::Ordering, path::PathBuf, sync::Arc};
+use std::{cmp::Ordering, collections::BTreeMap, iter::Peekable, path::PathBuf, sync::Arc};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -43,6 +43,16 @@ pub(super) struct Pending {
 
 /// Pending writes by key of the space; a clone shares all entries that do not change afterwards.
 pub(super) type Overlay = rpds::RedBlackTreeMapSync<Bytes, Pending>;
+
+/// The own writes of an open transaction, by key of the space; none for a deletion.
+pub(super) type Writes = BTreeMap<Bytes, Option<Bytes>>;
+
+/// The own writes of an open transaction, and the version that they get.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Own<'a> {
+    pub(super) writes: &'a Writes,
+    pub(super) version: u64,
+}
 
 /// Key of an entry in the file.
 pub(super) fn full_key(component: &ComponentName, key: &[u8]) -> Vec<u8> {
@@ -93,11 +103,18 @@ impl Base {
         Ok(version.unwrap_or(ABSENT))
     }
 
-    /// Part of a range, with `overlay` over it.
+    /// How long the value of an entry is, without copying it.
+    pub(super) fn value_bytes(&self, component: &ComponentName, key: &[u8]) -> Result<Option<usize>, StoreError> {
+        let found = self.table.get(&*full_key(component, key)).map_err(|error| self.failed(error))?;
+        Ok(found.map(|stored| stored.value().len().saturating_sub(VERSION_BYTES)))
+    }
+
+    /// Part of a range, with `staged` over it, and over that the `own` writes of a transaction.
     pub(super) fn scan(
         &self,
         component: &ComponentName,
-        overlay: &Overlay,
+        staged: &Overlay,
+        own: Option<Own<'_>>,
         range: &KeyRange,
         scan: Scan,
     ) -> Result<Page, StoreError> {
@@ -112,22 +129,55 @@ impl Base {
             let key = Bytes::copy_from_slice(key.value().get(strip..).unwrap_or_default());
             self.entry(key, stored.value())
         };
-        let pending = overlay.range(range.start.clone()..range.end.clone());
+        let keys = || range.start.clone()..range.end.clone();
+        let staged = staged.range(keys()).map(|(key, pending)| (key, pending.value.as_ref(), pending.version));
+        let own = own
+            .into_iter()
+            .flat_map(|own| own.writes.range(keys()).map(move |(key, value)| (key, value.as_ref(), own.version)));
         match scan.order {
-            Order::Ascending => page(durable.map(entry), pending, scan),
-            Order::Descending => page(durable.rev().map(entry), pending.rev(), scan),
+            Order::Ascending => page(durable.map(entry), over(own, staged, scan.order), scan),
+            Order::Descending => page(durable.rev().map(entry), over(own.rev(), staged.rev(), scan.order), scan),
         }
     }
+}
+
+/// A write that is not durable yet: its key, its value if it is no deletion, and its version.
+type PendingWrite<'a> = (&'a Bytes, Option<&'a Bytes>, u64);
+
+fn compare(one: &Bytes, other: &Bytes, order: Order) -> Ordering {
+    match order {
+        Order::Ascending => one.cmp(other),
+        Order::Descending => other.cmp(one),
+    }
+}
+
+/// Merges two runs of writes; where both have a key the upper one stands.
+fn over<'a>(
+    upper: impl Iterator<Item = PendingWrite<'a>>,
+    lower: impl Iterator<Item = PendingWrite<'a>>,
+    order: Order,
+) -> Peekable<impl Iterator<Item = PendingWrite<'a>>> {
+    let (mut upper, mut lower) = (upper.peekable(), lower.peekable());
+    let merged = std::iter::from_fn(move || match (upper.peek(), lower.peek()) {
+        (Some((above, ..)), Some((below, ..))) => match compare(above, below, order) {
+            Ordering::Less => upper.next(),
+            Ordering::Equal => lower.next().and(upper.next()),
+            Ordering::Greater => lower.next(),
+        },
+        (Some(_), None) => upper.next(),
+        (None, _) => lower.next(),
+    });
+    merged.peekable()
 }
 
 /// Merges two runs in the order of the scan; where both have a key the pending write stands.
 fn page<'a>(
     durable: impl Iterator<Item = Result<Entry, StoreError>>,
-    pending: impl Iterator<Item = (&'a Bytes, &'a Pending)>,
+    mut pending: Peekable<impl Iterator<Item = PendingWrite<'a>>>,
     scan: Scan,
 ) -> Result<Page, StoreError> {
     let limit = scan.limit.min(MAX_PAGE_ENTRIES);
-    let (mut durable, mut pending) = (durable.peekable(), pending.peekable());
+    let mut durable = durable.peekable();
     let (mut page, mut bytes) = (Page::default(), 0_usize);
     loop {
         let first = match (durable.peek(), pending.peek()) {
@@ -135,10 +185,7 @@ fn page<'a>(
             (Some(_), None) => Ordering::Less,
             (None, Some(_)) => Ordering::Greater,
             (Some(Err(_)), Some(_)) => Ordering::Less,
-            (Some(Ok(entry)), Some((key, _))) => match scan.order {
-                Order::Ascending => entry.key.cmp(key),
-                Order::Descending => (*key).cmp(&entry.key),
-            },
+            (Some(Ok(entry)), Some((key, ..))) => compare(&entry.key, key, scan.order),
         };
         let found = match first {
             Ordering::Less => durable.next().transpose()?,
@@ -149,7 +196,7 @@ fn page<'a>(
             Ordering::Greater => live(pending.next()),
         };
         let Some(entry) = found else { continue };
-        bytes = bytes.saturating_add(entry.key.len()).saturating_add(entry.value.len());
+        bytes = bytes.saturating_add(entry.bytes());
         if page.entries.len() >= limit || (bytes > MAX_PAGE_BYTES && !page.entries.is_empty()) {
             page.more = true;
             return Ok(page);
@@ -159,9 +206,9 @@ fn page<'a>(
 }
 
 /// The entry that a pending write makes, unless it is a deletion.
-fn live(pending: Option<(&Bytes, &Pending)>) -> Option<Entry> {
-    let (key, pending) = pending?;
-    Some(Entry { key: key.clone(), value: pending.value.clone()?, version: pending.version })
+fn live(pending: Option<PendingWrite<'_>>) -> Option<Entry> {
+    let (key, value, version) = pending?;
+    Some(Entry { key: key.clone(), value: value?.clone(), version })
 }
 
 /// A snapshot for a guest or the host. As long as it lives, the file cannot reuse the pages that it sees.
@@ -186,6 +233,6 @@ impl Snapshot for DurableSnapshot {
     }
 
     fn scan<'a>(&'a self, range: &'a KeyRange, scan: Scan) -> BoxFuture<'a, Result<Page, StoreError>> {
-        Box::pin(std::future::ready(self.base.scan(&self.component, &Overlay::new_sync(), range, scan)))
+        Box::pin(std::future::ready(self.base.scan(&self.component, &Overlay::new_sync(), None, range, scan)))
     }
 }

@@ -201,9 +201,9 @@ fn after_failure(file: &DataFile, error: StoreError, number: u64) -> Result<(), 
     }
 }
 
-/// Changes of a group: the last write of each entry, and the spaces.
+/// Changes of a group: the last write of each entry, with the version that it gives, and the spaces.
 struct Changes<'a> {
-    entries: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
+    entries: BTreeMap<(&'a ComponentName, &'a Bytes), (u64, Option<&'a Bytes>)>,
     spaces: BTreeMap<&'a ComponentName, &'a Batch>,
 }
 
@@ -212,10 +212,8 @@ impl<'a> Changes<'a> {
         let mut changes = Self { entries: BTreeMap::new(), spaces: BTreeMap::new() };
         for batch in group.iter().filter(|batch| !batch.writes.is_empty()) {
             let component = &batch.space.component;
-            for (key, value) in &batch.writes {
-                let value = value.as_ref().map(|value| stored(batch.version, value));
-                changes.entries.insert(full_key(component, key), value);
-            }
+            let entries = batch.writes.iter().map(|(key, value)| ((component, key), (batch.version, value.as_ref())));
+            changes.entries.extend(entries);
             changes.spaces.insert(component, batch);
         }
         changes
@@ -227,10 +225,11 @@ impl<'a> Changes<'a> {
         write.set_quick_repair(true);
         {
             let mut entries = write.open_table(ENTRIES)?;
-            for (key, value) in &self.entries {
+            for ((component, key), (version, value)) in &self.entries {
+                let key = full_key(component, key);
                 match value {
-                    Some(value) => drop(entries.insert(&**key, &**value)?),
-                    None => drop(entries.remove(&**key)?),
+                    Some(value) => drop(entries.insert(&*key, &*stored(*version, value))?),
+                    None => drop(entries.remove(&*key)?),
                 }
             }
             let mut spaces = write.open_table(SPACES)?;
@@ -257,7 +256,7 @@ impl<'a> Changes<'a> {
                 }
             }
         }
-        file.wake(self.entries.keys());
+        file.wake(self.entries.keys().copied());
         let deliverable = |key: &Bytes| Section::Deliveries.has(key) || Section::Due.has(key);
         let touched: BTreeSet<&ComponentName> = group
             .iter()

@@ -10,6 +10,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use bytes::Bytes;
 use redb::{Database, Durability, ReadableDatabase as _, ReadableTable as _, StorageBackend as _, TableDefinition};
 use tokio::{
     runtime::Handle,
@@ -215,13 +216,13 @@ impl DataFile {
         }
     }
 
-    /// Wakes the calls that wait for one of these entries (`component NUL key`).
-    pub(super) fn wake<'a>(&self, changed: impl Iterator<Item = &'a Vec<u8>>) {
+    /// Wakes the calls that wait for one of these entries.
+    pub(super) fn wake<'a>(&self, changed: impl Iterator<Item = (&'a ComponentName, &'a Bytes)>) {
         let waiting = self.lock_waiting();
         if waiting.is_empty() {
             return;
         }
-        for waiting in changed.filter_map(|key| waiting.get(key)) {
+        for waiting in changed.filter_map(|(component, key)| waiting.get(&full_key(component, key))) {
             waiting.notify.notify_waiters();
         }
     }

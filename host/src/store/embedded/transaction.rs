@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 
 use super::{
-    base::{Base, Overlay, Pending},
+    base::{Base, Overlay, Own, Pending, Writes},
     commit::{self, Batch},
     file::DataFile,
     space::{SpaceState, SpaceTurn},
@@ -18,6 +18,9 @@ use crate::{
     },
 };
 
+/// Changes of one call after which the turn is checked again: as many as take far less than a turn.
+const CHANGES_PER_CHECK: usize = 64;
+
 /// An open transaction of the embedded store.
 #[derive(Debug)]
 pub(super) struct EmbeddedTransaction {
@@ -25,11 +28,10 @@ pub(super) struct EmbeddedTransaction {
     space: Arc<SpaceState>,
     turn: Arc<SpaceTurn>,
     base: Arc<Base>,
-    /// Staged writes of earlier transactions, and this one's own.
-    overlay: Overlay,
-    /// Whether any write was staged. Then the host acknowledges even a read-only transaction only after that write is durable.
-    saw_staged: bool,
-    writes: BTreeMap<Bytes, Option<Bytes>>,
+    /// Staged writes of earlier transactions. Where there are any, the host acknowledges even a read-only transaction only after they are durable.
+    staged: Overlay,
+    /// This transaction's own writes.
+    writes: Writes,
     written_bytes: usize,
     used_bytes: u64,
     version: u64,
@@ -44,13 +46,12 @@ pub(super) async fn begin(
     let space = file.space(component)?;
     let turn = space.take_turn(bounds).await?;
     // Under one lock, so that no staged write becomes durable between the two looks.
-    let (base, overlay, used_bytes, version) = {
+    let (base, staged, used_bytes, version) = {
         let view = space.view();
         (file.base(), view.staged.clone(), view.used_bytes, view.version.saturating_add(1))
     };
-    let saw_staged = !overlay.is_empty();
     let (writes, written_bytes) = (BTreeMap::new(), 0);
-    Ok(EmbeddedTransaction { file, space, turn, base, overlay, saw_staged, writes, written_bytes, used_bytes, version })
+    Ok(EmbeddedTransaction { file, space, turn, base, staged, writes, written_bytes, used_bytes, version })
 }
 
 impl EmbeddedTransaction {
@@ -59,37 +60,51 @@ impl EmbeddedTransaction {
         if self.file.is_broken() { Err(StoreError::Conflict) } else { Ok(()) }
     }
 
+    /// The value and version of an entry, as this transaction has left it; the value is in the first place where it is its own.
+    fn pending(&self, key: &[u8]) -> Option<(Option<&Bytes>, u64)> {
+        let own = self.writes.get(key).map(|value| (value.as_ref(), self.version));
+        own.or_else(|| self.staged.get(key).map(|Pending { version, value }| (value.as_ref(), *version)))
+    }
+
     fn read(&self, key: &[u8]) -> Result<Option<Entry>, StoreError> {
-        match self.overlay.get(key) {
-            Some(Pending { version, value }) => Ok(value.as_ref().map(|value| Entry {
-                key: Bytes::copy_from_slice(key),
-                value: value.clone(),
-                version: *version,
-            })),
+        match self.pending(key) {
+            Some((value, version)) => {
+                let entry = |value: &Bytes| Entry { key: Bytes::copy_from_slice(key), value: value.clone(), version };
+                Ok(value.map(entry))
+            }
             None => self.base.get(&self.space.component, key),
         }
     }
 
-    /// Writes or, without a value, deletes; returns whether an entry existed.
+    /// Bytes of the key and the value of an entry; none if there is no such entry.
+    fn size(&self, key: &[u8]) -> Result<Option<usize>, StoreError> {
+        let value_bytes = match self.pending(key) {
+            Some((value, _)) => value.map(Bytes::len),
+            None => self.base.value_bytes(&self.space.component, key)?,
+        };
+        Ok(value_bytes.map(|value_bytes| key.len().saturating_add(value_bytes)))
+    }
+
+    /// Writes or, without a value, deletes; returns whether an entry existed. The caller has checked the turn.
     fn write(&mut self, key: Bytes, value: Option<Bytes>) -> Result<bool, StoreError> {
-        self.check()?;
-        let size = |value: &Bytes| key.len().saturating_add(value.len());
-        let new = value.as_ref().map_or(0, size);
+        let old = self.size(&key)?;
+        if value.is_none() && old.is_none() {
+            return Ok(false);
+        }
+        let new = value.as_ref().map_or(0, |value| key.len().saturating_add(value.len()));
         let written_bytes = self.written_bytes.saturating_add(new.max(key.len()));
         if self.writes.len() >= MAX_TRANSACTION_WRITES || written_bytes > MAX_TRANSACTION_BYTES {
             return Err(StoreError::TransactionTooLarge);
         }
-        let before = self.read(&key)?;
-        let old = before.as_ref().map_or(0, |entry| size(&entry.value));
-        let used_bytes = self.used_bytes.saturating_sub(bytes(old)).saturating_add(bytes(new));
+        let old_bytes = old.unwrap_or_default();
+        let used_bytes = self.used_bytes.saturating_sub(bytes(old_bytes)).saturating_add(bytes(new));
         let limit = self.turn.quota_bytes();
-        if new > old && used_bytes > limit {
+        if new > old_bytes && used_bytes > limit {
             return Err(StoreError::QuotaExceeded { limit });
         }
         (self.used_bytes, self.written_bytes) = (used_bytes, written_bytes);
-        self.overlay.insert_mut(key.clone(), Pending { version: self.version, value: value.clone() });
         self.writes.insert(key, value);
-        Ok(before.is_some())
+        Ok(old.is_some())
     }
 }
 
@@ -109,7 +124,10 @@ impl Transaction for EmbeddedTransaction {
     }
 
     fn scan<'a>(&'a mut self, range: &'a KeyRange, scan: Scan) -> BoxFuture<'a, Result<Page, StoreError>> {
-        let page = self.check().and_then(|()| self.base.scan(&self.space.component, &self.overlay, range, scan));
+        let page = self.check().and_then(|()| {
+            let own = Own { writes: &self.writes, version: self.version };
+            self.base.scan(&self.space.component, &self.staged, Some(own), range, scan)
+        });
         Box::pin(std::future::ready(page))
     }
 
@@ -119,15 +137,24 @@ impl Transaction for EmbeddedTransaction {
     }
 
     fn set(&mut self, key: Bytes, value: Bytes) -> BoxFuture<'_, Result<(), StoreError>> {
-        Box::pin(std::future::ready(self.write(key, Some(value)).map(|_| ())))
+        let written = self.check().and_then(|()| self.write(key, Some(value)).map(drop));
+        Box::pin(std::future::ready(written))
     }
 
     fn delete<'a>(&'a mut self, key: &'a [u8]) -> BoxFuture<'a, Result<bool, StoreError>> {
-        let deleted = match self.check().and_then(|()| self.read(key)) {
-            Ok(Some(_)) => self.write(Bytes::copy_from_slice(key), None),
-            other => other.map(|_| false),
-        };
+        let deleted = self.check().and_then(|()| self.write(Bytes::copy_from_slice(key), None));
         Box::pin(std::future::ready(deleted))
+    }
+
+    fn write_many(&mut self, changes: Vec<(Bytes, Option<Bytes>)>) -> BoxFuture<'_, Result<(), StoreError>> {
+        let write = |(number, (key, value)): (usize, (Bytes, Option<Bytes>))| {
+            if number.is_multiple_of(CHANGES_PER_CHECK) {
+                self.check()?;
+            }
+            self.write(key, value).map(drop)
+        };
+        let written = changes.into_iter().enumerate().try_for_each(write);
+        Box::pin(std::future::ready(written))
     }
 
     /// The transactions of a space run one after another, so the version of the space orders them.
@@ -139,7 +166,7 @@ impl Transaction for EmbeddedTransaction {
         Box::pin(async move {
             self.check()?;
             let writes = std::mem::take(&mut self.writes);
-            if writes.is_empty() && !self.saw_staged {
+            if writes.is_empty() && self.staged.is_empty() {
                 return Ok(());
             }
             let room = commit::room(&self.file, self.written_bytes).await?;

@@ -152,6 +152,27 @@ fn store_emit(topic: String, key: String, payloads: Vec<String>) -> Result<Vec<S
     transact(|t| payloads.iter().map(|payload| Ok(t.emit(&topic, &key, payload.as_bytes())?)).collect())
 }
 
+/// Emits events whose ids nobody needs, and writes a value for each, with as few calls of the host as may be.
+#[tool]
+fn store_tell(topic: String, key: String, payloads: Vec<String>) -> Result<(), Error> {
+    transact(|t| {
+        for payload in &payloads {
+            t.tell(&topic, &key, payload.clone().into_bytes())?;
+            VALUES.set(t, payload, &topic)?;
+        }
+        Ok(())
+    })
+}
+
+/// Reads values at once, as a transaction sees them.
+#[tool]
+fn store_get_many(keys: Vec<String>) -> Result<Vec<Option<String>>, Error> {
+    transact(|t| {
+        VALUES.read_ahead(t, &keys)?;
+        Ok(keys.iter().map(|key| VALUES.get(t, key)).collect::<Result<_, _>>()?)
+    })
+}
+
 /// Emits an event, then fails.
 #[tool]
 fn store_emit_and_fail(topic: String) -> Result<(), Error> {
@@ -234,7 +255,7 @@ fn on_wake(wake: Wake) -> Result<(), Error> {
 mcpp_tool::export! {
     tools: [
         store_set, store_get, store_remove, store_keys, store_add, store_wait, store_fill, store_misuse, store_overrun_once, store_snapshots,
-        store_leave_open, store_emit, store_emit_and_fail, store_wake, store_cancel_wake, store_told,
+        store_leave_open, store_emit, store_tell, store_get_many, store_emit_and_fail, store_wake, store_cancel_wake, store_told,
     ],
     events: { "own" => on_event, "other/topic" => on_event },
     timers: on_wake,

@@ -127,6 +127,7 @@ fn take_next(
         if next.is_empty() {
             break;
         }
+        TASKS.read_ahead(t, &next.iter().map(|(.., id, created_ms)| (*created_ms, id)).collect::<Vec<_>>())?;
         for place in next {
             if bytes >= FULL_BYTES || t.spent().written_bytes >= FULL_WRITTEN_BYTES {
                 return Ok(());

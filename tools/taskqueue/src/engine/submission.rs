@@ -32,7 +32,7 @@ pub struct Submission {
 }
 
 impl Submission {
-    fn check(&self) -> Result<(), QueueError> {
+    pub(super) fn check(&self) -> Result<(), QueueError> {
         let refuse = |reason: String| Err(QueueError::Invalid(reason));
         self.id.as_deref().map_or(Ok(()), check_task_id)?;
         let spec = &self.spec;
@@ -58,7 +58,7 @@ impl Submission {
         if !spec.priority.is_finite() {
             return refuse("priority must be a finite number".into());
         }
-        if json_bytes(&spec.payload) > MAX_PAYLOAD_BYTES {
+        if spec.payload.bytes() > MAX_PAYLOAD_BYTES {
             return refuse(format!("the payload is larger than {MAX_PAYLOAD_BYTES} bytes"));
         }
         if json_bytes(&(&spec.tags, &spec.metadata)) > MAX_NOTES_BYTES {
@@ -95,6 +95,11 @@ impl Draft {
         let row = is_plain.then(|| TASKS.prepare(&(now_ms, task.id.clone()), &task).ok()).flatten();
         Self { check: submission.check(), submission, task, row }
     }
+
+    /// The id of the task.
+    pub fn id(&self) -> &str {
+        &self.task.id
+    }
 }
 
 /// Submits a task. The same work under the same id or idempotency key is the same task, whatever has become of it.
@@ -116,7 +121,7 @@ fn find_or_accept(t: &Transaction<'_>, draft: &Draft, aging: Option<Aging>, now_
 }
 
 /// Sees to it that somebody looks after new tasks.
-fn plan(t: &Transaction<'_>, tasks: &[Task], now_ms: u64) -> Result<(), QueueError> {
+pub(super) fn plan(t: &Transaction<'_>, tasks: &[Task], now_ms: u64) -> Result<(), QueueError> {
     waiting::ring(t, tasks, now_ms)?;
     Ok(upkeep::plan(t, tasks, now_ms)?)
 }
@@ -124,6 +129,8 @@ fn plan(t: &Transaction<'_>, tasks: &[Task], now_ms: u64) -> Result<(), QueueErr
 /// Submits tasks, all or none. A task may depend on an earlier one of them.
 pub fn submit_all(t: &Transaction<'_>, drafts: &[Draft], now_ms: u64) -> Result<Vec<Task>, QueueError> {
     let (mut tasks, aging) = (Vec::with_capacity(drafts.len()), settings(t)?.aging);
+    let given = drafts.iter().filter_map(|draft| draft.submission.id.as_deref());
+    queue::read_ahead(t, given.filter(|id| is_id(id)))?;
     for (number, draft) in drafts.iter().enumerate() {
         tasks.push(find_or_accept(t, draft, aging, now_ms).map_err(|error| in_batch(number, error))?);
     }
@@ -142,7 +149,7 @@ fn in_batch(number: usize, error: QueueError) -> QueueError {
     }
 }
 
-fn same_work(submission: &Submission, known: Task) -> Result<Task, QueueError> {
+pub(super) fn same_work(submission: &Submission, known: Task) -> Result<Task, QueueError> {
     if submission.is_same_work(&known) {
         return Ok(known);
     }

@@ -13,14 +13,14 @@ use crate::{
 const NOW: u64 = 1_800_000_000_000;
 /// The default budgets of a call.
 const BUDGET: memory::Spent =
-    memory::Spent { ops: 100_000, bytes: 64 << 20, writes: u64::MAX, written_bytes: u64::MAX };
+    memory::Spent { ops: 100_000, bytes: 64 << 20, writes: u64::MAX, written_bytes: u64::MAX, calls: u64::MAX };
 
 fn run<T>(work: impl FnMut(&Transaction<'static>) -> Result<T, QueueError>) -> Result<T, QueueError> {
     mcpp_tool::store::transact(work)
 }
 
 fn submission(id: &str, payload: Value) -> Submission {
-    Submission { id: Some(id.to_owned()), not_before_ms: 0, spec: Spec::new("kind", payload) }
+    Submission { id: Some(id.to_owned()), not_before_ms: 0, spec: Spec::new("kind", &payload) }
 }
 
 fn large() -> Value {
@@ -417,7 +417,7 @@ fn types_are_counted_up_to_a_bound_and_the_count_says_when_there_are_more() {
     assert_eq!((running.len(), all), (1, true), "those of one status do not hide those of another");
     let (queued, all) = by_type(Status::Queued);
     assert_eq!((queued.len(), all), (1_000, true));
-    let more = Submission { spec: Spec::new("type-9999", json!({})), ..submission("more", json!({})) };
+    let more = Submission { spec: Spec::new("type-9999", &json!({})), ..submission("more", json!({})) };
     run(|t| submit(t, &Draft::new(more.clone(), "", NOW), NOW)).expect("submitted");
     let (queued, all) = by_type(Status::Queued);
     assert_eq!((queued.len(), all), (1_000, false));

@@ -197,7 +197,8 @@ impl Play {
             expected.push(is_first && is_held_by(self.task(&by.task).as_ref(), by));
         }
         let now = self.now;
-        let outcomes = engine::each(&completions, |t, completion| completion.apply(t, now, 0.5));
+        let outcomes =
+            engine::each(&completions, |completion| &completion.task, |t, completion| completion.apply(t, now, 0.5));
         let done: Vec<bool> = outcomes.iter().map(Result::is_ok).collect();
         prop_assert_eq!(done, expected, "one-lease: finish many: {:?}", outcomes);
         Ok(())

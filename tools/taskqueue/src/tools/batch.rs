@@ -14,7 +14,7 @@ use serde_json::{Map, Value};
 use super::{run, seal, tasks::NewTask};
 use crate::{
     engine::{self, ClaimRequest, Completion, Draft, MAX_CLAIMED, QueueError, each},
-    record::{Task, seconds},
+    record::{Payload, Task, seconds},
     rules::{Claim, Outcome},
 };
 
@@ -37,7 +37,7 @@ pub struct One {
 }
 
 impl One {
-    fn of(task_id: &str, outcome: Result<Task, QueueError>) -> Self {
+    pub(super) fn of(task_id: &str, outcome: Result<Task, QueueError>) -> Self {
         let (status, error) = match outcome {
             Ok(task) => (Some(task.status().as_str().to_owned()), None),
             Err(error) => (None, Some(error.to_string())),
@@ -84,7 +84,11 @@ pub fn task_submit_many(
         submitted.map(|tasks| tasks.into_iter().map(Ok).collect())
     } else {
         let drafts: Vec<Result<Draft, QueueError>> = drafts.collect();
-        Ok(each(&drafts, |t, draft| engine::submit(t, draft.as_ref().map_err(Clone::clone)?, now)))
+        Ok(each(
+            &drafts,
+            |draft| draft.as_ref().map_or("", Draft::id),
+            |t, draft| engine::submit(t, draft.as_ref().map_err(Clone::clone)?, now),
+        ))
     };
     let many = |outcomes: Vec<Result<Task, QueueError>>| -> Many {
         ids.iter().zip(outcomes).map(|(id, outcome)| One::of(id, outcome)).collect::<Vec<_>>().into()
@@ -141,7 +145,8 @@ pub struct Claimed {
     /// The model that it is for; may be empty.
     model_name: String,
     /// The work to do.
-    payload: Value,
+    #[schemars(with = "Value")]
+    payload: Payload,
     /// When it was submitted, as a unix time in seconds.
     created_at: f64,
     /// Which attempt this is.
@@ -254,7 +259,7 @@ pub fn task_complete_many(
 ) -> Envelope<Ended> {
     let (now, chance) = (now_ms(), chance());
     let ends: Vec<Completion> = tasks.into_iter().map(Completion::from).collect();
-    let outcomes = each(&ends, |t, end| end.apply(t, now, chance));
+    let outcomes = each(&ends, |end| &end.task, |t, end| end.apply(t, now, chance));
     let results: Vec<One> = ends.iter().zip(outcomes).map(|(end, outcome)| One::of(&end.task, outcome)).collect();
     let claimed = claim.map(Wanted::claim).transpose();
     seal(claimed.map(|tasks| Ended { ends: results.into(), tasks }))
@@ -284,10 +289,14 @@ pub fn task_renew_many(
     tasks: Vec<Held>,
 ) -> Envelope<Many> {
     let now = now_ms();
-    let outcomes = each(&tasks, |t, held| {
-        let worker = held.worker_id.as_deref().or(Some(&*worker_id));
-        engine::renew(t, &held.task_id, Claim { worker, token: held.fencing_token }, now)
-    });
+    let outcomes = each(
+        &tasks,
+        |held| &held.task_id,
+        |t, held| {
+            let worker = held.worker_id.as_deref().or(Some(&*worker_id));
+            engine::renew(t, &held.task_id, Claim { worker, token: held.fencing_token }, now)
+        },
+    );
     let one = |(held, outcome): (&Held, Result<u64, QueueError>)| {
         let (lease_until, error) = match outcome {
             Ok(until_ms) => (Some(rfc3339(until_ms)), None),

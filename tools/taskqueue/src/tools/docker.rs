@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use mcpp_tool::{Output, tool};
+use mcpp_tool::tool;
 use serde_json::{Map, Value, json};
 
 use super::{
-    answer,
+    PeerReply, answer,
     p2p::{Remote, ask, only},
 };
 
@@ -51,7 +51,7 @@ pub fn p2p_taskqueue_submit_docker_hub(
     /// More fields of the payload, such as `timeout` or `memory_limit`.
     #[arg(default)]
     extra: Option<Map<String, Value>>,
-) -> Output {
+) -> PeerReply {
     if !is_image(&image) {
         return answer(
             json!({ "ok": false, "error": "invalid_image", "detail": format!("{image:?} is no image name") }),
@@ -95,7 +95,7 @@ pub fn p2p_taskqueue_submit_docker_github(
     /// More fields of the payload.
     #[arg(default)]
     extra: Option<Map<String, Value>>,
-) -> Output {
+) -> PeerReply {
     let inside = |path: &str| !path.starts_with('/') && path.split('/').all(|part| part != "..");
     if !repo_url.starts_with("https://") || repo_url.chars().any(|c| c.is_control() || c.is_whitespace()) {
         return answer(
@@ -122,7 +122,7 @@ fn is_image(image: &str) -> bool {
 }
 
 /// Submits a docker task with the fields that are named; the tool's own come before `extra`.
-fn submit_docker(task_type: &str, own: Value, extra: Option<Map<String, Value>>, remote: [&str; 2]) -> Output {
+fn submit_docker(task_type: &str, own: Value, extra: Option<Map<String, Value>>, remote: [&str; 2]) -> PeerReply {
     let mut payload = extra.unwrap_or_default();
     let named = own.as_object().into_iter().flatten().filter(|(_, value)| !value.is_null());
     payload.extend(named.map(|(name, value)| (name.clone(), value.clone())));

@@ -1,9 +1,9 @@
 //! `p2p_taskqueue_*`, `list_peers` and `task_queue.rpc`: the task-queue protocol, on this host's queue. A remote one is out of reach while there is no mesh.
 
-use mcpp_tool::{Output, tool};
+use mcpp_tool::tool;
 use serde_json::{Map, Value, json};
 
-use super::answer;
+use super::{PeerReply, answer};
 use crate::rpc;
 
 /// The queue that is meant.
@@ -49,7 +49,7 @@ pub(super) fn ask(remote: [&str; 2], request: Value) -> Value {
 }
 
 /// The fields of a reply that a tool gives; a failure as it is.
-pub(super) fn only(reply: Value, fields: &[&str]) -> Output {
+pub(super) fn only(reply: Value, fields: &[&str]) -> PeerReply {
     let Some(reply) = reply.as_object() else { return answer(json!({ "ok": false, "error": "invalid_response" })) };
     if reply.get("ok") != Some(&json!(true)) {
         return answer(Value::Object(reply.clone()));
@@ -68,7 +68,7 @@ pub fn p2p_taskqueue_status(
     /// With queue, scheduler, worker and transport.
     #[arg(default)]
     detail: bool,
-) -> Output {
+) -> PeerReply {
     answer(ask(remote.address(), json!({ "op": "status", "timeout_s": timeout_s, "detail": detail })))
 }
 
@@ -82,7 +82,7 @@ pub fn p2p_taskqueue_submit(
     /// The data that the worker gets; a value that is no object counts as an empty one.
     payload: Value,
     #[arg(flatten)] remote: RemotePeer,
-) -> Output {
+) -> PeerReply {
     let payload = if payload.is_object() { payload } else { json!({}) };
     let request = json!({ "op": "submit", "task_type": task_type, "model_name": model_name, "payload": payload });
     only(ask(remote.address(), request), &["task_id", "peer_id"])
@@ -106,7 +106,7 @@ pub fn p2p_taskqueue_claim_next(
     /// Its session, for tasks that are only for that. Ours beyond the protocol's tool.
     #[arg(default)]
     session_id: String,
-) -> Output {
+) -> PeerReply {
     let request = json!({
         "op": "claim", "worker_id": worker_id, "supported_task_types": supported_task_types, "peer_id": peer_id,
         "clock": clock, "session_id": session_id,
@@ -126,7 +126,7 @@ pub fn p2p_taskqueue_call_tool(
     /// How long to wait, in seconds.
     #[arg(default = 30.0)]
     timeout_s: f64,
-) -> Output {
+) -> PeerReply {
     let request = json!({ "op": "call_tool", "tool_name": tool_name, "args": args, "timeout_s": timeout_s });
     answer(ask(remote.address(), request))
 }
@@ -147,7 +147,7 @@ pub fn p2p_taskqueue_list_tasks(
     /// The `next_cursor` of an earlier list, to go on behind it. Ours beyond the protocol's tool.
     #[arg(default)]
     cursor: String,
-) -> Output {
+) -> PeerReply {
     let request = json!({ "op": "list", "status": status, "limit": limit, "task_types": task_types, "cursor": cursor });
     only(ask(remote.address(), request), &["tasks", "peer_id", "has_more", "next_cursor"])
 }
@@ -158,7 +158,7 @@ pub fn p2p_taskqueue_get_task(
     /// The task.
     task_id: String,
     #[arg(flatten)] remote: Remote,
-) -> Output {
+) -> PeerReply {
     only(ask(remote.address(), json!({ "op": "get", "task_id": task_id })), &["task"])
 }
 
@@ -171,7 +171,7 @@ pub fn p2p_taskqueue_wait_task(
     #[arg(default = 60.0)]
     timeout_s: f64,
     #[arg(flatten)] remote: Remote,
-) -> Output {
+) -> PeerReply {
     let request = json!({ "op": "wait", "task_id": task_id, "timeout_s": timeout_s });
     only(ask(remote.address(), request), &["task"])
 }
@@ -198,7 +198,7 @@ pub fn p2p_taskqueue_complete_task(
     /// The fencing token that the claim gave. Ours beyond the protocol's tool.
     #[arg(default)]
     fencing_token: Option<u64>,
-) -> Output {
+) -> PeerReply {
     let request = json!({
         "op": "complete", "task_id": task_id, "status": status, "result": result, "error": error,
         "worker_id": worker_id, "fencing_token": fencing_token,
@@ -219,7 +219,7 @@ pub fn p2p_taskqueue_heartbeat(
     #[arg(default)]
     clock: Option<Map<String, Value>>,
     #[arg(flatten)] remote: Remote,
-) -> Output {
+) -> PeerReply {
     answer(ask(remote.address(), json!({ "op": "heartbeat", "peer_id": peer_id, "clock": clock })))
 }
 
@@ -232,7 +232,7 @@ pub fn p2p_taskqueue_cache_get(
     /// How long to wait for a remote, in seconds.
     #[arg(default = 10.0)]
     timeout_s: f64,
-) -> Output {
+) -> PeerReply {
     answer(ask(remote.address(), json!({ "op": "cache.get", "key": key, "timeout_s": timeout_s })))
 }
 
@@ -250,7 +250,7 @@ pub fn p2p_taskqueue_cache_set(
     /// How long to wait for a remote, in seconds.
     #[arg(default = 10.0)]
     timeout_s: f64,
-) -> Output {
+) -> PeerReply {
     let request = json!({ "op": "cache.set", "key": key, "value": value, "ttl_s": ttl_s, "timeout_s": timeout_s });
     answer(ask(remote.address(), request))
 }
@@ -280,7 +280,7 @@ pub fn list_peers(
     /// Most peers.
     #[arg(default = 50)]
     limit: i64,
-) -> Output {
+) -> PeerReply {
     let _of_no_use_without_a_mesh = (include_capabilities, capabilities_timeout_s, capabilities_detail);
     let _of_no_use_without_a_mesh = (discover, discovery_timeout_s, discovery_methods, limit);
     answer(json!({ "ok": false, "error": "p2p_service_not_running" }))
@@ -289,6 +289,6 @@ pub fn list_peers(
 /// One request of the task-queue protocol: `op` and its fields. Besides the protocol's operations there are `task.heartbeat` (renews a lease), `task.report` (progress and log lines)
 /// and `configure`.
 #[tool(name = "task_queue.rpc")]
-pub fn task_queue_rpc(args: Map<String, Value>) -> Output {
+pub fn task_queue_rpc(args: Map<String, Value>) -> PeerReply {
     answer(rpc::handle(&Value::Object(args)))
 }

@@ -1,13 +1,13 @@
 //! `queue_*`: the queue as a whole.
 
 use mcpp_tool::{
-    Envelope, Output,
+    Envelope, Failure,
     environment::{now_ms, rfc3339 as iso},
     tool,
 };
 use serde_json::{Value, json};
 
-use super::{bulk, read, run, seal, settle, workers};
+use super::{Reply, bulk, read, run, seal, settle, workers};
 use crate::{
     engine::{self, Action, Bulk, Limit},
     queue::{Paused, counted, set_settings, settings},
@@ -24,7 +24,7 @@ pub fn queue_stats(
     /// With each of the last minutes.
     #[arg(default)]
     include_historical: bool,
-) -> Output {
+) -> Reply {
     let now = now_ms();
     let stats = read(|t| {
         let workers = match include_worker_stats {
@@ -86,7 +86,7 @@ pub fn queue_pause(
     /// Why.
     #[arg(default)]
     reason: Option<String>,
-) -> Output {
+) -> Reply {
     let now = now_ms();
     let paused = run(|t| {
         let mut settings = settings(t)?;
@@ -110,7 +110,7 @@ pub fn queue_resume(
     /// Kept for compatibility: the queue is always in the order of the priorities.
     #[arg(default = true)]
     reorder_by_priority: bool,
-) -> Output {
+) -> Reply {
     let now = now_ms();
     let resumed = run(|t| {
         let mut settings = settings(t)?;
@@ -146,13 +146,10 @@ pub fn queue_clear(
     /// Must be true.
     #[arg(default)]
     confirm: bool,
-) -> Output {
+) -> Reply {
     if !confirm {
-        return super::answer(json!({
-            "success": false,
-            "error": "Confirmation required (set confirm=True)",
-            "message": "Clearing removes tasks for good; nothing was removed",
-        }));
+        let failure = Failure::new("Confirmation required (set confirm=True)");
+        return Err(failure.with("message", "Clearing removes tasks for good; nothing was removed")).into();
     }
     let statuses = match status_filter {
         Some(Clearable::Queued) => vec![Status::Queued],

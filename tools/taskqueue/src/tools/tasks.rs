@@ -1,13 +1,12 @@
 //! `task_*`: submitting tasks and looking at them.
 
 use mcpp_tool::{
-    Output,
     environment::{now_ms, parse_rfc3339, rfc3339 as iso},
     tool,
 };
 use serde_json::{Value, json};
 
-use super::{read, run, settle};
+use super::{Reply, read, run, settle};
 use crate::{
     engine::{self, Draft, Filter, QueueError, Submission, position},
     listing::{self, List, Query},
@@ -104,7 +103,7 @@ impl NewTask {
             concurrency_key: self.concurrency_key.filter(|key| !key.is_empty()),
             rate_key: self.rate_key.filter(|key| !key.is_empty()),
             unique: self.unique,
-            ..Spec::new(&self.task_type, Value::Object(self.payload))
+            ..Spec::new(&self.task_type, &Value::Object(self.payload))
         };
         Ok(Submission { id: Some(self.task_id), not_before_ms, spec })
     }
@@ -112,7 +111,7 @@ impl NewTask {
 
 /// Submits a task to the queue. A task with this id and the same work is the same task; with other work it is refused.
 #[tool(idempotent, open_world = false)]
-pub fn task_submit(args: NewTask) -> Output {
+pub fn task_submit(args: NewTask) -> Reply {
     let (now, id) = (now_ms(), args.task_id.clone());
     let submitted = args.submission().and_then(|submission| {
         let draft = Draft::new(submission, &id, now);
@@ -150,7 +149,7 @@ pub fn task_status(
     /// With what was measured of it.
     #[arg(default)]
     include_metrics: bool,
-) -> Output {
+) -> Reply {
     let status = read(|t| {
         let task = engine::find(t, &task_id)?;
         Ok(json!({
@@ -195,7 +194,7 @@ pub fn task_cancel(
     /// Also if it runs.
     #[arg(default)]
     force: bool,
-) -> Output {
+) -> Reply {
     let now = now_ms();
     let cancelled = run(|t| {
         let (before, after) = engine::cancel(t, &task_id, reason.as_deref().unwrap_or_default(), force, now)?;
@@ -235,7 +234,7 @@ pub fn task_list(
     /// The `next_cursor` of an earlier list, to go on behind it.
     #[arg(default)]
     cursor: Option<String>,
-) -> Output {
+) -> Reply {
     let mut statuses = status_filter.map_or(Status::ALL.to_vec(), |status| vec![status]);
     if worker_filter.is_some() {
         // Nothing else has a worker.
@@ -284,7 +283,7 @@ pub fn task_priority(
     /// Whether it goes behind those that have this priority already.
     #[arg(default = true)]
     requeue: bool,
-) -> Output {
+) -> Reply {
     let now = now_ms();
     let changed = run(|t| {
         let (old, task) = engine::set_priority(t, &task_id, new_priority, requeue, now)?;
@@ -307,7 +306,7 @@ pub fn task_result(
     /// With the last lines of its log.
     #[arg(default)]
     include_logs: bool,
-) -> Output {
+) -> Reply {
     let result = read(|t| {
         let task = engine::find(t, &task_id)?;
         if !task.status().is_final() {
@@ -338,7 +337,7 @@ pub fn task_retry(
     /// Settings that this retry changes.
     #[arg(default)]
     retry_config: Option<RetryConfig>,
-) -> Output {
+) -> Reply {
     let now = now_ms();
     let config = retry_config.unwrap_or_default();
     let attempts = config.max_retries.map(|retries| retries.saturating_add(1));

@@ -1,14 +1,13 @@
 //! `worker_*`: who does the tasks.
 
 use mcpp_tool::{
-    Output,
     environment::{now_ms, rfc3339 as iso},
     store::{StoreError, View},
     tool,
 };
 use serde_json::{Map, Value, json};
 
-use super::{read, run, settle};
+use super::{Reply, read, run, settle};
 use crate::{
     engine,
     queue::{COMPLETED, FAILED, HELD, RUNNING, TASKS},
@@ -48,7 +47,7 @@ pub fn worker_register(
     /// Notes of its own.
     #[arg(default)]
     metadata: Option<Map<String, Value>>,
-) -> Output {
+) -> Reply {
     let now = now_ms();
     let worker = Worker {
         id: worker_id.clone(),
@@ -84,7 +83,7 @@ pub fn worker_unregister(
     /// For how long, in seconds.
     #[arg(default = 300)]
     timeout: u64,
-) -> Output {
+) -> Reply {
     let now = now_ms();
     let patience = graceful.then(|| timeout.saturating_mul(1_000));
     let left = run(|t| {
@@ -111,7 +110,7 @@ pub fn worker_status(
     /// With what is known of it besides.
     #[arg(default)]
     include_metrics: bool,
-) -> Output {
+) -> Reply {
     let now = now_ms();
     let status = read(|t| {
         let worker = engine::find_worker(t, &worker_id)?;

@@ -23,7 +23,7 @@ fn submit(key: &str, numbers: std::ops::Range<usize>, change: fn(&mut Spec)) -> 
     for some in all.chunks(500) {
         let ids: Vec<String> = some.iter().map(|number| format!("{key}-{number:05}")).collect();
         let submission = |id: &String| {
-            let mut spec = Spec { concurrency_key: Some(key.to_owned()), ..Spec::new("kind", json!({})) };
+            let mut spec = Spec { concurrency_key: Some(key.to_owned()), ..Spec::new("kind", &json!({})) };
             change(&mut spec);
             Submission { id: Some(id.clone()), not_before_ms: 0, spec }
         };
@@ -84,6 +84,25 @@ fn a_key_with_a_long_line_takes_turns_with_others() {
     memory::spent();
     claim(1, NOW + 20);
     assert!(memory::spent().ops < 100, "the length of a line costs nothing: {:?}", memory::spent());
+}
+
+/// How many claims are made until each task of `few` is given, while `many` has so many waiting.
+fn claims_until_given(many: usize) -> Vec<usize> {
+    memory::clear();
+    submit("many", 0..many, |_| {}).expect("submitted");
+    claim(1, NOW);
+    submit("few", 0..20, |_| {}).expect("submitted");
+    let given = (1_u64..100).flat_map(|later| claim(1, NOW + later));
+    given.enumerate().filter(|(_, id)| id.starts_with("few-")).map(|(before, _)| before + 1).collect()
+}
+
+#[test]
+fn a_long_line_at_most_doubles_the_wait_of_another_key() {
+    let (alone, beside) = (claims_until_given(0), claims_until_given(20_000));
+    assert_eq!((alone.len(), beside.len()), (20, 20));
+    for (number, (alone, beside)) in alone.iter().zip(&beside).enumerate() {
+        assert!(*beside <= 2 * alone, "task {number}: {beside} claims instead of {alone}");
+    }
 }
 
 #[test]
@@ -165,7 +184,7 @@ fn what_is_too_much_waits_or_is_refused_or_cancels_the_oldest() {
 #[test]
 fn waiting_raises_the_priority_where_that_is_wanted() {
     let submit_at = |id: &str, priority: f64, now_ms: u64| {
-        let spec = Spec { priority, ..Spec::new("kind", json!({})) };
+        let spec = Spec { priority, ..Spec::new("kind", &json!({})) };
         let draft = Draft::new(Submission { id: Some(id.to_owned()), not_before_ms: 0, spec }, "", now_ms);
         run(|t| engine::submit(t, &draft, now_ms)).expect("submitted");
     };

@@ -1,0 +1,144 @@
+//! What a transaction keeps to itself so that it asks the host seldom: writes that the host has not got yet, and entries and empty ranges that it has read.
+//!
+//! A transaction is serializable, so what it has read stays true until it writes there itself.
+
+use std::{collections::BTreeMap, ops::Bound};
+
+use super::{Entry, Range, StoreError};
+
+/// Bytes of a key.
+const MAX_KEY_BYTES: usize = 1_024;
+/// Bytes of a value.
+const MAX_VALUE_BYTES: usize = 1 << 20;
+/// Bytes of writes with which they go to the host: a small part of what a call may hand over.
+const FULL_BYTES: usize = 256 << 10;
+/// Writes and events with which they go to the host.
+const FULL_ENTRIES: usize = 2_000;
+/// Bytes of entries that were read and are kept. With more, all are forgotten.
+const MAX_KNOWN_BYTES: usize = 2 << 20;
+/// Ranges that are kept as empty.
+const MAX_EMPTY: usize = 32;
+
+/// One write: the key, and the value if it is no deletion.
+pub(super) type Change = (Vec<u8>, Option<Vec<u8>>);
+
+/// An event on its way to the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Message {
+    pub(super) topic: String,
+    pub(super) key: String,
+    pub(super) payload: Vec<u8>,
+}
+
+/// What a transaction, or a snapshot, knows without the host.
+#[derive(Debug, Default)]
+pub(super) struct Ahead {
+    writes: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
+    events: Vec<Message>,
+    bytes: usize,
+    known: BTreeMap<Vec<u8>, Option<Entry>>,
+    known_bytes: usize,
+    empty: Vec<Range>,
+}
+
+/// What is known of an entry.
+#[derive(Debug)]
+pub(super) enum Known {
+    /// It will be written, or removed.
+    Written(Option<Vec<u8>>),
+    /// It was read.
+    Read(Option<Entry>),
+    /// Nothing.
+    Nothing,
+}
+
+pub(super) fn check_key(key: &[u8]) -> Result<(), StoreError> {
+    if key.is_empty() || key.len() > MAX_KEY_BYTES { Err(StoreError::InvalidKey) } else { Ok(()) }
+}
+
+impl Ahead {
+    /// Notes a write, or without a value a deletion.
+    pub(super) fn write(&mut self, key: &[u8], value: Option<&[u8]>) -> Result<(), StoreError> {
+        check_key(key)?;
+        let bytes = value.map_or(0, <[u8]>::len);
+        if bytes > MAX_VALUE_BYTES {
+            return Err(StoreError::ValueTooLarge);
+        }
+        self.bytes = self.bytes.saturating_add(key.len()).saturating_add(bytes);
+        if value.is_some() {
+            self.empty.retain(|range| !contains(range, key));
+        }
+        self.known.remove(key);
+        self.writes.insert(key.to_vec(), value.map(<[u8]>::to_vec));
+        Ok(())
+    }
+
+    /// Notes an event.
+    pub(super) fn tell(&mut self, topic: &str, key: &str, payload: Vec<u8>) {
+        self.bytes = self.bytes.saturating_add(key.len()).saturating_add(payload.len());
+        self.events.push(Message { topic: topic.to_owned(), key: key.to_owned(), payload });
+    }
+
+    /// Whether it is time to hand over what is noted.
+    pub(super) fn is_full(&self) -> bool {
+        self.bytes >= FULL_BYTES || self.writes.len().max(self.events.len()) >= FULL_ENTRIES
+    }
+
+    /// What the host is to get; then nothing is noted any more.
+    pub(super) fn take(&mut self) -> (Vec<Change>, Vec<Message>) {
+        self.bytes = 0;
+        (std::mem::take(&mut self.writes).into_iter().collect(), std::mem::take(&mut self.events))
+    }
+
+    /// Whether a write is noted in a range.
+    pub(super) fn writes_in(&self, range: &Range) -> bool {
+        let first = self.writes.range::<[u8], _>((Bound::Included(&*range.start), Bound::Unbounded)).next();
+        first.is_some_and(|(key, _)| range.end.as_ref().is_none_or(|end| key < end))
+    }
+
+    pub(super) fn find(&self, key: &[u8]) -> Known {
+        match (self.writes.get(key), self.known.get(key)) {
+            (Some(value), _) => Known::Written(value.clone()),
+            (None, Some(entry)) => Known::Read(entry.clone()),
+            (None, None) => Known::Nothing,
+        }
+    }
+
+    pub(super) fn is_known(&self, key: &[u8]) -> bool {
+        self.writes.contains_key(key) || self.known.contains_key(key)
+    }
+
+    /// Keeps what was read.
+    pub(super) fn learn(&mut self, key: Vec<u8>, entry: Option<Entry>) {
+        let bytes = key.len().saturating_add(entry.as_ref().map_or(0, |entry| entry.value.len()));
+        if self.known_bytes.saturating_add(bytes) > MAX_KNOWN_BYTES {
+            self.known.clear();
+            self.known_bytes = 0;
+        }
+        self.known_bytes = self.known_bytes.saturating_add(bytes);
+        self.known.insert(key, entry);
+    }
+
+    /// Keeps that a range was found to be empty.
+    pub(super) fn learn_empty(&mut self, range: &Range) {
+        if self.empty.len() < MAX_EMPTY {
+            self.empty.push(range.clone());
+        }
+    }
+
+    /// Whether a range is known to be empty.
+    pub(super) fn is_empty(&self, range: &Range) -> bool {
+        self.empty.iter().any(|empty| {
+            let ends_within = match (&empty.end, &range.end) {
+                (None, _) => true,
+                (Some(_), None) => false,
+                (Some(end), Some(inner)) => inner <= end,
+            };
+            empty.start <= range.start && ends_within
+        })
+    }
+}
+
+fn contains(range: &Range, key: &[u8]) -> bool {
+    *range.start <= *key && range.end.as_ref().is_none_or(|end| key < &**end)
+}

@@ -3,6 +3,7 @@
 //! Operators' acts (reloads, parked deliveries, backups) and views (problems, limits) are only here; no tool and no network client reaches them.
 
 pub mod data;
+pub mod peers;
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
@@ -17,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use tokio::net::UnixListener;
 use tokio_util::sync::CancellationToken;
 
+use self::peers::OperatedMesh;
 use crate::{
     config::Config,
     grants::ledger::Notes,
@@ -78,6 +80,8 @@ pub struct Operated {
     pub http: Arc<HttpDoor>,
     /// Its store.
     pub store: Arc<dyn Store>,
+    /// Its mesh.
+    pub mesh: OperatedMesh,
 }
 
 impl AdminDoor {
@@ -106,6 +110,11 @@ impl AdminDoor {
             .route("/events", get(data::list_events))
             .route("/events/settle", post(data::settle_events))
             .route("/backup", post(data::backup))
+            .route("/peers", get(peers::list))
+            .route("/peers/invite", post(peers::invite))
+            .route("/peers/join", post(peers::join))
+            .route("/peers/revoke", post(peers::revoke))
+            .route("/peers/call", post(peers::call))
             .with_state(self.0);
         let serve = axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned());
         if let Err(error) = serve.await {

@@ -22,12 +22,15 @@ pub use self::{
 };
 use crate::{
     memory::Reservation,
+    mesh::PeerId,
     names::ToolName,
     tenant::{Authorized, Denied, Principal, SCOPE_TOOLS},
 };
 
 /// How deep tools may call tools.
 pub const MAX_CALL_DEPTH: u8 = 8;
+/// Over how many hosts a call may go. Hosts that mount each other's tools could else send a call around for ever.
+pub const MAX_HOPS: u8 = 4;
 
 /// The part that all kinds of requests have on their way from a door to a component.
 #[derive(Debug, Clone)]
@@ -46,6 +49,8 @@ pub struct Request {
     pub depth: u8,
     /// How many events, each emitted by the handler of the one before, led to this request; 0 for a request of a client.
     pub chain: u32,
+    /// The hosts over which the request came to this one.
+    pub hops: u8,
     /// The legacy client's session; none in the modern era, which has none.
     pub session: Option<Session>,
 }
@@ -82,6 +87,16 @@ pub fn authorize(call: Call) -> Result<Authorized<Call>, Denied> {
 pub trait Dispatch: fmt::Debug + Send + Sync {
     /// Runs a call to its end.
     fn dispatch(&self, call: Authorized<Call>) -> BoxFuture<'_, Result<ToolResult, CallError>>;
+}
+
+/// Where calls of other hosts' tools go: the mesh, as the registry and guests see it.
+pub trait ReachPeer: fmt::Debug + Send + Sync {
+    /// Calls a tool of a peer.
+    fn reach<'a>(
+        &'a self,
+        peer: &'a PeerId,
+        call: Authorized<Call>,
+    ) -> BoxFuture<'a, (Result<ToolResult, CallError>, Receipt)>;
 }
 
 /// One block of a result.
@@ -239,6 +254,27 @@ impl Receipt {
             "fuel": self.cost.fuel,
         })
     }
+
+    /// Reads what [`Receipt::json`] wrote on another host. What is missing there is nothing here.
+    pub fn from_json(json: &Value) -> Self {
+        let count = |key: &str| json.get(key).and_then(Value::as_u64).unwrap_or_default();
+        let time = |key: &str| {
+            let ms = json.get(key).and_then(Value::as_f64).unwrap_or_default();
+            Duration::try_from_secs_f64(ms / 1_000.0).unwrap_or_default()
+        };
+        let cost = Cost {
+            memory_bytes: count("memory_bytes"),
+            host_calls: count("host_calls"),
+            processor_time: time("cpu_ms"),
+            store_ops: count("store_ops"),
+            store_bytes: count("store_bytes"),
+            file_bytes: count("file_bytes"),
+            http_requests: count("http_requests"),
+            http_bytes: count("http_bytes"),
+            fuel: json.get("fuel").and_then(Value::as_u64),
+        };
+        Self { duration: time("duration_ms"), cost }
+    }
 }
 
 /// The budgets of a call that can run out while it runs.
@@ -331,6 +367,7 @@ mod tests {
                 trace: TraceContext::root(),
                 observer: Observer::default(),
                 depth: 0,
+                hops: 0,
                 chain: 0,
                 session: None,
             },

@@ -5,9 +5,11 @@ mod build;
 mod data;
 mod dev;
 mod document;
+mod id;
 mod inspect;
 mod new;
 mod operate;
+mod peers;
 mod policy;
 mod remote;
 mod secret;
@@ -81,10 +83,20 @@ enum Command {
     Inspect(inspect::Inspect),
     /// Make a running host look at its tools and grants again.
     Reload(operate::Reload),
+    /// Print the id that peers know this host by; make its key if there is none.
+    Id(id::IdArgs),
     /// Add tenants, show, limit, suspend, resume and remove them.
     Tenant(tenant::TenantArgs),
     /// Make, list and revoke bearer tokens.
     Token(token::TokenArgs),
+    /// Invite another host to call tools of this one: print a ticket for `mcpp join` there.
+    Invite(peers::Invite),
+    /// Join a host by the ticket that it printed: its tools can be called from here.
+    Join(peers::Join),
+    /// List the hosts that this one knows: the path to each, and what they and this one let each other do.
+    Peers(peers::Peers),
+    /// Take away what a peer may do.
+    Peer(peers::PeerArgs),
     /// Let a component do more: add to its grant, or show it.
     Grant(policy::GrantArgs),
     /// Let a component do less: take keys out of its grant, or all of it.
@@ -175,6 +187,7 @@ impl Cli {
             Command::Info(command) => command.run().await,
             Command::Inspect(command) => command.run().await,
             Command::Reload(command) => command.run().await,
+            Command::Id(command) => command.run(),
             Command::Events(command) => command.run().await,
             Command::Secret(command) => command.run(),
             Command::Backup(command) => command.run().await,
@@ -188,6 +201,10 @@ impl Cli {
             Command::Accept(command) => command.run().await,
             Command::Tenant(command) => command.run().await,
             Command::Token(command) => command.run(),
+            Command::Invite(command) => command.run().await,
+            Command::Join(command) => command.run().await,
+            Command::Peers(command) => command.run().await,
+            Command::Peer(command) => command.run().await,
         }
     }
 }

@@ -2,7 +2,10 @@
 //!
 //! An unknown key is an error. The effective configuration is logged at start; `host/mcpp.example.toml` shows every key with its default, and a test holds it to that.
 
+mod mesh_door;
 mod mount_path;
+#[cfg(test)]
+mod tests;
 mod tools;
 
 use std::{
@@ -13,13 +16,14 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-pub use self::tools::ToolsConfig;
+pub use self::{mesh_door::MeshDoorConfig, tools::ToolsConfig};
 use crate::{
     auth::tokens::TokenFile,
     capability::http::OutboundConfig,
     engine::{EngineConfig, compile::CompileConfig},
     limits::{Limits, LimitsPatch, TenantLimits, TenantLimitsPatch},
     memory::MemoryConfig,
+    mesh::NetworkConfig,
     store::embedded::EmbeddedConfig,
     telemetry::LogFormat,
     tenant::home::Homes,
@@ -36,6 +40,8 @@ pub struct Config {
     pub server: ServerConfig,
     /// Legacy sessions.
     pub sessions: SessionConfig,
+    /// The mesh's door.
+    pub mesh_door: MeshDoorConfig,
     /// Where components come from.
     pub tools: ToolsConfig,
     /// Where the host keeps its own files.
@@ -54,6 +60,8 @@ pub struct Config {
     pub tenant_limits: TenantLimitsPatch,
     /// Requests of components.
     pub outbound: OutboundConfig,
+    /// The mesh with other hosts.
+    pub mesh: NetworkConfig,
     /// The host's log.
     pub log: LogConfig,
 }
@@ -247,12 +255,19 @@ impl Config {
             let origins = origins.split(',').map(str::trim).filter(|origin| !origin.is_empty());
             self.server.allowed_origins.extend(origins.map(str::to_owned));
         }
-        if let Some(debug) = variable("MCP_DEBUG") {
-            match debug.to_ascii_lowercase().as_str() {
-                "1" | "true" | "yes" | "on" => self.log.level = "debug".into(),
-                "0" | "false" | "no" | "off" | "" => {}
-                _ => return Err(refuse("MCP_DEBUG", &debug, &"say 1 or 0")),
-            }
+        let is_on = |name| match variable(name) {
+            None => Ok(false),
+            Some(value) => match value.to_ascii_lowercase().as_str() {
+                "1" | "true" | "yes" | "on" => Ok(true),
+                "0" | "false" | "no" | "off" | "" => Ok(false),
+                _ => Err(refuse(name, &value, &"say 1 or 0")),
+            },
+        };
+        if is_on("MCP_DEBUG")? {
+            self.log.level = "debug".into();
+        }
+        if is_on("MCP_DISABLE_P2P")? {
+            self.mesh.enabled = false;
         }
         Ok(())
     }
@@ -292,9 +307,11 @@ impl Config {
         if server.max_body_depth > 100 {
             return invalid("server.max_body_depth is at most 100".into());
         }
+        self.mesh_door.check().map_err(ConfigError::Invalid)?;
         self.engine.check().map_err(ConfigError::Invalid)?;
         self.compile.check().map_err(ConfigError::Invalid)?;
         self.outbound.check().map_err(ConfigError::Invalid)?;
+        self.mesh.check().map_err(ConfigError::Invalid)?;
         let tokens = TokenFile::new(Homes::new(self.data_dir()?).tokens());
         if server.http && !server.listen.ip().is_loopback() && !server.allow_unauthenticated && !tokens.exists() {
             return invalid(format!(
@@ -345,102 +362,5 @@ impl ServerConfig {
     /// Time for running calls to end when the host stops.
     pub fn drain(&self) -> Duration {
         Duration::from_millis(self.drain_ms)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_example_shows_every_key_with_its_default() {
-        let example = include_str!("../mcpp.example.toml");
-        // Every setting is a comment `#key = value`; prose is `# ` and a space.
-        let active: String = example
-            .lines()
-            .map(|line| line.strip_prefix('#').filter(|rest| !rest.starts_with(' ')).unwrap_or(line))
-            .fold(String::new(), |text, line| text + line + "\n");
-        let mut parsed = Config::parse(&active).expect("the example is valid with every key switched on");
-        assert_eq!(Config::parse(example).expect("the example is valid"), Config::default());
-        // Fuel is counted only where it is set.
-        assert_eq!(parsed.limits.fuel.take().map(u64::from), Some(1_000_000_000));
-        assert_eq!(parsed.limits(), Limits::default());
-        parsed.limits = LimitsPatch::default();
-        // Unless they are set, they are half of the host's.
-        let own = &mut parsed.tenant_limits;
-        let own =
-            [own.guest_bytes.take().is_some(), own.code_bytes.take().is_some(), own.message_bytes.take().is_some()];
-        assert_eq!(own, [true; 3]);
-        assert_eq!(parsed.tenant_limits(), TenantLimits::default());
-        parsed.tenant_limits = TenantLimitsPatch::default();
-        parsed.data.dir = None;
-        parsed.tools.grants = None;
-        parsed.outbound.ca_file = None;
-        assert_eq!(parsed, Config::default());
-        let table: toml::Table = toml::from_str(&active).expect("valid");
-        let count = |section: &str| table.get(section).and_then(toml::Value::as_table).map_or(0, toml::Table::len);
-        let sections = [
-            "server",
-            "sessions",
-            "tools",
-            "store",
-            "memory",
-            "engine",
-            "compile",
-            "limits",
-            "tenant_limits",
-            "outbound",
-            "log",
-        ];
-        assert_eq!(sections.map(count), [16, 4, 7, 3, 3, 6, 5, 16, 14, 3, 2], "a key is missing from the example");
-    }
-
-    #[test]
-    fn what_is_wrong_is_said() {
-        for (text, says) in [
-            ("[server]\nlisten = '0.0.0.0:8000'", "allow_unauthenticated"),
-            ("[server]\nmount_path = 'mcp'", "is not a path"),
-            ("[server]\nmount_path = '/health'", "is taken"),
-            ("[server]\nallowed_origins = ['example.com']", "has no scheme"),
-            ("[server]\nmount_path = '/:id'", "is not a path such as"),
-            ("[server]\npage_size = 0", "at least 1"),
-            ("[engine]\nmax_running = 0", "engine.max_running = 0 is not between"),
-            ("[compile]\ncpu_ms = 1", "compile.cpu_ms = 1 is not between"),
-            ("[server]\nlistn = 1", "unknown field `listn`"),
-            ("[servers]\n", "unknown field `servers`"),
-            ("[limits]\nmemory_bytes = 1", "1 is not between 65536"),
-            ("[server]\nlisten = 'here'", "invalid socket address"),
-            ("[server", "expected"),
-        ] {
-            let error = match Config::parse(text) {
-                Err(error) => error.to_string(),
-                Ok(config) => config.check().expect_err(text).to_string(),
-            };
-            assert!(error.contains(says), "{text:?} gave {error:?}, which does not say {says:?}");
-        }
-    }
-
-    #[test]
-    fn the_environment_is_heard() {
-        let variables = [
-            ("MCP_HOST", "::1"),
-            ("MCP_PORT", "9000"),
-            ("MCP_MOUNT_PATH", "/m"),
-            ("MCP_DEBUG", "1"),
-            ("MCP_SERVER_NAME", "n"),
-            ("MCP_CORS_ORIGINS", "https://a, https://b"),
-        ];
-        let find =
-            |name: &str| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned());
-        let config = Config::load(Some(Path::new("/dev/null")), find).expect("valid");
-        assert_eq!(config.server.listen.to_string(), "[::1]:9000");
-        assert_eq!(
-            (config.server.mount_path.as_str(), config.server.name.as_str(), config.log.level.as_str()),
-            ("/m", "n", "debug")
-        );
-        assert_eq!(config.server.allowed_origins, ["https://a", "https://b"]);
-        let error = Config::load(Some(Path::new("/dev/null")), |name| (name == "MCP_PORT").then(|| "x".into()))
-            .expect_err("not a port");
-        assert!(error.to_string().contains("MCP_PORT=\"x\""), "{error}");
     }
 }

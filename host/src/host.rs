@@ -4,6 +4,8 @@
 
 mod directory;
 mod doors;
+mod listen;
+mod network;
 
 use std::{
     net::SocketAddr,
@@ -13,19 +15,18 @@ use std::{
 };
 
 use anyhow::Context as _;
-use tokio::{
-    net::{TcpListener, TcpSocket},
-    sync::watch,
-};
+use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::CancellationToken;
 
 use self::{
     directory::{DirectoryLock, LockedDisk},
     doors::DoorTasks,
+    listen::listen,
+    network::{MeshParts, Network},
 };
 
 use crate::{
-    admin::{self, AdminDoor},
+    admin::{self, AdminDoor, peers::OperatedMesh},
     auth::{Authenticator, known::KnownTokens, tokens::TokenFile},
     capability::{files::OwnFolders, http::Outbound},
     config::Config,
@@ -38,9 +39,11 @@ use crate::{
     events::{self, subscriptions::Subscriptions},
     files::private_folder,
     guest::kept::Keeper,
-    mcp::{Endpoint, http::HttpDoor, stdio},
+    mcp::{Endpoint, http::HttpDoor, mesh::remote::Remotes, stdio},
     memory::HostMemory,
+    mesh::Mesh,
     names::TenantId,
+    peers::{file::PeerFile, known::KnownPeers},
     registry::Registry,
     reload::{
         Progress, Reloader, Report,
@@ -76,6 +79,7 @@ pub struct Host {
     http: Arc<HttpDoor>,
     address: SocketAddr,
     socket: PathBuf,
+    network: Network,
     closing: CancellationToken,
     stop: CancellationToken,
     doors: DoorTasks,
@@ -106,6 +110,8 @@ impl Host {
         // The port first: a second host on one port should fail before it does any work.
         let listener = if config.server.http { Some(listen(config.server.listen)?) } else { None };
         let address = listener.as_ref().map_or(Ok(config.server.listen), TcpListener::local_addr)?;
+        let network = Network::new(config.mesh.clone(), &config.mesh_door, &data_dir);
+        let joined = network.join(&lock).await?;
 
         let disk = LockedDisk { lock: Arc::clone(&lock), disk: FileSystem };
         let store = EmbeddedStore::new(data_dir.join("store"), config.store.clone(), Arc::new(disk))
@@ -131,11 +137,15 @@ impl Host {
         let delivering =
             events::start(Arc::clone(&store), Arc::new(registry.clone()), subscriptions, &[], closing.clone()).await;
         let endpoint = Endpoint::new(registry, config.server.name.clone(), config.server.page_size);
+        let tokens = KnownTokens::watching(TokenFile::new(homes.tokens()))?;
+        let peers = KnownPeers::watching(PeerFile::new(&homes))?;
+        let dial = Arc::new(network.late());
+        let remotes = Remotes::new(dial, config.mesh_door.clone(), Arc::clone(&peers), endpoint.registry().clone());
         let http = Arc::new(HttpDoor::new(
             config.server.clone(),
             config.sessions.clone(),
             endpoint.clone(),
-            Authenticator::new(KnownTokens::watching(TokenFile::new(homes.tokens()))?),
+            Authenticator::new(Arc::clone(&tokens)),
             address,
             stop.clone(),
         ));
@@ -147,8 +157,18 @@ impl Host {
             tenants: Arc::clone(&tenants),
             http: Arc::clone(&http),
             store: Arc::clone(&store),
+            mesh: OperatedMesh { mesh: network.late(), peers: Arc::clone(&peers), remotes },
         });
         let mut doors = DoorTasks::default();
+        let (mesh, held, stopped) = (network.clone(), Arc::clone(&lock), stop.clone());
+        let parts = MeshParts {
+            door: config.mesh_door.clone(),
+            endpoint: endpoint.clone(),
+            peers,
+            tokens,
+            closing: closing.clone(),
+        };
+        doors.open("mesh", async move { mesh.serve(joined, held, parts, stopped).await }, stop.clone());
         doors.open("events", async move { drop(delivering.await) }, closing.clone());
         if let Some(listener) = listener {
             let (http, closed) = (Arc::clone(&http), closing.clone());
@@ -188,7 +208,21 @@ impl Host {
             },
             stop.clone(),
         );
-        Ok(Self { config, endpoint, lock, store, tenants, http, address, socket, closing, stop, doors, loaded: told })
+        Ok(Self {
+            config,
+            endpoint,
+            lock,
+            store,
+            tenants,
+            http,
+            address,
+            socket,
+            network,
+            closing,
+            stop,
+            doors,
+            loaded: told,
+        })
     }
 
     /// Waits until the host has looked at the tools of all tenants. Gives the report on the tools of the host's own user.
@@ -218,9 +252,19 @@ impl Host {
         &self.socket
     }
 
+    /// What its doors end in.
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
     /// Its tools.
     pub fn registry(&self) -> &Registry {
         self.endpoint.registry()
+    }
+
+    /// Its mesh, if it is part of one.
+    pub fn mesh(&self) -> Option<&Mesh> {
+        self.network.mesh()
     }
 
     /// Its tenants.
@@ -375,27 +419,6 @@ async fn hold(lock: Arc<DirectoryLock>, tenants: Arc<Tenants>, registry: Registr
             return true;
         }
     }
-}
-
-/// Connections that the kernel holds until they are accepted.
-const BACKLOG: u32 = 1_024;
-/// The bytes of one connection's answers that the kernel holds. The host does not count them, and notices a client that stands still only beyond them.
-const SEND_BUFFER_BYTES: u32 = 256 << 10;
-/// The same for what a client sends and the host has not read yet. Else the kernel would keep up to 6 MiB for each connection, on nobody's account.
-const RECEIVE_BUFFER_BYTES: u32 = 128 << 10;
-
-fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
-    let advice = || format!("cannot listen on {address}; is another host running? choose another port with --listen");
-    let bind = || {
-        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-        // As every server does: a host that starts again does not wait for connections of the one before.
-        socket.set_reuseaddr(true)?;
-        socket.set_send_buffer_size(SEND_BUFFER_BYTES)?;
-        socket.set_recv_buffer_size(RECEIVE_BUFFER_BYTES)?;
-        socket.bind(address)?;
-        socket.listen(BACKLOG)
-    };
-    bind().with_context(advice)
 }
 
 #[cfg(test)]

@@ -18,6 +18,8 @@ pub mod auth;
 pub mod call;
 pub mod events;
 pub mod grants;
+pub mod mesh;
+pub mod peers;
 pub mod secrets;
 pub mod store;
 pub mod telemetry;

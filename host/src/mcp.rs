@@ -7,8 +7,11 @@
 
 pub mod client;
 pub mod http;
+pub mod mesh;
 pub mod stdio;
 
+mod binding;
+mod conversation;
 mod convert;
 mod envelope;
 mod guard;
@@ -23,3 +26,9 @@ mod tools;
 mod written;
 
 pub use self::handler::Endpoint;
+use crate::call::ToolResult;
+
+/// A tool's result in MCP's words.
+pub fn result_json(result: ToolResult) -> serde_json::Result<serde_json::Value> {
+    serde_json::to_value(convert::result(result))
+}

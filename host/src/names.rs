@@ -72,8 +72,8 @@ impl fmt::Display for TenantId {
 }
 
 /// A tool's name as clients see it: 1 to 128 characters of `A-Z a-z 0-9 _ . -`.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
-#[serde(try_from = "String")]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct ToolName(Arc<str>);
 
 /// A tool name that breaks the rule.
@@ -94,6 +94,12 @@ impl ToolName {
     /// The name.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+}
+
+impl From<ToolName> for String {
+    fn from(name: ToolName) -> Self {
+        name.as_str().to_owned()
     }
 }
 

@@ -22,6 +22,7 @@ use crate::{
     },
     limits::{Limits, TenantLimits},
     names::TenantId,
+    peers::file::PeersError,
     registry::Registry,
     reload::{
         Progress, Reloader, Report, Stopping,
@@ -115,6 +116,9 @@ pub enum TenantsError {
     /// Its tokens cannot be revoked.
     #[error(transparent)]
     Tokens(#[from] TokensError),
+    /// Its peers' grants cannot be revoked.
+    #[error(transparent)]
+    Peers(#[from] PeersError),
     /// The host cannot copy or remove the tenant's files.
     #[error("cannot use {path}")]
     Io {

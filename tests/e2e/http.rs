@@ -16,8 +16,7 @@ pub(crate) fn limits(text: &str) -> impl FnOnce(&mut Config) {
 
 /// The answer of `web_fetch`, if it was one.
 pub(crate) fn answered(text: &str) -> Value {
-    let answer: Value = serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"));
-    answer["result"].clone()
+    serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
 }
 
 pub(crate) fn body(text: &str) -> String {

@@ -25,7 +25,7 @@ fn sleeps(name: &str) -> u64 {
 async fn a_connection_that_was_let_in_wakes_nobody_in_the_lobby() {
     const CALLS: u64 = 300;
     let host = TestHost::start(&[("add", &add())]).await;
-    let call = || host.call("add_add", json!({ "a": 1, "b": 2 }));
+    let call = async || assert_eq!(host.text("add", json!({ "a": 1, "b": 2 })).await, r#"{"result":3}"#);
     // The first takes the connection to the doors.
     call().await;
     let before = sleeps("mcpp-lobby");

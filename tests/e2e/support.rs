@@ -26,6 +26,7 @@ pub fn config(folder: &TempDir) -> Config {
     let mut config = Config::default();
     config.server.listen = ([127, 0, 0, 1], 0).into();
     config.server.drain_ms = 200;
+    config.mesh.listen = vec!["127.0.0.1:0".into()];
     config.data.dir = Some(folder.path().join("data"));
     config.tools.folders = vec![folder.path().join("tools")];
     config.tools.builtin = false;

@@ -87,8 +87,11 @@ async fn the_command_line_watches_the_queue() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn claimers_that_wait_take_no_place_of_those_that_claim() {
     let files = folder(&[]);
-    grant(&files, "[components.taskqueue.tools.task_claim.limits]\nconcurrency = 1\n");
+    let own = "call = [\"*\"]\nstore = { quota_bytes = 1000000000 }";
+    let one = "[components.taskqueue.tools.task_claim.limits]\nconcurrency = 1";
+    grant(&files, &format!("[components.taskqueue]\n{own}\n{one}\n"));
     let host = TestHost::start_with(files, |config| config.tools.builtin = true).await;
+    assert_eq!(host.problems(), "");
     let claim = |worker: usize, wait_s: u64| json!({ "worker_id": format!("w{worker}"), "task_types": ["t"], "wait_s": wait_s });
     let waiting = futures::future::join_all((0..8).map(|worker| ask(&host, "task_claim", claim(worker, 15))));
     let others = async {

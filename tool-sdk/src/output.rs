@@ -112,10 +112,14 @@ impl<T: Serialize + JsonSchema> IntoOutput for T {
             schema.remove("$schema");
             schema.remove("$defs")
         });
-        let mut schema = if is_object(&schema) {
-            schema
-        } else {
-            json!({ "type": "object", "properties": { "result": schema }, "required": ["result"] })
+        let mut schema = match Shape::of(&schema) {
+            Shape::Object => {
+                // Cases that are all objects do not say so at the root, where MCP looks.
+                schema.as_object_mut().map(|schema| schema.insert("type".into(), json!("object")));
+                schema
+            }
+            Shape::Other => wrapped(schema),
+            Shape::Either => json!({ "type": "object", "anyOf": [schema, wrapped(schema.clone())] }),
         };
         if let (Some(definitions), Some(schema)) = (definitions, schema.as_object_mut()) {
             schema.insert("$defs".into(), definitions);
@@ -129,18 +133,43 @@ impl<T: Serialize + JsonSchema> IntoOutput for T {
             Value::String(text) => vec![Content::Text(text.clone())],
             _ => Vec::new(),
         };
-        let structured = if value.is_object() && is_object(&T::json_schema(&mut Default::default()).to_value()) {
-            value
-        } else {
-            json!({ "result": value })
-        };
+        // The value alone decides: a schema would have to be made for every call.
+        let structured = if value.is_object() { value } else { json!({ "result": value }) };
         Ok(Output { content, structured: Some(structured) })
     }
 }
 
-/// Whether the type is one of objects, which MCP takes as structured content; the schema and the value must agree on it.
-fn is_object(schema: &Value) -> bool {
-    schema.get("type").and_then(Value::as_str) == Some("object")
+/// The values that a schema allows, for MCP, which takes objects alone as structured content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Shape {
+    Object,
+    Other,
+    /// Some are objects, or the schema does not say.
+    Either,
+}
+
+impl Shape {
+    fn of(schema: &Value) -> Self {
+        if let Some(kind) = schema.get("type") {
+            return match kind {
+                Value::String(kind) if kind == "object" => Self::Object,
+                Value::Array(kinds) if kinds.iter().any(|kind| kind == "object") => Self::Either,
+                _ => Self::Other,
+            };
+        }
+        if let Some(constant) = schema.get("const") {
+            return if constant.is_object() { Self::Object } else { Self::Other };
+        }
+        let cases = ["oneOf", "anyOf"].into_iter().find_map(|word| schema.get(word)?.as_array());
+        let mut shapes = cases.into_iter().flatten().map(Self::of);
+        let first = shapes.next().unwrap_or(Self::Either);
+        if shapes.all(|shape| shape == first) { first } else { Self::Either }
+    }
+}
+
+/// The schema of an object whose property `result` is what `schema` says.
+fn wrapped(schema: Value) -> Value {
+    json!({ "type": "object", "properties": { "result": schema }, "required": ["result"] })
 }
 
 /// The output schema of a function that returns nothing.
@@ -210,5 +239,58 @@ impl From<types::ToolResult> for Output {
             content: result.content.into_iter().map(Content::from).collect(),
             structured: result.structured.and_then(|json| serde_json::from_str(&json).ok()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Serialize, JsonSchema)]
+    struct Found {
+        name: String,
+    }
+
+    #[derive(Serialize, JsonSchema)]
+    #[serde(tag = "kind", rename_all = "snake_case")]
+    enum Tagged {
+        Circle { radius: u32 },
+        Square { side: u32 },
+    }
+
+    #[derive(Serialize, JsonSchema)]
+    #[serde(untagged)]
+    enum Mixed {
+        Named(Found),
+        Count(u32),
+    }
+
+    /// What a value becomes, and whether its type's values may be either; the output is as the schema says.
+    fn output<T: Serialize + JsonSchema>(value: T) -> (Value, bool) {
+        let schema = T::output_schema().expect("a schema");
+        assert_eq!(schema["type"], "object", "{schema}");
+        let structured = value.into_output().expect("an output").structured.expect("structured");
+        let is_either = schema.get("anyOf").is_some();
+        let is_wrapped = schema["required"] == json!(["result"]);
+        assert!(is_either || is_wrapped == structured.get("result").is_some(), "{structured}: {schema}");
+        (structured, is_either)
+    }
+
+    #[test]
+    fn an_object_is_the_output_and_any_other_value_is_its_result() {
+        let found = || Found { name: "a".into() };
+        assert_eq!(output(found()), (json!({ "name": "a" }), false));
+        assert_eq!(output(Tagged::Circle { radius: 1 }), (json!({ "kind": "circle", "radius": 1 }), false));
+        assert_eq!(output(Tagged::Square { side: 1 }), (json!({ "kind": "square", "side": 1 }), false));
+        assert_eq!(output(7_u32), (json!({ "result": 7 }), false));
+        assert_eq!(output(vec![found()]), (json!({ "result": [{ "name": "a" }] }), false));
+        assert_eq!(output(Some("a".to_owned())), (json!({ "result": "a" }), false));
+        // What may be either says so.
+        assert_eq!(output(Some(found())), (json!({ "name": "a" }), true));
+        assert_eq!(output(None::<Found>), (json!({ "result": null }), true));
+        assert_eq!(output(Mixed::Named(found())), (json!({ "name": "a" }), true));
+        assert_eq!(output(Mixed::Count(7)), (json!({ "result": 7 }), true));
+        assert_eq!(output(json!({ "a": 1 })), (json!({ "a": 1 }), true));
+        assert_eq!(output(json!([1])), (json!({ "result": [1] }), true));
     }
 }

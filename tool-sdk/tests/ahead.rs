@@ -75,7 +75,7 @@ fn reading_ahead_saves_calls_and_changes_no_answer() {
         let keys: Vec<u64> = (0..100).collect();
         NUMBERS.read_ahead(t, &keys)?;
         for key in 0..100 {
-            let expected = (key % 2 == 0).then(|| if key == 0 { "mine" } else { "x" });
+            let expected = (key % 2 == 0).then_some(if key == 0 { "mine" } else { "x" });
             assert_eq!(NUMBERS.get(t, &key)?.as_deref(), expected, "{key}");
         }
         assert_eq!(calls(), 1);

@@ -5,7 +5,6 @@
 
 use std::{
     collections::HashMap,
-    path::Path,
     sync::{
         Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicU64, Ordering},
@@ -19,7 +18,10 @@ use super::{
     Stranger,
     tokens::{PREFIX, Token, TokenFile, hash},
 };
-use crate::tenant::Principal;
+use crate::{
+    files::{Stamp, stamp},
+    tenant::Principal,
+};
 
 /// How soon a change of the file is seen.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
@@ -51,17 +53,6 @@ struct Index {
 enum End {
     At(SystemTime),
     Never,
-}
-
-/// The properties of a file that change when somebody writes it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stamp {
-    /// There is no file.
-    Absent,
-    /// The file cannot be looked at.
-    Hidden,
-    /// When it was changed, its length, and which it is.
-    Of(SystemTime, u64, u64),
 }
 
 impl Index {
@@ -173,16 +164,6 @@ fn watch(watched: &Weak<KnownTokens>) {
             None => return,
         }
     }
-}
-
-fn stamp(path: &Path) -> Stamp {
-    let meta = match std::fs::metadata(path) {
-        Ok(meta) => meta,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Stamp::Absent,
-        Err(_) => return Stamp::Hidden,
-    };
-    let inode = std::os::unix::fs::MetadataExt::ino(&meta);
-    meta.modified().map_or(Stamp::Hidden, |modified| Stamp::Of(modified, meta.len(), inode))
 }
 
 #[cfg(test)]

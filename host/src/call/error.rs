@@ -39,6 +39,22 @@ pub enum CallError {
         /// When to try again.
         retry_after: Duration,
     },
+    /// The peer that has the tool cannot be reached, or does not let this host call it. The call has not run and may be made elsewhere.
+    #[error("the peer {peer} does not take the call: {reason}; the call has not run")]
+    Unreachable {
+        /// The peer.
+        peer: String,
+        /// The error.
+        reason: String,
+    },
+    /// The peer that has the tool has no room now; the call has not run and may be repeated.
+    #[error("the peer is busy: {reason}; try again in {} ms", retry_after.as_millis())]
+    PeerBusy {
+        /// In the peer's words.
+        reason: String,
+        /// When to try again.
+        retry_after: Duration,
+    },
     /// Tools call tools too deeply.
     #[error("calls are nested deeper than {MAX_CALL_DEPTH}")]
     TooDeep,
@@ -79,7 +95,9 @@ impl CallError {
     /// When to repeat the call, if it has not run for want of room.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::Busy { retry_after, .. } | Self::TooMany { retry_after, .. } => Some(*retry_after),
+            Self::Busy { retry_after, .. } | Self::TooMany { retry_after, .. } | Self::PeerBusy { retry_after, .. } => {
+                Some(*retry_after)
+            }
             _ => None,
         }
     }
@@ -92,8 +110,17 @@ impl CallError {
             Self::TooMany { of, limit, .. } => {
                 Self::Interrupted { reason: format!("more than {limit} calls in a minute for this {of}") }
             }
+            Self::PeerBusy { reason, .. } => Self::Interrupted { reason: format!("a peer is busy: {reason}") },
+            Self::Unreachable { peer, reason } => {
+                Self::Interrupted { reason: format!("the peer {peer} does not take a call: {reason}") }
+            }
             other => other,
         }
+    }
+
+    /// Whether the call cannot have run, so that it may be made again or elsewhere.
+    pub fn has_not_run(&self) -> bool {
+        self.retry_after().is_some() || matches!(self, Self::Unreachable { .. })
     }
 
     /// A short, stable name for metrics and scripts.
@@ -101,8 +128,9 @@ impl CallError {
         match self {
             Self::UnknownTool(_) => "unknown_tool",
             Self::InvalidArguments { .. } => "invalid_arguments",
-            Self::Busy { .. } => "busy",
+            Self::Busy { .. } | Self::PeerBusy { .. } => "busy",
             Self::TooMany { .. } => "too_many",
+            Self::Unreachable { .. } => "unreachable",
             Self::TooDeep => "too_deep",
             Self::BudgetExceeded { .. } => "budget_exceeded",
             Self::Interrupted { .. } => "interrupted",

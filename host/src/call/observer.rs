@@ -130,6 +130,11 @@ impl Observer {
         (Self { events: Some(events), account, log_level, progress }, receiver)
     }
 
+    /// The least level of records that the observer wants, if it wants any; and whether it wants progress.
+    pub fn wants(&self) -> (Option<LogLevel>, bool) {
+        (self.log_level, self.progress)
+    }
+
     /// Hands on what the observer asked for. A text of more than [`MAX_EVENT_BYTES`] is cut; an event for which there is no room is dropped.
     pub fn notify(&self, mut event: CallEvent) {
         let wanted = match &event {

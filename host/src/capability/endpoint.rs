@@ -191,6 +191,7 @@ fn nested_call(
         observer: Observer::default(),
         depth: running.depth.saturating_add(1),
         chain: running.chain,
+        hops: running.hops,
         session: running.session.clone(),
     };
     Ok(Call { request, tool, arguments })
@@ -200,9 +201,10 @@ fn refusal(error: CallError) -> call::CallError {
     match error {
         CallError::UnknownTool(_) => call::CallError::NotFound,
         CallError::InvalidArguments { .. } => call::CallError::InvalidArguments(error.to_string()),
-        CallError::Busy { .. } | CallError::TooMany { .. } => call::CallError::Busy,
+        CallError::Busy { .. } | CallError::TooMany { .. } | CallError::PeerBusy { .. } => call::CallError::Busy,
         CallError::TooDeep => call::CallError::TooDeep,
         CallError::BudgetExceeded { .. }
+        | CallError::Unreachable { .. }
         | CallError::Interrupted { .. }
         | CallError::Cancelled
         | CallError::Trapped(_)

@@ -59,6 +59,8 @@ pub struct Running {
     pub observer: Observer,
     /// How deep the call is nested.
     pub depth: u8,
+    /// The hosts over which the request came to this one.
+    pub hops: u8,
     /// Tools that the component may call.
     pub may_call: Arc<[ToolPattern]>,
     /// Receiver of nested calls.

@@ -6,8 +6,15 @@ use anyhow::Context as _;
 use clap::Args;
 use serde_json::{Map, Value};
 
-use super::{Operator, clean, operate, print, print_json, table};
-use crate::mcp::client::{Client, ClientConfig, OnProgress};
+use super::{
+    Data, Operator, clean, operate,
+    peers::{self, ByPeer},
+    print, print_json, table,
+};
+use crate::{
+    mcp::client::{Answer, Client, ClientConfig, OnProgress},
+    mesh::PeerId,
+};
 
 /// Which server, and how patiently.
 #[derive(Debug, Args)]
@@ -27,8 +34,13 @@ pub(super) struct Server {
 }
 
 impl Server {
+    /// The time for one request.
+    fn patience(&self) -> anyhow::Result<Duration> {
+        Duration::try_from_secs_f64(self.timeout).context("--timeout is not a number of seconds")
+    }
+
     pub(super) async fn connect(&self, on_progress: OnProgress) -> anyhow::Result<Client> {
-        let timeout = Duration::try_from_secs_f64(self.timeout).context("--timeout is not a number of seconds")?;
+        let timeout = self.patience()?;
         let config = ClientConfig { url: self.url.clone(), token: self.token.clone(), timeout, retries: self.retries };
         Ok(Client::connect(config, on_progress).await?)
     }
@@ -92,14 +104,18 @@ pub(super) struct CallArgs {
     arguments: Vec<String>,
     #[command(flatten)]
     server: Server,
-    /// Print the whole result as JSON
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    by: ByPeer,
+    #[command(flatten)]
+    data: Data,
 }
 
 impl CallArgs {
     pub(super) async fn run(self) -> anyhow::Result<u8> {
         let given = Given::parse(&self.arguments)?;
+        if let Some(peer) = &self.by.peer {
+            return self.call_peer(peer.clone(), given).await;
+        }
         let client = self.server.connect(Arc::new(show_progress)).await?;
         let arguments = match given {
             Given::Object(object) => object,
@@ -107,8 +123,26 @@ impl CallArgs {
         };
         let answer = client.call(&self.tool, arguments).await;
         client.close().await;
-        let answer = answer?;
-        if self.json {
+        self.show(&answer?)
+    }
+
+    /// Calls a peer's tool by way of the host that runs here.
+    async fn call_peer(&self, peer: PeerId, given: Given) -> anyhow::Result<u8> {
+        let arguments = match given {
+            Given::Object(object) => object,
+            // The tool's schema is there, not here: what is JSON is taken as JSON.
+            Given::Pairs(pairs) => typed(pairs, &Value::Null),
+        };
+        let operator = Operator { tenant: self.by.tenant.clone(), ..self.data.operator() };
+        let json = peers::call(&operator, peer, &self.tool, arguments, self.server.patience()?).await?;
+        let blocks = json.get("content").and_then(Value::as_array).into_iter().flatten();
+        let texts = blocks.filter_map(|block| Some(block.get("text")?.as_str()?.to_owned())).collect();
+        let is_error = json.get("isError") == Some(&Value::Bool(true));
+        self.show(&Answer { is_error, texts, json })
+    }
+
+    fn show(&self, answer: &Answer) -> anyhow::Result<u8> {
+        if self.data.json {
             print_json(&answer.json)?;
         } else if answer.is_error {
             tell(&clean(&answer.texts.join("\n")));

@@ -83,6 +83,7 @@ fn summary(config: &Config) -> String {
     serde_json::json!({
         "server": config.server,
         "sessions": config.sessions,
+        "mesh_door": config.mesh_door,
         "tools": config.tools,
         "store": config.store,
         "memory": config.memory,

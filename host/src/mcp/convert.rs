@@ -10,7 +10,7 @@ use rmcp::model::{
 use serde_json::json;
 
 use crate::{
-    call::{CallError, Content, LogLevel, ResourceContents, ToolResult},
+    call::{Blob, CallError, Content, LogLevel, ResourceContents, ResultMemory, ToolResult},
     registry::tool::Tool,
 };
 
@@ -80,17 +80,62 @@ pub(super) fn block(content: Content) -> ContentBlock {
 pub(super) fn error(error: CallError) -> Result<CallToolResult, ErrorData> {
     match error {
         CallError::UnknownTool(_) => Err(ErrorData::invalid_params(error.to_string(), None)),
-        CallError::Busy { retry_after, .. } | CallError::TooMany { retry_after, .. } => {
+        CallError::Busy { retry_after, .. }
+        | CallError::TooMany { retry_after, .. }
+        | CallError::PeerBusy { retry_after, .. } => {
             let data = json!({ "error": error.kind(), "retryAfterMs": u64::try_from(retry_after.as_millis()).unwrap_or(u64::MAX) });
             Err(ErrorData::new(BUSY, error.to_string(), Some(data)))
         }
         CallError::InvalidArguments { .. }
+        | CallError::Unreachable { .. }
         | CallError::TooDeep
         | CallError::BudgetExceeded { .. }
         | CallError::Interrupted { .. }
         | CallError::Cancelled
         | CallError::Trapped(_)
         | CallError::InvalidResult { .. } => Ok(CallToolResult::error(vec![ContentBlock::text(error.to_string())])),
+    }
+}
+
+/// A result in our words, as another host gave it. Data that are not base64 stand as text.
+pub(super) fn from_result(wire: CallToolResult) -> ToolResult {
+    ToolResult {
+        content: wire.content.into_iter().map(from_block).collect(),
+        structured: wire.structured_content,
+        is_error: wire.is_error == Some(true),
+        memory: ResultMemory::default(),
+    }
+}
+
+fn from_block(block: ContentBlock) -> Content {
+    let blob = |data: String, mime_type: String| match BASE64_STANDARD.decode(&data) {
+        Ok(data) => Ok(Blob { data, mime_type }),
+        Err(_) => Err(Content::Text(data)),
+    };
+    match block {
+        ContentBlock::Text(text) => Content::Text(text.text),
+        ContentBlock::Image(image) => blob(image.data, image.mime_type).map_or_else(|text| text, Content::Image),
+        ContentBlock::Audio(audio) => blob(audio.data, audio.mime_type).map_or_else(|text| text, Content::Audio),
+        ContentBlock::ResourceLink(link) => Content::ResourceLink {
+            uri: link.uri,
+            name: link.name,
+            description: link.description,
+            mime_type: link.mime_type,
+        },
+        ContentBlock::Resource(embedded) => match embedded.resource {
+            WireContents::TextResourceContents { uri, mime_type, text, .. } => {
+                Content::EmbeddedResource { uri, mime_type, contents: ResourceContents::Text(text) }
+            }
+            WireContents::BlobResourceContents { uri, mime_type, blob, .. } => {
+                let contents = match BASE64_STANDARD.decode(&blob) {
+                    Ok(bytes) => ResourceContents::Binary(bytes),
+                    Err(_) => ResourceContents::Text(blob),
+                };
+                Content::EmbeddedResource { uri, mime_type, contents }
+            }
+            other => Content::Text(serde_json::to_string(&other).unwrap_or_default()),
+        },
+        other => Content::Text(serde_json::to_string(&other).unwrap_or_default()),
     }
 }
 

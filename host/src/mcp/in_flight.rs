@@ -1,8 +1,9 @@
 //! The ids of the requests that one client has in flight. An id names one request at a time: a second request under it is refused, and the first keeps its answer.
 
 use std::{
+    any::Any,
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
 };
 
 use rmcp::model::{JsonRpcMessage, RequestId, ServerJsonRpcMessage};
@@ -14,6 +15,21 @@ const MAX_IN_FLIGHT: usize = 1_024;
 
 /// Ids may be as long as a message, so that only their hashes are kept.
 type IdHash = blake3::Hash;
+
+/// What a request takes of its client's share of a door, given back when the request is answered.
+pub(super) struct Held(#[expect(dead_code, reason = "kept for its drop")] Option<Box<dyn Any + Send + Sync>>);
+
+impl Held {
+    /// Nothing: the door has one client.
+    pub(super) fn nothing() -> Self {
+        Self(None)
+    }
+
+    /// Keeps `held`.
+    pub(super) fn of(held: impl Any + Send + Sync) -> Self {
+        Self(Some(Box::new(held)))
+    }
+}
 
 /// The ids that are taken. Clones share them.
 #[derive(Debug, Clone, Default)]
@@ -59,7 +75,12 @@ impl InFlight {
         let number = claims.next;
         claims.next = claims.next.wrapping_add(1);
         claims.by_id.insert(id, Claim { number, cancel: None });
-        Ok(IdClaim(Arc::new(Claimed { in_flight: self.clone(), id, number })))
+        Ok(IdClaim(Arc::new(Claimed { in_flight: self.clone(), id, number, held: OnceLock::new() })))
+    }
+
+    /// Whether no id is taken.
+    pub(super) fn is_empty(&self) -> bool {
+        self.claims().by_id.is_empty()
     }
 
     /// Stops the request that has `id`, if it can be stopped here.
@@ -93,11 +114,17 @@ fn id_hash(id: &Value) -> IdHash {
 #[derive(Debug, Clone)]
 pub(super) struct IdClaim(Arc<Claimed>);
 
-#[derive(Debug)]
 struct Claimed {
     in_flight: InFlight,
     id: IdHash,
     number: u64,
+    held: OnceLock<Held>,
+}
+
+impl std::fmt::Debug for Claimed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Claimed").field("number", &self.number).finish_non_exhaustive()
+    }
 }
 
 impl IdClaim {
@@ -106,6 +133,11 @@ impl IdClaim {
         if let Some(claim) = self.0.own(&mut self.0.in_flight.claims()) {
             claim.cancel = Some(token.clone());
         }
+    }
+
+    /// Keeps what the request takes of a share, until the last clone of the claim is dropped.
+    pub(super) fn keep(&self, held: Held) {
+        let _kept_once = self.0.held.set(held);
     }
 
     /// Gives the id free before the answer goes out: the client may use it again as soon as it has read the answer.

@@ -20,7 +20,7 @@ use super::{
     envelope::{self, Envelope},
     handler::Endpoint,
     session::visit::LiveSession,
-    tools::CallRequest,
+    tools::{CallRequest, WayHere},
 };
 use crate::{
     call::{LogLevel, TraceContext},
@@ -82,6 +82,10 @@ struct Meta<'a> {
     traceparent: Option<&'a RawValue>,
     #[serde(borrow, rename = "mcpp/cost")]
     receipt: Option<&'a RawValue>,
+    #[serde(rename = "mcpp/deadlineMs")]
+    deadline_ms: Option<Value>,
+    #[serde(rename = "mcpp/hops")]
+    hops: Option<Value>,
 }
 
 impl PlainRequest<'_> {
@@ -97,6 +101,7 @@ struct CallMeta {
     wants_progress: bool,
     wants_receipt: bool,
     traceparent: Option<String>,
+    way: WayHere,
 }
 
 impl Meta<'_> {
@@ -120,6 +125,7 @@ impl Meta<'_> {
             wants_progress: token.ok()?.is_some(),
             wants_receipt: self.receipt.is_some_and(|receipt| receipt.get() == "true"),
             traceparent: self.traceparent.and_then(envelope::string).map(Cow::into_owned),
+            way: WayHere::read(self.deadline_ms.as_ref(), self.hops.as_ref()),
         })
     }
 }
@@ -201,6 +207,7 @@ fn call(params: &RawValue, era: Era<'_>, traceparent: Option<&str>) -> Option<Ca
         wants_progress: meta.wants_progress,
         wants_receipt: meta.wants_receipt,
         trace: TraceContext::from_traceparent(meta.traceparent.as_deref().or(traceparent)),
+        way: meta.way,
         session: match era {
             Era::Legacy(live) => Some(live.session.clone()),
             Era::Modern => None,

@@ -1,10 +1,11 @@
 //! The methods of tools, whichever way a request comes to them: through the protocol engine's handler or straight.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use rmcp::model::{CallToolResult, ErrorData, ListToolsResult, Tool as WireTool};
 use serde_json::Value;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -23,6 +24,10 @@ use crate::{
 
 /// By this a client asks in `_meta` for what the call cost, and finds it in the result's.
 pub(super) const RECEIPT: &str = "mcpp/cost";
+/// By this a client says in `_meta` how long it still waits, in milliseconds.
+pub(super) const DEADLINE: &str = "mcpp/deadlineMs";
+/// By this a host that hands on a call says in `_meta` over how many hosts it came.
+pub(super) const HOPS: &str = "mcpp/hops";
 
 /// A client's request to a tool.
 #[derive(Debug)]
@@ -38,6 +43,24 @@ pub(super) struct CallRequest {
     pub(super) wants_receipt: bool,
     pub(super) trace: TraceContext,
     pub(super) session: Option<Session>,
+    pub(super) way: WayHere,
+}
+
+/// What another host that hands on a call says of its way.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct WayHere {
+    /// How long its caller still waits.
+    pub(super) patience: Option<Duration>,
+    /// The hosts over which it came.
+    pub(super) hops: u8,
+}
+
+impl WayHere {
+    /// Reads two members of `_meta`; what is no number says nothing.
+    pub(super) fn read(deadline_ms: Option<&Value>, hops: Option<&Value>) -> Self {
+        let hops = hops.and_then(Value::as_u64).map_or(0, |hops| u8::try_from(hops).unwrap_or(u8::MAX));
+        Self { patience: deadline_ms.and_then(Value::as_u64).map(Duration::from_millis), hops }
+    }
 }
 
 impl Endpoint {
@@ -92,15 +115,16 @@ impl Endpoint {
             (Observer::default(), CallEvents::default())
         };
         let (cancel, wants_receipt) = (CancellationToken::new(), request.wants_receipt);
-        let CallRequest { tool, arguments, trace, session, .. } = request;
+        let CallRequest { tool, arguments, trace, session, way, .. } = request;
         let request = Request {
             principal: principal.clone(),
-            deadline: None,
+            deadline: way.patience.and_then(|patience| Instant::now().checked_add(patience)),
             cancel: cancel.clone(),
             trace,
             observer,
             chain: 0,
             depth: 0,
+            hops: way.hops,
             session,
         };
         let call = authorize(Call { request, tool, arguments })

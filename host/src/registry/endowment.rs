@@ -33,6 +33,7 @@ impl Registry {
             trace: request.trace,
             observer: request.observer,
             depth: request.depth,
+            hops: request.hops,
             chain: request.chain,
             session: request.session,
             ..self.running(powers, request.principal, what, cause)
@@ -66,6 +67,7 @@ impl Registry {
             trace: TraceContext::root(),
             observer: Observer::default(),
             depth: 0,
+            hops: 0,
             may_call: Arc::clone(&powers.may_call),
             dispatch: Arc::new(self.clone()),
             witness,

@@ -7,6 +7,7 @@ use crate::{
     auth::tokens::TokenFile,
     files::{copy_privately, new_folder},
     names::TenantId,
+    peers::file::PeerFile,
     store::Store,
     tenant::home::Homes,
 };
@@ -34,6 +35,7 @@ pub async fn remove(
     }
     // The tokens first: from then on nobody comes in, whatever becomes of the rest.
     TokenFile::new(homes.tokens()).revoke_all(tenant)?;
+    PeerFile::new(homes).revoke_tenant(tenant)?;
     store.remove(tenant).await?;
     let compiled = homes.compiled(tenant);
     match std::fs::remove_dir_all(&compiled) {

@@ -82,7 +82,10 @@ impl Postgres {
             done = slice.end;
             submit(&client, slice).await;
         }
-        client.batch_execute("VACUUM ANALYZE task; CHECKPOINT").await.expect("tidied");
+        // Several commands in one message are one transaction, in which `VACUUM` is refused.
+        for command in ["VACUUM ANALYZE task", "CHECKPOINT"] {
+            client.batch_execute(command).await.expect("tidied");
+        }
     }
 
     /// Submits, claims and completes so many tasks, one by one.

@@ -14,7 +14,7 @@ use tokio_postgres::{Client, NoTls};
 use super::SCHEMA;
 
 /// A server of the test's own.
-pub struct Server {
+pub(crate) struct Server {
     pub(super) folder: TempDir,
     process: Child,
 }

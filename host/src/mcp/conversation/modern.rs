@@ -15,7 +15,7 @@ use rmcp::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::lines::LineOutput;
+use super::output::MessageOutput;
 use crate::{
     mcp::{
         handler::{Endpoint, ProtocolHandler},
@@ -85,7 +85,7 @@ impl ModernRequests {
         handler: ProtocolHandler,
         request: JsonRpcRequest<ClientRequest>,
         claim: IdClaim,
-        output: LineOutput,
+        output: MessageOutput,
         tasks: &TaskTracker,
     ) {
         let id = request.id.clone();
@@ -111,7 +111,7 @@ impl ModernRequests {
                     requests.served().remove(&id);
                     claim.release();
                 }
-                if output.send(&message).await.is_err() {
+                if output.send(&message, Some(&id)).await.is_err() {
                     break;
                 }
             }
@@ -131,7 +131,7 @@ impl ModernRequests {
         id: RequestId,
         answer: PlainAnswer,
         claim: IdClaim,
-        output: LineOutput,
+        output: MessageOutput,
         tasks: &TaskTracker,
     ) {
         let PlainAnswer { line, cancel } = answer;

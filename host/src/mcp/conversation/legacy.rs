@@ -1,4 +1,4 @@
-//! The legacy session of a client on standard input: the protocol engine's service, which begins with `initialize` and gets everything after it.
+//! The legacy session of one client: the protocol engine's service, which begins with `initialize` and gets everything after it.
 
 use rmcp::{
     RoleServer,
@@ -9,7 +9,7 @@ use rmcp::{
 use tokio::sync::mpsc;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::lines::LineOutput;
+use super::output::MessageOutput;
 use crate::mcp::{
     handler::ProtocolHandler,
     in_flight::{InFlight, answered},
@@ -27,7 +27,12 @@ pub(super) struct LegacySession {
 
 impl LegacySession {
     /// Starts the engine, which waits for `initialize`.
-    pub(super) fn open(handler: ProtocolHandler, in_flight: InFlight, output: LineOutput, tasks: &TaskTracker) -> Self {
+    pub(super) fn open(
+        handler: ProtocolHandler,
+        in_flight: InFlight,
+        output: MessageOutput,
+        tasks: &TaskTracker,
+    ) -> Self {
         let (inbox, messages) = mpsc::channel(INBOX);
         let cancel = CancellationToken::new();
         let transport = LegacyTransport { messages, in_flight, output };
@@ -78,7 +83,7 @@ impl LegacySession {
 struct LegacyTransport {
     messages: mpsc::Receiver<ClientJsonRpcMessage>,
     in_flight: InFlight,
-    output: LineOutput,
+    output: MessageOutput,
 }
 
 impl Transport<RoleServer> for LegacyTransport {
@@ -93,7 +98,7 @@ impl Transport<RoleServer> for LegacyTransport {
             self.in_flight.release(&id.clone().into_json_value());
         }
         let output = self.output.clone();
-        async move { output.send(&message).await }
+        async move { output.send(&message, None).await }
     }
 
     async fn receive(&mut self) -> Option<ClientJsonRpcMessage> {

@@ -1,0 +1,140 @@
+//! The host's part in a mesh, for as long as it has its data directory: two hosts with one identity would take each other's streams.
+
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio_util::sync::CancellationToken;
+
+use super::directory::DirectoryLock;
+use crate::{
+    auth::known::KnownTokens,
+    config::MeshDoorConfig,
+    mcp::{Endpoint, mesh::MeshDoor},
+    mesh::{Bond, Identity, Incoming, Mesh, MeshConfig, NetworkConfig, PeerId, dial::LateMesh, meters},
+    peers::known::KnownPeers,
+};
+
+/// Time for the streams of peers to end when the host stops.
+const LAST_STREAMS: Duration = Duration::from_secs(2);
+/// How often a host that waits for its data directory looks whether it has it.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// The mesh of this host, which others can hold before there is one.
+#[derive(Debug, Clone)]
+pub(super) struct Network {
+    config: NetworkConfig,
+    folder: PathBuf,
+    protocols: Vec<&'static str>,
+    mesh: LateMesh,
+}
+
+/// The parts of the host in which the streams of peers end.
+#[derive(Debug)]
+pub(super) struct MeshParts {
+    pub(super) door: MeshDoorConfig,
+    pub(super) endpoint: Endpoint,
+    pub(super) peers: Arc<KnownPeers>,
+    pub(super) tokens: Arc<KnownTokens>,
+    pub(super) closing: CancellationToken,
+}
+
+impl Network {
+    pub(super) fn new(config: NetworkConfig, door: &MeshDoorConfig, data: &Path) -> Self {
+        meters::describe();
+        let protocols = MeshDoor::protocols(door);
+        Self { config, folder: data.join("mesh"), protocols, mesh: LateMesh::default() }
+    }
+
+    /// The mesh, for those who hold it before there is one.
+    pub(super) fn late(&self) -> LateMesh {
+        self.mesh.clone()
+    }
+
+    /// The mesh, if this host is part of one.
+    pub(super) fn mesh(&self) -> Option<&Mesh> {
+        self.mesh.get()
+    }
+
+    /// Joins the mesh, unless it is off or another host has the data directory.
+    pub(super) async fn join(&self, lock: &DirectoryLock) -> anyhow::Result<Option<Incoming>> {
+        if !self.config.enabled || !lock.is_held() {
+            return Ok(None);
+        }
+        let identity = Identity::open(&self.folder)?;
+        let config = MeshConfig { network: self.config.clone(), identity, folder: Some(self.folder.clone()) };
+        let (mesh, incoming) = Mesh::start(config, self.protocols.clone()).await?;
+        self.mesh.set(mesh);
+        Ok(Some(incoming))
+    }
+
+    /// Takes the streams of peers until the host stops, and leaves the mesh then.
+    pub(super) async fn serve(
+        self,
+        joined: Option<Incoming>,
+        lock: Arc<DirectoryLock>,
+        parts: MeshParts,
+        stop: CancellationToken,
+    ) {
+        let mut incoming = joined;
+        while incoming.is_none() && self.config.enabled {
+            tokio::select! {
+                () = tokio::time::sleep(LOOK_AGAIN) => {}
+                () = stop.cancelled() => return,
+            }
+            incoming = self.join(&lock).await.unwrap_or_else(|error| {
+                tracing::error!(error = format!("{error:#}"), "this host is part of no mesh");
+                None
+            });
+        }
+        if let (Some(mut incoming), Some(mesh)) = (incoming, self.mesh()) {
+            let MeshParts { door, endpoint, peers, tokens, closing } = parts;
+            let known = Arc::clone(&peers);
+            let door = MeshDoor::new(mesh.id().clone(), door, endpoint, peers, tokens, closing, stop.clone());
+            let take = async {
+                while let Some(stream) = incoming.next().await {
+                    door.accept(stream.peer, stream.protocol, stream.stream);
+                }
+            };
+            tokio::select! {
+                () = take => {}
+                () = keep_bonds(mesh, &known) => {}
+                () = stop.cancelled() => {}
+            }
+            stop.cancelled().await;
+            door.ended(LAST_STREAMS).await;
+        }
+        stop.cancelled().await;
+        if let Some(mesh) = self.mesh() {
+            mesh.leave().await;
+        }
+    }
+}
+
+/// Keeps the network in line with the peers' records: a peer with a grant is known, one whose tools are called is kept connected, and one that lost both is disconnected.
+async fn keep_bonds(mesh: &Mesh, peers: &KnownPeers) {
+    let mut changes = peers.changes();
+    let mut before: BTreeSet<PeerId> = BTreeSet::new();
+    loop {
+        changes.mark_unchanged();
+        let bonds = peers.bonds();
+        let now: BTreeSet<PeerId> = bonds.iter().map(|(peer, _)| peer.clone()).collect();
+        for (peer, is_called) in bonds {
+            let bond = if is_called { Bond::Kept } else { Bond::Known };
+            if let Err(full) = mesh.know(&peer, bond) {
+                tracing::warn!(%peer, %full, "the connection to a peer is not kept");
+            }
+        }
+        for peer in before.difference(&now) {
+            mesh.forget(peer);
+            mesh.disconnect(peer).await;
+        }
+        before = now;
+        if changes.changed().await.is_err() {
+            return;
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! Messages out: whole, one at a time, as lines or as frames.
+
+use std::{sync::Arc, time::Duration};
+
+use rmcp::model::{JsonRpcMessage, RequestId, ServerJsonRpcMessage, ServerResult};
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncWrite, AsyncWriteExt as _},
+    sync::Mutex,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    mcp::{binding, envelope},
+    mesh::frame,
+};
+
+/// By this in `_meta` a notification says which request it belongs to, where many requests share a stream.
+pub(in crate::mcp) const OF_REQUEST: &str = "mcpp/request";
+
+/// Time to say that nothing more comes.
+const CLOSE_TIME: Duration = Duration::from_secs(1);
+
+/// The form of messages on a connection.
+#[derive(Debug, Clone)]
+pub(in crate::mcp) enum Framing {
+    /// One message a line.
+    Lines,
+    /// Each message after its length, and with what a peer of the mesh wants to know in the host's greetings.
+    Frames(Arc<Value>),
+}
+
+/// The client's end of the output. Clones write to the same.
+#[derive(Clone)]
+pub(in crate::mcp) struct MessageOutput {
+    to: Arc<Mutex<dyn AsyncWrite + Unpin + Send>>,
+    framing: Framing,
+    /// Time for the client to take one message.
+    patience: Option<Duration>,
+    broken: CancellationToken,
+}
+
+impl MessageOutput {
+    pub(in crate::mcp) fn new(
+        to: impl AsyncWrite + Unpin + Send + 'static,
+        framing: Framing,
+        patience: Option<Duration>,
+    ) -> Self {
+        Self { to: Arc::new(Mutex::new(to)), framing, patience, broken: CancellationToken::new() }
+    }
+
+    /// Returns when the client does not take anything any more.
+    pub(in crate::mcp) async fn broken(&self) {
+        self.broken.cancelled().await;
+    }
+
+    /// Says that nothing more comes.
+    pub(in crate::mcp) async fn close(&self) {
+        let closing = async { self.to.lock().await.shutdown().await };
+        let _the_client_may_be_gone = tokio::time::timeout(CLOSE_TIME, closing).await;
+    }
+
+    /// Writes a message; on a stream of frames a notification says to which request it belongs.
+    pub(super) async fn send(&self, message: &ServerJsonRpcMessage, of: Option<&RequestId>) -> std::io::Result<()> {
+        let Framing::Frames(limits) = &self.framing else { return self.write(serde_json::to_vec(message)?).await };
+        let (greets, notifies) = match message {
+            JsonRpcMessage::Response(response) => match &response.result {
+                ServerResult::InitializeResult(_) => (Some(binding::LEGACY), false),
+                ServerResult::DiscoverResult(_) => (Some(binding::CURRENT), false),
+                _ => (None, false),
+            },
+            JsonRpcMessage::Notification(_) => (None, true),
+            _ => (None, false),
+        };
+        let written = match (greets, of) {
+            (Some(active), _) => {
+                let mut message = serde_json::to_value(message)?;
+                if let Some(result) = message.get_mut("result") {
+                    binding::greet(result, active, limits);
+                }
+                serde_json::to_vec(&message)?
+            }
+            (None, Some(id)) if notifies => {
+                let mut message = serde_json::to_value(message)?;
+                if let Some(params) = message.get_mut("params").and_then(Value::as_object_mut) {
+                    let meta = params.entry("_meta").or_insert_with(|| json!({}));
+                    if let Some(meta) = meta.as_object_mut() {
+                        meta.insert(OF_REQUEST.to_owned(), id.clone().into_json_value());
+                    }
+                }
+                serde_json::to_vec(&message)?
+            }
+            _ => serde_json::to_vec(message)?,
+        };
+        self.write(written).await
+    }
+
+    /// Writes a JSON-RPC error.
+    pub(in crate::mcp) async fn refuse(&self, id: Option<&Value>, code: i64, reason: &str) {
+        self.tell(&envelope::error(id, code, reason)).await;
+    }
+
+    /// Writes a message of the door's own.
+    pub(in crate::mcp) async fn tell(&self, message: &Value) {
+        if let Err(error) = self.write(message.to_string().into_bytes()).await {
+            tracing::debug!(%error, "an error could not be told to the client");
+        }
+    }
+
+    /// Writes a message that is JSON already.
+    pub(in crate::mcp) async fn write(&self, mut message: Vec<u8>) -> std::io::Result<()> {
+        // A message that was written in part would spoil all after it.
+        let undone = self.broken.clone().drop_guard();
+        let writing = async {
+            let mut to = self.to.lock().await;
+            if self.broken.is_cancelled() {
+                return Err(std::io::ErrorKind::BrokenPipe.into());
+            }
+            match &self.framing {
+                Framing::Lines => {
+                    message.push(b'\n');
+                    to.write_all(&message).await?;
+                }
+                Framing::Frames(_) => frame::write(&mut *to, &message).await?,
+            }
+            to.flush().await
+        };
+        let written = match self.patience {
+            None => writing.await,
+            Some(patience) => match tokio::time::timeout(patience, writing).await {
+                Ok(written) => written,
+                Err(_) => Err(std::io::ErrorKind::TimedOut.into()),
+            },
+        };
+        if written.is_ok() {
+            undone.disarm();
+        }
+        written
+    }
+}

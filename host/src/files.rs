@@ -2,12 +2,13 @@
 //!
 //! Everything that the host keeps is 0600 in folders of 0700 from the moment it is made, whatever the umask: it is made so, never made and then narrowed.
 
+pub(crate) mod watch;
+
 use std::{
     fs, io,
     io::Write as _,
-    os::unix::fs::{DirBuilderExt as _, MetadataExt, OpenOptionsExt as _, PermissionsExt as _},
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
-    time::SystemTime,
 };
 
 /// The rights of a file: its owner reads and writes it.
@@ -132,28 +133,6 @@ pub(crate) fn lock(path: &Path) -> io::Result<fs::File> {
     };
     file.lock()?;
     Ok(file)
-}
-
-/// The properties of a file that change when somebody writes it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Stamp {
-    /// There is no file.
-    Absent,
-    /// The file cannot be looked at.
-    Hidden,
-    /// When it was changed, its length, and which it is.
-    Of(SystemTime, u64, u64),
-}
-
-/// The properties of a file now.
-pub(crate) fn stamp(path: &Path) -> Stamp {
-    let meta = match fs::metadata(path) {
-        Ok(meta) => meta,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Stamp::Absent,
-        Err(_) => return Stamp::Hidden,
-    };
-    let inode = MetadataExt::ino(&meta);
-    meta.modified().map_or(Stamp::Hidden, |modified| Stamp::Of(modified, meta.len(), inode))
 }
 
 #[cfg(test)]

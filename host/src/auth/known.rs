@@ -3,14 +3,7 @@
 //! One thread looks at the file five times a second, parses it when it has changed, and swaps the index. The thread does nothing else, so that a revocation comes into
 //! force however busy the host's other threads are. If the thread cannot read the file, or has not looked at it for long, the host admits no client.
 
-use std::{
-    collections::HashMap,
-    sync::{
-        Arc, Mutex, PoisonError, Weak,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::{Duration, Instant, SystemTime},
-};
+use std::{collections::HashMap, sync::Arc, time::SystemTime};
 
 use arc_swap::ArcSwapOption;
 
@@ -19,14 +12,9 @@ use super::{
     tokens::{PREFIX, Token, TokenFile, hash},
 };
 use crate::{
-    files::{Stamp, stamp},
+    files::watch::{FileWatch, watch},
     tenant::Principal,
 };
-
-/// How soon a change of the file is seen.
-const LOOK_AGAIN: Duration = Duration::from_millis(200);
-/// An index older than this lets nobody in: a token may have been revoked since.
-const MAX_AGE: Duration = Duration::from_secs(10);
 
 /// The tokens that the host knows now.
 #[derive(Debug)]
@@ -34,10 +22,8 @@ pub struct KnownTokens {
     file: TokenFile,
     /// None while no token was ever made; an error while the tokens cannot be read.
     known: ArcSwapOption<Result<Index, ()>>,
-    stamp: Mutex<Option<Stamp>>,
-    began: Instant,
-    /// When the file was last looked at, in milliseconds since `began`.
-    looked_ms: AtomicU64,
+    /// A stale index lets nobody in: a token may have been revoked since.
+    looked: FileWatch,
 }
 
 /// The tokens, for those who look one up.
@@ -72,8 +58,8 @@ impl Index {
 impl KnownTokens {
     /// Knows the tokens in `file`, as they are now.
     pub fn new(file: TokenFile) -> Self {
-        let (known, stamp, looked_ms) = Default::default();
-        let tokens = Self { file, known, stamp, began: Instant::now(), looked_ms };
+        let looked = FileWatch::new(file.path().to_owned());
+        let tokens = Self { file, known: ArcSwapOption::empty(), looked };
         tokens.look();
         tokens
     }
@@ -81,8 +67,7 @@ impl KnownTokens {
     /// As [`KnownTokens::new`], and sees when they change, for as long as somebody has it.
     pub fn watching(file: TokenFile) -> std::io::Result<Arc<Self>> {
         let tokens = Arc::new(Self::new(file));
-        let watched = Arc::downgrade(&tokens);
-        std::thread::Builder::new().name("tokens".into()).spawn(move || watch(&watched))?;
+        watch("tokens", &tokens, Self::look)?;
         Ok(tokens)
     }
 
@@ -94,7 +79,7 @@ impl KnownTokens {
     /// Fails while the host cannot tell which tokens there are.
     pub fn check_readable(&self) -> Result<(), Stranger> {
         let unreadable = self.known.load().as_deref().is_some_and(Result::is_err);
-        if unreadable || self.is_stale() { Err(Stranger::Unreadable) } else { Ok(()) }
+        if unreadable || self.looked.is_stale() { Err(Stranger::Unreadable) } else { Ok(()) }
     }
 
     /// The principal that has this token.
@@ -122,19 +107,9 @@ impl KnownTokens {
         known.ends.get(principal).is_some_and(|end| *end > now)
     }
 
-    /// Whether the file was not looked at for so long that the index says nothing about now.
-    fn is_stale(&self) -> bool {
-        let looked = Duration::from_millis(self.looked_ms.load(Ordering::Acquire));
-        self.began.elapsed().saturating_sub(looked) > MAX_AGE
-    }
-
     /// Reads the file again if it has changed.
     fn look(&self) {
-        // Time that reading takes counts as age.
-        let now_ms = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let mut before = self.stamp.lock().unwrap_or_else(PoisonError::into_inner);
-        let stamp = stamp(self.file.path());
-        if *before != Some(stamp) {
+        self.looked.look(|| {
             let read = match self.file.read() {
                 Ok(tokens) => tokens.map(|tokens| Arc::new(Ok(Index::new(tokens)))),
                 Err(error) => {
@@ -148,27 +123,16 @@ impl KnownTokens {
             // Once a token was needed it is needed until the host starts anew: a file that vanished lets nobody in.
             let vanished = read.is_none() && self.known.load().is_some();
             self.known.store(if vanished { Some(Arc::new(Ok(Index::default()))) } else { read });
-            *before = Some(stamp);
-        }
-        self.looked_ms.store(now_ms, Ordering::Release);
-    }
-}
-
-/// Looks again and again, until nobody has the tokens any more.
-#[expect(clippy::disallowed_methods, reason = "a thread of its own")]
-fn watch(watched: &Weak<KnownTokens>) {
-    loop {
-        std::thread::sleep(LOOK_AGAIN);
-        match watched.upgrade() {
-            Some(tokens) => tokens.look(),
-            None => return,
-        }
+        });
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
+    use std::{
+        collections::BTreeSet,
+        time::{Duration, Instant},
+    };
 
     use super::*;
     use crate::{
@@ -260,7 +224,8 @@ mod tests {
             assert!(Instant::now() < patience, "the revocation is not seen");
             std::thread::sleep(Duration::from_millis(5));
         }
-        let tokens = Arc::new(KnownTokens { began: Instant::now() - 2 * MAX_AGE, ..KnownTokens::new(file) });
+        let known = KnownTokens::new(file);
+        let tokens = Arc::new(KnownTokens { looked: known.looked.aged(), ..known });
         let unwatched = Authenticator::new(Arc::clone(&tokens));
         assert_eq!(unwatched.check(Some(&token)), Err(Stranger::Unreadable));
         tokens.look();

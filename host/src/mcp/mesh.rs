@@ -189,7 +189,8 @@ impl MeshApp {
         };
         let grant = self.peers.grant(peer);
         if old_peer::greets(first.body()) {
-            let serving = self.serve_old_peer(peer, first, reader, output, permit);
+            reader.put_back(first);
+            let serving = self.serve_old_peer(peer, reader, output, permit);
             return tokio::select! {
                 end = serving => end,
                 () = self.stop.cancelled() => StreamEnd::Stopped,
@@ -200,12 +201,13 @@ impl MeshApp {
             Ok(grant) => grant,
             Err(outsider) => return without_right(&outsider).of_request(first.body()),
         };
+        reader.put_back(first);
         permit.share().set_rate(grant.calls_per_minute);
         let rule = BindingRule::Dual(Dual::default());
         let principal = grant.principal();
         let mut client = Conversation::new(self.endpoint.clone(), principal, rule, MAX_DEPTH, output.clone());
         let end = tokio::select! {
-            end = self.take_all(peer, &grant, &mut client, first, reader, output, permit) => end,
+            end = self.take_all(peer, &grant, &mut client, reader, output, permit) => end,
             end = self.ended(peer, &grant) => end,
             () = output.broken() => StreamEnd::Closed,
         };
@@ -224,25 +226,19 @@ impl MeshApp {
         }
     }
 
-    #[expect(clippy::too_many_arguments, reason = "the parts of one stream")]
     async fn take_all(
         &self,
         peer: &PeerId,
         grant: &Arc<PeerGrant>,
         client: &mut Conversation,
-        first: frames::Frame,
         reader: &mut FrameReader<impl AsyncRead + Unpin + Send>,
         output: &MessageOutput,
         permit: &PeerStreamPermit,
     ) -> StreamEnd {
-        let mut next = Some(first);
         loop {
-            let frame = match next.take() {
-                Some(frame) => frame,
-                None => match reader.next(|| client.is_idle()).await {
-                    Ok(frame) => frame,
-                    Err(end) => return end,
-                },
+            let frame = match reader.next(|| client.is_idle()).await {
+                Ok(frame) => frame,
+                Err(end) => return end,
             };
             // A stream that was opened before a revocation ends with it.
             if let Some(end) = self.why_not(peer, grant) {
@@ -288,7 +284,7 @@ impl MeshApp {
         match self.peers.grant(peer) {
             Err(outsider) => Some(without_right(&outsider)),
             Ok(now) if now != *grant => Some(without_right(&"the grant of this peer was changed; open another stream")),
-            Ok(_) if !self.endpoint.registry().admits(&grant.principal()) => {
+            Ok(_) if self.endpoint.registry().incarnation(&grant.tenant).as_ref() != Some(&grant.incarnation) => {
                 Some(without_right(&"the tenant of this peer is not open"))
             }
             Ok(_) => None,

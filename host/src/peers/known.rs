@@ -5,10 +5,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{
-        Arc, Mutex, PoisonError, Weak,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant, SystemTime},
 };
 
@@ -22,16 +19,12 @@ use super::{
     ticket::TicketSecret,
 };
 use crate::{
-    files::{Stamp, stamp},
+    files::watch::{FileWatch, watch as watch_file},
     mesh::PeerId,
     names::{ToolName, ToolPattern},
     tenant::Principal,
 };
 
-/// How soon a change of the file is seen.
-const LOOK_AGAIN: Duration = Duration::from_millis(200);
-/// An index older than this gives nobody a right: a grant may have been revoked since.
-const MAX_AGE: Duration = Duration::from_secs(10);
 /// Failed attempts to redeem a ticket that one peer may make in [`ATTEMPTS_TIME`].
 pub const MAX_ATTEMPTS: u32 = 5;
 /// The time after which a peer's failed attempts are forgotten.
@@ -58,10 +51,8 @@ pub enum Outsider {
 pub struct KnownPeers {
     file: PeerFile,
     known: ArcSwap<Result<PeerIndex, ()>>,
-    stamp: Mutex<Option<Stamp>>,
-    began: Instant,
-    /// When the file was last looked at, in milliseconds since `began`.
-    looked_ms: AtomicU64,
+    /// A stale index gives nobody a right: a grant may have been revoked since.
+    looked: FileWatch,
     changed: watch::Sender<u64>,
     attempts: Mutex<HashMap<PeerId, (u32, Instant)>>,
 }
@@ -89,11 +80,9 @@ impl KnownPeers {
     /// Knows the records in `file`, as they are now.
     pub fn new(file: PeerFile) -> Self {
         let peers = Self {
+            looked: FileWatch::new(file.path().to_owned()),
             file,
             known: ArcSwap::from_pointee(Err(())),
-            stamp: Mutex::default(),
-            began: Instant::now(),
-            looked_ms: AtomicU64::new(0),
             changed: watch::Sender::new(0),
             attempts: Mutex::default(),
         };
@@ -104,8 +93,7 @@ impl KnownPeers {
     /// As [`KnownPeers::new`], and sees when they change, for as long as somebody has it.
     pub fn watching(file: PeerFile) -> std::io::Result<Arc<Self>> {
         let peers = Arc::new(Self::new(file));
-        let watched = Arc::downgrade(&peers);
-        std::thread::Builder::new().name("peers".into()).spawn(move || watch_file(&watched))?;
+        watch_file("peers", &peers, Self::look)?;
         Ok(peers)
     }
 
@@ -113,7 +101,7 @@ impl KnownPeers {
     pub fn grant(&self, peer: &PeerId) -> Result<Arc<PeerGrant>, Outsider> {
         let known = self.known.load();
         let Ok(known) = known.as_ref() else { return Err(Outsider::Unreadable) };
-        if self.is_stale() {
+        if self.looked.is_stale() {
             return Err(Outsider::Unreadable);
         }
         let grant = known.grants.get(peer).ok_or(Outsider::NoGrant)?;
@@ -125,7 +113,7 @@ impl KnownPeers {
         let known = self.known.load();
         let Ok(known) = known.as_ref() else { return false };
         let now = SystemTime::now();
-        !self.is_stale()
+        !self.looked.is_stale()
             && known.memberships.get(peer).into_iter().flatten().any(|membership| {
                 membership.tenant == caller.tenant
                     && membership.incarnation == caller.incarnation
@@ -174,7 +162,7 @@ impl KnownPeers {
         redeemed
     }
 
-    fn attempts(&self) -> std::sync::MutexGuard<'_, HashMap<PeerId, (u32, Instant)>> {
+    fn attempts(&self) -> MutexGuard<'_, HashMap<PeerId, (u32, Instant)>> {
         self.attempts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -216,19 +204,9 @@ impl KnownPeers {
         called.chain(others.map(|peer| (peer.clone(), false))).collect()
     }
 
-    /// Whether the file was not looked at for so long that the index says nothing about now.
-    fn is_stale(&self) -> bool {
-        let looked = Duration::from_millis(self.looked_ms.load(Ordering::Acquire));
-        self.began.elapsed().saturating_sub(looked) > MAX_AGE
-    }
-
     /// Reads the file again if it has changed.
     fn look(&self) {
-        // Time that reading takes counts as age.
-        let now_ms = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let mut before = self.stamp.lock().unwrap_or_else(PoisonError::into_inner);
-        let stamp = stamp(self.file.path());
-        if *before != Some(stamp) {
+        self.looked.look(|| {
             let read = self.file.read().map(PeerIndex::new).map_err(|error| {
                 tracing::error!(
                     error = crate::error::chain(&error),
@@ -236,22 +214,8 @@ impl KnownPeers {
                 );
             });
             self.known.store(Arc::new(read));
-            *before = Some(stamp);
             self.changed.send_modify(|generation| *generation = generation.wrapping_add(1));
-        }
-        self.looked_ms.store(now_ms, Ordering::Release);
-    }
-}
-
-/// Looks again and again, until nobody has the records any more.
-#[expect(clippy::disallowed_methods, reason = "a thread of its own")]
-fn watch_file(watched: &Weak<KnownPeers>) {
-    loop {
-        std::thread::sleep(LOOK_AGAIN);
-        match watched.upgrade() {
-            Some(peers) => peers.look(),
-            None => return,
-        }
+        });
     }
 }
 
@@ -300,7 +264,8 @@ mod tests {
         std::fs::write(file.path(), "no").expect("written");
         peers.look();
         assert_eq!(peers.grant(&peer("Xo")).expect_err("unreadable"), Outsider::Unreadable);
-        let old = KnownPeers { began: Instant::now() - 2 * MAX_AGE, ..KnownPeers::new(file) };
+        let old = KnownPeers::new(file);
+        let old = KnownPeers { looked: old.looked.aged(), ..old };
         assert_eq!(old.grant(&peer("Xo")).expect_err("stale"), Outsider::Unreadable);
     }
 

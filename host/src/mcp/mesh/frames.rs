@@ -130,6 +130,8 @@ impl StreamEnd {
 /// Reads the frames of one stream.
 pub(in crate::mcp) struct FrameReader<R> {
     input: R,
+    /// A frame that was read and put back.
+    put_back: Option<Frame>,
     share: Arc<PeerShare>,
     standing: PeerStanding,
     most: usize,
@@ -145,6 +147,7 @@ impl<R: AsyncRead + Unpin + Send> FrameReader<R> {
         };
         Self {
             input,
+            put_back: None,
             share: Arc::clone(share),
             standing,
             most,
@@ -153,8 +156,16 @@ impl<R: AsyncRead + Unpin + Send> FrameReader<R> {
         }
     }
 
+    /// Gives a frame back: it is the next one again.
+    pub(super) fn put_back(&mut self, frame: Frame) {
+        self.put_back = Some(frame);
+    }
+
     /// The next frame. Ends where none comes for too long and `is_idle` says that nothing is in flight.
     pub(super) async fn next(&mut self, is_idle: impl Fn() -> bool + Send) -> Result<Frame, StreamEnd> {
+        if let Some(frame) = self.put_back.take() {
+            return Ok(frame);
+        }
         let bytes = {
             let mut announced = std::pin::pin!(frame::announced(&mut self.input, self.most));
             let announced = loop {

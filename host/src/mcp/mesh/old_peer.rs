@@ -10,7 +10,7 @@ use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWriteEx
 
 use super::{
     MAX_DEPTH, MeshApp, PROTOCOL, StreamEnd, UNAUTHORIZED,
-    frames::{Frame, FrameReader},
+    frames::FrameReader,
     share::{FrameAdmission, FrameBytes, PeerStreamPermit},
     unauthorized,
 };
@@ -73,19 +73,14 @@ impl MeshApp {
     pub(super) async fn serve_old_peer(
         &self,
         peer: &PeerId,
-        first: Frame,
         reader: &mut FrameReader<impl AsyncRead + Unpin + Send>,
         output: &MessageOutput,
         permit: &PeerStreamPermit,
     ) -> StreamEnd {
-        let mut next = Some(first);
         loop {
-            let frame = match next.take() {
-                Some(frame) => frame,
-                None => match reader.next(|| true).await {
-                    Ok(frame) => frame,
-                    Err(end) => return end,
-                },
+            let frame = match reader.next(|| true).await {
+                Ok(frame) => frame,
+                Err(end) => return end,
             };
             let (body, held) = frame.into_parts();
             let envelope = match envelope::read(&body, MAX_DEPTH) {

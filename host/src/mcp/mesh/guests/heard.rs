@@ -51,9 +51,10 @@ impl Heard {
             let oldest = self.by_host.iter().min_by_key(|(_, heard)| newest(heard)).map(|(host, _)| host.clone());
             oldest.and_then(|host| self.by_host.remove(&host));
         }
-        self.last = self.last.saturating_add(1);
         let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let time_ms = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
+        // Not below the time: so numbers rise over a restart too.
+        self.last = self.last.saturating_add(1).max(time_ms);
         let heard = HeardAnnouncement { number: self.last, peer: peer.clone(), payload: payload.to_vec(), time_ms };
         let of_host = self.by_host.entry(peer).or_default();
         if of_host.len() >= MAX_OF_HOST {

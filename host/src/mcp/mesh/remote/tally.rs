@@ -11,7 +11,7 @@ use crate::{
     tenant::{Incarnation, Principal},
 };
 
-/// Tenants for which the calls of one peer are counted. Those of further ones are not measured.
+/// Tenants for which the calls of one peer are counted. Those of further ones are not measured. Only a tenant with a membership begins a call, and a host keeps 5,000 of those.
 const MAX_TENANTS: usize = 256;
 
 /// The tallies of one peer.

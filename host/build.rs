@@ -11,7 +11,7 @@ use std::{
 };
 
 /// The sources of the SDK, as files and folders of the checkout.
-const SDK: [&str; 10] = [
+const SDK: [&str; 11] = [
     "Cargo.toml",
     "tool-sdk/Cargo.toml",
     "tool-sdk/guest-target.sh",
@@ -21,6 +21,7 @@ const SDK: [&str; 10] = [
     "wit/endpoint",
     "wit/store",
     "wit/events",
+    "wit/mesh",
     "wit/wasi",
 ];
 

@@ -6,7 +6,7 @@ use std::{
     process::{Command, exit},
 };
 
-const GUESTS: [&str; 11] = [
+const GUESTS: [&str; 12] = [
     "probe",
     "caller",
     "conformance",
@@ -18,6 +18,7 @@ const GUESTS: [&str; 11] = [
     "waiting",
     "web",
     "hostile",
+    "mesh",
 ];
 
 /// A change of these is a new build of the guests; a change of the SDK's docs is not.

@@ -9,6 +9,7 @@ pub mod files;
 pub mod http;
 pub mod keyvalue;
 mod logging;
+pub mod mesh;
 pub mod output;
 mod settings;
 mod sockets;
@@ -161,6 +162,54 @@ pub const TABLE: &[Capability] = &[
         },
         link: http::link,
     },
+    Capability {
+        name: "mesh",
+        meaning: "the types of the mesh's interfaces; they give nothing",
+        interfaces: &["mcpp:mesh/types"],
+        access: Access::Everyone,
+        link: mesh::link_types,
+    },
+    Capability {
+        name: "mesh-peers",
+        meaning: "see this host's id and addresses, the peers with which its tenant deals, and what was measured of them",
+        interfaces: &["mcpp:mesh/peers"],
+        access: Access::Granted { given: |grant| grant.mesh.see, grant: "mesh.see = true" },
+        link: mesh::link_peers,
+    },
+    Capability {
+        name: "mesh-connections",
+        meaning: "connect to the peers that its grant names, and disconnect those that only its tenant uses",
+        interfaces: &["mcpp:mesh/connections"],
+        access: Access::Granted { given: |grant| !grant.mesh.connect.is_empty(), grant: "mesh.connect = [\"PEER\"]" },
+        link: mesh::link_connections,
+    },
+    Capability {
+        name: "mesh-services",
+        meaning: "say to the whole mesh that this host provides the services that its grant names, and look for hosts that do",
+        interfaces: &["mcpp:mesh/services"],
+        access: Access::Granted {
+            given: |grant| !grant.mesh.provide.is_empty() || !grant.mesh.discover.is_empty(),
+            grant: "mesh.discover = [\"SERVICE\"]",
+        },
+        link: mesh::link_services,
+    },
+    Capability {
+        name: "mesh-announcements",
+        meaning: "announce to the whole mesh on the topics that its grant names, and hear those of others",
+        interfaces: &["mcpp:mesh/announcements"],
+        access: Access::Granted {
+            given: |grant| !grant.mesh.announce.is_empty() || !grant.mesh.hear.is_empty(),
+            grant: "mesh.announce = [\"TOPIC\"]",
+        },
+        link: mesh::link_announcements,
+    },
+    Capability {
+        name: "mesh-calls",
+        meaning: "call tools of peers, where its tenant may and as the same caller",
+        interfaces: &["mcpp:mesh/calls"],
+        access: Access::Granted { given: |grant| !grant.mesh.call.is_empty(), grant: "mesh.call = [\"PEER: TOOL\"]" },
+        link: mesh::link_calls,
+    },
 ];
 
 /// Reason for which the host refuses an import.
@@ -287,6 +336,9 @@ mod tests {
             ("wasi:clocksmith/x@0.2.0", None),
             ("mcpp:endpoint/call@0.1.0", Some("call")),
             ("mcpp:endpoint/caller@0.1.0", Some("endpoint")),
+            ("mcpp:mesh/types@0.1.0", Some("mesh")),
+            ("mcpp:mesh/calls@0.1.0", Some("mesh-calls")),
+            ("mcpp:mesh/swarm@0.1.0", None),
             ("wasi:sockets/tcp@0.2.0", Some("sockets")),
             ("evil:host/escape", None),
             ("run", None),
@@ -342,5 +394,12 @@ mod tests {
     fn a_refusal_names_the_line_to_add() {
         let error = check("greeter", "mcpp:endpoint/call@0.1.0", &ComponentGrant::default()).expect_err("no grant");
         assert!(error.to_string().contains("add `call = [\"TOOL\"]` to `grants/greeter.toml`"), "{error}");
+        // Each interface of the mesh has a right of its own.
+        let sees = ComponentGrant { mesh: toml::from_str("see = true").expect("valid"), ..ComponentGrant::default() };
+        assert_eq!(check("greeter", "mcpp:mesh/peers@0.1.0", &sees), Ok(()));
+        for other in ["connections", "services", "announcements", "calls"] {
+            let error = check("greeter", &format!("mcpp:mesh/{other}@0.1.0"), &sees).expect_err("no grant");
+            assert!(error.to_string().contains("add `mesh."), "{error}");
+        }
     }
 }

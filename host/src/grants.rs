@@ -7,6 +7,7 @@ pub mod edit;
 pub mod files;
 pub mod http;
 pub mod ledger;
+pub mod mesh;
 pub mod question;
 pub mod secrets;
 
@@ -18,7 +19,7 @@ use std::{
 
 use serde::Deserialize;
 
-use self::{files::FolderGrants, http::HttpRules, secrets::SecretGrants};
+use self::{files::FolderGrants, http::HttpRules, mesh::MeshGrant, secrets::SecretGrants};
 use crate::{
     limits::{Fuel, Limits, LimitsPatch, Reuse},
     names::{ComponentName, ToolName, ToolPattern, Topic},
@@ -69,6 +70,9 @@ pub struct ComponentGrant {
     /// The secrets that the host may put into its requests, and where those may go.
     #[serde(default)]
     pub secrets: SecretGrants,
+    /// What it may see of the host's peers, and do with them.
+    #[serde(default)]
+    pub mesh: MeshGrant,
     /// Budgets that differ from the host's defaults.
     #[serde(default)]
     pub limits: LimitsPatch,
@@ -100,6 +104,7 @@ impl ComponentGrant {
             || !self.files.are_within(&now.files)
             || !self.http.are_within(&now.http)
             || !self.secrets.are_within(&now.secrets)
+            || !self.mesh.is_within(&now.mesh)
     }
 }
 
@@ -307,7 +312,7 @@ mod tests {
     fn a_grant_that_lost_something_is_told_from_one_that_gained() {
         let full = "version = 1\ncall = ['a', 'b']\nstore = {}\nsubscribe = ['x/*']\nconfig = { k = 'v' }\n\
                     files = [{ path = '/srv', at = '/srv', mode = 'read' }]\n\
-                    http = [{ url = 'https://a.com' }]\nsecrets = { A = ['https://a.com'] }\n";
+                    http = [{ url = 'https://a.com' }]\nsecrets = { A = ['https://a.com'] }\nmesh = { see = true }\n";
         let before = parse(full).expect("valid");
         let more = full
             .replace("'b']", "'b', 'c']")
@@ -324,6 +329,7 @@ mod tests {
             (full.replace("path = '/srv'", "path = '/tmp'"), true),
             (full.replace("url = 'https://a.com'", "url = 'https://b.com'"), true),
             (full.replace("A = [", "B = ["), true),
+            (full.replace("see = true", "see = false"), true),
             (format!("expose = ['a']\n{full}"), true),
             ("version = 1".to_owned(), true),
         ] {

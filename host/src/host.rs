@@ -141,6 +141,7 @@ impl Host {
         let peers = KnownPeers::watching(PeerFile::new(&homes))?;
         let dial = Arc::new(network.late());
         let remotes = Remotes::new(dial, config.mesh_door.clone(), Arc::clone(&peers), endpoint.registry().clone());
+        let guests = network.for_guests(&endpoint, &peers, &remotes);
         let http = Arc::new(HttpDoor::new(
             config.server.clone(),
             config.sessions.clone(),
@@ -166,6 +167,7 @@ impl Host {
             endpoint: endpoint.clone(),
             peers,
             tokens,
+            guests,
             closing: closing.clone(),
         };
         doors.open("mesh", async move { mesh.serve(joined, held, parts, stopped).await }, stop.clone());

@@ -133,7 +133,10 @@ pub async fn inspect(file: &Path) -> anyhow::Result<Inspection> {
         let store = Some(StoreGrant::default());
         let share = Share::alone(TenantLimits::default());
         let http = serde_json::from_value(serde_json::json!([{ "url": "https://host.invalid" }]))?;
-        let grant = ComponentGrant { call: vec![everything], store, http, ..ComponentGrant::default() };
+        let mesh = serde_json::from_value(serde_json::json!({
+            "see": true, "connect": ["*"], "discover": ["s"], "announce": ["t"], "call": ["*: *"]
+        }))?;
+        let grant = ComponentGrant { call: vec![everything], store, http, mesh, ..ComponentGrant::default() };
         let loaded = compiled.admit(&grant)?.load(&engine, (&Admission::new(&config), &share)).await?;
         explanation.tools = loaded.tools.iter().map(tool).collect();
         explanation.notes.clone_from(&loaded.notes);

@@ -11,6 +11,7 @@ pub mod identity;
 pub mod meters;
 pub mod peer;
 pub mod roster;
+pub mod services;
 
 mod address;
 mod behaviour;

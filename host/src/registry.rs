@@ -19,7 +19,7 @@ pub mod tool;
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError, atomic::AtomicBool},
+    sync::{Arc, Mutex, OnceLock, PoisonError, Weak, atomic::AtomicBool},
     time::Duration,
 };
 
@@ -33,7 +33,7 @@ use self::{
     rate::Rate,
 };
 use crate::{
-    capability::{http::Outbound, state::MakeRoom},
+    capability::{http::Outbound, mesh::handle::GuestMesh, state::MakeRoom},
     control::admission::{Admission, Share},
     engine::Engine,
     events::subscriptions::Subscriptions,
@@ -62,6 +62,8 @@ struct RegistryState {
     store: Arc<dyn Store>,
     subscriptions: Arc<Subscriptions>,
     outbound: Arc<Outbound>,
+    /// The mesh for guests, whose owner has this registry.
+    mesh: OnceLock<Weak<dyn GuestMesh>>,
     ledger: Arc<Ledger>,
     keeper: Keeper,
     /// The same, as guests know it.
@@ -113,6 +115,7 @@ impl Registry {
             store,
             subscriptions,
             outbound,
+            mesh: OnceLock::new(),
             ledger: Arc::default(),
             resting: Arc::new(keeper.clone()),
             keeper,
@@ -277,6 +280,16 @@ impl Registry {
     /// The way out over HTTP.
     pub fn outbound(&self) -> &Outbound {
         &self.0.outbound
+    }
+
+    /// Gives guests a mesh, for as long as somebody keeps it; the first stays.
+    pub fn set_guest_mesh(&self, mesh: Weak<dyn GuestMesh>) {
+        let _only_once = self.0.mesh.set(mesh);
+    }
+
+    /// The mesh for guests, if there is one.
+    fn guest_mesh(&self) -> Option<Arc<dyn GuestMesh>> {
+        self.0.mesh.get().and_then(Weak::upgrade)
     }
 
     /// The guests that stay.

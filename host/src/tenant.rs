@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::names::{ComponentName, TenantId, ToolName, ToolPattern};
 
 /// Which of the tenants that ever had a name: made at random when the tenant is. Those that were made before there were incarnations, and `local`, have none.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(from = "Option<String>", into = "Option<String>")]
 pub struct Incarnation(Option<Arc<str>>);
 

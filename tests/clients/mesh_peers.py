@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""Other people's implementations of libp2p against a host of the mesh.
+"""Other people's implementations of libp2p and a host of the mesh, in both directions: they run the trace of the task queue's old client, and the host calls a tool of theirs.
 
     mesh_peers.py MCPP PYTHON NODE NODE_FOLDER
 """
 
+import json
 import pathlib
 import subprocess
 import sys
@@ -12,31 +13,64 @@ import tempfile
 import serving
 
 HERE = pathlib.Path(__file__).parent
-PORT, MESH_PORT = 18440, 18441
+PORT, MESH_PORT, PEER_PORT = 18440, 18441, 18442
 SECONDS = 120
+# What the operator of the host agreed to use of a foreign peer, which makes no tickets: the record that `mcpp join` would have written.
+MEMBERSHIP = '[[memberships]]\npeer = "{peer}"\ntenant = "local"\ntools = ["*"]\nsince = "2026-01-01T00:00:00Z"\n'
 
 
-def run(*command: object) -> str:
+def run(*command: object, fails: bool = False) -> str:
     done = subprocess.run([str(word) for word in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=SECONDS)
-    if done.returncode != 0:
+    if (done.returncode != 0) != fails:
         sys.exit(f"{' '.join(map(str, command))} ended with {done.returncode}\n{done.stdout}\n{done.stderr}")
-    return done.stdout.strip()
+    return (done.stderr if fails else done.stdout).strip()
+
+
+def call_theirs(mcpp: object, data: str, peer: str, name: str) -> None:
+    """The host's own way out: a tool of the foreign peer answers, and one that it does not have is refused."""
+    called = ("call", "--data", data, "--peer", peer)
+    answer = json.loads(run(mcpp, *called, "echo", "text=hello"))
+    if answer != {"echo": "hello", "by": name, "hops": 1}:
+        sys.exit(f"{name} answered {answer}")
+    refused = run(mcpp, *called, "other", "text=hello", fails=True)
+    if "unknown tool" not in refused:
+        sys.exit(f"{name} was to refuse an unknown tool: {refused}")
+    path = json.loads(run(mcpp, "peers", "--data", data, "--json"))["peers"][peer]["path"]
+    print(f"mcpp: called a tool of {name}, {path}")
 
 
 def main() -> None:
     # Not resolved: the Python of a virtual environment is a link.
     mcpp, python, node, modules = (pathlib.Path(argument).absolute() for argument in sys.argv[1:])
+    peers = {"js-libp2p": [node, HERE / "mesh_peer.mjs", modules], "py-libp2p": [python, HERE / "mesh_peer.py"]}
     with tempfile.TemporaryDirectory() as data:
+        home = f"{data}/host"
+        address = f"/ip4/127.0.0.1/tcp/{MESH_PORT}/p2p/{run(mcpp, 'id', '--data', home)}"
+        servers, theirs = [], {}
+        for offset, (name, command) in enumerate(peers.items()):
+            words = [str(word) for word in [*command, "serve", PEER_PORT + offset]]
+            servers.append(subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
+            theirs[name] = servers[-1].stdout.readline().strip()
+        ids = {name: at.split("/")[-1] for name, at in theirs.items()}
+        pathlib.Path(home, "peers.toml").write_text("version = 1\n" + "".join(MEMBERSHIP.format(peer=peer) for peer in ids.values()))
         config = pathlib.Path(data, "mcpp.toml")
-        config.write_text(f'[tools]\nbuiltin = false\n[mesh]\nlisten = ["127.0.0.1:{MESH_PORT}"]\n')
-        peer = run(mcpp, "id", "--data", f"{data}/host")
-        address = f"/ip4/127.0.0.1/tcp/{MESH_PORT}/p2p/{peer}"
-        with serving.start(mcpp, f"{data}/host", PORT, "--config", config) as host:
+        config.write_text(f'[mesh]\nlisten = ["127.0.0.1:{MESH_PORT}"]\npeers = {json.dumps(list(theirs.values()))}\n')
+        with serving.start(mcpp, home, PORT, "--config", config) as host:
             try:
-                print(run(node, HERE / "mesh_peer.mjs", modules, address))
-                print(run(python, HERE / "mesh_peer.py", address))
+                token = run(mcpp, "token", "create", "local", "foreign", "--data", home)
+                for name, command in peers.items():
+                    print(run(*command, "ping", address))
+                    trace = [*command, "trace", address, HERE / "mesh_trace.json"]
+                    print(run(*trace, "nobody"))
+                    print(run(*trace, "token", token))
+                    ticket = run(mcpp, "invite", "--data", home, "--tool", "task_queue.rpc")
+                    print(run(*trace, "ticket", ticket))
+                    call_theirs(mcpp, home, ids[name], name)
             finally:
                 host.terminate()
+                for server in servers:
+                    server.stdin.close()
+                    server.wait(SECONDS)
 
 
 if __name__ == "__main__":

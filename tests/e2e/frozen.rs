@@ -8,6 +8,7 @@ const TOOL_0_1_0: &[u8] = include_bytes!("../guests/frozen/tool-0.1.0.wasm");
 const ENDPOINT_0_1_0: &[u8] = include_bytes!("../guests/frozen/endpoint-0.1.0.wasm");
 const STORE_EVENTS_0_1_0: &[u8] = include_bytes!("../guests/frozen/store-events-0.1.0.wasm");
 const STORE_EVENTS_0_1_1: &[u8] = include_bytes!("../guests/frozen/store-events-0.1.1.wasm");
+const MESH_0_1_0: &[u8] = include_bytes!("../guests/frozen/mesh-0.1.0.wasm");
 const STORE_MIGRATION_0_1_0: &[u8] = include_bytes!("../guests/frozen/store-migration-0.1.0.wasm");
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -54,6 +55,35 @@ async fn mcpp_store_and_events_0_1_1() {
         told.contains("frozen/own k one") && told.contains("frozen/own k two")
     })
     .await;
+}
+
+/// Each function of the package is asked; the host is its own only peer.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mcpp_mesh_0_1_0() {
+    let files = crate::support::folder(&[("frozen", MESH_0_1_0)]);
+    crate::support::grant(
+        &files,
+        "[components.frozen]\nstore = {}\n[components.frozen.mesh]\nsee = true\nconnect = ['*']\ncall = ['*: *']\n\
+         provide = ['gpu']\ndiscover = ['gpu']\nannounce = ['ready']\nhear = ['frozen/*']\n",
+    );
+    let host = TestHost::start_with(files, |_| {}).await;
+    assert_eq!(host.problems(), "");
+    let me = host.host.mesh().expect("a mesh").id().clone();
+    let seen = host.call("mesh_look", json!({})).await["result"]["structuredContent"].clone();
+    assert_eq!((&seen["id"], &seen["peers"]), (&json!(me), &json!([])), "{seen}");
+    for (tool, arguments, answer) in [
+        ("mesh_metrics", json!({ "peer": me }), "error: NotFound"),
+        ("mesh_connect", json!({ "peer": me, "timeout_ms": 1 }), "error: NotFound"),
+        ("mesh_disconnect", json!({ "peer": me }), "error: NotFound"),
+        ("mesh_provide", json!({ "service": "gpu", "lease_s": 60 }), "error: Off"),
+        ("mesh_withdraw", json!({ "service": "gpu" }), r#"{"result":false}"#),
+        ("mesh_discover", json!({ "service": "gpu", "timeout_ms": 1 }), "error: Off"),
+        ("mesh_announce", json!({ "topic": "ready", "letters": 1 }), "error: Off"),
+        ("mesh_heard", json!({ "topic": "frozen/ready" }), r#"{"result":[]}"#),
+        ("mesh_call", json!({ "peer": me, "tool": "add", "arguments": {} }), "error: NotFound"),
+    ] {
+        assert_eq!(host.text(tool, arguments).await, answer, "{tool}");
+    }
 }
 
 async fn store_and_events(component: &[u8]) {

@@ -1,6 +1,9 @@
 //! The observer of a running call, which receives its log records and its progress.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 
 use tokio::sync::mpsc;
 
@@ -107,6 +110,10 @@ pub struct Observer {
     account: Option<Arc<Account>>,
     log_level: Option<LogLevel>,
     progress: bool,
+    /// The highest progress that it was told, as the bits of a number.
+    highest: Option<Arc<AtomicU64>>,
+    /// Bytes of text that this clone may still hand on; none for no bound.
+    left: Option<Arc<AtomicU64>>,
 }
 
 /// An event on its way to the client, and the memory that it takes meanwhile.
@@ -127,7 +134,8 @@ impl Observer {
         account: Option<Arc<Account>>,
     ) -> (Self, mpsc::Receiver<WaitingEvent>) {
         let (events, receiver) = mpsc::channel(MAX_PENDING_EVENTS);
-        (Self { events: Some(events), account, log_level, progress }, receiver)
+        let highest = progress.then(|| Arc::new(AtomicU64::new(f64::NEG_INFINITY.to_bits())));
+        (Self { events: Some(events), account, log_level, progress, highest, left: None }, receiver)
     }
 
     /// The least level of records that the observer wants, if it wants any; and whether it wants progress.
@@ -135,15 +143,40 @@ impl Observer {
         (self.log_level, self.progress)
     }
 
-    /// Hands on what the observer asked for. A text of more than [`MAX_EVENT_BYTES`] is cut; an event for which there is no room is dropped.
+    /// The same observer for somebody who may hand on so many bytes of text, and no more than this one may.
+    #[must_use]
+    pub fn within(&self, bytes: u64) -> Self {
+        let left = self.left.clone().unwrap_or_else(|| Arc::new(AtomicU64::new(bytes)));
+        Self { left: Some(left), ..self.clone() }
+    }
+
+    /// Whether progress rises; it is the highest then.
+    fn rises(&self, done: f64) -> bool {
+        let higher = |highest: u64| (done > f64::from_bits(highest)).then(|| done.to_bits());
+        let rise = |highest: &Arc<AtomicU64>| highest.fetch_update(Ordering::Relaxed, Ordering::Relaxed, higher);
+        self.highest.as_ref().is_none_or(|highest| rise(highest).is_ok())
+    }
+
+    /// Whether there is room for so many more bytes of text; they are taken then.
+    fn has_left(&self, bytes: u64) -> bool {
+        let take = |left: &Arc<AtomicU64>| {
+            left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(bytes))
+        };
+        self.left.as_ref().is_none_or(|left| take(left).is_ok())
+    }
+
+    /// Hands on what the observer asked for. Progress that does not rise is ignored. A text of more than [`MAX_EVENT_BYTES`] is cut; an event for which there is no room is dropped.
     pub fn notify(&self, mut event: CallEvent) {
         let wanted = match &event {
             CallEvent::Log { level, .. } => self.log_level.is_some_and(|least| *level >= least),
-            CallEvent::Progress { .. } => self.progress,
+            CallEvent::Progress { done, .. } => self.progress && self.rises(*done),
         };
         let (true, Some(events), Some(account)) = (wanted, &self.events, &self.account) else { return };
         let Ok(place) = events.try_reserve() else { return dropped("slow") };
         event.cut();
+        if !self.has_left(event.bytes()) {
+            return dropped("budget");
+        }
         match account.reserve(MemoryUse::Messages, event.bytes()) {
             Ok(memory) => place.send(WaitingEvent { event, memory }),
             Err(_) => dropped("memory"),
@@ -203,6 +236,33 @@ mod tests {
         drop((first, events));
         observer.notify(log("nobody reads any more"));
         assert_eq!(account.used(MemoryUse::Messages), 0, "what is dropped is given back");
+    }
+
+    #[tokio::test]
+    async fn progress_rises_and_a_bounded_observer_hands_on_no_more_than_it_may() {
+        let (observer, mut events) = Observer::new(Some(LogLevel::Info), true, Some(account(64 << 20)));
+        let peer = observer.within(2 * (EVENT_BYTES + 64));
+        let report = |observer: &Observer, done| {
+            observer.notify(CallEvent::Progress { done, total: None, message: None });
+        };
+        report(&observer, 2.0);
+        report(&peer, 1.0);
+        report(&peer, f64::NAN);
+        report(&peer, 3.0);
+        report(&observer, 3.0);
+        // The clone of a bounded one has no more than that one.
+        peer.within(1 << 20).notify(log("x"));
+        peer.notify(log("y"));
+        observer.notify(log("z"));
+        drop((observer, peer));
+        let mut seen = Vec::new();
+        while let Some(waiting) = events.recv().await {
+            seen.push(match waiting.event {
+                CallEvent::Log { message, .. } => message,
+                CallEvent::Progress { done, .. } => done.to_string(),
+            });
+        }
+        assert_eq!(seen, ["2", "3", "x", "z"]);
     }
 
     #[test]

@@ -26,10 +26,15 @@ wasmtime::component::bindgen!({
             import mcpp:store/transactions@0.1.1;
             import mcpp:store/changes@0.1.1;
             import mcpp:events/outbox@0.1.1;
+            import mcpp:mesh/peers@0.1.0;
+            import mcpp:mesh/connections@0.1.0;
+            import mcpp:mesh/services@0.1.0;
+            import mcpp:mesh/announcements@0.1.0;
+            import mcpp:mesh/calls@0.1.0;
             export mcpp:tool/tools@0.1.0;
         }
     ",
-    path: ["../wit/tool", "../wit/endpoint", "../wit/store", "../wit/events"],
+    path: ["../wit/tool", "../wit/endpoint", "../wit/store", "../wit/events", "../wit/mesh"],
     imports: {
         default: trappable,
         "mcpp:endpoint/call": async | trappable,
@@ -37,6 +42,10 @@ wasmtime::component::bindgen!({
         "mcpp:store/transactions": async | trappable,
         "mcpp:store/changes": async | trappable,
         "mcpp:events/outbox": async | trappable,
+        "mcpp:mesh/connections": async | trappable,
+        "mcpp:mesh/services": async | trappable,
+        "mcpp:mesh/announcements": async | trappable,
+        "mcpp:mesh/calls": async | trappable,
     },
     with: {
         "mcpp:store/snapshots.snapshot": crate::capability::store::OpenSnapshot,

@@ -22,6 +22,7 @@ use crate::{
         events::OutboxView,
         files::{FileHandles, Files, Folders},
         http::{HttpAccess, HttpUse, Requester},
+        mesh::{MeshAccess, MeshView},
         settings::SettingsView,
         store::{StoreAccess, StoreUse, StoreView},
     },
@@ -73,6 +74,8 @@ pub struct Running {
     pub config: Arc<BTreeMap<String, String>>,
     /// Its way out over HTTP; none without a grant.
     pub http: Option<HttpAccess>,
+    /// Its part in the mesh; none without a grant.
+    pub mesh: Option<MeshAccess>,
     /// Notes the component's uses of its grant and its denials.
     pub witness: Witness,
     /// Cause that events and timers of the call name.
@@ -213,6 +216,15 @@ impl State {
             control: &self.control,
             running: self.running.as_ref(),
             progress: &mut self.progress,
+            transaction_open: self.store_use.transaction_open,
+        }
+    }
+
+    /// The mesh, as far as the grant goes.
+    pub fn mesh(&mut self) -> MeshView<'_> {
+        MeshView {
+            control: &self.control,
+            running: self.running.as_ref(),
             transaction_open: self.store_use.transaction_open,
         }
     }

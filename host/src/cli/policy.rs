@@ -18,6 +18,7 @@ use crate::{
         ComponentGrant, edit,
         question::{Denial, Question},
     },
+    mesh::PeerId,
     names::{ComponentName, TenantId, ToolName, Topic},
     reload::Report,
     tenant::home::Homes,
@@ -134,6 +135,13 @@ enum TestedUse {
         /// The tool's name
         tool: String,
     },
+    /// Whether it may call a tool of a peer. The tenant's membership there is another matter
+    Peer {
+        /// The peer's id
+        peer: PeerId,
+        /// The tool's name there
+        tool: String,
+    },
     /// Whether it may subscribe to a topic
     Topic {
         /// Such as orders/ordered
@@ -148,6 +156,7 @@ impl TestedUse {
         Ok(match self {
             Self::Http { method, url } => Question::http(&method, &url).context("the URL has no host")?,
             Self::Call { tool } => Question::Call(ToolName::new(&tool)?),
+            Self::Peer { peer, tool } => Question::Peer(peer, ToolName::new(&tool)?),
             Self::Topic { topic } => {
                 let known = Topic::parse(&topic, component);
                 Question::Topic(known.with_context(|| format!("{topic:?} is not a topic"))?)

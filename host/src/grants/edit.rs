@@ -215,6 +215,9 @@ mod tests {
             note("call = [\"text_hash\"]", Some("no")),
             note("call = [\"text_count\"]", None),
             note("[secrets]\nA = [\"https://a.com\"]", None),
+            note("mesh.see = true", None),
+            note("mesh.call = [\"*: one\"]", None),
+            note("mesh.call = [\"*: two\"]", Some("no")),
             note("[secrets]\nB = [\"https://a.com\"]", Some("no")),
             note("[[http]]\nurl = \"https://a.com/v1\"\nmethods = [\"GET\"]", None),
             note("[[http]]\nurl = \"https://a.com/v2\"\nmethods = [\"PUT\"]", Some("no")),
@@ -230,6 +233,9 @@ mod tests {
         let http = |method: &str, url: &str| Question::http(method, &url.parse().expect("a URL")).expect("a host");
         let call = |tool: &str| Question::Call(ToolName::new(tool).expect("legal"));
         assert!(allows(Question::Store) && allows(call("text_hash")), "{policy}");
+        let peer: crate::mesh::PeerId = "12D3KooWQYhTNQdmr3ArTeUHRYzFg94BKyTkoWBDWez9kSCVe2Xo".parse().expect("a peer");
+        let peers = |tool: &str| allows(Question::Peer(peer.clone(), ToolName::new(tool).expect("legal")));
+        assert!(grant.mesh.see && peers("one") && peers("two") && !peers("three"), "{policy}");
         assert!(allows(http("GET", "https://a.com/v1")) && allows(http("PUT", "https://a.com/v2")));
         let folders: Vec<_> = grant.files.iter().map(|folder| (folder.at.as_str(), folder.mode)).collect();
         assert_eq!(folders, [("/in", FolderMode::ReadWrite), ("/out", FolderMode::ReadWrite)], "{policy}");

@@ -2,8 +2,11 @@
 
 use url::Url;
 
-use super::ComponentGrant;
-use crate::names::{ComponentName, ToolName, Topic};
+use super::{ComponentGrant, mesh};
+use crate::{
+    mesh::PeerId,
+    names::{ComponentName, ToolName, Topic},
+};
 
 /// A question to a component's grant.
 #[derive(Debug, Clone)]
@@ -19,6 +22,8 @@ pub enum Question {
     },
     /// Whether it may call a tool.
     Call(ToolName),
+    /// Whether it may call a tool of a peer.
+    Peer(PeerId, ToolName),
     /// Whether it may subscribe to a topic.
     Topic(Topic),
     /// Whether it has a store.
@@ -54,6 +59,10 @@ impl Question {
                     add: Some(format!("call = [\"{tool}\"]")),
                 })
             }
+            Self::Peer(peer, tool) => (!grant.mesh.call.allow(peer, tool)).then(|| Denial {
+                reason: format!("it may not call `{tool}` of {peer}"),
+                add: Some(mesh::call_line(peer, tool)),
+            }),
             Self::Topic(topic) => {
                 let own = topic.component == *component;
                 let allowed = own || grant.subscribe.iter().any(|pattern| pattern.matches(topic));

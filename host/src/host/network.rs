@@ -13,7 +13,10 @@ use super::directory::DirectoryLock;
 use crate::{
     auth::known::KnownTokens,
     config::MeshDoorConfig,
-    mcp::{Endpoint, mesh::MeshDoor},
+    mcp::{
+        Endpoint,
+        mesh::{MeshDoor, guests::MeshOfGuests, remote::Remotes},
+    },
     mesh::{Bond, Identity, Incoming, Mesh, MeshConfig, NetworkConfig, PeerId, dial::LateMesh, meters},
     peers::known::KnownPeers,
 };
@@ -39,6 +42,7 @@ pub(super) struct MeshParts {
     pub(super) endpoint: Endpoint,
     pub(super) peers: Arc<KnownPeers>,
     pub(super) tokens: Arc<KnownTokens>,
+    pub(super) guests: Arc<MeshOfGuests>,
     pub(super) closing: CancellationToken,
 }
 
@@ -52,6 +56,20 @@ impl Network {
     /// The mesh, for those who hold it before there is one.
     pub(super) fn late(&self) -> LateMesh {
         self.mesh.clone()
+    }
+
+    /// The mesh for the guests of an endpoint's registry.
+    pub(super) fn for_guests(
+        &self,
+        endpoint: &Endpoint,
+        peers: &Arc<KnownPeers>,
+        remotes: &Remotes,
+    ) -> Arc<MeshOfGuests> {
+        let NetworkConfig { peers: kept, bootstrap, rendezvous, relays, .. } = &self.config;
+        let named = [kept, bootstrap, rendezvous, relays].into_iter().flatten();
+        let named = named.filter_map(|address| PeerId::of_address(address).ok()).collect();
+        let registry = endpoint.registry().clone();
+        MeshOfGuests::new(self.late(), Arc::clone(peers), remotes.clone(), registry, named)
     }
 
     /// The mesh, if this host is part of one.
@@ -91,7 +109,7 @@ impl Network {
             });
         }
         if let (Some(mut incoming), Some(mesh)) = (incoming, self.mesh()) {
-            let MeshParts { door, endpoint, peers, tokens, closing } = parts;
+            let MeshParts { door, endpoint, peers, tokens, guests, closing } = parts;
             let known = Arc::clone(&peers);
             let door = MeshDoor::new(mesh.id().clone(), door, endpoint, peers, tokens, closing, stop.clone());
             let take = async {
@@ -102,6 +120,7 @@ impl Network {
             tokio::select! {
                 () = take => {}
                 () = keep_bonds(mesh, &known) => {}
+                () = guests.tend(mesh) => {}
                 () = stop.cancelled() => {}
             }
             stop.cancelled().await;

@@ -27,7 +27,22 @@ const FILL_IN: &[(&str, &str)] = &[
         "http = ",
         "Nothing has this address: put the ones that it may ask in its place, with methods if it needs more than GET and HEAD.",
     ),
+    ("mesh.connect = ", "Nobody is this peer: put the ids or addresses of those that it may connect in its place."),
+    (
+        "mesh.discover = ",
+        "Put the services that it may look for in the place of SERVICE; for those that it may provide: mesh.provide = [\"SERVICE\"]",
+    ),
+    (
+        "mesh.announce = ",
+        "Put its topics in the place of TOPIC; for those of others that it may hear: mesh.hear = [\"COMPONENT/TOPIC\"]",
+    ),
+    (
+        "mesh.call = ",
+        "Nobody is this peer: put the peer's id in its place, or * for each that the tenant may call, and tools in the place of TOOL.",
+    ),
 ];
+/// A peer that nobody is: no key has this hash.
+const NO_PEER: &str = "QmNLei78zWmzUdbeRB3CiUfAizWUrbeeZh5K1rhAQKCh51";
 /// Capabilities that every component has and that are empty until a grant fills them.
 const EMPTY: &[(&str, &str)] =
     &[("files", "# [[files]]\n# path = \"/srv/data\"\n# mode = \"read\""), ("config", "# [config]\n# key = \"value\"")];
@@ -50,7 +65,7 @@ pub(super) fn grant(wants: Wants<'_>) -> Option<String> {
     }
     for (line, whys) in lines {
         let how = FILL_IN.iter().find(|(key, _)| line.starts_with(key)).map(|(_, how)| format!("# {how}\n"));
-        let line = line.replace("HOST", NOWHERE);
+        let line = line.replace("HOST", NOWHERE).replace("PEER", NO_PEER);
         let _a_string_takes_all = write!(keys, "\n{}\n{}{line}\n", whys.join("\n"), how.unwrap_or_default());
     }
     let foreign = |topic: &&String| topic.split_once('/').is_some_and(|(of, _)| of != wants.component);

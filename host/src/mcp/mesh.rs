@@ -4,6 +4,7 @@
 //! without a grant reaches two things: the exchange by which it redeems a ticket, and the task queue's one tool, if it shows a token there ([`old_peer`]).
 
 pub(super) mod frames;
+pub mod guests;
 mod line;
 mod old_peer;
 pub mod remote;

@@ -4,6 +4,8 @@ use std::{fmt, str::FromStr, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
+use super::{InvalidAddress, address};
+
 /// The longest text that is read as a peer's id, in bytes.
 pub const MAX_PEER_ID_BYTES: usize = 128;
 
@@ -38,6 +40,11 @@ impl PeerId {
             None => text.parse::<libp2p::PeerId>().map_err(|_| invalid())?,
         };
         Ok(Self::from_network(&id))
+    }
+
+    /// The peer at the end of an address, such as `/ip4/192.0.2.7/tcp/9710/p2p/12D3KooW…`.
+    pub fn of_address(text: &str) -> Result<Self, InvalidAddress> {
+        address::parse_with_peer(text).map(|(peer, _)| Self::from_network(&peer))
     }
 
     /// The id, in base58.

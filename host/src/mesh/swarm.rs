@@ -4,6 +4,7 @@ mod events;
 mod files;
 mod keeper;
 mod orders;
+mod services;
 mod shared;
 mod ways;
 
@@ -24,7 +25,7 @@ use tokio::{
 };
 
 pub(super) use self::shared::MeshShared;
-use self::{keeper::PeerKeeper, ways::Ways};
+use self::{keeper::PeerKeeper, services::ServiceDesk, ways::Ways};
 use super::{
     IncomingStream, MeshConfig, MeshError, NetworkConfig, PeerId, Unreachable,
     address::{self, AddressReach},
@@ -33,6 +34,7 @@ use super::{
     book::AddressBook,
     gate::{ConnectionBounds, ConnectionGate},
     meters,
+    services::ServiceOrder,
     streams::{StreamBounds, StreamOrder, Streams},
     transport::{self, Told},
 };
@@ -65,6 +67,8 @@ pub(super) enum MeshCommand {
     Disconnect { peer: PeerId, reply: oneshot::Sender<Result<(), Unreachable>> },
     /// Tell everybody.
     Announce { data: Vec<u8>, reply: oneshot::Sender<Result<(), AnnounceError>> },
+    /// Provide or find a service.
+    Service(ServiceOrder),
     /// End everything.
     Leave { reply: oneshot::Sender<Result<(), Unreachable>> },
 }
@@ -85,6 +89,7 @@ struct SwarmTask {
     dials: HashMap<ConnectionId, (Multiaddr, ConnectionWaiter)>,
     keeper: PeerKeeper,
     ways: Ways,
+    services: ServiceDesk,
     /// What threads that read files found.
     from_files: mpsc::Sender<Vec<(libp2p::PeerId, Multiaddr)>>,
     files: mpsc::Receiver<Vec<(libp2p::PeerId, Multiaddr)>>,
@@ -148,6 +153,7 @@ pub(super) async fn start(
         dials: HashMap::new(),
         keeper: PeerKeeper::default(),
         ways: Ways::new(&network)?,
+        services: ServiceDesk::default(),
         from_files,
         files,
         announce_file: network.announce_file.clone(),
@@ -257,6 +263,7 @@ impl SwarmTask {
         self.write_book();
         let now = Instant::now();
         self.tend_ways(now);
+        self.tend_searches(now);
         self.go_back(now);
         let (direct, relayed, streams) = self.count_open();
         meters::open(direct, relayed, streams);

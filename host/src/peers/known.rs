@@ -3,6 +3,8 @@
 //! One thread looks at the file five times a second and swaps the index when it has changed; a change that this host makes itself is in force when it is made. If the file cannot be
 //! read, or was not looked at for long, no peer has any right.
 
+pub mod dealings;
+
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},

@@ -100,6 +100,7 @@ impl Revision {
             config: Arc::new(grant.config.clone()),
             http: (!grant.http.is_empty())
                 .then(|| Arc::new(HttpGrant { rules: grant.http.clone(), secrets: grant.secrets.clone() })),
+            mesh: (!grant.mesh.is_empty()).then(|| Arc::new(grant.mesh.clone())),
             gate: Arc::default(),
             life: Arc::default(),
         });

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     call::{Observer, Request, TraceContext},
-    capability::{http::HttpAccess, state::Running, store::StoreAccess},
+    capability::{http::HttpAccess, mesh::MeshAccess, state::Running, store::StoreAccess},
     grants::ledger::Witness,
     guest::kept::Keeping,
     store::Space,
@@ -60,6 +60,7 @@ impl Registry {
             grant: Arc::clone(grant),
             secrets: self.0.outbound.secrets(&principal.tenant),
         });
+        let mesh = powers.mesh.as_ref().map(|grant| MeshAccess { grant: Arc::clone(grant), mesh: self.guest_mesh() });
         Running {
             principal,
             component: powers.component.shared(),
@@ -75,6 +76,7 @@ impl Registry {
             files: powers.files.clone(),
             config: Arc::clone(&powers.config),
             http,
+            mesh,
             cause,
             session: None,
             chain: 0,

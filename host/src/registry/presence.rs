@@ -7,6 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Registry;
 use crate::{
+    call::CallError,
     names::TenantId,
     tenant::{Incarnation, Principal},
 };
@@ -15,6 +16,20 @@ impl Registry {
     /// Whether a principal's tenant is open, and the same one as when the principal was let in: not another of its name.
     pub fn admits(&self, principal: &Principal) -> bool {
         self.tenant(&principal.tenant).is_some_and(|tenant| tenant.incarnation == principal.incarnation)
+    }
+
+    /// Counts something that a principal does as a call of its tenant.
+    ///
+    /// # Errors
+    /// [`CallError::TooMany`]; [`CallError::Cancelled`] if the tenant is gone.
+    pub fn charge_call(&self, principal: &Principal) -> Result<(), CallError> {
+        let tenant = self.tenant(&principal.tenant).filter(|tenant| tenant.incarnation == principal.incarnation);
+        tenant.ok_or(CallError::Cancelled)?.rate.take("tenant")
+    }
+
+    /// Whether several tenants use the host.
+    pub fn is_shared(&self) -> bool {
+        self.0.tenants.load().len() > 1
     }
 
     /// Which of the tenants that ever had this name is open; none if none is.

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     call::{CallError, ToolResult},
     capability::{bindings::exports::mcpp::tool::tools::Annotations, files::Folders, http::HttpGrant},
-    grants::ComponentGrant,
+    grants::{ComponentGrant, mesh::MeshGrant},
     guest::{component::LoadedTool, instance::Target},
     limits::{Limits, Reuse},
     names::{ComponentName, ToolName, ToolPattern},
@@ -44,6 +44,8 @@ pub struct Powers {
     pub config: Arc<BTreeMap<String, String>>,
     /// The HTTP requests that it may make; none if it may make none.
     pub http: Option<Arc<HttpGrant>>,
+    /// What it may see and do in the mesh; none if nothing.
+    pub mesh: Option<Arc<MeshGrant>>,
     /// Through which calls of the revision pass.
     pub gate: Arc<Gate>,
     /// Over when the revision is: nothing refers to it any more.

@@ -4,40 +4,46 @@
 //! is told so. Only what cannot have run says so ([`CallError::has_not_run`]). A peer that cannot be reached is left alone for a while, twice as long each time.
 
 mod message;
+mod tally;
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
 use futures::future::BoxFuture;
 use rmcp::model::{ListToolsResult, Tool as WireTool};
 use serde_json::{Value, json};
-use tokio::{
-    sync::{Semaphore, watch},
-    time::Instant,
-};
+use tokio::{sync::watch, time::Instant};
 
-use self::message::{meta, millis, params, read_answer, read_result};
+use self::{
+    message::{meta, millis, params, read_answer, read_result},
+    tally::Tallies,
+};
 use super::{
     PROTOCOL,
     line::{Broken, InLine, PeerLine},
 };
 use crate::{
     call::{Budget, Call, CallError, MAX_HOPS, Observer, ReachPeer, Receipt, Request, ToolResult},
+    capability::mesh::handle::CallTally,
     config::MeshDoorConfig,
     memory::MemoryUse,
     mesh::{PeerId, dial::Dial},
     names::ToolName,
     peers::known::KnownPeers,
+    permits::TenantPermits,
     registry::Registry,
-    tenant::Authorized,
+    tenant::{Authorized, Principal},
 };
 
 /// Time to open a line.
 const DIAL_TIME: Duration = Duration::from_secs(8);
-/// Requests of this host's to one peer at the same time; further ones wait within their deadline.
+/// Requests of this host's to one peer at the same time; further ones wait in their tenant's line, within their deadline.
 const MAX_IN_FLIGHT: usize = 64;
 /// Peers that are remembered; those without a line are forgotten first.
 const MAX_REMOTES: usize = 4_096;
@@ -67,8 +73,9 @@ struct RemotesState {
 #[derive(Debug)]
 struct Remote {
     line: tokio::sync::Mutex<Option<PeerLine>>,
-    in_flight: Semaphore,
+    in_flight: TenantPermits,
     health: Mutex<Health>,
+    tallies: Tallies,
 }
 
 /// How a peer does, as this host has measured it.
@@ -149,6 +156,19 @@ impl Remotes {
         remotes.get(peer).map(|remote| *remote.health()).unwrap_or_default()
     }
 
+    /// A tenant's calls of a peer; none if it made none.
+    pub fn tally(&self, of: &Principal, peer: &PeerId) -> Option<CallTally> {
+        let remotes = self.0.remotes.lock().unwrap_or_else(PoisonError::into_inner);
+        remotes.get(peer).and_then(|remote| remote.tallies.of(of))
+    }
+
+    /// Counts something of a tenant's calls of a peer.
+    fn count(&self, remote: &Remote, of: &Principal, count: impl FnOnce(&mut CallTally)) {
+        let registry = &self.0.registry;
+        let is_there = |tenant: &_, incarnation: &_| registry.incarnation(tenant).as_ref() == Some(incarnation);
+        remote.tallies.count(of, is_there, count);
+    }
+
     /// Ends the line to a peer, with what waits on it.
     pub async fn hang_up(&self, peer: &PeerId) {
         let remote = self.0.remotes.lock().unwrap_or_else(PoisonError::into_inner).get(peer).cloned();
@@ -173,8 +193,9 @@ impl Remotes {
         }
         let remote = Arc::new(Remote {
             line: tokio::sync::Mutex::default(),
-            in_flight: Semaphore::new(MAX_IN_FLIGHT),
+            in_flight: TenantPermits::new(MAX_IN_FLIGHT),
             health: Mutex::default(),
+            tallies: Tallies::default(),
         });
         // Beyond the bound a peer is not remembered, and its line ends with its call.
         if remotes.len() < MAX_REMOTES {
@@ -229,13 +250,29 @@ impl Remotes {
     async fn call(&self, peer: &PeerId, call: Call) -> (Result<ToolResult, CallError>, Receipt) {
         let started = Instant::now();
         let Call { request, tool, arguments } = call;
-        let remote = self.remote(peer);
-        let (result, receipt) = match self.try_call(peer, &remote, &request, &tool, arguments).await {
-            Ok((result, receipt)) => (result, receipt),
+        let (result, receipt) = match self.may_begin(peer, &request, &tool) {
             Err(error) => (Err(error), Receipt::default()),
+            Ok(()) => {
+                let remote = self.remote(peer);
+                self.count(&remote, &request.principal, |tally| tally.requests = tally.requests.saturating_add(1));
+                let called = self.try_call(peer, &remote, &request, &tool, arguments).await;
+                let (result, receipt) = called.unwrap_or_else(|error| (Err(error), Receipt::default()));
+                if result.is_err() {
+                    self.count(&remote, &request.principal, |tally| tally.failures = tally.failures.saturating_add(1));
+                }
+                (result, receipt)
+            }
         };
         metrics::counter!("mcpp_mesh_calls_out_total", "outcome" => result.as_ref().err().map_or("ok", CallError::kind)).increment(1);
         (result, Receipt { duration: started.elapsed(), ..receipt })
+    }
+
+    /// Whether a call may be made at all. Nothing is remembered of one that may not.
+    fn may_begin(&self, peer: &PeerId, request: &Request, tool: &ToolName) -> Result<(), CallError> {
+        if !self.0.peers.may_call(&request.principal, peer, tool) {
+            return Err(CallError::UnknownTool(tool.clone()));
+        }
+        if request.hops >= MAX_HOPS { Err(CallError::TooDeep) } else { Ok(()) }
     }
 
     async fn try_call(
@@ -246,12 +283,6 @@ impl Remotes {
         tool: &ToolName,
         arguments: Value,
     ) -> Result<(Result<ToolResult, CallError>, Receipt), CallError> {
-        if !self.0.peers.may_call(&request.principal, peer, tool) {
-            return Err(CallError::UnknownTool(tool.clone()));
-        }
-        if request.hops >= MAX_HOPS {
-            return Err(CallError::TooDeep);
-        }
         let started = Instant::now();
         let longest = started + LONGEST_CALL;
         let deadline = request.deadline.map_or(longest, |deadline| deadline.min(longest));
@@ -275,8 +306,15 @@ impl Remotes {
         };
         let _asked_memory = reserve(bytes).map_err(busy)?;
         let _counted = InFlightCount::new(remote);
+        let sent = AtomicU64::new(0);
+        let params = |id| {
+            let params = params(id);
+            sent.store(u64::try_from(params.len()).unwrap_or(u64::MAX), Ordering::Relaxed);
+            params
+        };
         let asking = async {
-            let permit = remote.in_flight.acquire().await.ok();
+            remote.in_flight.set_shared(self.0.registry.is_shared());
+            let permit = remote.in_flight.take(&request.principal.tenant).await;
             let asked = self.ask(peer, remote, "tools/call", &params, &request.observer).await?;
             Ok::<_, CallError>((permit, asked))
         };
@@ -284,6 +322,9 @@ impl Remotes {
             asked = asking => asked?,
             error = within(deadline) => return Err(error),
         };
+        self.count(remote, &request.principal, |tally| {
+            tally.sent_bytes = tally.sent_bytes.saturating_add(sent.load(Ordering::Relaxed));
+        });
         let answer = tokio::select! {
             biased;
             answer = asked.answer() => answer,
@@ -295,6 +336,9 @@ impl Remotes {
             CallError::Interrupted { reason: format!("the peer {peer} went away: {reason}") }
         })?;
         let bytes = u64::try_from(answer.len()).unwrap_or(u64::MAX);
+        self.count(remote, &request.principal, |tally| {
+            tally.received_bytes = tally.received_bytes.saturating_add(bytes);
+        });
         let held = reserve(bytes)
             .map_err(|_| CallError::Interrupted { reason: "this tenant has no memory left for the result".into() })?;
         let (mut result, receipt) = read_answer(peer, tool, &answer);

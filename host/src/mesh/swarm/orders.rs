@@ -63,6 +63,7 @@ impl SwarmTask {
                 let _gone = reply.send(Ok(()));
             }
             MeshCommand::Announce { data, reply } => drop(reply.send(self.announce(data))),
+            MeshCommand::Service(order) => self.on_service(order),
             MeshCommand::Leave { reply } => drop(reply.send(Ok(()))),
         }
     }

@@ -47,7 +47,7 @@ const MAX_FOUND_ADDRESSES: usize = 8;
 /// Registrations of one answer that are looked at.
 const MAX_REGISTRATIONS: u64 = 64;
 /// Keys of the DHT for which one peer is kept as a provider, and peers for whom that is counted.
-const MAX_KEYS_PER_PROVIDER: usize = 8;
+const MAX_KEYS_PER_PROVIDER: usize = 16;
 const MAX_PROVIDERS: usize = 2_048;
 /// How long that count lasts.
 const PROVIDERS_FOR: Duration = Duration::from_secs(3_600);
@@ -101,6 +101,10 @@ impl Ways {
             providers: HashMap::new(),
             providers_since: now,
         })
+    }
+
+    pub(super) fn namespace(&self) -> &str {
+        &self.namespace
     }
 
     /// The key under which the hosts of a namespace are found in the DHT.
@@ -168,6 +172,9 @@ impl SwarmTask {
                 let started = provides || dht.start_providing(key.clone()).is_ok();
                 dht.get_providers(key);
                 self.ways.provides = started;
+            }
+            if !provides {
+                self.provide_again();
             }
         }
     }
@@ -278,6 +285,9 @@ impl SwarmTask {
     }
 
     pub(super) fn on_dht(&mut self, event: kad::Event) {
+        if self.on_search(&event) {
+            return;
+        }
         match event {
             kad::Event::OutboundQueryProgressed {
                 result: kad::QueryResult::GetProviders(Ok(kad::GetProvidersOk::FoundProviders { providers, .. })),

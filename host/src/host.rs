@@ -42,6 +42,7 @@ use crate::{
     mcp::{Endpoint, http::HttpDoor, mesh::remote::Remotes, stdio},
     memory::HostMemory,
     mesh::Mesh,
+    mounts::Mounts,
     names::TenantId,
     peers::{file::PeerFile, known::KnownPeers},
     registry::Registry,
@@ -141,6 +142,8 @@ impl Host {
         let peers = KnownPeers::watching(PeerFile::new(&homes))?;
         let dial = Arc::new(network.late());
         let remotes = Remotes::new(dial, config.mesh_door.clone(), Arc::clone(&peers), endpoint.registry().clone());
+        let (registry, known) = (endpoint.registry().clone(), Arc::clone(&peers));
+        let mounts = Mounts::new(registry, remotes.clone(), known, homes.clone(), config.limits());
         let http = Arc::new(HttpDoor::new(
             config.server.clone(),
             config.sessions.clone(),
@@ -158,6 +161,7 @@ impl Host {
             http: Arc::clone(&http),
             store: Arc::clone(&store),
             mesh: OperatedMesh { mesh: network.late(), peers: Arc::clone(&peers), remotes },
+            mounts: mounts.clone(),
         });
         let mut doors = DoorTasks::default();
         let (mesh, held, stopped) = (network.clone(), Arc::clone(&lock), stop.clone());
@@ -169,6 +173,8 @@ impl Host {
             closing: closing.clone(),
         };
         doors.open("mesh", async move { mesh.serve(joined, held, parts, stopped).await }, stop.clone());
+        let stopped = stop.clone();
+        doors.open("mounts", async move { mounts.serve(stopped).await }, stop.clone());
         doors.open("events", async move { drop(delivering.await) }, closing.clone());
         if let Some(listener) = listener {
             let (http, closed) = (Arc::clone(&http), closing.clone());

@@ -123,6 +123,10 @@ async fn keep_bonds(mesh: &Mesh, peers: &KnownPeers) {
         let bonds = peers.bonds();
         let now: BTreeSet<PeerId> = bonds.iter().map(|(peer, _)| peer.clone()).collect();
         for (peer, is_called) in bonds {
+            // The address book is written later than the record, and may be lost.
+            if let Err(error) = mesh.remember(&peer, &peers.addresses(&peer)) {
+                tracing::warn!(%peer, %error, "the addresses of a peer's ticket cannot be used");
+            }
             let bond = if is_called { Bond::Kept } else { Bond::Known };
             if let Err(full) = mesh.know(&peer, bond) {
                 tracing::warn!(%peer, %full, "the connection to a peer is not kept");

@@ -3,11 +3,13 @@
 //! A call carries its deadline, its trace and the hosts behind it; its progress, log records and cost come back. It is made once: where a line breaks under it, it may have run, and the caller
 //! is told so. Only what cannot have run says so ([`CallError::has_not_run`]). A peer that cannot be reached is left alone for a while, twice as long each time.
 
+pub mod list;
 mod message;
+pub mod pulse;
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU64},
     time::Duration,
 };
 
@@ -27,7 +29,7 @@ use super::{
 use crate::{
     call::{Budget, Call, CallError, MAX_HOPS, Observer, ReachPeer, Receipt, Request, ToolResult},
     config::MeshDoorConfig,
-    memory::MemoryUse,
+    memory::{MemoryUse, json_bytes},
     mesh::{PeerId, dial::Dial},
     names::ToolName,
     peers::known::KnownPeers,
@@ -69,6 +71,10 @@ struct Remote {
     line: tokio::sync::Mutex<Option<PeerLine>>,
     in_flight: Semaphore,
     health: Mutex<Health>,
+    /// Counts what comes from it.
+    heard: Arc<AtomicU64>,
+    /// Held by the call that listens for a sign of life.
+    pulse: tokio::sync::Mutex<()>,
 }
 
 /// How a peer does, as this host has measured it.
@@ -82,6 +88,10 @@ pub struct Health {
     pub failures: u32,
     /// Until when it is left alone.
     pub rests_until: Option<Instant>,
+    /// Until when it has no room for calls, or stops, as it said.
+    pub busy_until: Option<Instant>,
+    /// Until when it counts as silent, and what was heard of it before.
+    pub silent_until: Option<(Instant, u64)>,
 }
 
 impl Health {
@@ -146,7 +156,7 @@ impl Remotes {
     /// How a peer does.
     pub fn health(&self, peer: &PeerId) -> Health {
         let remotes = self.0.remotes.lock().unwrap_or_else(PoisonError::into_inner);
-        remotes.get(peer).map(|remote| *remote.health()).unwrap_or_default()
+        remotes.get(peer).map(|remote| remote.health_now()).unwrap_or_default()
     }
 
     /// Ends the line to a peer, with what waits on it.
@@ -175,6 +185,8 @@ impl Remotes {
             line: tokio::sync::Mutex::default(),
             in_flight: Semaphore::new(MAX_IN_FLIGHT),
             health: Mutex::default(),
+            heard: Arc::default(),
+            pulse: tokio::sync::Mutex::default(),
         });
         // Beyond the bound a peer is not remembered, and its line ends with its call.
         if remotes.len() < MAX_REMOTES {
@@ -197,7 +209,7 @@ impl Remotes {
             return Err(unreachable(reason));
         }
         let opened = match self.0.dial.dial(peer, PROTOCOL, DIAL_TIME).await {
-            Ok(stream) => PeerLine::open(stream, &self.0.config),
+            Ok(stream) => PeerLine::open(stream, &self.0.config, Arc::clone(&remote.heard)),
             Err(error) => {
                 remote.health().missed();
                 return Err(unreachable(error.to_string()));
@@ -294,10 +306,11 @@ impl Remotes {
             remote.health().missed();
             CallError::Interrupted { reason: format!("the peer {peer} went away: {reason}") }
         })?;
-        let bytes = u64::try_from(answer.len()).unwrap_or(u64::MAX);
-        let held = reserve(bytes)
+        // As values it takes more than as text.
+        let bytes = std::str::from_utf8(&answer).map_or(0, json_bytes);
+        let held = reserve(bytes.max(u64::try_from(answer.len()).unwrap_or(u64::MAX)))
             .map_err(|_| CallError::Interrupted { reason: "this tenant has no memory left for the result".into() })?;
-        let (mut result, receipt) = read_answer(peer, tool, &answer);
+        let (mut result, receipt) = read_answer(peer, tool, answer).await?;
         remote.health().reached(Some(started.elapsed().saturating_sub(receipt.duration)));
         if let (Ok(result), Some(held)) = (&mut result, held) {
             result.memory.keep(held);

@@ -53,6 +53,8 @@ mod mesh;
 mod mesh_abuse;
 mod mesh_join;
 mod mesh_lab;
+mod mesh_mounts;
+mod mesh_mounts_abuse;
 mod mesh_nat;
 mod mesh_old_peers;
 mod mesh_peers;

@@ -1,7 +1,8 @@
 //! Two hosts and the program's commands: invite, join, the first call, the list of peers, revocation, and tickets that open nothing. Over the real network, on loopback.
 
-use mcpp::mesh::PeerId;
+use mcpp::{config::Config, mesh::PeerId};
 use serde_json::{Value, json};
+use tempfile::TempDir;
 
 use crate::{
     command_line::{run, stderr, stdout},
@@ -9,44 +10,48 @@ use crate::{
 };
 
 /// A host whose commands are run with its data directory.
-struct Commanded {
-    test: TestHost,
-    data: String,
+pub struct Commanded {
+    pub test: TestHost,
+    pub data: String,
 }
 
 impl Commanded {
-    async fn start(components: &[(&str, &[u8])]) -> Self {
-        let test = TestHost::start_with(folder(components), |_| {}).await;
+    pub async fn start(components: &[(&str, &[u8])]) -> Self {
+        Self::start_with(folder(components), |_| {}).await
+    }
+
+    pub async fn start_with(folder: TempDir, change: impl FnOnce(&mut Config)) -> Self {
+        let test = TestHost::start_with(folder, change).await;
         let data = test.folder.path().join("data").display().to_string();
         Self { test, data }
     }
 
-    fn run(&self, arguments: &[&str]) -> (String, String, Option<i32>) {
+    pub fn run(&self, arguments: &[&str]) -> (String, String, Option<i32>) {
         let environment = [("MCPP_DATA", self.data.as_str())];
         let output = tokio::task::block_in_place(|| run(arguments, &environment));
         (stdout(&output).trim().to_owned(), stderr(&output).trim().to_owned(), output.status.code())
     }
 
-    fn json(&self, arguments: &[&str]) -> Value {
+    pub fn json(&self, arguments: &[&str]) -> Value {
         let (out, err, code) = self.run(&[arguments, &["--json"]].concat());
         assert_eq!(code, Some(0), "{arguments:?}: {err}");
         serde_json::from_str(&out).expect("JSON")
     }
 
-    fn refused(&self, arguments: &[&str]) -> String {
+    pub fn refused(&self, arguments: &[&str]) -> String {
         let (_, err, code) = self.run(arguments);
         assert_eq!(code, Some(1), "{arguments:?}: {err}");
         err
     }
 
-    fn ticket(&self, more: &[&str]) -> String {
+    pub fn ticket(&self, more: &[&str]) -> String {
         let (ticket, said, code) = self.run(&[&["invite", "--tool", "add"], more].concat());
         assert_eq!(code, Some(0), "{said}");
         assert!(ticket.starts_with("mcpp-ticket_") && said.contains("mcpp join"), "{ticket} {said}");
         ticket
     }
 
-    fn id(&self) -> PeerId {
+    pub fn id(&self) -> PeerId {
         self.test.host.mesh().expect("a mesh").id().clone()
     }
 }

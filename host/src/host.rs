@@ -112,7 +112,8 @@ impl Host {
         let listener = if config.server.http { Some(listen(config.server.listen)?) } else { None };
         let address = listener.as_ref().map_or(Ok(config.server.listen), TcpListener::local_addr)?;
         let network = Network::new(config.mesh.clone(), &config.mesh_door, &data_dir);
-        let joined = network.join(&lock).await?;
+        let peers = KnownPeers::watching(PeerFile::new(&homes))?;
+        let joined = network.join(&lock, &peers).await?;
 
         let disk = LockedDisk { lock: Arc::clone(&lock), disk: FileSystem };
         let store = EmbeddedStore::new(data_dir.join("store"), config.store.clone(), Arc::new(disk))
@@ -139,7 +140,6 @@ impl Host {
             events::start(Arc::clone(&store), Arc::new(registry.clone()), subscriptions, &[], closing.clone()).await;
         let endpoint = Endpoint::new(registry, config.server.name.clone(), config.server.page_size);
         let tokens = KnownTokens::watching(TokenFile::new(homes.tokens()))?;
-        let peers = KnownPeers::watching(PeerFile::new(&homes))?;
         let dial = Arc::new(network.late());
         let remotes = Remotes::new(dial, config.mesh_door.clone(), Arc::clone(&peers), endpoint.registry().clone());
         let (registry, known) = (endpoint.registry().clone(), Arc::clone(&peers));

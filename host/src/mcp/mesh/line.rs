@@ -24,7 +24,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use self::heard::Heard;
+use self::heard::HeardInput;
 use crate::{
     call::{CallEvent, MAX_EVENT_BYTES, Observer, event_dropped},
     config::MeshDoorConfig,
@@ -89,7 +89,7 @@ impl PeerLine {
             changes: watch::Sender::new(0),
         }));
         let (input, output) = tokio::io::split(stream);
-        let input = Heard { input, heard };
+        let input = HeardInput { input, heard };
         let patience = Duration::from_millis(config.frame_timeout_ms);
         let closed = line.0.closed.clone();
         tokio::spawn(async move {

@@ -14,12 +14,12 @@ use tokio::io::{AsyncRead, ReadBuf};
 
 /// Counts the reads that gave something.
 #[derive(Debug)]
-pub(super) struct Heard<R> {
+pub(super) struct HeardInput<R> {
     pub(super) input: R,
     pub(super) heard: Arc<AtomicU64>,
 }
 
-impl<R: AsyncRead + Unpin> AsyncRead for Heard<R> {
+impl<R: AsyncRead + Unpin> AsyncRead for HeardInput<R> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.input).poll_read(cx, buffer);

@@ -3,6 +3,7 @@
 //! Operators' acts (reloads, parked deliveries, backups) and views (problems, limits) are only here; no tool and no network client reaches them.
 
 pub mod data;
+pub mod mounts;
 pub mod peers;
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc};
@@ -24,6 +25,7 @@ use crate::{
     grants::ledger::Notes,
     info::Info,
     mcp::{Endpoint, http::HttpDoor},
+    mounts::Mounts,
     names::{ComponentName, TenantId},
     store::Store,
     tenants::Tenants,
@@ -82,6 +84,8 @@ pub struct Operated {
     pub store: Arc<dyn Store>,
     /// Its mesh.
     pub mesh: OperatedMesh,
+    /// Its tenants' mounts.
+    pub mounts: Mounts,
 }
 
 impl AdminDoor {
@@ -115,6 +119,10 @@ impl AdminDoor {
             .route("/peers/join", post(peers::join))
             .route("/peers/revoke", post(peers::revoke))
             .route("/peers/call", post(peers::call))
+            .route("/mounts", get(mounts::list).post(mounts::mount))
+            .route("/mounts/waiting", get(mounts::waiting))
+            .route("/mounts/accept", post(mounts::accept))
+            .route("/mounts/unmount", post(mounts::unmount))
             .with_state(self.0);
         let serve = axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned());
         if let Err(error) = serve.await {
@@ -205,5 +213,7 @@ async fn info(State(shared): State<Arc<Operated>>, Query(Of { tenant }): Query<O
         return answer::<()>(Err(unknown));
     }
     let (url, sessions) = (shared.config.server.url(shared.address), shared.http.sessions());
-    Json(Info::of(&shared.config, &shared.tenants, tenant, url, sessions).await).into_response()
+    let mounts = shared.mounts.rows(&tenant);
+    let info = Info::of(&shared.config, &shared.tenants, tenant, url, sessions).await;
+    Json(Info { mounts, ..info }).into_response()
 }

@@ -16,7 +16,8 @@ use tokio_util::sync::CancellationToken;
 pub use self::{
     error::CallError,
     observer::{
-        CallEvent, LogLevel, MAX_EVENT_BYTES, MAX_PENDING_EVENTS, Observer, WaitingEvent, dropped as event_dropped,
+        CallEvent, EventGate, LogLevel, MAX_EVENT_BYTES, MAX_PENDING_EVENTS, Observer, WaitingEvent,
+        dropped as event_dropped,
     },
     trace::TraceContext,
 };

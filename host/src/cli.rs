@@ -7,6 +7,7 @@ mod dev;
 mod document;
 mod id;
 mod inspect;
+mod mounts;
 mod new;
 mod operate;
 mod peers;
@@ -95,6 +96,12 @@ enum Command {
     Join(peers::Join),
     /// List the hosts that this one knows: the path to each, and what they and this one let each other do.
     Peers(peers::Peers),
+    /// Show tools of other hosts in a tenant's catalog, as `NAME_TOOL`: print what a model will read of them, and accept it.
+    Mount(mounts::MountArgs),
+    /// List the mounts of a tenant: their peers, how these do, and what waits to be accepted.
+    Mounts(mounts::MountsArgs),
+    /// Take a mount away.
+    Unmount(mounts::Unmount),
     /// Take away what a peer may do.
     Peer(peers::PeerArgs),
     /// Let a component do more: add to its grant, or show it.
@@ -107,7 +114,7 @@ enum Command {
     Explain(policy::Explain),
     /// Print the least grant that allows everything a component did and wanted to do.
     Learn(policy::Learn),
-    /// Accept a build in a pinned folder that is new, asks for more or shows clients something else.
+    /// Accept a build in a pinned folder that is new, asks for more or shows clients something else; with --mount, what peers of a mount offer.
     Accept(accept::Accept),
     /// Show events and timers that wait, and deliveries that were given up. Retry or drop those.
     Events(data::EventsArgs),
@@ -205,6 +212,9 @@ impl Cli {
             Command::Join(command) => command.run().await,
             Command::Peers(command) => command.run().await,
             Command::Peer(command) => command.run().await,
+            Command::Mount(command) => command.run().await,
+            Command::Mounts(command) => command.run().await,
+            Command::Unmount(command) => command.run().await,
         }
     }
 }

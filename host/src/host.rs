@@ -42,6 +42,7 @@ use crate::{
     mcp::{Endpoint, http::HttpDoor, mesh::remote::Remotes, stdio},
     memory::HostMemory,
     mesh::Mesh,
+    mounts::Mounts,
     names::TenantId,
     peers::{file::PeerFile, known::KnownPeers},
     registry::Registry,
@@ -111,7 +112,8 @@ impl Host {
         let listener = if config.server.http { Some(listen(config.server.listen)?) } else { None };
         let address = listener.as_ref().map_or(Ok(config.server.listen), TcpListener::local_addr)?;
         let network = Network::new(config.mesh.clone(), &config.mesh_door, &data_dir);
-        let joined = network.join(&lock).await?;
+        let peers = KnownPeers::watching(PeerFile::new(&homes))?;
+        let joined = network.join(&lock, &peers).await?;
 
         let disk = LockedDisk { lock: Arc::clone(&lock), disk: FileSystem };
         let store = EmbeddedStore::new(data_dir.join("store"), config.store.clone(), Arc::new(disk))
@@ -138,10 +140,11 @@ impl Host {
             events::start(Arc::clone(&store), Arc::new(registry.clone()), subscriptions, &[], closing.clone()).await;
         let endpoint = Endpoint::new(registry, config.server.name.clone(), config.server.page_size);
         let tokens = KnownTokens::watching(TokenFile::new(homes.tokens()))?;
-        let peers = KnownPeers::watching(PeerFile::new(&homes))?;
         let dial = Arc::new(network.late());
         let remotes = Remotes::new(dial, config.mesh_door.clone(), Arc::clone(&peers), endpoint.registry().clone());
         let guests = network.for_guests(&endpoint, &peers, &remotes);
+        let (registry, known) = (endpoint.registry().clone(), Arc::clone(&peers));
+        let mounts = Mounts::new(registry, remotes.clone(), known, homes.clone(), config.limits());
         let http = Arc::new(HttpDoor::new(
             config.server.clone(),
             config.sessions.clone(),
@@ -159,6 +162,7 @@ impl Host {
             http: Arc::clone(&http),
             store: Arc::clone(&store),
             mesh: OperatedMesh { mesh: network.late(), peers: Arc::clone(&peers), remotes },
+            mounts: mounts.clone(),
         });
         let mut doors = DoorTasks::default();
         let (mesh, held, stopped) = (network.clone(), Arc::clone(&lock), stop.clone());
@@ -171,6 +175,8 @@ impl Host {
             closing: closing.clone(),
         };
         doors.open("mesh", async move { mesh.serve(joined, held, parts, stopped).await }, stop.clone());
+        let stopped = stop.clone();
+        doors.open("mounts", async move { mounts.serve(stopped).await }, stop.clone());
         doors.open("events", async move { drop(delivering.await) }, closing.clone());
         if let Some(listener) = listener {
             let (http, closed) = (Arc::clone(&http), closing.clone());

@@ -13,6 +13,7 @@ use crate::{
     guest::component::Origin,
     limits::Reuse,
     memory::MemoryUse,
+    mounts::rows::MountRow,
     names::TenantId,
     registry::{Registry, catalog::Revision},
     reload::LoadsNow,
@@ -45,7 +46,10 @@ pub struct Info {
     pub tenant: TenantInfo,
     /// Live components.
     pub components: Vec<ComponentInfo>,
-    /// Components whose newest build is not live.
+    /// Mounts of tools of other hosts.
+    #[serde(default)]
+    pub mounts: Vec<MountRow>,
+    /// Components whose newest build is not live, and mounts of which some tools are not there.
     pub problems: Vec<ProblemInfo>,
     /// Loads of the tenant that go on now; none if the tenant is not open.
     #[serde(default)]
@@ -186,6 +190,7 @@ impl Info {
             memory: pools(|of| (host.used(of), host.bound(of))),
             limits: json(&config.limits()),
             problems: problems.collect(),
+            mounts: Vec::new(),
         }
     }
 }
@@ -263,6 +268,7 @@ fn origin(origin: &Origin) -> String {
     match origin {
         Origin::BuiltIn => "built in".into(),
         Origin::File(path) => path.display().to_string(),
+        Origin::Mount => "other hosts".into(),
     }
 }
 

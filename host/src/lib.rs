@@ -33,6 +33,7 @@ pub mod plain;
 
 pub mod config;
 pub mod mcp;
+pub mod mounts;
 pub mod registry;
 pub mod reload;
 pub mod tenants;

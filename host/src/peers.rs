@@ -85,6 +85,9 @@ pub struct Membership {
     /// When it ends.
     #[serde(default, with = "humantime_serde::option", skip_serializing_if = "Option::is_none")]
     pub expires: Option<SystemTime>,
+    /// Where the ticket said that it is reached.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<String>,
 }
 
 impl Membership {

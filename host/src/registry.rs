@@ -13,6 +13,7 @@ mod offer;
 mod opening;
 mod presence;
 pub mod rate;
+pub mod remote;
 pub mod request;
 pub mod schema;
 pub mod tool;
@@ -28,7 +29,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use self::{
-    catalog::{Catalog, Problem, Revision},
+    catalog::{Catalog, Problem, Revision, mounted::MountedTools},
     error::InstallError,
     rate::Rate,
 };
@@ -71,6 +72,8 @@ struct RegistryState {
     deliveries: TenantPermits,
     memory: Arc<HostMemory>,
     tenants: ArcSwap<BTreeMap<TenantId, Arc<TenantCatalog>>>,
+    /// Counts openings and closings of tenants.
+    tenants_changed: watch::Sender<u64>,
     /// Whether the host has loaded what it has to before it takes work.
     ready: AtomicBool,
     /// The host's notice to clients.
@@ -122,6 +125,7 @@ impl Registry {
             deliveries: TenantPermits::new(MAX_DELIVERIES),
             memory,
             tenants: ArcSwap::default(),
+            tenants_changed: watch::Sender::new(0),
             ready: AtomicBool::new(false),
             notice: ArcSwapOption::empty(),
             calls,
@@ -172,6 +176,12 @@ impl Registry {
         self.0.admission.set_shared(shared);
         self.0.outbound.set_shared(shared);
         self.0.deliveries.set_shared(shared);
+        self.0.tenants_changed.send_modify(|count| *count = count.wrapping_add(1));
+    }
+
+    /// Tells when a tenant was opened or closed.
+    pub fn tenant_changes(&self) -> watch::Receiver<u64> {
+        self.0.tenants_changed.subscribe()
     }
 
     /// The tenants that are open.
@@ -257,6 +267,24 @@ impl Registry {
     /// Notes why a component's newest build is not live; the build before it, if any, goes on serving.
     pub fn report(&self, tenant: &TenantId, problem: Problem) -> Result<(), InstallError> {
         self.swap(tenant, |catalog| Ok(catalog.with_problem(problem)))
+    }
+
+    /// Puts the tools of a mount in the place of those that it had. Tools of components keep their names.
+    pub fn mount(
+        &self,
+        tenant: &TenantId,
+        incarnation: &Incarnation,
+        mounted: MountedTools,
+    ) -> Result<(), InstallError> {
+        if self.incarnation(tenant).as_ref() != Some(incarnation) {
+            return Err(InstallError::Stopping);
+        }
+        self.swap(tenant, |catalog| Ok(catalog.with_mount(mounted)))
+    }
+
+    /// Takes the tools of a mount away.
+    pub fn unmount(&self, tenant: &TenantId, mount: &str) -> Result<(), InstallError> {
+        self.swap(tenant, |catalog| Ok(catalog.without_mount(mount)))
     }
 
     fn swap<E: From<InstallError>>(

@@ -54,6 +54,8 @@ mod mesh_abuse;
 mod mesh_guest;
 mod mesh_join;
 mod mesh_lab;
+mod mesh_mounts;
+mod mesh_mounts_abuse;
 mod mesh_nat;
 mod mesh_old_peers;
 mod mesh_peers;

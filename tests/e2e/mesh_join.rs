@@ -12,7 +12,7 @@ use crate::{
 /// A host whose commands are run with its data directory.
 pub struct Commanded {
     pub test: TestHost,
-    data: String,
+    pub data: String,
 }
 
 impl Commanded {
@@ -38,13 +38,13 @@ impl Commanded {
         serde_json::from_str(&out).expect("JSON")
     }
 
-    fn refused(&self, arguments: &[&str]) -> String {
+    pub fn refused(&self, arguments: &[&str]) -> String {
         let (_, err, code) = self.run(arguments);
         assert_eq!(code, Some(1), "{arguments:?}: {err}");
         err
     }
 
-    fn ticket(&self, more: &[&str]) -> String {
+    pub fn ticket(&self, more: &[&str]) -> String {
         let (ticket, said, code) = self.run(&[&["invite", "--tool", "add"], more].concat());
         assert_eq!(code, Some(0), "{said}");
         assert!(ticket.starts_with("mcpp-ticket_") && said.contains("mcpp join"), "{ticket} {said}");

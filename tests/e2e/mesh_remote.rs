@@ -88,6 +88,7 @@ fn join(host: &MeshHost, peer: &PeerId) {
         calls_per_minute: None,
         since: std::time::SystemTime::now(),
         expires: None,
+        addresses: Vec::new(),
     };
     host.peers.join(membership).expect("joined");
 }

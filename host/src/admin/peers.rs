@@ -158,6 +158,9 @@ pub struct PeerRow {
     pub may_call_here: Option<RightRow>,
     /// What a tenant here may call there, by tenant.
     pub may_be_called: BTreeMap<TenantId, RightRow>,
+    /// Mounts of its tools, as `TENANT/MOUNT`.
+    #[serde(default)]
+    pub mounted: Vec<String>,
 }
 
 /// A right of a peer's, or to a peer's tools.
@@ -199,7 +202,13 @@ pub(super) async fn list(State(shared): State<Arc<Operated>>) -> Response {
     let listed = async {
         let (meshed, mesh) = shared.meshed()?;
         let (meshed, mesh) = (meshed.clone(), mesh.clone());
-        apart(move || meshed.list(&mesh)).await?
+        let mut list = apart(move || meshed.list(&mesh)).await??;
+        for (tenant, mount) in shared.all_mounts() {
+            for peer in mount.peers {
+                list.peers.entry(peer.peer).or_default().mounted.push(format!("{tenant}/{}", mount.name));
+            }
+        }
+        Ok::<_, PeerCommandError>(list)
     };
     answer(listed.await)
 }
@@ -286,6 +295,7 @@ impl OperatedMesh {
             calls_per_minute: allowed.calls_per_minute,
             since: SystemTime::now(),
             expires: allowed.expires,
+            addresses: ticket.addresses,
         };
         let peers = Arc::clone(&self.peers);
         apart(move || peers.join(membership)).await??;

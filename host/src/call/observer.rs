@@ -93,6 +93,14 @@ impl CallEvent {
         }
     }
 
+    /// Bytes of the event's text.
+    pub fn text_bytes(&self) -> usize {
+        match self {
+            Self::Log { message, .. } => message.len(),
+            Self::Progress { message, .. } => message.as_ref().map_or(0, String::len),
+        }
+    }
+
     /// Bytes that the event takes while it waits.
     fn bytes(&self) -> u64 {
         let text = match self {
@@ -101,6 +109,12 @@ impl CallEvent {
         };
         EVENT_BYTES.saturating_add(u64::try_from(text).unwrap_or(u64::MAX))
     }
+}
+
+/// Where events of a call pass that come from another host.
+pub trait EventGate: std::fmt::Debug + Send + Sync {
+    /// The event, if it may go on.
+    fn pass(&self, event: CallEvent) -> Option<CallEvent>;
 }
 
 /// Where a call's log and progress go. A slow observer loses events; it never slows the call.
@@ -114,6 +128,7 @@ pub struct Observer {
     highest: Option<Arc<AtomicU64>>,
     /// Bytes of text that this clone may still hand on; none for no bound.
     left: Option<Arc<AtomicU64>>,
+    gate: Option<Arc<dyn EventGate>>,
 }
 
 /// An event on its way to the client, and the memory that it takes meanwhile.
@@ -135,7 +150,13 @@ impl Observer {
     ) -> (Self, mpsc::Receiver<WaitingEvent>) {
         let (events, receiver) = mpsc::channel(MAX_PENDING_EVENTS);
         let highest = progress.then(|| Arc::new(AtomicU64::new(f64::NEG_INFINITY.to_bits())));
-        (Self { events: Some(events), account, log_level, progress, highest, left: None }, receiver)
+        (Self { events: Some(events), account, log_level, progress, highest, left: None, gate: None }, receiver)
+    }
+
+    /// The same observer, behind a gate: also events that it does not want pass there first.
+    #[must_use]
+    pub fn through(self, gate: Arc<dyn EventGate>) -> Self {
+        Self { gate: Some(gate), ..self }
     }
 
     /// The least level of records that the observer wants, if it wants any; and whether it wants progress.
@@ -167,6 +188,10 @@ impl Observer {
 
     /// Hands on what the observer asked for. Progress that does not rise is ignored. A text of more than [`MAX_EVENT_BYTES`] is cut; an event for which there is no room is dropped.
     pub fn notify(&self, mut event: CallEvent) {
+        if let Some(gate) = &self.gate {
+            let Some(passed) = gate.pass(event) else { return dropped("refused") };
+            event = passed;
+        }
         let wanted = match &event {
             CallEvent::Log { level, .. } => self.log_level.is_some_and(|least| *level >= least),
             CallEvent::Progress { done, .. } => self.progress && self.rises(*done),

@@ -20,8 +20,11 @@ const PAGE_BYTES: usize = 16 << 10;
 
 #[derive(Debug, Clone, Args)]
 pub(super) struct Accept {
-    /// The component; without it, the command shows every build that waits
+    /// The component, or with --mount the mount; without it, the command shows everything that waits
     component: Option<String>,
+    /// Accept what peers of a mount offer
+    #[arg(long)]
+    mount: bool,
     /// Accept only this build, by its digest or the beginning of it
     #[arg(long, value_name = "DIGEST")]
     revision: Option<String>,
@@ -40,13 +43,14 @@ pub(super) struct Accept {
 
 impl Accept {
     pub(super) async fn run(self) -> anyhow::Result<u8> {
-        let mut waiting: Vec<Waiting> = self.operator.ask(Method::GET, "/waiting").await?;
+        let path = if self.mount { "/mounts/waiting" } else { "/waiting" };
+        let mut waiting: Vec<Waiting> = self.operator.ask(Method::GET, path).await?;
         let Some(component) = &self.component else { return self.show(&waiting) };
         waiting.retain(|build| build.component == *component);
-        let build = waiting.first().with_context(|| format!("no build of {component:?} waits to be accepted"))?;
-        if self.revision.as_ref().is_some_and(|wanted| !build.digest.starts_with(wanted)) {
-            bail!("the build that waits is {}", build.digest);
-        }
+        let nothing = || format!("nothing of {component:?} waits to be accepted");
+        let newest = waiting.first().with_context(nothing)?.digest.clone();
+        waiting.retain(|build| self.revision.as_ref().is_none_or(|wanted| build.digest.starts_with(wanted)));
+        let Some(build) = waiting.first() else { bail!("the build that waits is {newest}") };
         if self.show {
             return self.show(&waiting);
         }
@@ -63,9 +67,13 @@ impl Accept {
         }
         // Exactly the build that was shown: the file may have changed meanwhile.
         let acceptance = Acceptance { component: component.clone(), digest: build.digest.clone() };
-        let report: Report = self.operator.tell("/accept", &acceptance).await?.json().await?;
-        if let Some(error) = report.failed.get(component) {
-            bail!("accepted, but it does not load: {}", clean(error));
+        if self.mount {
+            self.operator.tell("/mounts/accept", &acceptance).await?;
+        } else {
+            let report: Report = self.operator.tell("/accept", &acceptance).await?.json().await?;
+            if let Some(error) = report.failed.get(component) {
+                bail!("accepted, but it does not load: {}", clean(error));
+            }
         }
         if self.operator.json {
             print_json(build)?

@@ -8,7 +8,7 @@ use reqwest::{Method, Response};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
-use super::{Operator, clean, print, print_json, table};
+use super::{Operator, clean, mounts, print, print_json, table};
 use crate::{
     admin,
     config::Config,
@@ -113,6 +113,9 @@ impl InfoArgs {
             ]
         });
         print(&table(&["COMPONENT", "REVISION", "BYTES", "TOOLS", "STORE", "GRANTED", "FROM"], rows))?;
+        if !info.mounts.is_empty() {
+            print(&format!("\n{}", mounts::shown(&info.mounts)))?;
+        }
         print("\nLimits of one call, where a tool has no others:")?;
         let usual = info.limits.as_object().into_iter().flatten();
         print(&table(&["LIMIT", "VALUE"], usual.map(|(limit, value)| vec![limit.clone(), value.to_string()])))?;
@@ -189,6 +192,10 @@ pub(super) async fn problems(operator: &Operator) -> anyhow::Result<u8> {
 
 fn print_problems(info: &Info) -> anyhow::Result<u8> {
     for problem in &info.problems {
+        if problem.component.starts_with("mount ") {
+            print(&format!("\n{}:\n  {}", problem.component, clean(&problem.error)))?;
+            continue;
+        }
         let serves = if problem.old_build_serves { " (the build before it goes on serving)" } else { "" };
         print(&format!(
             "\n{} from {} is not live{serves}:\n  {}",

@@ -129,7 +129,7 @@ impl Peers {
             return Ok(0);
         }
         let rows = list.peers.iter().map(|(peer, row)| shown(peer, row));
-        print(&table(&["PEER", "PATH", "ROUND TRIP", "MAY CALL HERE", "MAY BE CALLED", "PROGRAM"], rows))?;
+        print(&table(&["PEER", "PATH", "ROUND TRIP", "MAY CALL HERE", "MAY BE CALLED", "MOUNTED", "PROGRAM"], rows))?;
         for (id, (uses, expires)) in &list.invitations {
             tell(&format!("invitation {id}: {uses} uses left, until {expires}"));
         }
@@ -153,7 +153,8 @@ fn shown(peer: &PeerId, row: &PeerRow) -> Vec<String> {
     let there = row.may_be_called.values().map(right).collect::<Vec<_>>().join("; ");
     let there = if there.is_empty() { "nothing".to_owned() } else { there };
     let agent = row.agent.as_deref().map(clean).unwrap_or_default();
-    vec![peer.to_string(), path, ms(row.rtt_us), here, there, agent]
+    let mounted = if row.mounted.is_empty() { "-".to_owned() } else { row.mounted.join(", ") };
+    vec![peer.to_string(), path, ms(row.rtt_us), here, there, mounted, agent]
 }
 
 #[derive(Debug, Args)]

@@ -15,7 +15,7 @@ use std::{
 use serde_json::Value;
 use wasmtime::{Trap, component::InstancePre};
 
-use self::result::within_budget;
+pub use self::result::within_budget;
 pub(super) use self::result::{from_wit, reserve};
 use super::{
     Guest, fuel_given,

@@ -78,13 +78,15 @@ impl Network {
     }
 
     /// Joins the mesh, unless it is off or another host has the data directory.
-    pub(super) async fn join(&self, lock: &DirectoryLock) -> anyhow::Result<Option<Incoming>> {
+    pub(super) async fn join(&self, lock: &DirectoryLock, peers: &KnownPeers) -> anyhow::Result<Option<Incoming>> {
         if !self.config.enabled || !lock.is_held() {
             return Ok(None);
         }
         let identity = Identity::open(&self.folder)?;
         let config = MeshConfig { network: self.config.clone(), identity, folder: Some(self.folder.clone()) };
         let (mesh, incoming) = Mesh::start(config, self.protocols.clone()).await?;
+        // Before anybody can call: the first call finds the addresses.
+        know_bonds(&mesh, peers);
         self.mesh.set(mesh);
         Ok(Some(incoming))
     }
@@ -103,7 +105,7 @@ impl Network {
                 () = tokio::time::sleep(LOOK_AGAIN) => {}
                 () = stop.cancelled() => return,
             }
-            incoming = self.join(&lock).await.unwrap_or_else(|error| {
+            incoming = self.join(&lock, &parts.peers).await.unwrap_or_else(|error| {
                 tracing::error!(error = format!("{error:#}"), "this host is part of no mesh");
                 None
             });
@@ -139,14 +141,7 @@ async fn keep_bonds(mesh: &Mesh, peers: &KnownPeers) {
     let mut before: BTreeSet<PeerId> = BTreeSet::new();
     loop {
         changes.mark_unchanged();
-        let bonds = peers.bonds();
-        let now: BTreeSet<PeerId> = bonds.iter().map(|(peer, _)| peer.clone()).collect();
-        for (peer, is_called) in bonds {
-            let bond = if is_called { Bond::Kept } else { Bond::Known };
-            if let Err(full) = mesh.know(&peer, bond) {
-                tracing::warn!(%peer, %full, "the connection to a peer is not kept");
-            }
-        }
+        let now = know_bonds(mesh, peers);
         for peer in before.difference(&now) {
             mesh.forget(peer);
             mesh.disconnect(peer).await;
@@ -156,4 +151,20 @@ async fn keep_bonds(mesh: &Mesh, peers: &KnownPeers) {
             return;
         }
     }
+}
+
+/// Tells the network of the peers with records, and where they are reached; which they are.
+fn know_bonds(mesh: &Mesh, peers: &KnownPeers) -> BTreeSet<PeerId> {
+    let bonds = peers.bonds();
+    for (peer, is_called) in &bonds {
+        // The address book is written later than the record, and may be lost.
+        if let Err(error) = mesh.remember(peer, &peers.addresses(peer)) {
+            tracing::warn!(%peer, %error, "the addresses of a peer's ticket cannot be used");
+        }
+        let bond = if *is_called { Bond::Kept } else { Bond::Known };
+        if let Err(full) = mesh.know(peer, bond) {
+            tracing::warn!(%peer, %full, "the connection to a peer is not kept");
+        }
+    }
+    bonds.into_iter().map(|(peer, _)| peer).collect()
 }

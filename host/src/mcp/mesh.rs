@@ -141,6 +141,8 @@ fn describe() {
     );
     describe_counter!("mcpp_mesh_calls_out_total", "Calls of tools of peers, by outcome");
     describe_counter!("mcpp_mesh_answers_dropped_total", "Answers of peers for which no request waited");
+    describe_counter!("mcpp_mesh_lists_total", "Lists of tools that this host asked of peers, by outcome");
+    describe_counter!("mcpp_mesh_silences_total", "Peers that gave no sign of life while calls waited there");
 }
 
 /// The door's bounds, by the names of the transport's specification.

@@ -82,6 +82,7 @@ struct SwarmTask {
     commands: mpsc::Receiver<MeshCommand>,
     shared: Arc<MeshShared>,
     folder: Option<PathBuf>,
+    started: Instant,
     book_due: Instant,
     /// Streams that wait for a connection to their peer.
     orders: HashMap<libp2p::PeerId, Vec<StreamOrder>>,
@@ -148,6 +149,7 @@ pub(super) async fn start(
         commands,
         shared: Arc::clone(&shared),
         folder,
+        started: Instant::now(),
         book_due: Instant::now(),
         orders: HashMap::new(),
         dials: HashMap::new(),

@@ -23,8 +23,8 @@ use super::{
 use crate::{
     files::watch::{FileWatch, watch as watch_file},
     mesh::PeerId,
-    names::{ToolName, ToolPattern},
-    tenant::Principal,
+    names::{TenantId, ToolName, ToolPattern},
+    tenant::{Incarnation, Principal},
 };
 
 /// Failed attempts to redeem a ticket that one peer may make in [`ATTEMPTS_TIME`].
@@ -124,6 +124,17 @@ impl KnownPeers {
             })
     }
 
+    /// The tenant's membership at a peer, if it has one that has not ended.
+    pub fn membership(&self, tenant: &TenantId, incarnation: &Incarnation, peer: &PeerId) -> Option<Arc<Membership>> {
+        let known = self.known.load();
+        let all = known.as_ref().as_ref().ok()?.memberships.get(peer)?;
+        let now = SystemTime::now();
+        let is_good = |member: &&Arc<Membership>| {
+            member.tenant == *tenant && member.incarnation == *incarnation && !member.is_expired(now)
+        };
+        all.iter().find(is_good).filter(|_| !self.looked.is_stale()).cloned()
+    }
+
     /// Tells when the records have changed.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.changed.subscribe()
@@ -206,6 +217,13 @@ impl KnownPeers {
         called.chain(others.map(|peer| (peer.clone(), false))).collect()
     }
 
+    /// Where a host that this one calls is reached, as its tickets said.
+    pub fn addresses(&self, peer: &PeerId) -> Vec<String> {
+        let known = self.known.load();
+        let memberships = known.as_ref().as_ref().ok().and_then(|known| known.memberships.get(peer));
+        memberships.into_iter().flatten().flat_map(|membership| membership.addresses.clone()).collect()
+    }
+
     /// Reads the file again if it has changed.
     fn look(&self) {
         self.looked.look(|| {
@@ -224,7 +242,7 @@ impl KnownPeers {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{names::TenantId, tenant::home::Homes};
+    use crate::tenant::home::Homes;
 
     fn peer(end: &str) -> PeerId {
         format!("12D3KooWQYhTNQdmr3ArTeUHRYzFg94BKyTkoWBDWez9kSCVe2{end}").parse().expect("a peer")

@@ -8,8 +8,9 @@ use tokio::time::Instant;
 use super::{
     Registry,
     catalog::Catalog,
+    remote,
     request::Ticket,
-    tool::{STEPS_PER_MS, Tool},
+    tool::{STEPS_PER_MS, Tool, ToolTarget},
 };
 use crate::{
     call::{Call, CallError, Cost, Dispatch, Receipt, ToolResult},
@@ -77,12 +78,19 @@ impl Registry {
         if weight.is_heavy() || control.is_crowded() || !is_short {
             control.note_slice();
         }
-        let cause = format!("tool {} by {}", tool.name, call.request.principal.subject);
-        let keeping = self.keeping(tool, ticket);
-        let running = self.running_for(&tool.service.powers, call.request, tool.name.as_str().into(), cause.into());
-        let (target, shared) = (tool.target.clone(), Arc::clone(&control));
-        let (result, mut cost) = instance::call(&self.0.engine, target, call.arguments, running, keeping, shared).await;
-        weight.note(cost.processor_time);
+        let shared = Arc::clone(&control);
+        let (result, mut cost) = match &tool.target {
+            ToolTarget::Guest(target) => {
+                let cause = format!("tool {} by {}", tool.name, call.request.principal.subject).into();
+                let (keeping, name) = (self.keeping(tool, ticket), tool.name.as_str().into());
+                let running = self.running_for(&tool.service.powers, call.request, name, cause);
+                let engine = &self.0.engine;
+                let done = instance::call(engine, target.clone(), call.arguments, running, keeping, shared).await;
+                weight.note(done.1.processor_time);
+                done
+            }
+            ToolTarget::Remote(remote) => remote::call(&**remote, &tool.component, call, &shared).await,
+        };
         let result = match result {
             Ok(result) => self.check_result(tool, &control, result, &mut cost).await,
             Err(error) => Err(error),

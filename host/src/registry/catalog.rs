@@ -1,5 +1,7 @@
 //! One tenant's tools at one moment: an immutable value that a swap replaces as a whole.
 
+pub mod mounted;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, OnceLock},
@@ -8,6 +10,7 @@ use std::{
 
 use tokio::sync::Semaphore;
 
+use self::mounted::MountedTools;
 use super::{
     error::InstallError,
     offer::offered,
@@ -195,8 +198,10 @@ pub struct Problem {
 #[derive(Debug, Default)]
 pub struct Catalog {
     components: BTreeMap<String, Arc<Revision>>,
+    /// Those of components, and of mounts where no component has the name.
     tools: BTreeMap<ToolName, Arc<Tool>>,
     problems: BTreeMap<String, Problem>,
+    mounts: BTreeMap<Arc<str>, Arc<MountedTools>>,
 }
 
 impl Catalog {
@@ -245,7 +250,8 @@ impl Catalog {
         {
             return Err(InstallError::ComponentTaken { name, owner: describe(&before.origin) });
         }
-        let mut next = self.without(&name);
+        let mut next = self.of_components();
+        next.remove(&name);
         for tool in &revision.tools {
             if let Some(owner) = next.tools.insert(tool.name.clone(), Arc::clone(tool)) {
                 return Err(InstallError::NameTaken {
@@ -255,7 +261,7 @@ impl Catalog {
             }
         }
         next.components.insert(name, Arc::new(revision));
-        Ok(next)
+        Ok(next.with_mounts())
     }
 
     /// Refuses one more component from a file where there are `most` already.
@@ -272,12 +278,16 @@ impl Catalog {
 
     /// This catalog without a component and its problem.
     pub fn without(&self, component: &str) -> Self {
-        let mut next = self.clone_maps();
-        next.problems.remove(component);
-        if next.components.remove(component).is_some() {
-            next.tools.retain(|_, tool| &*tool.component != component);
+        let mut next = self.of_components();
+        next.remove(component);
+        next.with_mounts()
+    }
+
+    fn remove(&mut self, component: &str) {
+        self.problems.remove(component);
+        if self.components.remove(component).is_some() {
+            self.tools.retain(|_, tool| &*tool.component != component);
         }
-        next
     }
 
     /// This catalog with a problem noted.
@@ -288,7 +298,12 @@ impl Catalog {
     }
 
     fn clone_maps(&self) -> Self {
-        Self { components: self.components.clone(), tools: self.tools.clone(), problems: self.problems.clone() }
+        Self {
+            components: self.components.clone(),
+            tools: self.tools.clone(),
+            problems: self.problems.clone(),
+            mounts: self.mounts.clone(),
+        }
     }
 
     /// Whether a client that knows `other` would see no difference.
@@ -303,5 +318,6 @@ fn describe(origin: &Origin) -> String {
     match origin {
         Origin::BuiltIn => "this program itself".to_owned(),
         Origin::File(path) => path.display().to_string(),
+        Origin::Mount => "another host".to_owned(),
     }
 }

@@ -10,12 +10,17 @@ use serde_json::Value;
 use super::{
     error::InstallError,
     gate::Gate,
+    remote::CallRemote,
     request::Service,
     schema::{Mismatch, Schema, Steps},
 };
 use crate::{
     call::{CallError, ToolResult},
-    capability::{bindings::exports::mcpp::tool::tools::Annotations, files::Folders, http::HttpGrant},
+    capability::{
+        bindings::exports::mcpp::tool::tools::{Annotations, Tool as ToolListing},
+        files::Folders,
+        http::HttpGrant,
+    },
     grants::{ComponentGrant, mesh::MeshGrant},
     guest::{component::LoadedTool, instance::Target},
     limits::{Limits, Reuse},
@@ -52,12 +57,38 @@ pub struct Powers {
     pub life: Arc<()>,
 }
 
-/// One tool of a live revision.
+impl Powers {
+    /// No power at all.
+    pub fn none(component: ComponentName) -> Self {
+        Self {
+            component,
+            may_call: Arc::default(),
+            quota_bytes: None,
+            files: Folders::default(),
+            config: Arc::default(),
+            http: None,
+            mesh: None,
+            gate: Arc::default(),
+            life: Arc::default(),
+        }
+    }
+}
+
+/// Where a call of a tool goes.
+#[derive(Debug)]
+pub enum ToolTarget {
+    /// To a component of this host.
+    Guest(Target),
+    /// To another host.
+    Remote(Arc<dyn CallRemote>),
+}
+
+/// One tool of a live revision, or of a mount.
 #[derive(Debug)]
 pub struct Tool {
     /// Its name in the catalog.
     pub name: ToolName,
-    /// The component that has it.
+    /// The component that has it, or `mount NAME`.
     pub component: Arc<str>,
     /// A name for people.
     pub title: Option<String>,
@@ -74,7 +105,7 @@ pub struct Tool {
     /// Its powers, and the limits of its calls.
     pub service: Service,
     /// How it is called.
-    pub target: Target,
+    pub target: ToolTarget,
     /// How its instances are used again, if they are.
     pub reuse: Option<Reuse>,
     /// The meters of its calls, from the first one on.
@@ -96,6 +127,24 @@ impl Tool {
         defaults: &Limits,
     ) -> Result<Self, InstallError> {
         let LoadedTool { listing, target } = tool;
+        let mut limits = defaults.patched(&grant.limits);
+        let mut reuse = grant.reuse;
+        if let Some(own) = grant.tools.get(name.as_str()) {
+            limits = limits.patched(&own.limits);
+            reuse = own.reuse.or(reuse);
+        }
+        let tool = Self::new(powers, name, listing, ToolTarget::Guest(target), limits)?;
+        Ok(Self { reuse, ..tool })
+    }
+
+    /// A tool with the texts and schemas that its owner wrote, once they are checked.
+    pub fn new(
+        powers: &Arc<Powers>,
+        name: ToolName,
+        listing: ToolListing,
+        target: ToolTarget,
+        limits: Limits,
+    ) -> Result<Self, InstallError> {
         let refuse = |reason: String| InstallError::Tool { tool: name.to_string(), reason };
         for (what, text) in [("description", Some(&listing.description)), ("title", listing.title.as_ref())] {
             if text.is_some_and(|text| text.len() > MAX_TEXT_BYTES) {
@@ -106,12 +155,6 @@ impl Tool {
             Schema::parse(&listing.input_schema).map_err(|error| refuse(format!("its input schema: {error}")))?;
         let output = listing.output_schema.as_deref().map(Schema::parse).transpose();
         let output = output.map_err(|error| refuse(format!("its output schema: {error}")))?;
-        let mut limits = defaults.patched(&grant.limits);
-        let mut reuse = grant.reuse;
-        if let Some(own) = grant.tools.get(name.as_str()) {
-            limits = limits.patched(&own.limits);
-            reuse = own.reuse.or(reuse);
-        }
         Ok(Self {
             name,
             component: powers.component.shared(),
@@ -123,7 +166,7 @@ impl Tool {
             output,
             service: Service::new("tool", Arc::clone(powers), limits),
             target,
-            reuse,
+            reuse: None,
             meters: OnceLock::new(),
         })
     }
@@ -135,7 +178,7 @@ impl Tool {
 
     /// Whether guests of it may stay after a call.
     pub fn stays(&self) -> bool {
-        self.reuse.is_some() || self.target.has_handles()
+        self.reuse.is_some() || matches!(&self.target, ToolTarget::Guest(target) if target.has_handles())
     }
 
     /// How many steps a check may have: as the schemas' bound is a bound, about what its processor time allows.
@@ -171,7 +214,11 @@ impl Tool {
     /// Holds arguments to the input schema. Where the component's own types know a deeper place that is wrong, that is named: of alternatives a schema only says that none fits.
     pub fn check_arguments(&self, arguments: &Value) -> Result<(), CallError> {
         let Err(Mismatch { path, reason }) = self.input.check(arguments, self.check_steps()) else { return Ok(()) };
-        match self.target.check(arguments) {
+        let deeper = match &self.target {
+            ToolTarget::Guest(target) => target.check(arguments),
+            ToolTarget::Remote(_) => Ok(()),
+        };
+        match deeper {
             Err(CallError::InvalidArguments { path: deeper, reason }) if deeper.len() > path.len() => {
                 Err(CallError::InvalidArguments { path: deeper, reason })
             }

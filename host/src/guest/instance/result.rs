@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// The result, if it is within the budget of its call and its tenant has memory for it.
-pub(super) fn within_budget(mut result: ToolResult, control: &Control) -> Result<ToolResult, CallError> {
+pub fn within_budget(mut result: ToolResult, control: &Control) -> Result<ToolResult, CallError> {
     let limit = control.limits().output_bytes;
     let structured = result.structured.as_ref().map(ToString::to_string).unwrap_or_default();
     let blocks = result.content.iter().map(Content::bytes).fold(0, usize::saturating_add);

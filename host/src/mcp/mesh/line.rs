@@ -3,6 +3,8 @@
 //! A task writes the frames, another reads them and gives each answer to the request that waits for it. An answer for which nothing waits is dropped: one that came twice, or too late. When
 //! the stream breaks, everything that waits is told at once.
 
+mod heard;
+
 use std::{
     borrow::Cow,
     collections::HashMap,
@@ -22,8 +24,9 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+use self::heard::HeardInput;
 use crate::{
-    call::{CallEvent, Observer},
+    call::{CallEvent, MAX_EVENT_BYTES, Observer, event_dropped},
     config::MeshDoorConfig,
     mcp::{conversation::OF_REQUEST, convert},
     mesh::{
@@ -34,6 +37,8 @@ use crate::{
 
 /// Frames that wait to be written. A request whose frame finds no place waits, within its deadline.
 const MAX_UNWRITTEN: usize = 64;
+/// A notification of more bytes is dropped. The longest text that a client is shown has 64 KiB, and up to six bytes of JSON for each.
+const MAX_NOTIFICATION_BYTES: usize = 6 * MAX_EVENT_BYTES + (4 << 10);
 /// A line that nobody used for so long is closed by this host, before the peer closes it under a request.
 const IDLE: Duration = Duration::from_secs(30);
 
@@ -72,8 +77,8 @@ pub(super) struct InLine {
 pub(super) struct Broken(pub(super) String);
 
 impl PeerLine {
-    /// Speaks on a stream.
-    pub(super) fn open(stream: PeerStream, config: &MeshDoorConfig) -> Self {
+    /// Speaks on a stream. `heard` counts what comes, also parts of a message.
+    pub(super) fn open(stream: PeerStream, config: &MeshDoorConfig, heard: Arc<AtomicU64>) -> Self {
         let (frames, unwritten) = mpsc::channel(MAX_UNWRITTEN);
         let line = Self(Arc::new(LineState {
             frames,
@@ -84,6 +89,7 @@ impl PeerLine {
             changes: watch::Sender::new(0),
         }));
         let (input, output) = tokio::io::split(stream);
+        let input = HeardInput { input, heard };
         let patience = Duration::from_millis(config.frame_timeout_ms);
         let closed = line.0.closed.clone();
         tokio::spawn(async move {
@@ -193,7 +199,8 @@ impl PeerLine {
     fn take(&self, body: Vec<u8>) {
         #[derive(Deserialize)]
         struct Outside<'a> {
-            id: Option<Value>,
+            #[serde(borrow)]
+            id: Option<&'a RawValue>,
             #[serde(borrow)]
             method: Option<Cow<'a, str>>,
             #[serde(borrow)]
@@ -205,7 +212,7 @@ impl PeerLine {
         match (outside.id, outside.method, outside.error) {
             (_, Some(method), _) => self.notified(&method, outside.params),
             (Some(id), None, _) => {
-                let waiting = id.as_u64().and_then(|id| self.waiting().remove(&id));
+                let waiting = id.get().parse().ok().and_then(|id: u64| self.waiting().remove(&id));
                 match waiting {
                     Some(waiting) => drop(waiting.answer.send(body)),
                     None => metrics::counter!("mcpp_mesh_answers_dropped_total").increment(1),
@@ -213,9 +220,13 @@ impl PeerLine {
             }
             // An error of no request says why the stream ends.
             (None, None, Some(error)) => {
-                let message = serde_json::from_str::<Value>(error.get()).ok();
-                let message = message.as_ref().and_then(|error| error.get("message")).and_then(Value::as_str);
-                let _first_reason = self.0.reason.set(message.unwrap_or_default().chars().take(400).collect());
+                #[derive(Deserialize)]
+                struct Reason<'a> {
+                    #[serde(borrow)]
+                    message: Cow<'a, str>,
+                }
+                let reason = serde_json::from_str::<Reason<'_>>(error.get()).map(|reason| reason.message);
+                let _first_reason = self.0.reason.set(reason.unwrap_or_default().chars().take(400).collect());
             }
             (None, None, None) => {}
         }
@@ -223,6 +234,9 @@ impl PeerLine {
 
     fn notified(&self, method: &str, params: Option<&RawValue>) {
         let Some(params) = params.map(RawValue::get) else { return };
+        if params.len() > MAX_NOTIFICATION_BYTES {
+            return event_dropped("too_large");
+        }
         let observer = |id: Option<u64>| id.and_then(|id| Some(self.waiting().get(&id)?.observer.clone()));
         match method {
             "notifications/tools/list_changed" => self.0.changes.send_modify(|count| *count = count.wrapping_add(1)),

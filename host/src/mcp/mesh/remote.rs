@@ -3,7 +3,9 @@
 //! A call carries its deadline, its trace and the hosts behind it; its progress, log records and cost come back. It is made once: where a line breaks under it, it may have run, and the caller
 //! is told so. Only what cannot have run says so ([`CallError::has_not_run`]). A peer that cannot be reached is left alone for a while, twice as long each time.
 
+pub mod list;
 mod message;
+pub mod pulse;
 mod tally;
 
 use std::{
@@ -32,7 +34,7 @@ use crate::{
     call::{Budget, Call, CallError, MAX_HOPS, Observer, ReachPeer, Receipt, Request, ToolResult},
     capability::mesh::handle::CallTally,
     config::MeshDoorConfig,
-    memory::MemoryUse,
+    memory::{MemoryUse, json_bytes},
     mesh::{PeerId, dial::Dial},
     names::ToolName,
     peers::known::KnownPeers,
@@ -76,6 +78,10 @@ struct Remote {
     in_flight: TenantPermits,
     health: Mutex<Health>,
     tallies: Tallies,
+    /// Counts what comes from it.
+    heard: Arc<AtomicU64>,
+    /// Held by the call that listens for a sign of life.
+    pulse: tokio::sync::Mutex<()>,
 }
 
 /// How a peer does, as this host has measured it.
@@ -89,6 +95,10 @@ pub struct Health {
     pub failures: u32,
     /// Until when it is left alone.
     pub rests_until: Option<Instant>,
+    /// Until when it has no room for calls, or stops, as it said.
+    pub busy_until: Option<Instant>,
+    /// Until when it counts as silent, and what was heard of it before.
+    pub silent_until: Option<(Instant, u64)>,
 }
 
 impl Health {
@@ -153,7 +163,7 @@ impl Remotes {
     /// How a peer does.
     pub fn health(&self, peer: &PeerId) -> Health {
         let remotes = self.0.remotes.lock().unwrap_or_else(PoisonError::into_inner);
-        remotes.get(peer).map(|remote| *remote.health()).unwrap_or_default()
+        remotes.get(peer).map(|remote| remote.health_now()).unwrap_or_default()
     }
 
     /// A tenant's calls of a peer; none if it made none.
@@ -196,6 +206,8 @@ impl Remotes {
             in_flight: TenantPermits::new(MAX_IN_FLIGHT),
             health: Mutex::default(),
             tallies: Tallies::default(),
+            heard: Arc::default(),
+            pulse: tokio::sync::Mutex::default(),
         });
         // Beyond the bound a peer is not remembered, and its line ends with its call.
         if remotes.len() < MAX_REMOTES {
@@ -218,7 +230,7 @@ impl Remotes {
             return Err(unreachable(reason));
         }
         let opened = match self.0.dial.dial(peer, PROTOCOL, DIAL_TIME).await {
-            Ok(stream) => PeerLine::open(stream, &self.0.config),
+            Ok(stream) => PeerLine::open(stream, &self.0.config, Arc::clone(&remote.heard)),
             Err(error) => {
                 remote.health().missed();
                 return Err(unreachable(error.to_string()));
@@ -339,9 +351,11 @@ impl Remotes {
         self.count(remote, &request.principal, |tally| {
             tally.received_bytes = tally.received_bytes.saturating_add(bytes);
         });
-        let held = reserve(bytes)
+        // As values it takes more than as text.
+        let as_values = std::str::from_utf8(&answer).map_or(0, json_bytes);
+        let held = reserve(as_values.max(bytes))
             .map_err(|_| CallError::Interrupted { reason: "this tenant has no memory left for the result".into() })?;
-        let (mut result, receipt) = read_answer(peer, tool, &answer);
+        let (mut result, receipt) = read_answer(peer, tool, answer).await?;
         remote.health().reached(Some(started.elapsed().saturating_sub(receipt.duration)));
         if let (Ok(result), Some(held)) = (&mut result, held) {
             result.memory.keep(held);

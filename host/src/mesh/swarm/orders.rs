@@ -1,6 +1,6 @@
 //! What the handle orders: streams and connections, and their ends.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use libp2p::{
     Multiaddr, gossipsub,
@@ -19,6 +19,8 @@ use crate::mesh::{
 
 /// Streams that wait for a connection to one peer.
 const MAX_ORDERS_PER_PEER: usize = 64;
+/// For so long after the start of the mesh, who asks for a stream waits for a known peer without a known address to come by itself.
+const COMING_BACK: Duration = Duration::from_secs(10);
 /// The longest reason that is given, in characters.
 const MAX_REASON: usize = 512;
 
@@ -102,6 +104,11 @@ impl SwarmTask {
     /// Tells those who wait for a peer that it cannot be reached.
     pub(super) fn unreachable(&mut self, peer: libp2p::PeerId, error: &DialError) {
         let name = PeerId::from_network(&peer);
+        // A peer that knows this host's address comes back by itself, where both were started again.
+        let may_come = self.started.elapsed() < COMING_BACK && self.shared.roster.is_known(&name);
+        if may_come && matches!(error, DialError::NoAddresses) {
+            return;
+        }
         let why = match error {
             DialError::NoAddresses => Unreachable::NoAddress { peer: name },
             error => Unreachable::Failed { peer: name, reason: reason(error) },

@@ -87,6 +87,7 @@ mod tests {
             incarnation: Incarnation::default(),
             tools: tools(of),
             calls_per_minute: None,
+            addresses: Vec::new(),
             since,
             expires,
         };

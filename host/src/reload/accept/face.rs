@@ -6,7 +6,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::text::{around_difference, beginning, escaped};
-use crate::{capability, registry::catalog::Revision};
+use crate::{
+    capability,
+    registry::{catalog::Revision, tool::Tool},
+};
 
 /// The parts of a build that clients see, and its requests to the host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,7 +28,7 @@ pub struct Face {
 /// A tool as clients see it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct ToolFace {
+pub struct ToolFace {
     title: Option<String>,
     description: String,
     hints: String,
@@ -36,16 +39,7 @@ struct ToolFace {
 impl Face {
     /// The face of a build.
     pub fn of(revision: &Revision, imports: BTreeSet<String>) -> Self {
-        let tools = revision.tools.iter().map(|tool| {
-            let face = ToolFace {
-                title: tool.title.clone(),
-                description: tool.description.clone(),
-                hints: format!("{:?}", tool.annotations),
-                input: Value::Object((*tool.input.json).clone()),
-                output: tool.output.as_ref().map(|schema| Value::Object((*schema.json).clone())),
-            };
-            (tool.name.to_string(), face)
-        });
+        let tools = revision.tools.iter().map(|tool| (tool.name.to_string(), ToolFace::of(tool)));
         Self {
             digest: revision.digest.clone(),
             imports,
@@ -77,17 +71,7 @@ impl Face {
         let gone = before.tools.keys().filter(|name| !self.tools.contains_key(*name));
         changes.extend(gone.map(|tool| FaceChange::ToolGone { tool: tool.clone() }));
         for (name, tool) in &self.tools {
-            let known = before.tools.get(name);
-            if known.is_none() {
-                let (parameters, description) = (tool.parameters(), tool.description.clone());
-                changes.push(FaceChange::Tool { tool: name.clone(), parameters, description });
-            }
-            // The description of a new tool is in its `Change::Tool` already.
-            let blank = ToolFace { description: tool.description.clone(), ..ToolFace::default() };
-            for (part, before, after) in tool.parts(known.unwrap_or(&blank)) {
-                let before = known.map(|_| before);
-                changes.push(FaceChange::Text { tool: name.clone(), part: part.to_owned(), before, after });
-            }
+            changes.extend(tool.changes(name, before.tools.get(name)));
         }
         changes
     }
@@ -103,6 +87,42 @@ impl Face {
 }
 
 impl ToolFace {
+    /// The face of a tool.
+    pub fn of(tool: &Tool) -> Self {
+        Self {
+            title: tool.title.clone(),
+            description: tool.description.clone(),
+            hints: format!("{:?}", tool.annotations),
+            input: Value::Object((*tool.input.json).clone()),
+            output: tool.output.as_ref().map(|schema| Value::Object((*schema.json).clone())),
+        }
+    }
+
+    /// Identifies the face: the same for the same texts and schemas, in whatever order their members stand.
+    pub fn digest(&self) -> blake3::Hash {
+        let mut hasher = blake3::Hasher::new();
+        hash_value(&serde_json::to_value(self).unwrap_or_default(), &mut hasher);
+        hasher.finalize()
+    }
+
+    /// The changes to accept of one tool, if `known` was accepted before.
+    pub fn changes(&self, name: &str, known: Option<&Self>) -> Vec<FaceChange> {
+        let new = known.is_none().then(|| FaceChange::Tool {
+            tool: name.to_owned(),
+            parameters: self.parameters(),
+            description: self.description.clone(),
+        });
+        // The description of a new tool is in its `FaceChange::Tool` already.
+        let blank = Self { description: self.description.clone(), ..Self::default() };
+        let parts = self.parts(known.unwrap_or(&blank)).into_iter().map(|(part, before, after)| FaceChange::Text {
+            tool: name.to_owned(),
+            part: part.to_owned(),
+            before: known.map(|_| before),
+            after,
+        });
+        new.into_iter().chain(parts).collect()
+    }
+
     fn parameters(&self) -> String {
         let names = self.input.get("properties").and_then(Value::as_object);
         let names = names.map(|names| names.keys().cloned().collect::<Vec<_>>().join(", "));
@@ -121,6 +141,31 @@ impl ToolFace {
             ("output schema", optional(&before.output), optional(&self.output)),
         ];
         sides.into_iter().filter(|(_, before, after)| before != after).collect()
+    }
+}
+
+/// Hashes a value of JSON so that no other value, and no other order of parts, gives the same bytes.
+fn hash_value(value: &Value, hasher: &mut blake3::Hasher) {
+    let mut text = |tag: u8, text: &str| {
+        hasher.update(&[tag]);
+        hasher.update(&text.len().to_le_bytes());
+        hasher.update(text.as_bytes());
+    };
+    match value {
+        Value::String(string) => text(b's', string),
+        Value::Array(items) => {
+            text(b'a', &items.len().to_string());
+            items.iter().for_each(|item| hash_value(item, hasher));
+        }
+        Value::Object(members) => {
+            text(b'o', &members.len().to_string());
+            for (name, member) in members.iter().collect::<BTreeMap<_, _>>() {
+                hasher.update(&name.len().to_le_bytes());
+                hasher.update(name.as_bytes());
+                hash_value(member, hasher);
+            }
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) => text(b'p', &value.to_string()),
     }
 }
 

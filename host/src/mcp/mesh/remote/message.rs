@@ -80,7 +80,24 @@ pub(super) fn read_result<T: serde::de::DeserializeOwned>(peer: &PeerId, answer:
     }
 }
 
-pub(super) fn read_answer(peer: &PeerId, tool: &ToolName, answer: &[u8]) -> (Result<ToolResult, CallError>, Receipt) {
+/// A longer answer is read on a thread of its own: no request waits for that.
+const LONG_ANSWER_BYTES: usize = 64 << 10;
+
+/// The result of a call and its receipt; an error of this host's own if there is none.
+pub(super) async fn read_answer(
+    peer: &PeerId,
+    tool: &ToolName,
+    answer: Vec<u8>,
+) -> Result<(Result<ToolResult, CallError>, Receipt), CallError> {
+    if answer.len() <= LONG_ANSWER_BYTES {
+        return Ok(result_of(peer, tool, &answer));
+    }
+    let (peer, tool) = (peer.clone(), tool.clone());
+    let reading = tokio::task::spawn_blocking(move || result_of(&peer, &tool, &answer));
+    reading.await.map_err(|_| CallError::Interrupted { reason: "its result was not read".to_owned() })
+}
+
+fn result_of(peer: &PeerId, tool: &ToolName, answer: &[u8]) -> (Result<ToolResult, CallError>, Receipt) {
     let read = read_result::<CallToolResult>(peer, answer).map_err(|error| match error {
         // So a host says that it has no such tool for the caller.
         CallError::InvalidArguments { reason, .. } if reason == CallError::UnknownTool(tool.clone()).to_string() => {

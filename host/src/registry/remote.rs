@@ -1,0 +1,93 @@
+//! A call of a tool that another host has: the same reins, budgets and bounds as for a guest, around a call that only waits.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
+use futures::future::BoxFuture;
+use serde_json::Value;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    call::{Call, CallError, CallEvent, Cost, EventGate, Receipt, Request, ToolResult},
+    control::Control,
+    guest::instance,
+};
+
+/// Processors that another host may say to have used for a call at the same time. What it says beyond that is no cost but a lie.
+const MOST_PROCESSORS: u32 = 64;
+
+/// The way to one tool of other hosts.
+pub trait CallRemote: std::fmt::Debug + Send + Sync {
+    /// Calls it. Ends soon after the request's deadline, and after the request is cancelled.
+    fn call(&self, request: Request, arguments: Value) -> BoxFuture<'_, (Result<ToolResult, CallError>, Receipt)>;
+}
+
+/// Calls a tool of other hosts within the reins of `control`.
+pub(super) async fn call(
+    remote: &dyn CallRemote,
+    owner: &Arc<str>,
+    call: Call,
+    control: &Arc<Control>,
+) -> (Result<ToolResult, CallError>, Cost) {
+    let Call { request, arguments, .. } = call;
+    let started = Instant::now();
+    let over_budget = request.cancel.child_token();
+    let gate = RemoteEvents {
+        control: Arc::clone(control),
+        owner: Arc::clone(owner),
+        done: AtomicU64::new(f64::NEG_INFINITY.to_bits()),
+        over_budget: over_budget.clone(),
+    };
+    let request = Request {
+        deadline: Some(control.deadline()),
+        cancel: over_budget,
+        observer: request.observer.through(Arc::new(gate)),
+        ..request
+    };
+    // It only waits, and so takes no place of those that compute.
+    let done = control.wait(remote.call(request, arguments)).await;
+    let (result, receipt) = match done {
+        Ok(done) => done,
+        Err(_) => (Err(CallError::Cancelled), Receipt::default()),
+    };
+    // A budget that ran out meanwhile is the cause of whatever followed.
+    let result = match control.stopped() {
+        Some(stopped) => Err(stopped),
+        None => result.and_then(|result| instance::within_budget(result, control)),
+    };
+    control.retire(std::time::Duration::ZERO);
+    let most = started.elapsed().saturating_mul(MOST_PROCESSORS);
+    (result, Cost { processor_time: receipt.cost.processor_time.min(most), ..receipt.cost })
+}
+
+/// Events of a call on another host: counted against the budgets of a guest's, and with the mount's name for their writer's.
+#[derive(Debug)]
+struct RemoteEvents {
+    control: Arc<Control>,
+    owner: Arc<str>,
+    /// The progress so far, as bits.
+    done: AtomicU64,
+    over_budget: CancellationToken,
+}
+
+impl EventGate for RemoteEvents {
+    fn pass(&self, mut event: CallEvent) -> Option<CallEvent> {
+        let charged = self.control.charge_host_call().and_then(|()| self.control.charge_log(event.text_bytes()));
+        if charged.is_err() {
+            self.over_budget.cancel();
+            return None;
+        }
+        match &mut event {
+            CallEvent::Log { component, .. } => self.owner.as_ref().clone_into(component),
+            CallEvent::Progress { done, total, .. } => {
+                let is_number = done.is_finite() && total.is_none_or(f64::is_finite);
+                let rises = |before: u64| (is_number && *done > f64::from_bits(before)).then(|| done.to_bits());
+                self.done.fetch_update(Ordering::Relaxed, Ordering::Relaxed, rises).ok()?;
+            }
+        }
+        Some(event)
+    }
+}

@@ -1,0 +1,260 @@
+//! Peers of a mount that do wrong: lists that are too long, too large or not to be shown, results that break their schema, and silence.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use futures::future::BoxFuture;
+use mcpp::{
+    config::MeshDoorConfig,
+    limits::Limits,
+    mcp::mesh::{MeshDoor, remote::Remotes},
+    memory::MemoryUse,
+    mesh::{PeerId, PeerStream, dial::Dial},
+    mounts::{Mounts, rows::MountRow},
+    names::TenantId,
+    peers::Membership,
+    tenant::{Incarnation, home::Homes},
+};
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    mesh_peers::{FramePeer, MeshHost, peer},
+    support::{guest, text_of},
+};
+
+/// What is at the other end of a stream.
+#[derive(Debug, Clone)]
+enum End {
+    /// A door, behind a line that the token cuts without a word.
+    Door(MeshDoor, CancellationToken),
+    /// A peer that answers lists and calls with these.
+    Script(Arc<Value>, Arc<Value>),
+}
+
+#[derive(Debug, Clone, Default)]
+struct Ends(Arc<Mutex<HashMap<PeerId, End>>>);
+
+impl Ends {
+    fn set(&self, peer: &PeerId, end: End) {
+        self.0.lock().expect("not poisoned").insert(peer.clone(), end);
+    }
+}
+
+impl Dial for Ends {
+    fn dial<'a>(
+        &'a self,
+        to: &'a PeerId,
+        protocol: &'static str,
+        _: Duration,
+    ) -> BoxFuture<'a, Result<PeerStream, mcpp::mesh::Unreachable>> {
+        Box::pin(async move {
+            let (here, there) = tokio::io::duplex(64 << 10);
+            match self.0.lock().expect("not poisoned").get(to).cloned() {
+                Some(End::Door(door, frozen)) => {
+                    let (near, far) = tokio::io::duplex(64 << 10);
+                    door.accept(peer(0), protocol, Box::new(far));
+                    tokio::spawn(async move {
+                        let (mut there, mut near) = (there, near);
+                        tokio::select! {
+                            _ = tokio::io::copy_bidirectional(&mut there, &mut near) => {}
+                            () = frozen.cancelled() => std::future::pending().await,
+                        }
+                    });
+                }
+                Some(End::Script(list, answer)) => drop(tokio::spawn(play(FramePeer { stream: there }, list, answer))),
+                None => return Err(mcpp::mesh::Unreachable::Stopped),
+            }
+            let stream: PeerStream = Box::new(here);
+            Ok(stream)
+        })
+    }
+}
+
+async fn play(mut stream: FramePeer, list: Arc<Value>, answer: Arc<Value>) {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    loop {
+        let mut prefix = [0; 4];
+        if stream.stream.read_exact(&mut prefix).await.is_err() {
+            return;
+        }
+        let mut body = vec![0; usize::try_from(u32::from_be_bytes(prefix)).expect("fits")];
+        if stream.stream.read_exact(&mut body).await.is_err() {
+            return;
+        }
+        let asked: Value = serde_json::from_slice(&body).expect("JSON");
+        let result = match asked["method"].as_str() {
+            Some("tools/list") => &list,
+            Some("tools/call") => &answer,
+            _ => continue,
+        };
+        let text = json!({ "jsonrpc": "2.0", "id": asked["id"], "result": &**result }).to_string();
+        let length = u32::try_from(text.len()).expect("short").to_be_bytes();
+        if stream.stream.write_all(&[&length, text.as_bytes()].concat()).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// A host with mounts over ends of the test.
+struct Mounting {
+    host: MeshHost,
+    ends: Ends,
+    remotes: Remotes,
+    mounts: Mounts,
+    _stop: tokio_util::sync::DropGuard,
+}
+
+impl Mounting {
+    async fn start() -> Self {
+        let (host, ends) = (MeshHost::start(&[]).await, Ends::default());
+        let registry = host.test.host.registry().clone();
+        let (known, dial) = (Arc::clone(&host.peers), Arc::new(ends.clone()));
+        let remotes = Remotes::new(dial, MeshDoorConfig::default(), Arc::clone(&known), registry.clone());
+        // Another home than the host's own mounts have.
+        let homes = Homes::new(host.test.folder.path().join("mounts"));
+        std::fs::create_dir(homes.data()).expect("made");
+        let mounts = Mounts::new(registry, remotes.clone(), known, homes, Limits::default());
+        let stop = CancellationToken::new();
+        tokio::spawn(mounts.clone().serve(stop.clone()));
+        Self { host, ends, remotes, mounts, _stop: stop.drop_guard() }
+    }
+
+    fn join(&self, peer: &PeerId, end: End) {
+        self.ends.set(peer, end);
+        let membership = Membership {
+            peer: peer.clone(),
+            tenant: TenantId::local(),
+            incarnation: Incarnation::default(),
+            tools: vec!["*".parse().expect("a pattern")],
+            calls_per_minute: None,
+            since: std::time::SystemTime::now(),
+            expires: None,
+            addresses: Vec::new(),
+        };
+        self.host.peers.join(membership).expect("joined");
+    }
+
+    async fn mount(&self, peers: &[PeerId]) -> MountRow {
+        let (name, all) = ("far".parse().expect("legal"), vec!["*".parse().expect("a pattern")]);
+        self.mounts.mount(&TenantId::local(), name, peers.to_vec(), all).await.expect("mounted")
+    }
+
+    /// Accepts what waits.
+    async fn accept(&self) -> MountRow {
+        let waiting = self.mounts.waiting(&TenantId::local());
+        let digest = &waiting.first().expect("something waits").digest;
+        self.mounts.accept(&TenantId::local(), &"far".parse().expect("legal"), digest).await.expect("accepted")
+    }
+
+    async fn unmount(&self) {
+        self.mounts.unmount(&TenantId::local(), &"far".parse().expect("legal")).await.expect("unmounted");
+    }
+}
+
+fn tool(name: &str, description: &str, schema: &Value) -> Value {
+    json!({ "name": name, "description": description, "inputSchema": schema })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_list_that_breaks_a_bound_is_refused_by_name_and_takes_no_memory() {
+    let here = Mounting::start().await;
+    let object = json!({ "type": "object" });
+    // Each definition applies the next one twice.
+    let doubled = |level: usize| json!({ "allOf": [{ "$ref": format!("#/$defs/d{}", level + 1) }, { "$ref": format!("#/$defs/d{}", level + 1) }] });
+    let mut expensive = json!({ "type": "object", "$ref": "#/$defs/d0", "$defs": { "d40": { "type": "object" } } });
+    for level in 0..40 {
+        expensive["$defs"][format!("d{level}")] = doubled(level);
+    }
+    let endless = json!({ "tools": [], "nextCursor": "again" });
+    let many = json!({ "tools": (0..10_000).map(|n| tool(&format!("t{n}"), "", &object)).collect::<Vec<_>>() });
+    let cases = [
+        (many, "more than 1000 tools"),
+        (json!({ "tools": vec![1; 3 << 20] }), "more than 1000 tools"),
+        (json!({ "tools": [tool("t", &"x".repeat(5 << 20), &object)] }), "a tool of it has more than"),
+        (json!({ "tools": [tool("t", &"x".repeat(9 << 20), &object)] }), "more than 8388608 bytes"),
+        (
+            json!({ "tools": [tool("t", &"x".repeat(17 << 10), &object)] }),
+            "tool \"t\": its tool `far_t` is refused: its description is longer",
+        ),
+        (json!({ "tools": [tool("t", "", &expensive)] }), "is refused: its input schema: its subschemas"),
+        (
+            json!({ "tools": [tool("t", "", &json!({ "type": "object", "$ref": "https://evil.example/s" }))] }),
+            "which is not within it",
+        ),
+        (json!({ "tools": [tool("a\u{1b}[2J\nb", "", &object)] }), r#"tool "a\u{1b}[2J\nb": its name is not"#),
+        (json!({ "tools": [tool(&"x".repeat(126), "", &object)] }), "its name is too long"),
+        (json!({ "tools": [tool("t", "1", &object), tool("t", "2", &object)] }), "it is listed twice"),
+        (json!({ "tools": [{ "name": 5 }] }), "cannot be read"),
+        (json!("none"), "its list of tools is refused"),
+        (endless, "more than 64 pages"),
+    ];
+    let account = here.host.test.host.registry().share(&TenantId::local()).map(|share| Arc::clone(&share.memory));
+    let account = account.expect("open");
+    let before = account.used(MemoryUse::Code);
+    for (at, (list, reason)) in cases.into_iter().enumerate() {
+        let of = peer(u8::try_from(at).expect("few") + 5);
+        here.join(&of, End::Script(Arc::new(list), Arc::default()));
+        let row = here.mount(&[of]).await;
+        let problem = row.problem.unwrap_or_default();
+        assert!(problem.contains(reason), "{reason}: {problem}");
+        assert!(problem.chars().all(|c| !c.is_control()) && problem.len() < 4_096, "{problem}");
+        assert!(row.tools.is_empty() && here.host.test.tools().await.is_empty(), "{reason}");
+        let used = account.used(MemoryUse::Code) - before;
+        assert!(used < 1 << 20, "{reason}: {used} bytes are held");
+        here.unmount().await;
+    }
+    here.host.test.until("all is given back", async |_| account.used(MemoryUse::Code) == before).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_result_that_breaks_its_schema_is_refused_and_arguments_never_leave_that_do() {
+    let here = Mounting::start().await;
+    let mut number = tool("t", "Counts.", &json!({ "type": "object", "properties": { "n": { "type": "integer" } } }));
+    number["outputSchema"] =
+        json!({ "type": "object", "properties": { "result": { "type": "integer" } }, "required": ["result"] });
+    let lie = json!({ "content": [], "structuredContent": { "result": "no number" } });
+    here.join(&peer(5), End::Script(Arc::new(json!({ "tools": [number] })), Arc::new(lie)));
+    here.mount(&[peer(5)]).await;
+    assert_eq!(here.accept().await.tools.len(), 1);
+    let answer = here.host.test.text("far_t", json!({ "n": 1 })).await;
+    assert!(answer.contains("result is invalid") && answer.contains("/result"), "{answer}");
+    let answer = here.host.test.text("far_t", json!({ "n": "x" })).await;
+    assert!(answer.contains("invalid argument") && answer.contains("/n"), "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_silent_peer_is_passed_over() {
+    let (one, two) =
+        (MeshHost::start(&[("probe", &guest("probe"))]).await, MeshHost::start(&[("probe", &guest("probe"))]).await);
+    let here = Mounting::start().await;
+    let frozen = CancellationToken::new();
+    for (host, of, token) in [(&one, peer(5), frozen.clone()), (&two, peer(6), CancellationToken::new())] {
+        host.grant(&peer(0), "*");
+        here.join(&of, End::Door(host.door.clone(), token));
+    }
+    here.mount(&[peer(5), peer(6)]).await;
+    let row = here.accept().await;
+    assert!(row.peers.iter().all(|peer| peer.serves == 7), "one interface, two peers: {row:?}");
+    frozen.cancel();
+    let add = async || here.host.test.call("far_probe_add", json!({ "a": 1, "b": 2 })).await;
+    // Two at once: one of them goes to each, and one is not answered.
+    let calls: Vec<_> = (0..4)
+        .map(|_| {
+            let request =
+                here.host.test.modern("tools/call", json!({ "name": "far_probe_sleep", "arguments": { "ms": 300 } }));
+            tokio::spawn(async move { request.send().await })
+        })
+        .collect();
+    here.host.test.until("it counts as silent", async |_| here.remotes.health(&peer(5)).is_silent()).await;
+    for _ in 0..30 {
+        let answer = add().await;
+        assert_eq!(answer["result"]["structuredContent"]["result"], 3, "{}", text_of(&answer));
+    }
+    let row = here.mounts.rows(&TenantId::local()).pop().expect("a mount");
+    assert_eq!(row.peers[0].state.as_str(), "silent", "{row:?}");
+    calls.iter().for_each(tokio::task::JoinHandle::abort);
+}

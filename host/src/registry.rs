@@ -276,7 +276,7 @@ impl Registry {
         incarnation: &Incarnation,
         mounted: MountedTools,
     ) -> Result<(), InstallError> {
-        if self.incarnation(tenant).as_ref() != Some(incarnation) {
+        if !self.is_open(tenant, incarnation) {
             return Err(InstallError::Stopping);
         }
         self.swap(tenant, |catalog| Ok(catalog.with_mount(mounted)))

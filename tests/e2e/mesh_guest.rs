@@ -1,19 +1,18 @@
 //! `mcpp:mesh` from inside a component: two hosts on loopback, and a guest that sees and uses its peer as far as its grant, its tenant and its caller may.
 
 use mcpp::{
-    call::{Call, Observer, Request, TraceContext, authorize},
+    call::{Call, Request, authorize},
     config::Config,
     mesh::{DhtMode, PeerId},
     names::ToolName,
     tenant::Principal,
 };
 use serde_json::{Value, json};
-use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
 use crate::{
     mesh_join::Commanded,
-    support::{PATIENCE, TestHost, add, folder, grant, guest, messages},
+    mesh_remote::request,
+    support::{TestHost, add, folder, grant, guest, messages},
 };
 
 /// A grant that gives the guest everything of every kind.
@@ -107,17 +106,8 @@ async fn a_call_needs_the_grant_and_the_membership_and_the_callers_own_right() {
     // A caller that may use the guest alone reaches no tool of another name through it.
     let of_caller = async |tools: &[&str]| {
         let tools: Vec<_> = tools.iter().map(|tool| tool.parse().expect("a pattern")).collect();
-        let request = Request {
-            principal: Principal { tools: Some(tools.into()), ..Principal::local_user() },
-            deadline: Some(Instant::now() + PATIENCE),
-            cancel: CancellationToken::new(),
-            trace: TraceContext::root(),
-            observer: Observer::default(),
-            depth: 0,
-            chain: 0,
-            hops: 0,
-            session: None,
-        };
+        let request =
+            Request { principal: Principal { tools: Some(tools.into()), ..Principal::local_user() }, ..request() };
         let arguments = json!({ "peer": peer, "tool": "add", "arguments": { "a": 1, "b": 2 } });
         let tool = ToolName::new("mesh_call").expect("legal");
         let call = authorize(Call { request, tool, arguments }).expect("authorized");

@@ -15,14 +15,14 @@ use mcpp::{
     mesh::{PeerId, PeerStream, dial::Dial},
     mounts::{Mounts, rows::MountRow},
     names::TenantId,
-    peers::Membership,
-    tenant::{Incarnation, home::Homes},
+    tenant::home::Homes,
 };
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     mesh_peers::{FramePeer, MeshHost, peer},
+    mesh_remote::join,
     support::{guest, text_of},
 };
 
@@ -125,17 +125,7 @@ impl Mounting {
 
     fn join(&self, peer: &PeerId, end: End) {
         self.ends.set(peer, end);
-        let membership = Membership {
-            peer: peer.clone(),
-            tenant: TenantId::local(),
-            incarnation: Incarnation::default(),
-            tools: vec!["*".parse().expect("a pattern")],
-            calls_per_minute: None,
-            since: std::time::SystemTime::now(),
-            expires: None,
-            addresses: Vec::new(),
-        };
-        self.host.peers.join(membership).expect("joined");
+        join(&self.host, peer);
     }
 
     async fn mount(&self, peers: &[PeerId]) -> MountRow {

@@ -79,7 +79,8 @@ async fn caller(dial: impl Dial + 'static) -> (MeshHost, Remotes) {
     (host, remotes)
 }
 
-fn join(host: &MeshHost, peer: &PeerId) {
+/// Lets the host's tenant `local` call every tool of a peer.
+pub(crate) fn join(host: &MeshHost, peer: &PeerId) {
     let membership = Membership {
         peer: peer.clone(),
         tenant: TenantId::local(),
@@ -93,7 +94,8 @@ fn join(host: &MeshHost, peer: &PeerId) {
     host.peers.join(membership).expect("joined");
 }
 
-fn request() -> Request {
+/// A request of the local user.
+pub(crate) fn request() -> Request {
     Request {
         principal: Principal::local_user(),
         deadline: Some(Instant::now() + PATIENCE),

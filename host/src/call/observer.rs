@@ -103,10 +103,11 @@ impl CallEvent {
 
     /// Bytes that the event takes while it waits.
     fn bytes(&self) -> u64 {
-        let text = match self {
-            Self::Log { component, message, .. } => component.len().saturating_add(message.len()),
-            Self::Progress { message, .. } => message.as_ref().map_or(0, String::len),
+        let component = match self {
+            Self::Log { component, .. } => component.len(),
+            Self::Progress { .. } => 0,
         };
+        let text = self.text_bytes().saturating_add(component);
         EVENT_BYTES.saturating_add(u64::try_from(text).unwrap_or(u64::MAX))
     }
 }

@@ -287,7 +287,7 @@ impl MeshApp {
         match self.peers.grant(peer) {
             Err(outsider) => Some(without_right(&outsider)),
             Ok(now) if now != *grant => Some(without_right(&"the grant of this peer was changed; open another stream")),
-            Ok(_) if self.endpoint.registry().incarnation(&grant.tenant).as_ref() != Some(&grant.incarnation) => {
+            Ok(_) if !self.endpoint.registry().is_open(&grant.tenant, &grant.incarnation) => {
                 Some(without_right(&"the tenant of this peer is not open"))
             }
             Ok(_) => None,

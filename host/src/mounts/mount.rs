@@ -210,7 +210,7 @@ impl Mount {
             let peers = shared.peers.iter().enumerate().map(|(at, peer)| {
                 let waits = plan.waiting.iter().filter(|(_, offer)| offer.peers.contains(&at));
                 let waiting = waits.map(|(digest, offer)| (digest.clone(), offer.tools.len())).next();
-                let serves = plan.shown.values().filter(|servers| servers.ready.contains(&at)).count();
+                let serves = plan.shown.values().filter(|ready| ready.contains(&at)).count();
                 let health = shared.parts.remotes.health(&peer.id);
                 let offer = peer.watch.offer().borrow().clone();
                 MountedPeer::new(peer.id.clone(), &health, &offer, shared.is_member(&peer.id), serves, waiting)
@@ -335,9 +335,9 @@ impl MountShared {
             places.iter().filter_map(|at| Some(self.peers.get(*at)?.id.clone())).collect::<Vec<PeerId>>()
         };
         let mut shown = BTreeMap::new();
-        for (name, servers) in &plan.shown {
+        for (name, places) in &plan.shown {
             let Some(accepted) = state.accepted.get(*name) else { continue };
-            self.maker.route(name).set_ready(&ready(&servers.ready));
+            self.maker.route(name).set_ready(&ready(places));
             shown.insert((*name).clone(), Arc::clone(&accepted.tool));
         }
         for gone in state.shown.keys().filter(|name| !shown.contains_key(*name)) {

@@ -17,13 +17,6 @@ pub(super) struct PeerSight<'a> {
     pub(super) may_call: BTreeMap<&'a ToolName, bool>,
 }
 
-/// Who serves a tool that is shown, by place in the list of peers.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Servers {
-    /// Those that offer it now as it was accepted.
-    pub(super) ready: Vec<usize>,
-}
-
 /// An interface that waits to be accepted.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct WaitingOffer<'a> {
@@ -36,8 +29,8 @@ pub(super) struct WaitingOffer<'a> {
 /// What a mount shows.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct MountPlan<'a> {
-    /// The tools that are shown.
-    pub(super) shown: BTreeMap<&'a ToolName, Servers>,
+    /// The tools that are shown, each with the peers that offer it now as it was accepted, by place in the list of peers.
+    pub(super) shown: BTreeMap<&'a ToolName, Vec<usize>>,
     /// Tools that were accepted, and that every peer offers otherwise now.
     pub(super) withheld: Vec<&'a ToolName>,
     /// What waits, by the digest of it.
@@ -48,7 +41,7 @@ impl<'a> MountPlan<'a> {
     pub(super) fn new(accepted: &BTreeMap<&'a ToolName, &'a ToolFace>, peers: &[PeerSight<'a>]) -> Self {
         let mut plan = Self::default();
         for (&tool, &face) in accepted {
-            let (mut servers, mut may_come, mut differs) = (Servers::default(), false, false);
+            let (mut ready, mut may_come, mut differs) = (Vec::new(), false, false);
             for (at, peer) in peers.iter().enumerate() {
                 if peer.may_call.get(tool) != Some(&true) {
                     continue;
@@ -58,7 +51,7 @@ impl<'a> MountPlan<'a> {
                     Some(Some(offered)) if **offered == *face => {
                         may_come = true;
                         if peer.is_fresh {
-                            servers.ready.push(at);
+                            ready.push(at);
                         }
                     }
                     Some(Some(_)) => differs = true,
@@ -66,7 +59,7 @@ impl<'a> MountPlan<'a> {
                 }
             }
             if may_come {
-                plan.shown.insert(tool, servers);
+                plan.shown.insert(tool, ready);
             } else if differs {
                 plan.withheld.push(tool);
             }
@@ -131,12 +124,8 @@ mod tests {
         ] {
             let sights: Vec<_> = peers.iter().map(|(offered, fresh)| sight(&tool, *offered, *fresh)).collect();
             let plan = MountPlan::new(&accepted, &sights);
-            let servers = plan.shown.get(&tool).map(|servers| servers.ready.clone());
-            assert_eq!(
-                (servers, !plan.withheld.is_empty(), plan.waiting.len()),
-                (shown, withheld, waiting),
-                "{peers:?}"
-            );
+            let ready = plan.shown.get(&tool).cloned();
+            assert_eq!((ready, !plan.withheld.is_empty(), plan.waiting.len()), (shown, withheld, waiting), "{peers:?}");
         }
     }
 

@@ -15,7 +15,12 @@ use crate::{
 impl Registry {
     /// Whether a principal's tenant is open, and the same one as when the principal was let in: not another of its name.
     pub fn admits(&self, principal: &Principal) -> bool {
-        self.tenant(&principal.tenant).is_some_and(|tenant| tenant.incarnation == principal.incarnation)
+        self.is_open(&principal.tenant, &principal.incarnation)
+    }
+
+    /// Whether this tenant is open, and not another of its name.
+    pub fn is_open(&self, tenant: &TenantId, incarnation: &Incarnation) -> bool {
+        self.tenant(tenant).is_some_and(|tenant| tenant.incarnation == *incarnation)
     }
 
     /// Counts something that a principal does as a call of its tenant.

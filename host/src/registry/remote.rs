@@ -1,9 +1,6 @@
 //! A call of a tool that another host has: the same reins, budgets and bounds as for a guest, around a call that only waits.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
-};
+use std::sync::Arc;
 
 use futures::future::BoxFuture;
 use serde_json::Value;
@@ -35,12 +32,8 @@ pub(super) async fn call(
     let Call { request, arguments, .. } = call;
     let started = Instant::now();
     let over_budget = request.cancel.child_token();
-    let gate = RemoteEvents {
-        control: Arc::clone(control),
-        owner: Arc::clone(owner),
-        done: AtomicU64::new(f64::NEG_INFINITY.to_bits()),
-        over_budget: over_budget.clone(),
-    };
+    let gate =
+        RemoteEvents { control: Arc::clone(control), owner: Arc::clone(owner), over_budget: over_budget.clone() };
     let request = Request {
         deadline: Some(control.deadline()),
         cancel: over_budget,
@@ -68,8 +61,6 @@ pub(super) async fn call(
 struct RemoteEvents {
     control: Arc<Control>,
     owner: Arc<str>,
-    /// The progress so far, as bits.
-    done: AtomicU64,
     over_budget: CancellationToken,
 }
 
@@ -82,10 +73,11 @@ impl EventGate for RemoteEvents {
         }
         match &mut event {
             CallEvent::Log { component, .. } => self.owner.as_ref().clone_into(component),
+            // The observer itself holds it to rise.
             CallEvent::Progress { done, total, .. } => {
-                let is_number = done.is_finite() && total.is_none_or(f64::is_finite);
-                let rises = |before: u64| (is_number && *done > f64::from_bits(before)).then(|| done.to_bits());
-                self.done.fetch_update(Ordering::Relaxed, Ordering::Relaxed, rises).ok()?;
+                if !done.is_finite() || !total.is_none_or(f64::is_finite) {
+                    return None;
+                }
             }
         }
         Some(event)

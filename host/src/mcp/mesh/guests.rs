@@ -113,17 +113,13 @@ impl MeshOfGuests {
                     Err(tokio::sync::broadcast::error::RecvError::Closed) => std::future::pending().await,
                 },
                 _ = clock.tick() => {
-                    let is_open = |(tenant, incarnation): &TenantKey| self.is_open(tenant, incarnation);
+                    let is_open = |(tenant, incarnation): &TenantKey| self.registry.is_open(tenant, incarnation);
                     for service in lock(&self.leases).end_late(Instant::now(), is_open) {
                         mesh.withdraw(service.as_str());
                     }
                 }
             }
         }
-    }
-
-    fn is_open(&self, tenant: &TenantId, incarnation: &Incarnation) -> bool {
-        self.registry.incarnation(tenant).as_ref() == Some(incarnation)
     }
 
     fn mesh(&self) -> Result<&Mesh, MeshRefusal> {
@@ -141,7 +137,7 @@ impl MeshOfGuests {
             return Err(MeshRefusal::NotFound);
         }
         // So there are never more than open tenants, and one.
-        orders.retain(|(tenant, incarnation), _| self.is_open(tenant, incarnation));
+        orders.retain(|(tenant, incarnation), _| self.registry.is_open(tenant, incarnation));
         Ok(Arc::clone(orders.entry(key).or_insert_with(|| Arc::new(TenantOrders::new()))))
     }
 
@@ -322,11 +318,9 @@ impl GuestMesh for MeshOfGuests {
     ) -> BoxFuture<'a, Option<Result<ToolResult, CallError>>> {
         Box::pin(async move {
             self.mesh.get()?;
-            let call = call.into_inner();
-            if let Err(error) = self.registry.charge_call(&call.request.principal) {
+            if let Err(error) = self.registry.charge_call(&call.get().request.principal) {
                 return Some(Err(error));
             }
-            let call = crate::call::authorize(call).ok()?;
             Some(self.remotes.reach(peer, call).await.0)
         })
     }

@@ -174,9 +174,7 @@ impl Remotes {
 
     /// Counts something of a tenant's calls of a peer.
     fn count(&self, remote: &Remote, of: &Principal, count: impl FnOnce(&mut CallTally)) {
-        let registry = &self.0.registry;
-        let is_there = |tenant: &_, incarnation: &_| registry.incarnation(tenant).as_ref() == Some(incarnation);
-        remote.tallies.count(of, is_there, count);
+        remote.tallies.count(of, |tenant, incarnation| self.0.registry.is_open(tenant, incarnation), count);
     }
 
     /// Ends the line to a peer, with what waits on it.

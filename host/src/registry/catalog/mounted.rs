@@ -1,6 +1,6 @@
 //! Tools of other hosts in a catalog, beside those of components. A component's tool keeps its name; the mount's is left out then, and a problem says so.
 
-use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
+use std::{collections::BTreeSet, sync::Arc, time::SystemTime};
 
 use super::{Catalog, Problem};
 use crate::{guest::component::Origin, registry::tool::Tool};
@@ -49,9 +49,9 @@ impl Catalog {
     pub(super) fn of_components(&self) -> Self {
         let mut next = self.clone_maps();
         if !next.mounts.is_empty() {
-            let owners: BTreeMap<String, ()> = next.mounts.keys().map(|mount| (owner(mount), ())).collect();
-            next.tools.retain(|_, tool| !owners.contains_key(&*tool.component));
-            next.problems.retain(|owner, _| !owners.contains_key(owner));
+            let owners: BTreeSet<String> = next.mounts.keys().map(|mount| owner(mount)).collect();
+            next.tools.retain(|_, tool| !owners.contains(&*tool.component));
+            next.problems.retain(|owner, _| !owners.contains(owner));
         }
         next
     }

@@ -104,8 +104,11 @@ pub(crate) fn payload(number: usize) -> Value {
     json!({ "number": number, "priority": number % PRIORITIES + 1, "text": "x".repeat(TEXT_BYTES) })
 }
 
+/// Submits a task as people do, with an id that no other has.
 fn submission(number: usize) -> Call {
-    (RPC, json!({ "op": "submit", "task_type": "bench", "payload": payload(number) }))
+    static SUBMITTED: AtomicUsize = AtomicUsize::new(0);
+    let id = format!("single-{}", SUBMITTED.fetch_add(1, Ordering::Relaxed));
+    ("task_submit", json!({ "task_id": id, "task_type": "bench", "payload": payload(number) }))
 }
 
 /// Claims and completes until `left` is used up, each time the next ones with the end of the last; how long each call took.

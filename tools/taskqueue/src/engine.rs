@@ -6,6 +6,7 @@ mod claims;
 mod ids;
 mod interchange;
 mod peers;
+mod position;
 mod submission;
 mod turns;
 mod unique;
@@ -25,6 +26,7 @@ pub use self::{
     ids::{MAX_ID_BYTES, MAX_SUBMITTED_ID_BYTES, check_name, is_id},
     interchange::{Traveller, export, take_in},
     peers::{PEER_TIMEOUT_MS, clock, heartbeat, peers},
+    position::position,
     submission::{Draft, MAX_DEPENDENCIES, MAX_NOTES_BYTES, MAX_PAYLOAD_BYTES, Submission, retry, submit, submit_all},
     turns::{Limit, Overflow, in_line, limit, set_limit},
     upkeep::{look_after, wake},
@@ -33,7 +35,7 @@ pub use self::{
 };
 pub(crate) use self::{bulk::adopt, upkeep::UPKEEP, waiting::ring_all, workers::has};
 use crate::{
-    queue::{self, ANY_TYPE, DEPENDENTS, READY, ready_up_to},
+    queue::{self, DEPENDENTS},
     record::{LogLine, MAX_RECORD_BYTES, State, Status, Task},
     rules::{self, Claim, Outcome, Refused},
 };
@@ -199,34 +201,6 @@ pub fn set_priority(
     }
     let (before, after, ()) = change(t, id, now_ms, |task| rules::set_priority(task, priority, requeue, now_ms))?;
     Ok((before.spec.priority, after))
-}
-
-/// Where a queued task stands among those that can be claimed, 1 for the next one. None if it does not wait for a worker, or stands too far behind to be counted.
-pub fn position(t: &View<'_>, task: &Task) -> Result<Option<u64>, StoreError> {
-    /// Tasks of the same priority that are counted one by one.
-    const COUNTED: u64 = 10_000;
-    if task.state != State::Ready {
-        return Ok(None);
-    }
-    let own = queue::place(task);
-    let Some(up_to) = ready_up_to(t, own.0)? else { return Ok(None) };
-    let sooner = match own.0.checked_sub(1) {
-        Some(above) => ready_up_to(t, above)?.unwrap_or_default(),
-        None => 0,
-    };
-    let lane = queue::lane(task.spec.session.as_deref(), task.spec.sticky_worker.as_deref());
-    let line = READY.of(&(&lane, ANY_TYPE)).from(&(own.0,));
-    if up_to.saturating_sub(sooner) > COUNTED {
-        // It is the last of them, or nobody knows.
-        let next = line.after(&own).first(t)?;
-        return Ok(next.is_none_or(|place| place.0 != own.0).then_some(up_to));
-    }
-    let mut position = sooner.saturating_add(1);
-    for place in line.below(&own).walk(t) {
-        place?;
-        position = position.saturating_add(1);
-    }
-    Ok(Some(position))
 }
 
 /// Whether anything waits for a task that is to be forgotten.

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::{upkeep::UPKEEP, *};
 use crate::{
     listing::{self, Query},
-    queue::{TASKS, WORKERS, counted},
+    queue::{TASKS, WORKERS, counted, ready_up_to},
     record::{Spec, Worker},
 };
 

@@ -51,6 +51,7 @@ mod logs_metrics;
 mod logs_stderr;
 mod mesh;
 mod mesh_abuse;
+mod mesh_components;
 mod mesh_guest;
 mod mesh_join;
 mod mesh_lab;

@@ -170,6 +170,9 @@ pub struct RightRow {
     pub tenant: TenantId,
     /// The tools.
     pub tools: Vec<ToolPattern>,
+    /// The components of which the peer may fetch the builds.
+    #[serde(default)]
+    pub components: Vec<ToolPattern>,
     /// Requests in a minute.
     pub calls_per_minute: Option<u64>,
     /// When it ends.
@@ -354,6 +357,7 @@ impl OperatedMesh {
             let right = RightRow {
                 tenant: grant.tenant,
                 tools: grant.tools,
+                components: grant.components,
                 calls_per_minute: grant.calls_per_minute,
                 expires: grant.expires,
                 expired,
@@ -365,6 +369,7 @@ impl OperatedMesh {
             let right = RightRow {
                 tenant: membership.tenant.clone(),
                 tools: membership.tools,
+                components: Vec::new(),
                 calls_per_minute: membership.calls_per_minute,
                 expires: membership.expires,
                 expired,

@@ -21,8 +21,11 @@ use crate::{
 #[derive(Debug, Args)]
 pub(super) struct Invite {
     /// A tool that the other host may see and call, or a prefix that ends in *; may be repeated
-    #[arg(long = "tool", value_name = "TOOL", required = true)]
+    #[arg(long = "tool", value_name = "TOOL", required_unless_present = "components")]
     tools: Vec<ToolPattern>,
+    /// A component whose live build the other host may fetch (`mcpp fetch` there), or a prefix that ends in *; may be repeated
+    #[arg(long = "component", value_name = "COMPONENT")]
+    components: Vec<ToolPattern>,
     /// How long the ticket can be redeemed
     #[arg(long = "for", default_value = "1h", value_name = "TIME")]
     good_for: String,
@@ -47,6 +50,7 @@ impl Invite {
         let new = NewInvitation {
             tenant: self.operator.tenant.clone(),
             tools: self.tools,
+            components: self.components,
             calls_per_minute: self.calls_per_minute,
             only: self.peer,
             good_for: time(&self.good_for)?,
@@ -94,12 +98,15 @@ impl Join {
         }
         let Joined { peer, allowed } = joined;
         print(&format!("joined {peer}"))?;
-        let tools = patterns(&allowed.tools);
-        tell(&format!(
-            "tenant {} may call {tools} there, {}; try `mcpp call --peer {peer} TOOL`",
-            self.operator.tenant,
-            until(allowed.expires)
-        ));
+        let (tenant, until) = (&self.operator.tenant, until(allowed.expires));
+        if !allowed.tools.is_empty() {
+            let tools = patterns(&allowed.tools);
+            tell(&format!("tenant {tenant} may call {tools} there, {until}; try `mcpp call --peer {peer} TOOL`"));
+        }
+        if !allowed.components.is_empty() {
+            let components = patterns(&allowed.components);
+            tell(&format!("tenant {tenant} may fetch {components} there, {until}; try `mcpp fetch --peer {peer}`"));
+        }
         Ok(0)
     }
 }
@@ -147,7 +154,8 @@ fn shown(peer: &PeerId, row: &PeerRow) -> Vec<String> {
     let ms = |us: Option<u64>| us.map_or("-".to_owned(), |us| format!("{}.{:02} ms", us / 1_000, us % 1_000 / 10));
     let right = |right: &RightRow| {
         let ended = if right.expired { " (expired)" } else { "" };
-        format!("{}: {}{ended}", right.tenant, patterns(&right.tools))
+        let components = if right.components.is_empty() { "" } else { "; components " };
+        format!("{}: {}{components}{}{ended}", right.tenant, patterns(&right.tools), patterns(&right.components))
     };
     let here = row.may_call_here.as_ref().map_or("nothing".to_owned(), right);
     let there = row.may_be_called.values().map(right).collect::<Vec<_>>().join("; ");

@@ -246,6 +246,43 @@ async fn empty_success_on_transport_failure() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_that_gives_no_sign_of_life_ends_the_calls_that_wait_there() {
+    let (to_test, mut streams) = mpsc::channel(4);
+    let (_here, remotes) = caller(ToTest(to_test)).await;
+    // It takes the call, keeps the stream open, and answers nothing any more, as a machine does that lost its power.
+    let peer_freezes = async {
+        let mut stream = streams.recv().await.expect("dialed");
+        asked(&mut stream).await;
+        stream
+    };
+    let patient = Request { deadline: Some(Instant::now() + Duration::from_secs(600)), ..request() };
+    let (result, _stream) = tokio::join!(call(&remotes, patient, "t", json!({})), peer_freezes);
+    let gone = result.expect_err("no success");
+    assert!(!gone.has_not_run() && gone.to_string().contains("no sign of life"), "{gone}");
+    // One that only takes long gives signs: its call goes on.
+    let peer_works = async {
+        let mut stream = streams.recv().await.expect("dialed again");
+        let id = asked(&mut stream).await;
+        for _ in 0..8 {
+            let ping = stream.receive().await.expect("a question");
+            assert_eq!(ping["method"], "ping", "{ping}");
+            stream.send(&json!({ "jsonrpc": "2.0", "id": ping["id"], "result": {} })).await;
+        }
+        stream.send(&answer(id, 7)).await;
+        stream
+    };
+    let calls = async {
+        loop {
+            match call(&remotes, request(), "t", json!({})).await {
+                Err(error) if error.has_not_run() => tokio::time::sleep(Duration::from_millis(5)).await,
+                result => break assert_eq!(sum(&result), Some(7), "{result:?}"),
+            }
+        }
+    };
+    let ((), _stream) = tokio::join!(calls, peer_works);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn duplicate_response() {
     let (to_test, mut streams) = mpsc::channel(4);
     let (_here, remotes) = caller(ToTest(to_test)).await;

@@ -178,8 +178,8 @@ impl Host {
             closing: closing.clone(),
         };
         doors.open("mesh", async move { mesh.serve(joined, held, parts, stopped).await }, stop.clone());
-        let stopped = stop.clone();
-        doors.open("mounts", async move { mounts.serve(stopped).await }, stop.clone());
+        let (named, stopped) = (config.mesh.mounts.clone(), stop.clone());
+        doors.open("mounts", async move { mounts.serve(named, stopped).await }, stop.clone());
         doors.open("events", async move { drop(delivering.await) }, closing.clone());
         if let Some(listener) = listener {
             let (http, closed) = (Arc::clone(&http), closing.clone());

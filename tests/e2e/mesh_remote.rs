@@ -207,6 +207,28 @@ async fn log_records_and_progress_come_back_to_the_call_they_belong_to() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_of_a_handler_carries_the_length_of_its_chain_of_events() {
+    let (to_test, mut streams) = mpsc::channel(4);
+    let (_here, remotes) = caller(ToTest(to_test)).await;
+    let peer = async {
+        let mut stream = streams.recv().await.expect("dialed");
+        for chain in [json!(7), Value::Null] {
+            let message = stream.receive().await.expect("a request");
+            assert_eq!(message["params"]["_meta"]["mcpp/chain"], chain, "{message}");
+            stream.send(&answer(message["id"].as_u64().expect("an id"), 1)).await;
+        }
+        stream
+    };
+    let calls = async {
+        for chain in [7, 0] {
+            let request = Request { chain, ..request() };
+            assert_eq!(sum(&call(&remotes, request, "t", json!({})).await), Some(1));
+        }
+    };
+    let ((), _stream) = tokio::join!(calls, peer);
+}
+
 /// The id of the request that a peer has read.
 async fn asked(stream: &mut FramePeer) -> u64 {
     stream.receive().await.expect("a request")["id"].as_u64().expect("an id")

@@ -7,9 +7,13 @@ use clap::{Args, Subcommand};
 use reqwest::Method;
 use serde_json::{Map, Value};
 
-use super::{Data, Operator, clean, print, print_json, remote::tell, table};
+use super::{
+    Data, Operator, clean, print, print_json,
+    remote::{show_progress, tell},
+    table,
+};
 use crate::{
-    admin::peers::{Invited, JoinOrder, Joined, PeerCallDone, PeerCallOrder, PeerList, PeerRow, RevokeOrder, RightRow},
+    admin::peers::{Invited, JoinOrder, Joined, PeerCallLine, PeerCallOrder, PeerList, PeerRow, RevokeOrder, RightRow},
     mesh::PeerId,
     names::{TenantId, ToolName, ToolPattern},
     peers::{
@@ -215,7 +219,20 @@ pub(super) async fn call(
 ) -> anyhow::Result<Value> {
     let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
     let order = PeerCallOrder { peer, tool: ToolName::new(tool)?, arguments, timeout_ms };
-    let done: PeerCallDone = operator.tell("/peers/call", &order).await?.json().await?;
+    let mut answer = operator.tell("/peers/call", &order).await?;
+    let mut text = Vec::new();
+    let done = loop {
+        let Some(end) = text.iter().position(|byte| *byte == b'\n') else {
+            let more = answer.chunk().await?.context("the host ended before the call did")?;
+            text.extend_from_slice(&more);
+            continue;
+        };
+        let line: Vec<u8> = text.drain(..=end).collect();
+        match serde_json::from_slice(&line)? {
+            PeerCallLine::Progress { done, total, message } => show_progress(done, total, message.as_deref()),
+            PeerCallLine::Done(done) => break done,
+        }
+    };
     match (done.result, done.error) {
         (Some(result), _) => Ok(result),
         (None, Some(error)) => bail!("{}", clean(&error)),

@@ -61,6 +61,7 @@ mod mesh_nat;
 mod mesh_old_peers;
 mod mesh_peers;
 mod mesh_remote;
+mod mesh_tenants;
 mod messages;
 mod migration;
 mod nested_calls;

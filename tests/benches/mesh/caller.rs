@@ -28,7 +28,7 @@ pub(crate) async fn network() -> Mesh {
 }
 
 fn id(host: &MeshedHost) -> PeerId {
-    host.id().parse().expect("a peer's id")
+    host.id.parse().expect("a peer's id")
 }
 
 impl Caller {
@@ -82,7 +82,7 @@ impl Line {
         while taken.len() < calls {
             while sent < calls && sent - taken.len() < at_once {
                 begun[sent] = Instant::now();
-                frame::write(&mut stream, &request(sent)).await.expect("written");
+                frame::write(&mut *stream, &request(sent)).await.expect("written");
                 sent += 1;
             }
             tokio::io::AsyncWriteExt::flush(&mut *stream).await.expect("flushed");
@@ -96,7 +96,6 @@ impl Line {
             assert!(answer["error"].is_null() && answer["result"]["isError"] != true, "{answer}");
             taken.push(begun[usize::try_from(id).expect("small")].elapsed());
         }
-        taken.sort();
-        Times(taken.into_iter().map(|time| time.as_secs_f64() * 1e6).collect())
+        Times::new(taken)
     }
 }

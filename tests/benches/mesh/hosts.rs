@@ -12,7 +12,9 @@ use crate::server::Server;
 /// A host in a folder of its own.
 pub(crate) struct MeshedHost {
     pub(crate) server: Server,
+    pub(crate) id: String,
     data: PathBuf,
+    addresses: Vec<String>,
 }
 
 /// A host's program.
@@ -42,7 +44,10 @@ impl MeshedHost {
         std::fs::write(folder.path().join("mcpp.toml"), config).expect("written");
         let data = folder.path().join("data");
         let server = Server::mcpp_in(folder).await;
-        let host = Self { server, data };
+        let mut host = Self { server, id: String::new(), data, addresses: Vec::new() };
+        let list: Value = serde_json::from_str(&host.command(&["peers", "--json"])).expect("JSON");
+        host.id = list["id"].as_str().expect("an id").to_owned();
+        host.addresses = serde_json::from_value(list["addresses"].clone()).expect("a list");
         while adds && !host.command(&["tools", "--url", &host.server.url()]).contains("add") {
             tokio::time::sleep(std::time::Duration::from_millis(10)).await;
         }
@@ -59,10 +64,6 @@ impl MeshedHost {
         text
     }
 
-    pub(crate) fn id(&self) -> String {
-        self.command(&["id"])
-    }
-
     pub(crate) fn ticket(&self) -> String {
         self.command(&["invite", "--tool", "*"])
     }
@@ -73,9 +74,7 @@ impl MeshedHost {
 
     /// Its address over `tcp` or `quic`.
     pub(crate) fn address(&self, transport: &str) -> String {
-        let list: Value = serde_json::from_str(&self.command(&["peers", "--json"])).expect("JSON");
-        let addresses = list["addresses"].as_array().expect("a list").iter().filter_map(Value::as_str);
         let has = if transport == "tcp" { "/tcp/" } else { "/quic-v1" };
-        addresses.into_iter().find(|address| address.contains(has)).expect("an address").to_owned()
+        self.addresses.iter().find(|address| address.contains(has)).expect("an address").clone()
     }
 }

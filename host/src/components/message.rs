@@ -118,15 +118,22 @@ pub enum ConversationError {
     Late,
 }
 
+/// A longer message is parsed on a thread of its own: no request waits for that.
+const LONG_MESSAGE_BYTES: usize = 16 << 10;
+
 /// The next message; none if the other side closed the stream between two.
-pub async fn read<T: DeserializeOwned>(
+pub async fn read<T: DeserializeOwned + Send + 'static>(
     from: &mut (impl AsyncRead + Unpin),
     most: usize,
 ) -> Result<Option<Result<T, serde_json::Error>>, FrameError> {
     let Announced::Bytes(bytes) = frame::announced(from, most).await? else { return Ok(None) };
     let mut body = Vec::new();
     frame::body(from, bytes, &mut body).await?;
-    Ok(Some(serde_json::from_slice(&body)))
+    if bytes <= LONG_MESSAGE_BYTES {
+        return Ok(Some(serde_json::from_slice(&body)));
+    }
+    let parsing = tokio::task::spawn_blocking(move || serde_json::from_slice(&body));
+    Ok(Some(parsing.await.map_err(std::io::Error::other)?))
 }
 
 /// Writes a message.

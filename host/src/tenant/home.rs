@@ -1,8 +1,8 @@
 //! The tenants there are, as files: each has a folder with its settings, grants, tools and secrets.
 //!
 //! ```text
-//! DATA/                    the tenant `local`: grants/, accepted.json, secrets.toml; its tools folders are the configuration's
-//! DATA/tenants/NAME/       every other tenant: tenant.toml, grants/, tools/, accepted.json, secrets.toml
+//! DATA/                    the tenant `local`: grants/, fetched/, accepted.json, secrets.toml; its tools folders are the configuration's
+//! DATA/tenants/NAME/       every other tenant: tenant.toml, grants/, tools/, fetched/, accepted.json, secrets.toml
 //! ```
 
 use std::{

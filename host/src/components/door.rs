@@ -50,6 +50,8 @@ const MAX_LISTS: usize = 64;
 const READS_AT_ONCE: usize = 2;
 /// A stream on which nothing is asked for so long ends; as does one that takes so long with a message.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Time for a stream that is refused.
+const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// The door for peers that fetch components. Clones are the same.
 #[derive(Debug, Clone)]
@@ -105,14 +107,17 @@ impl ComponentDoor {
         }))
     }
 
-    /// Serves a stream that `peer` has opened, beside all others. One too many is told so and ends.
+    /// Serves a stream that `peer` has opened, beside all others. One too many, and one of a peer without a right, is told so and ends: it takes nothing from the others.
     pub fn accept(&self, peer: PeerId, mut stream: PeerStream) {
         let desk = Arc::clone(&self.0);
         tokio::spawn(async move {
-            let Some((puller, _permits)) = desk.admit(&peer) else {
-                let busy = ComponentAnswer::Refused { error: OfferRefusal::Busy };
-                let _or_it_is_slow = tokio::time::timeout(PATIENCE, message::write(&mut stream, &busy)).await;
-                return;
+            let admitted = desk.right(&peer).and_then(|_| desk.admit(&peer).ok_or(OfferRefusal::Busy));
+            let (puller, _permits) = match admitted {
+                Ok(admitted) => admitted,
+                Err(error) => {
+                    let _or_it_is_slow = tokio::time::timeout(LAST_WORDS, refuse(&mut stream, error)).await;
+                    return;
+                }
             };
             tokio::select! {
                 ended = desk.serve(&peer, &puller, &mut stream) => if let Err(error) = ended {
@@ -125,7 +130,21 @@ impl ComponentDoor {
     }
 }
 
+/// Answers the first request with a refusal.
+async fn refuse(stream: &mut PeerStream, error: OfferRefusal) -> Result<(), FrameError> {
+    let _whatever_it_asks = message::read::<ComponentRequest>(stream, MAX_REQUEST_BYTES).await?;
+    message::write(stream, &ComponentAnswer::Refused { error }).await?;
+    Ok(stream.shutdown().await?)
+}
+
 impl OfferDesk {
+    /// What a peer may fetch now.
+    fn right(&self, peer: &PeerId) -> Result<Arc<PeerGrant>, OfferRefusal> {
+        let grant = self.peers.grant(peer).map_err(|_| OfferRefusal::NoGrant)?;
+        let is_open = self.registry.is_open(&grant.tenant, &grant.incarnation);
+        if grant.components.is_empty() || !is_open { Err(OfferRefusal::NoGrant) } else { Ok(grant) }
+    }
+
     fn admit(&self, peer: &PeerId) -> Option<(Arc<Puller>, [OwnedSemaphorePermit; 2])> {
         let all = Arc::clone(&self.streams).try_acquire_owned().ok()?;
         let puller = {
@@ -176,10 +195,7 @@ impl OfferDesk {
         peer: &PeerId,
         request: ComponentRequest,
     ) -> Result<(ComponentAnswer, Option<Vec<u8>>), OfferRefusal> {
-        let grant = self.peers.grant(peer).map_err(|_| OfferRefusal::NoGrant)?;
-        if grant.components.is_empty() || !self.registry.is_open(&grant.tenant, &grant.incarnation) {
-            return Err(OfferRefusal::NoGrant);
-        }
+        let grant = self.right(peer)?;
         match request {
             ComponentRequest::List {} => Ok((ComponentAnswer::List(self.offers(&grant)), None)),
             ComponentRequest::Chunks { digest } => {

@@ -2,6 +2,7 @@
 //!
 //! Operators' acts (reloads, parked deliveries, backups) and views (problems, limits) are only here; no tool and no network client reaches them.
 
+pub mod components;
 pub mod data;
 pub mod mounts;
 pub mod peers;
@@ -21,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::peers::OperatedMesh;
 use crate::{
+    components::fetch::Fetcher,
     config::Config,
     grants::ledger::Notes,
     info::Info,
@@ -86,6 +88,8 @@ pub struct Operated {
     pub mesh: OperatedMesh,
     /// Its tenants' mounts.
     pub mounts: Mounts,
+    /// The way to components of peers.
+    pub fetcher: Fetcher,
 }
 
 impl AdminDoor {
@@ -119,6 +123,8 @@ impl AdminDoor {
             .route("/peers/join", post(peers::join))
             .route("/peers/revoke", post(peers::revoke))
             .route("/peers/call", post(peers::call))
+            .route("/components/offers", post(components::offers))
+            .route("/components/fetch", post(components::fetch))
             .route("/mounts", get(mounts::list).post(mounts::mount))
             .route("/mounts/waiting", get(mounts::waiting))
             .route("/mounts/accept", post(mounts::accept))

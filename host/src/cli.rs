@@ -5,6 +5,7 @@ mod build;
 mod data;
 mod dev;
 mod document;
+mod fetch;
 mod id;
 mod inspect;
 mod mounts;
@@ -102,6 +103,8 @@ enum Command {
     Mounts(mounts::MountsArgs),
     /// Take a mount away.
     Unmount(mounts::Unmount),
+    /// Fetch a component that other hosts offer, in verified chunks from all of them; it waits for `mcpp accept`. Without a component: list what they offer.
+    Fetch(fetch::Fetch),
     /// Take away what a peer may do.
     Peer(peers::PeerArgs),
     /// Let a component do more: add to its grant, or show it.
@@ -215,6 +218,7 @@ impl Cli {
             Command::Mount(command) => command.run().await,
             Command::Mounts(command) => command.run().await,
             Command::Unmount(command) => command.run().await,
+            Command::Fetch(command) => command.run().await,
         }
     }
 }

@@ -29,6 +29,7 @@ use crate::{
     admin::{self, AdminDoor, peers::OperatedMesh},
     auth::{Authenticator, known::KnownTokens, tokens::TokenFile},
     capability::{files::OwnFolders, http::Outbound},
+    components::fetch::Fetcher,
     config::Config,
     control::admission::Admission,
     engine::{
@@ -142,6 +143,7 @@ impl Host {
         let tokens = KnownTokens::watching(TokenFile::new(homes.tokens()))?;
         let dial = Arc::new(network.late());
         let remotes = Remotes::new(dial, config.mesh_door.clone(), Arc::clone(&peers), endpoint.registry().clone());
+        let fetcher = Fetcher::new(Arc::new(network.late()), Arc::clone(&peers), homes.clone());
         let guests = network.for_guests(&endpoint, &peers, &remotes);
         let (registry, known) = (endpoint.registry().clone(), Arc::clone(&peers));
         let mounts = Mounts::new(registry, remotes.clone(), known, homes.clone(), config.limits());
@@ -163,6 +165,7 @@ impl Host {
             store: Arc::clone(&store),
             mesh: OperatedMesh { mesh: network.late(), peers: Arc::clone(&peers), remotes },
             mounts: mounts.clone(),
+            fetcher,
         });
         let mut doors = DoorTasks::default();
         let (mesh, held, stopped) = (network.clone(), Arc::clone(&lock), stop.clone());
@@ -175,8 +178,8 @@ impl Host {
             closing: closing.clone(),
         };
         doors.open("mesh", async move { mesh.serve(joined, held, parts, stopped).await }, stop.clone());
-        let stopped = stop.clone();
-        doors.open("mounts", async move { mounts.serve(stopped).await }, stop.clone());
+        let (named, stopped) = (config.mesh.mounts.clone(), stop.clone());
+        doors.open("mounts", async move { mounts.serve(named, stopped).await }, stop.clone());
         doors.open("events", async move { drop(delivering.await) }, closing.clone());
         if let Some(listener) = listener {
             let (http, closed) = (Arc::clone(&http), closing.clone());

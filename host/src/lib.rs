@@ -31,6 +31,7 @@ pub mod engine;
 pub mod guest;
 pub mod plain;
 
+pub mod components;
 pub mod config;
 pub mod mcp;
 pub mod mounts;

@@ -37,7 +37,7 @@ use tokio::{
 pub use self::{
     address::{InvalidAddress, MAX_ADDRESS_BYTES},
     announcements::{AnnounceError, Announcement},
-    config::{DhtMode, MeshConfig, NetworkConfig},
+    config::{ConfiguredMount, DhtMode, MeshConfig, NetworkConfig},
     identity::{Identity, IdentityError},
     peer::{InvalidPeerId, PeerId},
     roster::{Bond, Callers},

@@ -28,7 +28,7 @@ use self::{
 use crate::{
     limits::Limits,
     mcp::mesh::remote::Remotes,
-    mesh::PeerId,
+    mesh::{ConfiguredMount, PeerId},
     names::{TenantId, ToolPattern},
     peers::known::KnownPeers,
     registry::Registry,
@@ -124,9 +124,16 @@ impl Mounts {
         self.0.tenants.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Follows the mounts of all open tenants until `stop` fires.
-    pub async fn serve(self, stop: CancellationToken) {
+    /// Follows the mounts of all open tenants until `stop` fires; before that, keeps the records of `local` in line with what the configuration names.
+    pub async fn serve(self, configured: BTreeMap<String, ConfiguredMount>, stop: CancellationToken) {
         let mut changes = self.0.parts.registry.tenant_changes();
+        let local = TenantId::local();
+        if !configured.is_empty()
+            && let Err(error) = self.configure(&local, configured).await
+        {
+            let error = crate::error::chain(&error);
+            tracing::error!(error, "the mounts of the configuration are not made");
+        }
         loop {
             changes.mark_unchanged();
             {
@@ -140,6 +147,32 @@ impl Mounts {
         }
         stop.cancelled().await;
         self.tenants().clear();
+    }
+
+    /// Makes the mounts that the configuration names, and changes their peers and tools to what it names. What was accepted stays accepted, and nothing new is.
+    async fn configure(&self, tenant: &TenantId, mounts: BTreeMap<String, ConfiguredMount>) -> Result<(), MountError> {
+        let _one_at_a_time = self.0.changing.lock().await;
+        // The configuration was checked: its names are legal.
+        let named = mounts.into_iter().filter_map(|(name, mount)| Some((name.parse::<MountName>().ok()?, mount)));
+        let named: Vec<_> = named.collect();
+        // It is opened with the host, and has no other incarnation.
+        let file = MountFile::new(&self.0.homes.of(tenant), Incarnation::default());
+        let changing = apart(move || {
+            file.change(|records| {
+                for (name, mount) in named {
+                    let peers = mount.all_peers();
+                    let fresh = MountRecord {
+                        since: SystemTime::now(),
+                        peers: Vec::new(),
+                        tools: Vec::new(),
+                        accepted: BTreeMap::new(),
+                    };
+                    let record = records.entry(name).or_insert(fresh);
+                    (record.peers, record.tools) = (peers, mount.tools);
+                }
+            })
+        });
+        changing.await
     }
 
     /// Begins with the tenants that were opened, and ends with those that were closed.

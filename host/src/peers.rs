@@ -32,6 +32,9 @@ pub struct PeerGrant {
     pub incarnation: Incarnation,
     /// The tools that it may see and call: names, or prefixes that end in `*`.
     pub tools: Vec<ToolPattern>,
+    /// The components of which it may fetch the live builds, by the same rule.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub components: Vec<ToolPattern>,
     /// Its requests in a minute; the tenant's own bound holds besides.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub calls_per_minute: Option<u64>,

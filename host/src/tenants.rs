@@ -20,6 +20,7 @@ use crate::{
         cache::Cache,
         compile::{Builds, Compiler},
     },
+    files::private_folder,
     limits::{Limits, TenantLimits},
     names::TenantId,
     peers::file::PeersError,
@@ -287,12 +288,12 @@ impl Tenants {
     ) -> oneshot::Receiver<Report> {
         let (report, opened) = oneshot::channel();
         let local = home.tenant == TenantId::local();
+        let fetched = home.fetched();
         let config = LoaderConfig {
             tenant: home.tenant.clone(),
-            folders: if local {
-                ToolsFolders::trusted(self.config.folders.clone())
-            } else {
-                ToolsFolders::confined(home.tools(), home.path.clone())
+            folders: match local {
+                true => ToolsFolders::trusted(self.config.folders.clone()).with_fetched(fetched.clone()),
+                false => ToolsFolders::confined(home.tools(), home.path.clone()).with_fetched(fetched.clone()),
             },
             built_in: Arc::clone(&self.config.built_in),
             grants: if local { self.config.grants.clone() } else { home.grants() },
@@ -308,6 +309,11 @@ impl Tenants {
         let stopped = closing.clone();
         let open = async move {
             read_data(&*store, &registry, &home.tenant).await;
+            // It is watched from the beginning: what comes later waits there to be accepted.
+            let made = tokio::task::spawn_blocking(move || private_folder(&fetched)).await;
+            if let Ok(Err(error)) = made {
+                tracing::warn!(tenant = %home.tenant, %error, "the folder for components of peers cannot be made");
+            }
             let cache_bytes = compiler.cache_bytes();
             let cache = tokio::task::spawn_blocking(move || Cache::open(&compiled, cache_bytes)).await;
             let cache = cache.ok().and_then(|cache| {

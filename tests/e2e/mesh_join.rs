@@ -127,3 +127,21 @@ async fn a_revocation_is_in_force_at_once_also_for_a_call_that_runs() {
     let again = here.refused(&["join", invited["ticket"].as_str().expect("a ticket")]);
     assert!(again.contains("(used_up)"), "{again}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn the_operators_call_tells_of_its_progress() {
+    let there = Commanded::start(&[("probe", &guest("probe"))]).await;
+    let here = Commanded::start(&[]).await;
+    let peer = there.id();
+    let (ticket, ..) = there.run(&["invite", "--tool", "*"]);
+    here.json(&["join", &ticket]);
+    let order = json!({ "peer": peer, "tool": "probe_sleep", "arguments": { "ms": 50 }, "timeout_ms": 20_000 });
+    let socket = std::path::Path::new(&here.data).join("mcpp.sock");
+    let client = reqwest::Client::builder().unix_socket(socket).build().expect("a client");
+    let asked = client.post("http://localhost/peers/call?tenant=local").json(&order).send().await.expect("an answer");
+    let text = asked.text().await.expect("text");
+    let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let (last, before) = lines.split_last().expect("lines");
+    assert!(!before.is_empty() && before.iter().all(|line| line["progress"]["done"].is_number()), "{text}");
+    assert_eq!(last["done"]["error"], Value::Null, "{text}");
+}

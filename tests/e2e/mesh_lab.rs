@@ -202,16 +202,20 @@ pub struct Resident {
     /// Its id.
     pub peer: String,
     place: Place,
-    /// Removed with it.
-    _folder: TempDir,
+    /// Its configuration and its data; removed with it.
+    folder: TempDir,
 }
 
 impl Resident {
     /// Starts a host with these lines in the section `[mesh]`, and waits until it serves.
     pub fn start(place: Place, mesh: &str) -> Self {
+        Self::start_with(place, &format!("[tools]\nbuiltin = false\n[mesh]\nlisten = [\"0.0.0.0:9710\"]\n{mesh}\n"))
+    }
+
+    /// Starts a host with this configuration and a fresh data directory, and waits until it serves.
+    pub fn start_with(place: Place, text: &str) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let config = folder.path().join("mcpp.toml");
-        let text = format!("[tools]\nbuiltin = false\n[mesh]\nlisten = [\"0.0.0.0:9710\"]\n{mesh}\n");
         std::fs::write(&config, text).expect("written");
         let data = folder.path().join("data");
         let program = mcpp();
@@ -237,7 +241,7 @@ impl Resident {
                 written.lock().unwrap_or_else(PoisonError::into_inner).push(record);
             }
         });
-        let resident = Self { process, log, peer, place, _folder: folder };
+        let resident = Self { process, log, peer, place, folder };
         resident.says("serving", Duration::from_secs(20));
         resident
     }
@@ -245,6 +249,13 @@ impl Resident {
     /// Its address on the network between the routers, over `transport`: `tcp/9710` or `udp/9710/quic-v1`.
     pub fn at(&self, transport: &str) -> String {
         format!("/ip4/{}/{transport}/p2p/{}", self.place.outer, self.peer)
+    }
+
+    /// Runs one of the program's commands beside it, with its data directory.
+    pub fn run(&self, arguments: &[&str]) -> Output {
+        let mut command = self.place.space.command(mcpp());
+        command.args(arguments).env("MCPP_DATA", self.folder.path().join("data")).env_remove("MCPP_URL");
+        command.env_remove("RUST_LOG").stdin(Stdio::null()).output().expect("run")
     }
 
     /// All that it has logged, as text.

@@ -193,3 +193,33 @@ async fn a_mount_outlasts_a_restart_and_the_first_call_after_one_waits_for_its_p
     assert_eq!((sum.as_str(), code), (r#"{"result":42}"#, Some(0)), "{said}");
     here.test.until("the mount is there again", async |_| here.sum("far_add").await == 3).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_mount_of_the_configuration_is_there_from_the_start_and_waits_to_be_accepted() {
+    let there = Commanded::start(&[("add", &add())]).await;
+    let first = Commanded::start(&[]).await;
+    let peer = join(&first, &there.data, "*");
+    let folder = first.test.stop().await;
+    let text = format!("[mesh.mounts]\nfar = {{ peer = \"{peer}\", tools = [\"ad*\"] }}\n");
+    let named = mcpp::config::Config::parse(&text).expect("legal").mesh.mounts;
+    let here = Commanded::start_with(folder, |config| config.mesh.mounts = named.clone()).await;
+    here.test
+        .until("its tools wait", async |_| here.run(&["accept", "--mount", "far", "--show"]).0.contains("add"))
+        .await;
+    assert_eq!(here.test.tools().await, Vec::<String>::new(), "nothing is accepted yet");
+    assert_eq!(here.run(&["accept", "--mount", "far"]).2, Some(0));
+    here.test.until("it is served", async |_| here.sum("far_add").await == 3).await;
+    // At the next start it is as it was accepted, and has the tools that the configuration names then.
+    let folder = here.test.stop().await;
+    let here = Commanded::start_with(folder, |config| config.mesh.mounts = named).await;
+    here.test.until("it is served again", async |_| here.sum("far_add").await == 3).await;
+    for (wrong, says) in [
+        ("far = { tools = [\"a\"] }", "names 1 to 8 peers"),
+        (&*format!("far = {{ peer = \"{peer}\", tools = [] }}"), "1 to 64 tools"),
+        (&*format!("\"a b\" = {{ peer = \"{peer}\", tools = [\"a\"] }}"), "characters of a-z"),
+    ] {
+        let config = mcpp::config::Config::parse(&format!("[mesh.mounts]\n{wrong}\n")).expect("TOML");
+        let refused = config.check().expect_err("not legal").to_string();
+        assert!(refused.contains(says), "{refused}");
+    }
+}

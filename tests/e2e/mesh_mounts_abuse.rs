@@ -2,8 +2,11 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex},
-    time::Duration,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
 };
 
 use futures::future::BoxFuture;
@@ -33,6 +36,8 @@ enum End {
     Door(MeshDoor, CancellationToken),
     /// A peer that answers lists and calls with these.
     Script(Arc<Value>, Arc<Value>),
+    /// A peer that says without a pause that this list has changed; how often it was said, and how often the list was fetched.
+    Flood(Arc<Value>, Arc<[AtomicUsize; 2]>),
 }
 
 #[derive(Debug, Clone, Default)]
@@ -66,6 +71,7 @@ impl Dial for Ends {
                     });
                 }
                 Some(End::Script(list, answer)) => drop(tokio::spawn(play(FramePeer { stream: there }, list, answer))),
+                Some(End::Flood(list, counts)) => drop(tokio::spawn(flood(there, list, counts))),
                 None => return Err(mcpp::mesh::Unreachable::Stopped),
             }
             let stream: PeerStream = Box::new(here);
@@ -99,6 +105,40 @@ async fn play(mut stream: FramePeer, list: Arc<Value>, answer: Arc<Value>) {
     }
 }
 
+async fn flood(stream: tokio::io::DuplexStream, list: Arc<Value>, counts: Arc<[AtomicUsize; 2]>) {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let (mut input, mut output) = tokio::io::split(stream);
+    let (asked, mut asks) = tokio::sync::mpsc::channel::<Value>(8);
+    tokio::spawn(async move {
+        let mut prefix = [0; 4];
+        while input.read_exact(&mut prefix).await.is_ok() {
+            let mut body = vec![0; usize::try_from(u32::from_be_bytes(prefix)).expect("fits")];
+            let read = input.read_exact(&mut body).await;
+            if read.is_err() || asked.send(serde_json::from_slice(&body).expect("JSON")).await.is_err() {
+                return;
+            }
+        }
+    });
+    loop {
+        let message = match asks.try_recv() {
+            Ok(ask) if ask["method"] == "tools/list" => {
+                counts[1].fetch_add(1, Ordering::SeqCst);
+                json!({ "jsonrpc": "2.0", "id": ask["id"], "result": &*list })
+            }
+            _ => {
+                counts[0].fetch_add(1, Ordering::SeqCst);
+                json!({ "jsonrpc": "2.0", "method": "notifications/tools/list_changed", "params": {} })
+            }
+        };
+        let text = message.to_string();
+        let length = u32::try_from(text.len()).expect("short").to_be_bytes();
+        if output.write_all(&[&length, text.as_bytes()].concat()).await.is_err() {
+            return;
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
 /// A host with mounts over ends of the test.
 struct Mounting {
     host: MeshHost,
@@ -119,7 +159,7 @@ impl Mounting {
         std::fs::create_dir(homes.data()).expect("made");
         let mounts = Mounts::new(registry, remotes.clone(), known, homes, Limits::default());
         let stop = CancellationToken::new();
-        tokio::spawn(mounts.clone().serve(stop.clone()));
+        tokio::spawn(mounts.clone().serve(Default::default(), stop.clone()));
         Self { host, ends, remotes, mounts, _stop: stop.drop_guard() }
     }
 
@@ -247,4 +287,27 @@ async fn a_silent_peer_is_passed_over() {
     let row = here.mounts.rows(&TenantId::local()).pop().expect("a mount");
     assert_eq!(row.peers[0].state.as_str(), "silent", "{row:?}");
     calls.iter().for_each(tokio::task::JoinHandle::abort);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_peer_that_says_without_a_pause_that_its_list_has_changed_is_asked_once_a_second() {
+    let here = Mounting::start().await;
+    let (counts, begin) = (Arc::new([0, 0].map(AtomicUsize::new)), Instant::now());
+    let number = tool("t", "A tool.", &json!({ "type": "object" }));
+    here.join(&peer(5), End::Flood(Arc::new(json!({ "tools": [number] })), Arc::clone(&counts)));
+    here.mount(&[peer(5)]).await;
+    let [said, fetched] = [0, 1].map(|at| move |counts: &[AtomicUsize; 2]| counts[at].load(Ordering::SeqCst));
+    here.host
+        .test
+        .until("it was said and fetched often", async |_| said(&counts) > 10_000 && fetched(&counts) > 2)
+        .await;
+    let (fetches, seconds) = (fetched(&counts), begin.elapsed().as_secs());
+    // One fetch at once, and one for each second that has begun.
+    assert!(
+        u64::try_from(fetches).expect("few") <= seconds + 2,
+        "{fetches} in {seconds} s, {} times said",
+        said(&counts)
+    );
+    // What waits is shown all the same, as it does not change.
+    assert_eq!(here.mounts.waiting(&TenantId::local()).len(), 1);
 }

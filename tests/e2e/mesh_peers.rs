@@ -58,6 +58,7 @@ impl MeshHost {
         let new = NewInvitation {
             tenant: TenantId::local(),
             tools: vec![tools.parse().expect("a pattern")],
+            components: Vec::new(),
             calls_per_minute: None,
             only: None,
             good_for: Duration::from_secs(600),

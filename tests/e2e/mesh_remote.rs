@@ -207,6 +207,28 @@ async fn log_records_and_progress_come_back_to_the_call_they_belong_to() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_of_a_handler_carries_the_length_of_its_chain_of_events() {
+    let (to_test, mut streams) = mpsc::channel(4);
+    let (_here, remotes) = caller(ToTest(to_test)).await;
+    let peer = async {
+        let mut stream = streams.recv().await.expect("dialed");
+        for chain in [json!(7), Value::Null] {
+            let message = stream.receive().await.expect("a request");
+            assert_eq!(message["params"]["_meta"]["mcpp/chain"], chain, "{message}");
+            stream.send(&answer(message["id"].as_u64().expect("an id"), 1)).await;
+        }
+        stream
+    };
+    let calls = async {
+        for chain in [7, 0] {
+            let request = Request { chain, ..request() };
+            assert_eq!(sum(&call(&remotes, request, "t", json!({})).await), Some(1));
+        }
+    };
+    let ((), _stream) = tokio::join!(calls, peer);
+}
+
 /// The id of the request that a peer has read.
 async fn asked(stream: &mut FramePeer) -> u64 {
     stream.receive().await.expect("a request")["id"].as_u64().expect("an id")
@@ -243,6 +265,43 @@ async fn empty_success_on_transport_failure() {
         }
     };
     let ((), _stream) = tokio::join!(calls, peer_leaves);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_that_gives_no_sign_of_life_ends_the_calls_that_wait_there() {
+    let (to_test, mut streams) = mpsc::channel(4);
+    let (_here, remotes) = caller(ToTest(to_test)).await;
+    // It takes the call, keeps the stream open, and answers nothing any more, as a machine does that lost its power.
+    let peer_freezes = async {
+        let mut stream = streams.recv().await.expect("dialed");
+        asked(&mut stream).await;
+        stream
+    };
+    let patient = Request { deadline: Some(Instant::now() + Duration::from_secs(600)), ..request() };
+    let (result, _stream) = tokio::join!(call(&remotes, patient, "t", json!({})), peer_freezes);
+    let gone = result.expect_err("no success");
+    assert!(!gone.has_not_run() && gone.to_string().contains("no sign of life"), "{gone}");
+    // One that only takes long gives signs: its call goes on.
+    let peer_works = async {
+        let mut stream = streams.recv().await.expect("dialed again");
+        let id = asked(&mut stream).await;
+        for _ in 0..8 {
+            let ping = stream.receive().await.expect("a question");
+            assert_eq!(ping["method"], "ping", "{ping}");
+            stream.send(&json!({ "jsonrpc": "2.0", "id": ping["id"], "result": {} })).await;
+        }
+        stream.send(&answer(id, 7)).await;
+        stream
+    };
+    let calls = async {
+        loop {
+            match call(&remotes, request(), "t", json!({})).await {
+                Err(error) if error.has_not_run() => tokio::time::sleep(Duration::from_millis(5)).await,
+                result => break assert_eq!(sum(&result), Some(7), "{result:?}"),
+            }
+        }
+    };
+    let ((), _stream) = tokio::join!(calls, peer_works);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,5 +1,7 @@
 //! The operator's commands about peers: invite, join, list, revoke, and call a peer's tool.
 
+mod call;
+
 use std::{
     collections::BTreeMap,
     sync::Arc,
@@ -12,16 +14,14 @@ use axum::{
     response::Response,
 };
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
-use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
+pub(in crate::admin) use self::call::call;
+pub use self::call::{PeerCallDone, PeerCallLine, PeerCallOrder};
 use super::{Of, Operated, answer};
 use crate::{
-    call::{Call, CallError, Observer, ReachPeer as _, Receipt, Request, ToolResult, TraceContext, authorize},
-    mcp::{mesh::remote::Remotes, result_json},
+    mcp::mesh::remote::Remotes,
     mesh::{InvalidAddress, Mesh, PeerId, PeerPath, Unreachable, dial::LateMesh},
-    names::{TenantId, ToolName, ToolPattern},
+    names::{TenantId, ToolPattern},
     peers::{
         Membership,
         file::{PeersError, Revoked},
@@ -30,7 +30,7 @@ use crate::{
         known::KnownPeers,
         ticket::{InvalidTicket, JoinTicket},
     },
-    tenant::{Denied, Principal, SCOPE_TOOLS},
+    tenant::Denied,
 };
 
 /// The mesh of a host, as its operator reaches it.
@@ -112,31 +112,6 @@ pub struct RevokeOrder {
     pub name: String,
 }
 
-/// A call of a peer's tool.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct PeerCallOrder {
-    /// The peer.
-    pub peer: PeerId,
-    /// The tool, by its name there.
-    pub tool: ToolName,
-    /// The arguments.
-    pub arguments: Map<String, Value>,
-    /// How long the operator waits, in milliseconds.
-    pub timeout_ms: u64,
-}
-
-/// How a call of a peer's tool ended.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct PeerCallDone {
-    /// The tool's result in MCP's words; none if there was an error.
-    pub result: Option<Value>,
-    /// The error.
-    pub error: Option<String>,
-    /// What the call cost, here and there.
-    pub cost: Value,
-}
-
 /// A peer, as `mcpp peers` shows it.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct PeerRow {
@@ -170,6 +145,9 @@ pub struct RightRow {
     pub tenant: TenantId,
     /// The tools.
     pub tools: Vec<ToolPattern>,
+    /// The components of which the peer may fetch the builds.
+    #[serde(default)]
+    pub components: Vec<ToolPattern>,
     /// Requests in a minute.
     pub calls_per_minute: Option<u64>,
     /// When it ends.
@@ -246,21 +224,6 @@ pub(super) async fn revoke(State(shared): State<Arc<Operated>>, Json(order): Jso
     answer(revoking.await)
 }
 
-pub(super) async fn call(
-    State(shared): State<Arc<Operated>>,
-    Query(Of { tenant }): Query<Of>,
-    Json(order): Json<PeerCallOrder>,
-) -> Response {
-    let calling = async {
-        let (meshed, _) = shared.meshed()?;
-        let incarnation = shared.endpoint.registry().incarnation(&tenant);
-        let incarnation = incarnation.ok_or_else(|| PeerCommandError::NoTenant(tenant.clone()))?;
-        let scopes = Arc::new([SCOPE_TOOLS.to_owned()].into());
-        meshed.call(Principal { tenant, incarnation, subject: "operator".into(), scopes, tools: None }, order).await
-    };
-    answer(calling.await)
-}
-
 /// Reads and writes files, not on a thread of the doors.
 async fn apart<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, PeerCommandError> {
     tokio::task::spawn_blocking(work).await.map_err(|_| PeerCommandError::Gone)
@@ -315,27 +278,6 @@ impl OperatedMesh {
         Ok(revoked)
     }
 
-    async fn call(&self, principal: Principal, order: PeerCallOrder) -> Result<PeerCallDone, PeerCommandError> {
-        let request = Request {
-            principal,
-            deadline: Instant::now().checked_add(Duration::from_millis(order.timeout_ms)),
-            cancel: CancellationToken::new(),
-            trace: TraceContext::root(),
-            observer: Observer::default(),
-            depth: 0,
-            chain: 0,
-            hops: 0,
-            session: None,
-        };
-        let call = authorize(Call { request, tool: order.tool, arguments: Value::Object(order.arguments) })?;
-        let (result, receipt): (Result<ToolResult, CallError>, Receipt) = self.remotes.reach(&order.peer, call).await;
-        let cost = receipt.json();
-        Ok(match result {
-            Ok(result) => PeerCallDone { result: Some(result_json(result)?), error: None, cost },
-            Err(error) => PeerCallDone { result: None, error: Some(error.to_string()), cost },
-        })
-    }
-
     fn list(&self, mesh: &Mesh) -> Result<PeerList, PeerCommandError> {
         let table = self.peers.table()?;
         let now = SystemTime::now();
@@ -354,6 +296,7 @@ impl OperatedMesh {
             let right = RightRow {
                 tenant: grant.tenant,
                 tools: grant.tools,
+                components: grant.components,
                 calls_per_minute: grant.calls_per_minute,
                 expires: grant.expires,
                 expired,
@@ -365,6 +308,7 @@ impl OperatedMesh {
             let right = RightRow {
                 tenant: membership.tenant.clone(),
                 tools: membership.tools,
+                components: Vec::new(),
                 calls_per_minute: membership.calls_per_minute,
                 expires: membership.expires,
                 expired,

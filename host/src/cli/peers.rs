@@ -7,9 +7,13 @@ use clap::{Args, Subcommand};
 use reqwest::Method;
 use serde_json::{Map, Value};
 
-use super::{Data, Operator, clean, print, print_json, remote::tell, table};
+use super::{
+    Data, Operator, clean, print, print_json,
+    remote::{show_progress, tell},
+    table,
+};
 use crate::{
-    admin::peers::{Invited, JoinOrder, Joined, PeerCallDone, PeerCallOrder, PeerList, PeerRow, RevokeOrder, RightRow},
+    admin::peers::{Invited, JoinOrder, Joined, PeerCallLine, PeerCallOrder, PeerList, PeerRow, RevokeOrder, RightRow},
     mesh::PeerId,
     names::{TenantId, ToolName, ToolPattern},
     peers::{
@@ -21,8 +25,11 @@ use crate::{
 #[derive(Debug, Args)]
 pub(super) struct Invite {
     /// A tool that the other host may see and call, or a prefix that ends in *; may be repeated
-    #[arg(long = "tool", value_name = "TOOL", required = true)]
+    #[arg(long = "tool", value_name = "TOOL", required_unless_present = "components")]
     tools: Vec<ToolPattern>,
+    /// A component whose live build the other host may fetch (`mcpp fetch` there), or a prefix that ends in *; may be repeated
+    #[arg(long = "component", value_name = "COMPONENT")]
+    components: Vec<ToolPattern>,
     /// How long the ticket can be redeemed
     #[arg(long = "for", default_value = "1h", value_name = "TIME")]
     good_for: String,
@@ -47,6 +54,7 @@ impl Invite {
         let new = NewInvitation {
             tenant: self.operator.tenant.clone(),
             tools: self.tools,
+            components: self.components,
             calls_per_minute: self.calls_per_minute,
             only: self.peer,
             good_for: time(&self.good_for)?,
@@ -94,12 +102,15 @@ impl Join {
         }
         let Joined { peer, allowed } = joined;
         print(&format!("joined {peer}"))?;
-        let tools = patterns(&allowed.tools);
-        tell(&format!(
-            "tenant {} may call {tools} there, {}; try `mcpp call --peer {peer} TOOL`",
-            self.operator.tenant,
-            until(allowed.expires)
-        ));
+        let (tenant, until) = (&self.operator.tenant, until(allowed.expires));
+        if !allowed.tools.is_empty() {
+            let tools = patterns(&allowed.tools);
+            tell(&format!("tenant {tenant} may call {tools} there, {until}; try `mcpp call --peer {peer} TOOL`"));
+        }
+        if !allowed.components.is_empty() {
+            let components = patterns(&allowed.components);
+            tell(&format!("tenant {tenant} may fetch {components} there, {until}; try `mcpp fetch --peer {peer}`"));
+        }
         Ok(0)
     }
 }
@@ -147,7 +158,8 @@ fn shown(peer: &PeerId, row: &PeerRow) -> Vec<String> {
     let ms = |us: Option<u64>| us.map_or("-".to_owned(), |us| format!("{}.{:02} ms", us / 1_000, us % 1_000 / 10));
     let right = |right: &RightRow| {
         let ended = if right.expired { " (expired)" } else { "" };
-        format!("{}: {}{ended}", right.tenant, patterns(&right.tools))
+        let components = if right.components.is_empty() { "" } else { "; components " };
+        format!("{}: {}{components}{}{ended}", right.tenant, patterns(&right.tools), patterns(&right.components))
     };
     let here = row.may_call_here.as_ref().map_or("nothing".to_owned(), right);
     let there = row.may_be_called.values().map(right).collect::<Vec<_>>().join("; ");
@@ -207,7 +219,20 @@ pub(super) async fn call(
 ) -> anyhow::Result<Value> {
     let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
     let order = PeerCallOrder { peer, tool: ToolName::new(tool)?, arguments, timeout_ms };
-    let done: PeerCallDone = operator.tell("/peers/call", &order).await?.json().await?;
+    let mut answer = operator.tell("/peers/call", &order).await?;
+    let mut text = Vec::new();
+    let done = loop {
+        let Some(end) = text.iter().position(|byte| *byte == b'\n') else {
+            let more = answer.chunk().await?.context("the host ended before the call did")?;
+            text.extend_from_slice(&more);
+            continue;
+        };
+        let line: Vec<u8> = text.drain(..=end).collect();
+        match serde_json::from_slice(&line)? {
+            PeerCallLine::Progress { done, total, message } => show_progress(done, total, message.as_deref()),
+            PeerCallLine::Done(done) => break done,
+        }
+    };
     match (done.result, done.error) {
         (Some(result), _) => Ok(result),
         (None, Some(error)) => bail!("{}", clean(&error)),

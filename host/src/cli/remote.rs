@@ -164,7 +164,7 @@ pub(super) fn tell(message: &str) {
     let _nobody_may_read_it = writeln!(std::io::stderr().lock(), "{message}");
 }
 
-fn show_progress(done: f64, total: Option<f64>, message: Option<&str>) {
+pub(super) fn show_progress(done: f64, total: Option<f64>, message: Option<&str>) {
     if std::io::stderr().is_terminal() {
         let of = total.map(|total| format!("/{total}")).unwrap_or_default();
         tell(&clean(&format!("{done}{of} {}", message.unwrap_or_default())));

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::directory::DirectoryLock;
 use crate::{
     auth::known::KnownTokens,
+    components::{self, door::ComponentDoor},
     config::MeshDoorConfig,
     mcp::{
         Endpoint,
@@ -49,7 +50,8 @@ pub(super) struct MeshParts {
 impl Network {
     pub(super) fn new(config: NetworkConfig, door: &MeshDoorConfig, data: &Path) -> Self {
         meters::describe();
-        let protocols = MeshDoor::protocols(door);
+        let mut protocols = MeshDoor::protocols(door);
+        protocols.push(components::PROTOCOL);
         Self { config, folder: data.join("mesh"), protocols, mesh: LateMesh::default() }
     }
 
@@ -113,10 +115,14 @@ impl Network {
         if let (Some(mut incoming), Some(mesh)) = (incoming, self.mesh()) {
             let MeshParts { door, endpoint, peers, tokens, guests, closing } = parts;
             let known = Arc::clone(&peers);
+            let offers = ComponentDoor::new(endpoint.registry().clone(), Arc::clone(&peers), closing.clone());
             let door = MeshDoor::new(mesh.id().clone(), door, endpoint, peers, tokens, closing, stop.clone());
             let take = async {
                 while let Some(stream) = incoming.next().await {
-                    door.accept(stream.peer, stream.protocol, stream.stream);
+                    match stream.protocol {
+                        components::PROTOCOL => offers.accept(stream.peer, stream.stream),
+                        protocol => door.accept(stream.peer, protocol, stream.stream),
+                    }
                 }
             };
             tokio::select! {

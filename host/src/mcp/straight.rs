@@ -86,6 +86,8 @@ struct Meta<'a> {
     deadline_ms: Option<Value>,
     #[serde(rename = "mcpp/hops")]
     hops: Option<Value>,
+    #[serde(rename = "mcpp/chain")]
+    chain: Option<Value>,
 }
 
 impl PlainRequest<'_> {
@@ -125,7 +127,7 @@ impl Meta<'_> {
             wants_progress: token.ok()?.is_some(),
             wants_receipt: self.receipt.is_some_and(|receipt| receipt.get() == "true"),
             traceparent: self.traceparent.and_then(envelope::string).map(Cow::into_owned),
-            way: WayHere::read(self.deadline_ms.as_ref(), self.hops.as_ref()),
+            way: WayHere::read(self.deadline_ms.as_ref(), self.hops.as_ref(), self.chain.as_ref()),
         })
     }
 }

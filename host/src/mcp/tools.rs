@@ -29,6 +29,9 @@ pub(super) const DEADLINE: &str = "mcpp/deadlineMs";
 /// By this a host that hands on a call says in `_meta` over how many hosts it came.
 pub(super) const HOPS: &str = "mcpp/hops";
 
+/// By this it says how many handlers of events led to the call, each by the event of the one before: a loop of events over several hosts ends as one on a single host does.
+pub(super) const CHAIN: &str = "mcpp/chain";
+
 /// A client's request to a tool.
 #[derive(Debug)]
 pub(super) struct CallRequest {
@@ -53,13 +56,16 @@ pub(super) struct WayHere {
     pub(super) patience: Option<Duration>,
     /// The hosts over which it came.
     pub(super) hops: u8,
+    /// The handlers of events that led to it.
+    pub(super) chain: u32,
 }
 
 impl WayHere {
-    /// Reads two members of `_meta`; what is no number says nothing.
-    pub(super) fn read(deadline_ms: Option<&Value>, hops: Option<&Value>) -> Self {
+    /// Reads three members of `_meta`; what is no number says nothing.
+    pub(super) fn read(deadline_ms: Option<&Value>, hops: Option<&Value>, chain: Option<&Value>) -> Self {
         let hops = hops.and_then(Value::as_u64).map_or(0, |hops| u8::try_from(hops).unwrap_or(u8::MAX));
-        Self { patience: deadline_ms.and_then(Value::as_u64).map(Duration::from_millis), hops }
+        let chain = chain.and_then(Value::as_u64).map_or(0, |chain| u32::try_from(chain).unwrap_or(u32::MAX));
+        Self { patience: deadline_ms.and_then(Value::as_u64).map(Duration::from_millis), hops, chain }
     }
 }
 
@@ -122,7 +128,7 @@ impl Endpoint {
             cancel: cancel.clone(),
             trace,
             observer,
-            chain: 0,
+            chain: way.chain,
             depth: 0,
             hops: way.hops,
             session,

@@ -2,15 +2,17 @@
 //!
 //! Out of the box it listens on this machine alone and asks nobody. One line opens each way.
 
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::{
     address::{self, AddressReach},
     identity::Identity,
+    peer::PeerId,
     roster::Callers,
 };
+use crate::names::{ComponentName, ToolPattern};
 
 /// The port of the mesh, unless it is taken and the operator named none. The MCP++ task queues listen there too.
 pub const DEFAULT_LISTEN: &str = "127.0.0.1:9710";
@@ -35,6 +37,54 @@ pub enum DhtMode {
     Client,
     /// It asks and answers.
     Server,
+}
+
+/// Mounts that the configuration names, peers of one, and its patterns.
+const MAX_MOUNTS: usize = 32;
+const MAX_MOUNT_PEERS: usize = 8;
+const MAX_MOUNT_TOOLS: usize = 64;
+/// The longest name of a mount, in bytes.
+const MAX_MOUNT_NAME: usize = 32;
+
+/// A mount of the tenant `local`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ConfiguredMount {
+    /// The peer whose tools it has, if it is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peer: Option<PeerId>,
+    /// The peers, if they are several.
+    pub peers: Vec<PeerId>,
+    /// The tools, by their names there.
+    pub tools: Vec<ToolPattern>,
+}
+
+impl ConfiguredMount {
+    /// All its peers, each once.
+    pub fn all_peers(&self) -> Vec<PeerId> {
+        let mut all: Vec<PeerId> = Vec::new();
+        for peer in self.peer.iter().chain(&self.peers) {
+            if !all.contains(peer) {
+                all.push(peer.clone());
+            }
+        }
+        all
+    }
+
+    fn check(&self, name: &str) -> Result<(), String> {
+        if ComponentName::new(name).is_err() || name.len() > MAX_MOUNT_NAME {
+            return Err(format!(
+                "mesh.mounts: {name:?} is not 1 to {MAX_MOUNT_NAME} characters of a-z, A-Z, 0-9, _ and -"
+            ));
+        }
+        let peers = self.all_peers().len();
+        if peers == 0 || peers > MAX_MOUNT_PEERS || self.tools.is_empty() || self.tools.len() > MAX_MOUNT_TOOLS {
+            return Err(format!(
+                "mesh.mounts.{name} names 1 to {MAX_MOUNT_PEERS} peers and 1 to {MAX_MOUNT_TOOLS} tools"
+            ));
+        }
+        Ok(())
+    }
 }
 
 /// The network half of the mesh.
@@ -81,10 +131,14 @@ pub struct NetworkConfig {
     pub max_strangers: usize,
     /// Inbound connections of one range of addresses: an IPv4 /24, an IPv6 /48, or all relayed ones.
     pub max_per_range: usize,
+    /// The part of the memory that this process may have, in percent, beyond which it takes no further inbound connection.
+    pub max_memory_percent: u64,
     /// Streams that one peer that the host knows has open.
     pub max_streams_per_peer: usize,
     /// Streams that any other peer has open.
     pub max_streams_per_stranger: usize,
+    /// Mounts of the tenant `local`, by name: there from the start, and accepted by the operator.
+    pub mounts: BTreeMap<String, ConfiguredMount>,
 }
 
 impl Default for NetworkConfig {
@@ -110,8 +164,10 @@ impl Default for NetworkConfig {
             max_connections: 1_024,
             max_strangers: 64,
             max_per_range: 64,
+            max_memory_percent: 90,
             max_streams_per_peer: 48,
             max_streams_per_stranger: 4,
+            mounts: BTreeMap::new(),
         }
     }
 }
@@ -146,6 +202,13 @@ impl NetworkConfig {
         if self.namespace.is_empty() || self.namespace.len() > MAX_NAMESPACE_BYTES {
             return Err(format!("mesh.namespace has 1 to {MAX_NAMESPACE_BYTES} bytes"));
         }
+        if self.mounts.len() > MAX_MOUNTS {
+            return Err(format!("mesh.mounts has {} entries; {MAX_MOUNTS} are the most", self.mounts.len()));
+        }
+        if !(1..=100).contains(&self.max_memory_percent) {
+            return Err("mesh.max_memory_percent is a number from 1 to 100".to_owned());
+        }
+        self.mounts.iter().try_for_each(|(name, mount)| mount.check(name))?;
         if !self.dht_protocol.starts_with('/') {
             return Err(format!("mesh.dht_protocol = {:?} does not begin with a slash", self.dht_protocol));
         }

@@ -2,11 +2,14 @@
 //!
 //! Peers that the host does not know have a bound of their own, so that they leave room for those that it knows.
 
+mod memory;
+
 use std::{
     collections::HashMap,
     convert::Infallible,
     net::IpAddr,
     task::{Context, Poll},
+    time::Instant,
 };
 
 use libp2p::{
@@ -18,6 +21,7 @@ use libp2p::{
     },
 };
 
+pub(super) use self::memory::ProcessMemory;
 use super::{PeerId, address, meters, roster::Roster};
 
 /// Connections of one peer: TCP and QUIC at once from both sides, or a direct one beside a relayed one.
@@ -84,6 +88,8 @@ pub(super) enum GateRefusal {
     Peer,
     #[error("this host takes connections only from peers that it knows")]
     Unknown,
+    #[error("this host has no memory left for connections")]
+    Memory,
 }
 
 impl GateRefusal {
@@ -95,6 +101,7 @@ impl GateRefusal {
             Self::Range => "range",
             Self::Peer => "per-peer",
             Self::Unknown => "unknown",
+            Self::Memory => "memory",
         }
     }
 }
@@ -112,6 +119,7 @@ struct AdmittedConnection {
 #[derive(Debug)]
 pub(super) struct ConnectionGate {
     bounds: ConnectionBounds,
+    memory: ProcessMemory,
     roster: Roster,
     pending_in: HashMap<ConnectionId, AddressRange>,
     pending_out: HashMap<ConnectionId, ()>,
@@ -122,9 +130,10 @@ pub(super) struct ConnectionGate {
 }
 
 impl ConnectionGate {
-    pub(super) fn new(bounds: ConnectionBounds, roster: Roster) -> Self {
+    pub(super) fn new(bounds: ConnectionBounds, memory: ProcessMemory, roster: Roster) -> Self {
         Self {
             bounds,
+            memory,
             roster,
             pending_in: HashMap::new(),
             pending_out: HashMap::new(),
@@ -137,6 +146,9 @@ impl ConnectionGate {
 
     fn arrives(&mut self, id: ConnectionId, remote: &Multiaddr) -> Result<(), GateRefusal> {
         let range = AddressRange::of(remote);
+        if self.memory.is_full(Instant::now()) {
+            return Err(GateRefusal::Memory);
+        }
         if self.pending_in.len() >= self.bounds.pending_in {
             return Err(GateRefusal::Pending);
         }
@@ -322,7 +334,11 @@ mod tests {
 
     #[test]
     fn a_range_of_addresses_has_a_bound_and_gets_it_back() {
-        let mut gate = ConnectionGate::new(ConnectionBounds { strangers: 9, ..BOUNDS }, Roster::default());
+        let mut gate = ConnectionGate::new(
+            ConnectionBounds { strangers: 9, ..BOUNDS },
+            ProcessMemory::new(u64::MAX),
+            Roster::default(),
+        );
         let peer = libp2p::PeerId::random;
         assert_eq!(inbound(&mut gate, 1, "/ip4/192.0.2.1/tcp/1", peer()), Ok(()));
         assert_eq!(inbound(&mut gate, 2, "/ip4/192.0.2.200/tcp/1", peer()), Ok(()));
@@ -339,7 +355,7 @@ mod tests {
     #[test]
     fn strangers_leave_room_for_those_that_the_host_knows() {
         let roster = Roster::default();
-        let mut gate = ConnectionGate::new(BOUNDS, roster.clone());
+        let mut gate = ConnectionGate::new(BOUNDS, ProcessMemory::new(u64::MAX), roster.clone());
         let from = "/ip4/127.0.0.1/tcp/1";
         for number in 1..=2 {
             assert_eq!(inbound(&mut gate, number, from, libp2p::PeerId::random()), Ok(()));
@@ -360,7 +376,7 @@ mod tests {
     fn a_closed_mesh_takes_only_those_that_it_knows() {
         let roster = Roster::default();
         roster.set_callers(Callers::Known);
-        let mut gate = ConnectionGate::new(BOUNDS, roster.clone());
+        let mut gate = ConnectionGate::new(BOUNDS, ProcessMemory::new(u64::MAX), roster.clone());
         let peer = libp2p::PeerId::random();
         let from = "/ip4/127.0.0.1/tcp/1";
         assert_eq!(inbound(&mut gate, 1, from, peer), Err(GateRefusal::Unknown));
@@ -370,7 +386,7 @@ mod tests {
 
     #[test]
     fn connections_that_prove_nothing_are_few() {
-        let mut gate = ConnectionGate::new(BOUNDS, Roster::default());
+        let mut gate = ConnectionGate::new(BOUNDS, ProcessMemory::new(u64::MAX), Roster::default());
         let arrives = |gate: &mut ConnectionGate, number| {
             gate.arrives(ConnectionId::new_unchecked(number), &remote("/ip4/127.0.0.1/tcp/1"))
         };
@@ -378,5 +394,14 @@ mod tests {
         assert_eq!(arrives(&mut gate, 4), Err(GateRefusal::Pending));
         gate.failed(ConnectionId::new_unchecked(2));
         assert_eq!(arrives(&mut gate, 5), Ok(()));
+    }
+
+    #[test]
+    fn a_process_without_memory_takes_no_further_connection() {
+        let full = ProcessMemory::of(9, || Some(10));
+        let mut gate = ConnectionGate::new(BOUNDS, full, Roster::default());
+        let peer = libp2p::PeerId::random();
+        assert_eq!(inbound(&mut gate, 1, "/ip4/127.0.0.1/tcp/1", peer), Err(GateRefusal::Memory));
+        assert!(gate.proves(&peer).is_ok(), "its own dials go on");
     }
 }

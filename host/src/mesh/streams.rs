@@ -6,13 +6,14 @@
 mod bytes;
 mod connection;
 mod link;
+mod reverse;
 
 use std::{
     collections::{HashMap, VecDeque},
     convert::Infallible,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, Waker},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use libp2p::{
@@ -25,12 +26,12 @@ use libp2p::{
 };
 use tokio::sync::mpsc;
 
-use self::{connection::LinkHandler, link::PeerLoad};
+use self::{connection::LinkHandler, link::PeerLoad, reverse::ReverseDials};
 pub(super) use self::{
     connection::{StreamOrder, refuse},
     link::Link,
 };
-use super::{Came, IncomingStream, PeerId, PeerPath, Unreachable, address, roster::Roster};
+use super::{Came, IncomingStream, PeerId, PeerPath, Unreachable, address, meters, roster::Roster};
 
 /// How long a direct connection stands before the relayed one that it replaces is closed: some die young.
 const PROVEN: Duration = Duration::from_secs(5);
@@ -81,6 +82,7 @@ pub(super) struct Streams {
     /// Connections that the other behaviours may still refuse.
     arriving: HashMap<ConnectionId, Arc<Link>>,
     loads: HashMap<libp2p::PeerId, Arc<PeerLoad>>,
+    reverse: ReverseDials,
     queue: VecDeque<ToSwarm<Infallible, StreamOrder>>,
     waker: Option<Waker>,
 }
@@ -101,6 +103,7 @@ impl Streams {
             links,
             arriving: HashMap::new(),
             loads: HashMap::new(),
+            reverse: ReverseDials::default(),
             queue: VecDeque::new(),
             waker: None,
         }
@@ -114,8 +117,15 @@ impl Streams {
         Ok(())
     }
 
-    /// Closes relayed connections that a direct one has replaced and that carry nothing any more.
+    /// Dials peers for which a punch alone does not do. Closes relayed connections that a direct one has replaced and that carry nothing any more.
     pub(super) fn tend(&mut self) {
+        let links = self.links.clone();
+        let is_direct = |peer: &libp2p::PeerId| links.best(peer).is_some_and(|link| link.path == PeerPath::Direct);
+        for opts in self.reverse.due(Instant::now(), is_direct) {
+            meters::punched("dialed");
+            tracing::info!(peer = ?opts.get_peer_id(), "the relayed peer is dialed where the punch went");
+            self.push(ToSwarm::Dial { opts });
+        }
         for (peer_id, links) in self.links.all() {
             let is_direct = |link: &&Arc<Link>| link.path == PeerPath::Direct && !link.is_cut();
             let replaced = links.iter().filter(is_direct).any(|link| link.age() >= PROVEN);
@@ -187,6 +197,20 @@ impl Streams {
 impl NetworkBehaviour for Streams {
     type ConnectionHandler = LinkHandler;
     type ToSwarm = Infallible;
+
+    fn handle_pending_outbound_connection(
+        &mut self,
+        _: ConnectionId,
+        peer: Option<libp2p::PeerId>,
+        addresses: &[Multiaddr],
+        role: Endpoint,
+    ) -> Result<Vec<Multiaddr>, ConnectionDenied> {
+        // Only a punch dials as a listener.
+        if let (Some(peer), Endpoint::Listener) = (peer, role) {
+            self.reverse.note(peer, addresses, Instant::now());
+        }
+        Ok(Vec::new())
+    }
 
     fn handle_established_inbound_connection(
         &mut self,

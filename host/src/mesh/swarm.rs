@@ -32,12 +32,13 @@ use super::{
     announcements::{self, AnnounceError, AnnouncementRates},
     behaviour::Protocols,
     book::AddressBook,
-    gate::{ConnectionBounds, ConnectionGate},
+    gate::{ConnectionBounds, ConnectionGate, ProcessMemory},
     meters,
     services::ServiceOrder,
     streams::{StreamBounds, StreamOrder, Streams},
     transport::{self, Told},
 };
+use crate::memory::memory_bytes;
 
 /// How often the task looks after what nothing tells it of.
 const TICK: Duration = Duration::from_millis(250);
@@ -129,7 +130,8 @@ pub(super) async fn start(
     let key = identity.keypair();
     let (transport, relay_client) =
         transport::build(key, shared.given.clone(), told, shared.traffic.clone()).map_err(MeshError::Start)?;
-    let gate = ConnectionGate::new(connection_bounds(&network), shared.roster.clone());
+    let memory = memory_bytes().saturating_mul(network.max_memory_percent).div_ceil(100);
+    let gate = ConnectionGate::new(connection_bounds(&network), ProcessMemory::new(memory), shared.roster.clone());
     let bounds =
         StreamBounds { per_peer: network.max_streams_per_peer, per_stranger: network.max_streams_per_stranger };
     let streams = Streams::new(protocols, bounds, incoming, shared.roster.clone(), shared.links.clone());

@@ -7,7 +7,7 @@ use serde_json::Value;
 use tokio::{sync::watch, time::Instant};
 
 use crate::{
-    call::{Call, CallError, Receipt, Request, ToolResult, authorize},
+    call::{Call, CallError, ReachPeer as _, Receipt, Request, ToolResult, authorize},
     mcp::mesh::remote::{Health, Remotes},
     mesh::PeerId,
     names::ToolName,
@@ -96,7 +96,7 @@ impl ToolRoute {
             };
             let call = Call { request: request.clone(), tool: self.tool.clone(), arguments: arguments.clone() };
             let Ok(call) = authorize(call) else { return nothing(CallError::UnknownTool(self.tool.clone())) };
-            let (result, receipt) = self.remotes.reach_watched(&peer, call).await;
+            let (result, receipt) = self.remotes.reach(&peer, call).await;
             let error = match result {
                 Err(error) if may_go_elsewhere(&error) => error,
                 result => return (result, receipt),

@@ -194,6 +194,7 @@ impl PeerFile {
                 tenant: new.tenant,
                 incarnation,
                 tools: new.tools,
+                components: new.components,
                 calls_per_minute: new.calls_per_minute,
                 only: new.only,
                 created: now,
@@ -281,7 +282,7 @@ enum RedeemError {
 }
 
 fn check_invitation(new: &NewInvitation) -> Result<(), PeersError> {
-    if new.tools.is_empty() || new.tools.len() > MAX_PATTERNS {
+    if new.tools.is_empty() && new.components.is_empty() || new.tools.len().max(new.components.len()) > MAX_PATTERNS {
         return Err(PeersError::Invalid("an invitation names 1 to 64 tools or prefixes; `*` is all of the tenant's"));
     }
     if new.uses == 0 {
@@ -326,6 +327,7 @@ mod tests {
         NewInvitation {
             tenant: TenantId::local(),
             tools: vec!["text_*".parse().expect("a pattern")],
+            components: Vec::new(),
             calls_per_minute: None,
             only: None,
             good_for: Duration::from_secs(60),

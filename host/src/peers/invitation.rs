@@ -11,7 +11,7 @@ use crate::{
     tenant::Incarnation,
 };
 
-/// Tools that one invitation names.
+/// Tools that one invitation names; and components.
 pub const MAX_PATTERNS: usize = 64;
 
 /// An invitation, as it is kept.
@@ -27,6 +27,9 @@ pub struct Invitation {
     pub incarnation: Incarnation,
     /// The tools that its grants allow.
     pub tools: Vec<ToolPattern>,
+    /// The components of which its grants let fetch the builds.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub components: Vec<ToolPattern>,
     /// Requests in a minute that each grant allows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub calls_per_minute: Option<u64>,
@@ -56,6 +59,9 @@ pub struct NewInvitation {
     pub tenant: TenantId,
     /// The tools that it allows.
     pub tools: Vec<ToolPattern>,
+    /// The components of which it lets fetch the builds.
+    #[serde(default)]
+    pub components: Vec<ToolPattern>,
     /// Requests in a minute.
     pub calls_per_minute: Option<u64>,
     /// The only peer that may redeem it.
@@ -156,6 +162,7 @@ impl Redeemed<'_> {
             tenant: found.tenant.clone(),
             incarnation: found.incarnation.clone(),
             tools: found.tools.clone(),
+            components: found.components.clone(),
             calls_per_minute: found.calls_per_minute,
             since: now,
             expires: found.grant_for.and_then(|time| now.checked_add(time)),
@@ -192,6 +199,7 @@ mod tests {
                 tenant: TenantId::local(),
                 incarnation: Incarnation::default(),
                 tools: tools(),
+                components: Vec::new(),
                 calls_per_minute: None,
                 only,
                 created: now,

@@ -49,6 +49,9 @@ enum JoinAnswer {
 pub struct Allowed {
     /// The tools.
     pub tools: Vec<ToolPattern>,
+    /// The components of which this host may fetch the builds.
+    #[serde(default)]
+    pub components: Vec<ToolPattern>,
     /// Requests in a minute.
     #[serde(default)]
     pub calls_per_minute: Option<u64>,
@@ -118,7 +121,12 @@ fn redeem(peers: &KnownPeers, peer: &PeerId, asked: &[u8]) -> Result<Allowed, Ti
         return Err(TicketRefusal::OtherTools);
     }
     let grant = peers.redeem(peer, &asked.invitation, &asked.secret, &asked.tools)?;
-    Ok(Allowed { tools: grant.tools, calls_per_minute: grant.calls_per_minute, expires: grant.expires })
+    Ok(Allowed {
+        tools: grant.tools,
+        components: grant.components,
+        calls_per_minute: grant.calls_per_minute,
+        expires: grant.expires,
+    })
 }
 
 /// Redeems `ticket` at the host at the other end of `stream`.
@@ -171,6 +179,7 @@ mod tests {
         let new = NewInvitation {
             tenant: TenantId::local(),
             tools: vec!["text_*".parse().expect("a pattern")],
+            components: Vec::new(),
             calls_per_minute: Some(60),
             only: None,
             good_for: Duration::from_secs(60),

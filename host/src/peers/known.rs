@@ -252,6 +252,7 @@ mod tests {
         let new = NewInvitation {
             tenant: TenantId::local(),
             tools: vec!["text_*".parse().expect("a pattern")],
+            components: Vec::new(),
             calls_per_minute: None,
             only: None,
             good_for: Duration::from_secs(60),

@@ -74,6 +74,8 @@ pub(super) struct FolderListing {
 #[derive(Debug, Clone)]
 pub struct ToolsFolders {
     folders: Vec<PathBuf>,
+    /// The last of them, if components of peers come there: each waits until it is accepted, whatever holds for the others.
+    fetched: Option<PathBuf>,
     /// Links may not lead out of here; anywhere if there is none.
     within: Option<PathBuf>,
 }
@@ -81,12 +83,25 @@ pub struct ToolsFolders {
 impl ToolsFolders {
     /// Folders whose links may lead anywhere: those of the host's own operator.
     pub fn trusted(folders: Vec<PathBuf>) -> Self {
-        Self { folders: folders.into_iter().map(absolute).collect(), within: None }
+        Self { folders: folders.into_iter().map(absolute).collect(), fetched: None, within: None }
     }
 
     /// A folder whose links may not lead out of `within`, of which it is a part.
     pub fn confined(folder: PathBuf, within: PathBuf) -> Self {
-        Self { folders: vec![absolute(folder)], within: Some(absolute(within)) }
+        Self { folders: vec![absolute(folder)], fetched: None, within: Some(absolute(within)) }
+    }
+
+    /// These, and the folder of what is fetched from peers.
+    pub fn with_fetched(mut self, folder: PathBuf) -> Self {
+        let folder = absolute(folder);
+        self.folders.push(folder.clone());
+        self.fetched = Some(folder);
+        self
+    }
+
+    /// Whether a file is in the folder of what is fetched from peers.
+    pub(super) fn is_fetched(&self, path: &Path) -> bool {
+        self.fetched.as_deref().is_some_and(|fetched| path.parent() == Some(fetched))
     }
 
     pub(super) fn paths(&self) -> &[PathBuf] {

@@ -321,7 +321,9 @@ impl Loader {
         if imports.iter().filter_map(|import| capability::of_import(import)).any(|has| has.needs(STORE)) {
             self.witness(revision.name.clone()).used(STORE.to_owned());
         }
-        if self.config.pinned && matches!(source, Source::File(_)) {
+        if let Source::File(path) = source
+            && (self.config.pinned || self.config.folders.is_fetched(path))
+        {
             let difference = self.accepted.check(revision.name.as_str(), Face::of(&revision, imports))?;
             if !difference.is_empty() {
                 let more = difference.len().saturating_sub(MAX_DIFFERENCES);

@@ -1,8 +1,8 @@
 //! The tenants there are, as files: each has a folder with its settings, grants, tools and secrets.
 //!
 //! ```text
-//! DATA/                    the tenant `local`: grants/, accepted.json, secrets.toml; its tools folders are the configuration's
-//! DATA/tenants/NAME/       every other tenant: tenant.toml, grants/, tools/, accepted.json, secrets.toml
+//! DATA/                    the tenant `local`: grants/, fetched/, accepted.json, secrets.toml; its tools folders are the configuration's
+//! DATA/tenants/NAME/       every other tenant: tenant.toml, grants/, tools/, fetched/, accepted.json, secrets.toml
 //! ```
 
 use std::{
@@ -27,10 +27,12 @@ const SETTINGS: &str = "tenant.toml";
 pub const KEY_FILE: &str = "secrets.key";
 /// A tenant's tools, in its folder.
 const TOOLS: &str = "tools";
+/// The components that a tenant fetched from peers, in its folder.
+const FETCHED: &str = "fetched";
 /// The other tenants' folders, in the data directory.
 const TENANTS: &str = "tenants";
 /// Folders of the data directory that hold nothing but the host's files.
-const OWN_FOLDERS: [&str; 3] = ["store", "compiled", "grants"];
+const OWN_FOLDERS: [&str; 4] = ["store", "compiled", "grants", FETCHED];
 
 /// Where all tenants' files are.
 #[derive(Debug, Clone)]
@@ -270,6 +272,11 @@ impl Home {
     /// The folder of tools.
     pub fn tools(&self) -> PathBuf {
         self.path.join(TOOLS)
+    }
+
+    /// The folder of components that were fetched from peers.
+    pub fn fetched(&self) -> PathBuf {
+        self.path.join(FETCHED)
     }
 
     /// The file of the pinned components that the operator has accepted.

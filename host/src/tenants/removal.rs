@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// Files and folders that the host copies besides the data. It copies no secrets: only this host can read them.
-const EXPORTED: [&str; 4] = ["tenant.toml", "accepted.json", "grants", "tools"];
+const EXPORTED: [&str; 5] = ["tenant.toml", "accepted.json", "grants", "tools", "fetched"];
 
 /// Removes a tenant that nobody uses any more. How many entries of its data were copied.
 pub async fn remove(

@@ -138,6 +138,12 @@ impl PeerLine {
         self.0.closed.cancel();
     }
 
+    /// Ends it, and tells everything that waits why.
+    pub(super) fn give_up(&self, reason: &str) {
+        let _first_reason = self.0.reason.set(reason.to_owned());
+        self.close();
+    }
+
     /// Tells when the peer's list of tools has changed.
     pub(super) fn changes(&self) -> watch::Receiver<u64> {
         self.0.changes.subscribe()

@@ -265,7 +265,8 @@ impl Remotes {
             Ok(()) => {
                 let remote = self.remote(peer);
                 self.count(&remote, &request.principal, |tally| tally.requests = tally.requests.saturating_add(1));
-                let called = self.try_call(peer, &remote, &request, &tool, arguments).await;
+                let calling = self.try_call(peer, &remote, &request, &tool, arguments);
+                let called = self.watched(peer, &remote, calling).await;
                 let (result, receipt) = called.unwrap_or_else(|error| (Err(error), Receipt::default()));
                 if result.is_err() {
                     self.count(&remote, &request.principal, |tally| tally.failures = tally.failures.saturating_add(1));

@@ -1,6 +1,6 @@
 //! What the swarm tells.
 
-use std::{collections::BTreeMap, sync::PoisonError};
+use std::{collections::BTreeMap, sync::PoisonError, time::Instant};
 
 use libp2p::{
     Multiaddr,
@@ -78,6 +78,7 @@ impl SwarmTask {
             self.shared.tell(&name, PeerEvent::Moved(path));
         }
         self.shared.book.lock().unwrap_or_else(PoisonError::into_inner).saw(&name);
+        self.tend_relays(Instant::now());
         if let Some((given, reply)) = self.dials.remove(&id) {
             self.shared.give(&name, &given);
             let _gone = reply.send(Ok(name));

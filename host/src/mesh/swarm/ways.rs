@@ -55,6 +55,7 @@ const PROVIDERS_FOR: Duration = Duration::from_secs(3_600);
 /// A relay at which this host wants to be reached.
 #[derive(Debug)]
 struct RelayPlace {
+    peer: libp2p::PeerId,
     address: Multiaddr,
     listener: Option<ListenerId>,
     again: Instant,
@@ -89,7 +90,7 @@ impl Ways {
         Ok(Self {
             namespace: network.namespace.clone(),
             points: read("rendezvous", &network.rendezvous)?.into_iter().map(|(peer, _)| peer).collect(),
-            relays: relays.map(|(_, address)| RelayPlace { address, listener: None, again: now }).collect(),
+            relays: relays.map(|(peer, address)| RelayPlace { peer, address, listener: None, again: now }).collect(),
             has_dht: network.dht != DhtMode::Off,
             lends: network.external_addresses.is_empty(),
             bootstrap_file: network.bootstrap_file.clone(),
@@ -199,9 +200,10 @@ impl SwarmTask {
         }
     }
 
-    fn tend_relays(&mut self, now: Instant) {
+    /// Asks relays for a place, over connections that are there: a dial of the library's for it would fail beside the host's own.
+    pub(super) fn tend_relays(&mut self, now: Instant) {
         for place in &mut self.ways.relays {
-            if place.listener.is_some() || place.again > now {
+            if place.listener.is_some() || place.again > now || !self.swarm.is_connected(&place.peer) {
                 continue;
             }
             place.again = now + RELAY_AGAIN;

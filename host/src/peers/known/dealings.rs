@@ -96,6 +96,7 @@ mod tests {
             tenant: TenantId::new("one").expect("legal"),
             incarnation: Incarnation::default(),
             tools: tools("here"),
+            components: Vec::new(),
             calls_per_minute: None,
             since,
             expires: None,

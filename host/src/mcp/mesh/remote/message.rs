@@ -13,7 +13,7 @@ use crate::{
         convert::{self, BUSY},
         mesh::UNAUTHORIZED,
         straight::MODERN,
-        tools::{DEADLINE, HOPS, RECEIPT},
+        tools::{CHAIN, DEADLINE, HOPS, RECEIPT},
     },
     mesh::PeerId,
     names::ToolName,
@@ -42,6 +42,9 @@ pub(super) fn params(
     let mut meta = meta();
     meta.insert(RECEIPT.to_owned(), true.into());
     meta.insert(HOPS.to_owned(), request.hops.saturating_add(1).into());
+    if request.chain > 0 {
+        meta.insert(CHAIN.to_owned(), request.chain.into());
+    }
     meta.insert("traceparent".to_owned(), request.trace.child().traceparent().into());
     if let Some(level) = log_level {
         meta.insert("io.modelcontextprotocol/logLevel".to_owned(), level.as_str().into());

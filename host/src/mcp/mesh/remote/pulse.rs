@@ -6,11 +6,7 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use super::{Health, Remote, Remotes, message::meta};
-use crate::{
-    call::{Call, CallError, Observer, ReachPeer as _, Receipt, ToolResult},
-    mesh::PeerId,
-    tenant::Authorized,
-};
+use crate::{call::Observer, mesh::PeerId};
 
 /// A peer of which nothing was heard for so long while a call waits there is asked for a sign of life.
 const QUIET: Duration = Duration::from_millis(300);
@@ -18,6 +14,8 @@ const QUIET: Duration = Duration::from_millis(300);
 const SIGN_OF_LIFE: Duration = Duration::from_millis(500);
 /// How long a peer counts as silent, if nothing is heard of it; then it is tried again.
 const SILENT_FOR: Duration = Duration::from_secs(5);
+/// Signs of life that a peer fails to give, one after the other, before the calls that wait there end: after four seconds. A network says it later, and over QUIC only after fifteen.
+const MISSED_SIGNS: u32 = 5;
 /// How long a peer without room is passed over at the most, whatever it says.
 const LONGEST_BUSY: Duration = Duration::from_secs(5);
 
@@ -54,29 +52,25 @@ impl Remotes {
         self.remote(peer).health().busy_until = until;
     }
 
-    /// Calls a tool of a peer, and watches meanwhile whether the peer is there.
-    pub async fn reach_watched(
-        &self,
-        peer: &PeerId,
-        call: Authorized<Call>,
-    ) -> (Result<ToolResult, CallError>, Receipt) {
-        let remote = self.remote(peer);
-        let mut watching = std::pin::pin!(self.watch(peer, &remote));
+    /// Waits for a call of a peer's tool, and watches meanwhile whether the peer is there.
+    pub(super) async fn watched<T>(&self, peer: &PeerId, remote: &Remote, calling: impl Future<Output = T>) -> T {
         tokio::select! {
             biased;
-            done = self.reach(peer, call) => done,
-            never = &mut watching => match never {},
+            done = calling => done,
+            never = self.watch(peer, remote) => match never {},
         }
     }
 
-    /// Watches a peer for as long as this is awaited. One call of those in flight does.
+    /// Watches a peer for as long as this is awaited, and ends its line when it is gone. One call of those in flight does.
     async fn watch(&self, peer: &PeerId, remote: &Remote) -> Infallible {
         let _one_watches = remote.pulse.lock().await;
         let heard = || remote.heard.load(Ordering::Relaxed);
+        let mut missed = 0_u32;
         loop {
             let before = heard();
             tokio::time::sleep(QUIET).await;
             if heard() != before {
+                missed = 0;
                 continue;
             }
             // While its line is opened, the time to open one bounds the wait.
@@ -89,12 +83,20 @@ impl Remotes {
                 }
             };
             let _or_late = tokio::time::timeout(SIGN_OF_LIFE, ask).await;
-            if heard() == before && !line.is_closed() {
+            if heard() != before || line.is_closed() {
+                missed = 0;
+            } else {
+                missed = missed.saturating_add(1);
                 let silent = Instant::now().checked_add(SILENT_FOR).map(|until| (until, before));
                 let was_silent = std::mem::replace(&mut remote.health().silent_until, silent).is_some();
                 if !was_silent {
                     metrics::counter!("mcpp_mesh_silences_total").increment(1);
                     tracing::warn!(%peer, "a peer with calls in flight gives no sign of life");
+                }
+                if missed >= MISSED_SIGNS {
+                    missed = 0;
+                    tracing::warn!(%peer, "the calls that wait at a peer end: it has given no sign of life for seconds");
+                    line.give_up("it gives no sign of life");
                 }
             }
         }

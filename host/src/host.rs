@@ -50,7 +50,8 @@ use crate::{
     reload::{
         Progress, Reloader, Report,
         migration::MigrationLimits,
-        source::{BuiltIn, BuiltIns},
+        shipped,
+        source::BuiltIns,
     },
     store::{
         Store,
@@ -60,8 +61,6 @@ use crate::{
     tenant::{Principal, home::Homes},
     tenants::{Tenants, TenantsConfig},
 };
-
-include!(concat!(env!("OUT_DIR"), "/built_in.rs"));
 
 /// How long a host that has what its own user needs says that it still loads: a tenant that loads for longer does not keep it from being ready.
 const READY_PATIENCE: Duration = Duration::from_secs(30);
@@ -334,7 +333,7 @@ fn tenants_config(config: &Config, homes: &Homes) -> anyhow::Result<TenantsConfi
     let cache = Cache::open(&homes.compiled_built_in(), compiler.cache_bytes())
         .inspect_err(|error| tracing::warn!(error = crate::error::chain(error), "compiled components are not cached"))
         .ok();
-    let built_in = if config.tools.builtin { BUILT_IN } else { &[] };
+    let built_in = if config.tools.builtin { shipped::COMPONENTS } else { &[] };
     let grants = config.grants()?;
     let own_folders = OwnFolders {
         data: homes.data().to_owned(),
@@ -428,20 +427,6 @@ async fn hold(lock: Arc<DirectoryLock>, tenants: Arc<Tenants>, registry: Registr
         }
         if lock.is_held() {
             return true;
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::BUILT_IN;
-    use crate::grants::ComponentGrant;
-
-    #[test]
-    fn what_built_in_components_are_shipped_with_is_valid() {
-        for built_in in BUILT_IN {
-            let grant = toml::from_str::<ComponentGrant>(built_in.grant);
-            assert!(grant.is_ok(), "{}: {:?}", built_in.name, grant.err());
         }
     }
 }

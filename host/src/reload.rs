@@ -7,6 +7,7 @@ pub mod accept;
 pub mod folders;
 pub mod loader;
 pub mod migration;
+pub mod shipped;
 pub mod source;
 
 mod dirty;

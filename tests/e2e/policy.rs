@@ -53,3 +53,20 @@ async fn from_refused_to_the_least_that_is_needed() {
     assert_eq!(mcpp(&["grant", "caller", learned.trim_start_matches("version = 1\n")]).0, Some(0));
     assert_eq!(call().await, r#"{"result":3}"#);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_grant_for_a_built_in_component_adds_to_what_it_is_shipped_with() {
+    let host = TestHost::start(&[]).await;
+    let data = host.folder.path().join("data").display().to_string();
+    let mcpp = |arguments: &[&str]| {
+        let done = tokio::task::block_in_place(|| run(&[arguments, &["--data", &data]].concat(), &[]));
+        (done.status.code(), stdout(&done), stderr(&done))
+    };
+    let (code, shipped, error) = mcpp(&["grant", "taskqueue"]);
+    assert!(code == Some(0) && shipped.contains("quota_bytes"), "{shipped} {error}");
+    let (code, text, error) = mcpp(&["grant", "taskqueue", "reuse = {}"]);
+    assert!(code == Some(0) && text.contains("quota_bytes") && text.contains("reuse"), "{text} {error}");
+    assert!(!error.contains("not live"), "{error}");
+    let (code, text, _) = mcpp(&["revoke", "taskqueue", "reuse"]);
+    assert!(code == Some(0) && text.contains("quota_bytes") && !text.contains("reuse"), "{text}");
+}

@@ -2,7 +2,7 @@
 //!
 //! Grants are files. These commands keep a valid file valid, keep its comments, and then tell the host.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand};
@@ -15,12 +15,13 @@ use crate::{
     admin::Explanation,
     files::{lock, write_durably},
     grants::{
-        ComponentGrant, edit,
+        ComponentGrant,
+        edit::{self, EditError},
         question::{Denial, Question},
     },
     mesh::PeerId,
     names::{ComponentName, TenantId, ToolName, Topic},
-    reload::Report,
+    reload::{Report, shipped},
     tenant::home::Homes,
 };
 
@@ -58,6 +59,11 @@ impl Operator {
     }
 }
 
+/// The grant of a component, to be changed: the operator's, or what a built-in component is shipped with.
+fn read(file: &Path, component: &str) -> Result<DocumentMut, EditError> {
+    edit::read(file, shipped::grant(component).unwrap_or_default())
+}
+
 #[derive(Debug, Args)]
 pub(super) struct GrantArgs {
     /// The component
@@ -73,13 +79,17 @@ impl GrantArgs {
     pub(super) async fn run(self) -> anyhow::Result<u8> {
         let file = self.operator.grant_file(&self.component)?;
         if self.what.is_empty() {
-            let text = std::fs::read_to_string(&file)
-                .with_context(|| format!("{} has no grant of its own ({})", self.component, file.display()))?;
+            let text = match (std::fs::read_to_string(&file), shipped::grant(&self.component)) {
+                (Ok(text), _) => text,
+                (Err(error), Some(shipped)) if error.kind() == std::io::ErrorKind::NotFound => shipped.to_owned(),
+                (Err(error), _) => Err(error)
+                    .with_context(|| format!("{} has no grant of its own ({})", self.component, file.display()))?,
+            };
             print(&text)?;
             return Ok(0);
         }
         let _one_at_a_time = lock(&file)?;
-        let document = edit::extend_grant(edit::read(&file)?, self.what)?;
+        let document = edit::extend_grant(read(&file, &self.component)?, self.what)?;
         self.operator.put(&self.component, &document).await?;
         Ok(0)
     }
@@ -100,10 +110,10 @@ impl Revoke {
     pub(super) async fn run(self) -> anyhow::Result<u8> {
         let file = self.operator.grant_file(&self.component)?;
         let _one_at_a_time = lock(&file)?;
-        if !file.exists() {
-            bail!("{} has no grant of its own", self.component);
-        }
-        let mut document = edit::read(&file)?;
+        let mut document = match file.exists() || shipped::grant(&self.component).is_some() {
+            true => read(&file, &self.component)?,
+            false => bail!("{} has no grant of its own", self.component),
+        };
         // The file stays: without one, a built-in component would have the grant that it is shipped with.
         edit::cut(&mut document, &self.keys).with_context(|| self.component.clone())?;
         self.operator.put(&self.component, &document).await?;

@@ -44,11 +44,16 @@ pub enum EditError {
     NoKey(String),
 }
 
-/// The grant in a file, to edit; an empty one if there is no file.
-pub fn read(file: &Path) -> Result<DocumentMut, EditError> {
+/// The grant in a file, to edit; one with what is `shipped` if there is no file.
+pub fn read(file: &Path, shipped: &str) -> Result<DocumentMut, EditError> {
     match std::fs::read_to_string(file) {
         Ok(text) => text.parse().map_err(|source| EditError::Parse { path: file.to_owned(), source }),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(empty()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let mut document = empty();
+            let shipped = shipped.parse::<DocumentMut>().map_err(|source| EditError::Parse { path: file.to_owned(), source })?;
+            document.extend(shipped.iter().map(|(key, item)| (key.to_owned(), item.clone())));
+            Ok(document)
+        }
         Err(source) => Err(EditError::Io { path: file.to_owned(), source }),
     }
 }

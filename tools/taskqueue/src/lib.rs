@@ -49,7 +49,7 @@ mcpp_tool::export! {
         p2p_taskqueue_status, p2p_taskqueue_submit, p2p_taskqueue_claim_next, p2p_taskqueue_call_tool,
         p2p_taskqueue_list_tasks, p2p_taskqueue_get_task, p2p_taskqueue_wait_task, p2p_taskqueue_complete_task,
         p2p_taskqueue_heartbeat, p2p_taskqueue_cache_get, p2p_taskqueue_cache_set,
-        p2p_taskqueue_submit_docker_hub, p2p_taskqueue_submit_docker_github, list_peers,
+        p2p_taskqueue_submit_docker_hub, p2p_taskqueue_submit_docker_github,
         task_queue_rpc,
     ],
     timers: on_wake,

@@ -1,5 +1,5 @@
 //! The MCP++ task queue on nothing but the public store: [`rules`] decide what may happen to one task, [`queue`] keeps the records and the indexes by which they are found,
-//! [`engine`] is what the tools do in one transaction each, [`rpc`] the task-queue protocol on top of it, [`tools`] the tools.
+//! [`engine`] is what the tools do in one transaction each, [`rpc`] the task-queue protocol on top of it, [`remote`] the same of other hosts, [`tools`] the tools.
 //!
 //! Time, chance and new ids come in as arguments, so everything here is tested as plain functions on a store in memory.
 #![deny(missing_docs)]
@@ -19,6 +19,7 @@ pub mod listing;
 pub mod migration;
 pub mod queue;
 pub mod record;
+pub mod remote;
 pub mod rpc;
 pub mod rules;
 pub mod statistics;

@@ -18,8 +18,8 @@ use crate::{
 const ISSUES: Map<String, u64> = Map::new("issues");
 const DEFAULT_PREFIX: &str = "p2p-peer-registry";
 const DEFAULT_TTL_MINUTES: u64 = 30;
-/// Records that one clean-up deletes.
-const MAX_DELETED: usize = 50;
+/// Records that one clean-up deletes: a call may make 50 requests, of which finding the records takes up to 22.
+const MAX_DELETED: usize = 20;
 
 /// The registry of the settings.
 #[derive(Debug)]

@@ -133,7 +133,7 @@ pub fn peer_registry_list(
     settle(list())
 }
 
-/// Deletes the records of hosts that have been silent for more than 30 minutes; at most 50.
+/// Deletes the records of hosts that have been silent for more than 30 minutes; at most 20.
 #[tool(destructive, idempotent, open_world)]
 pub fn peer_registry_cleanup() -> Reply {
     let clean_up = || Ok(json!({ "removed": PeerRegistry::of_settings()?.clean_up()? }));

@@ -59,6 +59,7 @@ mod mesh_mounts;
 mod mesh_mounts_abuse;
 mod mesh_nat;
 mod mesh_old_peers;
+mod mesh_old_services;
 mod mesh_peers;
 mod mesh_remote;
 mod messages;

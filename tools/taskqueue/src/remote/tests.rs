@@ -3,7 +3,7 @@
 use std::{
     cell::RefCell,
     rc::Rc,
-    sync::mpsc::{Receiver, Sender, channel},
+    sync::mpsc::{Receiver, SyncSender, sync_channel},
 };
 
 use mcpp_tool::{
@@ -20,8 +20,8 @@ const PEER: &str = "12D3KooWpeer";
 
 /// A queue on a thread of its own.
 fn queue() -> impl Fn(&Value) -> Value {
-    let (requests, waiting): (Sender<Value>, Receiver<Value>) = channel();
-    let (answers, replies): (Sender<Value>, Receiver<Value>) = channel();
+    let (requests, waiting): (SyncSender<Value>, Receiver<Value>) = sync_channel(1);
+    let (answers, replies): (SyncSender<Value>, Receiver<Value>) = sync_channel(1);
     std::thread::spawn(move || {
         mesh::start(PEER);
         waiting.iter().all(|request| answers.send(rpc::handle(&request)).is_ok())

@@ -1,5 +1,5 @@
 //! The peers of a tenant on nothing but the public WIT: [`records`] keeps who was heard of and what was measured by the hour, [`rounds`] measures and tidies in the background, [`measures`] makes
-//! of that what the tools show, [`sources`] finds addresses of peers, [`tools`] are the tools.
+//! of that what the tools show, [`sources`] finds addresses of peers, [`announce`] writes this host's own, [`tools`] are the tools.
 //!
 //! Every value that is shown was measured, or is null. Deliberately not here: dialing, which is the host's, and rights, which an operator gives.
 #![deny(missing_docs)]
@@ -15,6 +15,7 @@
 )]
 
 pub mod address;
+pub mod announce;
 pub mod measures;
 pub mod records;
 pub mod rounds;

@@ -22,15 +22,21 @@ pub struct Seen {
     pub dealt: Option<Peer>,
     /// Its record, if it has one.
     pub record: Option<Record>,
-    /// What was measured.
+    /// What was measured; nothing before [`Seen::measured`].
     pub measures: Measures,
 }
 
 impl Seen {
-    /// A peer with what was measured of it.
+    /// A peer of which nothing was asked yet.
     pub fn new(id: String, dealt: Option<Peer>, record: Option<Record>) -> Self {
-        let measures = dealt.as_ref().and_then(|peer| mesh::metrics(&peer.id).ok()).unwrap_or_default();
-        Self { id, dealt, record, measures }
+        Self { id, dealt, record, measures: Measures::default() }
+    }
+
+    /// The same with what was measured. That costs the host a look at all its connections, so only those that are shown are asked.
+    #[must_use]
+    pub fn measured(mut self) -> Self {
+        self.measures = self.dealt.as_ref().and_then(|peer| mesh::metrics(&peer.id).ok()).unwrap_or_default();
+        self
     }
 
     /// When its connection was made, in milliseconds since 1970-01-01 UTC; none if it is not connected.

@@ -10,7 +10,10 @@ use mcpp_tool::{
     store::{Alarm, StoreError, snapshot, transact},
 };
 
-use crate::records::{Counters, Hour, KEPT, PEERS, Source, measure, note, tidy};
+use crate::{
+    announce,
+    records::{Counters, Hour, KEPT, PEERS, Source, measure, note, tidy},
+};
 
 /// Rings for the next round.
 pub const ROUND: Alarm = Alarm::new("round");
@@ -36,6 +39,9 @@ pub fn round(now_ms: u64) -> Result<(), StoreError> {
     let work = || {
         sample(&peers, now_ms)?;
         tidy(now_ms)?;
+        if let Ok(host) = mesh::identify() {
+            announce::write(&host, now_ms);
+        }
         connect_again(&peers)
     };
     ROUND.ring(now_ms, work, |t| {

@@ -72,7 +72,7 @@ pub(crate) fn one(id: &str) -> Result<Option<Seen>, PeersError> {
     let dealt = mesh::peers().map_err(PeersError::Mesh)?.into_iter().find(|peer| peer.id == id);
     let record = PEERS.get(&snapshot()?, id)?;
     let is_known = dealt.is_some() || record.is_some();
-    Ok(is_known.then(|| Seen::new(id.to_owned(), dealt, record)))
+    Ok(is_known.then(|| Seen::new(id.to_owned(), dealt, record).measured()))
 }
 
 /// A peer's reputation: its hours of 30 days, and the calls since it was last measured.

@@ -120,7 +120,7 @@ fn discover(filter: &[String], max_peers: i64, timeout: f64, metrics: bool) -> R
         }
     }
     found.truncate(most);
-    let rows = found.iter().map(|seen| {
+    let rows = found.into_iter().map(|seen| if metrics { seen.measured() } else { seen }).map(|seen| {
         let mut row = json!({
             "peer_id": seen.id,
             "multiaddr": seen.address(seen.link().as_ref()),
@@ -128,7 +128,7 @@ fn discover(filter: &[String], max_peers: i64, timeout: f64, metrics: bool) -> R
             "last_seen": time(seen.seen_ms(now)),
         });
         if let (true, Some(fields)) = (metrics, row.as_object_mut()) {
-            fields.insert("metrics".into(), seen.brief(now, &reputation(seen, now)?));
+            fields.insert("metrics".into(), seen.brief(now, &reputation(&seen, now)?));
         }
         Ok(row)
     });
@@ -175,9 +175,12 @@ fn list(
             && capabilities.as_ref().is_none_or(|all| seen.can(all))
     };
     let mut found: Vec<Seen> = all(now)?.into_iter().filter(wanted).collect();
+    if matches!(sort_by, SortBy::Latency) {
+        found = found.into_iter().map(Seen::measured).collect();
+    }
     found.sort_by(|a, b| sort_by.compare(a, b, now));
     let total = found.len();
-    let rows = found.iter().skip(passed).take(most).map(|seen| {
+    let rows = found.into_iter().skip(passed).take(most).map(Seen::measured).map(|seen| {
         let link = seen.link();
         Ok(json!({
             "peer_id": seen.id,
@@ -187,7 +190,7 @@ fn list(
             "connected_since": time(seen.since_ms()),
             "last_seen": time(seen.seen_ms(now)),
             "source": seen.record.as_ref().map_or(Source::Tenant, |record| record.source).word(),
-            "metrics": seen.brief(now, &reputation(seen, now)?),
+            "metrics": seen.brief(now, &reputation(&seen, now)?),
         }))
     });
     let rows = rows.collect::<Result<Vec<_>, PeersError>>()?;

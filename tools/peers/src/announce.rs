@@ -75,8 +75,10 @@ mod tests {
         write(&host, 0);
         config::memory::set("IPFS_ACCELERATE_P2P_CACHE_DIR", &folder.path().display().to_string());
         config::memory::set(ANNOUNCE_FILE, "0");
-        config::memory::set(RUNNER, "../outside");
+        fs::create_dir(path("peer_x")).expect("made");
+        config::memory::set(RUNNER, "x/../outside");
         write(&host, 0);
+        fs::remove_dir(path("peer_x")).expect("removed");
         assert_eq!(fs::read_dir(folder.path()).expect("there").count(), 0, "nothing is written that no setting names");
         config::memory::set(ANNOUNCE_FILE, &path("announce.json").display().to_string());
         config::memory::set(RUNNER, "one");

@@ -11,7 +11,7 @@ use std::{
 };
 
 /// The sources of the SDK, as files and folders of the checkout.
-const SDK: [&str; 11] = [
+const SDK: [&str; 12] = [
     "Cargo.toml",
     "tool-sdk/Cargo.toml",
     "tool-sdk/guest-target.sh",
@@ -23,6 +23,7 @@ const SDK: [&str; 11] = [
     "wit/events",
     "wit/mesh",
     "wit/wasi",
+    "wit/wasi-config",
 ];
 
 /// A change of these is a new build of what is embedded; a change of the docs beside them is not.

@@ -4,7 +4,7 @@
     mesh_peer.py trace ADDRESS TRACE token TOKEN    the task queue, operation by operation, with a bearer token
     mesh_peer.py trace ADDRESS TRACE ticket TICKET  the same with a grant, which the ticket gives
     mesh_peer.py trace ADDRESS TRACE nobody         neither: every operation is refused
-    mesh_peer.py serve PORT                         an MCP server of its own, until standard input ends
+    mesh_peer.py serve PORT                         an MCP server of its own and an old task-queue service, until standard input ends
 """
 
 import base64
@@ -23,7 +23,7 @@ from libp2p.peer.peerinfo import info_from_p2p_addr
 from libp2p.utils.varint import read_length_prefixed_protobuf
 from multiaddr import Multiaddr
 
-from mesh_trace import MODERN, SUM_BYTES, Trace, answer, initialize, rpc
+from mesh_trace import MODERN, SUM_BYTES, OldService, Trace, answer, initialize, rpc
 
 PING = TProtocol("/ipfs/ping/1.0.0")
 MCP = TProtocol("/mcp+p2p/1.0.0")
@@ -103,9 +103,11 @@ async def serve(port: int) -> None:
 
     async def answer_all(stream) -> None:
         # The host that dialed may keep the stream, or leave it.
+        old = OldService("py-libp2p")
         with contextlib.suppress(Exception):
             while True:
-                reply = answer(await receive(stream), "py-libp2p")
+                request = await receive(stream)
+                reply = old.answer(request) if old.takes(request) else answer(request, "py-libp2p")
                 if reply is not None:
                     await send(stream, reply)
 

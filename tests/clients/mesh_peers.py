@@ -39,6 +39,33 @@ def call_theirs(mcpp: object, data: str, peer: str, name: str) -> None:
     print(f"mcpp: called a tool of {name}, {path}")
 
 
+def use_their_queue(mcpp: object, peer: str, name: str) -> None:
+    """Every tool of the task queue goes to the foreign peer's, in the words of its own client."""
+    task = {"task_type": "t", "model_name": "m", "payload": {}}
+    requests = [
+        ("status", "peer_id", {}),
+        ("submit", "peer_id", task),
+        ("claim_next", "remote_peer_id", {"worker_id": "w"}),
+        ("call_tool", "remote_peer_id", {"tool_name": "t"}),
+        ("list_tasks", "remote_peer_id", {}),
+        ("get_task", "remote_peer_id", {"task_id": "t"}),
+        ("wait_task", "remote_peer_id", {"task_id": "t", "timeout_s": 1}),
+        ("complete_task", "remote_peer_id", {"task_id": "t"}),
+        ("heartbeat", "remote_peer_id", {"peer_id": "p"}),
+        ("cache_get", "remote_peer_id", {"key": "k"}),
+        ("cache_set", "remote_peer_id", {"key": "k", "value": 1}),
+        ("submit_docker_hub", "remote_peer_id", {"image": "i"}),
+        ("submit_docker_github", "remote_peer_id", {"repo_url": "https://example.com/r"}),
+    ]
+    for tool, address, arguments in requests:
+        words = ("call", "--url", f"http://127.0.0.1:{PORT}/mcp", f"p2p_taskqueue_{tool}", json.dumps({**arguments, address: peer}))
+        reply = json.loads(run(mcpp, *words))
+        submits = tool.startswith("submit")
+        if reply.get("ok") is not True or (submits and reply.get("task_id") != "submit-task"):
+            sys.exit(f"the queue of {name} answered {tool} with {reply}")
+    print(f"mcpp: used the queue of {name} by {len(requests)} tools")
+
+
 def main() -> None:
     # Not resolved: the Python of a virtual environment is a link.
     mcpp, python, node, modules = (pathlib.Path(argument).absolute() for argument in sys.argv[1:])
@@ -66,6 +93,8 @@ def main() -> None:
                     ticket = run(mcpp, "invite", "--data", home, "--tool", "task_queue.rpc")
                     print(run(*trace, "ticket", ticket))
                     call_theirs(mcpp, home, ids[name], name)
+                # One implementation also serves a queue as the programs of before MCP++ do.
+                use_their_queue(mcpp, ids["py-libp2p"], "py-libp2p")
             finally:
                 host.terminate()
                 for server in servers:

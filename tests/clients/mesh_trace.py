@@ -59,6 +59,32 @@ class Trace:
             raise SystemExit(f"a peer without any right is answered with {reply}")
 
 
+class OldService:
+    """One stream of a task-queue service of before MCP++: it wants a greeting, its requests all have the id 1, and its result object is the content."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.greeted = False
+
+    def takes(self, request: dict) -> bool:
+        params = request.get("params", {})
+        return (request.get("method") == "initialize" and "protocolVersion" not in params) or params.get("name") == "task_queue.rpc"
+
+    def answer(self, request: dict) -> dict:
+        reply = {"jsonrpc": "2.0", "id": request["id"]}
+        if request["method"] == "initialize":
+            self.greeted = request["id"] == 1 and "mcp++/p2p-transport" in request["params"]["profiles"]
+            return {**reply, "result": {"ok": self.greeted}}
+        if not self.greeted:
+            return {**reply, "error": {"code": -32000, "message": "init_required"}}
+        op = request["params"]["arguments"]["op"]
+        content = {
+            "ok": True, "peer_id": self.name, "op": op, "task_id": f"{op}-task", "task": None, "tasks": [], "key": "k", "hit": False,
+            "value": None, "peer": "p", "scheduler": {}, "tool": "t", "result": {},
+        }
+        return {**reply, "result": {"content": content}}
+
+
 def answer(request: dict, name: str) -> dict | None:
     """An MCP server with one tool, in the current binding; none for a notification."""
     if "id" not in request:

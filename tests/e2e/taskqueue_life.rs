@@ -87,7 +87,8 @@ async fn the_command_line_watches_the_queue() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn claimers_that_wait_take_no_place_of_those_that_claim() {
     let files = folder(&[]);
-    let own = "call = [\"*\"]\nstore = { quota_bytes = 1000000000 }";
+    let own =
+        "call = [\"*\"]\nstore = { quota_bytes = 1000000000 }\nmesh = { see = true, call = [\"*: task_queue.rpc\"] }";
     let one = "[components.taskqueue.tools.task_claim.limits]\nconcurrency = 1";
     grant(&files, &format!("[components.taskqueue]\n{own}\n{one}\n"));
     let host = TestHost::start_with(files, |config| config.tools.builtin = true).await;

@@ -27,17 +27,18 @@ wit_bindgen::generate!({
             import mcpp:store/transactions@0.1.1;
             import mcpp:store/changes@0.1.1;
             import mcpp:events/outbox@0.1.1;
-            import mcpp:mesh/peers@0.1.0;
-            import mcpp:mesh/connections@0.1.0;
-            import mcpp:mesh/services@0.1.0;
-            import mcpp:mesh/announcements@0.1.0;
-            import mcpp:mesh/calls@0.1.0;
+            import mcpp:mesh/peers@0.1.1;
+            import mcpp:mesh/connections@0.1.1;
+            import mcpp:mesh/services@0.1.1;
+            import mcpp:mesh/announcements@0.1.1;
+            import mcpp:mesh/calls@0.1.1;
+            import wasi:config/store@0.2.0-rc.1;
             import wasi:http/types@0.2.12;
             import wasi:http/outgoing-handler@0.2.12;
             export mcpp:tool/tools@0.1.0;
         }
     ",
-    path: ["../wit/wasi/io", "../wit/wasi/clocks", "../wit/wasi/http", "../wit/tool", "../wit/endpoint", "../wit/store", "../wit/events", "../wit/mesh"],
+    path: ["../wit/wasi/io", "../wit/wasi/clocks", "../wit/wasi/http", "../wit/tool", "../wit/endpoint", "../wit/store", "../wit/events", "../wit/mesh", "../wit/wasi-config"],
     pub_export_macro: true,
     export_macro_name: "export_component",
     default_bindings_module: "mcpp_tool::bindings",

@@ -219,6 +219,15 @@ pub struct Measures {
     pub received_bytes: Option<u64>,
 }
 
+/// What is known of a connection beside its measures.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Link {
+    /// The addresses at its other ends; at most 16.
+    pub addresses: Vec<String>,
+    /// The name of the peer's program, as the peer says.
+    pub program: Option<String>,
+}
+
 /// An announcement of another host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Announcement {
@@ -261,6 +270,14 @@ pub fn peers() -> Result<Vec<Peer>, MeshError> {
 /// [`MeshError`].
 pub fn metrics(peer: &str) -> Result<Measures, MeshError> {
     there::metrics(peer)
+}
+
+/// The connection to one of those peers; none if it is not connected. Grant: `mesh.see = true`.
+///
+/// # Errors
+/// [`MeshError`].
+pub fn link(peer: &str) -> Result<Option<Link>, MeshError> {
+    there::link(peer)
 }
 
 /// Connects to a peer, within a time of at most 30 s. Grant: `mesh.connect = ["PEER"]`.

@@ -26,11 +26,11 @@ wasmtime::component::bindgen!({
             import mcpp:store/transactions@0.1.1;
             import mcpp:store/changes@0.1.1;
             import mcpp:events/outbox@0.1.1;
-            import mcpp:mesh/peers@0.1.0;
-            import mcpp:mesh/connections@0.1.0;
-            import mcpp:mesh/services@0.1.0;
-            import mcpp:mesh/announcements@0.1.0;
-            import mcpp:mesh/calls@0.1.0;
+            import mcpp:mesh/peers@0.1.1;
+            import mcpp:mesh/connections@0.1.1;
+            import mcpp:mesh/services@0.1.1;
+            import mcpp:mesh/announcements@0.1.1;
+            import mcpp:mesh/calls@0.1.1;
             export mcpp:tool/tools@0.1.0;
         }
     ",

@@ -32,6 +32,8 @@ const LONGEST_ORDER: Duration = Duration::from_secs(30);
 const LEASE_S: std::ops::RangeInclusive<u32> = 60..=3_600;
 /// The largest announcement of a guest, in bytes. Its topic goes with it.
 pub const MAX_PAYLOAD_BYTES: usize = 3 << 10;
+/// Addresses of a connection that a guest is shown.
+const MAX_LINK_ADDRESSES: usize = 16;
 /// The longest reason that a guest is given, in bytes.
 const MAX_REASON_BYTES: usize = 512;
 
@@ -242,9 +244,24 @@ impl peers::Host for MeshView<'_> {
             })
         }))
     }
+
+    fn link_of(&mut self, of: String) -> MeshResult<Option<peers::Link>> {
+        Ok(self.seen_link(&of))
+    }
 }
 
 impl MeshView<'_> {
+    /// The peer's connection, as the guest may see it: bounded, as the peer's own words are among it.
+    fn seen_link(&self, of: &str) -> Result<Option<peers::Link>, types::MeshError> {
+        self.see(|meshed| {
+            let link = meshed.mesh.link(&meshed.running.principal, &peer(of)?)?;
+            Ok(link.map(|link| peers::Link {
+                addresses: link.addresses.into_iter().take(MAX_LINK_ADDRESSES).map(short).collect(),
+                program: link.program,
+            }))
+        })
+    }
+
     fn see<T>(&self, look: impl FnOnce(Meshed<'_>) -> Result<T, types::MeshError>) -> Result<T, types::MeshError> {
         let meshed = self.meshed()?;
         judge(meshed.running, meshed.grant.see, SEE.into(), "see the mesh")?;

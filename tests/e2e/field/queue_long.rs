@@ -19,7 +19,12 @@ async fn a_queue_that_no_call_can_read_or_clear_at_once_is_listed_and_cleared() 
     let folder = folder(&[]);
     // A fraction of what a call may do by default, on a queue that is as much shorter.
     let limits = "[components.taskqueue.limits]\nstore_bytes = 2097152\nhost_calls = 60000\n";
-    grant(&folder, &format!("[components.taskqueue]\ncall = [\"*\"]\nstore = {{}}\n{limits}"));
+    grant(
+        &folder,
+        &format!(
+            "[components.taskqueue]\ncall = [\"*\"]\nstore = {{}}\nmesh = {{ see = true, call = [\"*: task_queue.rpc\"] }}\n{limits}"
+        ),
+    );
     let host = TestHost::start_with(folder, |config| config.tools.builtin = true).await;
     let payload = json!({ "fill": "x".repeat(1_000) });
     let submitted = stream::iter(0..TASKS).map(|number| {

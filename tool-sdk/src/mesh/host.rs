@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Announcement, Connection, Measures, MeshError, Origin, Path, Peer, PeerCallError, ThisHost};
+use super::{Announcement, Connection, Link, Measures, MeshError, Origin, Path, Peer, PeerCallError, ThisHost};
 use crate::{
     Output,
     bindings::mcpp::mesh::{announcements, calls, connections, peers, services, types},
@@ -32,6 +32,10 @@ pub(super) fn metrics(peer: &str) -> Result<Measures, MeshError> {
         sent_bytes: measures.sent_bytes,
         received_bytes: measures.received_bytes,
     })
+}
+
+pub(super) fn link(peer: &str) -> Result<Option<Link>, MeshError> {
+    Ok(peers::link_of(peer)?.map(|peers::Link { addresses, program }| Link { addresses, program }))
 }
 
 pub(super) fn connect(peer: &str, within: Duration) -> Result<Path, MeshError> {

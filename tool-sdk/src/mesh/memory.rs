@@ -8,7 +8,7 @@ use std::{
 
 use serde_json::Value;
 
-use super::{Announcement, Connection, Measures, MeshError, Origin, Path, Peer, PeerCallError, ThisHost};
+use super::{Announcement, Connection, Link, Measures, MeshError, Origin, Path, Peer, PeerCallError, ThisHost};
 use crate::Output;
 
 const MAX_PAGE: usize = 64;
@@ -25,6 +25,7 @@ struct MeshState {
     peers: BTreeMap<String, (Peer, Measures)>,
     tools: BTreeMap<(String, String), PeerTool>,
     provided: BTreeSet<String>,
+    links: BTreeMap<String, Link>,
     providers: BTreeMap<String, BTreeSet<String>>,
     announced: Vec<(String, Vec<u8>)>,
     heard: Vec<(String, Announcement)>,
@@ -58,6 +59,11 @@ pub fn add_tool(peer: &str, tool: &str, run: impl Fn(&Value) -> Result<Output, P
 /// Sets what was measured of a peer. The peer is added if it is not there.
 pub fn set_measures(peer: &str, measures: Measures) {
     change(peer, |_, known| *known = measures);
+}
+
+/// Sets what is known of a peer's connection. It shows while the peer is connected.
+pub fn set_link(peer: &str, link: Link) {
+    MESH.with_borrow_mut(|mesh| drop(mesh.links.insert(peer.to_owned(), link)));
 }
 
 /// Has a peer say that it provides a service.
@@ -121,6 +127,13 @@ pub(super) fn known(after: Option<&str>) -> Result<Vec<Peer>, MeshError> {
 
 pub(super) fn metrics(peer: &str) -> Result<Measures, MeshError> {
     in_mesh(|mesh| mesh.peers.get(peer).map(|(_, measures)| *measures).ok_or(MeshError::NotFound))
+}
+
+pub(super) fn link(peer: &str) -> Result<Option<Link>, MeshError> {
+    in_mesh(|mesh| {
+        let (known, _) = mesh.peers.get(peer).ok_or(MeshError::NotFound)?;
+        Ok(known.connection.map(|_| mesh.links.get(peer).cloned().unwrap_or_default()))
+    })
 }
 
 pub(super) fn connect(peer: &str, _within: Duration) -> Result<Path, MeshError> {

@@ -9,8 +9,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::hash::Hash;
 
-/// Nodes that one clock may know; a clock from outside with more is refused.
+/// Nodes that a clock from outside may know; one with more is refused.
 pub const MAX_NODES: usize = 10_000;
+/// Nodes that a clock keeps. So its JSON, with names of [`MAX_NODE_BYTES`], stays below the 1 MiB of a value in the store.
+pub const MAX_KEPT_NODES: usize = 2_000;
+/// Longest name of a node that a clock takes from another one, in bytes.
+pub const MAX_NODE_BYTES: usize = 200;
+/// Greatest counter that a clock takes from another one: up to here JSON's numbers are exact everywhere.
+pub const MAX_COUNT: u64 = (1 << 53) - 1;
 
 /// One node's vector clock.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -87,17 +93,20 @@ impl VectorClock {
     /// Counts one event of this node.
     pub fn tick(&mut self) {
         let own = self.vector.entry(self.node_id.clone()).or_default();
-        *own = own.saturating_add(1);
+        *own = own.saturating_add(1).min(MAX_COUNT);
         self.root = root(&self.vector);
     }
 
     /// Takes in what another clock knows (the greater of each two counters), and counts that as an event of this node.
+    ///
+    /// A node is passed over beyond [`MAX_KEPT_NODES`], and where its name is empty, too long, or has a control character.
     pub fn merge(&mut self, other: &Self) {
         for (node, count) in &other.vector {
+            let count = (*count).min(MAX_COUNT);
             if let Some(known) = self.vector.get_mut(node) {
-                *known = (*known).max(*count);
-            } else if self.vector.len() < MAX_NODES {
-                self.vector.insert(node.clone(), *count);
+                *known = (*known).max(count);
+            } else if self.vector.len() < MAX_KEPT_NODES && is_node(node) {
+                self.vector.insert(node.clone(), count);
             }
         }
         self.tick();
@@ -126,6 +135,10 @@ impl PartialOrd for VectorClock {
             (true, true) => None,
         }
     }
+}
+
+fn is_node(name: &str) -> bool {
+    (1..=MAX_NODE_BYTES).contains(&name.len()) && !name.chars().any(char::is_control)
 }
 
 fn root(vector: &BTreeMap<String, u64>) -> Hash {
@@ -203,6 +216,24 @@ mod tests {
         wire["vector"]["a"] = 7.into();
         let error = serde_json::from_value::<VectorClock>(wire).expect_err("wrong");
         assert!(error.to_string().contains("merkle_root"), "{error}");
+    }
+
+    #[test]
+    fn a_hostile_clock_fills_no_other() {
+        let mut hostile = VectorClock::new("h");
+        let long = |n: usize| format!("{n:0>width$}", width = MAX_NODE_BYTES - 1) + "\"";
+        hostile.vector.extend((0..MAX_NODES).map(|n| (long(n), u64::MAX)));
+        hostile.vector.extend([("x".repeat(MAX_NODE_BYTES + 1), 1), ("a\nb".to_owned(), 1), (String::new(), 1)]);
+        let mut clock = VectorClock::new("a");
+        clock.merge(&hostile);
+        assert_eq!(clock.vector().len(), MAX_KEPT_NODES);
+        assert!(clock.vector().keys().all(|node| is_node(node)));
+        assert_eq!(clock.vector().values().max(), Some(&MAX_COUNT));
+        let bytes = serde_json::to_vec(&clock).expect("JSON").len();
+        assert!(bytes < 1 << 20, "{bytes}");
+        hostile.vector = BTreeMap::from([("a".to_owned(), u64::MAX)]);
+        clock.merge(&hostile);
+        assert_eq!(clock.vector()["a"], MAX_COUNT, "its own counter stays exact too");
     }
 
     fn clock() -> impl Strategy<Value = VectorClock> {

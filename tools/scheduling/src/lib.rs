@@ -1,4 +1,4 @@
-//! The rules that the task queue and the workflows share: the clock, the placement of tasks, and the times of retries. Plain rules without IO, time or chance.
+//! The rules that the task queue and the workflows share: the clock, the placement of tasks, their tags, and the times of retries. Plain rules without IO, time or chance.
 #![deny(missing_docs)]
 #![cfg_attr(
     test,
@@ -15,3 +15,4 @@ pub mod backoff;
 pub mod clock;
 pub mod hash;
 pub mod placement;
+pub mod tags;

@@ -1,5 +1,5 @@
 //! The MCP++ task queue on nothing but the public store: [`rules`] decide what may happen to one task, [`queue`] keeps the records and the indexes by which they are found,
-//! [`engine`] is what the tools do in one transaction each, [`rpc`] the task-queue protocol on top of it, [`tools`] the tools.
+//! [`engine`] is what the tools do in one transaction each, [`rpc`] the task-queue protocol on top of it, [`remote`] the same of other hosts, [`tools`] the tools.
 //!
 //! Time, chance and new ids come in as arguments, so everything here is tested as plain functions on a store in memory.
 #![deny(missing_docs)]
@@ -19,6 +19,7 @@ pub mod listing;
 pub mod migration;
 pub mod queue;
 pub mod record;
+pub mod remote;
 pub mod rpc;
 pub mod rules;
 pub mod statistics;
@@ -49,7 +50,7 @@ mcpp_tool::export! {
         p2p_taskqueue_status, p2p_taskqueue_submit, p2p_taskqueue_claim_next, p2p_taskqueue_call_tool,
         p2p_taskqueue_list_tasks, p2p_taskqueue_get_task, p2p_taskqueue_wait_task, p2p_taskqueue_complete_task,
         p2p_taskqueue_heartbeat, p2p_taskqueue_cache_get, p2p_taskqueue_cache_set,
-        p2p_taskqueue_submit_docker_hub, p2p_taskqueue_submit_docker_github, list_peers,
+        p2p_taskqueue_submit_docker_hub, p2p_taskqueue_submit_docker_github,
         task_queue_rpc,
     ],
     timers: on_wake,

@@ -24,7 +24,7 @@ use crate::{
     rules::Outcome,
 };
 
-/// This service, until there is a mesh that gives it an identity.
+/// This service, where there is no mesh that gives it an identity.
 pub const PEER_ID: &str = "local";
 /// Longest wait of one `wait`, in seconds.
 const MAX_WAIT_S: f64 = 86_400.0;
@@ -70,7 +70,10 @@ pub fn handle(request: &Value) -> Value {
         Some(request) => dispatch(&Request::new(request)),
         None => Err(Failure::of("invalid_message")),
     };
-    let mut answer = Map::from_iter([("ok".to_owned(), json!(reply.is_ok())), ("peer_id".to_owned(), json!(PEER_ID))]);
+    let mut answer = Map::from_iter([
+        ("ok".to_owned(), json!(reply.is_ok())),
+        ("peer_id".to_owned(), json!(crate::remote::own_name())),
+    ]);
     match reply {
         Ok(Value::Object(fields)) => answer.extend(fields),
         Ok(_) => {}

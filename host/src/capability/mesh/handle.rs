@@ -83,6 +83,15 @@ pub struct PeerMeasures {
     pub tally: Option<CallTally>,
 }
 
+/// What is known of a connection beside its measures.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PeerLink {
+    /// The addresses at its other ends.
+    pub addresses: Vec<String>,
+    /// The name of the peer's program, as the peer says.
+    pub program: Option<String>,
+}
+
 /// An announcement that this host heard on a topic.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HeardAnnouncement {
@@ -109,6 +118,9 @@ pub trait GuestMesh: fmt::Debug + Send + Sync {
 
     /// What was measured of one of them.
     fn measures(&self, of: &Principal, peer: &PeerId) -> Result<PeerMeasures, MeshRefusal>;
+
+    /// The connection to one of them, if there is one.
+    fn link(&self, of: &Principal, peer: &PeerId) -> Result<Option<PeerLink>, MeshRefusal>;
 
     /// Connects to a peer, as far as the grant says `may`.
     fn connect<'a>(

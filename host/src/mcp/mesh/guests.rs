@@ -19,7 +19,7 @@ use super::{PROTOCOL, remote::Remotes};
 use crate::{
     call::{Call, CallError, ReachPeer as _, ToolResult},
     capability::mesh::handle::{
-        DealtPeer, GuestMesh, HeardAnnouncement, MAX_PAGE, MeshAnswer, MeshRefusal, PeerMeasures,
+        DealtPeer, GuestMesh, HeardAnnouncement, MAX_PAGE, MeshAnswer, MeshRefusal, PeerLink, PeerMeasures,
     },
     grants::mesh::MayConnect,
     mesh::{
@@ -223,6 +223,13 @@ impl GuestMesh for MeshOfGuests {
             call: self.remotes.health(peer).latency,
             tally: self.remotes.tally(of, peer),
         })
+    }
+
+    fn link(&self, of: &Principal, peer: &PeerId) -> Result<Option<PeerLink>, MeshRefusal> {
+        let mesh = self.mesh()?;
+        self.peers.dealings(of, peer).ok_or(MeshRefusal::NotFound)?;
+        let link = |connected: Connected| PeerLink { addresses: connected.addresses, program: connected.agent };
+        Ok(connected(mesh, peer).map(link))
     }
 
     fn connect<'a>(

@@ -3,8 +3,10 @@
 //! A call carries its deadline, its trace and the hosts behind it; its progress, log records and cost come back. It is made once: where a line breaks under it, it may have run, and the caller
 //! is told so. Only what cannot have run says so ([`CallError::has_not_run`]). A peer that cannot be reached is left alone for a while, twice as long each time.
 
+mod health;
 pub mod list;
 mod message;
+mod old;
 pub mod pulse;
 mod tally;
 
@@ -22,8 +24,11 @@ use rmcp::model::{ListToolsResult, Tool as WireTool};
 use serde_json::{Value, json};
 use tokio::{sync::watch, time::Instant};
 
+pub use self::health::Health;
 use self::{
+    health::FIRST_BACK_OFF,
     message::{meta, millis, params, read_answer, read_result},
+    old::{OldDialect, SpokenDialect},
     tally::Tallies,
 };
 use super::{
@@ -35,7 +40,7 @@ use crate::{
     capability::mesh::handle::CallTally,
     config::MeshDoorConfig,
     memory::{MemoryUse, json_bytes},
-    mesh::{PeerId, dial::Dial},
+    mesh::{PeerId, Unreachable, dial::Dial},
     names::ToolName,
     peers::known::KnownPeers,
     permits::TenantPermits,
@@ -51,9 +56,6 @@ const MAX_IN_FLIGHT: usize = 64;
 const MAX_REMOTES: usize = 4_096;
 /// A call without a deadline of its caller's ends after this time.
 const LONGEST_CALL: Duration = Duration::from_secs(600);
-/// How long a peer is left alone after it could not be reached: at first, and at most.
-const FIRST_BACK_OFF: Duration = Duration::from_millis(50);
-const LONGEST_BACK_OFF: Duration = Duration::from_secs(5);
 /// Pages of a peer's list of tools that are read, and tools on them together.
 const MAX_PAGES: usize = 64;
 const MAX_TOOLS: usize = 1_000;
@@ -80,53 +82,10 @@ struct Remote {
     tallies: Tallies,
     /// Counts what comes from it.
     heard: Arc<AtomicU64>,
+    /// How it is spoken to, if it is a task-queue service of before MCP++'s bindings.
+    old: SpokenDialect,
     /// Held by the call that listens for a sign of life.
     pulse: tokio::sync::Mutex<()>,
-}
-
-/// How a peer does, as this host has measured it.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Health {
-    /// A moving mean of what a call takes beyond the time that the peer itself needs for it.
-    pub latency: Option<Duration>,
-    /// Requests in flight.
-    pub in_flight: usize,
-    /// Attempts in a row that did not reach it.
-    pub failures: u32,
-    /// Until when it is left alone.
-    pub rests_until: Option<Instant>,
-    /// Until when it has no room for calls, or stops, as it said.
-    pub busy_until: Option<Instant>,
-    /// Until when it counts as silent, and what was heard of it before.
-    pub silent_until: Option<(Instant, u64)>,
-}
-
-impl Health {
-    /// Whether it is left alone now.
-    pub fn rests(&self) -> bool {
-        self.rests_until.is_some_and(|until| until > Instant::now())
-    }
-
-    fn reached(&mut self, took: Option<Duration>) {
-        (self.failures, self.rests_until) = (0, None);
-        if let Some(took) = took {
-            // An eighth of each new measurement.
-            self.latency = Some(match self.latency {
-                Some(mean) => mean.saturating_mul(7).saturating_add(took) / 8,
-                None => took,
-            });
-        }
-    }
-
-    fn missed(&mut self) {
-        self.failures = self.failures.saturating_add(1);
-        let doubled = FIRST_BACK_OFF.saturating_mul(1 << self.failures.saturating_sub(1).min(10));
-        let mut random = [0];
-        let _without_jitter_if_it_fails = getrandom::fill(&mut random);
-        let [random] = random;
-        let wait = doubled.min(LONGEST_BACK_OFF).mul_f64(0.5 + f64::from(random) / 510.0);
-        self.rests_until = Instant::now().checked_add(wait);
-    }
 }
 
 /// Counts a request in flight.
@@ -205,6 +164,7 @@ impl Remotes {
             health: Mutex::default(),
             tallies: Tallies::default(),
             heard: Arc::default(),
+            old: SpokenDialect::default(),
             pulse: tokio::sync::Mutex::default(),
         });
         // Beyond the bound a peer is not remembered, and its line ends with its call.
@@ -230,6 +190,9 @@ impl Remotes {
         let opened = match self.0.dial.dial(peer, PROTOCOL, DIAL_TIME).await {
             Ok(stream) => PeerLine::open(stream, &self.0.config, Arc::clone(&remote.heard)),
             Err(error) => {
+                if matches!(error, Unreachable::Unsupported { .. }) {
+                    remote.old.note(OldDialect::Lines);
+                }
                 remote.health().missed();
                 return Err(unreachable(error.to_string()));
             }
@@ -329,9 +292,23 @@ impl Remotes {
             let asked = self.ask(peer, remote, "tools/call", &params, &request.observer).await?;
             Ok::<_, CallError>((permit, asked))
         };
-        let (_permit, (_line, mut asked)) = tokio::select! {
-            asked = asking => asked?,
+        let old = async |dialect: OldDialect| {
+            remote.old.note(dialect);
+            tokio::select! {
+                result = old::call(&*self.0.dial, peer, dialect, &arguments) => Ok((result, Receipt::default())),
+                error = within(deadline) => Err(error),
+            }
+        };
+        if let Some(dialect) = remote.old.of(tool) {
+            return old(dialect).await;
+        }
+        let asked = tokio::select! {
+            asked = asking => asked,
             error = within(deadline) => return Err(error),
+        };
+        let (_permit, (_line, mut asked)) = match (asked, remote.old.of(tool)) {
+            (Err(_), Some(dialect)) => return old(dialect).await,
+            (asked, _) => asked?,
         };
         self.count(remote, &request.principal, |tally| {
             tally.sent_bytes = tally.sent_bytes.saturating_add(sent.load(Ordering::Relaxed));
@@ -346,6 +323,9 @@ impl Remotes {
             remote.health().missed();
             CallError::Interrupted { reason: format!("the peer {peer} went away: {reason}") }
         })?;
+        if old::wants_greeting(tool, &answer) {
+            return old(OldDialect::Frames).await;
+        }
         let bytes = u64::try_from(answer.len()).unwrap_or(u64::MAX);
         self.count(remote, &request.principal, |tally| {
             tally.received_bytes = tally.received_bytes.saturating_add(bytes);

@@ -64,6 +64,7 @@ pub(super) fn set(request: &Request<'_>) -> Reply {
     let expires_ms = ttl.map(|ttl| now.saturating_add((ttl * 1_000.0) as u64));
     let cached = Cached { key: key.to_owned(), value, created_ms: now, expires_ms };
     transact(|t| CACHE.set(t, &hash, &cached))?;
+    crate::remote::replicate(&request.whole_request("cache.set"));
     Ok(json!({ "key": key }))
 }
 

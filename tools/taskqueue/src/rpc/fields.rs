@@ -57,6 +57,13 @@ impl<'a> Request<'a> {
         })
     }
 
+    /// The request itself, as the operation of this name.
+    pub(super) fn whole_request(&self, op: &str) -> Value {
+        let mut request = self.fields.clone();
+        request.insert("op".into(), op.into());
+        Value::Object(request)
+    }
+
     /// A value of any type.
     pub(super) fn any(&self, name: &str) -> Option<&'a Value> {
         self.fields.get(name).filter(|value| !value.is_null())

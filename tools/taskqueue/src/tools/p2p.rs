@@ -1,18 +1,18 @@
-//! `p2p_taskqueue_*`, `list_peers` and `task_queue.rpc`: the task-queue protocol, on this host's queue. A remote one is out of reach while there is no mesh.
+//! `p2p_taskqueue_*` and `task_queue.rpc`: the task-queue protocol, on this host's queue or on a peer's.
 
 use mcpp_tool::tool;
 use serde_json::{Map, Value, json};
 
 use super::{PeerReply, answer};
-use crate::rpc;
+use crate::{remote, rpc};
 
 /// The queue that is meant.
 #[derive(Debug, Clone, serde::Deserialize, schemars::JsonSchema)]
 pub struct Remote {
-    /// The remote queue's multiaddress; this host's queue if empty.
+    /// The remote queue's multiaddress, which ends in `/p2p/` and the peer's id; this host's queue if this and the id are empty.
     #[serde(default)]
     remote_multiaddr: String,
-    /// The remote queue's peer id.
+    /// The remote queue's peer id; `*` for any peer that lets this tenant.
     #[serde(default)]
     remote_peer_id: String,
 }
@@ -20,10 +20,10 @@ pub struct Remote {
 /// The queue that is meant, as two of the protocol's tools name it.
 #[derive(Debug, Clone, serde::Deserialize, schemars::JsonSchema)]
 pub struct RemotePeer {
-    /// The remote queue's multiaddress; this host's queue if empty.
+    /// The remote queue's multiaddress, which ends in `/p2p/` and the peer's id; this host's queue if this and the id are empty.
     #[serde(default)]
     remote_multiaddr: String,
-    /// The remote queue's peer id.
+    /// The remote queue's peer id; `*` for any peer that lets this tenant.
     #[serde(default)]
     peer_id: String,
 }
@@ -41,11 +41,8 @@ impl RemotePeer {
 }
 
 /// Asks this host's queue, unless a remote one is meant.
-pub(super) fn ask(remote: [&str; 2], request: Value) -> Value {
-    if remote.iter().any(|address| !address.trim().is_empty()) {
-        return json!({ "ok": false, "error": "mesh_disabled" });
-    }
-    rpc::handle(&request)
+pub(super) fn ask(address: [&str; 2], request: Value) -> Value {
+    remote::ask(address, request)
 }
 
 /// The fields of a reply that a tool gives; a failure as it is.
@@ -253,37 +250,6 @@ pub fn p2p_taskqueue_cache_set(
 ) -> PeerReply {
     let request = json!({ "op": "cache.set", "key": key, "value": value, "ttl_s": ttl_s, "timeout_s": timeout_s });
     answer(ask(remote.address(), request))
-}
-
-/// Lists the peers that this host's mesh service knows.
-#[tool(read_only)]
-#[allow(clippy::too_many_arguments, reason = "the contract's parameters")]
-pub fn list_peers(
-    /// With what each can do.
-    #[arg(default)]
-    include_capabilities: bool,
-    /// How long to wait for that, in seconds.
-    #[arg(default = 5.0)]
-    capabilities_timeout_s: f64,
-    /// With all details of it.
-    #[arg(default)]
-    capabilities_detail: bool,
-    /// Look for peers if none is known.
-    #[arg(default = true)]
-    discover: bool,
-    /// How long to look, in seconds.
-    #[arg(default = 1.5)]
-    discovery_timeout_s: f64,
-    /// How to look: `mdns`, `rendezvous`, `dht`.
-    #[arg(default)]
-    discovery_methods: Option<Vec<String>>,
-    /// Most peers.
-    #[arg(default = 50)]
-    limit: i64,
-) -> PeerReply {
-    let _of_no_use_without_a_mesh = (include_capabilities, capabilities_timeout_s, capabilities_detail);
-    let _of_no_use_without_a_mesh = (discover, discovery_timeout_s, discovery_methods, limit);
-    answer(json!({ "ok": false, "error": "p2p_service_not_running" }))
 }
 
 /// One request of the task-queue protocol: `op` and its fields. Besides the protocol's operations there are `task.heartbeat` (renews a lease), `task.report` (progress and log lines)

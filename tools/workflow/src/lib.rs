@@ -1,8 +1,10 @@
 //! wip
 pub mod definition;
-pub mod engine { pub const MAX_RESULT_BYTES: usize = 960 << 10; }
+pub mod engine;
 pub mod placeholder;
 pub mod run;
+pub mod schedule;
 pub mod scheduler;
 pub mod schema;
+pub mod store;
 pub mod validate;

@@ -226,6 +226,10 @@ pub fn ring<N: Nodes>(run: &mut Run, nodes: &mut N, number: Number, now_ms: u64)
             let error = Some("the time to wait is over, and no signal came".to_owned());
             end(run, nodes, node, State::Failed, error, now_ms)
         }
+        // The clock was set back: the alarm came too soon.
+        State::Delayed { until_ms } | State::UndoDelayed { until_ms } | State::Waiting { until_ms: Some(until_ms), .. } => {
+            nodes.alarm(&node, *until_ms)
+        }
         // An alarm of before, or one that came twice.
         _ => Ok(()),
     }
@@ -391,4 +395,17 @@ pub fn resume<N: Nodes>(run: &mut Run, nodes: &mut N, most: u32, now_ms: u64) ->
         }
     }
     Ok(run.held.is_empty())
+}
+
+/// Gives a node of a new run the result that it had in the run from which that was forked.
+pub fn copy<N: Nodes>(
+    run: &mut Run,
+    nodes: &mut N,
+    number: Number,
+    result: &Value,
+    now_ms: u64,
+) -> Result<(), N::Error> {
+    let node = nodes.node(number)?;
+    nodes.keep(number, result)?;
+    end(run, nodes, node, State::Completed, None, now_ms)
 }

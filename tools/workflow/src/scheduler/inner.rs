@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use super::{Nodes, begin, end};
 use crate::{
     definition::{MAX_RUN_STEPS, Step},
-    run::{Inner, Node, Number, Run, State},
+    run::{Inner, Node, Number, Phase, Run, State},
     validate::Graph,
 };
 
@@ -64,6 +64,11 @@ pub fn add<N: Nodes>(
         };
         count(run);
         match node.depends_on.is_empty() {
+            // The run waits for others.
+            true if run.phase == Phase::Blocked => {
+                run.held.push(node.number);
+                nodes.save(&Node { state: State::Held, ..node })?;
+            }
             true => begin(nodes, node, now_ms)?,
             false => nodes.save(&node)?,
         }

@@ -348,6 +348,7 @@ proptest! {
             if let Some(started_ms) = node.started_ms {
                 for needed in &node.depends_on {
                     let needed = &nodes[needed];
+                    prop_assert!(needed.lets_go_on(), "{} began behind {:?}", node.path, needed.state);
                     prop_assert!(needed.ended_ms.is_some_and(|ended_ms| ended_ms <= started_ms) && needed.order > 0);
                 }
             }

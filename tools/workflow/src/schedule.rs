@@ -1,0 +1,3 @@
+//! wip
+use crate::engine::WorkflowError;
+pub(crate) fn due(_: &str, _: u64) -> Result<(), WorkflowError> { Ok(()) }

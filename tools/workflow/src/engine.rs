@@ -147,4 +147,4 @@ fn call_for(
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -151,7 +151,8 @@ mod tests {
     fn a_bound_never_widens_what_a_caller_may_use() {
         let all = Principal::local_user();
         let some = Principal { tools: Some(tools(&["text_*", "add"]).into()), ..all.clone() };
-        let names = ["text_hash", "text_join", "add", "addition", "other"].map(|name| ToolName::new(name).expect("legal"));
+        let names =
+            ["text_hash", "text_join", "add", "addition", "other"].map(|name| ToolName::new(name).expect("legal"));
         for bound in [&["*"] as &[_], &["text_hash", "other"], &["te*", "a*"], &["text_*"], &["add"], &[]] {
             let bound = tools(bound);
             for principal in [&all, &some] {

@@ -86,12 +86,7 @@ impl Rights {
     ///
     /// # Errors
     /// See [`CallError`]; in a native test there is nothing to call: [`CallError::NotFound`].
-    pub fn call(
-        &self,
-        tool: &str,
-        arguments: &impl Serialize,
-        timeout: Option<Duration>,
-    ) -> Result<Output, CallError> {
+    pub fn call(&self, tool: &str, arguments: &impl Serialize, timeout: Option<Duration>) -> Result<Output, CallError> {
         let arguments =
             serde_json::to_string(arguments).map_err(|error| CallError::InvalidArguments(error.to_string()))?;
         #[cfg(target_arch = "wasm32")]

@@ -17,8 +17,8 @@ use crate::{
     call::{Call, CallError, Cost, Dispatch, Receipt, ToolResult, ToolSchemas},
     control::{Control, apart::apart},
     guest::instance,
-    telemetry::meters::CallMeters,
     names::ToolName,
+    telemetry::meters::CallMeters,
     tenant::{Authorized, Principal},
 };
 

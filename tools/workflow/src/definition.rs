@@ -87,7 +87,14 @@ pub struct Retry {
 
 impl Default for Retry {
     fn default() -> Self {
-        Self { max_attempts: 1, backoff_s: 1.0, factor: 2.0, max_backoff_s: 300.0, jitter: 0.1, final_errors: Vec::new() }
+        Self {
+            max_attempts: 1,
+            backoff_s: 1.0,
+            factor: 2.0,
+            max_backoff_s: 300.0,
+            jitter: 0.1,
+            final_errors: Vec::new(),
+        }
     }
 }
 

@@ -97,8 +97,7 @@ pub fn dot(name: &str, steps: &[Drawn]) -> String {
         for from in &step.depends_on {
             let width = if is_critical(&path, *from, to) { 3 } else { 1 };
             let id = steps.get(*from).map_or("", |step| &step.id);
-            let _never_fails =
-                writeln!(text, "  \"{}\" -> \"{}\" [penwidth={width}];", quoted(id), quoted(&step.id));
+            let _never_fails = writeln!(text, "  \"{}\" -> \"{}\" [penwidth={width}];", quoted(id), quoted(&step.id));
         }
     }
     text.push_str("}\n");
@@ -140,7 +139,13 @@ mod tests {
     use super::*;
 
     fn drawn(id: &str, took_ms: Option<u64>, depends_on: &[usize]) -> Drawn {
-        Drawn { id: id.into(), action: "tool".into(), status: "completed".into(), took_ms, depends_on: depends_on.into() }
+        Drawn {
+            id: id.into(),
+            action: "tool".into(),
+            status: "completed".into(),
+            took_ms,
+            depends_on: depends_on.into(),
+        }
     }
 
     #[test]
@@ -153,7 +158,8 @@ mod tests {
         assert_eq!(critical_path(&steps([Some(5), Some(5), Some(9), Some(1)])), [2, 1, 0]);
         assert_eq!(critical_path(&steps([None; 4])), [2, 1, 0]);
         assert_eq!(critical_path(&[]), [0_usize; 0]);
-        let long: Vec<Drawn> = (0..1_000).map(|n| drawn("x", None, &if n > 0 { vec![n - 1] } else { vec![] })).collect();
+        let long: Vec<Drawn> =
+            (0..1_000).map(|n| drawn("x", None, &if n > 0 { vec![n - 1] } else { vec![] })).collect();
         assert_eq!(critical_path(&long).len(), 1_000);
     }
 

@@ -13,7 +13,7 @@ use mcpp_tool::{
 use serde_json::json;
 
 pub use self::{
-    control::{cancel, ForkRequest, fork, give, give_token, pause, resume, retry},
+    control::{ForkRequest, cancel, fork, give, give_token, pause, resume, retry},
     job::Job,
     submission::{Draft, MAX_INPUT_BYTES, VisibleTools, submit},
     upkeep::{KEEP_MS, next_event, wake},
@@ -123,12 +123,7 @@ fn tell_blocked(t: &Transaction<'_>, ended: &Run, origin: Origin, now_ms: u64) -
 }
 
 /// Calls for handlers, one for each of `count` nodes that are ready now, up to as many as run at once.
-fn call_for(
-    t: &Transaction<'_>,
-    count: u32,
-    origin: Origin,
-    now_ms: u64,
-) -> Result<(), StoreError> {
+fn call_for(t: &Transaction<'_>, count: u32, origin: Origin, now_ms: u64) -> Result<(), StoreError> {
     for _ in 0..count.min(MAX_CALLED) {
         // Events of one key wait for each other, and a timer takes the place of one with its key.
         let key = format!("w:{}", id());

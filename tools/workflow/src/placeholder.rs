@@ -161,7 +161,9 @@ pub fn fill(
     find: &mut impl FnMut(&Placeholder) -> Result<Value, String>,
 ) -> Result<Value, PlaceholderError> {
     Ok(match value {
-        Value::String(text) => fill_text(text, find).map_err(|reason| PlaceholderError { at: at.to_owned(), reason })?,
+        Value::String(text) => {
+            fill_text(text, find).map_err(|reason| PlaceholderError { at: at.to_owned(), reason })?
+        }
         Value::Array(items) => {
             let items = items.iter().enumerate().map(|(number, item)| fill(item, &format!("{at}/{number}"), find));
             Value::Array(items.collect::<Result<_, _>>()?)
@@ -177,9 +179,8 @@ pub fn fill_fields(
     at: &str,
     find: &mut impl FnMut(&Placeholder) -> Result<Value, String>,
 ) -> Result<Map<String, Value>, PlaceholderError> {
-    let filled = |(name, field): (&String, &Value)| {
-        Ok((name.clone(), fill(field, &format!("{at}/{}", pointer(name)), find)?))
-    };
+    let filled =
+        |(name, field): (&String, &Value)| Ok((name.clone(), fill(field, &format!("{at}/{}", pointer(name)), find)?));
     fields.iter().map(filled).collect()
 }
 

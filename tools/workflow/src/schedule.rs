@@ -109,7 +109,9 @@ pub fn check_name(name: &str) -> Result<(), WorkflowError> {
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte));
     match is_legal {
         true => Ok(()),
-        false => Err(WorkflowError::Invalid(format!("a name has 1 to {MAX_NAME_BYTES} characters of a-z, A-Z, 0-9, _, - and ."))),
+        false => Err(WorkflowError::Invalid(format!(
+            "a name has 1 to {MAX_NAME_BYTES} characters of a-z, A-Z, 0-9, _, - and ."
+        ))),
     }
 }
 
@@ -152,8 +154,8 @@ pub fn next_time(cron: &str, time_zone: &str, after_ms: u64) -> Result<Option<u6
     }
     let zone = Tz::from_str(time_zone)
         .map_err(|_| WorkflowError::Invalid(format!("{time_zone:?} is no time zone, such as Europe/Berlin or UTC")))?;
-    let cron =
-        Cron::from_str(cron).map_err(|error| WorkflowError::Invalid(format!("{cron:?} is no cron expression: {error}")))?;
+    let cron = Cron::from_str(cron)
+        .map_err(|error| WorkflowError::Invalid(format!("{cron:?} is no cron expression: {error}")))?;
     let after = i64::try_from(after_ms).ok().and_then(DateTime::from_timestamp_millis);
     let next = after.and_then(|after| cron.find_next_occurrence(&after.with_timezone(&zone), false).ok());
     Ok(next.and_then(|next| u64::try_from(next.timestamp_millis()).ok()))
@@ -216,7 +218,13 @@ pub(crate) fn due(name: &str, now_ms: u64) -> Result<(), WorkflowError> {
             (_, Some(_)) if seen.overlap == Overlap::Skip => next.left_out = next.left_out.saturating_add(1),
             (Ok(graph), last) => {
                 if let Some(last) = last.filter(|_| seen.overlap == Overlap::Cancel) {
-                    engine::cancel(t, &last.id, ("the next run of its schedule begins", false), Origin::Handler(0), now_ms)?;
+                    engine::cancel(
+                        t,
+                        &last.id,
+                        ("the next run of its schedule begins", false),
+                        Origin::Handler(0),
+                        now_ms,
+                    )?;
                 }
                 engine::submit(t, &draft, graph, Origin::Handler(0), now_ms)?;
                 next.last_run = Some(draft.id.clone());
@@ -254,7 +262,8 @@ mod tests {
             assert_eq!(next(cron, zone, after).as_deref(), Some(time), "{cron} {zone}");
         }
         assert_eq!(next("0 0 30 2 *", "UTC", "2026-11-27T00:00:00Z"), None);
-        for (cron, zone) in [("61 * * * *", "UTC"), ("* * * * *", "Mars/Base"), ("", "UTC"), (&*"*".repeat(200), "UTC")] {
+        for (cron, zone) in [("61 * * * *", "UTC"), ("* * * * *", "Mars/Base"), ("", "UTC"), (&*"*".repeat(200), "UTC")]
+        {
             assert!(next_time(cron, zone, 0).is_err(), "{cron} {zone}");
         }
     }
@@ -267,7 +276,8 @@ mod tests {
             overlap,
             catch_up_ms: 150_000,
             is_paused: false,
-            steps: draft("x", json!([{ "step_id": "w", "action": "wait", "inputs": { "signal": "go" } }]), Value::Null).steps,
+            steps: draft("x", json!([{ "step_id": "w", "action": "wait", "inputs": { "signal": "go" } }]), Value::Null)
+                .steps,
             tags: vec!["nightly".into()],
             input: Value::Null,
             by: "test".into(),

@@ -227,9 +227,9 @@ pub fn ring<N: Nodes>(run: &mut Run, nodes: &mut N, number: Number, now_ms: u64)
             end(run, nodes, node, State::Failed, error, now_ms)
         }
         // The clock was set back: the alarm came too soon.
-        State::Delayed { until_ms } | State::UndoDelayed { until_ms } | State::Waiting { until_ms: Some(until_ms), .. } => {
-            nodes.alarm(&node, *until_ms)
-        }
+        State::Delayed { until_ms }
+        | State::UndoDelayed { until_ms }
+        | State::Waiting { until_ms: Some(until_ms), .. } => nodes.alarm(&node, *until_ms),
         // An alarm of before, or one that came twice.
         _ => Ok(()),
     }
@@ -314,12 +314,7 @@ pub fn follow<N: Nodes>(run: &mut Run, nodes: &mut N, most: u32, now_ms: u64) ->
 }
 
 /// Tells one dependent of a node that has ended, or, when all know, the node in which it stands.
-fn tell<N: Nodes>(
-    run: &mut Run,
-    nodes: &mut N,
-    (number, told): (Number, u32),
-    now_ms: u64,
-) -> Result<(), N::Error> {
+fn tell<N: Nodes>(run: &mut Run, nodes: &mut N, (number, told): (Number, u32), now_ms: u64) -> Result<(), N::Error> {
     let node = nodes.node(number)?;
     let next = usize::try_from(told).ok().and_then(|told| node.dependents.get(told).copied());
     let Some(dependent) = next else {

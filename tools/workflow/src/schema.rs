@@ -42,8 +42,8 @@ fn object(
     if let Some(missing) = required.into_iter().find(|name| !fields.contains_key(*name)) {
         return Some((format!("{at}/{}", pointer(missing)), format!("{missing:?} is missing")));
     }
-    let is_closed = schema.get("additionalProperties") == Some(&Value::Bool(false))
-        && schema.get("patternProperties").is_none();
+    let is_closed =
+        schema.get("additionalProperties") == Some(&Value::Bool(false)) && schema.get("patternProperties").is_none();
     for (name, value) in fields {
         let place = format!("{at}/{}", pointer(name));
         match properties.and_then(|properties| properties.get(name)) {
@@ -80,7 +80,8 @@ fn refuse(root: &Value, schema: &Value, value: &Value, at: &str, depth: usize) -
         Value::Object(fields) => object(root, schema, fields, at, depth),
         Value::Array(items) => {
             let schema = schema.get("items")?;
-            let refuse = |(number, item)| refuse(root, schema, item, &format!("{at}/{number}"), depth.saturating_add(1));
+            let refuse =
+                |(number, item)| refuse(root, schema, item, &format!("{at}/{number}"), depth.saturating_add(1));
             items.iter().enumerate().find_map(refuse)
         }
         _ => None,
@@ -161,7 +162,11 @@ mod tests {
             "$defs": { "Mode": { "enum": ["a", "b"] } }
         });
         let said = |arguments: Value| refusal(&schema, arguments.as_object().expect("an object"), "/inputs");
-        for fits in [json!({ "text": "x" }), json!({ "text": "${input}", "times": "${index}", "list": "${input.l}" }), json!({ "text": "", "times": null, "mode": "b", "list": [{ "x": 1 }] })] {
+        for fits in [
+            json!({ "text": "x" }),
+            json!({ "text": "${input}", "times": "${index}", "list": "${input.l}" }),
+            json!({ "text": "", "times": null, "mode": "b", "list": [{ "x": 1 }] }),
+        ] {
             assert_eq!(said(fits.clone()), None, "{fits}");
         }
         for (wrong, at) in [
@@ -182,7 +187,8 @@ mod tests {
             "type": "object",
             "properties": { "hash": { "type": "string" }, "rows": { "type": "array", "items": { "properties": { "a": {} } } }, "any": {} }
         });
-        let missing = |path: &str| missing(&schema, &path.split('.').map(str::to_owned).collect::<Vec<_>>()).map(str::to_owned);
+        let missing =
+            |path: &str| missing(&schema, &path.split('.').map(str::to_owned).collect::<Vec<_>>()).map(str::to_owned);
         for there in ["hash", "rows.0.a", "any.x.y"] {
             assert_eq!(missing(there), None, "{there}");
         }

@@ -361,7 +361,12 @@ fn tools(
         let Source::Step(id) = &placeholder.source else { continue };
         let Some(of) = places.get(id.as_str()).and_then(|place| steps.get(*place)) else { continue };
         // The result of a list of items, of a plan or of steps within has no schema.
-        if of.for_each.is_some() || of.plan || of.may_fail || of.when.is_some() || [WAIT, WORKFLOW].contains(&&*of.action) {
+        if of.for_each.is_some()
+            || of.plan
+            || of.may_fail
+            || of.when.is_some()
+            || [WAIT, WORKFLOW].contains(&&*of.action)
+        {
             continue;
         }
         if let Known::Tool { output: Some(output), .. } = look(&of.action)

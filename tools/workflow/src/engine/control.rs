@@ -148,7 +148,9 @@ pub fn give_token(
 fn check_payload(payload: &Value) -> Result<(), WorkflowError> {
     let bytes = payload.to_string().len();
     match bytes > MAX_PAYLOAD_BYTES {
-        true => Err(WorkflowError::Invalid(format!("payload has {bytes} bytes; at most {MAX_PAYLOAD_BYTES} are allowed"))),
+        true => {
+            Err(WorkflowError::Invalid(format!("payload has {bytes} bytes; at most {MAX_PAYLOAD_BYTES} are allowed")))
+        }
         false => Ok(()),
     }
 }

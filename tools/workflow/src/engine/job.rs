@@ -121,9 +121,8 @@ impl Job {
         // A tool whose answer is no object has it as `result`.
         let steps = answer.get("steps").or_else(|| answer.pointer("/result/steps")).or_else(|| answer.get("result"));
         let Some(steps) = steps.and_then(Value::as_array) else { return refuse("it has no list `steps`".into()) };
-        let checked = parse(steps).and_then(|steps| {
-            crate::validate::check(&steps, self.depth, &VisibleTools(&self.rights)).map(|_| steps)
-        });
+        let checked = parse(steps)
+            .and_then(|steps| crate::validate::check(&steps, self.depth, &VisibleTools(&self.rights)).map(|_| steps));
         match checked {
             Ok(steps) => Done { outcome: Outcome::Holds(steps), input: answer.get("input").cloned() },
             Err(problem) => refuse(problem.to_string()),
@@ -137,12 +136,7 @@ enum Refusal {
     Failed { error: String, is_final: bool },
 }
 
-fn call(
-    rights: &Rights,
-    tool: &str,
-    arguments: &Map<String, Value>,
-    timeout: Duration,
-) -> Result<Value, Refusal> {
+fn call(rights: &Rights, tool: &str, arguments: &Map<String, Value>, timeout: Duration) -> Result<Value, Refusal> {
     let refused = |error: String, is_final| Refusal::Failed { error, is_final };
     #[cfg(test)]
     let answer = super::tests::provider(rights, tool, arguments, timeout);
@@ -156,7 +150,8 @@ fn call(
             match ["success", "ok"].into_iter().find(|flag| says_no(flag)) {
                 None => Ok(result),
                 Some(_) => {
-                    let error = result.get("error").and_then(Value::as_str).map_or_else(|| result.to_string(), str::to_owned);
+                    let error =
+                        result.get("error").and_then(Value::as_str).map_or_else(|| result.to_string(), str::to_owned);
                     Err(refused(error, false))
                 }
             }
@@ -225,7 +220,9 @@ fn describe(t: &Transaction<'_>, run: &Run, of: &Node, now_ms: u64) -> Result<Wo
                     let kept = ITEMS.set(t, &(&run.id, of.number), &items);
                     Work::Known(kept.map_or_else(|error| failed(error.to_string()), |()| Outcome::Fans(total)))
                 }
-                Value::Array(items) => Work::Known(failed(format!("{} items; at most {MAX_ITEMS} are allowed", items.len()))),
+                Value::Array(items) => {
+                    Work::Known(failed(format!("{} items; at most {MAX_ITEMS} are allowed", items.len())))
+                }
                 other => Work::Known(failed(format!("`for_each.items` is no list: {other}"))),
             });
         }

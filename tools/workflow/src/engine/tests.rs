@@ -10,7 +10,10 @@ use mcpp_tool::{
 use serde_json::{Map, Value, json};
 
 use super::*;
-use crate::{store::{NODES, RESULTS}, validate::{Blind, parse}};
+use crate::{
+    store::{NODES, RESULTS},
+    validate::{Blind, parse},
+};
 
 thread_local! {
     /// Effects at the provider: what was called, in order.
@@ -158,8 +161,15 @@ fn a_failure_is_retried_then_final_and_what_follows_is_skipped() {
     ));
     while deliver(10_000) {}
     let expected = [
-        "twice completed", "often failed", "final failed", "after skipped", "behind skipped", "anyway completed",
-        "soft failed", "left skipped", "huge failed",
+        "twice completed",
+        "often failed",
+        "final failed",
+        "after skipped",
+        "behind skipped",
+        "anyway completed",
+        "soft failed",
+        "left skipped",
+        "huge failed",
     ];
     assert_eq!(shown("r"), ("failed", expected.map(str::to_owned).to_vec()));
     let count = |tool: &str| effects().iter().filter(|effect| effect.starts_with(tool)).count();
@@ -173,7 +183,8 @@ fn a_failure_is_retried_then_final_and_what_follows_is_skipped() {
 #[test]
 fn effects_are_taken_back_last_first_and_an_undo_that_fails_waits_for_an_operator() {
     clear();
-    let undo = |tool: &str| json!({ "action": tool, "inputs": { "of": "${result.n}" }, "retry": { "max_attempts": 1 } });
+    let undo =
+        |tool: &str| json!({ "action": tool, "inputs": { "of": "${result.n}" }, "retry": { "max_attempts": 1 } });
     start(&draft(
         "r",
         json!([
@@ -214,10 +225,11 @@ fn waits_end_with_their_time_their_signal_or_their_token() {
     let waiting = |shown: &(&str, Vec<String>)| shown.1.iter().filter(|state| state.ends_with("waiting")).count();
     assert_eq!(waiting(&shown("r")), 4);
     assert_eq!(transact(|t| give(t, "r", ("go", &json!({ "by": "ada" })), Origin::Client, now_ms())), Ok(1));
-    let token = match NODES.get(&snapshot().expect("a snapshot"), &("r".to_owned(), 2)).expect("read").expect("there").state {
-        crate::run::State::Waiting { token, .. } => token.expect("a token"),
-        other => panic!("{other:?}"),
-    };
+    let token =
+        match NODES.get(&snapshot().expect("a snapshot"), &("r".to_owned(), 2)).expect("read").expect("there").state {
+            crate::run::State::Waiting { token, .. } => token.expect("a token"),
+            other => panic!("{other:?}"),
+        };
     transact(|t| give_token(t, &token, &json!("hooked"), Origin::Client, now_ms())).expect("it waits");
     let twice = transact(|t| give_token(t, &token, &json!("hooked"), Origin::Client, now_ms()));
     assert!(matches!(twice, Err(WorkflowError::Refused(_))), "a token is good once: {twice:?}");
@@ -225,7 +237,11 @@ fn waits_end_with_their_time_their_signal_or_their_token() {
     assert_eq!(waiting(&shown("r")), 2, "{:?}", shown("r"));
     let t = now_ms() + 10_000;
     for number in [0, 3] {
-        transact(|tx| upkeep::change(tx, "r", Origin::Client, t, |run, nodes| Ok(scheduler::ring(run, nodes, number, t)?)).map(drop)).expect("rung");
+        transact(|tx| {
+            upkeep::change(tx, "r", Origin::Client, t, |run, nodes| Ok(scheduler::ring(run, nodes, number, t)?))
+                .map(drop)
+        })
+        .expect("rung");
     }
     run_all();
     assert_eq!(shown("r").0, "completed", "{:?}", shown("r"));
@@ -254,13 +270,20 @@ fn steps_within_steps_and_plans_are_part_of_the_run() {
     assert_eq!(result("r", 3), json!({ "y": 9, "p": "plan" }));
     let t = snapshot().expect("a snapshot");
     let bad = NODES.get(&t, &("r".to_owned(), 2)).expect("read").expect("there").error.expect("an error");
-    assert!(bad.contains("the plan is refused: step 'p' at /depends_on/0: Step 'p' depends on non-existent step 'q'"), "{bad}");
+    assert!(
+        bad.contains("the plan is refused: step 'p' at /depends_on/0: Step 'p' depends on non-existent step 'q'"),
+        "{bad}"
+    );
 }
 
 #[test]
 fn a_delivery_that_comes_again_has_its_node_and_a_completed_step_never_runs_again() {
     clear();
-    start(&draft("r", json!([{ "step_id": "a", "action": "echo" }, { "step_id": "b", "action": "echo", "depends_on": ["a"] }]), Value::Null));
+    start(&draft(
+        "r",
+        json!([{ "step_id": "a", "action": "echo" }, { "step_id": "b", "action": "echo", "depends_on": ["a"] }]),
+        Value::Null,
+    ));
     let taken = transact(|t| work::take(t, "d", now_ms() + 60_000, now_ms())).expect("taken").expect("a job");
     // The handler is gone behind its effect; the delivery comes again, and another one has nothing to do meanwhile.
     taken.perform(Duration::from_secs(60), now_ms());
@@ -289,7 +312,11 @@ fn a_handler_that_never_comes_back_loses_its_node() {
 #[test]
 fn a_pause_holds_back_what_has_not_begun_and_cancelling_ends_the_rest() {
     clear();
-    start(&draft("r", json!([{ "step_id": "a", "action": "echo" }, { "step_id": "b", "action": "echo", "depends_on": ["a"] }]), Value::Null));
+    start(&draft(
+        "r",
+        json!([{ "step_id": "a", "action": "echo" }, { "step_id": "b", "action": "echo", "depends_on": ["a"] }]),
+        Value::Null,
+    ));
     transact(|t| pause(t, "r", now_ms())).expect("paused");
     run_all();
     assert_eq!((effects().len(), shown("r").1), (0, ["a held", "b pending"].map(str::to_owned).to_vec()));
@@ -297,14 +324,21 @@ fn a_pause_holds_back_what_has_not_begun_and_cancelling_ends_the_rest() {
     run_all();
     assert_eq!((effects().len(), shown("r").0), (2, "completed"));
     assert!(transact(|t| resume(t, "r", Origin::Client, now_ms())).is_err());
-    start(&draft("s", json!([{ "step_id": "a", "action": "echo", "undo": { "action": "undo" } }, { "step_id": "b", "action": "wait", "inputs": { "signal": "x" }, "depends_on": ["a"] }, { "step_id": "c", "action": "echo", "depends_on": ["b"] }]), Value::Null));
+    start(&draft(
+        "s",
+        json!([{ "step_id": "a", "action": "echo", "undo": { "action": "undo" } }, { "step_id": "b", "action": "wait", "inputs": { "signal": "x" }, "depends_on": ["a"] }, { "step_id": "c", "action": "echo", "depends_on": ["b"] }]),
+        Value::Null,
+    ));
     run_all();
     let (run, open) = transact(|t| cancel(t, "s", ("enough", false), Origin::Client, now_ms())).expect("cancelled");
     assert_eq!((run.status(), open), ("cancelled", 2));
     run_all();
     assert_eq!(shown("s").1, ["a undone", "b cancelled", "c cancelled"]);
     assert_eq!(find(&snapshot().expect("a snapshot"), "s").expect("there").phase, Phase::Cancelled);
-    assert_eq!(transact(|t| cancel(t, "s", ("", false), Origin::Client, now_ms())).expect_err("ended").to_string(), "Workflow s has ended: cancelled");
+    assert_eq!(
+        transact(|t| cancel(t, "s", ("", false), Origin::Client, now_ms())).expect_err("ended").to_string(),
+        "Workflow s has ended: cancelled"
+    );
 }
 
 #[test]
@@ -340,9 +374,17 @@ fn a_fork_keeps_what_had_completed_and_the_rights_of_the_run() {
     start(&Draft { rights: rights.clone(), ..draft("r", steps, Value::Null) });
     run_all();
     assert_eq!(shown("r").0, "failed");
-    let request = ForkRequest { run: "r".into(), id: "r-2".into(), by: "bob".into(), rights: rights.clone(), ..ForkRequest::default() };
+    let request = ForkRequest {
+        run: "r".into(),
+        id: "r-2".into(),
+        by: "bob".into(),
+        rights: rights.clone(),
+        ..ForkRequest::default()
+    };
     let t = snapshot().expect("a snapshot");
-    for (other, is_refused) in [(Rights(None), false), (Rights(Some(vec!["*".into()])), true), (Rights(Some(vec!["echo".into()])), true)] {
+    for (other, is_refused) in
+        [(Rights(None), false), (Rights(Some(vec!["*".into()])), true), (Rights(Some(vec!["echo".into()])), true)]
+    {
         let forked = fork(&t, &ForkRequest { rights: other, ..request.clone() });
         assert_eq!(forked.as_ref().is_err(), is_refused);
         // The new run may do what the old one might, whoever forks it.
@@ -351,11 +393,20 @@ fn a_fork_keeps_what_had_completed_and_the_rights_of_the_run() {
     start(&fork(&t, &request).expect("it has ended"));
     run_all();
     assert_eq!((shown("r-2").0, result("r-2", 2)), ("completed", json!({ "b": 1 })));
-    let edited = ForkRequest { id: "r-3".into(), run: "r-2".into(), inputs: json!({ "a": { "n": 7 } }).as_object().expect("an object").clone(), ..request };
+    let edited = ForkRequest {
+        id: "r-3".into(),
+        run: "r-2".into(),
+        inputs: json!({ "a": { "n": 7 } }).as_object().expect("an object").clone(),
+        ..request
+    };
     start(&fork(&snapshot().expect("a snapshot"), &edited).expect("it has ended"));
     run_all();
     assert_eq!(result("r-3", 2), json!({ "b": 7 }));
-    assert_eq!(effects().iter().filter(|effect| effect.starts_with("echo {\"n\":1}")).count(), 1, "a ran once for both");
+    assert_eq!(
+        effects().iter().filter(|effect| effect.starts_with("echo {\"n\":1}")).count(),
+        1,
+        "a ran once for both"
+    );
     assert_eq!(find(&snapshot().expect("a snapshot"), "r-3").expect("there").forked.expect("a fork").by, "bob");
 }
 

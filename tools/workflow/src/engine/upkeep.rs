@@ -124,16 +124,24 @@ fn forget(now_ms: u64) -> Result<(), WorkflowError> {
 
 /// Removes rows of a run, and the run itself with the last of them.
 fn remove(t: &Transaction<'_>, id: &String) -> Result<(), StoreError> {
-    let numbers: Vec<Number> =
-        NODES.under(&(id,)).most(REMOVED / 3).walk(t).map(|row| row.map(|((_, number), _)| number)).collect::<Result<_, _>>()?;
+    let numbers: Vec<Number> = NODES
+        .under(&(id,))
+        .most(REMOVED / 3)
+        .walk(t)
+        .map(|row| row.map(|((_, number), _)| number))
+        .collect::<Result<_, _>>()?;
     for number in &numbers {
         NODES.remove(t, &(id.clone(), *number))?;
         RESULTS.remove(t, &(id, *number))?;
         INPUTS.remove(t, &(id, *number))?;
         ITEMS.remove(t, &(id, *number))?;
     }
-    let given: Vec<String> =
-        GIVEN.under(&(id,)).most(REMOVED).walk(t).map(|row| row.map(|((_, signal), _)| signal)).collect::<Result<_, _>>()?;
+    let given: Vec<String> = GIVEN
+        .under(&(id,))
+        .most(REMOVED)
+        .walk(t)
+        .map(|row| row.map(|((_, signal), _)| signal))
+        .collect::<Result<_, _>>()?;
     for signal in &given {
         GIVEN.remove(t, &(id, signal))?;
     }
@@ -150,7 +158,9 @@ fn next_watch(t: &View<'_>, now_ms: u64) -> Result<Option<u64>, WorkflowError> {
     if !READY.of(&()).is_empty(t)? || !LEASES.of(&()).is_empty(t)? {
         return Ok(Some(now_ms.saturating_add(WATCH_MS)));
     }
-    Ok(ENDED.of(&()).first(t)?.map(|(ended_ms, _)| ended_ms.saturating_add(KEEP_MS).clamp(now_ms.saturating_add(WATCH_MS), now_ms.saturating_add(TIDY_MS))))
+    Ok(ENDED.of(&()).first(t)?.map(|(ended_ms, _)| {
+        ended_ms.saturating_add(KEEP_MS).clamp(now_ms.saturating_add(WATCH_MS), now_ms.saturating_add(TIDY_MS))
+    }))
 }
 
 /// What an unfinished run waits for next, in words; none if nothing will happen to it any more.
@@ -163,7 +173,9 @@ pub fn next_event(t: &View<'_>, run: &Run) -> Result<Option<String>, StoreError>
     match run.phase {
         Phase::Completed | Phase::Failed | Phase::Cancelled => return said("it has ended"),
         Phase::UndoFailed => return said("an operator: `workflow_retry`, or `workflow_cancel` with `force`"),
-        Phase::Blocked if !run.waits_for.is_empty() => return Ok(Some(format!("the end of {}", run.waits_for.join(", ")))),
+        Phase::Blocked if !run.waits_for.is_empty() => {
+            return Ok(Some(format!("the end of {}", run.waits_for.join(", "))));
+        }
         _ => {}
     }
     if run.paused_ms.is_some() && !run.held.is_empty() {
@@ -187,4 +199,3 @@ pub fn next_event(t: &View<'_>, run: &Run) -> Result<Option<String>, StoreError>
     }
     Ok(None)
 }
-

@@ -100,8 +100,7 @@ pub(super) fn fan<N: Nodes>(
     if !has_room(run, total) {
         return end(run, nodes, node, State::Failed, Some(NO_ROOM.into()), now_ms);
     }
-    node.state =
-        State::Open(Inner::Fan { total, nodes: Vec::new(), open: Vec::new(), succeeded: 0, failed: 0 });
+    node.state = State::Open(Inner::Fan { total, nodes: Vec::new(), open: Vec::new(), succeeded: 0, failed: 0 });
     fill(run, nodes, node, now_ms)
 }
 
@@ -159,13 +158,7 @@ fn fill<N: Nodes>(run: &mut Run, nodes: &mut N, mut node: Node, now_ms: u64) -> 
 }
 
 /// Ends a node with the results of those within it.
-fn finish<N: Nodes>(
-    run: &mut Run,
-    nodes: &mut N,
-    node: Node,
-    result: Value,
-    now_ms: u64,
-) -> Result<(), N::Error> {
+fn finish<N: Nodes>(run: &mut Run, nodes: &mut N, node: Node, result: Value, now_ms: u64) -> Result<(), N::Error> {
     match nodes.keep(node.number, &result)? {
         true => end(run, nodes, node, State::Completed, None, now_ms),
         false => end(run, nodes, node, State::Failed, Some(super::too_large(&result)), now_ms),

@@ -51,9 +51,8 @@ impl Nodes for Memory {
     }
 
     fn last_undoable(&self) -> Result<Option<Number>, Infallible> {
-        let undoable = |node: &&Node| {
-            node.state == State::Completed && node.step.undo.is_some() && node.step.for_each.is_none()
-        };
+        let undoable =
+            |node: &&Node| node.state == State::Completed && node.step.undo.is_some() && node.step.for_each.is_none();
         Ok(self.nodes.values().filter(undoable).max_by_key(|node| node.order).map(|node| node.number))
     }
 }
@@ -118,7 +117,14 @@ fn steps() -> impl Strategy<Value = Plan> {
     ];
     let join = prop_oneof![Just(Join::All), Just(Join::Any), (0_u32..4).prop_map(Join::AtLeast)];
     let fan = proptest::option::weighted(0.3, (0_usize..5, 1_u32..4, join));
-    let step = (behavior, fan, proptest::collection::vec(any::<prop::sample::Index>(), 0..3), any::<bool>(), 1_u32..4, 0_u8..10);
+    let step = (
+        behavior,
+        fan,
+        proptest::collection::vec(any::<prop::sample::Index>(), 0..3),
+        any::<bool>(),
+        1_u32..4,
+        0_u8..10,
+    );
     (proptest::collection::vec(step, 1..8), 0_u32..3).prop_map(|(drawn, undo_fails)| {
         let mut steps = Vec::new();
         for (place, (behavior, fan, needs, has_undo, max_attempts, chance)) in drawn.into_iter().enumerate() {
@@ -168,7 +174,16 @@ impl World {
         let graph = validate::check(&steps, 0, &validate::Blind).expect("it fits together");
         let (mut run, mut nodes) = (new_run(), Memory::default());
         add(&mut run, &mut nodes, (&steps, &graph), &Place::default(), 0).unwrap();
-        Self { run, nodes, now_ms: 0, working: Vec::new(), deliveries: 0, plan, effects: RefCell::default(), undone: RefCell::default() }
+        Self {
+            run,
+            nodes,
+            now_ms: 0,
+            working: Vec::new(),
+            deliveries: 0,
+            plan,
+            effects: RefCell::default(),
+            undone: RefCell::default(),
+        }
     }
 
     fn ready(&self) -> Vec<Number> {
@@ -182,7 +197,9 @@ impl World {
             State::Ready | State::Running { .. } | State::Held => true,
             State::Undoing { .. } => true,
             State::Delayed { .. } | State::UndoDelayed { .. } => self.nodes.alarms.contains_key(&node.number),
-            State::Waiting { until_ms, signal, .. } => signal.is_some() || until_ms.is_some() && self.nodes.alarms.contains_key(&node.number),
+            State::Waiting { until_ms, signal, .. } => {
+                signal.is_some() || until_ms.is_some() && self.nodes.alarms.contains_key(&node.number)
+            }
             _ => false,
         };
         let run = &self.run;
@@ -219,7 +236,9 @@ impl World {
             Behavior::FailsOnce if node.attempt > 1 => Outcome::Completed(json!(1)),
             Behavior::FailsOnce | Behavior::FailsAlways => Outcome::Failed { error: "no".into(), is_final: false },
             Behavior::Waits => Outcome::Waits { signal: None, token: None, until_ms: Some(self.now_ms + 10) },
-            Behavior::Signal => Outcome::Waits { signal: Some("go".into()), token: None, until_ms: Some(self.now_ms + 500) },
+            Behavior::Signal => {
+                Outcome::Waits { signal: Some("go".into()), token: None, until_ms: Some(self.now_ms + 500) }
+            }
             Behavior::Plans => {
                 let steps = json!([{ "step_id": "p0", "action": "x" }, { "step_id": "p1", "action": "x", "depends_on": ["p0"] }]);
                 Outcome::Holds(serde_json::from_value(steps).unwrap())
@@ -262,7 +281,12 @@ impl World {
             }
             11 if dice.is_multiple_of(8) => cancel_if(self, dice),
             12 => {
-                let signalled = self.nodes.nodes.values().find(|node| matches!(&node.state, State::Waiting { signal: Some(_), .. })).map(|node| node.number);
+                let signalled = self
+                    .nodes
+                    .nodes
+                    .values()
+                    .find(|node| matches!(&node.state, State::Waiting { signal: Some(_), .. }))
+                    .map(|node| node.number);
                 if let Some(number) = signalled {
                     assert!(signal(&mut self.run, &mut self.nodes, number, &json!("go"), self.now_ms).unwrap());
                 }
@@ -306,7 +330,9 @@ fn live(plan: Plan, dice: &[u32]) -> World {
         let number = if turns as usize >= dice.len() && matches!(number % 16, 10 | 11) { number & !15 } else { number };
         world.step(number);
         // Steps of `follow` are transactions of their own.
-        while world.run.phase != Phase::UndoFailed && !follow(&mut world.run, &mut world.nodes, 1 + number % 3, world.now_ms).unwrap() {
+        while world.run.phase != Phase::UndoFailed
+            && !follow(&mut world.run, &mut world.nodes, 1 + number % 3, world.now_ms).unwrap()
+        {
             world.check_next_event();
         }
         world.check_next_event();
@@ -369,7 +395,8 @@ proptest! {
 #[test]
 fn without_crashes_each_step_has_one_effect_and_undos_come_last_first() {
     let step = |id: &str, needs: &[&str]| json!({ "step_id": id, "action": "x", "depends_on": needs, "undo": { "action": "u" } });
-    let steps: Vec<Step> = serde_json::from_value(json!([step("s0", &[]), step("s1", &["s0"]), step("s2", &["s1"])])).unwrap();
+    let steps: Vec<Step> =
+        serde_json::from_value(json!([step("s0", &[]), step("s1", &["s0"]), step("s2", &["s1"])])).unwrap();
     let behaviors = [Behavior::Works, Behavior::Works, Behavior::FailsAlways];
     let plan = Plan { steps: steps.into_iter().zip(behaviors).collect(), undo_fails: 0 };
     let world = live(plan, &[0, 5, 0, 5, 0, 5, 0, 5, 0, 5]);

@@ -76,7 +76,9 @@ pub fn workflow_list(
             return Err(WorkflowError::Invalid(format!("Offset must be below {MAX_WALKED}; go on with cursor")));
         }
         if peer_filter.as_deref().is_some_and(|peer| !peer.is_empty() && peer != HERE) {
-            return Ok(json!({ "workflows": [], "total_count": 0, "returned_count": 0, "has_more": false, "next_cursor": null }));
+            return Ok(
+                json!({ "workflows": [], "total_count": 0, "returned_count": 0, "has_more": false, "next_cursor": null }),
+            );
         }
         let status = status_filter.map_or("", Status::as_str);
         list(t, status, &tag_filter, (offset, limit), cursor.as_deref())
@@ -149,7 +151,13 @@ pub fn workflow_doctor(
         let (from, statuses) = match cursor.as_deref().and_then(|cursor| cursor.split_once('/')) {
             Some((status, place)) => {
                 let place = place.split_once(':').and_then(|(ms, id)| Some((ms.parse::<u64>().ok()?, id.to_owned())));
-                (place, ["submitted", "running", "failed", "cancelled"].into_iter().skip_while(|name| *name != status).collect())
+                (
+                    place,
+                    ["submitted", "running", "failed", "cancelled"]
+                        .into_iter()
+                        .skip_while(|name| *name != status)
+                        .collect(),
+                )
             }
             None => (None, vec!["submitted", "running", "failed", "cancelled"]),
         };
@@ -172,7 +180,9 @@ pub fn workflow_doctor(
                 }
             }
         }
-        Ok(json!({ "healthy": stuck.is_empty(), "examined": examined, "stuck": stuck, "waits_for_operator": waiting, "next_cursor": next }))
+        Ok(
+            json!({ "healthy": stuck.is_empty(), "examined": examined, "stuck": stuck, "waits_for_operator": waiting, "next_cursor": next }),
+        )
     });
     settle(examined, "")
 }

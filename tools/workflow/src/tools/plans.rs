@@ -69,11 +69,19 @@ pub fn workflow_template(
                     return invalid(format!("at most {MAX_SCHEDULES} templates are allowed"));
                 }
                 let by = caller::caller().subject;
-                let template = Template { steps: steps.clone(), tags: tags.clone(), by, rights: rights.clone(), written_ms: now_ms() };
+                let template = Template {
+                    steps: steps.clone(),
+                    tags: tags.clone(),
+                    by,
+                    rights: rights.clone(),
+                    written_ms: now_ms(),
+                };
                 TEMPLATES.put(t, name, &template)?;
             }
             let there = template(t, name)?;
-            Ok(json!({ "template": name, "steps": there.steps, "tags": there.tags, "written_by": there.by, "written_at": time(Some(there.written_ms)) }))
+            Ok(
+                json!({ "template": name, "steps": there.steps, "tags": there.tags, "written_by": there.by, "written_at": time(Some(there.written_ms)) }),
+            )
         })
     })();
     settle(shown, "")

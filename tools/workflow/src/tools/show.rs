@@ -125,7 +125,8 @@ pub fn workflow_result(
         }
         // What nothing waits for is the result of the whole.
         let is_last = |node: &&Node| node.parent.is_none() && node.dependents.is_empty();
-        let last = outputs.iter().filter(|(node, _)| is_last(node)).map(|(node, value)| (node.path.clone(), value.clone()));
+        let last =
+            outputs.iter().filter(|(node, _)| is_last(node)).map(|(node, value)| (node.path.clone(), value.clone()));
         let (last, last_fits) = fitting(last);
         let mut reply = json!({
             "workflow_id": run.id,
@@ -182,9 +183,9 @@ pub fn workflow_dependencies(
         let (nodes, has_more) = nodes(t, &run)?;
         let steps = drawn(&nodes);
         let id = |place: &usize| steps.get(*place).map(|step| step.id.clone());
-        let edges = steps.iter().flat_map(|to| {
-            to.depends_on.iter().filter_map(|from| Some(json!({ "from": id(from)?, "to": to.id })))
-        });
+        let edges = steps
+            .iter()
+            .flat_map(|to| to.depends_on.iter().filter_map(|from| Some(json!({ "from": id(from)?, "to": to.id }))));
         Ok(json!({
             "workflow_id": run.id,
             "format": format,

@@ -141,7 +141,9 @@ pub fn workflow_retry(
     let (now, id) = (now_ms(), workflow_id.as_str());
     let retried = (|| {
         if let Some(run) = run(|t| engine::retry(t, id, origin(), now))? {
-            return Ok(json!({ "workflow_id": id, "status": run.status(), "phase": run.phase.as_str(), "message": "The undo is tried again" }));
+            return Ok(
+                json!({ "workflow_id": id, "status": run.status(), "phase": run.phase.as_str(), "message": "The undo is tried again" }),
+            );
         }
         let (base, number) = match id.rsplit_once("-retry-").map(|(base, number)| (base, number.parse::<u32>())) {
             Some((base, Ok(number))) => (base, number),

@@ -50,27 +50,74 @@ fn the_first_thing_that_is_wrong_is_named_with_its_step_and_place() {
         (json!([step("a", json!({ "retries": 1 }))]), "step 'a': unknown field `retries`"),
         (json!([step("a b", json!({}))]), "step 'a b' at /step_id: a step's id has 1 to 64"),
         (json!([step("a", json!({})), step("a", json!({}))]), "step 'a' at /step_id: another step has this id"),
-        (json!([step("a", json!({ "depends_on": ["x"] }))]), "step 'a' at /depends_on/0: Step 'a' depends on non-existent step 'x'"),
-        (json!([step("a", json!({ "depends_on": ["a"] }))]), "step 'a' at /depends_on: Workflow contains cycle: a -> a"),
         (
-            json!([step("z", json!({ "depends_on": ["a"] })), step("a", json!({ "depends_on": ["b"] })), step("b", json!({ "inputs": { "x": "${steps.c.result}" } })), step("c", json!({ "depends_on": ["a"] }))]),
+            json!([step("a", json!({ "depends_on": ["x"] }))]),
+            "step 'a' at /depends_on/0: Step 'a' depends on non-existent step 'x'",
+        ),
+        (
+            json!([step("a", json!({ "depends_on": ["a"] }))]),
+            "step 'a' at /depends_on: Workflow contains cycle: a -> a",
+        ),
+        (
+            json!([
+                step("z", json!({ "depends_on": ["a"] })),
+                step("a", json!({ "depends_on": ["b"] })),
+                step("b", json!({ "inputs": { "x": "${steps.c.result}" } })),
+                step("c", json!({ "depends_on": ["a"] }))
+            ]),
             "step 'a' at /depends_on: Workflow contains cycle: a -> c -> b -> a",
         ),
-        (json!([step("a", json!({ "inputs": { "x": "${steps.b.result}" } }))]), "step 'a' at /inputs/x: `${steps.b.result}` refers to non-existent step 'b'"),
-        (json!([step("a", json!({ "inputs": { "x": "${item}" } }))]), "step 'a' at /inputs/x: `${item}` stands only in a step with `for_each`"),
-        (json!([step("a", json!({ "inputs": { "x": "${result}" } }))]), "step 'a' at /inputs/x: `${result}` stands only in an undo"),
-        (json!([step("a", json!({ "action": "other" }))]), "step 'a' at /action: there is no tool `other`"),
-        (json!([step("a", json!({ "undo": { "action": "other" } }))]), "step 'a' at /undo/action: there is no tool `other`"),
-        (json!([step("a", json!({ "action": "add", "inputs": { "a": 1 } }))]), "step 'a' at /inputs/b: \"b\" is missing"),
-        (json!([step("a", json!({ "action": "add", "inputs": { "a": 1, "b": "x" } }))]), "step 'a' at /inputs/b: must be of type number, and is a string"),
         (
-            json!([step("a", json!({ "action": "add", "inputs": { "a": 1, "b": 2 } })), step("b", json!({ "inputs": { "x": ["${steps.a.result.total}"] } }))]),
+            json!([step("a", json!({ "inputs": { "x": "${steps.b.result}" } }))]),
+            "step 'a' at /inputs/x: `${steps.b.result}` refers to non-existent step 'b'",
+        ),
+        (
+            json!([step("a", json!({ "inputs": { "x": "${item}" } }))]),
+            "step 'a' at /inputs/x: `${item}` stands only in a step with `for_each`",
+        ),
+        (
+            json!([step("a", json!({ "inputs": { "x": "${result}" } }))]),
+            "step 'a' at /inputs/x: `${result}` stands only in an undo",
+        ),
+        (json!([step("a", json!({ "action": "other" }))]), "step 'a' at /action: there is no tool `other`"),
+        (
+            json!([step("a", json!({ "undo": { "action": "other" } }))]),
+            "step 'a' at /undo/action: there is no tool `other`",
+        ),
+        (
+            json!([step("a", json!({ "action": "add", "inputs": { "a": 1 } }))]),
+            "step 'a' at /inputs/b: \"b\" is missing",
+        ),
+        (
+            json!([step("a", json!({ "action": "add", "inputs": { "a": 1, "b": "x" } }))]),
+            "step 'a' at /inputs/b: must be of type number, and is a string",
+        ),
+        (
+            json!([
+                step("a", json!({ "action": "add", "inputs": { "a": 1, "b": 2 } })),
+                step("b", json!({ "inputs": { "x": ["${steps.a.result.total}"] } }))
+            ]),
             "step 'b' at /inputs/x/0: `${steps.a.result.total}`: the result of `add` has no \"total\"",
         ),
-        (json!([step("a", json!({ "action": "wait", "inputs": { "seconds": 1, "signal": "s" } }))]), "step 'a' at /inputs: exactly one of"),
-        (json!([step("a", json!({ "action": "workflow", "inputs": { "steps": [step("b", json!({ "depends_on": ["x"] }))] } }))]), "step 'a/b' at /depends_on/0: "),
-        (json!([step("a", json!({ "retry": { "max_attempts": 0 } }))]), "step 'a' at /retry: max_attempts must be 1 to 1000"),
-        (json!([step("a", json!({ "for_each": { "items": [], "parallel": 0 } }))]), "step 'a' at /for_each/parallel: must be 1 to 100"),
+        (
+            json!([step("a", json!({ "action": "wait", "inputs": { "seconds": 1, "signal": "s" } }))]),
+            "step 'a' at /inputs: exactly one of",
+        ),
+        (
+            json!([step(
+                "a",
+                json!({ "action": "workflow", "inputs": { "steps": [step("b", json!({ "depends_on": ["x"] }))] } })
+            )]),
+            "step 'a/b' at /depends_on/0: ",
+        ),
+        (
+            json!([step("a", json!({ "retry": { "max_attempts": 0 } }))]),
+            "step 'a' at /retry: max_attempts must be 1 to 1000",
+        ),
+        (
+            json!([step("a", json!({ "for_each": { "items": [], "parallel": 0 } }))]),
+            "step 'a' at /for_each/parallel: must be 1 to 100",
+        ),
     ] {
         let said = said(steps.clone()).expect_err(error);
         assert!(said.starts_with(error), "{said}\nnot\n{error}");

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::{
+    command_line::{run, stdout},
     kills::Program,
     support::{PATIENCE, TestHost, folder, grant, guest, http_client, modern_request, parse_messages},
     tenants::{User, token},
@@ -94,6 +95,54 @@ async fn a_long_chain_and_a_wide_fan_end() {
     }
     let doctor = ask(&host, "workflow_doctor", json!({})).await;
     assert_eq!(doctor["healthy"], true, "{doctor}");
+}
+
+/// As many steps as one submission may have fit into a transaction, and all are cancelled, so many at a time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thousand_steps_are_submitted_and_cancelled() {
+    let host = TestHost::start_with(folder(&[]), |config| config.tools.builtin = true).await;
+    let gate = json!({ "step_id": "gate", "action": "wait", "inputs": { "signal": "go" } });
+    let behind = (1..1_000).map(|number| json!({ "step_id": format!("s{number}"), "action": "text_hash", "inputs": { "text": "${steps.gate.result}" } }));
+    let steps: Vec<Value> = [gate].into_iter().chain(behind).collect();
+    let submit = |steps: &[Value]| json!({ "workflow_id": "w", "name": "w", "steps": steps });
+    let submitted = ask(&host, "workflow_submit", submit(&steps)).await;
+    assert_eq!(submitted["success"], true, "{submitted}");
+    let cancelled = ask(&host, "workflow_cancel", json!({ "workflow_id": "w" })).await;
+    assert_eq!((&cancelled["status"], &cancelled["cancelled_steps"]), (&json!("cancelled"), &json!(1_000)), "{cancelled}");
+    let result = ended(&host, "w").await;
+    assert_eq!((&result["status"], &result["phase"]), (&json!("cancelled"), &json!("cancelled")));
+    let one_more = [steps, vec![json!({ "step_id": "more", "action": "text_hash", "inputs": { "text": "" } })]].concat();
+    let refused = ask(&host, "workflow_submit", submit(&one_more)).await;
+    assert_eq!(refused["error"], "there are 1001 steps; at most 1000 are allowed");
+}
+
+/// The commands show the same as the tools.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn runs_are_watched_on_the_command_line() {
+    let host = TestHost::start_with(folder(&[]), |config| config.tools.builtin = true).await;
+    let steps = json!([
+        { "step_id": "a", "action": "workflow", "inputs": { "steps": [{ "step_id": "b", "action": "text_hash", "inputs": { "text": "x" } }] } },
+        { "step_id": "c", "action": "text_hash", "inputs": { "text": "${steps.a.result.b.digest}" } }
+    ]);
+    ask(&host, "workflow_submit", json!({ "workflow_id": "w", "name": "n", "tags": ["nightly"], "steps": steps })).await;
+    let url = format!("--url={}", host.host.url());
+    let command = |arguments: &[&str]| {
+        let all: Vec<&str> = ["workflow", &url].iter().chain(arguments).copied().collect();
+        tokio::task::block_in_place(|| run(&all, &[]))
+    };
+    let followed = command(&["follow", "w"]);
+    assert!(followed.status.success() && stdout(&followed).ends_with("w: completed (completed)\n"), "{followed:?}");
+    let listed: Value = serde_json::from_str(&stdout(&command(&["list", "--tag", "nightly", "--json"]))).expect("JSON");
+    assert_eq!((&listed[0]["workflow_id"], listed.as_array().map(Vec::len)), (&json!("w"), Some(1)));
+    assert!(stdout(&command(&["list"])).contains("completed"));
+    let shown = stdout(&command(&["show", "w"]));
+    let rows: Vec<&str> = shown.lines().filter(|line| line.contains("text_hash")).collect();
+    assert!(rows.len() == 2 && rows[0].contains("  b"), "the step within a step stands behind it: {shown}");
+    assert!(stdout(&command(&["show", "w", "--dot"])).starts_with("digraph \"n\" {\n"));
+    assert!(stdout(&command(&["show", "w", "--mermaid"])).contains("s0 ==> s1"));
+    let doctor = command(&["doctor"]);
+    assert!(doctor.status.success() && stdout(&doctor).contains("0 without a next event"), "{doctor:?}");
+    assert!(!command(&["show", "nothing"]).status.success());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -26,6 +26,8 @@ pub trait Nodes {
     fn save(&mut self, node: &Node) -> Result<(), Self::Error>;
     /// The result of a node; null if it has none.
     fn result(&self, number: Number) -> Result<Value, Self::Error>;
+    /// Reads the results of nodes at once, so that each costs little afterwards.
+    fn read_ahead(&self, numbers: &[Number]) -> Result<(), Self::Error>;
     /// Keeps the result of a node; whether it is small enough.
     fn keep(&mut self, number: Number, result: &Value) -> Result<bool, Self::Error>;
     /// Has [`ring`] called for a node at a time.

@@ -138,6 +138,11 @@ impl Nodes for StoredNodes<'_, '_> {
         Ok(RESULTS.get(self.t, &(&self.run, number))?.unwrap_or_default())
     }
 
+    fn read_ahead(&self, numbers: &[Number]) -> Result<(), StoreError> {
+        let keys: Vec<(&str, Number)> = numbers.iter().map(|number| (self.run.as_str(), *number)).collect();
+        RESULTS.read_ahead(self.t, &keys)
+    }
+
     fn keep(&mut self, number: Number, result: &Value) -> Result<bool, StoreError> {
         let is_kept = result.to_string().len() <= MAX_RESULT_BYTES;
         if is_kept {

@@ -1,7 +1,10 @@
 //! A handler at work: it takes a ready node, does what there is to do outside of any transaction, and records it in the transaction that takes the next one. A delivery that comes
 //! again finds by its id the node that it had.
 
-use std::time::{Duration, Instant};
+use std::{
+    cell::Cell,
+    time::{Duration, Instant},
+};
 
 use mcpp_tool::{
     caller,
@@ -21,6 +24,8 @@ use crate::{
 
 /// How long a handler goes on to further nodes. A timer calls for the next handler then.
 const AT_WORK: Duration = Duration::from_secs(2);
+/// Bytes of the store after which it stops too: a quarter of what a call may read and write.
+const AT_WORK_BYTES: u64 = 16 << 20;
 /// How long behind the end of its time a handler keeps its node.
 const LEASE: Duration = Duration::from_secs(60);
 
@@ -34,14 +39,17 @@ pub fn work(delivery: &str, hops: u32) -> Result<(), WorkflowError> {
         let until_ms = now_ms().saturating_add(millis(caller::remaining().saturating_add(LEASE)));
         take(t, delivery, until_ms, now_ms())
     };
+    let bytes = Cell::new(0_u64);
     let mut job = transact(take_one)?;
     while let Some(at_work) = job {
         let done = at_work.perform(caller::remaining(), now_ms());
-        let goes_on = begun.elapsed() < AT_WORK;
+        let goes_on = begun.elapsed() < AT_WORK && bytes.get() < AT_WORK_BYTES;
         job = transact(|t| {
             record(t, delivery, &at_work, &done, (hops, goes_on))?;
             if goes_on {
-                take_one(t)
+                let next = take_one(t)?;
+                bytes.set(bytes.get().saturating_add(t.spent().bytes));
+                Ok(next)
             } else {
                 // What is ready has a handler of its own, but for what this one would have taken.
                 if !READY.of(&()).is_empty(t)? {

@@ -114,8 +114,11 @@ fn fill<N: Nodes>(run: &mut Run, nodes: &mut N, mut node: Node, now_ms: u64) -> 
     match for_each.join.decided(*total, *succeeded, *failed) {
         Some(true) => {
             run.to_cancel.append(open);
-            let results: Result<Vec<Value>, _> = begun.iter().map(|number| nodes.result(*number)).collect();
-            return finish(run, nodes, node, Value::Array(results?), now_ms);
+            let begun = std::mem::take(begun);
+            let Some(results) = results(nodes, &begun)? else {
+                return end(run, nodes, node, State::Failed, Some(TOO_LARGE.into()), now_ms);
+            };
+            return finish(run, nodes, node, Value::Array(results), now_ms);
         }
         Some(false) => {
             run.to_cancel.append(open);
@@ -155,6 +158,27 @@ fn fill<N: Nodes>(run: &mut Run, nodes: &mut N, mut node: Node, now_ms: u64) -> 
         begin(nodes, item, now_ms)?;
     }
     nodes.save(&node)
+}
+
+const TOO_LARGE: &str = "the results of the steps within it are too large together";
+
+/// The results of nodes, as far as they are not too large together.
+fn results<N: Nodes>(nodes: &N, numbers: &[Number]) -> Result<Option<Vec<Value>>, N::Error> {
+    /// Results that are read at once: each may be as large as a result may be.
+    const AT_ONCE: usize = 16;
+    let (mut results, mut bytes) = (Vec::new(), 0_usize);
+    for part in numbers.chunks(AT_ONCE) {
+        nodes.read_ahead(part)?;
+        for number in part {
+            let result = nodes.result(*number)?;
+            bytes = bytes.saturating_add(result.to_string().len());
+            if bytes > crate::store::MAX_RESULT_BYTES {
+                return Ok(None);
+            }
+            results.push(result);
+        }
+    }
+    Ok(Some(results))
 }
 
 /// Ends a node with the results of those within it.
@@ -232,13 +256,18 @@ pub(super) fn tell_parent<N: Nodes>(
                 return end(run, nodes, parent, State::Cancelled, run.cancelled.clone(), now_ms);
             }
             // What nothing within waits for is the result.
-            let mut results = Map::new();
+            let (mut names, mut last) = (Vec::new(), Vec::new());
             for number in *first..first.saturating_add(*total) {
                 let node = nodes.node(number)?;
                 if node.dependents.is_empty() {
-                    results.insert(node.own_name().to_owned(), nodes.result(number)?);
+                    names.push(node.own_name().to_owned());
+                    last.push(number);
                 }
             }
+            let Some(results) = results(nodes, &last)? else {
+                return end(run, nodes, parent, State::Failed, Some(TOO_LARGE.into()), now_ms);
+            };
+            let results: Map<String, Value> = names.into_iter().zip(results).collect();
             finish(run, nodes, parent, Value::Object(results), now_ms)
         }
         _ => Ok(()),

@@ -108,10 +108,15 @@ async fn a_thousand_steps_are_submitted_and_cancelled() {
     let submitted = ask(&host, "workflow_submit", submit(&steps)).await;
     assert_eq!(submitted["success"], true, "{submitted}");
     let cancelled = ask(&host, "workflow_cancel", json!({ "workflow_id": "w" })).await;
-    assert_eq!((&cancelled["status"], &cancelled["cancelled_steps"]), (&json!("cancelled"), &json!(1_000)), "{cancelled}");
+    assert_eq!(
+        (&cancelled["status"], &cancelled["cancelled_steps"]),
+        (&json!("cancelled"), &json!(1_000)),
+        "{cancelled}"
+    );
     let result = ended(&host, "w").await;
     assert_eq!((&result["status"], &result["phase"]), (&json!("cancelled"), &json!("cancelled")));
-    let one_more = [steps, vec![json!({ "step_id": "more", "action": "text_hash", "inputs": { "text": "" } })]].concat();
+    let one_more =
+        [steps, vec![json!({ "step_id": "more", "action": "text_hash", "inputs": { "text": "" } })]].concat();
     let refused = ask(&host, "workflow_submit", submit(&one_more)).await;
     assert_eq!(refused["error"], "there are 1001 steps; at most 1000 are allowed");
 }
@@ -124,7 +129,8 @@ async fn runs_are_watched_on_the_command_line() {
         { "step_id": "a", "action": "workflow", "inputs": { "steps": [{ "step_id": "b", "action": "text_hash", "inputs": { "text": "x" } }] } },
         { "step_id": "c", "action": "text_hash", "inputs": { "text": "${steps.a.result.b.digest}" } }
     ]);
-    ask(&host, "workflow_submit", json!({ "workflow_id": "w", "name": "n", "tags": ["nightly"], "steps": steps })).await;
+    ask(&host, "workflow_submit", json!({ "workflow_id": "w", "name": "n", "tags": ["nightly"], "steps": steps }))
+        .await;
     let url = format!("--url={}", host.host.url());
     let command = |arguments: &[&str]| {
         let all: Vec<&str> = ["workflow", &url].iter().chain(arguments).copied().collect();

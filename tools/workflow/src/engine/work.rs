@@ -49,7 +49,7 @@ pub fn work(delivery: &str, hops: u32) -> Result<(), WorkflowError> {
             if goes_on {
                 let next = take_one(t)?;
                 bytes.set(bytes.get().saturating_add(t.spent().bytes));
-                Ok(next)
+                Ok::<_, WorkflowError>(next)
             } else {
                 // What is ready has a handler of its own, but for what this one would have taken.
                 if !READY.of(&()).is_empty(t)? {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use wasmtime::component::Linker;
 
-use super::endpoint::{Bounds, EndpointView};
+use super::endpoint::{CallBounds, EndpointView};
 use crate::{
     capability::{
         bindings::mcpp::{
@@ -58,7 +58,7 @@ impl rights::Host for EndpointView<'_> {
             Ok(tools) => tools,
             Err(reason) => return Ok(Err(call::CallError::InvalidArguments(reason))),
         };
-        self.nested(tool, arguments, Bounds { tools, timeout: timeout_ms.map(Duration::from_millis) }).await
+        self.nested(tool, arguments, CallBounds { tools, timeout: timeout_ms.map(Duration::from_millis) }).await
     }
 }
 

@@ -135,7 +135,7 @@ impl progress::Host for EndpointView<'_> {
 
 /// What a nested call may do, beside what its caller and its component may.
 #[derive(Debug, Default)]
-pub(super) struct Bounds {
+pub(super) struct CallBounds {
     /// The only tools that it and the calls below it may use; none for no such bound.
     pub(super) tools: Option<Vec<ToolPattern>>,
     /// When it ends, if that is sooner than the running call's deadline.
@@ -148,7 +148,7 @@ impl call::Host for EndpointView<'_> {
         tool: String,
         arguments: String,
     ) -> wasmtime::Result<Result<types::ToolResult, call::CallError>> {
-        self.nested(tool, arguments, Bounds::default()).await
+        self.nested(tool, arguments, CallBounds::default()).await
     }
 }
 
@@ -158,7 +158,7 @@ impl EndpointView<'_> {
         &mut self,
         tool: String,
         arguments: String,
-        bounds: Bounds,
+        bounds: CallBounds,
     ) -> wasmtime::Result<Result<types::ToolResult, call::CallError>> {
         let Some(running) = self.running else { return Ok(Err(call::CallError::NotFound)) };
         if self.transaction_open {

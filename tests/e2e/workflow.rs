@@ -34,7 +34,7 @@ async fn a_workflow_of_tool_calls_ends_with_nothing_else_installed() {
             "steps": [
                 { "step_id": "each", "action": "text_hash", "inputs": { "text": "${item}" }, "for_each": { "items": "${input.texts}", "parallel": 2 } },
                 { "step_id": "go", "action": "wait", "inputs": { "signal": "go" } },
-                { "step_id": "all", "action": "text_hash", "inputs": { "text": "${steps.each.result}" }, "depends_on": ["go"] }
+                { "step_id": "all", "action": "text_hash", "inputs": { "text": "all: ${steps.each.result}" }, "depends_on": ["go"] }
             ],
         }),
     )
@@ -82,7 +82,7 @@ async fn a_long_chain_and_a_wide_fan_end() {
             _ => json!({ "step_id": format!("s{number}"), "action": "text_hash", "inputs": { "text": format!("${{steps.s{}.result.digest}}", number - 1) } }),
         })
         .collect();
-    let wide = json!([{ "step_id": "fan", "action": "text_hash", "inputs": { "text": "${index}" }, "for_each": { "items": vec![0; 100], "parallel": 20 } }]);
+    let wide = json!([{ "step_id": "fan", "action": "text_hash", "inputs": { "text": "item ${index}" }, "for_each": { "items": vec![0; 100], "parallel": 20 } }]);
     for (id, steps) in [("chain", json!(chain)), ("wide", wide)] {
         let submitted = ask(&host, "workflow_submit", json!({ "workflow_id": id, "name": id, "steps": steps })).await;
         assert_eq!(submitted["success"], true, "{submitted}");
@@ -102,7 +102,7 @@ async fn a_long_chain_and_a_wide_fan_end() {
 async fn a_thousand_steps_are_submitted_and_cancelled() {
     let host = TestHost::start_with(folder(&[]), |config| config.tools.builtin = true).await;
     let gate = json!({ "step_id": "gate", "action": "wait", "inputs": { "signal": "go" } });
-    let behind = (1..1_000).map(|number| json!({ "step_id": format!("s{number}"), "action": "text_hash", "inputs": { "text": "${steps.gate.result}" } }));
+    let behind = (1..1_000).map(|number| json!({ "step_id": format!("s{number}"), "action": "text_hash", "inputs": { "text": "gate: ${steps.gate.result}" } }));
     let steps: Vec<Value> = [gate].into_iter().chain(behind).collect();
     let submit = |steps: &[Value]| json!({ "workflow_id": "w", "name": "w", "steps": steps });
     let submitted = ask(&host, "workflow_submit", submit(&steps)).await;

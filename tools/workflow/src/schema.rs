@@ -76,6 +76,13 @@ fn refuse(root: &Value, schema: &Value, value: &Value, at: &str, depth: usize) -
     if let Some(allowed) = allowed.filter(|allowed| !allowed.contains(value)) {
         return Some((at.to_owned(), format!("{value} is none of {}", Value::Array(allowed.clone()))));
     }
+    // An enum whose words have descriptions is a choice of constants.
+    let choices = schema.get("oneOf").or_else(|| schema.get("anyOf")).and_then(Value::as_array);
+    let constants: Option<Vec<&Value>> = choices.and_then(|all| all.iter().map(|one| one.get("const")).collect());
+    if let Some(constants) = constants.filter(|constants| !constants.contains(&value)) {
+        let constants = constants.into_iter().cloned().collect();
+        return Some((at.to_owned(), format!("{value} is none of {}", Value::Array(constants))));
+    }
     match value {
         Value::Object(fields) => object(root, schema, fields, at, depth),
         Value::Array(items) => {
@@ -155,6 +162,7 @@ mod tests {
                 "text": { "type": "string" },
                 "times": { "type": ["integer", "null"] },
                 "mode": { "$ref": "#/$defs/Mode" },
+                "word": { "oneOf": [{ "const": "x" }, { "const": "y" }] },
                 "list": { "type": "array", "items": { "type": "object", "required": ["x"] } }
             },
             "required": ["text"],
@@ -174,6 +182,7 @@ mod tests {
             (json!({ "text": 5 }), "/inputs/text"),
             (json!({ "text": "", "times": 1.5 }), "/inputs/times"),
             (json!({ "text": "", "mode": "c" }), "/inputs/mode"),
+            (json!({ "text": "", "word": "z" }), "/inputs/word"),
             (json!({ "text": "", "list": [{ "x": 1 }, {}] }), "/inputs/list/1/x"),
             (json!({ "text": "", "other": 1 }), "/inputs/other"),
         ] {

@@ -19,6 +19,7 @@ const SDK: [&str; 12] = [
     "tool-sdk/macros",
     "wit/tool",
     "wit/endpoint",
+    "wit/delegation",
     "wit/store",
     "wit/events",
     "wit/mesh",

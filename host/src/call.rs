@@ -88,6 +88,18 @@ pub fn authorize(call: Call) -> Result<Authorized<Call>, Denied> {
 pub trait Dispatch: fmt::Debug + Send + Sync {
     /// Runs a call to its end.
     fn dispatch(&self, call: Authorized<Call>) -> BoxFuture<'_, Result<ToolResult, CallError>>;
+
+    /// The schemas of a tool that the principal may use.
+    fn describe(&self, principal: &Principal, tool: &ToolName) -> Option<ToolSchemas>;
+}
+
+/// What the catalog says of a tool, as JSON Schemas.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ToolSchemas {
+    /// The schema of its arguments.
+    pub input: String,
+    /// The schema of its result, if the tool has one.
+    pub output: Option<String>,
 }
 
 /// Where calls of other hosts' tools go: the mesh, as the registry and guests see it.

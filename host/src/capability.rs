@@ -3,6 +3,7 @@
 //! An interface in no row does not exist for a guest. The host links a row that needs a grant only where the operator gave it.
 
 pub mod bindings;
+mod delegation;
 pub mod endpoint;
 pub mod events;
 pub mod files;
@@ -120,7 +121,7 @@ pub const TABLE: &[Capability] = &[
     Capability {
         name: "call",
         meaning: "call other tools of the same tenant, as the same caller",
-        interfaces: &["mcpp:endpoint/call"],
+        interfaces: &["mcpp:endpoint/call", "mcpp:delegation/rights"],
         access: Access::Granted { given: |grant| !grant.call.is_empty(), grant: "call = [\"TOOL\"]" },
         link: endpoint::link_call,
     },
@@ -336,6 +337,7 @@ mod tests {
             ("wasi:clocksmith/x@0.2.0", None),
             ("mcpp:endpoint/call@0.1.0", Some("call")),
             ("mcpp:endpoint/caller@0.1.0", Some("endpoint")),
+            ("mcpp:delegation/rights@0.1.0", Some("call")),
             ("mcpp:mesh/types@0.1.0", Some("mesh")),
             ("mcpp:mesh/calls@0.1.0", Some("mesh-calls")),
             ("mcpp:mesh/swarm@0.1.0", None),

@@ -20,6 +20,7 @@ mod tasks;
 mod tenant;
 mod token;
 mod wit;
+mod workflow;
 
 use std::{io::Write as _, path::PathBuf, process::ExitCode};
 
@@ -79,6 +80,8 @@ enum Command {
     Call(remote::CallArgs),
     /// Watch the task queue: list its tasks, show one, follow some.
     Tasks(tasks::TasksArgs),
+    /// Watch workflows: list runs, show one as a table or a graph, follow one, find those that are stuck.
+    Workflow(workflow::WorkflowArgs),
     /// Show a running host: components, limits, instances, problems.
     Info(operate::InfoArgs),
     /// Explain a component file: its powers if you load it, and its tools.
@@ -194,6 +197,7 @@ impl Cli {
             Command::Tools(command) => command.run().await,
             Command::Call(command) => command.run().await,
             Command::Tasks(command) => command.run().await,
+            Command::Workflow(workflow) => workflow.run().await,
             Command::Info(command) => command.run().await,
             Command::Inspect(command) => command.run().await,
             Command::Reload(command) => command.run().await,

@@ -199,6 +199,19 @@ impl ToolPattern {
         if self.open { name.starts_with(&self.prefix) } else { name == self.prefix }
     }
 
+    /// The pattern of the names that both cover; none if there are no such names.
+    pub fn meet(&self, other: &Self) -> Option<Self> {
+        let covers = |wide: &Self, narrow: &Self| match wide.open {
+            true => narrow.prefix.starts_with(&wide.prefix),
+            false => !narrow.open && narrow.prefix == wide.prefix,
+        };
+        match (covers(self, other), covers(other, self)) {
+            (true, _) => Some(other.clone()),
+            (false, true) => Some(self.clone()),
+            (false, false) => None,
+        }
+    }
+
     /// The single name that the pattern covers; none for a prefix.
     pub fn exact(&self) -> Option<&str> {
         (!self.open).then_some(self.prefix.as_str())

@@ -6,7 +6,10 @@
 pub mod door;
 pub mod home;
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashSet},
+    sync::Arc,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -71,6 +74,18 @@ impl Principal {
         self.tools.as_ref().is_none_or(|tools| tools.iter().any(|pattern| pattern.matches(tool)))
     }
 
+    /// The same caller with no more than the tools that `bound` allows.
+    #[must_use]
+    pub fn within(&self, bound: &[ToolPattern]) -> Self {
+        // A set: patterns that nest would else give one for each pair.
+        let tools: HashSet<ToolPattern> = match &self.tools {
+            None => bound.iter().cloned().collect(),
+            Some(own) => own.iter().flat_map(|own| bound.iter().filter_map(|bound| own.meet(bound))).collect(),
+        };
+        let tools: Vec<ToolPattern> = tools.into_iter().collect();
+        Self { tools: Some(tools.into()), ..self.clone() }
+    }
+
     /// The user of this machine: stdio, and loopback while no authentication is configured.
     pub fn local_user() -> Self {
         Self {
@@ -122,4 +137,42 @@ impl<T> Authorized<T> {
 pub struct Denied {
     subject: Arc<str>,
     scope: &'static str,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tools(patterns: &[&str]) -> Vec<ToolPattern> {
+        patterns.iter().map(|pattern| pattern.parse().expect("a pattern")).collect()
+    }
+
+    #[test]
+    fn a_bound_never_widens_what_a_caller_may_use() {
+        let all = Principal::local_user();
+        let some = Principal { tools: Some(tools(&["text_*", "add"]).into()), ..all.clone() };
+        let names =
+            ["text_hash", "text_join", "add", "addition", "other"].map(|name| ToolName::new(name).expect("legal"));
+        for bound in [&["*"] as &[_], &["text_hash", "other"], &["te*", "a*"], &["text_*"], &["add"], &[]] {
+            let bound = tools(bound);
+            for principal in [&all, &some] {
+                let within = principal.within(&bound);
+                for name in &names {
+                    let allowed = principal.may_use(name) && bound.iter().any(|pattern| pattern.matches(name));
+                    assert_eq!(within.may_use(name), allowed, "{name} within {bound:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn patterns_that_nest_do_not_multiply() {
+        let nested: Vec<String> = (1..=100).map(|length| "a".repeat(length) + "*").collect();
+        let nested = tools(&nested.iter().map(String::as_str).collect::<Vec<_>>());
+        let mut principal = Principal::local_user();
+        for _ in 0..8 {
+            principal = principal.within(&nested);
+        }
+        assert_eq!(principal.tools.map(|tools| tools.len()), Some(100));
+    }
 }

@@ -95,3 +95,4 @@ mod two_hosts;
 mod upstream;
 mod values;
 mod wit_types;
+mod workflow;

@@ -45,18 +45,26 @@ pub fn call(tool: &str, arguments: &impl Serialize) -> Result<Output, CallError>
     #[cfg(target_arch = "wasm32")]
     {
         use crate::bindings::mcpp::endpoint::call as host;
-        host::call(tool, &arguments).map(Output::from).map_err(|error| match error {
-            host::CallError::NotFound => CallError::NotFound,
-            host::CallError::InvalidArguments(reason) => CallError::InvalidArguments(reason),
-            host::CallError::Failed(result) => CallError::Failed(result.into()),
-            host::CallError::Busy => CallError::Busy,
-            host::CallError::TooDeep => CallError::TooDeep,
-            host::CallError::Aborted(reason) => CallError::Aborted(reason),
-        })
+        host::call(tool, &arguments).map(Output::from).map_err(CallError::from)
     }
     #[cfg(not(target_arch = "wasm32"))]
     {
         let _nothing_to_call = (tool, arguments);
         Err(CallError::NotFound)
+    }
+}
+
+#[cfg(target_arch = "wasm32")]
+impl From<crate::bindings::mcpp::endpoint::call::CallError> for CallError {
+    fn from(error: crate::bindings::mcpp::endpoint::call::CallError) -> Self {
+        use crate::bindings::mcpp::endpoint::call as host;
+        match error {
+            host::CallError::NotFound => Self::NotFound,
+            host::CallError::InvalidArguments(reason) => Self::InvalidArguments(reason),
+            host::CallError::Failed(result) => Self::Failed(result.into()),
+            host::CallError::Busy => Self::Busy,
+            host::CallError::TooDeep => Self::TooDeep,
+            host::CallError::Aborted(reason) => Self::Aborted(reason),
+        }
     }
 }

@@ -33,6 +33,7 @@ pub mod http;
 pub mod log;
 pub mod mesh;
 pub mod progress;
+pub mod rights;
 pub mod store;
 
 mod arguments;

@@ -3,6 +3,8 @@
 //! When the host only asks a component for its tools, no call exists: the caller is `system:load` of no tenant, records go to the host's log, and no tool
 //! can be called.
 
+use std::time::Duration;
+
 use tokio::time::Instant;
 use wasmtime::component::{HasData, Linker};
 
@@ -18,7 +20,7 @@ use crate::{
     },
     control::Control,
     memory::{MemoryUse, json_bytes},
-    names::ToolName,
+    names::{ToolName, ToolPattern},
 };
 
 /// The part of an instance's state that the endpoint's interfaces see.
@@ -48,7 +50,8 @@ pub(super) fn link(linker: &mut Linker<State>) -> wasmtime::Result<()> {
 
 /// Links calls to other tools.
 pub(super) fn link_call(linker: &mut Linker<State>) -> wasmtime::Result<()> {
-    call::add_to_linker::<State, EndpointView<'static>>(linker, State::endpoint)
+    call::add_to_linker::<State, EndpointView<'static>>(linker, State::endpoint)?;
+    super::delegation::link(linker)
 }
 
 impl types::Host for EndpointView<'_> {}
@@ -130,11 +133,32 @@ impl progress::Host for EndpointView<'_> {
     }
 }
 
+/// What a nested call may do, beside what its caller and its component may.
+#[derive(Debug, Default)]
+pub(super) struct CallBounds {
+    /// The only tools that it and the calls below it may use; none for no such bound.
+    pub(super) tools: Option<Vec<ToolPattern>>,
+    /// When it ends, if that is sooner than the running call's deadline.
+    pub(super) timeout: Option<Duration>,
+}
+
 impl call::Host for EndpointView<'_> {
     async fn call(
         &mut self,
         tool: String,
         arguments: String,
+    ) -> wasmtime::Result<Result<types::ToolResult, call::CallError>> {
+        self.nested(tool, arguments, CallBounds::default()).await
+    }
+}
+
+impl EndpointView<'_> {
+    /// Calls another tool, within bounds.
+    pub(super) async fn nested(
+        &mut self,
+        tool: String,
+        arguments: String,
+        bounds: CallBounds,
     ) -> wasmtime::Result<Result<types::ToolResult, call::CallError>> {
         let Some(running) = self.running else { return Ok(Err(call::CallError::NotFound)) };
         if self.transaction_open {
@@ -147,9 +171,17 @@ impl call::Host for EndpointView<'_> {
         // The arguments stay, as text and as values, for as long as the other tool runs.
         let kept = self.control.memory().reserve(MemoryUse::Messages, json_bytes(&arguments));
         let Ok(_until_it_answers) = kept else { return Ok(Err(call::CallError::Busy)) };
-        let nested = match nested_call(running, self.control.deadline(), self.control.cancel_token(), &tool, &arguments)
-        {
-            Ok(nested) => nested,
+        let mut deadline = self.control.deadline();
+        if let Some(sooner) = bounds.timeout.and_then(|timeout| Instant::now().checked_add(timeout)) {
+            deadline = deadline.min(sooner);
+        }
+        let nested = match nested_call(running, deadline, self.control.cancel_token(), &tool, &arguments) {
+            Ok(mut nested) => {
+                if let Some(tools) = &bounds.tools {
+                    nested.request.principal = nested.request.principal.within(tools);
+                }
+                nested
+            }
             Err(refusal) => return Ok(Err(refusal)),
         };
         let Ok(authorized) = authorize(nested) else { return Ok(Err(call::CallError::NotFound)) };

@@ -10,14 +10,16 @@ use super::{
     catalog::Catalog,
     remote,
     request::Ticket,
+    schema::Schema,
     tool::{STEPS_PER_MS, Tool, ToolTarget},
 };
 use crate::{
-    call::{Call, CallError, Cost, Dispatch, Receipt, ToolResult},
+    call::{Call, CallError, Cost, Dispatch, Receipt, ToolResult, ToolSchemas},
     control::{Control, apart::apart},
     guest::instance,
+    names::ToolName,
     telemetry::meters::CallMeters,
-    tenant::Authorized,
+    tenant::{Authorized, Principal},
 };
 
 /// Steps of a check that are done where the call came in: less than a millisecond.
@@ -120,5 +122,14 @@ impl Registry {
 impl Dispatch for Registry {
     fn dispatch(&self, call: Authorized<Call>) -> BoxFuture<'_, Result<ToolResult, CallError>> {
         Box::pin(self.call(call))
+    }
+
+    fn describe(&self, principal: &Principal, tool: &ToolName) -> Option<ToolSchemas> {
+        if !principal.may_use(tool) {
+            return None;
+        }
+        let tool = self.catalog(&principal.tenant).tool(tool)?;
+        let text = |schema: &Schema| serde_json::to_string(&*schema.json).ok();
+        Some(ToolSchemas { input: text(&tool.input)?, output: tool.output.as_ref().and_then(text) })
     }
 }

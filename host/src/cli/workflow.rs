@@ -1,0 +1,195 @@
+//! `mcpp workflow`: watching the workflows of a host, through the same tools that every client has.
+
+mod follow;
+
+use std::sync::Arc;
+
+use anyhow::{Context as _, bail};
+use clap::{Args, Subcommand};
+use serde_json::{Map, Value, json};
+
+use super::{clean, print, print_json, remote::Server, table};
+use crate::mcp::client::Client;
+
+/// Most calls of one `doctor`: 500 runs each.
+const MAX_EXAMINED_PARTS: usize = 4_000;
+
+#[derive(Debug, Args)]
+pub(super) struct WorkflowArgs {
+    #[command(subcommand)]
+    command: Option<WorkflowCommand>,
+    #[command(flatten)]
+    server: Server,
+    /// Print JSON
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum WorkflowCommand {
+    /// List runs, newest first (the default)
+    List {
+        /// Only runs that are submitted, running, completed, failed or cancelled
+        #[arg(long)]
+        status: Option<String>,
+        /// Only runs with this tag; may be repeated
+        #[arg(long = "tag", value_name = "TAG")]
+        tags: Vec<String>,
+        /// The most runs to list
+        #[arg(long, default_value_t = 50)]
+        limit: u32,
+    },
+    /// Show one run and its steps
+    Show {
+        /// The run's id
+        id: String,
+        /// Draw its graph for Graphviz
+        #[arg(long, conflicts_with = "mermaid")]
+        dot: bool,
+        /// Draw its graph for Mermaid
+        #[arg(long)]
+        mermaid: bool,
+    },
+    /// Follow one run until it has ended; exit code 1 if it did not complete
+    Follow {
+        /// The run's id
+        id: String,
+    },
+    /// Look for unfinished runs to which nothing will happen any more; exit code 1 if there are any
+    Doctor,
+}
+
+impl WorkflowArgs {
+    pub(super) async fn run(self) -> anyhow::Result<u8> {
+        let command = self.command.unwrap_or(WorkflowCommand::List { status: None, tags: Vec::new(), limit: 50 });
+        let client = self.server.connect(Arc::new(|_, _, _| {})).await?;
+        let code = match command {
+            WorkflowCommand::List { status, tags, limit } => {
+                let arguments = json!({ "status_filter": status, "tag_filter": tags, "limit": limit });
+                list(&client, arguments, self.json).await
+            }
+            WorkflowCommand::Show { id, dot, mermaid } if dot || mermaid => {
+                draw(&client, &id, if dot { "dot" } else { "mermaid" }).await
+            }
+            WorkflowCommand::Show { id, .. } => show(&client, &id, self.json).await,
+            WorkflowCommand::Follow { id } => follow::follow(&client, &id, self.json).await,
+            WorkflowCommand::Doctor => doctor(&client, self.json).await,
+        };
+        client.close().await;
+        code
+    }
+}
+
+/// Calls a tool of workflows; its reply, if that is a success.
+async fn ask(client: &Client, tool: &str, arguments: Value) -> anyhow::Result<Map<String, Value>> {
+    let Value::Object(mut arguments) = arguments else { bail!("arguments are an object") };
+    arguments.retain(|_, value| !value.is_null());
+    let answer = client.call(tool, arguments).await.context("the host has no workflows, or does not answer")?;
+    let reply = answer.json.get("structuredContent").and_then(Value::as_object).cloned().unwrap_or_default();
+    if reply.get("success") != Some(&json!(true)) {
+        bail!(
+            "the host refuses: {}",
+            clean(reply.get("error").and_then(Value::as_str).unwrap_or("no reason is given"))
+        );
+    }
+    Ok(reply)
+}
+
+/// A field as text.
+fn text(value: &Value, name: &str) -> String {
+    match value.get(name) {
+        Some(Value::String(text)) => clean(text),
+        None | Some(Value::Null) => "-".into(),
+        Some(other) => clean(&other.to_string()),
+    }
+}
+
+async fn list(client: &Client, arguments: Value, as_json: bool) -> anyhow::Result<u8> {
+    let reply = ask(client, "workflow_list", arguments).await?;
+    let runs = reply.get("workflows").and_then(Value::as_array).cloned().unwrap_or_default();
+    if as_json {
+        print_json(&runs)?;
+        return Ok(0);
+    }
+    let columns = ["workflow_id", "name", "status", "phase", "progress", "current_step", "created_at", "error"];
+    let rows = runs.iter().map(|run| columns.map(|column| text(run, column)).to_vec());
+    print(&table(&["RUN", "NAME", "STATUS", "PHASE", "%", "STEP", "SUBMITTED", "ERROR"], rows))?;
+    Ok(0)
+}
+
+async fn show(client: &Client, id: &str, as_json: bool) -> anyhow::Result<u8> {
+    let run = Value::Object(ask(client, "workflow_status", json!({ "workflow_id": id })).await?);
+    if as_json {
+        print_json(&run)?;
+        return Ok(0);
+    }
+    for name in ["workflow_id", "name", "status", "phase", "progress", "next_event", "error"] {
+        print(&format!("{name:<12} {}", text(&run, name)))?;
+    }
+    print(&table(&["STEP", "TOOL", "STATUS", "ATTEMPTS", "START", "END", "ERROR"], steps(&run)))?;
+    Ok(0)
+}
+
+/// The steps of a status as rows of a table, those within steps moved in.
+fn steps(run: &Value) -> Vec<Vec<String>> {
+    let row = |step: &Value| {
+        let path = text(step, "step_id");
+        let depth = path.matches('/').count();
+        let name = path.rsplit('/').next().unwrap_or_default();
+        let mut row = vec![format!("{}{name}", "  ".repeat(depth))];
+        row.extend(
+            ["action", "status", "attempts", "start_time", "end_time", "error"].map(|column| text(step, column)),
+        );
+        row
+    };
+    let mut steps: Vec<&Value> = run.get("steps").and_then(Value::as_array).into_iter().flatten().collect();
+    // A step stands behind the one in which it is; those of one list keep their order.
+    let order: Vec<String> = steps.iter().map(|step| text(step, "step_id")).collect();
+    let place = |path: &str| order.iter().position(|known| known == path).unwrap_or(usize::MAX);
+    steps.sort_by_cached_key(|step| {
+        let path = text(step, "step_id");
+        let ends = path.match_indices('/').map(|(at, _)| at).chain([path.len()]);
+        ends.map(|end| place(path.get(..end).unwrap_or_default())).collect::<Vec<_>>()
+    });
+    steps.into_iter().map(row).collect()
+}
+
+async fn draw(client: &Client, id: &str, format: &str) -> anyhow::Result<u8> {
+    let reply = ask(client, "workflow_dependencies", json!({ "workflow_id": id, "format": format })).await?;
+    // A graph has line ends, which `clean` would hide.
+    let graph = reply.get("dag").and_then(Value::as_str).unwrap_or_default();
+    for line in graph.lines() {
+        print(&clean(line))?;
+    }
+    Ok(0)
+}
+
+async fn doctor(client: &Client, as_json: bool) -> anyhow::Result<u8> {
+    let (mut stuck, mut waiting, mut examined, mut cursor) = (Vec::new(), Vec::new(), 0_u64, Value::Null);
+    for _ in 0..MAX_EXAMINED_PARTS {
+        let reply = ask(client, "workflow_doctor", json!({ "cursor": cursor })).await?;
+        let part = |name: &str| reply.get(name).and_then(Value::as_array).cloned().unwrap_or_default();
+        stuck.extend(part("stuck"));
+        waiting.extend(part("waits_for_operator"));
+        examined = examined.saturating_add(reply.get("examined").and_then(Value::as_u64).unwrap_or_default());
+        cursor = reply.get("next_cursor").cloned().unwrap_or_default();
+        if cursor.is_null() {
+            break;
+        }
+    }
+    let code = u8::from(!stuck.is_empty());
+    if as_json {
+        print_json(
+            &json!({ "healthy": stuck.is_empty(), "examined": examined, "stuck": stuck, "waits_for_operator": waiting }),
+        )?;
+        return Ok(code);
+    }
+    for run in &stuck {
+        print(&format!("{}: nothing will happen any more (phase {})", text(run, "workflow_id"), text(run, "phase")))?;
+    }
+    for run in &waiting {
+        print(&format!("{}: waits for {}", text(run, "workflow_id"), text(run, "waits_for")))?;
+    }
+    print(&format!("{examined} runs examined, {} without a next event", stuck.len()))?;
+    Ok(code)
+}

@@ -1,0 +1,119 @@
+//! Work for a caller after its call has ended: the caller's rights, kept with the work, and calls within them. A component that uses this needs a grant: `call = ["TOOL"]`.
+//!
+//! A handler runs as `system:<component>` and may use all of the tenant's tools that its grant names. The caller for whom it works may perhaps not.
+//!
+//! ```
+//! use mcpp_tool::{Error, rights::{self, Rights}, store::{Map, transact}, tool};
+//!
+//! const WAITING: Map<String, (String, Rights)> = Map::new("waiting");
+//!
+//! /// Has a tool called later.
+//! #[tool]
+//! fn later(name: String, tool: String) -> Result<(), Error> {
+//!     let rights = rights::of_caller();  // before a handler is `system:…`
+//!     transact(|t| {
+//!         WAITING.set(t, &name, &(tool.clone(), rights.clone()))?;
+//!         Ok(t.wake_at(&name, 0, b"")?)
+//!     })
+//! }
+//!
+//! /// What a timer's handler does.
+//! fn now((tool, rights): (String, Rights)) -> Result<(), Error> {
+//!     rights.call(&tool, &serde_json::json!({}), None)?;
+//!     Ok(())
+//! }
+//! # mcpp_tool::export!(later);
+//! # fn main() {}
+//! ```
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::{Output, call::CallError};
+
+/// The tools that a caller may use.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rights(
+    /// Names, and prefixes that end in `*`; none for all of the tenant's.
+    pub Option<Vec<String>>,
+);
+
+/// What the catalog says of a tool.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Description {
+    /// The JSON Schema of its arguments.
+    pub input: Value,
+    /// The JSON Schema of its result, if the tool has one.
+    pub output: Option<Value>,
+}
+
+/// The rights of the running call; in a native test, all.
+pub fn of_caller() -> Rights {
+    #[cfg(target_arch = "wasm32")]
+    return Rights(crate::bindings::mcpp::delegation::rights::tools());
+    #[cfg(not(target_arch = "wasm32"))]
+    Rights(None)
+}
+
+/// What the catalog says of a tool that both the caller and this component may call; in a native test there is none.
+pub fn describe(tool: &str) -> Option<Description> {
+    #[cfg(target_arch = "wasm32")]
+    {
+        let found = crate::bindings::mcpp::delegation::rights::describe(tool)?;
+        let schema = |text: String| serde_json::from_str(&text).ok();
+        Some(Description { input: schema(found.input_schema)?, output: found.output_schema.and_then(schema) })
+    }
+    #[cfg(not(target_arch = "wasm32"))]
+    {
+        let _no_catalog = tool;
+        None
+    }
+}
+
+impl Rights {
+    /// Whether a tool is within them.
+    pub fn allow(&self, tool: &str) -> bool {
+        let covers = |pattern: &String| match pattern.strip_suffix('*') {
+            Some(prefix) => tool.starts_with(prefix),
+            None => pattern == tool,
+        };
+        self.0.as_ref().is_none_or(|tools| tools.iter().any(covers))
+    }
+
+    /// Calls another tool within these rights, and within those of the running call. It ends after `timeout`, if that is sooner than the running call's deadline.
+    ///
+    /// # Errors
+    /// See [`CallError`]; in a native test there is nothing to call: [`CallError::NotFound`].
+    pub fn call(&self, tool: &str, arguments: &impl Serialize, timeout: Option<Duration>) -> Result<Output, CallError> {
+        let arguments =
+            serde_json::to_string(arguments).map_err(|error| CallError::InvalidArguments(error.to_string()))?;
+        #[cfg(target_arch = "wasm32")]
+        {
+            let timeout_ms = timeout.map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX));
+            let tools = self.0.as_deref();
+            crate::bindings::mcpp::delegation::rights::call_within(tools, timeout_ms, tool, &arguments)
+                .map(Output::from)
+                .map_err(CallError::from)
+        }
+        #[cfg(not(target_arch = "wasm32"))]
+        {
+            let _nothing_to_call = (tool, arguments, timeout);
+            Err(CallError::NotFound)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rights_allow_what_a_pattern_covers() {
+        let some = Rights(Some(vec!["text_*".into(), "add".into()]));
+        let allowed = ["text_hash", "add", "addition", "tex"].map(|tool| some.allow(tool));
+        assert_eq!(allowed, [true, true, false, false]);
+        assert!(Rights::default().allow("anything"));
+    }
+}

@@ -1,0 +1,244 @@
+//! What a workflow is made of: steps, as a client writes them. Only the form is here; [`validate`](crate::validate) says whether steps fit together.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+/// Most steps in one list, and so in one submission or planner's answer. All of one list are written in one transaction.
+pub const MAX_STEPS: usize = 1_000;
+/// Most steps that a run may have together with those that its steps add.
+pub const MAX_RUN_STEPS: u32 = 10_000;
+/// Most items of a fan-out.
+pub const MAX_ITEMS: usize = 1_000;
+/// How deep steps may stand within steps.
+pub const MAX_DEPTH: u8 = 4;
+/// Longest id of a step, in bytes.
+pub const MAX_STEP_ID_BYTES: usize = 64;
+/// Largest definition of a run, in bytes of JSON.
+pub const MAX_DEFINITION_BYTES: usize = 512 << 10;
+/// Most attempts of a step.
+pub const MAX_ATTEMPTS: u32 = 1_000;
+/// Longest time in a definition, in seconds: a year.
+pub const MAX_TIME_S: f64 = 366.0 * 24.0 * 3_600.0;
+
+/// The action of a step that waits.
+pub const WAIT: &str = "wait";
+/// The action of a step that is a workflow by itself.
+pub const WORKFLOW: &str = "workflow";
+
+/// One step.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Step {
+    /// Its name: 1 to 64 of `a-z A-Z 0-9 _ -`.
+    pub step_id: String,
+    /// The tool that it calls; or `wait`, or `workflow`.
+    pub action: String,
+    /// Arguments of the tool. `${steps.NAME.result.path}`, `${input.path}`, `${metadata.path}`, `${item}` and `${index}` stand for values.
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    pub inputs: Map<String, Value>,
+    /// Steps that must have ended before. A step in a placeholder is one of them by itself.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub depends_on: Vec<String>,
+    /// How often it is tried.
+    #[serde(default, skip_serializing_if = "Retry::is_default")]
+    pub retry: Retry,
+    /// Longest time of one attempt, in seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout_s: Option<f64>,
+    /// The step is skipped unless this holds. Its dependents go on then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub when: Option<Condition>,
+    /// Runs the step once for each item of a list.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub for_each: Option<ForEach>,
+    /// Takes the step's effect back when the run fails or is cancelled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub undo: Option<Undo>,
+    /// The tool's answer has `steps`: they become part of the run.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub plan: bool,
+    /// The run goes on if the step fails.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub may_fail: bool,
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
+}
+
+/// How often a step is tried, and when.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Retry {
+    /// Attempts in all.
+    pub max_attempts: u32,
+    /// Wait after the first failed attempt, in seconds.
+    pub backoff_s: f64,
+    /// How many times longer each further wait is.
+    pub factor: f64,
+    /// Longest wait, in seconds.
+    pub max_backoff_s: f64,
+    /// Part of a wait that is left to chance, 0 to 1.
+    pub jitter: f64,
+    /// An error that contains one of these texts is final.
+    pub final_errors: Vec<String>,
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        Self {
+            max_attempts: 1,
+            backoff_s: 1.0,
+            factor: 2.0,
+            max_backoff_s: 300.0,
+            jitter: 0.1,
+            final_errors: Vec::new(),
+        }
+    }
+}
+
+impl Retry {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// When the next attempt begins after `attempts` of them have failed; none if there is none. `chance` is from 0 to below 1.
+    pub fn next_ms(&self, attempts: u32, error: &str, now_ms: u64, chance: f64) -> Option<u64> {
+        if attempts >= self.max_attempts || self.final_errors.iter().any(|text| error.contains(text)) {
+            return None;
+        }
+        let doublings = i32::try_from(attempts.saturating_sub(1)).unwrap_or(i32::MAX);
+        let wait_s = (self.backoff_s * self.factor.powi(doublings)).min(self.max_backoff_s);
+        let wait_s = wait_s * (1.0 - self.jitter * chance);
+        Some(now_ms.saturating_add(ms(wait_s)))
+    }
+}
+
+/// Seconds in milliseconds; none below 0.
+pub fn ms(seconds: f64) -> u64 {
+    // A float becomes the nearest integer that there is.
+    (seconds * 1_000.0).round() as u64
+}
+
+/// A condition on a value.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Condition {
+    /// The value, with placeholders.
+    pub value: Value,
+    /// It holds if the value is this one. Without `is`, `is_not` and `above` it holds for every value but null, false, 0, and what is empty.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub is: Option<Value>,
+    /// It holds if the value is another one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub is_not: Option<Value>,
+    /// It holds if the value is a number above this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub above: Option<f64>,
+}
+
+impl Condition {
+    /// Whether it holds for a value.
+    pub fn holds(&self, value: &Value) -> bool {
+        let is_something = match value {
+            Value::Null => false,
+            Value::Bool(value) => *value,
+            Value::Number(number) => number.as_f64() != Some(0.0),
+            Value::String(text) => !text.is_empty(),
+            Value::Array(items) => !items.is_empty(),
+            Value::Object(fields) => !fields.is_empty(),
+        };
+        let is_bare = self.is.is_none() && self.is_not.is_none() && self.above.is_none();
+        (!is_bare || is_something)
+            && self.is.as_ref().is_none_or(|is| is == value)
+            && self.is_not.as_ref().is_none_or(|is_not| is_not != value)
+            && self.above.is_none_or(|above| value.as_f64().is_some_and(|number| number > above))
+    }
+}
+
+/// A step for each item of a list.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ForEach {
+    /// The list, or a placeholder for it: at most 1,000 items.
+    pub items: Value,
+    /// How many run at once, 1 to 100.
+    #[serde(default = "ForEach::parallel")]
+    pub parallel: u32,
+    /// How many items must succeed.
+    #[serde(default)]
+    pub join: Join,
+}
+
+impl ForEach {
+    fn parallel() -> u32 {
+        8
+    }
+}
+
+/// How many items of a fan-out must succeed. The step ends as soon as it is known whether they do.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Join {
+    /// All.
+    #[default]
+    All,
+    /// One.
+    Any,
+    /// So many.
+    AtLeast(u32),
+}
+
+impl Join {
+    /// Whether enough of `total` items have succeeded, or too many failed; none while that is open.
+    pub fn decided(self, total: u32, succeeded: u32, failed: u32) -> Option<bool> {
+        let needed = match self {
+            Self::All => total,
+            // Of no items at all, none can fail.
+            Self::Any => total.min(1),
+            Self::AtLeast(needed) => needed,
+        };
+        if succeeded >= needed {
+            Some(true)
+        } else if total.saturating_sub(failed) < needed {
+            Some(false)
+        } else {
+            None
+        }
+    }
+}
+
+/// How a step's effect is taken back.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Undo {
+    /// The tool that it calls.
+    pub action: String,
+    /// Arguments of the tool. `${result.path}` is the result of the step itself.
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    pub inputs: Map<String, Value>,
+    /// How often it is tried.
+    #[serde(default = "Undo::retry")]
+    pub retry: Retry,
+}
+
+impl Undo {
+    fn retry() -> Retry {
+        Retry { max_attempts: 5, ..Retry::default() }
+    }
+}
+
+/// What a step that waits waits for: exactly one of the first four.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Wait {
+    /// So many seconds.
+    pub seconds: Option<f64>,
+    /// A time, as RFC 3339.
+    pub until: Option<String>,
+    /// A signal of this name: see `workflow_signal`.
+    pub signal: Option<String>,
+    /// The one-time token of the step, which its status shows: see `workflow_signal`.
+    pub webhook: Option<bool>,
+}

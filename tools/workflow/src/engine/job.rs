@@ -1,0 +1,320 @@
+//! One thing that a handler does outside of a transaction: a call of a tool, for a step or its undo.
+
+use std::time::Duration;
+
+use mcpp_tool::{
+    Content, Output,
+    call::CallError,
+    environment::parse_rfc3339,
+    rights::Rights,
+    store::{StoreError, Transaction},
+};
+use serde_json::{Map, Value};
+
+use super::submission::VisibleTools;
+use crate::{
+    definition::{MAX_ITEMS, WAIT, WORKFLOW, Wait, ms},
+    placeholder::{Placeholder, PlaceholderError, Source, fill, fill_fields},
+    run::{Node, Number, Run, State},
+    scheduler::Outcome,
+    store::{GIVEN, INPUTS, ITEMS, RESULTS, ROOT, node},
+    validate::{own_inputs, parse},
+};
+
+/// How soon a call for which there was no room is tried again, in milliseconds.
+const BUSY_MS: u64 = 500;
+/// What a handler keeps of its time for the record of what it did.
+const RECORD: Duration = Duration::from_secs(5);
+/// Longest error that is kept, in characters.
+const MAX_ERROR_CHARS: usize = 2_000;
+
+/// What a handler does with a node that it has.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Job {
+    /// The run.
+    pub run: String,
+    /// The node.
+    pub number: Number,
+    /// What there is to do.
+    pub work: Work,
+    /// What the run's submitter may use.
+    pub rights: Rights,
+    /// Longest time of a call.
+    pub timeout: Option<Duration>,
+    /// How deep steps of a plan would stand.
+    pub depth: u8,
+}
+
+/// What there is to do.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Work {
+    /// A call.
+    Call {
+        /// The tool.
+        tool: String,
+        /// Its arguments.
+        arguments: Map<String, Value>,
+        /// Whether its answer has steps.
+        is_plan: bool,
+    },
+    /// Nothing: it is known what becomes of the node.
+    Known(Outcome),
+}
+
+/// What a handler did.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Done {
+    /// What becomes of the node.
+    pub outcome: Outcome,
+    /// The input of the steps within the node.
+    pub input: Option<Value>,
+}
+
+fn failed(error: impl Into<String>) -> Outcome {
+    Outcome::Failed { error: error.into(), is_final: true }
+}
+
+impl Job {
+    /// What there is to do with a node that a delivery has taken; reads what its placeholders stand for.
+    pub(super) fn of(t: &Transaction<'_>, run: &Run, node: &Node, now_ms: u64) -> Result<Self, StoreError> {
+        let work = match describe(t, run, node, now_ms) {
+            Ok(work) => work,
+            Err(Unfilled::Store(error)) => return Err(error),
+            Err(Unfilled::Placeholder(error)) => Work::Known(failed(error.to_string())),
+        };
+        Ok(Self {
+            run: run.id.clone(),
+            number: node.number,
+            work,
+            rights: run.rights.clone(),
+            timeout: node.step.timeout_s.map(|seconds| Duration::from_millis(ms(seconds))),
+            depth: node.depth.saturating_add(1),
+        })
+    }
+
+    /// Does it. `remaining` is what the handler has left of its time.
+    pub fn perform(&self, remaining: Duration, now_ms: u64) -> Done {
+        let (tool, arguments, is_plan) = match &self.work {
+            Work::Known(outcome) => return Done { outcome: outcome.clone(), input: None },
+            Work::Call { tool, arguments, is_plan } => (tool, arguments, *is_plan),
+        };
+        let room = remaining.saturating_sub(RECORD);
+        let timeout = self.timeout.unwrap_or(room).min(room);
+        let answer = call(&self.rights, tool, arguments, timeout);
+        match answer {
+            Err(Refusal::Busy) => {
+                let again_ms = now_ms.saturating_add(BUSY_MS);
+                Done { outcome: Outcome::Busy { again_ms }, input: None }
+            }
+            Err(Refusal::Failed { error, is_final }) => {
+                let error = error.chars().take(MAX_ERROR_CHARS).collect();
+                Done { outcome: Outcome::Failed { error, is_final }, input: None }
+            }
+            Ok(result) if is_plan => self.plan(result),
+            Ok(result) => Done { outcome: Outcome::Completed(result), input: None },
+        }
+    }
+
+    /// The steps of a planner's answer.
+    fn plan(&self, answer: Value) -> Done {
+        let refuse = |reason: String| Done { outcome: failed(format!("the plan is refused: {reason}")), input: None };
+        // A tool whose answer is no object has it as `result`.
+        let steps = answer.get("steps").or_else(|| answer.pointer("/result/steps")).or_else(|| answer.get("result"));
+        let Some(steps) = steps.and_then(Value::as_array) else { return refuse("it has no list `steps`".into()) };
+        let checked = parse(steps)
+            .and_then(|steps| crate::validate::check(&steps, self.depth, &VisibleTools(&self.rights)).map(|_| steps));
+        match checked {
+            Ok(steps) => Done { outcome: Outcome::Holds(steps), input: answer.get("input").cloned() },
+            Err(problem) => refuse(problem.to_string()),
+        }
+    }
+}
+
+/// Why a call has no result.
+enum Refusal {
+    Busy,
+    Failed { error: String, is_final: bool },
+}
+
+fn call(rights: &Rights, tool: &str, arguments: &Map<String, Value>, timeout: Duration) -> Result<Value, Refusal> {
+    let refused = |error: String, is_final| Refusal::Failed { error, is_final };
+    #[cfg(test)]
+    let answer = super::tests::provider(rights, tool, arguments, timeout);
+    #[cfg(not(test))]
+    let answer = rights.call(tool, arguments, Some(timeout));
+    match answer {
+        Ok(output) => {
+            let result = value(output);
+            // A contract in which a failure is a result says so in a flag.
+            let says_no = |flag: &str| result.get(flag) == Some(&Value::Bool(false));
+            match ["success", "ok"].into_iter().find(|flag| says_no(flag)) {
+                None => Ok(result),
+                Some(_) => {
+                    let error =
+                        result.get("error").and_then(Value::as_str).map_or_else(|| result.to_string(), str::to_owned);
+                    Err(refused(error, false))
+                }
+            }
+        }
+        Err(CallError::Busy) => Err(Refusal::Busy),
+        Err(CallError::Failed(output)) => {
+            let error = match value(output) {
+                Value::String(text) => text,
+                other => other.to_string(),
+            };
+            Err(refused(error, false))
+        }
+        Err(error @ (CallError::NotFound | CallError::InvalidArguments(_) | CallError::TooDeep)) => {
+            Err(refused(format!("{tool}: {error}"), true))
+        }
+        Err(error @ CallError::Aborted(_)) => Err(refused(error.to_string(), false)),
+    }
+}
+
+/// A tool's answer as a value: its structured content, or its texts.
+fn value(output: Output) -> Value {
+    if let Some(structured) = output.structured {
+        return structured;
+    }
+    let text = |block: Content| if let Content::Text(text) = block { Some(text) } else { None };
+    Value::String(output.content.into_iter().filter_map(text).collect::<Vec<_>>().join("\n"))
+}
+
+/// Why there are no arguments.
+enum Unfilled {
+    Store(StoreError),
+    Placeholder(PlaceholderError),
+}
+
+impl From<StoreError> for Unfilled {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+fn describe(t: &Transaction<'_>, run: &Run, of: &Node, now_ms: u64) -> Result<Work, Unfilled> {
+    let mut broken = None;
+    let mut find = |placeholder: &Placeholder| match look_up(t, run, of, placeholder) {
+        Ok(found) => found,
+        Err(error) => {
+            broken = Some(error);
+            Err("the store cannot be read".into())
+        }
+    };
+    let work = (|| {
+        let step = &of.step;
+        if let (State::Undoing { .. }, Some(undo)) = (&of.state, &step.undo) {
+            let arguments = fill_fields(&undo.inputs, "/undo/inputs", &mut find)?;
+            return Ok(Work::Call { tool: undo.action.clone(), arguments, is_plan: false });
+        }
+        if let Some(when) = &step.when
+            && !when.holds(&fill(&when.value, "/when/value", &mut find)?)
+        {
+            return Ok(Work::Known(Outcome::LeftOut));
+        }
+        if let Some(for_each) = &step.for_each {
+            return Ok(match fill(&for_each.items, "/for_each/items", &mut find)? {
+                Value::Array(items) if items.len() <= MAX_ITEMS => {
+                    let total = Number::try_from(items.len()).unwrap_or(Number::MAX);
+                    // In the transaction that takes the node: a delivery that comes again writes the same.
+                    let kept = ITEMS.set(t, &(&run.id, of.number), &items);
+                    Work::Known(kept.map_or_else(|error| failed(error.to_string()), |()| Outcome::Fans(total)))
+                }
+                Value::Array(items) => {
+                    Work::Known(failed(format!("{} items; at most {MAX_ITEMS} are allowed", items.len())))
+                }
+                other => Work::Known(failed(format!("`for_each.items` is no list: {other}"))),
+            });
+        }
+        let Value::Object(arguments) = fill(&own_inputs(step), "/inputs", &mut find)? else {
+            return Ok(Work::Known(failed("inputs are an object")));
+        };
+        Ok(match &*step.action {
+            WAIT => Work::Known(wait(arguments, step.timeout_s, now_ms)),
+            WORKFLOW => {
+                if let Some(input) = arguments.get("input")
+                    && let Err(error) = INPUTS.set(t, &(&run.id, of.number), input)
+                {
+                    return Ok(Work::Known(failed(error.to_string())));
+                }
+                let steps = step.inputs.get("steps").and_then(Value::as_array).map(|steps| parse(steps));
+                Work::Known(match steps {
+                    Some(Ok(steps)) => Outcome::Holds(steps),
+                    Some(Err(problem)) => failed(problem.to_string()),
+                    None => failed("it has no list `steps`"),
+                })
+            }
+            tool => Work::Call { tool: tool.to_owned(), arguments, is_plan: step.plan },
+        })
+    })();
+    match broken {
+        Some(error) => Err(Unfilled::Store(error)),
+        None => work.map_err(Unfilled::Placeholder),
+    }
+}
+
+/// What a step that waits does.
+fn wait(arguments: Map<String, Value>, timeout_s: Option<f64>, now_ms: u64) -> Outcome {
+    let wait: Wait = match serde_json::from_value(Value::Object(arguments)) {
+        Ok(wait) => wait,
+        Err(error) => return failed(error.to_string()),
+    };
+    let after = |seconds: f64| now_ms.saturating_add(ms(seconds));
+    let until_ms = timeout_s.map(after);
+    match wait {
+        Wait { seconds: Some(seconds), until: None, signal: None, webhook: None } => {
+            Outcome::Waits { signal: None, token: None, until_ms: Some(after(seconds.max(0.0))) }
+        }
+        Wait { seconds: None, until: Some(time), signal: None, webhook: None } => match parse_rfc3339(&time) {
+            Some(until_ms) => Outcome::Waits { signal: None, token: None, until_ms: Some(until_ms) },
+            None => failed(format!("{time:?} is no time as RFC 3339 has it")),
+        },
+        Wait { seconds: None, until: None, signal: Some(signal), webhook: None } => {
+            Outcome::Waits { signal: Some(signal), token: None, until_ms }
+        }
+        Wait { seconds: None, until: None, signal: None, webhook: Some(true) } => {
+            Outcome::Waits { signal: None, token: Some(mcpp_tool::environment::id()), until_ms }
+        }
+        _ => failed("exactly one of seconds, until, signal and webhook"),
+    }
+}
+
+/// The value of a placeholder, or why there is none.
+fn look_up(
+    t: &Transaction<'_>,
+    run: &Run,
+    of: &Node,
+    placeholder: &Placeholder,
+) -> Result<Result<Value, String>, StoreError> {
+    let result = |number: Number| RESULTS.get(t, &(&run.id, number));
+    let whole = match &placeholder.source {
+        Source::Step(name) => {
+            let Some(number) = of.names.get(name) else { return Ok(Err(format!("there is no step '{name}'"))) };
+            match result(*number)? {
+                Some(value) => value,
+                // It was left out, or failed and may.
+                None if node(t, &run.id, *number)?.state != State::Completed => return Ok(Ok(Value::Null)),
+                None => Value::Null,
+            }
+        }
+        Source::Input => INPUTS.get(t, &(&run.id, of.scope.unwrap_or(ROOT)))?.unwrap_or_default(),
+        Source::Metadata => Value::Object(run.metadata.clone()),
+        Source::Item => {
+            let items = ITEMS.get(t, &(&run.id, of.parent.unwrap_or(ROOT)))?.unwrap_or_default();
+            let index = of.index.and_then(|index| usize::try_from(index).ok());
+            index.and_then(|index| items.into_iter().nth(index)).unwrap_or_default()
+        }
+        Source::Index => Value::from(of.index),
+        Source::Result => result(of.number)?.unwrap_or_default(),
+    };
+    let found = placeholder.within(&whole).cloned();
+    Ok(found.ok_or_else(|| format!("`${{{placeholder}}}` has no value")))
+}
+
+/// The payload of a signal that a run was given before.
+pub(super) fn given(t: &Transaction<'_>, run: &str, outcome: &Outcome) -> Result<Option<Value>, StoreError> {
+    match outcome {
+        Outcome::Waits { signal: Some(signal), .. } => GIVEN.get(t, &(run, signal)),
+        _ => Ok(None),
+    }
+}

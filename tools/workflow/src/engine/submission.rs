@@ -1,0 +1,206 @@
+//! New runs.
+
+use mcpp_tool::{
+    rights::{self, Rights},
+    store::{Transaction, View},
+};
+use serde_json::{Map, Value};
+
+use super::{Origin, WorkflowError, call_for, go_on};
+use crate::{
+    definition::{MAX_DEFINITION_BYTES, Step},
+    run::{Fork, Number, Phase, Run, Tally},
+    scheduler::{self, Place, add},
+    store::{DEFINITIONS, INPUTS, ROOT, RUNS, StoredNodes, rank},
+    validate::{Catalog, Graph, Known, check},
+};
+
+/// Longest id of a run, in bytes.
+pub(super) const MAX_ID_BYTES: usize = 128;
+/// Most runs that a run may wait for.
+const MAX_DEPENDENCIES: usize = 100;
+/// Most tags, and the bytes of each.
+const MAX_TAGS: usize = 16;
+const MAX_TAG_BYTES: usize = 64;
+/// Largest input of a run, in bytes of JSON.
+pub const MAX_INPUT_BYTES: usize = 256 << 10;
+/// Largest metadata of a run: they are part of its head, which every step rewrites.
+const MAX_METADATA_BYTES: usize = 16 << 10;
+
+/// A run that is to be submitted.
+#[derive(Debug, Clone, Default)]
+pub struct Draft {
+    /// Its id.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// Its steps.
+    pub steps: Vec<Step>,
+    /// Lower is sooner.
+    pub priority: f64,
+    /// Its tags.
+    pub tags: Vec<String>,
+    /// Runs that must have completed before.
+    pub dependencies: Vec<String>,
+    /// Its metadata.
+    pub metadata: Map<String, Value>,
+    /// Its input.
+    pub input: Value,
+    /// What its submitter may use.
+    pub rights: Rights,
+    /// Its submitter.
+    pub by: String,
+    /// Where it is from.
+    pub forked: Option<Fork>,
+    /// Results of steps that are not done again, by their places.
+    pub copied: Vec<(Number, Value)>,
+}
+
+/// Whether a text can be a run's id.
+pub(super) fn is_id(text: &str) -> bool {
+    (1..=MAX_ID_BYTES).contains(&text.len()) && text.trim() == text && !text.chars().any(char::is_control)
+}
+
+/// The tools that a run may use, as the host shows them.
+#[derive(Debug)]
+pub struct VisibleTools<'a>(pub &'a Rights);
+
+impl Catalog for VisibleTools<'_> {
+    fn tool(&self, name: &str) -> Known {
+        if !self.0.allow(name) {
+            return Known::Missing;
+        }
+        match rights::describe(name) {
+            Some(tool) => Known::Tool { input: tool.input, output: tool.output },
+            // A native test has no catalog.
+            None if cfg!(target_arch = "wasm32") => Known::Missing,
+            None => Known::Unseen,
+        }
+    }
+}
+
+/// The bytes of a value as JSON.
+fn json_bytes(value: &impl serde::Serialize) -> usize {
+    serde_json::to_string(value).map_or(usize::MAX, |text| text.len())
+}
+
+impl Draft {
+    /// Checks everything that needs no transaction.
+    ///
+    /// # Errors
+    /// The first thing that is wrong.
+    pub fn check(&self, catalog: &impl Catalog) -> Result<Graph, WorkflowError> {
+        let invalid = |reason: String| Err(WorkflowError::Invalid(reason));
+        if !is_id(&self.id) {
+            return invalid(format!(
+                "workflow_id must have 1 to {MAX_ID_BYTES} bytes, no control characters, and no white space at its ends"
+            ));
+        }
+        if self.name.is_empty() || self.name.len() > 200 {
+            return invalid("name must have 1 to 200 bytes".into());
+        }
+        if !self.priority.is_finite() {
+            return invalid("priority must be a finite number".into());
+        }
+        if self.tags.len() > MAX_TAGS || self.tags.iter().any(|tag| !(1..=MAX_TAG_BYTES).contains(&tag.len())) {
+            return invalid(format!("at most {MAX_TAGS} tags of 1 to {MAX_TAG_BYTES} bytes are allowed"));
+        }
+        if self.dependencies.len() > MAX_DEPENDENCIES {
+            return invalid(format!("at most {MAX_DEPENDENCIES} dependencies are allowed"));
+        }
+        for (what, bytes, most) in [
+            ("steps", json_bytes(&self.steps), MAX_DEFINITION_BYTES),
+            ("input", json_bytes(&self.input), MAX_INPUT_BYTES),
+            ("metadata", json_bytes(&self.metadata), MAX_METADATA_BYTES),
+        ] {
+            if bytes > most {
+                return invalid(format!("{what} has {bytes} bytes; at most {most} are allowed"));
+            }
+        }
+        Ok(check(&self.steps, 0, catalog)?)
+    }
+}
+
+/// The dependencies that have not completed.
+fn open_dependencies(t: &View<'_>, draft: &Draft) -> Result<Vec<String>, WorkflowError> {
+    let mut open = Vec::new();
+    for id in &draft.dependencies {
+        let Some(run) = (if is_id(id) { RUNS.get(t, id)? } else { None }) else {
+            return Err(WorkflowError::Invalid(format!("the dependency '{id}' does not exist")));
+        };
+        match run.phase {
+            Phase::Completed => {}
+            Phase::Failed | Phase::Cancelled | Phase::UndoFailed => {
+                return Err(WorkflowError::Invalid(format!("the dependency '{id}' is {}", run.status())));
+            }
+            _ if open.contains(id) => {}
+            _ => open.push(id.clone()),
+        }
+    }
+    Ok(open)
+}
+
+/// Writes a new run and has its first steps begin. The same draft twice is one run.
+///
+/// # Errors
+/// There is another run with this id, or a dependency is not there.
+pub fn submit(
+    t: &Transaction<'_>,
+    draft: &Draft,
+    graph: &Graph,
+    origin: Origin,
+    now_ms: u64,
+) -> Result<Run, WorkflowError> {
+    if let Some(there) = RUNS.get(t, &draft.id)? {
+        let is_same = DEFINITIONS.get(t, &draft.id)?.as_ref() == Some(&draft.steps)
+            && INPUTS.get(t, &(&draft.id, ROOT))?.unwrap_or_default() == draft.input
+            && there.forked == draft.forked;
+        return match is_same {
+            true => Ok(there),
+            false => Err(WorkflowError::Refused(format!("Workflow {} was submitted before with other work", draft.id))),
+        };
+    }
+    let waits_for = open_dependencies(t, draft)?;
+    let mut run = Run {
+        id: draft.id.clone(),
+        name: draft.name.clone(),
+        phase: if waits_for.is_empty() { Phase::Running } else { Phase::Blocked },
+        priority: draft.priority,
+        tags: draft.tags.clone(),
+        metadata: draft.metadata.clone(),
+        rights: draft.rights.clone(),
+        by: draft.by.clone(),
+        waits_for,
+        created_ms: now_ms,
+        started_ms: None,
+        ended_ms: None,
+        paused_ms: None,
+        cancelled: None,
+        error: None,
+        has_failed: false,
+        tally: Tally::default(),
+        current: None,
+        untold: Vec::new(),
+        to_cancel: Vec::new(),
+        cancelling: None,
+        is_forced: false,
+        undoing: None,
+        sequence: 0,
+        held: Vec::new(),
+        forked: draft.forked.clone(),
+    };
+    DEFINITIONS.set(t, &draft.id, &draft.steps)?;
+    if !draft.input.is_null() {
+        INPUTS.set(t, &(&draft.id, ROOT), &draft.input)?;
+    }
+    let mut nodes = StoredNodes::new(t, &draft.id);
+    let place = Place { rank: rank(draft.priority), ..Place::default() };
+    add(&mut run, &mut nodes, (&draft.steps, graph), &place, now_ms)?;
+    for (number, result) in &draft.copied {
+        scheduler::copy(&mut run, &mut nodes, *number, result, now_ms)?;
+    }
+    let woken = go_on(t, run, nodes, origin, now_ms)?;
+    super::upkeep::watch(t, now_ms)?;
+    call_for(t, woken, origin, now_ms)?;
+    super::find(t, &draft.id)
+}

@@ -1,0 +1,130 @@
+//! A handler at work: it takes a ready node, does what there is to do outside of any transaction, and records it in the transaction that takes the next one. A delivery that comes
+//! again finds by its id the node that it had.
+
+use std::{
+    cell::Cell,
+    time::{Duration, Instant},
+};
+
+use mcpp_tool::{
+    caller,
+    environment::{chance, id, now_ms},
+    store::{Transaction, transact},
+};
+
+use super::{
+    FOLLOWED, Origin, WorkflowError, call_for, find, go_on,
+    job::{Done, Job, given},
+    upkeep,
+};
+use crate::{
+    scheduler::{self, Outcome},
+    store::{CLAIMS, INPUTS, READY, RUNS, StoredNodes, node},
+};
+
+/// How long a handler goes on to further nodes. A timer calls for the next handler then.
+const AT_WORK: Duration = Duration::from_secs(2);
+/// Bytes of the store after which it stops too: a quarter of what a call may read and write.
+const AT_WORK_BYTES: u64 = 16 << 20;
+/// How long behind the end of its time a handler keeps its node.
+const LEASE: Duration = Duration::from_secs(60);
+
+/// Works off nodes that are ready, for one delivery that stands so far in a chain of events.
+///
+/// # Errors
+/// Those of the store. What was done and not recorded is done again then.
+pub fn work(delivery: &str, hops: u32) -> Result<(), WorkflowError> {
+    let begun = Instant::now();
+    let take_one = |t: &Transaction<'_>| {
+        let until_ms = now_ms().saturating_add(millis(caller::remaining().saturating_add(LEASE)));
+        take(t, delivery, until_ms, now_ms())
+    };
+    let bytes = Cell::new(0_u64);
+    let mut job = transact(take_one)?;
+    while let Some(at_work) = job {
+        let done = at_work.perform(caller::remaining(), now_ms());
+        let goes_on = begun.elapsed() < AT_WORK && bytes.get() < AT_WORK_BYTES;
+        job = transact(|t| {
+            record(t, delivery, &at_work, &done, (hops, goes_on))?;
+            if goes_on {
+                let next = take_one(t)?;
+                bytes.set(bytes.get().saturating_add(t.spent().bytes));
+                Ok::<_, WorkflowError>(next)
+            } else {
+                // What is ready has a handler of its own, but for what this one would have taken.
+                if !READY.of(&()).is_empty(t)? {
+                    t.wake_at(&format!("w:{}", id()), now_ms(), b"")?;
+                }
+                Ok(None)
+            }
+        })?;
+    }
+    Ok(())
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Takes the node that the delivery had, or the next one that is ready.
+pub(super) fn take(
+    t: &Transaction<'_>,
+    delivery: &str,
+    until_ms: u64,
+    now_ms: u64,
+) -> Result<Option<Job>, WorkflowError> {
+    if let Some((run_id, number)) = CLAIMS.get(t, delivery)? {
+        if let Some(run) = RUNS.get(t, &run_id)? {
+            let node = node(t, &run_id, number)?;
+            if scheduler::has(&node, delivery) {
+                return Ok(Some(Job::of(t, &run, &node, now_ms)?));
+            }
+        }
+        CLAIMS.remove(t, delivery)?;
+    }
+    for _ in 0..FOLLOWED {
+        let Some((_, _, run_id, number)) = READY.of(&()).first(t)? else { return Ok(None) };
+        let (mut run, mut nodes) = (find(t, &run_id)?, StoredNodes::new(t, &run_id));
+        let is_taken = scheduler::claim(&mut run, &mut nodes, number, (delivery, until_ms), now_ms)?;
+        RUNS.put(t, &run_id, &run)?;
+        if is_taken {
+            CLAIMS.set(t, delivery, &(run_id.clone(), number))?;
+            upkeep::watch(t, now_ms)?;
+            return Ok(Some(Job::of(t, &run, &node(t, &run_id, number)?, now_ms)?));
+        }
+    }
+    // More are held back by pauses than one transaction goes through.
+    t.wake_at(&format!("w:{}", id()), now_ms, b"")?;
+    Ok(None)
+}
+
+/// Records what a handler did.
+fn record(
+    t: &Transaction<'_>,
+    delivery: &str,
+    job: &Job,
+    done: &Done,
+    (hops, goes_on): (u32, bool),
+) -> Result<(), WorkflowError> {
+    CLAIMS.remove(t, delivery)?;
+    let Some(mut run) = RUNS.get(t, &job.run)? else { return Ok(()) };
+    let at = node(t, &job.run, job.number)?;
+    if !scheduler::has(&at, delivery) {
+        // Another one has it: this one took longer than its lease.
+        return Ok(());
+    }
+    if let Some(input) = &done.input {
+        INPUTS.set(t, &(&job.run, job.number), input)?;
+    }
+    let outcome = match given(t, &job.run, &done.outcome)? {
+        Some(payload) => Outcome::Completed(payload),
+        None => done.outcome.clone(),
+    };
+    let (mut nodes, now) = (StoredNodes::new(t, &job.run), now_ms());
+    scheduler::settle(&mut run, &mut nodes, at, outcome, (now, chance()))?;
+    let origin = Origin::Handler(hops);
+    let woken = go_on(t, run, nodes, origin, now)?;
+    // This handler takes one of them itself.
+    let others = if goes_on { woken.saturating_sub(1) } else { woken };
+    Ok(call_for(t, others, origin, now)?)
+}

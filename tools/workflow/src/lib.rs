@@ -1,0 +1,54 @@
+//! Durable workflows: graphs of tool calls, on nothing but the public store, events and calls. [`validate`] says whether steps fit together, [`scheduler`] what becomes of a run,
+//! [`engine`] does it in one transaction each, and [`tools`] are the tools.
+//!
+//! A run is data. Handlers of the component's own events take what is ready, so a submitted run ends with nothing else installed.
+#![cfg_attr(
+    test,
+    allow(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::indexing_slicing,
+        reason = "a test stops at the first surprise"
+    )
+)]
+
+pub mod definition;
+pub mod draw;
+pub mod engine;
+pub mod placeholder;
+pub mod run;
+pub mod schedule;
+pub mod scheduler;
+pub mod schema;
+pub mod store;
+pub mod tools;
+pub mod validate;
+
+use mcpp_tool::{
+    Error,
+    events::{Event, Wake},
+};
+
+/// Something is ready. The payload says how many events of the chain came before.
+fn on_ready(event: Event) -> Result<(), Error> {
+    let hops = std::str::from_utf8(&event.payload).ok().and_then(|text| text.parse().ok()).unwrap_or(u32::MAX);
+    engine::work(&event.id, hops).map_err(Error::from)
+}
+
+/// A timer is due.
+fn on_wake(wake: Wake) -> Result<(), Error> {
+    engine::wake(&wake.key, &wake.id).map_err(Error::from)
+}
+
+use tools::{control::*, listing::*, plans::*, show::*, submission::*};
+
+mcpp_tool::export! {
+    tools: [
+        workflow_submit, workflow_status, workflow_cancel, workflow_list, workflow_dependencies, workflow_result,
+        workflow_pause, workflow_resume, workflow_retry, workflow_fork, workflow_signal,
+        workflow_template, workflow_schedule, workflow_doctor,
+    ],
+    events: { "ready" => on_ready },
+    timers: on_wake,
+}

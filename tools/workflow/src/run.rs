@@ -1,0 +1,339 @@
+//! A run as it is stored: its head, and a node for each of its steps.
+
+use std::collections::BTreeMap;
+
+use mcpp_tool::rights::Rights;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::definition::Step;
+
+/// A node's number within its run, from 0.
+pub type Number = u32;
+
+/// How far a run is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// It waits for other runs.
+    Blocked,
+    /// Its steps run, or wait.
+    Running,
+    /// Effects are taken back, the last one first.
+    Undoing,
+    /// An undo has failed for good: an operator decides.
+    UndoFailed,
+    /// All steps have ended well.
+    Completed,
+    /// A step has failed, and what could be undone is.
+    Failed,
+    /// It was cancelled, and what had to be undone is.
+    Cancelled,
+}
+
+impl Phase {
+    /// Its name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Blocked => "blocked",
+            Self::Running => "running",
+            Self::Undoing => "undoing",
+            Self::UndoFailed => "undo_failed",
+            Self::Completed => "completed",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+        }
+    }
+
+    /// Whether nothing happens any more.
+    pub fn is_final(self) -> bool {
+        matches!(self, Self::Completed | Self::Failed | Self::Cancelled)
+    }
+}
+
+/// Numbers of nodes by what has become of them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tally {
+    /// All nodes.
+    pub total: u32,
+    /// Those that have not ended.
+    pub open: u32,
+    /// Those that completed.
+    pub completed: u32,
+    /// Those that failed.
+    pub failed: u32,
+    /// Those that were skipped.
+    pub skipped: u32,
+    /// Those that were cancelled.
+    pub cancelled: u32,
+}
+
+/// A run without its steps.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Run {
+    /// Its id.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// How far it is.
+    pub phase: Phase,
+    /// Lower is sooner.
+    pub priority: f64,
+    /// Its tags.
+    pub tags: Vec<String>,
+    /// What its placeholders `metadata` give.
+    pub metadata: Map<String, Value>,
+    /// What its submitter may use.
+    pub rights: Rights,
+    /// Its submitter.
+    pub by: String,
+    /// Runs that it waits for.
+    pub waits_for: Vec<String>,
+    /// When it was submitted, in milliseconds since 1970-01-01 UTC.
+    pub created_ms: u64,
+    /// When its first step was ready.
+    pub started_ms: Option<u64>,
+    /// When it ended.
+    pub ended_ms: Option<u64>,
+    /// Since when nothing more begins.
+    pub paused_ms: Option<u64>,
+    /// Why it was cancelled, if it was.
+    pub cancelled: Option<String>,
+    /// What made it fail first.
+    pub error: Option<String>,
+    /// Whether a step of the run itself has failed that may not.
+    pub has_failed: bool,
+    /// Its nodes by what has become of them.
+    pub tally: Tally,
+    /// The step that began last.
+    pub current: Option<String>,
+    /// Nodes that have ended, and of which not all dependents know: with how many of them do.
+    pub untold: Vec<(Number, u32)>,
+    /// Nodes that are to be cancelled.
+    pub to_cancel: Vec<Number>,
+    /// Up to which node cancelling of the whole run has come.
+    pub cancelling: Option<Number>,
+    /// Whether cancelling waits for nothing and takes nothing back.
+    pub is_forced: bool,
+    /// The node whose effect is being taken back.
+    pub undoing: Option<Number>,
+    /// How many nodes have ended, so that each has its place in the order.
+    pub sequence: u64,
+    /// Nodes that are ready and do not begin while the run is paused.
+    pub held: Vec<Number>,
+    /// The run and the step from which this one was forked, and who did it.
+    pub forked: Option<Fork>,
+}
+
+/// Where a run is from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Fork {
+    /// The run.
+    pub run: String,
+    /// The first step that was done again; none if that is every one that had not completed.
+    pub step: Option<String>,
+    /// Who forked it.
+    pub by: String,
+}
+
+impl Run {
+    /// The status by the contract's words.
+    pub fn status(&self) -> &'static str {
+        match self.phase {
+            _ if self.cancelled.is_some() => "cancelled",
+            Phase::Blocked => "submitted",
+            Phase::Running if self.started_ms.is_none() => "submitted",
+            Phase::Running | Phase::Undoing => "running",
+            Phase::UndoFailed | Phase::Failed => "failed",
+            Phase::Completed => "completed",
+            Phase::Cancelled => "cancelled",
+        }
+    }
+
+    /// How many of its nodes have ended, in percent.
+    pub fn progress(&self) -> f64 {
+        let ended = f64::from(self.tally.total.saturating_sub(self.tally.open));
+        match self.tally.total {
+            0 => 100.0,
+            total => (ended / f64::from(total) * 1_000.0).round() / 10.0,
+        }
+    }
+}
+
+/// What becomes of a node.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// It waits for other nodes.
+    Pending,
+    /// It may begin.
+    Ready,
+    /// It may begin once the run is no longer paused.
+    Held,
+    /// A handler works on it.
+    Running {
+        /// The delivery that has it.
+        claim: String,
+        /// When the delivery is given up, in milliseconds since 1970-01-01 UTC.
+        until_ms: u64,
+    },
+    /// It waits for its next attempt.
+    Delayed {
+        /// When that is.
+        until_ms: u64,
+    },
+    /// It waits for a time, or for somebody.
+    Waiting {
+        /// The signal that it waits for; none for a time or a token.
+        signal: Option<String>,
+        /// The token that it waits for.
+        token: Option<String>,
+        /// When it goes on, or gives up.
+        until_ms: Option<u64>,
+    },
+    /// Nodes within it run.
+    Open(Inner),
+    /// It has a result.
+    Completed,
+    /// It has none; see the error.
+    Failed,
+    /// It was never begun; see the error.
+    Skipped,
+    /// The run was cancelled first.
+    Cancelled,
+    /// Its effect is being taken back.
+    Undoing {
+        /// The delivery that does it, and until when; none while it waits for one.
+        claim: Option<(String, u64)>,
+    },
+    /// Taking its effect back waits for its next attempt.
+    UndoDelayed {
+        /// When that is.
+        until_ms: u64,
+    },
+    /// Its effect was taken back.
+    Undone,
+    /// Its effect could not be taken back; see the error.
+    UndoFailed,
+}
+
+impl State {
+    /// Its name.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Ready => "ready",
+            Self::Held => "held",
+            Self::Running { .. } | Self::Open(_) => "running",
+            Self::Delayed { .. } => "delayed",
+            Self::Waiting { .. } => "waiting",
+            Self::Completed => "completed",
+            Self::Failed => "failed",
+            Self::Skipped => "skipped",
+            Self::Cancelled => "cancelled",
+            Self::Undoing { .. } | Self::UndoDelayed { .. } => "undoing",
+            Self::Undone => "undone",
+            Self::UndoFailed => "undo_failed",
+        }
+    }
+
+    /// Whether it has ended, whatever is undone afterwards.
+    pub fn has_ended(&self) -> bool {
+        match self {
+            Self::Pending | Self::Ready | Self::Held | Self::Running { .. } | Self::Delayed { .. } => false,
+            Self::Waiting { .. } | Self::Open(_) => false,
+            Self::Completed | Self::Failed | Self::Skipped | Self::Cancelled => true,
+            Self::Undoing { .. } | Self::UndoDelayed { .. } | Self::Undone | Self::UndoFailed => true,
+        }
+    }
+}
+
+/// The nodes within a node.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Inner {
+    /// One for each item of a list.
+    Fan {
+        /// Items.
+        total: u32,
+        /// Nodes by item, as far as they have begun.
+        nodes: Vec<Number>,
+        /// Nodes that have not ended.
+        open: Vec<Number>,
+        /// Items that succeeded.
+        succeeded: u32,
+        /// Items that did not.
+        failed: u32,
+    },
+    /// The steps of a workflow or a plan.
+    Group {
+        /// The first of their nodes; the others follow.
+        first: Number,
+        /// How many they are.
+        total: u32,
+        /// How many have not ended.
+        open: u32,
+        /// The first that failed.
+        failed: Option<String>,
+    },
+}
+
+/// A step of a run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Node {
+    /// Its number.
+    pub number: Number,
+    /// Its name, behind those of the nodes in which it stands: `sub/step`, `fan/3`.
+    pub path: String,
+    /// Its definition.
+    pub step: Step,
+    /// The node in which it stands.
+    pub parent: Option<Number>,
+    /// The node whose input is its `input`; none for the run's.
+    pub scope: Option<Number>,
+    /// How deep it stands within steps that have steps.
+    pub depth: u8,
+    /// The nodes that its placeholders name.
+    pub names: BTreeMap<String, Number>,
+    /// The nodes that it waits for.
+    pub depends_on: Vec<Number>,
+    /// The nodes that wait for it.
+    pub dependents: Vec<Number>,
+    /// How many of those that it waits for have not ended.
+    pub waiting_for: u32,
+    /// The rank of the run's priority: less is sooner.
+    pub rank: u64,
+    /// Since when it is ready, in milliseconds since 1970-01-01 UTC.
+    pub ready_ms: u64,
+    /// Its place among the nodes of the run that have ended.
+    pub order: u64,
+    /// The number of its item in a fan-out.
+    pub index: Option<u32>,
+    /// What has become of it.
+    pub state: State,
+    /// Attempts that have begun, of the step or its undo.
+    pub attempt: u32,
+    /// When its first attempt began, in milliseconds since 1970-01-01 UTC.
+    pub started_ms: Option<u64>,
+    /// When it ended.
+    pub ended_ms: Option<u64>,
+    /// Why it failed, was skipped, or could not be undone.
+    pub error: Option<String>,
+}
+
+impl Node {
+    /// Whether those that wait for it may go on: it has a result, or is left out by its condition, or may fail.
+    pub fn lets_go_on(&self) -> bool {
+        match self.state {
+            State::Failed => self.step.may_fail,
+            State::Skipped => self.error.is_none(),
+            State::Cancelled => false,
+            _ => self.state.has_ended(),
+        }
+    }
+
+    /// Its step's id, or its item's number.
+    pub fn own_name(&self) -> &str {
+        self.path.rsplit('/').next().unwrap_or_default()
+    }
+}

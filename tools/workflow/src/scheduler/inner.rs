@@ -1,0 +1,275 @@
+//! Nodes within nodes: those of a fan-out, of a workflow within a workflow, and of a plan.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value};
+
+use super::{Nodes, begin, end};
+use crate::{
+    definition::{MAX_RUN_STEPS, Step},
+    run::{Inner, Node, Number, Phase, Run, State},
+    validate::Graph,
+};
+
+/// Where new nodes stand.
+#[derive(Debug, Clone, Default)]
+pub struct Place {
+    /// The node in which they do.
+    pub parent: Option<Number>,
+    /// The node whose input is theirs.
+    pub scope: Option<Number>,
+    /// What their paths begin with.
+    pub prefix: String,
+    /// How deep they stand within steps that have steps.
+    pub depth: u8,
+    /// The rank of the run's priority.
+    pub rank: u64,
+}
+
+/// Adds steps to a run, and lets those begin that wait for nothing. The first one's number.
+pub fn add<N: Nodes>(
+    run: &mut Run,
+    nodes: &mut N,
+    (steps, graph): (&[Step], &Graph),
+    place: &Place,
+    now_ms: u64,
+) -> Result<Number, N::Error> {
+    let first = run.tally.total;
+    let number = |place: usize| first.saturating_add(Number::try_from(place).unwrap_or(Number::MAX));
+    let numbers = |places: Option<&Vec<usize>>| places.into_iter().flatten().map(|place| number(*place)).collect();
+    for (at, step) in steps.iter().enumerate() {
+        let depends_on: Vec<Number> = numbers(graph.depends_on.get(at));
+        let names: BTreeMap<String, Number> =
+            graph.names.get(at).into_iter().flatten().map(|(name, place)| (name.clone(), number(*place))).collect();
+        let node = Node {
+            number: number(at),
+            path: format!("{}{}", place.prefix, step.step_id),
+            step: step.clone(),
+            parent: place.parent,
+            scope: place.scope,
+            depth: place.depth,
+            names,
+            waiting_for: Number::try_from(depends_on.len()).unwrap_or(Number::MAX),
+            depends_on,
+            dependents: numbers(graph.dependents.get(at)),
+            rank: place.rank,
+            ready_ms: now_ms,
+            order: 0,
+            index: None,
+            state: State::Pending,
+            attempt: 0,
+            started_ms: None,
+            ended_ms: None,
+            error: None,
+        };
+        count(run);
+        match node.depends_on.is_empty() {
+            // The run waits for others.
+            true if run.phase == Phase::Blocked => {
+                run.held.push(node.number);
+                nodes.save(&Node { state: State::Held, ..node })?;
+            }
+            true => begin(nodes, node, now_ms)?,
+            false => nodes.save(&node)?,
+        }
+    }
+    Ok(first)
+}
+
+/// One node more.
+fn count(run: &mut Run) {
+    run.tally.total = run.tally.total.saturating_add(1);
+    run.tally.open = run.tally.open.saturating_add(1);
+}
+
+/// Whether so many nodes more are not too many.
+fn has_room(run: &Run, more: u32) -> bool {
+    run.tally.total.saturating_add(more) <= MAX_RUN_STEPS
+}
+
+const NO_ROOM: &str = "the run would have more than 10000 steps";
+
+/// Opens a node for so many items.
+pub(super) fn fan<N: Nodes>(
+    run: &mut Run,
+    nodes: &mut N,
+    mut node: Node,
+    total: u32,
+    now_ms: u64,
+) -> Result<(), N::Error> {
+    if !has_room(run, total) {
+        return end(run, nodes, node, State::Failed, Some(NO_ROOM.into()), now_ms);
+    }
+    node.state = State::Open(Inner::Fan { total, nodes: Vec::new(), open: Vec::new(), succeeded: 0, failed: 0 });
+    fill(run, nodes, node, now_ms)
+}
+
+/// Ends a fan-out that is decided, or begins its next items.
+fn fill<N: Nodes>(run: &mut Run, nodes: &mut N, mut node: Node, now_ms: u64) -> Result<(), N::Error> {
+    let (State::Open(Inner::Fan { total, nodes: begun, open, succeeded, failed }), Some(for_each)) =
+        (&mut node.state, &node.step.for_each)
+    else {
+        return Ok(());
+    };
+    match for_each.join.decided(*total, *succeeded, *failed) {
+        Some(true) => {
+            run.to_cancel.append(open);
+            let begun = std::mem::take(begun);
+            let Some(results) = results(nodes, &begun)? else {
+                return end(run, nodes, node, State::Failed, Some(TOO_LARGE.into()), now_ms);
+            };
+            return finish(run, nodes, node, Value::Array(results), now_ms);
+        }
+        Some(false) => {
+            run.to_cancel.append(open);
+            let error = format!("{failed} of {total} items failed");
+            return end(run, nodes, node, State::Failed, Some(error), now_ms);
+        }
+        None => {}
+    }
+    let parallel = usize::try_from(for_each.parallel).unwrap_or(1);
+    let step = Step { for_each: None, when: None, depends_on: Vec::new(), ..node.step.clone() };
+    while open.len() < parallel && begun.len() < usize::try_from(*total).unwrap_or_default() {
+        let (number, index) = (run.tally.total, Number::try_from(begun.len()).unwrap_or(Number::MAX));
+        begun.push(number);
+        open.push(number);
+        count(run);
+        let item = Node {
+            number,
+            path: format!("{}/{index}", node.path),
+            step: step.clone(),
+            parent: Some(node.number),
+            scope: node.scope,
+            depth: node.depth,
+            names: node.names.clone(),
+            depends_on: Vec::new(),
+            dependents: Vec::new(),
+            waiting_for: 0,
+            rank: node.rank,
+            ready_ms: now_ms,
+            order: 0,
+            index: Some(index),
+            state: State::Pending,
+            attempt: 0,
+            started_ms: None,
+            ended_ms: None,
+            error: None,
+        };
+        begin(nodes, item, now_ms)?;
+    }
+    nodes.save(&node)
+}
+
+const TOO_LARGE: &str = "the results of the steps within it are too large together";
+
+/// The results of nodes, as far as they are not too large together.
+fn results<N: Nodes>(nodes: &N, numbers: &[Number]) -> Result<Option<Vec<Value>>, N::Error> {
+    /// Results that are read at once: each may be as large as a result may be.
+    const AT_ONCE: usize = 16;
+    let (mut results, mut bytes) = (Vec::new(), 0_usize);
+    for part in numbers.chunks(AT_ONCE) {
+        nodes.read_ahead(part)?;
+        for number in part {
+            let result = nodes.result(*number)?;
+            bytes = bytes.saturating_add(result.to_string().len());
+            if bytes > crate::store::MAX_RESULT_BYTES {
+                return Ok(None);
+            }
+            results.push(result);
+        }
+    }
+    Ok(Some(results))
+}
+
+/// Ends a node with the results of those within it.
+fn finish<N: Nodes>(run: &mut Run, nodes: &mut N, node: Node, result: Value, now_ms: u64) -> Result<(), N::Error> {
+    match nodes.keep(node.number, &result)? {
+        true => end(run, nodes, node, State::Completed, None, now_ms),
+        false => end(run, nodes, node, State::Failed, Some(super::too_large(&result)), now_ms),
+    }
+}
+
+/// Opens a node for steps that were checked.
+pub(super) fn hold<N: Nodes>(
+    run: &mut Run,
+    nodes: &mut N,
+    mut node: Node,
+    steps: &[Step],
+    now_ms: u64,
+) -> Result<(), N::Error> {
+    let total = Number::try_from(steps.len()).unwrap_or(Number::MAX);
+    if !has_room(run, total) {
+        return end(run, nodes, node, State::Failed, Some(NO_ROOM.into()), now_ms);
+    }
+    // The tools were looked at before; here only the graph counts.
+    let graph = match crate::validate::check(steps, node.depth.saturating_add(1), &crate::validate::Blind) {
+        Ok(graph) => graph,
+        Err(problem) => return end(run, nodes, node, State::Failed, Some(problem.to_string()), now_ms),
+    };
+    let place = Place {
+        parent: Some(node.number),
+        scope: Some(node.number),
+        prefix: format!("{}/", node.path),
+        depth: node.depth.saturating_add(1),
+        rank: node.rank,
+    };
+    let first = add(run, nodes, (steps, &graph), &place, now_ms)?;
+    node.state = State::Open(Inner::Group { first, total, open: total, failed: None });
+    nodes.save(&node)
+}
+
+/// Tells a node that one within it has ended.
+pub(super) fn tell_parent<N: Nodes>(
+    run: &mut Run,
+    nodes: &mut N,
+    parent: Number,
+    child: &Node,
+    now_ms: u64,
+) -> Result<(), N::Error> {
+    let mut parent = nodes.node(parent)?;
+    match &mut parent.state {
+        State::Open(Inner::Fan { open, succeeded, failed, .. }) => {
+            open.retain(|number| *number != child.number);
+            let ended = if child.state == State::Completed { succeeded } else { failed };
+            *ended = ended.saturating_add(1);
+            if run.cancelled.is_some() {
+                return match open.is_empty() {
+                    true => end(run, nodes, parent, State::Cancelled, run.cancelled.clone(), now_ms),
+                    false => nodes.save(&parent),
+                };
+            }
+            fill(run, nodes, parent, now_ms)
+        }
+        State::Open(Inner::Group { first, total, open, failed }) => {
+            *open = open.saturating_sub(1);
+            if child.state == State::Failed && !child.step.may_fail {
+                failed.get_or_insert_with(|| child.path.clone());
+            }
+            if *open > 0 {
+                return nodes.save(&parent);
+            }
+            if let Some(failed) = failed {
+                let error = format!("step '{failed}' failed");
+                return end(run, nodes, parent, State::Failed, Some(error), now_ms);
+            }
+            if run.cancelled.is_some() {
+                return end(run, nodes, parent, State::Cancelled, run.cancelled.clone(), now_ms);
+            }
+            // What nothing within waits for is the result.
+            let (mut names, mut last) = (Vec::new(), Vec::new());
+            for number in *first..first.saturating_add(*total) {
+                let node = nodes.node(number)?;
+                if node.dependents.is_empty() {
+                    names.push(node.own_name().to_owned());
+                    last.push(number);
+                }
+            }
+            let Some(results) = results(nodes, &last)? else {
+                return end(run, nodes, parent, State::Failed, Some(TOO_LARGE.into()), now_ms);
+            };
+            let results: Map<String, Value> = names.into_iter().zip(results).collect();
+            finish(run, nodes, parent, Value::Object(results), now_ms)
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,161 @@
+//! Runs in the store: the tables and what they declare, so that indexes and counts agree with the rows by construction.
+
+use mcpp_tool::store::{Counts, Index, Map, Places, StoreError, Table, Transaction, View};
+use serde_json::Value;
+
+use crate::{
+    definition::Step,
+    run::{Node, Number, Run, State},
+    scheduler::Nodes,
+};
+
+/// Where a ready node stands in line: its run's rank (less is sooner), since when, its run and its number.
+pub type Place = (u64, u64, String, Number);
+
+/// All runs.
+pub const RUNS: Table<String, Run> = Table::new("runs", declare_run);
+/// Runs by status (empty for any) and tag (empty for any), in the order of their submission.
+pub const LISTED: Index<(String, String), (u64, String)> = Index::new("listed");
+/// How many runs are listed there.
+pub const LISTED_COUNTS: Counts<(String, String)> = Counts::new("listed-counts");
+/// Runs that have ended, by the time when they did.
+pub const ENDED: Index<(), (u64, String)> = Index::new("ended");
+/// Runs that wait for a run.
+pub const BLOCKED: Index<String, String> = Index::new("blocked");
+/// All nodes, by run and number.
+pub const NODES: Table<(String, Number), Node> = Table::new("nodes", declare_node);
+/// Nodes that are ready, the next one first.
+pub const READY: Index<(), Place> = Index::new("ready");
+/// Nodes that handlers have, by the time when they are given up.
+pub const LEASES: Index<(), (u64, String, Number)> = Index::new("leases");
+/// Nodes that wait for a signal, by run and signal.
+pub const SIGNALS: Index<(String, String), Number> = Index::new("signals");
+/// The nodes that wait for a token.
+pub const TOKENS: Map<String, (String, Number)> = Map::new("tokens");
+/// Completed nodes with an undo, by run, in the order of their ends.
+pub const UNDO: Index<String, (u64, Number)> = Index::new("undo");
+/// Results of nodes.
+pub const RESULTS: Map<(String, Number), Value> = Map::new("results");
+/// Inputs of runs (at [`ROOT`]) and of nodes with steps within them.
+pub const INPUTS: Map<(String, Number), Value> = Map::new("inputs");
+/// Items of fan-outs.
+pub const ITEMS: Map<(String, Number), Vec<Value>> = Map::new("items");
+/// Definitions of runs.
+pub const DEFINITIONS: Map<String, Vec<Step>> = Map::new("definitions");
+/// Signals that runs were given.
+pub const GIVEN: Map<(String, String), Value> = Map::new("given");
+/// The node that a delivery has.
+pub const CLAIMS: Map<String, (String, Number)> = Map::new("claims");
+
+/// Where the input of a run itself is kept.
+pub const ROOT: Number = Number::MAX;
+/// Largest result of a step, in bytes of JSON: the store takes values of 1 MiB.
+pub const MAX_RESULT_BYTES: usize = 960 << 10;
+
+fn declare_run(id: &String, run: &Run, places: &mut Places) {
+    let (status, place) = (run.status(), (run.created_ms, id));
+    let tags = [""].into_iter().chain(run.tags.iter().map(String::as_str));
+    for tag in tags {
+        for status in ["", status] {
+            places.index(&LISTED, &(status, tag), &place);
+            places.count(&LISTED_COUNTS, &(status, tag));
+        }
+    }
+    if let Some(ended_ms) = run.ended_ms {
+        places.index(&ENDED, &(), &(ended_ms, id));
+    }
+    for other in &run.waits_for {
+        places.index(&BLOCKED, other, id);
+    }
+}
+
+fn declare_node((run, number): &(String, Number), node: &Node, places: &mut Places) {
+    match &node.state {
+        State::Ready | State::Undoing { claim: None } => {
+            places.index(&READY, &(), &(node.rank, node.ready_ms, run, *number));
+        }
+        State::Running { until_ms, .. } | State::Undoing { claim: Some((_, until_ms)) } => {
+            places.index(&LEASES, &(), &(*until_ms, run, *number));
+        }
+        State::Waiting { signal, token, .. } => {
+            if let Some(signal) = signal {
+                places.index(&SIGNALS, &(run, signal), number);
+            }
+            if let Some(token) = token {
+                places.name(&TOKENS, token, &(run.clone(), *number));
+            }
+        }
+        // Of a fan-out its items are undone.
+        State::Completed if node.step.undo.is_some() && node.step.for_each.is_none() => {
+            places.index(&UNDO, run, &(node.order, *number));
+        }
+        _ => {}
+    }
+}
+
+/// A priority as a number of which less is sooner, in the order of all numbers: a lower priority is sooner.
+pub fn rank(priority: f64) -> u64 {
+    let bits = priority.to_bits();
+    if bits >> 63 == 1 { !bits } else { bits | (1 << 63) }
+}
+
+/// The nodes of one run in a transaction.
+#[derive(Debug)]
+pub struct StoredNodes<'a, 't> {
+    t: &'a Transaction<'t>,
+    run: String,
+    /// How many nodes have become ready.
+    pub woken: u32,
+}
+
+impl<'a, 't> StoredNodes<'a, 't> {
+    /// The nodes of a run.
+    pub fn new(t: &'a Transaction<'t>, run: &str) -> Self {
+        Self { t, run: run.to_owned(), woken: 0 }
+    }
+}
+
+/// A node; that there is one the caller knows.
+pub fn node(t: &View<'_>, run: &str, number: Number) -> Result<Node, StoreError> {
+    NODES.get(t, &(run, number))?.ok_or(StoreError::Unreadable)
+}
+
+impl Nodes for StoredNodes<'_, '_> {
+    type Error = StoreError;
+
+    fn node(&self, number: Number) -> Result<Node, StoreError> {
+        node(self.t, &self.run, number)
+    }
+
+    fn save(&mut self, node: &Node) -> Result<(), StoreError> {
+        if matches!(node.state, State::Ready | State::Undoing { claim: None }) {
+            self.woken = self.woken.saturating_add(1);
+        }
+        NODES.put(self.t, &(self.run.clone(), node.number), node).map(drop)
+    }
+
+    fn result(&self, number: Number) -> Result<Value, StoreError> {
+        Ok(RESULTS.get(self.t, &(&self.run, number))?.unwrap_or_default())
+    }
+
+    fn read_ahead(&self, numbers: &[Number]) -> Result<(), StoreError> {
+        let keys: Vec<(&str, Number)> = numbers.iter().map(|number| (self.run.as_str(), *number)).collect();
+        RESULTS.read_ahead(self.t, &keys)
+    }
+
+    fn keep(&mut self, number: Number, result: &Value) -> Result<bool, StoreError> {
+        let is_kept = result.to_string().len() <= MAX_RESULT_BYTES;
+        if is_kept {
+            RESULTS.set(self.t, &(&self.run, number), result)?;
+        }
+        Ok(is_kept)
+    }
+
+    fn alarm(&mut self, node: &Node, at_ms: u64) -> Result<(), StoreError> {
+        self.t.wake_at(&format!("n:{}:{}", self.run, node.number), at_ms, b"")
+    }
+
+    fn last_undoable(&self) -> Result<Option<Number>, StoreError> {
+        Ok(UNDO.of(&self.run).descending().first(self.t)?.map(|(_, number)| number))
+    }
+}

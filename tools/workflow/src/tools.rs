@@ -1,0 +1,109 @@
+//! The tools. Each answers as `contracts` has it, with `success`; none raises.
+#![allow(missing_docs, reason = "a tool's doc comment is its description, and its parameters have their own")]
+
+pub mod control;
+pub mod listing;
+pub mod plans;
+pub mod show;
+pub mod submission;
+
+use mcpp_tool::{
+    Envelope, Failure, caller,
+    environment::rfc3339,
+    store::{Snapshot, Transaction, snapshot, transact},
+};
+use serde_json::{Map, Value, json};
+
+use crate::{
+    engine::{Origin, WorkflowError},
+    run::{Node, Run, State},
+};
+
+/// `{success: true, …}` or `{success: false, error, …}`, with properties that the contract names.
+pub type Reply = Envelope<Map<String, Value>>;
+
+/// The only place of runs: each is worked off by the host, or hosts, whose store it is in.
+pub(crate) const HERE: &str = "localhost";
+
+/// The reply to a request; a failure with the id that was asked for.
+pub(crate) fn settle(result: Result<Value, WorkflowError>, workflow_id: &str) -> Reply {
+    let fields = |value| match value {
+        Value::Object(fields) => fields,
+        other => Map::from_iter([("result".to_owned(), other)]),
+    };
+    let failure = |error: WorkflowError| {
+        let failure = Failure::new(&error);
+        let failure = match workflow_id {
+            "" => failure,
+            id => failure.with("workflow_id", id),
+        };
+        match error {
+            WorkflowError::Problem(problem) => failure.with("step_id", problem.step).with("path", problem.path),
+            _ => failure,
+        }
+    };
+    result.map(fields).map_err(failure).into()
+}
+
+/// Runs one transaction.
+pub(crate) fn run<T>(work: impl FnMut(&Transaction<'static>) -> Result<T, WorkflowError>) -> Result<T, WorkflowError> {
+    transact(work)
+}
+
+/// Runs work that only reads, on a snapshot.
+pub(crate) fn read<T>(work: impl FnOnce(&Snapshot) -> Result<T, WorkflowError>) -> Result<T, WorkflowError> {
+    work(&snapshot()?)
+}
+
+/// How handlers are called for from the running call. One that a handler makes may stand anywhere in a chain of events.
+pub(crate) fn origin() -> Origin {
+    if caller::caller().subject.starts_with("system:") { Origin::Unknown } else { Origin::Client }
+}
+
+/// A time for clients.
+pub(crate) fn time(ms: Option<u64>) -> Value {
+    ms.map_or(Value::Null, |ms| Value::String(rfc3339(ms)))
+}
+
+/// A run in a list.
+pub(crate) fn summary(run: &Run) -> Value {
+    json!({
+        "workflow_id": run.id,
+        "name": run.name,
+        "status": run.status(),
+        "phase": run.phase.as_str(),
+        "paused": run.paused_ms.is_some(),
+        "progress": run.progress(),
+        "current_step": run.current,
+        "priority": run.priority,
+        "tags": run.tags,
+        "peer_id": HERE,
+        "submitted_by": run.by,
+        "created_at": time(Some(run.created_ms)),
+        "start_time": time(run.started_ms),
+        "end_time": time(run.ended_ms),
+        "error": run.error.as_ref().or(run.cancelled.as_ref()),
+        "steps_total": run.tally.total,
+        "steps_open": run.tally.open,
+    })
+}
+
+/// A step in a status.
+pub(crate) fn step(node: &Node) -> Value {
+    let mut shown = json!({
+        "step_id": node.path,
+        "action": node.step.action,
+        "status": node.state.as_str(),
+        "attempts": node.attempt,
+        "start_time": time(node.started_ms),
+        "end_time": time(node.ended_ms),
+        "error": node.error,
+    });
+    if let State::Waiting { signal, token, until_ms } = &node.state {
+        shown["waits_for"] = json!({ "signal": signal, "token": token, "until": time(*until_ms) });
+    }
+    shown
+}
+
+#[cfg(test)]
+mod tests;

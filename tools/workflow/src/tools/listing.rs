@@ -1,0 +1,199 @@
+//! Lists of runs, and the runs to which nothing will happen any more.
+
+use mcpp_tool::{store::View, tool};
+use serde_json::{Value, json};
+
+use super::{HERE, Reply, read, settle, summary};
+use crate::{
+    engine::{self, WorkflowError},
+    run::Run,
+    store::{LISTED, LISTED_COUNTS, RUNS},
+};
+
+/// Most entries that one list goes through.
+const MAX_WALKED: usize = 20_000;
+/// Most runs that the doctor looks at in one call.
+const MAX_EXAMINED: usize = 500;
+
+/// How far a run is, by the contract's words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    /// Nothing of it has begun.
+    Submitted,
+    /// It has begun.
+    Running,
+    /// It completed.
+    Completed,
+    /// It failed.
+    Failed,
+    /// It was cancelled.
+    Cancelled,
+}
+
+impl Status {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Submitted => "submitted",
+            Self::Running => "running",
+            Self::Completed => "completed",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
+/// Lists runs, those submitted last first.
+#[tool(read_only)]
+pub fn workflow_list(
+    /// Only runs with this status.
+    #[arg(default)]
+    status_filter: Option<Status>,
+    /// Only runs on this peer. All are on `localhost`.
+    #[arg(default)]
+    peer_filter: Option<String>,
+    /// Only runs that have all these tags.
+    #[arg(default)]
+    tag_filter: Vec<String>,
+    /// The most runs to list, 1 to 1,000.
+    #[arg(default = 50)]
+    limit: i64,
+    /// How many runs to pass over.
+    #[arg(default)]
+    offset: i64,
+    /// Goes on behind a list: its `next_cursor`.
+    #[arg(default)]
+    cursor: Option<String>,
+) -> Reply {
+    let listed = read(|t| {
+        let Some(limit) = usize::try_from(limit).ok().filter(|limit| (1..=1_000).contains(limit)) else {
+            return Err(WorkflowError::Invalid("Limit must be between 1 and 1000".into()));
+        };
+        let Ok(offset) = usize::try_from(offset) else {
+            return Err(WorkflowError::Invalid("Offset must be non-negative".into()));
+        };
+        if offset >= MAX_WALKED {
+            return Err(WorkflowError::Invalid(format!("Offset must be below {MAX_WALKED}; go on with cursor")));
+        }
+        if peer_filter.as_deref().is_some_and(|peer| !peer.is_empty() && peer != HERE) {
+            return Ok(
+                json!({ "workflows": [], "total_count": 0, "returned_count": 0, "has_more": false, "next_cursor": null }),
+            );
+        }
+        let status = status_filter.map_or("", Status::as_str);
+        list(t, status, &tag_filter, (offset, limit), cursor.as_deref())
+    });
+    settle(listed, "")
+}
+
+fn list(
+    t: &View<'_>,
+    status: &str,
+    tags: &[String],
+    (offset, limit): (usize, usize),
+    cursor: Option<&str>,
+) -> Result<Value, WorkflowError> {
+    let tag = tags.first().map_or("", String::as_str);
+    let mut span = LISTED.of(&(status, tag));
+    if let Some(cursor) = cursor {
+        let place = cursor.split_once(':').and_then(|(ms, id)| Some((ms.parse::<u64>().ok()?, id.to_owned())));
+        let place = place.ok_or_else(|| WorkflowError::Invalid("cursor is none of a list's".into()))?;
+        span = span.below(&place);
+    }
+    let (mut runs, mut passed, mut walked, mut last, mut has_more) = (Vec::new(), 0_usize, 0_usize, None, false);
+    for place in span.descending().walk(t) {
+        let place = place?;
+        walked = walked.saturating_add(1);
+        if runs.len() == limit || walked > MAX_WALKED {
+            has_more = true;
+            break;
+        }
+        // Without further tags what is passed over need not be read.
+        if tags.len() <= 1 && passed < offset {
+            passed = passed.saturating_add(1);
+            last = Some(place);
+            continue;
+        }
+        let Some(run) = RUNS.get(t, &place.1)? else { continue };
+        last = Some(place);
+        if !tags.iter().all(|tag| run.tags.contains(tag)) {
+            continue;
+        }
+        if passed < offset {
+            passed = passed.saturating_add(1);
+            continue;
+        }
+        runs.push(summary(&run));
+    }
+    // Every number is kept, but for that of several tags together.
+    let total = match tags.len() {
+        0 | 1 => Some(LISTED_COUNTS.get(t, &(status, tag))?),
+        _ => None,
+    };
+    let next = last.filter(|_| has_more).map(|(ms, id)| format!("{ms}:{id}"));
+    Ok(json!({
+        "total_count": total,
+        "returned_count": runs.len(),
+        "has_more": has_more,
+        "next_cursor": next,
+        "workflows": runs,
+    }))
+}
+
+/// Looks for unfinished runs to which nothing will happen any more, 500 runs at a time. There should be none.
+#[tool(read_only)]
+pub fn workflow_doctor(
+    /// Goes on behind another call: its `next_cursor`.
+    #[arg(default)]
+    cursor: Option<String>,
+) -> Reply {
+    let examined = read(|t| {
+        let (from, statuses) = match cursor.as_deref().and_then(|cursor| cursor.split_once('/')) {
+            Some((status, place)) => {
+                let place = place.split_once(':').and_then(|(ms, id)| Some((ms.parse::<u64>().ok()?, id.to_owned())));
+                (
+                    place,
+                    ["submitted", "running", "failed", "cancelled"]
+                        .into_iter()
+                        .skip_while(|name| *name != status)
+                        .collect(),
+                )
+            }
+            None => (None, vec!["submitted", "running", "failed", "cancelled"]),
+        };
+        let (mut stuck, mut waiting, mut examined, mut next, mut from) = (Vec::new(), Vec::new(), 0_usize, None, from);
+        'all: for status in statuses {
+            let mut span = LISTED.of(&(status, ""));
+            if let Some(place) = from.take() {
+                span = span.after(&place);
+            }
+            for place in span.walk(t) {
+                let place = place?;
+                let Some(run) = RUNS.get(t, &place.1)? else { continue };
+                examined = examined.saturating_add(1);
+                if !run.phase.is_final() {
+                    diagnose(t, &run, &mut stuck, &mut waiting)?;
+                }
+                if examined >= MAX_EXAMINED {
+                    next = Some(format!("{status}/{}:{}", place.0, place.1));
+                    break 'all;
+                }
+            }
+        }
+        Ok(
+            json!({ "healthy": stuck.is_empty(), "examined": examined, "stuck": stuck, "waits_for_operator": waiting, "next_cursor": next }),
+        )
+    });
+    settle(examined, "")
+}
+
+fn diagnose(t: &View<'_>, run: &Run, stuck: &mut Vec<Value>, waiting: &mut Vec<Value>) -> Result<(), WorkflowError> {
+    match engine::next_event(t, run)? {
+        None => stuck.push(json!({ "workflow_id": run.id, "phase": run.phase.as_str(), "steps_open": run.tally.open })),
+        Some(next) if next.starts_with("an operator") => {
+            waiting.push(json!({ "workflow_id": run.id, "phase": run.phase.as_str(), "waits_for": next }));
+        }
+        Some(_) => {}
+    }
+    Ok(())
+}

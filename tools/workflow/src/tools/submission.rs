@@ -1,0 +1,168 @@
+//! `workflow_submit`, and what makes a run of another.
+
+use mcpp_tool::{
+    caller,
+    environment::{now_ms, rfc3339},
+    rights, tool,
+};
+use serde_json::{Map, Value, json};
+
+use super::{HERE, Reply, origin, read, run, settle};
+use crate::{
+    engine::{self, Draft, ForkRequest, VisibleTools, WorkflowError},
+    run::{Phase, Run},
+    schedule::template,
+    validate::parse,
+};
+
+/// Submits a draft whose tools are looked up first.
+pub(crate) fn submit(draft: &Draft) -> Result<Run, WorkflowError> {
+    let graph = draft.check(&VisibleTools(&draft.rights))?;
+    run(|t| engine::submit(t, draft, &graph, origin(), now_ms()))
+}
+
+fn submitted(run: &Run) -> Value {
+    let message = match run.phase {
+        Phase::Blocked => format!("Workflow {} waits for {}", run.id, run.waits_for.join(", ")),
+        _ => format!("Workflow {} submitted with {} steps", run.id, run.tally.total),
+    };
+    json!({
+        "workflow_id": run.id,
+        "status": "submitted",
+        "peer_assigned": HERE,
+        "estimated_start_time": if run.phase == Phase::Blocked { Value::Null } else { rfc3339(now_ms()).into() },
+        "message": message,
+    })
+}
+
+/// Submits a workflow: a graph of tool calls that ends even if the host is restarted meanwhile. All of it is checked before anything runs. The same submission twice is one run.
+#[tool(idempotent)]
+#[allow(clippy::too_many_arguments, reason = "the contract's parameters")]
+pub fn workflow_submit(
+    /// A name for this run, of at most 128 bytes.
+    workflow_id: String,
+    /// A name for people.
+    name: String,
+    /// The steps, each with `step_id` and `action`; those of `template` if absent. See the README for all that a step may have.
+    #[arg(default)]
+    steps: Vec<Value>,
+    /// Lower is sooner.
+    #[arg(default = 1.0)]
+    priority: f64,
+    /// Names by which runs are listed.
+    #[arg(default)]
+    tags: Vec<String>,
+    /// Runs that must have completed before.
+    #[arg(default)]
+    dependencies: Vec<String>,
+    /// What `${metadata…}` stands for.
+    #[arg(default)]
+    metadata: Map<String, Value>,
+    /// What `${input…}` stands for.
+    #[arg(default)]
+    input: Value,
+    /// Submits the steps of this template: see `workflow_template`.
+    #[arg(default)]
+    template: Option<String>,
+) -> Reply {
+    let submitted = (|| {
+        let (steps, tags) = match &template {
+            Some(name) if steps.is_empty() => {
+                let template = read(|t| self::template(t, name))?;
+                (template.steps, [template.tags, tags].concat())
+            }
+            _ => (parse(&steps)?, tags),
+        };
+        if workflow_id.is_empty() || name.is_empty() || steps.is_empty() {
+            return Err(WorkflowError::Invalid("Missing required parameters: workflow_id, name, or steps".into()));
+        }
+        let draft = Draft {
+            id: workflow_id.clone(),
+            name,
+            steps,
+            priority,
+            tags,
+            dependencies,
+            metadata,
+            input,
+            rights: rights::of_caller(),
+            by: caller::caller().subject,
+            ..Draft::default()
+        };
+        Ok(submitted(&submit(&draft)?))
+    })();
+    settle(submitted, &workflow_id)
+}
+
+/// Makes a new run of one that has ended: steps that had completed keep their results, but for `step` and all that follow from it. Today's tools do the work.
+#[tool]
+#[allow(clippy::too_many_arguments, reason = "all of them are needed")]
+pub fn workflow_fork(
+    /// The run that has ended.
+    workflow_id: String,
+    /// Id of the new run.
+    new_workflow_id: String,
+    /// The first step that is done again; only those that had not completed if absent.
+    #[arg(default)]
+    step_id: Option<String>,
+    /// Another input of the run.
+    #[arg(default)]
+    input: Option<Value>,
+    /// Other inputs of steps, by their ids. These steps are done again.
+    #[arg(default)]
+    inputs: Map<String, Value>,
+) -> Reply {
+    let request = ForkRequest {
+        run: workflow_id.clone(),
+        id: new_workflow_id,
+        step: step_id,
+        input,
+        inputs,
+        by: caller::caller().subject,
+        rights: rights::of_caller(),
+    };
+    settle(read(|t| engine::fork(t, &request)).and_then(|draft| forked(&draft)), &workflow_id)
+}
+
+fn forked(draft: &Draft) -> Result<Value, WorkflowError> {
+    let kept = draft.copied.len();
+    let mut reply = submitted(&submit(draft)?);
+    reply["forked_from"] = json!(draft.forked.as_ref().map(|fork| &fork.run));
+    reply["steps_kept"] = json!(kept);
+    Ok(reply)
+}
+
+/// Tries again what failed: an undo that waits for an operator, or the steps that did not complete, in a new run `<id>-retry-<n>`.
+#[tool]
+pub fn workflow_retry(
+    /// The run.
+    workflow_id: String,
+) -> Reply {
+    let (now, id) = (now_ms(), workflow_id.as_str());
+    let retried = (|| {
+        if let Some(run) = run(|t| engine::retry(t, id, origin(), now))? {
+            return Ok(
+                json!({ "workflow_id": id, "status": run.status(), "phase": run.phase.as_str(), "message": "The undo is tried again" }),
+            );
+        }
+        let (base, number) = match id.rsplit_once("-retry-").map(|(base, number)| (base, number.parse::<u32>())) {
+            Some((base, Ok(number))) => (base, number),
+            _ => (id, 0),
+        };
+        let request = ForkRequest {
+            run: id.to_owned(),
+            id: format!("{base}-retry-{}", number.saturating_add(1)),
+            by: caller::caller().subject,
+            rights: rights::of_caller(),
+            ..ForkRequest::default()
+        };
+        let draft = read(|t| {
+            if engine::find(t, id)?.phase == Phase::Completed {
+                return Err(WorkflowError::Refused(format!("Workflow {id} has completed; fork it to run steps again")));
+            }
+            engine::fork(t, &request)
+        })?;
+        forked(&draft)
+    })();
+    settle(retried, &workflow_id)
+}

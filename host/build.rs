@@ -11,7 +11,7 @@ use std::{
 };
 
 /// The sources of the SDK, as files and folders of the checkout.
-const SDK: [&str; 12] = [
+const SDK: [&str; 13] = [
     "Cargo.toml",
     "tool-sdk/Cargo.toml",
     "tool-sdk/guest-target.sh",
@@ -78,7 +78,8 @@ fn main() {
             )
         })
         .collect();
-    let code = format!("/// The components built into this program.\npub const COMPONENTS: &[BuiltIn] = &[\n{list}];\n");
+    let code =
+        format!("/// The components built into this program.\npub const COMPONENTS: &[BuiltIn] = &[\n{list}];\n");
     let file = folder("OUT_DIR").join("built_in.rs");
     if let Err(error) = fs::write(&file, code) {
         fail(&format!("cannot write {}: {error}", file.display()));

@@ -47,12 +47,7 @@ use crate::{
     names::TenantId,
     peers::{file::PeerFile, known::KnownPeers},
     registry::Registry,
-    reload::{
-        Progress, Reloader, Report,
-        migration::MigrationLimits,
-        shipped,
-        source::BuiltIns,
-    },
+    reload::{Progress, Reloader, Report, migration::MigrationLimits, shipped, source::BuiltIns},
     store::{
         Store,
         embedded::{EmbeddedStore, disk::FileSystem},

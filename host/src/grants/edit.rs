@@ -50,7 +50,8 @@ pub fn read(file: &Path, shipped: &str) -> Result<DocumentMut, EditError> {
         Ok(text) => text.parse().map_err(|source| EditError::Parse { path: file.to_owned(), source }),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let mut document = empty();
-            let shipped = shipped.parse::<DocumentMut>().map_err(|source| EditError::Parse { path: file.to_owned(), source })?;
+            let shipped =
+                shipped.parse::<DocumentMut>().map_err(|source| EditError::Parse { path: file.to_owned(), source })?;
             document.extend(shipped.iter().map(|(key, item)| (key.to_owned(), item.clone())));
             Ok(document)
         }

@@ -45,6 +45,13 @@ pub(crate) fn settle(result: Result<Value, WorkflowError>, workflow_id: &str) ->
     result.map(fields).map_err(failure).into()
 }
 
+/// Adds a property to a reply.
+pub(crate) fn put(reply: &mut Value, name: &str, value: Value) {
+    if let Value::Object(fields) = reply {
+        fields.insert(name.to_owned(), value);
+    }
+}
+
 /// Runs one transaction.
 pub(crate) fn run<T>(work: impl FnMut(&Transaction<'static>) -> Result<T, WorkflowError>) -> Result<T, WorkflowError> {
     transact(work)
@@ -100,7 +107,7 @@ pub(crate) fn step(node: &Node) -> Value {
         "error": node.error,
     });
     if let State::Waiting { signal, token, until_ms } = &node.state {
-        shown["waits_for"] = json!({ "signal": signal, "token": token, "until": time(*until_ms) });
+        put(&mut shown, "waits_for", json!({ "signal": signal, "token": token, "until": time(*until_ms) }));
     }
     shown
 }

@@ -149,6 +149,7 @@ fn work(file: &Arc<DataFile>) {
 }
 
 /// Lets further transactions join the next group, where the last one had several. A lone client never waits.
+#[allow(clippy::disallowed_methods, reason = "this thread may block: it waits for the disk too")]
 fn gather(last: usize) {
     match last {
         0 | 1 => {}

@@ -3,7 +3,7 @@
 use mcpp_tool::{store::View, tool};
 use serde_json::{Map, Value, json};
 
-use super::{HERE, Reply, read, settle, step, summary, time};
+use super::{HERE, Reply, put, read, settle, step, summary, time};
 use crate::{
     draw::{self, Drawn},
     engine::{self, WorkflowError},
@@ -54,17 +54,17 @@ pub fn workflow_status(
     let status = read(|t| {
         let run = engine::find(t, &workflow_id)?;
         let mut status = summary(&run);
-        status["next_event"] = json!(engine::next_event(t, &run)?);
-        status["forked_from"] = json!(run.forked);
+        put(&mut status, "next_event", json!(engine::next_event(t, &run)?));
+        put(&mut status, "forked_from", json!(run.forked));
         if include_steps {
             let (nodes, has_more) = nodes(t, &run)?;
             let (steps, fits) = fitting(nodes.iter().map(|node| ((), step(node))));
-            status["steps"] = steps.into_iter().map(|(_, step)| step).collect();
-            status["has_more_steps"] = json!(has_more || !fits);
+            put(&mut status, "steps", steps.into_iter().map(|(_, step)| step).collect());
+            put(&mut status, "has_more_steps", json!(has_more || !fits));
         }
         if include_metrics {
             let (nodes, _) = nodes(t, &run)?;
-            status["metrics"] = metrics(&run, &nodes);
+            put(&mut status, "metrics", metrics(&run, &nodes));
         }
         Ok(status)
     });
@@ -140,15 +140,15 @@ pub fn workflow_result(
         let mut fits = last_fits && !has_more;
         if include_outputs {
             let (outputs, all) = fitting(outputs.into_iter().map(|(node, value)| (node.path.clone(), value)));
-            reply["outputs"] = Value::Object(outputs.into_iter().collect());
+            put(&mut reply, "outputs", Value::Object(outputs.into_iter().collect()));
             fits &= all;
         }
         if include_logs {
             let (logs, all) = fitting(nodes.iter().map(|node| ((), step(node))));
-            reply["logs"] = logs.into_iter().map(|(_, line)| line).collect();
+            put(&mut reply, "logs", logs.into_iter().map(|(_, line)| line).collect());
             fits &= all;
         }
-        reply["is_whole"] = json!(fits);
+        put(&mut reply, "is_whole", json!(fits));
         Ok(reply)
     });
     settle(result, &workflow_id)

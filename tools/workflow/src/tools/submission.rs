@@ -7,7 +7,7 @@ use mcpp_tool::{
 };
 use serde_json::{Map, Value, json};
 
-use super::{HERE, Reply, origin, read, run, settle};
+use super::{HERE, Reply, origin, put, read, run, settle};
 use crate::{
     engine::{self, Draft, ForkRequest, VisibleTools, WorkflowError},
     run::{Phase, Run},
@@ -127,8 +127,8 @@ pub fn workflow_fork(
 fn forked(draft: &Draft) -> Result<Value, WorkflowError> {
     let kept = draft.copied.len();
     let mut reply = submitted(&submit(draft)?);
-    reply["forked_from"] = json!(draft.forked.as_ref().map(|fork| &fork.run));
-    reply["steps_kept"] = json!(kept);
+    put(&mut reply, "forked_from", json!(draft.forked.as_ref().map(|fork| &fork.run)));
+    put(&mut reply, "steps_kept", json!(kept));
     Ok(reply)
 }
 

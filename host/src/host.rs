@@ -360,6 +360,8 @@ async fn open_tenants(
     progress: Progress,
     loaded: watch::Sender<Option<Report>>,
 ) -> usize {
+    // Beside the loads, which come one after another, so that all processors compile.
+    tokio::spawn(tenants.compile_built_ins());
     let opening = match tenants.bring_in_line(progress) {
         Ok((_, opening)) => opening,
         Err(error) => {

@@ -148,6 +148,11 @@ impl Tenants {
         Self { config, registry, reloader, store, open: Mutex::default() }
     }
 
+    /// Compiles the built-in components ahead of the tenants that load them.
+    pub fn compile_built_ins(&self) -> impl Future<Output = ()> + use<> {
+        Arc::clone(&self.config.built_in).compile_all(self.registry.engine().clone(), self.config.limits.clone())
+    }
+
     /// Where their catalogs are.
     pub fn registry(&self) -> &Registry {
         &self.registry

@@ -8,7 +8,10 @@ use std::{
 
 use serde_json::Value;
 
-use crate::support::{PATIENCE, TestHost, add, folder, grant, guest};
+use crate::{
+    precompiled,
+    support::{PATIENCE, TestHost, add, folder, grant, guest},
+};
 
 /// The program that was built for this test run.
 pub fn mcpp() -> PathBuf {
@@ -147,6 +150,7 @@ fn a_bad_configuration_is_refused() {
 #[test]
 fn signals_reload_and_stop() {
     let files = folder(&[]);
+    precompiled::give(&files.path().join("data"));
     let mut child = Command::new(mcpp())
         .args(["serve", "--listen", "127.0.0.1:0", "--tools"])
         .arg(files.path().join("tools"))
@@ -181,6 +185,7 @@ fn signals_reload_and_stop() {
 #[test]
 fn a_folder_is_watched_that_is_named_from_where_the_host_was_started() {
     let files = folder(&[]);
+    precompiled::give(&files.path().join("data"));
     let mut child = Command::new(mcpp())
         .args(["serve", "--listen", "127.0.0.1:0", "--tools", "./tools", "--data", "data"])
         .current_dir(files.path())

@@ -14,7 +14,7 @@ use crate::{
 type Parameters = &'static str;
 
 /// Families of the contract, each with its section there.
-const CONTRACT: [(&str, &[(&str, Parameters)]); 5] = [
+const CONTRACT: [(&str, &[(&str, Parameters)]); 6] = [
     (
         "Task queue of peers (1.1)",
         &[
@@ -62,6 +62,19 @@ const CONTRACT: [(&str, &[(&str, Parameters)]); 5] = [
             ("p2p_check_workflow_tags", "tags*"),
             ("p2p_get_merkle_clock", ""),
             ("p2p_update_peer_state", "peer_id* clock_data*"),
+        ],
+    ),
+    (
+        "Workflows (1.3)",
+        &[
+            // `steps` is required there. Here a template may have them.
+            ("workflow_submit", "workflow_id* name* steps priority=1.0 tags dependencies metadata"),
+            ("workflow_status", "workflow_id* include_steps=true include_metrics=false"),
+            ("workflow_cancel", "workflow_id* reason force=false"),
+            ("workflow_list", "status_filter peer_filter tag_filter limit=50 offset=0"),
+            // Without `format`, `fmt` is looked at, and then it is JSON.
+            ("workflow_dependencies", "workflow_id* format"),
+            ("workflow_result", "workflow_id* include_outputs=true include_logs=false"),
         ],
     ),
     (
@@ -176,7 +189,7 @@ async fn every_name_and_parameter_of_the_contract_is_served_as_the_table_says() 
             count += 1;
         }
     }
-    assert_eq!(count, 45);
+    assert_eq!(count, 51);
     let file = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../tools/README.md");
     let page = std::fs::read_to_string(&file).expect("the page");
     let (before, _) = page.split_once("<!-- made by tests/e2e/contract.rs -->\n").expect("the place of the table");
@@ -250,6 +263,23 @@ async fn every_failure_has_the_shape_of_its_family() {
             json!({ "success": false, "task_id": "nothing", "tool": "p2p_mark_task_complete" }),
         ),
         ("p2p_get_next_task", json!({}), json!({ "task": null, "message": "No tasks available for this peer" })),
+        (
+            "workflow_submit",
+            json!({ "workflow_id": "w", "name": "n", "steps": [{ "step_id": "a" }] }),
+            json!({ "success": false, "error": "…", "workflow_id": "w" }),
+        ),
+        (
+            "workflow_submit",
+            json!({ "workflow_id": "w", "name": "n", "steps": [] }),
+            failed("Missing required parameters: workflow_id, name, or steps"),
+        ),
+        ("workflow_status", json!({ "workflow_id": "x" }), failed("Workflow x not found")),
+        ("workflow_cancel", json!({ "workflow_id": "x" }), failed("Workflow x not found")),
+        ("workflow_list", json!({ "limit": 1001 }), failed("Limit must be between 1 and 1000")),
+        ("workflow_list", json!({ "offset": -1 }), failed("Offset must be non-negative")),
+        ("workflow_dependencies", json!({ "workflow_id": "x" }), failed("Workflow x not found")),
+        ("workflow_dependencies", json!({ "workflow_id": "x", "format": "svg" }), failed("…")),
+        ("workflow_result", json!({ "workflow_id": "x" }), failed("Workflow x not found or not yet completed")),
         ("task_submit", json!({ "task_id": " x", "task_type": "t", "payload": {} }), failed("…")),
         ("task_status", json!({ "task_id": "x" }), failed("task \"x\" not found")),
         ("task_cancel", json!({ "task_id": "x" }), failed("task \"x\" not found")),

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use crate::{
     command_line::mcpp,
+    precompiled,
     support::{PATIENCE, folder, grant, guest, http_client, modern_request, parse_messages},
 };
 
@@ -26,6 +27,7 @@ pub(crate) struct Program {
 impl Program {
     /// Starts it and waits until it says where it serves.
     pub(crate) fn start(folder: &Path) -> Self {
+        precompiled::give(&folder.join("data"));
         let mut process = Command::new(mcpp())
             .args(["serve", "--listen", "127.0.0.1:0", "--data"])
             .arg(folder.join("data"))
@@ -44,6 +46,7 @@ impl Program {
         });
         // Somebody must go on reading, or the program waits for its log.
         std::thread::spawn(move || lines.for_each(drop));
+        precompiled::keep(&folder.join("data"));
         Self { process, url: url.expect("it serves") }
     }
 

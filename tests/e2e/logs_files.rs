@@ -13,6 +13,7 @@ use tempfile::TempDir;
 
 use crate::{
     command_line::{mcpp, stderr, stdout},
+    precompiled,
     support::{PATIENCE, answer, folder, guest, http_client, modern_request, text_of},
 };
 
@@ -33,6 +34,7 @@ struct Running {
 impl Running {
     fn start(data: &Path, tools: &Path) -> Self {
         let arguments = ["serve", "--listen", "127.0.0.1:0", "--tools", tools.to_str().expect("text")];
+        precompiled::give(data);
         let mut process = program(data, &arguments).stderr(Stdio::piped()).spawn().expect("started");
         let mut lines = BufReader::new(process.stderr.take().expect("piped")).lines();
         let url = lines.by_ref().map_while(Result::ok).find_map(|line| {

@@ -72,6 +72,7 @@ mod outbound_shares;
 mod peers;
 mod plain;
 mod policy;
+mod precompiled;
 mod registry;
 mod runtime;
 mod schema_costs;

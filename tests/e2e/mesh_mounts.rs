@@ -93,7 +93,7 @@ async fn a_changed_tool_is_withheld_until_it_is_accepted_and_a_new_one_waits() {
     changes.mark_unchanged();
     there.test.write("add", &number("add", "i32.const 7"));
     here.test.until("the change is seen", async |test| test.tools().await.is_empty()).await;
-    assert!(changes.has_changed().expect("watched"), "clients are told");
+    here.test.until("clients are told", async |_| changes.has_changed().expect("watched")).await;
     assert!(here.test.text("far_add", json!({ "a": 1, "b": 2 })).await.contains("unknown tool"));
     assert_eq!(here.mount()["withheld"], json!(["far_add"]));
     assert!(here.test.problems().contains("mount far: withheld until the change is accepted: `far_add`"));

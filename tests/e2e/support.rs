@@ -10,6 +10,8 @@ use reqwest::{
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::precompiled;
+
 /// No test waits longer for anything.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -72,8 +74,11 @@ impl TestHost {
         let http = http_client();
         let mut config = config(&folder);
         change(&mut config);
+        let data = config.data.dir.clone().filter(|_| config.tools.builtin);
+        data.as_deref().inspect(|data| precompiled::give(data));
         let host = Host::start(config, std::sync::Arc::new(|| {})).await.expect("the host starts");
         let report = host.loaded().await;
+        data.as_deref().inspect(|data| precompiled::keep(data));
         Self { host, report, folder, http }
     }
 

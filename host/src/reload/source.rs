@@ -3,12 +3,14 @@
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use bytes::Bytes;
+use futures::future::join_all;
 use tokio::sync::OnceCell;
 
 use crate::{
     engine::{Engine, compile::Builds, features::Code},
+    grants::ComponentGrant,
     guest::component::{self, Compiled, Origin},
-    limits::Fuel,
+    limits::{Fuel, Limits},
     names::ComponentName,
     reload::error::LoadError,
 };
@@ -96,6 +98,21 @@ impl BuiltIns {
         let each = |built_in: &BuiltIn| [Fuel::Uncounted, Fuel::Counted].map(|fuel| (built_in.name, fuel));
         let compiled = list.iter().flat_map(each).map(|key| (key, OnceCell::new())).collect();
         Self { list, builds, compiled }
+    }
+
+    /// Compiles all, as many at once as the host has processes for it. A tenant that needs one waits for that one alone.
+    pub async fn compile_all(self: Arc<Self>, engine: Engine, defaults: Limits) {
+        let compile = |built_in: &BuiltIn| {
+            let (built_ins, engine, built_in) = (Arc::clone(&self), engine.clone(), *built_in);
+            let grant = toml::from_str::<ComponentGrant>(built_in.grant).unwrap_or_default();
+            let fuel = grant.fuel(&defaults);
+            async move {
+                let name = ComponentName::new(built_in.name)?;
+                built_ins.compiled(&engine, built_in, name, fuel).await.map(drop)
+            }
+        };
+        // The loads report what fails.
+        let _outcomes: Vec<Result<(), LoadError>> = join_all(self.list.iter().map(compile)).await;
     }
 
     pub(super) async fn compiled(

@@ -3,6 +3,7 @@
 //! A [`Call`] is one kind of [`Request`] to a component. Doors build a [`Call`] and translate a [`ToolResult`] or a [`CallError`] back; the registry and everything inward know nothing else.
 
 mod error;
+pub mod interface;
 mod observer;
 mod trace;
 
@@ -13,6 +14,7 @@ use serde_json::Value;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use self::interface::InterfaceDigest;
 pub use self::{
     error::CallError,
     observer::{
@@ -65,6 +67,8 @@ pub struct Call {
     pub tool: ToolName,
     /// The arguments: a JSON object.
     pub arguments: Value,
+    /// The interface that the caller knows, if it says one: a tool with another one is not called.
+    pub interface: Option<InterfaceDigest>,
 }
 
 /// A legacy client's session. The host drops a session's data when the session ends, which is when its last clone is dropped.
@@ -386,6 +390,7 @@ mod tests {
             },
             tool: ToolName::new("t").expect("legal"),
             arguments: Value::Null,
+            interface: None,
         };
         assert!(authorize(call(&[SCOPE_TOOLS])).is_ok());
         assert_eq!(authorize(call(&["other"])).expect_err("denied").to_string(), "local-user lacks the scope `tools`");

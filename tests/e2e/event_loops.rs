@@ -15,12 +15,12 @@ use crate::{
     tenants::{User, team, token},
 };
 
-async fn told(host: &TestHost) -> Vec<String> {
+pub(crate) async fn told(host: &TestHost) -> Vec<String> {
     let told = result(host, "store_told", json!({})).await;
     told.as_array().expect("a list").iter().map(|text| text.as_str().expect("text").to_owned()).collect()
 }
 
-async fn host() -> TestHost {
+pub(crate) async fn host() -> TestHost {
     let files = folder(&[("store", &guest("store"))]);
     grant(&files, "[components.store]\ncall = ['store_emit']\nsubscribe = ['other/*']\nstore = {}\n");
     let host = TestHost::start_with(files, |_| {}).await;
@@ -36,7 +36,7 @@ fn events(data: &Path, arguments: &[&str]) -> Vec<Value> {
     serde_json::from_str(&stdout(&listed)).expect("JSON")
 }
 
-fn parked(data: &Path) -> Vec<Value> {
+pub(crate) fn parked(data: &Path) -> Vec<Value> {
     events(data, &[]).into_iter().filter(|event| event["reason"].is_string()).collect()
 }
 

@@ -54,6 +54,7 @@ mod mesh;
 mod mesh_abuse;
 mod mesh_components;
 mod mesh_guest;
+mod mesh_interface;
 mod mesh_join;
 mod mesh_lab;
 mod mesh_mounts;

@@ -223,3 +223,27 @@ async fn a_mount_of_the_configuration_is_there_from_the_start_and_waits_to_be_ac
         assert!(refused.contains(says), "{refused}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_mounted_call_that_runs_ends_when_either_side_revokes() {
+    let there = Commanded::start(&[("probe", &guest("probe"))]).await;
+    let here = Commanded::start(&[]).await;
+    let (of_here, of_there) = (here.id().to_string(), there.id().to_string());
+    join(&here, &there.data, "probe_*");
+    here.json(&["mount", "far", "--peer", &of_there, "--tool", "probe_*"]);
+    for (revoking, whom) in [(&here, &of_there), (&there, &of_here)] {
+        here.test.until("it is served", async |_| here.sum("far_probe_add").await == 3).await;
+        let request =
+            here.test.modern("tools/call", json!({ "name": "far_probe_sleep", "arguments": { "ms": 600_000 } }));
+        let sleeping =
+            tokio::spawn(async move { request.send().await.expect("an answer").text().await.expect("text") });
+        there.test.until("it runs there", async |test| test.host.registry().calls() == 1).await;
+        assert_eq!(revoking.run(&["peer", "revoke", whom]).2, Some(0));
+        assert_ne!(here.sum("far_probe_add").await, 3, "no call is begun any more");
+        let ended = tokio::time::timeout(crate::support::PATIENCE, sleeping).await.expect("it ends").expect("no panic");
+        let error = text_of(&parse_messages(&ended).expect("messages").pop().expect("an answer"));
+        assert!(error.contains("may have had effects"), "{error}");
+        there.test.until("it has ended there", async |test| test.host.registry().calls() == 0).await;
+        join(&here, &there.data, "probe_*");
+    }
+}

@@ -31,20 +31,24 @@ use crate::{
 
 /// What is at the other end of a stream.
 #[derive(Debug, Clone)]
-enum End {
+pub(crate) enum End {
     /// A door, behind a line that the token cuts without a word.
     Door(MeshDoor, CancellationToken),
     /// A peer that answers lists and calls with these.
     Script(Arc<Value>, Arc<Value>),
     /// A peer that says without a pause that this list has changed; how often it was said, and how often the list was fetched.
     Flood(Arc<Value>, Arc<[AtomicUsize; 2]>),
+    /// A peer that lists this and sends records of this many bytes together with each call, before it answers.
+    Chatter(Arc<Value>, usize),
+    /// A door behind which the tools have changed, and the old list of it; how often that was fetched.
+    Stale(MeshDoor, Arc<Value>, Arc<AtomicUsize>),
 }
 
 #[derive(Debug, Clone, Default)]
-struct Ends(Arc<Mutex<HashMap<PeerId, End>>>);
+pub(crate) struct Ends(Arc<Mutex<HashMap<PeerId, End>>>);
 
 impl Ends {
-    fn set(&self, peer: &PeerId, end: End) {
+    pub(crate) fn set(&self, peer: &PeerId, end: End) {
         self.0.lock().expect("not poisoned").insert(peer.clone(), end);
     }
 }
@@ -72,6 +76,14 @@ impl Dial for Ends {
                 }
                 Some(End::Script(list, answer)) => drop(tokio::spawn(play(FramePeer { stream: there }, list, answer))),
                 Some(End::Flood(list, counts)) => drop(tokio::spawn(flood(there, list, counts))),
+                Some(End::Chatter(list, bytes)) => {
+                    drop(tokio::spawn(chatter(FramePeer { stream: there }, list, bytes)))
+                }
+                Some(End::Stale(door, list, fetched)) => {
+                    let (near, far) = tokio::io::duplex(64 << 10);
+                    door.accept(peer(0), protocol, Box::new(far));
+                    drop(tokio::spawn(stale([there, near].map(|stream| FramePeer { stream }), list, fetched)));
+                }
                 None => return Err(mcpp::mesh::Unreachable::Stopped),
             }
             let stream: PeerStream = Box::new(here);
@@ -101,6 +113,54 @@ async fn play(mut stream: FramePeer, list: Arc<Value>, answer: Arc<Value>) {
         let length = u32::try_from(text.len()).expect("short").to_be_bytes();
         if stream.stream.write_all(&[&length, text.as_bytes()].concat()).await.is_err() {
             return;
+        }
+    }
+}
+
+/// The next message; none when the stream ends, however late it comes.
+async fn next(stream: &mut FramePeer) -> Option<Value> {
+    use tokio::io::AsyncReadExt as _;
+    let mut prefix = [0; 4];
+    stream.stream.read_exact(&mut prefix).await.ok()?;
+    let mut body = vec![0; usize::try_from(u32::from_be_bytes(prefix)).expect("fits")];
+    stream.stream.read_exact(&mut body).await.ok()?;
+    Some(serde_json::from_slice(&body).expect("JSON"))
+}
+
+async fn chatter(mut stream: FramePeer, list: Arc<Value>, bytes: usize) {
+    const RECORD: usize = 32 << 10;
+    while let Some(asked) = next(&mut stream).await {
+        let id = &asked["id"];
+        let result = match asked["method"].as_str() {
+            Some("tools/list") => (*list).clone(),
+            Some("tools/call") => {
+                for _ in 0..bytes / RECORD {
+                    let params =
+                        json!({ "_meta": { "mcpp/request": id }, "level": "info", "data": "x".repeat(RECORD) });
+                    stream
+                        .send(&json!({ "jsonrpc": "2.0", "method": "notifications/message", "params": params }))
+                        .await;
+                }
+                json!({ "content": [{ "type": "text", "text": "done" }] })
+            }
+            _ => continue,
+        };
+        stream.send(&json!({ "jsonrpc": "2.0", "id": id, "result": result })).await;
+    }
+}
+
+async fn stale([mut there, mut door]: [FramePeer; 2], list: Arc<Value>, fetched: Arc<AtomicUsize>) {
+    while let Some(asked) = next(&mut there).await {
+        match asked["method"].as_str() {
+            Some("tools/list") => {
+                fetched.fetch_add(1, Ordering::SeqCst);
+                there.send(&json!({ "jsonrpc": "2.0", "id": asked["id"], "result": &*list })).await;
+            }
+            Some("tools/call") => {
+                let answer = door.ask(&asked).await;
+                there.send(&answer).await;
+            }
+            _ => {}
         }
     }
 }
@@ -140,16 +200,16 @@ async fn flood(stream: tokio::io::DuplexStream, list: Arc<Value>, counts: Arc<[A
 }
 
 /// A host with mounts over ends of the test.
-struct Mounting {
-    host: MeshHost,
-    ends: Ends,
+pub(crate) struct Mounting {
+    pub(crate) host: MeshHost,
+    pub(crate) ends: Ends,
     remotes: Remotes,
-    mounts: Mounts,
+    pub(crate) mounts: Mounts,
     _stop: tokio_util::sync::DropGuard,
 }
 
 impl Mounting {
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let (host, ends) = (MeshHost::start(&[]).await, Ends::default());
         let registry = host.test.host.registry().clone();
         let (known, dial) = (Arc::clone(&host.peers), Arc::new(ends.clone()));
@@ -163,24 +223,24 @@ impl Mounting {
         Self { host, ends, remotes, mounts, _stop: stop.drop_guard() }
     }
 
-    fn join(&self, peer: &PeerId, end: End) {
+    pub(crate) fn join(&self, peer: &PeerId, end: End) {
         self.ends.set(peer, end);
         join(&self.host, peer);
     }
 
-    async fn mount(&self, peers: &[PeerId]) -> MountRow {
+    pub(crate) async fn mount(&self, peers: &[PeerId]) -> MountRow {
         let (name, all) = ("far".parse().expect("legal"), vec!["*".parse().expect("a pattern")]);
         self.mounts.mount(&TenantId::local(), name, peers.to_vec(), all).await.expect("mounted")
     }
 
     /// Accepts what waits.
-    async fn accept(&self) -> MountRow {
+    pub(crate) async fn accept(&self) -> MountRow {
         let waiting = self.mounts.waiting(&TenantId::local());
         let digest = &waiting.first().expect("something waits").digest;
         self.mounts.accept(&TenantId::local(), &"far".parse().expect("legal"), digest).await.expect("accepted")
     }
 
-    async fn unmount(&self) {
+    pub(crate) async fn unmount(&self) {
         self.mounts.unmount(&TenantId::local(), &"far".parse().expect("legal")).await.expect("unmounted");
     }
 }
@@ -310,4 +370,25 @@ async fn a_peer_that_says_without_a_pause_that_its_list_has_changed_is_asked_onc
     );
     // What waits is shown all the same, as it does not change.
     assert_eq!(here.mounts.waiting(&TenantId::local()).len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_peer_sends_of_a_mounted_call_counts_against_the_budgets_of_the_call() {
+    let here = Mounting::start().await;
+    let list = Arc::new(json!({ "tools": [tool("t", "A tool.", &json!({ "type": "object" }))] }));
+    let budget = usize::try_from(Limits::default().log_bytes).expect("fits");
+    let call = async || {
+        let meta = json!({ "io.modelcontextprotocol/logLevel": "debug" });
+        let params = json!({ "name": "far_t", "arguments": {}, "_meta": meta });
+        let response = here.host.test.modern("tools/call", params).send().await.expect("an answer");
+        text_of(&crate::support::answer(response).await)
+    };
+    for (of, bytes, outcome) in [(5, budget / 2, "done"), (6, budget * 2, "log_bytes")] {
+        here.join(&peer(of), End::Chatter(Arc::clone(&list), bytes));
+        here.mount(&[peer(of)]).await;
+        here.accept().await;
+        let text = call().await;
+        assert!(text.contains(outcome), "{bytes} bytes: {text}");
+        here.unmount().await;
+    }
 }

@@ -111,7 +111,7 @@ pub(crate) fn request() -> Request {
 
 async fn call(remotes: &Remotes, request: Request, tool: &str, arguments: Value) -> Result<ToolResult, CallError> {
     let tool = ToolName::new(tool).expect("legal");
-    let call = authorize(Call { request, tool, arguments }).expect("authorized");
+    let call = authorize(Call { request, tool, arguments, interface: None }).expect("authorized");
     remotes.reach(&peer(5), call).await.0
 }
 
@@ -132,6 +132,7 @@ async fn calls_are_in_flight_together_and_cost_comes_back() {
         request: request(),
         tool: ToolName::new("add").expect("legal"),
         arguments: json!({ "a": 1, "b": 1 }),
+        interface: None,
     });
     let (_, receipt) = remotes.reach(&peer(5), asked.expect("authorized")).await;
     assert!(receipt.cost.memory_bytes > 0 || receipt.cost.processor_time > Duration::ZERO, "{receipt:?}");

@@ -55,6 +55,9 @@ pub enum CallError {
         /// When to try again.
         retry_after: Duration,
     },
+    /// The tool has another interface than the caller knows. The call has not run, and the caller has to read the list anew.
+    #[error("the tool has another interface than the caller knows; read the list anew. The call has not run")]
+    OtherInterface,
     /// Tools call tools too deeply.
     #[error("calls are nested deeper than {MAX_CALL_DEPTH}")]
     TooDeep,
@@ -114,13 +117,16 @@ impl CallError {
             Self::Unreachable { peer, reason } => {
                 Self::Interrupted { reason: format!("the peer {peer} does not take a call: {reason}") }
             }
+            Self::OtherInterface => {
+                Self::Interrupted { reason: "a tool has another interface than the caller knows".to_owned() }
+            }
             other => other,
         }
     }
 
     /// Whether the call cannot have run, so that it may be made again or elsewhere.
     pub fn has_not_run(&self) -> bool {
-        self.retry_after().is_some() || matches!(self, Self::Unreachable { .. })
+        self.retry_after().is_some() || matches!(self, Self::Unreachable { .. } | Self::OtherInterface)
     }
 
     /// A short, stable name for metrics and scripts.
@@ -131,6 +137,7 @@ impl CallError {
             Self::Busy { .. } | Self::PeerBusy { .. } => "busy",
             Self::TooMany { .. } => "too_many",
             Self::Unreachable { .. } => "unreachable",
+            Self::OtherInterface => "other_interface",
             Self::TooDeep => "too_deep",
             Self::BudgetExceeded { .. } => "budget_exceeded",
             Self::Interrupted { .. } => "interrupted",
@@ -154,8 +161,8 @@ mod tests {
         let retry_after = Duration::from_secs(1);
         let busy = CallError::Busy { what: "instances run", limit: 3, retry_after };
         let too_many = CallError::TooMany { of: "tool", limit: 3, retry_after };
-        for refusal in [busy, too_many] {
-            assert!(refusal.retry_after().is_some(), "it has not run");
+        for refusal in [busy, too_many, CallError::OtherInterface] {
+            assert!(refusal.has_not_run(), "it has not run");
             let after = refusal.after_effects();
             assert_eq!((after.kind(), after.retry_after()), ("interrupted", None));
             assert!(!after.to_string().contains("again in"), "{after}");

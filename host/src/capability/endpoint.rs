@@ -226,7 +226,7 @@ fn nested_call(
         hops: running.hops,
         session: running.session.clone(),
     };
-    Ok(Call { request, tool, arguments })
+    Ok(Call { request, tool, arguments, interface: None })
 }
 
 fn refusal(error: CallError) -> call::CallError {
@@ -236,6 +236,7 @@ fn refusal(error: CallError) -> call::CallError {
         CallError::Busy { .. } | CallError::TooMany { .. } | CallError::PeerBusy { .. } => call::CallError::Busy,
         CallError::TooDeep => call::CallError::TooDeep,
         CallError::BudgetExceeded { .. }
+        | CallError::OtherInterface
         | CallError::Unreachable { .. }
         | CallError::Interrupted { .. }
         | CallError::Cancelled

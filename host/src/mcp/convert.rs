@@ -16,6 +16,8 @@ use crate::{
 
 /// JSON-RPC code of a refusal for lack of room; the data say when to try again.
 pub(super) const BUSY: ErrorCode = ErrorCode(-32000);
+/// Name of the error for a call of a tool that has another interface than the caller says.
+pub(super) const OTHER_INTERFACE: &str = "other_interface";
 
 /// A tool as `tools/list` shows it.
 pub(super) fn tool(tool: &Tool) -> WireTool {
@@ -85,6 +87,9 @@ pub(super) fn error(error: CallError) -> Result<CallToolResult, ErrorData> {
         | CallError::PeerBusy { retry_after, .. } => {
             let data = json!({ "error": error.kind(), "retryAfterMs": u64::try_from(retry_after.as_millis()).unwrap_or(u64::MAX) });
             Err(ErrorData::new(BUSY, error.to_string(), Some(data)))
+        }
+        CallError::OtherInterface => {
+            Err(ErrorData::invalid_params(error.to_string(), Some(json!({ "error": OTHER_INTERFACE }))))
         }
         CallError::InvalidArguments { .. }
         | CallError::Unreachable { .. }

@@ -27,7 +27,7 @@ use super::{
     pages::ListPages,
     running::RunningCall,
     session::Sessions,
-    tools::{self, CHAIN, CallRequest, DEADLINE, HOPS, RECEIPT, WayHere},
+    tools::{self, CHAIN, CallRequest, DEADLINE, HOPS, INTERFACE, RECEIPT, WayHere},
 };
 use crate::{
     call::{LogLevel, Session, TraceContext},
@@ -265,6 +265,7 @@ impl ServerHandler for ProtocolHandler {
                 let call = CallRequest {
                     tool,
                     arguments: Value::Object(request.arguments.unwrap_or_default()),
+                    interface: tools::read_interface(context.meta.get(INTERFACE))?,
                     log_level: self.log_level(&context),
                     wants_progress: token.is_some(),
                     wants_receipt: context.meta.get(RECEIPT) == Some(&Value::Bool(true)),

@@ -20,10 +20,10 @@ use super::{
     envelope::{self, Envelope},
     handler::Endpoint,
     session::visit::LiveSession,
-    tools::{CallRequest, WayHere},
+    tools::{CallRequest, WayHere, read_interface},
 };
 use crate::{
-    call::{LogLevel, TraceContext},
+    call::{LogLevel, TraceContext, interface::InterfaceDigest},
     names::ToolName,
     tenant::Principal,
 };
@@ -88,6 +88,8 @@ struct Meta<'a> {
     hops: Option<Value>,
     #[serde(rename = "mcpp/chain")]
     chain: Option<Value>,
+    #[serde(rename = "mcpp/interface", default, deserialize_with = "said")]
+    interface: Option<Value>,
 }
 
 impl PlainRequest<'_> {
@@ -97,12 +99,18 @@ impl PlainRequest<'_> {
     }
 }
 
+/// A member that is there, also where it is `null`.
+fn said<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Value>, D::Error> {
+    Value::deserialize(deserializer).map(Some)
+}
+
 /// The parts of `_meta` with which a call is made.
 struct CallMeta {
     log_level: Option<LogLevel>,
     wants_progress: bool,
     wants_receipt: bool,
     traceparent: Option<String>,
+    interface: Option<InterfaceDigest>,
     way: WayHere,
 }
 
@@ -127,6 +135,7 @@ impl Meta<'_> {
             wants_progress: token.ok()?.is_some(),
             wants_receipt: self.receipt.is_some_and(|receipt| receipt.get() == "true"),
             traceparent: self.traceparent.and_then(envelope::string).map(Cow::into_owned),
+            interface: read_interface(self.interface.as_ref()).ok()?,
             way: WayHere::read(self.deadline_ms.as_ref(), self.hops.as_ref(), self.chain.as_ref()),
         })
     }
@@ -205,6 +214,7 @@ fn call(params: &RawValue, era: Era<'_>, traceparent: Option<&str>) -> Option<Ca
     Some(CallRequest {
         tool: ToolName::new(&params.name).ok()?,
         arguments,
+        interface: meta.interface,
         log_level: meta.log_level,
         wants_progress: meta.wants_progress,
         wants_receipt: meta.wants_receipt,

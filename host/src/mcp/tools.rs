@@ -15,7 +15,9 @@ use super::{
     written::{self, ResultWriter},
 };
 use crate::{
-    call::{Call, CallError, LogLevel, Observer, Request, Session, TraceContext, authorize},
+    call::{
+        Call, CallError, LogLevel, Observer, Request, Session, TraceContext, authorize, interface::InterfaceDigest,
+    },
     control::admission::Share,
     names::{TenantId, ToolName},
     registry::catalog::Catalog,
@@ -32,12 +34,17 @@ pub(super) const HOPS: &str = "mcpp/hops";
 /// By this it says how many handlers of events led to the call, each by the event of the one before: a loop of events over several hosts ends as one on a single host does.
 pub(super) const CHAIN: &str = "mcpp/chain";
 
+/// By this a client says which interface of the tool it knows; a tool with another one is not called.
+pub(super) const INTERFACE: &str = "mcpp/interface";
+
 /// A client's request to a tool.
 #[derive(Debug)]
 pub(super) struct CallRequest {
     pub(super) tool: ToolName,
     /// A JSON object.
     pub(super) arguments: Value,
+    /// The interface that the client knows, if it says one.
+    pub(super) interface: Option<InterfaceDigest>,
     /// The least level of log records that the client wants; none if it wants none.
     pub(super) log_level: Option<LogLevel>,
     /// Whether it wants to be told of progress.
@@ -67,6 +74,14 @@ impl WayHere {
         let chain = chain.and_then(Value::as_u64).map_or(0, |chain| u32::try_from(chain).unwrap_or(u32::MAX));
         Self { patience: deadline_ms.and_then(Value::as_u64).map(Duration::from_millis), hops, chain }
     }
+}
+
+/// Reads the interface that a client knows. One that is no digest is an error: else the call would reach any interface.
+pub(super) fn read_interface(interface: Option<&Value>) -> Result<Option<InterfaceDigest>, ErrorData> {
+    let Some(interface) = interface else { return Ok(None) };
+    let digest = interface.as_str().and_then(InterfaceDigest::read);
+    let wrong = || ErrorData::invalid_params(format!("`{INTERFACE}` is not 64 hexadecimal digits"), None);
+    digest.map(Some).ok_or_else(wrong)
 }
 
 impl Endpoint {
@@ -121,7 +136,7 @@ impl Endpoint {
             (Observer::default(), CallEvents::default())
         };
         let (cancel, wants_receipt) = (CancellationToken::new(), request.wants_receipt);
-        let CallRequest { tool, arguments, trace, session, way, .. } = request;
+        let CallRequest { tool, arguments, interface, trace, session, way, .. } = request;
         let request = Request {
             principal: principal.clone(),
             deadline: way.patience.and_then(|patience| Instant::now().checked_add(patience)),
@@ -133,7 +148,7 @@ impl Endpoint {
             hops: way.hops,
             session,
         };
-        let call = authorize(Call { request, tool, arguments })
+        let call = authorize(Call { request, tool, arguments, interface })
             .map_err(|denied| ErrorData::invalid_request(denied.to_string(), None))?;
         let registry = registry.clone();
         let outcome = Box::pin(async move { registry.call_metered(call).await });

@@ -7,7 +7,7 @@ use serde_json::Value;
 use tokio::{sync::watch, time::Instant};
 
 use crate::{
-    call::{Call, CallError, ReachPeer as _, Receipt, Request, ToolResult, authorize},
+    call::{Call, CallError, ReachPeer as _, Receipt, Request, ToolResult, authorize, interface::InterfaceDigest},
     mcp::mesh::remote::{Health, Remotes},
     mesh::PeerId,
     names::ToolName,
@@ -82,7 +82,12 @@ impl ToolRoute {
         }
     }
 
-    async fn go(&self, request: Request, arguments: Value) -> (Result<ToolResult, CallError>, Receipt) {
+    async fn go(
+        &self,
+        request: Request,
+        arguments: Value,
+        interface: InterfaceDigest,
+    ) -> (Result<ToolResult, CallError>, Receipt) {
         let nothing = |error| (Err(error), Receipt::default());
         let wait = Instant::now() + OFFER_TIME;
         let until = request.deadline.map_or(wait, |deadline| deadline.min(wait));
@@ -94,7 +99,8 @@ impl ToolRoute {
                 Ok(None) => break,
                 Err(error) => return nothing(error),
             };
-            let call = Call { request: request.clone(), tool: self.tool.clone(), arguments: arguments.clone() };
+            let (tool, arguments) = (self.tool.clone(), arguments.clone());
+            let call = Call { request: request.clone(), tool, arguments, interface: Some(interface) };
             let Ok(call) = authorize(call) else { return nothing(CallError::UnknownTool(self.tool.clone())) };
             let (result, receipt) = self.remotes.reach(&peer, call).await;
             let error = match result {
@@ -113,8 +119,13 @@ impl ToolRoute {
 }
 
 impl CallRemote for ToolRoute {
-    fn call(&self, request: Request, arguments: Value) -> BoxFuture<'_, (Result<ToolResult, CallError>, Receipt)> {
-        Box::pin(self.go(request, arguments))
+    fn call(
+        &self,
+        request: Request,
+        arguments: Value,
+        interface: InterfaceDigest,
+    ) -> BoxFuture<'_, (Result<ToolResult, CallError>, Receipt)> {
+        Box::pin(self.go(request, arguments, interface))
     }
 }
 
@@ -128,6 +139,10 @@ fn named(error: CallError, peer: &PeerId) -> CallError {
     match error {
         CallError::UnknownTool(tool) => {
             CallError::Unreachable { peer: peer.to_string(), reason: format!("it has no tool `{tool}` for this host") }
+        }
+        CallError::OtherInterface => {
+            let reason = "its tool has another interface than the one that was accepted here".to_owned();
+            CallError::Unreachable { peer: peer.to_string(), reason }
         }
         other => other,
     }

@@ -55,6 +55,9 @@ impl Registry {
     async fn run(&self, ticket: &Ticket<Tool>, mut call: Call) -> (Result<ToolResult, CallError>, Cost) {
         let tool = &ticket.served;
         let nothing = |error| (Err(error), Cost::default());
+        if call.interface.is_some_and(|known| known != tool.interface) {
+            return nothing(CallError::OtherInterface);
+        }
         let steps = match tool.steps_of_arguments(&call.arguments) {
             Ok(steps) => steps,
             Err(error) => return nothing(error),
@@ -91,7 +94,7 @@ impl Registry {
                 weight.note(done.1.processor_time);
                 done
             }
-            ToolTarget::Remote(remote) => remote::call(&**remote, &tool.component, call, &shared).await,
+            ToolTarget::Remote(remote) => remote::call(&**remote, tool, call, &shared).await,
         };
         let result = match result {
             Ok(result) => self.check_result(tool, &control, result, &mut cost).await,

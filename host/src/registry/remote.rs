@@ -7,8 +7,9 @@ use serde_json::Value;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::tool::Tool;
 use crate::{
-    call::{Call, CallError, CallEvent, Cost, EventGate, Receipt, Request, ToolResult},
+    call::{Call, CallError, CallEvent, Cost, EventGate, Receipt, Request, ToolResult, interface::InterfaceDigest},
     control::Control,
     guest::instance,
 };
@@ -18,22 +19,30 @@ const MOST_PROCESSORS: u32 = 64;
 
 /// The way to one tool of other hosts.
 pub trait CallRemote: std::fmt::Debug + Send + Sync {
-    /// Calls it. Ends soon after the request's deadline, and after the request is cancelled.
-    fn call(&self, request: Request, arguments: Value) -> BoxFuture<'_, (Result<ToolResult, CallError>, Receipt)>;
+    /// Calls it, if it still has the interface that is known here. Ends soon after the request's deadline, and after the request is cancelled.
+    fn call(
+        &self,
+        request: Request,
+        arguments: Value,
+        interface: InterfaceDigest,
+    ) -> BoxFuture<'_, (Result<ToolResult, CallError>, Receipt)>;
 }
 
 /// Calls a tool of other hosts within the reins of `control`.
 pub(super) async fn call(
     remote: &dyn CallRemote,
-    owner: &Arc<str>,
+    tool: &Tool,
     call: Call,
     control: &Arc<Control>,
 ) -> (Result<ToolResult, CallError>, Cost) {
     let Call { request, arguments, .. } = call;
     let started = Instant::now();
     let over_budget = request.cancel.child_token();
-    let gate =
-        RemoteEvents { control: Arc::clone(control), owner: Arc::clone(owner), over_budget: over_budget.clone() };
+    let gate = RemoteEvents {
+        control: Arc::clone(control),
+        owner: Arc::clone(&tool.component),
+        over_budget: over_budget.clone(),
+    };
     let request = Request {
         deadline: Some(control.deadline()),
         cancel: over_budget,
@@ -41,7 +50,7 @@ pub(super) async fn call(
         ..request
     };
     // It only waits, and so takes no place of those that compute.
-    let done = control.wait(remote.call(request, arguments)).await;
+    let done = control.wait(remote.call(request, arguments, tool.interface)).await;
     let (result, receipt) = match done {
         Ok(done) => done,
         Err(_) => (Err(CallError::Cancelled), Receipt::default()),

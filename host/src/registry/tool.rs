@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 
 use super::{
     error::InstallError,
@@ -15,7 +15,7 @@ use super::{
     schema::{Mismatch, Schema, Steps},
 };
 use crate::{
-    call::{CallError, ToolResult},
+    call::{CallError, ToolResult, interface::InterfaceDigest},
     capability::{
         bindings::exports::mcpp::tool::tools::{Annotations, Tool as ToolListing},
         files::Folders,
@@ -102,6 +102,8 @@ pub struct Tool {
     pub names_headers: bool,
     /// The schema of its result, if the tool has one.
     pub output: Option<Schema>,
+    /// Identifies what clients read of it.
+    pub interface: InterfaceDigest,
     /// Its powers, and the limits of its calls.
     pub service: Service,
     /// How it is called.
@@ -155,6 +157,7 @@ impl Tool {
             Schema::parse(&listing.input_schema).map_err(|error| refuse(format!("its input schema: {error}")))?;
         let output = listing.output_schema.as_deref().map(Schema::parse).transpose();
         let output = output.map_err(|error| refuse(format!("its output schema: {error}")))?;
+        let interface = interface(&listing, &input.json, output.as_ref().map(|schema| &*schema.json));
         Ok(Self {
             name,
             component: powers.component.shared(),
@@ -164,6 +167,7 @@ impl Tool {
             input,
             names_headers: listing.input_schema.contains("x-mcp-header"),
             output,
+            interface,
             service: Service::new("tool", Arc::clone(powers), limits),
             target,
             reuse: None,
@@ -250,4 +254,18 @@ impl Tool {
             && self.output.as_ref().map(|schema| &schema.json) == other.output.as_ref().map(|schema| &schema.json)
             && format!("{:?}", self.annotations) == format!("{:?}", other.annotations)
     }
+}
+
+/// Identifies what clients read of a tool. The host lists no input schema without `properties` (`mcp::convert`), so an empty one counts as none: a mount reads the one, its peer the other.
+fn interface(tool: &ToolListing, input: &Map<String, Value>, output: Option<&Map<String, Value>>) -> InterfaceDigest {
+    let mut input = input.clone();
+    input.entry("properties").or_insert_with(|| json!({}));
+    let Annotations { read_only, destructive, idempotent, open_world } = tool.annotations;
+    InterfaceDigest::of(&json!({
+        "title": tool.title,
+        "description": tool.description,
+        "hints": [read_only, destructive, idempotent, open_world],
+        "input": input,
+        "output": output,
+    }))
 }

@@ -97,7 +97,7 @@ pub(in crate::admin) async fn call(
             hops: 0,
             session: None,
         };
-        let call = authorize(Call { request, tool, arguments: Value::Object(arguments) })?;
+        let call = authorize(Call { request, tool, arguments: Value::Object(arguments), interface: None })?;
         Ok::<_, PeerCommandError>((meshed.clone(), peer, call, events))
     };
     let (meshed, peer, call, events) = match calling.await {

@@ -97,7 +97,7 @@ impl MeshView<'_> {
             hops: running.hops,
             session: running.session.clone(),
         };
-        Ok((peer, Call { request, tool, arguments }))
+        Ok((peer, Call { request, tool, arguments, interface: None }))
     }
 }
 
@@ -110,7 +110,9 @@ fn refusal(error: CallError) -> calls::CallError {
             calls::CallError::Busy(millis(wait).max(1))
         }
         CallError::TooDeep => calls::CallError::TooDeep,
-        CallError::Unreachable { .. } => calls::CallError::Unreachable(short(error.to_string())),
+        CallError::Unreachable { .. } | CallError::OtherInterface => {
+            calls::CallError::Unreachable(short(error.to_string()))
+        }
         CallError::BudgetExceeded { budget: Budget::Deadline, .. } => calls::CallError::TimedOut,
         CallError::BudgetExceeded { .. }
         | CallError::Interrupted { .. }

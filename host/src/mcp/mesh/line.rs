@@ -149,6 +149,11 @@ impl PeerLine {
         self.0.changes.subscribe()
     }
 
+    /// Takes the list for changed: an answer of the peer said so.
+    pub(super) fn note_change(&self) {
+        self.0.changes.send_modify(|count| *count = count.wrapping_add(1));
+    }
+
     fn broken(&self) -> Broken {
         Broken(self.0.reason.get().cloned().unwrap_or_else(|| "the stream broke".to_owned()))
     }
@@ -245,7 +250,7 @@ impl PeerLine {
         }
         let observer = |id: Option<u64>| id.and_then(|id| Some(self.waiting().get(&id)?.observer.clone()));
         match method {
-            "notifications/tools/list_changed" => self.0.changes.send_modify(|count| *count = count.wrapping_add(1)),
+            "notifications/tools/list_changed" => self.note_change(),
             "notifications/progress" => {
                 let Ok(progress) = serde_json::from_str::<ProgressNotificationParam>(params) else { return };
                 let id = serde_json::to_value(&progress.progress_token).ok().and_then(|token| token.as_u64());

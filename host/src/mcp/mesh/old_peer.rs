@@ -197,6 +197,7 @@ impl MeshApp {
             wants_receipt: false,
             trace: TraceContext::root(),
             session: None,
+            interface: None,
             way: WayHere::default(),
         };
         let running = self.endpoint.begin_call(&principal, call);

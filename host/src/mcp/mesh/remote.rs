@@ -36,7 +36,10 @@ use super::{
     line::{Broken, InLine, PeerLine},
 };
 use crate::{
-    call::{Budget, Call, CallError, MAX_HOPS, Observer, ReachPeer, Receipt, Request, ToolResult},
+    call::{
+        Budget, Call, CallError, MAX_HOPS, Observer, ReachPeer, Receipt, Request, ToolResult,
+        interface::InterfaceDigest,
+    },
     capability::mesh::handle::CallTally,
     config::MeshDoorConfig,
     memory::{MemoryUse, json_bytes},
@@ -222,13 +225,13 @@ impl Remotes {
 
     async fn call(&self, peer: &PeerId, call: Call) -> (Result<ToolResult, CallError>, Receipt) {
         let started = Instant::now();
-        let Call { request, tool, arguments } = call;
+        let Call { request, tool, arguments, interface } = call;
         let (result, receipt) = match self.may_begin(peer, &request, &tool) {
             Err(error) => (Err(error), Receipt::default()),
             Ok(()) => {
                 let remote = self.remote(peer);
                 self.count(&remote, &request.principal, |tally| tally.requests = tally.requests.saturating_add(1));
-                let calling = self.try_call(peer, &remote, &request, &tool, arguments);
+                let calling = self.try_call(peer, &remote, &request, &tool, (arguments, interface));
                 let called = self.watched(peer, &remote, calling).await;
                 let (result, receipt) = called.unwrap_or_else(|error| (Err(error), Receipt::default()));
                 if result.is_err() {
@@ -255,7 +258,7 @@ impl Remotes {
         remote: &Remote,
         request: &Request,
         tool: &ToolName,
-        arguments: Value,
+        (arguments, interface): (Value, Option<InterfaceDigest>),
     ) -> Result<(Result<ToolResult, CallError>, Receipt), CallError> {
         let started = Instant::now();
         let longest = started + LONGEST_CALL;
@@ -270,7 +273,7 @@ impl Remotes {
                 () = tokio::time::sleep_until(deadline) => over.clone(),
             }
         };
-        let (params, bytes) = params(request, tool, &arguments, deadline);
+        let (params, bytes) = params(request, tool, (&arguments, interface), deadline);
         let account = self.0.registry.share(&request.principal.tenant).map(|share| Arc::clone(&share.memory));
         let reserve =
             |bytes: u64| account.as_ref().map(|account| account.reserve(MemoryUse::Messages, bytes)).transpose();
@@ -306,7 +309,7 @@ impl Remotes {
             asked = asking => asked,
             error = within(deadline) => return Err(error),
         };
-        let (_permit, (_line, mut asked)) = match (asked, remote.old.of(tool)) {
+        let (_permit, (line, mut asked)) = match (asked, remote.old.of(tool)) {
             (Err(_), Some(dialect)) => return old(dialect).await,
             (asked, _) => asked?,
         };
@@ -335,6 +338,9 @@ impl Remotes {
         let held = reserve(as_values.max(bytes))
             .map_err(|_| CallError::Interrupted { reason: "this tenant has no memory left for the result".into() })?;
         let (mut result, receipt) = read_answer(peer, tool, answer).await?;
+        if matches!(result, Err(CallError::OtherInterface)) {
+            line.note_change();
+        }
         remote.health().reached(Some(started.elapsed().saturating_sub(receipt.duration)));
         if let (Ok(result), Some(held)) = (&mut result, held) {
             result.memory.keep(held);

@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::text::{around_difference, beginning, escaped};
 use crate::{
+    call::interface::hash_json,
     capability,
     registry::{catalog::Revision, tool::Tool},
 };
@@ -101,7 +102,7 @@ impl ToolFace {
     /// Identifies the face: the same for the same texts and schemas, in whatever order their members stand.
     pub fn digest(&self) -> blake3::Hash {
         let mut hasher = blake3::Hasher::new();
-        hash_value(&serde_json::to_value(self).unwrap_or_default(), &mut hasher);
+        hash_json(&serde_json::to_value(self).unwrap_or_default(), &mut hasher);
         hasher.finalize()
     }
 
@@ -141,31 +142,6 @@ impl ToolFace {
             ("output schema", optional(&before.output), optional(&self.output)),
         ];
         sides.into_iter().filter(|(_, before, after)| before != after).collect()
-    }
-}
-
-/// Hashes a value of JSON so that no other value, and no other order of parts, gives the same bytes.
-fn hash_value(value: &Value, hasher: &mut blake3::Hasher) {
-    let mut text = |tag: u8, text: &str| {
-        hasher.update(&[tag]);
-        hasher.update(&text.len().to_le_bytes());
-        hasher.update(text.as_bytes());
-    };
-    match value {
-        Value::String(string) => text(b's', string),
-        Value::Array(items) => {
-            text(b'a', &items.len().to_string());
-            items.iter().for_each(|item| hash_value(item, hasher));
-        }
-        Value::Object(members) => {
-            text(b'o', &members.len().to_string());
-            for (name, member) in members.iter().collect::<BTreeMap<_, _>>() {
-                hasher.update(&name.len().to_le_bytes());
-                hasher.update(name.as_bytes());
-                hash_value(member, hasher);
-            }
-        }
-        Value::Null | Value::Bool(_) | Value::Number(_) => text(b'p', &value.to_string()),
     }
 }
 

@@ -8,12 +8,12 @@ use serde_json::{Map, Value, json, value::RawValue};
 use tokio::time::Instant;
 
 use crate::{
-    call::{CallError, Receipt, Request, ToolResult},
+    call::{CallError, Receipt, Request, ToolResult, interface::InterfaceDigest},
     mcp::{
-        convert::{self, BUSY},
+        convert::{self, BUSY, OTHER_INTERFACE},
         mesh::UNAUTHORIZED,
         straight::MODERN,
-        tools::{CHAIN, DEADLINE, HOPS, RECEIPT},
+        tools::{CHAIN, DEADLINE, HOPS, INTERFACE, RECEIPT},
     },
     mesh::PeerId,
     names::ToolName,
@@ -35,7 +35,7 @@ pub(super) fn meta() -> Map<String, Value> {
 pub(super) fn params(
     request: &Request,
     tool: &ToolName,
-    arguments: &Value,
+    (arguments, interface): (&Value, Option<InterfaceDigest>),
     deadline: Instant,
 ) -> (impl Fn(u64) -> String + use<>, u64) {
     let (log_level, wants_progress) = request.observer.wants();
@@ -44,6 +44,9 @@ pub(super) fn params(
     meta.insert(HOPS.to_owned(), request.hops.saturating_add(1).into());
     if request.chain > 0 {
         meta.insert(CHAIN.to_owned(), request.chain.into());
+    }
+    if let Some(interface) = interface {
+        meta.insert(INTERFACE.to_owned(), interface.to_string().into());
     }
     meta.insert("traceparent".to_owned(), request.trace.child().traceparent().into());
     if let Some(level) = log_level {
@@ -127,6 +130,7 @@ fn refused(peer: &PeerId, error: ErrorData) -> CallError {
         (code, Some("busy" | "too_many"), Some(retry_after)) if code == i64::from(BUSY.0) => {
             CallError::PeerBusy { reason, retry_after }
         }
+        (-32602, Some(OTHER_INTERFACE), _) => CallError::OtherInterface,
         (UNAUTHORIZED, _, _) => CallError::Unreachable { peer: peer.to_string(), reason },
         (-32602, _, _) => CallError::InvalidArguments { path: String::new(), reason },
         _ => CallError::Interrupted { reason: format!("the peer {peer} refuses ({}): {reason}", error.code.0) },

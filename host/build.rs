@@ -63,8 +63,10 @@ fn main() {
         ),
         Err(reason) => fail(&format!("the Go runtime of wit-bindgen-go is not found: {reason}")),
     }
-    let names = components(&root.join("tools"));
+    let mut names = components(&root.join("tools"));
     let components = build(&root, &names);
+    // A fresh host compiles them in this order: what is compiled soon serves soon.
+    names.sort_by_key(|name| fs::metadata(components.join(format!("{name}.wasm"))).map_or(0, |file| file.len()));
     let list: String = names
         .iter()
         .map(|name| {

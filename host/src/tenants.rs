@@ -150,7 +150,7 @@ impl Tenants {
 
     /// Compiles the built-in components ahead of the tenants that load them.
     pub fn compile_built_ins(&self) -> impl Future<Output = ()> + use<> {
-        Arc::clone(&self.config.built_in).compile_all(self.registry.engine().clone(), self.config.limits.clone())
+        Arc::clone(&self.config.built_in).compile_all(self.registry.engine().clone(), self.config.limits)
     }
 
     /// Where their catalogs are.

@@ -285,7 +285,8 @@ impl Loader {
             && live.powers.files.are_current()
             && live.digest == blake3::hash(&wasm).to_hex().as_str()
             && (live.code == Code::Optimized || !self.is_optimized(&wasm, &grant))
-            && !catalog.problems().any(|problem| problem.component == name.as_str())
+            // Another file's failed attempt at the name is no reason to load this one again, which would hide it for a moment.
+            && !catalog.problems().any(|problem| problem.component == name.as_str() && problem.origin == origin)
         {
             return Ok(LoadOutcome::Unchanged);
         }

@@ -39,7 +39,7 @@ def call_theirs(mcpp: object, data: str, peer: str, name: str) -> None:
     print(f"mcpp: called a tool of {name}, {path}")
 
 
-def use_their_queue(mcpp: object, peer: str, name: str) -> None:
+def use_their_queue(mcpp: object, token: str, peer: str, name: str) -> None:
     """Every tool of the task queue goes to the foreign peer's, in the words of its own client."""
     task = {"task_type": "t", "model_name": "m", "payload": {}}
     requests = [
@@ -58,7 +58,7 @@ def use_their_queue(mcpp: object, peer: str, name: str) -> None:
         ("submit_docker_github", "remote_peer_id", {"repo_url": "https://example.com/r"}),
     ]
     for tool, address, arguments in requests:
-        words = ("call", "--url", f"http://127.0.0.1:{PORT}/mcp", f"p2p_taskqueue_{tool}", json.dumps({**arguments, address: peer}))
+        words = ("call", "--token", token, "--url", f"http://127.0.0.1:{PORT}/mcp", f"p2p_taskqueue_{tool}", json.dumps({**arguments, address: peer}))
         reply = json.loads(run(mcpp, *words))
         submits = tool.startswith("submit")
         if reply.get("ok") is not True or (submits and reply.get("task_id") != "submit-task"):
@@ -94,7 +94,7 @@ def main() -> None:
                     print(run(*trace, "ticket", ticket))
                     call_theirs(mcpp, home, ids[name], name)
                 # One implementation also serves a queue as the programs of before MCP++ do.
-                use_their_queue(mcpp, ids["py-libp2p"], "py-libp2p")
+                use_their_queue(mcpp, token, ids["py-libp2p"], "py-libp2p")
             finally:
                 host.terminate()
                 for server in servers:

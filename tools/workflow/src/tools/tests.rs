@@ -53,7 +53,8 @@ fn the_six_tools_answer_as_the_contract_has_it() {
         (&json!("submitted"), &json!("localhost"), &json!("w"))
     );
     assert!(submitted["estimated_start_time"].is_string() && submitted["message"].is_string());
-    assert_eq!(submit("w", steps).expect("the same"), submitted.clone());
+    let again = submit("w", steps).expect("the same");
+    assert_eq!((&again["status"], &again["message"]), (&submitted["status"], &submitted["message"]));
     assert_eq!(
         submit("w", json!([{ "step_id": "a", "action": "echo" }])).expect_err("another").error,
         "Workflow w was submitted before with other work"

@@ -27,6 +27,7 @@ use std::{io::Write as _, path::PathBuf, process::ExitCode};
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 use serde::Serialize;
+use serde_json::Value;
 
 use crate::{config::Config, engine::compile::child, names::TenantId, telemetry, tenant::home::Homes, threads};
 
@@ -252,6 +253,15 @@ fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String
 /// Text from a guest or a server, safe for a terminal: nothing in it moves the cursor, turns a line around or hides.
 fn clean(text: &str) -> String {
     text.chars().map(|c| if deceives(c) && c != '\n' && c != '\t' { '\u{fffd}' } else { c }).collect()
+}
+
+/// A field of a record as safe text; `-` if there is none.
+fn field(record: &Value, name: &str) -> String {
+    match record.get(name) {
+        Some(Value::String(text)) => clean(text),
+        None | Some(Value::Null) => "-".into(),
+        Some(other) => clean(&other.to_string()),
+    }
 }
 
 /// Control characters, what changes the direction of a line, other ends of lines, and what has no width and joins nothing.

@@ -89,6 +89,17 @@ impl<T, F> Envelope<T, F> {
     }
 }
 
+impl<F> Envelope<Map<String, Value>, F> {
+    /// An answer without a type of its own: the properties of an object, or another value as the property `result`.
+    pub fn of_json(result: Result<Value, Failure>) -> Self {
+        let fields = |value| match value {
+            Value::Object(fields) => fields,
+            other => Map::from_iter([("result".to_owned(), other)]),
+        };
+        result.map(fields).into()
+    }
+}
+
 impl<T, F> From<Result<T, Failure>> for Envelope<T, F> {
     fn from(result: Result<T, Failure>) -> Self {
         Self { result, flag: PhantomData }

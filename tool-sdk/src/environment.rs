@@ -9,7 +9,7 @@
 //! assert!(now_ms() > 1_700_000_000_000);
 //! ```
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
@@ -17,6 +17,15 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 pub fn now_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Waits, while the call's time runs on. The host lets other instances run meanwhile. In a native test no time passes.
+pub fn pause(time: Duration) {
+    #[cfg(target_arch = "wasm32")]
+    #[allow(clippy::disallowed_methods, reason = "a component has its thread to itself, and the host lets others run")]
+    std::thread::sleep(time);
+    #[cfg(not(target_arch = "wasm32"))]
+    let _passes_at_once = time;
 }
 
 fn random<const BYTES: usize>() -> [u8; BYTES] {

@@ -10,7 +10,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use serde_json::{Map, Value, json};
 
 use self::interchange::{ExportArgs, ImportArgs};
-use super::{clean, print, print_json, remote::Server, table};
+use super::{clean, field, print, print_json, remote::Server, table};
 use crate::mcp::client::Client;
 
 /// How often the command asks for a followed task.
@@ -90,14 +90,6 @@ async fn ask(client: &Client, tool: &str, arguments: Value) -> anyhow::Result<Ma
     Ok(reply)
 }
 
-fn text(task: &Value, name: &str) -> String {
-    match task.get(name) {
-        Some(Value::String(text)) => clean(text),
-        None | Some(Value::Null) => "-".into(),
-        Some(other) => other.to_string(),
-    }
-}
-
 async fn list(client: &Client, arguments: Value, as_json: bool) -> anyhow::Result<u8> {
     let reply = ask(client, "p2p_taskqueue_list_tasks", arguments).await?;
     let tasks = reply.get("tasks").and_then(Value::as_array).cloned().unwrap_or_default();
@@ -106,7 +98,7 @@ async fn list(client: &Client, arguments: Value, as_json: bool) -> anyhow::Resul
         return Ok(0);
     }
     let columns = ["task_id", "task_type", "status", "priority", "attempt", "assigned_worker", "error"];
-    let rows = tasks.iter().map(|task| columns.map(|column| text(task, column)).to_vec());
+    let rows = tasks.iter().map(|task| columns.map(|column| field(task, column)).to_vec());
     print(&table(&["TASK", "TYPE", "STATUS", "PRIORITY", "ATTEMPT", "WORKER", "ERROR"], rows))?;
     Ok(0)
 }
@@ -122,7 +114,7 @@ async fn show(client: &Client, id: &str, as_json: bool) -> anyhow::Result<u8> {
         print_json(&task)?;
         return Ok(0);
     }
-    let rows = task.as_object().into_iter().flatten().map(|(name, _)| vec![name.clone(), text(&task, name)]);
+    let rows = task.as_object().into_iter().flatten().map(|(name, _)| vec![name.clone(), field(&task, name)]);
     print(&table(&["FIELD", "VALUE"], rows))?;
     Ok(0)
 }
@@ -154,7 +146,7 @@ async fn follow(client: &Client, ids: Vec<String>, as_json: bool) -> anyhow::Res
         let mut ended = Vec::new();
         for (id, line) in &mut followed {
             let Some(task) = find(client, id).await? else { bail!("there is no task {id:?}") };
-            let status = text(&task, "status");
+            let status = field(&task, "status");
             let said = describe(&task);
             line.bar.set_message(said.clone());
             if line.said != said && !is_live {
@@ -187,9 +179,9 @@ async fn unfinished(client: &Client) -> anyhow::Result<Vec<String>> {
 
 /// A task in one line: where it stands, who has it, how far it is, the last line of its log.
 fn describe(task: &Value) -> String {
-    let mut line = format!("{} (attempt {})", text(task, "status"), text(task, "attempt"));
+    let mut line = format!("{} (attempt {})", field(task, "status"), field(task, "attempt"));
     for (name, before) in [("assigned_worker", " by "), ("error", ": ")] {
-        let value = text(task, name);
+        let value = field(task, name);
         if value != "-" {
             line.push_str(before);
             line.push_str(&value);

@@ -8,7 +8,7 @@ use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand};
 use serde_json::{Map, Value, json};
 
-use super::{clean, print, print_json, remote::Server, table};
+use super::{clean, field, print, print_json, remote::Server, table};
 use crate::mcp::client::Client;
 
 /// Most calls of one `doctor`: 500 runs each.
@@ -95,15 +95,6 @@ async fn ask(client: &Client, tool: &str, arguments: Value) -> anyhow::Result<Ma
     Ok(reply)
 }
 
-/// A field as text.
-fn text(value: &Value, name: &str) -> String {
-    match value.get(name) {
-        Some(Value::String(text)) => clean(text),
-        None | Some(Value::Null) => "-".into(),
-        Some(other) => clean(&other.to_string()),
-    }
-}
-
 async fn list(client: &Client, arguments: Value, as_json: bool) -> anyhow::Result<u8> {
     let reply = ask(client, "workflow_list", arguments).await?;
     let runs = reply.get("workflows").and_then(Value::as_array).cloned().unwrap_or_default();
@@ -112,7 +103,7 @@ async fn list(client: &Client, arguments: Value, as_json: bool) -> anyhow::Resul
         return Ok(0);
     }
     let columns = ["workflow_id", "name", "status", "phase", "progress", "current_step", "created_at", "error"];
-    let rows = runs.iter().map(|run| columns.map(|column| text(run, column)).to_vec());
+    let rows = runs.iter().map(|run| columns.map(|column| field(run, column)).to_vec());
     print(&table(&["RUN", "NAME", "STATUS", "PHASE", "%", "STEP", "SUBMITTED", "ERROR"], rows))?;
     Ok(0)
 }
@@ -124,7 +115,7 @@ async fn show(client: &Client, id: &str, as_json: bool) -> anyhow::Result<u8> {
         return Ok(0);
     }
     for name in ["workflow_id", "name", "status", "phase", "progress", "next_event", "error"] {
-        print(&format!("{name:<12} {}", text(&run, name)))?;
+        print(&format!("{name:<12} {}", field(&run, name)))?;
     }
     print(&table(&["STEP", "TOOL", "STATUS", "ATTEMPTS", "START", "END", "ERROR"], steps(&run)))?;
     Ok(0)
@@ -133,21 +124,21 @@ async fn show(client: &Client, id: &str, as_json: bool) -> anyhow::Result<u8> {
 /// The steps of a status as rows of a table, those within steps moved in.
 fn steps(run: &Value) -> Vec<Vec<String>> {
     let row = |step: &Value| {
-        let path = text(step, "step_id");
+        let path = field(step, "step_id");
         let depth = path.matches('/').count();
         let name = path.rsplit('/').next().unwrap_or_default();
         let mut row = vec![format!("{}{name}", "  ".repeat(depth))];
         row.extend(
-            ["action", "status", "attempts", "start_time", "end_time", "error"].map(|column| text(step, column)),
+            ["action", "status", "attempts", "start_time", "end_time", "error"].map(|column| field(step, column)),
         );
         row
     };
     let mut steps: Vec<&Value> = run.get("steps").and_then(Value::as_array).into_iter().flatten().collect();
     // A step stands behind the one in which it is; those of one list keep their order.
-    let order: Vec<String> = steps.iter().map(|step| text(step, "step_id")).collect();
+    let order: Vec<String> = steps.iter().map(|step| field(step, "step_id")).collect();
     let place = |path: &str| order.iter().position(|known| known == path).unwrap_or(usize::MAX);
     steps.sort_by_cached_key(|step| {
-        let path = text(step, "step_id");
+        let path = field(step, "step_id");
         let ends = path.match_indices('/').map(|(at, _)| at).chain([path.len()]);
         ends.map(|end| place(path.get(..end).unwrap_or_default())).collect::<Vec<_>>()
     });
@@ -185,10 +176,10 @@ async fn doctor(client: &Client, as_json: bool) -> anyhow::Result<u8> {
         return Ok(code);
     }
     for run in &stuck {
-        print(&format!("{}: nothing will happen any more (phase {})", text(run, "workflow_id"), text(run, "phase")))?;
+        print(&format!("{}: nothing will happen any more (phase {})", field(run, "workflow_id"), field(run, "phase")))?;
     }
     for run in &waiting {
-        print(&format!("{}: waits for {}", text(run, "workflow_id"), text(run, "waits_for")))?;
+        print(&format!("{}: waits for {}", field(run, "workflow_id"), field(run, "waits_for")))?;
     }
     print(&format!("{examined} runs examined, {} without a next event", stuck.len()))?;
     Ok(code)

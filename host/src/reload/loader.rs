@@ -394,8 +394,7 @@ impl Loader {
         let shipped = self.config.built_in.list.iter().find(|built_in| built_in.name == component);
         match (grants.of(component), shipped) {
             (Some(granted), _) => granted.map_err(LoadError::Grant),
-            // A test parses the shipped grant; if it were not valid, the component would have nothing and say so.
-            (None, Some(built_in)) => Ok(toml::from_str(built_in.grant).unwrap_or_default()),
+            (None, Some(built_in)) => Ok(built_in.shipped_grant()),
             (None, None) => Ok(ComponentGrant::default()),
         }
     }

@@ -26,6 +26,13 @@ pub struct BuiltIn {
     pub grant: &'static str,
 }
 
+impl BuiltIn {
+    /// The grant that it is shipped with. A test parses the text; if it were not valid, the component would have nothing and say so.
+    pub fn shipped_grant(&self) -> ComponentGrant {
+        toml::from_str(self.grant).unwrap_or_default()
+    }
+}
+
 /// Where to load a component from.
 #[derive(Debug, Clone)]
 pub enum Source {
@@ -104,8 +111,7 @@ impl BuiltIns {
     pub async fn compile_all(self: Arc<Self>, engine: Engine, defaults: Limits) {
         let compile = |built_in: &BuiltIn| {
             let (built_ins, engine, built_in) = (Arc::clone(&self), engine.clone(), *built_in);
-            let grant = toml::from_str::<ComponentGrant>(built_in.grant).unwrap_or_default();
-            let fuel = grant.fuel(&defaults);
+            let fuel = built_in.shipped_grant().fuel(&defaults);
             async move {
                 let name = ComponentName::new(built_in.name)?;
                 built_ins.compiled(&engine, built_in, name, fuel).await.map(drop)

@@ -15,6 +15,7 @@ mod client;
 mod engines;
 mod native;
 mod server;
+mod times;
 
 use std::time::{Duration, Instant};
 
@@ -30,6 +31,7 @@ use serde_json::{Value, json};
 use self::{
     client::{Client, Era},
     server::Server,
+    times::Times,
 };
 
 /// Calls that are timed, after a tenth as many that are not.
@@ -80,21 +82,6 @@ struct Row {
 
 fn row(what: impl Into<String>, value: f64, unit: &'static str) -> Row {
     Row { what: what.into(), value, unit }
-}
-
-/// Times in microseconds, sorted.
-struct Times(Vec<f64>);
-
-impl Times {
-    fn new(mut times: Vec<Duration>) -> Self {
-        times.sort();
-        Self(times.into_iter().map(|time| time.as_secs_f64() * 1e6).collect())
-    }
-
-    fn at(&self, quantile: f64) -> f64 {
-        let last = self.0.len().saturating_sub(1);
-        self.0[((last as f64) * quantile).round() as usize]
-    }
 }
 
 async fn time_calls(client: &Client, tool: &str, arguments: &Value, calls: usize) -> Times {

@@ -10,7 +10,7 @@ use mcpp::{
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
 
-use crate::{Times, hosts::MeshedHost};
+use crate::{hosts::MeshedHost, times::Times};
 
 /// Time for anything.
 const PATIENCE: Duration = Duration::from_secs(20);

@@ -20,6 +20,8 @@ mod idle;
 #[path = "../calls/server.rs"]
 #[allow(dead_code, reason = "the other bench uses all of it")]
 mod server;
+#[path = "../calls/times.rs"]
+mod times;
 
 use std::{
     future::Future,
@@ -33,6 +35,7 @@ use self::{
     caller::Caller,
     client::{Client, Era},
     hosts::MeshedHost,
+    times::Times,
 };
 
 /// Calls one by one that are timed, after a tenth as many that are not.
@@ -84,24 +87,10 @@ fn main() {
     });
 }
 
-/// Times in microseconds, sorted.
-struct Times(Vec<f64>);
-
-impl Times {
-    fn new(mut taken: Vec<Duration>) -> Self {
-        taken.sort();
-        Self(taken.into_iter().map(|time| time.as_secs_f64() * 1e6).collect())
-    }
-
-    fn at(&self, quantile: f64) -> f64 {
-        let last = self.0.len().saturating_sub(1);
-        self.0[((last as f64) * quantile).round() as usize]
-    }
-
-    fn print(&self, what: &str) {
-        print_row(format!("{what}: p50"), self.at(0.5), "µs");
-        print_row(format!("{what}: p99"), self.at(0.99), "µs");
-    }
+/// Prints how long calls took.
+fn print_times(what: &str, times: &Times) {
+    print_row(format!("{what}: p50"), times.at(0.5), "µs");
+    print_row(format!("{what}: p99"), times.at(0.99), "µs");
 }
 
 /// Times something, again and again.
@@ -141,7 +130,7 @@ async fn calls() {
         time(CALLS / 10, once).await;
         let before = [called.server.cpu(), calling.server.cpu()];
         let times = time(CALLS, once).await;
-        times.print(what);
+        print_times(what, &times);
         print_cpu(what, &[("called", &called, before[0]), ("calling", &calling, before[1])], CALLS);
     }
     for transport in ["tcp", "quic"] {
@@ -149,7 +138,7 @@ async fn calls() {
         let line = caller.line(&called, transport).await;
         line.calls(CALLS / 10, 1).await;
         let before = called.server.cpu();
-        line.calls(CALLS, 1).await.print(&what);
+        print_times(&what, &line.calls(CALLS, 1).await);
         print_cpu(&what, &[("called", &called, before)], CALLS);
         let (started, before) = (Instant::now(), called.server.cpu());
         line.calls(MANY_CALLS, IN_FLIGHT).await;
@@ -185,6 +174,6 @@ async fn cold() {
             caller.line(&called, transport).await.calls(1, 1).await;
             taken.push(started.elapsed());
         }
-        Times::new(taken).print(&format!("a new connection to its first answer, {transport}"));
+        print_times(&format!("a new connection to its first answer, {transport}"), &Times::new(taken));
     }
 }

@@ -39,15 +39,11 @@ pub(crate) enum PeersError {
 }
 
 pub(crate) fn settle(result: Result<Value, PeersError>) -> Reply {
-    let fields = |value| match value {
-        Value::Object(fields) => fields,
-        other => Map::from_iter([("result".to_owned(), other)]),
-    };
     let failure = |error: PeersError| match &error {
         PeersError::Mesh(_) => Failure::new(error).with("degraded_mode", true),
         _ => Failure::new(error),
     };
-    result.map(fields).map_err(failure).into()
+    Reply::of_json(result.map_err(failure))
 }
 
 /// All peers: those with which the tenant deals, and those that are recorded.
@@ -120,15 +116,6 @@ pub(crate) fn page(limit: i64, offset: i64) -> Result<(usize, usize), PeersError
     }
     let offset = usize::try_from(offset).map_err(|_| PeersError::Invalid("Offset must be non-negative".to_owned()))?;
     Ok((usize::try_from(limit).unwrap_or(usize::MAX), offset))
-}
-
-/// Waits. In a native test no time passes.
-pub(crate) fn pause(time: Duration) {
-    #[cfg(target_arch = "wasm32")]
-    #[allow(clippy::disallowed_methods, reason = "a component has its thread to itself, and the host lets others run")]
-    std::thread::sleep(time);
-    #[cfg(not(target_arch = "wasm32"))]
-    let _passes_at_once = time;
 }
 
 #[cfg(test)]

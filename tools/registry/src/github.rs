@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use mcpp_tool::{
     caller, config,
-    environment::{chance, now_ms},
+    environment::{chance, now_ms, pause},
     http::{self, HttpError, Response},
     store::{Map, StoreError, snapshot, transact},
 };
@@ -226,15 +226,6 @@ fn check(response: Response) -> Result<Response, GithubError> {
         500.. => Err(GithubError::Away(format!("it answered {}", response.status))),
         status => Err(GithubError::Refused(status)),
     }
-}
-
-/// Waits. In a native test no time passes.
-fn pause(time: Duration) {
-    #[cfg(target_arch = "wasm32")]
-    #[allow(clippy::disallowed_methods, reason = "a component has its thread to itself, and the host lets others run")]
-    std::thread::sleep(time);
-    #[cfg(not(target_arch = "wasm32"))]
-    let _passes_at_once = time;
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! A record of a peer, and the comment that carries it.
 
-use mcpp_tool::environment::{parse_rfc3339, rfc3339};
+use mcpp_tool::environment::parse_rfc3339;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -33,11 +33,6 @@ impl PeerRecord {
     /// When its host last wrote it, in milliseconds since 1970-01-01 UTC; none if that cannot be read.
     pub fn seen_ms(&self) -> Option<u64> {
         parse_rfc3339(&self.last_seen).or_else(|| parse_rfc3339(&format!("{}Z", self.last_seen)))
-    }
-
-    /// The time of now, as this program writes it.
-    pub fn time(now_ms: u64) -> String {
-        rfc3339(now_ms)
     }
 
     /// The comment that carries it.

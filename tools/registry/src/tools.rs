@@ -3,7 +3,7 @@
 
 use mcpp_tool::{
     Envelope, Failure, config,
-    environment::now_ms,
+    environment::{now_ms, rfc3339},
     mesh,
     store::{Alarm, Map as StoreMap, StoreError, snapshot, transact},
     tool,
@@ -37,7 +37,7 @@ fn settle(result: Result<Value, GithubError>) -> Reply {
         GithubError::NotConfigured(_) => Failure::new("registry_not_configured").with("detail", error.to_string()),
         _ => Failure::new(error),
     };
-    result.map(|value| value.as_object().cloned().unwrap_or_default()).map_err(failure).into()
+    Reply::of_json(result.map_err(failure))
 }
 
 /// The record of this host as it is now.
@@ -64,7 +64,7 @@ fn own(registry: &PeerRegistry) -> Result<PeerRecord, GithubError> {
         (None, None, None) => host.addresses.first().map(|address| with_peer(address)).unwrap_or_default(),
     };
     Ok(PeerRecord {
-        last_seen: PeerRecord::time(now_ms()),
+        last_seen: rfc3339(now_ms()),
         listen_port,
         metadata: Map::from_iter([("program".to_owned(), "mcpp".into())]),
         multiaddr,

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use mcpp_tool::{
     caller, config,
-    environment::chance,
+    environment::{chance, pause},
     mesh::{self, Peer, PeerCallError},
 };
 use scheduling::backoff::Backoff;
@@ -240,15 +240,6 @@ pub fn replicate(request: &Value) -> usize {
         copied += usize::from(mesh::call_within(&peer.id, TOOL, &copy, COPY_TIME).is_ok());
     }
     copied
-}
-
-/// Waits. In a native test no time passes.
-fn pause(time: Duration) {
-    #[cfg(target_arch = "wasm32")]
-    #[allow(clippy::disallowed_methods, reason = "a component has its thread to itself, and the host lets others run")]
-    std::thread::sleep(time);
-    #[cfg(not(target_arch = "wasm32"))]
-    let _passes_at_once = time;
 }
 
 #[cfg(test)]

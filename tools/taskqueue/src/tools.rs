@@ -40,15 +40,11 @@ pub(crate) fn run<T>(work: impl FnMut(&Transaction<'static>) -> Result<T, QueueE
 
 /// The reply to a request; a failure with what was asked for.
 pub(crate) fn settle(result: Result<Value, QueueError>, (name, asked): (&str, &str)) -> Reply {
-    let fields = |value| match value {
-        Value::Object(fields) => fields,
-        other => Map::from_iter([("result".to_owned(), other)]),
-    };
     let failure = |error| match name {
         "" => Failure::new(error),
         name => Failure::new(error).with(name, asked),
     };
-    result.map(fields).map_err(failure).into()
+    Reply::of_json(result.map_err(failure))
 }
 
 /// The same for a result that has a type.

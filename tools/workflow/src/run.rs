@@ -137,6 +137,38 @@ pub struct Fork {
 }
 
 impl Run {
+    /// A run without steps that nothing has happened to.
+    pub fn new(id: String, created_ms: u64) -> Self {
+        Self {
+            id,
+            name: String::new(),
+            phase: Phase::Running,
+            priority: 1.0,
+            tags: Vec::new(),
+            metadata: Map::new(),
+            rights: Rights::default(),
+            by: String::new(),
+            waits_for: Vec::new(),
+            created_ms,
+            started_ms: None,
+            ended_ms: None,
+            paused_ms: None,
+            cancelled: None,
+            error: None,
+            has_failed: false,
+            tally: Tally::default(),
+            current: None,
+            untold: Vec::new(),
+            to_cancel: Vec::new(),
+            cancelling: None,
+            is_forced: false,
+            undoing: None,
+            sequence: 0,
+            held: Vec::new(),
+            forked: None,
+        }
+    }
+
     /// The status by the contract's words.
     pub fn status(&self) -> &'static str {
         match self.phase {

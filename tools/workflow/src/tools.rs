@@ -27,10 +27,6 @@ pub(crate) const HERE: &str = "localhost";
 
 /// The reply to a request; a failure with the id that was asked for.
 pub(crate) fn settle(result: Result<Value, WorkflowError>, workflow_id: &str) -> Reply {
-    let fields = |value| match value {
-        Value::Object(fields) => fields,
-        other => Map::from_iter([("result".to_owned(), other)]),
-    };
     let failure = |error: WorkflowError| {
         let failure = Failure::new(&error);
         let failure = match workflow_id {
@@ -42,7 +38,7 @@ pub(crate) fn settle(result: Result<Value, WorkflowError>, workflow_id: &str) ->
             _ => failure,
         }
     };
-    result.map(fields).map_err(failure).into()
+    Reply::of_json(result.map_err(failure))
 }
 
 /// Adds a property to a reply.

@@ -14,7 +14,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{ask, clean, print, print_json, text};
+use super::{ask, clean, field, print, print_json};
 use crate::{cli::remote::tell, mcp::client::Client};
 
 /// Most bytes of a line: the largest record, and what escapes may add to it.
@@ -159,7 +159,7 @@ async fn give(client: &Client, tasks: Vec<Value>, outcome: &mut Outcome) -> anyh
     outcome.known_count = outcome.known_count.saturating_add(count("known_count"));
     for failure in reply.get("failures").and_then(Value::as_array).into_iter().flatten() {
         outcome.failed_count = outcome.failed_count.saturating_add(1);
-        tell(&format!("{}: {}", clean(&text(failure, "task_id")), text(failure, "error")));
+        tell(&format!("{}: {}", clean(&field(failure, "task_id")), field(failure, "error")));
     }
     Ok(())
 }

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, io::IsTerminal as _, time::Duration};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
-use super::{ask, text};
+use super::{ask, field};
 use crate::{
     cli::{clean, print, print_json},
     mcp::client::Client,
@@ -24,7 +24,7 @@ pub(super) async fn follow(client: &Client, id: &str, as_json: bool) -> anyhow::
     loop {
         let run = Value::Object(ask(client, "workflow_status", json!({ "workflow_id": id })).await?);
         for step in run.get("steps").and_then(Value::as_array).into_iter().flatten() {
-            let (path, said) = (text(step, "step_id"), describe(step));
+            let (path, said) = (field(step, "step_id"), describe(step));
             if !followed.contains_key(&path) {
                 let is_shown = is_live && followed.len() < MAX_LINES;
                 let bar = if is_shown { lines.add(ProgressBar::new_spinner()) } else { ProgressBar::hidden() };
@@ -49,12 +49,12 @@ pub(super) async fn follow(client: &Client, id: &str, as_json: bool) -> anyhow::
             *before = said;
         }
         // An undo that failed waits for an operator, and would be followed without end.
-        let waits_for_operator = text(&run, "phase") == "undo_failed";
+        let waits_for_operator = field(&run, "phase") == "undo_failed";
         if waits_for_operator || !run.get("end_time").is_none_or(Value::is_null) {
             followed.values().for_each(|(bar, _)| bar.finish());
-            let status = text(&run, "status");
+            let status = field(&run, "status");
             if !as_json {
-                print(&format!("{}: {status} ({})", clean(id), text(&run, "phase")))?;
+                print(&format!("{}: {status} ({})", clean(id), field(&run, "phase")))?;
             }
             return Ok(u8::from(status != "completed"));
         }
@@ -64,19 +64,19 @@ pub(super) async fn follow(client: &Client, id: &str, as_json: bool) -> anyhow::
 
 /// A step in a line.
 fn describe(step: &Value) -> String {
-    let mut line = text(step, "status");
+    let mut line = field(step, "status");
     if step.get("attempts").and_then(Value::as_u64).is_some_and(|attempts| attempts > 1) {
-        line.push_str(&format!(" (attempt {})", text(step, "attempts")));
+        line.push_str(&format!(" (attempt {})", field(step, "attempts")));
     }
     if let Some(waits_for) = step.get("waits_for") {
         for (name, what) in [("signal", "for the signal"), ("token", "for the token"), ("until", "until")] {
             if !waits_for.get(name).is_none_or(Value::is_null) {
-                line.push_str(&format!(" {what} {}", text(waits_for, name)));
+                line.push_str(&format!(" {what} {}", field(waits_for, name)));
             }
         }
     }
     if !step.get("error").is_none_or(Value::is_null) {
-        line.push_str(&format!(": {}", text(step, "error").replace('\n', " ")));
+        line.push_str(&format!(": {}", field(step, "error").replace('\n', " ")));
     }
     line
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use mcpp_tool::{
     caller,
-    environment::{now_ms, rfc3339},
+    environment::{now_ms, pause, rfc3339},
     mesh::{self, MeshError},
     store::transact,
     tool,
@@ -14,7 +14,7 @@ use mcpp_tool::{
 use scheduling::hash::Hash;
 use serde_json::{Value, json};
 
-use super::{PeersError, Reply, one, pause, record, seconds, settle};
+use super::{PeersError, Reply, one, record, seconds, settle};
 use crate::{
     address::PeerAddress,
     records::{PEERS, Source, note},

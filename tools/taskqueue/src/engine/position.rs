@@ -19,10 +19,6 @@ pub fn position(t: &View<'_>, task: &Task) -> Result<Option<u64>, StoreError> {
     }
     let own = queue::place(task);
     let Some(up_to) = ready_up_to(t, own.0)? else { return Ok(None) };
-    let sooner = match own.0.checked_sub(1) {
-        Some(above) => ready_up_to(t, above)?.unwrap_or_default(),
-        None => 0,
-    };
     let lane = queue::lane(task.spec.session.as_deref(), task.spec.sticky_worker.as_deref());
     let line = READY.of(&(&lane, ANY_TYPE)).from(&(own.0,));
     let mut behind = 0_u64;
@@ -36,6 +32,10 @@ pub fn position(t: &View<'_>, task: &Task) -> Result<Option<u64>, StoreError> {
     if lane == queue::OPEN_LANE && behind < COUNTED_BEHIND as u64 {
         return Ok(Some(up_to.saturating_sub(behind)));
     }
+    let sooner = match own.0.checked_sub(1) {
+        Some(above) => ready_up_to(t, above)?.unwrap_or_default(),
+        None => 0,
+    };
     if up_to.saturating_sub(sooner) > COUNTED_BEFORE {
         return Ok(None);
     }

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use super::{Origin, WorkflowError, call_for, go_on};
 use crate::{
     definition::{MAX_DEFINITION_BYTES, Step},
-    run::{Fork, Number, Phase, Run, Tally},
+    run::{Fork, Number, Phase, Run},
     scheduler::{self, Place, add},
     store::{DEFINITIONS, INPUTS, ROOT, RUNS, StoredNodes, rank},
     validate::{Catalog, Graph, Known, check},
@@ -162,7 +162,6 @@ pub fn submit(
     }
     let waits_for = open_dependencies(t, draft)?;
     let mut run = Run {
-        id: draft.id.clone(),
         name: draft.name.clone(),
         phase: if waits_for.is_empty() { Phase::Running } else { Phase::Blocked },
         priority: draft.priority,
@@ -171,23 +170,8 @@ pub fn submit(
         rights: draft.rights.clone(),
         by: draft.by.clone(),
         waits_for,
-        created_ms: now_ms,
-        started_ms: None,
-        ended_ms: None,
-        paused_ms: None,
-        cancelled: None,
-        error: None,
-        has_failed: false,
-        tally: Tally::default(),
-        current: None,
-        untold: Vec::new(),
-        to_cancel: Vec::new(),
-        cancelling: None,
-        is_forced: false,
-        undoing: None,
-        sequence: 0,
-        held: Vec::new(),
         forked: draft.forked.clone(),
+        ..Run::new(draft.id.clone(), now_ms)
     };
     DEFINITIONS.set(t, &draft.id, &draft.steps)?;
     if !draft.input.is_null() {

@@ -12,7 +12,6 @@ use serde_json::{Map, Value, json};
 use super::*;
 use crate::{
     definition::{ForEach, Join, Retry, Undo},
-    run::Tally,
     validate,
 };
 
@@ -58,37 +57,6 @@ impl Nodes for Memory {
         let undoable =
             |node: &&Node| node.state == State::Completed && node.step.undo.is_some() && node.step.for_each.is_none();
         Ok(self.nodes.values().filter(undoable).max_by_key(|node| node.order).map(|node| node.number))
-    }
-}
-
-pub(crate) fn new_run() -> Run {
-    Run {
-        id: "r".into(),
-        name: "r".into(),
-        phase: Phase::Running,
-        priority: 1.0,
-        tags: Vec::new(),
-        metadata: Map::new(),
-        rights: Default::default(),
-        by: "test".into(),
-        waits_for: Vec::new(),
-        created_ms: 0,
-        started_ms: None,
-        ended_ms: None,
-        paused_ms: None,
-        cancelled: None,
-        error: None,
-        has_failed: false,
-        tally: Tally::default(),
-        current: None,
-        untold: Vec::new(),
-        to_cancel: Vec::new(),
-        cancelling: None,
-        is_forced: false,
-        undoing: None,
-        sequence: 0,
-        held: Vec::new(),
-        forked: None,
     }
 }
 
@@ -176,7 +144,7 @@ impl World {
     fn new(plan: Plan) -> Self {
         let steps: Vec<Step> = plan.steps.iter().map(|(step, _)| step.clone()).collect();
         let graph = validate::check(&steps, 0, &validate::Blind).expect("it fits together");
-        let (mut run, mut nodes) = (new_run(), Memory::default());
+        let (mut run, mut nodes) = (Run::new("r".into(), 0), Memory::default());
         add(&mut run, &mut nodes, (&steps, &graph), &Place::default(), 0).unwrap();
         Self {
             run,

@@ -2,6 +2,7 @@
 //!
 //! A [`Call`] is one kind of [`Request`] to a component. Doors build a [`Call`] and translate a [`ToolResult`] or a [`CallError`] back; the registry and everything inward know nothing else.
 
+pub mod asks;
 mod error;
 pub mod interface;
 mod observer;
@@ -26,7 +27,7 @@ pub use self::{
 use crate::{
     memory::Reservation,
     mesh::PeerId,
-    names::ToolName,
+    names::{TenantId, ToolName},
     tenant::{Authorized, Denied, Principal, SCOPE_TOOLS},
 };
 
@@ -71,6 +72,12 @@ pub struct Call {
     pub interface: Option<InterfaceDigest>,
 }
 
+impl AsRef<Request> for Call {
+    fn as_ref(&self) -> &Request {
+        &self.request
+    }
+}
+
 /// A legacy client's session. The host drops a session's data when the session ends, which is when its last clone is dropped.
 #[derive(Debug, Clone, Default)]
 pub struct Session(Arc<()>);
@@ -82,10 +89,10 @@ impl Session {
     }
 }
 
-/// Checks that the call's principal may call tools at all; which tools exist for it is the catalog's matter.
-pub fn authorize(call: Call) -> Result<Authorized<Call>, Denied> {
-    let principal = call.request.principal.clone();
-    Authorized::check(call, &principal, SCOPE_TOOLS)
+/// Checks that the principal may ask anything of components at all; which tools exist for it is the catalog's matter.
+pub fn authorize<T: AsRef<Request>>(asked: T) -> Result<Authorized<T>, Denied> {
+    let principal = asked.as_ref().principal.clone();
+    Authorized::check(asked, &principal, SCOPE_TOOLS)
 }
 
 /// Where authorized calls go: the registry, as guests see it.
@@ -93,8 +100,22 @@ pub trait Dispatch: fmt::Debug + Send + Sync {
     /// Runs a call to its end.
     fn dispatch(&self, call: Authorized<Call>) -> BoxFuture<'_, Result<ToolResult, CallError>>;
 
+    /// A component of the tenant says that something of its own has changed.
+    fn changed(&self, tenant: &TenantId, component: &str, change: Change<'_>);
+
     /// The schemas of a tool that the principal may use.
     fn describe(&self, principal: &Principal, tool: &ToolName) -> Option<ToolSchemas>;
+}
+
+/// A part of what a component serves that has changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change<'a> {
+    /// The resource with this URI.
+    Resource(&'a str),
+    /// The list of resources or templates.
+    ResourceList,
+    /// The list of prompts.
+    PromptList,
 }
 
 /// What the catalog says of a tool, as JSON Schemas.

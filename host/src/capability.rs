@@ -3,6 +3,7 @@
 //! An interface in no row does not exist for a guest. The host links a row that needs a grant only where the operator gave it.
 
 pub mod bindings;
+pub mod changed;
 mod delegation;
 pub mod endpoint;
 pub mod events;
@@ -117,6 +118,13 @@ pub const TABLE: &[Capability] = &[
         interfaces: &["mcpp:tool/types", "mcpp:endpoint/caller", "mcpp:endpoint/log", "mcpp:endpoint/progress"],
         access: Access::Everyone,
         link: endpoint::link,
+    },
+    Capability {
+        name: "changed",
+        meaning: "tell clients of its tenant that its own resources, or its lists of resources and prompts, have changed",
+        interfaces: &["mcpp:primitives/types", "mcpp:primitives/changed"],
+        access: Access::Everyone,
+        link: changed::link,
     },
     Capability {
         name: "call",

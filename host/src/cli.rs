@@ -13,6 +13,7 @@ mod new;
 mod operate;
 mod peers;
 mod policy;
+mod primitives;
 mod remote;
 mod secret;
 mod serve;
@@ -79,6 +80,14 @@ enum Command {
     Tools(remote::Tools),
     /// Call a tool.
     Call(remote::CallArgs),
+    /// List a server's resources and their templates.
+    Resources(primitives::Resources),
+    /// Read a resource.
+    Read(primitives::ReadArgs),
+    /// List a server's prompts.
+    Prompts(primitives::Prompts),
+    /// Fill a prompt with arguments.
+    Prompt(primitives::PromptArgs),
     /// Watch the task queue: list its tasks, show one, follow some.
     Tasks(tasks::TasksArgs),
     /// Watch workflows: list runs, show one as a table or a graph, follow one, find those that are stuck.
@@ -197,6 +206,10 @@ impl Cli {
             Command::Dev(command) => Box::pin(command.run()).await,
             Command::Tools(command) => command.run().await,
             Command::Call(command) => command.run().await,
+            Command::Resources(command) => command.run().await,
+            Command::Read(command) => command.run().await,
+            Command::Prompts(command) => command.run().await,
+            Command::Prompt(command) => command.run().await,
             Command::Tasks(command) => command.run().await,
             Command::Workflow(workflow) => workflow.run().await,
             Command::Info(command) => command.run().await,

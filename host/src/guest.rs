@@ -6,6 +6,7 @@ pub mod handler;
 pub mod instance;
 pub mod kept;
 pub mod migration;
+pub mod primitives;
 pub mod tasks;
 
 use std::sync::Arc;

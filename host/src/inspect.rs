@@ -47,6 +47,8 @@ pub struct Inspection {
     pub imports: Vec<Import>,
     /// Its tools.
     pub tools: Vec<InspectedTool>,
+    /// Its resources, templates and prompts: the kind, and the URI or name.
+    pub listed: Vec<InspectedEntry>,
     /// The topics to which it subscribes.
     pub topics: Vec<String>,
     /// The format of its data; none if it migrates none.
@@ -87,6 +89,17 @@ pub struct InspectedTool {
     pub output_schema: Option<Value>,
 }
 
+/// One resource, template or prompt.
+#[derive(Debug, Serialize)]
+pub struct InspectedEntry {
+    /// Which of them.
+    pub kind: &'static str,
+    /// Its URI, its template or its name.
+    pub name: String,
+    /// Its description.
+    pub description: String,
+}
+
 fn world_or_null<S: Serializer>(world: &Result<ComponentWorld, String>, serializer: S) -> Result<S::Ok, S::Error> {
     world.as_ref().ok().serialize(serializer)
 }
@@ -122,6 +135,7 @@ pub async fn inspect(file: &Path) -> anyhow::Result<Inspection> {
         world: world::read(wasm).await,
         imports,
         tools: Vec::new(),
+        listed: Vec::new(),
         topics: Vec::new(),
         data_format: None,
         grant: None,
@@ -139,6 +153,7 @@ pub async fn inspect(file: &Path) -> anyhow::Result<Inspection> {
         let grant = ComponentGrant { call: vec![everything], store, http, mesh, ..ComponentGrant::default() };
         let loaded = compiled.admit(&grant)?.load(&engine, (&Admission::new(&config), &share)).await?;
         explanation.tools = loaded.tools.iter().map(tool).collect();
+        explanation.listed = listed(&loaded.primitives);
         explanation.notes.clone_from(&loaded.notes);
         explanation.topics = loaded.handler.as_ref().map(|(_, topics)| topics.clone()).unwrap_or_default();
         explanation.data_format = loaded.migration.as_ref().map(|(_, format)| *format);
@@ -190,6 +205,20 @@ fn import(interface: String) -> Import {
         loads,
         spoken,
     }
+}
+
+fn listed(primitives: &component::LoadedPrimitives) -> Vec<InspectedEntry> {
+    let entry = |kind, name: &String, description: &Option<String>| InspectedEntry {
+        kind,
+        name: name.clone(),
+        description: description.clone().unwrap_or_default(),
+    };
+    let lists = primitives.resources.iter().flat_map(|(_, (resources, templates))| {
+        let resources = resources.iter().map(|one| entry("resource", &one.uri, &one.description));
+        resources.chain(templates.iter().map(|one| entry("template", &one.uri_template, &one.description)))
+    });
+    let prompts = primitives.prompts.iter().flat_map(|(_, prompts)| prompts);
+    lists.chain(prompts.map(|one| entry("prompt", &one.name, &one.description))).collect()
 }
 
 fn tool(tool: &component::LoadedTool) -> InspectedTool {

@@ -17,12 +17,16 @@ mod envelope;
 mod guard;
 mod handler;
 mod in_flight;
+mod listening;
 mod pages;
+mod primitives;
+mod refusal;
 mod running;
 mod session;
 mod straight;
 mod streams;
 mod tools;
+mod wire;
 mod written;
 
 pub use self::handler::Endpoint;

@@ -5,17 +5,22 @@
 
 mod calls;
 pub mod catalog;
+pub mod changes;
 mod deliver;
 mod endowment;
 pub mod error;
 pub mod gate;
+pub mod lists;
 mod offer;
 mod opening;
 mod presence;
+pub mod primitives;
 pub mod rate;
+mod relist;
 pub mod remote;
 pub mod request;
 pub mod schema;
+mod template;
 pub mod tool;
 
 use std::{
@@ -30,6 +35,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::{
     catalog::{Catalog, Problem, Revision, mounted::MountedTools},
+    changes::{ResourceChanges, ResourceListener},
     error::InstallError,
     rate::Rate,
 };
@@ -81,6 +87,17 @@ struct RegistryState {
     calls: tokio_util::task::TaskTracker,
 }
 
+/// How often each list of a tenant has changed as clients see it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Generations {
+    /// The list of tools.
+    pub tools: u64,
+    /// The lists of resources and templates.
+    pub resources: u64,
+    /// The list of prompts.
+    pub prompts: u64,
+}
+
 /// One tenant that is open: its catalog, and its share of the host.
 #[derive(Debug)]
 struct TenantCatalog {
@@ -88,7 +105,9 @@ struct TenantCatalog {
     telemetry: TenantTelemetry,
     rate: Rate,
     catalog: ArcSwap<Catalog>,
-    changed: watch::Sender<u64>,
+    changed: watch::Sender<Generations>,
+    /// Who is told when a resource changes.
+    resources: Arc<ResourceChanges>,
     swapping: Mutex<()>,
     /// Which of the tenants that ever had this name it is.
     incarnation: Incarnation,
@@ -149,7 +168,8 @@ impl Registry {
             telemetry: TenantTelemetry::open(id, &limits),
             rate: Rate::new(limits.calls_per_minute),
             catalog: ArcSwap::from_pointee(Catalog::default()),
-            changed: watch::Sender::new(0),
+            changed: watch::Sender::default(),
+            resources: Arc::default(),
             swapping: Mutex::new(()),
             incarnation: incarnation.clone(),
             opened: watch::Sender::new(false),
@@ -233,12 +253,17 @@ impl Registry {
         self.0.tenants.load().get(tenant).map(|tenant| tenant.catalog.load_full()).unwrap_or_default()
     }
 
-    /// Tells when the tools of `tenant` have changed as clients see them. The number is the catalog's generation.
-    pub fn watch(&self, tenant: &TenantId) -> watch::Receiver<u64> {
+    /// Tells when a list of `tenant` has changed as clients see it.
+    pub fn watch(&self, tenant: &TenantId) -> watch::Receiver<Generations> {
         match self.tenant(tenant) {
             Some(tenant) => tenant.changed.subscribe(),
-            None => watch::channel(0).1,
+            None => watch::channel(Generations::default()).1,
         }
+    }
+
+    /// A listener for changes of the resources of `tenant`; none if it is not open.
+    pub fn listener(&self, tenant: &TenantId) -> Option<Arc<ResourceListener>> {
+        self.tenant(tenant).map(|tenant| tenant.resources.listener())
     }
 
     /// Makes `revision` the live one of its component, if `may_serve` says so while nothing else can change. Fails, and changes nothing, if it would take another
@@ -250,13 +275,19 @@ impl Registry {
         may_serve: impl FnOnce(&Revision) -> Result<(), E>,
     ) -> Result<(), E> {
         let most = self.share(tenant).ok_or(InstallError::Stopping)?.limits.components;
-        self.swap(tenant, |catalog| {
+        let changing = revision.primitives.clone().filter(|service| service.tells_changes);
+        self.swap::<E>(tenant, |catalog| {
             if let Origin::File(_) = revision.origin {
                 catalog.check_room(revision.name.as_str(), most)?;
             }
             may_serve(&revision)?;
             Ok(catalog.with(revision)?)
-        })
+        })?;
+        // At its load it had no power to look at what it has.
+        if let Some(service) = changing {
+            self.relist(tenant, service);
+        }
+        Ok(())
     }
 
     /// Takes a component away; its running calls end on their revision.
@@ -296,11 +327,16 @@ impl Registry {
         let _one_at_a_time = tenant.swapping.lock().unwrap_or_else(PoisonError::into_inner);
         let before = tenant.catalog.load_full();
         let after = change(&before)?;
-        let visible = !after.lists_the_same(&before);
+        let (tools, lists) = after.difference(&before);
         tenant.telemetry.set_names(after.names());
         tenant.catalog.store(Arc::new(after));
-        if visible {
-            tenant.changed.send_modify(|generation| *generation = generation.wrapping_add(1));
+        if tools || lists.resources || lists.prompts {
+            let next = |generation: &mut u64, changed| *generation = generation.wrapping_add(u64::from(changed));
+            tenant.changed.send_modify(|generations| {
+                next(&mut generations.tools, tools);
+                next(&mut generations.resources, lists.resources);
+                next(&mut generations.prompts, lists.prompts);
+            });
         }
         Ok(())
     }

@@ -74,6 +74,11 @@ impl Principal {
         self.tools.as_ref().is_none_or(|tools| tools.iter().any(|pattern| pattern.matches(tool)))
     }
 
+    /// Whether the tenant's resources and prompts are there for this principal: for one that may use all tools.
+    pub fn may_read(&self) -> bool {
+        self.tools.as_ref().is_none_or(|tools| tools.iter().any(|pattern| String::from(pattern.clone()) == "*"))
+    }
+
     /// The same caller with no more than the tools that `bound` allows.
     #[must_use]
     pub fn within(&self, bound: &[ToolPattern]) -> Self {

@@ -74,6 +74,7 @@ mod peers;
 mod plain;
 mod policy;
 mod precompiled;
+mod primitives;
 mod registry;
 mod runtime;
 mod schema_costs;

@@ -24,6 +24,7 @@ wit_bindgen::generate!({
             import mcpp:endpoint/progress@0.1.0;
             import mcpp:endpoint/call@0.1.0;
             import mcpp:delegation/rights@0.1.0;
+            import mcpp:primitives/changed@0.1.0;
             import mcpp:store/snapshots@0.1.1;
             import mcpp:store/transactions@0.1.1;
             import mcpp:store/changes@0.1.1;
@@ -39,7 +40,7 @@ wit_bindgen::generate!({
             export mcpp:tool/tools@0.1.0;
         }
     ",
-    path: ["../wit/wasi/io", "../wit/wasi/clocks", "../wit/wasi/http", "../wit/tool", "../wit/endpoint", "../wit/delegation", "../wit/store", "../wit/events", "../wit/mesh", "../wit/wasi-config"],
+    path: ["../wit/wasi/io", "../wit/wasi/clocks", "../wit/wasi/http", "../wit/tool", "../wit/endpoint", "../wit/delegation", "../wit/primitives", "../wit/store", "../wit/events", "../wit/mesh", "../wit/wasi-config"],
     pub_export_macro: true,
     export_macro_name: "export_component",
     default_bindings_module: "mcpp_tool::bindings",
@@ -82,5 +83,60 @@ pub mod migration {
             "mcpp:store/types@0.1.1": super::mcpp::store::types,
             "mcpp:store/transactions@0.1.1": super::mcpp::store::transactions,
         },
+    });
+}
+
+/// What a component exports beside its tools: resources.
+pub mod resources {
+    wit_bindgen::generate!({
+        inline: "
+            package mcpp:sdk-resources;
+
+            world reading {
+                export mcpp:primitives/resources@0.1.0;
+            }
+        ",
+        path: ["../wit/primitives"],
+        pub_export_macro: true,
+        export_macro_name: "export_resources",
+        default_bindings_module: "mcpp_tool::bindings::resources",
+        generate_all,
+        generate_unused_types: true,
+    });
+}
+
+/// What a component exports beside its tools: prompts.
+pub mod prompts {
+    wit_bindgen::generate!({
+        inline: "
+            package mcpp:sdk-prompts;
+
+            world prompting {
+                export mcpp:primitives/prompts@0.1.0;
+            }
+        ",
+        path: ["../wit/primitives"],
+        pub_export_macro: true,
+        export_macro_name: "export_prompts",
+        default_bindings_module: "mcpp_tool::bindings::prompts",
+        with: { "mcpp:primitives/types@0.1.0": super::resources::mcpp::primitives::types },
+    });
+}
+
+/// What a component exports beside its tools: completions.
+pub mod completions {
+    wit_bindgen::generate!({
+        inline: "
+            package mcpp:sdk-completions;
+
+            world completing {
+                export mcpp:primitives/completions@0.1.0;
+            }
+        ",
+        path: ["../wit/primitives"],
+        pub_export_macro: true,
+        export_macro_name: "export_completions",
+        default_bindings_module: "mcpp_tool::bindings::completions",
+        generate_all,
     });
 }

@@ -26,6 +26,7 @@
 
 pub mod call;
 pub mod caller;
+pub mod changed;
 pub mod config;
 pub mod environment;
 pub mod events;
@@ -33,6 +34,8 @@ pub mod http;
 pub mod log;
 pub mod mesh;
 pub mod progress;
+pub mod prompts;
+pub mod resources;
 pub mod rights;
 pub mod store;
 
@@ -43,8 +46,9 @@ mod error;
 #[doc(hidden)]
 pub mod exports;
 mod output;
+mod primitives;
 
-pub use mcpp_tool_macros::{export, tool};
+pub use mcpp_tool_macros::{export, prompt, resource, tool};
 
 pub use self::{
     call::call,
@@ -62,11 +66,17 @@ pub mod internal {
     pub use serde_json;
 
     pub use crate::{
-        bindings::{export_component, handler::export_handler, migration::export_migration},
+        bindings::{
+            completions::export_completions, export_component, handler::export_handler, migration::export_migration,
+            prompts::export_prompts, resources::export_resources,
+        },
         definition::{Annotations, Component, Definition, Tools, input_schema, no_arguments_schema, parse},
         events::Handlers,
         exports::{HandlerComponent, Migration, MigrationComponent, Step},
         output::{IntoOutput, no_output_schema},
+        primitives::{CompletionComponent, PromptComponent, ResourceComponent},
+        prompts::{ArgumentDefinition, FromArgument, IntoFilled, PromptDefinition, Prompts},
+        resources::{IntoContents, ResourceDefinition, Resources},
     };
 }
 
@@ -77,6 +87,8 @@ mod documentation {
     struct FrontDoor;
     #[doc = include_str!("../docs/rust.md")]
     struct Rust;
+    #[doc = include_str!("../docs/resources.md")]
+    struct Primitives;
     #[doc = include_str!("../docs/store.md")]
     struct Store;
     #[doc = include_str!("../docs/http.md")]

@@ -11,6 +11,15 @@ pub enum CallError {
     /// No such tool for this principal.
     #[error("unknown tool `{0}`")]
     UnknownTool(ToolName),
+    /// No such resource for this principal.
+    #[error("there is no resource `{0}`")]
+    UnknownResource(String),
+    /// No such prompt for this principal.
+    #[error("there is no prompt `{0}`")]
+    UnknownPrompt(String),
+    /// The component could not give what was asked of it; why.
+    #[error("{0}")]
+    Failed(String),
     /// The arguments do not match the input schema, or the tool refused one.
     #[error("invalid argument{}: {reason}", at(path))]
     InvalidArguments {
@@ -133,6 +142,9 @@ impl CallError {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::UnknownTool(_) => "unknown_tool",
+            Self::UnknownResource(_) => "unknown_resource",
+            Self::UnknownPrompt(_) => "unknown_prompt",
+            Self::Failed(_) => "failed",
             Self::InvalidArguments { .. } => "invalid_arguments",
             Self::Busy { .. } | Self::PeerBusy { .. } => "busy",
             Self::TooMany { .. } => "too_many",

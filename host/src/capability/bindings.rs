@@ -23,6 +23,8 @@ wasmtime::component::bindgen!({
             import mcpp:endpoint/progress@0.1.0;
             import mcpp:endpoint/call@0.1.0;
             import mcpp:delegation/rights@0.1.0;
+            import mcpp:primitives/changed@0.1.0;
+            import mcpp:primitives/types@0.1.0;
             import mcpp:store/snapshots@0.1.1;
             import mcpp:store/transactions@0.1.1;
             import mcpp:store/changes@0.1.1;
@@ -35,7 +37,7 @@ wasmtime::component::bindgen!({
             export mcpp:tool/tools@0.1.0;
         }
     ",
-    path: ["../wit/tool", "../wit/endpoint", "../wit/delegation", "../wit/store", "../wit/events", "../wit/mesh"],
+    path: ["../wit/tool", "../wit/endpoint", "../wit/delegation", "../wit/primitives", "../wit/store", "../wit/events", "../wit/mesh"],
     imports: {
         default: trappable,
         "mcpp:endpoint/call": async | trappable,
@@ -115,6 +117,56 @@ pub mod migration {
             "mcpp:store/types": crate::capability::bindings::mcpp::store::types,
             "mcpp:store/transactions": crate::capability::bindings::mcpp::store::transactions,
         },
+        require_store_data_send: true,
+    });
+}
+
+/// Exports beside the tools: resources.
+pub mod resources {
+    wasmtime::component::bindgen!({
+        inline: "
+            package mcpp:host;
+
+            world reading {
+                export mcpp:primitives/resources@0.1.0;
+            }
+        ",
+        path: ["../wit/primitives"],
+        exports: { default: async },
+        with: { "mcpp:primitives/types": crate::capability::bindings::mcpp::primitives::types },
+        require_store_data_send: true,
+    });
+}
+
+/// Exports beside the tools: prompts.
+pub mod prompts {
+    wasmtime::component::bindgen!({
+        inline: "
+            package mcpp:host;
+
+            world prompting {
+                export mcpp:primitives/prompts@0.1.0;
+            }
+        ",
+        path: ["../wit/primitives"],
+        exports: { default: async },
+        with: { "mcpp:primitives/types": crate::capability::bindings::mcpp::primitives::types },
+        require_store_data_send: true,
+    });
+}
+
+/// Exports beside the tools: completions of arguments.
+pub mod completions {
+    wasmtime::component::bindgen!({
+        inline: "
+            package mcpp:host;
+
+            world completing {
+                export mcpp:primitives/completions@0.1.0;
+            }
+        ",
+        path: ["../wit/primitives"],
+        exports: { default: async },
         require_store_data_send: true,
     });
 }

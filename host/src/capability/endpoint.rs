@@ -238,6 +238,9 @@ fn refusal(error: CallError) -> call::CallError {
         CallError::BudgetExceeded { .. }
         | CallError::OtherInterface
         | CallError::Unreachable { .. }
+        | CallError::UnknownResource(_)
+        | CallError::UnknownPrompt(_)
+        | CallError::Failed(_)
         | CallError::Interrupted { .. }
         | CallError::Cancelled
         | CallError::Trapped(_)

@@ -18,6 +18,7 @@ use super::output::{LogStream, RecordWriter};
 use crate::{
     call::{Dispatch, LogLevel, Observer, Session, TraceContext},
     capability::{
+        changed::ChangedView,
         endpoint::EndpointView,
         events::OutboxView,
         files::{FileHandles, Files, Folders},
@@ -218,6 +219,11 @@ impl State {
             progress: &mut self.progress,
             transaction_open: self.store_use.transaction_open,
         }
+    }
+
+    /// The call, for what it tells clients.
+    pub fn changed(&mut self) -> ChangedView<'_> {
+        ChangedView(self.running.as_ref())
     }
 
     /// The mesh, as far as the grant goes.

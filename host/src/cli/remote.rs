@@ -194,7 +194,7 @@ impl Given {
     }
 }
 
-fn split_pair(pair: &str) -> anyhow::Result<(String, String)> {
+pub(super) fn split_pair(pair: &str) -> anyhow::Result<(String, String)> {
     let (key, value) =
         pair.split_once('=').with_context(|| format!("{pair:?} is neither a JSON object nor KEY=VALUE"))?;
     Ok((key.to_owned(), value.to_owned()))

@@ -4,6 +4,7 @@
 
 mod error;
 mod origin;
+mod served;
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,7 +13,8 @@ use tokio::{sync::Semaphore, time::Instant};
 use tokio_util::sync::CancellationToken;
 use wasmtime::component::{Component, InstancePre, types::ComponentItem};
 
-pub use self::{error::ComponentError, origin::Origin};
+use self::served::LinkedPrimitives;
+pub use self::{error::ComponentError, origin::Origin, served::LoadedPrimitives};
 use super::{
     handler::{self, Handler},
     instance::{self, Target},
@@ -252,6 +254,7 @@ pub struct Admitted {
     kind: LinkedKind,
     handler: Option<Handler>,
     migration: Option<Migration>,
+    served: LinkedPrimitives,
 }
 
 enum LinkedKind {
@@ -294,6 +297,7 @@ impl Compiled {
         let link_error = |error: wasmtime::Error| ComponentError::Link(chain(&error));
         let handler = self.exports(handler::INTERFACE)?.then(|| Handler::new(linked.clone()));
         let migration = self.exports(migration::INTERFACE)?.then(|| Migration::new(linked.clone()));
+        let served = LinkedPrimitives::of(&self, &linked)?;
         let kind = if self.exports(TOOLS_INTERFACE)? {
             LinkedKind::Sdk(ComponentPre::new(linked).map_err(link_error)?)
         } else {
@@ -301,7 +305,7 @@ impl Compiled {
         };
         let (handler, migration) =
             (handler.transpose().map_err(link_error)?, migration.transpose().map_err(link_error)?);
-        Ok(Admitted { compiled: self, kind, handler, migration })
+        Ok(Admitted { compiled: self, kind, handler, migration, served })
     }
 
     /// Whether it exports one of the host's interfaces, in a version that this host speaks.
@@ -335,6 +339,8 @@ pub struct Loaded {
     pub handler: Option<(Handler, Vec<String>)>,
     /// Its migration, and the format that it reads and writes.
     pub migration: Option<(Migration, u32)>,
+    /// What it serves beside tools.
+    pub primitives: LoadedPrimitives,
     /// Remarks for its author.
     pub notes: Vec<String>,
     /// Memory of its code; none for a component shipped with this program.
@@ -353,7 +359,7 @@ pub struct LoadedTool {
 impl Admitted {
     /// Asks the component for its tools.
     pub async fn load(self, engine: &Engine, admission: (&Admission, &Arc<Share>)) -> Result<Loaded, ComponentError> {
-        let Self { compiled, kind, handler, migration } = self;
+        let Self { compiled, kind, handler, migration, served } = self;
         let name = compiled.name.shared();
         let (tools, notes) = match kind {
             LinkedKind::Sdk(component) => (list_sdk(engine, admission, &name, component).await?, Vec::new()),
@@ -375,12 +381,13 @@ impl Admitted {
             }
             None => None,
         };
+        let primitives = served.list(engine, admission, &compiled).await?;
         if let Some((_, topics)) = &handler
             && topics.len() > MAX_TOPICS
         {
             return Err(ComponentError::TooManyTopics(topics.len()));
         }
-        if tools.is_empty() && handler.is_none() {
+        if tools.is_empty() && handler.is_none() && primitives.is_empty() {
             return Err(ComponentError::NoTools(notes));
         }
         if tools.len() > MAX_TOOLS {
@@ -388,7 +395,7 @@ impl Admitted {
         }
         let digest = compiled.digest.to_hex().to_string();
         let Compiled { name, bytes, cached, code, memory, .. } = compiled;
-        Ok(Loaded { name, digest, bytes, cached, code, tools, handler, migration, notes, memory })
+        Ok(Loaded { name, digest, bytes, cached, code, tools, handler, migration, primitives, notes, memory })
     }
 }
 

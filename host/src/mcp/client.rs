@@ -7,8 +7,8 @@ use std::{borrow::Cow, sync::Arc, time::Duration};
 use rmcp::{
     ClientHandler, RoleClient,
     model::{
-        CallToolRequestParams, ClientInfo, ErrorData, Implementation, JsonObject, ProgressNotificationParam,
-        ProtocolVersion,
+        CallToolRequestParams, ClientInfo, ErrorCode, ErrorData, GetPromptRequestParams, Implementation, JsonObject,
+        ProgressNotificationParam, ProtocolVersion, ReadResourceRequestParams,
     },
     service::{
         ClientInitializeError, ClientLifecycleMode, NotificationContext, RunningService, ServiceError,
@@ -16,6 +16,7 @@ use rmcp::{
     },
     transport::{StreamableHttpClientTransport, streamable_http_client::StreamableHttpClientTransportConfig},
 };
+use serde::Serialize;
 use serde_json::Value;
 
 use super::convert::BUSY;
@@ -202,6 +203,48 @@ impl Client {
         Ok(Answer { is_error: result.is_error == Some(true), texts, json })
     }
 
+    /// All resources of the server, as it lists them; none if it has none.
+    pub async fn resources(&self) -> Result<Vec<Value>, ClientError> {
+        listed(self.bounded(self.service.list_all_resources()).await)
+    }
+
+    /// All templates of resources.
+    pub async fn templates(&self) -> Result<Vec<Value>, ClientError> {
+        listed(self.bounded(self.service.list_all_resource_templates()).await)
+    }
+
+    /// All prompts.
+    pub async fn prompts(&self) -> Result<Vec<Value>, ClientError> {
+        listed(self.bounded(self.service.list_all_prompts()).await)
+    }
+
+    /// Reads a resource.
+    pub async fn read(&self, uri: &str) -> Result<Value, ClientError> {
+        let read = || self.bounded(self.service.read_resource(ReadResourceRequestParams::new(uri)));
+        as_json(self.repeated(read).await?)
+    }
+
+    /// Fills a prompt.
+    pub async fn prompt(&self, name: &str, arguments: JsonObject) -> Result<Value, ClientError> {
+        let mut params = GetPromptRequestParams::new(name);
+        params.arguments = Some(arguments);
+        as_json(self.repeated(|| self.bounded(self.service.get_prompt(params.clone()))).await?)
+    }
+
+    /// Makes a request again where it cannot have run.
+    async fn repeated<T, R>(&self, mut request: impl FnMut() -> R) -> Result<T, ClientError>
+    where
+        R: Future<Output = Result<T, ClientError>>,
+    {
+        let mut waits = Waits::new(self.config.retries);
+        loop {
+            match request().await {
+                Err(error @ ClientError::Refused { repeat: Repeat::HasNotRun, .. }) => waits.next(error).await?,
+                result => return result,
+            }
+        }
+    }
+
     async fn bounded<T>(&self, request: impl Future<Output = Result<T, ServiceError>>) -> Result<T, ClientError> {
         match tokio::time::timeout(self.config.timeout, request).await {
             Err(_) => Err(ClientError::Timeout(self.config.timeout)),
@@ -214,6 +257,19 @@ impl Client {
     /// Says goodbye.
     pub async fn close(self) {
         let _the_server_may_be_gone = self.service.cancel().await;
+    }
+}
+
+fn as_json<T: Serialize>(value: T) -> Result<Value, ClientError> {
+    serde_json::to_value(value).map_err(|error| ClientError::Broken(error.to_string()))
+}
+
+/// A list as it came. A server without such things does not know the method.
+fn listed<T: Serialize>(items: Result<Vec<T>, ClientError>) -> Result<Vec<Value>, ClientError> {
+    match items {
+        Ok(items) => items.into_iter().map(as_json).collect(),
+        Err(ClientError::Refused { code, .. }) if code == ErrorCode::METHOD_NOT_FOUND.0 => Ok(Vec::new()),
+        Err(error) => Err(error),
     }
 }
 
@@ -243,7 +299,6 @@ impl Waits {
 
 #[cfg(test)]
 mod tests {
-    use rmcp::model::ErrorCode;
     use serde_json::json;
 
     use super::*;

@@ -97,6 +97,9 @@ pub(super) fn error(error: CallError) -> Result<CallToolResult, ErrorData> {
         | CallError::BudgetExceeded { .. }
         | CallError::Interrupted { .. }
         | CallError::Cancelled
+        | CallError::UnknownResource(_)
+        | CallError::UnknownPrompt(_)
+        | CallError::Failed(_)
         | CallError::Trapped(_)
         | CallError::InvalidResult { .. } => Ok(CallToolResult::error(vec![ContentBlock::text(error.to_string())])),
     }

@@ -2,29 +2,31 @@
 //!
 //! A handler belongs to one principal, taken from the door when the handler is made: once a session in the legacy era, once a request in the modern.
 
-use std::{
-    sync::{Arc, Mutex, OnceLock, PoisonError},
-    time::Duration,
-};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::http::request::Parts;
 use rmcp::{
     RoleServer, ServerHandler,
     model::{
         CallToolRequestParams, CallToolResponse, CompleteRequestParams, CompleteResult, CustomRequest, CustomResult,
-        ErrorCode, ErrorData, Extensions, Implementation, InitializeRequestParams, InitializeResult, ListPromptsResult,
-        ListResourceTemplatesResult, ListResourcesResult, ListToolsResult, PaginatedRequestParams, ProtocolVersion,
-        ServerCapabilities, ServerConfig, SetLevelRequestParams, SubscriptionFilter, Tool as WireTool,
+        ErrorCode, ErrorData, Extensions, GetPromptRequestParams, GetPromptResponse, Implementation,
+        InitializeRequestParams, InitializeResult, ListPromptsResult, ListResourceTemplatesResult, ListResourcesResult,
+        ListToolsResult, PaginatedRequestParams, ProtocolVersion, ReadResourceRequestParams, ReadResourceResponse,
+        ServerConfig, SetLevelRequestParams, SubscribeRequestParams, SubscriptionFilter,
+        Tool as WireTool, UnsubscribeRequestParams,
     },
-    service::{NotificationContext, Peer, RequestContext, SubscriptionContext},
+    service::{NotificationContext, RequestContext, SubscriptionContext},
     transport::streamable_http_server::session::SessionRestoreMarker,
 };
 use serde_json::Value;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+pub(super) use super::refusal::RefusalSignal;
 use super::{
     convert,
+    listening::{LegacyListening, Listening},
     pages::ListPages,
+    primitives::{Asking, ServedKinds},
     running::RunningCall,
     session::Sessions,
     tools::{self, CHAIN, CallRequest, DEADLINE, HOPS, INTERFACE, RECEIPT, WayHere},
@@ -32,7 +34,7 @@ use super::{
 use crate::{
     call::{LogLevel, Session, TraceContext},
     names::ToolName,
-    registry::Registry,
+    registry::{Registry, changes::ResourceListener},
     tenant::{Principal, door::DoorPermit},
 };
 
@@ -76,27 +78,9 @@ impl Endpoint {
             session: Session::default(),
             log_level: Mutex::new(None),
             watch: Mutex::new(None),
+            listener: Mutex::new(None),
+            listening: Mutex::new(None),
         }
-    }
-}
-
-/// Tells the door of a request that the host refused behind it, or of a call that the host had to stop. A refusal for lack of room also says when to try again, and whether the
-/// caller calls too often.
-#[derive(Debug, Clone, Default)]
-pub(super) struct RefusalSignal(Arc<OnceLock<Option<(Duration, bool)>>>);
-
-impl RefusalSignal {
-    pub(super) fn raise(&self, retry: Option<(Duration, bool)>) {
-        let _one_message_one_signal = self.0.set(retry);
-    }
-
-    pub(super) fn is_raised(&self) -> bool {
-        self.0.get().is_some()
-    }
-
-    /// When to try again, and whether it was refused because the caller calls too often.
-    pub(super) fn retry(&self) -> Option<(Duration, bool)> {
-        self.0.get().copied().flatten()
     }
 }
 
@@ -129,8 +113,12 @@ pub(super) struct ProtocolHandler {
     session: Session,
     /// The least level that a legacy client asked for; kept in the session's record too, where there is one.
     log_level: Mutex<Option<LogLevel>>,
-    /// Ends the watch for changes of the tool list when the session ends.
+    /// Ends the watch for changes when the session ends.
     watch: Mutex<Option<DropGuard>>,
+    /// The resources of which a legacy client wants to know; kept in the session's record too, where there is one.
+    listener: Mutex<Option<Arc<ResourceListener>>>,
+    /// What a modern subscription listens to, from before it is acknowledged.
+    listening: Mutex<Option<Listening>>,
 }
 
 impl ProtocolHandler {
@@ -168,29 +156,34 @@ impl ProtocolHandler {
         }
     }
 
-    /// Tells a legacy client about every change of its tool list until its session ends.
-    fn watch_tools(&self, peer: Peer<RoleServer>, session: Option<String>, known: Option<u64>) {
-        let alive = CancellationToken::new();
-        let mut changes = self.registry().watch(&self.principal.tenant);
-        let sessions = self.sessions.clone();
-        *self.watch.lock().unwrap_or_else(PoisonError::into_inner) = Some(alive.clone().drop_guard());
-        tokio::spawn(async move {
-            let mut told = known.unwrap_or(*changes.borrow_and_update());
-            loop {
-                let current = *changes.borrow_and_update();
-                if current != told && peer.notify_tool_list_changed().await.is_err() {
-                    return;
-                }
-                told = current;
-                if let (Some(sessions), Some(session)) = (&sessions, &session) {
-                    sessions.set_generation(session, told);
-                }
-                tokio::select! {
-                    changed = changes.changed() => if changed.is_err() { return },
-                    () = alive.cancelled() => return,
-                }
-            }
-        });
+    fn served(&self) -> ServedKinds {
+        self.endpoint.served_kinds(&self.principal)
+    }
+
+    /// A request beside those of tools, which makes room at the tenant's door.
+    fn asking<'a>(&'a self, context: &'a RequestContext<RoleServer>) -> Asking<'a> {
+        if let Some(place) = extension::<DoorPermit>(&context.extensions) {
+            place.leave();
+        }
+        Asking {
+            principal: &self.principal,
+            trace: trace(context),
+            session: self.session(context),
+            way: WayHere::read(context.meta.get(DEADLINE), context.meta.get(HOPS), context.meta.get(CHAIN)),
+            ct: &context.ct,
+            signal: extension(&context.extensions),
+        }
+    }
+
+    /// Keeps a legacy session from being parked while a request of it runs.
+    fn busy(&self, context: &RequestContext<RoleServer>) -> Option<impl Sized> {
+        self.sessions.as_ref().and_then(|sessions| sessions.busy(&session_id(context)?))
+    }
+
+    /// The resources of which this legacy client wants to know.
+    fn listener(&self) -> Result<Arc<ResourceListener>, ErrorData> {
+        let listener = self.listener.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        listener.ok_or_else(|| ErrorData::invalid_request("the session is not initialized yet", None))
     }
 }
 
@@ -216,9 +209,7 @@ fn trace(context: &RequestContext<RoleServer>) -> TraceContext {
 
 impl ServerHandler for ProtocolHandler {
     fn get_info(&self) -> ServerConfig {
-        let capabilities =
-            ServerCapabilities::builder().enable_tools().enable_tool_list_changed().enable_logging().build();
-        let mut info = ServerConfig::new(capabilities);
+        let mut info = ServerConfig::new(self.served().capabilities());
         info.server_info = Implementation::new(self.endpoint.0.name.clone(), env!("CARGO_PKG_VERSION"));
         info.instructions = self.registry().notice().map(|notice| notice.as_ref().clone());
         info
@@ -307,80 +298,148 @@ impl ServerHandler for ProtocolHandler {
         request: CustomRequest,
         context: RequestContext<RoleServer>,
     ) -> Result<CustomResult, ErrorData> {
-        let served: &[&str] = if is_modern(&context) {
-            &["tools/call", "tools/list", "subscriptions/listen"]
-        } else {
-            &["tools/call", "tools/list", "logging/setLevel", "initialize"]
+        let is_served = match request.method.as_str() {
+            "tools/call" | "tools/list" => true,
+            "subscriptions/listen" => is_modern(&context),
+            "logging/setLevel" | "initialize" => !is_modern(&context),
+            other => self.served().has(other, is_modern(&context)),
         };
-        if served.contains(&request.method.as_str()) {
+        if is_served {
             return Err(ErrorData::invalid_params(format!("the params of `{}` are not valid", request.method), None));
         }
         Err(unknown_method(&request.method))
     }
 
-    // The engine answers these with empty lists by default; a server without the capability does not know the methods.
+    // What nobody serves is no method: the engine would answer with empty lists.
 
     async fn complete(
         &self,
-        _: CompleteRequestParams,
-        _: RequestContext<RoleServer>,
+        request: CompleteRequestParams,
+        context: RequestContext<RoleServer>,
     ) -> Result<CompleteResult, ErrorData> {
-        Err(unknown_method("completion/complete"))
+        if !self.served().completions {
+            return Err(unknown_method("completion/complete"));
+        }
+        let _not_parked = self.busy(&context);
+        self.endpoint.complete_argument(&self.asking(&context), request).await
     }
 
     async fn list_prompts(
         &self,
-        _: Option<PaginatedRequestParams>,
+        request: Option<PaginatedRequestParams>,
         _: RequestContext<RoleServer>,
     ) -> Result<ListPromptsResult, ErrorData> {
-        Err(unknown_method("prompts/list"))
+        if !self.served().prompts {
+            return Err(unknown_method("prompts/list"));
+        }
+        self.endpoint.list_prompts(&self.principal, cursor(request.as_ref())).await
+    }
+
+    async fn get_prompt(
+        &self,
+        request: GetPromptRequestParams,
+        context: RequestContext<RoleServer>,
+    ) -> Result<GetPromptResponse, ErrorData> {
+        if !self.served().prompts {
+            return Err(unknown_method("prompts/get"));
+        }
+        let _not_parked = self.busy(&context);
+        self.endpoint.fill_prompt(&self.asking(&context), request).await.map(GetPromptResponse::Complete)
     }
 
     async fn list_resources(
         &self,
-        _: Option<PaginatedRequestParams>,
+        request: Option<PaginatedRequestParams>,
         _: RequestContext<RoleServer>,
     ) -> Result<ListResourcesResult, ErrorData> {
-        Err(unknown_method("resources/list"))
+        if !self.served().resources {
+            return Err(unknown_method("resources/list"));
+        }
+        self.endpoint.list_resources(&self.principal, cursor(request.as_ref())).await
     }
 
     async fn list_resource_templates(
         &self,
-        _: Option<PaginatedRequestParams>,
+        request: Option<PaginatedRequestParams>,
         _: RequestContext<RoleServer>,
     ) -> Result<ListResourceTemplatesResult, ErrorData> {
-        Err(unknown_method("resources/templates/list"))
+        if !self.served().resources {
+            return Err(unknown_method("resources/templates/list"));
+        }
+        self.endpoint.list_templates(&self.principal, cursor(request.as_ref())).await
+    }
+
+    async fn read_resource(
+        &self,
+        request: ReadResourceRequestParams,
+        context: RequestContext<RoleServer>,
+    ) -> Result<ReadResourceResponse, ErrorData> {
+        if !self.served().resources {
+            return Err(unknown_method("resources/read"));
+        }
+        let _not_parked = self.busy(&context);
+        let read = self.endpoint.read_resource(&self.asking(&context), request.uri).await;
+        read.map(ReadResourceResponse::Complete)
+    }
+
+    async fn subscribe(
+        &self,
+        request: SubscribeRequestParams,
+        context: RequestContext<RoleServer>,
+    ) -> Result<(), ErrorData> {
+        if !self.served().resources {
+            return Err(unknown_method("resources/subscribe"));
+        }
+        let _not_parked = self.busy(&context);
+        self.endpoint.subscribe(&self.asking(&context), request.uri, &self.listener()?).await
+    }
+
+    async fn unsubscribe(
+        &self,
+        request: UnsubscribeRequestParams,
+        _: RequestContext<RoleServer>,
+    ) -> Result<(), ErrorData> {
+        if !self.served().resources {
+            return Err(unknown_method("resources/unsubscribe"));
+        }
+        self.listener()?.unsubscribe(&request.uri);
+        Ok(())
     }
 
     async fn on_initialized(&self, context: NotificationContext<RoleServer>) {
         let restored = context.extensions.get::<SessionRestoreMarker>().map(|marker| marker.id.to_string());
         let from_header =
             || Some(context.extensions.get::<Parts>()?.headers.get("mcp-session-id")?.to_str().ok()?.to_owned());
-        let known = restored.as_ref().and_then(|id| self.sessions.as_ref()?.generation(id));
-        self.watch_tools(context.peer.clone(), restored.clone().or_else(from_header), known);
+        let known = restored.as_ref().and_then(|id| self.sessions.as_ref()?.generations(id));
+        let record = self.sessions.clone().zip(restored.or_else(from_header));
+        let make = || self.registry().listener(&self.principal.tenant);
+        let recorded = record.as_ref().and_then(|(sessions, id)| sessions.listener(id, make));
+        let listener = recorded.or_else(make);
+        self.listener.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&listener);
+        let alive = CancellationToken::new();
+        *self.watch.lock().unwrap_or_else(PoisonError::into_inner) = Some(alive.clone().drop_guard());
+        let lists = self.registry().watch(&self.principal.tenant);
+        let may_read = self.principal.may_read();
+        let listening =
+            LegacyListening { peer: context.peer.clone(), lists, may_read, listener, record, known, alive };
+        tokio::spawn(listening.run());
     }
 
     fn accepted_subscription_filter(&self, requested: &SubscriptionFilter) -> Option<SubscriptionFilter> {
-        let mut accepted = SubscriptionFilter::default();
-        accepted.tools_list_changed = requested.tools_list_changed;
+        let (accepted, listening) = self.endpoint.begin_listening(&self.principal, requested);
+        *self.listening.lock().unwrap_or_else(PoisonError::into_inner) = Some(listening);
         Some(accepted)
     }
 
     async fn listen(&self, subscription: SubscriptionContext) -> Result<(), ErrorData> {
-        let mut changes = self.registry().watch(&self.principal.tenant);
-        let wanted = subscription.accepted().tools_list_changed == Some(true);
-        loop {
-            tokio::select! {
-                () = subscription.cancelled() => return Ok(()),
-                changed = changes.changed() => {
-                    if changed.is_err() {
-                        return Ok(());
-                    }
-                    if wanted && subscription.sink().notify_tool_list_changed().await.is_err() {
-                        return Ok(());
-                    }
-                }
-            }
-        }
+        let Some(listening) = self.listening.lock().unwrap_or_else(PoisonError::into_inner).take() else {
+            return Ok(());
+        };
+        let asking = self.asking(subscription.request_context());
+        self.endpoint.listen(listening, &subscription, &asking).await
     }
+}
+
+fn cursor(request: Option<&PaginatedRequestParams>) -> Option<&str> {
+    request.and_then(|request| request.cursor.as_deref())
 }

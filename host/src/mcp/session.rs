@@ -36,6 +36,7 @@ use crate::{
     config::SessionConfig,
     memory::Reservation,
     names::TenantId,
+    registry::{Generations, changes::ResourceListener},
     tenant::Principal,
 };
 
@@ -68,8 +69,10 @@ struct Record {
     /// Whether its client knows events that only say where to resume.
     takes_priming: bool,
     log_level: Option<LogLevel>,
-    /// The generation of the catalog that its client knows.
-    generation: u64,
+    /// The lists that its client knows.
+    generations: Generations,
+    /// The resources of which its client wants to know, also while it is parked.
+    listener: Option<Arc<ResourceListener>>,
     last_seen: Instant,
     unread: bool,
     activity: Arc<AtomicUsize>,
@@ -94,7 +97,8 @@ impl Record {
             is_ready: false,
             takes_priming: false,
             log_level: None,
-            generation: 0,
+            generations: Generations::default(),
+            listener: None,
             last_seen: Instant::now(),
             unread: false,
             activity: Arc::new(AtomicUsize::new(0)),
@@ -187,17 +191,31 @@ impl Sessions {
         }
     }
 
-    /// The generation of the catalog that the session's client knows.
-    pub(super) fn generation(&self, id: &str) -> Option<u64> {
-        self.records().get(id).map(|record| record.generation)
+    /// The lists that the session's client knows.
+    pub(super) fn generations(&self, id: &str) -> Option<Generations> {
+        self.records().get(id).map(|record| record.generations)
     }
 
-    /// Notes that the session's client is ready and was told of `generation`.
-    pub(super) fn set_generation(&self, id: &str, generation: u64) {
+    /// Notes that the session's client is ready and was told of `generations`.
+    pub(super) fn set_generations(&self, id: &str, generations: Generations) {
         if let Some(record) = self.records().get_mut(id) {
-            record.generation = generation;
+            record.generations = generations;
             record.is_ready = true;
         }
+    }
+
+    /// The resources of which the session's client wants to know; `make` makes what a new session has.
+    pub(super) fn listener(
+        &self,
+        id: &str,
+        make: impl FnOnce() -> Option<Arc<ResourceListener>>,
+    ) -> Option<Arc<ResourceListener>> {
+        let mut records = self.records();
+        let record = records.get_mut(id)?;
+        if record.listener.is_none() {
+            record.listener = make();
+        }
+        record.listener.clone()
     }
 
     /// The principals that have sessions, each once.

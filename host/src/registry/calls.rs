@@ -14,10 +14,10 @@ use super::{
     tool::{STEPS_PER_MS, Tool, ToolTarget},
 };
 use crate::{
-    call::{Call, CallError, Cost, Dispatch, Receipt, ToolResult, ToolSchemas},
+    call::{Call, CallError, Change, Cost, Dispatch, Receipt, ToolResult, ToolSchemas},
     control::{Control, apart::apart},
     guest::instance,
-    names::ToolName,
+    names::{TenantId, ToolName},
     telemetry::meters::CallMeters,
     tenant::{Authorized, Principal},
 };
@@ -123,6 +123,10 @@ impl Registry {
 }
 
 impl Dispatch for Registry {
+    fn changed(&self, tenant: &TenantId, component: &str, change: Change<'_>) {
+        self.note_change(tenant, component, change);
+    }
+
     fn dispatch(&self, call: Authorized<Call>) -> BoxFuture<'_, Result<ToolResult, CallError>> {
         Box::pin(self.call(call))
     }

@@ -13,7 +13,9 @@ use tokio::sync::Semaphore;
 use self::mounted::MountedTools;
 use super::{
     error::InstallError,
+    lists::{CatalogLists, ComponentLists, ListsChanged},
     offer::offered,
+    primitives::PrimitiveService,
     tool::{Powers, Tool},
 };
 use crate::{
@@ -21,7 +23,7 @@ use crate::{
     engine::features::Code,
     grants::ComponentGrant,
     guest::{
-        component::{Loaded, Origin},
+        component::{Loaded, LoadedPrimitives, Origin},
         handler::Handler,
         migration::Migration,
     },
@@ -53,6 +55,10 @@ pub struct Revision {
     pub since: SystemTime,
     /// Its tools.
     pub tools: Vec<Arc<Tool>>,
+    /// How its resources and prompts are asked, if it has any.
+    pub primitives: Option<Arc<PrimitiveService>>,
+    /// What it listed of them at its load.
+    pub lists: Arc<ComponentLists>,
     /// Its handler of events and timers.
     pub handler: Option<RevisionHandler>,
     /// The topics to which the component is subscribed.
@@ -123,10 +129,14 @@ impl Revision {
         });
         let tools = tools.collect::<Result<_, E>>()?;
         let limits = defaults.patched(&grant.limits);
+        let (primitives, lists) = check_primitives(&powers, limits, loaded.primitives)?;
+        charge(u64::try_from(lists.bytes()).unwrap_or(u64::MAX))?;
         let (handler, topics) = loaded.handler.unzip();
         let topics = topics.unwrap_or_default().into_iter().map(|topic| check_topic(&loaded.name, topic, grant));
         Ok(Self {
             tools,
+            primitives,
+            lists,
             topics: topics.collect::<Result<_, InstallError>>()?,
             handler: handler.map(|handler| RevisionHandler::new(handler, &limits)),
             migration: loaded.migration,
@@ -170,6 +180,22 @@ impl RevisionHandler {
     }
 }
 
+/// What a component lists beside tools, and how it is asked.
+fn check_primitives(
+    powers: &Arc<Powers>,
+    limits: Limits,
+    mut loaded: LoadedPrimitives,
+) -> Result<(Option<Arc<PrimitiveService>>, Arc<ComponentLists>), InstallError> {
+    if loaded.resources.is_none() && loaded.prompts.is_none() {
+        return Ok((None, Arc::default()));
+    }
+    let service = Arc::new(PrimitiveService::new(powers, limits, &loaded));
+    let resources = loaded.resources.take().map(|(_, lists)| lists);
+    let prompts = loaded.prompts.take().map(|(_, prompts)| prompts);
+    let lists = ComponentLists::check(&service, resources, prompts)?;
+    Ok((Some(service), Arc::new(lists)))
+}
+
 /// A component is told of its own topics, and of others' that its grant names.
 fn check_topic(component: &ComponentName, text: String, grant: &ComponentGrant) -> Result<Topic, InstallError> {
     let Some(topic) = Topic::parse(&text, component) else {
@@ -200,6 +226,7 @@ pub struct Catalog {
     components: BTreeMap<String, Arc<Revision>>,
     /// Those of components, and of mounts where no component has the name.
     tools: BTreeMap<ToolName, Arc<Tool>>,
+    lists: CatalogLists,
     problems: BTreeMap<String, Problem>,
     mounts: BTreeMap<Arc<str>, Arc<MountedTools>>,
 }
@@ -231,6 +258,25 @@ impl Catalog {
         self.components.values()
     }
 
+    /// Resources, templates and prompts of all components.
+    pub fn lists(&self) -> &CatalogLists {
+        &self.lists
+    }
+
+    /// This catalog with other lists of a component, if that very revision still serves.
+    pub(super) fn with_lists(
+        &self,
+        service: &Arc<PrimitiveService>,
+        lists: Arc<ComponentLists>,
+    ) -> Result<Self, InstallError> {
+        let mut next = self.clone_maps();
+        let live = self.components.get(service.component()).and_then(|revision| revision.primitives.as_ref());
+        if live.is_some_and(|live| Arc::ptr_eq(live, service)) {
+            next.lists = self.lists.with(service.component(), lists)?;
+        }
+        Ok(next)
+    }
+
     /// The names of the tenant's tools and components.
     pub fn names(&self) -> Names {
         let tools = self.tools.keys().map(|name| name.as_str().to_owned()).collect();
@@ -260,6 +306,7 @@ impl Catalog {
                 });
             }
         }
+        next.lists = next.lists.with(&name, Arc::clone(&revision.lists))?;
         next.components.insert(name, Arc::new(revision));
         Ok(next.with_mounts())
     }
@@ -285,6 +332,7 @@ impl Catalog {
 
     fn remove(&mut self, component: &str) {
         self.problems.remove(component);
+        self.lists = self.lists.without(component);
         if self.components.remove(component).is_some() {
             self.tools.retain(|_, tool| &*tool.component != component);
         }
@@ -301,13 +349,19 @@ impl Catalog {
         Self {
             components: self.components.clone(),
             tools: self.tools.clone(),
+            lists: self.lists.clone(),
             problems: self.problems.clone(),
             mounts: self.mounts.clone(),
         }
     }
 
-    /// Whether a client that knows `other` would see no difference.
-    pub fn lists_the_same(&self, other: &Self) -> bool {
+    /// What a client that knows `other` would see changed: whether the tools, and which of the other lists.
+    pub fn difference(&self, other: &Self) -> (bool, ListsChanged) {
+        (!self.lists_the_same(other), self.lists.difference(&other.lists))
+    }
+
+    /// Whether a client that knows `other` would see no difference among the tools.
+    fn lists_the_same(&self, other: &Self) -> bool {
         self.tools.len() == other.tools.len()
             && self.tools.values().zip(other.tools.values()).all(|(a, b)| Arc::ptr_eq(a, b) || a.lists_the_same(b))
     }

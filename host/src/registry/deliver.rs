@@ -28,7 +28,7 @@ const MAX_REASON_BYTES: usize = 1 << 10;
 
 impl Registry {
     /// Reins for work that the host has begun itself.
-    async fn control(
+    pub(super) async fn control(
         &self,
         tenant: &TenantId,
         limits: Limits,
@@ -47,7 +47,13 @@ impl Registry {
         Ok(control)
     }
 
-    fn running_by_itself(&self, tenant: &TenantId, powers: &Powers, what: &str, cause: String) -> Running {
+    pub(super) fn running_by_itself(
+        &self,
+        tenant: &TenantId,
+        powers: &Powers,
+        what: &str,
+        cause: String,
+    ) -> Running {
         let principal = Principal::system(tenant.clone(), &powers.component);
         self.running(powers, principal, what.into(), cause.into())
     }

@@ -46,6 +46,19 @@ pub enum InstallError {
         /// The tools it has.
         known: Vec<String>,
     },
+    /// What it lists beside tools is not legal.
+    #[error("{0}")]
+    Lists(String),
+    /// Another component has a resource, template or prompt of this name.
+    #[error("{kind} {name:?} already belongs to component `{owner}`; remove one of them, or change its source")]
+    ListedTaken {
+        /// Resource, template or prompt.
+        kind: &'static str,
+        /// Its URI or name.
+        name: String,
+        /// The present owner.
+        owner: String,
+    },
     /// Another component has the tool's name.
     #[error("tool `{tool}` already belongs to component `{owner}`; rename one of them, in its grant or by its file")]
     NameTaken {
@@ -86,7 +99,7 @@ pub enum InstallError {
 impl InstallError {
     /// Whether the same file with the same grant would fail the same way again.
     pub fn is_of_the_file(&self) -> bool {
-        matches!(self, Self::Tool { .. } | Self::Topic(_))
+        matches!(self, Self::Tool { .. } | Self::Topic(_) | Self::Lists(_))
     }
 }
 

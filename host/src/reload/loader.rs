@@ -325,6 +325,9 @@ impl Loader {
         if let Source::File(path) = source
             && (self.config.pinned || self.config.folders.is_fetched(path))
         {
+            if let Some(primitives) = &revision.primitives {
+                primitives.fix_lists();
+            }
             let difference = self.accepted.check(revision.name.as_str(), Face::of(&revision, imports))?;
             if !difference.is_empty() {
                 let more = difference.len().saturating_sub(MAX_DIFFERENCES);

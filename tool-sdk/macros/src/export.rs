@@ -14,6 +14,8 @@ use crate::definition_name;
 #[derive(Default)]
 pub(crate) struct Parts {
     tools: Vec<Path>,
+    resources: Vec<Path>,
+    prompts: Vec<Path>,
     events: Vec<(LitStr, Path)>,
     timers: Option<Path>,
     migration: Option<(LitInt, Path)>,
@@ -42,11 +44,9 @@ impl Parts {
         let part: Ident = input.parse()?;
         input.parse::<Token![:]>()?;
         match part.to_string().as_str() {
-            "tools" => {
-                let tools;
-                bracketed!(tools in input);
-                self.tools = Punctuated::<Path, Token![,]>::parse_terminated(&tools)?.into_iter().collect();
-            }
+            "tools" => self.tools = paths(input)?,
+            "resources" => self.resources = paths(input)?,
+            "prompts" => self.prompts = paths(input)?,
             "events" => {
                 let events;
                 braced!(events in input);
@@ -59,10 +59,28 @@ impl Parts {
                 input.parse::<Token![=>]>()?;
                 self.migration = Some((format, input.parse()?));
             }
-            _ => return Err(syn::Error::new(part.span(), "expected tools, events, timers or migration")),
+            _ => return Err(syn::Error::new(part.span(), "expected tools, resources, prompts, events, timers or migration")),
         }
         Ok(())
     }
+}
+
+fn paths(input: ParseStream<'_>) -> syn::Result<Vec<Path>> {
+    let paths;
+    bracketed!(paths in input);
+    Ok(Punctuated::<Path, Token![,]>::parse_terminated(&paths)?.into_iter().collect())
+}
+
+/// The constants that hold the definitions of these functions.
+fn definitions(kind: &str, paths: &[Path]) -> Vec<TokenStream> {
+    let constant = |path: &Path| {
+        let mut path = path.clone();
+        if let Some(last) = path.segments.last_mut() {
+            last.ident = definition_name(kind, &last.ident);
+        }
+        quote!(#path)
+    };
+    paths.iter().map(constant).collect()
 }
 
 fn subscription(input: ParseStream<'_>) -> syn::Result<(LitStr, Path)> {
@@ -81,13 +99,8 @@ fn subscription(input: ParseStream<'_>) -> syn::Result<(LitStr, Path)> {
 }
 
 pub(crate) fn expand(parts: &Parts) -> TokenStream {
-    let definitions = parts.tools.iter().map(|path| {
-        let mut path = path.clone();
-        if let Some(last) = path.segments.last_mut() {
-            last.ident = definition_name(&last.ident);
-        }
-        quote!(#path)
-    });
+    let definitions = definitions("TOOL", &parts.tools);
+    let primitives = primitives(parts);
     let (handler, migration) = (handler(parts), migration(parts));
     quote! {
         const _: () = {
@@ -102,8 +115,57 @@ pub(crate) fn expand(parts: &Parts) -> TokenStream {
             #[cfg(target_arch = "wasm32")]
             ::mcpp_tool::internal::export_component!(McppComponent with_types_in ::mcpp_tool::bindings);
         };
+        #primitives
         #handler
         #migration
+    }
+}
+
+/// A component exports only the interfaces for which it has something: resources, prompts, and the completions of either.
+fn primitives(parts: &Parts) -> TokenStream {
+    let (has_resources, has_prompts) = (!parts.resources.is_empty(), !parts.prompts.is_empty());
+    if !has_resources && !has_prompts {
+        return TokenStream::new();
+    }
+    let (resources, prompts) = (definitions("RESOURCE", &parts.resources), definitions("PROMPT", &parts.prompts));
+    let export = |macro_name: TokenStream, component: TokenStream, module: TokenStream| {
+        quote! {
+            #[cfg(target_arch = "wasm32")]
+            const _: () = {
+                type McppPrimitive = #component;
+                ::mcpp_tool::internal::#macro_name!(McppPrimitive with_types_in ::mcpp_tool::bindings::#module);
+            };
+        }
+    };
+    let reads = has_resources.then(|| {
+        export(
+            quote!(export_resources),
+            quote!(::mcpp_tool::internal::ResourceComponent<McppPrimitives>),
+            quote!(resources),
+        )
+    });
+    let gets = has_prompts.then(|| {
+        export(quote!(export_prompts), quote!(::mcpp_tool::internal::PromptComponent<McppPrimitives>), quote!(prompts))
+    });
+    let completes = export(
+        quote!(export_completions),
+        quote!(::mcpp_tool::internal::CompletionComponent<McppPrimitives, McppPrimitives>),
+        quote!(completions),
+    );
+    quote! {
+        const _: () = {
+            #[allow(dead_code, reason = "used by the component")]
+            struct McppPrimitives;
+            impl ::mcpp_tool::internal::Resources for McppPrimitives {
+                const RESOURCES: &'static [&'static ::mcpp_tool::internal::ResourceDefinition] = &[#(&#resources),*];
+            }
+            impl ::mcpp_tool::internal::Prompts for McppPrimitives {
+                const PROMPTS: &'static [&'static ::mcpp_tool::internal::PromptDefinition] = &[#(&#prompts),*];
+            }
+            #reads
+            #gets
+            #completes
+        };
     }
 }
 

@@ -3,6 +3,7 @@
 mod argument;
 mod export;
 mod options;
+mod primitive;
 mod tool;
 
 use proc_macro::TokenStream;
@@ -31,6 +32,8 @@ pub fn tool(options: TokenStream, function: TokenStream) -> TokenStream {
 /// ```ignore
 /// mcpp_tool::export! {
 ///     tools: [add, subtract],
+///     resources: [note],
+///     prompts: [review],
 ///     events: { "queue/done" => on_done, "own-topic" => on_own },   // fn(Event) -> Result<(), Error>
 ///     timers: on_wake,                                                // fn(Wake) -> Result<(), Error>
 ///     migration: 2 => migrate,  // fn(&Transaction, u32, Option<Vec<u8>>) -> Result<Option<Vec<u8>>, Error>
@@ -41,7 +44,30 @@ pub fn export(parts: TokenStream) -> TokenStream {
     export::expand(&parse_macro_input!(parts as export::Parts)).into()
 }
 
-/// The constant that holds a tool's definition.
-fn definition_name(function: &Ident) -> Ident {
-    quote::format_ident!("MCPP_TOOL_{}", function.to_string().to_uppercase())
+/// Makes a resource of a function, or all resources whose URIs fit a template: `#[resource("notes://{id}")]`. The function's parameters are the template's variables.
+///
+/// Options, all optional: `name = "…"`, `title = "…"`, `mime_type = "…"`, `list = FUNCTION` (`fn() -> Result<Vec<Resource>, Error>`: those that clients see in the
+/// list), `is_listed = FUNCTION` (`fn() -> bool`) and `subscribe = FUNCTION` (`fn(&str) -> Result<(), Error>`). `#[arg(complete = FUNCTION)]` (`fn(&str) -> Vec<String>`)
+/// on a parameter proposes its values.
+#[proc_macro_attribute]
+pub fn resource(options: TokenStream, function: TokenStream) -> TokenStream {
+    let options = parse_macro_input!(options as primitive::PrimitiveOptions);
+    let function = parse_macro_input!(function as syn::ItemFn);
+    primitive::resource(&options, function).unwrap_or_else(|error| error.to_compile_error()).into()
+}
+
+/// Makes a prompt of a function. Its parameters are the arguments: `String`, or `Option<String>` where it may be absent.
+///
+/// Options, all optional: `name = "…"`, `title = "…"`, `icons = FUNCTION` (`fn() -> Vec<Icon>`) and `is_listed = FUNCTION` (`fn() -> bool`).
+/// `#[arg(complete = FUNCTION)]` (`fn(&str) -> Vec<String>`) on a parameter proposes its values.
+#[proc_macro_attribute]
+pub fn prompt(options: TokenStream, function: TokenStream) -> TokenStream {
+    let options = parse_macro_input!(options as primitive::PrimitiveOptions);
+    let function = parse_macro_input!(function as syn::ItemFn);
+    primitive::prompt(&options, function).unwrap_or_else(|error| error.to_compile_error()).into()
+}
+
+/// The constant that holds the definition of a tool, a resource or a prompt.
+fn definition_name(kind: &str, function: &Ident) -> Ident {
+    quote::format_ident!("MCPP_{}_{}", kind, function.to_string().to_uppercase())
 }

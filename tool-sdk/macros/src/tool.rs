@@ -65,7 +65,7 @@ fn take_parameters(function: &mut ItemFn) -> syn::Result<Vec<Parameter>> {
 }
 
 fn definition(options: &Options, function: &ItemFn, parameters: &[Parameter]) -> TokenStream {
-    let constant = definition_name(&function.sig.ident);
+    let constant = definition_name("TOOL", &function.sig.ident);
     let visibility = &function.vis;
     let name = options.name.as_ref().map_or_else(|| function.sig.ident.to_string(), syn::LitStr::value);
     let title = optional(&options.title);
@@ -151,7 +151,7 @@ fn output(output: &ReturnType, call: &TokenStream) -> (TokenStream, TokenStream)
 }
 
 /// `T` of `Result<T, …>`.
-fn success_type(ty: &Type) -> Option<&Type> {
+pub(crate) fn success_type(ty: &Type) -> Option<&Type> {
     let Type::Path(path) = ty else { return None };
     let last = path.path.segments.last().filter(|segment| segment.ident == "Result")?;
     let syn::PathArguments::AngleBracketed(arguments) = &last.arguments else { return None };
@@ -169,7 +169,7 @@ fn annotations(options: &Options) -> TokenStream {
     })
 }
 
-fn optional(value: &Option<impl ToTokens>) -> TokenStream {
+pub(crate) fn optional(value: &Option<impl ToTokens>) -> TokenStream {
     match value {
         Some(value) => quote!(::core::option::Option::Some(#value)),
         None => quote!(::core::option::Option::None),
@@ -177,7 +177,7 @@ fn optional(value: &Option<impl ToTokens>) -> TokenStream {
 }
 
 /// The doc comment, as its author wrote it.
-fn description(attributes: &[Attribute]) -> String {
+pub(crate) fn description(attributes: &[Attribute]) -> String {
     let lines = attributes.iter().filter_map(|attribute| match &attribute.meta {
         Meta::NameValue(pair) if pair.path.is_ident("doc") => match &pair.value {
             Expr::Lit(literal) => match &literal.lit {

@@ -115,6 +115,9 @@ fn refusal(error: CallError) -> calls::CallError {
         }
         CallError::BudgetExceeded { budget: Budget::Deadline, .. } => calls::CallError::TimedOut,
         CallError::BudgetExceeded { .. }
+        | CallError::UnknownResource(_)
+        | CallError::UnknownPrompt(_)
+        | CallError::Failed(_)
         | CallError::Interrupted { .. }
         | CallError::Cancelled
         | CallError::Trapped(_)

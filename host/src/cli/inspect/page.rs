@@ -15,6 +15,9 @@ const MAX_WORLD_LINES: usize = 80;
 /// Most parameters of one tool that are shown.
 const MAX_PARAMETERS: usize = 60;
 
+/// Most resources, templates and prompts that are shown.
+const MAX_LISTED: usize = 100;
+
 /// The whole page, in sections.
 pub(super) fn page(explanation: &Inspection) -> String {
     let mut sections = vec![head(explanation), asks(explanation), grant(explanation)];
@@ -22,6 +25,15 @@ pub(super) fn page(explanation: &Inspection) -> String {
     if !explanation.tools.is_empty() {
         let tools = explanation.tools.iter().map(tool);
         sections.push(format!("Its tools:\n{}", tools.collect::<Vec<_>>().join("\n")));
+    }
+    if !explanation.listed.is_empty() {
+        let listed = explanation.listed.iter().take(MAX_LISTED).map(|entry| {
+            format!("  {} {}  {}", entry.kind, line(&entry.name), line(&entry.description)).trim_end().to_owned()
+        });
+        let more = explanation.listed.len().saturating_sub(MAX_LISTED);
+        let more = (more > 0).then(|| format!("  and {more} more"));
+        let listed = listed.chain(more).collect::<Vec<_>>().join("\n");
+        sections.push(format!("Its resources and prompts:\n{listed}"));
     }
     if let Some(format) = explanation.data_format {
         sections.push(format!("Its data has format {format}; older data is migrated when it is loaded."));

@@ -280,8 +280,12 @@ async fn post(
     parts.extensions.insert(place.clone());
     parts.extensions.insert(hold.writer.clone());
     let request = Request::from_parts(parts, Full::new(body.clone()));
-    let lists = envelope.method.as_deref() == Some("tools/list");
-    let many = lists && app.endpoint.registry().catalog(&share.tenant).tools().len() > LONG_LIST;
+    let many = match envelope.method.as_deref() {
+        Some("tools/list") => app.endpoint.registry().catalog(&share.tenant).tools().len() > LONG_LIST,
+        // Their texts and contents have other bounds than a tool's.
+        Some("resources/list" | "resources/templates/list" | "resources/read" | "prompts/list" | "prompts/get") => true,
+        _ => false,
+    };
     if many {
         lane.change_to(Lane::Bulk).await;
     }

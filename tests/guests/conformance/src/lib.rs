@@ -3,7 +3,13 @@
 
 use std::time::Duration;
 
-use mcpp_tool::{Content, Error, Output, log, progress, tool};
+use mcpp_tool::{
+    Content, Error, Output, changed, log, progress, prompt,
+    prompts::{Block, Filled, Message},
+    resource,
+    resources::{Contents, Icon, Role},
+    tool,
+};
 use serde_json::{Value, json};
 
 /// A PNG of one red pixel.
@@ -134,16 +140,124 @@ fn test_custom_header(
     Output::text(format!("Region: {region}"))
 }
 
-mcpp_tool::export!(
-    test_simple_text,
-    test_image_content,
-    test_audio_content,
-    test_embedded_resource,
-    test_multiple_content_types,
-    test_tool_with_logging,
-    test_logging_tool,
-    test_error_handling,
-    test_tool_with_progress,
-    json_schema_2020_12_tool,
-    test_custom_header,
-);
+/// A text that never changes.
+#[resource("test://static-text", mime_type = "text/plain")]
+fn static_text() -> &'static str {
+    "This is the content of the static text resource."
+}
+
+/// A picture that never changes.
+#[resource("test://static-binary", mime_type = "image/png")]
+fn static_binary() -> Vec<u8> {
+    PIXEL.to_vec()
+}
+
+/// Data by their id.
+#[resource("test://template/{id}/data", mime_type = "application/json")]
+fn template_data(#[arg(complete = ids)] id: String) -> Value {
+    json!({ "id": id, "templateTest": true, "data": format!("Data for ID: {id}") })
+}
+
+fn ids(typed: &str) -> Vec<String> {
+    ["123", "124", "200"].into_iter().filter(|id| id.starts_with(typed)).map(str::to_owned).collect()
+}
+
+/// A resource that clients subscribe to.
+#[resource("test://watched-resource", mime_type = "text/plain")]
+fn watched_resource() -> &'static str {
+    "Watched resource content"
+}
+
+/// Changes the watched resource.
+#[tool]
+fn test_change_resource() -> Output {
+    changed::updated("test://watched-resource");
+    Output::text("changed")
+}
+
+/// A prompt without arguments.
+#[prompt]
+fn test_simple_prompt() -> &'static str {
+    "This is a simple prompt for testing."
+}
+
+/// A prompt with two arguments.
+#[prompt]
+fn test_prompt_with_arguments(
+    /// The first argument.
+    #[arg(complete = places)]
+    arg1: String,
+    /// The second argument.
+    arg2: String,
+) -> String {
+    format!("Prompt with arguments: arg1='{arg1}', arg2='{arg2}'")
+}
+
+fn places(typed: &str) -> Vec<String> {
+    ["paris", "park", "party"].into_iter().filter(|place| place.starts_with(typed)).map(str::to_owned).collect()
+}
+
+/// A prompt that includes a resource.
+#[prompt]
+#[allow(non_snake_case, reason = "the suite's name")]
+fn test_prompt_with_embedded_resource(
+    /// The resource to include.
+    resourceUri: String,
+) -> Filled {
+    let contents = Contents::text(resourceUri, "Embedded resource content for testing.").with_mime_type("text/plain");
+    [
+        Message::new(Role::User, Block::Resource(contents)),
+        Message::user("Please process the embedded resource above."),
+    ]
+    .into()
+}
+
+/// A prompt with a picture.
+#[prompt]
+fn test_prompt_with_image() -> Filled {
+    let image = Block::Image { data: PIXEL.to_vec(), mime_type: "image/png".into() };
+    [Message::new(Role::User, image), Message::user("Please analyze the image above.")].into()
+}
+
+/// A prompt whose icon is another one at every look.
+#[prompt(icons = dated)]
+fn test_dynamic_prompt() -> &'static str {
+    "This prompt changes."
+}
+
+fn dated() -> Vec<Icon> {
+    vec![Icon { src: format!("https://example.com/{}.png", mcpp_tool::environment::now_ms()), ..Icon::default() }]
+}
+
+/// Changes the list of prompts.
+#[tool]
+fn test_trigger_prompt_change() -> Output {
+    changed::prompt_list();
+    Output::text("changed")
+}
+
+mcpp_tool::export! {
+    tools: [
+        test_simple_text,
+        test_image_content,
+        test_audio_content,
+        test_embedded_resource,
+        test_multiple_content_types,
+        test_tool_with_logging,
+        test_logging_tool,
+        test_error_handling,
+        test_tool_with_progress,
+        json_schema_2020_12_tool,
+        test_custom_header,
+        test_change_resource,
+        test_trigger_prompt_change,
+    ],
+    resources: [static_text, static_binary, template_data, watched_resource],
+    prompts: [
+        test_simple_prompt,
+        test_prompt_with_arguments,
+        test_prompt_with_embedded_resource,
+        test_prompt_with_image,
+        test_dynamic_prompt,
+    ],
+}

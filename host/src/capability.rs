@@ -346,6 +346,7 @@ mod tests {
             ("mcpp:endpoint/call@0.1.0", Some("call")),
             ("mcpp:endpoint/caller@0.1.0", Some("endpoint")),
             ("mcpp:delegation/rights@0.1.0", Some("call")),
+            ("mcpp:primitives/changed@0.1.0", Some("changed")),
             ("mcpp:mesh/types@0.1.0", Some("mesh")),
             ("mcpp:mesh/calls@0.1.0", Some("mesh-calls")),
             ("mcpp:mesh/swarm@0.1.0", None),

@@ -81,11 +81,11 @@ enum Command {
     /// Call a tool.
     Call(remote::CallArgs),
     /// List a server's resources and their templates.
-    Resources(primitives::Resources),
+    Resources(primitives::ResourcesArgs),
     /// Read a resource.
     Read(primitives::ReadArgs),
     /// List a server's prompts.
-    Prompts(primitives::Prompts),
+    Prompts(primitives::PromptsArgs),
     /// Fill a prompt with arguments.
     Prompt(primitives::PromptArgs),
     /// Watch the task queue: list its tasks, show one, follow some.

@@ -10,9 +10,7 @@ use mcpp::{
 use reqwest::Response;
 use serde_json::{Value, json};
 
-use crate::support::{
-    PATIENCE, TestHost, answer, folder, guest, http_client, modern_request, parse_messages,
-};
+use crate::support::{PATIENCE, TestHost, answer, folder, guest, http_client, modern_request, parse_messages};
 
 const WATCHED: &str = "test://watched-resource";
 
@@ -46,7 +44,8 @@ async fn lists_come_in_pages_and_a_cursor_is_of_its_list() {
     let second = ask(&host, "resources/list", json!({ "cursor": cursor })).await;
     assert_eq!(names(&second, "resources", "uri"), [WATCHED]);
     assert!(second["result"].get("nextCursor").is_none(), "{second}");
-    for (method, cursor) in [("prompts/list", cursor.clone()), ("resources/list", json!("x")), ("resources/list", json!(""))]
+    for (method, cursor) in
+        [("prompts/list", cursor.clone()), ("resources/list", json!("x")), ("resources/list", json!(""))]
     {
         let refused = ask(&host, method, json!({ "cursor": cursor })).await;
         assert_eq!(refused["error"]["code"], -32602, "{method}: {refused}");
@@ -86,9 +85,8 @@ async fn wrong_arguments_of_prompts_and_completions_are_wrong_params() {
         let refused = ask(&host, "prompts/get", params.clone()).await;
         assert_eq!(refused["error"]["code"], -32602, "{params}: {refused}");
     }
-    let complete = |reference: Value, argument: &str| {
-        json!({ "ref": reference, "argument": { "name": argument, "value": "1" } })
-    };
+    let complete =
+        |reference: Value, argument: &str| json!({ "ref": reference, "argument": { "name": argument, "value": "1" } });
     let template = json!({ "type": "ref/resource", "uri": "test://template/{id}/data" });
     let found = ask(&host, "completion/complete", complete(template, "id")).await;
     assert_eq!(found["result"]["completion"]["values"], json!(["123", "124"]), "{found}");
@@ -153,8 +151,7 @@ async fn ask_as(host: &TestHost, token: &str, method: &str, params: Value) -> Va
 async fn another_tenants_resources_are_not_there_and_a_token_for_tools_reads_none() {
     let files = folder(&[]);
     let data = files.path().join("data");
-    let (owner, bound, stranger) =
-        (token(&data, "a", &[]), token(&data, "a", &["test_*"]), token(&data, "b", &[]));
+    let (owner, bound, stranger) = (token(&data, "a", &[]), token(&data, "a", &["test_*"]), token(&data, "b", &[]));
     let home = Homes::new(data).find(&TenantId::new("a").expect("legal")).expect("a home");
     std::fs::write(home.tools().join("conformance.wasm"), guest("conformance")).expect("written");
     let host = TestHost::start_with(files, |_| {}).await;
@@ -219,7 +216,10 @@ async fn one_change_reaches_every_client_once() {
     assert_eq!(host.text("test_change_resource", json!({})).await, "changed");
     for (stream, rest) in &mut streams {
         let told = next(stream, rest).await;
-        assert_eq!((&told["method"], &told["params"]["uri"]), (&json!("notifications/resources/updated"), &json!(WATCHED)));
+        assert_eq!(
+            (&told["method"], &told["params"]["uri"]),
+            (&json!("notifications/resources/updated"), &json!(WATCHED))
+        );
         assert!(told["params"]["_meta"]["io.modelcontextprotocol/subscriptionId"].is_number(), "{told}");
     }
     // The next message of each is that of the next change: the first came once.

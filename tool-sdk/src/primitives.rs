@@ -27,9 +27,13 @@ impl<R: Resources + 'static> resources_wit::Guest for ResourceComponent<R> {
         for definition in R::RESOURCES {
             match definition.list {
                 Some(list) => match list() {
-                    Ok(resources) => listed.extend(resources.into_iter().map(|one| resource(described(one, definition)))),
+                    Ok(resources) => {
+                        listed.extend(resources.into_iter().map(|one| resource(described(one, definition))))
+                    }
                     // At the component's load there is no store yet; the host lists again when there is.
-                    Err(error) => crate::log::debug(&format!("the resources of {} are not listed: {error}", definition.uri)),
+                    Err(error) => {
+                        crate::log::debug(&format!("the resources of {} are not listed: {error}", definition.uri))
+                    }
                 },
                 None if definition.is_template() => {}
                 None if definition.is_listed.is_some_and(|is_listed| !is_listed()) => {}

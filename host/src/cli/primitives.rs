@@ -15,7 +15,7 @@ use super::{
 use crate::mcp::client::Client;
 
 #[derive(Debug, Args)]
-pub(super) struct Resources {
+pub(super) struct ResourcesArgs {
     #[command(flatten)]
     server: Server,
     /// Print JSON
@@ -23,7 +23,7 @@ pub(super) struct Resources {
     json: bool,
 }
 
-impl Resources {
+impl ResourcesArgs {
     pub(super) async fn run(self) -> anyhow::Result<u8> {
         let client = connect(&self.server).await?;
         let (resources, templates) = (client.resources().await?, client.templates().await?);
@@ -78,7 +78,7 @@ impl ReadArgs {
 }
 
 #[derive(Debug, Args)]
-pub(super) struct Prompts {
+pub(super) struct PromptsArgs {
     #[command(flatten)]
     server: Server,
     /// Print JSON
@@ -86,7 +86,7 @@ pub(super) struct Prompts {
     json: bool,
 }
 
-impl Prompts {
+impl PromptsArgs {
     pub(super) async fn run(self) -> anyhow::Result<u8> {
         let client = connect(&self.server).await?;
         let prompts = client.prompts().await?;

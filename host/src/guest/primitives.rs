@@ -62,7 +62,7 @@ opaque!(ResourceExport, PromptExport, CompletionExport);
 pub type ResourceLists = (Vec<resources_wit::ResourceInfo>, Vec<resources_wit::TemplateInfo>);
 
 /// An answer, and the tenant's memory that it holds.
-pub type Held<T> = (T, Reservation);
+pub type Charged<T> = (T, Reservation);
 
 impl ResourceExport {
     pub(in crate::guest) fn new(linked: InstancePre<State>) -> wasmtime::Result<Self> {
@@ -96,7 +96,7 @@ impl ResourceExport {
         uri: String,
         running: Running,
         control: Arc<Control>,
-    ) -> Result<Held<Vec<Contents>>, CallError> {
+    ) -> Result<Charged<Vec<Contents>>, CallError> {
         let component = Arc::clone(&running.component);
         let mut store = new_store(self.0.engine(), &component, &control, Some(running));
         let (export, shared) = (self.0.clone(), Arc::clone(&control));
@@ -165,7 +165,7 @@ impl PromptExport {
         (prompt, arguments): (String, Vec<(String, String)>),
         running: Running,
         control: Arc<Control>,
-    ) -> Result<Held<prompts_wit::Filled>, CallError> {
+    ) -> Result<Charged<prompts_wit::Filled>, CallError> {
         let component = Arc::clone(&running.component);
         let mut store = new_store(self.0.engine(), &component, &control, Some(running));
         let (export, shared) = (self.0.clone(), Arc::clone(&control));

@@ -12,8 +12,8 @@ use rmcp::{
         ErrorCode, ErrorData, Extensions, GetPromptRequestParams, GetPromptResponse, Implementation,
         InitializeRequestParams, InitializeResult, ListPromptsResult, ListResourceTemplatesResult, ListResourcesResult,
         ListToolsResult, PaginatedRequestParams, ProtocolVersion, ReadResourceRequestParams, ReadResourceResponse,
-        ServerConfig, SetLevelRequestParams, SubscribeRequestParams, SubscriptionFilter,
-        Tool as WireTool, UnsubscribeRequestParams,
+        ServerConfig, SetLevelRequestParams, SubscribeRequestParams, SubscriptionFilter, Tool as WireTool,
+        UnsubscribeRequestParams,
     },
     service::{NotificationContext, RequestContext, SubscriptionContext},
     transport::streamable_http_server::session::SessionRestoreMarker,
@@ -420,8 +420,7 @@ impl ServerHandler for ProtocolHandler {
         *self.watch.lock().unwrap_or_else(PoisonError::into_inner) = Some(alive.clone().drop_guard());
         let lists = self.registry().watch(&self.principal.tenant);
         let may_read = self.principal.may_read();
-        let listening =
-            LegacyListening { peer: context.peer.clone(), lists, may_read, listener, record, known, alive };
+        let listening = LegacyListening { peer: context.peer.clone(), lists, may_read, listener, record, known, alive };
         tokio::spawn(listening.run());
     }
 

@@ -10,11 +10,7 @@ use rmcp::{
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    handler::Endpoint,
-    primitives::Asking,
-    session::Sessions,
-};
+use super::{handler::Endpoint, primitives::Asking, session::Sessions};
 use crate::{
     capability::changed::MAX_URI_BYTES,
     registry::{

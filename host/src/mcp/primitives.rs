@@ -170,7 +170,8 @@ impl Endpoint {
         let catalog = self.settled_catalog(&principal.tenant).await;
         let listed = catalog.lists().resources_after(after.as_deref()).filter(|_| principal.may_read());
         let (page, next) = page(listed, self.page_size(), |one| ('r', &one.info.uri));
-        let mut result = ListResourcesResult::with_all_items(page.iter().map(|one| wire::resource(&one.info)).collect());
+        let mut result =
+            ListResourcesResult::with_all_items(page.iter().map(|one| wire::resource(&one.info)).collect());
         result.next_cursor = next;
         Ok(result)
     }
@@ -207,7 +208,11 @@ impl Endpoint {
     }
 
     /// Reads a resource.
-    pub(super) async fn read_resource(&self, asking: &Asking<'_>, uri: String) -> Result<ReadResourceResult, ErrorData> {
+    pub(super) async fn read_resource(
+        &self,
+        asking: &Asking<'_>,
+        uri: String,
+    ) -> Result<ReadResourceResult, ErrorData> {
         if uri.len() > MAX_URI_BYTES {
             return Err(unknown_resource(&uri));
         }

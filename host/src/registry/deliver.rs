@@ -47,13 +47,7 @@ impl Registry {
         Ok(control)
     }
 
-    pub(super) fn running_by_itself(
-        &self,
-        tenant: &TenantId,
-        powers: &Powers,
-        what: &str,
-        cause: String,
-    ) -> Running {
+    pub(super) fn running_by_itself(&self, tenant: &TenantId, powers: &Powers, what: &str, cause: String) -> Running {
         let principal = Principal::system(tenant.clone(), &powers.component);
         self.running(powers, principal, what.into(), cause.into())
     }

@@ -136,7 +136,8 @@ impl ComponentLists {
     /// Everything that is listed: its kind, its name, and what clients read of it.
     pub fn shown(&self) -> impl Iterator<Item = (&'static str, &str, &str)> {
         let resources = self.resources.values().map(|one| ("resource", &*one.info.uri, &*one.shown));
-        let templates = self.templates.values().map(|one| ("template", &*one.listed.info.uri_template, &*one.listed.shown));
+        let templates =
+            self.templates.values().map(|one| ("template", &*one.listed.info.uri_template, &*one.listed.shown));
         let prompts = self.prompts.values().map(|one| ("prompt", &*one.info.name, &*one.shown));
         resources.chain(templates).chain(prompts)
     }
@@ -167,7 +168,8 @@ impl CatalogLists {
         for (uri, resource) in &lists.resources {
             let owner = next.resources.insert(Arc::clone(uri), Arc::clone(resource));
             let owner = owner.map(|other| Arc::clone(&other.service));
-            if let Some(owner) = owner.or_else(|| next.template_of(uri).map(|other| Arc::clone(&other.listed.service))) {
+            if let Some(owner) = owner.or_else(|| next.template_of(uri).map(|other| Arc::clone(&other.listed.service)))
+            {
                 return Err(taken("resource", uri, &owner));
             }
         }
@@ -175,9 +177,10 @@ impl CatalogLists {
             if let Some(other) = next.templates.insert(Arc::clone(text), Arc::clone(template)) {
                 return Err(taken("template", text, &other.listed.service));
             }
-            let foreign = next.resources.values().find(|other| {
-                other.service.component() != component && template.form.matches(&other.info.uri)
-            });
+            let foreign = next
+                .resources
+                .values()
+                .find(|other| other.service.component() != component && template.form.matches(&other.info.uri));
             if let Some(other) = foreign {
                 return Err(taken("resource", &other.info.uri, &other.service));
             }

@@ -35,7 +35,7 @@ use crate::{
     engine::Engine,
     guest::{
         component::LoadedPrimitives,
-        primitives::{CompletionExport, Held, PromptExport, ResourceExport},
+        primitives::{Charged, CompletionExport, PromptExport, ResourceExport},
     },
     limits::Limits,
     tenant::Authorized,
@@ -111,7 +111,7 @@ impl PrimitiveService {
 
 impl Registry {
     /// Reads a resource.
-    pub async fn read(&self, asked: Authorized<ReadCall>) -> Result<Held<Vec<Contents>>, CallError> {
+    pub async fn read(&self, asked: Authorized<ReadCall>) -> Result<Charged<Vec<Contents>>, CallError> {
         let ReadCall { request, uri } = asked.into_inner();
         let unknown = || CallError::UnknownResource(uri.clone());
         let ticket = self.enter_for_resource(&request, &uri, unknown).await?;
@@ -169,7 +169,7 @@ impl Registry {
     }
 
     /// Fills a prompt.
-    pub async fn get_prompt(&self, asked: Authorized<PromptCall>) -> Result<Held<Filled>, CallError> {
+    pub async fn get_prompt(&self, asked: Authorized<PromptCall>) -> Result<Charged<Filled>, CallError> {
         let PromptCall { request, prompt, arguments } = asked.into_inner();
         let unknown = || CallError::UnknownPrompt(prompt.clone());
         let find = |catalog: &Catalog| catalog.lists().prompt(&prompt).map(|listed| Arc::clone(&listed.service));
@@ -250,7 +250,8 @@ impl Registry {
         let result = ticket.while_tenant_is_there(&cancel, std::pin::pin!(run)).await;
         let outcome = result.as_ref().err().map_or("ok", CallError::kind);
         let tenant = ticket.tenant().to_string();
-        metrics::counter!("mcpp_primitives_total", "tenant" => tenant, "kind" => kind, "outcome" => outcome).increment(1);
+        metrics::counter!("mcpp_primitives_total", "tenant" => tenant, "kind" => kind, "outcome" => outcome)
+            .increment(1);
         result
     }
 }
@@ -272,9 +273,10 @@ fn check_arguments(info: &PromptInfo, given: &[(String, String)]) -> Result<(), 
     if let Some((name, _)) = given.iter().find(|(name, _)| !known.contains(name.as_str())) {
         return Err(no_argument(name));
     }
-    let missing = info.arguments.iter().find(|argument| {
-        argument.required && !given.iter().any(|(name, _)| *name == argument.name)
-    });
+    let missing = info
+        .arguments
+        .iter()
+        .find(|argument| argument.required && !given.iter().any(|(name, _)| *name == argument.name));
     match missing {
         None => Ok(()),
         Some(argument) => {

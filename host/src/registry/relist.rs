@@ -84,7 +84,12 @@ impl Registry {
         let limits = service.limits();
         let name = service.powers().component.shared();
         let running = |what: &str| {
-            self.running_by_itself(tenant, service.powers(), what, format!("the list of {what} of {}", service.component()))
+            self.running_by_itself(
+                tenant,
+                service.powers(),
+                what,
+                format!("the list of {what} of {}", service.component()),
+            )
         };
         let (mut resources, mut prompts) = (None, None);
         if let Some(export) = &service.resources {

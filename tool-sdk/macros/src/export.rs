@@ -59,7 +59,12 @@ impl Parts {
                 input.parse::<Token![=>]>()?;
                 self.migration = Some((format, input.parse()?));
             }
-            _ => return Err(syn::Error::new(part.span(), "expected tools, resources, prompts, events, timers or migration")),
+            _ => {
+                return Err(syn::Error::new(
+                    part.span(),
+                    "expected tools, resources, prompts, events, timers or migration",
+                ));
+            }
         }
         Ok(())
     }

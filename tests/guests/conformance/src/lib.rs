@@ -205,11 +205,8 @@ fn test_prompt_with_embedded_resource(
     resourceUri: String,
 ) -> Filled {
     let contents = Contents::text(resourceUri, "Embedded resource content for testing.").with_mime_type("text/plain");
-    [
-        Message::new(Role::User, Block::Resource(contents)),
-        Message::user("Please process the embedded resource above."),
-    ]
-    .into()
+    [Message::new(Role::User, Block::Resource(contents)), Message::user("Please process the embedded resource above.")]
+        .into()
 }
 
 /// A prompt with a picture.

@@ -9,10 +9,7 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use crate::{
-    names::{ComponentName, TenantId},
-    tenant::Principal,
-};
+use crate::{names::TenantId, tenant::Principal};
 
 /// Most different effects of one call that have keys; the budgets of calls and requests are below that.
 const MAX_EFFECTS: usize = 10_000;
@@ -23,8 +20,8 @@ pub struct EffectKey([u8; 32]);
 
 impl EffectKey {
     /// The key of the effect that a tenant's component names so. Another component, and another tenant, cannot name it.
-    pub fn named(tenant: &TenantId, component: &ComponentName, effect: &str) -> Self {
-        Self::of("mcpp 2026-11 effect", &[tenant.as_str(), component.as_str(), effect])
+    pub fn named(tenant: &TenantId, component: &str, effect: &str) -> Self {
+        Self::of("mcpp 2026-11 effect", &[tenant.as_str(), component, effect])
     }
 
     /// Reads a key: 64 hexadecimal digits.
@@ -98,8 +95,7 @@ mod tests {
 
     #[test]
     fn a_repetition_has_the_same_keys_and_nothing_else_has_them() {
-        let component = |name: &str| ComponentName::new(name).expect("legal");
-        let named = |name: &str, effect: &str| EffectKey::named(&TenantId::local(), &component(name), effect);
+        let named = |name: &str, effect: &str| EffectKey::named(&TenantId::local(), name, effect);
         let keys = |key: EffectKey| {
             let effects = Effects::new(Some(key));
             [["POST", "/a"], ["POST", "/b"], ["POST", "/a"]].map(|parts| effects.next(&parts).expect("a key"))

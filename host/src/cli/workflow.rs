@@ -71,7 +71,7 @@ enum WorkflowCommand {
         id: String,
     },
     /// Make a run of a document: steps that have results there keep them
-    Import(mend::ImportArgs),
+    Import(mend::RunImportArgs),
     /// Rehearse a workflow on a store of its own: every step and undo fails, is done twice and comes late; exit code 1 if an effect stays
     Test(test::TestArgs),
     /// Look for unfinished runs to which nothing will happen any more; exit code 1 if there are any

@@ -16,7 +16,8 @@ use super::{
 };
 use crate::{
     call::{
-        Call, CallError, LogLevel, Observer, Request, Session, TraceContext, authorize, interface::InterfaceDigest,
+        Call, CallError, LogLevel, Observer, Request, Session, TraceContext, authorize, effect::EffectKey,
+        interface::InterfaceDigest,
     },
     control::admission::Share,
     names::{TenantId, ToolName},

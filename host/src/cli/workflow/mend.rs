@@ -81,7 +81,7 @@ pub(super) async fn export(client: &Client, id: &str) -> anyhow::Result<u8> {
 }
 
 #[derive(Debug, Args)]
-pub(super) struct ImportArgs {
+pub(super) struct RunImportArgs {
     /// The file that `mcpp workflow export` wrote
     file: PathBuf,
     /// Another id for the run
@@ -90,7 +90,7 @@ pub(super) struct ImportArgs {
 }
 
 /// Makes a run of a document.
-pub(super) async fn import(client: &Client, args: &ImportArgs, as_json: bool) -> anyhow::Result<u8> {
+pub(super) async fn import(client: &Client, args: &RunImportArgs, as_json: bool) -> anyhow::Result<u8> {
     let document = read(&args.file)?;
     let reply = ask(client, "workflow_import", json!({ "document": document, "workflow_id": args.id })).await?;
     let reply = Value::Object(reply);

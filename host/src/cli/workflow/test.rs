@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use self::{
-    effects::{Effects, Known},
+    effects::{KnownEffects, SeenEffects},
     stage::Stage,
 };
 use super::{ask, field};
@@ -79,11 +79,11 @@ struct CallMade {
 
 /// How a rehearsal ended.
 #[derive(Debug)]
-struct Ended {
+struct RehearsalEnd {
     phase: String,
     error: String,
     calls: Vec<CallMade>,
-    effects: Effects,
+    effects: SeenEffects,
 }
 
 /// Something that is not as it must be.
@@ -100,7 +100,7 @@ pub(super) async fn run(args: TestArgs, as_json: bool) -> anyhow::Result<u8> {
     let file = serde_json::from_slice(&bytes)
         .with_context(|| format!("{} is no workflow with `steps`", args.file.display()))?;
     let stage = Box::pin(Stage::open(&args)).await?;
-    let mut test = WorkflowTest { file, stage, runs: 0, known: Known::default(), read_only: BTreeSet::new() };
+    let mut test = WorkflowTest { file, stage, runs: 0, known: KnownEffects::default(), read_only: BTreeSet::new() };
     let found = test.examine(as_json).await;
     test.stage.close().await?;
     let found = found?;
@@ -119,16 +119,16 @@ struct WorkflowTest {
     stage: Stage,
     runs: usize,
     /// What is known of effects without a fault.
-    known: Known,
+    known: KnownEffects,
     /// Tools that change nothing, by what they say.
     read_only: BTreeSet<String>,
 }
 
-type Found = Vec<(Injected, Vec<Leak>)>;
+type Findings = Vec<(Injected, Vec<Leak>)>;
 
 impl WorkflowTest {
     /// All rehearsals, with what was found in each.
-    async fn examine(&mut self, as_json: bool) -> anyhow::Result<Found> {
+    async fn examine(&mut self, as_json: bool) -> anyhow::Result<Findings> {
         self.read_only = self.stage.read_only_tools().await?;
         let plain = self.rehearse(json!({})).await?;
         if plain.phase != "completed" {
@@ -192,7 +192,7 @@ impl WorkflowTest {
     }
 
     /// The effects that a run which failed has left behind.
-    fn left_behind(&self, ended: &Ended) -> Vec<Leak> {
+    fn left_behind(&self, ended: &RehearsalEnd) -> Vec<Leak> {
         let undone: BTreeSet<&str> =
             ended.calls.iter().filter(|call| call.undo && call.succeeded).map(|call| &*call.step).collect();
         let mut leaks = self.known.left(&ended.effects, &undone);
@@ -226,7 +226,7 @@ impl WorkflowTest {
         Ok(id)
     }
 
-    async fn rehearse(&mut self, script: Value) -> anyhow::Result<Ended> {
+    async fn rehearse(&mut self, script: Value) -> anyhow::Result<RehearsalEnd> {
         let id = self.begin(script).await?;
         self.end(&id).await
     }
@@ -238,14 +238,14 @@ impl WorkflowTest {
         Ok((run, calls))
     }
 
-    async fn end(&self, id: &str) -> anyhow::Result<Ended> {
+    async fn end(&self, id: &str) -> anyhow::Result<RehearsalEnd> {
         let ending = async {
             loop {
                 let (run, calls) = self.look(id).await?;
                 let phase = field(&run, "phase");
                 if ["completed", "failed", "cancelled", "undo_failed"].contains(&&*phase) {
                     let effects = self.stage.effects().await?;
-                    return Ok(Ended { phase, error: field(&run, "error"), calls, effects });
+                    return Ok(RehearsalEnd { phase, error: field(&run, "error"), calls, effects });
                 }
                 tokio::time::sleep(LOOK).await;
             }
@@ -254,10 +254,10 @@ impl WorkflowTest {
     }
 
     /// Rehearses without a fault and looks at the effects behind each call: which step wrote what, and what differs from run to run.
-    async fn watch(&mut self, plain: &Ended) -> anyhow::Result<()> {
+    async fn watch(&mut self, plain: &RehearsalEnd) -> anyhow::Result<()> {
         let id = self.begin(json!({ "is_stepped": true })).await?;
         let mut writers = BTreeMap::new();
-        let (mut before, mut seen) = (Effects::default(), 0);
+        let (mut before, mut seen) = (SeenEffects::default(), 0);
         let watching = async {
             loop {
                 let (run, calls) = self.look(&id).await?;
@@ -281,7 +281,7 @@ impl WorkflowTest {
             }
         };
         let last = tokio::time::timeout(PATIENCE, watching).await.with_context(|| format!("{id} does not end"))??;
-        self.known = Known::new(plain.effects.clone(), &last, writers);
+        self.known = KnownEffects::new(plain.effects.clone(), &last, writers);
         Ok(())
     }
 }

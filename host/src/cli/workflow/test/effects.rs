@@ -1,4 +1,4 @@
-//! Effects as they are seen at the store and in files, and what is known of them from rehearsals without a fault.
+//! SeenEffects as they are seen at the store and in files, and what is known of them from rehearsals without a fault.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,9 +15,9 @@ pub(super) struct EffectPlace {
 
 /// Everything that is there, by place, with the digests of the values.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Effects(pub(super) BTreeMap<EffectPlace, [u8; 32]>);
+pub(super) struct SeenEffects(pub(super) BTreeMap<EffectPlace, [u8; 32]>);
 
-impl Effects {
+impl SeenEffects {
     /// The places whose values are new or others.
     pub(super) fn changed_since(&self, before: &Self) -> Vec<EffectPlace> {
         self.0
@@ -49,21 +49,22 @@ enum Steadiness {
 
 /// What is known of effects.
 #[derive(Debug, Default)]
-pub(super) struct Known {
+pub(super) struct KnownEffects {
     /// Those of a run without a fault.
-    clean: Effects,
+    clean: SeenEffects,
     /// Which step wrote a place last.
     writers: BTreeMap<EffectPlace, String>,
     /// By component.
     steadiness: BTreeMap<String, Steadiness>,
 }
 
-impl Known {
+impl KnownEffects {
     /// From two runs without a fault; `writers` are of the second.
-    pub(super) fn new(clean: Effects, second: &Effects, writers: BTreeMap<EffectPlace, String>) -> Self {
+    pub(super) fn new(clean: SeenEffects, second: &SeenEffects, writers: BTreeMap<EffectPlace, String>) -> Self {
         let all: BTreeSet<&str> = clean.components().into_iter().chain(second.components()).collect();
         let steadiness = all.into_iter().map(|component| {
-            let keys = |effects: &Effects| effects.of(component).map(|(place, _)| place.clone()).collect::<Vec<_>>();
+            let keys =
+                |effects: &SeenEffects| effects.of(component).map(|(place, _)| place.clone()).collect::<Vec<_>>();
             let steadiness = if clean.of(component).eq(second.of(component)) {
                 Steadiness::Values
             } else if keys(&clean) == keys(second) {
@@ -91,7 +92,7 @@ impl Known {
     }
 
     /// How effects differ from those without a fault, after a fault of a step that must change nothing.
-    pub(super) fn differs(&self, now: &Effects, step: &str) -> Vec<Leak> {
+    pub(super) fn differs(&self, now: &SeenEffects, step: &str) -> Vec<Leak> {
         let all: BTreeSet<&str> = self.clean.components().into_iter().chain(now.components()).collect();
         let mut leaks = Vec::new();
         for component in all {
@@ -120,7 +121,7 @@ impl Known {
     }
 
     /// Everything that is there although the run failed, by the step that wrote it. `undone` are the steps whose undo succeeded.
-    pub(super) fn left(&self, now: &Effects, undone: &BTreeSet<&str>) -> Vec<Leak> {
+    pub(super) fn left(&self, now: &SeenEffects, undone: &BTreeSet<&str>) -> Vec<Leak> {
         let mut left: BTreeMap<(&str, Option<&str>), usize> = BTreeMap::new();
         for place in now.0.keys() {
             let count = left.entry((&place.component, self.writer(place))).or_default();
@@ -143,14 +144,14 @@ impl Known {
 mod tests {
     use super::*;
 
-    fn effects(entries: &[(&str, &str, u8)]) -> Effects {
+    fn effects(entries: &[(&str, &str, u8)]) -> SeenEffects {
         let place = |component: &str, key: &str| EffectPlace { component: component.into(), key: key.into() };
-        Effects(entries.iter().map(|(component, key, value)| (place(component, key), [*value; 32])).collect())
+        SeenEffects(entries.iter().map(|(component, key, value)| (place(component, key), [*value; 32])).collect())
     }
 
-    fn known(first: &Effects, second: &Effects) -> Known {
+    fn known(first: &SeenEffects, second: &SeenEffects) -> KnownEffects {
         let writers = second.0.keys().map(|place| (place.clone(), format!("step of {}", place.component))).collect();
-        Known::new(first.clone(), second, writers)
+        KnownEffects::new(first.clone(), second, writers)
     }
 
     #[test]

@@ -14,7 +14,7 @@ use toml_edit::{Array, ArrayOfTables, DocumentMut, InlineTable, Item};
 
 use super::{
     TestArgs,
-    effects::{EffectPlace, Effects},
+    effects::{EffectPlace, SeenEffects},
 };
 use crate::{
     config::Config,
@@ -120,9 +120,9 @@ impl Stage {
     }
 
     /// All effects that are there, once nothing is under way any more.
-    pub(super) async fn effects(&self) -> anyhow::Result<Effects> {
+    pub(super) async fn effects(&self) -> anyhow::Result<SeenEffects> {
         let until = Instant::now() + SETTLE;
-        let mut effects = Effects::default();
+        let mut effects = SeenEffects::default();
         for space in self.spaces().await? {
             while !self.entries(&space, &[Section::Deliveries]).await?.is_empty() && Instant::now() < until {
                 tokio::time::sleep(Duration::from_millis(5)).await;
@@ -163,7 +163,7 @@ impl Stage {
 }
 
 /// Adds the files below a folder.
-fn files(folder: &Path, component: &str, effects: &mut Effects) -> anyhow::Result<()> {
+fn files(folder: &Path, component: &str, effects: &mut SeenEffects) -> anyhow::Result<()> {
     for entry in std::fs::read_dir(folder)?.flatten() {
         anyhow::ensure!(effects.0.len() <= MAX_EFFECTS, "there are more than {MAX_EFFECTS} files");
         if entry.file_type()?.is_dir() {

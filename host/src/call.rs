@@ -2,6 +2,7 @@
 //!
 //! A [`Call`] is one kind of [`Request`] to a component. Doors build a [`Call`] and translate a [`ToolResult`] or a [`CallError`] back; the registry and everything inward know nothing else.
 
+pub mod effect;
 mod error;
 pub mod interface;
 mod observer;
@@ -14,7 +15,7 @@ use serde_json::Value;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use self::interface::InterfaceDigest;
+use self::{effect::EffectKey, interface::InterfaceDigest};
 pub use self::{
     error::CallError,
     observer::{
@@ -56,6 +57,8 @@ pub struct Request {
     pub hops: u8,
     /// The legacy client's session; none in the modern era, which has none.
     pub session: Option<Session>,
+    /// What the request has the same of at each repetition; none for one that nobody repeats.
+    pub effect: Option<EffectKey>,
 }
 
 /// A request to call a tool.
@@ -387,6 +390,7 @@ mod tests {
                 hops: 0,
                 chain: 0,
                 session: None,
+                effect: None,
             },
             tool: ToolName::new("t").expect("legal"),
             arguments: Value::Null,

@@ -114,7 +114,13 @@ pub const TABLE: &[Capability] = &[
     Capability {
         name: "endpoint",
         meaning: "see who calls, write log records and report progress of the running call",
-        interfaces: &["mcpp:tool/types", "mcpp:endpoint/caller", "mcpp:endpoint/log", "mcpp:endpoint/progress"],
+        interfaces: &[
+            "mcpp:tool/types",
+            "mcpp:endpoint/caller",
+            "mcpp:endpoint/log",
+            "mcpp:endpoint/progress",
+            "mcpp:delegation/idempotency",
+        ],
         access: Access::Everyone,
         link: endpoint::link,
     },
@@ -338,6 +344,7 @@ mod tests {
             ("mcpp:endpoint/call@0.1.0", Some("call")),
             ("mcpp:endpoint/caller@0.1.0", Some("endpoint")),
             ("mcpp:delegation/rights@0.1.0", Some("call")),
+            ("mcpp:delegation/idempotency@0.1.1", Some("endpoint")),
             ("mcpp:mesh/types@0.1.0", Some("mesh")),
             ("mcpp:mesh/calls@0.1.0", Some("mesh-calls")),
             ("mcpp:mesh/swarm@0.1.0", None),

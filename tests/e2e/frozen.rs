@@ -6,6 +6,7 @@ use crate::support::TestHost;
 
 const TOOL_0_1_0: &[u8] = include_bytes!("../guests/frozen/tool-0.1.0.wasm");
 const ENDPOINT_0_1_0: &[u8] = include_bytes!("../guests/frozen/endpoint-0.1.0.wasm");
+const DELEGATION_0_1_0: &[u8] = include_bytes!("../guests/frozen/delegation-0.1.0.wasm");
 const STORE_EVENTS_0_1_0: &[u8] = include_bytes!("../guests/frozen/store-events-0.1.0.wasm");
 const STORE_EVENTS_0_1_1: &[u8] = include_bytes!("../guests/frozen/store-events-0.1.1.wasm");
 const MESH_0_1_0: &[u8] = include_bytes!("../guests/frozen/mesh-0.1.0.wasm");
@@ -33,6 +34,22 @@ async fn mcpp_endpoint_0_1_0() {
     assert_eq!(host.text("frozen_recurse", json!({ "depth": 0 })).await, r#"{"result":8}"#);
     let seen = host.text("frozen_look", json!({})).await;
     assert!(seen.contains("local") && seen.contains("local-user") && seen.contains("00-"), "{seen}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mcpp_delegation_0_1_0() {
+    let files = crate::support::folder(&[("frozen", DELEGATION_0_1_0), ("probe", &crate::support::guest("probe"))]);
+    crate::support::grant(&files, "[components.frozen]\ncall = ['*']\n");
+    let host = TestHost::start_with(files, |_| {}).await;
+    assert_eq!(host.problems(), "");
+    assert_eq!(host.text("frozen_rights", json!({ "tool": "nothing" })).await, "None None");
+    let seen = host.text("frozen_rights", json!({ "tool": "probe_caller" })).await;
+    assert!(seen.starts_with("None Some((String(\"object\"), "), "{seen}");
+    let within = |tools| json!({ "tools": tools, "tool": "probe_caller", "arguments": {} });
+    assert!(!host.text("frozen_within", within(json!(["probe_*"]))).await.starts_with("error"));
+    assert!(!host.text("frozen_within", within(json!(null))).await.starts_with("error"));
+    let refused = host.text("frozen_within", within(json!(["other"]))).await;
+    assert!(refused.starts_with("error: there is no such tool"), "{refused}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

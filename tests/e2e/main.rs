@@ -98,3 +98,6 @@ mod upstream;
 mod values;
 mod wit_types;
 mod workflow;
+mod workflow_effects;
+mod workflow_kills;
+mod workflow_test;

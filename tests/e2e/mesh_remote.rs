@@ -106,6 +106,7 @@ pub(crate) fn request() -> Request {
         chain: 0,
         hops: 0,
         session: None,
+        effect: None,
     }
 }
 

@@ -23,7 +23,8 @@ wit_bindgen::generate!({
             import mcpp:endpoint/log@0.1.0;
             import mcpp:endpoint/progress@0.1.0;
             import mcpp:endpoint/call@0.1.0;
-            import mcpp:delegation/rights@0.1.0;
+            import mcpp:delegation/rights@0.1.1;
+            import mcpp:delegation/idempotency@0.1.1;
             import mcpp:store/snapshots@0.1.1;
             import mcpp:store/transactions@0.1.1;
             import mcpp:store/changes@0.1.1;

@@ -22,7 +22,8 @@ wasmtime::component::bindgen!({
             import mcpp:endpoint/log@0.1.0;
             import mcpp:endpoint/progress@0.1.0;
             import mcpp:endpoint/call@0.1.0;
-            import mcpp:delegation/rights@0.1.0;
+            import mcpp:delegation/rights@0.1.1;
+            import mcpp:delegation/idempotency@0.1.1;
             import mcpp:store/snapshots@0.1.1;
             import mcpp:store/transactions@0.1.1;
             import mcpp:store/changes@0.1.1;
@@ -40,6 +41,7 @@ wasmtime::component::bindgen!({
         default: trappable,
         "mcpp:endpoint/call": async | trappable,
         "mcpp:delegation/rights.call-within": async | trappable,
+        "mcpp:delegation/rights.call-under": async | trappable,
         "mcpp:store/snapshots": async | trappable,
         "mcpp:store/transactions": async | trappable,
         "mcpp:store/changes": async | trappable,

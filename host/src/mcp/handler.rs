@@ -27,7 +27,7 @@ use super::{
     pages::ListPages,
     running::RunningCall,
     session::Sessions,
-    tools::{self, CHAIN, CallRequest, DEADLINE, HOPS, INTERFACE, RECEIPT, WayHere},
+    tools::{self, CHAIN, CallRequest, DEADLINE, EFFECT, HOPS, INTERFACE, RECEIPT, WayHere},
 };
 use crate::{
     call::{LogLevel, Session, TraceContext},
@@ -270,7 +270,7 @@ impl ServerHandler for ProtocolHandler {
                     wants_progress: token.is_some(),
                     wants_receipt: context.meta.get(RECEIPT) == Some(&Value::Bool(true)),
                     trace: trace(&context),
-                    way: WayHere::read(context.meta.get(DEADLINE), context.meta.get(HOPS), context.meta.get(CHAIN)),
+                    way: WayHere::read([DEADLINE, HOPS, CHAIN, EFFECT].map(|name| context.meta.get(name))),
                     session: self.session(&context),
                 };
                 self.leave_door(&call.tool, &context);

@@ -88,6 +88,8 @@ struct Meta<'a> {
     hops: Option<Value>,
     #[serde(rename = "mcpp/chain")]
     chain: Option<Value>,
+    #[serde(rename = "mcpp/effect")]
+    effect: Option<Value>,
     #[serde(rename = "mcpp/interface", default, deserialize_with = "said")]
     interface: Option<Value>,
 }
@@ -136,7 +138,7 @@ impl Meta<'_> {
             wants_receipt: self.receipt.is_some_and(|receipt| receipt.get() == "true"),
             traceparent: self.traceparent.and_then(envelope::string).map(Cow::into_owned),
             interface: read_interface(self.interface.as_ref()).ok()?,
-            way: WayHere::read(self.deadline_ms.as_ref(), self.hops.as_ref(), self.chain.as_ref()),
+            way: WayHere::read([&self.deadline_ms, &self.hops, &self.chain, &self.effect].map(Option::as_ref)),
         })
     }
 }

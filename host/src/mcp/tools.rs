@@ -16,7 +16,8 @@ use super::{
 };
 use crate::{
     call::{
-        Call, CallError, LogLevel, Observer, Request, Session, TraceContext, authorize, interface::InterfaceDigest,
+        Call, CallError, LogLevel, Observer, Request, Session, TraceContext, authorize, effect::EffectKey,
+        interface::InterfaceDigest,
     },
     control::admission::Share,
     names::{TenantId, ToolName},
@@ -33,6 +34,9 @@ pub(super) const HOPS: &str = "mcpp/hops";
 
 /// By this it says how many handlers of events led to the call, each by the event of the one before: a loop of events over several hosts ends as one on a single host does.
 pub(super) const CHAIN: &str = "mcpp/chain";
+
+/// By this a host that hands on a call which it may repeat says what names the call's effect: 64 hexadecimal digits.
+pub(super) const EFFECT: &str = "mcpp/effect";
 
 /// By this a client says which interface of the tool it knows; a tool with another one is not called.
 pub(super) const INTERFACE: &str = "mcpp/interface";
@@ -65,14 +69,17 @@ pub(super) struct WayHere {
     pub(super) hops: u8,
     /// The handlers of events that led to it.
     pub(super) chain: u32,
+    /// What names its effect there.
+    pub(super) effect: Option<EffectKey>,
 }
 
 impl WayHere {
-    /// Reads three members of `_meta`; what is no number says nothing.
-    pub(super) fn read(deadline_ms: Option<&Value>, hops: Option<&Value>, chain: Option<&Value>) -> Self {
+    /// Reads four members of `_meta`; what is no number, or no key, says nothing.
+    pub(super) fn read([deadline_ms, hops, chain, effect]: [Option<&Value>; 4]) -> Self {
         let hops = hops.and_then(Value::as_u64).map_or(0, |hops| u8::try_from(hops).unwrap_or(u8::MAX));
         let chain = chain.and_then(Value::as_u64).map_or(0, |chain| u32::try_from(chain).unwrap_or(u32::MAX));
-        Self { patience: deadline_ms.and_then(Value::as_u64).map(Duration::from_millis), hops, chain }
+        let effect = effect.and_then(Value::as_str).and_then(EffectKey::read);
+        Self { patience: deadline_ms.and_then(Value::as_u64).map(Duration::from_millis), hops, chain, effect }
     }
 }
 
@@ -147,6 +154,7 @@ impl Endpoint {
             depth: 0,
             hops: way.hops,
             session,
+            effect: way.effect.map(|effect| effect.of_caller(principal)),
         };
         let call = authorize(Call { request, tool, arguments, interface })
             .map_err(|denied| ErrorData::invalid_request(denied.to_string(), None))?;

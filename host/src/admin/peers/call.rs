@@ -96,6 +96,7 @@ pub(in crate::admin) async fn call(
             chain: 0,
             hops: 0,
             session: None,
+            effect: None,
         };
         let call = authorize(Call { request, tool, arguments: Value::Object(arguments), interface: None })?;
         Ok::<_, PeerCommandError>((meshed.clone(), peer, call, events))

@@ -96,6 +96,7 @@ impl MeshView<'_> {
             chain: running.chain,
             hops: running.hops,
             session: running.session.clone(),
+            effect: running.effects.next(&["peer", peer.as_str(), tool.as_str()]),
         };
         Ok((peer, Call { request, tool, arguments, interface: None }))
     }

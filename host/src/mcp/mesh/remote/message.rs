@@ -13,7 +13,7 @@ use crate::{
         convert::{self, BUSY, OTHER_INTERFACE},
         mesh::UNAUTHORIZED,
         straight::MODERN,
-        tools::{CHAIN, DEADLINE, HOPS, INTERFACE, RECEIPT},
+        tools::{CHAIN, DEADLINE, EFFECT, HOPS, INTERFACE, RECEIPT},
     },
     mesh::PeerId,
     names::ToolName,
@@ -48,6 +48,9 @@ pub(super) fn params(
     meta.insert(HOPS.to_owned(), request.hops.saturating_add(1).into());
     if request.chain > 0 {
         meta.insert(CHAIN.to_owned(), request.chain.into());
+    }
+    if let Some(effect) = request.effect {
+        meta.insert(EFFECT.to_owned(), effect.to_string().into());
     }
     if let Some(interface) = interface {
         meta.insert(INTERFACE.to_owned(), interface.to_string().into());

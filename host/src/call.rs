@@ -3,6 +3,7 @@
 //! A [`Call`] is one kind of [`Request`] to a component. Doors build a [`Call`] and translate a [`ToolResult`] or a [`CallError`] back; the registry and everything inward know nothing else.
 
 mod error;
+pub mod inputs;
 pub mod interface;
 mod observer;
 mod trace;
@@ -14,7 +15,6 @@ use serde_json::Value;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use self::interface::InterfaceDigest;
 pub use self::{
     error::CallError,
     observer::{
@@ -23,6 +23,7 @@ pub use self::{
     },
     trace::TraceContext,
 };
+use self::{inputs::ClientLine, interface::InterfaceDigest};
 use crate::{
     memory::Reservation,
     mesh::PeerId,
@@ -56,6 +57,8 @@ pub struct Request {
     pub hops: u8,
     /// The legacy client's session; none in the modern era, which has none.
     pub session: Option<Session>,
+    /// The line to the client, for questions of the guest.
+    pub client: ClientLine,
 }
 
 /// A request to call a tool.
@@ -387,6 +390,7 @@ mod tests {
                 hops: 0,
                 chain: 0,
                 session: None,
+                client: ClientLine::default(),
             },
             tool: ToolName::new("t").expect("legal"),
             arguments: Value::Null,

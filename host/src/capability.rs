@@ -8,6 +8,7 @@ pub mod endpoint;
 pub mod events;
 pub mod files;
 pub mod http;
+mod inputs;
 pub mod keyvalue;
 mod logging;
 pub mod mesh;
@@ -117,6 +118,13 @@ pub const TABLE: &[Capability] = &[
         interfaces: &["mcpp:tool/types", "mcpp:endpoint/caller", "mcpp:endpoint/log", "mcpp:endpoint/progress"],
         access: Access::Everyone,
         link: endpoint::link,
+    },
+    Capability {
+        name: "client",
+        meaning: "ask the client of the running call: its user, its model, and for its roots, as far as it declared them",
+        interfaces: &["mcpp:client/inputs"],
+        access: Access::Everyone,
+        link: inputs::link,
     },
     Capability {
         name: "call",
@@ -337,6 +345,7 @@ mod tests {
             ("wasi:clocksmith/x@0.2.0", None),
             ("mcpp:endpoint/call@0.1.0", Some("call")),
             ("mcpp:endpoint/caller@0.1.0", Some("endpoint")),
+            ("mcpp:client/inputs@0.1.0", Some("client")),
             ("mcpp:delegation/rights@0.1.0", Some("call")),
             ("mcpp:mesh/types@0.1.0", Some("mesh")),
             ("mcpp:mesh/calls@0.1.0", Some("mesh-calls")),

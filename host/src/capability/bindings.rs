@@ -22,6 +22,7 @@ wasmtime::component::bindgen!({
             import mcpp:endpoint/log@0.1.0;
             import mcpp:endpoint/progress@0.1.0;
             import mcpp:endpoint/call@0.1.0;
+            import mcpp:client/inputs@0.1.0;
             import mcpp:delegation/rights@0.1.0;
             import mcpp:store/snapshots@0.1.1;
             import mcpp:store/transactions@0.1.1;
@@ -35,10 +36,11 @@ wasmtime::component::bindgen!({
             export mcpp:tool/tools@0.1.0;
         }
     ",
-    path: ["../wit/tool", "../wit/endpoint", "../wit/delegation", "../wit/store", "../wit/events", "../wit/mesh"],
+    path: ["../wit/tool", "../wit/endpoint", "../wit/client", "../wit/delegation", "../wit/store", "../wit/events", "../wit/mesh"],
     imports: {
         default: trappable,
         "mcpp:endpoint/call": async | trappable,
+        "mcpp:client/inputs.ask": async | trappable,
         "mcpp:delegation/rights.call-within": async | trappable,
         "mcpp:store/snapshots": async | trappable,
         "mcpp:store/transactions": async | trappable,

@@ -225,6 +225,7 @@ fn nested_call(
         chain: running.chain,
         hops: running.hops,
         session: running.session.clone(),
+        client: running.client.clone(),
     };
     Ok(Call { request, tool, arguments, interface: None })
 }

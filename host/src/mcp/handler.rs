@@ -23,17 +23,18 @@ use serde_json::Value;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
-    convert,
+    convert, inputs,
     pages::ListPages,
-    running::RunningCall,
+    parked::{Binding, ParkedCalls, Resumed},
+    running::{Attended, RunningCall, WayToAsk},
     session::Sessions,
     tools::{self, CHAIN, CallRequest, DEADLINE, HOPS, INTERFACE, RECEIPT, WayHere},
 };
 use crate::{
-    call::{LogLevel, Session, TraceContext},
+    call::{LogLevel, Session, TraceContext, inputs::Abilities},
     names::ToolName,
     registry::Registry,
-    tenant::{Principal, door::DoorPermit},
+    tenant::{Principal, SCOPE_TOOLS, door::DoorPermit},
 };
 
 /// The state that all handlers of a host share.
@@ -46,12 +47,19 @@ struct EndpointState {
     name: String,
     page_size: usize,
     pages: ListPages,
+    parked: ParkedCalls,
 }
 
 impl Endpoint {
     /// An endpoint that serves `registry`'s tools under a name.
     pub fn new(registry: Registry, name: String, page_size: usize) -> Self {
-        Self(Arc::new(EndpointState { registry, name, page_size, pages: ListPages::default() }))
+        Self(Arc::new(EndpointState {
+            registry,
+            name,
+            page_size,
+            pages: ListPages::default(),
+            parked: ParkedCalls::default(),
+        }))
     }
 
     /// The registry.
@@ -66,6 +74,11 @@ impl Endpoint {
     /// Pages of the list of tools that are kept as JSON.
     pub(super) fn pages(&self) -> &ListPages {
         &self.0.pages
+    }
+
+    /// Calls that wait for their clients' next request.
+    pub(super) fn parked(&self) -> &ParkedCalls {
+        &self.0.parked
     }
 
     pub(super) fn handler(&self, principal: Principal, sessions: Option<Arc<Sessions>>) -> ProtocolHandler {
@@ -159,6 +172,55 @@ impl ProtocolHandler {
         }
     }
 
+    /// Runs a call to its end, or until its client has to reply.
+    async fn attend(
+        &self,
+        mut running: RunningCall,
+        context: &RequestContext<RoleServer>,
+    ) -> Result<CallToolResponse, ErrorData> {
+        let way = if is_modern(context) { WayToAsk::InTheAnswer } else { WayToAsk::ByRequest };
+        let token = context.meta.get_progress_token();
+        let (wants_receipt, client) = (running.wants_receipt, running.client().clone());
+        let outcome = loop {
+            match running.forward(&context.peer, token.as_ref(), &context.ct, way).await {
+                Attended::Ended(outcome) => break outcome,
+                Attended::Asks(asking, round) => match self.endpoint.park(&self.principal, *asking, round) {
+                    Ok(required) => return Ok(CallToolResponse::InputRequired(required)),
+                    Err(goes_on) => running = *goes_on,
+                },
+            }
+        };
+        let undeclared = client.undeclared().filter(|_| way == WayToAsk::InTheAnswer);
+        let share = self.registry().share(&self.principal.tenant);
+        let (writer, signal) = (extension(&context.extensions), extension(&context.extensions));
+        let answer = tools::answer(outcome, wants_receipt, undeclared, writer, share, signal).await;
+        Ok(CallToolResponse::Complete(answer?))
+    }
+
+    /// The call that a retry goes on with; none for a request that is no retry.
+    fn resume(
+        &self,
+        request: &CallToolRequestParams,
+        context: &RequestContext<RoleServer>,
+    ) -> Result<Option<Resumed>, ErrorData> {
+        let Some(state) = request.request_state.as_deref().filter(|_| is_modern(context)) else { return Ok(None) };
+        let tool = ToolName::new(&request.name).ok().filter(|tool| self.principal.may_use(tool));
+        let tool = tool.ok_or_else(|| ErrorData::invalid_params(format!("unknown tool `{}`", request.name), None))?;
+        if !self.principal.scopes.contains(SCOPE_TOOLS) {
+            return Err(ErrorData::invalid_request("the caller lacks the scope `tools`", None));
+        }
+        let arguments = Value::Object(request.arguments.clone().unwrap_or_default());
+        let binding = Binding::of_call(&self.principal, tool.as_str(), &arguments);
+        self.leave_door(&tool, context);
+        let responses = request.input_responses.clone().unwrap_or_default();
+        self.endpoint.parked().resume(state, &binding, &responses).map(Some).map_err(|error| {
+            if let Some(signal) = extension::<RefusalSignal>(&context.extensions) {
+                signal.raise(None);
+            }
+            error.into()
+        })
+    }
+
     /// The session that the request is in; the modern era has none.
     fn session(&self, context: &RequestContext<RoleServer>) -> Option<Session> {
         match &self.sessions {
@@ -192,6 +254,14 @@ impl ProtocolHandler {
             }
         });
     }
+}
+
+/// What the client of a request may be asked.
+fn abilities(context: &RequestContext<RoleServer>) -> Abilities {
+    if is_modern(context) {
+        return context.meta.client_capabilities().as_ref().map(inputs::abilities).unwrap_or_default();
+    }
+    context.peer.peer_info().map(|client| inputs::abilities(&client.capabilities)).unwrap_or_default()
 }
 
 fn is_modern(context: &RequestContext<RoleServer>) -> bool {
@@ -260,6 +330,11 @@ impl ServerHandler for ProtocolHandler {
         let running = match HandedOver::take(&context.extensions) {
             Some(running) => running,
             None => {
+                match self.resume(&request, &context)? {
+                    Some(Resumed::Goes(running)) => return self.attend(*running, &context).await,
+                    Some(Resumed::AsksAgain(required)) => return Ok(CallToolResponse::InputRequired(required)),
+                    None => {}
+                }
                 let tool =
                     ToolName::new(&request.name).map_err(|error| ErrorData::invalid_params(error.to_string(), None))?;
                 let call = CallRequest {
@@ -272,17 +347,13 @@ impl ServerHandler for ProtocolHandler {
                     trace: trace(&context),
                     way: WayHere::read(context.meta.get(DEADLINE), context.meta.get(HOPS), context.meta.get(CHAIN)),
                     session: self.session(&context),
+                    abilities: abilities(&context),
                 };
                 self.leave_door(&call.tool, &context);
                 self.endpoint.begin_call(&self.principal, call)?
             }
         };
-        let wants_receipt = running.wants_receipt;
-        let outcome = running.forward(&context.peer, token.as_ref(), &context.ct).await;
-        let share = self.registry().share(&self.principal.tenant);
-        let (writer, signal) = (extension(&context.extensions), extension(&context.extensions));
-        let answer = tools::answer(outcome, wants_receipt, writer, share, signal).await;
-        Ok(CallToolResponse::Complete(answer?))
+        self.attend(running, &context).await
     }
 
     async fn set_level(

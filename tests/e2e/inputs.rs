@@ -184,7 +184,7 @@ async fn a_parked_call_does_not_survive_a_restart_and_its_state_says_so() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_that_does_not_come_back_gives_the_call_up_in_time() {
-    let host = host_with("input_ms = 100").await;
+    let host = host_with("input_ms = 1500").await;
     let (_, state) = ask(&host, ELICITATION).await;
     host.until("the guest gave up", async |host| waiting(host) == 0).await;
     let refused = call(&host, ELICITATION, retry(&state, json!({ "user_name": name("Ada") }))).await;

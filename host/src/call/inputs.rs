@@ -9,7 +9,7 @@ use std::{
 
 use serde_json::Value;
 use tokio::{
-    sync::{Notify, futures::Notified, mpsc, oneshot},
+    sync::{Notify, mpsc, oneshot},
     time::Instant,
 };
 
@@ -296,9 +296,26 @@ impl CallClock {
         self.stops().now.is_some()
     }
 
-    /// Resolves when it goes on; to be made before [`CallClock::stands_still`] is asked.
-    pub fn goes_on(&self) -> Notified<'_> {
-        self.goes_on.notified()
+    /// Resolves when a deadline is reached that moves by the time for which the clock has stood still since `before`. No timer runs while it stands still.
+    pub async fn reach(&self, deadline: Instant, before: Duration) {
+        loop {
+            let mut goes_on = std::pin::pin!(self.goes_on.notified());
+            goes_on.as_mut().enable();
+            if self.stands_still() {
+                goes_on.await;
+                continue;
+            }
+            let moved = self.moved(deadline, before);
+            if Instant::now() >= moved {
+                return;
+            }
+            tokio::time::sleep_until(moved).await;
+        }
+    }
+
+    /// Where such a deadline has moved to.
+    pub fn moved(&self, deadline: Instant, before: Duration) -> Instant {
+        deadline.checked_add(self.stood_still().saturating_sub(before)).unwrap_or(deadline)
     }
 
     /// Stops it until the value is dropped.

@@ -26,25 +26,15 @@ impl RunClock {
 
     /// Where a deadline has moved to.
     pub(super) fn moved(&self, deadline: Instant) -> Instant {
-        deadline.checked_add(self.clock.stood_still().saturating_sub(self.before)).unwrap_or(deadline)
+        self.clock.moved(deadline, self.before)
     }
 }
 
 /// Resolves when a deadline is reached. No timer runs while the clock stands still.
 pub(super) async fn reached(deadline: Instant, clock: Option<&RunClock>) {
-    let Some(clock) = clock else { return tokio::time::sleep_until(deadline).await };
-    loop {
-        let mut goes_on = std::pin::pin!(clock.clock.goes_on());
-        goes_on.as_mut().enable();
-        if clock.clock.stands_still() {
-            goes_on.await;
-            continue;
-        }
-        let deadline = clock.moved(deadline);
-        if Instant::now() >= deadline {
-            return;
-        }
-        tokio::time::sleep_until(deadline).await;
+    match clock {
+        Some(clock) => clock.clock.reach(deadline, clock.before).await,
+        None => tokio::time::sleep_until(deadline).await,
     }
 }
 

@@ -2,6 +2,8 @@
 //!
 //! A handler belongs to one principal, taken from the door when the handler is made: once a session in the legacy era, once a request in the modern.
 
+mod asking;
+
 use std::{
     sync::{Arc, Mutex, OnceLock, PoisonError},
     time::Duration,
@@ -23,18 +25,18 @@ use serde_json::Value;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
-    convert, inputs,
+    convert,
     pages::ListPages,
-    parked::{Binding, ParkedCalls, Resumed},
-    running::{Attended, RunningCall, WayToAsk},
+    parked::{ParkedCalls, Resumed},
+    running::RunningCall,
     session::Sessions,
     tools::{self, CHAIN, CallRequest, DEADLINE, HOPS, INTERFACE, RECEIPT, WayHere},
 };
 use crate::{
-    call::{LogLevel, Session, TraceContext, inputs::Abilities},
+    call::{LogLevel, Session, TraceContext},
     names::ToolName,
     registry::Registry,
-    tenant::{Principal, SCOPE_TOOLS, door::DoorPermit},
+    tenant::{Principal, door::DoorPermit},
 };
 
 /// The state that all handlers of a host share.
@@ -172,55 +174,6 @@ impl ProtocolHandler {
         }
     }
 
-    /// Runs a call to its end, or until its client has to reply.
-    async fn attend(
-        &self,
-        mut running: RunningCall,
-        context: &RequestContext<RoleServer>,
-    ) -> Result<CallToolResponse, ErrorData> {
-        let way = if is_modern(context) { WayToAsk::InTheAnswer } else { WayToAsk::ByRequest };
-        let token = context.meta.get_progress_token();
-        let (wants_receipt, client) = (running.wants_receipt, running.client().clone());
-        let outcome = loop {
-            match running.forward(&context.peer, token.as_ref(), &context.ct, way).await {
-                Attended::Ended(outcome) => break outcome,
-                Attended::Asks(asking, round) => match self.endpoint.park(&self.principal, *asking, round) {
-                    Ok(required) => return Ok(CallToolResponse::InputRequired(required)),
-                    Err(goes_on) => running = *goes_on,
-                },
-            }
-        };
-        let undeclared = client.undeclared().filter(|_| way == WayToAsk::InTheAnswer);
-        let share = self.registry().share(&self.principal.tenant);
-        let (writer, signal) = (extension(&context.extensions), extension(&context.extensions));
-        let answer = tools::answer(outcome, wants_receipt, undeclared, writer, share, signal).await;
-        Ok(CallToolResponse::Complete(answer?))
-    }
-
-    /// The call that a retry goes on with; none for a request that is no retry.
-    fn resume(
-        &self,
-        request: &CallToolRequestParams,
-        context: &RequestContext<RoleServer>,
-    ) -> Result<Option<Resumed>, ErrorData> {
-        let Some(state) = request.request_state.as_deref().filter(|_| is_modern(context)) else { return Ok(None) };
-        let tool = ToolName::new(&request.name).ok().filter(|tool| self.principal.may_use(tool));
-        let tool = tool.ok_or_else(|| ErrorData::invalid_params(format!("unknown tool `{}`", request.name), None))?;
-        if !self.principal.scopes.contains(SCOPE_TOOLS) {
-            return Err(ErrorData::invalid_request("the caller lacks the scope `tools`", None));
-        }
-        let arguments = Value::Object(request.arguments.clone().unwrap_or_default());
-        let binding = Binding::of_call(&self.principal, tool.as_str(), &arguments);
-        self.leave_door(&tool, context);
-        let responses = request.input_responses.clone().unwrap_or_default();
-        self.endpoint.parked().resume(state, &binding, &responses).map(Some).map_err(|error| {
-            if let Some(signal) = extension::<RefusalSignal>(&context.extensions) {
-                signal.raise(None);
-            }
-            error.into()
-        })
-    }
-
     /// The session that the request is in; the modern era has none.
     fn session(&self, context: &RequestContext<RoleServer>) -> Option<Session> {
         match &self.sessions {
@@ -254,14 +207,6 @@ impl ProtocolHandler {
             }
         });
     }
-}
-
-/// What the client of a request may be asked.
-fn abilities(context: &RequestContext<RoleServer>) -> Abilities {
-    if is_modern(context) {
-        return context.meta.client_capabilities().as_ref().map(inputs::abilities).unwrap_or_default();
-    }
-    context.peer.peer_info().map(|client| inputs::abilities(&client.capabilities)).unwrap_or_default()
 }
 
 fn is_modern(context: &RequestContext<RoleServer>) -> bool {
@@ -347,7 +292,7 @@ impl ServerHandler for ProtocolHandler {
                     trace: trace(&context),
                     way: WayHere::read(context.meta.get(DEADLINE), context.meta.get(HOPS), context.meta.get(CHAIN)),
                     session: self.session(&context),
-                    abilities: abilities(&context),
+                    abilities: asking::abilities(&context),
                 };
                 self.leave_door(&call.tool, &context);
                 self.endpoint.begin_call(&self.principal, call)?

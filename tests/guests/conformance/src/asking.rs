@@ -43,7 +43,7 @@ fn said<T: Serialize>(answer: &Answer<T>) -> String {
 
 /// Has the client's model answer.
 #[tool]
-pub fn test_sampling(
+pub(crate) fn test_sampling(
     /// The prompt.
     prompt: String,
 ) -> Result<Output, Error> {
@@ -53,7 +53,7 @@ pub fn test_sampling(
 
 /// Asks the user for a name and an address.
 #[tool]
-pub fn test_elicitation(
+pub(crate) fn test_elicitation(
     /// The message to show.
     message: String,
 ) -> Result<Output, Error> {
@@ -69,7 +69,7 @@ fn form(name: &str, message: &str, schema: Value) -> Result<Answer<Value>, Error
 
 /// Asks with a default for each kind of value.
 #[tool]
-pub fn test_elicitation_sep1034_defaults() -> Result<Output, Error> {
+pub(crate) fn test_elicitation_sep1034_defaults() -> Result<Output, Error> {
     let schema = json!({
         "type": "object",
         "properties": {
@@ -86,7 +86,7 @@ pub fn test_elicitation_sep1034_defaults() -> Result<Output, Error> {
 
 /// Asks with each kind of choice.
 #[tool]
-pub fn test_elicitation_sep1330_enums() -> Result<Output, Error> {
+pub(crate) fn test_elicitation_sep1330_enums() -> Result<Output, Error> {
     let titled = |titles: [&str; 3]| -> Value {
         let choice = |(at, title): (usize, &&str)| json!({ "const": format!("value{}", at + 1), "title": title });
         titles.iter().enumerate().map(choice).collect()
@@ -126,13 +126,13 @@ fn name(round_name: &str, message: &str) -> Result<String, Error> {
 
 /// Asks for a name.
 #[tool]
-pub fn test_input_required_result_elicitation() -> Result<Output, Error> {
+pub(crate) fn test_input_required_result_elicitation() -> Result<Output, Error> {
     Ok(Output::text(format!("Hello, {}!", name("user_name", "What is your name?")?)))
 }
 
 /// Has the client's model answer.
 #[tool]
-pub fn test_input_required_result_sampling() -> Result<Output, Error> {
+pub(crate) fn test_input_required_result_sampling() -> Result<Output, Error> {
     let mut round = Round::new();
     let sampled = round.sample("capital_question", Sample::of("What is the capital of France?", 100));
     Ok(Output::text(round.ask()?.take(sampled)?.text()))
@@ -140,7 +140,7 @@ pub fn test_input_required_result_sampling() -> Result<Output, Error> {
 
 /// Asks for the client's roots.
 #[tool]
-pub fn test_input_required_result_list_roots() -> Result<Output, Error> {
+pub(crate) fn test_input_required_result_list_roots() -> Result<Output, Error> {
     let mut round = Round::new();
     let roots = round.roots("client_roots");
     let roots = round.ask()?.take(roots)?;
@@ -155,19 +155,19 @@ fn confirmed() -> Result<bool, Error> {
 
 /// Asks for a confirmation.
 #[tool]
-pub fn test_input_required_result_request_state() -> Result<Output, Error> {
+pub(crate) fn test_input_required_result_request_state() -> Result<Output, Error> {
     Ok(Output::text(format!("state-ok: {}", confirmed()?)))
 }
 
 /// Asks for a confirmation, whose state the suite changes.
 #[tool]
-pub fn test_input_required_result_tampered_state() -> Result<Output, Error> {
+pub(crate) fn test_input_required_result_tampered_state() -> Result<Output, Error> {
     Ok(Output::text(format!("confirmed: {}", confirmed()?)))
 }
 
 /// Asks three things at once.
 #[tool]
-pub fn test_input_required_result_multiple_inputs() -> Result<Output, Error> {
+pub(crate) fn test_input_required_result_multiple_inputs() -> Result<Output, Error> {
     let mut round = Round::new();
     let name = round.form::<Name>("user_name", "What is your name?");
     let greeting = round.sample("greeting", Sample::of("Generate a greeting", 50));
@@ -180,7 +180,7 @@ pub fn test_input_required_result_multiple_inputs() -> Result<Output, Error> {
 
 /// Asks twice.
 #[tool]
-pub fn test_input_required_result_multi_round() -> Result<Output, Error> {
+pub(crate) fn test_input_required_result_multi_round() -> Result<Output, Error> {
     let name = name("step1", "Step 1: What is your name?")?;
     let mut round = Round::new();
     let color = round.form::<Color>("step2", "Step 2: What is your favorite color?");
@@ -193,7 +193,7 @@ pub fn test_input_required_result_multi_round() -> Result<Output, Error> {
 
 /// Asks whatever the client can be asked.
 #[tool]
-pub fn test_input_required_result_capabilities() -> Result<Output, Error> {
+pub(crate) fn test_input_required_result_capabilities() -> Result<Output, Error> {
     let declared = client::declared();
     let mut round = Round::new();
     if declared.form {
@@ -211,12 +211,12 @@ pub fn test_input_required_result_capabilities() -> Result<Output, Error> {
 
 /// Needs the client's model.
 #[tool]
-pub fn test_missing_capability() -> Result<Output, Error> {
+pub(crate) fn test_missing_capability() -> Result<Output, Error> {
     Ok(Output::text(client::sample(Sample::of("Hello", 10))?.text()))
 }
 
 /// Asks the user, on a request whose answer may be a stream.
 #[tool]
-pub fn test_streaming_elicitation() -> Result<Output, Error> {
+pub(crate) fn test_streaming_elicitation() -> Result<Output, Error> {
     Ok(Output::text(format!("Hello, {}!", name("user_name", "What is your name?")?)))
 }

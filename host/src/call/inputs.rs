@@ -73,7 +73,7 @@ impl Ability {
 
 /// One question to a client. Its parts are within bounds.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Question {
+pub enum InputQuestion {
     /// A form for the user.
     Form {
         /// For the user.
@@ -94,7 +94,7 @@ pub enum Question {
     Roots,
 }
 
-impl Question {
+impl InputQuestion {
     /// The ability that it needs.
     pub fn ability(&self) -> Ability {
         match self {
@@ -188,7 +188,7 @@ pub enum AskError {
 #[derive(Debug)]
 pub struct Round {
     /// The questions, by name.
-    pub questions: Vec<(String, Question)>,
+    pub questions: Vec<(String, InputQuestion)>,
     /// Receiver of the replies, in the order of the questions.
     pub replies: oneshot::Sender<Result<Vec<Reply>, AskError>>,
     /// Memory of the questions.
@@ -199,10 +199,10 @@ pub struct Round {
 
 /// A call's line to its client. Clones are the same line; nested calls have that of the call around them.
 #[derive(Debug, Clone, Default)]
-pub struct ClientLine(Option<Arc<LineState>>);
+pub struct ClientLine(Option<Arc<ClientLineState>>);
 
 #[derive(Debug)]
-struct LineState {
+struct ClientLineState {
     abilities: Abilities,
     rounds: Option<mpsc::Sender<Round>>,
     clock: Arc<CallClock>,
@@ -216,7 +216,7 @@ impl ClientLine {
             true => Some(mpsc::channel(1)).unzip(),
             false => (None, None),
         };
-        let state = LineState { abilities, rounds, clock: Arc::default(), undeclared: OnceLock::new() };
+        let state = ClientLineState { abilities, rounds, clock: Arc::default(), undeclared: OnceLock::new() };
         (Self(Some(Arc::new(state))), receiver)
     }
 
@@ -237,7 +237,7 @@ impl ClientLine {
     }
 
     /// Checks that the client declared all that the questions need.
-    pub fn check(&self, questions: &[(String, Question)]) -> Result<(), AskError> {
+    pub fn check(&self, questions: &[(String, InputQuestion)]) -> Result<(), AskError> {
         let Some(line) = &self.0 else { return Err(AskError::NoClient) };
         let missing = questions.iter().map(|(_, asked)| asked.ability()).find(|ability| !line.abilities.has(*ability));
         match missing {
@@ -252,7 +252,7 @@ impl ClientLine {
     /// Asks a round of questions and waits for the replies.
     pub async fn ask(
         &self,
-        questions: Vec<(String, Question)>,
+        questions: Vec<(String, InputQuestion)>,
         memory: Reservation,
         until: Instant,
     ) -> Result<Vec<Reply>, AskError> {
@@ -369,9 +369,12 @@ mod tests {
     fn the_first_undeclared_ability_is_kept() {
         let (line, rounds) = ClientLine::new(Abilities { form: true, ..Abilities::default() });
         assert!(rounds.is_some());
-        let form = || ("f".to_owned(), Question::Form { message: "m".into(), schema: Value::Null });
+        let form = || ("f".to_owned(), InputQuestion::Form { message: "m".into(), schema: Value::Null });
         assert_eq!(line.check(&[form()]), Ok(()));
-        assert_eq!(line.check(&[form(), ("r".into(), Question::Roots)]), Err(AskError::Undeclared(Ability::Roots)));
+        assert_eq!(
+            line.check(&[form(), ("r".into(), InputQuestion::Roots)]),
+            Err(AskError::Undeclared(Ability::Roots))
+        );
         assert_eq!(line.undeclared(), Some(Ability::Roots));
         assert_eq!(ClientLine::default().check(&[form()]), Err(AskError::NoClient));
     }

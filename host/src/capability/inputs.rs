@@ -12,7 +12,7 @@ use super::endpoint::EndpointView;
 use crate::{
     call::{
         Content,
-        inputs::{Ability, AskError, ModelChoice, ModelMessage, Question, Reply, Sample},
+        inputs::{Ability, AskError, InputQuestion, ModelChoice, ModelMessage, Reply, Sample},
     },
     capability::{
         bindings::mcpp::client::inputs::{self, InputError},
@@ -127,7 +127,7 @@ fn block_bytes(block: &crate::capability::bindings::mcpp::tool::types::Content) 
 fn checked(
     questions: Vec<inputs::NamedQuestion>,
     hidden: impl Fn(String) -> String,
-) -> Result<Vec<(String, Question)>, String> {
+) -> Result<Vec<(String, InputQuestion)>, String> {
     if questions.is_empty() || questions.len() > MAX_QUESTIONS {
         return Err(format!("{} questions; 1 to {MAX_QUESTIONS} are allowed", questions.len()));
     }
@@ -147,7 +147,7 @@ fn checked(
     Ok(found)
 }
 
-fn read(question: inputs::Question, hidden: &impl Fn(String) -> String) -> Result<Question, String> {
+fn read(question: inputs::Question, hidden: &impl Fn(String) -> String) -> Result<InputQuestion, String> {
     Ok(match question {
         inputs::Question::Form(inputs::Form { message, schema }) => {
             check_message(&message)?;
@@ -157,16 +157,16 @@ fn read(question: inputs::Question, hidden: &impl Fn(String) -> String) -> Resul
             }
             let schema: Value =
                 serde_json::from_str(&schema).map_err(|error| format!("its schema is not JSON: {error}"))?;
-            Question::Form { message: hidden(message), schema }
+            InputQuestion::Form { message: hidden(message), schema }
         }
         inputs::Question::Url(inputs::Page { message, url }) => {
             check_message(&message)?;
             let url = hidden(url);
             check_url(&url)?;
-            Question::Url { message: hidden(message), url }
+            InputQuestion::Url { message: hidden(message), url }
         }
-        inputs::Question::Sample(sample) => Question::Sample(read_sample(sample, hidden)?),
-        inputs::Question::Roots => Question::Roots,
+        inputs::Question::Sample(sample) => InputQuestion::Sample(read_sample(sample, hidden)?),
+        inputs::Question::Roots => InputQuestion::Roots,
     })
 }
 

@@ -5,25 +5,25 @@ use std::io::{self, BufRead, Write};
 use serde_json::{Map, Number, Value};
 
 use super::clean;
-use crate::call::inputs::{Question, Reply};
+use crate::call::inputs::{InputQuestion, Reply};
 
 /// Asks on standard error and reads from standard input. What ends or breaks the input cancels.
-pub(super) fn at_terminal(question: &Question) -> Reply {
+pub(super) fn at_terminal(question: &InputQuestion) -> Reply {
     ask(question, &mut io::stdin().lock(), &mut io::stderr().lock()).unwrap_or(Reply::Cancelled)
 }
 
-fn ask(question: &Question, input: &mut impl BufRead, output: &mut impl Write) -> io::Result<Reply> {
+fn ask(question: &InputQuestion, input: &mut impl BufRead, output: &mut impl Write) -> io::Result<Reply> {
     match question {
-        Question::Form { message, schema } => {
+        InputQuestion::Form { message, schema } => {
             writeln!(output, "The tool asks: {}", clean(message))?;
             let Some(values) = fill(schema, input, output)? else { return Ok(Reply::Cancelled) };
             consent("Send this?", Reply::Accepted(Some(Value::Object(values))), input, output)
         }
-        Question::Url { message, url } => {
+        InputQuestion::Url { message, url } => {
             writeln!(output, "The tool asks you to open a page: {}\n  {}", clean(message), clean(url))?;
             consent("Do you open it?", Reply::Accepted(None), input, output)
         }
-        Question::Sample(_) | Question::Roots => Ok(Reply::Declined),
+        InputQuestion::Sample(_) | InputQuestion::Roots => Ok(Reply::Declined),
     }
 }
 
@@ -135,7 +135,7 @@ mod tests {
 
     use super::*;
 
-    fn form() -> Question {
+    fn form() -> InputQuestion {
         let schema = json!({
             "type": "object",
             "properties": {
@@ -147,10 +147,10 @@ mod tests {
             },
             "required": ["name", "size"],
         });
-        Question::Form { message: "An order".into(), schema }
+        InputQuestion::Form { message: "An order".into(), schema }
     }
 
-    fn answered(question: &Question, lines: &str) -> (Reply, String) {
+    fn answered(question: &InputQuestion, lines: &str) -> (Reply, String) {
         let mut output = Vec::new();
         let reply = ask(question, &mut lines.as_bytes(), &mut output).expect("memory does not fail");
         (reply, String::from_utf8(output).expect("text"))
@@ -174,7 +174,7 @@ mod tests {
         assert_eq!(answered(&form(), &format!("{lines}n\n")).0, Reply::Declined);
         assert_eq!(answered(&form(), &format!("{lines}c\n")).0, Reply::Cancelled);
         assert_eq!(answered(&form(), "Ada\n").0, Reply::Cancelled);
-        let page = Question::Url { message: "Log in".into(), url: "https://example.com/".into() };
+        let page = InputQuestion::Url { message: "Log in".into(), url: "https://example.com/".into() };
         assert_eq!(answered(&page, "what?\nyes\n").0, Reply::Accepted(None));
         assert_eq!(answered(&page, "").0, Reply::Cancelled);
     }

@@ -22,7 +22,7 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use super::convert::BUSY;
-use crate::call::inputs::{CallClock, Question, Reply};
+use crate::call::inputs::{CallClock, InputQuestion, Reply};
 
 /// The first wait before a request is repeated; each further one is twice as long.
 const FIRST_WAIT: Duration = Duration::from_millis(200);
@@ -113,7 +113,7 @@ pub struct Answer {
 pub type OnProgress = Arc<dyn Fn(f64, Option<f64>, Option<&str>) + Send + Sync>;
 
 /// The client's user: answers a form or a page.
-pub type OnQuestion = Arc<dyn Fn(Question) -> BoxFuture<'static, Reply> + Send + Sync>;
+pub type OnQuestion = Arc<dyn Fn(InputQuestion) -> BoxFuture<'static, Reply> + Send + Sync>;
 
 struct ProgressHandler {
     on_progress: OnProgress,
@@ -145,9 +145,9 @@ impl ClientHandler for ProgressHandler {
             ElicitRequestParams::FormElicitationParams { message, requested_schema, .. } => {
                 let schema = serde_json::to_value(requested_schema);
                 let schema = schema.map_err(|error| ErrorData::invalid_params(error.to_string(), None))?;
-                Question::Form { message, schema }
+                InputQuestion::Form { message, schema }
             }
-            ElicitRequestParams::UrlElicitationParams { message, url, .. } => Question::Url { message, url },
+            ElicitRequestParams::UrlElicitationParams { message, url, .. } => InputQuestion::Url { message, url },
             _ => return Ok(ElicitResult::new(ElicitationAction::Decline)),
         };
         let Some(user) = &self.on_question else { return Ok(ElicitResult::new(ElicitationAction::Decline)) };

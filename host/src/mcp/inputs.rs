@@ -12,7 +12,7 @@ use super::convert;
 use crate::{
     call::{
         Content,
-        inputs::{Abilities, Ability, AskError, ModelMessage, Question, Reply, Round, Sample},
+        inputs::{Abilities, Ability, AskError, InputQuestion, ModelMessage, Reply, Round, Sample},
     },
     registry::schema::Schema,
 };
@@ -64,23 +64,23 @@ pub(super) fn undeclared(ability: Ability) -> ErrorData {
 }
 
 /// A question as the client reads it. Fails if MCP does not allow it.
-pub(super) fn request(question: &Question) -> Result<InputRequest, AskError> {
+pub(super) fn request(question: &InputQuestion) -> Result<InputRequest, AskError> {
     let invalid = |error: serde_json::Error| AskError::Invalid(error.to_string());
     Ok(match question {
-        Question::Form { message, schema } => {
+        InputQuestion::Form { message, schema } => {
             Schema::compile(schema.clone()).map_err(|error| AskError::Invalid(crate::error::chain(&error)))?;
             let params = json!({ "mode": "form", "message": message, "requestedSchema": schema });
             InputRequest::Elicitation(ElicitRequest::new(serde_json::from_value(params).map_err(invalid)?))
         }
-        Question::Url { message, url } => {
+        InputQuestion::Url { message, url } => {
             let params = json!({ "mode": "url", "message": message, "url": url, "elicitationId": "" });
             InputRequest::Elicitation(ElicitRequest::new(serde_json::from_value(params).map_err(invalid)?))
         }
-        Question::Sample(sample) => {
+        InputQuestion::Sample(sample) => {
             let request = json!({ "method": "sampling/createMessage", "params": sample_params(sample) });
             InputRequest::CreateMessage(serde_json::from_value(request).map_err(invalid)?)
         }
-        Question::Roots => {
+        InputQuestion::Roots => {
             InputRequest::ListRoots(serde_json::from_value(json!({ "method": "roots/list" })).map_err(invalid)?)
         }
     })
@@ -125,15 +125,15 @@ fn message_json(message: &ModelMessage) -> Value {
 }
 
 /// A client's reply in our words; else why it is none.
-pub(super) fn reply(question: &Question, reply: Value) -> Result<Reply, String> {
+pub(super) fn reply(question: &InputQuestion, reply: Value) -> Result<Reply, String> {
     match question {
-        Question::Form { schema, .. } => elicited(&reply, |content| match content {
+        InputQuestion::Form { schema, .. } => elicited(&reply, |content| match content {
             Some(values) => matching(schema, values).map(Some),
             None => Err("the form was accepted without values".into()),
         }),
-        Question::Url { .. } => elicited(&reply, |_| Ok(None)),
-        Question::Sample(_) => sampled(reply),
-        Question::Roots => roots(&reply),
+        InputQuestion::Url { .. } => elicited(&reply, |_| Ok(None)),
+        InputQuestion::Sample(_) => sampled(reply),
+        InputQuestion::Roots => roots(&reply),
     }
 }
 
@@ -205,7 +205,7 @@ pub(super) async fn ask(peer: &Peer<RoleServer>, round: Round) {
     drop(memory);
 }
 
-async fn ask_one(peer: &Peer<RoleServer>, question: &Question) -> Result<Reply, AskError> {
+async fn ask_one(peer: &Peer<RoleServer>, question: &InputQuestion) -> Result<Reply, AskError> {
     let request = match request(question)? {
         InputRequest::Elicitation(mut request) => {
             if let rmcp::model::ElicitRequestParams::UrlElicitationParams { elicitation_id, .. } = &mut request.params {
@@ -240,13 +240,13 @@ fn random_id() -> String {
 mod tests {
     use super::*;
 
-    fn form() -> Question {
+    fn form() -> InputQuestion {
         let schema = json!({
             "type": "object",
             "properties": { "name": { "type": "string", "minLength": 2 }, "age": { "type": "integer" } },
             "required": ["name"],
         });
-        Question::Form { message: "Who?".into(), schema }
+        InputQuestion::Form { message: "Who?".into(), schema }
     }
 
     #[test]
@@ -271,7 +271,7 @@ mod tests {
     #[test]
     fn a_nested_form_is_no_form() {
         let nested = json!({ "type": "object", "properties": { "a": { "type": "object", "properties": {} } } });
-        let asked = request(&Question::Form { message: "m".into(), schema: nested });
+        let asked = request(&InputQuestion::Form { message: "m".into(), schema: nested });
         assert!(matches!(asked, Err(AskError::Invalid(_))), "{asked:?}");
         assert!(request(&form()).is_ok());
     }

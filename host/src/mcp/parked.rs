@@ -145,7 +145,7 @@ impl ParkedCalls {
             let _the_guest_may_be_gone = questions.replies.send(Err(error));
             Err(Box::new(running))
         };
-        let (requests, Some(binding)) = (requests, running.binding().map(Binding::of_request)) else {
+        let (requests, Some(binding)) = (requests, running.binding().map(RequestBinding::of_request)) else {
             return refuse(questions, running, AskError::NoClient);
         };
         let requests = match requests {
@@ -173,7 +173,7 @@ impl ParkedCalls {
     pub(super) fn resume(
         &self,
         state: &str,
-        binding: &Binding,
+        binding: &RequestBinding,
         responses: &InputResponses,
     ) -> Result<Resumed, CannotResume> {
         let key = self.key().ok_or(CannotResume::Gone)?;
@@ -246,14 +246,14 @@ impl ParkedRound {
 
 /// Who makes a request, and which one.
 #[derive(Debug, Clone)]
-pub(super) struct Binding {
+pub(super) struct RequestBinding {
     /// The hash of the caller.
     caller: [u8; 32],
     /// The hash of the method and its parameters.
     request: [u8; 32],
 }
 
-impl Binding {
+impl RequestBinding {
     /// The call of a tool by a principal.
     pub(super) fn of_call(principal: &Principal, tool: &str, arguments: &Value) -> Self {
         let mut request = blake3::Hasher::new();
@@ -317,8 +317,9 @@ mod tests {
 
     #[test]
     fn a_request_is_the_same_whatever_the_order_of_its_members_and_no_other() {
-        let of =
-            |tool: &str, arguments: Value| Binding::of_call(&Principal::local_user(), tool, &arguments).of_request();
+        let of = |tool: &str, arguments: Value| {
+            RequestBinding::of_call(&Principal::local_user(), tool, &arguments).of_request()
+        };
         let one = of("t", json!({ "a": 1, "b": ["x", { "c": null, "d": 2 }] }));
         assert_eq!(one, of("t", json!({ "b": ["x", { "d": 2, "c": null }], "a": 1 })));
         for (tool, other) in [
@@ -332,7 +333,7 @@ mod tests {
         let stranger = Principal { subject: "stranger".into(), ..Principal::local_user() };
         let reborn = Principal { incarnation: Some("1".to_owned()).into(), ..Principal::local_user() };
         for other in [stranger, reborn] {
-            let of_other = Binding::of_call(&other, "t", &json!({ "a": 1 }));
+            let of_other = RequestBinding::of_call(&other, "t", &json!({ "a": 1 }));
             assert_ne!(of("t", json!({ "a": 1 })), of_other.of_request());
         }
     }

@@ -19,7 +19,7 @@ use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::{convert, inputs, parked::Binding};
+use super::{convert, inputs, parked::RequestBinding};
 use crate::{
     call::{
         CallError, CallEvent, Receipt, ToolResult, WaitingEvent, event_dropped,
@@ -58,7 +58,7 @@ pub(super) enum WayToAsk {
 }
 
 /// How far a call came.
-pub(super) enum Attended {
+pub(super) enum CallTurn {
     Ended(CallOutcome),
     /// Its client has to reply first.
     Asks(Box<RunningCall>, Round),
@@ -70,7 +70,7 @@ pub(super) struct AskedCall {
     client: ClientLine,
     first: Option<Round>,
     rest: Option<mpsc::Receiver<Round>>,
-    binding: Option<Binding>,
+    binding: Option<RequestBinding>,
     id: Option<u128>,
     rounds_so_far: u32,
     /// Whether the call runs in a task of its own.
@@ -79,7 +79,11 @@ pub(super) struct AskedCall {
 
 impl AskedCall {
     /// Those that come on a line, for a call that is bound to its caller and its parameters.
-    pub(super) fn new(client: ClientLine, rest: Option<mpsc::Receiver<Round>>, binding: Option<Binding>) -> Self {
+    pub(super) fn new(
+        client: ClientLine,
+        rest: Option<mpsc::Receiver<Round>>,
+        binding: Option<RequestBinding>,
+    ) -> Self {
         Self { client, first: None, rest, binding, id: None, rounds_so_far: 0, is_driven: false }
     }
 
@@ -155,7 +159,7 @@ impl RunningCall {
     }
 
     /// Caller and request; none if the client cannot be asked.
-    pub(super) fn binding(&self) -> Option<&Binding> {
+    pub(super) fn binding(&self) -> Option<&RequestBinding> {
         self.asked.binding.as_ref()
     }
 
@@ -240,7 +244,7 @@ impl RunningCall {
         token: Option<&ProgressToken>,
         ct: &CancellationToken,
         way: WayToAsk,
-    ) -> Attended {
+    ) -> CallTurn {
         let cancel = self.cancel.clone();
         let stop_guest = cancel.clone().drop_guard();
         let round = {
@@ -254,12 +258,12 @@ impl RunningCall {
                 }
             };
             match attended {
-                Ok(outcome) => return Attended::Ended(outcome),
+                Ok(outcome) => return CallTurn::Ended(outcome),
                 Err(round) => round,
             }
         };
         drop(stop_guest.disarm());
-        Attended::Asks(Box::new(self), round)
+        CallTurn::Asks(Box::new(self), round)
     }
 
     /// The outcome, or the questions that come before it.

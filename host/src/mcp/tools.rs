@@ -12,7 +12,7 @@ use super::{
     convert,
     handler::{Endpoint, RefusalSignal},
     inputs,
-    parked::Binding,
+    parked::RequestBinding,
     running::{AskedCall, CallEvents, CallOutcome, RunningCall},
     written::{self, ResultWriter},
 };
@@ -144,7 +144,7 @@ impl Endpoint {
         let (cancel, wants_receipt) = (CancellationToken::new(), request.wants_receipt);
         let CallRequest { tool, arguments, interface, trace, session, way, abilities, .. } = request;
         let (client, rounds) = ClientLine::new(abilities);
-        let binding = rounds.is_some().then(|| Binding::of_call(principal, tool.as_str(), &arguments));
+        let binding = rounds.is_some().then(|| RequestBinding::of_call(principal, tool.as_str(), &arguments));
         let request = Request {
             principal: principal.clone(),
             deadline: way.patience.and_then(|patience| Instant::now().checked_add(patience)),

@@ -12,8 +12,8 @@ use crate::{
     call::inputs::Abilities,
     mcp::{
         inputs,
-        parked::{Binding, Resumed},
-        running::{Attended, RunningCall, WayToAsk},
+        parked::{RequestBinding, Resumed},
+        running::{CallTurn, RunningCall, WayToAsk},
         tools,
     },
     names::ToolName,
@@ -32,8 +32,8 @@ impl ProtocolHandler {
         let (wants_receipt, client) = (running.wants_receipt, running.client().clone());
         let outcome = loop {
             match running.forward(&context.peer, token.as_ref(), &context.ct, way).await {
-                Attended::Ended(outcome) => break outcome,
-                Attended::Asks(asking, round) => match self.endpoint.park(&self.principal, *asking, round) {
+                CallTurn::Ended(outcome) => break outcome,
+                CallTurn::Asks(asking, round) => match self.endpoint.park(&self.principal, *asking, round) {
                     Ok(required) => return Ok(CallToolResponse::InputRequired(required)),
                     Err(goes_on) => running = *goes_on,
                 },
@@ -59,7 +59,7 @@ impl ProtocolHandler {
             return Err(ErrorData::invalid_request("the caller lacks the scope `tools`", None));
         }
         let arguments = Value::Object(request.arguments.clone().unwrap_or_default());
-        let binding = Binding::of_call(&self.principal, tool.as_str(), &arguments);
+        let binding = RequestBinding::of_call(&self.principal, tool.as_str(), &arguments);
         self.leave_door(&tool, context);
         let responses = request.input_responses.clone().unwrap_or_default();
         self.endpoint.parked().resume(state, &binding, &responses).map(Some).map_err(|error| {

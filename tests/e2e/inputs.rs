@@ -4,6 +4,7 @@ use std::{collections::BTreeSet, path::Path};
 
 use mcpp::{
     auth::tokens::{NewToken, TokenFile},
+    memory::MemoryUse,
     names::TenantId,
     tenant::{SCOPE_TOOLS, home::Homes},
 };
@@ -290,20 +291,16 @@ async fn a_thousand_parked_calls_are_on_their_tenants_account() {
         config.memory.guest_bytes = 16 << 30;
     })
     .await;
-    let used = async |pool: &str| {
-        let lines = host.metric("mcpp_memory_bytes").await;
-        let line = lines.iter().find(|line| line.contains(&format!("pool=\"{pool}\"")) && line.contains("tenant=\"\""));
-        line.and_then(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).expect("a number")
-    };
-    let before = (used("guest_bytes").await, used("message_bytes").await);
+    let used = |of: MemoryUse| host.host.registry().memory().used(of) as f64;
+    let before = (used(MemoryUse::Guests), used(MemoryUse::Messages));
     let mut states = Vec::new();
     for _ in 0..CALLS {
         states.push(ask(&host, ELICITATION).await.1);
     }
     assert_eq!(waiting(&host), CALLS);
     let each = |after: f64, before: f64| (after - before) / CALLS as f64;
-    let guest = each(used("guest_bytes").await, before.0);
-    let messages = each(used("message_bytes").await, before.1);
+    let guest = each(used(MemoryUse::Guests), before.0);
+    let messages = each(used(MemoryUse::Messages), before.1);
     println!("a parked call takes {guest:.0} bytes of guest_bytes and {messages:.0} of message_bytes");
     assert!(guest >= 65_536.0, "a guest has a page of memory at least: {guest}");
     assert!(messages >= 4_096.0, "its record and its questions: {messages}");
@@ -312,7 +309,7 @@ async fn a_thousand_parked_calls_are_on_their_tenants_account() {
         assert_eq!(text_of(&answer), "Hello, Ada!");
     }
     host.until("all memory is back", async |_| {
-        used("guest_bytes").await <= before.0 && used("message_bytes").await <= before.1 + 65_536.0
+        used(MemoryUse::Guests) <= before.0 && used(MemoryUse::Messages) <= before.1 + 65_536.0
     })
     .await;
 }

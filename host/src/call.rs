@@ -4,6 +4,7 @@
 
 pub mod effect;
 mod error;
+pub mod inputs;
 pub mod interface;
 mod observer;
 mod trace;
@@ -24,6 +25,7 @@ pub use self::{
     },
     trace::TraceContext,
 };
+use self::{inputs::ClientLine, interface::InterfaceDigest};
 use crate::{
     memory::Reservation,
     mesh::PeerId,
@@ -59,6 +61,8 @@ pub struct Request {
     pub session: Option<Session>,
     /// What the request has the same of at each repetition; none for one that nobody repeats.
     pub effect: Option<EffectKey>,
+    /// The line to the client, for questions of the guest.
+    pub client: ClientLine,
 }
 
 /// A request to call a tool.
@@ -391,6 +395,7 @@ mod tests {
                 chain: 0,
                 session: None,
                 effect: None,
+                client: ClientLine::default(),
             },
             tool: ToolName::new("t").expect("legal"),
             arguments: Value::Null,

@@ -8,6 +8,7 @@ pub mod endpoint;
 pub mod events;
 pub mod files;
 pub mod http;
+mod inputs;
 pub mod keyvalue;
 mod logging;
 pub mod mesh;
@@ -123,6 +124,13 @@ pub const TABLE: &[Capability] = &[
         ],
         access: Access::Everyone,
         link: endpoint::link,
+    },
+    Capability {
+        name: "client",
+        meaning: "ask the client of the running call: its user, its model, and for its roots, as far as it declared them",
+        interfaces: &["mcpp:client/inputs"],
+        access: Access::Everyone,
+        link: inputs::link,
     },
     Capability {
         name: "call",
@@ -343,6 +351,7 @@ mod tests {
             ("wasi:clocksmith/x@0.2.0", None),
             ("mcpp:endpoint/call@0.1.0", Some("call")),
             ("mcpp:endpoint/caller@0.1.0", Some("endpoint")),
+            ("mcpp:client/inputs@0.1.0", Some("client")),
             ("mcpp:delegation/rights@0.1.0", Some("call")),
             ("mcpp:delegation/idempotency@0.1.1", Some("endpoint")),
             ("mcpp:mesh/types@0.1.0", Some("mesh")),

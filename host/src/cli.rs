@@ -13,6 +13,7 @@ mod new;
 mod operate;
 mod peers;
 mod policy;
+mod question;
 mod remote;
 mod secret;
 mod serve;

@@ -40,6 +40,7 @@ mod house;
 mod http;
 mod http_bounds;
 mod identity;
+mod inputs;
 mod inspect;
 mod keyvalue;
 mod kills;

@@ -105,6 +105,7 @@ pub(crate) fn request() -> Request {
         depth: 0,
         chain: 0,
         hops: 0,
+        client: mcpp::call::inputs::ClientLine::default(),
         session: None,
         effect: None,
     }

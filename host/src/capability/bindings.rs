@@ -24,6 +24,7 @@ wasmtime::component::bindgen!({
             import mcpp:endpoint/call@0.1.0;
             import mcpp:delegation/rights@0.1.1;
             import mcpp:delegation/idempotency@0.1.1;
+            import mcpp:client/inputs@0.1.0;
             import mcpp:store/snapshots@0.1.1;
             import mcpp:store/transactions@0.1.1;
             import mcpp:store/changes@0.1.1;
@@ -36,10 +37,11 @@ wasmtime::component::bindgen!({
             export mcpp:tool/tools@0.1.0;
         }
     ",
-    path: ["../wit/tool", "../wit/endpoint", "../wit/delegation", "../wit/store", "../wit/events", "../wit/mesh"],
+    path: ["../wit/tool", "../wit/endpoint", "../wit/client", "../wit/delegation", "../wit/store", "../wit/events", "../wit/mesh"],
     imports: {
         default: trappable,
         "mcpp:endpoint/call": async | trappable,
+        "mcpp:client/inputs.ask": async | trappable,
         "mcpp:delegation/rights.call-within": async | trappable,
         "mcpp:delegation/rights.call-under": async | trappable,
         "mcpp:store/snapshots": async | trappable,

@@ -232,6 +232,7 @@ fn nested_call(
         hops: running.hops,
         session: running.session.clone(),
         effect: running.effects.next(&["call", tool.as_str()]),
+        client: running.client.clone(),
     };
     Ok(Call { request, tool, arguments, interface: None })
 }

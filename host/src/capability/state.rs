@@ -16,7 +16,7 @@ use wasmtime_wasi_http::{WasiHttpCtxView, WasiHttpView};
 use self::usage::Usage;
 use super::output::{LogStream, RecordWriter};
 use crate::{
-    call::{Dispatch, LogLevel, Observer, Session, TraceContext, effect::Effects},
+    call::{Dispatch, LogLevel, Observer, Session, TraceContext, effect::Effects, inputs::ClientLine},
     capability::{
         endpoint::EndpointView,
         events::OutboxView,
@@ -82,6 +82,8 @@ pub struct Running {
     pub cause: Arc<str>,
     /// The legacy client's session.
     pub session: Option<Session>,
+    /// The line to the client.
+    pub client: ClientLine,
     /// Events that led to this call, each emitted by the handler of the one before; 0 for a call of a client.
     pub chain: u32,
     /// The keys of its effects.

@@ -2,6 +2,8 @@
 //!
 //! A handler belongs to one principal, taken from the door when the handler is made: once a session in the legacy era, once a request in the modern.
 
+mod asking;
+
 use std::{
     sync::{Arc, Mutex, OnceLock, PoisonError},
     time::Duration,
@@ -25,6 +27,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::{
     convert,
     pages::ListPages,
+    parked::{ParkedCalls, Resumed},
     running::RunningCall,
     session::Sessions,
     tools::{self, CHAIN, CallRequest, DEADLINE, EFFECT, HOPS, INTERFACE, RECEIPT, WayHere},
@@ -46,12 +49,19 @@ struct EndpointState {
     name: String,
     page_size: usize,
     pages: ListPages,
+    parked: ParkedCalls,
 }
 
 impl Endpoint {
     /// An endpoint that serves `registry`'s tools under a name.
     pub fn new(registry: Registry, name: String, page_size: usize) -> Self {
-        Self(Arc::new(EndpointState { registry, name, page_size, pages: ListPages::default() }))
+        Self(Arc::new(EndpointState {
+            registry,
+            name,
+            page_size,
+            pages: ListPages::default(),
+            parked: ParkedCalls::default(),
+        }))
     }
 
     /// The registry.
@@ -66,6 +76,11 @@ impl Endpoint {
     /// Pages of the list of tools that are kept as JSON.
     pub(super) fn pages(&self) -> &ListPages {
         &self.0.pages
+    }
+
+    /// Calls that wait for their clients' next request.
+    pub(super) fn parked(&self) -> &ParkedCalls {
+        &self.0.parked
     }
 
     pub(super) fn handler(&self, principal: Principal, sessions: Option<Arc<Sessions>>) -> ProtocolHandler {
@@ -260,6 +275,11 @@ impl ServerHandler for ProtocolHandler {
         let running = match HandedOver::take(&context.extensions) {
             Some(running) => running,
             None => {
+                match self.resume(&request, &context)? {
+                    Some(Resumed::Goes(running)) => return self.attend(*running, &context).await,
+                    Some(Resumed::AsksAgain(required)) => return Ok(CallToolResponse::InputRequired(required)),
+                    None => {}
+                }
                 let tool =
                     ToolName::new(&request.name).map_err(|error| ErrorData::invalid_params(error.to_string(), None))?;
                 let call = CallRequest {
@@ -272,17 +292,13 @@ impl ServerHandler for ProtocolHandler {
                     trace: trace(&context),
                     way: WayHere::read([DEADLINE, HOPS, CHAIN, EFFECT].map(|name| context.meta.get(name))),
                     session: self.session(&context),
+                    abilities: asking::abilities(&context),
                 };
                 self.leave_door(&call.tool, &context);
                 self.endpoint.begin_call(&self.principal, call)?
             }
         };
-        let wants_receipt = running.wants_receipt;
-        let outcome = running.forward(&context.peer, token.as_ref(), &context.ct).await;
-        let share = self.registry().share(&self.principal.tenant);
-        let (writer, signal) = (extension(&context.extensions), extension(&context.extensions));
-        let answer = tools::answer(outcome, wants_receipt, writer, share, signal).await;
-        Ok(CallToolResponse::Complete(answer?))
+        self.attend(running, &context).await
     }
 
     async fn set_level(

@@ -32,7 +32,7 @@ use self::{
 };
 use super::{in_flight::InFlight, streams::distinct};
 use crate::{
-    call::{LogLevel, Session},
+    call::{LogLevel, Session, inputs::Abilities},
     config::SessionConfig,
     memory::Reservation,
     names::TenantId,
@@ -68,6 +68,8 @@ struct Record {
     /// Whether its client knows events that only say where to resume.
     takes_priming: bool,
     log_level: Option<LogLevel>,
+    /// What its client may be asked.
+    abilities: Abilities,
     /// The generation of the catalog that its client knows.
     generation: u64,
     last_seen: Instant,
@@ -94,6 +96,7 @@ impl Record {
             is_ready: false,
             takes_priming: false,
             log_level: None,
+            abilities: Abilities::default(),
             generation: 0,
             last_seen: Instant::now(),
             unread: false,

@@ -11,12 +11,15 @@ use tokio_util::sync::CancellationToken;
 use super::{
     convert,
     handler::{Endpoint, RefusalSignal},
-    running::{CallEvents, CallOutcome, RunningCall},
+    inputs,
+    parked::RequestBinding,
+    running::{AskedCall, CallEvents, CallOutcome, RunningCall},
     written::{self, ResultWriter},
 };
 use crate::{
     call::{
         Call, CallError, LogLevel, Observer, Request, Session, TraceContext, authorize, effect::EffectKey,
+        inputs::{Abilities, Ability, ClientLine},
         interface::InterfaceDigest,
     },
     control::admission::Share,
@@ -57,6 +60,8 @@ pub(super) struct CallRequest {
     pub(super) wants_receipt: bool,
     pub(super) trace: TraceContext,
     pub(super) session: Option<Session>,
+    /// What the client may be asked.
+    pub(super) abilities: Abilities,
     pub(super) way: WayHere,
 }
 
@@ -143,7 +148,9 @@ impl Endpoint {
             (Observer::default(), CallEvents::default())
         };
         let (cancel, wants_receipt) = (CancellationToken::new(), request.wants_receipt);
-        let CallRequest { tool, arguments, interface, trace, session, way, .. } = request;
+        let CallRequest { tool, arguments, interface, trace, session, way, abilities, .. } = request;
+        let (client, rounds) = ClientLine::new(abilities);
+        let binding = rounds.is_some().then(|| RequestBinding::of_call(principal, tool.as_str(), &arguments));
         let request = Request {
             principal: principal.clone(),
             deadline: way.patience.and_then(|patience| Instant::now().checked_add(patience)),
@@ -155,24 +162,34 @@ impl Endpoint {
             hops: way.hops,
             session,
             effect: way.effect.map(|effect| effect.of_caller(principal)),
+            client: client.clone(),
         };
         let call = authorize(Call { request, tool, arguments, interface })
             .map_err(|denied| ErrorData::invalid_request(denied.to_string(), None))?;
         let registry = registry.clone();
         let outcome = Box::pin(async move { registry.call_metered(call).await });
-        Ok(RunningCall::new(outcome, events, cancel, wants_receipt))
+        let asked = AskedCall::new(client, rounds, binding);
+        Ok(RunningCall::new(outcome, events, cancel, asked, wants_receipt))
     }
 }
 
-/// `outcome` in MCP's words. `writer`, if there is one, writes a large result aside; the function raises `signal` if the host refused the call or had to stop it.
+/// `outcome` in MCP's words. `writer`, if there is one, writes a large result aside; the function raises `signal` if the host refused the call or had to stop it. A tool that
+/// failed because its client had not declared an ability is that error.
 pub(super) async fn answer(
     (result, receipt): CallOutcome,
     wants_receipt: bool,
+    undeclared: Option<Ability>,
     writer: Option<&ResultWriter>,
     share: Option<Arc<Share>>,
     signal: Option<&RefusalSignal>,
 ) -> Result<CallToolResult, ErrorData> {
     let mut wire = match result {
+        Ok(result)
+            if result.is_error
+                && let Some(ability) = undeclared =>
+        {
+            return Err(inputs::undeclared(ability));
+        }
         Ok(result) => written::result(result, writer, share).await,
         Err(error) => {
             let retry = error.retry_after().map(|after| (after, matches!(error, CallError::TooMany { .. })));

@@ -249,7 +249,8 @@ impl Resident {
             }
         });
         let resident = Self { process, log, peer, place, folder };
-        resident.says("serving", Duration::from_secs(20));
+        // Built-in components are compiled first where no test has done so.
+        resident.says("serving", Duration::from_secs(90));
         resident
     }
 

@@ -41,7 +41,17 @@ fn clock_shifter(folder: &Path) -> PathBuf {
 fn start(lab: &mut Lab, shifter: &Path, shift_s: i64) -> Resident {
     let text = "[tools]\nbuiltin = true\n[mesh]\nlisten = [\"0.0.0.0:9710\"]\n";
     let (shifter, shift) = (shifter.display().to_string(), shift_s.to_string());
-    Resident::start_by(lab.place(Nat::Open), text, &[("LD_PRELOAD", &shifter), ("TEST_CLOCK_SHIFT_S", &shift)])
+    let environment = [("LD_PRELOAD", shifter.as_str()), ("TEST_CLOCK_SHIFT_S", &shift)];
+    let host = Resident::start_by(lab.place(Nat::Open), text, &environment);
+    until("its tools serve", || {
+        let serves =
+            |tool: &str, arguments: Value| ask(&host, tool, &arguments).is_some_and(|answer| answer.is_object());
+        let does = serves("worker_services", json!({}))
+            && serves("queue_stats", json!({}))
+            && serves("text_hash", json!({ "text": "x" }));
+        if does { Ok(()) } else { Err(host.log()) }
+    });
+    host
 }
 
 /// The answer of a tool, by the program's own command beside the host; none if there is no answer.

@@ -185,6 +185,11 @@ fn work_survives_a_killed_worker_a_cut_queue_and_clocks_ten_minutes_apart() {
     }
 
     // A is cut off while C ends them, and healed.
+    let short = quick.len() + late.len();
+    until("the others are done", || {
+        let done = read_there(&c, &a).len();
+        if done == short && tokens(&c, "ended").is_empty() { Ok(()) } else { Err(format!("{done}; {}", service(&c))) }
+    });
     a.cut_off();
     must(&c, "p2p_taskqueue_complete_task", json!({ "task_id": "gate", "result": {} }));
     until("C has ended them, and cannot say so", || {

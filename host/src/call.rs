@@ -16,7 +16,6 @@ use serde_json::Value;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use self::{effect::EffectKey, interface::InterfaceDigest};
 pub use self::{
     error::CallError,
     observer::{
@@ -25,7 +24,7 @@ pub use self::{
     },
     trace::TraceContext,
 };
-use self::{inputs::ClientLine, interface::InterfaceDigest};
+use self::{effect::EffectKey, inputs::ClientLine, interface::InterfaceDigest};
 use crate::{
     memory::Reservation,
     mesh::PeerId,

@@ -3,7 +3,9 @@
 //! A [`Call`] is one kind of [`Request`] to a component. Doors build a [`Call`] and translate a [`ToolResult`] or a [`CallError`] back; the registry and everything inward know nothing else.
 
 pub mod asks;
+pub mod effect;
 mod error;
+pub mod inputs;
 pub mod interface;
 mod observer;
 mod trace;
@@ -15,7 +17,6 @@ use serde_json::Value;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use self::interface::InterfaceDigest;
 pub use self::{
     error::CallError,
     observer::{
@@ -24,6 +25,7 @@ pub use self::{
     },
     trace::TraceContext,
 };
+use self::{effect::EffectKey, inputs::ClientLine, interface::InterfaceDigest};
 use crate::{
     memory::Reservation,
     mesh::PeerId,
@@ -57,6 +59,10 @@ pub struct Request {
     pub hops: u8,
     /// The legacy client's session; none in the modern era, which has none.
     pub session: Option<Session>,
+    /// What the request has the same of at each repetition; none for one that nobody repeats.
+    pub effect: Option<EffectKey>,
+    /// The line to the client, for questions of the guest.
+    pub client: ClientLine,
 }
 
 /// A request to call a tool.
@@ -408,6 +414,8 @@ mod tests {
                 hops: 0,
                 chain: 0,
                 session: None,
+                effect: None,
+                client: ClientLine::default(),
             },
             tool: ToolName::new("t").expect("legal"),
             arguments: Value::Null,

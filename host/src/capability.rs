@@ -9,6 +9,7 @@ pub mod endpoint;
 pub mod events;
 pub mod files;
 pub mod http;
+mod inputs;
 pub mod keyvalue;
 mod logging;
 pub mod mesh;
@@ -115,7 +116,13 @@ pub const TABLE: &[Capability] = &[
     Capability {
         name: "endpoint",
         meaning: "see who calls, write log records and report progress of the running call",
-        interfaces: &["mcpp:tool/types", "mcpp:endpoint/caller", "mcpp:endpoint/log", "mcpp:endpoint/progress"],
+        interfaces: &[
+            "mcpp:tool/types",
+            "mcpp:endpoint/caller",
+            "mcpp:endpoint/log",
+            "mcpp:endpoint/progress",
+            "mcpp:delegation/idempotency",
+        ],
         access: Access::Everyone,
         link: endpoint::link,
     },
@@ -125,6 +132,13 @@ pub const TABLE: &[Capability] = &[
         interfaces: &["mcpp:primitives/types", "mcpp:primitives/changed"],
         access: Access::Everyone,
         link: changed::link,
+    },
+    Capability {
+        name: "client",
+        meaning: "ask the client of the running call: its user, its model, and for its roots, as far as it declared them",
+        interfaces: &["mcpp:client/inputs"],
+        access: Access::Everyone,
+        link: inputs::link,
     },
     Capability {
         name: "call",
@@ -345,8 +359,10 @@ mod tests {
             ("wasi:clocksmith/x@0.2.0", None),
             ("mcpp:endpoint/call@0.1.0", Some("call")),
             ("mcpp:endpoint/caller@0.1.0", Some("endpoint")),
+            ("mcpp:client/inputs@0.1.0", Some("client")),
             ("mcpp:delegation/rights@0.1.0", Some("call")),
             ("mcpp:primitives/changed@0.1.0", Some("changed")),
+            ("mcpp:delegation/idempotency@0.1.1", Some("endpoint")),
             ("mcpp:mesh/types@0.1.0", Some("mesh")),
             ("mcpp:mesh/calls@0.1.0", Some("mesh-calls")),
             ("mcpp:mesh/swarm@0.1.0", None),

@@ -14,6 +14,7 @@ mod operate;
 mod peers;
 mod policy;
 mod primitives;
+mod question;
 mod remote;
 mod secret;
 mod serve;

@@ -5,6 +5,7 @@
 
 pub mod admission;
 pub mod apart;
+mod clock;
 pub mod pace;
 pub mod redactor;
 pub mod turns;
@@ -23,8 +24,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    call::{Budget, CallError, Cost},
-    control::{admission::Slot, pace::Pace, redactor::Redactor},
+    call::{Budget, CallError, Cost, inputs::CallClock},
+    control::{admission::Slot, clock::RunClock, pace::Pace, redactor::Redactor},
     limits::Limits,
     memory::Account,
 };
@@ -39,6 +40,7 @@ pub struct Stopped;
 pub struct Control {
     limits: Limits,
     deadline: Instant,
+    clock: Option<RunClock>,
     cancel: CancellationToken,
     memory: Arc<Account>,
     /// Its places; none after the call, when its instance stays.
@@ -64,9 +66,21 @@ pub struct Control {
 impl Control {
     /// Controls for a call that has `slot`.
     pub fn new(limits: Limits, deadline: Instant, cancel: CancellationToken, slot: Slot) -> Arc<Self> {
+        Self::on_clock(limits, deadline, cancel, slot, None)
+    }
+
+    /// As [`Control::new`], for a call whose deadline moves as long as a clock stands still.
+    pub fn on_clock(
+        limits: Limits,
+        deadline: Instant,
+        cancel: CancellationToken,
+        slot: Slot,
+        clock: Option<Arc<CallClock>>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             limits,
             deadline,
+            clock: clock.map(RunClock::new),
             cancel,
             memory: Arc::clone(slot.memory()),
             slot: Mutex::new(Some(Arc::new(slot))),
@@ -94,7 +108,7 @@ impl Control {
 
     /// The time at which the host stops the call.
     pub fn deadline(&self) -> Instant {
-        self.deadline
+        self.clock.as_ref().map_or(self.deadline, |clock| clock.moved(self.deadline))
     }
 
     /// The caller's token.
@@ -235,7 +249,7 @@ impl Control {
         if self.cancel.is_cancelled() {
             return Err(self.stop(CallError::Cancelled));
         }
-        if Instant::now() >= self.deadline {
+        if Instant::now() >= self.deadline() {
             return Err(self.out_of_time());
         }
         if self.pace.processor_time() >= Duration::from_millis(self.limits.cpu_ms) {
@@ -337,6 +351,23 @@ impl Control {
         Ok(output)
     }
 
+    /// Waits for the call's client, within a bound of its own: the deadline stands still, and the call counts neither as running nor against the instances of its tool. `None`
+    /// where the tenant has no place among the waiting left: a call never keeps its place among the running for a person.
+    pub async fn wait_for_client<F: Future>(&self, future: F) -> wasmtime::Result<Option<F::Output>> {
+        let Some(slot) = self.slot() else { return Ok(None) };
+        let Some(parked) = slot.park() else { return Ok(None) };
+        let places = slot.leave_tool();
+        let output = {
+            let _stands_still = self.clock.as_ref().map(RunClock::stop);
+            self.wait_in_place(future).await?
+        };
+        if let Some(places) = places {
+            self.wait_in_place(slot.enter_tool(places)).await?;
+        }
+        self.wait_in_place(parked.resume()).await?;
+        Ok(Some(output))
+    }
+
     /// Runs a future that gives the call an instance which another call uses; the call queues meanwhile. It ends when the call is cancelled or out of time.
     pub async fn wait_for_instance<F: Future>(&self, future: F) -> wasmtime::Result<F::Output> {
         let mut future = std::pin::pin!(future);
@@ -365,7 +396,7 @@ impl Control {
     pub async fn end(&self) -> CallError {
         tokio::select! {
             () = self.cancel.cancelled() => CallError::Cancelled,
-            () = tokio::time::sleep_until(self.deadline) => self.deadline_exceeded(),
+            () = clock::reached(self.deadline, self.clock.as_ref()) => self.deadline_exceeded(),
         }
     }
 

@@ -83,6 +83,8 @@ limits! {
     Limits, LimitsPatch;
     /// Longest time on the wall, in milliseconds: running, waiting and queueing together.
     deadline_ms = 30_000, 1, 86_400_000;
+    /// Longest wait for the client's replies to one round of questions, in milliseconds. The call's deadline stands still meanwhile.
+    input_ms = 600_000, 1, 86_400_000;
     /// Largest linear memory, all memories of the instance together, in bytes.
     memory_bytes = 64 << 20, 64 << 10, 4 << 30;
     /// Most table elements, all tables of the instance together.

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use serde_json::{Value, json};
 
 use crate::{
-    support::{TestHost, folder},
+    support::{TestHost, folder, grant},
     taskqueue::{ask, holds},
 };
 
@@ -312,5 +312,40 @@ async fn every_failure_has_the_shape_of_its_family() {
         ("peer_registry_list", json!({}), failed("registry_not_configured")),
     ] {
         holds(&ask(&host, tool, arguments.clone()).await, &expected, &format!("{tool} {arguments}"));
+    }
+}
+
+/// The tools whose only failure is their store's, each with a component whose store is full before anything is in it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tool_whose_store_is_full_fails_in_the_shape_of_its_family() {
+    let files = folder(&[]);
+    let full = "[components.scheduler.store]\nquota_bytes = 1\n[components.taskqueue]\ncall = ['*']\nstore = { quota_bytes = 1 }\n";
+    grant(&files, full);
+    let host = TestHost::start_with(files, |config| config.tools.builtin = true).await;
+    assert_eq!(host.problems(), "");
+    for (tool, arguments) in [("p2p_scheduler_status", json!({})), ("p2p_get_merkle_clock", json!({}))] {
+        let failed = ask(&host, tool, arguments).await;
+        holds(&failed, &json!({ "error": "…", "tool": tool, "timestamp": "…" }), tool);
+        let error = failed["error"].as_str().expect("a text");
+        assert!(error.starts_with("P2P scheduler not available: "), "{tool}: {failed}");
+        assert!(failed.get("ok").is_none() && failed.get("success").is_none(), "{tool}: {failed}");
+    }
+    for (tool, arguments) in
+        [("queue_pause", json!({ "reason": "full" })), ("queue_resume", json!({ "reorder_by_priority": false }))]
+    {
+        let failed = ask(&host, tool, arguments).await;
+        holds(&failed, &json!({ "success": false, "error": "…" }), tool);
+    }
+    // It only reads, so that a full store leaves it alone; its parameters can be wrong.
+    let stats = json!({ "include_worker_stats": true, "include_historical": true });
+    let read = ask(&host, "queue_stats", stats).await;
+    holds(
+        &read,
+        &json!({ "success": true, "queued_count": 0, "paused": false, "worker_stats": [], "historical": [] }),
+        "queue_stats",
+    );
+    for wrong in ["include_worker_stats", "include_historical"] {
+        let text = host.text("queue_stats", json!({ wrong: "yes" })).await;
+        assert!(text.starts_with("error: invalid argument") && text.contains(wrong), "{text}");
     }
 }

@@ -6,9 +6,11 @@ use crate::support::TestHost;
 
 const TOOL_0_1_0: &[u8] = include_bytes!("../guests/frozen/tool-0.1.0.wasm");
 const ENDPOINT_0_1_0: &[u8] = include_bytes!("../guests/frozen/endpoint-0.1.0.wasm");
+const DELEGATION_0_1_0: &[u8] = include_bytes!("../guests/frozen/delegation-0.1.0.wasm");
 const STORE_EVENTS_0_1_0: &[u8] = include_bytes!("../guests/frozen/store-events-0.1.0.wasm");
 const STORE_EVENTS_0_1_1: &[u8] = include_bytes!("../guests/frozen/store-events-0.1.1.wasm");
 const MESH_0_1_0: &[u8] = include_bytes!("../guests/frozen/mesh-0.1.0.wasm");
+const CLIENT_0_1_0: &[u8] = include_bytes!("../guests/frozen/client-0.1.0.wasm");
 const STORE_MIGRATION_0_1_0: &[u8] = include_bytes!("../guests/frozen/store-migration-0.1.0.wasm");
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -36,6 +38,22 @@ async fn mcpp_endpoint_0_1_0() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mcpp_delegation_0_1_0() {
+    let files = crate::support::folder(&[("frozen", DELEGATION_0_1_0), ("probe", &crate::support::guest("probe"))]);
+    crate::support::grant(&files, "[components.frozen]\ncall = ['*']\n");
+    let host = TestHost::start_with(files, |_| {}).await;
+    assert_eq!(host.problems(), "");
+    assert_eq!(host.text("frozen_rights", json!({ "tool": "nothing" })).await, "None None");
+    let seen = host.text("frozen_rights", json!({ "tool": "probe_caller" })).await;
+    assert!(seen.starts_with("None Some((String(\"object\"), "), "{seen}");
+    let within = |tools| json!({ "tools": tools, "tool": "probe_caller", "arguments": {} });
+    assert!(!host.text("frozen_within", within(json!(["probe_*"]))).await.starts_with("error"));
+    assert!(!host.text("frozen_within", within(json!(null))).await.starts_with("error"));
+    let refused = host.text("frozen_within", within(json!(["other"]))).await;
+    assert!(refused.starts_with("error: there is no such tool"), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn mcpp_store_and_events_0_1_0() {
     store_and_events(STORE_EVENTS_0_1_0).await;
 }
@@ -55,6 +73,29 @@ async fn mcpp_store_and_events_0_1_1() {
         told.contains("frozen/own k one") && told.contains("frozen/own k two")
     })
     .await;
+}
+
+/// It asks for a form, a message of a model and the roots at once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mcpp_client_0_1_0() {
+    let host = TestHost::start(&[("frozen", CLIENT_0_1_0)]).await;
+    assert_eq!(host.problems(), "");
+    let abilities = json!({ "elicitation": {}, "sampling": {}, "roots": {} });
+    let call = async |more: serde_json::Value| {
+        let mut params = json!({ "name": "test_input_required_result_multiple_inputs", "arguments": {} });
+        params["_meta"] = json!({ "io.modelcontextprotocol/clientCapabilities": abilities.clone() });
+        params.as_object_mut().expect("an object").extend(more.as_object().cloned().expect("an object"));
+        crate::support::answer(host.modern("tools/call", params).send().await.expect("an answer")).await
+    };
+    let asked = call(json!({})).await;
+    let replies = json!({
+        "user_name": { "action": "accept", "content": { "name": "Ada" } },
+        "greeting": { "role": "assistant", "content": { "type": "text", "text": "Hi" }, "model": "m" },
+        "client_roots": { "roots": [] },
+    });
+    let state = &asked["result"]["requestState"];
+    let answer = call(json!({ "requestState": state, "inputResponses": replies })).await;
+    assert_eq!(crate::support::text_of(&answer), "Hi, Ada, with 0 roots");
 }
 
 /// Each function of the package is asked; the host is its own only peer.

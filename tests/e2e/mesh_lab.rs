@@ -13,7 +13,7 @@ use std::{
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::command_line::mcpp;
+use crate::{command_line::mcpp, precompiled};
 
 /// How a router translates addresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -214,10 +214,16 @@ impl Resident {
 
     /// Starts a host with this configuration and a fresh data directory, and waits until it serves.
     pub fn start_with(place: Place, text: &str) -> Self {
+        Self::start_by(place, text, &[])
+    }
+
+    /// The same with this environment.
+    pub fn start_by(place: Place, text: &str, environment: &[(&str, &str)]) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let config = folder.path().join("mcpp.toml");
         std::fs::write(&config, text).expect("written");
         let data = folder.path().join("data");
+        precompiled::give(&data);
         let program = mcpp();
         let id = Command::new(&program).arg("id").arg("--data").arg(&data).output().expect("run");
         let peer = String::from_utf8_lossy(&id.stdout).trim().to_owned();
@@ -229,6 +235,7 @@ impl Resident {
             .arg("--data")
             .arg(&data)
             .env_remove("RUST_LOG")
+            .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
@@ -242,8 +249,25 @@ impl Resident {
             }
         });
         let resident = Self { process, log, peer, place, folder };
-        resident.says("serving", Duration::from_secs(20));
+        // Built-in components are compiled first where no test has done so.
+        resident.says("serving", Duration::from_secs(90));
         resident
+    }
+
+    /// Kills it, as a power cut does.
+    pub fn kill(&mut self) {
+        self.process.kill().expect("killed");
+        self.process.wait().expect("gone");
+    }
+
+    /// Takes its place off the network.
+    pub fn cut_off(&self) {
+        self.place.space.ip("link set wan down");
+    }
+
+    /// Puts its place back on the network.
+    pub fn heal(&self) {
+        self.place.space.ip("link set wan up");
     }
 
     /// Its address on the network between the routers, over `transport`: `tcp/9710` or `udp/9710/quic-v1`.

@@ -38,8 +38,8 @@ pub(crate) enum End {
     Script(Arc<Value>, Arc<Value>),
     /// A peer that says without a pause that this list has changed; how often it was said, and how often the list was fetched.
     Flood(Arc<Value>, Arc<[AtomicUsize; 2]>),
-    /// A peer that lists this and sends records of this many bytes together with each call, before it answers.
-    Chatter(Arc<Value>, usize),
+    /// A peer that lists this and sends so many records, each of so many bytes, with each call, before it answers.
+    Chatter(Arc<Value>, usize, usize),
     /// A door behind which the tools have changed, and the old list of it; how often that was fetched.
     Stale(MeshDoor, Arc<Value>, Arc<AtomicUsize>),
 }
@@ -76,8 +76,8 @@ impl Dial for Ends {
                 }
                 Some(End::Script(list, answer)) => drop(tokio::spawn(play(FramePeer { stream: there }, list, answer))),
                 Some(End::Flood(list, counts)) => drop(tokio::spawn(flood(there, list, counts))),
-                Some(End::Chatter(list, bytes)) => {
-                    drop(tokio::spawn(chatter(FramePeer { stream: there }, list, bytes)))
+                Some(End::Chatter(list, records, bytes)) => {
+                    drop(tokio::spawn(chatter(FramePeer { stream: there }, list, records, bytes)))
                 }
                 Some(End::Stale(door, list, fetched)) => {
                     let (near, far) = tokio::io::duplex(64 << 10);
@@ -127,16 +127,14 @@ async fn next(stream: &mut FramePeer) -> Option<Value> {
     Some(serde_json::from_slice(&body).expect("JSON"))
 }
 
-async fn chatter(mut stream: FramePeer, list: Arc<Value>, bytes: usize) {
-    const RECORD: usize = 32 << 10;
+async fn chatter(mut stream: FramePeer, list: Arc<Value>, records: usize, bytes: usize) {
     while let Some(asked) = next(&mut stream).await {
         let id = &asked["id"];
         let result = match asked["method"].as_str() {
             Some("tools/list") => (*list).clone(),
             Some("tools/call") => {
-                for _ in 0..bytes / RECORD {
-                    let params =
-                        json!({ "_meta": { "mcpp/request": id }, "level": "info", "data": "x".repeat(RECORD) });
+                for _ in 0..records {
+                    let params = json!({ "_meta": { "mcpp/request": id }, "level": "info", "data": "x".repeat(bytes) });
                     stream
                         .send(&json!({ "jsonrpc": "2.0", "method": "notifications/message", "params": params }))
                         .await;
@@ -376,19 +374,73 @@ async fn a_peer_that_says_without_a_pause_that_its_list_has_changed_is_asked_onc
 async fn what_a_peer_sends_of_a_mounted_call_counts_against_the_budgets_of_the_call() {
     let here = Mounting::start().await;
     let list = Arc::new(json!({ "tools": [tool("t", "A tool.", &json!({ "type": "object" }))] }));
-    let budget = usize::try_from(Limits::default().log_bytes).expect("fits");
+    let limits = Limits::default();
+    let [log_bytes, host_calls] = [limits.log_bytes, limits.host_calls].map(|limit| usize::try_from(limit).expect("fits"));
+    const RECORD: usize = 32 << 10;
     let call = async || {
         let meta = json!({ "io.modelcontextprotocol/logLevel": "debug" });
         let params = json!({ "name": "far_t", "arguments": {}, "_meta": meta });
         let response = here.host.test.modern("tools/call", params).send().await.expect("an answer");
         text_of(&crate::support::answer(response).await)
     };
-    for (of, bytes, outcome) in [(5, budget / 2, "done"), (6, budget * 2, "log_bytes")] {
-        here.join(&peer(of), End::Chatter(Arc::clone(&list), bytes));
+    let records = log_bytes / RECORD;
+    for (of, records, bytes, outcome) in [
+        (5, records / 2, RECORD, "done"),
+        (6, records * 2, RECORD, "log_bytes"),
+        // Each of them takes a turn of the host, however short it is.
+        (7, host_calls + 1, 0, "host_calls"),
+    ] {
+        here.join(&peer(of), End::Chatter(Arc::clone(&list), records, bytes));
         here.mount(&[peer(of)]).await;
         here.accept().await;
         let text = call().await;
-        assert!(text.contains(outcome), "{bytes} bytes: {text}");
+        assert!(text.contains(outcome), "{records} records of {bytes} bytes: {text}");
         here.unmount().await;
     }
+}
+
+/// A call through a mount that runs at a host of the test, with no network between them: what the network would cut stays open.
+struct MountedSleep {
+    there: MeshHost,
+    here: Mounting,
+    answer: tokio::task::JoinHandle<String>,
+}
+
+impl MountedSleep {
+    async fn begin() -> Self {
+        let there = MeshHost::start(&[("probe", &guest("probe"))]).await;
+        let here = Mounting::start().await;
+        there.grant(&peer(0), "*");
+        here.join(&peer(5), End::Door(there.door.clone(), CancellationToken::new()));
+        here.mount(&[peer(5)]).await;
+        here.accept().await;
+        let request =
+            here.host.test.modern("tools/call", json!({ "name": "far_probe_sleep", "arguments": { "ms": 600_000 } }));
+        let answer = tokio::spawn(async move {
+            text_of(&crate::support::answer(request.send().await.expect("an answer")).await)
+        });
+        there.test.until("it runs there", async |test| test.host.registry().calls() == 1).await;
+        Self { there, here, answer }
+    }
+
+    /// Holds that the call ends on both sides, and that the caller is told that it may have had effects.
+    async fn ends(self) {
+        let text = tokio::time::timeout(crate::support::PATIENCE, self.answer).await.expect("it ends").expect("no panic");
+        assert!(text.contains("may have had effects"), "{text}");
+        self.there.test.until("it has ended there", async |test| test.host.registry().calls() == 0).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_door_ends_the_mounted_call_of_a_peer_whose_grant_it_took_away() {
+    let call = MountedSleep::begin().await;
+    call.there.peers.revoke(peer(0).as_str()).expect("revoked");
+    call.ends().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_host_that_hangs_up_ends_its_mounted_calls() {
+    let call = MountedSleep::begin().await;
+    call.here.remotes.hang_up(&peer(5)).await;
+    call.ends().await;
 }

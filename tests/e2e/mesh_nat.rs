@@ -89,6 +89,9 @@ fn one_run(name: &str, (transport, first, second): Pair) -> Option<Duration> {
         }
         std::thread::sleep(Duration::from_millis(20));
     }
+    if first.can_punch(second) {
+        report(&format!("{transport}, {first:?} called by {second:?}: not direct\n{}\n{}", a.log(), b.log()));
+    }
     b.counts("mcpp_mesh_peers{path=\"relayed\"}", 1.0, PATIENCE);
     None
 }

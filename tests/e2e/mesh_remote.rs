@@ -105,7 +105,9 @@ pub(crate) fn request() -> Request {
         depth: 0,
         chain: 0,
         hops: 0,
+        client: mcpp::call::inputs::ClientLine::default(),
         session: None,
+        effect: None,
     }
 }
 

@@ -4,8 +4,7 @@ use serde_json::{Value, json};
 
 use crate::{
     command_line::{run, stdout},
-    kills::Program,
-    support::{PATIENCE, TestHost, folder, grant, guest, http_client, modern_request, parse_messages},
+    support::{PATIENCE, TestHost, folder, grant, guest},
     tenants::{User, token},
 };
 
@@ -14,7 +13,7 @@ pub(crate) async fn ask(host: &TestHost, tool: &str, arguments: Value) -> Value 
     host.call(tool, arguments).await["result"]["structuredContent"].clone()
 }
 
-async fn ended(host: &TestHost, id: &str) -> Value {
+pub(crate) async fn ended(host: &TestHost, id: &str) -> Value {
     let id = id.to_owned();
     host.until("the run has ended", async |host| {
         !ask(host, "workflow_status", json!({ "workflow_id": id, "include_steps": false })).await["end_time"].is_null()
@@ -193,125 +192,5 @@ async fn a_step_may_do_no_more_than_its_submitter_even_through_another_tool() {
             "child" => assert!(result.to_string().contains("there is no tool `probe_caller`"), "{result}"),
             _ => assert_eq!(result["status"], status, "{result}"),
         }
-    }
-}
-
-/// The structured answer of a tool, unless the program is gone.
-async fn call(http: &reqwest::Client, url: &str, tool: &str, arguments: Value) -> Option<Value> {
-    let request = modern_request(http, url, "tools/call", json!({ "name": tool, "arguments": arguments }));
-    let text = request.send().await.ok()?.text().await.ok()?;
-    let answer = parse_messages(&text).ok()?.pop()?;
-    Some(answer["result"]["structuredContent"].clone()).filter(|reply| !reply.is_null())
-}
-
-/// Runs of a generated shape, with 5 to 14 steps. Each step adds one to a counter of its own, which is the effect at the provider.
-fn generated(run: u64) -> Value {
-    let steps = 5 + run % 10;
-    let step = |number: u64| {
-        let needs: Vec<String> = (0..number)
-            .filter(|before| (run + number * 7 + before * 3).is_multiple_of(4))
-            .map(|before| format!("s{before}"))
-            .collect();
-        json!({ "step_id": format!("s{number}"), "action": "store_add", "inputs": { "counter": format!("{run}.{number}"), "delta": 1 }, "depends_on": needs })
-    };
-    (0..steps).map(step).collect()
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_run_ends_once_whenever_the_host_is_killed() {
-    const RUNS: u64 = 24;
-    const KILLS: u64 = 8;
-    let files = folder(&[("store", &guest("store"))]);
-    grant(&files, "[components.store]\ncall = ['x']\nstore = {}\nsubscribe = ['other/*']\n");
-    let http = http_client();
-    let (mut submitted, mut seen, mut attempts) = (0, std::collections::BTreeMap::new(), 0);
-    for kill in 0..=KILLS {
-        let program = Program::start(files.path());
-        let (client, url, first) = (http.clone(), program.url.clone(), submitted);
-        let until = if kill == KILLS { RUNS } else { (RUNS * (kill + 1) / KILLS).min(RUNS) };
-        let submitting = tokio::spawn(async move {
-            let mut next = first;
-            while next < until {
-                let arguments = json!({ "workflow_id": format!("w{next}"), "name": "w", "steps": generated(next) });
-                match call(&client, &url, "workflow_submit", arguments).await {
-                    Some(reply) if reply["success"] == true => next += 1,
-                    Some(reply) => panic!("{reply}"),
-                    None => break,
-                }
-            }
-            next
-        });
-        if kill < KILLS {
-            tokio::time::sleep(std::time::Duration::from_millis(60 + kill * 97 % 250)).await;
-            // What was seen completed must never run again.
-            for number in 0..submitted {
-                let id = format!("w{number}");
-                let Some(status) = call(&http, &program.url, "workflow_status", json!({ "workflow_id": id })).await
-                else {
-                    continue;
-                };
-                for step in
-                    status["steps"].as_array().into_iter().flatten().filter(|step| step["status"] == "completed")
-                {
-                    let name = step["step_id"].as_str().expect("an id")[1..].to_owned();
-                    let counter = json!({ "counter": format!("{number}.{name}"), "delta": 0 });
-                    let Some(count) = call(&http, &program.url, "store_add", counter).await else { continue };
-                    let count = count["result"].as_i64().expect("a number");
-                    let before = *seen.entry((number, name.clone())).or_insert(count);
-                    assert_eq!(count, before, "step {name} of {id} ran again after it had completed");
-                }
-            }
-            tokio::task::block_in_place(|| program.kill());
-            submitted = submitting.await.expect("no panic");
-            continue;
-        }
-        submitted = submitting.await.expect("no panic");
-        assert_eq!(submitted, RUNS);
-        let all = async {
-            loop {
-                let done =
-                    call(&http, &program.url, "workflow_list", json!({ "status_filter": "completed", "limit": 1000 }))
-                        .await
-                        .expect("a list");
-                if done["total_count"] == json!(RUNS) {
-                    return;
-                }
-                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-            }
-        };
-        if tokio::time::timeout(PATIENCE, all).await.is_err() {
-            let doctor = call(&http, &program.url, "workflow_doctor", json!({})).await;
-            let open = call(&http, &program.url, "workflow_list", json!({ "status_filter": "running" })).await;
-            panic!("not all runs end: {doctor:?} {open:?}");
-        }
-        let mut effects = 0;
-        for number in 0..RUNS {
-            let result = call(
-                &http,
-                &program.url,
-                "workflow_result",
-                json!({ "workflow_id": format!("w{number}"), "include_logs": true }),
-            )
-            .await
-            .expect("a result");
-            for line in result["logs"].as_array().expect("lines") {
-                let name = &line["step_id"].as_str().expect("an id")[1..];
-                let counter = json!({ "counter": format!("{number}.{name}"), "delta": 0 });
-                let count = call(&http, &program.url, "store_add", counter).await.expect("a number")["result"]
-                    .as_i64()
-                    .expect("a number");
-                // Once, and once more for each kill that came between its effect and its record.
-                assert!((1..=1 + KILLS as i64).contains(&count), "{number}.{name} has {count} effects");
-                if let Some(before) = seen.get(&(number, name.to_owned())) {
-                    assert_eq!(count, *before, "step {name} of w{number} ran again after it had completed");
-                }
-                effects += count;
-                attempts += 1;
-            }
-        }
-        // Kills repeat few of all: at most what ran at once.
-        assert!(!seen.is_empty() && effects - attempts <= 16 * KILLS as i64, "{effects} effects of {attempts} steps");
-        program.kill();
-        return;
     }
 }

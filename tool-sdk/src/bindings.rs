@@ -23,7 +23,9 @@ wit_bindgen::generate!({
             import mcpp:endpoint/log@0.1.0;
             import mcpp:endpoint/progress@0.1.0;
             import mcpp:endpoint/call@0.1.0;
-            import mcpp:delegation/rights@0.1.0;
+            import mcpp:delegation/rights@0.1.1;
+            import mcpp:delegation/idempotency@0.1.1;
+            import mcpp:client/inputs@0.1.0;
             import mcpp:primitives/changed@0.1.0;
             import mcpp:store/snapshots@0.1.1;
             import mcpp:store/transactions@0.1.1;
@@ -40,7 +42,7 @@ wit_bindgen::generate!({
             export mcpp:tool/tools@0.1.0;
         }
     ",
-    path: ["../wit/wasi/io", "../wit/wasi/clocks", "../wit/wasi/http", "../wit/tool", "../wit/endpoint", "../wit/delegation", "../wit/primitives", "../wit/store", "../wit/events", "../wit/mesh", "../wit/wasi-config"],
+    path: ["../wit/wasi/io", "../wit/wasi/clocks", "../wit/wasi/http", "../wit/tool", "../wit/endpoint", "../wit/client", "../wit/delegation", "../wit/primitives", "../wit/store", "../wit/events", "../wit/mesh", "../wit/wasi-config"],
     pub_export_macro: true,
     export_macro_name: "export_component",
     default_bindings_module: "mcpp_tool::bindings",

@@ -40,6 +40,16 @@ pub fn cancelled() -> bool {
     false
 }
 
+/// A text that is the same at each repetition of the running call and of no other call; none for a call that nobody repeats, and in a native test.
+///
+/// The host sends a key made of it with each HTTP request that changes something, in the header `Idempotency-Key`. A tool that keeps data remembers it with what it wrote.
+pub fn idempotency_key() -> Option<String> {
+    #[cfg(target_arch = "wasm32")]
+    return crate::bindings::mcpp::delegation::idempotency::key();
+    #[cfg(not(target_arch = "wasm32"))]
+    None
+}
+
 /// The W3C `traceparent` of the running call, to hand on to what it calls; empty in a native test.
 pub fn traceparent() -> String {
     #[cfg(target_arch = "wasm32")]

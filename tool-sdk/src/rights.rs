@@ -87,19 +87,44 @@ impl Rights {
     /// # Errors
     /// See [`CallError`]; in a native test there is nothing to call: [`CallError::NotFound`].
     pub fn call(&self, tool: &str, arguments: &impl Serialize, timeout: Option<Duration>) -> Result<Output, CallError> {
+        self.call_under(None, tool, arguments, timeout)
+    }
+
+    /// As [`Rights::call`], and `effect` (1 to 512 bytes) names what the call does outside: calls with the same text have one effect, as far as the tool and the servers that it
+    /// asks know the [key](crate::caller::idempotency_key). Give a text that only repetitions of one call have.
+    ///
+    /// # Errors
+    /// As [`Rights::call`].
+    pub fn call_for_effect(
+        &self,
+        effect: &str,
+        tool: &str,
+        arguments: &impl Serialize,
+        timeout: Option<Duration>,
+    ) -> Result<Output, CallError> {
+        self.call_under(Some(effect), tool, arguments, timeout)
+    }
+
+    fn call_under(
+        &self,
+        effect: Option<&str>,
+        tool: &str,
+        arguments: &impl Serialize,
+        timeout: Option<Duration>,
+    ) -> Result<Output, CallError> {
         let arguments =
             serde_json::to_string(arguments).map_err(|error| CallError::InvalidArguments(error.to_string()))?;
         #[cfg(target_arch = "wasm32")]
         {
             let timeout_ms = timeout.map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX));
-            let tools = self.0.as_deref();
-            crate::bindings::mcpp::delegation::rights::call_within(tools, timeout_ms, tool, &arguments)
-                .map(Output::from)
-                .map_err(CallError::from)
+            let tools = self.0.clone();
+            use crate::bindings::mcpp::delegation::rights as host;
+            let terms = host::Terms { tools, timeout_ms, effect: effect.map(str::to_owned) };
+            host::call_under(&terms, tool, &arguments).map(Output::from).map_err(CallError::from)
         }
         #[cfg(not(target_arch = "wasm32"))]
         {
-            let _nothing_to_call = (tool, arguments, timeout);
+            let _nothing_to_call = (effect, tool, arguments, timeout);
             Err(CallError::NotFound)
         }
     }

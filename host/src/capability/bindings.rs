@@ -22,7 +22,9 @@ wasmtime::component::bindgen!({
             import mcpp:endpoint/log@0.1.0;
             import mcpp:endpoint/progress@0.1.0;
             import mcpp:endpoint/call@0.1.0;
-            import mcpp:delegation/rights@0.1.0;
+            import mcpp:delegation/rights@0.1.1;
+            import mcpp:delegation/idempotency@0.1.1;
+            import mcpp:client/inputs@0.1.0;
             import mcpp:primitives/changed@0.1.0;
             import mcpp:primitives/types@0.1.0;
             import mcpp:store/snapshots@0.1.1;
@@ -37,11 +39,13 @@ wasmtime::component::bindgen!({
             export mcpp:tool/tools@0.1.0;
         }
     ",
-    path: ["../wit/tool", "../wit/endpoint", "../wit/delegation", "../wit/primitives", "../wit/store", "../wit/events", "../wit/mesh"],
+    path: ["../wit/tool", "../wit/endpoint", "../wit/client", "../wit/delegation", "../wit/primitives", "../wit/store", "../wit/events", "../wit/mesh"],
     imports: {
         default: trappable,
         "mcpp:endpoint/call": async | trappable,
+        "mcpp:client/inputs.ask": async | trappable,
         "mcpp:delegation/rights.call-within": async | trappable,
+        "mcpp:delegation/rights.call-under": async | trappable,
         "mcpp:store/snapshots": async | trappable,
         "mcpp:store/transactions": async | trappable,
         "mcpp:store/changes": async | trappable,

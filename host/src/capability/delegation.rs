@@ -1,5 +1,7 @@
 //! `mcpp:delegation`: the rights of a caller, kept by a component for work that it does after the caller's call has ended, and calls within them.
 //!
+//! The key of an effect goes to the called tool, and with its requests to servers, so that a repetition has no second effect.
+//!
 //! A bound only takes away: the nested call may do what the running call may and what the bound allows. So a bound needs no seal, and a component gains nothing by making one up.
 
 use std::time::Duration;
@@ -8,12 +10,16 @@ use wasmtime::component::Linker;
 
 use super::endpoint::{CallBounds, EndpointView};
 use crate::{
+    call::effect::EffectKey,
     capability::{
         bindings::mcpp::{
-            delegation::rights::{self, CallError, ToolResult},
+            delegation::{
+                idempotency,
+                rights::{self, CallError, ToolResult},
+            },
             endpoint::call,
         },
-        state::State,
+        state::{Running, State},
     },
     memory::MemoryUse,
     names::{ToolName, ToolPattern},
@@ -21,6 +27,14 @@ use crate::{
 
 /// Most entries of a bound: as many as a token's list of tools may have.
 const MAX_TOOLS: usize = 1_000;
+
+/// Longest name of an effect, in bytes.
+const MAX_EFFECT_BYTES: usize = 512;
+
+/// Links the key of the running call's effect, which every component has.
+pub(super) fn link_idempotency(linker: &mut Linker<State>) -> wasmtime::Result<()> {
+    idempotency::add_to_linker::<State, EndpointView<'static>>(linker, State::endpoint)
+}
 
 /// Links the rights.
 pub(super) fn link(linker: &mut Linker<State>) -> wasmtime::Result<()> {
@@ -58,7 +72,43 @@ impl rights::Host for EndpointView<'_> {
             Ok(tools) => tools,
             Err(reason) => return Ok(Err(call::CallError::InvalidArguments(reason))),
         };
-        self.nested(tool, arguments, CallBounds { tools, timeout: timeout_ms.map(Duration::from_millis) }).await
+        let timeout = timeout_ms.map(Duration::from_millis);
+        self.nested(tool, arguments, CallBounds { tools, timeout, effect: None }).await
+    }
+
+    async fn call_under(
+        &mut self,
+        terms: rights::Terms,
+        tool: String,
+        arguments: String,
+    ) -> wasmtime::Result<Result<ToolResult, CallError>> {
+        let bounds = terms.tools.map(patterns).transpose().and_then(|tools| {
+            let timeout = terms.timeout_ms.map(Duration::from_millis);
+            let effect = terms.effect.map(|effect| self.effect(&effect)).transpose()?.flatten();
+            Ok(CallBounds { tools, timeout, effect })
+        });
+        match bounds {
+            Ok(bounds) => self.nested(tool, arguments, bounds).await,
+            Err(reason) => Ok(Err(call::CallError::InvalidArguments(reason))),
+        }
+    }
+}
+
+impl idempotency::Host for EndpointView<'_> {
+    fn key(&mut self) -> wasmtime::Result<Option<String>> {
+        let key = self.running.and_then(|running| running.effects.key());
+        Ok(key.map(|key| key.to_string()))
+    }
+}
+
+impl EndpointView<'_> {
+    /// The key of an effect that the component names.
+    fn effect(&self, named: &str) -> Result<Option<EffectKey>, String> {
+        if !(1..=MAX_EFFECT_BYTES).contains(&named.len()) {
+            return Err(format!("`effect` has {} bytes; it has 1 to {MAX_EFFECT_BYTES}", named.len()));
+        }
+        let of = |running: &Running| EffectKey::named(&running.principal.tenant, &running.component, named);
+        Ok(self.running.map(of))
     }
 }
 

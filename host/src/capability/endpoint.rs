@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use wasmtime::component::{HasData, Linker};
 
 use crate::{
-    call::{Call, CallError, CallEvent, LogLevel, MAX_CALL_DEPTH, Observer, Request, authorize},
+    call::{Call, CallError, CallEvent, LogLevel, MAX_CALL_DEPTH, Observer, Request, authorize, effect::EffectKey},
     capability::{
         bindings::mcpp::{
             endpoint::{call, caller, log, progress},
@@ -45,7 +45,8 @@ pub(super) fn link(linker: &mut Linker<State>) -> wasmtime::Result<()> {
     types::add_to_linker::<State, EndpointView<'static>>(linker, State::endpoint)?;
     caller::add_to_linker::<State, EndpointView<'static>>(linker, State::endpoint)?;
     log::add_to_linker::<State, EndpointView<'static>>(linker, State::endpoint)?;
-    progress::add_to_linker::<State, EndpointView<'static>>(linker, State::endpoint)
+    progress::add_to_linker::<State, EndpointView<'static>>(linker, State::endpoint)?;
+    super::delegation::link_idempotency(linker)
 }
 
 /// Links calls to other tools.
@@ -140,6 +141,8 @@ pub(super) struct CallBounds {
     pub(super) tools: Option<Vec<ToolPattern>>,
     /// When it ends, if that is sooner than the running call's deadline.
     pub(super) timeout: Option<Duration>,
+    /// What names its effect; none for the next one of the running call's.
+    pub(super) effect: Option<EffectKey>,
 }
 
 impl call::Host for EndpointView<'_> {
@@ -177,6 +180,9 @@ impl EndpointView<'_> {
         }
         let nested = match nested_call(running, deadline, self.control.cancel_token(), &tool, &arguments) {
             Ok(mut nested) => {
+                if bounds.effect.is_some() {
+                    nested.request.effect = bounds.effect;
+                }
                 if let Some(tools) = &bounds.tools {
                     nested.request.principal = nested.request.principal.within(tools);
                 }
@@ -225,6 +231,8 @@ fn nested_call(
         chain: running.chain,
         hops: running.hops,
         session: running.session.clone(),
+        effect: running.effects.next(&["call", tool.as_str()]),
+        client: running.client.clone(),
     };
     Ok(Call { request, tool, arguments, interface: None })
 }

@@ -29,6 +29,7 @@ pub use self::{
     resolver::{Resolve, Resolver},
 };
 use crate::{
+    call::effect::Effects,
     capability::state::State,
     control::Control,
     grants::{
@@ -82,6 +83,8 @@ pub struct Requester {
     pub tool: Arc<str>,
     /// Notes its requests and refusals.
     pub witness: Witness,
+    /// The keys of its effects.
+    pub effects: Arc<Effects>,
 }
 
 /// HTTP state of one instance.

@@ -16,7 +16,7 @@ use wasmtime_wasi_http::{WasiHttpCtxView, WasiHttpView};
 use self::usage::Usage;
 use super::output::{LogStream, RecordWriter};
 use crate::{
-    call::{Dispatch, LogLevel, Observer, Session, TraceContext},
+    call::{Dispatch, LogLevel, Observer, Session, TraceContext, effect::Effects, inputs::ClientLine},
     capability::{
         changed::ChangedView,
         endpoint::EndpointView,
@@ -83,8 +83,12 @@ pub struct Running {
     pub cause: Arc<str>,
     /// The legacy client's session.
     pub session: Option<Session>,
+    /// The line to the client.
+    pub client: ClientLine,
     /// Events that led to this call, each emitted by the handler of the one before; 0 for a call of a client.
     pub chain: u32,
+    /// The keys of its effects.
+    pub effects: Arc<Effects>,
     /// Guests that rest: where memory is short, one makes room.
     pub resting: Arc<dyn MakeRoom>,
 }
@@ -100,7 +104,8 @@ impl Running {
         let access = self.http.clone()?;
         let tenant = self.principal.tenant.clone();
         let (component, tool) = (Arc::clone(&self.component), Arc::clone(&self.tool));
-        let requester = Requester { tenant, component, tool, witness: self.witness.clone() };
+        let (witness, effects) = (self.witness.clone(), Arc::clone(&self.effects));
+        let requester = Requester { tenant, component, tool, witness, effects };
         Some((access, requester))
     }
 }

@@ -4,15 +4,17 @@ use std::{io::IsTerminal as _, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Map, Value};
 
 use super::{
     Data, Operator, clean, operate,
     peers::{self, ByPeer},
-    print, print_json, table,
+    print, print_json, question, table,
 };
 use crate::{
-    mcp::client::{Answer, Client, ClientConfig, OnProgress},
+    call::inputs::Reply,
+    mcp::client::{Answer, Client, ClientConfig, OnProgress, OnQuestion},
     mesh::PeerId,
 };
 
@@ -25,8 +27,8 @@ pub(super) struct Server {
     /// Bearer token
     #[arg(long, env = "MCPP_TOKEN", hide_env_values = true)]
     token: Option<String>,
-    /// Seconds for one request
-    #[arg(long, default_value_t = 60.0, value_name = "SECONDS")]
+    /// Seconds for one request, besides the time that you take to answer a tool's question
+    #[arg(long, default_value_t = 30.0, value_name = "SECONDS")]
     timeout: f64,
     /// How often to repeat a request that cannot have run (connection refused, host busy), with exponential back-off
     #[arg(long, default_value_t = 3, value_name = "N")]
@@ -42,7 +44,7 @@ impl Server {
     pub(super) async fn connect(&self, on_progress: OnProgress) -> anyhow::Result<Client> {
         let timeout = self.patience()?;
         let config = ClientConfig { url: self.url.clone(), token: self.token.clone(), timeout, retries: self.retries };
-        Ok(Client::connect(config, on_progress).await?)
+        Ok(Client::connect(config, on_progress, user()).await?)
     }
 }
 
@@ -116,12 +118,16 @@ impl CallArgs {
         if let Some(peer) = &self.by.peer {
             return self.call_peer(peer.clone(), given).await;
         }
-        let client = self.server.connect(Arc::new(show_progress)).await?;
+        let progress = Arc::new(CallProgress::default());
+        let shown = Arc::clone(&progress);
+        let on_progress = move |done: f64, total: Option<f64>, message: Option<&str>| shown.show(done, total, message);
+        let client = self.server.connect(Arc::new(on_progress)).await?;
         let arguments = match given {
             Given::Object(object) => object,
             Given::Pairs(pairs) => typed(pairs, &input_schema(&client, &self.tool).await?),
         };
         let answer = client.call(&self.tool, arguments).await;
+        progress.end();
         client.close().await;
         self.show(&answer?)
     }
@@ -162,6 +168,57 @@ impl CallArgs {
 pub(super) fn tell(message: &str) {
     use std::io::Write as _;
     let _nobody_may_read_it = writeln!(std::io::stderr().lock(), "{message}");
+}
+
+/// The user at the terminal, if there is one.
+fn user() -> Option<OnQuestion> {
+    if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
+        return None;
+    }
+    Some(Arc::new(|asked| {
+        Box::pin(async move {
+            let asking = tokio::task::spawn_blocking(move || question::at_terminal(&asked));
+            asking.await.unwrap_or(Reply::Cancelled)
+        })
+    }))
+}
+
+/// A bar while a tool says how far it is, where there is a terminal.
+#[derive(Debug, Default)]
+pub(super) struct CallProgress(std::sync::OnceLock<ProgressBar>);
+
+impl CallProgress {
+    /// Shows a report.
+    pub(super) fn show(&self, done: f64, total: Option<f64>, message: Option<&str>) {
+        if !std::io::stderr().is_terminal() {
+            return;
+        }
+        let bar = self.0.get_or_init(|| ProgressBar::new_spinner().with_style(bar_style("{spinner} {pos} {msg}")));
+        let whole = |number: f64| (number.max(0.0) * SHOWN_STEPS).round() as u64;
+        if let Some(total) = total.filter(|total| *total > 0.0) {
+            bar.set_style(bar_style("{wide_bar} {percent} % {msg}"));
+            bar.set_length(whole(total));
+            bar.set_position(whole(done));
+        } else {
+            bar.set_position(done.max(0.0) as u64);
+        }
+        bar.set_message(clean(message.unwrap_or_default()).replace('\n', " "));
+        bar.tick();
+    }
+
+    /// Takes the bar away.
+    pub(super) fn end(&self) {
+        if let Some(bar) = self.0.get() {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+/// Steps of a bar for each unit of progress, which may be a fraction.
+const SHOWN_STEPS: f64 = 100.0;
+
+fn bar_style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
 }
 
 pub(super) fn show_progress(done: f64, total: Option<f64>, message: Option<&str>) {

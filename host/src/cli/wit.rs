@@ -12,6 +12,7 @@ const PACKAGES: [(&str, &str, &str); 10] = [
     ("mcpp-tool", "tool.wit", include_str!("../../../wit/tool/tool.wit")),
     ("mcpp-primitives", "primitives.wit", include_str!("../../../wit/primitives/primitives.wit")),
     ("mcpp-endpoint", "endpoint.wit", include_str!("../../../wit/endpoint/endpoint.wit")),
+    ("mcpp-client", "client.wit", include_str!("../../../wit/client/client.wit")),
     ("mcpp-delegation", "delegation.wit", include_str!("../../../wit/delegation/delegation.wit")),
     ("mcpp-store", "store.wit", include_str!("../../../wit/store/store.wit")),
     ("mcpp-events", "events.wit", include_str!("../../../wit/events/events.wit")),

@@ -1,6 +1,8 @@
 //! `mcpp workflow`: watching the workflows of a host, through the same tools that every client has.
 
 mod follow;
+mod mend;
+mod test;
 
 use std::sync::Arc;
 
@@ -35,6 +37,12 @@ enum WorkflowCommand {
         /// Only runs with this tag; may be repeated
         #[arg(long = "tag", value_name = "TAG")]
         tags: Vec<String>,
+        /// Only runs submitted at this time (RFC 3339) or later
+        #[arg(long, value_name = "TIME")]
+        since: Option<String>,
+        /// Only runs submitted before this time (RFC 3339)
+        #[arg(long, value_name = "TIME")]
+        until: Option<String>,
         /// The most runs to list
         #[arg(long, default_value_t = 50)]
         limit: u32,
@@ -55,17 +63,37 @@ enum WorkflowCommand {
         /// The run's id
         id: String,
     },
+    /// Cancel, pause, resume or retry all runs of a filter; exit code 1 if that is refused for some
+    Bulk(mend::BulkArgs),
+    /// Print a run as a JSON document, to be imported on another host
+    Export {
+        /// The run's id
+        id: String,
+    },
+    /// Make a run of a document: steps that have results there keep them
+    Import(mend::RunImportArgs),
+    /// Rehearse a workflow on a store of its own: every step and undo fails, is done twice and comes late; exit code 1 if an effect stays
+    Test(test::TestArgs),
     /// Look for unfinished runs to which nothing will happen any more; exit code 1 if there are any
     Doctor,
 }
 
 impl WorkflowArgs {
     pub(super) async fn run(self) -> anyhow::Result<u8> {
-        let command = self.command.unwrap_or(WorkflowCommand::List { status: None, tags: Vec::new(), limit: 50 });
+        let command = self.command.unwrap_or(WorkflowCommand::List {
+            status: None,
+            tags: Vec::new(),
+            since: None,
+            until: None,
+            limit: 50,
+        });
+        if let WorkflowCommand::Test(args) = command {
+            return Box::pin(test::run(args, self.json)).await;
+        }
         let client = self.server.connect(Arc::new(|_, _, _| {})).await?;
         let code = match command {
-            WorkflowCommand::List { status, tags, limit } => {
-                let arguments = json!({ "status_filter": status, "tag_filter": tags, "limit": limit });
+            WorkflowCommand::List { status, tags, since, until, limit } => {
+                let arguments = json!({ "status_filter": status, "tag_filter": tags, "created_after": since, "created_before": until, "limit": limit });
                 list(&client, arguments, self.json).await
             }
             WorkflowCommand::Show { id, dot, mermaid } if dot || mermaid => {
@@ -74,6 +102,11 @@ impl WorkflowArgs {
             WorkflowCommand::Show { id, .. } => show(&client, &id, self.json).await,
             WorkflowCommand::Follow { id } => follow::follow(&client, &id, self.json).await,
             WorkflowCommand::Doctor => doctor(&client, self.json).await,
+            WorkflowCommand::Bulk(args) => mend::bulk(&client, args, self.json).await,
+            WorkflowCommand::Export { id } => mend::export(&client, &id).await,
+            WorkflowCommand::Import(args) => mend::import(&client, &args, self.json).await,
+            // It has a host of its own.
+            WorkflowCommand::Test(_) => Ok(0),
         };
         client.close().await;
         code

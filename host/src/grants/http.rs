@@ -10,6 +10,7 @@ mod path;
 
 use std::{fmt, net::IpAddr};
 
+use http::HeaderName;
 use ipnet::IpNet;
 use serde::Deserialize;
 
@@ -23,6 +24,24 @@ pub use self::{
 const MAX_RULES: usize = 1_000;
 /// Longest method, in bytes.
 pub const MAX_METHOD_BYTES: usize = 32;
+/// The header in which the host names the effect of a request, unless the rule says another.
+const DEFAULT_IDEMPOTENCY_HEADER: &str = "Idempotency-Key";
+/// Headers that no rule may name for that.
+const HEADERS_OF_THE_HOST: [&str; 13] = [
+    "host",
+    "connection",
+    "content-length",
+    "transfer-encoding",
+    "upgrade",
+    "te",
+    "trailer",
+    "keep-alive",
+    "expect",
+    "proxy-authorization",
+    "authorization",
+    "cookie",
+    "content-type",
+];
 /// Methods of a rule that names none.
 const DEFAULT_METHODS: [&str; 2] = ["GET", "HEAD"];
 
@@ -134,6 +153,8 @@ struct RuleText {
     methods: Option<Vec<String>>,
     #[serde(default)]
     addresses: Vec<String>,
+    #[serde(default)]
+    idempotency_header: Option<String>,
 }
 
 /// One rule: requests that are allowed.
@@ -146,6 +167,8 @@ pub struct Rule {
     paths: Paths,
     methods: Vec<String>,
     addresses: Vec<IpNet>,
+    /// The header in which the host names the effect of a request that may be repeated; none if it names none.
+    idempotency_header: Option<HeaderName>,
 }
 
 impl TryFrom<RuleText> for Rule {
@@ -169,6 +192,9 @@ impl TryFrom<RuleText> for Rule {
             paths: Paths::parse(path).map_err(refuse)?,
             methods: methods(text.methods)?,
             addresses: text.addresses.iter().map(|address| network(address)).collect::<Result<_, _>>()?,
+            idempotency_header: idempotency_header(
+                text.idempotency_header.as_deref().unwrap_or(DEFAULT_IDEMPOTENCY_HEADER),
+            )?,
         })
     }
 }
@@ -188,6 +214,19 @@ fn methods(named: Option<Vec<String>>) -> Result<Vec<String>, String> {
         }
     }
     Ok(methods)
+}
+
+/// The header for keys of effects; an empty name is none.
+fn idempotency_header(name: &str) -> Result<Option<HeaderName>, String> {
+    if name.is_empty() {
+        return Ok(None);
+    }
+    let refuse = |reason: &str| format!("`idempotency_header` {name:?} {reason}");
+    let header = HeaderName::try_from(name).map_err(|_| refuse("is no name of a header"))?;
+    match HEADERS_OF_THE_HOST.contains(&header.as_str()) {
+        true => Err(refuse("is a header of the connection, or of rights")),
+        false => Ok(Some(header)),
+    }
 }
 
 fn network(text: &str) -> Result<IpNet, String> {
@@ -264,6 +303,13 @@ impl HttpRules {
     ) -> Result<&Rule, DeniedRequest> {
         let request = request(method, scheme, host, port, path)?;
         self.0.iter().find(|rule| rule.allows(&request)).ok_or_else(|| DeniedRequest::no_rule(&request))
+    }
+
+    /// The header in which the host names the effect of such a request, by the first rule that allows it.
+    pub fn idempotency_header(&self, method: &str, origin: &UrlOrigin, path: &str) -> Option<&HeaderName> {
+        let path = if path.is_empty() { "/" } else { path };
+        let request = AskedRequest { method, origin: origin.clone(), path };
+        self.0.iter().find(|rule| rule.allows(&request))?.idempotency_header.as_ref()
     }
 
     /// Whether a request may go to `address`; asked of every rule that allows the request.

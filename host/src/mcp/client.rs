@@ -4,22 +4,26 @@
 
 use std::{borrow::Cow, sync::Arc, time::Duration};
 
+use futures::future::BoxFuture;
 use rmcp::{
     ClientHandler, RoleClient,
     model::{
-        CallToolRequestParams, ClientInfo, ErrorCode, ErrorData, GetPromptRequestParams, Implementation, JsonObject,
-        ProgressNotificationParam, ProtocolVersion, ReadResourceRequestParams,
+        CallToolRequestParams, ClientInfo, ElicitRequestParams, ElicitResult, ElicitationAction, ElicitationCapability,
+        ErrorCode, ErrorData, FormElicitationCapability, GetPromptRequestParams, Implementation, JsonObject,
+        ProgressNotificationParam, ProtocolVersion, ReadResourceRequestParams, UrlElicitationCapability,
     },
     service::{
-        ClientInitializeError, ClientLifecycleMode, NotificationContext, RunningService, ServiceError,
+        ClientInitializeError, ClientLifecycleMode, NotificationContext, RequestContext, RunningService, ServiceError,
         serve_client_with_lifecycle,
     },
     transport::{StreamableHttpClientTransport, streamable_http_client::StreamableHttpClientTransportConfig},
 };
 use serde::Serialize;
 use serde_json::Value;
+use tokio::time::Instant;
 
 use super::convert::BUSY;
+use crate::call::inputs::{CallClock, InputQuestion, Reply};
 
 /// The first wait before a request is repeated; each further one is twice as long.
 const FIRST_WAIT: Duration = Duration::from_millis(200);
@@ -109,15 +113,52 @@ pub struct Answer {
 /// The client's handler of the progress of its call.
 pub type OnProgress = Arc<dyn Fn(f64, Option<f64>, Option<&str>) + Send + Sync>;
 
+/// The client's user: answers a form or a page.
+pub type OnQuestion = Arc<dyn Fn(InputQuestion) -> BoxFuture<'static, Reply> + Send + Sync>;
+
 struct ProgressHandler {
     on_progress: OnProgress,
+    on_question: Option<OnQuestion>,
+    /// Stands still while the user thinks.
+    clock: Arc<CallClock>,
 }
 
 impl ClientHandler for ProgressHandler {
     fn get_info(&self) -> ClientInfo {
         let mut info = ClientInfo::default();
         info.client_info = Implementation::new("mcpp", env!("CARGO_PKG_VERSION"));
+        if self.on_question.is_some() {
+            info.capabilities.elicitation = Some(
+                ElicitationCapability::new()
+                    .with_form(FormElicitationCapability::new())
+                    .with_url(UrlElicitationCapability::new()),
+            );
+        }
         info
+    }
+
+    async fn create_elicitation(
+        &self,
+        asked: ElicitRequestParams,
+        _: RequestContext<RoleClient>,
+    ) -> Result<ElicitResult, ErrorData> {
+        let question = match asked {
+            ElicitRequestParams::FormElicitationParams { message, requested_schema, .. } => {
+                let schema = serde_json::to_value(requested_schema);
+                let schema = schema.map_err(|error| ErrorData::invalid_params(error.to_string(), None))?;
+                InputQuestion::Form { message, schema }
+            }
+            ElicitRequestParams::UrlElicitationParams { message, url, .. } => InputQuestion::Url { message, url },
+            _ => return Ok(ElicitResult::new(ElicitationAction::Decline)),
+        };
+        let Some(user) = &self.on_question else { return Ok(ElicitResult::new(ElicitationAction::Decline)) };
+        let _stands_still = self.clock.stop();
+        Ok(match user(question).await {
+            Reply::Accepted(Some(values)) => ElicitResult::new(ElicitationAction::Accept).with_content(values),
+            Reply::Accepted(None) => ElicitResult::new(ElicitationAction::Accept),
+            Reply::Cancelled => ElicitResult::new(ElicitationAction::Cancel),
+            Reply::Declined | Reply::Sampled { .. } | Reply::Roots(_) => ElicitResult::new(ElicitationAction::Decline),
+        })
     }
 
     async fn on_progress(&self, progress: ProgressNotificationParam, _: NotificationContext<RoleClient>) {
@@ -128,6 +169,7 @@ impl ClientHandler for ProgressHandler {
 /// A connection to a server.
 pub struct Client {
     config: ClientConfig,
+    clock: Arc<CallClock>,
     service: RunningService<RoleClient, ProgressHandler>,
 }
 
@@ -138,17 +180,27 @@ impl std::fmt::Debug for Client {
 }
 
 impl Client {
-    /// Connects; the server's era decides the protocol.
-    pub async fn connect(config: ClientConfig, on_progress: OnProgress) -> Result<Self, ClientError> {
+    /// Connects; the server's era decides the protocol. Without a user the client declares no elicitation.
+    pub async fn connect(
+        config: ClientConfig,
+        on_progress: OnProgress,
+        on_question: Option<OnQuestion>,
+    ) -> Result<Self, ClientError> {
         let legal = url::Url::parse(&config.url).is_ok_and(|url| matches!(url.scheme(), "http" | "https"));
         if !legal {
             return Err(ClientError::Url { url: config.url });
         }
         let mut waits = Waits::new(config.retries);
         loop {
-            match Self::try_connect(&config, Arc::clone(&on_progress)).await {
+            let clock = Arc::new(CallClock::default());
+            let handler = ProgressHandler {
+                on_progress: Arc::clone(&on_progress),
+                on_question: on_question.clone(),
+                clock: Arc::clone(&clock),
+            };
+            match Self::try_connect(&config, handler).await {
                 Err(error @ ClientError::Connect { .. }) => waits.next(error).await?,
-                Ok(service) => return Ok(Self { config, service }),
+                Ok(service) => return Ok(Self { config, clock, service }),
                 Err(error) => return Err(error),
             }
         }
@@ -156,7 +208,7 @@ impl Client {
 
     async fn try_connect(
         config: &ClientConfig,
-        on_progress: OnProgress,
+        handler: ProgressHandler,
     ) -> Result<RunningService<RoleClient, ProgressHandler>, ClientError> {
         let http = reqwest::Client::builder()
             .connect_timeout(config.timeout)
@@ -167,7 +219,7 @@ impl Client {
         let transport = StreamableHttpClientTransport::with_client(http, transport);
         let lifecycle =
             ClientLifecycleMode::Auto { preferred_versions: vec![ProtocolVersion::V_2026_07_28], legacy_version: None };
-        let connected = serve_client_with_lifecycle(ProgressHandler { on_progress }, transport, lifecycle);
+        let connected = serve_client_with_lifecycle(handler, transport, lifecycle);
         match tokio::time::timeout(config.timeout, connected).await {
             Err(_) => Err(ClientError::Timeout(config.timeout)),
             Ok(Ok(service)) => Ok(service),
@@ -246,11 +298,18 @@ impl Client {
     }
 
     async fn bounded<T>(&self, request: impl Future<Output = Result<T, ServiceError>>) -> Result<T, ClientError> {
-        match tokio::time::timeout(self.config.timeout, request).await {
-            Err(_) => Err(ClientError::Timeout(self.config.timeout)),
-            Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(ServiceError::McpError(error))) => Err(error.into()),
-            Ok(Err(error)) => Err(ClientError::Broken(crate::error::chain(&error))),
+        let now = Instant::now();
+        let until = now.checked_add(self.config.timeout).unwrap_or(now);
+        let before = self.clock.stood_still();
+        let answer = tokio::select! {
+            biased;
+            answer = request => answer,
+            () = self.clock.reach(until, before) => return Err(ClientError::Timeout(self.config.timeout)),
+        };
+        match answer {
+            Ok(answer) => Ok(answer),
+            Err(ServiceError::McpError(error)) => Err(error.into()),
+            Err(error) => Err(ClientError::Broken(crate::error::chain(&error))),
         }
     }
 

@@ -115,7 +115,7 @@ pub(super) fn from_result(wire: CallToolResult) -> ToolResult {
     }
 }
 
-fn from_block(block: ContentBlock) -> Content {
+pub(super) fn from_block(block: ContentBlock) -> Content {
     let blob = |data: String, mime_type: String| match BASE64_STANDARD.decode(&data) {
         Ok(data) => Ok(Blob { data, mime_type }),
         Err(_) => Err(Content::Text(data)),

@@ -2,6 +2,9 @@
 //!
 //! A handler belongs to one principal, taken from the door when the handler is made: once a session in the legacy era, once a request in the modern.
 
+mod asking;
+mod context;
+
 use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::http::request::Parts;
@@ -21,18 +24,20 @@ use rmcp::{
 use serde_json::Value;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use self::context::{cursor, extension, is_modern, session_id, trace, unknown_method, way_here};
 pub(super) use super::refusal::RefusalSignal;
 use super::{
     convert,
     listening::{LegacyListening, Listening},
     pages::ListPages,
+    parked::{ParkedCalls, Resumed},
     primitives::{Asking, ServedKinds},
     running::RunningCall,
     session::Sessions,
-    tools::{self, CHAIN, CallRequest, DEADLINE, HOPS, INTERFACE, RECEIPT, WayHere},
+    tools::{self, CallRequest, INTERFACE, RECEIPT},
 };
 use crate::{
-    call::{LogLevel, Session, TraceContext},
+    call::{LogLevel, Session},
     names::ToolName,
     registry::{Registry, changes::ResourceListener},
     tenant::{Principal, door::DoorPermit},
@@ -48,12 +53,19 @@ struct EndpointState {
     name: String,
     page_size: usize,
     pages: ListPages,
+    parked: ParkedCalls,
 }
 
 impl Endpoint {
     /// An endpoint that serves `registry`'s tools under a name.
     pub fn new(registry: Registry, name: String, page_size: usize) -> Self {
-        Self(Arc::new(EndpointState { registry, name, page_size, pages: ListPages::default() }))
+        Self(Arc::new(EndpointState {
+            registry,
+            name,
+            page_size,
+            pages: ListPages::default(),
+            parked: ParkedCalls::default(),
+        }))
     }
 
     /// The registry.
@@ -68,6 +80,11 @@ impl Endpoint {
     /// Pages of the list of tools that are kept as JSON.
     pub(super) fn pages(&self) -> &ListPages {
         &self.0.pages
+    }
+
+    /// Calls that wait for their clients' next request.
+    pub(super) fn parked(&self) -> &ParkedCalls {
+        &self.0.parked
     }
 
     pub(super) fn handler(&self, principal: Principal, sessions: Option<Arc<Sessions>>) -> ProtocolHandler {
@@ -96,11 +113,6 @@ impl HandedOver {
     fn take(extensions: &Extensions) -> Option<RunningCall> {
         extension::<Self>(extensions)?.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
-}
-
-/// A value that the door gave along with a request.
-fn extension<T: Send + Sync + 'static>(extensions: &Extensions) -> Option<&T> {
-    extensions.get::<Parts>()?.extensions.get::<T>()
 }
 
 /// The methods, for one principal.
@@ -169,7 +181,7 @@ impl ProtocolHandler {
             principal: &self.principal,
             trace: trace(context),
             session: self.session(context),
-            way: WayHere::read(context.meta.get(DEADLINE), context.meta.get(HOPS), context.meta.get(CHAIN)),
+            way: way_here(context),
             ct: &context.ct,
             signal: extension(&context.extensions),
         }
@@ -185,26 +197,6 @@ impl ProtocolHandler {
         let listener = self.listener.lock().unwrap_or_else(PoisonError::into_inner).clone();
         listener.ok_or_else(|| ErrorData::invalid_request("the session is not initialized yet", None))
     }
-}
-
-fn is_modern(context: &RequestContext<RoleServer>) -> bool {
-    context.protocol_version().is_some_and(|version| version.as_str() >= ProtocolVersion::V_2026_07_28.as_str())
-}
-
-fn unknown_method(method: &str) -> ErrorData {
-    ErrorData::new(ErrorCode::METHOD_NOT_FOUND, format!("unknown method `{method}`"), None)
-}
-
-fn session_id(context: &RequestContext<RoleServer>) -> Option<String> {
-    let parts = context.extensions.get::<Parts>()?;
-    Some(parts.headers.get("mcp-session-id")?.to_str().ok()?.to_owned())
-}
-
-/// The trace that the client is in: of the message, else of the HTTP request.
-fn trace(context: &RequestContext<RoleServer>) -> TraceContext {
-    let from_meta = context.meta.get("traceparent").and_then(Value::as_str);
-    let from_header = || context.extensions.get::<Parts>()?.headers.get("traceparent")?.to_str().ok();
-    TraceContext::from_traceparent(from_meta.or_else(from_header))
 }
 
 impl ServerHandler for ProtocolHandler {
@@ -251,6 +243,11 @@ impl ServerHandler for ProtocolHandler {
         let running = match HandedOver::take(&context.extensions) {
             Some(running) => running,
             None => {
+                match self.resume(&request, &context)? {
+                    Some(Resumed::Goes(running)) => return self.attend(*running, &context).await,
+                    Some(Resumed::AsksAgain(required)) => return Ok(CallToolResponse::InputRequired(required)),
+                    None => {}
+                }
                 let tool =
                     ToolName::new(&request.name).map_err(|error| ErrorData::invalid_params(error.to_string(), None))?;
                 let call = CallRequest {
@@ -261,19 +258,15 @@ impl ServerHandler for ProtocolHandler {
                     wants_progress: token.is_some(),
                     wants_receipt: context.meta.get(RECEIPT) == Some(&Value::Bool(true)),
                     trace: trace(&context),
-                    way: WayHere::read(context.meta.get(DEADLINE), context.meta.get(HOPS), context.meta.get(CHAIN)),
+                    way: way_here(&context),
                     session: self.session(&context),
+                    abilities: asking::abilities(&context),
                 };
                 self.leave_door(&call.tool, &context);
                 self.endpoint.begin_call(&self.principal, call)?
             }
         };
-        let wants_receipt = running.wants_receipt;
-        let outcome = running.forward(&context.peer, token.as_ref(), &context.ct).await;
-        let share = self.registry().share(&self.principal.tenant);
-        let (writer, signal) = (extension(&context.extensions), extension(&context.extensions));
-        let answer = tools::answer(outcome, wants_receipt, writer, share, signal).await;
-        Ok(CallToolResponse::Complete(answer?))
+        self.attend(running, &context).await
     }
 
     async fn set_level(
@@ -437,8 +430,4 @@ impl ServerHandler for ProtocolHandler {
         let asking = self.asking(subscription.request_context());
         self.endpoint.listen(listening, &subscription, &asking).await
     }
-}
-
-fn cursor(request: Option<&PaginatedRequestParams>) -> Option<&str> {
-    request.and_then(|request| request.cursor.as_deref())
 }

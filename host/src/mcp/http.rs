@@ -358,6 +358,7 @@ async fn metrics(State(app): State<Arc<App>>, headers: HeaderMap) -> Response {
     {
         metrics::gauge!("mcpp_instances", "state" => state).set(count as f64);
     }
+    metrics::gauge!("mcpp_parked_calls").set(app.endpoint.parked().len() as f64);
     metrics::gauge!("mcpp_session_workers").set(app.sessions.live() as f64);
     let by_tenant = app.sessions.by_tenant();
     let kept = app.endpoint.registry().keeper().count();

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use futures::{
     FutureExt as _,
-    future::{BoxFuture, FusedFuture as _},
+    future::{BoxFuture, Fuse, FusedFuture as _},
 };
 use rmcp::{
     RoleServer,
@@ -16,12 +16,15 @@ use rmcp::{
     service::Peer,
 };
 use serde_json::Value;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::convert;
+use super::{convert, inputs, parked::RequestBinding};
 use crate::{
-    call::{CallError, CallEvent, Receipt, ToolResult, WaitingEvent, event_dropped},
+    call::{
+        CallError, CallEvent, Receipt, ToolResult, WaitingEvent, event_dropped,
+        inputs::{ClientLine, Round},
+    },
     memory::Reservation,
 };
 
@@ -40,8 +43,61 @@ pub(super) struct RunningCall {
     outcome: BoxFuture<'static, CallOutcome>,
     events: CallEvents,
     cancel: CancellationToken,
+    asked: AskedCall,
     /// Whether the client asked what it cost.
     pub(super) wants_receipt: bool,
+}
+
+/// How a guest's questions reach its client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum WayToAsk {
+    /// As requests beside the call.
+    ByRequest,
+    /// In the answer to the call, which the client then repeats.
+    InTheAnswer,
+}
+
+/// How far a call came.
+pub(super) enum CallTurn {
+    Ended(CallOutcome),
+    /// Its client has to reply first.
+    Asks(Box<RunningCall>, Round),
+}
+
+/// The questions of a call.
+#[derive(Debug)]
+pub(super) struct AskedCall {
+    client: ClientLine,
+    first: Option<Round>,
+    rest: Option<mpsc::Receiver<Round>>,
+    binding: Option<RequestBinding>,
+    id: Option<u128>,
+    rounds_so_far: u32,
+    /// Whether the call runs in a task of its own.
+    is_driven: bool,
+}
+
+impl AskedCall {
+    /// Those that come on a line, for a call that is bound to its caller and its parameters.
+    pub(super) fn new(
+        client: ClientLine,
+        rest: Option<mpsc::Receiver<Round>>,
+        binding: Option<RequestBinding>,
+    ) -> Self {
+        Self { client, first: None, rest, binding, id: None, rounds_so_far: 0, is_driven: false }
+    }
+
+    async fn next(&mut self) -> Round {
+        if let Some(first) = self.first.take() {
+            return first;
+        }
+        if let Some(rest) = &mut self.rest
+            && let Some(round) = rest.recv().await
+        {
+            return round;
+        }
+        std::future::pending().await
+    }
 }
 
 /// The events of a call before it ends.
@@ -86,9 +142,56 @@ impl RunningCall {
         outcome: BoxFuture<'static, CallOutcome>,
         events: CallEvents,
         cancel: CancellationToken,
+        asked: AskedCall,
         wants_receipt: bool,
     ) -> Self {
-        Self { outcome, events, cancel, wants_receipt }
+        Self { outcome, events, cancel, asked, wants_receipt }
+    }
+
+    /// The guest's line to the client.
+    pub(super) fn client(&self) -> &ClientLine {
+        &self.asked.client
+    }
+
+    /// The round of questions for which [`RunningCall::end_in_silence`] ended.
+    pub(super) fn take_round(&mut self) -> Option<Round> {
+        self.asked.first.take()
+    }
+
+    /// Caller and request; none if the client cannot be asked.
+    pub(super) fn binding(&self) -> Option<&RequestBinding> {
+        self.asked.binding.as_ref()
+    }
+
+    /// A number that names the call, for ever the same.
+    pub(super) fn call_id(&mut self) -> u128 {
+        *self.asked.id.get_or_insert_with(|| {
+            let mut bytes = [0; 16];
+            let _another_call_may_then_have_it = getrandom::fill(&mut bytes);
+            u128::from_be_bytes(bytes)
+        })
+    }
+
+    /// The number of the next time that the client is asked.
+    pub(super) fn next_round(&mut self) -> u32 {
+        self.asked.rounds_so_far = self.asked.rounds_so_far.saturating_add(1);
+        self.asked.rounds_so_far
+    }
+
+    /// Lets the call run in a task of its own, whoever waits for it, and tells when it has ended.
+    pub(super) fn drive(&mut self, on_end: impl FnOnce() + Send + 'static) {
+        if std::mem::replace(&mut self.asked.is_driven, true) {
+            return;
+        }
+        let (told, told_of) = oneshot::channel();
+        let outcome = std::mem::replace(&mut self.outcome, Box::pin(std::future::pending()));
+        tokio::spawn(async move {
+            let outcome = outcome.await;
+            on_end();
+            let _nobody_may_wait_for_it = told.send(outcome);
+        });
+        self.outcome =
+            Box::pin(async move { told_of.await.unwrap_or_else(|_| (Err(CallError::Cancelled), Receipt::default())) });
     }
 
     /// The token that stops the call.
@@ -98,7 +201,7 @@ impl RunningCall {
 
     /// Waits until the call ends without having said anything, says something, or `patience` is over. `None` unless it has ended; then it is to be waited for in another way.
     pub(super) async fn end_in_silence(&mut self, patience: Option<Duration>) -> Option<CallOutcome> {
-        let Self { outcome, events, .. } = self;
+        let Self { outcome, events, asked, .. } = self;
         let patience = async {
             match patience {
                 Some(patience) => tokio::time::sleep(patience).await,
@@ -115,6 +218,10 @@ impl RunningCall {
             biased;
             ended = &mut *outcome => ended,
             () = speaks => return None,
+            round = asked.next() => {
+                asked.first = Some(round);
+                return None;
+            }
             () = patience => return None,
         };
         if !self.events.has_next() {
@@ -129,53 +236,70 @@ impl RunningCall {
         drop(self.outcome.await);
     }
 
-    /// Runs the call to its end and forwards its events meanwhile. Events before the end go before the answer, as long as the client takes them. The call is stopped when `ct`
-    /// fires, and when nobody waits for it any more.
+    /// Runs the call to its end, or until its client has to reply, and forwards its events meanwhile. Events before that go before the answer, as long as the client takes them.
+    /// The call is stopped when `ct` fires, and when nobody waits for it any more.
     pub(super) async fn forward(
-        self,
+        mut self,
         peer: &Peer<RoleServer>,
         token: Option<&ProgressToken>,
         ct: &CancellationToken,
-    ) -> CallOutcome {
-        let _stop_guest = self.cancel.clone().drop_guard();
-        let mut forwarding = std::pin::pin!(forward_while(self.outcome, self.events, peer, token));
-        tokio::select! {
-            biased;
-            outcome = &mut forwarding => outcome,
-            () = ct.cancelled() => {
-                self.cancel.cancel();
-                forwarding.await
+        way: WayToAsk,
+    ) -> CallTurn {
+        let cancel = self.cancel.clone();
+        let stop_guest = cancel.clone().drop_guard();
+        let round = {
+            let mut attending = std::pin::pin!(self.attend(peer, token, way));
+            let attended = tokio::select! {
+                biased;
+                attended = &mut attending => attended,
+                () = ct.cancelled() => {
+                    cancel.cancel();
+                    attending.await
+                }
+            };
+            match attended {
+                Ok(outcome) => return CallTurn::Ended(outcome),
+                Err(round) => round,
             }
-        }
+        };
+        drop(stop_guest.disarm());
+        CallTurn::Asks(Box::new(self), round)
     }
-}
 
-async fn forward_while(
-    call: impl Future<Output = CallOutcome>,
-    events: CallEvents,
-    peer: &Peer<RoleServer>,
-    token: Option<&ProgressToken>,
-) -> CallOutcome {
-    let over = CancellationToken::new();
-    let mut forwarding = std::pin::pin!(forward_all(events, &over, peer, token).fuse());
-    let mut call = std::pin::pin!(call);
-    let result = loop {
-        tokio::select! {
-            biased;
-            () = &mut forwarding, if !forwarding.is_terminated() => {}
-            result = &mut call => break result,
+    /// The outcome, or the questions that come before it.
+    async fn attend(
+        &mut self,
+        peer: &Peer<RoleServer>,
+        token: Option<&ProgressToken>,
+        way: WayToAsk,
+    ) -> Result<CallOutcome, Round> {
+        let Self { outcome, events, asked, .. } = self;
+        let over = CancellationToken::new();
+        let mut forwarding = std::pin::pin!(forward_all(events, &over, peer, token).fuse());
+        let mut asking = std::pin::pin!(Fuse::terminated());
+        let result = loop {
+            tokio::select! {
+                biased;
+                () = &mut forwarding, if !forwarding.is_terminated() => {}
+                () = &mut asking, if !asking.is_terminated() => {}
+                result = &mut *outcome => break Ok(result),
+                round = asked.next() => match way {
+                    WayToAsk::ByRequest => asking.set(inputs::ask(peer, round).fuse()),
+                    WayToAsk::InTheAnswer => break Err(round),
+                },
+            }
+        };
+        over.cancel();
+        if !forwarding.is_terminated() && tokio::time::timeout(EVENTS_AFTER_CALL, forwarding).await.is_err() {
+            event_dropped("slow");
         }
-    };
-    over.cancel();
-    if !forwarding.is_terminated() && tokio::time::timeout(EVENTS_AFTER_CALL, forwarding).await.is_err() {
-        event_dropped("slow");
+        result
     }
-    result
 }
 
 /// Forwards events until the call is `over` and none waits any more.
 async fn forward_all(
-    mut events: CallEvents,
+    events: &mut CallEvents,
     over: &CancellationToken,
     peer: &Peer<RoleServer>,
     token: Option<&ProgressToken>,

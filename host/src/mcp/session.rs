@@ -32,7 +32,7 @@ use self::{
 };
 use super::{in_flight::InFlight, streams::distinct};
 use crate::{
-    call::{LogLevel, Session},
+    call::{LogLevel, Session, inputs::Abilities},
     config::SessionConfig,
     memory::Reservation,
     names::TenantId,
@@ -73,6 +73,8 @@ struct Record {
     generations: Generations,
     /// The resources of which its client wants to know, also while it is parked.
     listener: Option<Arc<ResourceListener>>,
+    /// What its client may be asked.
+    abilities: Abilities,
     last_seen: Instant,
     unread: bool,
     activity: Arc<AtomicUsize>,
@@ -99,6 +101,7 @@ impl Record {
             log_level: None,
             generations: Generations::default(),
             listener: None,
+            abilities: Abilities::default(),
             last_seen: Instant::now(),
             unread: false,
             activity: Arc::new(AtomicUsize::new(0)),

@@ -19,11 +19,12 @@ use super::{
     convert,
     envelope::{self, Envelope},
     handler::Endpoint,
+    inputs,
     session::visit::LiveSession,
     tools::{CallRequest, WayHere, read_interface},
 };
 use crate::{
-    call::{LogLevel, TraceContext, interface::InterfaceDigest},
+    call::{LogLevel, TraceContext, inputs::Abilities, interface::InterfaceDigest},
     names::ToolName,
     tenant::Principal,
 };
@@ -88,6 +89,8 @@ struct Meta<'a> {
     hops: Option<Value>,
     #[serde(rename = "mcpp/chain")]
     chain: Option<Value>,
+    #[serde(rename = "mcpp/effect")]
+    effect: Option<Value>,
     #[serde(rename = "mcpp/interface", default, deserialize_with = "said")]
     interface: Option<Value>,
 }
@@ -111,32 +114,38 @@ struct CallMeta {
     wants_receipt: bool,
     traceparent: Option<String>,
     interface: Option<InterfaceDigest>,
+    abilities: Abilities,
     way: WayHere,
 }
 
 impl Meta<'_> {
     /// `None` if the engine has something to say of it.
     fn read(&self, era: Era<'_>) -> Option<CallMeta> {
-        let log_level = match (era, self.version, self.capabilities, self.log_level) {
-            (Era::Legacy(session), None, None, None) => Some(session.log_level.unwrap_or(LogLevel::Info)),
+        let (log_level, abilities) = match (era, self.version, self.capabilities, self.log_level) {
+            (Era::Legacy(session), None, None, None) => {
+                (Some(session.log_level.unwrap_or(LogLevel::Info)), session.abilities)
+            }
             (Era::Modern, Some(version), Some(capabilities), log_level)
                 if envelope::string(version).as_deref() == Some(MODERN) =>
             {
-                let known = capabilities.get() == "{}"
-                    || serde_json::from_str::<ClientCapabilities>(capabilities.get()).is_ok();
+                let abilities = match capabilities.get() {
+                    "{}" => Abilities::default(),
+                    declared => inputs::abilities(&serde_json::from_str::<ClientCapabilities>(declared).ok()?),
+                };
                 let level = log_level.map(|level| serde_json::from_str::<LoggingLevel>(level.get())).transpose();
-                known.then_some(level.ok()?.map(convert::from_level))?
+                (level.ok()?.map(convert::from_level), abilities)
             }
             _ => return None,
         };
         let token = self.progress_token.map(|token| serde_json::from_str::<NumberOrString>(token.get())).transpose();
         Some(CallMeta {
             log_level,
+            abilities,
             wants_progress: token.ok()?.is_some(),
             wants_receipt: self.receipt.is_some_and(|receipt| receipt.get() == "true"),
             traceparent: self.traceparent.and_then(envelope::string).map(Cow::into_owned),
             interface: read_interface(self.interface.as_ref()).ok()?,
-            way: WayHere::read(self.deadline_ms.as_ref(), self.hops.as_ref(), self.chain.as_ref()),
+            way: WayHere::read([&self.deadline_ms, &self.hops, &self.chain, &self.effect].map(Option::as_ref)),
         })
     }
 }
@@ -220,6 +229,7 @@ fn call(params: &RawValue, era: Era<'_>, traceparent: Option<&str>) -> Option<Ca
         wants_receipt: meta.wants_receipt,
         trace: TraceContext::from_traceparent(meta.traceparent.as_deref().or(traceparent)),
         way: meta.way,
+        abilities: meta.abilities,
         session: match era {
             Era::Legacy(live) => Some(live.session.clone()),
             Era::Modern => None,

@@ -11,12 +11,16 @@ use tokio_util::sync::CancellationToken;
 use super::{
     convert,
     handler::{Endpoint, RefusalSignal},
-    running::{CallEvents, CallOutcome, RunningCall},
+    inputs,
+    parked::RequestBinding,
+    running::{AskedCall, CallEvents, CallOutcome, RunningCall},
     written::{self, ResultWriter},
 };
 use crate::{
     call::{
-        Call, CallError, LogLevel, Observer, Request, Session, TraceContext, authorize, interface::InterfaceDigest,
+        Call, CallError, LogLevel, Observer, Request, Session, TraceContext, authorize, effect::EffectKey,
+        inputs::{Abilities, Ability, ClientLine},
+        interface::InterfaceDigest,
     },
     control::admission::Share,
     names::{TenantId, ToolName},
@@ -33,6 +37,9 @@ pub(super) const HOPS: &str = "mcpp/hops";
 
 /// By this it says how many handlers of events led to the call, each by the event of the one before: a loop of events over several hosts ends as one on a single host does.
 pub(super) const CHAIN: &str = "mcpp/chain";
+
+/// By this a host that hands on a call which it may repeat says what names the call's effect: 64 hexadecimal digits.
+pub(super) const EFFECT: &str = "mcpp/effect";
 
 /// By this a client says which interface of the tool it knows; a tool with another one is not called.
 pub(super) const INTERFACE: &str = "mcpp/interface";
@@ -53,6 +60,8 @@ pub(super) struct CallRequest {
     pub(super) wants_receipt: bool,
     pub(super) trace: TraceContext,
     pub(super) session: Option<Session>,
+    /// What the client may be asked.
+    pub(super) abilities: Abilities,
     pub(super) way: WayHere,
 }
 
@@ -65,14 +74,17 @@ pub(super) struct WayHere {
     pub(super) hops: u8,
     /// The handlers of events that led to it.
     pub(super) chain: u32,
+    /// What names its effect there.
+    pub(super) effect: Option<EffectKey>,
 }
 
 impl WayHere {
-    /// Reads three members of `_meta`; what is no number says nothing.
-    pub(super) fn read(deadline_ms: Option<&Value>, hops: Option<&Value>, chain: Option<&Value>) -> Self {
+    /// Reads four members of `_meta`; what is no number, or no key, says nothing.
+    pub(super) fn read([deadline_ms, hops, chain, effect]: [Option<&Value>; 4]) -> Self {
         let hops = hops.and_then(Value::as_u64).map_or(0, |hops| u8::try_from(hops).unwrap_or(u8::MAX));
         let chain = chain.and_then(Value::as_u64).map_or(0, |chain| u32::try_from(chain).unwrap_or(u32::MAX));
-        Self { patience: deadline_ms.and_then(Value::as_u64).map(Duration::from_millis), hops, chain }
+        let effect = effect.and_then(Value::as_str).and_then(EffectKey::read);
+        Self { patience: deadline_ms.and_then(Value::as_u64).map(Duration::from_millis), hops, chain, effect }
     }
 }
 
@@ -136,7 +148,9 @@ impl Endpoint {
             (Observer::default(), CallEvents::default())
         };
         let (cancel, wants_receipt) = (CancellationToken::new(), request.wants_receipt);
-        let CallRequest { tool, arguments, interface, trace, session, way, .. } = request;
+        let CallRequest { tool, arguments, interface, trace, session, way, abilities, .. } = request;
+        let (client, rounds) = ClientLine::new(abilities);
+        let binding = rounds.is_some().then(|| RequestBinding::of_call(principal, tool.as_str(), &arguments));
         let request = Request {
             principal: principal.clone(),
             deadline: way.patience.and_then(|patience| Instant::now().checked_add(patience)),
@@ -147,24 +161,35 @@ impl Endpoint {
             depth: 0,
             hops: way.hops,
             session,
+            effect: way.effect.map(|effect| effect.of_caller(principal)),
+            client: client.clone(),
         };
         let call = authorize(Call { request, tool, arguments, interface })
             .map_err(|denied| ErrorData::invalid_request(denied.to_string(), None))?;
         let registry = registry.clone();
         let outcome = Box::pin(async move { registry.call_metered(call).await });
-        Ok(RunningCall::new(outcome, events, cancel, wants_receipt))
+        let asked = AskedCall::new(client, rounds, binding);
+        Ok(RunningCall::new(outcome, events, cancel, asked, wants_receipt))
     }
 }
 
-/// `outcome` in MCP's words. `writer`, if there is one, writes a large result aside; the function raises `signal` if the host refused the call or had to stop it.
+/// `outcome` in MCP's words. `writer`, if there is one, writes a large result aside; the function raises `signal` if the host refused the call or had to stop it. A tool that
+/// failed because its client had not declared an ability is that error.
 pub(super) async fn answer(
     (result, receipt): CallOutcome,
     wants_receipt: bool,
+    undeclared: Option<Ability>,
     writer: Option<&ResultWriter>,
     share: Option<Arc<Share>>,
     signal: Option<&RefusalSignal>,
 ) -> Result<CallToolResult, ErrorData> {
     let mut wire = match result {
+        Ok(result)
+            if result.is_error
+                && let Some(ability) = undeclared =>
+        {
+            return Err(inputs::undeclared(ability));
+        }
         Ok(result) => written::result(result, writer, share).await,
         Err(error) => {
             let retry = error.retry_after().map(|after| (after, matches!(error, CallError::TooMany { .. })));

@@ -8,7 +8,7 @@ use super::{
     tool::{Powers, Tool},
 };
 use crate::{
-    call::{Observer, Request, TraceContext},
+    call::{Observer, Request, TraceContext, effect::Effects, inputs::ClientLine},
     capability::{http::HttpAccess, mesh::MeshAccess, state::Running, store::StoreAccess},
     grants::ledger::Witness,
     guest::kept::Keeping,
@@ -36,6 +36,8 @@ impl Registry {
             hops: request.hops,
             chain: request.chain,
             session: request.session,
+            effects: Arc::new(Effects::new(request.effect)),
+            client: request.client,
             ..self.running(powers, request.principal, what, cause)
         }
     }
@@ -79,7 +81,9 @@ impl Registry {
             mesh,
             cause,
             session: None,
+            client: ClientLine::default(),
             chain: 0,
+            effects: Arc::default(),
             resting: Arc::clone(&self.0.resting),
         }
     }

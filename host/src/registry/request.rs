@@ -133,6 +133,6 @@ impl Registry {
         rate.take(kind)?;
         let concurrency = usize::try_from(limits.concurrency).unwrap_or(usize::MAX);
         let slot = self.0.admission.admit(&ticket.share, places, concurrency, deadline, &request.cancel).await?;
-        Ok(Control::new(*limits, deadline, request.cancel.clone(), slot))
+        Ok(Control::on_clock(*limits, deadline, request.cancel.clone(), slot, request.client.clock()))
     }
 }

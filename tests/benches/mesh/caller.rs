@@ -63,18 +63,31 @@ impl Caller {
 /// A stream of frames.
 pub(crate) struct Line(Mutex<PeerStream>);
 
-fn request(id: usize) -> Vec<u8> {
+/// A call of a tool.
+fn request(id: usize, tool: &str, arguments: &Value) -> Vec<u8> {
     let meta = json!({
         "io.modelcontextprotocol/protocolVersion": "2026-07-28",
         "io.modelcontextprotocol/clientCapabilities": {},
     });
-    let params = json!({ "name": "add", "arguments": { "a": 40, "b": 2 }, "_meta": meta });
+    let params = json!({ "name": tool, "arguments": arguments, "_meta": meta });
     json!({ "jsonrpc": "2.0", "id": id, "method": "tools/call", "params": params }).to_string().into_bytes()
 }
 
 impl Line {
-    /// Makes so many calls, so many at a time. What each took.
+    /// Makes so many calls of `add`, so many at a time. What each took.
     pub(crate) async fn calls(&self, calls: usize, at_once: usize) -> Times {
+        let numbers = json!({ "a": 40, "b": 2 });
+        self.calls_of("add", |_| numbers.clone(), calls, at_once).await
+    }
+
+    /// The same of another tool, with the arguments of each call by its number.
+    pub(crate) async fn calls_of(
+        &self,
+        tool: &str,
+        arguments: impl Fn(usize) -> Value,
+        calls: usize,
+        at_once: usize,
+    ) -> Times {
         let mut stream = self.0.lock().await;
         let mut begun = vec![Instant::now(); calls];
         let mut taken = Vec::with_capacity(calls);
@@ -82,7 +95,7 @@ impl Line {
         while taken.len() < calls {
             while sent < calls && sent - taken.len() < at_once {
                 begun[sent] = Instant::now();
-                frame::write(&mut *stream, &request(sent)).await.expect("written");
+                frame::write(&mut *stream, &request(sent, tool, &arguments(sent))).await.expect("written");
                 sent += 1;
             }
             tokio::io::AsyncWriteExt::flush(&mut *stream).await.expect("flushed");
@@ -93,7 +106,8 @@ impl Line {
             frame::body(&mut *stream, bytes, &mut body).await.expect("a frame");
             let answer: Value = serde_json::from_slice(&body).expect("JSON");
             let id = answer["id"].as_u64().expect("an id");
-            assert!(answer["error"].is_null() && answer["result"]["isError"] != true, "{answer}");
+            let refused = answer["result"]["structuredContent"]["ok"] == false || answer["result"]["isError"] == true;
+            assert!(answer["error"].is_null() && !refused, "{answer}");
             taken.push(begun[usize::try_from(id).expect("small")].elapsed());
         }
         Times::new(taken)

@@ -35,12 +35,23 @@ fn add() -> Vec<u8> {
 impl MeshedHost {
     /// A host with these lines in the section `[mesh]`, and with a tool if `adds` says so.
     pub(crate) async fn start(mesh: &str, adds: bool) -> Self {
+        Self::start_with("builtin = false", mesh, if adds { Some("add") } else { None }).await
+    }
+
+    /// A host with the built-in tools, which serves when its queue does.
+    pub(crate) async fn with_queue() -> Self {
+        Self::start_with("builtin = true", "", Some("task_queue.rpc")).await
+    }
+
+    /// A host with these lines in the sections `[tools]` and `[mesh]`, which serves when this tool does.
+    async fn start_with(tools: &str, mesh: &str, waits_for: Option<&str>) -> Self {
+        let adds = waits_for == Some("add");
         let folder = tempfile::tempdir().expect("a folder");
         std::fs::create_dir(folder.path().join("tools")).expect("made");
         if adds {
             std::fs::write(folder.path().join("tools/add.wasm"), add()).expect("written");
         }
-        let config = format!("[tools]\nbuiltin = false\n[mesh]\nlisten = [\"127.0.0.1:0\"]\n{mesh}\n");
+        let config = format!("[tools]\n{tools}\n[mesh]\nlisten = [\"127.0.0.1:0\"]\n{mesh}\n");
         std::fs::write(folder.path().join("mcpp.toml"), config).expect("written");
         let data = folder.path().join("data");
         let server = Server::mcpp_in(folder).await;
@@ -48,7 +59,7 @@ impl MeshedHost {
         let list: Value = serde_json::from_str(&host.command(&["peers", "--json"])).expect("JSON");
         host.id = list["id"].as_str().expect("an id").to_owned();
         host.addresses = serde_json::from_value(list["addresses"].clone()).expect("a list");
-        while adds && !host.command(&["tools", "--url", &host.server.url()]).contains("add") {
+        while waits_for.is_some_and(|tool| !host.command(&["tools", "--url", &host.server.url()]).contains(tool)) {
             tokio::time::sleep(std::time::Duration::from_millis(10)).await;
         }
         host

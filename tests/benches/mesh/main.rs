@@ -1,7 +1,7 @@
 //! The cost of the mesh: a call on a peer over an open connection and over a new one, many calls in flight, and peers that are connected and do nothing.
 //!
-//! `cargo build --release && cargo bench -p mcpp-tests --bench mesh` prints one table; `-- --json` prints one JSON object a line, and any other word chooses among `calls`, `cold` and
-//! `idle`. Hosts are processes of their own, so that their CPU time and memory can be told apart. Nothing here is asserted: numbers are for people.
+//! `cargo build --release && cargo bench -p mcpp-tests --bench mesh` prints one table; `-- --json` prints one JSON object a line, and any other word chooses among `calls`, `cold`,
+//! `work` and `idle`. Hosts are processes of their own, so that their CPU time and memory can be told apart. Nothing here is asserted: numbers are for people.
 #![allow(
     clippy::print_stdout,
     clippy::unwrap_used,
@@ -22,6 +22,7 @@ mod idle;
 mod server;
 #[path = "../calls/times.rs"]
 mod times;
+mod work;
 
 use std::{
     future::Future,
@@ -76,6 +77,9 @@ fn main() {
         }
         if wants("cold") {
             cold().await;
+        }
+        if wants("work") {
+            work::measure().await;
         }
         if wants("idle") {
             for transport in ["tcp", "quic"] {

@@ -1,8 +1,11 @@
 //! The store in memory, for native tests: one for each thread, empty at first. It has the host's bounds on keys, values, pages and transactions.
 //! Tests look into the store by the functions here.
 
+mod failures;
+
 use std::{cell::RefCell, collections::BTreeMap, marker::PhantomData, ops::Bound, rc::Rc, time::Duration};
 
+pub use self::failures::{Failure, fail_commit, mend};
 pub use super::Spent;
 use super::{
     Entry, Order, Page, Range, StoreError,
@@ -84,6 +87,7 @@ pub fn entries() -> Vec<(Vec<u8>, Vec<u8>)> {
 /// Forgets everything on this thread.
 pub fn clear() {
     STORE.set(State::default());
+    mend();
 }
 
 /// Counts a call of the host, as it would be.
@@ -250,7 +254,11 @@ impl Source<'_> {
     pub(super) fn commit(self) -> Result<(), StoreError> {
         called();
         match self {
-            Self::Own(overlay) => overlay.into_inner().commit(),
+            Self::Own(overlay) => match failures::next() {
+                None => overlay.into_inner().commit(),
+                Some(Failure::Lost(error)) => Err(error),
+                Some(Failure::Unheard) => overlay.into_inner().commit().and(Err(StoreError::OutcomeUnknown)),
+            },
             Self::Snapshot(..) => Ok(()),
         }
     }

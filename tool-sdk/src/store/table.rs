@@ -60,12 +60,34 @@ impl<K: Key> Counts<K> {
     where
         K: PartialEq,
     {
-        let all: Span<K, (K, i64)> = Span::of(super::collections::beginning(self.name), |key, entry| {
+        Self::sums(self.parts().narrowed(prefix), t, most)
+    }
+
+    /// The numbers at this place and above it, in the order of the keys: at most `most` of them.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub fn from(&self, t: &View<'_>, place: &impl Prefix<K>, most: usize) -> Result<Vec<(K, i64)>, StoreError>
+    where
+        K: PartialEq,
+    {
+        Self::sums(self.parts().from(place), t, most)
+    }
+
+    /// The parts of all numbers.
+    fn parts(&self) -> Span<K, (K, i64)> {
+        Span::of(super::collections::beginning(self.name), |key, entry| {
             let (_shard, key) = key.split_last().ok_or(StoreError::Unreadable)?;
             Ok((decode_key(key)?, decode_value(&entry.value)?))
-        });
+        })
+    }
+
+    fn sums(parts: Span<K, (K, i64)>, t: &View<'_>, most: usize) -> Result<Vec<(K, i64)>, StoreError>
+    where
+        K: PartialEq,
+    {
         let mut found: Vec<(K, i64)> = Vec::new();
-        for part in all.narrowed(prefix).walk(t) {
+        for part in parts.walk(t) {
             let (key, part) = part?;
             let is_full = found.len() == most;
             match found.last_mut().filter(|(last, _)| *last == key) {
@@ -370,6 +392,8 @@ mod tests {
             NOTES.put(t, &2, &note("ada", &["c"]))?;
             NOTES.change(t, &1, |note| drop(note.tags.remove(0)))?;
             assert_eq!(AUTHORS.under(t, &(), 9)?, [(("ada".to_owned(),), 2)]);
+            assert_eq!(AUTHORS.from(t, &("ad",), 9)?, [(("ada".to_owned(),), 2)]);
+            assert_eq!(AUTHORS.from(t, &("adb",), 9)?, []);
             Ok(())
         })
         .expect("committed");

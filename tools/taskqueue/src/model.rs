@@ -3,10 +3,12 @@
 //! *counts*: indexes and counts agree with the records; *found*: every acknowledged task is found; *one-lease*: a task is held by one worker, and a token that was given before its last claim
 //! changes nothing; *order*: a claim gives the best task that its worker may have, and none only if there is none; *dependencies*: nothing runs before what it depends on is
 //! completed; *attempts*: never more than there may be; *paused*: nothing is handed out; *room*: nor to a worker that has as many as it may, or is leaving; *all-or-none*: what is submitted
-//! together is there together; *turns*: a key never has more running than it may, nor begins more than its rate allows, and has a task ready if it may have one.
+//! together is there together; *turns*: a key never has more running than it may, nor begins more than its rate allows, and has a task ready if it may have one; *whole*: where a
+//! commit fails, all of it is there, or nothing.
 
 pub(crate) mod agreement;
 mod claiming;
+mod failing;
 mod history;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -151,15 +153,21 @@ impl Play {
                 self.claim(WORKERS_NAMES[0], 0, true, 1, false)?;
             }
             Op::Keep(tasks) => set(|settings| settings.keep_tasks = *tasks),
+            Op::Broken(op, after, failure) => self.broken(op, *after, *failure)?,
+            Op::FailingTimer { after_ms, fails_at, gives_up } => self.failing_timer(*after_ms, fails_at, *gives_up)?,
         }
         Ok(())
+    }
+
+    fn new_id(number: u64, wish: &Wish) -> String {
+        // As an earlier version took them: with white space at the end.
+        format!("t {number:03}{}", if wish.depends_on.is_some() { "\u{a0}" } else { "" })
     }
 
     /// The submission that a wish is, its new id, and the id of the task that it depends on.
     fn submission(&mut self, wish: &Wish) -> (Submission, String, Option<String>) {
         self.next_id += 1;
-        // As an earlier version took them: with white space at the end.
-        let new_id = format!("t {:03}{}", self.next_id, if wish.depends_on.is_some() { "\u{a0}" } else { "" });
+        let new_id = Self::new_id(self.next_id, wish);
         let depends_on = wish.depends_on.and_then(|which| self.acknowledged.get(which).cloned());
         let spec = Spec {
             priority: f64::from(wish.priority),
@@ -264,6 +272,34 @@ impl Play {
     }
 
     fn check(&mut self) -> Result<(), TestCaseError> {
+        self.check_but_the_timer()?;
+        self.check_timer(0)?;
+        let t = &snapshot().expect("a snapshot");
+        self.check_turns(t, &tasks(t))
+    }
+
+    /// Holds that the timer wakes when something is due, or so many milliseconds from now at the latest.
+    fn check_timer(&self, patience_ms: u64) -> Result<(), TestCaseError> {
+        let timer = memory::timers().get("upkeep").map(|timer| timer.at_ms);
+        for task in tasks(&snapshot().expect("a snapshot")).values() {
+            let due = match &task.state {
+                State::Delayed { until_ms } => Some(*until_ms),
+                State::Running(lease) => Some(lease.until_ms),
+                _ => None,
+            };
+            // One that was lost is set for now.
+            let latest = due.map(|due| due.max(self.now + patience_ms));
+            prop_assert!(
+                latest.is_none_or(|latest| timer.is_some_and(|timer| timer <= latest)),
+                "found: nobody will look: {:?}",
+                task
+            );
+        }
+        Ok(())
+    }
+
+    /// Everything that also holds while the host tries to deliver the timer.
+    fn check_but_the_timer(&mut self) -> Result<(), TestCaseError> {
         let t = &snapshot().expect("a snapshot");
         let all = tasks(t);
         for id in std::mem::take(&mut self.acknowledged) {
@@ -279,19 +315,6 @@ impl Play {
         }
         for task in all.values() {
             prop_assert!(task.spec.max_attempts == 0 || task.attempt <= task.spec.max_attempts, "attempts: {:?}", task);
-            let due = match &task.state {
-                State::Delayed { until_ms } => Some(*until_ms),
-                State::Running(lease) => Some(lease.until_ms),
-                _ => None,
-            };
-            let timer = memory::timers().get("upkeep").map(|timer| timer.at_ms);
-            // One that was lost is set for now.
-            let now = self.now;
-            prop_assert!(
-                due.is_none_or(|due| timer.is_some_and(|timer| timer <= due.max(now))),
-                "found: nobody will look: {:?}",
-                task
-            );
             let waits = !task.waiting_for.is_empty();
             match task.state {
                 State::Blocked => prop_assert!(waits, "dependencies: it waits for nothing: {:?}", task),
@@ -301,7 +324,6 @@ impl Play {
                 State::Delayed { .. } | State::Failed | State::Cancelled => {}
             }
         }
-        self.check_turns(t, &all)?;
         agree(t, &all).map_err(|what| TestCaseError::fail(format!("counts: {what}")))
     }
 }

@@ -1,11 +1,13 @@
 //! The queue's record of a task, and its form on the wire.
 
+mod bytes;
 mod payload;
+mod reach;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-pub use self::payload::Payload;
+pub use self::{bytes::json_bytes, payload::Payload, reach::Reach};
 
 /// Lines of log that are kept of one task; older ones are dropped.
 pub const MAX_LOG_LINES: usize = 200;
@@ -121,6 +123,9 @@ pub struct Spec {
     /// The submitter's own notes.
     #[serde(default, skip_serializing_if = "is_default")]
     pub metadata: Option<Value>,
+    /// The tools that its submitter may use, which bounds a worker that runs it as a call.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub reach: Reach,
 }
 
 /// How waiting raises the priority of tasks.
@@ -193,6 +198,7 @@ impl Spec {
             backoff_factor: 2.0,
             timeout_ms: None,
             metadata: None,
+            reach: Reach::Unknown,
         }
     }
 }
@@ -233,6 +239,9 @@ pub struct Lease {
     pub deadline_ms: Option<u64>,
     /// When the worker last gave a sign of life.
     pub heartbeat_ms: u64,
+    /// How long it lasts from each sign of life, where its worker asked for less than the usual time.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub lasts_ms: Option<u64>,
 }
 
 /// One line of a task's log.
@@ -378,6 +387,7 @@ impl Task {
             "status": self.status().as_str(),
             "assigned_worker": self.worker(),
             "fencing_token": self.fencing_token,
+            "reach": self.spec.reach,
         })
     }
 
@@ -399,25 +409,6 @@ impl Task {
         }
         Some(Value::Object(result))
     }
-}
-
-/// Bytes of the JSON of a value.
-pub fn json_bytes(value: &impl Serialize) -> usize {
-    /// Counts what is written to it.
-    struct Count(usize);
-    impl std::io::Write for Count {
-        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.0 = self.0.saturating_add(bytes.len());
-            Ok(bytes.len())
-        }
-        fn flush(&mut self) -> std::io::Result<()> {
-            Ok(())
-        }
-    }
-    let mut count = Count(0);
-    // Nothing in a record is without a JSON form.
-    let _counted = serde_json::to_writer(&mut count, value);
-    count.0
 }
 
 /// A unix time in seconds.

@@ -1,8 +1,9 @@
 //! The task-queue protocol of the MCP++ programs: one request object in, one reply object out, over whatever carries it. Every reply has `ok` and `peer_id`.
 //!
-//! Ours beyond theirs: `task.heartbeat` renews a lease, `task.report` notes progress and log lines, `configure` sets what elsewhere is an environment variable; completion is checked against
+//! Ours beyond theirs: `submit_many` submits many tasks, `task.heartbeat` renews a lease, `task.report` notes progress and log lines, `configure` sets what elsewhere is an environment variable; completion is checked against
 //! `worker_id` and `fencing_token` where they are given.
 
+mod batch;
 mod cache;
 mod fields;
 mod listing;
@@ -91,6 +92,7 @@ fn dispatch(request: &Request<'_>) -> Reply {
     // A word that is no text is no operation either.
     match request.word("op").ok().flatten().unwrap_or_default() {
         "submit" => submit(request),
+        "submit_many" => batch::submit(request),
         "claim" | "claim_next" => {
             Ok(json!({ "task": claim(request, 1, false)?.pop().map(|task| task.wire_claimed()) }))
         }
@@ -116,15 +118,20 @@ fn dispatch(request: &Request<'_>) -> Reply {
 }
 
 fn submit(request: &Request<'_>) -> Reply {
+    let now = now_ms();
+    let draft = draft(request, now)?;
+    let task = transact(|t| engine::submit(t, &draft, now))?;
+    Ok(json!({ "task_id": task.id }))
+}
+
+/// The task that a request, or an entry of one, submits.
+fn draft(request: &Request<'_>, now_ms: u64) -> Result<Draft, Failure> {
     let payload = match request.any("payload") {
         Some(payload @ Value::Object(_)) => payload.clone(),
         Some(other) => json!({ "payload": other }),
         None => json!({}),
     };
-    let now = now_ms();
-    let draft = Draft::new(submission(request, &payload)?, &new_id(), now);
-    let task = transact(|t| engine::submit(t, &draft, now))?;
-    Ok(json!({ "task_id": task.id }))
+    Ok(Draft::new(submission(request, &payload)?, &new_id(), now_ms))
 }
 
 /// The submission that the queue reads in a payload.
@@ -156,6 +163,7 @@ fn claim(request: &Request<'_>, most: usize, same_type: bool) -> Result<Vec<Task
         session: request.text(&["session_id", "session", "p2p_session"])?,
         peer: request.text(&["peer", "peer_id"])?,
         same_type,
+        lease_ms: request.number(&["lease_s"])?.map(|seconds| (seconds.clamp(1.0, 300.0) * 1_000.0) as u64),
     };
     let patience = request.number(&["wait_s"])?.unwrap_or_default().clamp(0.0, MAX_WAIT_S);
     // A worker that tells of itself is a peer; a worker that only claims is none, and costs nothing.
@@ -182,6 +190,7 @@ fn complete(request: &Request<'_>) -> Reply {
     let outcome = match request.word("status")?.unwrap_or("completed") {
         "completed" => Outcome::Completed(result),
         "cancelled" => Outcome::Cancelled(error),
+        "failed" if request.flag("retry")? == Some(true) => Outcome::Failed(result, error),
         // As the protocol has it: who says that a task failed has used its attempts; an unknown status is a failure.
         _ => Outcome::FailedForGood(result, error),
     };

@@ -122,15 +122,28 @@ pub fn claim(task: &mut Task, worker: &str, now_ms: u64) -> Result<(), Refused> 
     let deadline_ms = task.spec.timeout_ms.map(|timeout| now_ms.saturating_add(timeout));
     task.state = State::Running(Lease {
         worker: worker.to_owned(),
-        until_ms: lease_end(now_ms, deadline_ms),
+        until_ms: until(now_ms, LEASE_MS, deadline_ms),
         deadline_ms,
         heartbeat_ms: now_ms,
+        lasts_ms: None,
     });
     Ok(())
 }
 
-fn lease_end(now_ms: u64, deadline_ms: Option<u64>) -> u64 {
-    let until = now_ms.saturating_add(LEASE_MS);
+/// Makes the lease of a task that was just claimed last so long from each sign of life, and no longer than usual: its worker is missed sooner.
+pub fn shorten(task: &mut Task, lasts_ms: u64, now_ms: u64) {
+    if let State::Running(lease) = &mut task.state {
+        lease.lasts_ms = Some(lasts_ms.min(LEASE_MS));
+        lease.until_ms = lease_end(now_ms, lease);
+    }
+}
+
+fn lease_end(now_ms: u64, lease: &Lease) -> u64 {
+    until(now_ms, lease.lasts_ms.unwrap_or(LEASE_MS), lease.deadline_ms)
+}
+
+fn until(now_ms: u64, lasts_ms: u64, deadline_ms: Option<u64>) -> u64 {
+    let until = now_ms.saturating_add(lasts_ms);
     deadline_ms.map_or(until, |deadline| until.min(deadline))
 }
 
@@ -143,7 +156,7 @@ fn lease<'a>(task: &'a Task, claim: Claim<'_>) -> Result<&'a Lease, Refused> {
 /// A sign of life: the lease begins anew.
 pub fn renew(task: &mut Task, by: Claim<'_>, now_ms: u64) -> Result<u64, Refused> {
     let lease = lease(task, by)?;
-    let until_ms = lease_end(now_ms, lease.deadline_ms);
+    let until_ms = lease_end(now_ms, lease);
     let renewed = Lease { until_ms, heartbeat_ms: now_ms, ..lease.clone() };
     task.state = State::Running(renewed);
     task.updated_ms = now_ms;

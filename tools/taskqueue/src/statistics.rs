@@ -91,9 +91,12 @@ pub fn average_execution_s(t: &View<'_>) -> Result<Option<f64>, StoreError> {
 
 /// The last minutes in which something happened, oldest first.
 pub fn minutes(t: &View<'_>, now_ms: u64) -> Result<Vec<Minute>, StoreError> {
-    let first = (now_ms / MINUTE_MS).saturating_sub(MINUTES);
+    minutes_from(t, (now_ms / MINUTE_MS).saturating_sub(MINUTES))
+}
+
+fn minutes_from(t: &View<'_>, first: u64) -> Result<Vec<Minute>, StoreError> {
     let mut found: Vec<Minute> = Vec::new();
-    for ((minute, kind), number) in BY_MINUTE.under(t, &(), 1_000)? {
+    for ((minute, kind), number) in BY_MINUTE.from(t, &(first,), 1_000)? {
         if found.last().is_none_or(|last| last.minute != minute) {
             found.push(Minute { minute, ..Minute::default() });
         }
@@ -104,15 +107,13 @@ pub fn minutes(t: &View<'_>, now_ms: u64) -> Result<Vec<Minute>, StoreError> {
             _ => {}
         }
     }
-    found.retain(|numbers| numbers.minute >= first);
     Ok(found)
 }
 
 /// Tasks completed in a minute, over the last five whole ones; none if nothing was submitted or ended in them.
 pub fn throughput(t: &View<'_>, now_ms: u64) -> Result<Option<f64>, StoreError> {
     let now = now_ms / MINUTE_MS;
-    let mut recent = minutes(t, now_ms)?;
-    recent.retain(|numbers| numbers.minute.saturating_add(THROUGHPUT_MINUTES) >= now);
+    let recent = minutes_from(t, now.saturating_sub(THROUGHPUT_MINUTES))?;
     let completed: i64 = recent.iter().map(|numbers| numbers.completed).sum();
     let first = recent.first().map(|numbers| numbers.minute);
     Ok(first.map(|first| completed as f64 / (now.saturating_sub(first).saturating_add(1)) as f64))

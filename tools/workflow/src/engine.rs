@@ -2,6 +2,7 @@
 
 mod control;
 mod job;
+pub mod rehearsal;
 mod submission;
 mod upkeep;
 mod work;
@@ -15,7 +16,7 @@ use serde_json::json;
 pub use self::{
     control::{ForkRequest, cancel, fork, give, give_token, pause, resume, retry},
     job::Job,
-    submission::{Draft, MAX_INPUT_BYTES, VisibleTools, submit},
+    submission::{Copied, Draft, MAX_INPUT_BYTES, VisibleTools, submit},
     upkeep::{KEEP_MS, next_event, wake},
     work::work,
 };

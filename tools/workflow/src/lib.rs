@@ -13,6 +13,7 @@
     )
 )]
 
+pub mod blob;
 pub mod definition;
 pub mod draw;
 pub mod engine;
@@ -41,13 +42,16 @@ fn on_wake(wake: Wake) -> Result<(), Error> {
     engine::wake(&wake.key, &wake.id).map_err(Error::from)
 }
 
-use tools::{control::*, listing::*, plans::*, show::*, submission::*};
+use tools::{
+    backfill::*, bulk::*, control::*, listing::*, plans::*, rehearsal::*, show::*, submission::*, transfer::*,
+};
 
 mcpp_tool::export! {
     tools: [
         workflow_submit, workflow_status, workflow_cancel, workflow_list, workflow_dependencies, workflow_result,
         workflow_pause, workflow_resume, workflow_retry, workflow_fork, workflow_signal,
-        workflow_template, workflow_schedule, workflow_doctor,
+        workflow_template, workflow_schedule, workflow_doctor, workflow_rehearse, workflow_output,
+        workflow_bulk, workflow_backfill, workflow_export, workflow_import,
     ],
     events: { "ready" => on_ready },
     timers: on_wake,

@@ -123,6 +123,16 @@ pub struct Run {
     pub held: Vec<Number>,
     /// The run and the step from which this one was forked, and who did it.
     pub forked: Option<Fork>,
+    /// What names of its effects begin with: another run with its id has another one.
+    #[serde(default)]
+    pub key: String,
+    /// Whether it is a rehearsal.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub is_rehearsal: bool,
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// Where a run is from.
@@ -166,6 +176,8 @@ impl Run {
             sequence: 0,
             held: Vec::new(),
             forked: None,
+            key: String::new(),
+            is_rehearsal: false,
         }
     }
 
@@ -362,6 +374,12 @@ impl Node {
             State::Cancelled => false,
             _ => self.state.has_ended(),
         }
+    }
+
+    /// What names its effect, or that of its undo: the same at each attempt.
+    pub fn effect(&self, run: &Run) -> String {
+        let part = if matches!(self.state, State::Undoing { .. }) { "undo" } else { "do" };
+        format!("{}/{part}/{}", run.key, self.path)
     }
 
     /// Its step's id, or its item's number.

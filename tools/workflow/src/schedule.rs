@@ -93,6 +93,25 @@ pub struct Schedule {
     pub last_error: Option<String>,
 }
 
+impl Schedule {
+    /// The run of one of its times.
+    pub fn draft(&self, time_ms: u64) -> Draft {
+        let name = &self.name;
+        Draft {
+            id: format!("{name}-{time_ms}"),
+            name: name.clone(),
+            steps: self.steps.clone(),
+            priority: 1.0,
+            tags: self.tags.clone(),
+            metadata: Map::from_iter([("schedule".into(), name.as_str().into()), ("time_ms".into(), time_ms.into())]),
+            input: self.input.clone(),
+            rights: self.rights.clone(),
+            by: self.by.clone(),
+            ..Draft::default()
+        }
+    }
+}
+
 fn nowhere<T>(_: &String, _: &T, _: &mut Places) {}
 
 /// All templates.
@@ -189,18 +208,7 @@ pub(crate) fn due(name: &str, now_ms: u64) -> Result<(), WorkflowError> {
         Some(cron) => next_time(cron, &seen.time_zone, behind_ms)?,
         None => None,
     };
-    let draft = Draft {
-        id: format!("{name}-{time_ms}"),
-        name: name.to_owned(),
-        steps: seen.steps.clone(),
-        priority: 1.0,
-        tags: seen.tags.clone(),
-        metadata: Map::from_iter([("schedule".into(), name.into()), ("time_ms".into(), time_ms.into())]),
-        input: seen.input.clone(),
-        rights: seen.rights.clone(),
-        by: seen.by.clone(),
-        ..Draft::default()
-    };
+    let draft = seen.draft(time_ms);
     let graph = draft.check(&VisibleTools(&draft.rights));
     transact(|t| {
         // Somebody may have changed it meanwhile; its timer is another one then.

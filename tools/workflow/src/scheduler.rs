@@ -11,6 +11,7 @@ use serde_json::Value;
 
 pub use self::inner::{Place, add};
 use crate::{
+    blob::Blob,
     definition::Step,
     run::{Inner, Node, Number, Phase, Run, State},
 };
@@ -30,6 +31,8 @@ pub trait Nodes {
     fn read_ahead(&self, numbers: &[Number]) -> Result<(), Self::Error>;
     /// Keeps the result of a node; whether it is small enough.
     fn keep(&mut self, number: Number, result: &Value) -> Result<bool, Self::Error>;
+    /// Keeps a result whose pieces are written; whether they are there.
+    fn keep_blob(&mut self, number: Number, blob: &Blob) -> Result<bool, Self::Error>;
     /// Has [`ring`] called for a node at a time.
     fn alarm(&mut self, node: &Node, at_ms: u64) -> Result<(), Self::Error>;
     /// The completed node with an undo that ended last.
@@ -41,6 +44,8 @@ pub trait Nodes {
 pub enum Outcome {
     /// It has a result.
     Completed(Value),
+    /// It has a result that is larger than a record.
+    Large(Blob),
     /// The attempt failed.
     Failed {
         /// Why.
@@ -141,7 +146,7 @@ pub fn settle<N: Nodes>(
                 None => end(run, nodes, node, State::Failed, Some(error), now_ms),
             }
         }
-        Outcome::Completed(_) if is_undo => {
+        Outcome::Completed(_) | Outcome::Large(_) if is_undo => {
             run.undoing = None;
             (node.state, node.error) = (State::Undone, None);
             nodes.save(&node)
@@ -149,6 +154,10 @@ pub fn settle<N: Nodes>(
         Outcome::Completed(result) => match nodes.keep(node.number, &result)? {
             true => end(run, nodes, node, State::Completed, None, now_ms),
             false => end(run, nodes, node, State::Failed, Some(too_large(&result)), now_ms),
+        },
+        Outcome::Large(blob) => match nodes.keep_blob(node.number, &blob)? {
+            true => end(run, nodes, node, State::Completed, None, now_ms),
+            false => end(run, nodes, node, State::Failed, Some("its result is lost".into()), now_ms),
         },
         Outcome::LeftOut => end(run, nodes, node, State::Skipped, None, now_ms),
         Outcome::Waits { .. } | Outcome::Fans(_) | Outcome::Holds(_) if run.cancelled.is_some() => {
@@ -394,15 +403,8 @@ pub fn resume<N: Nodes>(run: &mut Run, nodes: &mut N, most: u32, now_ms: u64) ->
     Ok(run.held.is_empty())
 }
 
-/// Gives a node of a new run the result that it had in the run from which that was forked.
-pub fn copy<N: Nodes>(
-    run: &mut Run,
-    nodes: &mut N,
-    number: Number,
-    result: &Value,
-    now_ms: u64,
-) -> Result<(), N::Error> {
+/// Ends a node of a new run that has its result from the run of which that was forked.
+pub fn copy<N: Nodes>(run: &mut Run, nodes: &mut N, number: Number, now_ms: u64) -> Result<(), N::Error> {
     let node = nodes.node(number)?;
-    nodes.keep(number, result)?;
     end(run, nodes, node, State::Completed, None, now_ms)
 }

@@ -4,6 +4,7 @@ use mcpp_tool::store::{Counts, Index, Map, Places, StoreError, Table, Transactio
 use serde_json::Value;
 
 use crate::{
+    blob::{self, BLOBS, Blob},
     definition::Step,
     run::{Node, Number, Run, State},
     scheduler::Nodes,
@@ -49,7 +50,7 @@ pub const CLAIMS: Map<String, (String, Number)> = Map::new("claims");
 
 /// Where the input of a run itself is kept.
 pub const ROOT: Number = Number::MAX;
-/// Largest result of a step, in bytes of JSON: the store takes values of 1 MiB.
+/// Largest result that stands in a record, in bytes of JSON: the store takes values of 1 MiB.
 pub const MAX_RESULT_BYTES: usize = 960 << 10;
 
 fn declare_run(id: &String, run: &Run, places: &mut Places) {
@@ -115,6 +116,17 @@ impl<'a, 't> StoredNodes<'a, 't> {
     }
 }
 
+/// The result of a node; none if it has none.
+///
+/// # Errors
+/// See [`StoreError`].
+pub fn result(t: &View<'_>, run: &str, number: Number) -> Result<Option<Value>, StoreError> {
+    if let Some(value) = RESULTS.get(t, &(run, number))? {
+        return Ok(Some(value));
+    }
+    BLOBS.get(t, &(run, number))?.map(|blob| blob::read(t, &blob)).transpose()
+}
+
 /// A node; that there is one the caller knows.
 pub fn node(t: &View<'_>, run: &str, number: Number) -> Result<Node, StoreError> {
     NODES.get(t, &(run, number))?.ok_or(StoreError::Unreadable)
@@ -135,7 +147,7 @@ impl Nodes for StoredNodes<'_, '_> {
     }
 
     fn result(&self, number: Number) -> Result<Value, StoreError> {
-        Ok(RESULTS.get(self.t, &(&self.run, number))?.unwrap_or_default())
+        Ok(result(self.t, &self.run, number)?.unwrap_or_default())
     }
 
     fn read_ahead(&self, numbers: &[Number]) -> Result<(), StoreError> {
@@ -151,6 +163,10 @@ impl Nodes for StoredNodes<'_, '_> {
         Ok(is_kept)
     }
 
+    fn keep_blob(&mut self, number: Number, blob: &Blob) -> Result<bool, StoreError> {
+        blob::give(self.t, (&self.run, number), blob)
+    }
+
     fn alarm(&mut self, node: &Node, at_ms: u64) -> Result<(), StoreError> {
         self.t.wake_at(&format!("n:{}:{}", self.run, node.number), at_ms, b"")
     }
@@ -159,3 +175,6 @@ impl Nodes for StoredNodes<'_, '_> {
         Ok(UNDO.of(&self.run).descending().first(self.t)?.map(|(_, number)| number))
     }
 }
+
+#[cfg(test)]
+mod golden;

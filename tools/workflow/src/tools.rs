@@ -1,11 +1,15 @@
 //! The tools. Each answers as `contracts` has it, with `success`; none raises.
 #![allow(missing_docs, reason = "a tool's doc comment is its description, and its parameters have their own")]
 
+pub mod backfill;
+pub mod bulk;
 pub mod control;
 pub mod listing;
 pub mod plans;
+pub mod rehearsal;
 pub mod show;
 pub mod submission;
+pub mod transfer;
 
 use mcpp_tool::{
     Envelope, Failure, caller,

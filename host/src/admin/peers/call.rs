@@ -19,7 +19,7 @@ use crate::{
     admin::{Of, Operated, answer},
     call::{
         Call, CallError, CallEvent, Observer, ReachPeer as _, Receipt, Request, ToolResult, TraceContext, WaitingEvent,
-        authorize,
+        authorize, inputs::ClientLine,
     },
     mcp::result_json,
     mesh::PeerId,
@@ -96,6 +96,8 @@ pub(in crate::admin) async fn call(
             chain: 0,
             hops: 0,
             session: None,
+            effect: None,
+            client: ClientLine::default(),
         };
         let call = authorize(Call { request, tool, arguments: Value::Object(arguments), interface: None })?;
         Ok::<_, PeerCommandError>((meshed.clone(), peer, call, events))

@@ -72,6 +72,7 @@ impl Exchange {
         for name in &secrets {
             requester.witness.used(format!("[secrets]\n{name} = [\"{origin}\"]"));
         }
+        name_effect(&mut request, &origin, &access, &requester);
         let host = HeaderValue::from_str(&origin.authority()).map_err(|_| Error::HttpRequestUriInvalid)?;
         request.headers_mut().insert(header::HOST, host);
         // One connection for one request: nothing of an answer can be taken for a part of the next.
@@ -227,7 +228,7 @@ fn secrets(
     match names.iter().find(|name| !access.grant.secrets.allow(name, origin)) {
         None => Ok(names.into_iter().collect()),
         Some(name) => {
-            let Requester { tenant, component, tool, witness } = requester;
+            let Requester { tenant, component, tool, witness, .. } = requester;
             let add = format!("[secrets]\n{name} = [\"{origin}\"]");
             let reason = format!("the secret {name} is not granted for {origin}");
             tracing::warn!(%tenant, %component, %tool, reason, add, "an HTTP request was denied");
@@ -237,9 +238,25 @@ fn secrets(
     }
 }
 
+/// Adds the key of its effect to a request that may have one, in the header that the rule names. A key that the guest wrote itself stays.
+fn name_effect(request: &mut Request<WasiBody>, origin: &UrlOrigin, access: &HttpAccess, requester: &Requester) {
+    let (method, path) = (request.method().as_str(), request.uri().path());
+    if ["GET", "HEAD", "OPTIONS"].contains(&method) {
+        return;
+    }
+    let Some(name) = access.grant.rules.idempotency_header(method, origin, path).cloned() else { return };
+    let query = request.uri().query().unwrap_or_default();
+    let Some(key) = requester.effects.next(&["http", method, &origin.to_string(), path, query]) else { return };
+    if let (http::header::Entry::Vacant(header), Ok(key)) =
+        (request.headers_mut().entry(name), HeaderValue::from_str(&key.to_string()))
+    {
+        header.insert(key);
+    }
+}
+
 /// Notes for the operator why the host denies a request, and which rule would allow it. The guest learns neither.
 fn deny(requester: &Requester, denied: &DeniedRequest) -> Error {
-    let Requester { tenant, component, tool, witness } = requester;
+    let Requester { tenant, component, tool, witness, .. } = requester;
     let (reason, add) = (denied.to_string(), denied.advice());
     tracing::warn!(%tenant, %component, %tool, reason, add, "an HTTP request was denied");
     witness.denied(add, reason);

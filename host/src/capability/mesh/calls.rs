@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::{MeshView, millis, short};
 use crate::{
-    call::{Budget, Call, CallError, MAX_CALL_DEPTH, Request, authorize},
+    call::{Budget, Call, CallError, MAX_CALL_DEPTH, Request, authorize, inputs::ClientLine},
     capability::{
         bindings::mcpp::{mesh::calls, tool::types::ToolResult},
         mesh::Meshed,
@@ -96,6 +96,9 @@ impl MeshView<'_> {
             chain: running.chain,
             hops: running.hops,
             session: running.session.clone(),
+            effect: running.effects.next(&["peer", peer.as_str(), tool.as_str()]),
+            // A peer asks no client of ours.
+            client: ClientLine::default(),
         };
         Ok((peer, Call { request, tool, arguments, interface: None }))
     }

@@ -53,9 +53,21 @@ impl PlainAnswer {
             Ok(mut running) => {
                 let cancel = running.cancel_token().clone();
                 let answer = async move {
-                    let outcome = running.end_in_silence(None).await?;
+                    let outcome = loop {
+                        if let Some(outcome) = running.end_in_silence(None).await {
+                            break outcome;
+                        }
+                        let round = running.take_round()?;
+                        match endpoint.park(&principal, running, round) {
+                            Ok(required) => {
+                                return straight::write(&id, Era::Modern, Ok(required.into())).ok();
+                            }
+                            Err(goes_on) => running = *goes_on,
+                        }
+                    };
                     let share = endpoint.registry().share(&principal.tenant);
-                    let answer = tools::answer(outcome, running.wants_receipt, None, share, None).await;
+                    let undeclared = running.client().undeclared();
+                    let answer = tools::answer(outcome, running.wants_receipt, undeclared, None, share, None).await;
                     straight::write(&id, Era::Modern, straight::completed(answer)).ok()
                 };
                 Self { line: Box::pin(answer), cancel }

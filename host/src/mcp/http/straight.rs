@@ -4,10 +4,10 @@ use std::{sync::Arc, task::Poll, time::Duration};
 
 use axum::{
     body::Body,
-    http::{HeaderMap, HeaderValue, header, request::Parts},
+    http::{HeaderMap, HeaderValue, StatusCode, header, request::Parts},
     response::Response,
 };
-use rmcp::model::{ErrorData, ProtocolVersion, ServerResult};
+use rmcp::model::{ErrorCode, ErrorData, ProtocolVersion, ServerResult};
 use serde_json::Value;
 
 use super::{
@@ -118,7 +118,7 @@ impl Way<'_> {
         if let Some(claim) = self.claim {
             claim.is_stopped_by(running.cancel_token());
         }
-        let wants_receipt = running.wants_receipt;
+        let (wants_receipt, client) = (running.wants_receipt, running.client().clone());
         let mut attended = Attended { running: Some(running), era, claim: self.claim };
         let outcome = match &mut attended.running {
             Some(running) => {
@@ -140,7 +140,9 @@ impl Way<'_> {
             return Run::Cancelled;
         }
         let share = Some(Arc::clone(self.share));
-        let answer = tools::answer(outcome, wants_receipt, Some(self.writer), share, Some(self.signal)).await;
+        let undeclared = client.undeclared().filter(|_| matches!(era, Era::Modern));
+        let answer =
+            tools::answer(outcome, wants_receipt, undeclared, Some(self.writer), share, Some(self.signal)).await;
         Run::Ended(Box::new(straight::completed(answer)))
     }
 }
@@ -189,7 +191,13 @@ impl Drop for Attended<'_> {
 }
 
 fn written(id: &Value, era: Era<'_>, result: Result<ServerResult, ErrorData>) -> Option<Response> {
-    straight::write(id, era, result).ok().map(json)
+    let status = match &result {
+        Err(error) if error.code == ErrorCode::MISSING_REQUIRED_CLIENT_CAPABILITY => StatusCode::BAD_REQUEST,
+        _ => StatusCode::OK,
+    };
+    let mut response = straight::write(id, era, result).ok().map(json)?;
+    *response.status_mut() = status;
+    Some(response)
 }
 
 fn json(text: Vec<u8>) -> Response {

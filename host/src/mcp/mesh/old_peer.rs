@@ -15,7 +15,7 @@ use super::{
     unauthorized,
 };
 use crate::{
-    call::{CallError, TraceContext},
+    call::{CallError, TraceContext, inputs::Abilities},
     mcp::{
         binding::{LEGACY, LEGACY_VERSION, PROFILE},
         conversation::{Admit as _, MessageOutput, no_room},
@@ -198,6 +198,7 @@ impl MeshApp {
             trace: TraceContext::root(),
             session: None,
             interface: None,
+            abilities: Abilities::default(),
             way: WayHere::default(),
         };
         let running = self.endpoint.begin_call(&principal, call);

@@ -20,6 +20,7 @@ use super::{
     visit::{VISIT, Visit},
     watched::{Standing, StandingHolder, Watched},
 };
+use crate::mcp::inputs;
 
 /// The first version whose clients know events that only say where to resume.
 const PRIMING_SINCE: &str = "2025-11-25";
@@ -68,6 +69,8 @@ impl SessionManager for Manager {
             && let ClientRequest::InitializeRequest(initialize) = &mut request.request
         {
             initialize.params = opening::reduced(&initialize.params);
+            let abilities = inputs::abilities(&initialize.params.capabilities);
+            self.0.own(id, |record| record.abilities = abilities);
         }
         let answer = self.0.workers.initialize_session(id, message).await?;
         if let JsonRpcMessage::Response(response) = &answer

@@ -1,17 +1,19 @@
 //! The part of the parameters of `initialize` that the host keeps: a client may send a lot with them, and neither a worker nor a record needs more than this.
 
-use rmcp::model::{ClientCapabilities, Implementation, InitializeRequestParams};
+use rmcp::model::{Implementation, InitializeRequestParams};
+
+use crate::mcp::inputs;
 
 /// A client's name and its version are kept up to so many characters each; at most six bytes of JSON stand for one.
 const MAX_NAME_CHARS: usize = 128;
 /// The most that is kept, as JSON, in bytes.
 pub(super) const MAX_KEPT_BYTES: usize = 2 << 10;
 
-/// The protocol's version and who the client says that it is. No capability of a client is used by this host, which sends no requests to its clients.
+/// The protocol's version, who the client says that it is, and what it may be asked.
 pub(super) fn reduced(params: &InitializeRequestParams) -> InitializeRequestParams {
     let cut = |text: &str| text.chars().take(MAX_NAME_CHARS).collect::<String>();
     let client = Implementation::new(cut(&params.client_info.name), cut(&params.client_info.version));
-    InitializeRequestParams::new(ClientCapabilities::default(), client)
+    InitializeRequestParams::new(inputs::reduced(&params.capabilities), client)
         .with_protocol_version(params.protocol_version.clone())
 }
 

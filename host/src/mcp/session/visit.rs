@@ -12,7 +12,7 @@ use super::{
     worker::{NoRoom, WorkerPermit},
 };
 use crate::{
-    call::{LogLevel, Session},
+    call::{LogLevel, Session, inputs::Abilities},
     mcp::in_flight::{ClaimError, IdClaim, InFlight},
     memory::{Account, Reservation},
     tenant::Principal,
@@ -55,6 +55,8 @@ pub(in crate::mcp) struct LiveSession {
     pub(in crate::mcp) session: Session,
     /// The least level of log records that the client asked for.
     pub(in crate::mcp) log_level: Option<LogLevel>,
+    /// What the client may be asked.
+    pub(in crate::mcp) abilities: Abilities,
     activity: Arc<AtomicUsize>,
 }
 
@@ -138,6 +140,7 @@ impl Sessions {
             live: (!is_parked && record.is_ready).then(|| LiveSession {
                 session: record.session.clone(),
                 log_level: record.log_level,
+                abilities: record.abilities,
                 activity: Arc::clone(&record.activity),
             }),
             restoring: Arc::clone(&record.restoring),

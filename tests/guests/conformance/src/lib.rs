@@ -1,6 +1,8 @@
 //! The tools that the official conformance suite expects of a server under test, loaded for its runs only: the suite then tests the real path.
 #![allow(clippy::disallowed_methods, clippy::print_stdout, reason = "a guest has its thread and its output to itself")]
 
+mod asking;
+
 use std::time::Duration;
 
 use mcpp_tool::{
@@ -246,6 +248,20 @@ mcpp_tool::export! {
         test_tool_with_progress,
         json_schema_2020_12_tool,
         test_custom_header,
+        asking::test_sampling,
+        asking::test_elicitation,
+        asking::test_elicitation_sep1034_defaults,
+        asking::test_elicitation_sep1330_enums,
+        asking::test_input_required_result_elicitation,
+        asking::test_input_required_result_sampling,
+        asking::test_input_required_result_list_roots,
+        asking::test_input_required_result_request_state,
+        asking::test_input_required_result_tampered_state,
+        asking::test_input_required_result_multiple_inputs,
+        asking::test_input_required_result_multi_round,
+        asking::test_input_required_result_capabilities,
+        asking::test_missing_capability,
+        asking::test_streaming_elicitation,
         test_change_resource,
         test_trigger_prompt_change,
     ],

@@ -43,6 +43,8 @@ pub struct ClaimRequest<'a> {
     pub peer: Option<&'a str>,
     /// Whether all tasks of one claim have the type of the first.
     pub same_type: bool,
+    /// How long a lease is to last from each sign of life; as long as usual if it says nothing.
+    pub lease_ms: Option<u64>,
 }
 
 impl ClaimRequest<'_> {
@@ -102,7 +104,7 @@ pub fn claim_many(
     }
     if settings.deterministic {
         if let Some(place) = find_owned(t, request, now_ms)? {
-            claimed.extend(take(t, &place, request.worker, now_ms)?.map(|(task, _)| task));
+            claimed.extend(take(t, &place, request, now_ms)?.map(|(task, _)| task));
         }
     } else {
         take_next(t, request.clone(), most, now_ms, &mut claimed)?;
@@ -132,7 +134,7 @@ fn take_next(
             if bytes >= FULL_BYTES || t.spent().written_bytes >= FULL_WRITTEN_BYTES {
                 return Ok(());
             }
-            if let Some((task, record_bytes)) = take(t, &place, request.worker, now_ms)? {
+            if let Some((task, record_bytes)) = take(t, &place, &request, now_ms)? {
                 bytes = bytes.saturating_add(record_bytes);
                 claimed.push(task);
             }
@@ -144,11 +146,11 @@ fn take_next(
     Ok(())
 }
 
-/// Gives the task at a place to a worker, unless a key of it says that it must wait; and the bytes of its record.
+/// Gives the task at a place to the claimer, unless a key of it says that it must wait; and the bytes of its record.
 fn take(
     t: &Transaction<'_>,
     (_, _, id, created_ms): &Place,
-    worker: &str,
+    request: &ClaimRequest<'_>,
     now_ms: u64,
 ) -> Result<Option<(Task, u64)>, QueueError> {
     let begun = t.spent().bytes;
@@ -159,7 +161,10 @@ fn take(
         save(t, Some(&before), Some(&after), now_ms)?;
         return Ok(None);
     }
-    rules::claim(&mut after, worker, now_ms)?;
+    rules::claim(&mut after, request.worker, now_ms)?;
+    if let Some(lease_ms) = request.lease_ms {
+        rules::shorten(&mut after, lease_ms, now_ms);
+    }
     turns::begins(t, &after, now_ms)?;
     save(t, Some(&before), Some(&after), now_ms)?;
     Ok(Some((after, record_bytes)))

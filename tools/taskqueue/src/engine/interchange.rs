@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     queue::{self, KEYS, TASKS},
-    record::{MAX_RECORD_BYTES, State, Status, Task},
+    record::{MAX_RECORD_BYTES, Reach, State, Status, Task},
     rules,
 };
 
@@ -49,7 +49,9 @@ impl Traveller {
         let id = take("task_id");
         let state = if status.is_final() { status.as_str() } else { "blocked" };
         line.extend([("id".to_owned(), id), ("state".to_owned(), json!(state))]);
-        let task: Task = serde_json::from_value(Value::Object(line)).map_err(refuse)?;
+        let mut task: Task = serde_json::from_value(Value::Object(line)).map_err(refuse)?;
+        // A line is the importer's word.
+        task.spec.reach = Reach::of_caller();
         Ok(Self { task, not_before_ms: not_before_ms.unwrap_or_default(), status })
     }
 

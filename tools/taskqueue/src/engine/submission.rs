@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     queue::{self, KEYS, TASKS, canonical_type, settings},
-    record::{Aging, Spec, State, Task, json_bytes},
+    record::{Aging, Reach, Spec, State, Task, json_bytes},
     rules,
 };
 
@@ -89,6 +89,7 @@ impl Draft {
     pub fn new(submission: Submission, new_id: &str, now_ms: u64) -> Self {
         let id = submission.id.clone().unwrap_or_else(|| new_id.to_owned());
         let mut task = record(submission.spec.clone(), id, Vec::new(), now_ms);
+        task.spec.reach = Reach::of_caller();
         rules::settle(&mut task, submission.not_before_ms, now_ms);
         let spec = &task.spec;
         let is_plain = spec.dependencies.is_empty() && spec.line().is_none() && spec.unique.is_none();

@@ -29,8 +29,14 @@ impl Play {
             .filter(|(bit, _)| types >> bit & 1 == 1)
             .map(|(_, name)| (*name).to_owned())
             .collect();
-        let request =
-            ClaimRequest { worker, types: types.clone(), session: session.then_some("s"), peer: None, same_type };
+        let request = ClaimRequest {
+            worker,
+            types: types.clone(),
+            session: session.then_some("s"),
+            peer: None,
+            same_type,
+            lease_ms: None,
+        };
         let now = self.now;
         let before_looking = tasks(&snapshot().expect("a snapshot"));
         let due_before = due(&before_looking, now);

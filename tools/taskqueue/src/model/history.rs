@@ -1,5 +1,6 @@
 //! Random histories of a queue.
 
+use mcpp_tool::store::{StoreError, memory::Failure};
 use proptest::prelude::*;
 
 use super::{LINES, TYPES, WORKERS_NAMES};
@@ -56,6 +57,14 @@ pub(super) enum Op {
     Park,
     /// Time goes by, and the host is late to wake the timer.
     Late(u64),
+    /// Something of the above, of which one commit fails: that after so many others.
+    Broken(Box<Op>, usize, Failure),
+    /// Time goes by, and the timer's handler fails as often as this, each time at another commit. The host gives the timer up then, or delivers it once more.
+    FailingTimer {
+        after_ms: u64,
+        fails_at: Vec<(usize, Failure)>,
+        gives_up: bool,
+    },
 }
 
 #[derive(Debug, Clone)]
@@ -72,7 +81,27 @@ pub(super) struct Wish {
     pub(super) line: Option<usize>,
 }
 
+fn failure() -> impl Strategy<Value = Failure> {
+    prop_oneof![
+        Just(Failure::Lost(StoreError::Unavailable)),
+        Just(Failure::Lost(StoreError::Conflict)),
+        Just(Failure::Lost(StoreError::QuotaExceeded)),
+        Just(Failure::Unheard)
+    ]
+}
+
 pub(super) fn op() -> impl Strategy<Value = Op> {
+    let failing = (1_u64..400_000, prop::collection::vec((0_usize..8, failure()), 1..4), any::<bool>())
+        .prop_map(|(after_ms, fails_at, gives_up)| Op::FailingTimer { after_ms, fails_at, gives_up });
+    prop_oneof![
+        12 => whole_op(),
+        2 => (whole_op(), 0_usize..3, failure()).prop_map(|(op, after, failure)| Op::Broken(Box::new(op), after, failure)),
+        1 => failing,
+    ]
+}
+
+/// An operation in which nothing fails.
+fn whole_op() -> impl Strategy<Value = Op> {
     let wish = (
         (0..TYPES.len(), -2_i8..3, prop::option::weighted(0.3, 0_usize..8), prop::bool::weighted(0.2)),
         (prop::option::weighted(0.15, 0..WORKERS_NAMES.len()), prop::option::weighted(0.2, 0_u8..3)),

@@ -45,6 +45,11 @@ impl<'a> Request<'a> {
         Self { fields, within: "payload." }
     }
 
+    /// The fields of one of many tasks.
+    pub(super) fn of_task(fields: &'a Map<String, Value>) -> Self {
+        Self { fields, within: "tasks." }
+    }
+
     /// The fields of a line of a log.
     pub(super) fn of_line(fields: &'a Map<String, Value>) -> Self {
         Self { fields, within: "logs." }

@@ -221,3 +221,69 @@ fn a_reply_of_many_large_tasks_has_as_many_as_fit() {
     assert_eq!(many["tasks"].as_array().map(Vec::len), Some(3));
     assert_eq!(handle(&json!({ "op": "status", "detail": true }))["queue"]["running"], 3, "no other one was claimed");
 }
+
+#[test]
+fn many_tasks_are_submitted_all_or_none() {
+    memory::clear();
+    let task = |n: u64| json!({ "task_type": "t", "payload": { "task_id": format!("t{n}"), "n": n } });
+    let submitted = handle(&json!({ "op": "submit_many", "tasks": (0..1_000).map(task).collect::<Vec<_>>() }));
+    let ids = submitted["task_ids"].as_array().expect("ids");
+    assert_eq!((ids.len(), &ids[999]), (1_000, &json!("t999")), "as many as are legal, in their order");
+    assert_eq!(handle(&json!({ "op": "get", "task_id": "t7" }))["task"]["payload"]["n"], 7);
+    // The last one is refused, and so are all.
+    let other = json!({ "task_type": "t", "payload": { "task_id": "t0", "n": 5 } });
+    let refused = handle(&json!({ "op": "submit_many", "tasks": [task(2_000), other] }));
+    assert_eq!((&refused["ok"], &refused["error"]), (&json!(false), &json!("invalid_message")), "{refused}");
+    assert_eq!(handle(&json!({ "op": "get", "task_id": "t2000" }))["task"], json!(null));
+    for wrong in [json!([]), json!((0..1_001).map(task).collect::<Vec<_>>()), json!(["t"]), json!(null), json!(7)] {
+        assert_eq!(handle(&json!({ "op": "submit_many", "tasks": wrong }))["error"], "invalid_message");
+    }
+}
+
+#[test]
+fn a_claim_may_have_a_shorter_lease_which_each_renewal_keeps() {
+    memory::clear();
+    let lasts = |asked: Value| {
+        let submitted = handle(&json!({ "op": "submit", "task_type": "t" }));
+        let id = &submitted["task_id"];
+        let claimed = handle(&json!({ "op": "claim", "worker_id": "w", "lease_s": asked }));
+        assert_eq!(&claimed["task"]["task_id"], id, "{claimed}");
+        let renew = json!({ "op": "task.heartbeat", "task_id": id, "worker_id": "w", "fencing_token": 1 });
+        let length = || {
+            let task = handle(&json!({ "op": "get", "task_id": id }))["task"].clone();
+            (task["lease_until"].as_f64().expect("a lease") - task["heartbeat_at"].as_f64().expect("a sign")).round()
+        };
+        let first = length();
+        assert_eq!(handle(&renew)["ok"], true);
+        (first, length())
+    };
+    assert_eq!(lasts(json!(null)), (300.0, 300.0));
+    assert_eq!(lasts(json!(30)), (30.0, 30.0));
+    assert_eq!(lasts(json!(0)), (1.0, 1.0), "no shorter than a second");
+    assert_eq!(lasts(json!(900)), (300.0, 300.0), "no longer than usual");
+    assert_eq!(handle(&json!({ "op": "claim", "worker_id": "w", "lease_s": "soon" }))["error"], "invalid_message");
+}
+
+#[test]
+fn a_failure_ends_a_task_unless_its_worker_says_that_another_attempt_may_succeed() {
+    memory::clear();
+    let after = |more: Value| {
+        let id = handle(&json!({ "op": "submit", "task_type": "t" }))["task_id"].clone();
+        handle(&json!({ "op": "claim", "worker_id": "w" }));
+        let mut end = json!({ "op": "complete", "task_id": id, "status": "failed", "error": "no" });
+        end.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
+        assert_eq!(handle(&end)["ok"], true);
+        handle(&json!({ "op": "get", "task_id": id }))["task"]["status"].clone()
+    };
+    assert_eq!(after(json!({})), "failed");
+    assert_eq!(after(json!({ "retry": false })), "failed");
+    assert_eq!(after(json!({ "retry": true })), "queued");
+}
+
+#[test]
+fn a_claim_says_what_the_submitter_may_use_and_a_request_cannot() {
+    memory::clear();
+    handle(&json!({ "op": "submit", "task_type": "t", "reach": { "only": ["x"] }, "payload": { "reach": "unknown" } }));
+    let claimed = handle(&json!({ "op": "claim", "worker_id": "w" }));
+    assert_eq!(claimed["task"]["reach"], "all", "a native test's caller may use all: {claimed}");
+}

@@ -8,8 +8,13 @@ use mcpp_tool::{
 };
 use serde_json::{Map, Value};
 
-use super::{Draft, Origin, WorkflowError, find, upkeep::change};
+use super::{
+    Copied, Draft, Origin, WorkflowError, find,
+    rehearsal::{SCRIPTS, Script},
+    upkeep::change,
+};
 use crate::{
+    blob::BLOBS,
     run::{Fork, Number, Phase, Run, State},
     scheduler,
     store::{DEFINITIONS, GIVEN, INPUTS, RESULTS, ROOT, SIGNALS, TOKENS, node},
@@ -160,6 +165,10 @@ fn check_payload(payload: &Value) -> Result<(), WorkflowError> {
 /// # Errors
 /// There is no such run.
 pub fn retry(t: &Transaction<'_>, id: &str, origin: Origin, now_ms: u64) -> Result<Option<Run>, WorkflowError> {
+    // The operator has mended what made it fail.
+    if let Some(script) = SCRIPTS.get(t, id)? {
+        SCRIPTS.set(t, id, &Script { fault: None, ..script })?;
+    }
     let (run, is_undo) =
         change_run(t, id, origin, now_ms, |run, nodes| Ok(scheduler::retry_undo(run, nodes, now_ms)?))?;
     Ok(is_undo.then_some(run))
@@ -229,7 +238,12 @@ pub fn fork(t: &View<'_>, request: &ForkRequest) -> Result<Draft, WorkflowError>
     let mut copied = Vec::new();
     for (place, node) in nodes.iter().enumerate() {
         if node.state == State::Completed && !again.contains(&place) {
-            copied.push((node.number, RESULTS.get(t, &(id, node.number))?.unwrap_or_default()));
+            let large = BLOBS.get(t, &(id, node.number))?;
+            let result = match large {
+                Some(blob) => Copied::Large(blob),
+                None => Copied::Value(RESULTS.get(t, &(id, node.number))?.unwrap_or_default()),
+            };
+            copied.push((node.number, result));
         }
     }
     for (name, inputs) in &request.inputs {
@@ -257,5 +271,6 @@ pub fn fork(t: &View<'_>, request: &ForkRequest) -> Result<Draft, WorkflowError>
         by: request.by.clone(),
         forked: Some(Fork { run: id.clone(), step: request.step.clone(), by: request.by.clone() }),
         copied,
+        script: None,
     })
 }

@@ -11,13 +11,17 @@ use mcpp_tool::{
 };
 use serde_json::{Map, Value};
 
-use super::submission::VisibleTools;
+use super::{
+    rehearsal::{self, Called, FaultKind, SCRIPTS, Script},
+    submission::VisibleTools,
+};
 use crate::{
+    blob::{self, MAX_BLOB_BYTES},
     definition::{MAX_ITEMS, WAIT, WORKFLOW, Wait, ms},
     placeholder::{Placeholder, PlaceholderError, Source, fill, fill_fields},
     run::{Node, Number, Run, State},
     scheduler::Outcome,
-    store::{GIVEN, INPUTS, ITEMS, RESULTS, ROOT, node},
+    store::{GIVEN, INPUTS, ITEMS, MAX_RESULT_BYTES, ROOT, node},
     validate::{own_inputs, parse},
 };
 
@@ -43,6 +47,25 @@ pub struct Job {
     pub timeout: Option<Duration>,
     /// How deep steps of a plan would stand.
     pub depth: u8,
+    /// What names its effect.
+    pub effect: String,
+    /// What happens besides, in a rehearsal.
+    pub rehearsed: Option<Rehearsed>,
+}
+
+/// A thing that a handler does in a rehearsal.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rehearsed {
+    /// The step's path.
+    path: String,
+    /// Whether it is its undo.
+    is_undo: bool,
+    /// What goes wrong.
+    fault: Option<FaultKind>,
+    /// The answer, if the tool is not called.
+    answer: Option<Value>,
+    /// Whether the run pauses behind it.
+    pub is_stepped: bool,
 }
 
 /// What there is to do.
@@ -77,11 +100,26 @@ fn failed(error: impl Into<String>) -> Outcome {
 impl Job {
     /// What there is to do with a node that a delivery has taken; reads what its placeholders stand for.
     pub(super) fn of(t: &Transaction<'_>, run: &Run, node: &Node, now_ms: u64) -> Result<Self, StoreError> {
-        let work = match describe(t, run, node, now_ms) {
+        let script = if run.is_rehearsal { SCRIPTS.get(t, &run.id)? } else { None };
+        let mut work = match describe(t, run, node, (script.as_ref(), now_ms)) {
             Ok(work) => work,
             Err(Unfilled::Store(error)) => return Err(error),
             Err(Unfilled::Placeholder(error)) => Work::Known(failed(error.to_string())),
         };
+        let mut rehearsed = None;
+        if let Some(script) = script {
+            let (fault, again_ms) = rehearsal::fault(t, (run, node), &script, now_ms)?;
+            let answer = match &work {
+                Work::Call { tool, .. } => script.recorded.get(tool).cloned(),
+                Work::Known(_) => None,
+            };
+            if let Some(again_ms) = again_ms {
+                work = Work::Known(Outcome::Busy { again_ms });
+            }
+            let is_undo = matches!(node.state, State::Undoing { .. });
+            let is_stepped = script.is_stepped;
+            rehearsed = Some(Rehearsed { path: node.path.clone(), is_undo, fault, answer, is_stepped });
+        }
         Ok(Self {
             run: run.id.clone(),
             number: node.number,
@@ -89,18 +127,35 @@ impl Job {
             rights: run.rights.clone(),
             timeout: node.step.timeout_s.map(|seconds| Duration::from_millis(ms(seconds))),
             depth: node.depth.saturating_add(1),
+            effect: node.effect(run),
+            rehearsed,
         })
     }
 
     /// Does it. `remaining` is what the handler has left of its time.
     pub fn perform(&self, remaining: Duration, now_ms: u64) -> Done {
+        let fault = self.rehearsed.as_ref().and_then(|rehearsed| rehearsed.fault);
         let (tool, arguments, is_plan) = match &self.work {
+            Work::Known(busy @ Outcome::Busy { .. }) => return Done { outcome: busy.clone(), input: None },
+            _ if fault == Some(FaultKind::Fail) => {
+                let outcome = Outcome::Failed { error: "the rehearsal has it fail".into(), is_final: true };
+                return Done { outcome, input: None };
+            }
             Work::Known(outcome) => return Done { outcome: outcome.clone(), input: None },
             Work::Call { tool, arguments, is_plan } => (tool, arguments, *is_plan),
         };
         let room = remaining.saturating_sub(RECORD);
         let timeout = self.timeout.unwrap_or(room).min(room);
-        let answer = call(&self.rights, tool, arguments, timeout);
+        let answer = match self.rehearsed.as_ref().and_then(|rehearsed| rehearsed.answer.clone()) {
+            Some(recorded) => Ok(recorded),
+            None => {
+                if fault == Some(FaultKind::Repeat) {
+                    // Nobody learns of the first one, as after a crash.
+                    let _lost = call(&self.rights, &self.effect, tool, (arguments, timeout));
+                }
+                call(&self.rights, &self.effect, tool, (arguments, timeout))
+            }
+        };
         match answer {
             Err(Refusal::Busy) => {
                 let again_ms = now_ms.saturating_add(BUSY_MS);
@@ -111,8 +166,23 @@ impl Job {
                 Done { outcome: Outcome::Failed { error, is_final }, input: None }
             }
             Ok(result) if is_plan => self.plan(result),
-            Ok(result) => Done { outcome: Outcome::Completed(result), input: None },
+            Ok(result) => Done { outcome: kept(result, now_ms), input: None },
         }
+    }
+
+    /// What a rehearsal notes of the call, if it was made.
+    pub(super) fn called(&self, done: &Done) -> Option<Called> {
+        let (rehearsed, Work::Call { tool, .. }) = (self.rehearsed.as_ref()?, &self.work) else { return None };
+        let is_made = rehearsed.fault != Some(FaultKind::Fail) && !matches!(done.outcome, Outcome::Busy { .. });
+        is_made.then(|| Called {
+            step: rehearsed.path.clone(),
+            undo: rehearsed.is_undo,
+            tool: tool.clone(),
+            effect: self.effect.clone(),
+            times: if rehearsed.fault == Some(FaultKind::Repeat) { 2 } else { 1 },
+            succeeded: !matches!(done.outcome, Outcome::Failed { .. }),
+            recorded: rehearsed.answer.is_some(),
+        })
     }
 
     /// The steps of a planner's answer.
@@ -130,18 +200,38 @@ impl Job {
     }
 }
 
+/// A result, which may be larger than a record.
+fn kept(result: Value, now_ms: u64) -> Outcome {
+    let bytes = result.to_string().len();
+    if bytes <= MAX_RESULT_BYTES {
+        return Outcome::Completed(result);
+    }
+    if bytes > MAX_BLOB_BYTES {
+        return failed(format!("the result has {bytes} bytes; at most {MAX_BLOB_BYTES} are kept"));
+    }
+    match blob::write(&result, now_ms) {
+        Ok(blob) => Outcome::Large(blob),
+        Err(error) => failed(format!("the result cannot be kept: {error}")),
+    }
+}
+
 /// Why a call has no result.
 enum Refusal {
     Busy,
     Failed { error: String, is_final: bool },
 }
 
-fn call(rights: &Rights, tool: &str, arguments: &Map<String, Value>, timeout: Duration) -> Result<Value, Refusal> {
+fn call(
+    rights: &Rights,
+    effect: &str,
+    tool: &str,
+    (arguments, timeout): (&Map<String, Value>, Duration),
+) -> Result<Value, Refusal> {
     let refused = |error: String, is_final| Refusal::Failed { error, is_final };
     #[cfg(test)]
-    let answer = super::tests::provider(rights, tool, arguments, timeout);
+    let answer = super::tests::provider(rights, (effect, tool), arguments, timeout);
     #[cfg(not(test))]
-    let answer = rights.call(tool, arguments, Some(timeout));
+    let answer = rights.call_for_effect(effect, tool, arguments, Some(timeout));
     match answer {
         Ok(output) => {
             let result = value(output);
@@ -192,7 +282,12 @@ impl From<StoreError> for Unfilled {
     }
 }
 
-fn describe(t: &Transaction<'_>, run: &Run, of: &Node, now_ms: u64) -> Result<Work, Unfilled> {
+fn describe(
+    t: &Transaction<'_>,
+    run: &Run,
+    of: &Node,
+    (script, now_ms): (Option<&Script>, u64),
+) -> Result<Work, Unfilled> {
     let mut broken = None;
     let mut find = |placeholder: &Placeholder| match look_up(t, run, of, placeholder) {
         Ok(found) => found,
@@ -230,7 +325,10 @@ fn describe(t: &Transaction<'_>, run: &Run, of: &Node, now_ms: u64) -> Result<Wo
             return Ok(Work::Known(failed("inputs are an object")));
         };
         Ok(match &*step.action {
-            WAIT => Work::Known(wait(arguments, step.timeout_s, now_ms)),
+            WAIT => Work::Known(match script {
+                Some(script) => at_once(script, &of.path, arguments),
+                None => wait(arguments, step.timeout_s, now_ms),
+            }),
             WORKFLOW => {
                 if let Some(input) = arguments.get("input")
                     && let Err(error) = INPUTS.set(t, &(&run.id, of.number), input)
@@ -250,6 +348,14 @@ fn describe(t: &Transaction<'_>, run: &Run, of: &Node, now_ms: u64) -> Result<Wo
     match broken {
         Some(error) => Err(Unfilled::Store(error)),
         None => work.map_err(Unfilled::Placeholder),
+    }
+}
+
+/// What a step that waits does in a rehearsal.
+fn at_once(script: &Script, path: &str, arguments: Map<String, Value>) -> Outcome {
+    match serde_json::from_value(Value::Object(arguments)) {
+        Ok(wait) => Outcome::Completed(rehearsal::given(script, path, &wait)),
+        Err(error) => failed(error.to_string()),
     }
 }
 
@@ -286,7 +392,7 @@ fn look_up(
     of: &Node,
     placeholder: &Placeholder,
 ) -> Result<Result<Value, String>, StoreError> {
-    let result = |number: Number| RESULTS.get(t, &(&run.id, number));
+    let result = |number: Number| crate::store::result(t, &run.id, number);
     let whole = match &placeholder.source {
         Source::Step(name) => {
             let Some(number) = of.names.get(name) else { return Ok(Err(format!("there is no step '{name}'"))) };

@@ -1,16 +1,21 @@
 //! New runs.
 
 use mcpp_tool::{
+    environment::id,
     rights::{self, Rights},
     store::{Transaction, View},
 };
 use serde_json::{Map, Value};
 
-use super::{Origin, WorkflowError, call_for, go_on};
+use super::{
+    Origin, WorkflowError, call_for, go_on,
+    rehearsal::{SCRIPTS, Script},
+};
 use crate::{
+    blob::Blob,
     definition::{MAX_DEFINITION_BYTES, Step},
     run::{Fork, Number, Phase, Run},
-    scheduler::{self, Place, add},
+    scheduler::{self, Nodes as _, Place, add},
     store::{DEFINITIONS, INPUTS, ROOT, RUNS, StoredNodes, rank},
     validate::{Catalog, Graph, Known, check},
 };
@@ -53,7 +58,18 @@ pub struct Draft {
     /// Where it is from.
     pub forked: Option<Fork>,
     /// Results of steps that are not done again, by their places.
-    pub copied: Vec<(Number, Value)>,
+    pub copied: Vec<(Number, Copied)>,
+    /// What happens besides, if it is a rehearsal.
+    pub script: Option<Script>,
+}
+
+/// A result that a step has from another run.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Copied {
+    /// As it is.
+    Value(Value),
+    /// One that is larger than a record.
+    Large(Blob),
 }
 
 /// Whether a text can be a run's id.
@@ -171,9 +187,14 @@ pub fn submit(
         by: draft.by.clone(),
         waits_for,
         forked: draft.forked.clone(),
+        key: id(),
+        is_rehearsal: draft.script.is_some(),
         ..Run::new(draft.id.clone(), now_ms)
     };
     DEFINITIONS.set(t, &draft.id, &draft.steps)?;
+    if let Some(script) = &draft.script {
+        SCRIPTS.set(t, &draft.id, script)?;
+    }
     if !draft.input.is_null() {
         INPUTS.set(t, &(&draft.id, ROOT), &draft.input)?;
     }
@@ -181,7 +202,16 @@ pub fn submit(
     let place = Place { rank: rank(draft.priority), ..Place::default() };
     add(&mut run, &mut nodes, (&draft.steps, graph), &place, now_ms)?;
     for (number, result) in &draft.copied {
-        scheduler::copy(&mut run, &mut nodes, *number, result, now_ms)?;
+        let is_there = match result {
+            Copied::Value(value) => nodes.keep(*number, value)?,
+            Copied::Large(blob) => nodes.keep_blob(*number, blob)?,
+        };
+        if !is_there {
+            return Err(WorkflowError::Refused(format!(
+                "the result of step {number} is not there any more, or too large"
+            )));
+        }
+        scheduler::copy(&mut run, &mut nodes, *number, now_ms)?;
     }
     let woken = go_on(t, run, nodes, origin, now_ms)?;
     super::upkeep::watch(t, now_ms)?;

@@ -1,3 +1,5 @@
+mod rehearsal;
+
 use std::{cell::RefCell, collections::BTreeMap, time::Duration};
 
 use mcpp_tool::{
@@ -20,13 +22,15 @@ thread_local! {
     static EFFECTS: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
     /// How often a tool of a name has failed so far, for those that fail at first.
     static FAILED: RefCell<BTreeMap<String, u32>> = const { RefCell::new(BTreeMap::new()) };
+    /// What names each effect.
+    static NAMES: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
     static EVENTS: RefCell<usize> = const { RefCell::new(0) };
 }
 
 /// The tools of these tests. `echo` gives back its arguments; `fail_N` fails N times; `no` says so in a result.
 pub(super) fn provider(
     rights: &Rights,
-    tool: &str,
+    (effect, tool): (&str, &str),
     arguments: &Map<String, Value>,
     timeout: Duration,
 ) -> Result<Output, CallError> {
@@ -35,6 +39,7 @@ pub(super) fn provider(
         return Err(CallError::NotFound);
     }
     EFFECTS.with_borrow_mut(|effects| effects.push(format!("{tool} {}", Value::Object(arguments.clone()))));
+    NAMES.with_borrow_mut(|names| names.push(effect.to_owned()));
     let structured = |value: Value| Ok(Output { content: Vec::new(), structured: Some(value) });
     if let Some(times) = tool.strip_prefix("fail_") {
         let times: u32 = times.parse().expect("a number");
@@ -51,7 +56,8 @@ pub(super) fn provider(
         "no" => structured(json!({ "success": false, "error": "I will not" })),
         "text" => Ok(Output::text("hello")),
         "plan" => structured(json!({ "steps": arguments.get("steps"), "input": { "from": "plan" } })),
-        "large" => structured(json!({ "text": "x".repeat(1 << 20) })),
+        "large" => structured(json!({ "text": "x".repeat(1 << 20), "last": 7 })),
+        "huge" => structured(json!({ "text": "x".repeat(crate::blob::MAX_BLOB_BYTES) })),
         _ => structured(Value::Object(arguments.clone())),
     }
 }
@@ -59,7 +65,14 @@ pub(super) fn provider(
 pub(crate) fn clear() {
     memory::clear();
     EFFECTS.take();
+    NAMES.take();
     FAILED.take();
+    EVENTS.take();
+}
+
+/// Goes to a host that knows nothing; what happened at the provider has happened.
+pub(crate) fn go_elsewhere() {
+    memory::clear();
     EVENTS.take();
 }
 
@@ -155,7 +168,7 @@ fn a_failure_is_retried_then_final_and_what_follows_is_skipped() {
             { "step_id": "anyway", "action": "echo", "depends_on": ["soft"] },
             { "step_id": "soft", "action": "no", "may_fail": true },
             { "step_id": "left", "action": "echo", "when": { "value": "${steps.soft.result}" } },
-            { "step_id": "huge", "action": "large" }
+            { "step_id": "huge", "action": "huge" }
         ]),
         Value::Null,
     ));
@@ -177,7 +190,7 @@ fn a_failure_is_retried_then_final_and_what_follows_is_skipped() {
     let t = snapshot().expect("a snapshot");
     let error = |number: u32| NODES.get(&t, &("r".to_owned(), number)).expect("read").expect("there").error;
     assert_eq!(error(3).as_deref(), Some("step 'often' failed"));
-    assert!(error(8).expect("an error").contains("at most 983040 are kept"));
+    assert!(error(8).expect("an error").contains("at most 16777216 are kept"));
 }
 
 #[test]

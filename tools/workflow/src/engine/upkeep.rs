@@ -5,8 +5,14 @@ use mcpp_tool::{
     store::{Alarm, Budget, StoreError, Transaction, View, bites, transact},
 };
 
-use super::{Origin, WorkflowError, call_for, go_on, tell_blocked, work::work};
+use super::{
+    Origin, WorkflowError, call_for, go_on,
+    rehearsal::{self, CALLED},
+    tell_blocked,
+    work::work,
+};
 use crate::{
+    blob,
     run::{Number, Phase, Run},
     scheduler,
     store::{DEFINITIONS, ENDED, GIVEN, INPUTS, ITEMS, LEASES, NODES, READY, RESULTS, RUNS, StoredNodes},
@@ -96,7 +102,8 @@ fn look_after(now_ms: u64) -> Result<(), WorkflowError> {
         call_for(t, u32::try_from(late).unwrap_or(u32::MAX), Origin::Unknown, now_ms)?;
         Ok::<_, WorkflowError>(())
     })?;
-    forget(now_ms)
+    forget(now_ms)?;
+    Ok(blob::tidy(now_ms)?)
 }
 
 /// Removes runs that ended long ago, or are too many.
@@ -112,7 +119,7 @@ fn forget(now_ms: u64) -> Result<(), WorkflowError> {
             if !is_old && ended.iter().try_fold(0, count)? <= KEEP_RUNS {
                 return Ok(false);
             }
-            remove(t, &id)?;
+            remove(t, &id, now_ms)?;
             Ok::<_, WorkflowError>(true)
         })?;
         if !is_more {
@@ -123,7 +130,7 @@ fn forget(now_ms: u64) -> Result<(), WorkflowError> {
 }
 
 /// Removes rows of a run, and the run itself with the last of them.
-fn remove(t: &Transaction<'_>, id: &String) -> Result<(), StoreError> {
+fn remove(t: &Transaction<'_>, id: &String, now_ms: u64) -> Result<(), StoreError> {
     let numbers: Vec<Number> = NODES
         .under(&(id,))
         .most(REMOVED / 3)
@@ -133,6 +140,7 @@ fn remove(t: &Transaction<'_>, id: &String) -> Result<(), StoreError> {
     for number in &numbers {
         NODES.remove(t, &(id.clone(), *number))?;
         RESULTS.remove(t, &(id, *number))?;
+        blob::forget(t, (id, *number), now_ms)?;
         INPUTS.remove(t, &(id, *number))?;
         ITEMS.remove(t, &(id, *number))?;
     }
@@ -145,7 +153,17 @@ fn remove(t: &Transaction<'_>, id: &String) -> Result<(), StoreError> {
     for signal in &given {
         GIVEN.remove(t, &(id, signal))?;
     }
-    if numbers.is_empty() && given.is_empty() {
+    let called: Vec<u64> = CALLED
+        .under(&(id,))
+        .most(REMOVED)
+        .walk(t)
+        .map(|row| row.map(|((_, number), _)| number))
+        .collect::<Result<_, _>>()?;
+    for number in &called {
+        CALLED.remove(t, &(id, *number))?;
+    }
+    if numbers.is_empty() && given.is_empty() && called.is_empty() {
+        rehearsal::forget(t, id)?;
         INPUTS.remove(t, &(id, crate::store::ROOT))?;
         DEFINITIONS.remove(t, id)?;
         RUNS.remove(t, id)?;

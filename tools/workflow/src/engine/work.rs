@@ -15,7 +15,7 @@ use mcpp_tool::{
 use super::{
     FOLLOWED, Origin, WorkflowError, call_for, find, go_on,
     job::{Done, Job, given},
-    upkeep,
+    rehearsal, upkeep,
 };
 use crate::{
     scheduler::{self, Outcome},
@@ -122,6 +122,12 @@ fn record(
     };
     let (mut nodes, now) = (StoredNodes::new(t, &job.run), now_ms());
     scheduler::settle(&mut run, &mut nodes, at, outcome, (now, chance()))?;
+    if let Some(called) = job.called(done) {
+        rehearsal::note(t, &job.run, &called)?;
+        if job.rehearsed.as_ref().is_some_and(|rehearsed| rehearsed.is_stepped) {
+            run.paused_ms.get_or_insert(now);
+        }
+    }
     let origin = Origin::Handler(hops);
     let woken = go_on(t, run, nodes, origin, now)?;
     // This handler takes one of them itself.

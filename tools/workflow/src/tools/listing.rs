@@ -1,6 +1,10 @@
 //! Lists of runs, and the runs to which nothing will happen any more.
 
-use mcpp_tool::{store::View, tool};
+use mcpp_tool::{
+    environment::parse_rfc3339,
+    store::{Span, View},
+    tool,
+};
 use serde_json::{Value, json};
 
 use super::{HERE, Reply, read, settle, summary};
@@ -32,7 +36,7 @@ pub enum Status {
 }
 
 impl Status {
-    fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Submitted => "submitted",
             Self::Running => "running",
@@ -43,8 +47,56 @@ impl Status {
     }
 }
 
+/// Times between which runs were submitted.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Between {
+    from_ms: Option<u64>,
+    before_ms: Option<u64>,
+}
+
+impl Between {
+    /// Reads two times as RFC 3339.
+    pub(crate) fn parse(from: Option<&str>, before: Option<&str>) -> Result<Self, WorkflowError> {
+        let time = |text: Option<&str>| match text.filter(|text| !text.is_empty()) {
+            None => Ok(None),
+            Some(text) => match parse_rfc3339(text) {
+                Some(ms) => Ok(Some(ms)),
+                None => Err(WorkflowError::Invalid(format!("{text:?} is no time as RFC 3339 has it"))),
+            },
+        };
+        Ok(Self { from_ms: time(from)?, before_ms: time(before)? })
+    }
+
+    /// The places between them.
+    pub(crate) fn narrow(self, mut span: Span<(u64, String)>) -> Span<(u64, String)> {
+        if let Some(from_ms) = self.from_ms {
+            span = span.from(&(from_ms,));
+        }
+        if let Some(before_ms) = self.before_ms {
+            span = span.below(&(before_ms,));
+        }
+        span
+    }
+
+    fn is_any(self) -> bool {
+        self.from_ms.is_none() && self.before_ms.is_none()
+    }
+}
+
+/// The place that a list's cursor names.
+pub(crate) fn from_cursor(cursor: &str) -> Result<(u64, String), WorkflowError> {
+    let place = cursor.split_once(':').and_then(|(ms, id)| Some((ms.parse().ok()?, id.to_owned())));
+    place.ok_or_else(|| WorkflowError::Invalid("cursor is none of a list's".into()))
+}
+
+/// A cursor that names a place.
+pub(crate) fn to_cursor((ms, id): (u64, String)) -> String {
+    format!("{ms}:{id}")
+}
+
 /// Lists runs, those submitted last first.
 #[tool(read_only)]
+#[allow(clippy::too_many_arguments, reason = "all of them are needed")]
 pub fn workflow_list(
     /// Only runs with this status.
     #[arg(default)]
@@ -55,6 +107,12 @@ pub fn workflow_list(
     /// Only runs that have all these tags.
     #[arg(default)]
     tag_filter: Vec<String>,
+    /// Only runs submitted at this time or later, as RFC 3339.
+    #[arg(default)]
+    created_after: Option<String>,
+    /// Only runs submitted before this time, as RFC 3339.
+    #[arg(default)]
+    created_before: Option<String>,
     /// The most runs to list, 1 to 1,000.
     #[arg(default = 50)]
     limit: i64,
@@ -81,24 +139,22 @@ pub fn workflow_list(
             );
         }
         let status = status_filter.map_or("", Status::as_str);
-        list(t, status, &tag_filter, (offset, limit), cursor.as_deref())
+        let between = Between::parse(created_after.as_deref(), created_before.as_deref())?;
+        list(t, (status, &tag_filter, between), (offset, limit), cursor.as_deref())
     });
     settle(listed, "")
 }
 
 fn list(
     t: &View<'_>,
-    status: &str,
-    tags: &[String],
+    (status, tags, between): (&str, &[String], Between),
     (offset, limit): (usize, usize),
     cursor: Option<&str>,
 ) -> Result<Value, WorkflowError> {
     let tag = tags.first().map_or("", String::as_str);
-    let mut span = LISTED.of(&(status, tag));
+    let mut span = between.narrow(LISTED.of(&(status, tag)));
     if let Some(cursor) = cursor {
-        let place = cursor.split_once(':').and_then(|(ms, id)| Some((ms.parse::<u64>().ok()?, id.to_owned())));
-        let place = place.ok_or_else(|| WorkflowError::Invalid("cursor is none of a list's".into()))?;
-        span = span.below(&place);
+        span = span.below(&from_cursor(cursor)?);
     }
     let (mut runs, mut passed, mut walked, mut last, mut has_more) = (Vec::new(), 0_usize, 0_usize, None, false);
     for place in span.descending().walk(t) {
@@ -125,12 +181,12 @@ fn list(
         }
         runs.push(summary(&run));
     }
-    // Every number is kept, but for that of several tags together.
+    // Every number is kept, but for that of several tags together, and between two times.
     let total = match tags.len() {
-        0 | 1 => Some(LISTED_COUNTS.get(t, &(status, tag))?),
+        0 | 1 if between.is_any() => Some(LISTED_COUNTS.get(t, &(status, tag))?),
         _ => None,
     };
-    let next = last.filter(|_| has_more).map(|(ms, id)| format!("{ms}:{id}"));
+    let next = last.filter(|_| has_more).map(to_cursor);
     Ok(json!({
         "total_count": total,
         "returned_count": runs.len(),

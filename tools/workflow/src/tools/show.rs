@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 
 use super::{HERE, Reply, put, read, settle, step, summary, time};
 use crate::{
+    blob::{self, BLOBS},
     draw::{self, Drawn},
     engine::{self, WorkflowError},
     run::{Node, Run, State},
@@ -120,7 +121,11 @@ pub fn workflow_result(
         let (nodes, has_more) = nodes(t, &run)?;
         let mut outputs = Vec::new();
         for node in nodes.iter().filter(|node| node.state == State::Completed || node.state == State::Undone) {
-            let value = RESULTS.get(t, &(&run.id, node.number))?.unwrap_or_default();
+            // One that is larger than a record is shown by its digest: `workflow_output` gives it.
+            let value = match BLOBS.get(t, &(&run.id, node.number))? {
+                Some(blob) => json!({ "sha256": blob.digest, "bytes": blob.bytes, "pieces": blob.pieces }),
+                None => RESULTS.get(t, &(&run.id, node.number))?.unwrap_or_default(),
+            };
             outputs.push((node, value));
         }
         // What nothing waits for is the result of the whole.
@@ -152,6 +157,43 @@ pub fn workflow_result(
         Ok(reply)
     });
     settle(result, &workflow_id)
+}
+
+/// Gives the result of one step as the text of its JSON, piece by piece: for results that are larger than a record, which `workflow_result` shows by their SHA-256.
+#[tool(read_only)]
+pub fn workflow_output(
+    /// The run.
+    workflow_id: String,
+    /// The step's path, as the status shows it.
+    step_id: String,
+    /// The piece, from 0: the `next_piece` of the call before.
+    #[arg(default)]
+    piece: u32,
+) -> Reply {
+    let output = read(|t| {
+        let run = engine::find(t, &workflow_id)?;
+        let mut found = None;
+        for row in NODES.under(&(&run.id,)).walk(t) {
+            let (_, node) = row?;
+            if node.path == step_id {
+                found = Some(node.number);
+                break;
+            }
+        }
+        let missing = || WorkflowError::Refused(format!("step '{step_id}' has no result"));
+        let number = found.ok_or_else(missing)?;
+        let (text, next, digest) = match BLOBS.get(t, &(&run.id, number))? {
+            Some(blob) => {
+                let text = blob::piece(t, &blob, piece)?.ok_or_else(missing)?;
+                let next = piece.saturating_add(1);
+                (text, (next < blob.pieces).then_some(next), Some(blob.digest))
+            }
+            None if piece > 0 => return Err(missing()),
+            None => (RESULTS.get(t, &(&run.id, number))?.ok_or_else(missing)?.to_string(), None, None),
+        };
+        Ok(json!({ "workflow_id": run.id, "step_id": step_id, "text": text, "next_piece": next, "sha256": digest }))
+    });
+    settle(output, &workflow_id)
 }
 
 /// The steps that have no result, and why.

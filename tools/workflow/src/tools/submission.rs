@@ -138,31 +138,33 @@ pub fn workflow_retry(
     /// The run.
     workflow_id: String,
 ) -> Reply {
-    let (now, id) = (now_ms(), workflow_id.as_str());
-    let retried = (|| {
-        if let Some(run) = run(|t| engine::retry(t, id, origin(), now))? {
-            return Ok(
-                json!({ "workflow_id": id, "status": run.status(), "phase": run.phase.as_str(), "message": "The undo is tried again" }),
-            );
+    settle(retry_run(&workflow_id), &workflow_id)
+}
+
+/// Tries again what failed of a run.
+pub(crate) fn retry_run(id: &str) -> Result<Value, WorkflowError> {
+    let now = now_ms();
+    if let Some(run) = run(|t| engine::retry(t, id, origin(), now))? {
+        return Ok(
+            json!({ "workflow_id": id, "status": run.status(), "phase": run.phase.as_str(), "message": "The undo is tried again" }),
+        );
+    }
+    let (base, number) = match id.rsplit_once("-retry-").map(|(base, number)| (base, number.parse::<u32>())) {
+        Some((base, Ok(number))) => (base, number),
+        _ => (id, 0),
+    };
+    let request = ForkRequest {
+        run: id.to_owned(),
+        id: format!("{base}-retry-{}", number.saturating_add(1)),
+        by: caller::caller().subject,
+        rights: rights::of_caller(),
+        ..ForkRequest::default()
+    };
+    let draft = read(|t| {
+        if engine::find(t, id)?.phase == Phase::Completed {
+            return Err(WorkflowError::Refused(format!("Workflow {id} has completed; fork it to run steps again")));
         }
-        let (base, number) = match id.rsplit_once("-retry-").map(|(base, number)| (base, number.parse::<u32>())) {
-            Some((base, Ok(number))) => (base, number),
-            _ => (id, 0),
-        };
-        let request = ForkRequest {
-            run: id.to_owned(),
-            id: format!("{base}-retry-{}", number.saturating_add(1)),
-            by: caller::caller().subject,
-            rights: rights::of_caller(),
-            ..ForkRequest::default()
-        };
-        let draft = read(|t| {
-            if engine::find(t, id)?.phase == Phase::Completed {
-                return Err(WorkflowError::Refused(format!("Workflow {id} has completed; fork it to run steps again")));
-            }
-            engine::fork(t, &request)
-        })?;
-        forked(&draft)
-    })();
-    settle(retried, &workflow_id)
+        engine::fork(t, &request)
+    })?;
+    forked(&draft)
 }

@@ -1,3 +1,5 @@
+mod mending;
+
 use mcpp_tool::Failure;
 
 use super::*;
@@ -28,7 +30,7 @@ fn list(
     cursor: Option<String>,
 ) -> Result<Value, Failure> {
     let tags = tags.iter().map(|tag| (*tag).to_owned()).collect();
-    workflow_list(status, None, tags, limit, offset, cursor).into_result().map(Value::Object)
+    workflow_list(status, None, tags, None, None, limit, offset, cursor).into_result().map(Value::Object)
 }
 
 fn ids(listed: &Value) -> Vec<&str> {

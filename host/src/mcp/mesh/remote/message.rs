@@ -13,7 +13,7 @@ use crate::{
         convert::{self, BUSY, OTHER_INTERFACE},
         mesh::UNAUTHORIZED,
         straight::MODERN,
-        tools::{CHAIN, DEADLINE, HOPS, INTERFACE, RECEIPT},
+        tools::{CHAIN, DEADLINE, EFFECT, HOPS, INTERFACE, RECEIPT},
     },
     mesh::PeerId,
     names::ToolName,
@@ -22,6 +22,10 @@ use crate::{
 pub(super) fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
+
+/// How much longer the peer may take than the caller waits: this host ends a call at its deadline, and cancels it at the peer. If the peer's clock ended it first, the caller would
+/// get the peer's error and not learn that its own time is over.
+const DEADLINE_GRACE: Duration = Duration::from_millis(100);
 
 /// What a request of the current binding has in `_meta`.
 pub(super) fn meta() -> Map<String, Value> {
@@ -45,6 +49,9 @@ pub(super) fn params(
     if request.chain > 0 {
         meta.insert(CHAIN.to_owned(), request.chain.into());
     }
+    if let Some(effect) = request.effect {
+        meta.insert(EFFECT.to_owned(), effect.to_string().into());
+    }
     if let Some(interface) = interface {
         meta.insert(INTERFACE.to_owned(), interface.to_string().into());
     }
@@ -59,7 +66,8 @@ pub(super) fn params(
     let params = move |id: u64| {
         let mut meta = meta.clone();
         // What is left when the frame is made: waiting for a place took some of it.
-        meta.insert(DEADLINE.to_owned(), millis(deadline.saturating_duration_since(Instant::now())).into());
+        let left = deadline.saturating_duration_since(Instant::now()).saturating_add(DEADLINE_GRACE);
+        meta.insert(DEADLINE.to_owned(), millis(left).into());
         if wants_progress {
             meta.insert("progressToken".to_owned(), id.into());
         }

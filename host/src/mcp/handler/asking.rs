@@ -1,0 +1,80 @@
+//! Calls whose guests ask their client: run until they do, and resumed by the client's retry.
+
+use rmcp::{
+    RoleServer,
+    model::{CallToolRequestParams, CallToolResponse, ErrorData},
+    service::RequestContext,
+};
+use serde_json::Value;
+
+use super::{ProtocolHandler, RefusalSignal, extension, is_modern};
+use crate::{
+    call::inputs::Abilities,
+    mcp::{
+        inputs,
+        parked::{RequestBinding, Resumed},
+        running::{CallTurn, RunningCall, WayToAsk},
+        tools,
+    },
+    names::ToolName,
+    tenant::SCOPE_TOOLS,
+};
+
+impl ProtocolHandler {
+    /// Runs a call to its end, or until its client has to reply.
+    pub(super) async fn attend(
+        &self,
+        mut running: RunningCall,
+        context: &RequestContext<RoleServer>,
+    ) -> Result<CallToolResponse, ErrorData> {
+        let way = if is_modern(context) { WayToAsk::InTheAnswer } else { WayToAsk::ByRequest };
+        let token = context.meta.get_progress_token();
+        let (wants_receipt, client) = (running.wants_receipt, running.client().clone());
+        let outcome = loop {
+            match running.forward(&context.peer, token.as_ref(), &context.ct, way).await {
+                CallTurn::Ended(outcome) => break outcome,
+                CallTurn::Asks(asking, round) => match self.endpoint.park(&self.principal, *asking, round) {
+                    Ok(required) => return Ok(CallToolResponse::InputRequired(required)),
+                    Err(goes_on) => running = *goes_on,
+                },
+            }
+        };
+        let undeclared = client.undeclared().filter(|_| way == WayToAsk::InTheAnswer);
+        let share = self.registry().share(&self.principal.tenant);
+        let (writer, signal) = (extension(&context.extensions), extension(&context.extensions));
+        let answer = tools::answer(outcome, wants_receipt, undeclared, writer, share, signal).await;
+        Ok(CallToolResponse::Complete(answer?))
+    }
+
+    /// The call that a retry goes on with; none for a request that is no retry.
+    pub(super) fn resume(
+        &self,
+        request: &CallToolRequestParams,
+        context: &RequestContext<RoleServer>,
+    ) -> Result<Option<Resumed>, ErrorData> {
+        let Some(state) = request.request_state.as_deref().filter(|_| is_modern(context)) else { return Ok(None) };
+        let tool = ToolName::new(&request.name).ok().filter(|tool| self.principal.may_use(tool));
+        let tool = tool.ok_or_else(|| ErrorData::invalid_params(format!("unknown tool `{}`", request.name), None))?;
+        if !self.principal.scopes.contains(SCOPE_TOOLS) {
+            return Err(ErrorData::invalid_request("the caller lacks the scope `tools`", None));
+        }
+        let arguments = Value::Object(request.arguments.clone().unwrap_or_default());
+        let binding = RequestBinding::of_call(&self.principal, tool.as_str(), &arguments);
+        self.leave_door(&tool, context);
+        let responses = request.input_responses.clone().unwrap_or_default();
+        self.endpoint.parked().resume(state, &binding, &responses).map(Some).map_err(|error| {
+            if let Some(signal) = extension::<RefusalSignal>(&context.extensions) {
+                signal.raise(None);
+            }
+            error.into()
+        })
+    }
+}
+
+/// What the client of a request may be asked.
+pub(super) fn abilities(context: &RequestContext<RoleServer>) -> Abilities {
+    if is_modern(context) {
+        return context.meta.client_capabilities().as_ref().map(inputs::abilities).unwrap_or_default();
+    }
+    context.peer.peer_info().map(|client| inputs::abilities(&client.capabilities)).unwrap_or_default()
+}

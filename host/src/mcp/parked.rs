@@ -1,0 +1,340 @@
+//! Parked calls of the modern era: a call whose guest asked its client something, and which waits for the client's next request.
+//!
+//! The guest's instance waits where it is, in a task of its own, so that its end, its cancellation and its bounds work as ever. Its number is bounded with all waiting
+//! instances of its tenant and of the host, its memory is on the tenant's account, and its time by `input_ms`. A parked call goes on once, for its own caller, and for the very request that it
+//! was asked for.
+
+mod state;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use rmcp::model::{ErrorData, InputRequests, InputRequiredResult, InputResponses};
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use self::state::{NotOurs, ParkedId, StateKey};
+use super::{handler::Endpoint, inputs, running::RunningCall};
+use crate::{
+    call::inputs::{AskError, Reply, Round},
+    memory::{MemoryUse, Reservation},
+    tenant::Principal,
+};
+
+/// Memory of a parked call beside its guest and its questions: its task, its records and its channels.
+const PARKED_BYTES: u64 = 4 << 10;
+
+/// Calls that wait for their clients. Clones share them.
+#[derive(Debug, Clone, Default)]
+pub(super) struct ParkedCalls(Arc<ParkedState>);
+
+#[derive(Debug, Default)]
+struct ParkedState {
+    key: OnceLock<Option<StateKey>>,
+    calls: Mutex<HashMap<u128, ParkedRound>>,
+}
+
+/// One call, and the round of questions that it waits for.
+struct ParkedRound {
+    round: u32,
+    until: u64,
+    binding: [u8; 32],
+    running: RunningCall,
+    questions: Round,
+    /// Replies that have come so far.
+    replies: BTreeMap<String, Reply>,
+    _memory: Reservation,
+}
+
+impl std::fmt::Debug for ParkedRound {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ParkedRound").field("round", &self.round).field("until", &self.until).finish_non_exhaustive()
+    }
+}
+
+/// What a retry is for.
+pub(super) enum Resumed {
+    /// The guest has its replies and runs.
+    Goes(Box<RunningCall>),
+    /// Some replies are missing.
+    AsksAgain(InputRequiredResult),
+}
+
+/// Why a retry resumes nothing. Each has a name in the error's data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(super) enum CannotResume {
+    /// Changed, made up, or of another caller: a thief learns no more than that.
+    #[error("the requestState is not one that this host gave to you; start over without it")]
+    Invalid,
+    #[error("the requestState belongs to a request with other parameters; repeat the request as it was")]
+    OtherRequest,
+    #[error("the requestState was used already; it is good for one retry")]
+    Used,
+    #[error("the requestState has expired: the call was given up; start over without it")]
+    Expired,
+    #[error("the requestState is of another host, or of this one before it restarted; start over without it")]
+    Gone,
+}
+
+impl CannotResume {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Invalid => "request_state_invalid",
+            Self::OtherRequest => "request_state_other_request",
+            Self::Used => "request_state_used",
+            Self::Expired => "request_state_expired",
+            Self::Gone => "request_state_gone",
+        }
+    }
+}
+
+impl From<CannotResume> for ErrorData {
+    fn from(error: CannotResume) -> Self {
+        metrics::counter!("mcpp_parked_refused_total", "reason" => error.name()).increment(1);
+        Self::invalid_params(error.to_string(), Some(json!({ "error": error.name() })))
+    }
+}
+
+impl Endpoint {
+    /// Parks a call with its questions: see [`ParkedCalls::park`].
+    pub(super) fn park(
+        &self,
+        principal: &Principal,
+        running: RunningCall,
+        questions: Round,
+    ) -> Result<InputRequiredResult, Box<RunningCall>> {
+        let share = self.registry().share(&principal.tenant);
+        match share.map(|share| share.memory.reserve(MemoryUse::Messages, PARKED_BYTES)) {
+            Some(Ok(memory)) => self.parked().park(running, questions, memory),
+            _ => {
+                let _the_guest_may_be_gone = questions.replies.send(Err(AskError::Busy));
+                Err(Box::new(running))
+            }
+        }
+    }
+}
+
+impl ParkedCalls {
+    fn calls(&self) -> MutexGuard<'_, HashMap<u128, ParkedRound>> {
+        self.0.calls.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn key(&self) -> Option<&StateKey> {
+        self.0.key.get_or_init(StateKey::random).as_ref()
+    }
+
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.calls().len()
+    }
+
+    /// Parks a call with its questions; what the client is to be told. The questions come back answered with an error where that cannot be: the guest then goes on in the call
+    /// that is returned.
+    pub(super) fn park(
+        &self,
+        mut running: RunningCall,
+        questions: Round,
+        memory: Reservation,
+    ) -> Result<InputRequiredResult, Box<RunningCall>> {
+        let requests: Result<InputRequests, AskError> =
+            questions.questions.iter().map(|(name, question)| Ok((name.clone(), inputs::request(question)?))).collect();
+        let refuse = |questions: Round, running: RunningCall, error| {
+            let _the_guest_may_be_gone = questions.replies.send(Err(error));
+            Err(Box::new(running))
+        };
+        let (requests, Some(binding)) = (requests, running.binding().map(RequestBinding::of_request)) else {
+            return refuse(questions, running, AskError::NoClient);
+        };
+        let requests = match requests {
+            Ok(requests) => requests,
+            Err(error) => return refuse(questions, running, error),
+        };
+        let round = running.next_round();
+        let until = now().saturating_add(millis(questions.until.saturating_duration_since(Instant::now())));
+        let id = ParkedId { call: running.call_id(), round, until, binding };
+        let Some(state) = self.key().and_then(|key| key.seal(&id)) else {
+            return refuse(questions, running, AskError::Busy);
+        };
+        let parked = self.clone();
+        running.drive(move || drop(parked.calls().remove(&id.call)));
+        let (call, replies) = (id.call, BTreeMap::new());
+        let waiting = ParkedRound { round, until, binding, running, questions, replies, _memory: memory };
+        let mut calls = self.calls();
+        // A guest that gave up waiting keeps no record here.
+        calls.retain(|_, waiting| !waiting.questions.replies.is_closed());
+        calls.insert(call, waiting);
+        Ok(InputRequiredResult::new(Some(requests), Some(state)))
+    }
+
+    /// Lets a parked call go on with the replies of its client, or asks for those that are missing.
+    pub(super) fn resume(
+        &self,
+        state: &str,
+        binding: &RequestBinding,
+        responses: &InputResponses,
+    ) -> Result<Resumed, CannotResume> {
+        let key = self.key().ok_or(CannotResume::Gone)?;
+        let id = key.open(state).map_err(|error| match error {
+            NotOurs::Broken => CannotResume::Invalid,
+            NotOurs::OtherProcess => CannotResume::Gone,
+        })?;
+        let mut calls = self.calls();
+        // A state in the wrong hands changes nothing for its owner.
+        if id.binding != binding.of_request() {
+            let is_callers = calls
+                .get(&id.call)
+                .is_some_and(|waiting| waiting.running.binding().is_some_and(|own| own.has_caller_of(binding)));
+            return Err(if is_callers { CannotResume::OtherRequest } else { CannotResume::Invalid });
+        }
+        let gone = if id.until <= now() { CannotResume::Expired } else { CannotResume::Used };
+        let is_live = |waiting: &ParkedRound| waiting.round == id.round && waiting.binding == id.binding;
+        if !calls.get(&id.call).is_some_and(is_live) {
+            return Err(gone);
+        }
+        let mut waiting = calls.remove(&id.call).ok_or(gone)?;
+        drop(calls);
+        if waiting.questions.replies.is_closed() {
+            return Err(CannotResume::Expired);
+        }
+        waiting.take(responses);
+        if waiting.is_complete() { Ok(Resumed::Goes(Box::new(waiting.go_on()))) } else { self.ask_again(key, waiting) }
+    }
+
+    /// Asks for the replies that are missing. The call waits no longer than it would have.
+    fn ask_again(&self, key: &StateKey, mut waiting: ParkedRound) -> Result<Resumed, CannotResume> {
+        waiting.round = waiting.running.next_round();
+        let id = ParkedId {
+            call: waiting.running.call_id(),
+            round: waiting.round,
+            until: waiting.until,
+            binding: waiting.binding,
+        };
+        let state = key.seal(&id).ok_or(CannotResume::Gone)?;
+        let missing = waiting.questions.questions.iter().filter(|(name, _)| !waiting.replies.contains_key(name));
+        let requests = missing.filter_map(|(name, question)| Some((name.clone(), inputs::request(question).ok()?)));
+        let answer = InputRequiredResult::new(Some(requests.collect()), Some(state));
+        self.calls().insert(id.call, waiting);
+        Ok(Resumed::AsksAgain(answer))
+    }
+}
+
+impl ParkedRound {
+    /// Takes the replies that are ones. What is none counts as missing, and what nobody asked for is ignored.
+    fn take(&mut self, responses: &InputResponses) {
+        for (name, question) in &self.questions.questions {
+            if let Some(given) = responses.get(name)
+                && let Ok(reply) = inputs::reply(question, given.clone())
+            {
+                self.replies.insert(name.clone(), reply);
+            }
+        }
+    }
+
+    fn is_complete(&self) -> bool {
+        self.replies.len() == self.questions.questions.len()
+    }
+
+    fn go_on(mut self) -> RunningCall {
+        let in_order = self.questions.questions.iter().filter_map(|(name, _)| self.replies.remove(name)).collect();
+        let _the_guest_may_be_gone = self.questions.replies.send(Ok(in_order));
+        self.running
+    }
+}
+
+/// Who makes a request, and which one.
+#[derive(Debug, Clone)]
+pub(super) struct RequestBinding {
+    /// The hash of the caller.
+    caller: [u8; 32],
+    /// The hash of the method and its parameters.
+    request: [u8; 32],
+}
+
+impl RequestBinding {
+    /// The call of a tool by a principal.
+    pub(super) fn of_call(principal: &Principal, tool: &str, arguments: &Value) -> Self {
+        let mut request = blake3::Hasher::new();
+        request.update(b"tools/call\0").update(tool.as_bytes()).update(b"\0");
+        digest(&mut request, arguments);
+        Self { caller: caller(principal), request: *request.finalize().as_bytes() }
+    }
+
+    /// Of both.
+    pub(super) fn of_request(&self) -> [u8; 32] {
+        *blake3::Hasher::new().update(&self.caller).update(&self.request).finalize().as_bytes()
+    }
+
+    /// Whether both are of one caller.
+    pub(super) fn has_caller_of(&self, other: &Self) -> bool {
+        self.caller == other.caller
+    }
+}
+
+/// The hash of a principal: the tenant, which of those that had the name, and the subject.
+fn caller(principal: &Principal) -> [u8; 32] {
+    let incarnation: Option<String> = principal.incarnation.clone().into();
+    let parts = json!([principal.tenant.to_string(), incarnation, &*principal.subject]);
+    *blake3::hash(parts.to_string().as_bytes()).as_bytes()
+}
+
+/// Hashes JSON, whatever the order of its members.
+fn digest(hasher: &mut blake3::Hasher, json: &Value) {
+    match json {
+        Value::Object(members) => {
+            let sorted: BTreeMap<_, _> = members.iter().collect();
+            hasher.update(b"{").update(&sorted.len().to_be_bytes());
+            for (name, member) in sorted {
+                hasher.update(&name.len().to_be_bytes()).update(name.as_bytes());
+                digest(hasher, member);
+            }
+        }
+        Value::Array(items) => {
+            hasher.update(b"[").update(&items.len().to_be_bytes());
+            items.iter().for_each(|item| digest(hasher, item));
+        }
+        plain => {
+            let text = plain.to_string();
+            hasher.update(&text.len().to_be_bytes()).update(text.as_bytes());
+        }
+    }
+}
+
+/// Milliseconds since 1970.
+fn now() -> u64 {
+    millis(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_is_the_same_whatever_the_order_of_its_members_and_no_other() {
+        let of = |tool: &str, arguments: Value| {
+            RequestBinding::of_call(&Principal::local_user(), tool, &arguments).of_request()
+        };
+        let one = of("t", json!({ "a": 1, "b": ["x", { "c": null, "d": 2 }] }));
+        assert_eq!(one, of("t", json!({ "b": ["x", { "d": 2, "c": null }], "a": 1 })));
+        for (tool, other) in [
+            ("u", json!({ "a": 1, "b": ["x", { "c": null, "d": 2 }] })),
+            ("t", json!({ "a": 2, "b": ["x", { "c": null, "d": 2 }] })),
+            ("t", json!({ "a": 1, "b": [{ "c": null, "d": 2 }, "x"] })),
+            ("t", json!({ "a": "1", "b": ["x", { "c": null, "d": 2 }] })),
+        ] {
+            assert_ne!(one, of(tool, other.clone()), "{tool} {other}");
+        }
+        let stranger = Principal { subject: "stranger".into(), ..Principal::local_user() };
+        let reborn = Principal { incarnation: Some("1".to_owned()).into(), ..Principal::local_user() };
+        for other in [stranger, reborn] {
+            let of_other = RequestBinding::of_call(&other, "t", &json!({ "a": 1 }));
+            assert_ne!(of("t", json!({ "a": 1 })), of_other.of_request());
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! A task's handler: it runs the task as a call of a tool, and tells the queue how it ended.
+//!
+//! A delivery that comes again finds the task running: the handler before it broke off, so the task goes back to its queue, which gives it a new fencing token.
+
+use std::time::Duration;
+
+use mcpp_tool::{Content, Output, call::CallError, caller, environment::now_ms, rights::Rights, store::transact};
+use serde_json::{Value, json};
+
+use crate::{
+    claimer::give_back,
+    held::{HELD, Held, Stage, drop_task},
+    service::{SERVICES, Service, Tally, WorkerError, note},
+    source::{SHORT, Unanswered, ask},
+};
+
+/// What a handler keeps of its time for telling the queue.
+const REPORT: Duration = Duration::from_secs(20);
+/// How long behind the end of its time a handler has certainly ended, in milliseconds.
+const CERTAINLY_MS: u64 = 10_000;
+/// How long a queue is told that does not hear it, in milliseconds.
+const TELL_MS: u64 = 600_000;
+/// Largest result, in bytes of JSON: a queue has room for it beside the largest payload.
+const MAX_RESULT_BYTES: usize = 256 << 10;
+/// Longest error, in characters.
+const MAX_ERROR_CHARS: usize = 2_000;
+
+/// How a call ended.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Ending {
+    /// With a result.
+    Completed(Value),
+    /// Without; why, and whether another attempt may succeed.
+    Failed(String, bool),
+    /// It has not run: there was no room.
+    NotRun(String),
+}
+
+/// Runs a task.
+///
+/// # Errors
+/// Those of the store: the host calls again then.
+pub fn run(id: &str) -> Result<(), WorkerError> {
+    let begun = transact(|t| {
+        let Some(held) = HELD.get(t, id)? else { return Ok(None) };
+        let service = SERVICES.get(t, &held.service)?;
+        if let (Some(service), Stage::Claimed) = (&service, &held.stage) {
+            let until_ms = now_ms().saturating_add(millis(caller::remaining())).saturating_add(CERTAINLY_MS);
+            HELD.change(t, &id.to_owned(), |held| held.stage = Stage::Running { until_ms })?;
+            return Ok(Some((held, service.clone(), true)));
+        }
+        Ok::<_, WorkerError>(service.map(|service| (held, service, false)))
+    })?;
+    match begun {
+        None => transact(|t| Ok::<_, WorkerError>(drop_task(t, id, now_ms())?)),
+        Some((held, service, true)) => {
+            let ending = perform(&service, &held.task, caller::remaining());
+            end(id, &held, &service, ending)
+        }
+        Some((held, service, false)) => broke_off(id, &held, &service),
+    }
+}
+
+/// A handler before this one broke off.
+fn broke_off(id: &str, held: &Held, service: &Service) -> Result<(), WorkerError> {
+    match &held.stage {
+        // The beat tells the queue.
+        Stage::Ended { .. } => return Ok(()),
+        Stage::Running { .. } => give_back(&held.service, service, held, "the attempt broke off with its host")?,
+        Stage::Claimed | Stage::Lost => {}
+    }
+    transact(|t| Ok::<_, WorkerError>(drop_task(t, id, now_ms())?))
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Calls the tool of a task.
+fn perform(service: &Service, task: &Value, remaining: Duration) -> Ending {
+    let (tool, arguments, rights) = match service.call(task) {
+        Ok(call) => call,
+        Err(reason) => return Ending::Failed(reason, false),
+    };
+    let time = Duration::from_secs(service.timeout_s).min(remaining.saturating_sub(REPORT));
+    let answer = call(&rights, &tool, &arguments, time);
+    let ending = match answer {
+        Ok(output) => Ending::Completed(json!({ "tool": tool, "result": value(output) })),
+        Err(CallError::Busy) => return Ending::NotRun("this host has no room for the call now".to_owned()),
+        Err(CallError::Failed(output)) => match value(output) {
+            Value::String(text) => Ending::Failed(text, true),
+            other => Ending::Failed(other.to_string(), true),
+        },
+        Err(error @ CallError::Aborted(_)) => Ending::Failed(error.to_string(), true),
+        Err(error) => Ending::Failed(format!("{tool}: {error}"), false),
+    };
+    match ending {
+        Ending::Completed(result) if result.to_string().len() > MAX_RESULT_BYTES => {
+            let bytes = result.to_string().len();
+            Ending::Failed(format!("the result has {bytes} bytes; at most {MAX_RESULT_BYTES} are kept"), false)
+        }
+        Ending::Failed(error, again) => Ending::Failed(error.chars().take(MAX_ERROR_CHARS).collect(), again),
+        other => other,
+    }
+}
+
+fn call(rights: &Rights, tool: &str, arguments: &Value, time: Duration) -> Result<Output, CallError> {
+    #[cfg(test)]
+    return crate::tests::provider(rights, tool, arguments, time);
+    #[cfg(not(test))]
+    rights.call(tool, arguments, Some(time))
+}
+
+/// A tool's answer as a value: its structured content, or its texts.
+fn value(output: Output) -> Value {
+    if let Some(structured) = output.structured {
+        return structured;
+    }
+    let text = |block: Content| if let Content::Text(text) = block { Some(text) } else { None };
+    Value::String(output.content.into_iter().filter_map(text).collect::<Vec<_>>().join("\n"))
+}
+
+/// Tells the queue how a task ended.
+fn end(id: &str, held: &Held, service: &Service, ending: Ending) -> Result<(), WorkerError> {
+    let report = match ending {
+        Ending::Completed(result) => held.request("complete", json!({ "status": "completed", "result": result })),
+        Ending::Failed(error, again) => {
+            held.request("complete", json!({ "status": "failed", "error": error, "retry": again }))
+        }
+        Ending::NotRun(reason) => held.request("release", json!({ "reason": reason })),
+    };
+    // On disk before the queue hears it: after a crash it is told again, with the same fencing token.
+    let until_ms = now_ms().saturating_add(TELL_MS);
+    let is_lost = transact(|t| {
+        let mut is_lost = true;
+        HELD.change(t, &id.to_owned(), |held| {
+            is_lost = held.stage == Stage::Lost;
+            if !is_lost {
+                held.stage = Stage::Ended { report: report.clone(), until_ms };
+            }
+        })?;
+        Ok::<_, WorkerError>(is_lost)
+    })?;
+    match is_lost {
+        true => forget(id, &held.service, |tally| tally.lost = tally.lost.saturating_add(1)),
+        false => tell(id, held, service, &report, until_ms, now_ms()),
+    }
+}
+
+/// Tells a queue how a task ended, and forgets the task if the queue has answered or the time for it is over.
+///
+/// # Errors
+/// Those of the store.
+pub fn tell(
+    id: &str,
+    held: &Held,
+    service: &Service,
+    report: &Value,
+    until_ms: u64,
+    now_ms: u64,
+) -> Result<(), WorkerError> {
+    let is = |name: &str, value: &str| report.get(name).and_then(Value::as_str) == Some(value);
+    match ask(service, report, SHORT) {
+        Ok(_) => forget(id, &held.service, |tally| {
+            let count = match () {
+                () if is("op", "release") => &mut tally.released,
+                () if is("status", "completed") => &mut tally.completed,
+                () => &mut tally.failed,
+            };
+            *count = count.saturating_add(1);
+        }),
+        Err(Unanswered::Away(reason)) if until_ms > now_ms => {
+            transact(|t| note(t, &held.service, |tally| tally.last_error = Some(format!("report: {reason}"))))?;
+            Ok(())
+        }
+        Err(error) => forget(id, &held.service, |tally| {
+            tally.lost = tally.lost.saturating_add(1);
+            tally.last_error = Some(format!("report: {}", error.reason()));
+        }),
+    }
+}
+
+fn forget(id: &str, service: &str, count: impl Fn(&mut Tally)) -> Result<(), WorkerError> {
+    transact(|t| {
+        drop_task(t, id, now_ms())?;
+        match SERVICES.get(t, service)?.is_some() {
+            true => Ok::<_, WorkerError>(note(t, service, &count)?),
+            false => Ok(()),
+        }
+    })
+}

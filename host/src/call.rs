@@ -17,6 +17,7 @@ use serde_json::Value;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use self::{effect::EffectKey, inputs::ClientLine, interface::InterfaceDigest};
 pub use self::{
     error::CallError,
     observer::{
@@ -25,7 +26,6 @@ pub use self::{
     },
     trace::TraceContext,
 };
-use self::{effect::EffectKey, inputs::ClientLine, interface::InterfaceDigest};
 use crate::{
     memory::Reservation,
     mesh::PeerId,

@@ -375,7 +375,8 @@ async fn what_a_peer_sends_of_a_mounted_call_counts_against_the_budgets_of_the_c
     let here = Mounting::start().await;
     let list = Arc::new(json!({ "tools": [tool("t", "A tool.", &json!({ "type": "object" }))] }));
     let limits = Limits::default();
-    let [log_bytes, host_calls] = [limits.log_bytes, limits.host_calls].map(|limit| usize::try_from(limit).expect("fits"));
+    let [log_bytes, host_calls] =
+        [limits.log_bytes, limits.host_calls].map(|limit| usize::try_from(limit).expect("fits"));
     const RECORD: usize = 32 << 10;
     let call = async || {
         let meta = json!({ "io.modelcontextprotocol/logLevel": "debug" });
@@ -416,16 +417,18 @@ impl MountedSleep {
         here.accept().await;
         let request =
             here.host.test.modern("tools/call", json!({ "name": "far_probe_sleep", "arguments": { "ms": 600_000 } }));
-        let answer = tokio::spawn(async move {
-            text_of(&crate::support::answer(request.send().await.expect("an answer")).await)
-        });
+        let answer =
+            tokio::spawn(
+                async move { text_of(&crate::support::answer(request.send().await.expect("an answer")).await) },
+            );
         there.test.until("it runs there", async |test| test.host.registry().calls() == 1).await;
         Self { there, here, answer }
     }
 
     /// Holds that the call ends on both sides, and that the caller is told that it may have had effects.
     async fn ends(self) {
-        let text = tokio::time::timeout(crate::support::PATIENCE, self.answer).await.expect("it ends").expect("no panic");
+        let text =
+            tokio::time::timeout(crate::support::PATIENCE, self.answer).await.expect("it ends").expect("no panic");
         assert!(text.contains("may have had effects"), "{text}");
         self.there.test.until("it has ended there", async |test| test.host.registry().calls() == 0).await;
     }

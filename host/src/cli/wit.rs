@@ -8,7 +8,7 @@ use clap::Args;
 use super::print;
 
 /// The packages: folder, file, text. Of the standard ones those that are drafts: the others every tool chain has.
-const PACKAGES: [(&str, &str, &str); 10] = [
+const PACKAGES: [(&str, &str, &str); 11] = [
     ("mcpp-tool", "tool.wit", include_str!("../../../wit/tool/tool.wit")),
     ("mcpp-primitives", "primitives.wit", include_str!("../../../wit/primitives/primitives.wit")),
     ("mcpp-endpoint", "endpoint.wit", include_str!("../../../wit/endpoint/endpoint.wit")),

@@ -20,6 +20,7 @@ use crate::{
         CallError, Observer, Request, Session, TraceContext,
         asks::{CompletionCall, CompletionOf, PromptCall, ReadCall},
         authorize,
+        inputs::ClientLine,
     },
     capability::changed::MAX_URI_BYTES,
     registry::{changes::ResourceListener, primitives::SubscribeError},
@@ -92,6 +93,8 @@ impl Asking<'_> {
             chain: self.way.chain,
             hops: self.way.hops,
             session: self.session.clone(),
+            effect: self.way.effect.map(|effect| effect.of_caller(self.principal)),
+            client: ClientLine::default(),
         }
     }
 

@@ -18,7 +18,8 @@ use super::{
 };
 use crate::{
     call::{
-        Call, CallError, LogLevel, Observer, Request, Session, TraceContext, authorize, effect::EffectKey,
+        Call, CallError, LogLevel, Observer, Request, Session, TraceContext, authorize,
+        effect::EffectKey,
         inputs::{Abilities, Ability, ClientLine},
         interface::InterfaceDigest,
     },

@@ -78,6 +78,7 @@ impl Play {
                     types: named.map(|(_, name)| (*name).to_owned()).collect(),
                     session: session.then_some("s"),
                     peer: None,
+                    lease_ms: None,
                     same_type: *same_type,
                 };
                 engine::look_after(now, 0.5)

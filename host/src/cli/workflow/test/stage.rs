@@ -75,7 +75,7 @@ impl Stage {
         let host = Box::pin(Host::start(config, Arc::new(|| {}))).await?;
         host.loaded().await;
         let config = ClientConfig { url: host.url(), token: None, timeout: Duration::from_secs(60), retries: 3 };
-        let client = Client::connect(config, Arc::new(|_, _, _| {})).await?;
+        let client = Client::connect(config, Arc::new(|_, _, _| {}), None).await?;
         Ok(Self { host, client, data })
     }
 

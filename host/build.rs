@@ -11,13 +11,14 @@ use std::{
 };
 
 /// The sources of the SDK, as files and folders of the checkout.
-const SDK: [&str; 14] = [
+const SDK: [&str; 15] = [
     "Cargo.toml",
     "tool-sdk/Cargo.toml",
     "tool-sdk/guest-target.sh",
     "tool-sdk/src",
     "tool-sdk/macros",
     "wit/tool",
+    "wit/client",
     "wit/primitives",
     "wit/endpoint",
     "wit/delegation",

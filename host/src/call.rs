@@ -107,7 +107,7 @@ pub trait Dispatch: fmt::Debug + Send + Sync {
     fn dispatch(&self, call: Authorized<Call>) -> BoxFuture<'_, Result<ToolResult, CallError>>;
 
     /// A component of the tenant says that something of its own has changed.
-    fn changed(&self, tenant: &TenantId, component: &str, change: Change<'_>);
+    fn changed(&self, tenant: &TenantId, component: &str, change: GuestChange<'_>);
 
     /// The schemas of a tool that the principal may use.
     fn describe(&self, principal: &Principal, tool: &ToolName) -> Option<ToolSchemas>;
@@ -115,7 +115,7 @@ pub trait Dispatch: fmt::Debug + Send + Sync {
 
 /// A part of what a component serves that has changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Change<'a> {
+pub enum GuestChange<'a> {
     /// The resource with this URI.
     Resource(&'a str),
     /// The list of resources or templates.

@@ -319,7 +319,13 @@ async fn every_failure_has_the_shape_of_its_family() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_tool_whose_store_is_full_fails_in_the_shape_of_its_family() {
     let files = folder(&[]);
-    let full = "[components.scheduler.store]\nquota_bytes = 1\n[components.taskqueue]\ncall = ['*']\nstore = { quota_bytes = 1 }\n";
+    let full = "[components.scheduler]
+        store = { quota_bytes = 1 }
+        mesh = { see = true, call = ['*: p2p_submit_task', '*: p2p_mark_task_complete', '*: p2p_update_peer_state'] }
+        [components.taskqueue]
+        call = ['*']
+        store = { quota_bytes = 1 }
+        mesh = { see = true, call = ['*: task_queue.rpc'] }";
     grant(&files, full);
     let host = TestHost::start_with(files, |config| config.tools.builtin = true).await;
     assert_eq!(host.problems(), "");

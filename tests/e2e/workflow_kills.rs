@@ -79,8 +79,8 @@ async fn count(http: &reqwest::Client, url: &str, (run, step): (u64, u64)) -> Op
     call(http, url, "store_add", counter).await?["result"].as_i64()
 }
 
-/// One life of the program: some more runs are submitted, and the tool is swapped meanwhile.
-async fn live(folder: &Path, http: &reqwest::Client, first: u64, swaps: u64) -> (Program, u64) {
+/// One life of the program: some more runs are submitted, and the tool is swapped [`SWAPS`] times meanwhile, after `swapped` times in earlier lives.
+async fn live(folder: &Path, http: &reqwest::Client, first: u64, swapped: u64) -> (Program, u64) {
     let program = Program::start(folder);
     let (client, url) = (http.clone(), program.url.clone());
     let until = RUNS.min(first + RUNS.div_ceil(KILLS));
@@ -96,8 +96,8 @@ async fn live(folder: &Path, http: &reqwest::Client, first: u64, swaps: u64) -> 
     let component = guest("store");
     let before = loads(http, &program.url).await;
     let swapping = async {
-        for swap in 0..swaps {
-            write(folder, &build(&component, first + swap + 1));
+        for swap in 0..SWAPS {
+            write(folder, &build(&component, swapped + swap + 1));
             while loads(http, &program.url).await <= before + swap {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
@@ -115,7 +115,7 @@ async fn every_run_ends_once_whenever_the_host_is_killed_and_its_tools_are_swapp
     let http = http_client();
     let (mut submitted, mut seen, mut swaps) = (0, BTreeMap::new(), 0);
     for kill in 0..KILLS {
-        let (program, until) = live(files.path(), &http, submitted, SWAPS).await;
+        let (program, until) = live(files.path(), &http, submitted, swaps).await;
         swaps += SWAPS;
         // What was seen completed must never run again.
         for run in submitted..until {
@@ -130,7 +130,7 @@ async fn every_run_ends_once_whenever_the_host_is_killed_and_its_tools_are_swapp
         tokio::task::block_in_place(|| program.kill());
     }
     assert_eq!(submitted, RUNS);
-    let (program, _) = live(files.path(), &http, RUNS, SWAPS).await;
+    let (program, _) = live(files.path(), &http, RUNS, swaps).await;
     assert!(swaps + SWAPS >= 100);
     let all = async {
         loop {

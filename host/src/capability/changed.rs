@@ -6,7 +6,7 @@
 use wasmtime::component::{HasData, Linker};
 
 use crate::{
-    call::Change,
+    call::GuestChange,
     capability::{
         bindings::mcpp::primitives::{changed, types},
         state::{Running, State},
@@ -30,7 +30,7 @@ pub(super) fn link(linker: &mut Linker<State>) -> wasmtime::Result<()> {
 }
 
 impl ChangedView<'_> {
-    fn tell(&self, change: Change<'_>) {
+    fn tell(&self, change: GuestChange<'_>) {
         if let Some(running) = self.0 {
             running.dispatch.changed(&running.principal.tenant, &running.component, change);
         }
@@ -42,18 +42,18 @@ impl types::Host for ChangedView<'_> {}
 impl changed::Host for ChangedView<'_> {
     fn updated(&mut self, uri: String) -> wasmtime::Result<()> {
         if uri.len() <= MAX_URI_BYTES {
-            self.tell(Change::Resource(&uri));
+            self.tell(GuestChange::Resource(&uri));
         }
         Ok(())
     }
 
     fn resource_list(&mut self) -> wasmtime::Result<()> {
-        self.tell(Change::ResourceList);
+        self.tell(GuestChange::ResourceList);
         Ok(())
     }
 
     fn prompt_list(&mut self) -> wasmtime::Result<()> {
-        self.tell(Change::PromptList);
+        self.tell(GuestChange::PromptList);
         Ok(())
     }
 }

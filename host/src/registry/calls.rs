@@ -14,7 +14,7 @@ use super::{
     tool::{STEPS_PER_MS, Tool, ToolTarget},
 };
 use crate::{
-    call::{Call, CallError, Change, Cost, Dispatch, Receipt, ToolResult, ToolSchemas},
+    call::{Call, CallError, Cost, Dispatch, GuestChange, Receipt, ToolResult, ToolSchemas},
     control::{Control, apart::apart},
     guest::instance,
     names::{TenantId, ToolName},
@@ -123,7 +123,7 @@ impl Registry {
 }
 
 impl Dispatch for Registry {
-    fn changed(&self, tenant: &TenantId, component: &str, change: Change<'_>) {
+    fn changed(&self, tenant: &TenantId, component: &str, change: GuestChange<'_>) {
         self.note_change(tenant, component, change);
     }
 

@@ -6,7 +6,7 @@ use tokio::sync::Semaphore;
 
 use super::{Registry, lists::ComponentLists, primitives::PrimitiveService};
 use crate::{
-    call::{CallError, Change},
+    call::{CallError, GuestChange},
     names::TenantId,
 };
 
@@ -34,10 +34,10 @@ impl Relisting {
 
 impl Registry {
     /// A component says that something of its own has changed.
-    pub(super) fn note_change(&self, tenant: &TenantId, component: &str, change: Change<'_>) {
+    pub(super) fn note_change(&self, tenant: &TenantId, component: &str, change: GuestChange<'_>) {
         let Some(open) = self.tenant(tenant) else { return };
         match change {
-            Change::Resource(uri) => {
+            GuestChange::Resource(uri) => {
                 // Whom a change is told of is decided by the catalog, not by who tells.
                 let is_own = || {
                     let catalog = open.catalog.load();
@@ -47,7 +47,7 @@ impl Registry {
                     open.resources.updated(uri);
                 }
             }
-            Change::ResourceList | Change::PromptList => {
+            GuestChange::ResourceList | GuestChange::PromptList => {
                 let catalog = open.catalog.load();
                 if let Some(service) = catalog.component(component).and_then(|revision| revision.primitives.clone()) {
                     self.relist(tenant, service);

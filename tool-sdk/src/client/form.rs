@@ -97,7 +97,6 @@ mod tests {
     }
 
     #[derive(Deserialize, JsonSchema)]
-    #[expect(dead_code, reason = "only its schema counts")]
     enum Size {
         /// One person's.
         Small,
@@ -106,7 +105,6 @@ mod tests {
     }
 
     #[derive(Deserialize, JsonSchema)]
-    #[expect(dead_code, reason = "only its schema counts")]
     enum Color {
         Red,
         Blue,

@@ -32,7 +32,7 @@ impl<R: Resources + 'static> resources_wit::Guest for ResourceComponent<R> {
                     }
                     // At the component's load there is no store yet; the host lists again when there is.
                     Err(error) => {
-                        crate::log::debug(&format!("the resources of {} are not listed: {error}", definition.uri))
+                        crate::log::debug(format!("the resources of {} are not listed: {error}", definition.uri))
                     }
                 },
                 None if definition.is_template() => {}

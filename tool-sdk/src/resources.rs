@@ -197,6 +197,13 @@ impl<T: IntoContents> IntoContents for Option<T> {
 /// Values of an argument, for what was typed of it.
 pub type Complete = fn(&str) -> Vec<String>;
 
+/// Lists the resources of a template.
+type ListResources = fn() -> Result<Vec<Resource>, Error>;
+/// Is told that somebody wants to know of a URI.
+type SubscribeTo = fn(&str) -> Result<(), Error>;
+/// Reads a URI, with the values of its variables.
+type ReadResource = fn(&str, &BTreeMap<&str, String>) -> Result<Option<Vec<Contents>>, Error>;
+
 /// What the macro makes of a function.
 #[doc(hidden)]
 #[derive(Debug)]
@@ -206,11 +213,11 @@ pub struct ResourceDefinition {
     pub title: Option<&'static str>,
     pub description: &'static str,
     pub mime_type: Option<&'static str>,
-    pub list: Option<fn() -> Result<Vec<Resource>, Error>>,
+    pub list: Option<ListResources>,
     pub is_listed: Option<fn() -> bool>,
-    pub subscribe: Option<fn(&str) -> Result<(), Error>>,
+    pub subscribe: Option<SubscribeTo>,
     pub completions: &'static [(&'static str, Complete)],
-    pub read: fn(&str, &BTreeMap<&str, String>) -> Result<Option<Vec<Contents>>, Error>,
+    pub read: ReadResource,
 }
 
 impl ResourceDefinition {

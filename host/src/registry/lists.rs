@@ -246,13 +246,12 @@ impl CatalogLists {
 
     /// The components with lists.
     pub fn services(&self) -> impl Iterator<Item = &Arc<PrimitiveService>> {
-        let services = self.components.values().filter_map(|lists| {
+        self.components.values().filter_map(|lists| {
             let resource = lists.resources.values().map(|one| &one.service).next();
             let template = || lists.templates.values().map(|one| &one.listed.service).next();
             let prompt = || lists.prompts.values().map(|one| &one.service).next();
             resource.or_else(template).or_else(prompt)
-        });
-        services
+        })
     }
 
     /// The resources after `uri`, by URI; all if there is none.

@@ -216,8 +216,10 @@ impl WorkflowTest {
         self.runs = self.runs.saturating_add(1);
         self.stage.clear().await?;
         let mut script = script;
-        script["recorded"] = Value::Object(self.file.recorded.clone());
-        script["given"] = Value::Object(self.file.given.clone());
+        if let Some(script) = script.as_object_mut() {
+            script.insert("recorded".to_owned(), Value::Object(self.file.recorded.clone()));
+            script.insert("given".to_owned(), Value::Object(self.file.given.clone()));
+        }
         let WorkflowFile { steps, input, metadata, .. } = &self.file;
         let id = self.id();
         let arguments =

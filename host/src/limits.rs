@@ -1,9 +1,16 @@
 //! Resources that one call may use. Every limit is always on; the operator changes the number, never the fact. The engine counts fuel only
 //! where it is limited.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use crate::memory::AccountLimits;
+
+/// A duration in milliseconds, as limits have it; the longest that a `u64` has, if it is longer.
+pub fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
 
 /// Declares limits once: the resolved struct, the patch that configuration writes, and how one applies to the other.
 /// After a `?`, limits that have no number until the operator sets one.

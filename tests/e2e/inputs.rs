@@ -301,7 +301,7 @@ async fn a_thousand_parked_calls_are_on_their_tenants_account() {
     let each = |after: f64, before: f64| (after - before) / CALLS as f64;
     let guest = each(used(MemoryUse::Guests), before.0);
     let messages = each(used(MemoryUse::Messages), before.1);
-    println!("a parked call takes {guest:.0} bytes of guest_bytes and {messages:.0} of message_bytes");
+    eprintln!("a parked call takes {guest:.0} bytes of guest_bytes and {messages:.0} of message_bytes");
     assert!(guest >= 65_536.0, "a guest has a page of memory at least: {guest}");
     assert!(messages >= 4_096.0, "its record and its questions: {messages}");
     for state in states {

@@ -1,10 +1,14 @@
-//! The built-in components' machine code, compiled by the first test that needs it and copied by the others. A host takes it as its own: with the key of the cache.
+//! The built-in components' machine code, compiled by the first test that needs it and copied by the others, which wait for it. A host takes it as its own: with the key of the cache.
 
 use std::{
     fs, io,
-    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
+    io::{BufRead as _, BufReader},
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
+    process::{Command, Stdio},
 };
+
+use crate::command_line::mcpp;
 
 /// Entries after which all are forgotten: builds of long ago.
 const MOST_ENTRIES: usize = 64;
@@ -33,12 +37,42 @@ fn copy(from: &Path, to: &Path) -> io::Result<()> {
     }
 }
 
-/// Gives a host that has not begun yet what is compiled already.
-pub fn give(data: &Path) {
-    let (shared, own) = (shared(), own(data));
-    if own.exists() || !shared.join("key").exists() {
+/// Lets a host of its own compile them, unless this program has compiled them before.
+fn fill() {
+    fs::create_dir_all(shared()).expect("a folder");
+    let lock = fs::File::create(shared().join("lock")).expect("a lock");
+    lock.lock().expect("locked");
+    let program = fs::metadata(mcpp()).expect("the program");
+    let build = format!("{} {}", program.mtime(), program.mtime_nsec());
+    if fs::read_to_string(shared().join("build")).is_ok_and(|filled| filled == build) {
         return;
     }
+    let data = tempfile::tempdir().expect("a folder");
+    let mut process = Command::new(mcpp())
+        .args(["serve", "--listen", "127.0.0.1:0", "--data"])
+        .arg(data.path())
+        .current_dir(data.path())
+        .env_remove("RUST_LOG")
+        .stdin(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("started");
+    let lines = BufReader::new(process.stderr.take().expect("piped")).lines();
+    let serves = lines.map_while(Result::ok).any(|line| line.contains(r#""message":"serving""#));
+    process.kill().expect("killed");
+    process.wait().expect("gone");
+    assert!(serves, "the program ended before it served");
+    keep(data.path());
+    fs::write(shared().join("build"), build).expect("written");
+}
+
+/// Gives a host that has not begun yet the built-in components' code.
+pub fn give(data: &Path) {
+    let (shared, own) = (shared(), own(data));
+    if own.exists() {
+        return;
+    }
+    fill();
     fs::DirBuilder::new().recursive(true).mode(0o700).create(&own).expect("a folder");
     copy(&shared.join("key"), &own.join("key")).expect("copied");
     for entry in entries(&shared) {

@@ -20,6 +20,7 @@ struct Client {
 impl Client {
     fn start() -> Self {
         let folder = crate::support::folder(&[("probe", &guest("probe"))]);
+        crate::precompiled::give(&folder.path().join("data"));
         let mut child = Command::new(crate::command_line::mcpp())
             .args(["serve", "--stdio", "--tools"])
             .arg(folder.path().join("tools"))

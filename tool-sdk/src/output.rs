@@ -70,6 +70,13 @@ impl Output {
     pub fn text(text: impl Into<String>) -> Self {
         Content::Text(text.into()).into()
     }
+
+    /// The answer as one value: its structured content, or its texts, each on a line of its own.
+    pub fn into_value(self) -> Value {
+        let text = |block: Content| if let Content::Text(text) = block { Some(text) } else { None };
+        let texts = |content: Vec<Content>| content.into_iter().filter_map(text).collect::<Vec<_>>().join("\n");
+        self.structured.unwrap_or_else(|| Value::String(texts(self.content)))
+    }
 }
 
 impl From<Content> for Output {

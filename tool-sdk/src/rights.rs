@@ -116,7 +116,7 @@ impl Rights {
             serde_json::to_string(arguments).map_err(|error| CallError::InvalidArguments(error.to_string()))?;
         #[cfg(target_arch = "wasm32")]
         {
-            let timeout_ms = timeout.map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX));
+            let timeout_ms = timeout.map(crate::environment::millis);
             let tools = self.0.clone();
             use crate::bindings::mcpp::delegation::rights as host;
             let terms = host::Terms { tools, timeout_ms, effect: effect.map(str::to_owned) };

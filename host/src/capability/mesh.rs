@@ -21,6 +21,7 @@ use crate::{
     },
     control::Control,
     grants::mesh::{MayConnect, MeshGrant},
+    limits::millis,
     memory::MemoryUse,
     mesh::{Came, Connected, PeerId, PeerPath},
     names::{ComponentName, Topic},
@@ -143,10 +144,6 @@ fn mesh_name(text: &str) -> Result<ComponentName, types::MeshError> {
 fn short(mut reason: String) -> String {
     reason.truncate(reason.floor_char_boundary(MAX_REASON_BYTES));
     reason
-}
-
-fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn micros(time: Duration) -> u64 {

@@ -27,6 +27,20 @@ pub(super) struct WorkflowArgs {
     json: bool,
 }
 
+/// The runs that are meant, besides by their status.
+#[derive(Debug, Default, Args)]
+struct RunFilter {
+    /// Only runs with this tag; may be repeated
+    #[arg(long = "tag", value_name = "TAG")]
+    tags: Vec<String>,
+    /// Only runs submitted at this time (RFC 3339) or later
+    #[arg(long, value_name = "TIME")]
+    since: Option<String>,
+    /// Only runs submitted before this time (RFC 3339)
+    #[arg(long, value_name = "TIME")]
+    until: Option<String>,
+}
+
 #[derive(Debug, Subcommand)]
 enum WorkflowCommand {
     /// List runs, newest first (the default)
@@ -34,15 +48,8 @@ enum WorkflowCommand {
         /// Only runs that are submitted, running, completed, failed or cancelled
         #[arg(long)]
         status: Option<String>,
-        /// Only runs with this tag; may be repeated
-        #[arg(long = "tag", value_name = "TAG")]
-        tags: Vec<String>,
-        /// Only runs submitted at this time (RFC 3339) or later
-        #[arg(long, value_name = "TIME")]
-        since: Option<String>,
-        /// Only runs submitted before this time (RFC 3339)
-        #[arg(long, value_name = "TIME")]
-        until: Option<String>,
+        #[command(flatten)]
+        filter: RunFilter,
         /// The most runs to list
         #[arg(long, default_value_t = 50)]
         limit: u32,
@@ -80,19 +87,14 @@ enum WorkflowCommand {
 
 impl WorkflowArgs {
     pub(super) async fn run(self) -> anyhow::Result<u8> {
-        let command = self.command.unwrap_or(WorkflowCommand::List {
-            status: None,
-            tags: Vec::new(),
-            since: None,
-            until: None,
-            limit: 50,
-        });
+        let command =
+            self.command.unwrap_or(WorkflowCommand::List { status: None, filter: RunFilter::default(), limit: 50 });
         if let WorkflowCommand::Test(args) = command {
             return Box::pin(test::run(args, self.json)).await;
         }
         let client = self.server.connect(Arc::new(|_, _, _| {})).await?;
         let code = match command {
-            WorkflowCommand::List { status, tags, since, until, limit } => {
+            WorkflowCommand::List { status, filter: RunFilter { tags, since, until }, limit } => {
                 let arguments = json!({ "status_filter": status, "tag_filter": tags, "created_after": since, "created_before": until, "limit": limit });
                 list(&client, arguments, self.json).await
             }

@@ -237,7 +237,7 @@ impl ServerHandler for ProtocolHandler {
         request: CallToolRequestParams,
         context: RequestContext<RoleServer>,
     ) -> Result<CallToolResponse, ErrorData> {
-        let _not_parked = self.sessions.as_ref().and_then(|sessions| sessions.busy(&session_id(&context)?));
+        let _not_parked = self.busy(&context);
         let token = context.meta.get_progress_token();
         let running = match HandedOver::take(&context.extensions) {
             Some(running) => running,

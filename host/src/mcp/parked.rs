@@ -9,7 +9,7 @@ mod state;
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use rmcp::model::{ErrorData, InputRequests, InputRequiredResult, InputResponses};
@@ -20,6 +20,7 @@ use self::state::{NotOurs, ParkedId, StateKey};
 use super::{handler::Endpoint, inputs, running::RunningCall};
 use crate::{
     call::inputs::{AskError, Reply, Round},
+    limits::millis,
     memory::{MemoryUse, Reservation},
     tenant::Principal,
 };
@@ -39,9 +40,7 @@ struct ParkedState {
 
 /// One call, and the round of questions that it waits for.
 struct ParkedRound {
-    round: u32,
-    until: u64,
-    binding: [u8; 32],
+    id: ParkedId,
     running: RunningCall,
     questions: Round,
     /// Replies that have come so far.
@@ -51,7 +50,10 @@ struct ParkedRound {
 
 impl std::fmt::Debug for ParkedRound {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ParkedRound").field("round", &self.round).field("until", &self.until).finish_non_exhaustive()
+        f.debug_struct("ParkedRound")
+            .field("round", &self.id.round)
+            .field("until", &self.id.until)
+            .finish_non_exhaustive()
     }
 }
 
@@ -152,16 +154,14 @@ impl ParkedCalls {
             Ok(requests) => requests,
             Err(error) => return refuse(questions, running, error),
         };
-        let round = running.next_round();
         let until = now().saturating_add(millis(questions.until.saturating_duration_since(Instant::now())));
-        let id = ParkedId { call: running.call_id(), round, until, binding };
+        let id = ParkedId { call: running.call_id(), round: running.next_round(), until, binding };
         let Some(state) = self.key().and_then(|key| key.seal(&id)) else {
             return refuse(questions, running, AskError::Busy);
         };
-        let parked = self.clone();
-        running.drive(move || drop(parked.calls().remove(&id.call)));
-        let (call, replies) = (id.call, BTreeMap::new());
-        let waiting = ParkedRound { round, until, binding, running, questions, replies, _memory: memory };
+        let (parked, call) = (self.clone(), id.call);
+        running.drive(move || drop(parked.calls().remove(&call)));
+        let waiting = ParkedRound { id, running, questions, replies: BTreeMap::new(), _memory: memory };
         let mut calls = self.calls();
         // A guest that gave up waiting keeps no record here.
         calls.retain(|_, waiting| !waiting.questions.replies.is_closed());
@@ -190,8 +190,7 @@ impl ParkedCalls {
             return Err(if is_callers { CannotResume::OtherRequest } else { CannotResume::Invalid });
         }
         let gone = if id.until <= now() { CannotResume::Expired } else { CannotResume::Used };
-        let is_live = |waiting: &ParkedRound| waiting.round == id.round && waiting.binding == id.binding;
-        if !calls.get(&id.call).is_some_and(is_live) {
+        if calls.get(&id.call).is_none_or(|waiting| waiting.id != id) {
             return Err(gone);
         }
         let mut waiting = calls.remove(&id.call).ok_or(gone)?;
@@ -205,18 +204,12 @@ impl ParkedCalls {
 
     /// Asks for the replies that are missing. The call waits no longer than it would have.
     fn ask_again(&self, key: &StateKey, mut waiting: ParkedRound) -> Result<Resumed, CannotResume> {
-        waiting.round = waiting.running.next_round();
-        let id = ParkedId {
-            call: waiting.running.call_id(),
-            round: waiting.round,
-            until: waiting.until,
-            binding: waiting.binding,
-        };
-        let state = key.seal(&id).ok_or(CannotResume::Gone)?;
+        waiting.id.round = waiting.running.next_round();
+        let state = key.seal(&waiting.id).ok_or(CannotResume::Gone)?;
         let missing = waiting.questions.questions.iter().filter(|(name, _)| !waiting.replies.contains_key(name));
         let requests = missing.filter_map(|(name, question)| Some((name.clone(), inputs::request(question).ok()?)));
         let answer = InputRequiredResult::new(Some(requests.collect()), Some(state));
-        self.calls().insert(id.call, waiting);
+        self.calls().insert(waiting.id.call, waiting);
         Ok(Resumed::AsksAgain(answer))
     }
 }
@@ -305,10 +298,6 @@ fn digest(hasher: &mut blake3::Hasher, json: &Value) {
 /// Milliseconds since 1970.
 fn now() -> u64 {
     millis(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
-}
-
-fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -23,12 +23,13 @@ use crate::{
         inputs::ClientLine,
     },
     capability::changed::MAX_URI_BYTES,
+    memory::Reservation,
     registry::{changes::ResourceListener, primitives::SubscribeError},
     tenant::{Authorized, Denied, Principal},
 };
 
 /// Bytes of an answer beyond which no door's thread makes it.
-const LARGE_ANSWER_BYTES: usize = 256 << 10;
+const LARGE_ANSWER_BYTES: u64 = 256 << 10;
 
 /// The kinds of things beside tools that a principal is served now.
 #[derive(Debug, Clone, Copy, Default)]
@@ -222,8 +223,7 @@ impl Endpoint {
         let make = |request| ReadCall { request, uri };
         let read = asking.run(make, |asked| self.registry().read(asked)).await?;
         let (contents, held) = read.map_err(|error| asking.refuse(error))?;
-        let bytes = contents.iter().map(|one| one.uri.len().saturating_add(body_bytes(&one.body))).sum();
-        let wire = beside(bytes, move || contents.into_iter().map(wire::contents).collect()).await?;
+        let wire = beside(&held, move || contents.into_iter().map(wire::contents).collect()).await?;
         drop(held);
         Ok(ReadResourceResult::new(wire))
     }
@@ -242,7 +242,7 @@ impl Endpoint {
         let make = |request| PromptCall { request, prompt: params.name, arguments };
         let filled = asking.run(make, |asked| self.registry().get_prompt(asked)).await?;
         let (filled, held) = filled.map_err(|error| asking.refuse(error))?;
-        let wire = beside(usize::try_from(held.bytes()).unwrap_or(usize::MAX), move || wire::filled(filled)).await?;
+        let wire = beside(&held, move || wire::filled(filled)).await?;
         drop(held);
         Ok(wire)
     }
@@ -300,17 +300,12 @@ impl Endpoint {
     }
 }
 
-fn body_bytes(body: &crate::capability::bindings::mcpp::primitives::types::Body) -> usize {
-    use crate::capability::bindings::mcpp::primitives::types::Body;
-    match body {
-        Body::Text(text) => text.len(),
-        Body::Binary(bytes) => bytes.len(),
-    }
-}
-
-/// Does work on an answer of so many bytes: where it is large, on another thread than the door's.
-async fn beside<T: Send + 'static>(bytes: usize, work: impl FnOnce() -> T + Send + 'static) -> Result<T, ErrorData> {
-    if bytes <= LARGE_ANSWER_BYTES {
+/// Does work on an answer that holds this memory: where it is large, on another thread than the door's.
+async fn beside<T: Send + 'static>(
+    held: &Reservation,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, ErrorData> {
+    if held.bytes() <= LARGE_ANSWER_BYTES {
         return Ok(work());
     }
     let lost = |_| ErrorData::internal_error("the answer was lost", None);

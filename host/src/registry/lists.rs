@@ -236,7 +236,7 @@ impl CatalogLists {
 
     /// Whether there is any resource or template.
     pub fn has_resources(&self) -> bool {
-        self.components.values().any(|lists| !lists.resources.is_empty() || !lists.templates.is_empty())
+        !self.resources.is_empty() || !self.templates.is_empty()
     }
 
     /// Whether there is any prompt.

@@ -186,7 +186,7 @@ impl Registry {
 
     /// Proposes values of an argument.
     pub async fn complete(&self, asked: Authorized<CompletionCall>) -> Result<Completion, CallError> {
-        let mut asked = asked.into_inner();
+        let asked = asked.into_inner();
         let request = asked.request.clone();
         let of = asked.of.clone();
         let unknown = || match &of {
@@ -211,7 +211,6 @@ impl Registry {
         let Some(export) = ticket.served.completions.clone() else {
             return Ok(Completion { values: Vec::new(), total: None, has_more: false });
         };
-        asked.request.observer = Default::default();
         let complete =
             |engine: Engine, running, control| async move { export.complete(&engine, asked, running, control).await };
         let mut completion = self.serve(&ticket, request, "completion", complete).await?;

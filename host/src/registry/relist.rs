@@ -91,16 +91,18 @@ impl Registry {
                 format!("the list of {what} of {}", service.component()),
             )
         };
+        let admit = async || {
+            self.count(tenant).await.map_err(|error| error.to_string())?;
+            self.control(tenant, limits, &Arc::new(Semaphore::new(1))).await.map_err(text)
+        };
         let (mut resources, mut prompts) = (None, None);
         if let Some(export) = &service.resources {
-            self.count(tenant).await.map_err(|error| error.to_string())?;
-            let control = self.control(tenant, limits, &Arc::new(Semaphore::new(1))).await.map_err(text)?;
+            let control = admit().await?;
             let lists = export.list(self.engine(), &name, Some(running("resources")), control).await;
             resources = Some(lists.map_err(text)?);
         }
         if let Some(export) = &service.prompts {
-            self.count(tenant).await.map_err(|error| error.to_string())?;
-            let control = self.control(tenant, limits, &Arc::new(Semaphore::new(1))).await.map_err(text)?;
+            let control = admit().await?;
             let listed = export.list(self.engine(), &name, Some(running("prompts")), control).await;
             prompts = Some(listed.map_err(text)?);
         }

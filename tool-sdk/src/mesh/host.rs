@@ -6,11 +6,8 @@ use super::{Announcement, Connection, Link, Measures, MeshError, Origin, Path, P
 use crate::{
     Output,
     bindings::mcpp::mesh::{announcements, calls, connections, peers, services, types},
+    environment::millis,
 };
-
-fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
-}
 
 pub(super) fn identify() -> Result<ThisHost, MeshError> {
     let peers::ThisHost { id, addresses } = peers::identify()?;

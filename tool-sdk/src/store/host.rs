@@ -6,9 +6,12 @@ use super::{
     Entry, Order, Page, Range, StoreError,
     ahead::{Change, Message},
 };
-use crate::bindings::mcpp::{
-    events::outbox,
-    store::{changes, snapshots, transactions, types},
+use crate::{
+    bindings::mcpp::{
+        events::outbox,
+        store::{changes, snapshots, transactions, types},
+    },
+    environment::millis,
 };
 
 /// A snapshot, a transaction, or a transaction that another one owns and commits.
@@ -28,7 +31,7 @@ pub(super) fn snapshot() -> Result<Source<'static>, StoreError> {
 }
 
 pub(super) fn wait(key: &[u8], since: u64, timeout: Duration) -> Result<u64, StoreError> {
-    Ok(changes::wait(key, since, u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX))?)
+    Ok(changes::wait(key, since, millis(timeout))?)
 }
 
 fn range(range: &Range) -> types::Range {

@@ -122,25 +122,14 @@ impl Play {
             }),
             Op::Wait(ms) => self.wait(*ms)?,
             Op::Register(worker, most) => {
-                let worker = Worker {
-                    id: WORKERS_NAMES[*worker].into(),
-                    capabilities: Vec::new(),
-                    max_concurrent_tasks: *most,
-                    resource_limits: None,
-                    metadata: None,
-                    registered_ms: now,
-                    seen_ms: now,
-                    leaves_ms: None,
-                };
-                run(|t| engine::register(t, worker.clone())).expect("registered");
+                run(|t| engine::register(t, registered(*worker, *most, now))).expect("registered");
             }
             Op::Unregister(worker, graceful) => {
                 let patience = graceful.then_some(1_000);
                 let _it_may_be_unknown = run(|t| engine::unregister(t, WORKERS_NAMES[*worker], patience, now));
             }
             Op::Limit { line, concurrency, rate } => {
-                let limit =
-                    Limit { concurrency: *concurrency, rate: *rate, period_ms: Some(1_000), ..Limit::default() };
+                let limit = limited(*concurrency, *rate);
                 self.limits.insert(*line, limit.clone());
                 run(|t| engine::set_limit(t, LINES[*line], &limit, now)).expect("set");
             }
@@ -326,6 +315,25 @@ impl Play {
         }
         agree(t, &all).map_err(|what| TestCaseError::fail(format!("counts: {what}")))
     }
+}
+
+/// A worker that takes so many tasks at once.
+fn registered(worker: usize, most: u32, now: u64) -> Worker {
+    Worker {
+        id: WORKERS_NAMES[worker].into(),
+        capabilities: Vec::new(),
+        max_concurrent_tasks: most,
+        resource_limits: None,
+        metadata: None,
+        registered_ms: now,
+        seen_ms: now,
+        leaves_ms: None,
+    }
+}
+
+/// The limits of a key, the rate in a second.
+fn limited(concurrency: Option<u32>, rate: Option<u32>) -> Limit {
+    Limit { concurrency, rate, period_ms: Some(1_000), ..Limit::default() }
 }
 
 impl Given {

@@ -292,25 +292,13 @@ fn call_tool(request: &Request<'_>) -> Reply {
     let arguments = ["args", "arguments", "params"].into_iter().find_map(|name| request.any(name)).cloned();
     let arguments = arguments.unwrap_or_else(|| json!({}));
     match mcpp_tool::call(tool, &arguments) {
-        Ok(output) => Ok(json!({ "tool": tool, "result": result_of(&output) })),
+        Ok(output) => Ok(json!({ "tool": tool, "result": output.into_value() })),
         Err(mcpp_tool::call::CallError::NotFound) => Err(Failure::of("tool_not_found")),
         Err(mcpp_tool::call::CallError::Failed(output)) => {
-            Ok(json!({ "tool": tool, "result": { "ok": false, "error": result_of(&output) } }))
+            Ok(json!({ "tool": tool, "result": { "ok": false, "error": output.into_value() } }))
         }
         Err(error) => Err(Failure { error: "internal_error", detail: Some(error.to_string()) }),
     }
-}
-
-/// A tool's answer, as one value.
-fn result_of(output: &mcpp_tool::Output) -> Value {
-    let text = |block: &mcpp_tool::Content| match block {
-        mcpp_tool::Content::Text(text) => Some(text.clone()),
-        _ => None,
-    };
-    output
-        .structured
-        .clone()
-        .unwrap_or_else(|| json!(output.content.iter().filter_map(text).collect::<Vec<_>>().join("\n")))
 }
 
 /// Sets the named settings. Gives the settings then in force.

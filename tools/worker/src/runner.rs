@@ -4,7 +4,14 @@
 
 use std::time::Duration;
 
-use mcpp_tool::{Content, Output, call::CallError, caller, environment::now_ms, rights::Rights, store::transact};
+use mcpp_tool::{
+    Output,
+    call::CallError,
+    caller,
+    environment::{millis, now_ms},
+    rights::Rights,
+    store::transact,
+};
 use serde_json::{Value, json};
 
 use crate::{
@@ -72,10 +79,6 @@ fn broke_off(id: &str, held: &Held, service: &Service) -> Result<(), WorkerError
     transact(|t| Ok::<_, WorkerError>(drop_task(t, id, now_ms())?))
 }
 
-fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
-}
-
 /// Calls the tool of a task.
 fn perform(service: &Service, task: &Value, remaining: Duration) -> Ending {
     let (tool, arguments, rights) = match service.call(task) {
@@ -85,9 +88,9 @@ fn perform(service: &Service, task: &Value, remaining: Duration) -> Ending {
     let time = Duration::from_secs(service.timeout_s).min(remaining.saturating_sub(REPORT));
     let answer = call(&rights, &tool, &arguments, time);
     let ending = match answer {
-        Ok(output) => Ending::Completed(json!({ "tool": tool, "result": value(output) })),
+        Ok(output) => Ending::Completed(json!({ "tool": tool, "result": output.into_value() })),
         Err(CallError::Busy) => return Ending::NotRun("this host has no room for the call now".to_owned()),
-        Err(CallError::Failed(output)) => match value(output) {
+        Err(CallError::Failed(output)) => match output.into_value() {
             Value::String(text) => Ending::Failed(text, true),
             other => Ending::Failed(other.to_string(), true),
         },
@@ -109,15 +112,6 @@ fn call(rights: &Rights, tool: &str, arguments: &Value, time: Duration) -> Resul
     return crate::tests::provider(rights, tool, arguments, time);
     #[cfg(not(test))]
     rights.call(tool, arguments, Some(time))
-}
-
-/// A tool's answer as a value: its structured content, or its texts.
-fn value(output: Output) -> Value {
-    if let Some(structured) = output.structured {
-        return structured;
-    }
-    let text = |block: Content| if let Content::Text(text) = block { Some(text) } else { None };
-    Value::String(output.content.into_iter().filter_map(text).collect::<Vec<_>>().join("\n"))
 }
 
 /// Tells the queue how a task ended.

@@ -1,4 +1,5 @@
 //! The worker with the real queue, on a store and a mesh in memory.
+#![expect(clippy::disallowed_methods, reason = "these tests wait on threads of no runtime")]
 
 use std::{
     cell::{Cell, RefCell},

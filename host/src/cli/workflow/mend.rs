@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::{ask, field};
+use super::{RunFilter, ask, field};
 use crate::{
     cli::{clean, print, print_json},
     mcp::client::Client,
@@ -22,15 +22,8 @@ pub(super) struct BulkArgs {
     /// The status of the runs: submitted, running, completed, failed or cancelled
     #[arg(long)]
     status: String,
-    /// Only runs with this tag; may be repeated
-    #[arg(long = "tag", value_name = "TAG")]
-    tags: Vec<String>,
-    /// Only runs submitted at this time (RFC 3339) or later
-    #[arg(long, value_name = "TIME")]
-    since: Option<String>,
-    /// Only runs submitted before this time (RFC 3339)
-    #[arg(long, value_name = "TIME")]
-    until: Option<String>,
+    #[command(flatten)]
+    filter: RunFilter,
     /// Why, for cancel
     #[arg(long)]
     reason: Option<String>,
@@ -43,7 +36,7 @@ pub(super) struct BulkArgs {
 }
 
 pub(super) async fn bulk(client: &Client, args: BulkArgs, as_json: bool) -> anyhow::Result<u8> {
-    let BulkArgs { action, status, tags, since, until, reason, force, dry_run } = args;
+    let BulkArgs { action, status, filter: RunFilter { tags, since, until }, reason, force, dry_run } = args;
     let (mut changed, mut refused, mut cursor) = (Vec::new(), Vec::new(), Value::Null);
     for _ in 0..MAX_PARTS {
         let arguments = json!({

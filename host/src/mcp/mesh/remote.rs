@@ -27,7 +27,7 @@ use tokio::{sync::watch, time::Instant};
 pub use self::health::Health;
 use self::{
     health::FIRST_BACK_OFF,
-    message::{meta, millis, params, read_answer, read_result},
+    message::{meta, params, read_answer, read_result},
     old::{OldDialect, SpokenDialect},
     tally::Tallies,
 };
@@ -42,6 +42,7 @@ use crate::{
     },
     capability::mesh::handle::CallTally,
     config::MeshDoorConfig,
+    limits::millis,
     memory::{MemoryUse, json_bytes},
     mesh::{PeerId, Unreachable, dial::Dial},
     names::ToolName,

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use mcpp_tool::{
     caller,
-    environment::{now_ms, pause, rfc3339},
+    environment::{millis, now_ms, pause, rfc3339},
     mesh::{self, MeshError},
     store::transact,
     tool,
@@ -104,7 +104,7 @@ fn connect(peer_id: &str, multiaddr: &str, timeout: f64, (retries, persist): (i6
             })
         })
     };
-    let longest = u64::try_from(within.as_millis()).unwrap_or(u64::MAX).saturating_mul(u64::from(retries) + 1);
+    let longest = millis(within).saturating_mul(u64::from(retries) + 1);
     change(now.saturating_add(longest), None)?;
     let connected = attempt(peer_id, within, retries);
     let attempts = match connected {

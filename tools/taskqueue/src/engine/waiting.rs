@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use mcpp_tool::{
-    environment::{chance, id, now_ms},
+    environment::{chance, id, millis, now_ms},
     store::{Index, Map, StoreError, Transaction, snapshot, transact, wait},
 };
 
@@ -32,7 +32,7 @@ const ARMED: Index<(String, String), Waiter> = Index::new("armed");
 /// Claims at most `most` tasks; where there are none, as soon as there are some, or until the patience or the call's time is over.
 pub fn claim_or_wait(request: &ClaimRequest<'_>, most: usize, patience: Duration) -> Result<Vec<Task>, QueueError> {
     let begun = Instant::now();
-    let me = (now_ms().saturating_add(u64::try_from(patience.as_millis()).unwrap_or(u64::MAX)), id());
+    let me = (now_ms().saturating_add(millis(patience)), id());
     let mut may_wait = !patience.is_zero();
     loop {
         let now = now_ms();

@@ -7,10 +7,9 @@ use mcpp_tool::store::{
 };
 use proptest::prelude::*;
 
-use super::{LINES, Play, TYPES, WORKERS_NAMES, history::Op, tasks};
+use super::{LINES, Play, TYPES, WORKERS_NAMES, history::Op, limited, registered, tasks};
 use crate::{
-    engine::{self, ClaimRequest, Completion, Draft, Limit, QueueError},
-    record::Worker,
+    engine::{self, ClaimRequest, Completion, Draft, QueueError},
     rules::Outcome,
 };
 
@@ -121,26 +120,13 @@ impl Play {
                 let Some(id) = self.acknowledged.get(*which) else { return Ok(()) };
                 transact(|t| engine::retry(t, id, None, None, now).map(drop))
             }
-            Op::Register(worker, most) => {
-                let worker = Worker {
-                    id: WORKERS_NAMES[*worker].into(),
-                    capabilities: Vec::new(),
-                    max_concurrent_tasks: *most,
-                    resource_limits: None,
-                    metadata: None,
-                    registered_ms: now,
-                    seen_ms: now,
-                    leaves_ms: None,
-                };
-                transact(|t| engine::register(t, worker.clone()).map(drop))
-            }
+            Op::Register(worker, most) => transact(|t| engine::register(t, registered(*worker, *most, now)).map(drop)),
             Op::Unregister(worker, graceful) => {
                 let patience = graceful.then_some(1_000);
                 transact(|t| engine::unregister(t, WORKERS_NAMES[*worker], patience, now).map(drop))
             }
             Op::Limit { line, concurrency, rate } => {
-                let limit =
-                    Limit { concurrency: *concurrency, rate: *rate, period_ms: Some(1_000), ..Limit::default() };
+                let limit = limited(*concurrency, *rate);
                 let set = transact(|t| engine::set_limit(t, LINES[*line], &limit, now).map(drop));
                 let kept = engine::limit(&snapshot().expect("a snapshot"), LINES[*line]).expect("readable");
                 self.limits.insert(*line, kept);

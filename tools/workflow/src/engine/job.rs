@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use mcpp_tool::{
-    Content, Output,
     call::CallError,
     environment::parse_rfc3339,
     rights::Rights,
@@ -234,7 +233,7 @@ fn call(
     let answer = rights.call_for_effect(effect, tool, arguments, Some(timeout));
     match answer {
         Ok(output) => {
-            let result = value(output);
+            let result = output.into_value();
             // A contract in which a failure is a result says so in a flag.
             let says_no = |flag: &str| result.get(flag) == Some(&Value::Bool(false));
             match ["success", "ok"].into_iter().find(|flag| says_no(flag)) {
@@ -248,7 +247,7 @@ fn call(
         }
         Err(CallError::Busy) => Err(Refusal::Busy),
         Err(CallError::Failed(output)) => {
-            let error = match value(output) {
+            let error = match output.into_value() {
                 Value::String(text) => text,
                 other => other.to_string(),
             };
@@ -259,15 +258,6 @@ fn call(
         }
         Err(error @ CallError::Aborted(_)) => Err(refused(error.to_string(), false)),
     }
-}
-
-/// A tool's answer as a value: its structured content, or its texts.
-fn value(output: Output) -> Value {
-    if let Some(structured) = output.structured {
-        return structured;
-    }
-    let text = |block: Content| if let Content::Text(text) = block { Some(text) } else { None };
-    Value::String(output.content.into_iter().filter_map(text).collect::<Vec<_>>().join("\n"))
 }
 
 /// Why there are no arguments.

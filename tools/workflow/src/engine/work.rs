@@ -8,7 +8,7 @@ use std::{
 
 use mcpp_tool::{
     caller,
-    environment::{chance, id, now_ms},
+    environment::{chance, id, millis, now_ms},
     store::{Transaction, transact},
 };
 
@@ -60,10 +60,6 @@ pub fn work(delivery: &str, hops: u32) -> Result<(), WorkflowError> {
         })?;
     }
     Ok(())
-}
-
-fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Takes the node that the delivery had, or the next one that is ready.

@@ -5,13 +5,13 @@ use serde_json::{Value, json};
 
 use super::{
     Reply,
-    listing::{Between, Status, from_cursor, to_cursor},
+    listing::{Between, Status, matching_span, to_cursor},
     origin, read, run, settle,
     submission::retry_run,
 };
 use crate::{
     engine::{self, WorkflowError},
-    store::{LISTED, RUNS},
+    store::RUNS,
 };
 
 /// Most runs that one call changes.
@@ -101,13 +101,9 @@ fn matching(
     between: Between,
     cursor: Option<&str>,
 ) -> Result<(Vec<String>, Option<String>), WorkflowError> {
-    let tag = tags.first().map_or("", String::as_str);
-    let mut span = between.narrow(LISTED.of(&(status, tag)));
-    if let Some(cursor) = cursor {
-        span = span.below(&from_cursor(cursor)?);
-    }
+    let span = matching_span((status, tags, between), cursor)?;
     let (mut ids, mut last) = (Vec::new(), None);
-    for (walked, place) in span.descending().walk(t).enumerate() {
+    for (walked, place) in span.walk(t).enumerate() {
         let place = place?;
         if ids.len() == MAX_CHANGED || walked == MAX_WALKED {
             return Ok((ids, last.map(to_cursor)));

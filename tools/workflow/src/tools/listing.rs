@@ -84,9 +84,26 @@ impl Between {
 }
 
 /// The place that a list's cursor names.
-pub(crate) fn from_cursor(cursor: &str) -> Result<(u64, String), WorkflowError> {
+fn from_cursor(cursor: &str) -> Result<(u64, String), WorkflowError> {
     let place = cursor.split_once(':').and_then(|(ms, id)| Some((ms.parse().ok()?, id.to_owned())));
     place.ok_or_else(|| WorkflowError::Invalid("cursor is none of a list's".into()))
+}
+
+/// The tag by which runs are found; any further ones are compared.
+fn first_tag(tags: &[String]) -> &str {
+    tags.first().map_or("", String::as_str)
+}
+
+/// The places of the runs that have a status and the first of the tags, those submitted last first, behind a cursor.
+pub(crate) fn matching_span(
+    (status, tags, between): (&str, &[String], Between),
+    cursor: Option<&str>,
+) -> Result<Span<(u64, String)>, WorkflowError> {
+    let mut span = between.narrow(LISTED.of(&(status, first_tag(tags))));
+    if let Some(cursor) = cursor {
+        span = span.below(&from_cursor(cursor)?);
+    }
+    Ok(span.descending())
 }
 
 /// A cursor that names a place.
@@ -151,13 +168,9 @@ fn list(
     (offset, limit): (usize, usize),
     cursor: Option<&str>,
 ) -> Result<Value, WorkflowError> {
-    let tag = tags.first().map_or("", String::as_str);
-    let mut span = between.narrow(LISTED.of(&(status, tag)));
-    if let Some(cursor) = cursor {
-        span = span.below(&from_cursor(cursor)?);
-    }
+    let span = matching_span((status, tags, between), cursor)?;
     let (mut runs, mut passed, mut walked, mut last, mut has_more) = (Vec::new(), 0_usize, 0_usize, None, false);
-    for place in span.descending().walk(t) {
+    for place in span.walk(t) {
         let place = place?;
         walked = walked.saturating_add(1);
         if runs.len() == limit || walked > MAX_WALKED {
@@ -183,7 +196,7 @@ fn list(
     }
     // Every number is kept, but for that of several tags together, and between two times.
     let total = match tags.len() {
-        0 | 1 if between.is_any() => Some(LISTED_COUNTS.get(t, &(status, tag))?),
+        0 | 1 if between.is_any() => Some(LISTED_COUNTS.get(t, &(status, first_tag(tags)))?),
         _ => None,
     };
     let next = last.filter(|_| has_more).map(to_cursor);
@@ -205,16 +218,13 @@ pub fn workflow_doctor(
 ) -> Reply {
     let examined = read(|t| {
         let (from, statuses) = match cursor.as_deref().and_then(|cursor| cursor.split_once('/')) {
-            Some((status, place)) => {
-                let place = place.split_once(':').and_then(|(ms, id)| Some((ms.parse::<u64>().ok()?, id.to_owned())));
-                (
-                    place,
-                    ["submitted", "running", "failed", "cancelled"]
-                        .into_iter()
-                        .skip_while(|name| *name != status)
-                        .collect(),
-                )
-            }
+            Some((status, place)) => (
+                from_cursor(place).ok(),
+                ["submitted", "running", "failed", "cancelled"]
+                    .into_iter()
+                    .skip_while(|name| *name != status)
+                    .collect(),
+            ),
             None => (None, vec!["submitted", "running", "failed", "cancelled"]),
         };
         let (mut stuck, mut waiting, mut examined, mut next, mut from) = (Vec::new(), Vec::new(), 0_usize, None, from);

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use crate::{
     call::{CallError, Receipt, Request, ToolResult, interface::InterfaceDigest},
+    limits::millis,
     mcp::{
         convert::{self, BUSY, OTHER_INTERFACE},
         mesh::UNAUTHORIZED,
@@ -18,10 +19,6 @@ use crate::{
     mesh::PeerId,
     names::ToolName,
 };
-
-pub(super) fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
-}
 
 /// How much longer the peer may take than the caller waits: this host ends a call at its deadline, and cancels it at the peer. If the peer's clock ended it first, the caller would
 /// get the peer's error and not learn that its own time is over.

@@ -1,4 +1,4 @@
-// An old TypeScript SDK against mcpp: all that its client can do. `old_client.mjs MODULES VERSION PROTOCOL URL` or `… COMMAND ARGUMENT…` (stdio).
+// An old TypeScript SDK against mcpp: all that its client can do. `old_client.mjs MODULES VERSION PROTOCOL URL` (HTTP or WebSocket) or `… COMMAND ARGUMENT…` (stdio).
 import assert from "node:assert/strict";
 import { createRequire } from "node:module";
 import { pathToFileURL } from "node:url";
@@ -8,12 +8,16 @@ const require = createRequire(`${modules}/`);
 const load = (name) => import(pathToFileURL(require.resolve(`@modelcontextprotocol/sdk-${version}/${name}`)));
 
 const EXPECTED = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
-const overHttp = target[0].startsWith("http");
+const door = { "http:": "HTTP", "ws:": "WebSocket" }[target[0].match(/^\w+:/)?.[0]] ?? "stdio";
 const { Client } = await load("client/index.js");
 const types = await load("types.js");
 
 async function transport() {
-  if (!overHttp) {
+  if (door === "WebSocket") {
+    const { WebSocketClientTransport } = await load("client/websocket.js");
+    return new WebSocketClientTransport(new URL(target[0]));
+  }
+  if (door === "stdio") {
     const { StdioClientTransport } = await load("client/stdio.js");
     return new StdioClientTransport({ command: target[0], args: target.slice(1) });
   }
@@ -80,5 +84,5 @@ await client.ping();
 // This SDK reports whatever its own close aborts as an error; the answer to the cancelled call may be among it.
 assert.deepEqual(wrong.map(String), []);
 await client.close();
-console.log(`typescript ${version} over ${overHttp ? "HTTP" : "stdio"}, ${protocol}: ${tools.length} tools on ${pages} pages; ${logged.length} records, ${changes} changes of the list`);
+console.log(`typescript ${version} over ${door}, ${protocol}: ${tools.length} tools on ${pages} pages; ${logged.length} records, ${changes} changes of the list`);
 process.exit(0);

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Other people's clients against the program, over HTTP and stdio.
+"""Other people's clients against the program, over HTTP, WebSocket and stdio.
 
     run.py MCPP GUESTS PYTHON OLD_PYTHONS NODE NODE_FOLDER
 """
@@ -30,8 +30,8 @@ def run(*command: object) -> None:
 
 
 def old(target: list[object], python: pathlib.Path, node: pathlib.Path, modules: pathlib.Path) -> None:
-    over_http = str(target[0]).startswith("http")
-    for version, protocol, speaks_http in OLD:
+    over_http, over_websocket = (str(target[0]).startswith(scheme) for scheme in ["http", "ws"])
+    for version, protocol, speaks_http in [] if over_websocket else OLD:
         if speaks_http or not over_http:
             run(python / f"mcp=={version}/bin/python", HERE / "old_client.py", version, protocol, *target)
     for version, protocol, speaks_http in OLD_TYPESCRIPT:
@@ -65,6 +65,7 @@ def main() -> None:
         with serving.start(mcpp, f"{data}/http", PORT, "--config", config, "--tools", tools) as host:
             try:
                 old([URL], old_pythons, node, modules)
+                old([URL.replace("http", "ws", 1)], old_pythons, node, modules)
             finally:
                 host.terminate()
         old([mcpp, "serve", "--config", config, "--tools", tools, "--stdio", "--data", f"{data}/stdio"], old_pythons, node, modules)

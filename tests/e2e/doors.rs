@@ -46,7 +46,7 @@ fn team(data: &Path, name: &str, components: &[(&str, &[u8])]) -> String {
 }
 
 /// A tool `text` that answers so many quotation marks, each of which is two bytes of JSON.
-fn text() -> Vec<u8> {
+pub fn text() -> Vec<u8> {
     wat(r#"(component
         (core module $m (memory (export "memory") 128)
             (func (export "f") (param i32) (result i32)

@@ -66,7 +66,7 @@ async fn a_handler_that_fails_is_called_again_and_holds_up_only_its_own_key() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_fails_for_good_is_parked_and_the_operator_decides() {
-    let host = store_host("store = {}\nlimits = { deadline_ms = 500 }").await;
+    let host = store_host("store = {}\nlimits = { cpu_ms = 500 }").await;
     for (key, payloads) in [("a", ["fail", "after"]), ("b", ["spin", "after"])] {
         host.call("store_emit", json!({ "topic": "own", "key": key, "payloads": payloads })).await;
     }
@@ -96,7 +96,7 @@ async fn what_fails_for_good_is_parked_and_the_operator_decides() {
     let of = |key: &str| listed.iter().find(|event| event["key"] == key).cloned().expect("parked");
     assert_eq!(of("a")["reason"], "attempt 8 fails");
     assert_eq!((of("a")["from"].clone(), of("a")["topic"].clone()), (json!("store"), json!("store/own")));
-    assert!(of("b")["reason"].as_str().expect("text").contains("deadline_ms"), "{}", of("b"));
+    assert!(of("b")["reason"].as_str().expect("text").contains("cpu_ms"), "{}", of("b"));
     assert_eq!((of("t")["topic"].clone(), of("t")["attempts"].clone()), (json!("timer"), json!(8)));
     let id = of("b")["id"].as_str().expect("text").to_owned();
     assert_eq!(stdout(&events(&["drop", &id])).trim(), "1");

@@ -29,6 +29,7 @@ use super::{
     envelope::{self, Envelope, Malformed},
     handler::Endpoint,
     in_flight::{Held, InFlight},
+    session::opening,
     straight::{self, Era, PlainRequest},
 };
 use crate::{call::CallError, tenant::Principal};
@@ -195,7 +196,13 @@ impl Conversation {
             }
         };
         claim.keep(held);
-        let initializes = matches!(request.request, ClientRequest::InitializeRequest(_));
+        let initializes = if let ClientRequest::InitializeRequest(initialize) = &mut request.request {
+            // The session keeps them for as long as the client is there.
+            initialize.params = opening::reduced(&initialize.params);
+            true
+        } else {
+            false
+        };
         if initializes && !self.has_session() {
             let handler = self.endpoint.handler(self.principal.clone(), None);
             self.legacy = Some(LegacySession::open(handler, self.in_flight.clone(), self.output.clone(), &self.tasks));

@@ -5,6 +5,7 @@
 
 mod answer;
 mod body;
+mod compat;
 mod connection;
 mod credentials;
 mod exchange;
@@ -13,6 +14,7 @@ mod media;
 mod pace;
 mod room;
 mod straight;
+mod websocket;
 mod wire;
 
 use std::{
@@ -287,6 +289,10 @@ fn router(config: &ServerConfig, app: Arc<App>) -> Router {
     let mut router = Router::new().route(&config.mount_path, any(exchange::mcp));
     if !config.mount_path.ends_with('/') {
         router = router.route(&format!("{}/", config.mount_path), any(exchange::mcp));
+    }
+    // The endpoint may be at one of these paths.
+    for (path, answers) in compat::routes().into_iter().filter(|(path, _)| !config.is_endpoint(path)) {
+        router = router.route(path, answers);
     }
     router
         .route("/live", get(|| async { "live\n" }))

@@ -7,7 +7,7 @@
 pub(super) mod engine;
 pub(super) mod visit;
 
-mod opening;
+pub(super) mod opening;
 mod watched;
 mod worker;
 

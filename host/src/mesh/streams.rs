@@ -6,6 +6,7 @@
 mod bytes;
 mod connection;
 mod link;
+mod renewal;
 mod reverse;
 
 use std::{
@@ -26,7 +27,7 @@ use libp2p::{
 };
 use tokio::sync::mpsc;
 
-use self::{connection::LinkHandler, link::PeerLoad, reverse::ReverseDials};
+use self::{connection::LinkHandler, link::PeerLoad, renewal::Renewals, reverse::ReverseDials};
 pub(super) use self::{
     connection::{StreamOrder, refuse},
     link::Link,
@@ -83,6 +84,7 @@ pub(super) struct Streams {
     arriving: HashMap<ConnectionId, Arc<Link>>,
     loads: HashMap<libp2p::PeerId, Arc<PeerLoad>>,
     reverse: ReverseDials,
+    renewals: Renewals,
     queue: VecDeque<ToSwarm<Infallible, StreamOrder>>,
     waker: Option<Waker>,
 }
@@ -104,6 +106,7 @@ impl Streams {
             arriving: HashMap::new(),
             loads: HashMap::new(),
             reverse: ReverseDials::default(),
+            renewals: Renewals::default(),
             queue: VecDeque::new(),
             waker: None,
         }
@@ -117,22 +120,34 @@ impl Streams {
         Ok(())
     }
 
-    /// Dials peers for which a punch alone does not do. Closes relayed connections that a direct one has replaced and that carry nothing any more.
+    /// Notes that the two ends of a relayed connection could not tell each other where to punch. The end that dialed it tries again.
+    pub(super) fn not_punched(&mut self, peer: &libp2p::PeerId) {
+        let links = self.links.of(peer);
+        let is_mine = |link: &&Arc<Link>| link.path == PeerPath::Relayed && link.came == Came::Dialed && !link.is_cut();
+        if let Some(link) = links.iter().find(is_mine) {
+            self.renewals.note(*peer, &link.address, Instant::now());
+        }
+    }
+
+    /// Dials peers for which a punch alone does not do. Closes relayed connections that another one has replaced and that carry nothing any more.
     pub(super) fn tend(&mut self) {
         let links = self.links.clone();
-        let is_direct = |peer: &libp2p::PeerId| links.best(peer).is_some_and(|link| link.path == PeerPath::Direct);
-        for opts in self.reverse.due(Instant::now(), is_direct) {
+        let path = |peer: &libp2p::PeerId| links.best(peer).map(|link| link.path);
+        for opts in self.reverse.due(Instant::now(), |peer| path(peer) == Some(PeerPath::Direct)) {
             meters::punched("dialed");
             tracing::info!(peer = ?opts.get_peer_id(), "the relayed peer is dialed where the punch went");
             self.push(ToSwarm::Dial { opts });
         }
+        for opts in self.renewals.due(Instant::now(), |peer| path(peer) == Some(PeerPath::Relayed)) {
+            meters::punched("again");
+            tracing::info!(peer = ?opts.get_peer_id(), "the relayed peer is called once more, to punch again");
+            self.push(ToSwarm::Dial { opts });
+        }
         for (peer_id, links) in self.links.all() {
-            let is_direct = |link: &&Arc<Link>| link.path == PeerPath::Direct && !link.is_cut();
-            let replaced = links.iter().filter(is_direct).any(|link| link.age() >= PROVEN);
-            for link in links.iter().filter(|link| replaced && link.path == PeerPath::Relayed) {
+            for link in links.iter().filter(|link| links.iter().any(|other| link.is_replaced_by(other, PROVEN))) {
                 if link.open_streams() == 0 && !link.is_cut() {
                     link.cut();
-                    tracing::info!(peer = %link.peer, "the relayed connection is closed; a direct one has replaced it");
+                    tracing::info!(peer = %link.peer, "the relayed connection is closed; another one has replaced it");
                     let connection = CloseConnection::One(link.connection);
                     self.push(ToSwarm::CloseConnection { peer_id, connection });
                 }

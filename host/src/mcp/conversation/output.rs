@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     mcp::{binding, envelope},
+    memory::{Account, MemoryUse},
     mesh::frame,
 };
 
@@ -28,6 +29,8 @@ pub(in crate::mcp) enum Framing {
     Lines,
     /// Each message after its length, and with what a peer of the mesh wants to know in the host's greetings.
     Frames(Arc<Value>),
+    /// Each message by one write.
+    Messages,
 }
 
 /// The client's end of the output. Clones write to the same.
@@ -37,6 +40,8 @@ pub(in crate::mcp) struct MessageOutput {
     framing: Framing,
     /// Time for the client to take one message.
     patience: Option<Duration>,
+    /// The account of messages that wait to be written.
+    account: Option<Arc<Account>>,
     broken: CancellationToken,
 }
 
@@ -46,7 +51,19 @@ impl MessageOutput {
         framing: Framing,
         patience: Option<Duration>,
     ) -> Self {
-        Self { to: Arc::new(Mutex::new(to)), framing, patience, broken: CancellationToken::new() }
+        Self { to: Arc::new(Mutex::new(to)), framing, patience, account: None, broken: CancellationToken::new() }
+    }
+
+    /// The same output, whose messages take memory of `account` until they are written. Where there is none the output breaks.
+    pub(in crate::mcp) fn charged_to(self, account: Arc<Account>) -> Self {
+        Self { account: Some(account), ..self }
+    }
+
+    /// Writes what the connection has to say by itself.
+    pub(in crate::mcp) async fn flush(&self) {
+        if self.to.lock().await.flush().await.is_err() {
+            self.broken.cancel();
+        }
     }
 
     /// Returns when the client does not take anything any more.
@@ -111,6 +128,10 @@ impl MessageOutput {
     pub(in crate::mcp) async fn write(&self, mut message: Vec<u8>) -> std::io::Result<()> {
         // A message that was written in part would spoil all after it.
         let undone = self.broken.clone().drop_guard();
+        let bytes = u64::try_from(message.len()).unwrap_or(u64::MAX);
+        let held = self.account.as_ref().map(|account| account.reserve(MemoryUse::Messages, bytes)).transpose();
+        let _until_it_is_written =
+            held.map_err(|full| std::io::Error::new(std::io::ErrorKind::OutOfMemory, full.to_string()))?;
         let writing = async {
             let mut to = self.to.lock().await;
             if self.broken.is_cancelled() {
@@ -122,6 +143,7 @@ impl MessageOutput {
                     to.write_all(&message).await?;
                 }
                 Framing::Frames(_) => frame::write(&mut *to, &message).await?,
+                Framing::Messages => to.write_all(&message).await?,
             }
             to.flush().await
         };

@@ -79,8 +79,7 @@ impl AnswerHold {
         for mut part in self.results.put_in(&self.tenant, text) {
             // A small one is within what the request took for its answer.
             if part.len() > FRAME_BYTES {
-                let held = self.account.reserve(MemoryUse::Messages, u64::try_from(part.len()).unwrap_or(u64::MAX))?;
-                part = Bytes::from_owner(HeldAnswer { bytes: part, _held: held });
+                part = held(&self.account, part)?;
             }
             while part.len() > FRAME_BYTES {
                 frames.push_back(part.split_to(FRAME_BYTES));
@@ -91,6 +90,12 @@ impl AnswerHold {
         }
         Ok(frames)
     }
+}
+
+/// Bytes that are on `account` for as long as they are there.
+pub(super) fn held(account: &Arc<Account>, bytes: Bytes) -> Result<Bytes, NoMemory> {
+    let held = account.reserve(MemoryUse::Messages, u64::try_from(bytes.len()).unwrap_or(u64::MAX))?;
+    Ok(Bytes::from_owner(HeldAnswer { bytes, _held: held }))
 }
 
 struct HeldAnswer {

@@ -143,9 +143,9 @@ async fn collect(
 }
 
 /// The memory that reading a message takes beside its text: the engine's copy of the text, and the values. Counts the bytes that can begin or end a value outside of strings.
-fn reading_takes(parts: &[Vec<u8>]) -> u64 {
+pub(super) fn reading_takes(parts: &[impl AsRef<[u8]>]) -> u64 {
     let (mut values, mut in_string, mut escaped) = (1_u64, false, false);
-    for byte in parts.iter().flatten() {
+    for byte in parts.iter().flat_map(AsRef::as_ref) {
         match byte {
             _ if escaped => escaped = false,
             b'\\' if in_string => escaped = true,
@@ -154,7 +154,7 @@ fn reading_takes(parts: &[Vec<u8>]) -> u64 {
             _ => {}
         }
     }
-    let text = parts.iter().map(Vec::len).fold(0, usize::saturating_add);
+    let text = parts.iter().map(|part| part.as_ref().len()).fold(0, usize::saturating_add);
     values.saturating_mul(VALUE_BYTES).saturating_add(u64::try_from(text).unwrap_or(u64::MAX))
 }
 

@@ -7,7 +7,7 @@ use std::{
     convert::Infallible,
     net::IpAddr,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -18,6 +18,7 @@ use axum::{
     http::{HeaderValue, StatusCode, header},
     response::Response,
 };
+use futures::future::BoxFuture;
 use hyper::body::{Frame, Incoming};
 use hyper_util::rt::TokioIo;
 use rustix::process::{Resource, getrlimit, setrlimit};
@@ -54,10 +55,13 @@ pub(super) struct Connections {
     accepted: Arc<RequestRate>,
 }
 
+/// The future of a connection that speaks HTTP no more, until the host closes.
+pub(super) type Afterlife = Box<dyn FnOnce(CancellationToken) -> BoxFuture<'static, ()> + Send>;
+
 /// One connection, as the requests on it see it.
-#[derive(Debug)]
 pub(super) struct Connection {
     open: OpenConnection,
+    afterlife: Mutex<Option<Afterlife>>,
     rate: RequestRate,
     calm: RequestRate,
     strangers: Arc<RequestRate>,
@@ -153,6 +157,7 @@ impl Connections {
         let switch = Arc::clone(&lane);
         let connection = Arc::new(Connection {
             open,
+            afterlife: Mutex::default(),
             rate: RequestRate::of_connection(),
             calm: RequestRate::of_calm(),
             strangers: Arc::clone(&self.strangers),
@@ -185,7 +190,8 @@ impl Connections {
             .header_read_timeout(header_timeout.min(if is_reserve { RESERVE_TIME } else { header_timeout }))
             .keep_alive(!is_reserve)
             .max_buf_size(BUFFER_BYTES)
-            .serve_connection(TokioIo::new(stream), service);
+            .serve_connection(TokioIo::new(stream), service)
+            .with_upgrades();
         let mut serving = std::pin::pin!(serving);
         let has_time = tokio::time::sleep(time);
         let timed_out = async {
@@ -196,7 +202,10 @@ impl Connections {
             metrics::counter!("mcpp_connections_cut_total", "reason" => "stranger").increment(1);
         };
         let leave_time = tokio::select! {
-            ended = serving.as_mut() => return note(ended),
+            ended = serving.as_mut() => {
+                note(ended);
+                return connection.go_on(closing).await;
+            }
             () = timed_out => LEAVE_TIME,
             () = activity.leave.cancelled() => LEAVE_TIME,
             () = closing.cancelled() => Duration::MAX,
@@ -219,7 +228,30 @@ fn note(ended: Result<(), hyper::Error>) {
     }
 }
 
+impl std::fmt::Debug for Connection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Connection").field("open", &self.open).finish_non_exhaustive()
+    }
+}
+
 impl Connection {
+    /// Goes on with `afterlife` when the answer that changes the protocol is written.
+    pub(super) fn go_on_with(&self, afterlife: Afterlife) {
+        *self.afterlife.lock().unwrap_or_else(PoisonError::into_inner) = Some(afterlife);
+    }
+
+    async fn go_on(&self, closing: CancellationToken) {
+        let afterlife = self.afterlife.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(afterlife) = afterlife {
+            afterlife(closing).await;
+        }
+    }
+
+    /// The connection is busy until what this gives is dropped.
+    pub(super) fn busy(&self) -> BusyConnection {
+        self.open.begin()
+    }
+
     fn is_tenants(&self) -> bool {
         matches!(self.open.kind(), Some(ConnectionKind::Tenant(_)))
     }

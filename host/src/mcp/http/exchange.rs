@@ -21,6 +21,7 @@ use super::{
     lane::{LARGE_MESSAGE_BYTES, Lane, LaneSwitch},
     media,
     straight::Way,
+    websocket,
 };
 use crate::{
     control::admission::Share,
@@ -65,6 +66,13 @@ pub(super) async fn mcp(State(app): State<Arc<App>>, mut request: Request) -> Re
     }
     let lane = &connection.lane;
     lane.change_to(Lane::for_request(request.headers())).await;
+    if websocket::is_asked(&request) {
+        let response = websocket::open(&app, principal, &share, &connection, request);
+        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            share.door.refusals.hold_back().await;
+        }
+        return response;
+    }
     let signal = RefusalSignal::default();
     let open = app.open.open(&principal);
     let answered = tokio::select! {
@@ -423,10 +431,10 @@ fn busy(id: Option<&Value>, what: &'static str, reason: &str) -> Response {
     response
 }
 
-fn no_memory(id: Option<&Value>, full: &NoMemory) -> Response {
+pub(super) fn no_memory(id: Option<&Value>, full: &NoMemory) -> Response {
     busy(id, "memory", &full.to_string())
 }
 
-fn no_stream(id: Option<&Value>, share: &Share) -> Response {
+pub(super) fn no_stream(id: Option<&Value>, share: &Share) -> Response {
     busy(id, "streams", &format!("streams of this tenant are used up: it may have {}", share.limits.streams))
 }

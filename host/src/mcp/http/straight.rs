@@ -33,7 +33,7 @@ use crate::{
 
 /// A legacy client may come back for the answer of a call that takes longer than this.
 const SOON: Duration = Duration::from_millis(100);
-const NAME_HEADER: &str = "mcp-name";
+pub(super) const NAME_HEADER: &str = "mcp-name";
 const PARAM_HEADERS: &str = "mcp-param-";
 
 /// A request's context on its way.

@@ -10,7 +10,7 @@ const MAX_NAME_CHARS: usize = 128;
 pub(super) const MAX_KEPT_BYTES: usize = 2 << 10;
 
 /// The protocol's version, who the client says that it is, and what it may be asked.
-pub(super) fn reduced(params: &InitializeRequestParams) -> InitializeRequestParams {
+pub(in crate::mcp) fn reduced(params: &InitializeRequestParams) -> InitializeRequestParams {
     let cut = |text: &str| text.chars().take(MAX_NAME_CHARS).collect::<String>();
     let client = Implementation::new(cut(&params.client_info.name), cut(&params.client_info.version));
     InitializeRequestParams::new(inputs::reduced(&params.capabilities), client)

@@ -143,6 +143,14 @@ impl Link {
         self.rtt_us.store(u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX).max(1), Ordering::Relaxed);
     }
 
+    /// Whether this relayed connection has no use beside another one that has stood for `proven`: a direct one, or a later one through a relay.
+    /// Of two through relays this side judges those that it dialed: the other side may have seen them come in another order.
+    pub(super) fn is_replaced_by(&self, other: &Self, proven: Duration) -> bool {
+        let both_dialed = self.came == Came::Dialed && other.came == Came::Dialed;
+        let is_better = other.path == PeerPath::Direct || (both_dialed && other.made > self.made);
+        self.path == PeerPath::Relayed && is_better && !other.is_cut() && other.age() >= proven
+    }
+
     /// Whether this is the first time that the host tries to leave this relayed connection for a direct one.
     pub(in crate::mesh) fn leaves_first(&self) -> bool {
         self.path == PeerPath::Relayed && !self.left.swap(true, Ordering::AcqRel)
@@ -197,5 +205,32 @@ impl Link {
         if self.is_cut() {
             cut.cut();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn link(number: usize, path: PeerPath, came: Came) -> Link {
+        let peer = PeerId::from_network(&libp2p::PeerId::random());
+        Link::new(peer, ConnectionId::new_unchecked(number), Multiaddr::empty(), (path, came), Arc::default())
+    }
+
+    #[test]
+    fn a_relayed_connection_is_replaced_by_a_direct_one_or_by_the_next_that_this_side_dialed() {
+        let first = link(1, PeerPath::Relayed, Came::Dialed);
+        let second = link(2, PeerPath::Relayed, Came::Dialed);
+        let accepted = link(3, PeerPath::Relayed, Came::Accepted);
+        let direct = link(4, PeerPath::Direct, Came::Punched);
+        let (young, old) = (Duration::from_secs(3600), Duration::ZERO);
+        assert!(first.is_replaced_by(&second, old));
+        assert!(!first.is_replaced_by(&second, young), "it has not stood for long");
+        assert!(!second.is_replaced_by(&first, old) && !first.is_replaced_by(&first, old));
+        assert!(!first.is_replaced_by(&accepted, old), "the other end might see the two come in another order");
+        assert!(first.is_replaced_by(&direct, old) && accepted.is_replaced_by(&direct, old));
+        assert!(!direct.is_replaced_by(&second, old));
+        second.cut();
+        assert!(!first.is_replaced_by(&second, old), "that one has ended");
     }
 }

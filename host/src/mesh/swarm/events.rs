@@ -210,6 +210,7 @@ impl SwarmTask {
             Err(error) => {
                 meters::punched("failed");
                 tracing::info!(%peer, %error, "no direct connection could be punched through; the relay carries on");
+                self.swarm.behaviour_mut().streams.not_punched(&peer);
             }
         }
     }

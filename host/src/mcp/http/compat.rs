@@ -85,21 +85,21 @@ impl Default for ModernMeta {
 
 /// The endpoint's answer.
 #[derive(Deserialize)]
-struct Answer<'a> {
+struct EndpointAnswer<'a> {
     #[serde(borrow)]
     result: Option<&'a RawValue>,
-    error: Option<AnswerError<'a>>,
+    error: Option<EndpointError<'a>>,
 }
 
 #[derive(Deserialize)]
-struct AnswerError<'a> {
+struct EndpointError<'a> {
     code: i64,
     #[serde(borrow)]
     message: Cow<'a, str>,
 }
 
 #[derive(Deserialize)]
-struct Page<'a> {
+struct ToolsPage<'a> {
     #[serde(borrow)]
     tools: Vec<&'a RawValue>,
     #[serde(borrow, rename = "nextCursor")]
@@ -201,7 +201,7 @@ async fn list(State(app): State<Arc<App>>, request: Request) -> Response {
             Ok(result) => result,
             Err(refused) => return *refused,
         };
-        let Ok(Page { tools, next_cursor }) = serde_json::from_str(result.get()) else { break };
+        let Ok(ToolsPage { tools, next_cursor }) = serde_json::from_str(result.get()) else { break };
         for tool in tools {
             if !text.ends_with(b"[") {
                 text.push(b',');
@@ -253,10 +253,10 @@ async fn call(State(app): State<Arc<App>>, request: Request) -> Response {
 
 /// The result in the endpoint's answer. A refusal keeps its status, and when to try again.
 fn read<'a>(status: StatusCode, headers: &HeaderMap, text: &'a [u8]) -> Result<&'a RawValue, Box<Response>> {
-    let answer = serde_json::from_slice::<Answer<'a>>(text);
+    let answer = serde_json::from_slice::<EndpointAnswer<'a>>(text);
     let (status, reason) = match answer {
-        Ok(Answer { result: Some(result), error: None }) if status.is_success() => return Ok(result),
-        Ok(Answer { error: Some(error), .. }) => {
+        Ok(EndpointAnswer { result: Some(result), error: None }) if status.is_success() => return Ok(result),
+        Ok(EndpointAnswer { error: Some(error), .. }) => {
             let of_code = match error.code {
                 -32602 => StatusCode::BAD_REQUEST,
                 _ => StatusCode::INTERNAL_SERVER_ERROR,

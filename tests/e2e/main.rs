@@ -22,6 +22,7 @@ mod cancellation;
 mod command_line;
 mod compile_child;
 mod components;
+mod containers;
 mod contract;
 mod documentation;
 mod doors;

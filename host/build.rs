@@ -11,7 +11,7 @@ use std::{
 };
 
 /// The sources of the SDK, as files and folders of the checkout.
-const SDK: [&str; 15] = [
+const SDK: [&str; 16] = [
     "Cargo.toml",
     "tool-sdk/Cargo.toml",
     "tool-sdk/guest-target.sh",
@@ -19,6 +19,7 @@ const SDK: [&str; 15] = [
     "tool-sdk/macros",
     "wit/tool",
     "wit/client",
+    "wit/container",
     "wit/primitives",
     "wit/endpoint",
     "wit/delegation",

@@ -4,6 +4,7 @@
 
 pub mod bindings;
 pub mod changed;
+pub mod container;
 mod delegation;
 pub mod endpoint;
 pub mod events;
@@ -233,6 +234,16 @@ pub const TABLE: &[Capability] = &[
         access: Access::Granted { given: |grant| !grant.mesh.call.is_empty(), grant: "mesh.call = [\"PEER: TOOL\"]" },
         link: mesh::link_calls,
     },
+    Capability {
+        name: "containers",
+        meaning: "run containers of the images that its grant and the host's settings name, on the machine's container engine",
+        interfaces: &["mcpp:container/containers"],
+        access: Access::Granted {
+            given: |grant| grant.container.is_some(),
+            grant: "container = { images = [\"IMAGE\"] }",
+        },
+        link: container::link,
+    },
 ];
 
 /// Reason for which the host refuses an import.
@@ -366,6 +377,7 @@ mod tests {
             ("mcpp:mesh/types@0.1.0", Some("mesh")),
             ("mcpp:mesh/calls@0.1.0", Some("mesh-calls")),
             ("mcpp:mesh/swarm@0.1.0", None),
+            ("mcpp:container/containers@0.1.0", Some("containers")),
             ("wasi:sockets/tcp@0.2.0", Some("sockets")),
             ("evil:host/escape", None),
             ("run", None),

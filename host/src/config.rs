@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 pub use self::{mesh_door::MeshDoorConfig, tools::ToolsConfig};
 use crate::{
     auth::tokens::TokenFile,
-    capability::http::OutboundConfig,
+    capability::{container::ContainersConfig, http::OutboundConfig},
     engine::{EngineConfig, compile::CompileConfig},
     limits::{Limits, LimitsPatch, TenantLimits, TenantLimitsPatch},
     memory::MemoryConfig,
@@ -60,6 +60,8 @@ pub struct Config {
     pub tenant_limits: TenantLimitsPatch,
     /// Requests of components.
     pub outbound: OutboundConfig,
+    /// Containers of components.
+    pub containers: ContainersConfig,
     /// The mesh with other hosts.
     pub mesh: NetworkConfig,
     /// The host's log.
@@ -311,6 +313,7 @@ impl Config {
         self.engine.check().map_err(ConfigError::Invalid)?;
         self.compile.check().map_err(ConfigError::Invalid)?;
         self.outbound.check().map_err(ConfigError::Invalid)?;
+        self.containers.check().map_err(ConfigError::Invalid)?;
         self.mesh.check().map_err(ConfigError::Invalid)?;
         let tokens = TokenFile::new(Homes::new(self.data_dir()?).tokens());
         if server.http && !server.listen.ip().is_loopback() && !server.allow_unauthenticated && !tokens.exists() {

@@ -53,20 +53,20 @@ pub trait Deliver: std::fmt::Debug + Send + Sync {
     ) -> BoxFuture<'a, Result<(), DeliveryError>>;
 }
 
-/// Delivers events and timers of `tenants` that wait, and all that components write from now on, until `stop`.
+/// Delivers events and timers of `tenants` that wait, and all that components write from now on, until `closing`. Handlers that run then may end until `stop`.
 pub async fn start(
     store: Arc<dyn Store>,
     deliver: Arc<dyn Deliver>,
     subscriptions: Arc<Subscriptions>,
     tenants: &[TenantId],
-    stop: CancellationToken,
+    (closing, stop): (CancellationToken, CancellationToken),
 ) -> JoinHandle<()> {
     let mut pending = Vec::new();
     for tenant in tenants {
         // Reading the tenant's subscriptions has already reported damage of its data.
         pending.extend(store.spaces(tenant).await.unwrap_or_default());
     }
-    tokio::spawn(delivery::run(store, deliver, subscriptions, pending, stop))
+    tokio::spawn(delivery::run(store, deliver, subscriptions, pending, (closing, stop)))
 }
 
 /// Milliseconds since 1970-01-01 UTC.

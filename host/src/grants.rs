@@ -3,6 +3,7 @@
 //! A grant says what a component may do beyond the harmless minimum. The host refuses an unknown key and never ignores it: a rule that the host cannot
 //! enforce must not look as if it were enforced. Only the operator writes these files; no tool call changes them.
 
+pub mod container;
 pub mod edit;
 pub mod files;
 pub mod http;
@@ -19,7 +20,7 @@ use std::{
 
 use serde::Deserialize;
 
-use self::{files::FolderGrants, http::HttpRules, mesh::MeshGrant, secrets::SecretGrants};
+use self::{container::ContainerGrant, files::FolderGrants, http::HttpRules, mesh::MeshGrant, secrets::SecretGrants};
 use crate::{
     limits::{Fuel, Limits, LimitsPatch, Reuse},
     names::{ComponentName, ToolName, ToolPattern, Topic},
@@ -73,6 +74,9 @@ pub struct ComponentGrant {
     /// What it may see of the host's peers, and do with them.
     #[serde(default)]
     pub mesh: MeshGrant,
+    /// What it may run in containers.
+    #[serde(default)]
+    pub container: Option<ContainerGrant>,
     /// Budgets that differ from the host's defaults.
     #[serde(default)]
     pub limits: LimitsPatch,
@@ -105,6 +109,7 @@ impl ComponentGrant {
             || !self.http.are_within(&now.http)
             || !self.secrets.are_within(&now.secrets)
             || !self.mesh.is_within(&now.mesh)
+            || self.container.as_ref().is_some_and(|had| !now.container.as_ref().is_some_and(|now| had.is_within(now)))
     }
 }
 
@@ -312,7 +317,8 @@ mod tests {
     fn a_grant_that_lost_something_is_told_from_one_that_gained() {
         let full = "version = 1\ncall = ['a', 'b']\nstore = {}\nsubscribe = ['x/*']\nconfig = { k = 'v' }\n\
                     files = [{ path = '/srv', at = '/srv', mode = 'read' }]\n\
-                    http = [{ url = 'https://a.com' }]\nsecrets = { A = ['https://a.com'] }\nmesh = { see = true }\n";
+                    http = [{ url = 'https://a.com' }]\nsecrets = { A = ['https://a.com'] }\nmesh = { see = true }\n\
+                    container = { images = ['python:*'] }\n";
         let before = parse(full).expect("valid");
         let more = full
             .replace("'b']", "'b', 'c']")
@@ -330,6 +336,9 @@ mod tests {
             (full.replace("url = 'https://a.com'", "url = 'https://b.com'"), true),
             (full.replace("A = [", "B = ["), true),
             (full.replace("see = true", "see = false"), true),
+            (full.replace("['python:*']", "['node:*', 'python:*']"), false),
+            (full.replace("python", "node"), true),
+            (full.replace("container = { images = ['python:*'] }\n", ""), true),
             (format!("expose = ['a']\n{full}"), true),
             ("version = 1".to_owned(), true),
         ] {

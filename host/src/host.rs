@@ -28,7 +28,7 @@ use self::{
 use crate::{
     admin::{self, AdminDoor, peers::OperatedMesh},
     auth::{Authenticator, known::KnownTokens, tokens::TokenFile},
-    capability::{files::OwnFolders, http::Outbound},
+    capability::{container::ContainerEngine, files::OwnFolders, http::Outbound},
     components::fetch::Fetcher,
     config::Config,
     control::admission::Admission,
@@ -61,6 +61,8 @@ use crate::{
 const READY_PATIENCE: Duration = Duration::from_secs(30);
 /// How long a host that stops waits for the answers of calls that have ended.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(1);
+/// How long a host that stops waits for the engine to remove its containers.
+const CONTAINER_PATIENCE: Duration = Duration::from_secs(10);
 /// How often a host that waits for its data directory asks for it, and looks at its files meanwhile, as nobody can tell it to.
 const HOLD_AGAIN: Duration = Duration::from_secs(1);
 
@@ -125,14 +127,24 @@ impl Host {
             Keeper::new(config.engine.max_kept),
             HostMemory::new(&config.memory),
         );
+        let containers = ContainerEngine::open(&config.containers, &data_dir);
+        if let Some(engine) = containers.context("cannot keep this host's name for the container engine")? {
+            registry.set_containers(engine);
+        }
         let patience = Duration::from_millis(config.tools.reload_wait_ms);
         let tenants_config = tenants_config(&config, &homes)?;
         let tenants = Tenants::new(tenants_config, registry.clone(), Reloader::new(patience)?, Arc::clone(&store));
         let tenants = Arc::new(tenants);
 
         let (closing, stop) = (CancellationToken::new(), CancellationToken::new());
-        let delivering =
-            events::start(Arc::clone(&store), Arc::new(registry.clone()), subscriptions, &[], closing.clone()).await;
+        let delivering = events::start(
+            Arc::clone(&store),
+            Arc::new(registry.clone()),
+            subscriptions,
+            &[],
+            (closing.clone(), stop.clone()),
+        )
+        .await;
         let endpoint = Endpoint::new(registry, config.server.name.clone(), config.server.page_size);
         let tokens = KnownTokens::watching(TokenFile::new(homes.tokens()))?;
         let dial = Arc::new(network.late());
@@ -315,6 +327,13 @@ impl Host {
             );
         }
         self.stop.cancel();
+        if let Some(engine) = self.registry().containers()
+            && !engine.drain(CONTAINER_PATIENCE).await
+        {
+            tracing::warn!(
+                "the container engine did not remove all containers; they are removed when this host needs it again"
+            );
+        }
         self.doors.ended().await;
         self.store.close().await;
         self.lock.release();

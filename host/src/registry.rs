@@ -40,7 +40,7 @@ use self::{
     rate::Rate,
 };
 use crate::{
-    capability::{http::Outbound, mesh::handle::GuestMesh, state::MakeRoom},
+    capability::{container::ContainerEngine, http::Outbound, mesh::handle::GuestMesh, state::MakeRoom},
     control::admission::{Admission, Share},
     engine::Engine,
     events::subscriptions::Subscriptions,
@@ -71,6 +71,8 @@ struct RegistryState {
     outbound: Arc<Outbound>,
     /// The mesh for guests, whose owner has this registry.
     mesh: OnceLock<Weak<dyn GuestMesh>>,
+    /// The container engine, if this host has one.
+    containers: OnceLock<ContainerEngine>,
     ledger: Arc<Ledger>,
     keeper: Keeper,
     /// The same, as guests know it.
@@ -85,6 +87,8 @@ struct RegistryState {
     /// The host's notice to clients.
     notice: ArcSwapOption<String>,
     calls: tokio_util::task::TaskTracker,
+    /// Fires when the host begins to stop.
+    stopping: CancellationToken,
 }
 
 /// How often each list of a tenant has changed as clients see it.
@@ -138,6 +142,7 @@ impl Registry {
             subscriptions,
             outbound,
             mesh: OnceLock::new(),
+            containers: OnceLock::new(),
             ledger: Arc::default(),
             resting: Arc::new(keeper.clone()),
             keeper,
@@ -148,6 +153,7 @@ impl Registry {
             ready: AtomicBool::new(false),
             notice: ArcSwapOption::empty(),
             calls,
+            stopping: CancellationToken::new(),
         }))
     }
 
@@ -195,6 +201,9 @@ impl Registry {
         let shared = self.0.tenants.load().len() > 1;
         self.0.admission.set_shared(shared);
         self.0.outbound.set_shared(shared);
+        if let Some(engine) = self.0.containers.get() {
+            engine.set_shared(shared);
+        }
         self.0.deliveries.set_shared(shared);
         self.0.tenants_changed.send_modify(|count| *count = count.wrapping_add(1));
     }
@@ -351,6 +360,16 @@ impl Registry {
         let _only_once = self.0.mesh.set(mesh);
     }
 
+    /// Gives guests a container engine, before there is a tenant; the first stays.
+    pub fn set_containers(&self, engine: ContainerEngine) {
+        let _only_once = self.0.containers.set(engine);
+    }
+
+    /// The container engine, if there is one.
+    pub fn containers(&self) -> Option<&ContainerEngine> {
+        self.0.containers.get()
+    }
+
     /// The mesh for guests, if there is one.
     fn guest_mesh(&self) -> Option<Arc<dyn GuestMesh>> {
         self.0.mesh.get().and_then(Weak::upgrade)
@@ -361,8 +380,9 @@ impl Registry {
         &self.0.keeper
     }
 
-    /// Waits until no call runs any more, or until `patience` is over; whether all ended.
+    /// Tells running calls that the host stops. Waits until no call runs any more, or until `patience` is over; whether all ended.
     pub async fn drain(&self, patience: Duration) -> bool {
+        self.0.stopping.cancel();
         self.0.calls.close();
         tokio::time::timeout(patience, self.0.calls.wait()).await.is_ok()
     }

@@ -1,14 +1,17 @@
-//! The tools of the MCP++ contract that this program serves: each name, each parameter with its default, and an error of each. The table in `tools/README.md` is made of the same, by this test.
+//! The tools of the MCP++ contract that this program serves: each name, and each parameter with its default. [`answers`] gives every parameter, [`failures`] has an error of each tool. The table in `tools/README.md` is made of the same, by this test.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use serde_json::{Value, json};
 
-use crate::{
-    support::{TestHost, folder, grant},
-    taskqueue::{ask, holds},
-};
+use crate::support::{TestHost, folder};
+
+mod answers;
+mod failures;
+
+/// What a tool is asked, and what its answer holds.
+type Row = (&'static str, Value, Value);
 
 /// A parameter of the contract: `name*` is required, `name=JSON` has that default, `name` is optional.
 type Parameters = &'static str;
@@ -200,158 +203,44 @@ async fn every_name_and_parameter_of_the_contract_is_served_as_the_table_says() 
     assert_eq!(std::fs::read_to_string(&file).expect("the page"), made, "run this test with MCPP_UPDATE_DOCS=1");
 }
 
-/// An error of each family's kind, for each tool that has one: arguments, and what the answer holds.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_failure_has_the_shape_of_its_family() {
-    let host = start().await;
-    let nobody = "12D3KooWCFAPi3qBEhJtJtiPJBVD3cTSHe64FtCKMx4McEyiC9jT";
-    let remote = |mut arguments: Value, name: &str| {
-        arguments[name] = json!(nobody);
-        arguments
-    };
-    let forged = json!({ "node_id": "a", "vector": { "a": 1 }, "merkle_root": "0".repeat(64) });
-    let failed = |error: &str| json!({ "success": false, "error": error });
-    let not_ok = |error: &str| json!({ "ok": false, "error": error });
-    let unauthorized = not_ok("unauthorized");
-    for (tool, arguments, expected) in [
-        ("p2p_taskqueue_status", remote(json!({}), "peer_id"), unauthorized.clone()),
-        (
-            "p2p_taskqueue_submit",
-            remote(json!({ "task_type": "t", "model_name": "m", "payload": {} }), "peer_id"),
-            unauthorized.clone(),
-        ),
-        (
-            "p2p_taskqueue_submit",
-            json!({ "task_type": " t", "model_name": "m", "payload": {} }),
-            not_ok("invalid_message"),
-        ),
-        ("p2p_taskqueue_claim_next", remote(json!({ "worker_id": "w" }), "remote_peer_id"), unauthorized.clone()),
-        ("p2p_taskqueue_claim_next", json!({ "worker_id": "" }), not_ok("missing_worker_id")),
-        ("p2p_taskqueue_claim_next", json!({ "worker_id": "w", "clock": forged }), not_ok("invalid_message")),
-        ("p2p_taskqueue_call_tool", json!({ "tool_name": "t" }), not_ok("tools_disabled")),
-        ("p2p_taskqueue_call_tool", json!({ "tool_name": "" }), not_ok("missing_tool_name")),
-        ("p2p_taskqueue_list_tasks", json!({ "status": "none" }), not_ok("invalid_message")),
-        ("p2p_taskqueue_list_tasks", json!({ "remote_multiaddr": "192.0.2.1" }), not_ok("invalid_message")),
-        ("p2p_taskqueue_get_task", remote(json!({ "task_id": "t" }), "remote_peer_id"), unauthorized.clone()),
-        ("p2p_taskqueue_wait_task", json!({ "task_id": "" }), not_ok("missing_task_id")),
-        ("p2p_taskqueue_complete_task", json!({ "task_id": "nothing" }), not_ok("task_missing")),
-        ("p2p_taskqueue_heartbeat", json!({ "peer_id": "" }), not_ok("missing_peer_id")),
-        ("p2p_taskqueue_heartbeat", json!({ "peer_id": "p", "clock": forged }), not_ok("invalid_message")),
-        ("p2p_taskqueue_cache_get", json!({ "key": "" }), not_ok("missing_key")),
-        ("p2p_taskqueue_cache_set", json!({ "key": "", "value": 1 }), not_ok("missing_key")),
-        ("p2p_taskqueue_submit_docker_hub", json!({ "image": "--x" }), not_ok("invalid_image")),
-        ("p2p_taskqueue_submit_docker_github", json!({ "repo_url": "file:///x" }), not_ok("invalid_repo_url")),
-        ("list_peers", json!({ "discovery_methods": ["smoke"] }), json!({ "ok": false, "error": "…" })),
-        (
-            "p2p_submit_task",
-            json!({ "task_id": "", "workflow_id": "w", "name": "n", "tags": [] }),
-            json!({ "error": "…", "tool": "p2p_submit_task", "timestamp": "…" }),
-        ),
-        (
-            "p2p_check_workflow_tags",
-            json!({ "tags": vec!["x"; 65] }),
-            json!({ "error": "…", "tool": "p2p_check_workflow_tags", "timestamp": "…" }),
-        ),
-        (
-            "p2p_update_peer_state",
-            json!({ "peer_id": "a", "clock_data": forged }),
-            json!({ "error": "…", "tool": "p2p_update_peer_state", "timestamp": "…" }),
-        ),
-        (
-            "p2p_mark_task_complete",
-            json!({ "task_id": "nothing" }),
-            json!({ "success": false, "task_id": "nothing", "tool": "p2p_mark_task_complete" }),
-        ),
-        ("p2p_get_next_task", json!({}), json!({ "task": null, "message": "No tasks available for this peer" })),
-        (
-            "workflow_submit",
-            json!({ "workflow_id": "w", "name": "n", "steps": [{ "step_id": "a" }] }),
-            json!({ "success": false, "error": "…", "workflow_id": "w" }),
-        ),
-        (
-            "workflow_submit",
-            json!({ "workflow_id": "w", "name": "n", "steps": [] }),
-            failed("Missing required parameters: workflow_id, name, or steps"),
-        ),
-        ("workflow_status", json!({ "workflow_id": "x" }), failed("Workflow x not found")),
-        ("workflow_cancel", json!({ "workflow_id": "x" }), failed("Workflow x not found")),
-        ("workflow_list", json!({ "limit": 1001 }), failed("Limit must be between 1 and 1000")),
-        ("workflow_list", json!({ "offset": -1 }), failed("Offset must be non-negative")),
-        ("workflow_dependencies", json!({ "workflow_id": "x" }), failed("Workflow x not found")),
-        ("workflow_dependencies", json!({ "workflow_id": "x", "format": "svg" }), failed("…")),
-        ("workflow_result", json!({ "workflow_id": "x" }), failed("Workflow x not found or not yet completed")),
-        ("task_submit", json!({ "task_id": " x", "task_type": "t", "payload": {} }), failed("…")),
-        ("task_status", json!({ "task_id": "x" }), failed("task \"x\" not found")),
-        ("task_cancel", json!({ "task_id": "x" }), failed("task \"x\" not found")),
-        ("task_priority", json!({ "task_id": "x", "new_priority": 1 }), failed("task \"x\" not found")),
-        ("task_result", json!({ "task_id": "x" }), failed("task \"x\" not found")),
-        ("queue_clear", json!({}), failed("Confirmation required (set confirm=True)")),
-        ("task_retry", json!({ "task_id": "x" }), failed("task \"x\" not found")),
-        ("worker_register", json!({ "worker_id": "", "capabilities": [] }), failed("…")),
-        ("worker_unregister", json!({ "worker_id": "x" }), failed("…")),
-        ("worker_status", json!({ "worker_id": "x" }), failed("…")),
-        ("peer_discover", json!({ "max_peers": 0 }), failed("Limit must be between 1 and 1000")),
-        ("peer_connect", json!({ "peer_id": nobody, "multiaddr": "x" }), failed("…")),
-        (
-            "peer_connect",
-            json!({ "peer_id": nobody, "multiaddr": format!("/ip4/127.0.0.1/tcp/1/p2p/{nobody}"), "retry_count": 0 }),
-            failed("…"),
-        ),
-        ("peer_disconnect", json!({ "peer_id": nobody }), failed("…")),
-        ("peer_list", json!({ "limit": 1001 }), failed("Limit must be between 1 and 1000")),
-        ("peer_list", json!({ "offset": -1 }), failed("Offset must be non-negative")),
-        ("peer_metrics", json!({ "peer_id": "nobody" }), failed("Peer nobody not found")),
-        (
-            "bootstrap_network",
-            json!({ "bootstrap_nodes": ["x"], "min_connections": 1 }),
-            json!({ "success": false, "error": "…", "network_ready": false, "failed_count": 1 }),
-        ),
-        ("p2p_bootstrap_from_file", json!({}), failed("…")),
-        ("p2p_bootstrap_from_env", json!({ "max_peers": 0 }), failed("…")),
-        ("p2p_bootstrap_from_public", json!({}), failed("public_bootstrap_disabled")),
-        ("peer_registry_list", json!({}), failed("registry_not_configured")),
-    ] {
-        holds(&ask(&host, tool, arguments.clone()).await, &expected, &format!("{tool} {arguments}"));
+/// The parameters of a tool that the rows give, from those of `answers` and `failures`.
+fn given() -> BTreeMap<&'static str, (usize, usize, BTreeSet<String>)> {
+    let mut given: BTreeMap<&str, (usize, usize, BTreeSet<String>)> = BTreeMap::new();
+    let names = |arguments: &Value| arguments.as_object().expect("an object").keys().cloned().collect::<Vec<_>>();
+    for (tool, arguments, _) in answers::rows() {
+        let (answers, _, parameters) = given.entry(tool).or_default();
+        *answers += 1;
+        parameters.extend(names(&arguments));
     }
+    let full = failures::full_rows().into_iter();
+    let wrong = failures::wrong_rows().into_iter().map(|(tool, parameter, value)| (tool, json!({ parameter: value })));
+    let failing = failures::rows().into_iter().map(|(tool, arguments, _)| (tool, arguments)).chain(full).chain(wrong);
+    for (tool, arguments) in failing {
+        let (_, failures, parameters) = given.entry(tool).or_default();
+        *failures += 1;
+        parameters.extend(names(&arguments));
+    }
+    given
 }
 
-/// The tools whose only failure is their store's, each with a component whose store is full before anything is in it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_tool_whose_store_is_full_fails_in_the_shape_of_its_family() {
-    let files = folder(&[]);
-    let full = "[components.scheduler]
-        store = { quota_bytes = 1 }
-        mesh = { see = true, call = ['*: p2p_submit_task', '*: p2p_mark_task_complete', '*: p2p_update_peer_state'] }
-        [components.taskqueue]
-        call = ['*']
-        store = { quota_bytes = 1 }
-        mesh = { see = true, call = ['*: task_queue.rpc'] }";
-    grant(&files, full);
-    let host = TestHost::start_with(files, |config| config.tools.builtin = true).await;
-    assert_eq!(host.problems(), "");
-    for (tool, arguments) in [("p2p_scheduler_status", json!({})), ("p2p_get_merkle_clock", json!({}))] {
-        let failed = ask(&host, tool, arguments).await;
-        holds(&failed, &json!({ "error": "…", "tool": tool, "timestamp": "…" }), tool);
-        let error = failed["error"].as_str().expect("a text");
-        assert!(error.starts_with("P2P scheduler not available: "), "{tool}: {failed}");
-        assert!(failed.get("ok").is_none() && failed.get("success").is_none(), "{tool}: {failed}");
+async fn every_tool_has_an_answer_and_a_failure_and_every_parameter_is_given_in_a_row() {
+    let (tools, given) = (listed(&start().await).await, given());
+    let mut missing = Vec::new();
+    for name in CONTRACT.iter().flat_map(|(_, names)| names.iter().map(|(name, _)| *name)) {
+        let (answers, failures, parameters) = given.get(name).cloned().unwrap_or_default();
+        if answers == 0 {
+            missing.push(format!("{name} has no answer"));
+        }
+        if failures == 0 {
+            missing.push(format!("{name} has no failure"));
+        }
+        let schema = tools[name]["inputSchema"]["properties"].as_object().into_iter().flatten();
+        missing.extend(
+            schema
+                .filter(|(parameter, _)| !parameters.contains(*parameter))
+                .map(|(parameter, _)| format!("{name} {parameter}")),
+        );
     }
-    for (tool, arguments) in
-        [("queue_pause", json!({ "reason": "full" })), ("queue_resume", json!({ "reorder_by_priority": false }))]
-    {
-        let failed = ask(&host, tool, arguments).await;
-        holds(&failed, &json!({ "success": false, "error": "…" }), tool);
-    }
-    // It only reads, so that a full store leaves it alone; its parameters can be wrong.
-    let stats = json!({ "include_worker_stats": true, "include_historical": true });
-    let read = ask(&host, "queue_stats", stats).await;
-    holds(
-        &read,
-        &json!({ "success": true, "queued_count": 0, "paused": false, "worker_stats": [], "historical": [] }),
-        "queue_stats",
-    );
-    for wrong in ["include_worker_stats", "include_historical"] {
-        let text = host.text("queue_stats", json!({ wrong: "yes" })).await;
-        assert!(text.starts_with("error: invalid argument") && text.contains(wrong), "{text}");
-    }
+    assert!(missing.is_empty(), "no row has:\n{}", missing.join("\n"));
 }

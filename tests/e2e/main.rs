@@ -23,6 +23,7 @@ mod command_line;
 mod compat;
 mod compile_child;
 mod components;
+mod containers;
 mod contract;
 mod documentation;
 mod doors;

@@ -22,7 +22,7 @@ fn join(here: &Commanded, there: &Commanded, tools: &[&str]) {
     here.json(&["join", invited["ticket"].as_str().expect("a ticket")]);
 }
 
-fn address(of: &Commanded) -> String {
+pub(crate) fn address(of: &Commanded) -> String {
     let mesh = of.test.host.mesh().expect("a mesh");
     let address = mesh.addresses().into_iter().find(|address| address.contains("/tcp/")).expect("an address");
     if address.contains("/p2p/") { address } else { format!("{address}/p2p/{}", mesh.id()) }

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::{
     mesh_join::Commanded,
-    support::{TestHost, folder},
+    support::{PATIENCE, TestHost, folder, guest},
     taskqueue::{ask, holds},
 };
 
@@ -95,4 +95,54 @@ async fn a_peers_task_runs_within_the_rights_of_its_submitter_there_and_the_serv
     let (said, error, code) = here.run(&["call", "--peer", there.id().as_str(), "task_import", &lines]);
     assert_eq!(code, Some(0), "{said} {error}");
     holds(&ended(&there.test, "imported").await, &refused, "imported");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_call_of_a_cancelled_task_is_cancelled_and_a_host_that_stops_hands_over() {
+    let start = async |folder| {
+        let host = TestHost::start_with(folder, |config| {
+            config.tools.builtin = true;
+            config.server.drain_ms = 15_000;
+            config.limits.deadline_ms = Some(600_000);
+        });
+        let host = host.await;
+        assert_eq!(host.problems(), "");
+        host
+    };
+    let host = start(folder(&[("probe", &guest("probe"))])).await;
+    let service = json!({ "service": "own", "tools": ["probe_*"], "concurrency": 2 });
+    holds(&ask(&host, "worker_serve", service).await, &json!({ "success": true }), "serve");
+    let begin = async |id: &str| {
+        let payload = call_of("probe_sleep", json!({ "ms": 500_000 }));
+        ask(&host, "task_submit", json!({ "task_id": id, "task_type": "tool.call", "payload": payload })).await;
+        host.until("the call runs", async |host| {
+            let shown = ask(host, "worker_services", json!({})).await;
+            shown["services"][0]["tasks"][0]["stage"] == "running"
+        })
+        .await;
+    };
+    begin("cancelled").await;
+    holds(
+        &ask(&host, "task_cancel", json!({ "task_id": "cancelled", "force": true })).await,
+        &json!({ "success": true }),
+        "cancel",
+    );
+    // The next beat hears of it. Only then does the call end: it would sleep for minutes.
+    host.until("the call was cancelled", async |host| {
+        let shown = ask(host, "worker_services", json!({})).await["services"][0].clone();
+        (&shown["lost"], &shown["tasks"]) == (&json!(1), &json!([]))
+    })
+    .await;
+    begin("handed-over").await;
+    let folder = tokio::time::timeout(PATIENCE, host.stop()).await.expect("it stops");
+    let again = start(folder).await;
+    let task = ask(&again, "p2p_taskqueue_get_task", json!({ "task_id": "handed-over" })).await["task"].clone();
+    assert_eq!(task["result"]["progress"]["last_release_reason"], "this host stops", "{task}");
+    // Its new attempt is the first that counts, and it did not wait for the end of a lease.
+    again
+        .until("it runs again", async |host| {
+            let task = ask(host, "p2p_taskqueue_get_task", json!({ "task_id": "handed-over" })).await["task"].clone();
+            (&task["status"], &task["attempt"]) == (&json!("running"), &json!(1))
+        })
+        .await;
 }

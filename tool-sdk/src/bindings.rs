@@ -23,8 +23,8 @@ wit_bindgen::generate!({
             import mcpp:endpoint/log@0.1.0;
             import mcpp:endpoint/progress@0.1.0;
             import mcpp:endpoint/call@0.1.0;
-            import mcpp:delegation/rights@0.1.1;
-            import mcpp:delegation/idempotency@0.1.1;
+            import mcpp:delegation/rights@0.1.2;
+            import mcpp:delegation/idempotency@0.1.2;
             import mcpp:client/inputs@0.1.0;
             import mcpp:primitives/changed@0.1.0;
             import mcpp:store/snapshots@0.1.1;
@@ -36,13 +36,14 @@ wit_bindgen::generate!({
             import mcpp:mesh/services@0.1.1;
             import mcpp:mesh/announcements@0.1.1;
             import mcpp:mesh/calls@0.1.1;
+            import mcpp:container/containers@0.1.0;
             import wasi:config/store@0.2.0-rc.1;
             import wasi:http/types@0.2.12;
             import wasi:http/outgoing-handler@0.2.12;
             export mcpp:tool/tools@0.1.0;
         }
     ",
-    path: ["../wit/wasi/io", "../wit/wasi/clocks", "../wit/wasi/http", "../wit/tool", "../wit/endpoint", "../wit/client", "../wit/delegation", "../wit/primitives", "../wit/store", "../wit/events", "../wit/mesh", "../wit/wasi-config"],
+    path: ["../wit/wasi/io", "../wit/wasi/clocks", "../wit/wasi/http", "../wit/tool", "../wit/endpoint", "../wit/client", "../wit/delegation", "../wit/primitives", "../wit/store", "../wit/events", "../wit/mesh", "../wit/container", "../wit/wasi-config"],
     pub_export_macro: true,
     export_macro_name: "export_component",
     default_bindings_module: "mcpp_tool::bindings",

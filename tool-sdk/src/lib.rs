@@ -21,7 +21,7 @@
 //! The function's name is the tool's name, its doc comment the description, its parameters the input schema (or, if its only parameter is called `args`, that type
 //! is), its return type the output schema. `Err` is an error that the caller can read. A function stays a function: test it as one.
 //!
-//! Within a call, [`log`], [`progress`], [`caller`], [`call`], [`client`], [`http`], [`mesh`], [`config`] and [`store`] reach the host, and [`environment`] has time, chance and ids; [`events`] tells a component of what happens between calls. Outside a component (in a native test) they do nothing but what their pages say.
+//! Within a call, [`log`], [`progress`], [`caller`], [`call`], [`client`], [`container`], [`http`], [`mesh`], [`config`] and [`store`] reach the host, and [`environment`] has time, chance and ids; [`events`] tells a component of what happens between calls. Outside a component (in a native test) they do nothing but what their pages say.
 #![deny(missing_docs)]
 
 pub mod call;
@@ -29,6 +29,7 @@ pub mod caller;
 pub mod changed;
 pub mod client;
 pub mod config;
+pub mod container;
 pub mod environment;
 pub mod events;
 pub mod http;
@@ -94,6 +95,8 @@ mod documentation {
     struct Store;
     #[doc = include_str!("../docs/client.md")]
     struct Client;
+    #[doc = include_str!("../docs/containers.md")]
+    struct Containers;
     #[doc = include_str!("../docs/http.md")]
     struct Http;
     #[doc = include_str!("../docs/mesh.md")]

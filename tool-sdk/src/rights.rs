@@ -72,7 +72,68 @@ pub fn describe(tool: &str) -> Option<Description> {
     }
 }
 
+/// What ends a call early.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// It ends when this entry of the component's own store has another version: its key, as [`Table::key`](crate::store::Table::key) gives it, and its version.
+    pub entry: Option<(Vec<u8>, u64)>,
+    /// It ends when the host begins to stop.
+    pub host_stops: bool,
+}
+
+/// Why a call under [`Limits`] did not succeed.
+#[derive(Debug, Clone, PartialEq)]
+pub enum LimitedError {
+    /// As without limits.
+    Other(CallError),
+    /// The entry changed. The call may have run; it is cancelled.
+    Changed,
+    /// The host stops. The call may have run; it is cancelled.
+    HostStops,
+}
+
+/// Whether the host has begun to stop; in a native test it has not.
+pub fn host_stops() -> bool {
+    #[cfg(target_arch = "wasm32")]
+    return crate::bindings::mcpp::delegation::rights::host_stops();
+    #[cfg(not(target_arch = "wasm32"))]
+    false
+}
+
 impl Rights {
+    /// As [`Rights::call`], until one of the limits ends it.
+    ///
+    /// # Errors
+    /// See [`LimitedError`]; in a native test there is nothing to call: [`CallError::NotFound`].
+    pub fn call_until(
+        &self,
+        limits: &Limits,
+        tool: &str,
+        arguments: &impl Serialize,
+        timeout: Option<Duration>,
+    ) -> Result<Output, LimitedError> {
+        let invalid = |error: serde_json::Error| LimitedError::Other(CallError::InvalidArguments(error.to_string()));
+        let arguments = serde_json::to_string(arguments).map_err(invalid)?;
+        #[cfg(target_arch = "wasm32")]
+        {
+            use crate::bindings::mcpp::delegation::rights as host;
+            let timeout_ms = timeout.map(crate::environment::millis);
+            let terms = host::Terms { tools: self.0.clone(), timeout_ms, effect: None };
+            let entry = limits.entry.clone().map(|(key, version)| host::Entry { key, version });
+            let limits = host::Limits { entry, host_stops: limits.host_stops };
+            host::call_until(&terms, &limits, tool, &arguments).map(Output::from).map_err(|error| match error {
+                host::LimitedError::Other(error) => LimitedError::Other(error.into()),
+                host::LimitedError::Changed => LimitedError::Changed,
+                host::LimitedError::HostStops => LimitedError::HostStops,
+            })
+        }
+        #[cfg(not(target_arch = "wasm32"))]
+        {
+            let _nothing_to_call = (tool, arguments, limits, timeout);
+            Err(LimitedError::Other(CallError::NotFound))
+        }
+    }
+
     /// Whether a tool is within them.
     pub fn allow(&self, tool: &str) -> bool {
         let covers = |pattern: &String| match pattern.strip_suffix('*') {

@@ -22,8 +22,8 @@ wasmtime::component::bindgen!({
             import mcpp:endpoint/log@0.1.0;
             import mcpp:endpoint/progress@0.1.0;
             import mcpp:endpoint/call@0.1.0;
-            import mcpp:delegation/rights@0.1.1;
-            import mcpp:delegation/idempotency@0.1.1;
+            import mcpp:delegation/rights@0.1.2;
+            import mcpp:delegation/idempotency@0.1.2;
             import mcpp:client/inputs@0.1.0;
             import mcpp:primitives/changed@0.1.0;
             import mcpp:primitives/types@0.1.0;
@@ -36,16 +36,18 @@ wasmtime::component::bindgen!({
             import mcpp:mesh/services@0.1.1;
             import mcpp:mesh/announcements@0.1.1;
             import mcpp:mesh/calls@0.1.1;
+            import mcpp:container/containers@0.1.0;
             export mcpp:tool/tools@0.1.0;
         }
     ",
-    path: ["../wit/tool", "../wit/endpoint", "../wit/client", "../wit/delegation", "../wit/primitives", "../wit/store", "../wit/events", "../wit/mesh"],
+    path: ["../wit/tool", "../wit/endpoint", "../wit/client", "../wit/delegation", "../wit/primitives", "../wit/store", "../wit/events", "../wit/mesh", "../wit/container"],
     imports: {
         default: trappable,
         "mcpp:endpoint/call": async | trappable,
         "mcpp:client/inputs.ask": async | trappable,
         "mcpp:delegation/rights.call-within": async | trappable,
         "mcpp:delegation/rights.call-under": async | trappable,
+        "mcpp:delegation/rights.call-until": async | trappable,
         "mcpp:store/snapshots": async | trappable,
         "mcpp:store/transactions": async | trappable,
         "mcpp:store/changes": async | trappable,
@@ -54,10 +56,13 @@ wasmtime::component::bindgen!({
         "mcpp:mesh/services": async | trappable,
         "mcpp:mesh/announcements": async | trappable,
         "mcpp:mesh/calls": async | trappable,
+        "mcpp:container/containers.start": async | trappable,
+        "mcpp:container/containers.[method]container.next": async | trappable,
     },
     with: {
         "mcpp:store/snapshots.snapshot": crate::capability::store::OpenSnapshot,
         "mcpp:store/transactions.transaction": crate::capability::store::OpenTransaction,
+        "mcpp:container/containers.container": crate::capability::container::OpenContainer,
     },
     exports: { default: async },
     require_store_data_send: true,

@@ -6,16 +6,20 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use wasmtime::component::Linker;
 
-use super::endpoint::{CallBounds, EndpointView};
+use super::{
+    endpoint::{CallBounds, EndpointView},
+    store::store_key,
+};
 use crate::{
     call::effect::EffectKey,
     capability::{
         bindings::mcpp::{
             delegation::{
                 idempotency,
-                rights::{self, CallError, ToolResult},
+                rights::{self, CallError, LimitedError, ToolResult},
             },
             endpoint::call,
         },
@@ -73,7 +77,7 @@ impl rights::Host for EndpointView<'_> {
             Err(reason) => return Ok(Err(call::CallError::InvalidArguments(reason))),
         };
         let timeout = timeout_ms.map(Duration::from_millis);
-        self.nested(tool, arguments, CallBounds { tools, timeout, effect: None }).await
+        self.nested(tool, arguments, CallBounds { tools, timeout, ..CallBounds::default() }).await
     }
 
     async fn call_under(
@@ -82,16 +86,102 @@ impl rights::Host for EndpointView<'_> {
         tool: String,
         arguments: String,
     ) -> wasmtime::Result<Result<ToolResult, CallError>> {
-        let bounds = terms.tools.map(patterns).transpose().and_then(|tools| {
-            let timeout = terms.timeout_ms.map(Duration::from_millis);
-            let effect = terms.effect.map(|effect| self.effect(&effect)).transpose()?.flatten();
-            Ok(CallBounds { tools, timeout, effect })
-        });
-        match bounds {
+        match self.bounds(terms) {
             Ok(bounds) => self.nested(tool, arguments, bounds).await,
             Err(reason) => Ok(Err(call::CallError::InvalidArguments(reason))),
         }
     }
+
+    async fn call_until(
+        &mut self,
+        terms: rights::Terms,
+        limits: rights::Limits,
+        tool: String,
+        arguments: String,
+    ) -> wasmtime::Result<Result<ToolResult, LimitedError>> {
+        let invalid = |reason| Ok(Err(LimitedError::Other(call::CallError::InvalidArguments(reason))));
+        let Some(running) = self.running else { return Ok(Err(LimitedError::Other(call::CallError::NotFound))) };
+        let entry = match limits.entry {
+            None => None,
+            Some(_) if running.store.is_none() => return invalid("this component has no store".to_owned()),
+            Some(entry) => match store_key(&entry.key) {
+                Some(key) => Some((key, entry.version)),
+                None => return invalid("the key of `entry` is none of a store".to_owned()),
+            },
+        };
+        let bounds = match self.bounds(terms) {
+            Ok(bounds) => bounds,
+            Err(reason) => return invalid(reason),
+        };
+        let limits = CallLimits { entry, host_stops: limits.host_stops };
+        self.until(bounds, early(running, &limits), tool, arguments).await
+    }
+
+    fn host_stops(&mut self) -> wasmtime::Result<bool> {
+        Ok(self.running.is_some_and(|running| running.stopping.is_cancelled()))
+    }
+}
+
+impl EndpointView<'_> {
+    async fn until(
+        &mut self,
+        bounds: CallBounds,
+        early: impl Future<Output = LimitedError>,
+        tool: String,
+        arguments: String,
+    ) -> wasmtime::Result<Result<ToolResult, LimitedError>> {
+        let cancel = self.control.cancel_token().child_token();
+        let bounds = CallBounds { cancel: Some(cancel.clone()), ..bounds };
+        let mut calling = std::pin::pin!(self.nested(tool, arguments, bounds));
+        let why = tokio::select! {
+            biased;
+            answer = &mut calling => return Ok(answer?.map_err(LimitedError::Other)),
+            why = early => why,
+        };
+        cancel.cancel();
+        // The called guest stops from inside; what it has answered before stays its answer.
+        Ok(match calling.await? {
+            Ok(result) => Ok(result),
+            Err(call::CallError::Failed(result)) => Err(LimitedError::Other(call::CallError::Failed(result))),
+            Err(_of_the_cancellation) => Err(why),
+        })
+    }
+}
+
+/// Resolves when one of the limits ends a call; with the reason.
+async fn early(running: &Running, limits: &CallLimits) -> LimitedError {
+    let changed = async {
+        match (&limits.entry, &running.store) {
+            (Some((key, version)), Some(access)) => {
+                let mut version = *version;
+                let begun = version;
+                while version == begun {
+                    match access.store.wait(&access.space, key, begun).await {
+                        Ok(now) => version = now,
+                        // Without the store nobody knows: the call goes on.
+                        Err(_) => std::future::pending().await,
+                    }
+                }
+            }
+            _ => std::future::pending().await,
+        }
+    };
+    let stopping = async {
+        match limits.host_stops {
+            true => running.stopping.cancelled().await,
+            false => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = changed => LimitedError::Changed,
+        () = stopping => LimitedError::HostStops,
+    }
+}
+
+/// The limits of a call, with the store's own key.
+struct CallLimits {
+    entry: Option<(Bytes, u64)>,
+    host_stops: bool,
 }
 
 impl idempotency::Host for EndpointView<'_> {
@@ -102,6 +192,13 @@ impl idempotency::Host for EndpointView<'_> {
 }
 
 impl EndpointView<'_> {
+    fn bounds(&self, terms: rights::Terms) -> Result<CallBounds, String> {
+        let tools = terms.tools.map(patterns).transpose()?;
+        let timeout = terms.timeout_ms.map(Duration::from_millis);
+        let effect = terms.effect.map(|effect| self.effect(&effect)).transpose()?.flatten();
+        Ok(CallBounds { tools, timeout, effect, cancel: None })
+    }
+
     /// The key of an effect that the component names.
     fn effect(&self, named: &str) -> Result<Option<EffectKey>, String> {
         if !(1..=MAX_EFFECT_BYTES).contains(&named.len()) {

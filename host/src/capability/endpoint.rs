@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use wasmtime::component::{HasData, Linker};
 
 use crate::{
@@ -143,6 +144,8 @@ pub(super) struct CallBounds {
     pub(super) timeout: Option<Duration>,
     /// What names its effect; none for the next one of the running call's.
     pub(super) effect: Option<EffectKey>,
+    /// What cancels it, below the running call's own.
+    pub(super) cancel: Option<CancellationToken>,
 }
 
 impl call::Host for EndpointView<'_> {
@@ -178,7 +181,8 @@ impl EndpointView<'_> {
         if let Some(sooner) = bounds.timeout.and_then(|timeout| Instant::now().checked_add(timeout)) {
             deadline = deadline.min(sooner);
         }
-        let nested = match nested_call(running, deadline, self.control.cancel_token(), &tool, &arguments) {
+        let cancel = bounds.cancel.unwrap_or_else(|| self.control.cancel_token().child_token());
+        let nested = match nested_call(running, deadline, cancel, &tool, &arguments) {
             Ok(mut nested) => {
                 if bounds.effect.is_some() {
                     nested.request.effect = bounds.effect;
@@ -204,7 +208,7 @@ impl EndpointView<'_> {
 fn nested_call(
     running: &Running,
     deadline: Instant,
-    cancel: &tokio_util::sync::CancellationToken,
+    cancel: CancellationToken,
     tool: &str,
     arguments: &str,
 ) -> Result<Call, call::CallError> {
@@ -224,7 +228,7 @@ fn nested_call(
     let request = Request {
         principal: running.principal.clone(),
         deadline: Some(deadline),
-        cancel: cancel.child_token(),
+        cancel,
         trace: running.trace.child(),
         observer: Observer::default(),
         depth: running.depth.saturating_add(1),

@@ -6,6 +6,7 @@ mod usage;
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use tokio_util::sync::CancellationToken;
 use wasmtime::component::ResourceTable;
 use wasmtime_wasi::{
     WasiCtx, WasiCtxView, WasiView,
@@ -19,6 +20,7 @@ use crate::{
     call::{Dispatch, LogLevel, Observer, Session, TraceContext, effect::Effects, inputs::ClientLine},
     capability::{
         changed::ChangedView,
+        container::{ContainerAccess, ContainerView},
         endpoint::EndpointView,
         events::OutboxView,
         files::{FileHandles, Files, Folders},
@@ -77,6 +79,8 @@ pub struct Running {
     pub http: Option<HttpAccess>,
     /// Its part in the mesh; none without a grant.
     pub mesh: Option<MeshAccess>,
+    /// Its way to the container engine; none without a grant.
+    pub containers: Option<ContainerAccess>,
     /// Notes the component's uses of its grant and its denials.
     pub witness: Witness,
     /// Cause that events and timers of the call name.
@@ -89,6 +93,8 @@ pub struct Running {
     pub chain: u32,
     /// The keys of its effects.
     pub effects: Arc<Effects>,
+    /// Fires when the host begins to stop.
+    pub stopping: CancellationToken,
     /// Guests that rest: where memory is short, one makes room.
     pub resting: Arc<dyn MakeRoom>,
 }
@@ -234,6 +240,16 @@ impl State {
     /// The mesh, as far as the grant goes.
     pub fn mesh(&mut self) -> MeshView<'_> {
         MeshView {
+            control: &self.control,
+            running: self.running.as_ref(),
+            transaction_open: self.store_use.transaction_open,
+        }
+    }
+
+    /// The container engine, as far as the grant goes.
+    pub fn containers(&mut self) -> ContainerView<'_> {
+        ContainerView {
+            table: &mut self.table,
             control: &self.control,
             running: self.running.as_ref(),
             transaction_open: self.store_use.transaction_open,

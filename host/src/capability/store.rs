@@ -171,6 +171,11 @@ impl From<Page> for types::Page {
 }
 
 /// The key of the space for a guest's key.
+/// The store's own key of a guest's entry, if it is one.
+pub(super) fn store_key(guest_key: &[u8]) -> Option<Bytes> {
+    key(guest_key).ok()
+}
+
 fn key(key: &[u8]) -> Result<Bytes, types::StoreError> {
     if key.is_empty() || key.len() > MAX_KEY_BYTES {
         return Err(types::StoreError::InvalidKey);

@@ -91,6 +91,7 @@ fn summary(config: &Config) -> String {
         "limits": config.limits(),
         "tenant_limits": config.tenant_limits(),
         "outbound": config.outbound,
+        "containers": config.containers,
         "log": config.log,
     })
     .to_string()

@@ -25,6 +25,7 @@ fn the_example_shows_every_key_with_its_default() {
     parsed.data.dir = None;
     parsed.tools.grants = None;
     parsed.outbound.ca_file = None;
+    parsed.containers.socket = None;
     parsed.mesh.bootstrap_file = None;
     parsed.mesh.announce_file = None;
     assert_eq!(parsed, Config::default());
@@ -42,10 +43,15 @@ fn the_example_shows_every_key_with_its_default() {
         "limits",
         "tenant_limits",
         "outbound",
+        "containers",
         "mesh",
         "log",
     ];
-    assert_eq!(sections.map(count), [16, 4, 12, 7, 3, 3, 6, 5, 17, 14, 3, 24, 2], "a key is missing from the example");
+    assert_eq!(
+        sections.map(count),
+        [16, 4, 12, 7, 3, 3, 6, 5, 17, 14, 3, 11, 24, 2],
+        "a key is missing from the example"
+    );
 }
 
 #[test]
@@ -64,6 +70,9 @@ fn what_is_wrong_is_said() {
         ("[limits]\nmemory_bytes = 1", "1 is not between 65536"),
         ("[server]\nlisten = 'here'", "invalid socket address"),
         ("[mesh]\nlisten = ['localhost:1']", "mesh.listen: \"localhost:1\" is no address"),
+        ("[containers]\nmemory_bytes = 1", "containers.memory_bytes = 1 is not between"),
+        ("[containers]\nsocket = 'docker.sock'", "is not absolute"),
+        ("[containers]\nimages = ['python*']", "is no image"),
         ("[mesh]\npeers = ['/ip4/192.0.2.1/tcp/1']", "does not end in /p2p/PEER-ID"),
         ("[mesh]\nmax_strangers = 0", "mesh.max_strangers must be at least 1"),
         ("[mesh]\ncallers = 'nobody'", "unknown variant `nobody`"),

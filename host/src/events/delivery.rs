@@ -43,7 +43,7 @@ pub(super) async fn run(
     deliver: Arc<dyn Deliver>,
     subscriptions: Arc<Subscriptions>,
     pending: Vec<Space>,
-    stop: CancellationToken,
+    (closing, stop): (CancellationToken, CancellationToken),
 ) {
     let mut workers: BTreeMap<Space, Arc<Notify>> = BTreeMap::new();
     let mut running = JoinSet::new();
@@ -53,14 +53,15 @@ pub(super) async fn run(
         for space in std::mem::take(&mut spaces) {
             let look = workers.entry(space.clone()).or_insert_with(|| {
                 let look = Arc::new(Notify::new());
-                let worker = Worker::new(space.clone(), Arc::clone(&store), Arc::clone(&deliver), Arc::clone(&look));
+                let (store, deliver) = (Arc::clone(&store), Arc::clone(&deliver));
+                let worker = Worker::new(space.clone(), store, deliver, Arc::clone(&look), closing.clone());
                 names.insert(running.spawn(worker.run()).id(), space);
                 look
             });
             look.notify_one();
         }
         tokio::select! {
-            () = stop.cancelled() => return running.shutdown().await,
+            () = closing.cancelled() => break,
             touched = store.touched().next() => spaces = touched,
             () = subscriptions.changed() => workers.values().for_each(|look| look.notify_one()),
             Some(ended) = running.join_next_with_id() => {
@@ -75,14 +76,21 @@ pub(super) async fn run(
             }
         }
     }
+    // Handlers that run may hand over what they have.
+    tokio::select! {
+        biased;
+        () = stop.cancelled() => running.shutdown().await,
+        () = async { while running.join_next().await.is_some() {} } => {}
+    }
 }
 
-/// Works off one space, and ends when nothing is left in it.
+/// Works off one space, and ends when nothing is left in it, or after the deliveries under way if the host stops.
 struct Worker {
     space: Space,
     store: Arc<dyn Store>,
     deliver: Arc<dyn Deliver>,
     look: Arc<Notify>,
+    closing: CancellationToken,
     /// Deliveries under way: groups of events and timers, by the key of the first of them.
     under_way: BTreeSet<Bytes>,
     /// Where the next look begins.
@@ -112,14 +120,24 @@ struct Job {
 }
 
 impl Worker {
-    fn new(space: Space, store: Arc<dyn Store>, deliver: Arc<dyn Deliver>, look: Arc<Notify>) -> Self {
+    fn new(
+        space: Space,
+        store: Arc<dyn Store>,
+        deliver: Arc<dyn Deliver>,
+        look: Arc<Notify>,
+        closing: CancellationToken,
+    ) -> Self {
         let next_group = Section::Deliveries.key(b"");
-        Self { space, store, deliver, look, under_way: BTreeSet::new(), next_group }
+        Self { space, store, deliver, look, closing, under_way: BTreeSet::new(), next_group }
     }
 
     async fn run(mut self) {
         let mut jobs = JoinSet::new();
         loop {
+            if self.closing.is_cancelled() {
+                while jobs.join_next().await.is_some() {}
+                return;
+            }
             let found = match self.find().await {
                 Ok(found) => found,
                 // The tenant is gone, and its deliveries with it.
@@ -140,6 +158,7 @@ impl Worker {
             let nothing_left = self.under_way.is_empty() && found.next.is_none();
             tokio::select! {
                 biased;
+                () = self.closing.cancelled() => {}
                 () = self.look.notified() => {}
                 Some(done) = jobs.join_next() => match done {
                     Ok(lock) => drop(self.under_way.remove(&lock)),

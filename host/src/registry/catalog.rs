@@ -110,6 +110,7 @@ impl Revision {
             http: (!grant.http.is_empty())
                 .then(|| Arc::new(HttpGrant { rules: grant.http.clone(), secrets: grant.secrets.clone() })),
             mesh: (!grant.mesh.is_empty()).then(|| Arc::new(grant.mesh.clone())),
+            container: grant.container.clone().map(Arc::new),
             gate: Arc::default(),
             life: Arc::default(),
         });

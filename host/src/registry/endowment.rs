@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     call::{Observer, Request, TraceContext, effect::Effects, inputs::ClientLine},
-    capability::{http::HttpAccess, mesh::MeshAccess, state::Running, store::StoreAccess},
+    capability::{container::ContainerAccess, http::HttpAccess, mesh::MeshAccess, state::Running, store::StoreAccess},
     grants::ledger::Witness,
     guest::kept::Keeping,
     store::Space,
@@ -63,6 +63,10 @@ impl Registry {
             secrets: self.0.outbound.secrets(&principal.tenant),
         });
         let mesh = powers.mesh.as_ref().map(|grant| MeshAccess { grant: Arc::clone(grant), mesh: self.guest_mesh() });
+        let containers = powers
+            .container
+            .as_ref()
+            .map(|grant| ContainerAccess { grant: Arc::clone(grant), engine: self.0.containers.get().cloned() });
         Running {
             principal,
             component: powers.component.shared(),
@@ -79,11 +83,13 @@ impl Registry {
             config: Arc::clone(&powers.config),
             http,
             mesh,
+            containers,
             cause,
             session: None,
             client: ClientLine::default(),
             chain: 0,
             effects: Arc::default(),
+            stopping: self.0.stopping.clone(),
             resting: Arc::clone(&self.0.resting),
         }
     }

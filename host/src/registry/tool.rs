@@ -21,7 +21,7 @@ use crate::{
         files::Folders,
         http::HttpGrant,
     },
-    grants::{ComponentGrant, mesh::MeshGrant},
+    grants::{ComponentGrant, container::ContainerGrant, mesh::MeshGrant},
     guest::{component::LoadedTool, instance::Target},
     limits::{Limits, Reuse},
     names::{ComponentName, ToolName, ToolPattern},
@@ -51,6 +51,8 @@ pub struct Powers {
     pub http: Option<Arc<HttpGrant>>,
     /// What it may see and do in the mesh; none if nothing.
     pub mesh: Option<Arc<MeshGrant>>,
+    /// What it may run in containers; none if it has no grant for them.
+    pub container: Option<Arc<ContainerGrant>>,
     /// Through which calls of the revision pass.
     pub gate: Arc<Gate>,
     /// Over when the revision is: nothing refers to it any more.
@@ -68,6 +70,7 @@ impl Powers {
             config: Arc::default(),
             http: None,
             mesh: None,
+            container: None,
             gate: Arc::default(),
             life: Arc::default(),
         }

@@ -309,7 +309,7 @@ async fn play(rounds: Vec<Round>) -> Result<(), TestCaseError> {
             Arc::clone(&recorder) as Arc<dyn Deliver>,
             Arc::clone(&subscriptions),
             &tenants,
-            stop.clone(),
+            (stop.clone(), stop.clone()),
         );
         let delivering = delivering.await;
         if let Some(power) = round.power {
@@ -407,7 +407,8 @@ async fn deliver_the_rest(disk: &FaultyDisk, recorder: &Arc<Recorder>) {
     let subscriptions = Arc::new(subscriptions(&*shared, &tenants).await);
     let stop = CancellationToken::new();
     let deliver = Arc::clone(recorder) as Arc<dyn Deliver>;
-    let delivering = events::start(Arc::clone(&shared), deliver, subscriptions, &tenants, stop.clone()).await;
+    let delivering =
+        events::start(Arc::clone(&shared), deliver, subscriptions, &tenants, (stop.clone(), stop.clone())).await;
     let patience = tokio::time::Instant::now() + Duration::from_secs(20);
     while waiting(&shared).await > 0 && tokio::time::Instant::now() < patience {
         tokio::time::sleep(Duration::from_millis(5)).await;

@@ -9,15 +9,19 @@ use mcpp_tool::{
 use serde_json::{Value, json};
 
 use crate::{
-    held::{self, Held, Stage},
+    beat::all,
+    held::{self, HELD, Held, Stage},
+    runner::stops,
     service::{SERVICES, Service, WorkerError, note},
     source::{self, SHORT, Unanswered, ask},
 };
 
 /// How long a lease lasts from each sign of life, in seconds: so long a task waits at most whose host is gone.
 pub const LEASE_S: u64 = 30;
-/// How long a claim waits at the queue, in seconds.
+/// How long a claim waits at this host's own queue, in seconds.
 const WAIT_S: u64 = if cfg!(test) { 0 } else { 20 };
+/// How long it waits at a peer's, in seconds: a host that stops waits for the answer.
+const PEER_WAIT_S: u64 = if cfg!(test) { 0 } else { 5 };
 /// How long a claimer goes on. A timer calls for the next one then.
 const AT_WORK: Duration = Duration::from_secs(60);
 /// A claim that finds nothing sooner than this was not waited for: the queue cannot wait.
@@ -44,6 +48,13 @@ enum Next {
 pub fn claim(name: &str) -> Result<(), WorkerError> {
     let begun = Instant::now();
     let pause_ms = loop {
+        if stops() {
+            // Timers are not delivered any more: it claims again after the next start.
+            if let Some(service) = SERVICES.get(&snapshot()?, name)? {
+                leave(name, &service)?;
+            }
+            break 0;
+        }
         match once(name)? {
             Next::Again if begun.elapsed() < AT_WORK && !cfg!(test) => {}
             Next::Again => break 0,
@@ -97,13 +108,14 @@ fn once(name: &str) -> Result<Next, WorkerError> {
 }
 
 fn ask_for(service: &Service, worker: &str, room: u64) -> Result<Vec<Value>, Unanswered> {
+    let wait_s = if service.peer.is_some() { PEER_WAIT_S } else { WAIT_S };
     let request = |op: &str| {
         json!({
             "op": op, "worker_id": worker, "supported_task_types": service.claims(), "max_tasks": room,
-            "same_task_type": false, "wait_s": WAIT_S, "lease_s": LEASE_S,
+            "same_task_type": false, "wait_s": wait_s, "lease_s": LEASE_S,
         })
     };
-    let time = Duration::from_secs(WAIT_S).saturating_add(SHORT);
+    let time = Duration::from_secs(wait_s).saturating_add(SHORT);
     let reply = match ask(service, &request("claim_many"), time) {
         // A queue of before knows one at a time.
         Err(Unanswered::Refused(word)) if word == "unknown_op" => ask(service, &request("claim"), time)?,
@@ -150,6 +162,26 @@ fn keep(name: &str, service: &Service, worker: &str, tasks: Vec<Value>) -> Resul
     }
     if tasks.is_empty() {
         transact(|t| note(t, name, |tally| tally.failures = 0))?;
+    }
+    Ok(())
+}
+
+/// Gives back what no handler has: this host stops, and none will come.
+///
+/// # Errors
+/// Those of the store.
+pub fn leave(name: &str, service: &Service) -> Result<(), WorkerError> {
+    for (id, held) in all()?.into_iter().filter(|(_, held)| held.service == name && held.stage == Stage::Claimed) {
+        let is_taken = transact(|t| {
+            let is_taken = HELD.get(t, &id)?.is_some_and(|held| held.stage == Stage::Claimed);
+            if is_taken {
+                held::drop_task(t, &id, now_ms())?;
+            }
+            Ok::<_, WorkerError>(is_taken)
+        })?;
+        if is_taken {
+            give_back(name, service, &held, "this host stops")?;
+        }
     }
     Ok(())
 }

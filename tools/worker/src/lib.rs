@@ -1,5 +1,5 @@
 //! A worker on nothing but the public WIT: it claims tasks from this host's queue and from those of peers, and runs each as a call of a tool. [`service`] says what it does for whom, [`bound`] what
-//! a task may call, [`source`] speaks to queues, [`held`] keeps the tasks that it has, [`claimer`] gets them, [`runner`] runs them, [`beat`] keeps their leases, [`tools`] are the tools.
+//! a task may call, [`source`] speaks to queues, [`held`] keeps the tasks that it has, [`claimer`] gets them, [`docker`] runs containers, [`runner`] runs them, [`beat`] keeps their leases, [`tools`] are the tools.
 //!
 //! A task runs within the rights of its submitter and of the caller that set the service up, and within the service's own list. A queue decides by its own clock and by fencing tokens
 //! whose the task is; no time of this host is compared with one of another.
@@ -18,6 +18,7 @@
 pub mod beat;
 pub mod bound;
 pub mod claimer;
+pub mod docker;
 pub mod held;
 pub mod runner;
 pub mod service;
@@ -41,9 +42,10 @@ fn on_wake(wake: Wake) -> Result<(), Error> {
     }
 }
 
+use docker::tools::*;
 use tools::*;
 
 mcpp_tool::export! {
-    tools: [worker_serve, worker_drain, worker_remove, worker_services],
+    tools: [worker_serve, worker_drain, worker_remove, worker_services, docker_execute, docker_github],
     timers: on_wake,
 }

@@ -4,18 +4,21 @@
 
 use std::time::Duration;
 
+#[cfg(not(test))]
+use mcpp_tool::rights::{self, Limits};
 use mcpp_tool::{
     Output,
     call::CallError,
     caller,
     environment::{millis, now_ms},
-    rights::Rights,
-    store::transact,
+    rights::{LimitedError, Rights},
+    store::{StoreError, snapshot, transact},
 };
 use serde_json::{Value, json};
 
 use crate::{
-    claimer::give_back,
+    claimer::{self, give_back},
+    docker,
     held::{HELD, Held, Stage, drop_task},
     service::{SERVICES, Service, Tally, WorkerError, note},
     source::{SHORT, Unanswered, ask},
@@ -28,7 +31,7 @@ const CERTAINLY_MS: u64 = 10_000;
 /// How long a queue is told that does not hear it, in milliseconds.
 const TELL_MS: u64 = 600_000;
 /// Largest result, in bytes of JSON: a queue has room for it beside the largest payload.
-const MAX_RESULT_BYTES: usize = 256 << 10;
+pub const MAX_RESULT_BYTES: usize = 256 << 10;
 /// Longest error, in characters.
 const MAX_ERROR_CHARS: usize = 2_000;
 
@@ -39,6 +42,8 @@ pub enum Ending {
     Completed(Value),
     /// Without; why, and whether another attempt may succeed.
     Failed(String, bool),
+    /// Its container ran, and did not succeed.
+    Unsuccessful(Value, String),
     /// It has not run: there was no room.
     NotRun(String),
 }
@@ -61,8 +66,17 @@ pub fn run(id: &str) -> Result<(), WorkerError> {
     match begun {
         None => transact(|t| Ok::<_, WorkerError>(drop_task(t, id, now_ms())?)),
         Some((held, service, true)) => {
-            let ending = perform(&service, &held.task, caller::remaining());
-            end(id, &held, &service, ending)
+            let now = HELD.get_versioned(&snapshot()?, id)?;
+            let ending = match now {
+                (Some(now), version) if matches!(now.stage, Stage::Running { .. }) => {
+                    let watched = Watched { id, held: &held, service: &service, version };
+                    perform(&watched, caller::remaining())
+                }
+                _ => not_run("it is not this worker's any more"),
+            };
+            let leaves = stops();
+            end(id, &held, &service, ending)?;
+            if leaves { claimer::leave(&held.service, &service) } else { Ok(()) }
         }
         Some((held, service, false)) => broke_off(id, &held, &service),
     }
@@ -79,23 +93,52 @@ fn broke_off(id: &str, held: &Held, service: &Service) -> Result<(), WorkerError
     transact(|t| Ok::<_, WorkerError>(drop_task(t, id, now_ms())?))
 }
 
-/// Calls the tool of a task.
-fn perform(service: &Service, task: &Value, remaining: Duration) -> Ending {
-    let (tool, arguments, rights) = match service.call(task) {
+/// A task that runs, and what ends it early.
+#[derive(Debug, Clone, Copy)]
+pub struct Watched<'a> {
+    /// Its id among the tasks of this worker.
+    pub id: &'a str,
+    /// The task.
+    pub held: &'a Held,
+    /// Its service.
+    pub service: &'a Service,
+    /// The version of its row: with another one it is not this worker's any more.
+    version: u64,
+}
+
+impl Watched<'_> {
+    /// Whether it is still this worker's.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn is_ours(&self) -> Result<bool, StoreError> {
+        Ok(HELD.get_versioned(&snapshot()?, self.id)?.1 == self.version)
+    }
+}
+
+/// Whether this host stops.
+pub fn stops() -> bool {
+    #[cfg(test)]
+    return crate::tests::host_stops();
+    #[cfg(not(test))]
+    rights::host_stops()
+}
+
+fn not_run(reason: &str) -> Ending {
+    Ending::NotRun(reason.to_owned())
+}
+
+/// Calls the tool of a task, or runs its container.
+fn perform(watched: &Watched<'_>, remaining: Duration) -> Ending {
+    let service = watched.service;
+    let (tool, arguments, rights) = match service.call(&watched.held.task) {
         Ok(call) => call,
         Err(reason) => return Ending::Failed(reason, false),
     };
     let time = Duration::from_secs(service.timeout_s).min(remaining.saturating_sub(REPORT));
-    let answer = call(&rights, &tool, &arguments, time);
-    let ending = match answer {
-        Ok(output) => Ending::Completed(json!({ "tool": tool, "result": output.into_value() })),
-        Err(CallError::Busy) => return Ending::NotRun("this host has no room for the call now".to_owned()),
-        Err(CallError::Failed(output)) => match output.into_value() {
-            Value::String(text) => Ending::Failed(text, true),
-            other => Ending::Failed(other.to_string(), true),
-        },
-        Err(error @ CallError::Aborted(_)) => Ending::Failed(error.to_string(), true),
-        Err(error) => Ending::Failed(format!("{tool}: {error}"), false),
+    let ending = match docker::is_docker(&tool) {
+        true => docker::task::perform(watched, &tool, arguments, time),
+        false => called(&tool, call(watched, &rights, &tool, &arguments, time)),
     };
     match ending {
         Ending::Completed(result) if result.to_string().len() > MAX_RESULT_BYTES => {
@@ -107,11 +150,41 @@ fn perform(service: &Service, task: &Value, remaining: Duration) -> Ending {
     }
 }
 
-fn call(rights: &Rights, tool: &str, arguments: &Value, time: Duration) -> Result<Output, CallError> {
+fn called(tool: &str, answer: Result<Output, LimitedError>) -> Ending {
+    match answer {
+        Ok(output) => Ending::Completed(json!({ "tool": tool, "result": output.into_value() })),
+        Err(LimitedError::Changed) => not_run("it is not this worker's any more"),
+        Err(LimitedError::HostStops) => not_run("this host stops"),
+        Err(LimitedError::Other(error)) => match error {
+            CallError::Busy => not_run("this host has no room for the call now"),
+            CallError::Failed(output) => match output.into_value() {
+                Value::String(text) => Ending::Failed(text, true),
+                other => Ending::Failed(other.to_string(), true),
+            },
+            error @ CallError::Aborted(_) => Ending::Failed(error.to_string(), true),
+            error => Ending::Failed(format!("{tool}: {error}"), false),
+        },
+    }
+}
+
+fn call(
+    watched: &Watched<'_>,
+    rights: &Rights,
+    tool: &str,
+    arguments: &Value,
+    time: Duration,
+) -> Result<Output, LimitedError> {
     #[cfg(test)]
-    return crate::tests::provider(rights, tool, arguments, time);
+    return match crate::tests::provider(rights, tool, arguments, time) {
+        _ if watched.is_ours() == Ok(false) => Err(LimitedError::Changed),
+        _ if stops() => Err(LimitedError::HostStops),
+        answer => answer.map_err(LimitedError::Other),
+    };
     #[cfg(not(test))]
-    rights.call(tool, arguments, Some(time))
+    {
+        let limits = Limits { entry: Some((HELD.key(watched.id), watched.version)), host_stops: true };
+        rights.call_until(&limits, tool, arguments, Some(time))
+    }
 }
 
 /// Tells the queue how a task ended.
@@ -120,6 +193,9 @@ fn end(id: &str, held: &Held, service: &Service, ending: Ending) -> Result<(), W
         Ending::Completed(result) => held.request("complete", json!({ "status": "completed", "result": result })),
         Ending::Failed(error, again) => {
             held.request("complete", json!({ "status": "failed", "error": error, "retry": again }))
+        }
+        Ending::Unsuccessful(result, error) => {
+            held.request("complete", json!({ "status": "failed", "error": error, "result": result, "retry": false }))
         }
         Ending::NotRun(reason) => held.request("release", json!({ "reason": reason })),
     };

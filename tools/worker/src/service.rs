@@ -9,7 +9,7 @@ use mcpp_tool::{
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{beat, bound, held};
+use crate::{beat, bound, docker, held};
 
 /// Most services of a tenant.
 pub const MAX_SERVICES: usize = 4;
@@ -57,6 +57,9 @@ pub struct Service {
     pub types: BTreeMap<String, String>,
     /// Whether it serves tasks that name their tool.
     pub tool_calls: bool,
+    /// Whether it serves tasks that run containers.
+    #[serde(default)]
+    pub docker: bool,
     /// Tasks that it has at once.
     pub concurrency: u32,
     /// Longest time of a call, in seconds.
@@ -110,6 +113,9 @@ impl Service {
                 let arguments = ["args", "arguments", "params"].iter().find_map(|name| payload.get(*name)).cloned();
                 (tool, arguments.filter(|arguments| !arguments.is_null()).unwrap_or_else(|| serde_json::json!({})))
             }
+            None if self.docker && docker::tool_of(text("task_type")).is_some() => {
+                (docker::tool_of(text("task_type")).unwrap_or_default().to_owned(), payload)
+            }
             None => return Err(format!("this worker does not serve the type {:?}", text("task_type"))),
         };
         if !arguments.is_object() {
@@ -134,7 +140,8 @@ impl Service {
 
     /// The types that it claims.
     pub fn claims(&self) -> Vec<&str> {
-        self.types.keys().map(String::as_str).chain(self.tool_calls.then_some(TOOL_CALL)).collect()
+        let docker = docker::TYPES.iter().map(|(task_type, _)| *task_type).filter(|_| self.docker);
+        self.types.keys().map(String::as_str).chain(self.tool_calls.then_some(TOOL_CALL)).chain(docker).collect()
     }
 
     /// Checks it, with its name.
@@ -154,7 +161,7 @@ impl Service {
         }
         let own = bound::common(&self.rights, &Rights(Some(self.tools.clone())));
         for (task_type, tool) in &self.types {
-            if !is_name(task_type, MAX_ENTRY_BYTES) || is_tool_call(task_type) {
+            if !is_name(task_type, MAX_ENTRY_BYTES) || is_tool_call(task_type) || docker::tool_of(task_type).is_some() {
                 return refuse(format!("{task_type:?} is no type that can be given a tool"));
             }
             if !own.allow(tool) {
@@ -162,6 +169,9 @@ impl Service {
                     "the tool {tool:?} of {task_type:?} is not one of `tools`, or not one that you may use"
                 ));
             }
+        }
+        if self.docker && !docker::TYPES.iter().any(|(_, tool)| own.allow(tool)) {
+            return refuse("tasks of containers run as the tools `docker_execute` and `docker_github`; `tools` has neither, or you may use neither".to_owned());
         }
         if self.claims().is_empty() {
             return refuse("it serves nothing: name types, or let tool_calls be true".to_owned());

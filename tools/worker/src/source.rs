@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+#[cfg(not(test))]
+use mcpp_tool::rights::{LimitedError, Limits};
 use mcpp_tool::{
     environment::id as new_id,
     mesh,
@@ -78,7 +80,12 @@ pub fn ask(service: &Service, request: &Value, time: Duration) -> Result<Value, 
 
 #[cfg(not(test))]
 fn own(service: &Service, request: &Value, time: Duration) -> Result<mcpp_tool::Output, String> {
-    service.rights.call(QUEUE, request, Some(time)).map_err(|error| error.to_string())
+    // What waits for work does not hold up a host that stops.
+    let limits = Limits { host_stops: time > SHORT, entry: None };
+    service.rights.call_until(&limits, QUEUE, request, Some(time)).map_err(|error| match error {
+        LimitedError::Other(error) => error.to_string(),
+        LimitedError::Changed | LimitedError::HostStops => "this host stops".to_owned(),
+    })
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use std::{
 use mcpp_tool::{
     Output,
     call::CallError,
+    container::memory as container,
     environment::now_ms,
     internal::Definition,
     mesh::{PeerCallError, memory as mesh},
@@ -28,9 +29,13 @@ use crate::{
     tools::*,
 };
 
+mod peer;
+
 thread_local! {
     /// Whether the queue cannot be reached.
     static IS_AWAY: Cell<bool> = const { Cell::new(false) };
+    /// Whether this host stops.
+    static STOPS: Cell<bool> = const { Cell::new(false) };
     /// What was called.
     static CALLED: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
 }
@@ -41,6 +46,11 @@ pub(crate) fn queue(request: &Value) -> Result<Output, String> {
         true => Err("away".to_owned()),
         false => Ok(Output { content: Vec::new(), structured: Some(taskqueue::rpc::handle(request)) }),
     }
+}
+
+/// Whether this host stops.
+pub(crate) fn host_stops() -> bool {
+    STOPS.get()
 }
 
 /// The tools of these tests.
@@ -58,6 +68,10 @@ pub(crate) fn provider(rights: &Rights, tool: &str, arguments: &Value, time: Dur
             beat(now_ms()).unwrap();
             Ok(Output::text("too late"))
         }
+        "stopped" => {
+            STOPS.set(true);
+            Ok(Output::text("cut off"))
+        }
         "leaves" => {
             assert_eq!(call(&MCPP_TOOL_WORKER_DRAIN, json!({ "hand_over": true }))["handed_over"], 1);
             Ok(Output::text("too late"))
@@ -70,11 +84,11 @@ pub(crate) fn provider(rights: &Rights, tool: &str, arguments: &Value, time: Dur
     }
 }
 
-fn call(tool: &Definition, arguments: Value) -> Value {
+pub(crate) fn call(tool: &Definition, arguments: Value) -> Value {
     (tool.call)(arguments).expect("an answer").structured.expect("structured")
 }
 
-fn tool_of_queue(tool: &str, arguments: Value) -> Value {
+pub(crate) fn tool_of_queue(tool: &str, arguments: Value) -> Value {
     use taskqueue::tools::tasks::*;
     let tool = match tool {
         "task_submit" => &MCPP_TOOL_TASK_SUBMIT,
@@ -84,18 +98,20 @@ fn tool_of_queue(tool: &str, arguments: Value) -> Value {
     call(tool, arguments)
 }
 
-fn rpc(request: Value) -> Value {
+pub(crate) fn rpc(request: Value) -> Value {
     taskqueue::rpc::handle(&request)
 }
 
-fn clear() {
+pub(crate) fn clear() {
     memory::clear();
     mesh::clear();
     IS_AWAY.set(false);
+    STOPS.set(false);
+    container::clear();
     CALLED.take();
 }
 
-fn serve(more: Value) -> Value {
+pub(crate) fn serve(more: Value) -> Value {
     let mut arguments = json!({ "service": "s", "tools": ["*"] });
     arguments.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     call(&MCPP_TOOL_WORKER_SERVE, arguments)
@@ -108,12 +124,18 @@ fn submit(id: &str, tool: &str) {
     assert_eq!(submitted["success"], true, "{submitted}");
 }
 
-fn task(id: &str) -> Value {
+/// Submits a task of a type.
+pub(crate) fn submit_of_type(id: &str, task_type: &str, payload: Value) {
+    let submitted = tool_of_queue("task_submit", json!({ "task_id": id, "task_type": task_type, "payload": payload }));
+    assert_eq!(submitted["success"], true, "{submitted}");
+}
+
+pub(crate) fn task(id: &str) -> Value {
     rpc(json!({ "op": "get", "task_id": id }))["task"].clone()
 }
 
 /// Delivers the timers that are due, but not the beat.
-fn deliver() -> usize {
+pub(crate) fn deliver() -> usize {
     let now = now_ms();
     let due: Vec<String> =
         memory::timers().into_iter().filter(|(_, timer)| timer.at_ms <= now).map(|(key, _)| key).collect();
@@ -132,13 +154,13 @@ fn deliver() -> usize {
 }
 
 /// Runs all that is queued.
-fn work() {
+pub(crate) fn work() {
     for _ in 0..20 {
         deliver();
     }
 }
 
-fn tally() -> Value {
+pub(crate) fn tally() -> Value {
     call(&MCPP_TOOL_WORKER_SERVICES, json!({}))["services"][0].clone()
 }
 
@@ -169,6 +191,7 @@ fn a_task_calls_what_its_submitter_the_services_caller_and_the_service_allow_and
         tools: tools.iter().map(|tool| (*tool).to_owned()).collect(),
         types: [("hash".to_owned(), "text_hash".to_owned())].into(),
         tool_calls: true,
+        docker: false,
         concurrency: 1,
         timeout_s: 1,
         rights,
@@ -300,6 +323,29 @@ fn a_task_that_is_cancelled_or_handed_over_while_it_runs_is_not_ended_by_this_wo
 }
 
 #[test]
+fn a_host_that_stops_hands_over_what_it_has() {
+    clear();
+    serve(json!({ "concurrency": 3 }));
+    for (id, tool) in [("t1", "stopped"), ("t2", "echo"), ("t3", "echo")] {
+        submit(id, tool);
+    }
+    claim("s").unwrap();
+    assert_eq!(all().unwrap().len(), 3);
+    // The handler of one is cut off. None comes for the others, because the host delivers no timer any more.
+    let (id, _) = all().unwrap().into_iter().find(|(_, held)| held.task_id() == "t1").unwrap();
+    run(&id).unwrap();
+    for id in ["t1", "t2", "t3"] {
+        assert_eq!((&task(id)["status"], &task(id)["attempt"]), (&json!("queued"), &json!(0)), "{}", task(id));
+    }
+    assert_eq!((all().unwrap().len(), &tally()["released"]), (0, &json!(3)));
+    claim("s").unwrap();
+    assert_eq!(all().unwrap().len(), 0, "it claims no more");
+    STOPS.set(false);
+    claim("s").unwrap();
+    assert_eq!(all().unwrap().len(), 3, "after its start it goes on");
+}
+
+#[test]
 fn an_end_that_the_queue_did_not_hear_is_told_again_with_the_same_token() {
     clear();
     serve(json!({}));
@@ -397,52 +443,4 @@ fn services_are_bounded_and_checked() {
         ..SERVICES.get(&snapshot().unwrap(), "s0").unwrap().unwrap()
     };
     assert!(restricted.check("s0").unwrap_err().to_string().contains("which you may not use"));
-}
-
-/// The queue of a peer, with a store of its own.
-struct Peer(mpsc::Sender<(Value, mpsc::Sender<Value>)>);
-
-impl Peer {
-    fn start() -> Self {
-        let (requests, waiting) = mpsc::channel::<(Value, mpsc::Sender<Value>)>();
-        std::thread::spawn(move || {
-            for (request, reply) in waiting {
-                reply.send(taskqueue::rpc::handle(&request)).unwrap();
-            }
-        });
-        Self(requests)
-    }
-
-    fn ask(&self, request: &Value) -> Value {
-        let (reply, answer) = mpsc::channel();
-        self.0.send((request.clone(), reply)).unwrap();
-        answer.recv().unwrap()
-    }
-}
-
-#[test]
-fn a_peers_queue_is_served_also_by_the_operations_of_before() {
-    clear();
-    mesh::start("me");
-    serve(json!({ "peer_id": "them" }));
-    claim("s").unwrap();
-    assert!(tally()["last_error"].as_str().unwrap().starts_with("claim: "), "{}", tally());
-    let them = Rc::new(Peer::start());
-    let there = Rc::clone(&them);
-    mesh::add_tool("them", "task_queue.rpc", move |request| {
-        let reply = match request["op"].as_str() {
-            Some("claim_many" | "task.heartbeat") => json!({ "ok": false, "error": "unknown_op" }),
-            _ => there.ask(request),
-        };
-        Ok::<_, PeerCallError>(Output { content: Vec::new(), structured: Some(reply) })
-    });
-    let payload = json!({ "tool": "echo", "args": {}, "task_id": "t1" });
-    them.ask(&json!({ "op": "submit", "task_type": "tool.call", "payload": payload }));
-    claim("s").unwrap();
-    let held = all().unwrap();
-    assert_eq!((held.len(), held[0].1.worker.as_str()), (1, "mcpp/me/s"));
-    beat(now_ms()).unwrap();
-    assert_eq!(all().unwrap()[0].1.stage, Stage::Claimed, "it has no heartbeat, and the task is not lost");
-    work();
-    assert_eq!(them.ask(&json!({ "op": "get", "task_id": "t1" }))["task"]["status"], "completed");
 }

@@ -36,6 +36,8 @@ pub struct Shown {
     types: BTreeMap<String, String>,
     /// Whether it serves tasks that name their tool.
     tool_calls: bool,
+    /// Whether it serves tasks that run containers.
+    docker: bool,
     /// Tasks that it may have at once.
     concurrency: u32,
     /// Longest time of a call, in seconds.
@@ -100,6 +102,7 @@ fn show(name: String, service: Service, tally: Tally, tasks: Vec<ShownTask>) -> 
         tools: service.tools,
         types: service.types,
         tool_calls: service.tool_calls,
+        docker: service.docker,
         concurrency: service.concurrency,
         timeout_s: service.timeout_s,
         set_up_by: service.by,
@@ -143,6 +146,9 @@ pub fn worker_serve(
     /// Whether tasks of the type `tool.call` are served, which name their tool and arguments.
     #[arg(default = true)]
     tool_calls: bool,
+    /// Whether tasks of the types `docker.execute` and `docker.github` are served, which run containers on this host; `tools` names `docker_execute` or `docker_github` then.
+    #[arg(default)]
+    docker: bool,
     /// Tasks at once, 1 to 10; all services together have 10.
     #[arg(default = 2)]
     concurrency: u32,
@@ -156,6 +162,7 @@ pub fn worker_serve(
         tools,
         types,
         tool_calls,
+        docker,
         concurrency,
         timeout_s,
         rights: rights::of_caller(),

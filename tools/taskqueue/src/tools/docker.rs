@@ -44,7 +44,7 @@ pub fn p2p_taskqueue_submit_docker_hub(
     /// Environment variables.
     #[arg(default)]
     environment: Option<BTreeMap<String, String>>,
-    /// Directories of the worker's host by the container's path for each.
+    /// The path in the container for each directory of the worker's host; `:ro` behind it lets the container only read.
     #[arg(default)]
     volumes: Option<BTreeMap<String, String>>,
     #[arg(flatten)] remote: Remote,

@@ -38,6 +38,7 @@ use self::{
     changes::{ResourceChanges, ResourceListener},
     error::InstallError,
     rate::Rate,
+    tool::Tool,
 };
 use crate::{
     capability::{http::Outbound, mesh::handle::GuestMesh, state::MakeRoom},
@@ -69,6 +70,8 @@ struct RegistryState {
     store: Arc<dyn Store>,
     subscriptions: Arc<Subscriptions>,
     outbound: Arc<Outbound>,
+    /// The host's own tools, for tenants that have use for them.
+    host_tools: OnceLock<Vec<Arc<Tool>>>,
     /// The mesh for guests, whose owner has this registry.
     mesh: OnceLock<Weak<dyn GuestMesh>>,
     ledger: Arc<Ledger>,
@@ -137,6 +140,7 @@ impl Registry {
             store,
             subscriptions,
             outbound,
+            host_tools: OnceLock::new(),
             mesh: OnceLock::new(),
             ledger: Arc::default(),
             resting: Arc::new(keeper.clone()),
@@ -326,7 +330,7 @@ impl Registry {
         let Some(tenant) = self.tenant(tenant) else { return Err(InstallError::Stopping.into()) };
         let _one_at_a_time = tenant.swapping.lock().unwrap_or_else(PoisonError::into_inner);
         let before = tenant.catalog.load_full();
-        let after = change(&before)?;
+        let after = change(&before)?.with_host_tools(self.0.host_tools.get().map_or(&[], Vec::as_slice));
         let (tools, lists) = after.difference(&before);
         tenant.telemetry.set_names(after.names());
         tenant.catalog.store(Arc::new(after));
@@ -349,6 +353,11 @@ impl Registry {
     /// Gives guests a mesh, for as long as somebody keeps it; the first stays.
     pub fn set_guest_mesh(&self, mesh: Weak<dyn GuestMesh>) {
         let _only_once = self.0.mesh.set(mesh);
+    }
+
+    /// Gives tenants tools of the host itself, from their next change of the catalog on; the first stay.
+    pub fn set_host_tools(&self, tools: Vec<Arc<Tool>>) {
+        let _only_once = self.0.host_tools.set(tools);
     }
 
     /// The mesh for guests, if there is one.

@@ -11,7 +11,7 @@ use std::{
 };
 
 /// The sources of the SDK, as files and folders of the checkout.
-const SDK: [&str; 16] = [
+const SDK: [&str; 17] = [
     "Cargo.toml",
     "tool-sdk/Cargo.toml",
     "tool-sdk/guest-target.sh",
@@ -26,6 +26,7 @@ const SDK: [&str; 16] = [
     "wit/store",
     "wit/events",
     "wit/mesh",
+    "wit/tasks",
     "wit/wasi",
     "wit/wasi-config",
 ];

@@ -22,7 +22,7 @@ use serde::Deserialize;
 
 use self::{container::ContainerGrant, files::FolderGrants, http::HttpRules, mesh::MeshGrant, secrets::SecretGrants};
 use crate::{
-    limits::{Fuel, Limits, LimitsPatch, Reuse},
+    limits::{Fuel, Limits, LimitsPatch, Reuse, TaskSupport},
     names::{ComponentName, ToolName, ToolPattern, Topic},
 };
 
@@ -83,6 +83,9 @@ pub struct ComponentGrant {
     /// Reuse of its tools' instances: for how many calls and how long; never by default.
     #[serde(default)]
     pub reuse: Option<Reuse>,
+    /// When calls of its tools become tasks, if not as the component says.
+    #[serde(default)]
+    pub task: Option<TaskSupport>,
     /// Exceptions for single tools, by the names that clients see.
     #[serde(default)]
     pub tools: BTreeMap<String, ToolGrant>,
@@ -167,6 +170,9 @@ pub struct ToolGrant {
     /// Reuse of the tool's instances.
     #[serde(default)]
     pub reuse: Option<Reuse>,
+    /// When calls of the tool become tasks.
+    #[serde(default)]
+    pub task: Option<TaskSupport>,
 }
 
 /// Reason for which the host refused a grant.

@@ -7,6 +7,7 @@ pub mod instance;
 pub mod kept;
 pub mod migration;
 pub mod primitives;
+mod task_support;
 pub mod tasks;
 
 use std::sync::Arc;

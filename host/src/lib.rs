@@ -22,6 +22,7 @@ pub mod mesh;
 pub mod peers;
 pub mod secrets;
 pub mod store;
+pub mod tasks;
 pub mod telemetry;
 pub mod tenant;
 

@@ -75,6 +75,19 @@ impl Default for Reuse {
     }
 }
 
+/// When a call of a tool becomes a task for a client that knows tasks.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TaskSupport {
+    /// Never.
+    Never,
+    /// When it has not ended soon.
+    #[default]
+    May,
+    /// Before it begins.
+    Must,
+}
+
 /// Whether an engine counts instructions.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fuel {
@@ -120,6 +133,12 @@ limits! {
     calls_per_minute = 3_000_000, 1, 1_000_000_000;
     /// Most processor time, in milliseconds.
     cpu_ms = 10_000, 1, 86_400_000;
+    /// Longest time that a client waits for an answer if it knows no tasks, in seconds: then it gets what is known so far and a handle.
+    long_call_s = 50, 1, 86_400;
+    /// Time after which a call becomes a task if it may, and its client knows tasks, in milliseconds.
+    task_after_ms = 500, 0, 86_400_000;
+    /// Time for which the host keeps the result of a task after its end, in seconds.
+    task_ttl_s = 3_600, 1, 31_536_000;
     ?
     /// Most instructions, in the engine's units of fuel: about one each. They are counted only where this is set.
     fuel, 1, 1 << 60;
@@ -150,6 +169,10 @@ limits! {
     log_records_per_second = 500, 1, 1_000_000;
     /// Bytes of these records in a second, with those of ten seconds at once.
     log_bytes_per_second = 256 << 10, 1 << 10, 256 << 20;
+    /// Tasks of calls that run or have a result that is kept; further calls do not become tasks.
+    tasks = 1_000, 0, 1_000_000;
+    /// Bytes of these tasks and their results on disk.
+    task_bytes = 64 << 20, 0, 1 << 40;
     ?
     /// Memory of guests, those that stay included, in bytes. Half of the host's unless it is set.
     guest_bytes, 1 << 20, 1 << 40;

@@ -127,6 +127,16 @@ pub struct ComponentName(Arc<str>);
 pub struct InvalidComponentName(String);
 
 impl ComponentName {
+    /// The owner of the host's own tools. No component can be called so.
+    pub fn of_host() -> Self {
+        Self("(host)".into())
+    }
+
+    /// The owner of the space in which the host keeps tasks. No component can be called so.
+    pub fn of_tasks() -> Self {
+        Self("(tasks)".into())
+    }
+
     /// Checks and takes a name.
     pub fn new(name: &str) -> Result<Self, InvalidComponentName> {
         let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');

@@ -38,6 +38,7 @@ use self::{
     changes::{ResourceChanges, ResourceListener},
     error::InstallError,
     rate::Rate,
+    tool::Tool,
 };
 use crate::{
     capability::{container::ContainerEngine, http::Outbound, mesh::handle::GuestMesh, state::MakeRoom},
@@ -69,6 +70,8 @@ struct RegistryState {
     store: Arc<dyn Store>,
     subscriptions: Arc<Subscriptions>,
     outbound: Arc<Outbound>,
+    /// The host's own tools, for tenants that have use for them.
+    host_tools: OnceLock<Vec<Arc<Tool>>>,
     /// The mesh for guests, whose owner has this registry.
     mesh: OnceLock<Weak<dyn GuestMesh>>,
     /// The container engine, if this host has one.
@@ -141,6 +144,7 @@ impl Registry {
             store,
             subscriptions,
             outbound,
+            host_tools: OnceLock::new(),
             mesh: OnceLock::new(),
             containers: OnceLock::new(),
             ledger: Arc::default(),
@@ -335,7 +339,7 @@ impl Registry {
         let Some(tenant) = self.tenant(tenant) else { return Err(InstallError::Stopping.into()) };
         let _one_at_a_time = tenant.swapping.lock().unwrap_or_else(PoisonError::into_inner);
         let before = tenant.catalog.load_full();
-        let after = change(&before)?;
+        let after = change(&before)?.with_host_tools(self.0.host_tools.get().map_or(&[], Vec::as_slice));
         let (tools, lists) = after.difference(&before);
         tenant.telemetry.set_names(after.names());
         tenant.catalog.store(Arc::new(after));
@@ -368,6 +372,11 @@ impl Registry {
     /// The container engine, if there is one.
     pub fn containers(&self) -> Option<&ContainerEngine> {
         self.0.containers.get()
+    }
+
+    /// Gives tenants tools of the host itself, from their next change of the catalog on; the first stay.
+    pub fn set_host_tools(&self, tools: Vec<Arc<Tool>>) {
+        let _only_once = self.0.host_tools.set(tools);
     }
 
     /// The mesh for guests, if there is one.

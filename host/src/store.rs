@@ -62,6 +62,8 @@ pub enum Section {
     Notes = 6,
     /// The component's entries of `wasi:keyvalue`.
     KeyValue = 7,
+    /// The host's tasks, in a space of their own.
+    Tasks = 8,
 }
 
 impl Section {

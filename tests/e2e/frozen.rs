@@ -11,6 +11,7 @@ const STORE_EVENTS_0_1_0: &[u8] = include_bytes!("../guests/frozen/store-events-
 const STORE_EVENTS_0_1_1: &[u8] = include_bytes!("../guests/frozen/store-events-0.1.1.wasm");
 const MESH_0_1_0: &[u8] = include_bytes!("../guests/frozen/mesh-0.1.0.wasm");
 const CLIENT_0_1_0: &[u8] = include_bytes!("../guests/frozen/client-0.1.0.wasm");
+const TASKS_0_1_0: &[u8] = include_bytes!("../guests/frozen/tasks-0.1.0.wasm");
 const STORE_MIGRATION_0_1_0: &[u8] = include_bytes!("../guests/frozen/store-migration-0.1.0.wasm");
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -147,4 +148,19 @@ async fn store_and_events(component: &[u8]) {
         host.text("store_get", json!({ "key": "a" })).await == r#"{"result":[3,"one"]}"#
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mcpp_tasks_0_1_0() {
+    let host = TestHost::start(&[("frozen", TASKS_0_1_0)]).await;
+    assert_eq!(host.problems(), "");
+    let call = async |tool: &str, arguments: serde_json::Value, declared: serde_json::Value| {
+        let meta = json!({ "io.modelcontextprotocol/clientCapabilities": { "extensions": declared } });
+        let params = json!({ "name": tool, "arguments": arguments, "_meta": meta });
+        crate::support::answer(host.modern("tools/call", params).send().await.expect("an answer")).await
+    };
+    let tasks = || json!({ "io.modelcontextprotocol/tasks": {} });
+    assert_eq!(crate::support::text_of(&call("greet", json!({ "name": "Ada" }), tasks()).await), "Hello, Ada!");
+    assert_eq!(call("protocol_error_job", json!({}), tasks()).await["result"]["resultType"], "task");
+    assert_eq!(call("protocol_error_job", json!({}), json!({})).await["error"]["code"], -32021);
 }

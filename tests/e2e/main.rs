@@ -54,6 +54,8 @@ mod loads_watch;
 mod logs_files;
 mod logs_metrics;
 mod logs_stderr;
+mod long_calls;
+mod mcp_tasks;
 mod mesh;
 mod mesh_abuse;
 mod mesh_components;

@@ -200,7 +200,8 @@ pub fn modern_request(http: &reqwest::Client, url: &str, method: &str, params: V
     let version = &message["params"]["_meta"]["io.modelcontextprotocol/protocolVersion"];
     insert("mcp-protocol-version", version.as_str().unwrap_or_default());
     insert("mcp-method", method);
-    if let Some(name) = message.pointer("/params/name").and_then(Value::as_str) {
+    let named = message.pointer("/params/name").or_else(|| message.pointer("/params/taskId"));
+    if let Some(name) = named.and_then(Value::as_str) {
         insert("mcp-name", name);
     }
     post(http, url, message.to_string()).headers(headers)

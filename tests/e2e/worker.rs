@@ -103,7 +103,7 @@ async fn a_call_of_a_cancelled_task_is_cancelled_and_a_host_that_stops_hands_ove
         let host = TestHost::start_with(folder, |config| {
             config.tools.builtin = true;
             config.server.drain_ms = 15_000;
-            config.limits.deadline_ms = Some(600_000);
+            config.limits.deadline_ms = Some(600_000.try_into().expect("legal"));
         });
         let host = host.await;
         assert_eq!(host.problems(), "");

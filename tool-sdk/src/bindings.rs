@@ -143,3 +143,21 @@ pub mod completions {
         generate_all,
     });
 }
+
+/// What a component exports beside its tools: which of them run as tasks.
+pub mod task_support {
+    wit_bindgen::generate!({
+        inline: "
+            package mcpp:sdk-tasks;
+
+            world supporting {
+                export mcpp:tasks/support@0.1.0;
+            }
+        ",
+        path: ["../wit/tasks"],
+        pub_export_macro: true,
+        export_macro_name: "export_task_support",
+        default_bindings_module: "mcpp_tool::bindings::task_support",
+        generate_all,
+    });
+}

@@ -11,6 +11,7 @@ use crate::{
     bindings::{
         exports::mcpp::tool::tools::{self, Guest},
         mcpp::tool::types::{ToolError, ToolResult},
+        task_support::exports::mcpp::tasks::support,
     },
 };
 
@@ -38,12 +39,25 @@ pub struct Definition {
     pub description: &'static str,
     /// Hints to clients.
     pub annotations: Annotations,
+    /// When a call of it becomes a task, if the tool says so.
+    pub task: Option<TaskSupport>,
     /// Makes its input schema.
     pub input_schema: fn() -> Value,
     /// Makes its output schema.
     pub output_schema: fn() -> Option<Value>,
     /// Runs it.
     pub call: fn(Value) -> Result<Output, Error>,
+}
+
+/// When a call of a tool becomes a task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TaskSupport {
+    /// Never.
+    Never,
+    /// When it has not ended soon.
+    May,
+    /// Before it begins.
+    Must,
 }
 
 /// The tools of a component.
@@ -66,6 +80,24 @@ impl<T: Tools + 'static> Guest for Component<T> {
         let arguments =
             serde_json::from_str(&arguments).map_err(|error| Error::invalid_argument("", error.to_string()))?;
         (tool.call)(arguments).map(ToolResult::from).map_err(ToolError::from)
+    }
+}
+
+/// What the tools of `T` say of tasks.
+#[derive(Debug)]
+pub struct TaskComponent<T>(PhantomData<T>);
+
+impl<T: Tools + 'static> support::Guest for TaskComponent<T> {
+    fn of_tools() -> Vec<support::ToolSupport> {
+        let said = T::TOOLS.iter().filter_map(|tool| {
+            let when = match tool.task? {
+                TaskSupport::Never => support::When::Never,
+                TaskSupport::May => support::When::May,
+                TaskSupport::Must => support::When::Must,
+            };
+            Some(support::ToolSupport { tool: tool.name.to_owned(), when })
+        });
+        said.collect()
     }
 }
 

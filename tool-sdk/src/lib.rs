@@ -70,9 +70,12 @@ pub mod internal {
     pub use crate::{
         bindings::{
             completions::export_completions, export_component, handler::export_handler, migration::export_migration,
-            prompts::export_prompts, resources::export_resources,
+            prompts::export_prompts, resources::export_resources, task_support::export_task_support,
         },
-        definition::{Annotations, Component, Definition, Tools, input_schema, no_arguments_schema, parse},
+        definition::{
+            Annotations, Component, Definition, TaskComponent, TaskSupport, Tools, input_schema, no_arguments_schema,
+            parse,
+        },
         events::Handlers,
         exports::{HandlerComponent, Migration, MigrationComponent, Step},
         output::{IntoOutput, no_output_schema},
@@ -97,6 +100,8 @@ mod documentation {
     struct Client;
     #[doc = include_str!("../docs/containers.md")]
     struct Containers;
+    #[doc = include_str!("../docs/tasks.md")]
+    struct Tasks;
     #[doc = include_str!("../docs/http.md")]
     struct Http;
     #[doc = include_str!("../docs/mesh.md")]

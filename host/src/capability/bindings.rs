@@ -179,3 +179,19 @@ pub mod completions {
         require_store_data_send: true,
     });
 }
+
+/// Exports beside the tools: which of them run as tasks.
+pub mod task_support {
+    wasmtime::component::bindgen!({
+        inline: "
+            package mcpp:host;
+
+            world supporting {
+                export mcpp:tasks/support@0.1.0;
+            }
+        ",
+        path: ["../wit/tasks"],
+        exports: { default: async },
+        require_store_data_send: true,
+    });
+}

@@ -19,6 +19,7 @@ use super::{
     handler::{self, Handler},
     instance::{self, Target},
     migration::{self, Migration},
+    task_support::{self, TaskExport},
 };
 use crate::{
     capability,
@@ -40,7 +41,7 @@ use crate::{
         features::{Code, Features},
     },
     grants::ComponentGrant,
-    limits::{Fuel, Limits},
+    limits::{Fuel, Limits, TaskSupport},
     memory::{Account, MemoryUse, Reservation},
     names::ComponentName,
     plain,
@@ -254,6 +255,7 @@ pub struct Admitted {
     kind: LinkedKind,
     handler: Option<Handler>,
     migration: Option<Migration>,
+    support: Option<TaskExport>,
     served: LinkedPrimitives,
 }
 
@@ -297,6 +299,7 @@ impl Compiled {
         let link_error = |error: wasmtime::Error| ComponentError::Link(chain(&error));
         let handler = self.exports(handler::INTERFACE)?.then(|| Handler::new(linked.clone()));
         let migration = self.exports(migration::INTERFACE)?.then(|| Migration::new(linked.clone()));
+        let support = self.exports(task_support::INTERFACE)?.then(|| TaskExport::new(linked.clone())).transpose();
         let served = LinkedPrimitives::of(&self, &linked)?;
         let kind = if self.exports(TOOLS_INTERFACE)? {
             LinkedKind::Sdk(ComponentPre::new(linked).map_err(link_error)?)
@@ -305,7 +308,7 @@ impl Compiled {
         };
         let (handler, migration) =
             (handler.transpose().map_err(link_error)?, migration.transpose().map_err(link_error)?);
-        Ok(Admitted { compiled: self, kind, handler, migration, served })
+        Ok(Admitted { compiled: self, kind, handler, migration, support: support.map_err(link_error)?, served })
     }
 
     /// Whether it exports one of the host's interfaces, in a version that this host speaks.
@@ -354,14 +357,16 @@ pub struct LoadedTool {
     pub listing: WitTool,
     /// The way to call it.
     pub target: Target,
+    /// When calls of it become tasks.
+    pub task: TaskSupport,
 }
 
 impl Admitted {
     /// Asks the component for its tools.
     pub async fn load(self, engine: &Engine, admission: (&Admission, &Arc<Share>)) -> Result<Loaded, ComponentError> {
-        let Self { compiled, kind, handler, migration, served } = self;
+        let Self { compiled, kind, handler, migration, support, served } = self;
         let name = compiled.name.shared();
-        let (tools, notes) = match kind {
+        let (mut tools, notes) = match kind {
             LinkedKind::Sdk(component) => (list_sdk(engine, admission, &name, component).await?, Vec::new()),
             LinkedKind::Plain(linked) => list_plain(&compiled, linked)?,
         };
@@ -382,6 +387,10 @@ impl Admitted {
             None => None,
         };
         let primitives = served.list(engine, admission, &compiled).await?;
+        if let Some(support) = support {
+            let control = loading(admission).await?;
+            support.mark(&mut tools, engine, &name, control).await.map_err(ComponentError::List)?;
+        }
         if let Some((_, topics)) = &handler
             && topics.len() > MAX_TOPICS
         {
@@ -419,7 +428,7 @@ async fn list_sdk(
     let listings = instance::list(engine, name, component.clone(), control).await.map_err(ComponentError::List)?;
     let tool = |listing: WitTool| {
         let target = Target::Sdk { component: component.clone(), tool: listing.name.clone() };
-        LoadedTool { listing, target }
+        LoadedTool { listing, target, task: TaskSupport::default() }
     };
     Ok(listings.into_iter().map(tool).collect())
 }
@@ -433,7 +442,8 @@ fn list_plain(
         plain::functions(name, component, component.engine(), &compiled.docs).map_err(ComponentError::TooManyTools)?;
     let tool = |function: plain::PlainFunction| {
         let (listing, function) = function.listed();
-        LoadedTool { listing, target: Target::Plain { component: linked.clone(), function: Arc::new(function) } }
+        let target = Target::Plain { component: linked.clone(), function: Arc::new(function) };
+        LoadedTool { listing, target, task: TaskSupport::default() }
     };
     Ok((functions.into_iter().map(tool).collect(), notes))
 }

@@ -2,6 +2,8 @@
 //!
 //! A request is repeated, with exponential back-off and jitter, only where it cannot have run: the connection was refused, or the server said that it is busy.
 
+mod task;
+
 use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
@@ -10,7 +12,8 @@ use rmcp::{
     model::{
         CallToolRequestParams, ClientInfo, ElicitRequestParams, ElicitResult, ElicitationAction, ElicitationCapability,
         ErrorCode, ErrorData, FormElicitationCapability, GetPromptRequestParams, Implementation, JsonObject,
-        ProgressNotificationParam, ProtocolVersion, ReadResourceRequestParams, UrlElicitationCapability,
+        ProgressNotificationParam, ProtocolVersion, ReadResourceRequestParams, TASKS_EXTENSION_ID,
+        UrlElicitationCapability,
     },
     service::{
         ClientInitializeError, ClientLifecycleMode, NotificationContext, RequestContext, RunningService, ServiceError,
@@ -73,6 +76,9 @@ pub enum ClientError {
     /// The server took too long.
     #[error("no answer within {} ms; allow more with --timeout", .0.as_millis())]
     Timeout(Duration),
+    /// The call was cancelled.
+    #[error("the call was cancelled")]
+    Cancelled,
     /// The conversation broke.
     #[error("the conversation broke off: {0}")]
     Broken(String),
@@ -127,6 +133,7 @@ impl ClientHandler for ProgressHandler {
     fn get_info(&self) -> ClientInfo {
         let mut info = ClientInfo::default();
         info.client_info = Implementation::new("mcpp", env!("CARGO_PKG_VERSION"));
+        info.capabilities.extensions.get_or_insert_default().insert(TASKS_EXTENSION_ID.to_owned(), JsonObject::new());
         if self.on_question.is_some() {
             info.capabilities.elicitation = Some(
                 ElicitationCapability::new()
@@ -142,23 +149,7 @@ impl ClientHandler for ProgressHandler {
         asked: ElicitRequestParams,
         _: RequestContext<RoleClient>,
     ) -> Result<ElicitResult, ErrorData> {
-        let question = match asked {
-            ElicitRequestParams::FormElicitationParams { message, requested_schema, .. } => {
-                let schema = serde_json::to_value(requested_schema);
-                let schema = schema.map_err(|error| ErrorData::invalid_params(error.to_string(), None))?;
-                InputQuestion::Form { message, schema }
-            }
-            ElicitRequestParams::UrlElicitationParams { message, url, .. } => InputQuestion::Url { message, url },
-            _ => return Ok(ElicitResult::new(ElicitationAction::Decline)),
-        };
-        let Some(user) = &self.on_question else { return Ok(ElicitResult::new(ElicitationAction::Decline)) };
-        let _stands_still = self.clock.stop();
-        Ok(match user(question).await {
-            Reply::Accepted(Some(values)) => ElicitResult::new(ElicitationAction::Accept).with_content(values),
-            Reply::Accepted(None) => ElicitResult::new(ElicitationAction::Accept),
-            Reply::Cancelled => ElicitResult::new(ElicitationAction::Cancel),
-            Reply::Declined | Reply::Sampled { .. } | Reply::Roots(_) => ElicitResult::new(ElicitationAction::Decline),
-        })
+        elicit(asked, self.on_question.as_ref(), &self.clock).await
     }
 
     async fn on_progress(&self, progress: ProgressNotificationParam, _: NotificationContext<RoleClient>) {
@@ -166,10 +157,37 @@ impl ClientHandler for ProgressHandler {
     }
 }
 
+/// Asks the user; declines where there is none. The clock stands still meanwhile.
+async fn elicit(
+    asked: ElicitRequestParams,
+    user: Option<&OnQuestion>,
+    clock: &Arc<CallClock>,
+) -> Result<ElicitResult, ErrorData> {
+    let question = match asked {
+        ElicitRequestParams::FormElicitationParams { message, requested_schema, .. } => {
+            let schema = serde_json::to_value(requested_schema);
+            let schema = schema.map_err(|error| ErrorData::invalid_params(error.to_string(), None))?;
+            InputQuestion::Form { message, schema }
+        }
+        ElicitRequestParams::UrlElicitationParams { message, url, .. } => InputQuestion::Url { message, url },
+        _ => return Ok(ElicitResult::new(ElicitationAction::Decline)),
+    };
+    let Some(user) = user else { return Ok(ElicitResult::new(ElicitationAction::Decline)) };
+    let _stands_still = clock.stop();
+    Ok(match user(question).await {
+        Reply::Accepted(Some(values)) => ElicitResult::new(ElicitationAction::Accept).with_content(values),
+        Reply::Accepted(None) => ElicitResult::new(ElicitationAction::Accept),
+        Reply::Cancelled => ElicitResult::new(ElicitationAction::Cancel),
+        Reply::Declined | Reply::Sampled { .. } | Reply::Roots(_) => ElicitResult::new(ElicitationAction::Decline),
+    })
+}
+
 /// A connection to a server.
 pub struct Client {
     config: ClientConfig,
     clock: Arc<CallClock>,
+    on_progress: OnProgress,
+    on_question: Option<OnQuestion>,
     service: RunningService<RoleClient, ProgressHandler>,
 }
 
@@ -200,7 +218,7 @@ impl Client {
             };
             match Self::try_connect(&config, handler).await {
                 Err(error @ ClientError::Connect { .. }) => waits.next(error).await?,
-                Ok(service) => return Ok(Self { config, clock, service }),
+                Ok(service) => return Ok(Self { config, clock, on_progress, on_question, service }),
                 Err(error) => return Err(error),
             }
         }
@@ -239,17 +257,11 @@ impl Client {
             .collect()
     }
 
-    /// Calls a tool.
+    /// Calls a tool, and follows it to its end if the server makes it a task. Each single request has its time.
     pub async fn call(&self, tool: &str, arguments: JsonObject) -> Result<Answer, ClientError> {
-        let mut waits = Waits::new(self.config.retries);
         let mut params = CallToolRequestParams::new(Cow::Owned(tool.to_owned()));
         params.arguments = Some(arguments);
-        let result = loop {
-            match self.bounded(self.service.call_tool(params.clone())).await {
-                Err(error @ ClientError::Refused { repeat: Repeat::HasNotRun, .. }) => waits.next(error).await?,
-                result => break result?,
-            }
-        };
+        let result = self.call_to_end(params).await?;
         let json = serde_json::to_value(&result).map_err(|error| ClientError::Broken(error.to_string()))?;
         let texts = result.content.iter().filter_map(|block| Some(block.as_text()?.text.clone())).collect();
         Ok(Answer { is_error: result.is_error == Some(true), texts, json })

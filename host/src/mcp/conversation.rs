@@ -169,7 +169,8 @@ impl Conversation {
             return None;
         }
         let id = RequestId::deserialize(envelope.id.as_ref()?).ok()?;
-        let plain = straight::read(envelope, Era::Modern, None).filter(|plain| !plain.may_speak())?;
+        let plain = straight::read(envelope, Era::Modern, None)
+            .filter(|plain| !plain.may_speak() && !plain.may_be_task(&self.endpoint, &self.principal))?;
         Some((id, plain))
     }
 

@@ -11,11 +11,12 @@ use axum::http::request::Parts;
 use rmcp::{
     RoleServer, ServerHandler,
     model::{
-        CallToolRequestParams, CallToolResponse, CompleteRequestParams, CompleteResult, CustomRequest, CustomResult,
-        ErrorData, Extensions, GetPromptRequestParams, GetPromptResponse, Implementation, InitializeRequestParams,
-        InitializeResult, ListPromptsResult, ListResourceTemplatesResult, ListResourcesResult, ListToolsResult,
-        PaginatedRequestParams, ReadResourceRequestParams, ReadResourceResponse, ServerConfig, SetLevelRequestParams,
-        SubscribeRequestParams, SubscriptionFilter, Tool as WireTool, UnsubscribeRequestParams,
+        CallToolRequestParams, CallToolResponse, CancelTaskParams, CompleteRequestParams, CompleteResult,
+        CustomRequest, CustomResult, ErrorData, Extensions, GetPromptRequestParams, GetPromptResponse, GetTaskParams,
+        GetTaskResult, Implementation, InitializeRequestParams, InitializeResult, JsonObject, ListPromptsResult,
+        ListResourceTemplatesResult, ListResourcesResult, ListToolsResult, PaginatedRequestParams,
+        ReadResourceRequestParams, ReadResourceResponse, ServerConfig, SetLevelRequestParams, SubscribeRequestParams,
+        SubscriptionFilter, TASKS_EXTENSION_ID, Tool as WireTool, UnsubscribeRequestParams, UpdateTaskParams,
     },
     service::{NotificationContext, RequestContext, SubscriptionContext},
     transport::streamable_http_server::session::SessionRestoreMarker,
@@ -24,12 +25,12 @@ use serde_json::Value;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use self::context::{cursor, extension, is_modern, session_id, trace, unknown_method, way_here};
+pub use super::endpoint::Endpoint;
 pub(super) use super::refusal::RefusalSignal;
 use super::{
     convert,
     listening::{LegacyListening, Listening},
-    pages::ListPages,
-    parked::{ParkedCalls, Resumed},
+    parked::Resumed,
     primitives::{Asking, ServedKinds},
     running::RunningCall,
     session::Sessions,
@@ -42,50 +43,7 @@ use crate::{
     tenant::{Principal, door::DoorPermit},
 };
 
-/// The state that all handlers of a host share.
-#[derive(Debug, Clone)]
-pub struct Endpoint(Arc<EndpointState>);
-
-#[derive(Debug)]
-struct EndpointState {
-    registry: Registry,
-    name: String,
-    page_size: usize,
-    pages: ListPages,
-    parked: ParkedCalls,
-}
-
 impl Endpoint {
-    /// An endpoint that serves `registry`'s tools under a name.
-    pub fn new(registry: Registry, name: String, page_size: usize) -> Self {
-        Self(Arc::new(EndpointState {
-            registry,
-            name,
-            page_size,
-            pages: ListPages::default(),
-            parked: ParkedCalls::default(),
-        }))
-    }
-
-    /// The registry.
-    pub fn registry(&self) -> &Registry {
-        &self.0.registry
-    }
-
-    pub(super) fn page_size(&self) -> usize {
-        self.0.page_size
-    }
-
-    /// Pages of the list of tools that are kept as JSON.
-    pub(super) fn pages(&self) -> &ListPages {
-        &self.0.pages
-    }
-
-    /// Calls that wait for their clients' next request.
-    pub(super) fn parked(&self) -> &ParkedCalls {
-        &self.0.parked
-    }
-
     pub(super) fn handler(&self, principal: Principal, sessions: Option<Arc<Sessions>>) -> ProtocolHandler {
         ProtocolHandler {
             endpoint: self.clone(),
@@ -134,7 +92,7 @@ pub(super) struct ProtocolHandler {
 
 impl ProtocolHandler {
     fn registry(&self) -> &Registry {
-        &self.endpoint.0.registry
+        self.endpoint.registry()
     }
 
     /// The least level of log records that this request's client wants.
@@ -200,8 +158,10 @@ impl ProtocolHandler {
 
 impl ServerHandler for ProtocolHandler {
     fn get_info(&self) -> ServerConfig {
-        let mut info = ServerConfig::new(self.served().capabilities());
-        info.server_info = Implementation::new(self.endpoint.0.name.clone(), env!("CARGO_PKG_VERSION"));
+        let mut capabilities = self.served().capabilities();
+        capabilities.extensions.get_or_insert_default().insert(TASKS_EXTENSION_ID.to_owned(), JsonObject::new());
+        let mut info = ServerConfig::new(capabilities);
+        info.server_info = Implementation::new(self.endpoint.name().to_owned(), env!("CARGO_PKG_VERSION"));
         info.instructions = self.registry().notice().map(|notice| notice.as_ref().clone());
         info
     }
@@ -220,8 +180,8 @@ impl ServerHandler for ProtocolHandler {
 
     fn get_tool(&self, name: &str) -> Option<WireTool> {
         let catalog = self.registry().catalog(&self.principal.tenant);
-        let name = ToolName::new(name).ok().filter(|name| self.principal.may_use(name))?;
-        Some(convert::tool(catalog.tool(&name)?.as_ref()))
+        let tool = catalog.tool(&ToolName::new(name).ok()?).filter(|tool| tool.is_for(&self.principal))?;
+        Some(convert::tool(&tool))
     }
 
     async fn list_tools(
@@ -260,12 +220,30 @@ impl ServerHandler for ProtocolHandler {
                     way: way_here(&context),
                     session: self.session(&context),
                     abilities: asking::abilities(&context),
+                    tasks: asking::tasks(&context),
                 };
                 self.leave_door(&call.tool, &context);
                 self.endpoint.begin_call(&self.principal, call)?
             }
         };
         self.attend(running, &context).await
+    }
+
+    async fn get_task(
+        &self,
+        request: GetTaskParams,
+        context: RequestContext<RoleServer>,
+    ) -> Result<GetTaskResult, ErrorData> {
+        let writer = extension(&context.extensions);
+        self.endpoint.get_task(&self.principal, &request.task_id, writer).await.map(GetTaskResult::new)
+    }
+
+    async fn update_task(&self, request: UpdateTaskParams, _: RequestContext<RoleServer>) -> Result<(), ErrorData> {
+        self.endpoint.update_task(&self.principal, &request.task_id, &request.input_responses).await
+    }
+
+    async fn cancel_task(&self, request: CancelTaskParams, _: RequestContext<RoleServer>) -> Result<(), ErrorData> {
+        self.endpoint.cancel_task(&self.principal, &request.task_id).await
     }
 
     async fn set_level(
@@ -292,7 +270,7 @@ impl ServerHandler for ProtocolHandler {
     ) -> Result<CustomResult, ErrorData> {
         let is_served = match request.method.as_str() {
             "tools/call" | "tools/list" => true,
-            "subscriptions/listen" => is_modern(&context),
+            "subscriptions/listen" | "tasks/get" | "tasks/update" | "tasks/cancel" => is_modern(&context),
             "logging/setLevel" | "initialize" => !is_modern(&context),
             other => self.served().has(other, is_modern(&context)),
         };

@@ -205,6 +205,7 @@ async fn keep_tidy(app: Arc<App>) {
         for principal in app.sessions.principals().iter().filter(|principal| !comes_in(principal)) {
             app.sessions.end_all(principal).await;
         }
+        app.endpoint.tasks().tidy(comes_in).await;
         for principal in app.open.principals().iter().filter(|principal| !comes_in(principal)) {
             app.open.end(principal);
         }

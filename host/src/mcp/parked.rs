@@ -267,7 +267,7 @@ impl RequestBinding {
 }
 
 /// The hash of a principal: the tenant, which of those that had the name, and the subject.
-fn caller(principal: &Principal) -> [u8; 32] {
+pub(super) fn caller(principal: &Principal) -> [u8; 32] {
     let incarnation: Option<String> = principal.incarnation.clone().into();
     let parts = json!([principal.tenant.to_string(), incarnation, &*principal.subject]);
     *blake3::hash(parts.to_string().as_bytes()).as_bytes()

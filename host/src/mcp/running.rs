@@ -16,13 +16,20 @@ use rmcp::{
     service::Peer,
 };
 use serde_json::Value;
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 
-use super::{convert, inputs, parked::RequestBinding};
+use super::{
+    convert, inputs,
+    parked::RequestBinding,
+    tasks::{CallNews, plan::TaskPlan},
+};
 use crate::{
     call::{
-        CallError, CallEvent, Receipt, ToolResult, WaitingEvent, event_dropped,
+        CallError, CallEvent, LogLevel, Receipt, ToolResult, WaitingEvent, event_dropped,
         inputs::{ClientLine, Round},
     },
     memory::Reservation,
@@ -46,6 +53,36 @@ pub(super) struct RunningCall {
     asked: AskedCall,
     /// Whether the client asked what it cost.
     pub(super) wants_receipt: bool,
+    /// What it hears while the call runs.
+    hears: HeardEvents,
+    /// What the call has said so far, if it may become a task.
+    pub(super) news: CallNews,
+    /// When it becomes a task.
+    pub(super) plan: Option<TaskPlan>,
+}
+
+/// Events that the client of a call hears while it runs.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct HeardEvents {
+    /// The least level of log records.
+    pub(super) log_level: Option<LogLevel>,
+    /// Whether it hears of progress.
+    pub(super) progress: bool,
+}
+
+impl HeardEvents {
+    fn has(self, event: &CallEvent) -> bool {
+        match event {
+            CallEvent::Log { level, .. } => self.log_level.is_some_and(|least| *level >= least),
+            CallEvent::Progress { .. } => self.progress,
+        }
+    }
+}
+
+/// What a call does before its end.
+pub(super) enum CallStep {
+    Said(WaitingEvent),
+    Asks(Round),
 }
 
 /// How a guest's questions reach its client.
@@ -62,6 +99,15 @@ pub(super) enum CallTurn {
     Ended(CallOutcome),
     /// Its client has to reply first.
     Asks(Box<RunningCall>, Round),
+    /// Its client waits no longer.
+    GoesOn(Box<RunningCall>),
+}
+
+/// Why a client that waits for a call has something to do.
+enum Attended {
+    Ended(CallOutcome),
+    Asks(Round),
+    TooLong,
 }
 
 /// The questions of a call.
@@ -144,8 +190,20 @@ impl RunningCall {
         cancel: CancellationToken,
         asked: AskedCall,
         wants_receipt: bool,
+        (hears, plan): (HeardEvents, Option<TaskPlan>),
     ) -> Self {
-        Self { outcome, events, cancel, asked, wants_receipt }
+        Self { outcome, events, cancel, asked, wants_receipt, hears, news: CallNews::default(), plan }
+    }
+
+    /// The next thing that the call does; at last how it ended.
+    pub(super) async fn step(&mut self) -> Result<CallStep, CallOutcome> {
+        let Self { outcome, events, asked, .. } = self;
+        tokio::select! {
+            biased;
+            Some(said) = events.next() => Ok(CallStep::Said(said)),
+            round = asked.next() => Ok(CallStep::Asks(round)),
+            ended = outcome => Err(ended),
+        }
     }
 
     /// The guest's line to the client.
@@ -194,6 +252,11 @@ impl RunningCall {
             Box::pin(async move { told_of.await.unwrap_or_else(|_| (Err(CallError::Cancelled), Receipt::default())) });
     }
 
+    /// What a task has of it: the token that stops it, and what it has said so far.
+    pub(super) fn task_parts(&self) -> (CancellationToken, CallNews) {
+        (self.cancel.clone(), self.news.clone())
+    }
+
     /// The token that stops the call.
     pub(super) fn cancel_token(&self) -> &CancellationToken {
         &self.cancel
@@ -236,19 +299,19 @@ impl RunningCall {
         drop(self.outcome.await);
     }
 
-    /// Runs the call to its end, or until its client has to reply, and forwards its events meanwhile. Events before that go before the answer, as long as the client takes them.
+    /// Runs the call to its end, until its client has to reply, or until it waits no longer, and forwards its events meanwhile. Events before that go before the answer, as long as the client takes them.
     /// The call is stopped when `ct` fires, and when nobody waits for it any more.
     pub(super) async fn forward(
         mut self,
         peer: &Peer<RoleServer>,
         token: Option<&ProgressToken>,
         ct: &CancellationToken,
-        way: WayToAsk,
+        (way, until): (WayToAsk, Option<Instant>),
     ) -> CallTurn {
         let cancel = self.cancel.clone();
         let stop_guest = cancel.clone().drop_guard();
-        let round = {
-            let mut attending = std::pin::pin!(self.attend(peer, token, way));
+        let turn = {
+            let mut attending = std::pin::pin!(self.attend(peer, token, way, until));
             let attended = tokio::select! {
                 biased;
                 attended = &mut attending => attended,
@@ -258,12 +321,16 @@ impl RunningCall {
                 }
             };
             match attended {
-                Ok(outcome) => return CallTurn::Ended(outcome),
-                Err(round) => round,
+                Attended::Ended(outcome) => return CallTurn::Ended(outcome),
+                Attended::Asks(round) => Some(round),
+                Attended::TooLong => None,
             }
         };
         drop(stop_guest.disarm());
-        CallTurn::Asks(Box::new(self), round)
+        match turn {
+            Some(round) => CallTurn::Asks(Box::new(self), round),
+            None => CallTurn::GoesOn(Box::new(self)),
+        }
     }
 
     /// The outcome, or the questions that come before it.
@@ -272,20 +339,30 @@ impl RunningCall {
         peer: &Peer<RoleServer>,
         token: Option<&ProgressToken>,
         way: WayToAsk,
-    ) -> Result<CallOutcome, Round> {
-        let Self { outcome, events, asked, .. } = self;
+        until: Option<Instant>,
+    ) -> Attended {
+        let Self { outcome, events, asked, hears, news, plan, .. } = self;
         let over = CancellationToken::new();
-        let mut forwarding = std::pin::pin!(forward_all(events, &over, peer, token).fuse());
+        let mut forwarding =
+            std::pin::pin!(forward_all((events, *hears, plan.is_some().then_some(news)), &over, peer, token).fuse());
+        let mut too_long = std::pin::pin!(async {
+            match until {
+                Some(until) => tokio::time::sleep_until(until).await,
+                None => std::future::pending().await,
+            }
+        });
         let mut asking = std::pin::pin!(Fuse::terminated());
         let result = loop {
             tokio::select! {
                 biased;
                 () = &mut forwarding, if !forwarding.is_terminated() => {}
                 () = &mut asking, if !asking.is_terminated() => {}
-                result = &mut *outcome => break Ok(result),
+                result = &mut *outcome => break Attended::Ended(result),
+                // Its client is asked for as long as it thinks.
+                () = &mut too_long, if asking.is_terminated() => return Attended::TooLong,
                 round = asked.next() => match way {
                     WayToAsk::ByRequest => asking.set(inputs::ask(peer, round).fuse()),
-                    WayToAsk::InTheAnswer => break Err(round),
+                    WayToAsk::InTheAnswer => break Attended::Asks(round),
                 },
             }
         };
@@ -299,7 +376,7 @@ impl RunningCall {
 
 /// Forwards events until the call is `over` and none waits any more.
 async fn forward_all(
-    events: &mut CallEvents,
+    (events, hears, mut news): (&mut CallEvents, HeardEvents, Option<&mut CallNews>),
     over: &CancellationToken,
     peer: &Peer<RoleServer>,
     token: Option<&ProgressToken>,
@@ -311,6 +388,12 @@ async fn forward_all(
             () = over.cancelled() => None,
         };
         let Some(WaitingEvent { event, memory }) = waiting else { return };
+        if let Some(news) = &mut news {
+            news.note(&event);
+        }
+        if !hears.has(&event) {
+            continue;
+        }
         let Some(notification) = notification(event, memory, token) else { continue };
         if peer.send_notification(notification).await.is_err() {
             event_dropped("gone");

@@ -21,6 +21,7 @@ use super::{
     handler::Endpoint,
     inputs,
     session::visit::LiveSession,
+    tasks::plan::TaskWish,
     tools::{CallRequest, WayHere, read_interface},
 };
 use crate::{
@@ -96,6 +97,11 @@ struct Meta<'a> {
 }
 
 impl PlainRequest<'_> {
+    /// Whether it calls a tool whose call may become a task, or has to be one.
+    pub(super) fn may_be_task(&self, endpoint: &Endpoint, principal: &Principal) -> bool {
+        matches!(self, Self::Call(call) if !matches!(endpoint.plan(principal, call), Ok(None)))
+    }
+
     /// Whether the client wants more than an answer: records of the log, or progress.
     pub(super) fn may_speak(&self) -> bool {
         matches!(self, Self::Call(call) if call.log_level.is_some() || call.wants_progress)
@@ -115,25 +121,29 @@ struct CallMeta {
     traceparent: Option<String>,
     interface: Option<InterfaceDigest>,
     abilities: Abilities,
+    tasks: TaskWish,
     way: WayHere,
 }
 
 impl Meta<'_> {
     /// `None` if the engine has something to say of it.
     fn read(&self, era: Era<'_>) -> Option<CallMeta> {
-        let (log_level, abilities) = match (era, self.version, self.capabilities, self.log_level) {
+        let (log_level, abilities, tasks) = match (era, self.version, self.capabilities, self.log_level) {
             (Era::Legacy(session), None, None, None) => {
-                (Some(session.log_level.unwrap_or(LogLevel::Info)), session.abilities)
+                (Some(session.log_level.unwrap_or(LogLevel::Info)), session.abilities, TaskWish::Legacy)
             }
             (Era::Modern, Some(version), Some(capabilities), log_level)
                 if envelope::string(version).as_deref() == Some(MODERN) =>
             {
-                let abilities = match capabilities.get() {
-                    "{}" => Abilities::default(),
-                    declared => inputs::abilities(&serde_json::from_str::<ClientCapabilities>(declared).ok()?),
+                let (abilities, tasks) = match capabilities.get() {
+                    "{}" => (Abilities::default(), TaskWish::Undeclared),
+                    declared => {
+                        let declared = serde_json::from_str::<ClientCapabilities>(declared).ok()?;
+                        (inputs::abilities(&declared), TaskWish::of(&declared))
+                    }
                 };
                 let level = log_level.map(|level| serde_json::from_str::<LoggingLevel>(level.get())).transpose();
-                (level.ok()?.map(convert::from_level), abilities)
+                (level.ok()?.map(convert::from_level), abilities, tasks)
             }
             _ => return None,
         };
@@ -141,6 +151,7 @@ impl Meta<'_> {
         Some(CallMeta {
             log_level,
             abilities,
+            tasks,
             wants_progress: token.ok()?.is_some(),
             wants_receipt: self.receipt.is_some_and(|receipt| receipt.get() == "true"),
             traceparent: self.traceparent.and_then(envelope::string).map(Cow::into_owned),
@@ -230,6 +241,7 @@ fn call(params: &RawValue, era: Era<'_>, traceparent: Option<&str>) -> Option<Ca
         trace: TraceContext::from_traceparent(meta.traceparent.as_deref().or(traceparent)),
         way: meta.way,
         abilities: meta.abilities,
+        tasks: meta.tasks,
         session: match era {
             Era::Legacy(live) => Some(live.session.clone()),
             Era::Modern => None,

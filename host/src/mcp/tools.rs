@@ -13,7 +13,8 @@ use super::{
     handler::{Endpoint, RefusalSignal},
     inputs,
     parked::RequestBinding,
-    running::{AskedCall, CallEvents, CallOutcome, RunningCall},
+    running::{AskedCall, CallEvents, CallOutcome, HeardEvents, RunningCall},
+    tasks::plan::TaskWish,
     written::{self, ResultWriter},
 };
 use crate::{
@@ -63,6 +64,8 @@ pub(super) struct CallRequest {
     pub(super) session: Option<Session>,
     /// What the client may be asked.
     pub(super) abilities: Abilities,
+    /// What the client says of tasks.
+    pub(super) tasks: TaskWish,
     pub(super) way: WayHere,
 }
 
@@ -125,7 +128,7 @@ impl Endpoint {
         let page_size = self.page_size();
         let mut tools: Vec<WireTool> = catalog
             .tools_after(after.as_ref())
-            .filter(|tool| principal.may_use(&tool.name))
+            .filter(|tool| tool.is_for(principal))
             .take(page_size.saturating_add(1))
             .map(|tool| convert::tool(tool))
             .collect();
@@ -141,9 +144,14 @@ impl Endpoint {
     /// Begins a call.
     pub(super) fn begin_call(&self, principal: &Principal, request: CallRequest) -> Result<RunningCall, ErrorData> {
         let registry = self.registry();
-        let (observer, events) = if request.log_level.is_some() || request.wants_progress {
+        let plan = self.plan(principal, &request)?;
+        let hears = HeardEvents { log_level: request.log_level, progress: request.wants_progress };
+        let (observer, events) = if request.log_level.is_some() || request.wants_progress || plan.is_some() {
             let account = registry.share(&principal.tenant).map(|share| Arc::clone(&share.memory));
-            let (observer, events) = Observer::new(request.log_level, request.wants_progress, account);
+            // Of a task the client may want to know later what it said.
+            let least = request.log_level.map_or(LogLevel::Info, |level| level.min(LogLevel::Info));
+            let level = if plan.is_some() { Some(least) } else { request.log_level };
+            let (observer, events) = Observer::new(level, request.wants_progress || plan.is_some(), account);
             (observer, CallEvents::new(events))
         } else {
             (Observer::default(), CallEvents::default())
@@ -170,7 +178,7 @@ impl Endpoint {
         let registry = registry.clone();
         let outcome = Box::pin(async move { registry.call_metered(call).await });
         let asked = AskedCall::new(client, rounds, binding);
-        Ok(RunningCall::new(outcome, events, cancel, asked, wants_receipt))
+        Ok(RunningCall::new(outcome, events, cancel, asked, wants_receipt, (hears, plan)))
     }
 }
 

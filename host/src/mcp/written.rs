@@ -21,6 +21,8 @@ use self::pieces::{PIECE_BYTES, ResultRoom, is_large, pieces};
 use super::convert;
 use crate::{call::ToolResult, control::admission::Share, engine::Engine, names::TenantId, threads::processors};
 
+/// Results beyond this are written aside.
+pub(super) const LARGE_RESULT_BYTES: u64 = PIECE_BYTES as u64;
 /// Pieces of a session's answer stay this long after it was sent, as long as the engine keeps the text with their mark.
 const RESUME_TIME: Duration = Duration::from_secs(60);
 /// The text that a client reads if the pieces are gone, up to the mark.

@@ -34,7 +34,9 @@ impl Registry {
     /// As [`Registry::call`], with what the call cost.
     pub async fn call_metered(&self, call: Authorized<Call>) -> (Result<ToolResult, CallError>, Receipt) {
         let call = call.into_inner();
-        let may_use = call.request.principal.may_use(&call.tool);
+        let is_of_host = |tool: &Arc<Tool>| tool.is_of_host();
+        let may_use = call.request.principal.may_use(&call.tool)
+            || self.catalog(&call.request.principal.tenant).tool(&call.tool).as_ref().is_some_and(is_of_host);
         let find = |catalog: &Catalog| catalog.tool(&call.tool);
         let ticket = match self.enter(&call.request, may_use, find, || CallError::UnknownTool(call.tool.clone())).await
         {

@@ -121,6 +121,11 @@ impl Registry {
         }
     }
 
+    /// Counts a request that asks nothing of a component against the rate of its tenant.
+    pub fn count_request(&self, tenant: &TenantId) -> Result<(), CallError> {
+        self.tenant(tenant).map_or(Ok(()), |tenant| tenant.rate.take("tenant"))
+    }
+
     /// Counts a request against the rate of what it asks, and waits for a place.
     pub(super) async fn admit<S: AsRef<Service>>(
         &self,

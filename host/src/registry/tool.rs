@@ -23,9 +23,10 @@ use crate::{
     },
     grants::{ComponentGrant, container::ContainerGrant, mesh::MeshGrant},
     guest::{component::LoadedTool, instance::Target},
-    limits::{Limits, Reuse},
+    limits::{Limits, Reuse, TaskSupport},
     names::{ComponentName, ToolName, ToolPattern},
     telemetry::meters::CallMeters,
+    tenant::Principal,
 };
 
 /// Longest description and title, in bytes.
@@ -113,6 +114,8 @@ pub struct Tool {
     pub target: ToolTarget,
     /// How its instances are used again, if they are.
     pub reuse: Option<Reuse>,
+    /// When calls of it become tasks.
+    pub task: TaskSupport,
     /// The meters of its calls, from the first one on.
     pub meters: OnceLock<CallMeters>,
 }
@@ -131,15 +134,16 @@ impl Tool {
         grant: &ComponentGrant,
         defaults: &Limits,
     ) -> Result<Self, InstallError> {
-        let LoadedTool { listing, target } = tool;
+        let LoadedTool { listing, target, task } = tool;
         let mut limits = defaults.patched(&grant.limits);
-        let mut reuse = grant.reuse;
+        let (mut reuse, mut task) = (grant.reuse, grant.task.unwrap_or(task));
         if let Some(own) = grant.tools.get(name.as_str()) {
             limits = limits.patched(&own.limits);
             reuse = own.reuse.or(reuse);
+            task = own.task.unwrap_or(task);
         }
         let tool = Self::new(powers, name, listing, ToolTarget::Guest(target), limits)?;
-        Ok(Self { reuse, ..tool })
+        Ok(Self { reuse, task, ..tool })
     }
 
     /// A tool with the texts and schemas that its owner wrote, once they are checked.
@@ -174,6 +178,7 @@ impl Tool {
             service: Service::new("tool", Arc::clone(powers), limits),
             target,
             reuse: None,
+            task: TaskSupport::default(),
             meters: OnceLock::new(),
         })
     }
@@ -181,6 +186,22 @@ impl Tool {
     /// The memory of its compiled schemas, in bytes.
     pub fn schema_bytes(&self) -> u64 {
         self.input.memory_bytes().saturating_add(self.output.as_ref().map_or(0, Schema::memory_bytes))
+    }
+
+    /// Whether a call of it may last longer than a client waits that knows no tasks.
+    pub fn is_long(&self) -> bool {
+        let Limits { deadline_ms, long_call_s, .. } = self.service.limits;
+        self.task != TaskSupport::Never && deadline_ms > long_call_s.saturating_mul(1_000)
+    }
+
+    /// Whether it is of the host itself, and there for every principal.
+    pub fn is_of_host(&self) -> bool {
+        *self.component == *ComponentName::of_host().as_str()
+    }
+
+    /// Whether it is there for a principal.
+    pub fn is_for(&self, principal: &Principal) -> bool {
+        self.is_of_host() || principal.may_use(&self.name)
     }
 
     /// Whether guests of it may stay after a call.

@@ -49,7 +49,7 @@ async fn the_engine_of_this_machine_runs_a_container() {
     );
     let host = TestHost::start_with(folder, |config| {
         config.tools.builtin = true;
-        config.limits.deadline_ms = Some(60_000);
+        config.limits.deadline_ms = Some(60_000.try_into().expect("legal"));
         config.containers.socket = Some(socket);
         config.containers.images = vec!["*".to_owned()].try_into().expect("images");
     })

@@ -105,7 +105,7 @@ fn subscription(input: ParseStream<'_>) -> syn::Result<(LitStr, Path)> {
 
 pub(crate) fn expand(parts: &Parts) -> TokenStream {
     let definitions = definitions("TOOL", &parts.tools);
-    let primitives = primitives(parts);
+    let (primitives, tasks) = (primitives(parts), tasks(parts));
     let (handler, migration) = (handler(parts), migration(parts));
     quote! {
         const _: () = {
@@ -119,10 +119,26 @@ pub(crate) fn expand(parts: &Parts) -> TokenStream {
             type McppComponent = ::mcpp_tool::internal::Component<McppTools>;
             #[cfg(target_arch = "wasm32")]
             ::mcpp_tool::internal::export_component!(McppComponent with_types_in ::mcpp_tool::bindings);
+            #tasks
         };
         #primitives
         #handler
         #migration
+    }
+}
+
+/// A component without tools says nothing of them.
+fn tasks(parts: &Parts) -> TokenStream {
+    if parts.tools.is_empty() {
+        return TokenStream::new();
+    }
+    quote! {
+        #[cfg(target_arch = "wasm32")]
+        type McppTasks = ::mcpp_tool::internal::TaskComponent<McppTools>;
+        #[cfg(target_arch = "wasm32")]
+        ::mcpp_tool::internal::export_task_support!(
+            McppTasks with_types_in ::mcpp_tool::bindings::task_support
+        );
     }
 }
 

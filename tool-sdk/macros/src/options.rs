@@ -9,6 +9,7 @@ use syn::{
 pub(crate) struct Options {
     pub(crate) name: Option<LitStr>,
     pub(crate) title: Option<LitStr>,
+    pub(crate) task: Option<Ident>,
     pub(crate) input_schema: Option<Expr>,
     pub(crate) read_only: Option<bool>,
     pub(crate) destructive: Option<bool>,
@@ -24,13 +25,14 @@ impl Parse for Options {
             match key.to_string().as_str() {
                 "name" => options.name = Some(value(input)?),
                 "title" => options.title = Some(value(input)?),
+                "task" => options.task = Some(task(input)?),
                 "input_schema" => options.input_schema = Some(value(input)?),
                 "read_only" => options.read_only = Some(flag(input)?),
                 "destructive" => options.destructive = Some(flag(input)?),
                 "idempotent" => options.idempotent = Some(flag(input)?),
                 "open_world" => options.open_world = Some(flag(input)?),
                 _ => {
-                    let known = "name, title, input_schema, read_only, destructive, idempotent or open_world";
+                    let known = "name, title, task, input_schema, read_only, destructive, idempotent or open_world";
                     return Err(syn::Error::new(key.span(), format!("unknown option; expected {known}")));
                 }
             }
@@ -58,6 +60,18 @@ impl Options {
 fn value<T: Parse>(input: ParseStream<'_>) -> syn::Result<T> {
     input.parse::<Token![=]>()?;
     input.parse()
+}
+
+/// `"never"`, `"may"` or `"must"`, as the name of its variant.
+fn task(input: ParseStream<'_>) -> syn::Result<Ident> {
+    let when = value::<LitStr>(input)?;
+    let variant = match when.value().as_str() {
+        "never" => "Never",
+        "may" => "May",
+        "must" => "Must",
+        _ => return Err(syn::Error::new(when.span(), "expected \"never\", \"may\" or \"must\"")),
+    };
+    Ok(Ident::new(variant, when.span()))
 }
 
 /// `flag` or `flag = true`.

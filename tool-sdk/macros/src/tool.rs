@@ -71,6 +71,8 @@ fn definition(options: &Options, function: &ItemFn, parameters: &[Parameter]) ->
     let title = optional(&options.title);
     let description = description(&function.attrs);
     let annotations = annotations(options);
+    let task = options.task.as_ref().map(|when| quote!(::mcpp_tool::internal::TaskSupport::#when));
+    let task = optional(&task);
     let (arguments_type, derived_schema, call) = arguments(function, parameters);
     let input_schema = match &options.input_schema {
         Some(expression) => quote!(#expression),
@@ -91,6 +93,7 @@ fn definition(options: &Options, function: &ItemFn, parameters: &[Parameter]) ->
                 title: #title,
                 description: #description,
                 annotations: #annotations,
+                task: #task,
                 input_schema,
                 output_schema: #output_schema,
                 call,

@@ -6,6 +6,7 @@ use rmcp::{
     service::RequestContext,
 };
 use serde_json::Value;
+use tokio::time::Instant;
 
 use super::{ProtocolHandler, RefusalSignal, extension, is_modern};
 use crate::{
@@ -14,10 +15,11 @@ use crate::{
         inputs,
         parked::{RequestBinding, Resumed},
         running::{CallTurn, RunningCall, WayToAsk},
+        tasks::{self, TaskCaller, plan::TaskWish},
         tools,
     },
     names::ToolName,
-    tenant::SCOPE_TOOLS,
+    tenant::{SCOPE_TOOLS, door::DoorPermit},
 };
 
 impl ProtocolHandler {
@@ -28,14 +30,34 @@ impl ProtocolHandler {
         context: &RequestContext<RoleServer>,
     ) -> Result<CallToolResponse, ErrorData> {
         let way = if is_modern(context) { WayToAsk::InTheAnswer } else { WayToAsk::ByRequest };
+        let plan = running.plan.clone();
+        let caller = TaskCaller { principal: &self.principal, may_be_revoked: came_over_http(context) };
+        let mut until = None;
+        if let Some(plan) = &plan {
+            match plan.after {
+                Some(after) => until = Instant::now().checked_add(after),
+                None => {
+                    let made = self.endpoint.make_task(caller, running, plan).await;
+                    return made.map_err(|(_, no_task)| tasks::no_room(&no_task));
+                }
+            }
+        }
         let token = context.meta.get_progress_token();
         let (wants_receipt, client) = (running.wants_receipt, running.client().clone());
         let outcome = loop {
-            match running.forward(&context.peer, token.as_ref(), &context.ct, way).await {
+            match running.forward(&context.peer, token.as_ref(), &context.ct, (way, until)).await {
                 CallTurn::Ended(outcome) => break outcome,
                 CallTurn::Asks(asking, round) => match self.endpoint.park(&self.principal, *asking, round) {
                     Ok(required) => return Ok(CallToolResponse::InputRequired(required)),
                     Err(goes_on) => running = *goes_on,
+                },
+                CallTurn::GoesOn(late) => match &plan {
+                    Some(plan) => match self.endpoint.make_task(caller, *late, plan).await {
+                        Ok(handle) => return Ok(handle),
+                        // The client waits all the same.
+                        Err((goes_on, _)) => (running, until) = (*goes_on, None),
+                    },
+                    None => running = *late,
                 },
             }
         };
@@ -77,4 +99,17 @@ pub(super) fn abilities(context: &RequestContext<RoleServer>) -> Abilities {
         return context.meta.client_capabilities().as_ref().map(inputs::abilities).unwrap_or_default();
     }
     context.peer.peer_info().map(|client| inputs::abilities(&client.capabilities)).unwrap_or_default()
+}
+
+/// Whether the request came in by a right that may be taken away meanwhile: the door then says so.
+fn came_over_http(context: &RequestContext<RoleServer>) -> bool {
+    extension::<DoorPermit>(&context.extensions).is_some()
+}
+
+/// What the client of a request says of tasks.
+pub(super) fn tasks(context: &RequestContext<RoleServer>) -> TaskWish {
+    match is_modern(context) {
+        true => context.meta.client_capabilities().as_ref().map_or(TaskWish::Undeclared, TaskWish::of),
+        false => TaskWish::Legacy,
+    }
 }

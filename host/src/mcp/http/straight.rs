@@ -53,7 +53,9 @@ impl Way<'_> {
         let era = self.era(&parts.headers)?;
         let traceparent = parts.headers.get("traceparent").and_then(|value| value.to_str().ok());
         let request = straight::read(envelope, era, traceparent)?;
-        if !self.is_plain(&request, era, &parts.headers) {
+        if !self.is_plain(&request, era, &parts.headers)
+            || request.may_be_task(&self.app.endpoint, &self.visit.principal)
+        {
             return None;
         }
         let result = match request {

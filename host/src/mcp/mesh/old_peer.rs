@@ -20,6 +20,7 @@ use crate::{
         binding::{LEGACY, LEGACY_VERSION, PROFILE},
         conversation::{Admit as _, MessageOutput, no_room},
         envelope::{self, Envelope, INVALID_PARAMS},
+        tasks::plan::TaskWish,
         tools::{CallRequest, WayHere},
     },
     mesh::{PeerId, PeerStream},
@@ -199,6 +200,7 @@ impl MeshApp {
             session: None,
             interface: None,
             abilities: Abilities::default(),
+            tasks: TaskWish::Waits,
             way: WayHere::default(),
         };
         let running = self.endpoint.begin_call(&principal, call);

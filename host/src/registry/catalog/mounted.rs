@@ -48,12 +48,24 @@ impl Catalog {
     /// This catalog with the tools and problems of components alone. It still knows the mounts.
     pub(super) fn of_components(&self) -> Self {
         let mut next = self.clone_maps();
+        next.tools.retain(|_, tool| !tool.is_of_host());
         if !next.mounts.is_empty() {
             let owners: BTreeSet<String> = next.mounts.keys().map(|mount| owner(mount)).collect();
             next.tools.retain(|_, tool| !owners.contains(&*tool.component));
             next.problems.retain(|owner, _| !owners.contains(owner));
         }
         next
+    }
+
+    /// This catalog with the host's own tools, if it has a tool for which they are there. Other tools keep their names.
+    pub(in crate::registry) fn with_host_tools(mut self, tools: &[Arc<Tool>]) -> Self {
+        self.tools.retain(|_, tool| !tool.is_of_host());
+        if self.tools.values().any(|tool| tool.is_long()) {
+            for tool in tools {
+                self.tools.entry(tool.name.clone()).or_insert_with(|| Arc::clone(tool));
+            }
+        }
+        self
     }
 
     /// This catalog of components with the tools and problems of its mounts.

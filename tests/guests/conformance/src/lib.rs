@@ -2,6 +2,7 @@
 #![allow(clippy::disallowed_methods, clippy::print_stdout, reason = "a guest has its thread and its output to itself")]
 
 mod asking;
+mod working;
 
 use std::time::Duration;
 
@@ -264,6 +265,15 @@ mcpp_tool::export! {
         asking::test_streaming_elicitation,
         test_change_resource,
         test_trigger_prompt_change,
+        working::greet,
+        working::slow_compute,
+        working::slow_structured,
+        working::failing_job,
+        working::protocol_error_job,
+        working::large_job,
+        working::confirm_delete,
+        working::multi_input,
+        working::test_tool_with_task,
     ],
     resources: [static_text, static_binary, template_data, watched_resource],
     prompts: [

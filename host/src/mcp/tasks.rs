@@ -1,0 +1,413 @@
+//! MCP tasks: calls that go on after their request was answered, in the words of the extension `io.modelcontextprotocol/tasks` (SEP-2663), and for clients that do not know it.
+//!
+//! The call runs in a task of its own. The host writes the task to disk before it gives the id away, and the result before it says that there is one. Each request is held to
+//! the caller that made the task: for another one it is not there. What a task says and asks meanwhile is in memory alone, since it cannot outlive the process.
+
+mod live;
+mod news;
+pub(super) mod plan;
+pub(super) mod wait;
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use bytes::Bytes;
+use rmcp::model::{
+    CallToolResponse, CallToolResult, CreateTaskResult, DetailedTask, ErrorData, InputResponses, JsonObject, Task,
+    TaskPayload, TaskStatus,
+};
+use serde_json::{Value, json};
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+
+pub(super) use self::news::CallNews;
+use self::{
+    live::{LiveTask, LiveTasks, TaskView},
+    news::NEWS_BYTES,
+    plan::{InPlace, TaskPlan},
+};
+use super::{
+    convert,
+    handler::Endpoint,
+    inputs,
+    parked::caller,
+    running::{CallOutcome, RunningCall},
+    tools::RECEIPT,
+    written::{self, LARGE_RESULT_BYTES, ResultWriter},
+};
+use crate::{
+    call::{CallError, inputs::Ability},
+    memory::MemoryUse,
+    names::TenantId,
+    store::{Store, StoreError},
+    tasks::{MAX_REASON_BYTES, NoTask, TaskBounds, TaskEnd, TaskId, TaskRecord, TaskStore},
+    tenant::{Principal, SCOPE_TOOLS},
+};
+
+/// How often a client is asked to look.
+const POLL_MS: u64 = 500;
+/// Memory of a task whose call runs, beside its guest and its questions.
+const LIVE_BYTES: u64 = NEWS_BYTES + (8 << 10);
+/// JSON in memory takes so many times the bytes that it has.
+const JSON_FACTOR: u64 = 4;
+
+/// A host's tasks.
+#[derive(Debug, Clone)]
+pub(super) struct McpTasks {
+    store: TaskStore,
+    live: LiveTasks,
+}
+
+/// Who makes a task.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct TaskCaller<'a> {
+    pub(super) principal: &'a Principal,
+    /// Whether the door asks from time to time if it may still come in.
+    pub(super) may_be_revoked: bool,
+}
+
+/// A task that was made, for the answer to its request.
+struct MadeTask {
+    id: TaskId,
+    record: TaskRecord,
+    news: CallNews,
+}
+
+/// A task as its caller finds it.
+struct FoundTask {
+    id: TaskId,
+    record: TaskRecord,
+    live: Option<Arc<LiveTask>>,
+}
+
+/// Why there is no task for a caller.
+#[derive(Debug, thiserror::Error)]
+enum NotFound {
+    /// There is none, it is another's, or its time is over: a thief learns no more than that.
+    #[error("there is no task with this id; the host forgets a task some time after its end")]
+    Unknown,
+    #[error("the tasks cannot be read")]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Refused(#[from] CallError),
+    #[error("the caller lacks the scope `tools`")]
+    NoScope,
+}
+
+impl From<NotFound> for ErrorData {
+    fn from(error: NotFound) -> Self {
+        match error {
+            NotFound::Unknown => Self::invalid_params(error.to_string(), None),
+            NotFound::NoScope => Self::invalid_request(error.to_string(), None),
+            NotFound::Store(_) => Self::internal_error(crate::error::chain(&error), None),
+            NotFound::Refused(refused) => {
+                let reason = refused.to_string();
+                convert::error(refused).err().unwrap_or_else(|| Self::internal_error(reason, None))
+            }
+        }
+    }
+}
+
+impl McpTasks {
+    pub(super) fn new(store: Arc<dyn Store>) -> Self {
+        Self { store: TaskStore::new(store), live: LiveTasks::default() }
+    }
+
+    /// Forgets what is over, and stops the calls of principals that may not come in any more.
+    pub(super) async fn tidy(&self, comes_in: impl Fn(&Principal) -> bool) {
+        self.live.stop_unless(comes_in);
+        self.store.sweep_all().await;
+    }
+
+    /// The task with this id, if it is the principal's.
+    async fn find(&self, principal: &Principal, id: &str) -> Result<FoundTask, NotFound> {
+        if !principal.scopes.contains(SCOPE_TOOLS) {
+            return Err(NotFound::NoScope);
+        }
+        let id = TaskId::read(id).ok_or(NotFound::Unknown)?;
+        // Before the record: one that ends meanwhile has its end on disk by then.
+        let live = self.live.get(id);
+        let record = self.store.read(&principal.tenant, &principal.incarnation, id).await?;
+        let is_callers = |record: &TaskRecord| record.owner == caller(principal) && principal.may_use(&record.tool);
+        let record = record.filter(is_callers).ok_or(NotFound::Unknown)?;
+        let live = live.filter(|_| record.end.is_none());
+        Ok(FoundTask { id, record, live })
+    }
+
+    /// The result of a task that has one, as JSON.
+    async fn result(&self, tenant: &TenantId, id: TaskId) -> Result<Vec<u8>, StoreError> {
+        self.store.result(tenant, id).await
+    }
+}
+
+impl Endpoint {
+    /// Lets a call go on as a task. Gives it back if there is no room for one more.
+    pub(super) async fn make_task(
+        &self,
+        caller: TaskCaller<'_>,
+        running: RunningCall,
+        plan: &TaskPlan,
+    ) -> Result<CallToolResponse, (Box<RunningCall>, NoTask)> {
+        let (told, made) = oneshot::channel();
+        // Whatever becomes of the request: a task that is on disk has somebody who ends it.
+        let owner = (caller.principal.clone(), caller.may_be_revoked);
+        tokio::spawn(self.clone().run_task(owner, running, plan.clone(), told));
+        match made.await {
+            Ok(Ok(made)) => Ok(made.answer(plan)),
+            Ok(Err(no_task)) => Err(no_task),
+            // The host stops.
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    async fn run_task(
+        self,
+        (principal, may_be_revoked): (Principal, bool),
+        mut running: RunningCall,
+        plan: TaskPlan,
+        told: oneshot::Sender<Result<MadeTask, (Box<RunningCall>, NoTask)>>,
+    ) {
+        let (live, record) = match self.begin_task((&principal, may_be_revoked), running.task_parts(), &plan).await {
+            Ok(begun) => begun,
+            Err(no_task) => {
+                tracing::debug!(tenant = %principal.tenant, error = crate::error::chain(&no_task), "a call does not become a task");
+                if let Err(Err((running, _))) = told.send(Err((Box::new(running), no_task))) {
+                    running.cancel_token().cancel();
+                    running.run_unheard().await;
+                }
+                return;
+            }
+        };
+        let made = MadeTask { id: live.id, record: record.clone(), news: running.news.clone() };
+        if told.send(Ok(made)).is_err() {
+            // Nobody learned its id.
+            live.cancel.cancel();
+        }
+        let outcome = loop {
+            match running.step().await {
+                Ok(step) => live.step(step),
+                Err(outcome) => break outcome,
+            }
+        };
+        let undeclared = running.client().undeclared().filter(|_| plan.in_place == InPlace::Handle);
+        let (end, result) = ending(outcome, running.wants_receipt, undeclared).await;
+        metrics::counter!("mcpp_tasks_ended_total", "end" => end.name()).increment(1);
+        let tasks = self.tasks();
+        let ended = (end, result, plan.keep_ms);
+        let bounds = self.task_bounds(&principal.tenant);
+        let kept = tasks.store.end(&principal.tenant, &principal.incarnation, live.id, record, ended, bounds).await;
+        if let Err(error) = kept {
+            tracing::error!(tenant = %principal.tenant, tool = %plan.tool, error = crate::error::chain(&error), "the end of a task is lost");
+        }
+        tasks.live.remove(live.id);
+        live.tell();
+    }
+
+    async fn begin_task(
+        &self,
+        (principal, may_be_revoked): (&Principal, bool),
+        (cancel, news): (CancellationToken, CallNews),
+        plan: &TaskPlan,
+    ) -> Result<(Arc<LiveTask>, TaskRecord), NoTask> {
+        let share = self.registry().share(&principal.tenant).ok_or(NoTask::TooMany(0))?;
+        let memory = share.memory.reserve(MemoryUse::Messages, LIVE_BYTES).map_err(|_| NoTask::NoMemory)?;
+        let ttl_ms = plan.deadline_ms.saturating_add(plan.keep_ms);
+        let record = TaskRecord::new(caller(principal), plan.tool.clone(), ttl_ms, plan.wait_ms);
+        let bounds = self.task_bounds(&principal.tenant);
+        let tasks = self.tasks();
+        let id = tasks.store.create(&principal.tenant, &principal.incarnation, bounds, &record).await?;
+        let owner = may_be_revoked.then(|| principal.clone());
+        let live = Arc::new(LiveTask::new(id, owner, cancel, (plan.in_place, news), memory));
+        tasks.live.insert(&live);
+        metrics::counter!("mcpp_tasks_begun_total").increment(1);
+        Ok((live, record))
+    }
+
+    fn task_bounds(&self, tenant: &TenantId) -> TaskBounds {
+        let limits = self.registry().share(tenant).map(|share| share.limits).unwrap_or_default();
+        TaskBounds { tasks: limits.tasks, bytes: limits.task_bytes }
+    }
+
+    async fn find_task(&self, principal: &Principal, id: &str) -> Result<FoundTask, ErrorData> {
+        let counted = self.registry().count_request(&principal.tenant).map_err(NotFound::Refused);
+        counted?;
+        Ok(self.tasks().find(principal, id).await?)
+    }
+
+    /// `tasks/get`. `writer`, if there is one, writes a large result aside.
+    pub(super) async fn get_task(
+        &self,
+        principal: &Principal,
+        id: &str,
+        writer: Option<&ResultWriter>,
+    ) -> Result<DetailedTask, ErrorData> {
+        let FoundTask { id, record, live } = self.find_task(principal, id).await?;
+        let view = live.map(|live| live.view());
+        let mut task = wire(id, &record, view.as_ref());
+        let payload = match record.end {
+            None => match view.and_then(|view| view.requests) {
+                Some(input_requests) => TaskPayload::InputRequired { input_requests },
+                None => TaskPayload::Working,
+            },
+            Some(TaskEnd::Cancelled) => TaskPayload::Cancelled,
+            Some(TaskEnd::Completed { bytes }) => {
+                TaskPayload::Completed { result: self.inlined(principal, id, bytes, writer).await? }
+            }
+            Some(failed) => {
+                let error = failure(&failed);
+                task.status_message = error.get("message").and_then(Value::as_str).map(str::to_owned);
+                TaskPayload::Failed { error }
+            }
+        };
+        Ok(DetailedTask::new(task, payload))
+    }
+
+    /// The result of a task within the answer to `tasks/get`. The host reads a large one beside the door's threads.
+    async fn inlined(
+        &self,
+        principal: &Principal,
+        id: TaskId,
+        bytes: u64,
+        writer: Option<&ResultWriter>,
+    ) -> Result<JsonObject, ErrorData> {
+        let broken = |reason: String| ErrorData::internal_error(reason, None);
+        let share = self.registry().share(&principal.tenant).ok_or_else(|| NotFound::Unknown)?;
+        let held = share.memory.reserve(MemoryUse::Messages, bytes.saturating_mul(JSON_FACTOR));
+        let _held = held.map_err(|full| ErrorData::new(convert::BUSY, full.to_string(), None))?;
+        let json = self.tasks().result(&principal.tenant, id).await.map_err(NotFound::Store)?;
+        let parse = move || serde_json::from_slice::<CallToolResult>(&json);
+        let parsed = tokio::task::spawn_blocking(parse).await.map_err(|error| broken(error.to_string()))?;
+        let wire = parsed.map_err(|error| broken(format!("the kept result cannot be read: {error}")))?;
+        let (is_error, meta) = (wire.is_error, wire.meta.clone());
+        let mut wire = match bytes > LARGE_RESULT_BYTES && writer.is_some() {
+            true => written::result(convert::from_result(wire), writer, Some(share)).await,
+            false => wire,
+        };
+        (wire.is_error, wire.meta) = (is_error, meta);
+        match serde_json::to_value(&wire) {
+            Ok(Value::Object(result)) => Ok(result),
+            _ => Err(broken("the kept result is none".to_owned())),
+        }
+    }
+
+    /// `tasks/update`.
+    pub(super) async fn update_task(
+        &self,
+        principal: &Principal,
+        id: &str,
+        responses: &InputResponses,
+    ) -> Result<(), ErrorData> {
+        if let Some(live) = self.find_task(principal, id).await?.live {
+            live.reply(responses);
+        }
+        Ok(())
+    }
+
+    /// `tasks/cancel`. The task is cancelled when its call has stopped; one that has ended stays as it is.
+    pub(super) async fn cancel_task(&self, principal: &Principal, id: &str) -> Result<(), ErrorData> {
+        if let Some(live) = self.find_task(principal, id).await?.live {
+            live.cancel.cancel();
+        }
+        Ok(())
+    }
+}
+
+impl MadeTask {
+    fn answer(self, plan: &TaskPlan) -> CallToolResponse {
+        match plan.in_place {
+            InPlace::Handle => CreateTaskResult::new(wire(self.id, &self.record, None)).into(),
+            InPlace::Result => {
+                let waited = Duration::from_millis(plan.wait_ms);
+                let mut result = wait::still_runs(self.id, &plan.tool, &self.news, waited);
+                // A client that knows the tool's output schema takes no other structured content, and none at all only from a result that is an error.
+                if plan.has_output {
+                    (result.structured, result.is_error) = (None, true);
+                }
+                let mut wire = convert::result(result);
+                let handle = json!({ "taskId": self.id.to_string() });
+                wire.meta.get_or_insert_default().insert(wait::HANDLE.to_owned(), handle);
+                CallToolResponse::Complete(wire)
+            }
+        }
+    }
+}
+
+/// The error for a call that has to be a task and cannot be one now. It has not run.
+pub(super) fn no_room(no_task: &NoTask) -> ErrorData {
+    let data = json!({ "error": "busy", "retryAfterMs": 1_000 });
+    ErrorData::new(convert::BUSY, crate::error::chain(no_task), Some(data))
+}
+
+/// A task as every message about it has it.
+fn wire(id: TaskId, record: &TaskRecord, view: Option<&TaskView>) -> Task {
+    let updated_ms = view.map_or(record.updated_ms, |view| view.updated_ms.max(record.updated_ms));
+    let mut task = Task::new(id.to_string(), TaskStatus::Working, timestamp(record.created_ms), timestamp(updated_ms));
+    task.status_message = view.and_then(|view| view.news.progress().map(str::to_owned));
+    task.with_ttl_ms(record.ttl_ms).with_poll_interval_ms(POLL_MS)
+}
+
+/// RFC 3339.
+fn timestamp(ms: u64) -> String {
+    let time = SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(ms)).unwrap_or(SystemTime::UNIX_EPOCH);
+    humantime::format_rfc3339_millis(time).to_string()
+}
+
+/// The JSON-RPC error of a task that has failed.
+fn failure(end: &TaskEnd) -> JsonObject {
+    let error = match end {
+        TaskEnd::Failed(error) => serde_json::from_str(error).ok(),
+        TaskEnd::Lost(reason) => {
+            Some(ErrorData::internal_error(format!("the call has run, but its result was lost: {reason}"), None))
+        }
+        _ => None,
+    };
+    let interrupted = || {
+        let reason = "the host stopped while the call ran; it may have had effects, so look what came of it before calling again";
+        ErrorData::internal_error(reason, Some(json!({ "error": "interrupted" })))
+    };
+    match serde_json::to_value(error.unwrap_or_else(interrupted)) {
+        Ok(Value::Object(error)) => error,
+        _ => JsonObject::new(),
+    }
+}
+
+/// How a task ends with the outcome of its call: a tool's own error is a result, and only what would have been no result of a tool has failed.
+async fn ending((result, receipt): CallOutcome, wants_receipt: bool, undeclared: Option<Ability>) -> (TaskEnd, Bytes) {
+    let wire = match result {
+        Err(CallError::Cancelled) => return (TaskEnd::Cancelled, Bytes::new()),
+        Err(error @ (CallError::Trapped(_) | CallError::InvalidResult { .. } | CallError::Interrupted { .. })) => {
+            Err(ErrorData::internal_error(error.to_string(), Some(json!({ "error": error.kind() }))))
+        }
+        Err(error) => convert::error(error),
+        Ok(result)
+            if result.is_error
+                && let Some(ability) = undeclared =>
+        {
+            Err(inputs::undeclared(ability))
+        }
+        Ok(result) => {
+            let converted = tokio::task::spawn_blocking(move || convert::result(result)).await;
+            converted.map_err(|error| ErrorData::internal_error(error.to_string(), None))
+        }
+    };
+    let failed = |error: ErrorData| {
+        let mut error = error;
+        let mut message = error.message.into_owned();
+        message.truncate(message.floor_char_boundary(MAX_REASON_BYTES));
+        error.message = message.into();
+        (TaskEnd::Failed(serde_json::to_string(&error).unwrap_or_default()), Bytes::new())
+    };
+    let mut wire = match wire {
+        Ok(wire) => wire,
+        Err(error) => return failed(error),
+    };
+    if wants_receipt {
+        wire.meta.get_or_insert_default().insert(RECEIPT.to_owned(), receipt.json());
+    }
+    match tokio::task::spawn_blocking(move || serde_json::to_vec(&wire)).await {
+        Ok(Ok(json)) => (TaskEnd::Completed { bytes: u64::try_from(json.len()).unwrap_or(u64::MAX) }, json.into()),
+        _ => failed(ErrorData::internal_error("the result cannot be written", None)),
+    }
+}

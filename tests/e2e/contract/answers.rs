@@ -283,7 +283,7 @@ async fn every_tool_answers_each_of_its_parameters() {
     granted.extend(toml::from_str::<toml::Table>(&more).expect("TOML"));
     let table = toml::Table::from_iter([(
         "components".to_owned(),
-        toml::Value::Table([("peers".to_owned(), granted.into())].into_iter().collect()),
+        toml::Value::Table([("peers".to_owned(), toml::Value::Table(granted))].into_iter().collect()),
     )]);
     grant(&files, &toml::to_string(&table).expect("TOML"));
     let here = Commanded::start_with(files, |config| config.tools.builtin = true).await;

@@ -18,7 +18,7 @@ const PEER: &str = "$peer";
 /// Stands for its address.
 const AT: &str = "$at";
 /// An address in a setting and in a file.
-const OTHER: &str = "/ip4/192.0.2.1/tcp/1/p2p/12D3KooWCFAPi3qBEhJtJtiPJBVD3cTSHe64FtCKMx4McEyiC9jT";
+const OTHER: &str = "/ip4/127.0.0.1/tcp/1/p2p/12D3KooWCFAPi3qBEhJtJtiPJBVD3cTSHe64FtCKMx4McEyiC9jT";
 
 /// The rows, in their order.
 pub(super) fn rows() -> Vec<Row> {
@@ -211,7 +211,7 @@ fn workflows() -> Vec<Row> {
         (
             "workflow_status",
             json!({ "workflow_id": "one", "include_steps": true, "include_metrics": true }),
-            json!({ "success": true, "status": "completed", "progress": 100.0, "steps": "…", "metrics": "…" }),
+            json!({ "success": true, "status": "completed", "progress": "…", "steps": "…", "metrics": "…" }),
         ),
         (
             "workflow_list",

@@ -179,7 +179,7 @@ impl Engine {
                 let listed = self.labelled(&request);
                 respond(&mut stream, 200, &json!(listed).to_string()).await
             }
-            ("POST", ["containers", "create"]) => self.create(&mut stream, request).await,
+            ("POST", ["containers", "create"]) => self.create(&mut stream, &request).await,
             (method, ["containers", name, rest @ ..]) => {
                 let (name, container) = ((*name).to_owned(), self.state().containers.get(*name).cloned());
                 let Some(container) = container else {
@@ -281,7 +281,7 @@ impl Engine {
         Some(())
     }
 
-    async fn create(&self, stream: &mut UnixStream, request: Request) -> Option<()> {
+    async fn create(&self, stream: &mut UnixStream, request: &Request) -> Option<()> {
         let name = request.query.get("name").cloned().unwrap_or_default();
         let image = request.body["Image"].as_str().unwrap_or_default().to_owned();
         if !self.has_image(&image) {
@@ -295,7 +295,7 @@ impl Engine {
         };
         {
             let mut state = self.state();
-            state.made.push(request.body);
+            state.made.push(request.body.clone());
             state.containers.insert(name.clone(), container);
         }
         respond(stream, 201, &json!({ "Id": name, "Warnings": [] }).to_string()).await

@@ -18,7 +18,7 @@ const PEER: &str = "$peer";
 /// Stands for its address.
 const AT: &str = "$at";
 /// An address in a setting and in a file.
-const OTHER: &str = "/ip4/192.0.2.1/tcp/1/p2p/12D3KooWCFAPi3qBEhJtJtiPJBVD3cTSHe64FtCKMx4McEyiC9jT";
+const OTHER: &str = "/ip4/127.0.0.1/tcp/1/p2p/12D3KooWCFAPi3qBEhJtJtiPJBVD3cTSHe64FtCKMx4McEyiC9jT";
 
 /// The rows, in their order.
 pub(super) fn rows() -> Vec<Row> {
@@ -211,7 +211,7 @@ fn workflows() -> Vec<Row> {
         (
             "workflow_status",
             json!({ "workflow_id": "one", "include_steps": true, "include_metrics": true }),
-            json!({ "success": true, "status": "completed", "progress": 100.0, "steps": "…", "metrics": "…" }),
+            json!({ "success": true, "status": "completed", "progress": "…", "steps": "…", "metrics": "…" }),
         ),
         (
             "workflow_list",
@@ -283,7 +283,7 @@ async fn every_tool_answers_each_of_its_parameters() {
     granted.extend(toml::from_str::<toml::Table>(&more).expect("TOML"));
     let table = toml::Table::from_iter([(
         "components".to_owned(),
-        toml::Value::Table([("peers".to_owned(), granted.into())].into_iter().collect()),
+        toml::Value::Table([("peers".to_owned(), toml::Value::Table(granted))].into_iter().collect()),
     )]);
     grant(&files, &toml::to_string(&table).expect("TOML"));
     let here = Commanded::start_with(files, |config| config.tools.builtin = true).await;

@@ -3,7 +3,7 @@
 use std::{fmt::Write as _, sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tokio::{sync::Semaphore, time::Instant};
 
 use super::{CallNews, FoundTask, McpTasks, NotFound, failure, live::LiveTask};
@@ -144,15 +144,16 @@ pub(super) fn still_runs(id: TaskId, tool: &ToolName, news: &CallNews, waited: D
         "`{tool}` has not ended after {} s and goes on. Call `{TASK_WAIT}` with {{\"task\":\"{id}\"}} for its answer, or with {{\"task\":\"{id}\",\"cancel\":true}} to stop it.",
         waited.as_secs(),
     );
-    let mut state = json!({ "task": id.to_string(), "status": "working" });
+    let mut state =
+        Map::from_iter([("task".to_owned(), id.to_string().into()), ("status".to_owned(), "working".into())]);
     if let Some(progress) = news.progress() {
         let _a_string_takes_all = write!(text, "\nProgress: {progress}");
-        state["progress"] = progress.into();
+        state.insert("progress".to_owned(), progress.into());
     }
     let log: Vec<&str> = news.log().collect();
     if !log.is_empty() {
         let _a_string_takes_all = write!(text, "\nLog:\n{}", log.join("\n"));
-        state["log"] = log.into();
+        state.insert("log".to_owned(), log.into());
     }
-    ToolResult { content: vec![Content::Text(text)], structured: Some(state), ..ToolResult::default() }
+    ToolResult { content: vec![Content::Text(text)], structured: Some(Value::Object(state)), ..ToolResult::default() }
 }

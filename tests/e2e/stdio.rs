@@ -19,7 +19,10 @@ struct Client {
 
 impl Client {
     fn start() -> Self {
-        let folder = crate::support::folder(&[("probe", &guest("probe"))]);
+        Self::start_on(crate::support::folder(&[("probe", &guest("probe"))]))
+    }
+
+    fn start_on(folder: tempfile::TempDir) -> Self {
         crate::precompiled::give(&folder.path().join("data"));
         let mut child = Command::new(crate::command_line::mcpp())
             .args(["serve", "--stdio", "--tools"])
@@ -118,4 +121,45 @@ async fn a_guest_that_prints_does_not_disturb_the_protocol() {
     }
     assert_eq!(answer["id"], 5, "a cancelled request has no answer: {answer}");
     assert!(client.leave().await.success());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_long_call_over_standard_input_is_waited_for_in_both_eras() {
+    for is_legacy in [false, true] {
+        let folder = crate::support::folder(&[("conformance", &guest("conformance"))]);
+        let limits = "deadline_ms = 600000\nlong_call_s = 1";
+        crate::support::grant(&folder, &format!("[components.conformance.limits]\n{limits}\n"));
+        let mut client = Client::start_on(folder);
+        if is_legacy {
+            client.ask(&initialize_message()).await;
+            client.send(r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#).await;
+        }
+        let mut id = 100;
+        let mut call = async |client: &mut Client, tool: &str, arguments: Value| {
+            id += 1;
+            let mut message = modern_message("tools/call", json!({ "name": tool, "arguments": arguments }));
+            message["id"] = json!(id);
+            if is_legacy {
+                message["params"].as_object_mut().expect("params").remove("_meta");
+            }
+            client.send(&message.to_string()).await;
+            loop {
+                let answer = client.receive().await;
+                if answer["id"] == id {
+                    return answer;
+                }
+            }
+        };
+        // Which tools are long is known when they are loaded.
+        while text_of(&call(&mut client, "task_wait", json!({ "task": "none" })).await).contains("unknown tool") {}
+        let late = call(&mut client, "slow_compute", json!({ "seconds": 3, "label": "late" })).await;
+        let task =
+            late["result"]["_meta"]["mcpp/task"]["taskId"].as_str().unwrap_or_else(|| panic!("{late}")).to_owned();
+        let mut waited = late;
+        while waited["result"]["structuredContent"]["status"] == "working" {
+            waited = call(&mut client, "task_wait", json!({ "task": task })).await;
+        }
+        assert_eq!(text_of(&waited), "computed late");
+        assert!(client.leave().await.success());
+    }
 }

@@ -223,6 +223,13 @@ impl ServerHandler for ProtocolHandler {
                     tasks: asking::tasks(&context),
                 };
                 self.leave_door(&call.tool, &context);
+                // What a tool says of tasks is known when it is there. A caller that says how long it waits gets none.
+                if call.way.patience.is_none() {
+                    tokio::select! {
+                        () = self.registry().meet(&self.principal.tenant, &call.tool) => {}
+                        () = context.ct.cancelled() => {}
+                    }
+                }
                 self.endpoint.begin_call(&self.principal, call)?
             }
         };

@@ -104,7 +104,7 @@ pub(super) enum CallTurn {
 }
 
 /// Why a client that waits for a call has something to do.
-enum Attended {
+enum WaitOver {
     Ended(CallOutcome),
     Asks(Round),
     TooLong,
@@ -321,9 +321,9 @@ impl RunningCall {
                 }
             };
             match attended {
-                Attended::Ended(outcome) => return CallTurn::Ended(outcome),
-                Attended::Asks(round) => Some(round),
-                Attended::TooLong => None,
+                WaitOver::Ended(outcome) => return CallTurn::Ended(outcome),
+                WaitOver::Asks(round) => Some(round),
+                WaitOver::TooLong => None,
             }
         };
         drop(stop_guest.disarm());
@@ -340,7 +340,7 @@ impl RunningCall {
         token: Option<&ProgressToken>,
         way: WayToAsk,
         until: Option<Instant>,
-    ) -> Attended {
+    ) -> WaitOver {
         let Self { outcome, events, asked, hears, news, plan, .. } = self;
         let over = CancellationToken::new();
         let mut forwarding =
@@ -357,12 +357,12 @@ impl RunningCall {
                 biased;
                 () = &mut forwarding, if !forwarding.is_terminated() => {}
                 () = &mut asking, if !asking.is_terminated() => {}
-                result = &mut *outcome => break Attended::Ended(result),
+                result = &mut *outcome => break WaitOver::Ended(result),
                 // Its client is asked for as long as it thinks.
-                () = &mut too_long, if asking.is_terminated() => return Attended::TooLong,
+                () = &mut too_long, if asking.is_terminated() => return WaitOver::TooLong,
                 round = asked.next() => match way {
                     WayToAsk::ByRequest => asking.set(inputs::ask(peer, round).fuse()),
-                    WayToAsk::InTheAnswer => break Attended::Asks(round),
+                    WayToAsk::InTheAnswer => break WaitOver::Asks(round),
                 },
             }
         };

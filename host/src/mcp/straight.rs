@@ -97,9 +97,12 @@ struct Meta<'a> {
 }
 
 impl PlainRequest<'_> {
-    /// Whether it calls a tool whose call may become a task, or has to be one.
+    /// Whether it calls a tool whose call may become a task, or has to be one, or a tool that may still be loaded.
     pub(super) fn may_be_task(&self, endpoint: &Endpoint, principal: &Principal) -> bool {
-        matches!(self, Self::Call(call) if !matches!(endpoint.plan(principal, call), Ok(None)))
+        let Self::Call(call) = self else { return false };
+        let (registry, tenant) = (endpoint.registry(), &principal.tenant);
+        let is_early = || !registry.is_opened(tenant) && registry.catalog(tenant).tool(&call.tool).is_none();
+        !matches!(endpoint.plan(principal, call), Ok(None)) || is_early()
     }
 
     /// Whether the client wants more than an answer: records of the log, or progress.

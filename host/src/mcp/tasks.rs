@@ -273,7 +273,7 @@ impl Endpoint {
         writer: Option<&ResultWriter>,
     ) -> Result<JsonObject, ErrorData> {
         let broken = |reason: String| ErrorData::internal_error(reason, None);
-        let share = self.registry().share(&principal.tenant).ok_or_else(|| NotFound::Unknown)?;
+        let share = self.registry().share(&principal.tenant).ok_or(NotFound::Unknown)?;
         let held = share.memory.reserve(MemoryUse::Messages, bytes.saturating_mul(JSON_FACTOR));
         let _held = held.map_err(|full| ErrorData::new(convert::BUSY, full.to_string(), None))?;
         let json = self.tasks().result(&principal.tenant, id).await.map_err(NotFound::Store)?;

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::{Registry, TenantCatalog, catalog::Catalog};
 use crate::{
     call::{CallError, Request},
-    names::TenantId,
+    names::{TenantId, ToolName},
 };
 
 /// How long a call waits for a tool while everything of its tenant is loaded for the first time.
@@ -40,6 +40,21 @@ impl Registry {
         if let Some(tenant) = self.tenant(tenant) {
             let mut opened = tenant.opened.subscribe();
             let _or_not = tokio::time::timeout(EARLY_LIST_WAIT, opened.wait_for(|opened| *opened)).await;
+        }
+    }
+
+    /// Waits a moment for a tool that may still be loaded. Where too many wait already it does not wait: the call is refused then.
+    pub async fn meet(&self, tenant: &TenantId, tool: &ToolName) {
+        let Some(tenant) = self.tenant(tenant) else { return };
+        let (mut changed, mut opened) = (tenant.changed.subscribe(), tenant.opened.subscribe());
+        let until = Instant::now() + EARLY_CALL_WAIT;
+        let Ok(_permit) = tenant.early.try_acquire() else { return };
+        while !*opened.borrow_and_update() && tenant.catalog.load().tool(tool).is_none() {
+            tokio::select! {
+                _ = changed.changed() => {}
+                _ = opened.changed() => {}
+                () = tokio::time::sleep_until(until) => return,
+            }
         }
     }
 

@@ -3,8 +3,8 @@
 use std::{fmt::Write as _, sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
-use serde_json::{Value, json};
-use tokio::time::Instant;
+use serde_json::{Map, Value, json};
+use tokio::{sync::Semaphore, time::Instant};
 
 use super::{CallNews, FoundTask, McpTasks, NotFound, failure, live::LiveTask};
 use crate::{
@@ -28,9 +28,15 @@ pub(super) const HANDLE: &str = "mcpp/task";
 /// A call of it ends before the deadline that its caller set.
 const BEFORE_DEADLINE: Duration = Duration::from_millis(500);
 
+/// Results that are read at the same time, each before its memory is charged.
+const READERS: usize = 2;
+
 /// Waits for tasks.
 #[derive(Debug)]
-struct TaskWait(McpTasks);
+struct TaskWait {
+    tasks: McpTasks,
+    readers: Semaphore,
+}
 
 /// The tool, for the host's catalog.
 pub(in crate::mcp) fn tool(tasks: &McpTasks) -> Result<Tool, InstallError> {
@@ -56,7 +62,7 @@ pub(in crate::mcp) fn tool(tasks: &McpTasks) -> Result<Tool, InstallError> {
     let powers = Arc::new(Powers::none(ComponentName::of_host()));
     // The task's own limit says how long it waits.
     let limits = Limits { deadline_ms: 86_400_000, output_bytes: 256 << 20, ..Limits::default() };
-    let target = ToolTarget::Remote(Arc::new(TaskWait(tasks.clone())));
+    let target = ToolTarget::Remote(Arc::new(TaskWait { tasks: tasks.clone(), readers: Semaphore::new(READERS) }));
     let tool = Tool::new(&powers, name, listing, target, limits)?;
     Ok(Tool { task: TaskSupport::Never, ..tool })
 }
@@ -100,7 +106,9 @@ impl TaskWait {
                 Ok(still_runs(id, &record.tool, &news, begun.elapsed()))
             }
             Some(TaskEnd::Completed { .. }) => {
-                let json = self.0.result(&principal.tenant, id).await;
+                // Never closed.
+                let _one_of_few = self.readers.acquire().await;
+                let json = self.tasks.result(&principal.tenant, id).await;
                 let json = json.map_err(|error| CallError::Failed(crate::error::chain(&error)))?;
                 let parse = move || serde_json::from_slice(&json).map(convert::from_result);
                 let parsed = tokio::task::spawn_blocking(parse).await;
@@ -117,7 +125,7 @@ impl TaskWait {
     }
 
     async fn find(&self, request: &Request, id: &str) -> Result<FoundTask, CallError> {
-        self.0.find(&request.principal, id).await.map_err(|error| match error {
+        self.tasks.find(&request.principal, id).await.map_err(|error| match error {
             NotFound::Refused(refused) => refused,
             other => CallError::Failed(crate::error::chain(&other)),
         })
@@ -126,7 +134,7 @@ impl TaskWait {
     /// Resolves when the task has ended.
     async fn ended(&self, live: &LiveTask) {
         let mut changes = live.watch();
-        while self.0.live.get(live.id).is_some() && changes.changed().await.is_ok() {}
+        while self.tasks.live.get(live.id).is_some() && changes.changed().await.is_ok() {}
     }
 }
 
@@ -136,15 +144,16 @@ pub(super) fn still_runs(id: TaskId, tool: &ToolName, news: &CallNews, waited: D
         "`{tool}` has not ended after {} s and goes on. Call `{TASK_WAIT}` with {{\"task\":\"{id}\"}} for its answer, or with {{\"task\":\"{id}\",\"cancel\":true}} to stop it.",
         waited.as_secs(),
     );
-    let mut state = json!({ "task": id.to_string(), "status": "working" });
+    let mut state =
+        Map::from_iter([("task".to_owned(), id.to_string().into()), ("status".to_owned(), "working".into())]);
     if let Some(progress) = news.progress() {
         let _a_string_takes_all = write!(text, "\nProgress: {progress}");
-        state["progress"] = progress.into();
+        state.insert("progress".to_owned(), progress.into());
     }
     let log: Vec<&str> = news.log().collect();
     if !log.is_empty() {
         let _a_string_takes_all = write!(text, "\nLog:\n{}", log.join("\n"));
-        state["log"] = log.into();
+        state.insert("log".to_owned(), log.into());
     }
-    ToolResult { content: vec![Content::Text(text)], structured: Some(state), ..ToolResult::default() }
+    ToolResult { content: vec![Content::Text(text)], structured: Some(Value::Object(state)), ..ToolResult::default() }
 }

@@ -48,6 +48,8 @@ fn fill() {
         return;
     }
     let data = tempfile::tempdir().expect("a folder");
+    // With the key of what is kept already: code under another key would not be.
+    hand_out(data.path());
     let mut process = Command::new(mcpp())
         .args(["serve", "--listen", "127.0.0.1:0", "--data"])
         .arg(data.path())
@@ -68,11 +70,19 @@ fn fill() {
 
 /// Gives a host that has not begun yet the built-in components' code.
 pub fn give(data: &Path) {
-    let (shared, own) = (shared(), own(data));
-    if own.exists() {
+    if own(data).exists() {
         return;
     }
     fill();
+    hand_out(data);
+}
+
+/// Copies what is kept to a host.
+fn hand_out(data: &Path) {
+    let (shared, own) = (shared(), own(data));
+    if !shared.join("key").exists() {
+        return;
+    }
     fs::DirBuilder::new().recursive(true).mode(0o700).create(&own).expect("a folder");
     copy(&shared.join("key"), &own.join("key")).expect("copied");
     for entry in entries(&shared) {

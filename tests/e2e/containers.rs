@@ -114,7 +114,8 @@ async fn a_task_of_a_repository_is_built_run_and_leaves_no_image() {
     });
     let submitted = ask(&host, "p2p_taskqueue_submit_docker_github", task).await;
     let done = ended(&host, submitted["task_id"].as_str().expect("an id")).await;
-    holds(&done, &json!({ "status": "completed", "result": { "success": true, "stdout": "built\n" } }), "the task");
+    let expected = json!({ "status": "completed", "result": { "success": true, "stdout": "built\n" } });
+    holds(&done, &expected, &format!("{done}"));
     assert_eq!(done["result"]["logs"][0]["stream"], "build", "{done}");
     let build = engine.state().seen.iter().find(|request| request.starts_with("POST /build")).cloned().expect("built");
     for part in [

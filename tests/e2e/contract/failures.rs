@@ -135,6 +135,7 @@ pub(super) fn wrong_rows() -> Vec<(&'static str, &'static str, Value)> {
         ("queue_stats", "include_worker_stats", json!("yes")),
         ("queue_stats", "include_historical", json!("yes")),
         ("p2p_bootstrap_list", "more", json!(1)),
+        ("task_list", "status_filter", json!("none")),
     ]
 }
 

@@ -77,7 +77,7 @@ pub(super) fn queue() -> Vec<Row> {
         (
             "worker_status",
             json!({ "worker_id": "w", "include_tasks": true, "include_metrics": true }),
-            json!({ "success": true, "status": "busy", "running_tasks": 1, "tasks": "…", "metrics": { "max_concurrent_tasks": 2 } }),
+            json!({ "success": true, "status": "active", "running_tasks": 1, "tasks": "…", "metrics": { "max_concurrent_tasks": 2 } }),
         ),
         (
             "p2p_taskqueue_list_tasks",

@@ -111,7 +111,9 @@ async fn an_engine_that_is_away_or_hostile_ends_a_container_with_a_reason() {
     assert!(refused["error_message"].as_str().is_some_and(|said| said.contains("does not answer")), "{refused}");
     engine.set_mood(Mood::Well);
     // An engine that breaks off in the midst of it.
-    let broken = execute(&host, &["break"]).await;
+    // The container may go on for all that anybody knows: its time ends it.
+    let broken = json!({ "image": "here:1", "command": ["break"], "timeout": 1 });
+    let broken = ask(&host, "docker_execute", broken).await;
     assert_eq!(broken["success"], false, "{broken}");
     let missing = ask(&host, "docker_execute", json!({ "image": "missing:1" })).await;
     holds(&missing, &json!({ "success": false, "error_message": "the engine refuses: manifest unknown" }), "missing");

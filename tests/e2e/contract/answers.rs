@@ -217,7 +217,7 @@ fn workflows() -> Vec<Row> {
             "workflow_list",
             json!({
                 "status_filter": "completed", "tag_filter": ["x"], "limit": 5, "offset": 0, "created_after": "2020-01-01T00:00:00Z",
-                "created_before": "2100-01-01T00:00:00Z", "cursor": "",
+                "created_before": "2100-01-01T00:00:00Z",
             }),
             json!({ "success": true, "returned_count": 1 }),
         ),

@@ -83,6 +83,7 @@ pub(super) fn rows() -> Vec<Row> {
         ("workflow_cancel", json!({ "workflow_id": "x" }), failed("Workflow x not found")),
         ("workflow_list", json!({ "limit": 1001 }), failed("Limit must be between 1 and 1000")),
         ("workflow_list", json!({ "offset": -1 }), failed("Offset must be non-negative")),
+        ("workflow_list", json!({ "cursor": "" }), failed("…")),
         ("workflow_dependencies", json!({ "workflow_id": "x" }), failed("Workflow x not found")),
         ("workflow_dependencies", json!({ "workflow_id": "x", "format": "svg" }), failed("…")),
         ("workflow_result", json!({ "workflow_id": "x" }), failed("Workflow x not found or not yet completed")),

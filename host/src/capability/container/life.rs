@@ -201,15 +201,13 @@ impl ContainerLife {
             forcerm: true,
             ..BuildImageOptions::default()
         };
-        let mut story = Box::pin(self.engine.story().build_image(options, None, None));
+        // The library wants a body also where the engine fetches what it builds.
+        let nothing = Some(bollard::body_full(Bytes::new()));
+        let mut story = Box::pin(self.engine.story().build_image(options, None, nothing));
         let mut left = self.engine.config().output_bytes;
         while let Some(step) = story.next().await {
-            let step = step?;
-            if let Some(message) = step.error_detail.and_then(|error| error.message) {
-                return Err(EngineFailure::Refused(message));
-            }
             // Of a long story the end is missing; the build goes on.
-            let text = step.stream.unwrap_or_default();
+            let text = step?.stream.unwrap_or_default();
             let bytes = u32::try_from(text.len()).unwrap_or(u32::MAX);
             if let Some(less) = left.checked_sub(bytes) {
                 left = less;

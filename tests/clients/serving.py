@@ -7,7 +7,7 @@ import sys
 import time
 import urllib.request
 
-START_SECONDS = 120
+START_SECONDS = 300
 
 
 def url(port: int) -> str:

@@ -13,8 +13,8 @@
 //!
 //! /// The notes that clients see in the list.
 //! fn all_notes() -> Result<Vec<Resource>, Error> {
-//!     let notes = NOTES.all().collect(&snapshot()?)?;
-//!     Ok(notes.into_iter().map(|(id, _): (String, String)| Resource::new(format!("notes://{id}"), id)).collect())
+//!     let notes: Vec<(String, String)> = NOTES.all().collect(&snapshot()?)?;
+//!     Ok(notes.into_iter().map(|(id, _)| Resource::new(format!("notes://{id}"), id)).collect())
 //! }
 //!
 //! /// How this works.

@@ -46,8 +46,8 @@ async fn a_refusal_is_no_limit_and_a_limit_without_a_time_lasts_a_minute() {
 async fn comments_that_are_gone_are_written_anew_and_those_that_look_like_ours_stay() {
     let (github, host) = start().await;
     let quoted = foreign("one", &ago(5, false)).replacen(" -->", " --> as somebody quotes it", 1);
-    let (quote, longer) =
-        (lock(&github).comment(1, &quoted), lock(&github).comment(1, &foreign("one-more", &ago(5, true))));
+    let quote = lock(&github).comment(1, &quoted);
+    let longer = lock(&github).comment(1, &foreign("one-more", &ago(5, true)));
     let first = ask(&host, "peer_registry_register", json!({})).await;
     assert_eq!(first["success"], true, "{first}");
     // Another host's clean-up deletes the comment between the list and the change.

@@ -13,6 +13,9 @@ use crate::{
     taskqueue::{ask, holds},
 };
 
+/// The most bytes of a container's files.
+pub(crate) const DISK_BYTES: u64 = 8 << 20;
+
 /// A host with an engine, whose worker may run the images `here` and `far`, and build of one organization's repositories.
 pub(crate) async fn start() -> (TestHost, Engine) {
     start_with(|_| {}).await
@@ -35,6 +38,7 @@ pub(crate) async fn start_with(change: impl FnOnce(&mut Config)) -> (TestHost, E
         config.containers.images = vec!["*".to_owned()].try_into().expect("images");
         config.containers.repositories = vec!["https://github.com/*".to_owned()].try_into().expect("repositories");
         config.containers.output_bytes = 64 << 10;
+        config.containers.disk_bytes = DISK_BYTES;
         change(config);
     })
     .await;
@@ -84,6 +88,8 @@ async fn a_task_of_an_image_runs_with_the_safe_settings_and_has_the_contracts_re
         "Image": "far:1", "Cmd": ["say", "hello", "there"], "Env": ["A=b"], "User": "nobody", "WorkingDir": "/w", "Tty": false,
         "HostConfig": {
             "NetworkMode": "none", "Memory": 64 << 20, "MemorySwap": 64 << 20, "NanoCpus": 500_000_000, "PidsLimit": 256,
+            "Ulimits": [{ "Name": "fsize", "Soft": DISK_BYTES, "Hard": DISK_BYTES }, { "Name": "core", "Soft": 0, "Hard": 0 }],
+            "Tmpfs": { "/data": "", "/own": "" },
             "ReadonlyRootfs": true, "Privileged": false, "CapDrop": ["ALL"], "SecurityOpt": ["no-new-privileges:true"],
         },
         "Labels": { "mcpp.tenant": "local", "mcpp.component": "worker", "mcpp.host": "…" },

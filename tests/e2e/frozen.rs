@@ -12,6 +12,8 @@ const STORE_EVENTS_0_1_1: &[u8] = include_bytes!("../guests/frozen/store-events-
 const MESH_0_1_0: &[u8] = include_bytes!("../guests/frozen/mesh-0.1.0.wasm");
 const CLIENT_0_1_0: &[u8] = include_bytes!("../guests/frozen/client-0.1.0.wasm");
 const TASKS_0_1_0: &[u8] = include_bytes!("../guests/frozen/tasks-0.1.0.wasm");
+/// Made for `mcpp:delegation` 0.1.2 too.
+const CONTAINER_0_1_0: &[u8] = include_bytes!("../guests/frozen/container-0.1.0.wasm");
 const STORE_MIGRATION_0_1_0: &[u8] = include_bytes!("../guests/frozen/store-migration-0.1.0.wasm");
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -163,4 +165,62 @@ async fn mcpp_tasks_0_1_0() {
     assert_eq!(crate::support::text_of(&call("greet", json!({ "name": "Ada" }), tasks()).await), "Hello, Ada!");
     assert_eq!(call("protocol_error_job", json!({}), tasks()).await["result"]["resultType"], "task");
     assert_eq!(call("protocol_error_job", json!({}), json!({})).await["error"]["code"], -32021);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mcpp_container_0_1_0() {
+    let files = crate::support::folder(&[("frozen", CONTAINER_0_1_0)]);
+    let engine = crate::containers::Engine::start(files.path());
+    crate::support::grant(
+        &files,
+        "[components.frozen]\ncall = ['*']\nstore = {}\ncontainer = { images = ['here:*', 'far:*', 'none:*'] }\n",
+    );
+    let host = TestHost::start_with(files, |config| {
+        config.containers.socket = Some(engine.socket());
+        config.containers.images = vec!["*".to_owned()].try_into().expect("images");
+        config.containers.output_bytes = 1_024;
+        config.containers.disk_bytes = 1 << 20;
+    })
+    .await;
+    assert_eq!(host.problems(), "");
+    for (image, command, told) in [
+        ("far:1", vec!["say", "hello"], "Pulling; Running; Stdout \"hello\\n\"; Exited Some(0)"),
+        ("here:1", vec!["fail", "3"], "Running; Stderr \"it went wrong\\n\"; Exited Some(3)"),
+        ("here:1", vec!["big"], "Running; OutOfMemory Some(137)"),
+        ("here:1", vec!["work"], "Running; Stdout \"working\\n\"; TimedOut None"),
+        ("here:1", vec!["fill", "1048577"], "Running; Stdout \"working\\n\"; TooMuchDisk None"),
+        ("none:1", vec![], "Failed(\"manifest unknown\")"),
+        ("other:1", vec![], "NotAllowed(\"the image \\\"other:1\\\"\")"),
+        ("--privileged", vec![], "Invalid(\"\\\"--privileged\\\" is no image's name\")"),
+    ] {
+        let order = json!({ "image": image, "command": command, "timeout_ms": 3_000 });
+        assert_eq!(host.text("frozen_container", order).await, told, "{image} {command:?}");
+    }
+    let order = json!({ "image": "here:1", "command": ["flood"], "timeout_ms": 3_000 });
+    let loud = host.text("frozen_container", order).await;
+    assert!(loud.ends_with("; TooMuchOutput None"), "{loud}");
+}
+
+/// A call for an effect, and one that another call ends early.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mcpp_delegation_0_1_2() {
+    let files = crate::support::folder(&[("frozen", CONTAINER_0_1_0), ("probe", &crate::support::guest("probe"))]);
+    crate::support::grant(&files, "[components.frozen]\ncall = ['*']\nstore = {}\ncontainer = {}\n");
+    let host = TestHost::start_with(files, |_| {}).await;
+    assert_eq!(host.problems(), "");
+    assert_eq!(host.text("frozen_key", json!({})).await, "None false");
+    let effect = async |effect: &str, tools: serde_json::Value| {
+        let call = json!({ "tools": tools, "effect": effect, "tool": "frozen_key", "arguments": {} });
+        host.text("frozen_effect", call).await
+    };
+    let (one, again, two) =
+        (effect("one", json!(null)).await, effect("one", json!(["frozen_*"])).await, effect("two", json!(null)).await);
+    assert!(one.starts_with("Some(") && one == again && one != two, "{one} {again} {two}");
+    assert!(effect("one", json!(["other"])).await.starts_with("error: there is no such tool"));
+    let until = json!({ "tool": "probe_sleep", "arguments": { "ms": 60_000 } });
+    let waiting = host.modern("tools/call", json!({ "name": "frozen_until", "arguments": until })).send();
+    let waiting = tokio::spawn(async move { crate::support::answer(waiting.await.expect("an answer")).await });
+    host.until("the call runs", async |host| host.host.registry().calls() >= 2).await;
+    assert_eq!(host.text("frozen_change", json!({ "value": "other" })).await, "changed");
+    assert_eq!(crate::support::text_of(&waiting.await.expect("an answer")), "Changed");
 }

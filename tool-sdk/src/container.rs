@@ -198,8 +198,10 @@ pub enum Outcome {
     OutOfMemory,
     /// The host killed it at its longest time.
     TimedOut,
-    /// The host killed it because it wrote more than the operator allows.
+    /// The host killed it because it wrote more output than the operator allows.
     TooMuchOutput,
+    /// The host killed it because its own files have more bytes than the operator allows.
+    TooMuchDisk,
     /// This component killed it.
     Killed,
 }

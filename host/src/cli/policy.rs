@@ -16,6 +16,7 @@ use crate::{
     files::{lock, write_durably},
     grants::{
         ComponentGrant,
+        container::{full_image, is_repository},
         edit::{self, EditError},
         question::{Denial, Question},
     },
@@ -157,6 +158,16 @@ enum TestedUse {
         /// Such as orders/ordered
         topic: String,
     },
+    /// Whether it may run an image in a container. The host's settings must allow it too
+    Image {
+        /// Such as python:3.12-slim
+        image: String,
+    },
+    /// Whether it may run what is built of a repository; likewise
+    Repository {
+        /// Such as https://github.com/org/name
+        url: String,
+    },
     /// Whether it has a store
     Store,
 }
@@ -170,6 +181,13 @@ impl TestedUse {
             Self::Topic { topic } => {
                 let known = Topic::parse(&topic, component);
                 Question::Topic(known.with_context(|| format!("{topic:?} is not a topic"))?)
+            }
+            Self::Image { image } => {
+                Question::Image(full_image(&image).with_context(|| format!("{image:?} is no image's name"))?)
+            }
+            Self::Repository { url } => {
+                anyhow::ensure!(is_repository(&url), "{url:?} is no `https:` URL of a repository");
+                Question::Repository(url)
             }
             Self::Store => Question::Store,
         })

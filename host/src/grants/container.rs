@@ -43,6 +43,16 @@ impl ContainerGrant {
     }
 }
 
+/// The line of a grant that allows an image.
+pub fn image_line(image: &str) -> String {
+    format!("container.images = [{image:?}]")
+}
+
+/// The line of a grant that allows a repository.
+pub fn repository_line(url: &str) -> String {
+    format!("container.repositories = [{url:?}]")
+}
+
 /// The name of an image with its tag or digest, so that one image has one name: without either the engine takes `latest`.
 pub fn full_image(image: &str) -> Option<String> {
     let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | '/' | ':' | '@');

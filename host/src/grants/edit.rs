@@ -224,6 +224,10 @@ mod tests {
             note("mesh.see = true", None),
             note("mesh.call = [\"*: one\"]", None),
             note("mesh.call = [\"*: two\"]", Some("no")),
+            note("container.images = [\"here:1\"]", None),
+            note("container.images = [\"there:1\"]", None),
+            note("container.images = [\"other:1\"]", Some("no")),
+            note("container.repositories = [\"https://a.com/org/name\"]", None),
             note("[secrets]\nB = [\"https://a.com\"]", Some("no")),
             note("[[http]]\nurl = \"https://a.com/v1\"\nmethods = [\"GET\"]", None),
             note("[[http]]\nurl = \"https://a.com/v2\"\nmethods = [\"PUT\"]", Some("no")),
@@ -243,6 +247,10 @@ mod tests {
         let peers = |tool: &str| allows(Question::Peer(peer.clone(), ToolName::new(tool).expect("legal")));
         assert!(grant.mesh.see && peers("one") && peers("two") && !peers("three"), "{policy}");
         assert!(allows(http("GET", "https://a.com/v1")) && allows(http("PUT", "https://a.com/v2")));
+        let image = |name: &str| allows(Question::Image(name.to_owned()));
+        assert!(image("here:1") && image("there:1") && !image("other:1"), "{policy}");
+        let repository = |url: &str| allows(Question::Repository(url.to_owned()));
+        assert!(repository("https://a.com/org/name") && !repository("https://a.com/org/other"), "{policy}");
         let folders: Vec<_> = grant.files.iter().map(|folder| (folder.at.as_str(), folder.mode)).collect();
         assert_eq!(folders, [("/in", FolderMode::ReadWrite), ("/out", FolderMode::ReadWrite)], "{policy}");
         assert!(!allows(http("PUT", "https://a.com/v1")) && !allows(call("text_x")));

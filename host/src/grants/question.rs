@@ -2,7 +2,7 @@
 
 use url::Url;
 
-use super::{ComponentGrant, mesh};
+use super::{ComponentGrant, container, mesh};
 use crate::{
     mesh::PeerId,
     names::{ComponentName, ToolName, Topic},
@@ -26,6 +26,10 @@ pub enum Question {
     Peer(PeerId, ToolName),
     /// Whether it may subscribe to a topic.
     Topic(Topic),
+    /// Whether it may run an image, by its full name. The settings of the host must allow it too.
+    Image(String),
+    /// Whether it may run an image built of a repository, by its URL; likewise.
+    Repository(String),
     /// Whether it has a store.
     Store,
 }
@@ -69,6 +73,20 @@ impl Question {
                 (!allowed).then(|| Denial {
                     reason: format!("it is not told of {topic}"),
                     add: Some(format!("subscribe = [\"{topic}\"]")),
+                })
+            }
+            Self::Image(image) => {
+                let allowed = grant.container.as_ref().is_some_and(|container| container.images.allow(image));
+                (!allowed).then(|| Denial {
+                    reason: format!("it may not run the image {image}"),
+                    add: Some(container::image_line(image)),
+                })
+            }
+            Self::Repository(url) => {
+                let allowed = grant.container.as_ref().is_some_and(|container| container.repositories.allow(url));
+                (!allowed).then(|| Denial {
+                    reason: format!("it may not run what is built of {url}"),
+                    add: Some(container::repository_line(url)),
                 })
             }
             Self::Store => grant

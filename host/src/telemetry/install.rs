@@ -88,6 +88,7 @@ fn describe() {
         "Memory in use, by tenant and pool; without a tenant, of the whole host"
     );
     metrics::describe_gauge!("mcpp_memory_bound_bytes", metrics::Unit::Bytes, "Memory of the host, by pool");
+    metrics::describe_counter!("mcpp_containers_total", "Containers that ended, by tenant and outcome");
     metrics::describe_counter!("mcpp_refused_total", "Requests refused before they reached a tool, by reason");
     metrics::describe_counter!(
         "mcpp_log_lines_lost_total",

@@ -2,7 +2,7 @@
 //!
 //! The first word of a container's command says what its program does:
 //! `say` writes its words, `fail` writes to its standard error and ends with a number, `work` writes a line and runs until it is killed, `flood` writes without end,
-//! `drip` writes bytes one by one, `big` is killed by the kernel for its memory, `break` has the engine break off.
+//! `drip` writes bytes one by one, `big` is killed by the kernel for its memory, `fill` has files of so many bytes, `break` has the engine break off.
 
 use std::{
     collections::BTreeMap,
@@ -155,7 +155,10 @@ impl Engine {
             ("GET", ["images", name @ .., "json"]) => {
                 let (name, there) = (name.join("/"), self.has_image(&name.join("/")));
                 match there {
-                    true => respond(&mut stream, 200, &json!({ "Id": format!("sha256:{name}") }).to_string()).await,
+                    true => {
+                        let image = json!({ "Id": format!("sha256:{name}"), "Config": { "Volumes": { "/data": {}, "/own": {} } } });
+                        respond(&mut stream, 200, &image.to_string()).await
+                    }
                     false => refuse(&mut stream, 404, &format!("No such image: {name}")).await,
                 }
             }
@@ -198,7 +201,12 @@ impl Engine {
                     }
                     ("GET", ["json"]) => {
                         let killed = self.state().containers.get(&name).is_some_and(|now| now.is_out_of_memory);
-                        respond(&mut stream, 200, &json!({ "State": { "OOMKilled": killed } }).to_string()).await
+                        let mut seen = json!({ "State": { "OOMKilled": killed } });
+                        if request.query.get("size").is_some_and(|size| size == "true") && word(&container, 0) == "fill"
+                        {
+                            seen["SizeRw"] = json!(word(&container, 1).parse::<u64>().unwrap_or_default());
+                        }
+                        respond(&mut stream, 200, &seen.to_string()).await
                     }
                     ("POST", ["kill"]) if container.ended.borrow().is_some() => {
                         refuse(&mut stream, 409, "container is not running").await
@@ -341,7 +349,7 @@ async fn attach(mut stream: UnixStream, container: Container, mood: Mood) -> Opt
                 stream.write_all(&frame(2, b"it went wrong\n")).await.ok()?;
                 word(&container, 1).parse().ok()
             }
-            "work" => {
+            "work" | "fill" => {
                 stream.write_all(&frame(1, b"working\n")).await.ok()?;
                 std::future::pending().await
             }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::{Engine, Mood, all_gone, ended, execute, serve, start, start_with};
+use super::{DISK_BYTES, Engine, Mood, all_gone, ended, execute, serve, start, start_with};
 use crate::{
     support::{PATIENCE, TestHost},
     taskqueue::{ask, holds},
@@ -40,6 +40,13 @@ async fn a_container_is_killed_at_its_time_and_at_its_output() {
         &json!({ "success": false, "exit_code": 137, "error_message": "the container used more memory than it may" }),
         "big",
     );
+    let over = (DISK_BYTES + 1).to_string();
+    let full = execute(&host, &["fill", &over]).await;
+    let wanted = json!({ "success": false, "exit_code": null, "error_message": "the container's files have more bytes than this host allows" });
+    holds(&full, &wanted, "full");
+    let within = json!({ "image": "here:1", "command": ["fill", DISK_BYTES.to_string()], "timeout": 2.5 });
+    let within = ask(&host, "docker_execute", within).await;
+    holds(&within, &json!({ "error_message": "the container ran longer than 2.5 s" }), "as many as are allowed");
     // A program that writes byte by byte costs no more calls of the host than it may have.
     let drip = execute(&host, &["drip", "60000"]).await;
     assert_eq!((&drip["success"], drip["stdout"].as_str().map(str::len)), (&json!(true), Some(60_000)));

@@ -81,6 +81,7 @@ impl From<host::Event> for Event {
                     host::Outcome::OutOfMemory => Outcome::OutOfMemory,
                     host::Outcome::TimedOut => Outcome::TimedOut,
                     host::Outcome::TooMuchOutput => Outcome::TooMuchOutput,
+                    host::Outcome::TooMuchDisk => Outcome::TooMuchDisk,
                     host::Outcome::Killed => Outcome::Killed,
                 },
                 exit_code,

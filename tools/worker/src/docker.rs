@@ -125,6 +125,7 @@ fn ran(order: &Order, Ending { outcome, exit_code, run }: Ending, stdout: Tail, 
         Outcome::OutOfMemory => Some("the container used more memory than it may".to_owned()),
         Outcome::TimedOut => Some(format!("the container ran longer than {} s", order.timeout.as_secs_f64())),
         Outcome::TooMuchOutput => Some("the container wrote more than this host allows".to_owned()),
+        Outcome::TooMuchDisk => Some("the container's files have more bytes than this host allows".to_owned()),
         Outcome::Killed => Some("the container was killed".to_owned()),
     };
     Ran {

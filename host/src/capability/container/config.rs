@@ -24,6 +24,8 @@ pub struct ContainersConfig {
     pub cpu_millis: u32,
     /// Most processes and threads of one container.
     pub processes: u32,
+    /// Most bytes of one container's own files, and of one file that it writes. One that has more is killed.
+    pub disk_bytes: u64,
     /// Most bytes that one container writes to its output. One that writes more is killed.
     pub output_bytes: u32,
     /// Longest time of one container, in milliseconds.
@@ -44,6 +46,7 @@ impl Default for ContainersConfig {
             memory_bytes: 2 << 30,
             cpu_millis: 1_000,
             processes: 256,
+            disk_bytes: 4 << 30,
             output_bytes: 1 << 20,
             run_ms: 3_600_000,
             pull_ms: 600_000,
@@ -62,6 +65,7 @@ impl ContainersConfig {
             ("memory_bytes", self.memory_bytes, 6 << 20, 1 << 50),
             ("cpu_millis", self.cpu_millis.into(), 10, 1_024_000),
             ("processes", self.processes.into(), 1, 1 << 22),
+            ("disk_bytes", self.disk_bytes, 1 << 20, 1 << 50),
             ("output_bytes", self.output_bytes.into(), 1 << 10, 64 << 20),
             ("run_ms", self.run_ms, 100, day_ms),
             ("pull_ms", self.pull_ms, 100, day_ms),

@@ -35,6 +35,8 @@ use crate::{
 
 /// The label by which a host knows what it made.
 const LABEL: &str = "mcpp.host";
+/// The label of the tenant.
+const TENANT_LABEL: &str = "mcpp.tenant";
 /// The file of the host's own name in that label.
 const NAME_FILE: &str = "containers-name";
 /// How long an answer that is ready at once may take.
@@ -168,9 +170,15 @@ impl ContainerEngine {
     pub(super) fn labels(&self, tenant: &TenantId, component: &str) -> HashMap<String, String> {
         HashMap::from([
             (LABEL.to_owned(), self.0.name.clone()),
-            ("mcpp.tenant".to_owned(), tenant.to_string()),
+            (TENANT_LABEL.to_owned(), tenant.to_string()),
             ("mcpp.component".to_owned(), component.to_string()),
         ])
+    }
+
+    /// Counts a container that ended, for its tenant.
+    pub(super) fn count(&self, labels: &HashMap<String, String>, outcome: &'static str) {
+        let tenant = labels.get(TENANT_LABEL).cloned().unwrap_or_default();
+        metrics::counter!("mcpp_containers_total", "tenant" => tenant, "outcome" => outcome).increment(1);
     }
 
     /// Has a container live, until `over` or until its handle is gone.

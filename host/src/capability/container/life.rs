@@ -8,9 +8,10 @@ use std::{
 use bollard::{
     container::LogOutput,
     errors::Error,
+    models::ContainerCreateBody,
     query_parameters::{
-        AttachContainerOptions, BuildImageOptions, CreateContainerOptions, CreateImageOptions, StartContainerOptions,
-        WaitContainerOptions,
+        AttachContainerOptions, BuildImageOptions, CreateContainerOptions, CreateImageOptions, InspectContainerOptions,
+        StartContainerOptions, WaitContainerOptions,
     },
 };
 use bytes::{Bytes, BytesMut};
@@ -22,12 +23,17 @@ use super::{
     engine::{ContainerEngine, EngineFailure, bounded},
     plan::{ContainerPlan, PlannedImage},
 };
-use crate::capability::bindings::mcpp::container::containers::{Ending, Origin, Outcome, Phase};
+use crate::{
+    capability::bindings::mcpp::container::containers::{Ending, Origin, Outcome, Phase},
+    limits::millis,
+};
 
 /// Most bytes of one piece of output.
 pub(super) const MAX_PIECE_BYTES: usize = 16 << 10;
 /// Pieces that wait for the guest.
 pub(super) const MAX_WAITING: usize = 4;
+/// The least time between two looks at the size of a container's files.
+const DISK_PAUSE: Duration = Duration::from_secs(1);
 /// Pieces, of another origin than the one before, that are put together.
 const MAX_UNREAD_PIECES: usize = 64;
 
@@ -111,6 +117,12 @@ impl ContainerLife {
             true => self.engine.remove(&self.name, has_image).await,
             false => self.engine.forget(&self.name),
         }
+        let outcome = match &ended {
+            None => "call_over",
+            Some(Ok(ending)) => outcome_name(ending.outcome),
+            Some(Err(_)) => "failed",
+        };
+        self.engine.count(&self.labels, outcome);
         let event = match ended {
             None => return,
             Some(Ok(ending)) => ContainerEvent::Ended(ending),
@@ -143,6 +155,7 @@ impl ContainerLife {
             biased;
             () = signals.killed.cancelled() => return Ok(killed(began.elapsed())),
             () = tokio::time::sleep(self.plan.time) => (Outcome::TimedOut, None),
+            () = self.fill_disk() => (Outcome::TooMuchDisk, None),
             ended = following => ended?,
         };
         let (outcome, exit_code) = ended;
@@ -219,6 +232,7 @@ impl ContainerLife {
 
     async fn make(&self, image: String, making: &mut Making) -> Result<(), EngineFailure> {
         let mut body = self.plan.body.clone();
+        self.hold_volumes(&image, &mut body).await?;
         (body.image, body.labels) = (Some(image), Some(self.labels.clone()));
         let options = CreateContainerOptions { name: Some(self.name.clone()), ..CreateContainerOptions::default() };
         let engine = self.engine.clone();
@@ -228,6 +242,35 @@ impl ContainerLife {
         let made = making.under_way.insert(task).await;
         making.under_way = None;
         Ok(made.map_err(|error| EngineFailure::Away(error.to_string()))??)
+    }
+
+    /// Holds the directories that an image declares as volumes in the container's memory, which has a bound: the engine would put them
+    /// on the machine's disk, and count them for nobody.
+    async fn hold_volumes(&self, image: &str, body: &mut ContainerCreateBody) -> Result<(), EngineFailure> {
+        let image = bounded(self.engine.short().inspect_image(image)).await?;
+        let declared = image.config.and_then(|config| config.volumes).unwrap_or_default();
+        let host = body.host_config.get_or_insert_default();
+        let mounted: Vec<_> = host.mounts.iter().flatten().filter_map(|mount| mount.target.clone()).collect();
+        let own = declared.into_iter().filter(|path| !mounted.contains(path));
+        host.tmpfs.get_or_insert_default().extend(own.map(|path| (path, String::new())));
+        Ok(())
+    }
+
+    /// Ends when the container's own files have more bytes than the settings allow. An engine that does not tell their size has no such bound.
+    async fn fill_disk(&self) {
+        let mut pause = DISK_PAUSE;
+        loop {
+            tokio::time::sleep(pause).await;
+            let asked = Instant::now();
+            let options = InspectContainerOptions { size: true };
+            let seen = bounded(self.engine.short().inspect_container(&self.name, Some(options))).await;
+            let bytes = seen.ok().and_then(|container| container.size_rw).unwrap_or_default();
+            if u64::try_from(bytes).is_ok_and(|bytes| bytes > self.engine.config().disk_bytes) {
+                return;
+            }
+            // The engine looks at each file: many files may cost it a tenth of its time.
+            pause = DISK_PAUSE.max(asked.elapsed() * 10);
+        }
     }
 
     /// Passes on what the container writes, until it ends or has written too much.
@@ -284,6 +327,18 @@ impl ContainerLife {
     }
 }
 
+/// An outcome, as metrics have it.
+fn outcome_name(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Exited => "exited",
+        Outcome::OutOfMemory => "out_of_memory",
+        Outcome::TimedOut => "timed_out",
+        Outcome::TooMuchOutput => "too_much_output",
+        Outcome::TooMuchDisk => "too_much_disk",
+        Outcome::Killed => "killed",
+    }
+}
+
 /// Output that the guest has not taken yet, put together: a program that writes byte by byte costs its guest no more than another.
 #[derive(Debug, Default)]
 struct Unread {
@@ -336,8 +391,4 @@ async fn say(signals: &LifeSignals, origin: Origin, mut bytes: Bytes) {
 /// Waits until there is room for an event. If nobody listens any more, the container is being killed.
 async fn tell(signals: &LifeSignals, event: ContainerEvent) {
     drop(signals.events.send(event).await);
-}
-
-fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

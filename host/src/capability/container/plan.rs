@@ -6,13 +6,14 @@ use std::{collections::HashMap, time::Duration};
 
 use bollard::models::{
     ContainerCreateBody, DeviceRequest, HostConfig, HostConfigLogConfig, Mount, MountBindOptions, MountType,
+    ResourcesUlimits,
 };
 
 use super::config::ContainersConfig;
 use crate::{
     capability::bindings::mcpp::container::containers::{Order, Repository, Source, Volume},
     grants::{
-        container::{ContainerGrant, full_image, is_repository},
+        container::{ContainerGrant, full_image, image_line, is_repository, repository_line},
         files::FolderMode,
     },
 };
@@ -104,6 +105,8 @@ pub(super) fn plan(
         memory_swap: Some(whole(memory_bytes)),
         nano_cpus: Some(i64::from(cpu_millis).saturating_mul(1_000_000)),
         pids_limit: Some(config.processes.into()),
+        // The kernel holds a single file to what all of them may have; `life` adds them up.
+        ulimits: Some(vec![ulimit("fsize", whole(config.disk_bytes)), ulimit("core", 0)]),
         network_mode: Some(order.network.clone()),
         // Its output is read as it comes, and kept nowhere.
         log_config: Some(HostConfigLogConfig { typ: Some("none".into()), config: None }),
@@ -136,6 +139,11 @@ pub(super) fn plan(
     };
     let time = Duration::from_millis(order.timeout_ms);
     Ok(ContainerPlan { image, body, network: order.network, memory_bytes, time, grant_line })
+}
+
+/// A bound of the kernel, which the container cannot raise.
+fn ulimit(name: &str, most: i64) -> ResourcesUlimits {
+    ResourcesUlimits { name: Some(name.to_owned()), soft: Some(most), hard: Some(most) }
 }
 
 fn lacks(what: String, line: String) -> OrderError {
@@ -180,7 +188,7 @@ fn check_size(order: &Order) -> Result<(), OrderError> {
 
 fn named(name: &str, grant: &ContainerGrant, config: &ContainersConfig) -> Result<(PlannedImage, String), OrderError> {
     let image = full_image(name).ok_or_else(|| OrderError::Invalid(format!("{name:?} is no image's name")))?;
-    let line = format!("container.images = [{image:?}]");
+    let line = image_line(&image);
     if !config.images.allow(&image) {
         return Err(OrderError::NotAllowed(format!("this host does not allow the image {image:?}"), None));
     }
@@ -218,7 +226,7 @@ fn built(
     let Some(dockerfile) = dockerfile.filter(|path| !path.is_empty()) else {
         return Err(OrderError::Invalid("the Dockerfile is not within the directory that is built".into()));
     };
-    let line = format!("container.repositories = [{url:?}]");
+    let line = repository_line(&url);
     if !config.repositories.allow(&url) {
         return Err(OrderError::NotAllowed(format!("this host does not allow the repository {url:?}"), None));
     }

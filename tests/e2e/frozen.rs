@@ -201,6 +201,27 @@ async fn mcpp_container_0_1_0() {
     assert!(loud.ends_with("; TooMuchOutput None"), "{loud}");
 }
 
+/// A component that forgets its handle, in an instance that stays: the container ends with the call.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_container_ends_with_its_call_also_where_the_instance_stays() {
+    let files = crate::support::folder(&[("frozen", CONTAINER_0_1_0)]);
+    let engine = crate::containers::Engine::start(files.path());
+    crate::support::grant(
+        &files,
+        "[components.frozen]\ncall = ['*']\nstore = {}\ncontainer = { images = ['*'] }\nreuse = {}\n",
+    );
+    let host = TestHost::start_with(files, |config| {
+        config.containers.socket = Some(engine.socket());
+        config.containers.images = vec!["*".to_owned()].try_into().expect("images");
+    })
+    .await;
+    assert_eq!(host.problems(), "");
+    let left = host.text("frozen_forget", json!({ "image": "here:1", "command": ["work"] })).await;
+    assert_eq!(left, "Ok(Some(Phase(Running)))");
+    crate::containers::all_gone(&host, &engine).await;
+    assert_eq!(engine.count("POST /containers/mcpp-"), 3, "attach, start, kill");
+}
+
 /// A call for an effect, and one that another call ends early.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn mcpp_delegation_0_1_2() {

@@ -38,6 +38,16 @@ fn frozen_container(image: String, command: Vec<String>, timeout_ms: u64) -> Out
     }
 }
 
+/// Starts a container and forgets its handle, so that nothing in the component ends it.
+#[tool]
+fn frozen_forget(image: String, command: Vec<String>) -> Output {
+    let order = Order { command, timeout: Duration::from_secs(60), ..Order::new(Source::Image(image)) };
+    let Ok(mut container) = run(&order) else { return Output::text("it did not start") };
+    let seen = format!("{:?}", container.next(Duration::from_secs(30)));
+    std::mem::forget(container);
+    Output::text(seen)
+}
+
 /// Calls a tool within rights, for an effect.
 #[tool]
 fn frozen_effect(tools: Option<Vec<String>>, effect: String, tool: String, arguments: Value) -> Result<Output, Error> {
@@ -68,4 +78,4 @@ fn frozen_until(tool: String, arguments: Value) -> Output {
     }
 }
 
-mcpp_tool::export!(frozen_container, frozen_effect, frozen_key, frozen_change, frozen_until);
+mcpp_tool::export!(frozen_container, frozen_forget, frozen_effect, frozen_key, frozen_change, frozen_until);

@@ -4,6 +4,8 @@
     run.py MCPP GUESTS PYTHON OLD_PYTHONS NODE NODE_FOLDER
 """
 
+import concurrent.futures
+import json
 import os
 import pathlib
 import subprocess
@@ -21,12 +23,20 @@ OLD = [("1.0.0", "2024-11-05", False), ("1.8.0", "2024-11-05", True), ("1.9.0", 
 OLD_TYPESCRIPT = [("1.0.0", "2024-11-05", False), ("1.10.0", "2024-11-05", True), ("1.11.0", "2025-03-26", True)]
 
 
-def run(*command: object) -> None:
+# A tool that takes longer than its client waits, in seconds: an hour and a minute, so to speak. The host answers before the client gives up.
+LONG, PATIENCE, ANSWER = 15, 10, 1
+
+
+def output(*command: object) -> str:
     environment = os.environ | {"MCP_INSPECTOR_SECRET_STORE": "memory"}
     done = subprocess.run([str(word) for word in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=SECONDS, env=environment)
     if done.returncode != 0:
         sys.exit(f"{' '.join(map(str, command))} ended with {done.returncode}\n{done.stdout}\n{done.stderr}")
-    print(done.stdout.strip()[:600])
+    return done.stdout.strip()
+
+
+def run(*command: object) -> None:
+    print(output(*command)[:600])
 
 
 def old(target: list[object], python: pathlib.Path, node: pathlib.Path, modules: pathlib.Path) -> None:
@@ -37,6 +47,42 @@ def old(target: list[object], python: pathlib.Path, node: pathlib.Path, modules:
     for version, protocol, speaks_http in OLD_TYPESCRIPT:
         if speaks_http or not over_http:
             run(node, HERE / "old_client.mjs", modules, version, protocol, *target)
+
+
+def long_by_inspector(inspector: list[object]) -> None:
+    """A command of the Inspector is one request: each is a client of its own."""
+
+    def call(tool: str, *arguments: str) -> dict:
+        named = [word for argument in arguments for word in ["--tool-arg", argument]]
+        said = output(*inspector, "--cli", URL, "--transport", "http", "--method", "tools/call", "--tool-name", tool, *named)
+        return json.loads(said[said.index("{") :])
+
+    result, waits = call("slow_compute", f"seconds={LONG}", "label=inspector"), 0
+    assert result["structuredContent"]["status"] == "working", result
+    while result.get("structuredContent", {}).get("status") == "working":
+        result, waits = call("task_wait", f"task={result['structuredContent']['task']}"), waits + 1
+    assert result["content"][0]["text"] == "computed inspector", result
+    print(f"inspector: the whole answer after {waits} calls of task_wait")
+
+
+def long_by_ours(mcpp: pathlib.Path) -> None:
+    """The client of the commands is rmcp's, and declares tasks."""
+    said = output(mcpp, "call", "slow_compute", f"seconds={LONG}", "label=rmcp", "--url", URL, "--timeout", PATIENCE)
+    assert said == "computed rmcp", said
+    print("rmcp: the whole answer of its task")
+
+
+def long(mcpp: pathlib.Path, python: pathlib.Path, node: pathlib.Path, modules: pathlib.Path, inspector: list[object]) -> None:
+    """A tool that takes longer than its clients wait, called by all of them beside each other."""
+    with concurrent.futures.ThreadPoolExecutor() as threads:
+        calls = [
+            threads.submit(run, python, HERE / "long_client.py", URL, LONG, PATIENCE),
+            threads.submit(run, node, HERE / "long_client.mjs", modules, URL, LONG, PATIENCE),
+            threads.submit(long_by_inspector, inspector),
+            threads.submit(long_by_ours, mcpp),
+        ]
+        for call in calls:
+            call.result()
 
 
 def main() -> None:
@@ -57,6 +103,14 @@ def main() -> None:
                 print("inspector tools/list and tools/call:")
                 run(*inspector, "--cli", URL, "--transport", "http", "--method", "tools/list")
                 run(*inspector, "--cli", URL, "--transport", "http", "--method", "tools/call", "--tool-name", "text_hash", "--tool-arg", "text=abc")
+            finally:
+                host.terminate()
+        grants = pathlib.Path(data, "http", "grants")
+        grants.mkdir(exist_ok=True)
+        (grants / "conformance.toml").write_text(f"version = 1\n[limits]\ndeadline_ms = 600000\nlong_call_s = {ANSWER}\n")
+        with serving.start(mcpp, f"{data}/http", PORT, "--tools", tools) as host:
+            try:
+                long(mcpp, python, node, modules, inspector)
             finally:
                 host.terminate()
         stdio = [mcpp, "serve", "--stdio", "--data", f"{data}/stdio"]

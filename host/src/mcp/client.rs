@@ -12,8 +12,8 @@ use rmcp::{
     model::{
         CallToolRequestParams, ClientInfo, ElicitRequestParams, ElicitResult, ElicitationAction, ElicitationCapability,
         ErrorCode, ErrorData, FormElicitationCapability, GetPromptRequestParams, Implementation, JsonObject,
-        ProgressNotificationParam, ProtocolVersion, ReadResourceRequestParams, TASKS_EXTENSION_ID,
-        UrlElicitationCapability,
+        PaginatedRequestParams, ProgressNotificationParam, ProtocolVersion, ReadResourceRequestParams, ServerPeerInfo,
+        TASKS_EXTENSION_ID, UrlElicitationCapability,
     },
     service::{
         ClientInitializeError, ClientLifecycleMode, NotificationContext, RequestContext, RunningService, ServiceError,
@@ -25,13 +25,16 @@ use serde::Serialize;
 use serde_json::Value;
 use tokio::time::Instant;
 
-use super::convert::BUSY;
+use super::{convert::BUSY, straight::MODERN};
 use crate::call::inputs::{CallClock, InputQuestion, Reply};
 
 /// The first wait before a request is repeated; each further one is twice as long.
 const FIRST_WAIT: Duration = Duration::from_millis(200);
 /// No wait is longer.
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
+
+/// Pages of a list that are looked through for one tool.
+const MAX_PAGES: usize = 100;
 
 /// Where to connect, and how patiently.
 #[derive(Debug, Clone)]
@@ -122,6 +125,7 @@ pub type OnProgress = Arc<dyn Fn(f64, Option<f64>, Option<&str>) + Send + Sync>;
 /// The client's user: answers a form or a page.
 pub type OnQuestion = Arc<dyn Fn(InputQuestion) -> BoxFuture<'static, Reply> + Send + Sync>;
 
+#[derive(Clone)]
 struct ProgressHandler {
     on_progress: OnProgress,
     on_question: Option<OnQuestion>,
@@ -234,10 +238,18 @@ impl Client {
             .map_err(|error| ClientError::Connect { url: config.url.clone(), reason: crate::error::chain(&error) })?;
         let mut transport = StreamableHttpClientTransportConfig::with_uri(config.url.clone());
         transport.auth_header.clone_from(&config.token);
-        let transport = StreamableHttpClientTransport::with_client(http, transport);
-        let lifecycle =
-            ClientLifecycleMode::Auto { preferred_versions: vec![ProtocolVersion::V_2026_07_28], legacy_version: None };
-        let connected = serve_client_with_lifecycle(handler, transport, lifecycle);
+        let serve = |lifecycle| {
+            let transport = StreamableHttpClientTransport::with_client(http.clone(), transport.clone());
+            serve_client_with_lifecycle(handler.clone(), transport, lifecycle)
+        };
+        let connected = async {
+            let preferred_versions = vec![ProtocolVersion::V_2026_07_28];
+            match serve(ClientLifecycleMode::Auto { preferred_versions, legacy_version: None }).await {
+                // A server of the legacy era that answers a method which it does not know with a result.
+                Err(ClientInitializeError::ExpectedInitResult(Some(_))) => serve(ClientLifecycleMode::Initialize).await,
+                connected => connected,
+            }
+        };
         match tokio::time::timeout(config.timeout, connected).await {
             Err(_) => Err(ClientError::Timeout(config.timeout)),
             Ok(Ok(service)) => Ok(service),
@@ -261,10 +273,28 @@ impl Client {
     pub async fn call(&self, tool: &str, arguments: JsonObject) -> Result<Answer, ClientError> {
         let mut params = CallToolRequestParams::new(Cow::Owned(tool.to_owned()));
         params.arguments = Some(arguments);
+        self.learn_headers(tool).await;
         let result = self.call_to_end(params).await?;
         let json = serde_json::to_value(&result).map_err(|error| ClientError::Broken(error.to_string()))?;
         let texts = result.content.iter().filter_map(|block| Some(block.as_text()?.text.clone())).collect();
         Ok(Answer { is_error: result.is_error == Some(true), texts, json })
+    }
+
+    /// Lists the tools of a modern server up to this one: its schema tells the transport which arguments go into headers too. Without the list the call goes out as it is.
+    async fn learn_headers(&self, tool: &str) {
+        let is_modern = |server: &ServerPeerInfo| server.protocol_version.as_str() >= MODERN;
+        if !self.service.peer_info().is_some_and(|server| is_modern(&server)) {
+            return;
+        }
+        let mut cursor = None;
+        for _ in 0..MAX_PAGES {
+            let params = PaginatedRequestParams::default().with_cursor(cursor);
+            let Ok(page) = self.bounded(self.service.list_tools(Some(params))).await else { return };
+            cursor = page.next_cursor;
+            if cursor.is_none() || page.tools.iter().any(|listed| listed.name == tool) {
+                return;
+            }
+        }
     }
 
     /// All resources of the server, as it lists them; none if it has none.

@@ -31,7 +31,7 @@ use super::{
     convert,
     listening::{LegacyListening, Listening},
     parked::Resumed,
-    primitives::{Asking, ServedKinds},
+    primitives::{Asking, ServedKinds, prompt_binding, read_binding},
     running::RunningCall,
     session::Sessions,
     tools::{self, CallRequest, INTERFACE, RECEIPT},
@@ -139,6 +139,7 @@ impl ProtocolHandler {
             trace: trace(context),
             session: self.session(context),
             way: way_here(context),
+            abilities: asking::abilities(context),
             ct: &context.ct,
             signal: extension(&context.extensions),
         }
@@ -202,7 +203,7 @@ impl ServerHandler for ProtocolHandler {
         let running = match HandedOver::take(&context.extensions) {
             Some(running) => running,
             None => {
-                match self.resume(&request, &context)? {
+                match self.resume_call(&request, &context)? {
                     Some(Resumed::Goes(running)) => return self.attend(*running, &context).await,
                     Some(Resumed::AsksAgain(required)) => return Ok(CallToolResponse::InputRequired(required)),
                     None => {}
@@ -321,7 +322,9 @@ impl ServerHandler for ProtocolHandler {
             return Err(unknown_method("prompts/get"));
         }
         let _not_parked = self.busy(&context);
-        self.endpoint.fill_prompt(&self.asking(&context), request).await.map(GetPromptResponse::Complete)
+        let retry = (request.request_state.as_deref(), request.input_responses.as_ref());
+        let begin = |asking: &Asking<'_>| self.endpoint.begin_prompt(asking, &request);
+        self.attend_asking(retry, || prompt_binding(&self.principal, &request), begin, &context).await
     }
 
     async fn list_resources(
@@ -355,8 +358,9 @@ impl ServerHandler for ProtocolHandler {
             return Err(unknown_method("resources/read"));
         }
         let _not_parked = self.busy(&context);
-        let read = self.endpoint.read_resource(&self.asking(&context), request.uri).await;
-        read.map(ReadResourceResponse::Complete)
+        let retry = (request.request_state.as_deref(), request.input_responses.as_ref());
+        let begin = |asking: &Asking<'_>| self.endpoint.begin_read(asking, &request.uri);
+        self.attend_asking(retry, || read_binding(&self.principal, &request.uri), begin, &context).await
     }
 
     async fn subscribe(

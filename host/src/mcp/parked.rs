@@ -1,4 +1,4 @@
-//! Parked calls of the modern era: a call whose guest asked its client something, and which waits for the client's next request.
+//! Parked calls of the modern era: a call, or a request for a prompt or a resource, whose guest asked its client something, and which waits for the client's next request.
 //!
 //! The guest's instance waits where it is, in a task of its own, so that its end, its cancellation and its bounds work as ever. Its number is bounded with all waiting
 //! instances of its tenant and of the host, its memory is on the tenant's account, and its time by `input_ms`. A parked call goes on once, for its own caller, and for the very request that it
@@ -12,14 +12,21 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use rmcp::model::{ErrorData, InputRequests, InputRequiredResult, InputResponses};
+use rmcp::model::{ErrorData, GetPromptResult, InputRequests, InputRequiredResult, InputResponses, ReadResourceResult};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use self::state::{NotOurs, ParkedId, StateKey};
-use super::{handler::Endpoint, inputs, running::RunningCall};
+use super::{
+    handler::Endpoint,
+    inputs,
+    running::{AskedRequest, CallOutcome, RunningCall, RunningRequest},
+};
 use crate::{
-    call::inputs::{AskError, Reply, Round},
+    call::{
+        CallError, Receipt,
+        inputs::{AskError, Reply, Round},
+    },
     limits::millis,
     memory::{MemoryUse, Reservation},
     tenant::Principal,
@@ -41,7 +48,7 @@ struct ParkedState {
 /// One call, and the round of questions that it waits for.
 struct ParkedRound {
     id: ParkedId,
-    running: RunningCall,
+    running: ParkedRequest,
     questions: Round,
     /// Replies that have come so far.
     replies: BTreeMap<String, Reply>,
@@ -57,10 +64,63 @@ impl std::fmt::Debug for ParkedRound {
     }
 }
 
+/// How a request ends whose guest may ask the client.
+pub(super) trait RequestOutcome: Send + Sized + 'static {
+    /// The outcome of one that nobody runs any more.
+    fn cancelled() -> Self;
+
+    /// A request that ends so, to be parked.
+    fn park(running: RunningRequest<Self>) -> ParkedRequest;
+
+    /// One that was parked, if it ends so.
+    fn unpark(parked: ParkedRequest) -> Option<RunningRequest<Self>>;
+}
+
+/// A request that waits, by what it ends with.
+pub(super) enum ParkedRequest {
+    Call(RunningCall),
+    Prompt(RunningRequest<Result<GetPromptResult, CallError>>),
+    Resource(RunningRequest<Result<ReadResourceResult, CallError>>),
+}
+
+impl ParkedRequest {
+    fn asked(&mut self) -> &mut AskedRequest {
+        match self {
+            Self::Call(running) => &mut running.asked,
+            Self::Prompt(running) => &mut running.asked,
+            Self::Resource(running) => &mut running.asked,
+        }
+    }
+}
+
+macro_rules! outcome {
+    ($outcome:ty, $kind:ident, $cancelled:expr) => {
+        impl RequestOutcome for $outcome {
+            fn cancelled() -> Self {
+                $cancelled
+            }
+
+            fn park(running: RunningRequest<Self>) -> ParkedRequest {
+                ParkedRequest::$kind(running)
+            }
+
+            fn unpark(parked: ParkedRequest) -> Option<RunningRequest<Self>> {
+                match parked {
+                    ParkedRequest::$kind(running) => Some(running),
+                    _ => None,
+                }
+            }
+        }
+    };
+}
+outcome!(CallOutcome, Call, (Err(CallError::Cancelled), Receipt::default()));
+outcome!(Result<GetPromptResult, CallError>, Prompt, Err(CallError::Cancelled));
+outcome!(Result<ReadResourceResult, CallError>, Resource, Err(CallError::Cancelled));
+
 /// What a retry is for.
-pub(super) enum Resumed {
+pub(super) enum Resumed<O> {
     /// The guest has its replies and runs.
-    Goes(Box<RunningCall>),
+    Goes(Box<RunningRequest<O>>),
     /// Some replies are missing.
     AsksAgain(InputRequiredResult),
 }
@@ -102,12 +162,12 @@ impl From<CannotResume> for ErrorData {
 
 impl Endpoint {
     /// Parks a call with its questions: see [`ParkedCalls::park`].
-    pub(super) fn park(
+    pub(super) fn park<O: RequestOutcome>(
         &self,
         principal: &Principal,
-        running: RunningCall,
+        running: RunningRequest<O>,
         questions: Round,
-    ) -> Result<InputRequiredResult, Box<RunningCall>> {
+    ) -> Result<InputRequiredResult, Box<RunningRequest<O>>> {
         let share = self.registry().share(&principal.tenant);
         match share.map(|share| share.memory.reserve(MemoryUse::Messages, PARKED_BYTES)) {
             Some(Ok(memory)) => self.parked().park(running, questions, memory),
@@ -135,19 +195,19 @@ impl ParkedCalls {
 
     /// Parks a call with its questions; what the client is to be told. The questions come back answered with an error where that cannot be: the guest then goes on in the call
     /// that is returned.
-    pub(super) fn park(
+    pub(super) fn park<O: RequestOutcome>(
         &self,
-        mut running: RunningCall,
+        mut running: RunningRequest<O>,
         questions: Round,
         memory: Reservation,
-    ) -> Result<InputRequiredResult, Box<RunningCall>> {
+    ) -> Result<InputRequiredResult, Box<RunningRequest<O>>> {
         let requests: Result<InputRequests, AskError> =
             questions.questions.iter().map(|(name, question)| Ok((name.clone(), inputs::request(question)?))).collect();
-        let refuse = |questions: Round, running: RunningCall, error| {
+        let refuse = |questions: Round, running: RunningRequest<O>, error| {
             let _the_guest_may_be_gone = questions.replies.send(Err(error));
             Err(Box::new(running))
         };
-        let (requests, Some(binding)) = (requests, running.binding().map(RequestBinding::of_request)) else {
+        let (requests, Some(binding)) = (requests, running.asked.binding().map(RequestBinding::of_request)) else {
             return refuse(questions, running, AskError::NoClient);
         };
         let requests = match requests {
@@ -155,12 +215,13 @@ impl ParkedCalls {
             Err(error) => return refuse(questions, running, error),
         };
         let until = now().saturating_add(millis(questions.until.saturating_duration_since(Instant::now())));
-        let id = ParkedId { call: running.call_id(), round: running.next_round(), until, binding };
+        let id = ParkedId { call: running.asked.call_id(), round: running.asked.next_round(), until, binding };
         let Some(state) = self.key().and_then(|key| key.seal(&id)) else {
             return refuse(questions, running, AskError::Busy);
         };
         let (parked, call) = (self.clone(), id.call);
         running.drive(move || drop(parked.calls().remove(&call)));
+        let running = O::park(running);
         let waiting = ParkedRound { id, running, questions, replies: BTreeMap::new(), _memory: memory };
         let mut calls = self.calls();
         // A guest that gave up waiting keeps no record here.
@@ -170,12 +231,12 @@ impl ParkedCalls {
     }
 
     /// Lets a parked call go on with the replies of its client, or asks for those that are missing.
-    pub(super) fn resume(
+    pub(super) fn resume<O: RequestOutcome>(
         &self,
         state: &str,
         binding: &RequestBinding,
         responses: &InputResponses,
-    ) -> Result<Resumed, CannotResume> {
+    ) -> Result<Resumed<O>, CannotResume> {
         let key = self.key().ok_or(CannotResume::Gone)?;
         let id = key.open(state).map_err(|error| match error {
             NotOurs::Broken => CannotResume::Invalid,
@@ -185,8 +246,8 @@ impl ParkedCalls {
         // A state in the wrong hands changes nothing for its owner.
         if id.binding != binding.of_request() {
             let is_callers = calls
-                .get(&id.call)
-                .is_some_and(|waiting| waiting.running.binding().is_some_and(|own| own.has_caller_of(binding)));
+                .get_mut(&id.call)
+                .is_some_and(|waiting| waiting.running.asked().binding().is_some_and(|own| own.has_caller_of(binding)));
             return Err(if is_callers { CannotResume::OtherRequest } else { CannotResume::Invalid });
         }
         let gone = if id.until <= now() { CannotResume::Expired } else { CannotResume::Used };
@@ -199,18 +260,23 @@ impl ParkedCalls {
             return Err(CannotResume::Expired);
         }
         waiting.take(responses);
-        if waiting.is_complete() { Ok(Resumed::Goes(Box::new(waiting.go_on()))) } else { self.ask_again(key, waiting) }
+        if !waiting.is_complete() {
+            return self.ask_again(key, waiting).map(Resumed::AsksAgain);
+        }
+        // The method is in the binding: it is of this kind.
+        let running = O::unpark(waiting.go_on()).ok_or(CannotResume::Invalid)?;
+        Ok(Resumed::Goes(Box::new(running)))
     }
 
     /// Asks for the replies that are missing. The call waits no longer than it would have.
-    fn ask_again(&self, key: &StateKey, mut waiting: ParkedRound) -> Result<Resumed, CannotResume> {
-        waiting.id.round = waiting.running.next_round();
+    fn ask_again(&self, key: &StateKey, mut waiting: ParkedRound) -> Result<InputRequiredResult, CannotResume> {
+        waiting.id.round = waiting.running.asked().next_round();
         let state = key.seal(&waiting.id).ok_or(CannotResume::Gone)?;
         let missing = waiting.questions.questions.iter().filter(|(name, _)| !waiting.replies.contains_key(name));
         let requests = missing.filter_map(|(name, question)| Some((name.clone(), inputs::request(question).ok()?)));
         let answer = InputRequiredResult::new(Some(requests.collect()), Some(state));
         self.calls().insert(waiting.id.call, waiting);
-        Ok(Resumed::AsksAgain(answer))
+        Ok(answer)
     }
 }
 
@@ -230,7 +296,7 @@ impl ParkedRound {
         self.replies.len() == self.questions.questions.len()
     }
 
-    fn go_on(mut self) -> RunningCall {
+    fn go_on(mut self) -> ParkedRequest {
         let in_order = self.questions.questions.iter().filter_map(|(name, _)| self.replies.remove(name)).collect();
         let _the_guest_may_be_gone = self.questions.replies.send(Ok(in_order));
         self.running
@@ -247,10 +313,10 @@ pub(super) struct RequestBinding {
 }
 
 impl RequestBinding {
-    /// The call of a tool by a principal.
-    pub(super) fn of_call(principal: &Principal, tool: &str, arguments: &Value) -> Self {
+    /// A request by a principal: its method, what it names, and its arguments.
+    pub(super) fn new(principal: &Principal, method: &str, name: &str, arguments: &Value) -> Self {
         let mut request = blake3::Hasher::new();
-        request.update(b"tools/call\0").update(tool.as_bytes()).update(b"\0");
+        request.update(method.as_bytes()).update(b"\0").update(name.as_bytes()).update(b"\0");
         digest(&mut request, arguments);
         Self { caller: caller(principal), request: *request.finalize().as_bytes() }
     }
@@ -307,7 +373,7 @@ mod tests {
     #[test]
     fn a_request_is_the_same_whatever_the_order_of_its_members_and_no_other() {
         let of = |tool: &str, arguments: Value| {
-            RequestBinding::of_call(&Principal::local_user(), tool, &arguments).of_request()
+            RequestBinding::new(&Principal::local_user(), "tools/call", tool, &arguments).of_request()
         };
         let one = of("t", json!({ "a": 1, "b": ["x", { "c": null, "d": 2 }] }));
         assert_eq!(one, of("t", json!({ "b": ["x", { "d": 2, "c": null }], "a": 1 })));
@@ -319,10 +385,12 @@ mod tests {
         ] {
             assert_ne!(one, of(tool, other.clone()), "{tool} {other}");
         }
+        let prompt = RequestBinding::new(&Principal::local_user(), "prompts/get", "t", &json!({ "a": 1 }));
+        assert_ne!(of("t", json!({ "a": 1 })), prompt.of_request());
         let stranger = Principal { subject: "stranger".into(), ..Principal::local_user() };
         let reborn = Principal { incarnation: Some("1".to_owned()).into(), ..Principal::local_user() };
         for other in [stranger, reborn] {
-            let of_other = RequestBinding::of_call(&other, "t", &json!({ "a": 1 }));
+            let of_other = RequestBinding::new(&other, "tools/call", "t", &json!({ "a": 1 }));
             assert_ne!(of("t", json!({ "a": 1 })), of_other.of_request());
         }
     }

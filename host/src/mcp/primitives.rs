@@ -12,6 +12,9 @@ use tokio_util::sync::CancellationToken;
 use super::{
     convert,
     handler::{Endpoint, RefusalSignal},
+    inputs,
+    parked::{RequestBinding, RequestOutcome},
+    running::{AskedRequest, RunningRequest},
     tools::WayHere,
     wire,
 };
@@ -20,11 +23,11 @@ use crate::{
         CallError, Observer, Request, Session, TraceContext,
         asks::{CompletionCall, CompletionOf, PromptCall, ReadCall},
         authorize,
-        inputs::ClientLine,
+        inputs::{Abilities, Ability, ClientLine},
     },
     capability::changed::MAX_URI_BYTES,
     memory::Reservation,
-    registry::{changes::ResourceListener, primitives::SubscribeError},
+    registry::{Registry, changes::ResourceListener, primitives::SubscribeError},
     tenant::{Authorized, Denied, Principal},
 };
 
@@ -77,6 +80,8 @@ pub(super) struct Asking<'a> {
     pub(super) trace: TraceContext,
     pub(super) session: Option<Session>,
     pub(super) way: WayHere,
+    /// What the client may be asked.
+    pub(super) abilities: Abilities,
     /// Fires when the client gives up.
     pub(super) ct: &'a CancellationToken,
     pub(super) signal: Option<&'a RefusalSignal>,
@@ -107,7 +112,6 @@ impl Asking<'_> {
     ) -> Result<Result<T, E>, ErrorData> {
         let cancel = CancellationToken::new();
         let _stop_guest = cancel.clone().drop_guard();
-        let denied = |denied: Denied| ErrorData::invalid_request(denied.to_string(), None);
         let asked = authorize(make(self.request(cancel.clone()))).map_err(denied)?;
         let mut run = std::pin::pin!(ask(asked));
         Ok(tokio::select! {
@@ -120,8 +124,32 @@ impl Asking<'_> {
         })
     }
 
-    /// The error in MCP's words. Tells the door of a refusal.
-    fn refuse(&self, error: CallError) -> ErrorData {
+    /// Begins what `ask` makes of the request: its guest may ask the client, and may so outlive the request.
+    fn begin<A: AsRef<Request>, T, R>(
+        &self,
+        registry: &Registry,
+        binding: impl FnOnce() -> RequestBinding,
+        make: impl FnOnce(Request) -> A,
+        ask: impl FnOnce(Registry, Authorized<A>) -> R,
+    ) -> Result<RunningRequest<Result<T, CallError>>, ErrorData>
+    where
+        Result<T, CallError>: RequestOutcome,
+        R: Future<Output = Result<T, CallError>> + Send + 'static,
+    {
+        let (client, rounds) = ClientLine::new(self.abilities);
+        let binding = rounds.is_some().then(binding);
+        let cancel = CancellationToken::new();
+        let request = Request { client: client.clone(), ..self.request(cancel.clone()) };
+        let asked = authorize(make(request)).map_err(denied)?;
+        let outcome = Box::pin(ask(registry.clone(), asked));
+        Ok(RunningRequest::unheard(outcome, cancel, AskedRequest::new(client, rounds, binding)))
+    }
+
+    /// The error in MCP's words. Tells the door of a refusal. One that failed because its client had not declared an ability is that error.
+    pub(super) fn refuse(&self, error: CallError, undeclared: Option<Ability>) -> ErrorData {
+        if let (CallError::Failed(_), Some(ability)) = (&error, undeclared) {
+            return inputs::undeclared(ability);
+        }
         let retry = error.retry_after().map(|after| (after, matches!(error, CallError::TooMany { .. })));
         if let Some(signal) = self.signal {
             signal.raise(retry);
@@ -211,40 +239,42 @@ impl Endpoint {
         Ok(result)
     }
 
-    /// Reads a resource.
-    pub(super) async fn read_resource(
+    /// Begins to read a resource.
+    pub(super) fn begin_read(
         &self,
         asking: &Asking<'_>,
-        uri: String,
-    ) -> Result<ReadResourceResult, ErrorData> {
+        uri: &str,
+    ) -> Result<RunningRequest<Result<ReadResourceResult, CallError>>, ErrorData> {
         if uri.len() > MAX_URI_BYTES {
-            return Err(unknown_resource(&uri));
+            return Err(unknown_resource(uri));
         }
-        let make = |request| ReadCall { request, uri };
-        let read = asking.run(make, |asked| self.registry().read(asked)).await?;
-        let (contents, held) = read.map_err(|error| asking.refuse(error))?;
-        let wire = beside(&held, move || contents.into_iter().map(wire::contents).collect()).await?;
-        drop(held);
-        Ok(ReadResourceResult::new(wire))
+        let binding = || read_binding(asking.principal, uri);
+        let make = |request| ReadCall { request, uri: uri.to_owned() };
+        asking.begin(self.registry(), binding, make, |registry, asked| async move {
+            let (contents, held) = registry.read(asked).await?;
+            let wire = beside(&held, move || contents.into_iter().map(wire::contents).collect()).await?;
+            Ok(ReadResourceResult::new(wire))
+        })
     }
 
-    /// Fills a prompt.
-    pub(super) async fn fill_prompt(
+    /// Begins to fill a prompt.
+    pub(super) fn begin_prompt(
         &self,
         asking: &Asking<'_>,
-        params: GetPromptRequestParams,
-    ) -> Result<GetPromptResult, ErrorData> {
+        params: &GetPromptRequestParams,
+    ) -> Result<RunningRequest<Result<GetPromptResult, CallError>>, ErrorData> {
+        let binding = || prompt_binding(asking.principal, params);
         let text = |(name, value)| match value {
             Value::String(text) => Ok((name, text)),
             _ => Err(ErrorData::invalid_params(format!("the argument `{name}` of a prompt is text"), None)),
         };
-        let arguments = params.arguments.unwrap_or_default().into_iter().map(text).collect::<Result<_, _>>()?;
-        let make = |request| PromptCall { request, prompt: params.name, arguments };
-        let filled = asking.run(make, |asked| self.registry().get_prompt(asked)).await?;
-        let (filled, held) = filled.map_err(|error| asking.refuse(error))?;
-        let wire = beside(&held, move || wire::filled(filled)).await?;
-        drop(held);
-        Ok(wire)
+        let arguments = params.arguments.clone().unwrap_or_default().into_iter().map(text);
+        let arguments = arguments.collect::<Result<_, _>>()?;
+        let make = |request| PromptCall { request, prompt: params.name.clone(), arguments };
+        asking.begin(self.registry(), binding, make, |registry, asked| async move {
+            let (filled, held) = registry.get_prompt(asked).await?;
+            beside(&held, move || wire::filled(filled)).await
+        })
     }
 
     /// Proposes values of an argument.
@@ -265,7 +295,7 @@ impl Endpoint {
         // What is completed is named by the client: that it is not there is a wrong parameter in either era.
         let refuse = |error| match error {
             CallError::UnknownResource(_) => ErrorData::invalid_params(error.to_string(), None),
-            other => asking.refuse(other),
+            other => asking.refuse(other, None),
         };
         Ok(CompleteResult::new(wire::completion(completion.map_err(refuse)?)))
     }
@@ -284,7 +314,7 @@ impl Endpoint {
         let make = |request| ReadCall { request, uri };
         match asking.run(make, |asked| self.registry().subscribe(asked, listener)).await? {
             Ok(()) => Ok(()),
-            Err(SubscribeError::Call(error)) => Err(asking.refuse(error)),
+            Err(SubscribeError::Call(error)) => Err(asking.refuse(error, None)),
             Err(SubscribeError::NoSubscription(full)) => Err(ErrorData::new(convert::BUSY, full.to_string(), None)),
         }
     }
@@ -300,16 +330,30 @@ impl Endpoint {
     }
 }
 
+fn denied(denied: Denied) -> ErrorData {
+    ErrorData::invalid_request(denied.to_string(), None)
+}
+
+/// What a read whose guest asks the client is bound to.
+pub(super) fn read_binding(principal: &Principal, uri: &str) -> RequestBinding {
+    RequestBinding::new(principal, "resources/read", uri, &Value::Null)
+}
+
+/// What a request for a prompt whose guest asks the client is bound to.
+pub(super) fn prompt_binding(principal: &Principal, params: &GetPromptRequestParams) -> RequestBinding {
+    let arguments = Value::Object(params.arguments.clone().unwrap_or_default());
+    RequestBinding::new(principal, "prompts/get", &params.name, &arguments)
+}
+
 /// Does work on an answer that holds this memory: where it is large, on another thread than the door's.
 async fn beside<T: Send + 'static>(
     held: &Reservation,
     work: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, ErrorData> {
+) -> Result<T, CallError> {
     if held.bytes() <= LARGE_ANSWER_BYTES {
         return Ok(work());
     }
-    let lost = |_| ErrorData::internal_error("the answer was lost", None);
-    tokio::task::spawn_blocking(work).await.map_err(lost)
+    tokio::task::spawn_blocking(work).await.map_err(|_| CallError::Failed("the answer was lost".to_owned()))
 }
 
 /// The first `size` of `listed`, and the cursor of the next page, if there is one.

@@ -1,6 +1,8 @@
 //! A call that runs, with its events meanwhile, whoever waits for it. The guest never waits for the client: the host forwards the guest's events beside the call, and drops the
 //! events that the client does not take.
 
+mod asked;
+
 use std::{sync::Arc, time::Duration};
 
 use futures::{
@@ -22,9 +24,10 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+pub(super) use self::asked::AskedRequest;
 use super::{
     convert, inputs,
-    parked::RequestBinding,
+    parked::RequestOutcome,
     tasks::{CallNews, plan::TaskPlan},
 };
 use crate::{
@@ -46,11 +49,14 @@ struct HeldText(#[expect(dead_code, reason = "kept for its drop")] Arc<Reservati
 pub(super) type CallOutcome = (Result<ToolResult, CallError>, Receipt);
 
 /// A call that runs.
-pub(super) struct RunningCall {
-    outcome: BoxFuture<'static, CallOutcome>,
+pub(super) type RunningCall = RunningRequest<CallOutcome>;
+
+/// A request that runs in a guest, whatever it ends with.
+pub(super) struct RunningRequest<O> {
+    outcome: BoxFuture<'static, O>,
     events: CallEvents,
     cancel: CancellationToken,
-    asked: AskedCall,
+    pub(super) asked: AskedRequest,
     /// Whether the client asked what it cost.
     pub(super) wants_receipt: bool,
     /// What it hears while the call runs.
@@ -95,55 +101,19 @@ pub(super) enum WayToAsk {
 }
 
 /// How far a call came.
-pub(super) enum CallTurn {
-    Ended(CallOutcome),
+pub(super) enum CallTurn<O = CallOutcome> {
+    Ended(O),
     /// Its client has to reply first.
-    Asks(Box<RunningCall>, Round),
+    Asks(Box<RunningRequest<O>>, Round),
     /// Its client waits no longer.
-    GoesOn(Box<RunningCall>),
+    GoesOn(Box<RunningRequest<O>>),
 }
 
 /// Why a client that waits for a call has something to do.
-enum WaitOver {
-    Ended(CallOutcome),
+enum WaitOver<O> {
+    Ended(O),
     Asks(Round),
     TooLong,
-}
-
-/// The questions of a call.
-#[derive(Debug)]
-pub(super) struct AskedCall {
-    client: ClientLine,
-    first: Option<Round>,
-    rest: Option<mpsc::Receiver<Round>>,
-    binding: Option<RequestBinding>,
-    id: Option<u128>,
-    rounds_so_far: u32,
-    /// Whether the call runs in a task of its own.
-    is_driven: bool,
-}
-
-impl AskedCall {
-    /// Those that come on a line, for a call that is bound to its caller and its parameters.
-    pub(super) fn new(
-        client: ClientLine,
-        rest: Option<mpsc::Receiver<Round>>,
-        binding: Option<RequestBinding>,
-    ) -> Self {
-        Self { client, first: None, rest, binding, id: None, rounds_so_far: 0, is_driven: false }
-    }
-
-    async fn next(&mut self) -> Round {
-        if let Some(first) = self.first.take() {
-            return first;
-        }
-        if let Some(rest) = &mut self.rest
-            && let Some(round) = rest.recv().await
-        {
-            return round;
-        }
-        std::future::pending().await
-    }
 }
 
 /// The events of a call before it ends.
@@ -176,27 +146,32 @@ impl CallEvents {
     }
 }
 
-impl std::fmt::Debug for RunningCall {
+impl<O> std::fmt::Debug for RunningRequest<O> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("RunningCall").field("events", &self.events).finish_non_exhaustive()
+        f.debug_struct("RunningRequest").field("events", &self.events).finish_non_exhaustive()
     }
 }
 
-impl RunningCall {
-    /// A call that `cancel` stops.
+impl<O: RequestOutcome> RunningRequest<O> {
+    /// A request that `cancel` stops.
     pub(super) fn new(
-        outcome: BoxFuture<'static, CallOutcome>,
+        outcome: BoxFuture<'static, O>,
         events: CallEvents,
         cancel: CancellationToken,
-        asked: AskedCall,
+        asked: AskedRequest,
         wants_receipt: bool,
         (hears, plan): (HeardEvents, Option<TaskPlan>),
     ) -> Self {
         Self { outcome, events, cancel, asked, wants_receipt, hears, news: CallNews::default(), plan }
     }
 
+    /// A request that `cancel` stops, and which says nothing beside its answer.
+    pub(super) fn unheard(outcome: BoxFuture<'static, O>, cancel: CancellationToken, asked: AskedRequest) -> Self {
+        Self::new(outcome, CallEvents::default(), cancel, asked, false, (HeardEvents::default(), None))
+    }
+
     /// The next thing that the call does; at last how it ended.
-    pub(super) async fn step(&mut self) -> Result<CallStep, CallOutcome> {
+    pub(super) async fn step(&mut self) -> Result<CallStep, O> {
         let Self { outcome, events, asked, .. } = self;
         tokio::select! {
             biased;
@@ -216,26 +191,6 @@ impl RunningCall {
         self.asked.first.take()
     }
 
-    /// Caller and request; none if the client cannot be asked.
-    pub(super) fn binding(&self) -> Option<&RequestBinding> {
-        self.asked.binding.as_ref()
-    }
-
-    /// A number that names the call, for ever the same.
-    pub(super) fn call_id(&mut self) -> u128 {
-        *self.asked.id.get_or_insert_with(|| {
-            let mut bytes = [0; 16];
-            let _another_call_may_then_have_it = getrandom::fill(&mut bytes);
-            u128::from_be_bytes(bytes)
-        })
-    }
-
-    /// The number of the next time that the client is asked.
-    pub(super) fn next_round(&mut self) -> u32 {
-        self.asked.rounds_so_far = self.asked.rounds_so_far.saturating_add(1);
-        self.asked.rounds_so_far
-    }
-
     /// Lets the call run in a task of its own, whoever waits for it, and tells when it has ended.
     pub(super) fn drive(&mut self, on_end: impl FnOnce() + Send + 'static) {
         if std::mem::replace(&mut self.asked.is_driven, true) {
@@ -248,8 +203,7 @@ impl RunningCall {
             on_end();
             let _nobody_may_wait_for_it = told.send(outcome);
         });
-        self.outcome =
-            Box::pin(async move { told_of.await.unwrap_or_else(|_| (Err(CallError::Cancelled), Receipt::default())) });
+        self.outcome = Box::pin(async move { told_of.await.unwrap_or_else(|_| O::cancelled()) });
     }
 
     /// What a task has of it: the token that stops it, and what it has said so far.
@@ -263,7 +217,7 @@ impl RunningCall {
     }
 
     /// Waits until the call ends without having said anything, says something, or `patience` is over. `None` unless it has ended; then it is to be waited for in another way.
-    pub(super) async fn end_in_silence(&mut self, patience: Option<Duration>) -> Option<CallOutcome> {
+    pub(super) async fn end_in_silence(&mut self, patience: Option<Duration>) -> Option<O> {
         let Self { outcome, events, asked, .. } = self;
         let patience = async {
             match patience {
@@ -307,7 +261,7 @@ impl RunningCall {
         token: Option<&ProgressToken>,
         ct: &CancellationToken,
         (way, until): (WayToAsk, Option<Instant>),
-    ) -> CallTurn {
+    ) -> CallTurn<O> {
         let cancel = self.cancel.clone();
         let stop_guest = cancel.clone().drop_guard();
         let turn = {
@@ -340,7 +294,7 @@ impl RunningCall {
         token: Option<&ProgressToken>,
         way: WayToAsk,
         until: Option<Instant>,
-    ) -> WaitOver {
+    ) -> WaitOver<O> {
         let Self { outcome, events, asked, hears, news, plan, .. } = self;
         let over = CancellationToken::new();
         let mut forwarding =

@@ -13,7 +13,7 @@ use super::{
     handler::{Endpoint, RefusalSignal},
     inputs,
     parked::RequestBinding,
-    running::{AskedCall, CallEvents, CallOutcome, HeardEvents, RunningCall},
+    running::{AskedRequest, CallEvents, CallOutcome, HeardEvents, RunningCall},
     tasks::plan::TaskWish,
     written::{self, ResultWriter},
 };
@@ -159,7 +159,7 @@ impl Endpoint {
         let (cancel, wants_receipt) = (CancellationToken::new(), request.wants_receipt);
         let CallRequest { tool, arguments, interface, trace, session, way, abilities, .. } = request;
         let (client, rounds) = ClientLine::new(abilities);
-        let binding = rounds.is_some().then(|| RequestBinding::of_call(principal, tool.as_str(), &arguments));
+        let binding = rounds.is_some().then(|| RequestBinding::new(principal, "tools/call", tool.as_str(), &arguments));
         let request = Request {
             principal: principal.clone(),
             deadline: way.patience.and_then(|patience| Instant::now().checked_add(patience)),
@@ -177,7 +177,7 @@ impl Endpoint {
             .map_err(|denied| ErrorData::invalid_request(denied.to_string(), None))?;
         let registry = registry.clone();
         let outcome = Box::pin(async move { registry.call_metered(call).await });
-        let asked = AskedCall::new(client, rounds, binding);
+        let asked = AskedRequest::new(client, rounds, binding);
         Ok(RunningCall::new(outcome, events, cancel, asked, wants_receipt, (hears, plan)))
     }
 }

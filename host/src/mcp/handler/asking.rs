@@ -1,20 +1,20 @@
-//! Calls whose guests ask their client: run until they do, and resumed by the client's retry.
+//! Calls, prompts and resources whose guests ask their client: run until they do, and resumed by the client's retry.
 
 use rmcp::{
     RoleServer,
-    model::{CallToolRequestParams, CallToolResponse, ErrorData},
+    model::{CallToolRequestParams, CallToolResponse, ErrorData, InputRequiredResult, InputResponses},
     service::RequestContext,
 };
 use serde_json::Value;
 use tokio::time::Instant;
 
-use super::{ProtocolHandler, RefusalSignal, extension, is_modern};
+use super::{Asking, ProtocolHandler, RefusalSignal, extension, is_modern};
 use crate::{
-    call::inputs::Abilities,
+    call::{CallError, inputs::Abilities},
     mcp::{
         inputs,
-        parked::{RequestBinding, Resumed},
-        running::{CallTurn, RunningCall, WayToAsk},
+        parked::{RequestBinding, RequestOutcome, Resumed},
+        running::{CallOutcome, CallTurn, RunningCall, RunningRequest, WayToAsk},
         tasks::{self, TaskCaller, plan::TaskWish},
         tools,
     },
@@ -29,7 +29,7 @@ impl ProtocolHandler {
         mut running: RunningCall,
         context: &RequestContext<RoleServer>,
     ) -> Result<CallToolResponse, ErrorData> {
-        let way = if is_modern(context) { WayToAsk::InTheAnswer } else { WayToAsk::ByRequest };
+        let way = way_to_ask(context);
         let plan = running.plan.clone();
         let caller = TaskCaller { principal: &self.principal, may_be_revoked: came_over_http(context) };
         let mut until = None;
@@ -69,28 +69,78 @@ impl ProtocolHandler {
     }
 
     /// The call that a retry goes on with; none for a request that is no retry.
-    pub(super) fn resume(
+    pub(super) fn resume_call(
         &self,
         request: &CallToolRequestParams,
         context: &RequestContext<RoleServer>,
-    ) -> Result<Option<Resumed>, ErrorData> {
+    ) -> Result<Option<Resumed<CallOutcome>>, ErrorData> {
         let Some(state) = request.request_state.as_deref().filter(|_| is_modern(context)) else { return Ok(None) };
         let tool = ToolName::new(&request.name).ok().filter(|tool| self.principal.may_use(tool));
         let tool = tool.ok_or_else(|| ErrorData::invalid_params(format!("unknown tool `{}`", request.name), None))?;
+        let arguments = Value::Object(request.arguments.clone().unwrap_or_default());
+        let binding = RequestBinding::new(&self.principal, "tools/call", tool.as_str(), &arguments);
+        self.leave_door(&tool, context);
+        self.resume(state, &binding, request.input_responses.as_ref(), context).map(Some)
+    }
+
+    /// What a retry goes on with.
+    fn resume<O: RequestOutcome>(
+        &self,
+        state: &str,
+        binding: &RequestBinding,
+        responses: Option<&InputResponses>,
+        context: &RequestContext<RoleServer>,
+    ) -> Result<Resumed<O>, ErrorData> {
         if !self.principal.scopes.contains(SCOPE_TOOLS) {
             return Err(ErrorData::invalid_request("the caller lacks the scope `tools`", None));
         }
-        let arguments = Value::Object(request.arguments.clone().unwrap_or_default());
-        let binding = RequestBinding::of_call(&self.principal, tool.as_str(), &arguments);
-        self.leave_door(&tool, context);
-        let responses = request.input_responses.clone().unwrap_or_default();
-        self.endpoint.parked().resume(state, &binding, &responses).map(Some).map_err(|error| {
+        let none = InputResponses::default();
+        self.endpoint.parked().resume(state, binding, responses.unwrap_or(&none)).map_err(|error| {
             if let Some(signal) = extension::<RefusalSignal>(&context.extensions) {
                 signal.raise(None);
             }
             error.into()
         })
     }
+
+    /// Runs a request for a prompt or a resource to its end, or until its client has to reply: one that begins now, or the one that a retry goes on with.
+    pub(super) async fn attend_asking<T, R: From<T> + From<InputRequiredResult>>(
+        &self,
+        (state, responses): (Option<&str>, Option<&InputResponses>),
+        binding: impl FnOnce() -> RequestBinding,
+        begin: impl FnOnce(&Asking<'_>) -> Result<RunningRequest<Result<T, CallError>>, ErrorData>,
+        context: &RequestContext<RoleServer>,
+    ) -> Result<R, ErrorData>
+    where
+        Result<T, CallError>: RequestOutcome,
+    {
+        let asking = self.asking(context);
+        let mut running = match state.filter(|_| is_modern(context)) {
+            None => begin(&asking)?,
+            Some(state) => match self.resume(state, &binding(), responses, context)? {
+                Resumed::Goes(running) => *running,
+                Resumed::AsksAgain(required) => return Ok(required.into()),
+            },
+        };
+        let (way, client) = (way_to_ask(context), running.client().clone());
+        let outcome = loop {
+            match running.forward(&context.peer, None, &context.ct, (way, None)).await {
+                CallTurn::Ended(outcome) => break outcome,
+                CallTurn::Asks(asks, round) => match self.endpoint.park(&self.principal, *asks, round) {
+                    Ok(required) => return Ok(required.into()),
+                    Err(goes_on) => running = *goes_on,
+                },
+                CallTurn::GoesOn(goes_on) => running = *goes_on,
+            }
+        };
+        let undeclared = client.undeclared().filter(|_| way == WayToAsk::InTheAnswer);
+        outcome.map(R::from).map_err(|error| asking.refuse(error, undeclared))
+    }
+}
+
+/// How the client of a request is asked.
+fn way_to_ask(context: &RequestContext<RoleServer>) -> WayToAsk {
+    if is_modern(context) { WayToAsk::InTheAnswer } else { WayToAsk::ByRequest }
 }
 
 /// What the client of a request may be asked.

@@ -3,7 +3,7 @@
 use mcpp_tool::{
     Error, Output,
     client::{self, Answer, Round, Sample},
-    tool,
+    prompt, resource, tool,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -22,6 +22,11 @@ struct Color {
 #[derive(Deserialize, JsonSchema)]
 struct Confirmation {
     ok: bool,
+}
+
+#[derive(Deserialize, JsonSchema)]
+struct Context {
+    context: String,
 }
 
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
@@ -219,4 +224,30 @@ pub(crate) fn test_missing_capability() -> Result<Output, Error> {
 #[tool]
 pub(crate) fn test_streaming_elicitation() -> Result<Output, Error> {
     Ok(Output::text(format!("Hello, {}!", name("user_name", "What is your name?")?)))
+}
+
+/// A prompt that asks the user what it is for.
+#[prompt]
+pub(crate) fn test_input_required_result_prompt() -> Result<String, Error> {
+    let mut round = Round::new();
+    let context = round.form::<Context>("user_context", "What context should the prompt use?");
+    Ok(match round.ask()?.take(context)? {
+        Answer::Accepted(Context { context }) => format!("Use this context: {context}"),
+        Answer::Declined | Answer::Cancelled => "Use no context.".into(),
+    })
+}
+
+/// A prompt that needs the client's model.
+#[prompt]
+pub(crate) fn test_sampling_prompt(
+    /// What the model is asked.
+    topic: String,
+) -> Result<String, Error> {
+    Ok(client::sample(Sample::of(topic, 10))?.text())
+}
+
+/// A resource that asks the user who reads it.
+#[resource("test://asks/{what}", mime_type = "text/plain")]
+pub(crate) fn asks_first(what: String) -> Result<String, Error> {
+    Ok(format!("{what} for {}", name("user_name", "What is your name?")?))
 }

@@ -275,12 +275,14 @@ mcpp_tool::export! {
         working::multi_input,
         working::test_tool_with_task,
     ],
-    resources: [static_text, static_binary, template_data, watched_resource],
+    resources: [static_text, static_binary, template_data, watched_resource, asking::asks_first],
     prompts: [
         test_simple_prompt,
         test_prompt_with_arguments,
         test_prompt_with_embedded_resource,
         test_prompt_with_image,
         test_dynamic_prompt,
+        asking::test_input_required_result_prompt,
+        asking::test_sampling_prompt,
     ],
 }

@@ -3,8 +3,10 @@
 //! A [`Call`] is one kind of [`Request`] to a component. Doors build a [`Call`] and translate a [`ToolResult`] or a [`CallError`] back; the registry and everything inward know nothing else.
 
 pub mod asks;
+pub mod build;
 pub mod effect;
 mod error;
+pub mod hook;
 pub mod inputs;
 pub mod interface;
 mod observer;
@@ -17,7 +19,12 @@ use serde_json::Value;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use self::{effect::EffectKey, inputs::ClientLine, interface::InterfaceDigest};
+use self::{
+    build::{BuildId, PinBuilds},
+    effect::EffectKey,
+    inputs::ClientLine,
+    interface::InterfaceDigest,
+};
 pub use self::{
     error::CallError,
     observer::{
@@ -76,6 +83,8 @@ pub struct Call {
     pub arguments: Value,
     /// The interface that the caller knows, if it says one: a tool with another one is not called.
     pub interface: Option<InterfaceDigest>,
+    /// The builds that the caller has pinned: a tool of a component runs on the one that has it. Empty for today's tools.
+    pub builds: Vec<BuildId>,
 }
 
 impl AsRef<Request> for Call {
@@ -102,15 +111,15 @@ pub fn authorize<T: AsRef<Request>>(asked: T) -> Result<Authorized<T>, Denied> {
 }
 
 /// Where authorized calls go: the registry, as guests see it.
-pub trait Dispatch: fmt::Debug + Send + Sync {
+pub trait Dispatch: PinBuilds + fmt::Debug + Send + Sync {
     /// Runs a call to its end.
     fn dispatch(&self, call: Authorized<Call>) -> BoxFuture<'_, Result<ToolResult, CallError>>;
 
     /// A component of the tenant says that something of its own has changed.
     fn changed(&self, tenant: &TenantId, component: &str, change: GuestChange<'_>);
 
-    /// The schemas of a tool that the principal may use.
-    fn describe(&self, principal: &Principal, tool: &ToolName) -> Option<ToolSchemas>;
+    /// The schemas of a tool that the principal may use, of the one among `builds` that has it; of today's if there are none.
+    fn describe(&self, principal: &Principal, tool: &ToolName, builds: &[BuildId]) -> Option<ToolSchemas>;
 }
 
 /// A part of what a component serves that has changed.
@@ -420,6 +429,7 @@ mod tests {
             tool: ToolName::new("t").expect("legal"),
             arguments: Value::Null,
             interface: None,
+            builds: Vec::new(),
         };
         assert!(authorize(call(&[SCOPE_TOOLS])).is_ok());
         assert_eq!(authorize(call(&["other"])).expect_err("denied").to_string(), "local-user lacks the scope `tools`");

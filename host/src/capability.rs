@@ -3,12 +3,14 @@
 //! An interface in no row does not exist for a guest. The host links a row that needs a grant only where the operator gave it.
 
 pub mod bindings;
+mod builds;
 pub mod changed;
 pub mod container;
 mod delegation;
 pub mod endpoint;
 pub mod events;
 pub mod files;
+mod hooks;
 pub mod http;
 mod inputs;
 pub mod keyvalue;
@@ -123,6 +125,7 @@ pub const TABLE: &[Capability] = &[
             "mcpp:endpoint/log",
             "mcpp:endpoint/progress",
             "mcpp:delegation/idempotency",
+            "mcpp:hooks/tokens",
         ],
         access: Access::Everyone,
         link: endpoint::link,
@@ -144,7 +147,7 @@ pub const TABLE: &[Capability] = &[
     Capability {
         name: "call",
         meaning: "call other tools of the same tenant, as the same caller",
-        interfaces: &["mcpp:endpoint/call", "mcpp:delegation/rights"],
+        interfaces: &["mcpp:endpoint/call", "mcpp:delegation/rights", "mcpp:delegation/builds"],
         access: Access::Granted { given: |grant| !grant.call.is_empty(), grant: "call = [\"TOOL\"]" },
         link: endpoint::link_call,
     },
@@ -372,6 +375,7 @@ mod tests {
             ("mcpp:endpoint/caller@0.1.0", Some("endpoint")),
             ("mcpp:client/inputs@0.1.0", Some("client")),
             ("mcpp:delegation/rights@0.1.0", Some("call")),
+            ("mcpp:delegation/builds@0.1.3", Some("call")),
             ("mcpp:primitives/changed@0.1.0", Some("changed")),
             ("mcpp:delegation/idempotency@0.1.1", Some("endpoint")),
             ("mcpp:mesh/types@0.1.0", Some("mesh")),

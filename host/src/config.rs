@@ -84,6 +84,8 @@ pub struct ServerConfig {
     pub allowed_hosts: Vec<String>,
     /// Web origins that may call, such as `https://app.example.com`; `http://localhost:*` for any port.
     pub allowed_origins: Vec<String>,
+    /// The components whose tools others may call by `POST /hooks/TOKEN`, with tokens that the component gives out.
+    pub hooks: Vec<String>,
     /// Listen beyond loopback although no authentication is configured.
     pub allow_unauthenticated: bool,
     /// Open connections: a quarter for clients that have not shown who they are, the rest for tenants.
@@ -115,6 +117,7 @@ impl Default for ServerConfig {
             name: "mcpp".into(),
             allowed_hosts: Vec::new(),
             allowed_origins: Vec::new(),
+            hooks: Vec::new(),
             allow_unauthenticated: false,
             max_connections: 1_024,
             max_body_bytes: 4 << 20,

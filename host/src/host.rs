@@ -131,6 +131,7 @@ impl Host {
         if let Some(engine) = containers.context("cannot keep this host's name for the container engine")? {
             registry.set_containers(engine);
         }
+        registry.open_hooks(&config.server.hooks, &data_dir).context("cannot keep the key of hooks")?;
         let patience = Duration::from_millis(config.tools.reload_wait_ms);
         let tenants_config = tenants_config(&config, &homes)?;
         let tenants = Tenants::new(tenants_config, registry.clone(), Reloader::new(patience)?, Arc::clone(&store));

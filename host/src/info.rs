@@ -119,6 +119,22 @@ pub struct ComponentInfo {
     pub topics: Vec<String>,
     /// Notes for the component's author.
     pub notes: Vec<String>,
+    /// Its builds that components have pinned.
+    #[serde(default)]
+    pub pinned: Vec<PinnedInfo>,
+}
+
+/// One pinned build.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct PinnedInfo {
+    /// Which build.
+    pub digest: String,
+    /// Whether it is the live one.
+    pub live: bool,
+    /// Whether it is there, live or not.
+    pub loaded: bool,
+    /// The components that have pinned it.
+    pub by: Vec<String>,
 }
 
 /// One component's store.
@@ -221,7 +237,15 @@ async fn components(registry: &Registry, tenant: &TenantId) -> Vec<ComponentInfo
     let catalog = registry.catalog(tenant);
     let loops = parked::loops(&**registry.store(), tenant).await.unwrap_or_default();
     let mut components = Vec::new();
+    let pins = registry.pins(tenant);
     for revision in catalog.components() {
+        let pinned = pins.iter().flat_map(|pins| pins.of(revision.name.as_str()));
+        let pinned = pinned.map(|(build, by)| PinnedInfo {
+            live: build.digest == revision.digest,
+            loaded: catalog.has_build(&build),
+            digest: build.digest,
+            by,
+        });
         let own = loops.iter().filter(|stopped| stopped.from == revision.name);
         let notes = own.map(|StoppedLoop { to, topic, .. }| {
             format!("a loop of events was stopped: {to} is told of `{topic}` again and again (`mcpp events` shows what is parked)")
@@ -229,6 +253,7 @@ async fn components(registry: &Registry, tenant: &TenantId) -> Vec<ComponentInfo
         let notes = revision.notes.iter().cloned().chain(notes).collect();
         let tools = revision.tools.iter();
         components.push(ComponentInfo {
+            pinned: pinned.collect(),
             granted: granted(&revision.grant),
             store: store_info(registry, tenant, revision).await,
             topics: revision.topics.iter().map(ToString::to_string).collect(),

@@ -118,7 +118,8 @@ impl fmt::Display for ToolName {
 }
 
 /// A component's stable name: 1 to 64 characters of `a-z A-Z 0-9 _ -`. It owns the component's grants and data, whatever build is loaded.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct ComponentName(Arc<str>);
 
 /// A component name that breaks the rule.
@@ -154,6 +155,20 @@ impl ComponentName {
     /// The name, shared.
     pub fn shared(&self) -> Arc<str> {
         Arc::clone(&self.0)
+    }
+}
+
+impl TryFrom<String> for ComponentName {
+    type Error = InvalidComponentName;
+
+    fn try_from(name: String) -> Result<Self, InvalidComponentName> {
+        Self::new(&name)
+    }
+}
+
+impl From<ComponentName> for String {
+    fn from(name: ComponentName) -> Self {
+        name.as_str().to_owned()
     }
 }
 

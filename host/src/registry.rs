@@ -3,6 +3,7 @@
 //! A catalog is an immutable value behind one pointer; a swap replaces the pointer. A call takes the tool from the catalog it sees and runs on that revision to its
 //! end, whatever is swapped meanwhile. A name belongs to one component until that component gives it up.
 
+mod builds;
 mod calls;
 pub mod catalog;
 pub mod changes;
@@ -10,9 +11,11 @@ mod deliver;
 mod endowment;
 pub mod error;
 pub mod gate;
+pub mod hooks;
 pub mod lists;
 mod offer;
 mod opening;
+pub mod pins;
 mod presence;
 pub mod primitives;
 pub mod rate;
@@ -37,10 +40,12 @@ use self::{
     catalog::{Catalog, Problem, Revision, mounted::MountedTools},
     changes::{ResourceChanges, ResourceListener},
     error::InstallError,
+    pins::Pins,
     rate::Rate,
     tool::Tool,
 };
 use crate::{
+    call::{build::BuildId, hook::Hooks},
     capability::{container::ContainerEngine, http::Outbound, mesh::handle::GuestMesh, state::MakeRoom},
     control::admission::{Admission, Share},
     engine::Engine,
@@ -76,6 +81,8 @@ struct RegistryState {
     mesh: OnceLock<Weak<dyn GuestMesh>>,
     /// The container engine, if this host has one.
     containers: OnceLock<ContainerEngine>,
+    /// The tokens of hooks, if they are open.
+    hooks: OnceLock<Arc<Hooks>>,
     ledger: Arc<Ledger>,
     keeper: Keeper,
     /// The same, as guests know it.
@@ -122,6 +129,8 @@ struct TenantCatalog {
     opened: watch::Sender<bool>,
     /// Calls that wait for a tool that may still be loaded.
     early: Arc<Semaphore>,
+    /// Where builds are kept that somebody needs after others have taken their place.
+    pins: OnceLock<Arc<Pins>>,
     /// Fires when the tenant is removed: nothing of it runs on.
     gone: CancellationToken,
 }
@@ -147,6 +156,7 @@ impl Registry {
             host_tools: OnceLock::new(),
             mesh: OnceLock::new(),
             containers: OnceLock::new(),
+            hooks: OnceLock::new(),
             ledger: Arc::default(),
             resting: Arc::new(keeper.clone()),
             keeper,
@@ -184,6 +194,7 @@ impl Registry {
             incarnation: incarnation.clone(),
             opened: watch::Sender::new(false),
             early: Arc::new(Semaphore::new(opening::MAX_EARLY_CALLS)),
+            pins: OnceLock::new(),
             gone: CancellationToken::new(),
         });
         self.0.store.readmit(id);
@@ -339,7 +350,9 @@ impl Registry {
         let Some(tenant) = self.tenant(tenant) else { return Err(InstallError::Stopping.into()) };
         let _one_at_a_time = tenant.swapping.lock().unwrap_or_else(PoisonError::into_inner);
         let before = tenant.catalog.load_full();
-        let after = change(&before)?.with_host_tools(self.0.host_tools.get().map_or(&[], Vec::as_slice));
+        let is_held = |build: &BuildId| tenant.pins.get().is_some_and(|pins| pins.is_held(build));
+        let after = change(&before)?.without_unneeded(is_held);
+        let after = after.with_host_tools(self.0.host_tools.get().map_or(&[], Vec::as_slice));
         let (tools, lists) = after.difference(&before);
         tenant.telemetry.set_names(after.names());
         tenant.catalog.store(Arc::new(after));

@@ -24,7 +24,7 @@ use crate::{
     limits::{Limits, TenantLimits},
     names::TenantId,
     peers::file::PeersError,
-    registry::Registry,
+    registry::{Registry, pins::Pins},
     reload::{
         Progress, Reloader, Report, Stopping,
         accept::{AcceptError, Waiting},
@@ -318,6 +318,15 @@ impl Tenants {
             let made = tokio::task::spawn_blocking(move || private_folder(&fetched)).await;
             if let Ok(Err(error)) = made {
                 tracing::warn!(tenant = %home.tenant, %error, "the folder for components of peers cannot be made");
+            }
+            let pinned = home.pinned();
+            let pins = tokio::task::spawn_blocking(move || Pins::open(pinned)).await;
+            match pins {
+                Ok(Ok(pins)) => registry.set_pins(&home.tenant, Arc::new(pins)),
+                Ok(Err(error)) => {
+                    tracing::error!(tenant = %home.tenant, %error, "the pinned builds cannot be read; nothing can be pinned");
+                }
+                Err(error) => tracing::error!(tenant = %home.tenant, %error, "the pinned builds were not read"),
             }
             let cache_bytes = compiler.cache_bytes();
             let cache = tokio::task::spawn_blocking(move || Cache::open(&compiled, cache_bytes)).await;

@@ -113,7 +113,7 @@ pub(crate) fn request() -> Request {
 
 async fn call(remotes: &Remotes, request: Request, tool: &str, arguments: Value) -> Result<ToolResult, CallError> {
     let tool = ToolName::new(tool).expect("legal");
-    let call = authorize(Call { request, tool, arguments, interface: None }).expect("authorized");
+    let call = authorize(Call { request, tool, arguments, interface: None, builds: Vec::new() }).expect("authorized");
     remotes.reach(&peer(5), call).await.0
 }
 
@@ -135,6 +135,7 @@ async fn calls_are_in_flight_together_and_cost_comes_back() {
         tool: ToolName::new("add").expect("legal"),
         arguments: json!({ "a": 1, "b": 1 }),
         interface: None,
+        builds: Vec::new(),
     });
     let (_, receipt) = remotes.reach(&peer(5), asked.expect("authorized")).await;
     assert!(receipt.cost.memory_bytes > 0 || receipt.cost.processor_time > Duration::ZERO, "{receipt:?}");

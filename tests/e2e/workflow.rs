@@ -194,3 +194,30 @@ async fn a_step_may_do_no_more_than_its_submitter_even_through_another_tool() {
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_step_hands_its_work_to_any_worker_of_a_type() {
+    let host = TestHost::start_with(folder(&[]), |config| config.tools.builtin = true).await;
+    let steps = json!([
+        { "step_id": "give", "action": "task_submit", "inputs": { "task_id": "page-7", "task_type": "render", "payload": { "page": 7 } } },
+        { "step_id": "done", "action": "task_result", "inputs": { "task_id": "${steps.give.result.task_id}" },
+          "retry": { "max_attempts": 1000, "backoff_s": 0.05, "factor": 1, "final_errors": ["not found"] } }
+    ]);
+    let submitted = ask(&host, "workflow_submit", json!({ "workflow_id": "w", "name": "w", "steps": steps })).await;
+    assert_eq!(submitted["success"], true, "{submitted}");
+    let claim = json!({ "worker_id": "any", "supported_task_types": ["render"] });
+    host.until("the worker has the task", async |host| {
+        ask(host, "p2p_taskqueue_claim_next", claim.clone()).await["task"]["payload"]["page"] == 7
+    })
+    .await;
+    host.until("the run waits for the worker", async |host| {
+        let status = ask(host, "workflow_status", json!({ "workflow_id": "w" })).await;
+        status["steps"][1]["error"].as_str().is_some_and(|error| error.contains("is not completed yet"))
+    })
+    .await;
+    let done = json!({ "task_id": "page-7", "result": { "pixels": 9 }, "worker_id": "any" });
+    ask(&host, "p2p_taskqueue_complete_task", done).await;
+    let result = ended(&host, "w").await;
+    assert_eq!(result["outputs"]["done"]["status"], "completed", "{result}");
+    assert_eq!(result["outputs"]["done"]["result"]["pixels"], 9, "{result}");
+}

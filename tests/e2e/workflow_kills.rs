@@ -43,7 +43,7 @@ fn generated(run: u64) -> Value {
 }
 
 /// Another build of a component: it has a section that means nothing.
-fn build(component: &[u8], number: u64) -> Vec<u8> {
+pub(crate) fn build(component: &[u8], number: u64) -> Vec<u8> {
     let name = b"build";
     let mut wasm = component.to_vec();
     wasm.extend([0, 2 + name.len() as u8, name.len() as u8]);

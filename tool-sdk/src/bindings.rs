@@ -23,8 +23,10 @@ wit_bindgen::generate!({
             import mcpp:endpoint/log@0.1.0;
             import mcpp:endpoint/progress@0.1.0;
             import mcpp:endpoint/call@0.1.0;
-            import mcpp:delegation/rights@0.1.2;
-            import mcpp:delegation/idempotency@0.1.2;
+            import mcpp:delegation/rights@0.1.3;
+            import mcpp:delegation/idempotency@0.1.3;
+            import mcpp:delegation/builds@0.1.3;
+            import mcpp:hooks/tokens@0.1.0;
             import mcpp:client/inputs@0.1.0;
             import mcpp:primitives/changed@0.1.0;
             import mcpp:store/snapshots@0.1.1;
@@ -43,7 +45,7 @@ wit_bindgen::generate!({
             export mcpp:tool/tools@0.1.0;
         }
     ",
-    path: ["../wit/wasi/io", "../wit/wasi/clocks", "../wit/wasi/http", "../wit/tool", "../wit/endpoint", "../wit/client", "../wit/delegation", "../wit/primitives", "../wit/store", "../wit/events", "../wit/mesh", "../wit/container", "../wit/wasi-config"],
+    path: ["../wit/wasi/io", "../wit/wasi/clocks", "../wit/wasi/http", "../wit/tool", "../wit/endpoint", "../wit/client", "../wit/delegation", "../wit/hooks", "../wit/primitives", "../wit/store", "../wit/events", "../wit/mesh", "../wit/container", "../wit/wasi-config"],
     pub_export_macro: true,
     export_macro_name: "export_component",
     default_bindings_module: "mcpp_tool::bindings",

@@ -24,6 +24,7 @@
 //! Within a call, [`log`], [`progress`], [`caller`], [`call`], [`client`], [`container`], [`http`], [`mesh`], [`config`] and [`store`] reach the host, and [`environment`] has time, chance and ids; [`events`] tells a component of what happens between calls. Outside a component (in a native test) they do nothing but what their pages say.
 #![deny(missing_docs)]
 
+pub mod builds;
 pub mod call;
 pub mod caller;
 pub mod changed;
@@ -32,6 +33,7 @@ pub mod config;
 pub mod container;
 pub mod environment;
 pub mod events;
+pub mod hooks;
 pub mod http;
 pub mod log;
 pub mod mesh;

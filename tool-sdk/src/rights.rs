@@ -31,7 +31,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{Output, call::CallError};
+use crate::{Output, builds::Build, call::CallError};
 
 /// The tools that a caller may use.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,6 +49,14 @@ pub struct Description {
     pub output: Option<Value>,
 }
 
+impl Description {
+    #[cfg(target_arch = "wasm32")]
+    pub(crate) fn read(input: String, output: Option<String>) -> Option<Self> {
+        let schema = |text: String| serde_json::from_str(&text).ok();
+        Some(Self { input: schema(input)?, output: output.and_then(schema) })
+    }
+}
+
 /// The rights of the running call; in a native test, all.
 pub fn of_caller() -> Rights {
     #[cfg(target_arch = "wasm32")]
@@ -62,8 +70,7 @@ pub fn describe(tool: &str) -> Option<Description> {
     #[cfg(target_arch = "wasm32")]
     {
         let found = crate::bindings::mcpp::delegation::rights::describe(tool)?;
-        let schema = |text: String| serde_json::from_str(&text).ok();
-        Some(Description { input: schema(found.input_schema)?, output: found.output_schema.and_then(schema) })
+        Description::read(found.input_schema, found.output_schema)
     }
     #[cfg(not(target_arch = "wasm32"))]
     {
@@ -164,6 +171,36 @@ impl Rights {
         timeout: Option<Duration>,
     ) -> Result<Output, CallError> {
         self.call_under(Some(effect), tool, arguments, timeout)
+    }
+
+    /// As [`Rights::call`], on the one of these builds that has the tool (none: today's), with a name of its effect as in [`Rights::call_for_effect`].
+    ///
+    /// # Errors
+    /// As [`Rights::call`]; [`CallError::Aborted`] if the build cannot be had.
+    pub fn call_on(
+        &self,
+        builds: &[Build],
+        effect: Option<&str>,
+        tool: &str,
+        arguments: &impl Serialize,
+        timeout: Option<Duration>,
+    ) -> Result<Output, CallError> {
+        let arguments =
+            serde_json::to_string(arguments).map_err(|error| CallError::InvalidArguments(error.to_string()))?;
+        #[cfg(target_arch = "wasm32")]
+        {
+            use crate::bindings::mcpp::delegation::{builds as host, rights::Terms};
+            let timeout_ms = timeout.map(crate::environment::millis);
+            let terms = Terms { tools: self.0.clone(), timeout_ms, effect: effect.map(str::to_owned) };
+            host::call_on(&terms, &crate::builds::to_host(builds), tool, &arguments)
+                .map(Output::from)
+                .map_err(CallError::from)
+        }
+        #[cfg(not(target_arch = "wasm32"))]
+        {
+            let _nothing_to_call = (builds, effect, tool, arguments, timeout);
+            Err(CallError::NotFound)
+        }
     }
 
     fn call_under(

@@ -67,6 +67,14 @@ pub enum CallError {
     /// The tool has another interface than the caller knows. The call has not run, and the caller has to read the list anew.
     #[error("the tool has another interface than the caller knows; read the list anew. The call has not run")]
     OtherInterface,
+    /// A build that the caller has pinned cannot be had. The call has not run.
+    #[error("`{tool}` is not there as it was when the caller began: {reason}; the call has not run")]
+    BuildGone {
+        /// The tool.
+        tool: ToolName,
+        /// The build, and what has become of it.
+        reason: String,
+    },
     /// Tools call tools too deeply.
     #[error("calls are nested deeper than {MAX_CALL_DEPTH}")]
     TooDeep,
@@ -129,13 +137,15 @@ impl CallError {
             Self::OtherInterface => {
                 Self::Interrupted { reason: "a tool has another interface than the caller knows".to_owned() }
             }
+            Self::BuildGone { tool, reason } => Self::Interrupted { reason: format!("`{tool}`: {reason}") },
             other => other,
         }
     }
 
     /// Whether the call cannot have run, so that it may be made again or elsewhere.
     pub fn has_not_run(&self) -> bool {
-        self.retry_after().is_some() || matches!(self, Self::Unreachable { .. } | Self::OtherInterface)
+        self.retry_after().is_some()
+            || matches!(self, Self::Unreachable { .. } | Self::OtherInterface | Self::BuildGone { .. })
     }
 
     /// A short, stable name for metrics and scripts.
@@ -150,6 +160,7 @@ impl CallError {
             Self::TooMany { .. } => "too_many",
             Self::Unreachable { .. } => "unreachable",
             Self::OtherInterface => "other_interface",
+            Self::BuildGone { .. } => "build_gone",
             Self::TooDeep => "too_deep",
             Self::BudgetExceeded { .. } => "budget_exceeded",
             Self::Interrupted { .. } => "interrupted",

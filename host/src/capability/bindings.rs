@@ -22,8 +22,10 @@ wasmtime::component::bindgen!({
             import mcpp:endpoint/log@0.1.0;
             import mcpp:endpoint/progress@0.1.0;
             import mcpp:endpoint/call@0.1.0;
-            import mcpp:delegation/rights@0.1.2;
-            import mcpp:delegation/idempotency@0.1.2;
+            import mcpp:delegation/rights@0.1.3;
+            import mcpp:delegation/idempotency@0.1.3;
+            import mcpp:delegation/builds@0.1.3;
+            import mcpp:hooks/tokens@0.1.0;
             import mcpp:client/inputs@0.1.0;
             import mcpp:primitives/changed@0.1.0;
             import mcpp:primitives/types@0.1.0;
@@ -40,7 +42,7 @@ wasmtime::component::bindgen!({
             export mcpp:tool/tools@0.1.0;
         }
     ",
-    path: ["../wit/tool", "../wit/endpoint", "../wit/client", "../wit/delegation", "../wit/primitives", "../wit/store", "../wit/events", "../wit/mesh", "../wit/container"],
+    path: ["../wit/tool", "../wit/endpoint", "../wit/client", "../wit/delegation", "../wit/hooks", "../wit/primitives", "../wit/store", "../wit/events", "../wit/mesh", "../wit/container"],
     imports: {
         default: trappable,
         "mcpp:endpoint/call": async | trappable,
@@ -48,6 +50,9 @@ wasmtime::component::bindgen!({
         "mcpp:delegation/rights.call-within": async | trappable,
         "mcpp:delegation/rights.call-under": async | trappable,
         "mcpp:delegation/rights.call-until": async | trappable,
+        "mcpp:delegation/builds.pin": async | trappable,
+        "mcpp:delegation/builds.unpin": async | trappable,
+        "mcpp:delegation/builds.call-on": async | trappable,
         "mcpp:store/snapshots": async | trappable,
         "mcpp:store/transactions": async | trappable,
         "mcpp:store/changes": async | trappable,

@@ -14,7 +14,7 @@ use super::{
     store::store_key,
 };
 use crate::{
-    call::effect::EffectKey,
+    call::{build::BuildId, effect::EffectKey},
     capability::{
         bindings::mcpp::{
             delegation::{
@@ -30,7 +30,7 @@ use crate::{
 };
 
 /// Most entries of a bound: as many as a token's list of tools may have.
-const MAX_TOOLS: usize = 1_000;
+pub(super) const MAX_TOOLS: usize = 1_000;
 
 /// Longest name of an effect, in bytes.
 const MAX_EFFECT_BYTES: usize = 512;
@@ -42,7 +42,8 @@ pub(super) fn link_idempotency(linker: &mut Linker<State>) -> wasmtime::Result<(
 
 /// Links the rights.
 pub(super) fn link(linker: &mut Linker<State>) -> wasmtime::Result<()> {
-    rights::add_to_linker::<State, EndpointView<'static>>(linker, State::endpoint)
+    rights::add_to_linker::<State, EndpointView<'static>>(linker, State::endpoint)?;
+    super::builds::link(linker)
 }
 
 impl rights::Host for EndpointView<'_> {
@@ -52,17 +53,7 @@ impl rights::Host for EndpointView<'_> {
     }
 
     fn describe(&mut self, tool: String) -> wasmtime::Result<Option<rights::Description>> {
-        let Some(running) = self.running else { return Ok(None) };
-        let Ok(tool) = ToolName::new(&tool) else { return Ok(None) };
-        if !running.may_call.iter().any(|pattern| pattern.matches(&tool)) {
-            return Ok(None);
-        }
-        let Some(schemas) = running.dispatch.describe(&running.principal, &tool) else { return Ok(None) };
-        let bytes = schemas.input.len().saturating_add(schemas.output.as_ref().map_or(0, String::len));
-        // While the guest takes them over.
-        let held = self.control.memory().reserve(MemoryUse::Messages, u64::try_from(bytes).unwrap_or(u64::MAX));
-        let Ok(_until_they_are_handed_over) = held else { return Ok(None) };
-        Ok(Some(rights::Description { input_schema: schemas.input, output_schema: schemas.output }))
+        Ok(self.description(&tool, &[]))
     }
 
     async fn call_within(
@@ -123,6 +114,18 @@ impl rights::Host for EndpointView<'_> {
 }
 
 impl EndpointView<'_> {
+    /// What the catalog says of a tool, of the one of these builds that has it.
+    pub(super) fn description(&self, tool: &str, builds: &[BuildId]) -> Option<rights::Description> {
+        let running = self.running?;
+        let tool = ToolName::new(tool).ok().filter(|tool| running.may_call(tool))?;
+        let schemas = running.dispatch.describe(&running.principal, &tool, builds)?;
+        let bytes = schemas.input.len().saturating_add(schemas.output.as_ref().map_or(0, String::len));
+        // While the guest takes them over.
+        let held = self.control.memory().reserve(MemoryUse::Messages, u64::try_from(bytes).unwrap_or(u64::MAX));
+        let _until_they_are_handed_over = held.ok()?;
+        Some(rights::Description { input_schema: schemas.input, output_schema: schemas.output })
+    }
+
     async fn until(
         &mut self,
         bounds: CallBounds,
@@ -192,11 +195,11 @@ impl idempotency::Host for EndpointView<'_> {
 }
 
 impl EndpointView<'_> {
-    fn bounds(&self, terms: rights::Terms) -> Result<CallBounds, String> {
+    pub(super) fn bounds(&self, terms: rights::Terms) -> Result<CallBounds, String> {
         let tools = terms.tools.map(patterns).transpose()?;
         let timeout = terms.timeout_ms.map(Duration::from_millis);
         let effect = terms.effect.map(|effect| self.effect(&effect)).transpose()?.flatten();
-        Ok(CallBounds { tools, timeout, effect, cancel: None })
+        Ok(CallBounds { tools, timeout, effect, ..CallBounds::default() })
     }
 
     /// The key of an effect that the component names.

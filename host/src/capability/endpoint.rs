@@ -10,7 +10,10 @@ use tokio_util::sync::CancellationToken;
 use wasmtime::component::{HasData, Linker};
 
 use crate::{
-    call::{Call, CallError, CallEvent, LogLevel, MAX_CALL_DEPTH, Observer, Request, authorize, effect::EffectKey},
+    call::{
+        Call, CallError, CallEvent, LogLevel, MAX_CALL_DEPTH, Observer, Request, authorize, build::BuildId,
+        effect::EffectKey,
+    },
     capability::{
         bindings::mcpp::{
             endpoint::{call, caller, log, progress},
@@ -47,6 +50,7 @@ pub(super) fn link(linker: &mut Linker<State>) -> wasmtime::Result<()> {
     caller::add_to_linker::<State, EndpointView<'static>>(linker, State::endpoint)?;
     log::add_to_linker::<State, EndpointView<'static>>(linker, State::endpoint)?;
     progress::add_to_linker::<State, EndpointView<'static>>(linker, State::endpoint)?;
+    super::hooks::link(linker)?;
     super::delegation::link_idempotency(linker)
 }
 
@@ -144,6 +148,8 @@ pub(super) struct CallBounds {
     pub(super) timeout: Option<Duration>,
     /// What names its effect; none for the next one of the running call's.
     pub(super) effect: Option<EffectKey>,
+    /// The builds on which it runs; today's if there are none.
+    pub(super) builds: Vec<BuildId>,
     /// What cancels it, below the running call's own.
     pub(super) cancel: Option<CancellationToken>,
 }
@@ -187,6 +193,7 @@ impl EndpointView<'_> {
                 if bounds.effect.is_some() {
                     nested.request.effect = bounds.effect;
                 }
+                nested.builds = bounds.builds;
                 if let Some(tools) = &bounds.tools {
                     nested.request.principal = nested.request.principal.within(tools);
                 }
@@ -217,7 +224,7 @@ fn nested_call(
     }
     let tool = ToolName::new(tool).map_err(|_| call::CallError::NotFound)?;
     let grant = format!("call = [\"{tool}\"]");
-    if running.may_call.iter().any(|pattern| pattern.matches(&tool)) {
+    if running.may_call(&tool) {
         running.witness.used(grant);
     } else {
         running.witness.denied(Some(grant), format!("it may not call `{tool}`"));
@@ -238,7 +245,7 @@ fn nested_call(
         effect: running.effects.next(&["call", tool.as_str()]),
         client: running.client.clone(),
     };
-    Ok(Call { request, tool, arguments, interface: None })
+    Ok(Call { request, tool, arguments, interface: None, builds: Vec::new() })
 }
 
 fn refusal(error: CallError) -> call::CallError {
@@ -249,6 +256,7 @@ fn refusal(error: CallError) -> call::CallError {
         CallError::TooDeep => call::CallError::TooDeep,
         CallError::BudgetExceeded { .. }
         | CallError::OtherInterface
+        | CallError::BuildGone { .. }
         | CallError::Unreachable { .. }
         | CallError::UnknownResource(_)
         | CallError::UnknownPrompt(_)

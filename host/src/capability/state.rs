@@ -17,7 +17,7 @@ use wasmtime_wasi_http::{WasiHttpCtxView, WasiHttpView};
 use self::usage::Usage;
 use super::output::{LogStream, RecordWriter};
 use crate::{
-    call::{Dispatch, LogLevel, Observer, Session, TraceContext, effect::Effects, inputs::ClientLine},
+    call::{Dispatch, LogLevel, Observer, Session, TraceContext, effect::Effects, hook::Hooks, inputs::ClientLine},
     capability::{
         changed::ChangedView,
         container::{ContainerAccess, ContainerView},
@@ -31,8 +31,8 @@ use crate::{
     },
     control::Control,
     grants::ledger::Witness,
-    names::{TenantId, ToolPattern},
-    tenant::Principal,
+    names::{TenantId, ToolName, ToolPattern},
+    tenant::{Incarnation, Principal},
 };
 
 /// Handles that a guest may hold at once.
@@ -97,9 +97,16 @@ pub struct Running {
     pub stopping: CancellationToken,
     /// Guests that rest: where memory is short, one makes room.
     pub resting: Arc<dyn MakeRoom>,
+    /// The tokens of hooks that it may make, in its tenant as it is now; none if hooks are closed.
+    pub hooks: Option<(Arc<Hooks>, Incarnation)>,
 }
 
 impl Running {
+    /// Whether the grant names a tool.
+    pub fn may_call(&self, tool: &ToolName) -> bool {
+        self.may_call.iter().any(|pattern| pattern.matches(tool))
+    }
+
     /// Writer of the call's log records.
     pub fn writer(&self) -> RecordWriter {
         let tenant = Some(self.principal.tenant.clone());

@@ -12,7 +12,7 @@ use super::{Operator, clean, mounts, print, print_json, table};
 use crate::{
     admin,
     config::Config,
-    info::{Info, Instances, PoolInfo, StoreInfo, TenantInfo, ToolInfo},
+    info::{Info, Instances, PinnedInfo, PoolInfo, StoreInfo, TenantInfo, ToolInfo},
     limits::Reuse,
     names::TenantId,
     reload::Report,
@@ -115,6 +115,22 @@ impl InfoArgs {
         print(&table(&["COMPONENT", "REVISION", "BYTES", "TOOLS", "STORE", "GRANTED", "FROM"], rows))?;
         if !info.mounts.is_empty() {
             print(&format!("\n{}", mounts::shown(&info.mounts)))?;
+        }
+        let pinned = info.components.iter().flat_map(|component| {
+            component.pinned.iter().map(|build| {
+                let state = match build {
+                    PinnedInfo { live: true, .. } => "live",
+                    PinnedInfo { loaded: true, .. } => "replaced",
+                    _ => "missing",
+                };
+                let digest = build.digest.chars().take(12).collect();
+                vec![component.name.clone(), digest, state.to_owned(), build.by.join(", ")]
+            })
+        });
+        let pinned: Vec<_> = pinned.collect();
+        if !pinned.is_empty() {
+            print("\nPinned builds:")?;
+            print(&table(&["COMPONENT", "REVISION", "STATE", "BY"], pinned))?;
         }
         print("\nLimits of one call, where a tool has no others:")?;
         let usual = info.limits.as_object().into_iter().flatten();

@@ -8,7 +8,7 @@ use clap::Args;
 use super::print;
 
 /// The packages: folder, file, text. Of the standard ones those that are drafts: the others every tool chain has.
-const PACKAGES: [(&str, &str, &str); 13] = [
+const PACKAGES: [(&str, &str, &str); 14] = [
     ("mcpp-tool", "tool.wit", include_str!("../../../wit/tool/tool.wit")),
     ("mcpp-primitives", "primitives.wit", include_str!("../../../wit/primitives/primitives.wit")),
     ("mcpp-endpoint", "endpoint.wit", include_str!("../../../wit/endpoint/endpoint.wit")),
@@ -18,6 +18,7 @@ const PACKAGES: [(&str, &str, &str); 13] = [
     ("mcpp-events", "events.wit", include_str!("../../../wit/events/events.wit")),
     ("mcpp-mesh", "mesh.wit", include_str!("../../../wit/mesh/mesh.wit")),
     ("mcpp-container", "container.wit", include_str!("../../../wit/container/container.wit")),
+    ("mcpp-hooks", "hooks.wit", include_str!("../../../wit/hooks/hooks.wit")),
     ("mcpp-tasks", "tasks.wit", include_str!("../../../wit/tasks/tasks.wit")),
     ("wasi-keyvalue", "keyvalue.wit", include_str!("../../../wit/wasi-keyvalue/keyvalue.wit")),
     ("wasi-config", "config.wit", include_str!("../../../wit/wasi-config/config.wit")),

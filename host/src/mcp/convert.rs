@@ -93,6 +93,7 @@ pub(super) fn error(error: CallError) -> Result<CallToolResult, ErrorData> {
         }
         CallError::InvalidArguments { .. }
         | CallError::Unreachable { .. }
+        | CallError::BuildGone { .. }
         | CallError::TooDeep
         | CallError::BudgetExceeded { .. }
         | CallError::Interrupted { .. }

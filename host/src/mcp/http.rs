@@ -9,6 +9,7 @@ mod compat;
 mod connection;
 mod credentials;
 mod exchange;
+mod hooks;
 mod lane;
 mod media;
 mod pace;
@@ -31,7 +32,7 @@ use axum::{
     extract::{Request, State},
     http::{HeaderMap, Method, StatusCode, header},
     response::{IntoResponse as _, Response},
-    routing::{any, get},
+    routing::{self, any, get},
 };
 use hyper::service::Service as _;
 use hyper_util::service::TowerToHyperService;
@@ -294,6 +295,9 @@ fn router(config: &ServerConfig, app: Arc<App>) -> Router {
     // The endpoint may be at one of these paths.
     for (path, answers) in compat::routes().into_iter().filter(|(path, _)| !config.is_endpoint(path)) {
         router = router.route(path, answers);
+    }
+    if !config.hooks.is_empty() {
+        router = router.route("/hooks/{token}", routing::post(hooks::post));
     }
     router
         .route("/live", get(|| async { "live\n" }))

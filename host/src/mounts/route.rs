@@ -100,7 +100,8 @@ impl ToolRoute {
                 Err(error) => return nothing(error),
             };
             let (tool, arguments) = (self.tool.clone(), arguments.clone());
-            let call = Call { request: request.clone(), tool, arguments, interface: Some(interface) };
+            let call =
+                Call { request: request.clone(), tool, arguments, interface: Some(interface), builds: Vec::new() };
             let Ok(call) = authorize(call) else { return nothing(CallError::UnknownTool(self.tool.clone())) };
             let (result, receipt) = self.remotes.reach(&peer, call).await;
             let error = match result {

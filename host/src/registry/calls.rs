@@ -14,7 +14,7 @@ use super::{
     tool::{STEPS_PER_MS, Tool, ToolTarget},
 };
 use crate::{
-    call::{Call, CallError, Cost, Dispatch, GuestChange, Receipt, ToolResult, ToolSchemas},
+    call::{Call, CallError, Cost, Dispatch, GuestChange, Receipt, ToolResult, ToolSchemas, build::BuildId},
     control::{Control, apart::apart},
     guest::instance,
     names::{TenantId, ToolName},
@@ -37,9 +37,12 @@ impl Registry {
         let is_of_host = |tool: &Arc<Tool>| tool.is_of_host();
         let may_use = call.request.principal.may_use(&call.tool)
             || self.catalog(&call.request.principal.tenant).tool(&call.tool).as_ref().is_some_and(is_of_host);
-        let find = |catalog: &Catalog| catalog.tool(&call.tool);
-        let ticket = match self.enter(&call.request, may_use, find, || CallError::UnknownTool(call.tool.clone())).await
-        {
+        let find = |catalog: &Catalog| catalog.tool_on(&call.builds, &call.tool);
+        let unknown = || match may_use {
+            true => self.catalog(&call.request.principal.tenant).why_gone(&call.builds, &call.tool),
+            false => CallError::UnknownTool(call.tool.clone()),
+        };
+        let ticket = match self.enter(&call.request, may_use, find, unknown).await {
             Ok(ticket) => ticket,
             Err(error) => return (Err(error), Receipt::default()),
         };
@@ -133,11 +136,11 @@ impl Dispatch for Registry {
         Box::pin(self.call(call))
     }
 
-    fn describe(&self, principal: &Principal, tool: &ToolName) -> Option<ToolSchemas> {
+    fn describe(&self, principal: &Principal, tool: &ToolName, builds: &[BuildId]) -> Option<ToolSchemas> {
         if !principal.may_use(tool) {
             return None;
         }
-        let tool = self.catalog(&principal.tenant).tool(tool)?;
+        let tool = self.catalog(&principal.tenant).tool_on(builds, tool)?;
         let text = |schema: &Schema| serde_json::to_string(&*schema.json).ok();
         Some(ToolSchemas { input: text(&tool.input)?, output: tool.output.as_ref().and_then(text) })
     }

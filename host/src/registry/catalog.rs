@@ -1,6 +1,7 @@
 //! One tenant's tools at one moment: an immutable value that a swap replaces as a whole.
 
 pub mod mounted;
+mod pinned;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,6 +20,7 @@ use super::{
     tool::{Powers, Tool},
 };
 use crate::{
+    call::build::BuildId,
     capability::{files::Folders, http::HttpGrant},
     engine::features::Code,
     grants::ComponentGrant,
@@ -75,6 +77,8 @@ pub struct Revision {
     pub memory: Option<Arc<Reservation>>,
     /// The memory of its schemas, as that of its code.
     pub schema_memory: Option<Reservation>,
+    /// Its bytes, if it is shipped with this program.
+    pub shipped: Option<&'static [u8]>,
     /// How long it took to go live; known once it is.
     pub times: OnceLock<LoadTimes>,
 }
@@ -153,6 +157,7 @@ impl Revision {
             notes: loaded.notes,
             memory: loaded.memory,
             schema_memory: None,
+            shipped: None,
             times: OnceLock::new(),
         })
     }
@@ -230,6 +235,8 @@ pub struct Catalog {
     lists: CatalogLists,
     problems: BTreeMap<String, Problem>,
     mounts: BTreeMap<Arc<str>, Arc<MountedTools>>,
+    /// Builds that are not live, for callers that name them.
+    pinned: BTreeMap<BuildId, Arc<Revision>>,
 }
 
 impl Catalog {
@@ -334,7 +341,8 @@ impl Catalog {
     fn remove(&mut self, component: &str) {
         self.problems.remove(component);
         self.lists = self.lists.without(component);
-        if self.components.remove(component).is_some() {
+        if let Some(before) = self.components.remove(component) {
+            self.pinned.insert(before.build(), before);
             self.tools.retain(|_, tool| &*tool.component != component);
         }
     }
@@ -346,13 +354,15 @@ impl Catalog {
         next
     }
 
-    fn clone_maps(&self) -> Self {
+    /// This catalog once more.
+    pub(super) fn clone_maps(&self) -> Self {
         Self {
             components: self.components.clone(),
             tools: self.tools.clone(),
             lists: self.lists.clone(),
             problems: self.problems.clone(),
             mounts: self.mounts.clone(),
+            pinned: self.pinned.clone(),
         }
     }
 

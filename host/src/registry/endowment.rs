@@ -67,6 +67,7 @@ impl Registry {
             .container
             .as_ref()
             .map(|grant| ContainerAccess { grant: Arc::clone(grant), engine: self.0.containers.get().cloned() });
+        let hooks = self.hooks_of(&principal.tenant);
         Running {
             principal,
             component: powers.component.shared(),
@@ -89,6 +90,7 @@ impl Registry {
             client: ClientLine::default(),
             chain: 0,
             effects: Arc::default(),
+            hooks,
             stopping: self.0.stopping.clone(),
             resting: Arc::clone(&self.0.resting),
         }

@@ -27,6 +27,9 @@ impl Registry {
     pub fn opened(&self, tenant: &TenantId) {
         if let Some(tenant) = self.tenant(tenant) {
             tenant.opened.send_replace(true);
+            if let Some(pins) = tenant.pins.get() {
+                pins.sweep();
+            }
         }
     }
 

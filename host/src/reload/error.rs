@@ -109,6 +109,9 @@ pub enum LoadError {
     /// Its store does not work.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The bytes that were kept of a pinned build are others.
+    #[error("the bytes that the host kept of the build are not its bytes")]
+    NotThatBuild,
     /// The host itself failed.
     #[error("the host failed while it was loaded; its log says how")]
     Broke,

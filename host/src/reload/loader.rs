@@ -5,6 +5,8 @@
 
 mod bytes;
 mod outcome;
+mod pinned;
+mod revision;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -29,9 +31,8 @@ use crate::{
     control::admission::Share,
     engine::{compile::Builds, features::Code},
     grants::{ComponentGrant, Grants},
-    guest::component::{self, ComponentError, Origin},
+    guest::component::{self, Origin},
     limits::Limits,
-    memory::MemoryUse,
     names::{ComponentName, TenantId},
     registry::{
         Registry,
@@ -191,10 +192,21 @@ impl Loader {
             let Ok(granted) = self.grant(component) else { continue };
             if live.grant.has_lost(&granted) {
                 tracing::info!(%tenant, component, "something was revoked; the component is taken away until it is loaded with what is left");
-                if let Err(stopping) = self.registry.remove(tenant, component) {
-                    tracing::warn!(component, %stopping, "could not be taken away");
-                }
+                self.take_away(component);
             }
+        }
+        for pinned in self.registry.catalog(tenant).pinned() {
+            let component = pinned.name.as_str();
+            if self.grant(component).is_ok_and(|granted| pinned.grant.has_lost(&granted)) {
+                self.take_away(component);
+            }
+        }
+    }
+
+    /// Takes a component away with all of its builds.
+    fn take_away(&self, component: &str) {
+        if let Err(stopping) = self.registry.revoke(&self.config.tenant, component) {
+            tracing::warn!(component, %stopping, "could not be taken away");
         }
     }
 
@@ -291,7 +303,7 @@ impl Loader {
             return Ok(LoadOutcome::Unchanged);
         }
         self.config.own_folders.check(&grant.files).map_err(InstallError::Files)?;
-        let (engine, fuel) = (self.registry.engine(), grant.fuel(&self.config.limits));
+        let (engine, fuel, bytes) = (self.registry.engine(), grant.fuel(&self.config.limits), wasm.clone());
         let share = self.registry.share(tenant).ok_or(LoadError::Stopping)?;
         let compiled = match source {
             Source::BuiltIn(built_in) => self.config.built_in.compiled(engine, *built_in, name, fuel).await?,
@@ -303,22 +315,10 @@ impl Loader {
         };
         let compiled_at = Instant::now();
         let imports: BTreeSet<String> = compiled.imports().into_iter().collect();
-        let admitted = compiled.admit(&grant)?;
-        let loaded = admitted.load(engine, (self.registry.admission(), &share)).await?;
-        let listed_at = Instant::now();
-        let cached = loaded.cached;
-        for note in &loaded.notes {
-            tracing::warn!(component = %loaded.name, "{note}");
+        let (mut revision, cached, listed_at) = self.check(compiled, origin, &grant, &share).await?;
+        if let Source::BuiltIn(built_in) = source {
+            revision.shipped = Some(built_in.wasm);
         }
-        // Tool by tool, as each is made: all of them together may be more than there is.
-        let refuse = |source, bytes| ComponentError::Memory { of: "the schemas of its tools", bytes, source };
-        let mut held = share.memory.reserve(MemoryUse::Code, 0).map_err(|full| refuse(full, 0))?;
-        let charge = |bytes| match source {
-            Source::File(_) => held.grow(bytes).map_err(|full| LoadError::from(refuse(full, bytes))),
-            Source::BuiltIn(_) => Ok(()),
-        };
-        let mut revision = Revision::check(loaded, origin, &grant, &self.config.limits, charge)?;
-        revision.schema_memory = Some(held);
         if imports.iter().filter_map(|import| capability::of_import(import)).any(|has| has.needs(STORE)) {
             self.witness(revision.name.clone()).used(STORE.to_owned());
         }
@@ -336,7 +336,12 @@ impl Loader {
                 return Err(LoadError::NotAccepted { difference, tenant: tenant.clone(), component: revision.name });
             }
         }
+        let name = revision.name.clone();
+        self.load_pinned(&name).await;
         migration::bring_up(self, tenant, revision, self.config.migration).await?;
+        if let Source::File(_) = source {
+            self.keep_bytes(&name, bytes).await;
+        }
         let (compile, list) = (compiled_at.duration_since(started), listed_at.duration_since(compiled_at));
         Ok(LoadOutcome::Loaded(LoadTimes { compile, cached, list, swap: listed_at.elapsed() }))
     }

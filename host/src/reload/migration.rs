@@ -129,13 +129,15 @@ async fn swap(
     limits: MigrationLimits,
 ) -> Result<(), LoadError> {
     let registry = loader.registry();
-    let before = registry.catalog(&space.tenant).component(space.component.as_str()).cloned();
-    // Its gate opens again whatever happens here, also when the load is cancelled.
-    let _before = before.clone().map(ClosedGate);
-    if let Some(before) = &before
-        && !before.powers.gate.drain(DRAIN).await
-    {
-        return Err(LoadError::NotDrained { seconds: DRAIN.as_secs() });
+    let catalog = registry.catalog(&space.tenant);
+    let pinned = catalog.pinned().filter(|pinned| pinned.name == space.component);
+    let before = catalog.component(space.component.as_str()).into_iter().chain(pinned).cloned();
+    // Their gates open again whatever happens here, also when the load is cancelled.
+    let before: Vec<ClosedGate> = before.map(ClosedGate).collect();
+    for ClosedGate(before) in &before {
+        if !before.powers.gate.drain(DRAIN).await {
+            return Err(LoadError::NotDrained { seconds: DRAIN.as_secs() });
+        }
     }
     let mut half = HalfMigrated { loader, space, begun: cursor.is_some() };
     migrate(&mut half, &revision, from, cursor, limits).await?;
@@ -144,7 +146,7 @@ async fn swap(
     Ok(())
 }
 
-/// The build before, whose gate is closed; open again when this is dropped.
+/// A build before, live or pinned, whose gate is closed; open again when this is dropped.
 struct ClosedGate(Arc<Revision>);
 
 impl Drop for ClosedGate {

@@ -1,8 +1,8 @@
 //! The tenants there are, as files: each has a folder with its settings, grants, tools and secrets.
 //!
 //! ```text
-//! DATA/                    the tenant `local`: grants/, fetched/, accepted.json, secrets.toml; its tools folders are the configuration's
-//! DATA/tenants/NAME/       every other tenant: tenant.toml, grants/, tools/, fetched/, accepted.json, secrets.toml
+//! DATA/                    the tenant `local`: grants/, fetched/, pinned/, accepted.json, secrets.toml; its tools folders are the configuration's
+//! DATA/tenants/NAME/       every other tenant: tenant.toml, grants/, tools/, fetched/, pinned/, accepted.json, secrets.toml
 //! ```
 
 use std::{
@@ -29,10 +29,12 @@ pub const KEY_FILE: &str = "secrets.key";
 const TOOLS: &str = "tools";
 /// The components that a tenant fetched from peers, in its folder.
 const FETCHED: &str = "fetched";
+/// The builds of components that are needed after others have taken their place, in a tenant's folder.
+const PINNED: &str = "pinned";
 /// The other tenants' folders, in the data directory.
 const TENANTS: &str = "tenants";
 /// Folders of the data directory that hold nothing but the host's files.
-const OWN_FOLDERS: [&str; 4] = ["store", "compiled", "grants", FETCHED];
+const OWN_FOLDERS: [&str; 5] = ["store", "compiled", "grants", FETCHED, PINNED];
 
 /// Where all tenants' files are.
 #[derive(Debug, Clone)]
@@ -277,6 +279,11 @@ impl Home {
     /// The folder of components that were fetched from peers.
     pub fn fetched(&self) -> PathBuf {
         self.path.join(FETCHED)
+    }
+
+    /// The folder of builds that are needed after others have taken their place.
+    pub fn pinned(&self) -> PathBuf {
+        self.path.join(PINNED)
     }
 
     /// The file of the pinned components that the operator has accepted.

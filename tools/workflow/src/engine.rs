@@ -1,5 +1,6 @@
 //! What the tools and the handlers do, in one transaction each, on the rules of [`scheduler`](crate::scheduler) and the tables of [`store`](crate::store).
 
+mod builds;
 mod control;
 mod job;
 pub mod rehearsal;
@@ -93,6 +94,7 @@ fn go_on(
     }
     RUNS.put(t, &run.id.clone(), &run)?;
     if run.phase.is_final() && !was_final {
+        builds::ended(t, &run, now_ms)?;
         let ended = json!({ "workflow_id": run.id, "status": run.status(), "name": run.name });
         t.emit("run", &run.id, ended.to_string().as_bytes())?;
         tell_blocked(t, &run, origin, now_ms)?;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use mcpp_tool::rights::Rights;
+use mcpp_tool::{builds::Build, rights::Rights};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -126,6 +126,9 @@ pub struct Run {
     /// What names of its effects begin with: another run with its id has another one.
     #[serde(default)]
     pub key: String,
+    /// The builds of components with which it began.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub builds: Vec<Build>,
     /// Whether it is a rehearsal.
     #[serde(default, skip_serializing_if = "is_false")]
     pub is_rehearsal: bool,
@@ -177,6 +180,7 @@ impl Run {
             held: Vec::new(),
             forked: None,
             key: String::new(),
+            builds: Vec::new(),
             is_rehearsal: false,
         }
     }

@@ -21,6 +21,8 @@ pub const LISTED: Index<(String, String), (u64, String)> = Index::new("listed");
 pub const LISTED_COUNTS: Counts<(String, String)> = Counts::new("listed-counts");
 /// Runs that have ended, by the time when they did.
 pub const ENDED: Index<(), (u64, String)> = Index::new("ended");
+/// How many unfinished runs name a build, by its component and its digest.
+pub const NAMED: Counts<(String, String)> = Counts::new("named");
 /// Runs that wait for a run.
 pub const BLOCKED: Index<String, String> = Index::new("blocked");
 /// All nodes, by run and number.
@@ -64,6 +66,9 @@ fn declare_run(id: &String, run: &Run, places: &mut Places) {
     }
     if let Some(ended_ms) = run.ended_ms {
         places.index(&ENDED, &(), &(ended_ms, id));
+    }
+    for build in run.builds.iter().filter(|_| !run.phase.is_final()) {
+        places.count(&NAMED, &(&*build.component, &*build.digest));
     }
     for other in &run.waits_for {
         places.index(&BLOCKED, other, id);

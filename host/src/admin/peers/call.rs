@@ -99,7 +99,13 @@ pub(in crate::admin) async fn call(
             effect: None,
             client: ClientLine::default(),
         };
-        let call = authorize(Call { request, tool, arguments: Value::Object(arguments), interface: None })?;
+        let call = authorize(Call {
+            request,
+            tool,
+            arguments: Value::Object(arguments),
+            interface: None,
+            builds: Vec::new(),
+        })?;
         Ok::<_, PeerCommandError>((meshed.clone(), peer, call, events))
     };
     let (meshed, peer, call, events) = match calling.await {

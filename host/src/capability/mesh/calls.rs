@@ -100,7 +100,7 @@ impl MeshView<'_> {
             // A peer asks no client of ours.
             client: ClientLine::default(),
         };
-        Ok((peer, Call { request, tool, arguments, interface: None }))
+        Ok((peer, Call { request, tool, arguments, interface: None, builds: Vec::new() }))
     }
 }
 
@@ -113,7 +113,7 @@ fn refusal(error: CallError) -> calls::CallError {
             calls::CallError::Busy(millis(wait).max(1))
         }
         CallError::TooDeep => calls::CallError::TooDeep,
-        CallError::Unreachable { .. } | CallError::OtherInterface => {
+        CallError::Unreachable { .. } | CallError::OtherInterface | CallError::BuildGone { .. } => {
             calls::CallError::Unreachable(short(error.to_string()))
         }
         CallError::BudgetExceeded { budget: Budget::Deadline, .. } => calls::CallError::TimedOut,

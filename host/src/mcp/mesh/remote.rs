@@ -226,7 +226,7 @@ impl Remotes {
 
     async fn call(&self, peer: &PeerId, call: Call) -> (Result<ToolResult, CallError>, Receipt) {
         let started = Instant::now();
-        let Call { request, tool, arguments, interface } = call;
+        let Call { request, tool, arguments, interface, .. } = call;
         let (result, receipt) = match self.may_begin(peer, &request, &tool) {
             Err(error) => (Err(error), Receipt::default()),
             Ok(()) => {

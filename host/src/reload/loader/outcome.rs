@@ -79,8 +79,8 @@ impl Loader {
         let tenant = &self.config.tenant;
         let Ok(granted) = self.grant(component) else { return };
         let stale = self.registry.catalog(tenant).component(component).is_some_and(|live| live.grant != granted);
-        if stale && let Err(stopping) = self.registry.remove(tenant, component) {
-            tracing::warn!(component, %stopping, "could not be taken away");
+        if stale {
+            self.take_away(component);
         }
     }
 }

@@ -22,6 +22,8 @@ use crate::{
 
 /// Largest payload of a signal, in bytes of JSON.
 const MAX_PAYLOAD_BYTES: usize = 256 << 10;
+/// Longest token of a step.
+const MAX_TOKEN_BYTES: usize = 512;
 /// Most signals that a run keeps.
 const MAX_GIVEN: usize = 100;
 /// Most nodes that one signal goes to.
@@ -142,7 +144,7 @@ pub fn give_token(
     now_ms: u64,
 ) -> Result<(Run, String), WorkflowError> {
     check_payload(payload)?;
-    let found = if (1..=64).contains(&token.len()) { TOKENS.get(t, token)? } else { None };
+    let found = if (1..=MAX_TOKEN_BYTES).contains(&token.len()) { TOKENS.get(t, token)? } else { None };
     let Some((id, number)) = found else { return refuse("no step waits for this token".into()) };
     let path = node(t, &id, number)?.path;
     let (run, _) =

@@ -1,8 +1,10 @@
 //! One thing that a handler does outside of a transaction: a call of a tool, for a step or its undo.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use mcpp_tool::{
+    Output,
+    builds::Build,
     call::CallError,
     environment::parse_rfc3339,
     rights::Rights,
@@ -11,6 +13,7 @@ use mcpp_tool::{
 use serde_json::{Map, Value};
 
 use super::{
+    WorkflowError, builds,
     rehearsal::{self, Called, FaultKind, SCRIPTS, Script},
     submission::VisibleTools,
 };
@@ -42,6 +45,8 @@ pub struct Job {
     pub work: Work,
     /// What the run's submitter may use.
     pub rights: Rights,
+    /// The builds with which the run began.
+    pub builds: Vec<Build>,
     /// Longest time of a call.
     pub timeout: Option<Duration>,
     /// How deep steps of a plan would stand.
@@ -90,6 +95,8 @@ pub struct Done {
     pub outcome: Outcome,
     /// The input of the steps within the node.
     pub input: Option<Value>,
+    /// Tools of components of which the run has no build yet.
+    pub tools: BTreeSet<String>,
 }
 
 fn failed(error: impl Into<String>) -> Outcome {
@@ -124,6 +131,7 @@ impl Job {
             number: node.number,
             work,
             rights: run.rights.clone(),
+            builds: run.builds.clone(),
             timeout: node.step.timeout_s.map(|seconds| Duration::from_millis(ms(seconds))),
             depth: node.depth.saturating_add(1),
             effect: node.effect(run),
@@ -135,12 +143,12 @@ impl Job {
     pub fn perform(&self, remaining: Duration, now_ms: u64) -> Done {
         let fault = self.rehearsed.as_ref().and_then(|rehearsed| rehearsed.fault);
         let (tool, arguments, is_plan) = match &self.work {
-            Work::Known(busy @ Outcome::Busy { .. }) => return Done { outcome: busy.clone(), input: None },
+            Work::Known(busy @ Outcome::Busy { .. }) => return Done::of(busy.clone()),
             _ if fault == Some(FaultKind::Fail) => {
                 let outcome = Outcome::Failed { error: "the rehearsal has it fail".into(), is_final: true };
-                return Done { outcome, input: None };
+                return Done::of(outcome);
             }
-            Work::Known(outcome) => return Done { outcome: outcome.clone(), input: None },
+            Work::Known(outcome) => return Done::of(outcome.clone()),
             Work::Call { tool, arguments, is_plan } => (tool, arguments, *is_plan),
         };
         let room = remaining.saturating_sub(RECORD);
@@ -150,22 +158,22 @@ impl Job {
             None => {
                 if fault == Some(FaultKind::Repeat) {
                     // Nobody learns of the first one, as after a crash.
-                    let _lost = call(&self.rights, &self.effect, tool, (arguments, timeout));
+                    let _lost = self.call(tool, (arguments, timeout));
                 }
-                call(&self.rights, &self.effect, tool, (arguments, timeout))
+                self.call(tool, (arguments, timeout))
             }
         };
         match answer {
             Err(Refusal::Busy) => {
                 let again_ms = now_ms.saturating_add(BUSY_MS);
-                Done { outcome: Outcome::Busy { again_ms }, input: None }
+                Done::of(Outcome::Busy { again_ms })
             }
             Err(Refusal::Failed { error, is_final }) => {
                 let error = error.chars().take(MAX_ERROR_CHARS).collect();
-                Done { outcome: Outcome::Failed { error, is_final }, input: None }
+                Done::of(Outcome::Failed { error, is_final })
             }
             Ok(result) if is_plan => self.plan(result),
-            Ok(result) => Done { outcome: kept(result, now_ms), input: None },
+            Ok(result) => Done::of(kept(result, now_ms)),
         }
     }
 
@@ -186,16 +194,35 @@ impl Job {
 
     /// The steps of a planner's answer.
     fn plan(&self, answer: Value) -> Done {
-        let refuse = |reason: String| Done { outcome: failed(format!("the plan is refused: {reason}")), input: None };
+        let refuse = |reason: String| Done::of(failed(format!("the plan is refused: {reason}")));
         // A tool whose answer is no object has it as `result`.
         let steps = answer.get("steps").or_else(|| answer.pointer("/result/steps")).or_else(|| answer.get("result"));
         let Some(steps) = steps.and_then(Value::as_array) else { return refuse("it has no list `steps`".into()) };
-        let checked = parse(steps)
-            .and_then(|steps| crate::validate::check(&steps, self.depth, &VisibleTools(&self.rights)).map(|_| steps));
+        let checked = parse(steps).map_err(WorkflowError::from).and_then(|steps| {
+            let tools = builds::unpinned(&self.builds, builds::tools(&steps));
+            let more = if self.rehearsed.is_some() { Vec::new() } else { builds::pin(&tools)? };
+            let catalog = builds::join(&self.builds, more);
+            crate::validate::check(&steps, self.depth, &VisibleTools(&self.rights, &catalog))?;
+            Ok((steps, tools))
+        });
         match checked {
-            Ok(steps) => Done { outcome: Outcome::Holds(steps), input: answer.get("input").cloned() },
-            Err(problem) => refuse(problem.to_string()),
+            Ok((steps, tools)) => Done { outcome: Outcome::Holds(steps), input: answer.get("input").cloned(), tools },
+            Err(error) => refuse(error.to_string()),
         }
+    }
+
+    fn call(&self, tool: &str, (arguments, timeout): (&Map<String, Value>, Duration)) -> Result<Value, Refusal> {
+        #[cfg(test)]
+        let answer = super::tests::provider(self, tool, arguments, timeout);
+        #[cfg(not(test))]
+        let answer = self.rights.call_on(&self.builds, Some(&self.effect), tool, arguments, Some(timeout));
+        answered(tool, answer)
+    }
+}
+
+impl Done {
+    fn of(outcome: Outcome) -> Self {
+        Self { outcome, input: None, tools: BTreeSet::new() }
     }
 }
 
@@ -220,17 +247,8 @@ enum Refusal {
     Failed { error: String, is_final: bool },
 }
 
-fn call(
-    rights: &Rights,
-    effect: &str,
-    tool: &str,
-    (arguments, timeout): (&Map<String, Value>, Duration),
-) -> Result<Value, Refusal> {
+fn answered(tool: &str, answer: Result<Output, CallError>) -> Result<Value, Refusal> {
     let refused = |error: String, is_final| Refusal::Failed { error, is_final };
-    #[cfg(test)]
-    let answer = super::tests::provider(rights, (effect, tool), arguments, timeout);
-    #[cfg(not(test))]
-    let answer = rights.call_for_effect(effect, tool, arguments, Some(timeout));
     match answer {
         Ok(output) => {
             let result = output.into_value();
@@ -369,7 +387,10 @@ fn wait(arguments: Map<String, Value>, timeout_s: Option<f64>, now_ms: u64) -> O
             Outcome::Waits { signal: Some(signal), token: None, until_ms }
         }
         Wait { seconds: None, until: None, signal: None, webhook: Some(true) } => {
-            Outcome::Waits { signal: None, token: Some(mcpp_tool::environment::id()), until_ms }
+            // The host knows a token of its own, and lets those in who have it. Where hooks are closed any text will do.
+            let id = mcpp_tool::environment::id();
+            let token = mcpp_tool::hooks::token("workflow_signal", &id).unwrap_or(id);
+            Outcome::Waits { signal: None, token: Some(token), until_ms }
         }
         _ => failed("exactly one of seconds, until, signal and webhook"),
     }

@@ -1,14 +1,15 @@
 //! New runs.
 
 use mcpp_tool::{
+    builds::{self as host, Build},
     environment::id,
-    rights::{self, Rights},
+    rights::Rights,
     store::{Transaction, View},
 };
 use serde_json::{Map, Value};
 
 use super::{
-    Origin, WorkflowError, call_for, go_on,
+    Origin, WorkflowError, builds, call_for, go_on,
     rehearsal::{SCRIPTS, Script},
 };
 use crate::{
@@ -77,16 +78,16 @@ pub(super) fn is_id(text: &str) -> bool {
     (1..=MAX_ID_BYTES).contains(&text.len()) && text.trim() == text && !text.chars().any(char::is_control)
 }
 
-/// The tools that a run may use, as the host shows them.
+/// The tools that a run may use, as the host shows them: of these builds, or today's if there are none.
 #[derive(Debug)]
-pub struct VisibleTools<'a>(pub &'a Rights);
+pub struct VisibleTools<'a>(pub &'a Rights, pub &'a [Build]);
 
 impl Catalog for VisibleTools<'_> {
     fn tool(&self, name: &str) -> Known {
         if !self.0.allow(name) {
             return Known::Missing;
         }
-        match rights::describe(name) {
+        match host::describe(self.1, name) {
             Some(tool) => Known::Tool { input: tool.input, output: tool.output },
             // A native test has no catalog.
             None if cfg!(target_arch = "wasm32") => Known::Missing,
@@ -101,7 +102,7 @@ fn json_bytes(value: &impl serde::Serialize) -> usize {
 }
 
 impl Draft {
-    /// Checks everything that needs no transaction.
+    /// Checks everything that needs no transaction, and has the host keep the builds with which the run begins.
     ///
     /// # Errors
     /// The first thing that is wrong.
@@ -133,7 +134,17 @@ impl Draft {
                 return invalid(format!("{what} has {bytes} bytes; at most {most} are allowed"));
             }
         }
-        Ok(check(&self.steps, 0, catalog)?)
+        let graph = check(&self.steps, 0, catalog)?;
+        self.pin()?;
+        Ok(graph)
+    }
+
+    /// The builds with which the run begins, pinned. What is rehearsed is over before there are others.
+    fn pin(&self) -> Result<Vec<Build>, WorkflowError> {
+        match &self.script {
+            Some(_) => Ok(Vec::new()),
+            None => builds::pin(&builds::tools(&self.steps)),
+        }
     }
 }
 
@@ -188,6 +199,8 @@ pub fn submit(
         waits_for,
         forked: draft.forked.clone(),
         key: id(),
+        // They are pinned already, unless one was swapped a moment ago: that costs nothing. Within this transaction nothing lets them go.
+        builds: draft.pin()?,
         is_rehearsal: draft.script.is_some(),
         ..Run::new(draft.id.clone(), now_ms)
     };

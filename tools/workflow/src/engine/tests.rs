@@ -1,9 +1,12 @@
+mod pinned;
 mod rehearsal;
+mod windows;
 
 use std::{cell::RefCell, collections::BTreeMap, time::Duration};
 
 use mcpp_tool::{
     Output,
+    builds::Build,
     call::CallError,
     environment::now_ms,
     rights::Rights,
@@ -24,13 +27,15 @@ thread_local! {
     static FAILED: RefCell<BTreeMap<String, u32>> = const { RefCell::new(BTreeMap::new()) };
     /// What names each effect.
     static NAMES: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
+    /// The builds on which each was called.
+    static BUILDS: RefCell<Vec<Vec<Build>>> = const { RefCell::new(Vec::new()) };
     static EVENTS: RefCell<usize> = const { RefCell::new(0) };
 }
 
 /// The tools of these tests. `echo` gives back its arguments; `fail_N` fails N times; `no` says so in a result.
 pub(super) fn provider(
-    rights: &Rights,
-    (effect, tool): (&str, &str),
+    Job { rights, builds, effect, .. }: &Job,
+    tool: &str,
     arguments: &Map<String, Value>,
     timeout: Duration,
 ) -> Result<Output, CallError> {
@@ -39,7 +44,8 @@ pub(super) fn provider(
         return Err(CallError::NotFound);
     }
     EFFECTS.with_borrow_mut(|effects| effects.push(format!("{tool} {}", Value::Object(arguments.clone()))));
-    NAMES.with_borrow_mut(|names| names.push(effect.to_owned()));
+    NAMES.with_borrow_mut(|names| names.push(effect.clone()));
+    BUILDS.with_borrow_mut(|seen| seen.push(builds.clone()));
     let structured = |value: Value| Ok(Output { content: Vec::new(), structured: Some(value) });
     if let Some(times) = tool.strip_prefix("fail_") {
         let times: u32 = times.parse().expect("a number");
@@ -66,6 +72,7 @@ pub(crate) fn clear() {
     memory::clear();
     EFFECTS.take();
     NAMES.take();
+    BUILDS.take();
     FAILED.take();
     EVENTS.take();
 }
@@ -429,7 +436,7 @@ fn a_step_has_no_more_power_than_the_submitter() {
     let only_echo = Rights(Some(vec!["echo".into()]));
     let steps = json!([{ "step_id": "a", "action": "secret" }, { "step_id": "p", "action": "echo", "plan": true, "inputs": { "steps": [{ "step_id": "s", "action": "secret" }] } }]);
     let draft = Draft { rights: only_echo.clone(), ..draft("r", steps, Value::Null) };
-    let error = draft.check(&VisibleTools(&only_echo)).expect_err("refused");
+    let error = draft.check(&VisibleTools(&only_echo, &[])).expect_err("refused");
     assert!(error.to_string().starts_with("step 'a' at /action: there is no tool `secret`"), "{error}");
     // Even if it were submitted.
     start(&draft);

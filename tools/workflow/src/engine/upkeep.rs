@@ -63,6 +63,7 @@ pub fn wake(key: &str, delivery: &str) -> Result<(), WorkflowError> {
             })?;
         }
         Some(("r", id)) => transact(|t| change(t, id, origin, now, |_, _| Ok(())).map(drop))?,
+        None if key == super::builds::RELEASE => transact(super::builds::release)?,
         Some(("d", id)) => transact(|t| match RUNS.get(t, id)? {
             Some(run) => tell_blocked(t, &run, origin, now),
             None => Ok(()),
@@ -102,12 +103,13 @@ fn look_after(now_ms: u64) -> Result<(), WorkflowError> {
         call_for(t, u32::try_from(late).unwrap_or(u32::MAX), Origin::Unknown, now_ms)?;
         Ok::<_, WorkflowError>(())
     })?;
-    forget(now_ms)?;
+    transact(super::builds::release)?;
+    forget(now_ms, KEEP_RUNS)?;
     Ok(blob::tidy(now_ms)?)
 }
 
-/// Removes runs that ended long ago, or are too many.
-fn forget(now_ms: u64) -> Result<(), WorkflowError> {
+/// Removes runs that ended long ago, or are more than `most`.
+pub(super) fn forget(now_ms: u64, most: i64) -> Result<(), WorkflowError> {
     for _ in 0..20 {
         let is_more = transact(|t| {
             let Some((ended_ms, id)) = ENDED.of(&()).first(t)? else { return Ok(false) };
@@ -116,7 +118,7 @@ fn forget(now_ms: u64) -> Result<(), WorkflowError> {
             let count = |sum: i64, status: &&str| {
                 Ok::<_, StoreError>(sum.saturating_add(crate::store::LISTED_COUNTS.get(t, &(*status, ""))?))
             };
-            if !is_old && ended.iter().try_fold(0, count)? <= KEEP_RUNS {
+            if !is_old && ended.iter().try_fold(0, count)? <= most {
                 return Ok(false);
             }
             remove(t, &id, now_ms)?;

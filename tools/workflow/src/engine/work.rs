@@ -13,7 +13,7 @@ use mcpp_tool::{
 };
 
 use super::{
-    FOLLOWED, Origin, WorkflowError, call_for, find, go_on,
+    FOLLOWED, Origin, WorkflowError, builds, call_for, find, go_on,
     job::{Done, Job, given},
     rehearsal, upkeep,
 };
@@ -95,7 +95,7 @@ pub(super) fn take(
 }
 
 /// Records what a handler did.
-fn record(
+pub(super) fn record(
     t: &Transaction<'_>,
     delivery: &str,
     job: &Job,
@@ -108,6 +108,10 @@ fn record(
     if !scheduler::has(&at, delivery) {
         // Another one has it: this one took longer than its lease.
         return Ok(());
+    }
+    if !done.tools.is_empty() && !run.is_rehearsal {
+        // As in `submit`: they are pinned already, and within this transaction nothing lets them go.
+        run.builds = builds::join(&run.builds, builds::pin(&done.tools)?);
     }
     if let Some(input) = &done.input {
         INPUTS.set(t, &(&job.run, job.number), input)?;

@@ -2,7 +2,7 @@
 //!
 //! A change of a form: keep the file of before, add one with a higher number, and name it here.
 
-use mcpp_tool::rights::Rights;
+use mcpp_tool::{builds::Build, rights::Rights};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
 
@@ -15,8 +15,11 @@ use crate::{
 };
 
 /// The kept forms, oldest first.
-const GOLDEN: [(&str, &str); 2] =
-    [("1", include_str!("../../golden/1.json")), ("2", include_str!("../../golden/2.json"))];
+const GOLDEN: [(&str, &str); 3] = [
+    ("1", include_str!("../../golden/1.json")),
+    ("2", include_str!("../../golden/2.json")),
+    ("3", include_str!("../../golden/3.json")),
+];
 
 fn steps() -> Vec<Step> {
     serde_json::from_value(json!([
@@ -105,6 +108,7 @@ fn run(phase: Phase) -> Run {
         held: vec![7],
         forked: Some(Fork { run: "before".into(), step: Some("a".into()), by: "bob".into() }),
         key: "k".into(),
+        builds: vec![Build { component: "text".into(), digest: "d".into() }],
         is_rehearsal: true,
         ..Run::new("r".into(), 1)
     }

@@ -44,7 +44,7 @@ pub fn workflow_backfill(
                 continue;
             }
             if !dry_run {
-                let graph = draft.check(&VisibleTools(&draft.rights))?;
+                let graph = draft.check(&VisibleTools(&draft.rights, &[]))?;
                 run(|t| engine::submit(t, &draft, &graph, Origin::Unknown, now))?;
             }
             begun.push(draft.id);

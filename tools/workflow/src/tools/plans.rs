@@ -50,7 +50,7 @@ pub fn workflow_template(
         let steps = match &steps {
             Some(steps) => {
                 let steps = parse(steps)?;
-                check(&steps, 0, &VisibleTools(&rights))?;
+                check(&steps, 0, &VisibleTools(&rights, &[]))?;
                 Some(steps)
             }
             None => None,
@@ -174,7 +174,7 @@ pub fn workflow_schedule(
             (None, true) => parse(&steps)?,
         };
         if is_new {
-            check(&steps, 0, &VisibleTools(&rights))?;
+            check(&steps, 0, &VisibleTools(&rights, &[]))?;
         }
         run(|t| {
             let there = SCHEDULES.get(t, name)?;

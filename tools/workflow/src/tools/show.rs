@@ -57,6 +57,7 @@ pub fn workflow_status(
         let mut status = summary(&run);
         put(&mut status, "next_event", json!(engine::next_event(t, &run)?));
         put(&mut status, "forked_from", json!(run.forked));
+        put(&mut status, "builds", json!(run.builds));
         if include_steps {
             let (nodes, has_more) = nodes(t, &run)?;
             let (steps, fits) = fitting(nodes.iter().map(|node| ((), step(node))));

@@ -1,0 +1,121 @@
+//! Builds that components of a tenant pin, so that they can call them after a swap: workflows do, for their runs.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use futures::future::BoxFuture;
+
+use super::{
+    Registry,
+    catalog::Revision,
+    error::InstallError,
+    pins::{Held, Pins},
+};
+use crate::{
+    call::build::{BuildId, PinBuilds, PinError},
+    names::{TenantId, ToolName},
+    tenant::Principal,
+};
+
+impl Registry {
+    /// Has a tenant keep its pinned builds there; the first stays.
+    pub fn set_pins(&self, tenant: &TenantId, pins: Arc<Pins>) {
+        if let Some(tenant) = self.tenant(tenant) {
+            let _only_once = tenant.pins.set(pins);
+        }
+    }
+
+    /// Where a tenant keeps its pinned builds.
+    pub fn pins(&self, tenant: &TenantId) -> Option<Arc<Pins>> {
+        self.tenant(tenant)?.pins.get().cloned()
+    }
+
+    /// Makes a build callable that is pinned and not live, if `may_serve` says so while nothing else can change.
+    pub fn install_pinned_if<E: From<InstallError>>(
+        &self,
+        tenant: &TenantId,
+        revision: Revision,
+        may_serve: impl FnOnce(&Revision) -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.swap(tenant, |catalog| {
+            may_serve(&revision)?;
+            Ok(catalog.with_pinned(Arc::new(revision)))
+        })
+    }
+
+    /// Takes a component away with all of its builds: something was revoked.
+    pub fn revoke(&self, tenant: &TenantId, component: &str) -> Result<(), InstallError> {
+        self.swap(tenant, |catalog| Ok(catalog.without_all(component)))
+    }
+
+    async fn pin_builds(
+        &self,
+        principal: &Principal,
+        by: &str,
+        tools: Vec<ToolName>,
+    ) -> Result<Vec<BuildId>, PinError> {
+        let pins = self.pins(&principal.tenant);
+        let pins = pins.ok_or_else(|| PinError::Unavailable("this host keeps no builds of the tenant".into()))?;
+        let catalog = self.catalog(&principal.tenant);
+        let mut builds: BTreeMap<BuildId, Arc<Revision>> = BTreeMap::new();
+        for tool in tools {
+            let found = catalog.tool(&tool).filter(|found| found.is_for(principal));
+            let found = found.ok_or(PinError::UnknownTool(tool))?;
+            // Those of other hosts, and the host's own, have no build here.
+            if let Some(revision) = catalog.component(&found.component) {
+                builds.insert(revision.build(), Arc::clone(revision));
+            }
+        }
+        let new: Vec<Held> = builds
+            .iter()
+            .filter(|(build, _)| !pins.is_held_by(build, by))
+            .map(|(build, revision)| (build.clone(), revision.shipped))
+            .collect();
+        if !new.is_empty() {
+            let by = by.to_owned();
+            let hold = tokio::task::spawn_blocking(move || pins.hold(&by, &new));
+            hold.await.map_err(|error| PinError::Unavailable(error.to_string()))??;
+            // Another build may have taken the place of one while nobody held it yet.
+            let keep = |revision: &Arc<Revision>| {
+                self.swap::<InstallError>(&principal.tenant, |catalog| {
+                    // Something may also have been revoked: then it is loaded again, with what is left.
+                    let live = catalog.component(revision.name.as_str());
+                    let is_in_force = live.is_some_and(|live| live.grant == revision.grant);
+                    Ok(if is_in_force { catalog.with_pinned(Arc::clone(revision)) } else { catalog.clone_maps() })
+                })
+            };
+            builds.values().try_for_each(keep).map_err(|error| PinError::Unavailable(error.to_string()))?;
+        }
+        Ok(builds.into_keys().collect())
+    }
+
+    async fn unpin_builds(&self, tenant: &TenantId, by: &str, builds: Vec<BuildId>) {
+        let Some(pins) = self.pins(tenant) else { return };
+        let holder = by.to_owned();
+        let release = tokio::task::spawn_blocking(move || pins.release(&holder, &builds));
+        match release.await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%tenant, by, %error, "pinned builds are not given back"),
+            Err(error) => tracing::warn!(%tenant, by, %error, "pinned builds are not given back"),
+        }
+        let _stopping = self.swap::<InstallError>(tenant, |catalog| Ok(catalog.clone_maps()));
+    }
+}
+
+impl PinBuilds for Registry {
+    fn pin<'a>(
+        &'a self,
+        principal: &'a Principal,
+        by: &'a str,
+        tools: Vec<ToolName>,
+    ) -> BoxFuture<'a, Result<Vec<BuildId>, PinError>> {
+        Box::pin(self.pin_builds(principal, by, tools))
+    }
+
+    fn unpin<'a>(&'a self, tenant: &'a TenantId, by: &'a str, builds: Vec<BuildId>) -> BoxFuture<'a, ()> {
+        Box::pin(self.unpin_builds(tenant, by, builds))
+    }
+
+    fn pinned(&self, tenant: &TenantId, by: &str) -> Vec<BuildId> {
+        self.pins(tenant).map(|pins| pins.by(by)).unwrap_or_default()
+    }
+}

@@ -1,0 +1,316 @@
+//! The builds of a tenant that components have pinned, in files: who holds which build, and the bytes of each. So a build is there after the component's file has
+//! changed and the host was restarted.
+//!
+//! ```text
+//! pinned/held.json           who holds what
+//! pinned/NAME.DIGEST.wasm    the bytes of a build that is held, or live and from a file
+//! ```
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs::{self, File},
+    io,
+    path::PathBuf,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    call::build::{BuildId, MAX_PINNED, PinError},
+    files::{private_folder, write_atomically, write_durably},
+    names::ComponentName,
+};
+
+/// Most bytes of them.
+pub const MAX_PINNED_BYTES: u64 = 512 << 20;
+/// How often, and after which waits, the bytes of a build are looked for that went live a moment ago.
+const LOOKS: u32 = 40;
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+/// The version of the file that this host reads and writes.
+const FORM: u32 = 1;
+
+/// The pinned builds of one tenant.
+#[derive(Debug)]
+pub struct Pins {
+    folder: PathBuf,
+    kept: Mutex<Kept>,
+}
+
+#[derive(Debug, Default)]
+struct Kept {
+    /// The builds, with the components that hold them.
+    held: BTreeMap<BuildId, BTreeSet<String>>,
+    /// Builds whose bytes stay as long as they are live.
+    live: BTreeSet<BuildId>,
+}
+
+/// The file.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct HeldFile {
+    version: u32,
+    held: Vec<HeldBuild>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct HeldBuild {
+    by: String,
+    build: BuildId,
+}
+
+/// A build to hold, with its bytes if they are in no file of the folder.
+pub type Held = (BuildId, Option<&'static [u8]>);
+
+impl Pins {
+    /// The pins in a folder, which is made with the first of them.
+    ///
+    /// # Errors
+    /// The file is there and cannot be read.
+    pub fn open(folder: PathBuf) -> io::Result<Self> {
+        let mut kept = Kept::default();
+        match fs::read(folder.join("held.json")) {
+            Ok(bytes) => {
+                let file: HeldFile = serde_json::from_slice(&bytes).map_err(io::Error::other)?;
+                if file.version != FORM {
+                    let reason = format!("its version is {}; this host reads {FORM}", file.version);
+                    return Err(io::Error::other(reason));
+                }
+                for HeldBuild { by, build } in file.held {
+                    kept.held.entry(build).or_default().insert(by);
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        Ok(Self { folder, kept: Mutex::new(kept) })
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn file(&self, build: &BuildId) -> PathBuf {
+        self.folder.join(format!("{}.{}.wasm", build.component, build.digest))
+    }
+
+    /// Whether somebody holds a build.
+    pub fn is_held(&self, build: &BuildId) -> bool {
+        self.kept().held.contains_key(build)
+    }
+
+    /// Whether a component holds a build.
+    pub(super) fn is_held_by(&self, build: &BuildId, by: &str) -> bool {
+        self.kept().held.get(build).is_some_and(|holders| holders.contains(by))
+    }
+
+    /// The builds that a component holds.
+    pub fn by(&self, by: &str) -> Vec<BuildId> {
+        let kept = self.kept();
+        kept.held.iter().filter(|(_, holders)| holders.contains(by)).map(|(build, _)| build.clone()).collect()
+    }
+
+    /// The builds of a component that are held, with those who hold them.
+    pub fn of(&self, component: &str) -> Vec<(BuildId, Vec<String>)> {
+        let kept = self.kept();
+        let own = kept.held.iter().filter(|(build, _)| build.component.as_str() == component);
+        own.map(|(build, holders)| (build.clone(), holders.iter().cloned().collect())).collect()
+    }
+
+    /// Keeps the bytes of a build that is live, in the place of those of the component's other builds that nobody holds.
+    ///
+    /// # Errors
+    /// The bytes cannot be written. The build cannot be held then.
+    pub fn save(&self, build: &BuildId, bytes: &[u8]) -> io::Result<()> {
+        let mut kept = self.kept();
+        let before: Vec<BuildId> = kept.live.iter().filter(|live| live.component == build.component).cloned().collect();
+        for other in before.iter().filter(|other| *other != build) {
+            kept.live.remove(other);
+            self.forget(&kept, other);
+        }
+        kept.live.insert(build.clone());
+        let path = self.file(build);
+        if path.exists() {
+            return Ok(());
+        }
+        private_folder(&self.folder)?;
+        write_atomically(&path, bytes)
+    }
+
+    /// Removes the bytes of a build that nobody needs.
+    fn forget(&self, kept: &Kept, build: &BuildId) {
+        if kept.live.contains(build) || kept.held.contains_key(build) {
+            return;
+        }
+        if let Err(error) = fs::remove_file(self.file(build))
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            tracing::warn!(%build, %error, "the bytes of a build that nobody needs are not removed");
+        }
+    }
+
+    /// Removes all bytes that nobody needs. Called once what is live is known.
+    pub fn sweep(&self) {
+        let kept = self.kept();
+        let needed: BTreeSet<PathBuf> =
+            kept.live.iter().chain(kept.held.keys()).map(|build| self.file(build)).collect();
+        for entry in fs::read_dir(&self.folder).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path.extension().is_some_and(|extension| extension == "wasm") && !needed.contains(&path) {
+                let _next_time = fs::remove_file(path);
+            }
+        }
+    }
+
+    /// The file with the bytes of a build.
+    pub fn path(&self, build: &BuildId) -> Option<PathBuf> {
+        // What another program wrote into the list must not lead out of the folder.
+        let is_digest = build.digest.len() == 64 && build.digest.bytes().all(|byte| byte.is_ascii_hexdigit());
+        is_digest.then(|| self.file(build))
+    }
+
+    /// Holds builds for a component; on the disk when it returns. Waits for the bytes of one that went live a moment ago. Blocks.
+    pub(super) fn hold(&self, by: &str, builds: &[Held]) -> Result<(), PinError> {
+        let failed = |error: io::Error| PinError::Unavailable(error.to_string());
+        for (build, bytes) in builds {
+            if let Some(bytes) = bytes {
+                private_folder(&self.folder).map_err(failed)?;
+                if !self.file(build).exists() {
+                    write_atomically(&self.file(build), bytes).map_err(failed)?;
+                }
+            }
+            for _ in 0..LOOKS {
+                if self.file(build).exists() {
+                    break;
+                }
+                std::thread::sleep(LOOK_AGAIN);
+            }
+            File::open(self.file(build)).and_then(|file| file.sync_all()).map_err(failed)?;
+        }
+        let mut kept = self.kept();
+        let mut next = kept.held.clone();
+        for (build, _) in builds {
+            next.entry(build.clone()).or_default().insert(by.to_owned());
+        }
+        let bytes = next.keys().filter_map(|build| fs::metadata(self.file(build)).ok());
+        let bytes = bytes.fold(0_u64, |sum, meta| sum.saturating_add(meta.len()));
+        let refusal = match (next.len() > MAX_PINNED, bytes > MAX_PINNED_BYTES) {
+            (true, _) => Some(format!("{MAX_PINNED} builds")),
+            (_, true) => Some(format!("{MAX_PINNED_BYTES} bytes of builds")),
+            _ => None,
+        };
+        if let Some(most) = refusal {
+            for (build, _) in builds {
+                self.forget(&kept, build);
+            }
+            return Err(PinError::TooMany(most));
+        }
+        self.write(&next).map_err(failed)?;
+        kept.held = next;
+        Ok(())
+    }
+
+    /// Lets builds go that a component held. Blocks.
+    pub(super) fn release(&self, by: &str, builds: &[BuildId]) -> io::Result<()> {
+        let mut kept = self.kept();
+        let mut next = kept.held.clone();
+        for build in builds {
+            if let Some(holders) = next.get_mut(build) {
+                holders.remove(by);
+            }
+        }
+        next.retain(|_, holders| !holders.is_empty());
+        if next == kept.held {
+            return Ok(());
+        }
+        self.write(&next)?;
+        kept.held = next;
+        for build in builds {
+            self.forget(&kept, build);
+        }
+        Ok(())
+    }
+
+    fn write(&self, held: &BTreeMap<BuildId, BTreeSet<String>>) -> io::Result<()> {
+        let each = held.iter().flat_map(|(build, holders)| holders.iter().map(move |by| (by, build)));
+        let held = each.map(|(by, build)| HeldBuild { by: by.clone(), build: build.clone() }).collect();
+        let text = serde_json::to_vec(&HeldFile { version: FORM, held }).map_err(io::Error::other)?;
+        write_durably(&self.folder.join("held.json"), &text)
+    }
+}
+
+/// The build of a component that has these bytes.
+pub fn build_of(component: &ComponentName, wasm: &[u8]) -> BuildId {
+    BuildId { component: component.clone(), digest: blake3::hash(wasm).to_hex().to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn build(component: &str, bytes: &[u8]) -> BuildId {
+        build_of(&ComponentName::new(component).expect("legal"), bytes)
+    }
+
+    #[test]
+    fn held_builds_outlive_the_host_and_go_with_the_last_who_holds_them() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("pinned");
+        let pins = Pins::open(path.clone()).expect("opened");
+        let (one, two) = (build("text", b"one"), build("text", b"two"));
+        pins.save(&one, b"one").expect("saved");
+        pins.hold("workflow", &[(one.clone(), None)]).expect("held");
+        pins.hold("other", &[(one.clone(), None)]).expect("held");
+        pins.save(&two, b"two").expect("saved");
+        let pins = Pins::open(path.clone()).expect("opened again");
+        assert!(pins.is_held(&one) && !pins.is_held(&two));
+        assert_eq!(pins.of("text"), [(one.clone(), vec!["other".to_owned(), "workflow".to_owned()])]);
+        assert_eq!(fs::read(pins.path(&one).expect("a digest")).expect("there"), b"one");
+        // Nothing is known to be live yet: the sweep leaves what is held.
+        pins.sweep();
+        assert!(!pins.file(&two).exists() && pins.file(&one).exists());
+        pins.release("workflow", std::slice::from_ref(&one)).expect("released");
+        assert!(pins.is_held(&one) && !pins.is_held_by(&one, "workflow"));
+        pins.release("other", std::slice::from_ref(&one)).expect("released");
+        assert!(!pins.is_held(&one) && !pins.file(&one).exists());
+        assert!(Pins::open(path).expect("opened").by("other").is_empty());
+    }
+
+    #[test]
+    fn bytes_that_are_live_or_held_stay_and_others_go() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let pins = Pins::open(folder.path().join("pinned")).expect("opened");
+        let (one, two, three) = (build("text", b"one"), build("text", b"two"), build("text", b"three"));
+        pins.save(&one, b"one").expect("saved");
+        pins.save(&two, b"two").expect("saved");
+        assert!(!pins.file(&one).exists(), "the build before, which nobody holds");
+        pins.hold("workflow", &[(two.clone(), None)]).expect("held");
+        pins.save(&three, b"three").expect("saved");
+        pins.release("workflow", std::slice::from_ref(&three)).expect("nothing to do");
+        assert!(pins.file(&two).exists() && pins.file(&three).exists());
+        pins.hold("workflow", &[(three.clone(), None)]).expect("held");
+        pins.release("workflow", &[two.clone(), three.clone()]).expect("released");
+        assert!(!pins.file(&two).exists() && pins.file(&three).exists(), "it is live");
+        let nothing = BuildId { digest: "../../etc/passwd".into(), ..three };
+        assert_eq!(pins.path(&nothing), None);
+    }
+
+    #[test]
+    fn a_tenant_holds_only_so_many_builds() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let pins = Pins::open(folder.path().join("pinned")).expect("opened");
+        let bytes: Vec<[u8; 1]> = (0..=64).map(|number| [number]).collect();
+        for bytes in bytes.iter().take(MAX_PINNED) {
+            let bytes: &'static [u8] = Box::leak(Box::new(*bytes));
+            pins.hold("workflow", &[(build("text", bytes), Some(bytes))]).expect("room");
+        }
+        let more: &'static [u8] = &[64];
+        let refused = pins.hold("workflow", &[(build("text", more), Some(more))]);
+        assert_eq!(refused, Err(PinError::TooMany("64 builds".into())));
+        assert!(!pins.file(&build("text", more)).exists(), "nothing of it stays");
+        let again: &'static [u8] = &[0];
+        pins.hold("other", &[(build("text", again), Some(again))]).expect("it is one of them");
+    }
+}

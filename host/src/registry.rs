@@ -45,7 +45,7 @@ use self::{
     tool::Tool,
 };
 use crate::{
-    call::{build::BuildId, hook::Hooks},
+    call::{build::BuildId, hook::HookTokens},
     capability::{container::ContainerEngine, http::Outbound, mesh::handle::GuestMesh, state::MakeRoom},
     control::admission::{Admission, Share},
     engine::Engine,
@@ -82,7 +82,7 @@ struct RegistryState {
     /// The container engine, if this host has one.
     containers: OnceLock<ContainerEngine>,
     /// The tokens of hooks, if they are open.
-    hooks: OnceLock<Arc<Hooks>>,
+    hooks: OnceLock<Arc<HookTokens>>,
     ledger: Arc<Ledger>,
     keeper: Keeper,
     /// The same, as guests know it.

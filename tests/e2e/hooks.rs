@@ -26,7 +26,7 @@ async fn waits(host: &TestHost, id: &str) -> String {
     assert_eq!(submitted["success"], true, "{submitted}");
     let step = async || ask(host, "workflow_status", json!({ "workflow_id": id })).await["steps"][0].clone();
     host.until("it waits", async |_| step().await["status"] == "waiting").await;
-    step().await["token"].as_str().expect("a token").to_owned()
+    step().await["waits_for"]["token"].as_str().expect("a token").to_owned()
 }
 
 async fn post(host: &TestHost, token: &str, kind: &str, body: impl Into<reqwest::Body>) -> Response {
@@ -96,7 +96,7 @@ async fn a_hook_needs_no_token_of_the_tenant_and_gives_none_of_its_rights() {
     while step["status"] != "waiting" {
         step = call("workflow_status", json!({ "workflow_id": "a" })).await["steps"][0].clone();
     }
-    let one_time = step["token"].as_str().expect("a token").to_owned();
+    let one_time = step["waits_for"]["token"].as_str().expect("a token").to_owned();
     // It opens nothing but its own door.
     let elsewhere = host.modern("tools/list", json!({})).bearer_auth(&one_time).send().await.expect("an answer");
     assert_eq!(elsewhere.status(), StatusCode::UNAUTHORIZED);

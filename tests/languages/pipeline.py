@@ -2,7 +2,7 @@
 """A workflow through components in two languages: it lists a granted directory, digests each file in Python and counts its words in JavaScript, in parallel, merges what they found, waits for a
 signal and writes a report. On one host, and over three, where the workflow's host has neither of the components.
 
-    pipeline.py MCPP FOLDER      FOLDER is the one of run.py: its projects lend the languages' tools
+    pipeline.py MCPP FOLDER      FOLDER/pipeline is made anew, with the languages' tools in its projects
 """
 
 import contextlib
@@ -18,13 +18,12 @@ sys.path.append(str(pathlib.Path(__file__).resolve().parent.parent / "clients"))
 import serving
 
 MCPP = pathlib.Path(sys.argv[1]).resolve()
-FOLDER = pathlib.Path(sys.argv[2]).resolve()
 HERE = pathlib.Path(__file__).resolve().parent / "pipeline"
-WORK = FOLDER / "pipeline"
+WORK = pathlib.Path(sys.argv[2]).resolve() / "pipeline"
 PORT = 18450
 SECONDS = 120
-# The language, its source, and what a project of run.py lends.
-COMPONENTS = {"shelf": ("python", "app.py", ".venv"), "tally": ("javascript", "src/tool.js", "node_modules")}
+# The language, and its source.
+COMPONENTS = {"shelf": ("python", "app.py"), "tally": ("javascript", "src/tool.js")}
 TEXTS = {f"text-{number}.txt": "one word more " * number + "and the rest\n" for number in range(1, 13)}
 
 
@@ -37,12 +36,9 @@ def mcpp(*arguments):
 
 def build(name):
     """A component from the sources beside this script."""
-    language, source, tools = COMPONENTS[name]
+    language, source = COMPONENTS[name]
     project = WORK / name
     mcpp("new", name, "--lang", language, "--in", WORK)
-    lent = FOLDER / f"my-{language}" / tools
-    if lent.exists():
-        (project / tools).symlink_to(lent)
     (project / "wit" / "world.wit").write_text(f"package local:{name};\n{(HERE / f'{name}.wit').read_text()}")
     shutil.copy(HERE / f"{name}{pathlib.Path(source).suffix}", project / source)
     return pathlib.Path(json.loads(mcpp("build", project, "--json"))["component"])

@@ -21,14 +21,14 @@ pub const MAX_TOKEN_BYTES: usize = 512;
 const MAX_NAME_BYTES: usize = 64;
 
 /// The key of all tokens, and the components that may make some.
-pub struct Hooks {
+pub struct HookTokens {
     key: [u8; 32],
     components: BTreeSet<String>,
 }
 
-impl fmt::Debug for Hooks {
+impl fmt::Debug for HookTokens {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Hooks").field("components", &self.components).finish_non_exhaustive()
+        f.debug_struct("HookTokens").field("components", &self.components).finish_non_exhaustive()
     }
 }
 
@@ -43,7 +43,7 @@ pub struct HookTarget {
     pub tool: ToolName,
 }
 
-impl Hooks {
+impl HookTokens {
     /// Those with the key in a file, which is made if it is not there, for these components.
     ///
     /// # Errors
@@ -122,7 +122,7 @@ mod tests {
     fn a_token_is_read_as_it_was_made_and_in_no_other_way() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("hooks.key");
-        let open = || Hooks::open(&path, ["workflow".to_owned()]).expect("opened");
+        let open = || HookTokens::open(&path, ["workflow".to_owned()]).expect("opened");
         let none = Incarnation::default();
         let token = open().token(&target(), &none, "w-1").expect("it may");
         let known = |_: &TenantId| Some(Incarnation::default());
@@ -141,10 +141,10 @@ mod tests {
         let again = |_: &TenantId| Some(Incarnation::from(Some("2".to_owned())));
         assert_eq!((hooks.read(&token, again), hooks.read(&token, |_| None)), (None, None));
         // Another host has another key.
-        let other = Hooks::open(&folder.path().join("other.key"), ["workflow".to_owned()]).expect("opened");
+        let other = HookTokens::open(&folder.path().join("other.key"), ["workflow".to_owned()]).expect("opened");
         assert_eq!(other.read(&token, known), None);
         // Components to which hooks are closed make none, and those made before are good no more.
-        let closed = Hooks::open(&path, ["other".to_owned()]).expect("opened");
+        let closed = HookTokens::open(&path, ["other".to_owned()]).expect("opened");
         assert_eq!((closed.token(&target(), &none, "w-1"), closed.read(&token, known)), (None, None));
         for name in ["", "a~b", "a/b", &"x".repeat(65)] {
             assert_eq!(hooks.token(&target(), &none, name), None, "{name}");

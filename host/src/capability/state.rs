@@ -17,7 +17,9 @@ use wasmtime_wasi_http::{WasiHttpCtxView, WasiHttpView};
 use self::usage::Usage;
 use super::output::{LogStream, RecordWriter};
 use crate::{
-    call::{Dispatch, LogLevel, Observer, Session, TraceContext, effect::Effects, hook::Hooks, inputs::ClientLine},
+    call::{
+        Dispatch, LogLevel, Observer, Session, TraceContext, effect::Effects, hook::HookTokens, inputs::ClientLine,
+    },
     capability::{
         changed::ChangedView,
         container::{ContainerAccess, ContainerView},
@@ -98,7 +100,7 @@ pub struct Running {
     /// Guests that rest: where memory is short, one makes room.
     pub resting: Arc<dyn MakeRoom>,
     /// The tokens of hooks that it may make, in its tenant as it is now; none if hooks are closed.
-    pub hooks: Option<(Arc<Hooks>, Incarnation)>,
+    pub hooks: Option<(Arc<HookTokens>, Incarnation)>,
 }
 
 impl Running {

@@ -8,7 +8,7 @@ use super::{
     Registry,
     catalog::Revision,
     error::InstallError,
-    pins::{Held, Pins},
+    pins::{BuildToHold, Pins},
 };
 use crate::{
     call::build::{BuildId, PinBuilds, PinError},
@@ -65,7 +65,7 @@ impl Registry {
                 builds.insert(revision.build(), Arc::clone(revision));
             }
         }
-        let new: Vec<Held> = builds
+        let new: Vec<BuildToHold> = builds
             .iter()
             .filter(|(build, _)| !pins.is_held_by(build, by))
             .map(|(build, revision)| (build.clone(), revision.shipped))

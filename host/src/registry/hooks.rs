@@ -1,10 +1,10 @@
-//! Hooks: a component's tokens with which somebody outside may call one of its tools.
+//! HookTokens: a component's tokens with which somebody outside may call one of its tools.
 
 use std::{io, path::Path, sync::Arc};
 
 use super::Registry;
 use crate::{
-    call::hook::{HookTarget, Hooks},
+    call::hook::{HookTarget, HookTokens},
     names::{ComponentName, TenantId, ToolName, ToolPattern},
     tenant::{Incarnation, Principal, SCOPE_TOOLS},
 };
@@ -25,14 +25,14 @@ impl Registry {
     /// The key cannot be read, or made.
     pub fn open_hooks(&self, components: &[String], data: &Path) -> io::Result<()> {
         if !components.is_empty() {
-            let hooks = Hooks::open(&data.join("hooks.key"), components.iter().cloned())?;
+            let hooks = HookTokens::open(&data.join("hooks.key"), components.iter().cloned())?;
             let _only_once = self.0.hooks.set(Arc::new(hooks));
         }
         Ok(())
     }
 
     /// The tokens of a component of a tenant; none if hooks are closed.
-    pub(super) fn hooks_of(&self, tenant: &TenantId) -> Option<(Arc<Hooks>, Incarnation)> {
+    pub(super) fn hooks_of(&self, tenant: &TenantId) -> Option<(Arc<HookTokens>, Incarnation)> {
         let hooks = self.0.hooks.get()?;
         Some((Arc::clone(hooks), self.tenant(tenant)?.incarnation.clone()))
     }

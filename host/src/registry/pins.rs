@@ -62,7 +62,7 @@ struct HeldBuild {
 }
 
 /// A build to hold, with its bytes if they are in no file of the folder.
-pub type Held = (BuildId, Option<&'static [u8]>);
+pub type BuildToHold = (BuildId, Option<&'static [u8]>);
 
 impl Pins {
     /// The pins in a folder, which is made with the first of them.
@@ -172,7 +172,7 @@ impl Pins {
     }
 
     /// Holds builds for a component; on the disk when it returns. Waits for the bytes of one that went live a moment ago. Blocks.
-    pub(super) fn hold(&self, by: &str, builds: &[Held]) -> Result<(), PinError> {
+    pub(super) fn hold(&self, by: &str, builds: &[BuildToHold]) -> Result<(), PinError> {
         let failed = |error: io::Error| PinError::Unavailable(error.to_string());
         for (build, bytes) in builds {
             if let Some(bytes) = bytes {

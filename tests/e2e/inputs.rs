@@ -90,7 +90,10 @@ async fn a_question_parks_the_call_and_the_retry_resumes_it() {
     assert_eq!(question["method"], "elicitation/create");
     assert_eq!(question["params"]["message"], "What is your name?");
     assert_eq!(question["params"]["requestedSchema"]["required"], json!(["name"]));
-    assert_eq!((waiting(&host), host.host.registry().admission().running()), (1, 0));
+    host.until("the guest waits and does not run", async |host| {
+        (waiting(host), host.host.registry().admission().running()) == (1, 0)
+    })
+    .await;
     // What nobody asked for is ignored.
     let responses = json!({ "user_name": name("Ada"), "other": { "x": 1 } });
     let answer = call(&host, ELICITATION, retry(&state, responses)).await;

@@ -20,7 +20,7 @@ use self::state::{NotOurs, ParkedId, StateKey};
 use super::{
     handler::Endpoint,
     inputs,
-    running::{AskedRequest, CallOutcome, RunningCall, RunningRequest},
+    running::{CallOutcome, GuestQuestions, RunningCall, RunningRequest},
 };
 use crate::{
     call::{
@@ -84,7 +84,7 @@ pub(super) enum ParkedRequest {
 }
 
 impl ParkedRequest {
-    fn asked(&mut self) -> &mut AskedRequest {
+    fn asked(&mut self) -> &mut GuestQuestions {
         match self {
             Self::Call(running) => &mut running.asked,
             Self::Prompt(running) => &mut running.asked,

@@ -14,7 +14,7 @@ use super::{
     handler::{Endpoint, RefusalSignal},
     inputs,
     parked::{RequestBinding, RequestOutcome},
-    running::{AskedRequest, RunningRequest},
+    running::{GuestQuestions, RunningRequest},
     tools::WayHere,
     wire,
 };
@@ -142,7 +142,7 @@ impl Asking<'_> {
         let request = Request { client: client.clone(), ..self.request(cancel.clone()) };
         let asked = authorize(make(request)).map_err(denied)?;
         let outcome = Box::pin(ask(registry.clone(), asked));
-        Ok(RunningRequest::unheard(outcome, cancel, AskedRequest::new(client, rounds, binding)))
+        Ok(RunningRequest::unheard(outcome, cancel, GuestQuestions::new(client, rounds, binding)))
     }
 
     /// The error in MCP's words. Tells the door of a refusal. One that failed because its client had not declared an ability is that error.

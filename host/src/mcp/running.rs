@@ -24,7 +24,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-pub(super) use self::asked::AskedRequest;
+pub(super) use self::asked::GuestQuestions;
 use super::{
     convert, inputs,
     parked::RequestOutcome,
@@ -56,7 +56,7 @@ pub(super) struct RunningRequest<O> {
     outcome: BoxFuture<'static, O>,
     events: CallEvents,
     cancel: CancellationToken,
-    pub(super) asked: AskedRequest,
+    pub(super) asked: GuestQuestions,
     /// Whether the client asked what it cost.
     pub(super) wants_receipt: bool,
     /// What it hears while the call runs.
@@ -158,7 +158,7 @@ impl<O: RequestOutcome> RunningRequest<O> {
         outcome: BoxFuture<'static, O>,
         events: CallEvents,
         cancel: CancellationToken,
-        asked: AskedRequest,
+        asked: GuestQuestions,
         wants_receipt: bool,
         (hears, plan): (HeardEvents, Option<TaskPlan>),
     ) -> Self {
@@ -166,7 +166,7 @@ impl<O: RequestOutcome> RunningRequest<O> {
     }
 
     /// A request that `cancel` stops, and which says nothing beside its answer.
-    pub(super) fn unheard(outcome: BoxFuture<'static, O>, cancel: CancellationToken, asked: AskedRequest) -> Self {
+    pub(super) fn unheard(outcome: BoxFuture<'static, O>, cancel: CancellationToken, asked: GuestQuestions) -> Self {
         Self::new(outcome, CallEvents::default(), cancel, asked, false, (HeardEvents::default(), None))
     }
 

@@ -13,7 +13,7 @@ use super::{
     handler::{Endpoint, RefusalSignal},
     inputs,
     parked::RequestBinding,
-    running::{AskedRequest, CallEvents, CallOutcome, HeardEvents, RunningCall},
+    running::{CallEvents, CallOutcome, GuestQuestions, HeardEvents, RunningCall},
     tasks::plan::TaskWish,
     written::{self, ResultWriter},
 };
@@ -177,7 +177,7 @@ impl Endpoint {
             .map_err(|denied| ErrorData::invalid_request(denied.to_string(), None))?;
         let registry = registry.clone();
         let outcome = Box::pin(async move { registry.call_metered(call).await });
-        let asked = AskedRequest::new(client, rounds, binding);
+        let asked = GuestQuestions::new(client, rounds, binding);
         Ok(RunningCall::new(outcome, events, cancel, asked, wants_receipt, (hears, plan)))
     }
 }

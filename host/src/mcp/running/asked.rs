@@ -9,7 +9,7 @@ use crate::{
 
 /// The questions of a request that runs.
 #[derive(Debug)]
-pub(in crate::mcp) struct AskedRequest {
+pub(in crate::mcp) struct GuestQuestions {
     pub(in crate::mcp) client: ClientLine,
     pub(in crate::mcp) first: Option<Round>,
     rest: Option<mpsc::Receiver<Round>>,
@@ -20,7 +20,7 @@ pub(in crate::mcp) struct AskedRequest {
     pub(in crate::mcp) is_driven: bool,
 }
 
-impl AskedRequest {
+impl GuestQuestions {
     /// Those that come on a line, for a request that is bound to its caller and its parameters.
     pub(in crate::mcp) fn new(
         client: ClientLine,

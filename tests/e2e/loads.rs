@@ -186,7 +186,7 @@ async fn steps_of_a_migration_count_against_the_rate_of_their_tenant() {
         if answer.contains("too many calls: at most 30 in a minute for this tenant") {
             return;
         }
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        tokio::time::sleep(Duration::from_millis(500)).await;
     }
     panic!("the migration is counted nowhere");
 }

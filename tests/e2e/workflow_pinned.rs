@@ -78,8 +78,9 @@ async fn a_swap_in_the_middle_of_a_run_does_not_change_what_its_later_steps_call
     assert_eq!((&status["forked_from"]["run"], &status["forked_from"]["by"]), (&json!("old"), &json!("local-user")));
     assert_eq!(status["builds"][0]["component"], "v", "{status}");
     host.until("nothing is pinned any more", async |host| pinned(host).is_empty()).await;
+    let in_memory = |host: &TestHost| host.host.registry().catalog(&TenantId::local()).pinned().count();
+    host.until("the builds are gone from memory", async |host| in_memory(host) == 0).await;
     let catalog = host.host.registry().catalog(&TenantId::local());
-    assert_eq!(catalog.pinned().count(), 0, "the builds are gone from memory");
     let left = std::fs::read_dir(host.folder.path().join("data/pinned")).expect("a folder");
     let left: Vec<String> = left.map(|entry| entry.expect("an entry").file_name().to_string_lossy().into()).collect();
     let live = catalog.component("v").expect("it serves").digest.clone();
@@ -97,6 +98,7 @@ async fn a_run_has_its_builds_after_a_restart_too() {
     let host = start(files).await;
     serves(&host, 2).await;
     assert_eq!(answers(&go(&host, "r").await), [1, 1]);
+    host.until("what the first run held is given back", async |host| pinned(host).is_empty()).await;
     // Without its bytes a step fails, and says which build is missing.
     begin(&host, "s", twice("v", &json!({}))).await;
     let digest = pinned(&host).remove(0);

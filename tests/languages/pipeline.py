@@ -120,11 +120,13 @@ def run(host, rename, report):
     text = (HERE / "workflow.json").read_text()
     for tool, name in rename.items():
         text = text.replace(f'"action": "{tool}_', f'"action": "{name}_{tool}_')
-    host.call("workflow_submit", **json.loads(text))
+    submitted = host.call("workflow_submit", **json.loads(text))
+    if not submitted.get("success"):
+        sys.exit(f"the run was not taken: {json.dumps(submitted, indent=1)}")
 
     def status():
         status = host.call("workflow_status", workflow_id="report")
-        if status["status"] == "failed":
+        if status.get("status") in (None, "failed"):
             sys.exit(f"the run failed: {json.dumps(status, indent=1)}\n{host.log.read_text()}")
         return status
 

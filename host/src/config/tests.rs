@@ -49,7 +49,7 @@ fn the_example_shows_every_key_with_its_default() {
     ];
     assert_eq!(
         sections.map(count),
-        [16, 4, 12, 7, 3, 3, 6, 5, 20, 16, 3, 11, 24, 2],
+        [17, 4, 12, 7, 3, 3, 6, 5, 20, 16, 3, 12, 24, 2],
         "a key is missing from the example"
     );
 }

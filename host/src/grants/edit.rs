@@ -248,7 +248,7 @@ mod tests {
         assert!(grant.mesh.see && peers("one") && peers("two") && !peers("three"), "{policy}");
         assert!(allows(http("GET", "https://a.com/v1")) && allows(http("PUT", "https://a.com/v2")));
         let image = |name: &str| allows(Question::Image(name.to_owned()));
-        assert!(image("here:1") && image("there:1") && !image("other:1"), "{policy}");
+        assert!(image("here:1") && image("there:1") && image("other:1") && !image("fourth:1"), "{policy}");
         let repository = |url: &str| allows(Question::Repository(url.to_owned()));
         assert!(repository("https://a.com/org/name") && !repository("https://a.com/org/other"), "{policy}");
         let folders: Vec<_> = grant.files.iter().map(|folder| (folder.at.as_str(), folder.mode)).collect();

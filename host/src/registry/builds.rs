@@ -71,6 +71,7 @@ impl Registry {
             .map(|(build, revision)| (build.clone(), revision.shipped))
             .collect();
         if !new.is_empty() {
+            pins.arrived(&new).await;
             let by = by.to_owned();
             let hold = tokio::task::spawn_blocking(move || pins.hold(&by, &new));
             hold.await.map_err(|error| PinError::Unavailable(error.to_string()))??;

@@ -171,7 +171,17 @@ impl Pins {
         is_digest.then(|| self.file(build))
     }
 
-    /// Holds builds for a component; on the disk when it returns. Waits for the bytes of one that went live a moment ago. Blocks.
+    /// Waits for the bytes of builds that went live a moment ago.
+    pub(super) async fn arrived(&self, builds: &[BuildToHold]) {
+        for _ in 0..LOOKS {
+            if builds.iter().all(|(build, bytes)| bytes.is_some() || self.file(build).exists()) {
+                break;
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    }
+
+    /// Holds builds for a component; on the disk when it returns. Their bytes are there. Blocks.
     pub(super) fn hold(&self, by: &str, builds: &[BuildToHold]) -> Result<(), PinError> {
         let failed = |error: io::Error| PinError::Unavailable(error.to_string());
         for (build, bytes) in builds {
@@ -180,12 +190,6 @@ impl Pins {
                 if !self.file(build).exists() {
                     write_atomically(&self.file(build), bytes).map_err(failed)?;
                 }
-            }
-            for _ in 0..LOOKS {
-                if self.file(build).exists() {
-                    break;
-                }
-                std::thread::sleep(LOOK_AGAIN);
             }
             File::open(self.file(build)).and_then(|file| file.sync_all()).map_err(failed)?;
         }

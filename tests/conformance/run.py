@@ -87,7 +87,8 @@ def main() -> None:
         if not ok:
             print((scratch / "log").read_text()[-4000:])
         for requirement_set in SETS:
-            ok &= client(mcpp, node, script, requirement_set, scratch / "client" / requirement_set)
+            # Twice at most: some of its checks are of milliseconds, which a machine under load does not keep.
+            ok &= any(client(mcpp, node, script, requirement_set, scratch / "client" / requirement_set / attempt) for attempt in ["first", "second"])
     sys.exit(0 if ok else 1)
 
 

@@ -228,9 +228,8 @@ async fn an_ability_that_the_client_did_not_declare_is_an_error_and_no_wait() {
     assert!(text.starts_with("error: the client does not offer `sampling`"), "{text}");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_legacy_client_is_asked_on_the_stream_of_its_call() {
-    let host = host().await;
+/// A session of the legacy era whose client declared all abilities.
+async fn able_session(host: &TestHost) -> String {
     let mut hello = initialize_message();
     hello["params"]["capabilities"] = all_abilities();
     let response = host.post(hello.to_string()).send().await.expect("an answer");
@@ -238,6 +237,13 @@ async fn a_legacy_client_is_asked_on_the_stream_of_its_call() {
     response.text().await.expect("the whole answer");
     let ready = json!({ "jsonrpc": "2.0", "method": "notifications/initialized" });
     host.legacy(&session, &ready).send().await.expect("an answer");
+    session
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_legacy_client_is_asked_on_the_stream_of_its_call() {
+    let host = host().await;
+    let session = able_session(&host).await;
     let message =
         json!({ "jsonrpc": "2.0", "id": 5, "method": "tools/call", "params": { "name": MANY, "arguments": {} } });
     let mut stream = host.legacy(&session, &message).send().await.expect("an answer");

@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::{all_abilities, asked, host, name, refusal, retry, token, waiting};
-use crate::support::{TestHost, answer, folder, http_client, initialize_message, modern_request};
+use super::{able_session, all_abilities, asked, host, name, refusal, retry, token, waiting};
+use crate::support::{TestHost, answer, folder, http_client, modern_request};
 
 const PROMPT: &str = "test_input_required_result_prompt";
 const RESOURCE: &str = "test://asks/tea";
@@ -150,13 +150,7 @@ async fn a_prompt_that_needs_what_the_client_did_not_declare_is_an_error_of_its_
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_legacy_client_is_asked_on_the_stream_of_its_prompt_or_resource() {
     let host = host().await;
-    let mut hello = initialize_message();
-    hello["params"]["capabilities"] = all_abilities();
-    let response = host.post(hello.to_string()).send().await.expect("an answer");
-    let session = response.headers()["mcp-session-id"].to_str().expect("text").to_owned();
-    response.text().await.expect("the whole answer");
-    let ready = json!({ "jsonrpc": "2.0", "method": "notifications/initialized" });
-    host.legacy(&session, &ready).send().await.expect("an answer");
+    let session = able_session(&host).await;
     for request in [GET, READ] {
         let mut params = json!({});
         params[request.named.0] = json!(request.named.1);

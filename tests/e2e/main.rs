@@ -32,6 +32,7 @@ mod events;
 mod every_door;
 mod field;
 mod files;
+mod foreign_servers;
 mod frozen;
 mod fuel;
 mod fuzz;

@@ -3,6 +3,7 @@
 //! A request is repeated, with exponential back-off and jitter, only where it cannot have run: the connection was refused, or the server said that it is busy.
 
 mod task;
+mod transport;
 
 use std::{borrow::Cow, sync::Arc, time::Duration};
 
@@ -25,6 +26,7 @@ use serde::Serialize;
 use serde_json::Value;
 use tokio::time::Instant;
 
+use self::transport::SessionHttp;
 use super::{convert::BUSY, straight::MODERN};
 use crate::call::inputs::{CallClock, InputQuestion, Reply};
 
@@ -239,7 +241,8 @@ impl Client {
         let mut transport = StreamableHttpClientTransportConfig::with_uri(config.url.clone());
         transport.auth_header.clone_from(&config.token);
         let serve = |lifecycle| {
-            let transport = StreamableHttpClientTransport::with_client(http.clone(), transport.clone());
+            let transport =
+                StreamableHttpClientTransport::with_client(SessionHttp::new(http.clone()), transport.clone());
             serve_client_with_lifecycle(handler.clone(), transport, lifecycle)
         };
         let connected = async {

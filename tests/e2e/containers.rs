@@ -130,6 +130,7 @@ async fn a_task_of_a_repository_is_built_run_and_leaves_no_image() {
         "networkmode=none",
         "buildargs={\"V\":\"1\"}",
         "forcerm=true",
+        "cpuquota=100000",
     ] {
         assert!(build.contains(part), "{part} is missing in {build}");
     }

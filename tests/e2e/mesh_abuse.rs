@@ -249,6 +249,23 @@ async fn requests_over_the_bound_are_refused_and_have_not_run() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_place_of_a_request_is_free_when_its_answer_is_read() {
+    let test = TestHost::start(&[("add", &add())]).await;
+    let host = MeshHost::start_with(test, |config| config.in_flight_per_peer = 1);
+    host.grant(&peer(0), "*");
+    let mut current = host.open(&peer(0));
+    let mut legacy = host.open(&peer(0));
+    assert!(legacy.ask(&initialize_message()).await.get("result").is_some());
+    let bare = json!({ "jsonrpc": "2.0", "id": 0, "method": "tools/call", "params": { "name": "add", "arguments": { "a": 1, "b": 2 } } });
+    for id in 0..500 {
+        assert_eq!(text_of(&current.ask(&call(id, 1)).await), r#"{"result":3}"#);
+        let listed = current.ask(&modern_message("tools/list", json!({}))).await;
+        assert!(listed.get("result").is_some(), "{listed}");
+        assert_eq!(text_of(&legacy.ask(&bare).await), r#"{"result":3}"#);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn excessive_streams() {
     let test = TestHost::start(&[("add", &add())]).await;
     let host = MeshHost::start_with(test, |config| {

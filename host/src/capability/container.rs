@@ -2,6 +2,7 @@
 //!
 //! This module holds a guest's orders to the grant and gives it what happens; a container lives in a task of its own ([`life`]), which ends with the call.
 
+mod build_files;
 mod config;
 mod engine;
 mod life;

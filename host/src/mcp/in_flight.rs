@@ -3,7 +3,7 @@
 use std::{
     any::Any,
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use rmcp::model::{JsonRpcMessage, RequestId, ServerJsonRpcMessage};
@@ -16,7 +16,8 @@ const MAX_IN_FLIGHT: usize = 1_024;
 /// Ids may be as long as a message, so that only their hashes are kept.
 type IdHash = blake3::Hash;
 
-/// What a request takes of its client's share of a door, given back when the request is answered.
+/// What a request takes of its client's share of a door, given back when the turn of its answer comes: a client that has read the answer finds the place free.
+#[must_use = "dropping it gives it back"]
 pub(super) struct Held(#[expect(dead_code, reason = "kept for its drop")] Option<Box<dyn Any + Send + Sync>>);
 
 impl Held {
@@ -41,11 +42,17 @@ struct Claims {
     next: u64,
 }
 
-#[derive(Debug)]
 struct Claim {
     number: u64,
     /// The token that stops the request, where the client's cancellation does not reach it through the protocol engine.
     cancel: Option<CancellationToken>,
+    held: Held,
+}
+
+impl std::fmt::Debug for Claim {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Claim").field("number", &self.number).finish_non_exhaustive()
+    }
 }
 
 /// Why an id is not taken.
@@ -74,8 +81,8 @@ impl InFlight {
         }
         let number = claims.next;
         claims.next = claims.next.wrapping_add(1);
-        claims.by_id.insert(id, Claim { number, cancel: None });
-        Ok(IdClaim(Arc::new(Claimed { in_flight: self.clone(), id, number, held: OnceLock::new() })))
+        claims.by_id.insert(id, Claim { number, cancel: None, held: Held::nothing() });
+        Ok(IdClaim(Arc::new(Claimed { in_flight: self.clone(), id, number })))
     }
 
     /// Whether no id is taken.
@@ -90,9 +97,9 @@ impl InFlight {
         }
     }
 
-    /// Gives an id free whose answer goes out.
-    pub(super) fn release(&self, id: &Value) {
-        self.claims().by_id.remove(&id_hash(id));
+    /// Gives an id free whose answer goes out; what its request held is the answer's.
+    pub(super) fn release(&self, id: &Value) -> Held {
+        self.claims().by_id.remove(&id_hash(id)).map_or_else(Held::nothing, |claim| claim.held)
     }
 }
 
@@ -114,17 +121,11 @@ fn id_hash(id: &Value) -> IdHash {
 #[derive(Debug, Clone)]
 pub(super) struct IdClaim(Arc<Claimed>);
 
+#[derive(Debug)]
 struct Claimed {
     in_flight: InFlight,
     id: IdHash,
     number: u64,
-    held: OnceLock<Held>,
-}
-
-impl std::fmt::Debug for Claimed {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Claimed").field("number", &self.number).finish_non_exhaustive()
-    }
 }
 
 impl IdClaim {
@@ -135,14 +136,16 @@ impl IdClaim {
         }
     }
 
-    /// Keeps what the request takes of a share, until the last clone of the claim is dropped.
+    /// Keeps what the request takes of a share, until the id is free.
     pub(super) fn keep(&self, held: Held) {
-        let _kept_once = self.0.held.set(held);
+        if let Some(claim) = self.0.own(&mut self.0.in_flight.claims()) {
+            claim.held = held;
+        }
     }
 
-    /// Gives the id free before the answer goes out: the client may use it again as soon as it has read the answer.
-    pub(super) fn release(&self) {
-        self.0.release();
+    /// Gives the id free before the answer goes out: the client may use it again as soon as it has read the answer. What the request held is the answer's.
+    pub(super) fn release(&self) -> Held {
+        self.0.release()
     }
 }
 
@@ -152,17 +155,18 @@ impl Claimed {
         claims.by_id.get_mut(&self.id).filter(|claim| claim.number == self.number)
     }
 
-    fn release(&self) {
+    fn release(&self) -> Held {
         let mut claims = self.in_flight.claims();
-        if self.own(&mut claims).is_some() {
-            claims.by_id.remove(&self.id);
+        match self.own(&mut claims) {
+            Some(_) => claims.by_id.remove(&self.id).map_or_else(Held::nothing, |claim| claim.held),
+            None => Held::nothing(),
         }
     }
 }
 
 impl Drop for Claimed {
     fn drop(&mut self) {
-        self.release();
+        drop(self.release());
     }
 }
 
@@ -178,7 +182,7 @@ mod tests {
         let first = in_flight.claim(&json!(1)).expect("free");
         assert_eq!(in_flight.claim(&json!(1)).expect_err("taken"), ClaimError::Duplicate);
         let other = in_flight.claim(&json!("1")).expect("another id");
-        first.release();
+        drop(first.release());
         let second = in_flight.claim(&json!(1)).expect("free again");
         drop((first, other));
         assert_eq!(in_flight.claim(&json!(1)).expect_err("the second's"), ClaimError::Duplicate);

@@ -8,7 +8,7 @@ use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use serde_json::{Value, json};
@@ -17,6 +17,13 @@ use tokio::{
     net::{UnixListener, UnixStream},
     sync::watch,
 };
+
+/// An image that a build's story names, and the bytes of the layer that the build made.
+const LAYERED: &str = "1a2b3c4d5e6f";
+const LAYER_BYTES: u64 = 3 << 20;
+/// The container of a build's step, and the bytes of its files.
+const STEP: &str = "f6e5d4c3b2a1";
+const STEP_BYTES: u64 = 5 << 30;
 
 /// How the engine behaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -152,6 +159,15 @@ impl Engine {
                 let listed: Vec<Value> = self.labelled_images(&request);
                 respond(&mut stream, 200, &json!(listed).to_string()).await
             }
+            ("GET", ["images", LAYERED, "history"]) => {
+                let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs();
+                let layer = |created: u64, size: u64| json!({ "Id": "<missing>", "Created": created, "CreatedBy": "RUN", "Tags": null, "Size": size, "Comment": "" });
+                let history = json!([layer(now + 1, LAYER_BYTES), layer(1_000_000_000, 1 << 40)]);
+                respond(&mut stream, 200, &history.to_string()).await
+            }
+            ("GET", ["containers", STEP, "json"]) => {
+                respond(&mut stream, 200, &json!({ "Id": STEP, "SizeRw": STEP_BYTES }).to_string()).await
+            }
             ("GET", ["images", name @ .., "json"]) => {
                 let (name, there) = (name.join("/"), self.has_image(&name.join("/")));
                 match there {
@@ -282,6 +298,16 @@ impl Engine {
         if field("dockerfile").contains("broken") {
             let error = json!({ "errorDetail": { "code": 1, "message": "RUN returned 1" }, "error": "RUN returned 1" });
             return stream.write_all(format!("{error}\r\n").as_bytes()).await.ok();
+        }
+        let says = match field("dockerfile") {
+            file if file.contains("layers") => format!(" ---> {LAYERED}\n"),
+            file if file.contains("fills") => format!(" ---> Running in {STEP}\n"),
+            _ => String::new(),
+        };
+        stream.write_all(format!("{}\r\n", json!({ "stream": says })).as_bytes()).await.ok()?;
+        if says.contains(STEP) {
+            // It runs until the host goes.
+            return stream.read_u8().await.ok().map(drop);
         }
         let mut state = self.state();
         state.labels.insert(field("t"), serde_json::from_str(&field("labels")).unwrap_or_default());

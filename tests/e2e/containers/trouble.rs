@@ -54,6 +54,27 @@ async fn a_container_is_killed_at_its_time_and_at_its_output() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_build_ends_that_fills_the_disk() {
+    // A layer of the engine's double has 3 MiB, the container of a step 5 GiB.
+    for (dockerfile, most, is_refused) in
+        [("layers", 2 << 20, true), ("layers", 4 << 20, false), ("fills", DISK_BYTES, true)]
+    {
+        let (host, engine) = start_with(|config| config.containers.disk_bytes = most).await;
+        let order = json!({ "repo_url": "https://github.com/org/name", "dockerfile_path": dockerfile, "command": ["say", "built"] });
+        let done = ask(&host, "docker_github", order).await;
+        let reason =
+            format!("the engine refuses: the build has written more than {most} bytes (containers.disk_bytes)");
+        let wanted = match is_refused {
+            true => json!({ "success": false, "error_message": reason }),
+            false => json!({ "success": true, "stdout": "built\n" }),
+        };
+        holds(&done, &wanted, dockerfile);
+        all_gone(&host, &engine).await;
+        assert_eq!(engine.state().images, ["here:1"], "no image is left");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_container_ends_with_its_call_with_its_task_and_with_its_host() {
     let (host, engine) = start().await;
     let call = json!({ "name": "docker_execute", "arguments": { "image": "here:1", "command": ["work"] } });

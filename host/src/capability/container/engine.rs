@@ -75,7 +75,7 @@ impl From<Error> for EngineFailure {
 }
 
 /// Whether the engine says that there is no such thing.
-fn is_missing(error: &Error) -> bool {
+pub(super) fn is_missing(error: &Error) -> bool {
     matches!(error, Error::DockerResponseServerError { status_code: 404, .. })
 }
 

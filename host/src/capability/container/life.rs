@@ -20,6 +20,7 @@ use tokio::{sync::mpsc, task::JoinHandle};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
+    build_files,
     engine::{ContainerEngine, EngineFailure, bounded},
     plan::{ContainerPlan, PlannedImage},
 };
@@ -34,6 +35,10 @@ pub(super) const MAX_PIECE_BYTES: usize = 16 << 10;
 pub(super) const MAX_WAITING: usize = 4;
 /// The least time between two looks at the size of a container's files.
 const DISK_PAUSE: Duration = Duration::from_secs(1);
+/// The engine looks at each file: of many files that costs it one part in so many of its time.
+const LOOK_SHARE: u32 = 10;
+/// The time in which a build's processor time is counted, in microseconds: the kernel's own.
+const CPU_PERIOD_US: i64 = 100_000;
 /// Pieces, of another origin than the one before, that are put together.
 const MAX_UNREAD_PIECES: usize = 64;
 
@@ -201,6 +206,8 @@ impl ContainerLife {
         tell(signals, ContainerEvent::Phase(Phase::Building)).await;
         // As much as the API has a number for.
         let memory = i32::try_from(self.plan.memory_bytes).unwrap_or(i32::MAX);
+        // A container's processor time is in billionths of a processor's.
+        let nano_cpus = self.plan.body.host_config.as_ref().and_then(|host| host.nano_cpus).unwrap_or_default();
         let options = BuildImageOptions {
             remote: Some(remote.clone()),
             dockerfile: dockerfile.clone(),
@@ -210,6 +217,8 @@ impl ContainerLife {
             networkmode: Some(self.plan.network.clone()),
             memory: Some(memory),
             memswap: Some(memory),
+            cpuperiod: i32::try_from(CPU_PERIOD_US).ok(),
+            cpuquota: i32::try_from(nano_cpus.saturating_mul(CPU_PERIOD_US) / 1_000_000_000).ok(),
             rm: true,
             forcerm: true,
             ..BuildImageOptions::default()
@@ -218,16 +227,22 @@ impl ContainerLife {
         let nothing = Some(bollard::body_full(Bytes::new()));
         let mut story = Box::pin(self.engine.story().build_image(options, None, nothing));
         let mut left = self.engine.config().output_bytes;
-        while let Some(step) = story.next().await {
-            // Of a long story the end is missing; the build goes on.
-            let text = step?.stream.unwrap_or_default();
-            let bytes = u32::try_from(text.len()).unwrap_or(u32::MAX);
-            if let Some(less) = left.checked_sub(bytes) {
-                left = less;
-                say(signals, Origin::Build, text.into()).await;
+        let (mut names, files) = build_files::new();
+        let telling = async move {
+            while let Some(step) = story.next().await {
+                // Of a long story the end is missing; the build goes on.
+                let text = step?.stream.unwrap_or_default();
+                names.hear(&text)?;
+                let bytes = u32::try_from(text.len()).unwrap_or(u32::MAX);
+                if let Some(less) = left.checked_sub(bytes) {
+                    left = less;
+                    say(signals, Origin::Build, text.into()).await;
+                }
             }
-        }
-        Ok(())
+            Ok(())
+        };
+        // Beside it: a guest that takes no output holds up the story, and not the build.
+        tokio::try_join!(telling, files.watch(&self.engine)).map(|((), ())| ())
     }
 
     async fn make(&self, image: String, making: &mut Making) -> Result<(), EngineFailure> {
@@ -268,8 +283,7 @@ impl ContainerLife {
             if u64::try_from(bytes).is_ok_and(|bytes| bytes > self.engine.config().disk_bytes) {
                 return;
             }
-            // The engine looks at each file: many files may cost it a tenth of its time.
-            pause = DISK_PAUSE.max(asked.elapsed() * 10);
+            pause = pause_after(asked.elapsed());
         }
     }
 
@@ -325,6 +339,11 @@ impl ContainerLife {
         };
         Ok((outcome, Some(code)))
     }
+}
+
+/// The pause after a look at the sizes of files that took `looked`.
+pub(super) fn pause_after(looked: Duration) -> Duration {
+    DISK_PAUSE.max(looked * LOOK_SHARE)
 }
 
 /// An outcome, as metrics have it.

@@ -12,7 +12,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::output::MessageOutput;
 use crate::mcp::{
     handler::ProtocolHandler,
-    in_flight::{InFlight, answered},
+    in_flight::{Held, InFlight, answered},
 };
 
 /// Messages between the reader and the engine.
@@ -94,11 +94,12 @@ impl Transport<RoleServer> for LegacyTransport {
         message: ServerJsonRpcMessage,
     ) -> impl Future<Output = Result<(), Self::Error>> + Send + 'static {
         // The client may use the id again as soon as it has read the answer.
-        if let Some(id) = answered(&message) {
-            self.in_flight.release(&id.clone().into_json_value());
-        }
+        let held = match answered(&message) {
+            Some(id) => self.in_flight.release(&id.clone().into_json_value()),
+            None => Held::nothing(),
+        };
         let output = self.output.clone();
-        async move { output.send(&message, None).await }
+        async move { output.send(&message, None, held).await }
     }
 
     async fn receive(&mut self) -> Option<ClientJsonRpcMessage> {

@@ -19,7 +19,7 @@ use super::output::MessageOutput;
 use crate::{
     mcp::{
         handler::{Endpoint, ProtocolHandler},
-        in_flight::{IdClaim, answered},
+        in_flight::{Held, IdClaim, answered},
         straight::{self, Era, PlainRequest},
         tools,
     },
@@ -118,12 +118,13 @@ impl ModernRequests {
                 };
                 let Some(message) = message else { break };
                 is_answered = answered(&message).is_some();
+                let mut held = Held::nothing();
                 if is_answered {
                     // The client may use the id again as soon as it has read the answer.
                     requests.served().remove(&id);
-                    claim.release();
+                    held = claim.release();
                 }
-                if output.send(&message, Some(&id)).await.is_err() {
+                if output.send(&message, Some(&id), held).await.is_err() {
                     break;
                 }
             }
@@ -154,10 +155,10 @@ impl ModernRequests {
             let line = line.await;
             // The client may use the id again as soon as it has read the answer.
             requests.served().remove(&id);
-            claim.release();
+            let held = claim.release();
             // A cancelled request has no answer.
             if let Some(line) = line.filter(|_| !cancel.is_cancelled())
-                && let Err(error) = output.write(line).await
+                && let Err(error) = output.write(line, held).await
             {
                 tracing::debug!(%error, "an answer could not be written");
             }

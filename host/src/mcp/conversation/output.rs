@@ -11,7 +11,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    mcp::{binding, envelope},
+    mcp::{binding, envelope, in_flight::Held},
     memory::{Account, MemoryUse},
     mesh::frame,
 };
@@ -77,9 +77,16 @@ impl MessageOutput {
         let _the_client_may_be_gone = tokio::time::timeout(CLOSE_TIME, closing).await;
     }
 
-    /// Writes a message; on a stream of frames a notification says to which request it belongs.
-    pub(super) async fn send(&self, message: &ServerJsonRpcMessage, of: Option<&RequestId>) -> std::io::Result<()> {
-        let Framing::Frames(limits) = &self.framing else { return self.write(serde_json::to_vec(message)?).await };
+    /// Writes a message; on a stream of frames a notification says to which request it belongs. An answer gives back what its request `held` when its turn comes.
+    pub(super) async fn send(
+        &self,
+        message: &ServerJsonRpcMessage,
+        of: Option<&RequestId>,
+        held: Held,
+    ) -> std::io::Result<()> {
+        let Framing::Frames(limits) = &self.framing else {
+            return self.write(serde_json::to_vec(message)?, held).await;
+        };
         let (greets, notifies) = match message {
             JsonRpcMessage::Response(response) => match &response.result {
                 ServerResult::InitializeResult(_) => (Some(binding::LEGACY), false),
@@ -109,7 +116,7 @@ impl MessageOutput {
             }
             _ => serde_json::to_vec(message)?,
         };
-        self.write(written).await
+        self.write(written, held).await
     }
 
     /// Writes a JSON-RPC error.
@@ -119,21 +126,23 @@ impl MessageOutput {
 
     /// Writes a message of the door's own.
     pub(in crate::mcp) async fn tell(&self, message: &Value) {
-        if let Err(error) = self.write(message.to_string().into_bytes()).await {
+        if let Err(error) = self.write(message.to_string().into_bytes(), Held::nothing()).await {
             tracing::debug!(%error, "an error could not be told to the client");
         }
     }
 
-    /// Writes a message that is JSON already.
-    pub(in crate::mcp) async fn write(&self, mut message: Vec<u8>) -> std::io::Result<()> {
+    /// Writes a message that is JSON already. `held` is given back when its turn comes: not later, since the client may ask again as soon as it has read the answer, and not earlier,
+    /// so that the answers that wait for a slow client keep their places.
+    pub(in crate::mcp) async fn write(&self, mut message: Vec<u8>, held: Held) -> std::io::Result<()> {
         // A message that was written in part would spoil all after it.
         let undone = self.broken.clone().drop_guard();
         let bytes = u64::try_from(message.len()).unwrap_or(u64::MAX);
-        let held = self.account.as_ref().map(|account| account.reserve(MemoryUse::Messages, bytes)).transpose();
+        let reserved = self.account.as_ref().map(|account| account.reserve(MemoryUse::Messages, bytes)).transpose();
         let _until_it_is_written =
-            held.map_err(|full| std::io::Error::new(std::io::ErrorKind::OutOfMemory, full.to_string()))?;
+            reserved.map_err(|full| std::io::Error::new(std::io::ErrorKind::OutOfMemory, full.to_string()))?;
         let writing = async {
             let mut to = self.to.lock().await;
+            drop(held);
             if self.broken.is_cancelled() {
                 return Err(std::io::ErrorKind::BrokenPipe.into());
             }

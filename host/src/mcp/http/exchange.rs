@@ -272,7 +272,7 @@ async fn post(
     if let Some(response) = straight {
         // The client may use the id again as soon as it has read the answer.
         if let Some(claim) = claim {
-            claim.release();
+            drop(claim.release());
         }
         return finish(response, signal, hold, lane, &envelope).await;
     }

@@ -140,7 +140,7 @@ impl<S: Stream<Item = ServerSseMessage>> Stream for Watched<S> {
                     if event.message.as_deref().and_then(answered).is_some()
                         && let Some(claim) = self.claim.take()
                     {
-                        claim.release();
+                        drop(claim.release());
                     }
                 }
                 Poll::Pending => {}

@@ -2,6 +2,7 @@
 
 mod engine;
 mod real;
+mod speech;
 mod trouble;
 
 use mcpp::config::Config;

@@ -10,7 +10,10 @@ use mcpp::{
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::support::{TestHost, answer, folder, grant, guest, text_of};
+use crate::{
+    primitives::next,
+    support::{TestHost, answer, folder, grant, guest, text_of},
+};
 
 const ACCEPT: &str = "accept";
 
@@ -282,6 +285,13 @@ async fn a_task_is_there_for_its_caller_alone() {
             assert_eq!(refused["error"], unknown, "{method}: as if there were none");
         }
     }
+    for (who, accepted) in others.iter().map(|thief| (thief, json!({}))).chain([(&owner, json!({ "taskIds": [task] }))])
+    {
+        let asked = json!({ "notifications": { "taskIds": [task] } });
+        let request = host.modern("subscriptions/listen", with_meta(asked, declared())).bearer_auth(who);
+        let acknowledged = next(&mut request.send().await.expect("a stream"), &mut String::new()).await;
+        assert_eq!(acknowledged["params"]["notifications"], accepted, "{acknowledged}");
+    }
     for wrong in ["x", &task.to_uppercase(), &format!("{task}0"), "../../x"] {
         let refused = host.modern("tasks/get", with_meta(json!({ "taskId": wrong }), declared()));
         let refused = answer(refused.bearer_auth(&owner).send().await.expect("sent")).await;
@@ -332,7 +342,7 @@ async fn tasks_have_a_bound_in_number_which_their_time_gives_back() {
     for task in &tasks {
         // Kept for as long as it was promised, and no longer.
         let done = ended(&host, task).await;
-        assert_eq!(done["ttlMs"], 4_000);
+        assert!(done["ttlMs"].as_u64().is_some_and(|ms| ms >= 4_000), "{done}");
         host.until("its time is over", async |host| get(host, task).await["error"]["code"] == -32602).await;
     }
     let third = task_of(&call("failing_job", json!({})).await);
@@ -361,4 +371,47 @@ async fn results_have_a_bound_in_bytes_and_a_lost_one_says_so() {
 
 async fn host_with_no_bytes() -> TestHost {
     host("", "task_bytes = 10").await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_subscriber_is_told_of_its_tasks_and_of_no_others() {
+    let host = host("task_after_ms = 0", "").await;
+    let slow = async || task_of(&call(&host, "slow_compute", json!({ "seconds": 1, "label": "a" })).await);
+    let (task, over) = (slow().await, slow().await);
+    ended(&host, &over).await;
+    let task = if get(&host, &task).await["result"]["status"] == "working" { task } else { slow().await };
+    let asked =
+        json!({ "notifications": { "taskIds": [task, over, task, "0".repeat(32), "none"], "toolsListChanged": true } });
+    let request = host.modern("subscriptions/listen", with_meta(asked.clone(), declared()));
+    let (mut stream, mut rest) = (request.send().await.expect("a stream"), String::new());
+    let acknowledged = next(&mut stream, &mut rest).await;
+    assert_eq!(acknowledged["method"], "notifications/subscriptions/acknowledged", "{acknowledged}");
+    let accepted = json!({ "toolsListChanged": true, "taskIds": [task, over] });
+    assert_eq!(acknowledged["params"]["notifications"], accepted, "{acknowledged}");
+    let subscription = acknowledged["params"]["_meta"]["io.modelcontextprotocol/subscriptionId"].clone();
+    assert!(!subscription.is_null(), "{acknowledged}");
+    // How each is now, then its end.
+    let mut told: Vec<(String, String)> = Vec::new();
+    while told.iter().filter(|(_, status)| status == "completed").count() < 2 {
+        let notification = next(&mut stream, &mut rest).await;
+        assert_eq!(notification["method"], "notifications/tasks", "{notification}");
+        let params = &notification["params"];
+        assert_eq!(params["_meta"]["io.modelcontextprotocol/subscriptionId"], subscription, "{notification}");
+        let text = |key: &str| params[key].as_str().expect("a text").to_owned();
+        told.push((text("taskId"), text("status")));
+        if text("status") == "completed" {
+            assert_eq!(params["result"]["content"][0]["text"], "computed a", "{notification}");
+        }
+    }
+    assert!(told.contains(&(task.clone(), "working".to_owned())), "{told:?}");
+    assert_eq!(told.iter().filter(|(id, status)| *id == over && status == "completed").count(), 1, "{told:?}");
+    // A client that does not say that it knows tasks is told of none.
+    let request = host.modern("subscriptions/listen", asked);
+    let acknowledged = next(&mut request.send().await.expect("a stream"), &mut String::new()).await;
+    assert_eq!(acknowledged["params"]["notifications"], json!({ "toolsListChanged": true }), "{acknowledged}");
+    // The name that the doors use inside is nobody else's.
+    let inner = ask(&host, "mcpp/subscriptions/listen", json!({ "notifications": {} }), None).await;
+    assert_eq!(inner["error"]["code"], -32601, "{inner}");
+    let invalid = ask(&host, "subscriptions/listen", json!({ "notifications": { "taskIds": 7 } }), None).await;
+    assert_eq!(invalid["error"]["code"], -32602, "{invalid}");
 }

@@ -182,7 +182,7 @@ async fn another_tenants_resources_are_not_there_and_a_token_for_tools_reads_non
 }
 
 /// The next message of a stream.
-async fn next(response: &mut Response, rest: &mut String) -> Value {
+pub(crate) async fn next(response: &mut Response, rest: &mut String) -> Value {
     let waiting = async {
         loop {
             if let Some((event, after)) = rest.split_once("\n\n").map(|(a, b)| (a.to_owned(), b.to_owned())) {

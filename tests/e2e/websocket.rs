@@ -17,7 +17,9 @@ use tokio_tungstenite::{
 
 use crate::{
     doors::text,
-    support::{PATIENCE, TestHost, add, folder, guest, http_client, initialize_message, modern_message, text_of},
+    support::{
+        PATIENCE, TestHost, add, folder, grant, guest, http_client, initialize_message, modern_message, text_of,
+    },
     tenants::team,
 };
 
@@ -259,7 +261,7 @@ async fn answers_that_nobody_reads_are_the_tenants_bytes() {
     let mut most = 0;
     host.until("it is cut off", async |host| {
         most = most.max(used(host));
-        used(host) == 0 && host.host.registry().calls() == 0
+        most > 0 && used(host) == 0 && host.host.registry().calls() == 0
     })
     .await;
     assert!((1_000_000..=12_000_000).contains(&most), "{most}");
@@ -321,4 +323,34 @@ async fn a_subscriber_is_told_of_new_tools() {
     assert_eq!(acknowledged["method"], "notifications/subscriptions/acknowledged", "{acknowledged}");
     host.write("add", &add());
     assert_eq!(client.next().await.expect("a notification")["method"], "notifications/tools/list_changed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_subscriber_is_told_of_its_tasks() {
+    let files = folder(&[("conformance", &guest("conformance"))]);
+    grant(&files, "[components.conformance.limits]\ntask_after_ms = 0\n");
+    let host = TestHost::start_with(files, |_| {}).await;
+    let mut client = Client::to(&host).await;
+    let declared = |mut message: Value| {
+        let capabilities = json!({ "extensions": { "io.modelcontextprotocol/tasks": {} } });
+        message["params"]["_meta"]["io.modelcontextprotocol/clientCapabilities"] = capabilities;
+        message
+    };
+    let slow = call("slow_compute", json!({ "seconds": 1, "label": "a" }));
+    let made = client.ask(&declared(slow)).await;
+    let task = made["result"]["taskId"].as_str().expect("a task").to_owned();
+    let listen = modern_message("subscriptions/listen", json!({ "notifications": { "taskIds": [task] } }));
+    let acknowledged = client.ask(&declared(listen)).await;
+    assert_eq!(acknowledged["params"]["notifications"]["taskIds"], json!([task]), "{acknowledged}");
+    loop {
+        let told = client.next().await.expect("a notification");
+        assert_eq!(
+            (&told["method"], &told["params"]["taskId"]),
+            (&json!("notifications/tasks"), &json!(task)),
+            "{told}"
+        );
+        if told["params"]["status"] == "completed" {
+            break;
+        }
+    }
 }

@@ -29,6 +29,7 @@ use super::{
     envelope::{self, Envelope, Malformed},
     handler::Endpoint,
     in_flight::{Held, InFlight},
+    listening::{self, LISTEN, ListenPass},
     session::opening,
     straight::{self, Era, PlainRequest},
 };
@@ -118,6 +119,10 @@ impl Conversation {
         };
         if let Some(plain) = self.plain(&envelope, binding) {
             self.answer(plain, held).await;
+            return Ok(());
+        }
+        if let Some(subscription) = subscription(&envelope, binding) {
+            self.request(subscription, binding, held).await;
             return Ok(());
         }
         let parsed = match serde_json::from_slice(message) {
@@ -222,7 +227,8 @@ impl Conversation {
             return self.output.refuse(Some(&id), envelope::INVALID_PARAMS, &reason).await;
         }
         let handler = self.endpoint.handler(self.principal.clone(), None);
-        self.modern.serve(handler, request, claim, self.output.clone(), &self.tasks);
+        let listens = request.request.extensions().get::<ListenPass>().is_some();
+        self.modern.serve(handler, (request, listens), claim, self.output.clone(), &self.tasks);
     }
 
     async fn tell_legacy(&self, message: ClientJsonRpcMessage) {
@@ -250,6 +256,14 @@ impl Conversation {
         }
         let _rest_is_cut = tokio::time::timeout(LAST_STEPS, self.tasks.wait()).await;
     }
+}
+
+/// The subscription of the modern era that a message is, as the engine takes it.
+fn subscription(envelope: &Envelope<'_>, binding: Binding) -> Option<JsonRpcRequest<ClientRequest>> {
+    if binding == Binding::Legacy || envelope.method.as_deref() != Some(LISTEN) {
+        return None;
+    }
+    listening::request(envelope.id.as_ref()?, envelope.params)
 }
 
 /// The answer to a request that the door has no room for.

@@ -16,9 +16,9 @@ use rmcp::{
         GetTaskResult, Implementation, InitializeRequestParams, InitializeResult, JsonObject, ListPromptsResult,
         ListResourceTemplatesResult, ListResourcesResult, ListToolsResult, PaginatedRequestParams,
         ReadResourceRequestParams, ReadResourceResponse, ServerConfig, SetLevelRequestParams, SubscribeRequestParams,
-        SubscriptionFilter, TASKS_EXTENSION_ID, Tool as WireTool, UnsubscribeRequestParams, UpdateTaskParams,
+        TASKS_EXTENSION_ID, Tool as WireTool, UnsubscribeRequestParams, UpdateTaskParams,
     },
-    service::{NotificationContext, RequestContext, SubscriptionContext},
+    service::{NotificationContext, RequestContext},
     transport::streamable_http_server::session::SessionRestoreMarker,
 };
 use serde_json::Value;
@@ -29,7 +29,7 @@ pub use super::endpoint::Endpoint;
 pub(super) use super::refusal::RefusalSignal;
 use super::{
     convert,
-    listening::{LegacyListening, Listening},
+    listening::{LISTEN, LegacyListening, ListenPass},
     parked::Resumed,
     primitives::{Asking, ServedKinds, prompt_binding, read_binding},
     running::RunningCall,
@@ -53,7 +53,6 @@ impl Endpoint {
             log_level: Mutex::new(None),
             watch: Mutex::new(None),
             listener: Mutex::new(None),
-            listening: Mutex::new(None),
         }
     }
 }
@@ -86,8 +85,6 @@ pub(super) struct ProtocolHandler {
     watch: Mutex<Option<DropGuard>>,
     /// The resources of which a legacy client wants to know; kept in the session's record too, where there is one.
     listener: Mutex<Option<Arc<ResourceListener>>>,
-    /// What a modern subscription listens to, from before it is acknowledged.
-    listening: Mutex<Option<Listening>>,
 }
 
 impl ProtocolHandler {
@@ -270,15 +267,23 @@ impl ServerHandler for ProtocolHandler {
         Ok(())
     }
 
-    /// A method that we serve arrives here only if its parameters were not what it takes.
+    /// A subscription. Any other method that we serve arrives here only if its parameters were not what it takes.
     async fn on_custom_request(
         &self,
         request: CustomRequest,
         context: RequestContext<RoleServer>,
     ) -> Result<CustomResult, ErrorData> {
+        let has_pass = context.extensions.get::<ListenPass>().or_else(|| extension(&context.extensions)).is_some();
+        if has_pass {
+            if !is_modern(&context) {
+                return Err(unknown_method(LISTEN));
+            }
+            let told = self.endpoint.listen(&self.principal, request.params, &context, &self.asking(&context)).await;
+            return told.map(CustomResult::new);
+        }
         let is_served = match request.method.as_str() {
             "tools/call" | "tools/list" => true,
-            "subscriptions/listen" | "tasks/get" | "tasks/update" | "tasks/cancel" => is_modern(&context),
+            "tasks/get" | "tasks/update" | "tasks/cancel" => is_modern(&context),
             "logging/setLevel" | "initialize" => !is_modern(&context),
             other => self.served().has(other, is_modern(&context)),
         };
@@ -403,19 +408,5 @@ impl ServerHandler for ProtocolHandler {
         let may_read = self.principal.may_read();
         let listening = LegacyListening { peer: context.peer.clone(), lists, may_read, listener, record, known, alive };
         tokio::spawn(listening.run());
-    }
-
-    fn accepted_subscription_filter(&self, requested: &SubscriptionFilter) -> Option<SubscriptionFilter> {
-        let (accepted, listening) = self.endpoint.begin_listening(&self.principal, requested);
-        *self.listening.lock().unwrap_or_else(PoisonError::into_inner) = Some(listening);
-        Some(accepted)
-    }
-
-    async fn listen(&self, subscription: SubscriptionContext) -> Result<(), ErrorData> {
-        let Some(listening) = self.listening.lock().unwrap_or_else(PoisonError::into_inner).take() else {
-            return Ok(());
-        };
-        let asking = self.asking(subscription.request_context());
-        self.endpoint.listen(listening, &subscription, &asking).await
     }
 }

@@ -15,6 +15,7 @@ mod media;
 mod pace;
 mod room;
 mod straight;
+mod subscription;
 mod websocket;
 mod wire;
 

@@ -1,16 +1,31 @@
-//! Clients that are told of changes: of lists, and of the resources that they want to know of. A client that does not read gets one notification for all that changed meanwhile.
+//! Clients that are told of changes: of lists, of the resources that they want to know of, and of their tasks. A client that does not read gets one notification for all that changed meanwhile.
+//!
+//! A subscription of the modern era is served here and not by the protocol engine, which knows no tasks in a subscription: the doors give the request another name.
+
+mod legacy;
 
 use std::sync::Arc;
 
 use rmcp::{
     RoleServer,
-    model::{ErrorData, ResourceUpdatedNotificationParam, SubscriptionFilter},
-    service::{Peer, SubscriptionContext},
+    model::{
+        ClientRequest, CustomNotification, ErrorData, GetExtensions as _, Implementation, JsonRpcRequest,
+        NotificationMetaObject, PromptListChangedNotification, ResourceListChangedNotification,
+        ResourceUpdatedNotification, ResourceUpdatedNotificationParam, ServerNotification, SubscriptionFilter,
+        SubscriptionsListenResult, TaskStatusNotification, TaskStatusNotificationParams, ToolListChangedNotification,
+    },
+    service::RequestContext,
 };
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json, value::RawValue};
 use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
 
-use super::{handler::Endpoint, primitives::Asking, session::Sessions};
+pub(super) use self::legacy::LegacyListening;
+use super::{
+    handler::Endpoint,
+    primitives::Asking,
+    tasks::{TaskListening, plan::TaskWish},
+};
 use crate::{
     capability::changed::MAX_URI_BYTES,
     registry::{
@@ -20,31 +35,157 @@ use crate::{
     tenant::Principal,
 };
 
+/// The method, as clients name it.
+pub(super) const LISTEN: &str = "subscriptions/listen";
+/// The method, as the doors name it towards the engine.
+const SERVED_AS: &str = "mcpp/subscriptions/listen";
+const ACKNOWLEDGED: &str = "notifications/subscriptions/acknowledged";
+
+/// Says that a request is a subscription that a door has let in. A client that uses the inner name has none.
+#[derive(Debug, Clone)]
+pub(super) struct ListenPass;
+
+/// The name under which the engine gets a subscription, and its message.
+pub(super) fn served_as(id: &Value, params: Option<&RawValue>) -> (&'static str, String) {
+    let params = params.map_or("{}", RawValue::get);
+    (SERVED_AS, format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"{SERVED_AS}","params":{params}}}"#))
+}
+
+/// The same where no door takes the message apart before the engine does.
+pub(super) fn request(id: &Value, params: Option<&RawValue>) -> Option<JsonRpcRequest<ClientRequest>> {
+    let (_, message) = served_as(id, params);
+    let mut request: JsonRpcRequest<ClientRequest> = serde_json::from_str(&message).ok()?;
+    request.request.extensions_mut().insert(ListenPass);
+    Some(request)
+}
+
+/// What a client wants to be told of, or will be.
+#[derive(Debug, Serialize, Deserialize)]
+struct Filter {
+    #[serde(flatten)]
+    filter: SubscriptionFilter,
+    #[serde(rename = "taskIds", default, skip_serializing_if = "Option::is_none")]
+    task_ids: Option<Vec<String>>,
+}
+
+#[derive(Debug, Deserialize)]
+struct ListenParams {
+    notifications: Filter,
+}
+
 /// What a subscription of the modern era listens to, from before it is acknowledged.
-#[derive(Debug)]
-pub(super) struct Listening {
+struct Listening {
+    accepted: Filter,
     lists: watch::Receiver<Generations>,
     resources: Option<Arc<ResourceListener>>,
     /// The resources to which nobody listened before.
     first: Vec<String>,
+    tasks: TaskListening,
+}
+
+/// A client's stream, and the subscription that it belongs to.
+struct Subscriber<'a> {
+    context: &'a RequestContext<RoleServer>,
+}
+
+impl Subscriber<'_> {
+    fn meta(&self) -> NotificationMetaObject {
+        let mut meta = NotificationMetaObject::new();
+        meta.set_subscription_id(self.context.id.clone());
+        meta
+    }
+
+    /// `None` if the client is gone.
+    async fn tell(&self, notification: ServerNotification) -> Option<()> {
+        self.context.peer.send_notification(notification).await.ok()
+    }
+
+    async fn acknowledge(&self, accepted: &Filter) -> Option<()> {
+        let params = json!({ "_meta": self.meta(), "notifications": accepted });
+        self.tell(ServerNotification::CustomNotification(CustomNotification::new(ACKNOWLEDGED, Some(params)))).await
+    }
+
+    async fn tell_lists(&self, wanted: &SubscriptionFilter, told: Generations, now: Generations) -> Option<()> {
+        if wanted.tools_list_changed == Some(true) && now.tools != told.tools {
+            let mut changed =
+                ToolListChangedNotification { method: Default::default(), extensions: Default::default() };
+            changed.extensions.insert(self.meta());
+            self.tell(ServerNotification::ToolListChangedNotification(changed)).await?;
+        }
+        if wanted.resources_list_changed == Some(true) && now.resources != told.resources {
+            let mut changed =
+                ResourceListChangedNotification { method: Default::default(), extensions: Default::default() };
+            changed.extensions.insert(self.meta());
+            self.tell(ServerNotification::ResourceListChangedNotification(changed)).await?;
+        }
+        if wanted.prompts_list_changed == Some(true) && now.prompts != told.prompts {
+            let mut changed =
+                PromptListChangedNotification { method: Default::default(), extensions: Default::default() };
+            changed.extensions.insert(self.meta());
+            self.tell(ServerNotification::PromptListChangedNotification(changed)).await?;
+        }
+        Some(())
+    }
+
+    async fn tell_updates(&self, uris: Vec<Arc<str>>) -> Option<()> {
+        for uri in uris {
+            let mut updated = ResourceUpdatedNotification::new(ResourceUpdatedNotificationParam::new(&*uri));
+            updated.extensions.insert(self.meta());
+            self.tell(ServerNotification::ResourceUpdatedNotification(updated)).await?;
+        }
+        Some(())
+    }
+
+    async fn tell_task(&self, task: rmcp::model::DetailedTask) -> Option<()> {
+        let params = TaskStatusNotificationParams::new(task).with_meta(self.meta());
+        self.tell(ServerNotification::TaskStatusNotification(TaskStatusNotification::new(params))).await
+    }
 }
 
 impl Endpoint {
-    /// Begins to listen, and says to what of `requested`.
-    pub(super) fn begin_listening(
+    /// `subscriptions/listen`: tells the client of changes until it leaves. The answer is for a host that ends first.
+    pub(super) async fn listen(
+        &self,
+        principal: &Principal,
+        params: Option<Value>,
+        context: &RequestContext<RoleServer>,
+        asking: &Asking<'_>,
+    ) -> Result<Value, ErrorData> {
+        let params = serde_json::from_value::<ListenParams>(params.unwrap_or_default());
+        let invalid =
+            |error| ErrorData::invalid_params(format!("the params of `{LISTEN}` are not valid: {error}"), None);
+        let wanted = params.map_err(invalid)?.notifications;
+        let knows_tasks = context
+            .meta
+            .client_capabilities()
+            .as_ref()
+            .is_some_and(|declared| TaskWish::of(declared) == TaskWish::Declared);
+        let task_ids = wanted.task_ids.filter(|_| knows_tasks);
+        let listening = self.begin_listening(principal, &wanted.filter, task_ids).await;
+        let subscriber = Subscriber { context };
+        if subscriber.acknowledge(&listening.accepted).await.is_some() {
+            self.tell_changes(principal, listening, &subscriber, asking).await;
+        }
+        let mut result = SubscriptionsListenResult::complete(context.id.clone());
+        result.meta.set_server_info(Implementation::new(self.name().to_owned(), env!("CARGO_PKG_VERSION")));
+        serde_json::to_value(&result).map_err(|error| ErrorData::internal_error(error.to_string(), None))
+    }
+
+    async fn begin_listening(
         &self,
         principal: &Principal,
         requested: &SubscriptionFilter,
-    ) -> (SubscriptionFilter, Listening) {
+        task_ids: Option<Vec<String>>,
+    ) -> Listening {
         let registry = self.registry();
         let mut lists = registry.watch(&principal.tenant);
         lists.mark_unchanged();
-        let mut listening = Listening { lists, resources: None, first: Vec::new() };
         let mut accepted = SubscriptionFilter::default();
         accepted.tools_list_changed = requested.tools_list_changed;
         let served = self.served_kinds(principal);
         accepted.prompts_list_changed = requested.prompts_list_changed.filter(|_| served.prompts);
         accepted.resources_list_changed = requested.resources_list_changed.filter(|_| served.resources);
+        let (mut resources, mut first) = (None, Vec::new());
         let wanted = requested.resource_subscriptions.iter().flatten().take(MAX_SUBSCRIPTIONS);
         let (share, listener) = (registry.share(&principal.tenant), registry.listener(&principal.tenant));
         if let (true, Some(share), Some(listener)) = (served.resources, share, listener) {
@@ -54,7 +195,7 @@ impl Endpoint {
                 match listener.subscribe(uri, &share.memory) {
                     Ok(is_first) => {
                         uris.push(uri.clone());
-                        listening.first.extend(is_first.then(|| uri.clone()));
+                        first.extend(is_first.then(|| uri.clone()));
                     }
                     Err(full) => {
                         tracing::debug!(error = %full, "a subscription was left out");
@@ -64,21 +205,23 @@ impl Endpoint {
             }
             if !uris.is_empty() {
                 accepted.resource_subscriptions = Some(uris);
-                listening.resources = Some(listener);
+                resources = Some(listener);
             }
         }
-        (accepted, listening)
+        let wanted = task_ids.unwrap_or_default();
+        let (tasks, ids) = self.listen_to_tasks(principal, wanted).await;
+        let accepted = Filter { filter: accepted, task_ids: Some(ids).filter(|ids| !ids.is_empty()) };
+        Listening { accepted, lists, resources, first, tasks }
     }
 
-    /// Tells the client of changes until it leaves.
-    pub(super) async fn listen(
+    async fn tell_changes(
         &self,
+        principal: &Principal,
         listening: Listening,
-        subscription: &SubscriptionContext,
+        subscriber: &Subscriber<'_>,
         asking: &Asking<'_>,
-    ) -> Result<(), ErrorData> {
-        let Listening { mut lists, resources, first } = listening;
-        let (wanted, sink) = (subscription.accepted(), subscription.sink());
+    ) {
+        let Listening { accepted, mut lists, resources, first, mut tasks } = listening;
         let telling = async {
             for uri in first {
                 self.tell_subscribed(asking, uri).await;
@@ -88,33 +231,22 @@ impl Endpoint {
         let mut telling = std::pin::pin!(telling);
         let mut told = *lists.borrow();
         loop {
-            tokio::select! {
-                () = subscription.cancelled() => return Ok(()),
-                () = &mut telling => {}
+            let is_told = tokio::select! {
+                () = subscriber.context.ct.cancelled() => return,
+                () = &mut telling => Some(()),
                 changed = lists.changed() => {
                     if changed.is_err() {
-                        return Ok(());
+                        return;
                     }
                     let now = *lists.borrow_and_update();
-                    let is = |wanted: Option<bool>, differs: bool| differs && wanted == Some(true);
-                    let gone = (is(wanted.tools_list_changed, now.tools != told.tools)
-                        && sink.notify_tool_list_changed().await.is_err())
-                        || (is(wanted.resources_list_changed, now.resources != told.resources)
-                            && sink.notify_resource_list_changed().await.is_err())
-                        || (is(wanted.prompts_list_changed, now.prompts != told.prompts)
-                            && sink.notify_prompt_list_changed().await.is_err());
-                    if gone {
-                        return Ok(());
-                    }
-                    told = now;
+                    let before = std::mem::replace(&mut told, now);
+                    subscriber.tell_lists(&accepted.filter, before, now).await
                 }
-                uris = next_updates(resources.as_deref()) => {
-                    for uri in uris {
-                        if sink.notify_resource_updated(&*uri).await.is_err() {
-                            return Ok(());
-                        }
-                    }
-                }
+                uris = next_updates(resources.as_deref()) => subscriber.tell_updates(uris).await,
+                task = tasks.next(self, principal) => subscriber.tell_task(task).await,
+            };
+            if is_told.is_none() {
+                return;
             }
         }
     }
@@ -124,71 +256,5 @@ async fn next_updates(listener: Option<&ResourceListener>) -> Vec<Arc<str>> {
     match listener {
         Some(listener) => listener.changed().await,
         None => std::future::pending().await,
-    }
-}
-
-/// A legacy client that is told of changes until its session ends.
-pub(super) struct LegacyListening {
-    pub(super) peer: Peer<RoleServer>,
-    pub(super) lists: watch::Receiver<Generations>,
-    /// Whether resources and prompts are there for it.
-    pub(super) may_read: bool,
-    pub(super) listener: Option<Arc<ResourceListener>>,
-    /// Its session's record, if it has one.
-    pub(super) record: Option<(Arc<Sessions>, String)>,
-    /// What it was told of before its session was parked.
-    pub(super) known: Option<Generations>,
-    pub(super) alive: CancellationToken,
-}
-
-impl LegacyListening {
-    pub(super) async fn run(mut self) {
-        let mut told = self.known.unwrap_or(*self.lists.borrow_and_update());
-        loop {
-            let now = *self.lists.borrow_and_update();
-            if self.tell_lists(told, now).await.is_none() {
-                return;
-            }
-            told = now;
-            if let Some((sessions, session)) = &self.record {
-                sessions.set_generations(session, told);
-            }
-            tokio::select! {
-                changed = self.lists.changed() => if changed.is_err() { return },
-                uris = next_updates(self.listener.as_deref()) => {
-                    if self.tell_updates(&uris).await.is_none() {
-                        return;
-                    }
-                }
-                () = self.alive.cancelled() => return,
-            }
-        }
-    }
-
-    /// `None` if the session was parked or ended: its client is told when it comes back.
-    async fn tell_updates(&self, uris: &[Arc<str>]) -> Option<()> {
-        for (at, uri) in uris.iter().enumerate() {
-            let updated = ResourceUpdatedNotificationParam::new(&**uri);
-            if self.peer.notify_resource_updated(updated).await.is_err() {
-                let untold = uris.iter().skip(at);
-                untold.for_each(|uri| self.listener.iter().for_each(|listener| listener.mark(uri)));
-                return None;
-            }
-        }
-        Some(())
-    }
-
-    /// `None` if the client is gone.
-    async fn tell_lists(&self, told: Generations, now: Generations) -> Option<()> {
-        if now.tools != told.tools {
-            self.peer.notify_tool_list_changed().await.ok()?;
-        }
-        if self.may_read && now.resources != told.resources {
-            self.peer.notify_resource_list_changed().await.ok()?;
-        }
-        if self.may_read && now.prompts != told.prompts {
-            self.peer.notify_prompt_list_changed().await.ok()?;
-        }
-        Some(())
     }
 }

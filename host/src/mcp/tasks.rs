@@ -3,6 +3,7 @@
 //! The call runs in a task of its own. The host writes the task to disk before it gives the id away, and the result before it says that there is one. Each request is held to
 //! the caller that made the task: for another one it is not there. What a task says and asks meanwhile is in memory alone, since it cannot outlive the process.
 
+mod listening;
 mod live;
 mod news;
 pub(super) mod plan;
@@ -22,7 +23,7 @@ use serde_json::{Value, json};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-pub(super) use self::news::CallNews;
+pub(super) use self::{listening::TaskListening, news::CallNews};
 use self::{
     live::{LiveTask, LiveTasks, TaskView},
     news::NEWS_BYTES,

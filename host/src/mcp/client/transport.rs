@@ -16,7 +16,7 @@ use tokio::sync::watch;
 /// How long a request waits for the stream. Some servers answer its GET only with their first message.
 const STREAM_WAIT: Duration = Duration::from_secs(1);
 
-type Outcome<T> = Result<T, StreamableHttpError<reqwest::Error>>;
+type HttpResult<T> = Result<T, StreamableHttpError<reqwest::Error>>;
 
 /// HTTP of one client, which has one session at a time.
 #[derive(Clone)]
@@ -53,7 +53,7 @@ impl StreamableHttpClient for SessionHttp {
         session_id: Option<Arc<str>>,
         auth_header: Option<String>,
         custom_headers: HashMap<HeaderName, HeaderValue>,
-    ) -> Outcome<StreamableHttpPostResponse> {
+    ) -> HttpResult<StreamableHttpPostResponse> {
         self.wait_for_stream(session_id.as_deref(), &message).await;
         self.http.post_message(uri, message, session_id, auth_header, custom_headers).await
     }
@@ -66,7 +66,7 @@ impl StreamableHttpClient for SessionHttp {
         auth_header: Option<String>,
         custom_headers: HashMap<HeaderName, HeaderValue>,
         max_sse_event_size: usize,
-    ) -> Outcome<StreamableHttpPostResponse> {
+    ) -> HttpResult<StreamableHttpPostResponse> {
         self.wait_for_stream(session_id.as_deref(), &message).await;
         let (headers, most) = (custom_headers, max_sse_event_size);
         self.http.post_message_with_max_sse_event_size(uri, message, session_id, auth_header, headers, most).await
@@ -78,7 +78,7 @@ impl StreamableHttpClient for SessionHttp {
         session_id: Arc<str>,
         auth_header: Option<String>,
         custom_headers: HashMap<HeaderName, HeaderValue>,
-    ) -> Outcome<()> {
+    ) -> HttpResult<()> {
         self.http.delete_session(uri, session_id, auth_header, custom_headers).await
     }
 
@@ -89,7 +89,7 @@ impl StreamableHttpClient for SessionHttp {
         last_event_id: Option<String>,
         auth_header: Option<String>,
         custom_headers: HashMap<HeaderName, HeaderValue>,
-    ) -> Outcome<BoxStream<'static, Result<Sse, SseError>>> {
+    ) -> HttpResult<BoxStream<'static, Result<Sse, SseError>>> {
         let stream = self.http.get_stream(uri, session_id, last_event_id, auth_header, custom_headers).await;
         self.is_open.send_replace(true);
         stream
@@ -103,7 +103,7 @@ impl StreamableHttpClient for SessionHttp {
         auth_header: Option<String>,
         custom_headers: HashMap<HeaderName, HeaderValue>,
         max_sse_event_size: usize,
-    ) -> Outcome<BoxStream<'static, Result<Sse, SseError>>> {
+    ) -> HttpResult<BoxStream<'static, Result<Sse, SseError>>> {
         let (last, headers, most) = (last_event_id, custom_headers, max_sse_event_size);
         let stream =
             self.http.get_stream_with_max_sse_event_size(uri, session_id, last, auth_header, headers, most).await;

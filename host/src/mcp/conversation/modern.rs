@@ -95,14 +95,13 @@ impl ModernRequests {
     pub(super) fn serve(
         &self,
         handler: ProtocolHandler,
-        request: JsonRpcRequest<ClientRequest>,
+        (request, is_subscription): (JsonRpcRequest<ClientRequest>, bool),
         claim: IdClaim,
         output: MessageOutput,
         tasks: &TaskTracker,
     ) {
         let id = request.id.clone();
         let cancel = CancellationToken::new();
-        let is_subscription = matches!(request.request, ClientRequest::SubscriptionsListenRequest(_));
         self.served().insert(id.clone(), Served { cancel: cancel.clone(), is_subscription });
         let requests = self.clone();
         tasks.spawn(async move {

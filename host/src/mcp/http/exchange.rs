@@ -21,13 +21,14 @@ use super::{
     lane::{LARGE_MESSAGE_BYTES, Lane, LaneSwitch},
     media,
     straight::Way,
-    websocket,
+    subscription, websocket,
 };
 use crate::{
     control::admission::Share,
     mcp::{
         envelope::{self, Envelope},
         handler::RefusalSignal,
+        listening::LISTEN,
         session::visit::{VISIT, Visit},
         straight::MODERN,
     },
@@ -247,8 +248,9 @@ async fn post(
     if let Err(full) = room {
         return busy(id, "sessions", &full.to_string());
     }
+    let listens = envelope.id.as_ref().filter(|_| envelope.method.as_deref() == Some(LISTEN));
     let stream = match envelope.method.as_deref() {
-        Some("subscriptions/listen") => match share.door.stream(share.limits.streams) {
+        Some(LISTEN) => match share.door.stream(share.limits.streams) {
             Some(stream) => Some(stream),
             None => return no_stream(id, share),
         },
@@ -287,7 +289,11 @@ async fn post(
     parts.extensions.insert(signal.clone());
     parts.extensions.insert(place.clone());
     parts.extensions.insert(hold.writer.clone());
-    let request = Request::from_parts(parts, Full::new(body.clone()));
+    let body = match listens.filter(|_| is_modern(&parts.headers)) {
+        Some(id) => subscription::message(id, &envelope, &mut parts),
+        None => body.clone(),
+    };
+    let request = Request::from_parts(parts, Full::new(body));
     let many = match envelope.method.as_deref() {
         Some("tools/list") => app.endpoint.registry().catalog(&share.tenant).tools().len() > LONG_LIST,
         // Their texts and contents have other bounds than a tool's.

@@ -72,6 +72,25 @@ pub struct Request {
     pub client: ClientLine,
 }
 
+impl Request {
+    /// The first of a trace, of a caller that waits for as long as it takes and is told nothing meanwhile.
+    pub fn of(principal: Principal) -> Self {
+        Self {
+            principal,
+            deadline: None,
+            cancel: CancellationToken::new(),
+            trace: TraceContext::root(),
+            observer: Observer::default(),
+            depth: 0,
+            chain: 0,
+            hops: 0,
+            session: None,
+            effect: None,
+            client: ClientLine::default(),
+        }
+    }
+}
+
 /// A request to call a tool.
 #[derive(Debug, Clone)]
 pub struct Call {
@@ -85,6 +104,13 @@ pub struct Call {
     pub interface: Option<InterfaceDigest>,
     /// The builds that the caller has pinned: a tool of a component runs on the one that has it. Empty for today's tools.
     pub builds: Vec<BuildId>,
+}
+
+impl Call {
+    /// A call of today's tool of this name, whatever its interface.
+    pub fn new(request: Request, tool: ToolName, arguments: Value) -> Self {
+        Self { request, tool, arguments, interface: None, builds: Vec::new() }
+    }
 }
 
 impl AsRef<Request> for Call {
@@ -409,27 +435,10 @@ mod tests {
 
     #[test]
     fn a_principal_without_the_scope_is_denied() {
-        let call = |scopes: &[&str]| Call {
-            request: Request {
-                principal: Principal {
-                    scopes: Arc::new(scopes.iter().map(|scope| (*scope).to_owned()).collect()),
-                    ..Principal::local_user()
-                },
-                deadline: None,
-                cancel: CancellationToken::new(),
-                trace: TraceContext::root(),
-                observer: Observer::default(),
-                depth: 0,
-                hops: 0,
-                chain: 0,
-                session: None,
-                effect: None,
-                client: ClientLine::default(),
-            },
-            tool: ToolName::new("t").expect("legal"),
-            arguments: Value::Null,
-            interface: None,
-            builds: Vec::new(),
+        let call = |scopes: &[&str]| {
+            let scopes = Arc::new(scopes.iter().map(|scope| (*scope).to_owned()).collect());
+            let request = Request::of(Principal { scopes, ..Principal::local_user() });
+            Call::new(request, ToolName::new("t").expect("legal"), Value::Null)
         };
         assert!(authorize(call(&[SCOPE_TOOLS])).is_ok());
         assert_eq!(authorize(call(&["other"])).expect_err("denied").to_string(), "local-user lacks the scope `tools`");

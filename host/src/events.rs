@@ -69,11 +69,6 @@ pub async fn start(
     tokio::spawn(delivery::run(store, deliver, subscriptions, pending, (closing, stop)))
 }
 
-/// Milliseconds since 1970-01-01 UTC.
-pub fn now_ms() -> u64 {
-    crate::limits::millis(std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default())
-}
-
 /// How long to wait after this many failed attempts.
 fn backoff(attempts: u32) -> Duration {
     let doublings = attempts.saturating_sub(1).min(16);

@@ -1,7 +1,7 @@
 //! Resources that one call may use. Every limit is always on; the operator changes the number, never the fact. The engine counts fuel only
 //! where it is limited.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
@@ -10,6 +10,11 @@ use crate::memory::AccountLimits;
 /// A duration in milliseconds, as limits have it; the longest that a `u64` has, if it is longer.
 pub fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Now, in milliseconds since 1970-01-01 UTC, as records have it.
+pub fn now_ms() -> u64 {
+    millis(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
 }
 
 /// Declares limits once: the resolved struct, the patch that configuration writes, and how one applies to the other.

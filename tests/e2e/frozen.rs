@@ -7,6 +7,8 @@ use crate::support::TestHost;
 const TOOL_0_1_0: &[u8] = include_bytes!("../guests/frozen/tool-0.1.0.wasm");
 const ENDPOINT_0_1_0: &[u8] = include_bytes!("../guests/frozen/endpoint-0.1.0.wasm");
 const DELEGATION_0_1_0: &[u8] = include_bytes!("../guests/frozen/delegation-0.1.0.wasm");
+/// Made for `mcpp:hooks` 0.1.0 too.
+const DELEGATION_0_1_3: &[u8] = include_bytes!("../guests/frozen/delegation-0.1.3.wasm");
 const STORE_EVENTS_0_1_0: &[u8] = include_bytes!("../guests/frozen/store-events-0.1.0.wasm");
 const STORE_EVENTS_0_1_1: &[u8] = include_bytes!("../guests/frozen/store-events-0.1.1.wasm");
 const MESH_0_1_0: &[u8] = include_bytes!("../guests/frozen/mesh-0.1.0.wasm");
@@ -54,6 +56,34 @@ async fn mcpp_delegation_0_1_0() {
     assert!(!host.text("frozen_within", within(json!(null))).await.starts_with("error"));
     let refused = host.text("frozen_within", within(json!(["other"]))).await;
     assert!(refused.starts_with("error: there is no such tool"), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mcpp_delegation_0_1_3_and_hooks_0_1_0() {
+    let files = crate::support::folder(&[("frozen", DELEGATION_0_1_3), ("add", &crate::support::add())]);
+    crate::support::grant(&files, "[components.frozen]\ncall = ['*']\nstore = {}\n");
+    let host = TestHost::start_with(files, |config| config.server.hooks = vec!["frozen".into()]).await;
+    assert_eq!(host.problems(), "");
+    let sum = |is_pinned| json!({ "tool": "add", "arguments": { "a": 1, "b": 2 }, "is_pinned": is_pinned });
+    let effect = json!({ "tool": "frozen_effect", "arguments": {}, "is_pinned": false });
+    for (tool, arguments, answer) in [
+        ("frozen_pin", json!({ "tools": ["nothing"] }), "error: there is no tool `nothing`"),
+        ("frozen_pin", json!({ "tools": ["add"] }), "add 64"),
+        ("frozen_pinned", json!({ "tool": "add" }), "1 true"),
+        ("frozen_pinned", json!({ "tool": "frozen_pin" }), "1 false"),
+        ("frozen_call", sum(true), r#"{"result":3}"#),
+        ("frozen_call", sum(false), r#"{"result":3}"#),
+        ("frozen_call", effect, "64"),
+        ("frozen_effect", json!({}), "0"),
+        ("frozen_unpin", json!({}), "0"),
+        ("frozen_token", json!({ "tool": "frozen_hook", "name": "not legal" }), "none"),
+    ] {
+        assert_eq!(host.text(tool, arguments.clone()).await, answer, "{tool} {arguments}");
+    }
+    let token = host.text("frozen_token", json!({ "tool": "frozen_hook", "name": "n" })).await;
+    let url = format!("http://{}/hooks/{token}", host.host.address());
+    let taken = crate::support::http_client().post(&url).json(&json!({ "a": 1 })).send().await.expect("an answer");
+    assert!(taken.status().is_success(), "{}", taken.status());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,11 +1,13 @@
 //! The abuse cases of the transport's specification, by their names there, over real streams of the mesh's door.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
 
 use crate::{
     mesh_peers::{FramePeer, MeshHost, peer},
-    support::{TestHost, add, binary, folder, guest, initialize_message, modern_message, text_of},
+    support::{TestHost, add, binary, folder, grant, guest, initialize_message, modern_message, text_of},
 };
 
 /// A host whose peer 0 may call everything.
@@ -345,6 +347,30 @@ async fn a_revocation_stops_what_runs_at_once() {
     stream.closes().await;
     host.test.until("the call has ended", async |test| test.host.registry().calls() == 0).await;
     assert_eq!(host.open(&peer(0)).ask(&call(1, 1)).await["error"]["code"], -32001);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_revocation_stops_the_tasks_of_a_peer_that_has_left() {
+    let files = folder(&[("conformance", &guest("conformance"))]);
+    grant(&files, "[components.conformance.limits]\ntask_after_ms = 0\n");
+    let host = MeshHost::start_with(TestHost::start_with(files, |_| {}).await, |_| {});
+    let capabilities = json!({ "extensions": { "io.modelcontextprotocol/tasks": {} } });
+    for known in [peer(0), peer(1)] {
+        host.grant(&known, "*");
+        let mut slow =
+            modern_message("tools/call", json!({ "name": "slow_compute", "arguments": { "seconds": 3_600 } }));
+        slow["params"]["_meta"]["io.modelcontextprotocol/clientCapabilities"] = capabilities.clone();
+        let made = host.open(&known).ask(&slow).await;
+        assert_eq!(made["result"]["resultType"], "task", "{made}");
+    }
+    let running = |host: &MeshHost| host.test.host.registry().calls();
+    assert_eq!(running(&host), 2);
+    host.peers.revoke(peer(0).as_str()).expect("revoked");
+    host.test.until("its task has stopped", async |test| test.host.registry().calls() == 1).await;
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    assert_eq!(running(&host), 1, "the task of the other goes on");
+    host.peers.revoke(peer(1).as_str()).expect("revoked");
+    host.test.until("both have stopped", async |test| test.host.registry().calls() == 0).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

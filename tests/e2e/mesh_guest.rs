@@ -110,8 +110,7 @@ async fn a_call_needs_the_grant_and_the_membership_and_the_callers_own_right() {
             Request { principal: Principal { tools: Some(tools.into()), ..Principal::local_user() }, ..request() };
         let arguments = json!({ "peer": peer, "tool": "add", "arguments": { "a": 1, "b": 2 } });
         let tool = ToolName::new("mesh_call").expect("legal");
-        let call =
-            authorize(Call { request, tool, arguments, interface: None, builds: Vec::new() }).expect("authorized");
+        let call = authorize(Call::new(request, tool, arguments)).expect("authorized");
         here.test.host.registry().call(call).await.expect("an answer").is_error
     };
     assert!(of_caller(&["mesh_call"]).await);

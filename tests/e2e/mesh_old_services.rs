@@ -61,8 +61,7 @@ async fn caller(has_frames: bool) -> (MeshHost, Remotes, mpsc::Receiver<(&'stati
 
 async fn call(remotes: &Remotes, tool: &str, arguments: Value) -> Result<ToolResult, CallError> {
     let tool = ToolName::new(tool).expect("legal");
-    let call = authorize(Call { request: request(), tool, arguments, interface: None, builds: Vec::new() })
-        .expect("authorized");
+    let call = authorize(Call::new(request(), tool, arguments)).expect("authorized");
     remotes.reach(&peer(5), call).await.0
 }
 

@@ -4,10 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
 use mcpp::{
-    call::{
-        Call, CallError, CallEvent, LogLevel, MAX_HOPS, Observer, ReachPeer as _, Request, ToolResult, TraceContext,
-        authorize,
-    },
+    call::{Call, CallError, CallEvent, LogLevel, MAX_HOPS, Observer, ReachPeer as _, Request, ToolResult, authorize},
     config::MeshDoorConfig,
     mcp::mesh::{MeshDoor, PROTOCOL, remote::Remotes},
     mesh::{PeerId, PeerStream, dial::Dial},
@@ -17,7 +14,6 @@ use mcpp::{
 };
 use serde_json::{Value, json};
 use tokio::{sync::mpsc, time::Instant};
-use tokio_util::sync::CancellationToken;
 
 use crate::{
     mesh_peers::{FramePeer, MeshHost, peer},
@@ -96,24 +92,12 @@ pub(crate) fn join(host: &MeshHost, peer: &PeerId) {
 
 /// A request of the local user.
 pub(crate) fn request() -> Request {
-    Request {
-        principal: Principal::local_user(),
-        deadline: Some(Instant::now() + PATIENCE),
-        cancel: CancellationToken::new(),
-        trace: TraceContext::root(),
-        observer: Observer::default(),
-        depth: 0,
-        chain: 0,
-        hops: 0,
-        client: mcpp::call::inputs::ClientLine::default(),
-        session: None,
-        effect: None,
-    }
+    Request { deadline: Some(Instant::now() + PATIENCE), ..Request::of(Principal::local_user()) }
 }
 
 async fn call(remotes: &Remotes, request: Request, tool: &str, arguments: Value) -> Result<ToolResult, CallError> {
     let tool = ToolName::new(tool).expect("legal");
-    let call = authorize(Call { request, tool, arguments, interface: None, builds: Vec::new() }).expect("authorized");
+    let call = authorize(Call::new(request, tool, arguments)).expect("authorized");
     remotes.reach(&peer(5), call).await.0
 }
 

@@ -26,6 +26,13 @@ use crate::{
 /// A client of the door.
 struct Client(WebSocketStream<TcpStream>);
 
+/// A request of a client that knows tasks.
+fn knows_tasks(mut message: Value) -> Value {
+    let capabilities = json!({ "elicitation": { "form": {} }, "extensions": { "io.modelcontextprotocol/tasks": {} } });
+    message["params"]["_meta"]["io.modelcontextprotocol/clientCapabilities"] = capabilities;
+    message
+}
+
 /// Asks for a WebSocket with these headers beside the usual ones.
 async fn open(host: &TestHost, headers: &[(&'static str, &str)]) -> Result<(Client, Response), StatusCode> {
     let mut request = host.host.url().replace("http://", "ws://").into_client_request().expect("a request");
@@ -185,14 +192,20 @@ async fn each_is_one_of_its_tenants_streams() {
 async fn a_revoked_token_ends_its_websockets() {
     let files = folder(&[]);
     let data = files.path().join("data");
-    let (kept, taken) = (team(&data, "kept", &[("add", &add())]), team(&data, "taken", &[]));
+    let (kept, taken) =
+        (team(&data, "kept", &[("add", &add())]), team(&data, "taken", &[("conformance", &guest("conformance"))]));
     let host = TestHost::start_with(files, |_| {}).await;
     let (mut stays, _) = open(&host, &[("authorization", &bearer(&kept))]).await.expect("open");
     let (mut ends, _) = open(&host, &[("authorization", &bearer(&taken))]).await.expect("open");
+    let ask = call("confirm_delete", json!({ "filename": "f" }));
+    let made = ends.ask(&knows_tasks(ask)).await;
+    assert_eq!(made["result"]["resultType"], "task", "{made}");
+    host.until("it waits for a person", async |host| host.host.registry().calls() == 1).await;
     let file = TokenFile::new(Homes::new(data).tokens());
     let id = file.read().expect("read").expect("there").into_iter().find(|token| token.tenant.to_string() == "taken");
     file.revoke(&id.expect("its token").id).expect("revoked");
     assert_eq!(ends.end().await.0, CloseCode::Policy);
+    host.until("its task has stopped", async |host| host.host.registry().calls() == 0).await;
     assert_eq!(text_of(&stays.ask(&call("add", json!({ "a": 1, "b": 2 }))).await), r#"{"result":3}"#);
 }
 
@@ -331,16 +344,11 @@ async fn a_subscriber_is_told_of_its_tasks() {
     grant(&files, "[components.conformance.limits]\ntask_after_ms = 0\n");
     let host = TestHost::start_with(files, |_| {}).await;
     let mut client = Client::to(&host).await;
-    let declared = |mut message: Value| {
-        let capabilities = json!({ "extensions": { "io.modelcontextprotocol/tasks": {} } });
-        message["params"]["_meta"]["io.modelcontextprotocol/clientCapabilities"] = capabilities;
-        message
-    };
     let slow = call("slow_compute", json!({ "seconds": 1, "label": "a" }));
-    let made = client.ask(&declared(slow)).await;
+    let made = client.ask(&knows_tasks(slow)).await;
     let task = made["result"]["taskId"].as_str().expect("a task").to_owned();
     let listen = modern_message("subscriptions/listen", json!({ "notifications": { "taskIds": [task] } }));
-    let acknowledged = client.ask(&declared(listen)).await;
+    let acknowledged = client.ask(&knows_tasks(listen)).await;
     assert_eq!(acknowledged["params"]["notifications"]["taskIds"], json!([task]), "{acknowledged}");
     loop {
         let told = client.next().await.expect("a notification");

@@ -245,7 +245,7 @@ fn nested_call(
         effect: running.effects.next(&["call", tool.as_str()]),
         client: running.client.clone(),
     };
-    Ok(Call { request, tool, arguments, interface: None, builds: Vec::new() })
+    Ok(Call::new(request, tool, arguments))
 }
 
 fn refusal(error: CallError) -> call::CallError {

@@ -17,11 +17,12 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Deliver, DeliveryError, MAX_ATTEMPTS, backoff, now_ms, parked,
+    Deliver, DeliveryError, MAX_ATTEMPTS, backoff, parked,
     record::{Delivery, MAX_CHAIN, decode, due_key, encode, group_of, parse_due_key, subscriber_prefix, timer_key},
     subscriptions::Subscriptions,
 };
 use crate::{
+    limits::now_ms,
     names::ComponentName,
     store::{Bounds, Entry, KeyRange, Scan, Section, Snapshot, Space, Store, StoreError, after_key, after_prefix},
 };

@@ -3,11 +3,11 @@
 use bytes::Bytes;
 
 use super::{
-    now_ms,
     record::{Delivery, Kind, LEAST_WAKE_MS, decode, delivery_key, due_key, encode, group, timer_key},
     subscriptions::Subscriptions,
 };
 use crate::{
+    limits::now_ms,
     names::Topic,
     store::{Space, StoreError, Transaction},
 };

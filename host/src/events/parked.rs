@@ -5,11 +5,9 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::{
-    now_ms,
-    record::{Delivery, Kind, decode, due_key, encode, timer_key},
-};
+use super::record::{Delivery, Kind, decode, due_key, encode, timer_key};
 use crate::{
+    limits::now_ms,
     names::{ComponentName, TenantId},
     store::{
         Bounds, KeyRange, MAX_PAGE_ENTRIES, Scan, Section, Snapshot, Space, Store, StoreError, Transaction, after_key,

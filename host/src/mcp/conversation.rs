@@ -32,6 +32,7 @@ use super::{
     listening::{self, LISTEN, ListenPass},
     session::opening,
     straight::{self, Era, PlainRequest},
+    tasks::EntryRight,
 };
 use crate::{call::CallError, tenant::Principal};
 
@@ -66,6 +67,7 @@ impl Admit for () {
 pub(super) struct Conversation {
     endpoint: Endpoint,
     principal: Principal,
+    right: EntryRight,
     rule: BindingRule,
     max_depth: usize,
     in_flight: InFlight,
@@ -76,16 +78,16 @@ pub(super) struct Conversation {
 }
 
 impl Conversation {
-    /// A conversation with `principal` that writes to `output`.
+    /// A conversation with a caller that writes to `output`.
     pub(super) fn new(
         endpoint: Endpoint,
-        principal: Principal,
+        (principal, right): (Principal, EntryRight),
         rule: BindingRule,
         max_depth: usize,
         output: MessageOutput,
     ) -> Self {
         let (in_flight, modern, tasks) = Default::default();
-        Self { endpoint, principal, rule, max_depth, in_flight, modern, legacy: None, tasks, output }
+        Self { endpoint, principal, right, rule, max_depth, in_flight, modern, legacy: None, tasks, output }
     }
 
     /// Whether nothing that was asked is still to be answered.
@@ -202,6 +204,7 @@ impl Conversation {
             }
         };
         claim.keep(held);
+        request.request.extensions_mut().insert(self.right);
         let initializes = if let ClientRequest::InitializeRequest(initialize) = &mut request.request {
             // The session keeps them for as long as the client is there.
             initialize.params = opening::reduced(&initialize.params);

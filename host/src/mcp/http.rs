@@ -55,6 +55,7 @@ use super::{
     handler::{Endpoint, ProtocolHandler},
     session::{Sessions, engine::Manager, visit::VISIT},
     streams::OpenStreams,
+    tasks::EntryRight,
     written::WrittenResults,
 };
 use crate::{
@@ -207,7 +208,8 @@ async fn keep_tidy(app: Arc<App>) {
         for principal in app.sessions.principals().iter().filter(|principal| !comes_in(principal)) {
             app.sessions.end_all(principal).await;
         }
-        app.endpoint.tasks().tidy(comes_in).await;
+        app.endpoint.tasks().stop_unless(EntryRight::Token, comes_in);
+        app.endpoint.tasks().tidy().await;
         for principal in app.open.principals().iter().filter(|principal| !comes_in(principal)) {
             app.open.end(principal);
         }

@@ -25,12 +25,14 @@ use super::{
     conversation::{BindingRule, Conversation, Framing, MessageOutput},
     envelope,
     handler::Endpoint,
+    tasks::EntryRight,
 };
 use crate::{
     auth::known::KnownTokens,
     config::MeshDoorConfig,
     mesh::{PeerId, PeerStream},
     peers::{PeerGrant, join, known::KnownPeers},
+    tenant::Principal,
 };
 
 /// MCP over the mesh.
@@ -84,7 +86,10 @@ impl MeshDoor {
         let limits = Arc::new(published(&config));
         let shares = PeerShares::new(config.clone());
         let (large, streams) = (Semaphore::new(1), TaskTracker::new());
-        Self(Arc::new(MeshApp { id, config, endpoint, peers, tokens, shares, limits, large, streams, closing, stop }))
+        let app =
+            Arc::new(MeshApp { id, config, endpoint, peers, tokens, shares, limits, large, streams, closing, stop });
+        tokio::spawn(Arc::clone(&app).end_tasks());
+        Self(app)
     }
 
     /// The protocols that the door serves.
@@ -208,7 +213,13 @@ impl MeshApp {
         permit.share().set_rate(grant.calls_per_minute);
         let rule = BindingRule::Dual(Dual::default());
         let principal = grant.principal();
-        let mut client = Conversation::new(self.endpoint.clone(), principal, rule, MAX_DEPTH, output.clone());
+        let mut client = Conversation::new(
+            self.endpoint.clone(),
+            (principal, EntryRight::PeerGrant),
+            rule,
+            MAX_DEPTH,
+            output.clone(),
+        );
         let end = tokio::select! {
             end = self.take_all(peer, &grant, &mut client, reader, output, permit) => end,
             end = self.ended(peer, &grant) => end,
@@ -291,6 +302,23 @@ impl MeshApp {
                 Some(without_right(&"the tenant of this peer is not open"))
             }
             Ok(_) => None,
+        }
+    }
+
+    /// Stops the tasks of peers that may not come in any more, whether they have a stream or not.
+    async fn end_tasks(self: Arc<Self>) {
+        let mut changes = self.peers.changes();
+        let comes_in = |principal: &Principal| {
+            self.peers.still_knows(principal)
+                && self.endpoint.registry().is_open(&principal.tenant, &principal.incarnation)
+        };
+        loop {
+            self.endpoint.tasks().stop_unless(EntryRight::PeerGrant, comes_in);
+            tokio::select! {
+                changed = changes.changed() => if changed.is_err() { return },
+                () = tokio::time::sleep(LOOK_AGAIN) => {}
+                () = self.stop.cancelled() => return,
+            }
         }
     }
 

@@ -9,7 +9,6 @@ mod state;
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
-    time::{SystemTime, UNIX_EPOCH},
 };
 
 use rmcp::model::{ErrorData, GetPromptResult, InputRequests, InputRequiredResult, InputResponses, ReadResourceResult};
@@ -27,7 +26,7 @@ use crate::{
         CallError, Receipt,
         inputs::{AskError, Reply, Round},
     },
-    limits::millis,
+    limits::{millis, now_ms},
     memory::{MemoryUse, Reservation},
     tenant::Principal,
 };
@@ -214,7 +213,7 @@ impl ParkedCalls {
             Ok(requests) => requests,
             Err(error) => return refuse(questions, running, error),
         };
-        let until = now().saturating_add(millis(questions.until.saturating_duration_since(Instant::now())));
+        let until = now_ms().saturating_add(millis(questions.until.saturating_duration_since(Instant::now())));
         let id = ParkedId { call: running.asked.call_id(), round: running.asked.next_round(), until, binding };
         let Some(state) = self.key().and_then(|key| key.seal(&id)) else {
             return refuse(questions, running, AskError::Busy);
@@ -250,7 +249,7 @@ impl ParkedCalls {
                 .is_some_and(|waiting| waiting.running.asked().binding().is_some_and(|own| own.has_caller_of(binding)));
             return Err(if is_callers { CannotResume::OtherRequest } else { CannotResume::Invalid });
         }
-        let gone = if id.until <= now() { CannotResume::Expired } else { CannotResume::Used };
+        let gone = if id.until <= now_ms() { CannotResume::Expired } else { CannotResume::Used };
         if calls.get(&id.call).is_none_or(|waiting| waiting.id != id) {
             return Err(gone);
         }
@@ -359,11 +358,6 @@ fn digest(hasher: &mut blake3::Hasher, json: &Value) {
             hasher.update(&text.len().to_be_bytes()).update(text.as_bytes());
         }
     }
-}
-
-/// Milliseconds since 1970.
-fn now() -> u64 {
-    millis(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
 }
 
 #[cfg(test)]

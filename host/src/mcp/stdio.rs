@@ -9,6 +9,7 @@ use super::{
     conversation::{BindingRule, Conversation, Framing, MessageOutput},
     envelope,
     handler::Endpoint,
+    tasks::EntryRight,
 };
 use crate::tenant::Principal;
 
@@ -31,8 +32,13 @@ pub async fn serve(
     stop: CancellationToken,
 ) -> std::io::Result<()> {
     let output = MessageOutput::new(output, Framing::Lines, None);
-    let mut client =
-        Conversation::new(endpoint.clone(), principal, BindingRule::Ordinary, limits.max_depth, output.clone());
+    let mut client = Conversation::new(
+        endpoint.clone(),
+        (principal, EntryRight::Owner),
+        BindingRule::Ordinary,
+        limits.max_depth,
+        output.clone(),
+    );
     let result = tokio::select! {
         result = read_all(&mut client, BufReader::new(input), limits, &output) => result,
         () = stop.cancelled() => Ok(()),

@@ -65,8 +65,18 @@ pub(super) struct McpTasks {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct TaskCaller<'a> {
     pub(super) principal: &'a Principal,
-    /// Whether the door asks from time to time if it may still come in.
-    pub(super) may_be_revoked: bool,
+    pub(super) right: EntryRight,
+}
+
+/// By what right a caller came in. The door that checks such rights stops the tasks of callers that have lost theirs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum EntryRight {
+    /// A token, or none where the door asks for none.
+    Token,
+    /// The grant of a peer.
+    PeerGrant,
+    /// That of whoever started the host, which nobody takes away.
+    Owner,
 }
 
 /// A task that was made, for the answer to its request.
@@ -116,10 +126,14 @@ impl McpTasks {
         Self { store: TaskStore::new(store), live: LiveTasks::default() }
     }
 
-    /// Forgets what is over, and stops the calls of principals that may not come in any more.
-    pub(super) async fn tidy(&self, comes_in: impl Fn(&Principal) -> bool) {
-        self.live.stop_unless(comes_in);
+    /// Forgets what is over.
+    pub(super) async fn tidy(&self) {
         self.store.sweep_all().await;
+    }
+
+    /// Stops the calls of those that came in by such a right and may not come in any more.
+    pub(super) fn stop_unless(&self, right: EntryRight, comes_in: impl Fn(&Principal) -> bool) {
+        self.live.stop_unless(right, comes_in);
     }
 
     /// The task with this id, if it is the principal's.
@@ -153,7 +167,7 @@ impl Endpoint {
     ) -> Result<CallToolResponse, (Box<RunningCall>, NoTask)> {
         let (told, made) = oneshot::channel();
         // Whatever becomes of the request: a task that is on disk has somebody who ends it.
-        let owner = (caller.principal.clone(), caller.may_be_revoked);
+        let owner = (caller.principal.clone(), caller.right);
         tokio::spawn(self.clone().run_task(owner, running, plan.clone(), told));
         match made.await {
             Ok(Ok(made)) => Ok(made.answer(plan)),
@@ -165,12 +179,12 @@ impl Endpoint {
 
     async fn run_task(
         self,
-        (principal, may_be_revoked): (Principal, bool),
+        (principal, right): (Principal, EntryRight),
         mut running: RunningCall,
         plan: TaskPlan,
         told: oneshot::Sender<Result<MadeTask, (Box<RunningCall>, NoTask)>>,
     ) {
-        let (live, record) = match self.begin_task((&principal, may_be_revoked), running.task_parts(), &plan).await {
+        let (live, record) = match self.begin_task((&principal, right), running.task_parts(), &plan).await {
             Ok(begun) => begun,
             Err(no_task) => {
                 tracing::debug!(tenant = %principal.tenant, error = crate::error::chain(&no_task), "a call does not become a task");
@@ -208,7 +222,7 @@ impl Endpoint {
 
     async fn begin_task(
         &self,
-        (principal, may_be_revoked): (&Principal, bool),
+        (principal, right): (&Principal, EntryRight),
         (cancel, news): (CancellationToken, CallNews),
         plan: &TaskPlan,
     ) -> Result<(Arc<LiveTask>, TaskRecord), NoTask> {
@@ -219,7 +233,7 @@ impl Endpoint {
         let bounds = self.task_bounds(&principal.tenant);
         let tasks = self.tasks();
         let id = tasks.store.create(&principal.tenant, &principal.incarnation, bounds, &record).await?;
-        let owner = may_be_revoked.then(|| principal.clone());
+        let owner = (right, principal.clone());
         let live = Arc::new(LiveTask::new(id, owner, cancel, (plan.in_place, news), memory));
         tasks.live.insert(&live);
         metrics::counter!("mcpp_tasks_begun_total").increment(1);

@@ -173,7 +173,7 @@ impl Endpoint {
             effect: way.effect.map(|effect| effect.of_caller(principal)),
             client: client.clone(),
         };
-        let call = authorize(Call { request, tool, arguments, interface, builds: Vec::new() })
+        let call = authorize(Call { interface, ..Call::new(request, tool, arguments) })
             .map_err(|denied| ErrorData::invalid_request(denied.to_string(), None))?;
         let registry = registry.clone();
         let outcome = Box::pin(async move { registry.call_metered(call).await });

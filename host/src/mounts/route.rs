@@ -100,8 +100,7 @@ impl ToolRoute {
                 Err(error) => return nothing(error),
             };
             let (tool, arguments) = (self.tool.clone(), arguments.clone());
-            let call =
-                Call { request: request.clone(), tool, arguments, interface: Some(interface), builds: Vec::new() };
+            let call = Call { interface: Some(interface), ..Call::new(request.clone(), tool, arguments) };
             let Ok(call) = authorize(call) else { return nothing(CallError::UnknownTool(self.tool.clone())) };
             let (result, receipt) = self.remotes.reach(&peer, call).await;
             let error = match result {

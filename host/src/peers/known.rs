@@ -110,6 +110,18 @@ impl KnownPeers {
         if grant.is_expired(SystemTime::now()) { Err(Outsider::Expired) } else { Ok(Arc::clone(grant)) }
     }
 
+    /// Whether a peer that came in as this caller still has a grant of the tenant.
+    pub fn still_knows(&self, caller: &Principal) -> bool {
+        let known = self.known.load();
+        let Ok(known) = known.as_ref() else { return false };
+        let now = SystemTime::now();
+        !self.looked.is_stale()
+            && known.grants.values().filter(|grant| !grant.is_expired(now)).any(|grant| {
+                let now = grant.principal();
+                now.subject == caller.subject && now.tenant == caller.tenant && now.incarnation == caller.incarnation
+            })
+    }
+
     /// Whether a tenant of this host may call a tool of a peer, as far as this host knows. The peer decides.
     pub fn may_call(&self, caller: &Principal, peer: &PeerId, tool: &ToolName) -> bool {
         let known = self.known.load();

@@ -7,8 +7,8 @@ use std::{
 
 use tokio::sync::OnceCell;
 
-use super::record::{TaskId, now_ms};
-use crate::{store::StoreError, tenant::Incarnation};
+use super::record::TaskId;
+use crate::{limits::now_ms, store::StoreError, tenant::Incarnation};
 
 /// One tenant's ids.
 #[derive(Debug)]

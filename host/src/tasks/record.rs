@@ -1,14 +1,11 @@
 //! What the file says of one task.
 
-use std::{
-    fmt,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::fmt;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::{limits::millis, names::ToolName};
+use crate::{limits::now_ms, names::ToolName};
 
 /// Longest reason of a failure that is kept, in bytes.
 pub const MAX_REASON_BYTES: usize = 8 << 10;
@@ -127,11 +124,6 @@ impl TaskRecord {
     pub(super) fn write(&self) -> Bytes {
         serde_json::to_vec(self).unwrap_or_default().into()
     }
-}
-
-/// Milliseconds since 1970.
-pub(super) fn now_ms() -> u64 {
-    millis(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
 }
 
 #[cfg(test)]

@@ -12,14 +12,12 @@ use futures::stream;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use tokio::{sync::mpsc, time::Instant};
-use tokio_util::sync::CancellationToken;
 
 use super::{OperatedMesh, PeerCommandError};
 use crate::{
     admin::{Of, Operated, answer},
     call::{
-        Call, CallError, CallEvent, Observer, ReachPeer as _, Receipt, Request, ToolResult, TraceContext, WaitingEvent,
-        authorize, inputs::ClientLine,
+        Call, CallError, CallEvent, Observer, ReachPeer as _, Receipt, Request, ToolResult, WaitingEvent, authorize,
     },
     mcp::result_json,
     mesh::PeerId,
@@ -86,26 +84,9 @@ pub(in crate::admin) async fn call(
         let scopes = Arc::new([SCOPE_TOOLS.to_owned()].into());
         let principal = Principal { tenant, incarnation, subject: "operator".into(), scopes, tools: None };
         let PeerCallOrder { peer, tool, arguments, timeout_ms } = order;
-        let request = Request {
-            principal,
-            deadline: Instant::now().checked_add(Duration::from_millis(timeout_ms)),
-            cancel: CancellationToken::new(),
-            trace: TraceContext::root(),
-            observer,
-            depth: 0,
-            chain: 0,
-            hops: 0,
-            session: None,
-            effect: None,
-            client: ClientLine::default(),
-        };
-        let call = authorize(Call {
-            request,
-            tool,
-            arguments: Value::Object(arguments),
-            interface: None,
-            builds: Vec::new(),
-        })?;
+        let deadline = Instant::now().checked_add(Duration::from_millis(timeout_ms));
+        let request = Request { deadline, observer, ..Request::of(principal) };
+        let call = authorize(Call::new(request, tool, Value::Object(arguments)))?;
         Ok::<_, PeerCommandError>((meshed.clone(), peer, call, events))
     };
     let (meshed, peer, call, events) = match calling.await {

@@ -100,7 +100,7 @@ impl MeshView<'_> {
             // A peer asks no client of ours.
             client: ClientLine::default(),
         };
-        Ok((peer, Call { request, tool, arguments, interface: None, builds: Vec::new() }))
+        Ok((peer, Call::new(request, tool, arguments)))
     }
 }
 

@@ -15,7 +15,7 @@ use crate::{
         inputs,
         parked::{RequestBinding, RequestOutcome, Resumed},
         running::{CallOutcome, CallTurn, RunningCall, RunningRequest, WayToAsk},
-        tasks::{self, TaskCaller, plan::TaskWish},
+        tasks::{self, EntryRight, TaskCaller, plan::TaskWish},
         tools,
     },
     names::ToolName,
@@ -31,7 +31,7 @@ impl ProtocolHandler {
     ) -> Result<CallToolResponse, ErrorData> {
         let way = way_to_ask(context);
         let plan = running.plan.clone();
-        let caller = TaskCaller { principal: &self.principal, may_be_revoked: came_over_http(context) };
+        let caller = TaskCaller { principal: &self.principal, right: right(context) };
         let mut until = None;
         if let Some(plan) = &plan {
             match plan.after {
@@ -151,9 +151,13 @@ pub(super) fn abilities(context: &RequestContext<RoleServer>) -> Abilities {
     context.peer.peer_info().map(|client| inputs::abilities(&client.capabilities)).unwrap_or_default()
 }
 
-/// Whether the request came in by a right that may be taken away meanwhile: the door then says so.
-fn came_over_http(context: &RequestContext<RoleServer>) -> bool {
-    extension::<DoorPermit>(&context.extensions).is_some()
+/// By what right the request came in.
+fn right(context: &RequestContext<RoleServer>) -> EntryRight {
+    match context.extensions.get::<EntryRight>() {
+        Some(right) => *right,
+        None if extension::<DoorPermit>(&context.extensions).is_some() => EntryRight::Token,
+        None => EntryRight::Owner,
+    }
 }
 
 /// What the client of a request says of tasks.

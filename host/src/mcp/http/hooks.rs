@@ -12,11 +12,10 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use serde_json::{Value, json};
-use tokio_util::sync::CancellationToken;
 
 use super::{App, Connection, TRANSPORT_ERROR, body, connection::no_connection, exchange::no_memory, failure};
 use crate::{
-    call::{self, Call, CallError, Observer, ToolResult, TraceContext, authorize, inputs::ClientLine},
+    call::{self, Call, CallError, ToolResult, authorize},
     config::ServerConfig,
     control::admission::Share,
     registry::hooks::Hook,
@@ -63,21 +62,8 @@ async fn deliver(
     let Some(payload) = payload(headers, &body.bytes) else {
         return failure(StatusCode::BAD_REQUEST, None, TRANSPORT_ERROR, "the body is neither JSON nor a text");
     };
-    let request = call::Request {
-        principal,
-        deadline: None,
-        cancel: CancellationToken::new(),
-        trace: TraceContext::root(),
-        observer: Observer::default(),
-        depth: 0,
-        chain: 0,
-        hops: 0,
-        session: None,
-        effect: None,
-        client: ClientLine::default(),
-    };
     let arguments = json!({ "token": token, "payload": payload });
-    let Ok(call) = authorize(Call { request, tool, arguments, interface: None, builds: Vec::new() }) else {
+    let Ok(call) = authorize(Call::new(call::Request::of(principal), tool, arguments)) else {
         return no_hook();
     };
     let registry = app.endpoint.registry().clone();

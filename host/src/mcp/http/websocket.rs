@@ -47,6 +47,7 @@ use crate::{
         envelope,
         in_flight::Held,
         streams::OpenStream,
+        tasks::EntryRight,
     },
     memory::{Account, MemoryUse},
     tenant::{Principal, door::StreamPermit},
@@ -145,8 +146,13 @@ impl Talk {
         let (writer, signals) = messages_out(outgoing);
         let output = MessageOutput::new(writer, Framing::Messages, None).charged_to(Arc::clone(&self.share.memory));
         let (rule, depth) = (BindingRule::Ordinary, config.max_body_depth);
-        let mut client =
-            Conversation::new(self.app.endpoint.clone(), self.principal.clone(), rule, depth, output.clone());
+        let mut client = Conversation::new(
+            self.app.endpoint.clone(),
+            (self.principal.clone(), EntryRight::Token),
+            rule,
+            depth,
+            output.clone(),
+        );
         let in_flight = Arc::new(Semaphore::new(MAX_IN_FLIGHT));
         let mut tick = tokio::time::interval_at(Instant::now() + PING_EVERY, PING_EVERY);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);

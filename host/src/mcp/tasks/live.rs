@@ -3,7 +3,6 @@
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::SystemTime,
 };
 
 use rmcp::model::{InputRequests, InputResponses};
@@ -13,8 +12,12 @@ use tokio_util::sync::CancellationToken;
 use super::news::CallNews;
 use crate::{
     call::inputs::{AskError, Reply, Round},
-    limits::millis,
-    mcp::{inputs, running::CallStep, tasks::plan::InPlace},
+    limits::now_ms,
+    mcp::{
+        inputs,
+        running::CallStep,
+        tasks::{EntryRight, plan::InPlace},
+    },
     memory::Reservation,
     tasks::TaskId,
     tenant::Principal,
@@ -24,8 +27,8 @@ use crate::{
 #[derive(Debug)]
 pub(in crate::mcp) struct LiveTask {
     pub(super) id: TaskId,
-    /// The caller, where its right to come in may be taken away.
-    owner: Option<Principal>,
+    /// The caller, and by what right it came in.
+    owner: (EntryRight, Principal),
     pub(super) cancel: CancellationToken,
     in_place: InPlace,
     state: Mutex<TaskState>,
@@ -66,7 +69,7 @@ pub(super) struct TaskView {
 impl LiveTask {
     pub(super) fn new(
         id: TaskId,
-        owner: Option<Principal>,
+        owner: (EntryRight, Principal),
         cancel: CancellationToken,
         (in_place, news): (InPlace, CallNews),
         memory: Reservation,
@@ -185,15 +188,11 @@ impl LiveTasks {
         self.tasks().remove(&id);
     }
 
-    /// Stops those of principals that may not come in any more.
-    pub(super) fn stop_unless(&self, comes_in: impl Fn(&Principal) -> bool) {
+    /// Stops those of principals that came in by such a right and may not come in any more.
+    pub(super) fn stop_unless(&self, right: EntryRight, comes_in: impl Fn(&Principal) -> bool) {
         let all: Vec<_> = self.tasks().values().cloned().collect();
-        for task in all.into_iter().filter(|task| task.owner.as_ref().is_some_and(|owner| !comes_in(owner))) {
+        for task in all.into_iter().filter(|task| task.owner.0 == right && !comes_in(&task.owner.1)) {
             task.cancel.cancel();
         }
     }
-}
-
-pub(super) fn now_ms() -> u64 {
-    millis(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default())
 }

@@ -1,12 +1,10 @@
 //! Announcements that this host heard on guests' topics. Who announces much pushes out its own, and no other host's.
 
-use std::{
-    collections::{HashMap, VecDeque},
-    time::SystemTime,
-};
+use std::collections::{HashMap, VecDeque};
 
 use crate::{
     capability::mesh::{MAX_PAYLOAD_BYTES, handle::HeardAnnouncement},
+    limits::now_ms,
     mesh::PeerId,
     names::{ComponentName, Topic},
 };
@@ -51,8 +49,7 @@ impl Heard {
             let oldest = self.by_host.iter().min_by_key(|(_, heard)| newest(heard)).map(|(host, _)| host.clone());
             oldest.and_then(|host| self.by_host.remove(&host));
         }
-        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let time_ms = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
+        let time_ms = now_ms();
         // Not below the time: so numbers rise over a restart too.
         self.last = self.last.saturating_add(1).max(time_ms);
         let heard = HeardAnnouncement { number: self.last, peer: peer.clone(), payload: payload.to_vec(), time_ms };

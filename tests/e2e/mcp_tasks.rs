@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 use crate::{
     primitives::next,
-    support::{TestHost, answer, folder, grant, guest, text_of},
+    support::{PATIENCE, TestHost, answer, folder, grant, guest, text_of},
 };
 
 const ACCEPT: &str = "accept";
@@ -410,7 +410,8 @@ async fn a_subscriber_is_told_of_its_tasks_and_of_no_others() {
     let acknowledged = next(&mut request.send().await.expect("a stream"), &mut String::new()).await;
     assert_eq!(acknowledged["params"]["notifications"], json!({ "toolsListChanged": true }), "{acknowledged}");
     // The name that the doors use inside is nobody else's.
-    let inner = ask(&host, "mcpp/subscriptions/listen", json!({ "notifications": {} }), None).await;
+    let inner = ask(&host, "mcpp/subscriptions/listen", json!({ "notifications": {} }), None);
+    let inner = tokio::time::timeout(PATIENCE, inner).await.expect("an answer and no stream");
     assert_eq!(inner["error"]["code"], -32601, "{inner}");
     let invalid = ask(&host, "subscriptions/listen", json!({ "notifications": { "taskIds": 7 } }), None).await;
     assert_eq!(invalid["error"]["code"], -32602, "{invalid}");

@@ -258,6 +258,8 @@ pub struct ToolResult {
     pub structured: Option<Value>,
     /// Whether the tool says that it did not succeed.
     pub is_error: bool,
+    /// By what the component knows the answer that comes later, if this is not the whole of it.
+    pub deferred: Option<String>,
     /// Tenant's memory that the result holds.
     pub memory: ResultMemory,
 }

@@ -6,13 +6,14 @@ pub mod bindings;
 mod builds;
 pub mod changed;
 pub mod container;
+mod deferral;
 mod delegation;
 pub mod endpoint;
 pub mod events;
 pub mod files;
 mod hooks;
 pub mod http;
-mod inputs;
+pub mod inputs;
 pub mod keyvalue;
 mod logging;
 pub mod mesh;
@@ -126,6 +127,7 @@ pub const TABLE: &[Capability] = &[
             "mcpp:endpoint/progress",
             "mcpp:delegation/idempotency",
             "mcpp:hooks/tokens",
+            "mcpp:tasks/deferral",
         ],
         access: Access::Everyone,
         link: endpoint::link,

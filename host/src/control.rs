@@ -61,6 +61,8 @@ pub struct Control {
     pace: Arc<Pace>,
     /// Fires when the call is over, whether or not its instance stays.
     over: CancellationToken,
+    /// By what its component knows the answer that comes later.
+    deferred: OnceLock<String>,
 }
 
 impl Control {
@@ -98,6 +100,7 @@ impl Control {
             held: AtomicUsize::new(0),
             pace: Arc::default(),
             over: CancellationToken::new(),
+            deferred: OnceLock::new(),
         })
     }
 
@@ -132,6 +135,16 @@ impl Control {
     /// Fires when the call is over, whether or not its instance stays.
     pub fn over(&self) -> CancellationToken {
         self.over.clone()
+    }
+
+    /// Notes that the answer comes later, and by what its component knows it; whether that is the first time.
+    pub fn defer(&self, handle: String) -> bool {
+        self.deferred.set(handle).is_ok()
+    }
+
+    /// By what its component knows the answer that comes later, if it does.
+    pub fn deferred(&self) -> Option<&str> {
+        self.deferred.get().map(String::as_str)
     }
 
     /// Cost of the call so far, with its instance's memory.

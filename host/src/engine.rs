@@ -45,6 +45,8 @@ pub(crate) const MAX_CORE_INSTANCES_OF_TASKS: u32 = 32;
 /// Stacks of an engine whose calls have many tasks, at most: more than one tenant can take with its usual limits, all its calls at their worst. Each takes two mappings,
 /// of which a process has 65,530, and there are two such engines where fuel is counted too.
 const MAX_STACKS: u32 = 9_000;
+/// Most instances that may wait at the same time. Each has 8 GiB of address space, of which a process has 128 TiB.
+const MAX_WAITING: usize = 12_288;
 /// Linear memory above which a freed slot returns its pages to the system, in bytes.
 const KEEP_RESIDENT_BYTES: usize = 128 << 10;
 
@@ -88,7 +90,7 @@ impl EngineConfig {
             }
         };
         in_range("max_running", self.max_running, 1, 4_096)?;
-        in_range("max_waiting", self.max_waiting, 0, 4_096)?;
+        in_range("max_waiting", self.max_waiting, 0, MAX_WAITING)?;
         in_range("max_queued", self.max_queued, 0, 1_000_000)?;
         in_range("max_kept", self.max_kept, 0, 4_096)?;
         in_range("guest_threads", self.guest_threads, 0, 1_024)

@@ -2,6 +2,7 @@
 //! between two.
 
 pub mod component;
+pub mod deferred;
 pub mod handler;
 pub mod instance;
 pub mod kept;

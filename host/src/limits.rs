@@ -155,7 +155,7 @@ limits! {
     /// Instances that compute at the same time; further calls queue.
     running = 64, 1, 4_096;
     /// Instances that wait for something at the same time.
-    waiting = 192, 0, 4_096;
+    waiting = 192, 0, 12_288;
     /// Calls that queue for an instance; one more is refused.
     queued = 512, 0, 1_000_000;
     /// Calls in a minute, with as many more at once.

@@ -7,6 +7,7 @@ mod builds;
 mod calls;
 pub mod catalog;
 pub mod changes;
+mod deferred;
 mod deliver;
 mod endowment;
 pub mod error;
@@ -99,6 +100,17 @@ struct RegistryState {
     calls: tokio_util::task::TaskTracker,
     /// Fires when the host begins to stop.
     stopping: CancellationToken,
+}
+
+/// A registry, as long as somebody else has it.
+#[derive(Debug, Clone)]
+pub struct WeakRegistry(Weak<RegistryState>);
+
+impl WeakRegistry {
+    /// The registry, if it is still there.
+    pub fn upgrade(&self) -> Option<Registry> {
+        self.0.upgrade().map(Registry)
+    }
 }
 
 /// How often each list of a tenant has changed as clients see it.
@@ -400,6 +412,16 @@ impl Registry {
     /// The guests that stay.
     pub fn keeper(&self) -> &Keeper {
         &self.0.keeper
+    }
+
+    /// Fires when the host begins to stop.
+    pub fn stopping(&self) -> &CancellationToken {
+        &self.0.stopping
+    }
+
+    /// The same, for what the registry itself owns.
+    pub fn downgrade(&self) -> WeakRegistry {
+        WeakRegistry(Arc::downgrade(&self.0))
     }
 
     /// Tells running calls that the host stops. Waits until no call runs any more, or until `patience` is over; whether all ended.

@@ -1,7 +1,8 @@
 //! Tasks of calls, on disk: a call whose client got a handle in the place of the answer, and the result that waits for the client.
 //!
 //! A task is in its tenant's own file before anybody learns its id. Each tenant has a bound on the number of its tasks and on their bytes. The host forgets a task when its
-//! time is over. A task that the file calls running at its first use in this process cannot go on: it has been interrupted, and says so. The words of a result are the owner's.
+//! time is over. A task that the file calls running at its first use in this process cannot go on: it has been interrupted, and says so. One whose call has put off its answer goes on
+//! when somebody asks for it. The words of a result are the owner's.
 
 mod index;
 mod record;
@@ -14,7 +15,7 @@ use std::{
 use bytes::Bytes;
 
 use self::index::TaskIndex;
-pub use self::record::{MAX_REASON_BYTES, TaskEnd, TaskId, TaskRecord};
+pub use self::record::{EntryRight, InPlace, MAX_REASON_BYTES, MAX_WORK_MS, TaskEnd, TaskId, TaskRecord, TaskWork};
 use crate::{
     names::{ComponentName, TenantId},
     store::{Bounds, Scan, Section, Space, Store, StoreError},
@@ -105,6 +106,7 @@ impl TaskStore {
                 found.push((id, record.as_ref().map_or(0, TaskRecord::expires_ms)));
                 if let Some(mut record) = record
                     && record.end.is_none()
+                    && record.work.is_none()
                 {
                     record.finish(TaskEnd::Interrupted, 0);
                     interrupted.push((record_key(id), Some(record.write())));
@@ -143,6 +145,18 @@ impl TaskStore {
         }
         written?;
         Ok(id)
+    }
+
+    /// Notes that a task has work that goes on.
+    pub async fn note_work(&self, tenant: &TenantId, id: TaskId, record: &TaskRecord) -> Result<(), StoreError> {
+        // Without a quota: the record takes the place of one that is there.
+        self.write(&space(tenant), vec![(record_key(id), Some(record.write()))], u64::MAX).await
+    }
+
+    /// Notes that a task goes on that ran before the host was started.
+    pub async fn goes_on(&self, tenant: &TenantId, incarnation: &Incarnation, id: TaskId) -> Result<(), StoreError> {
+        self.index(tenant, incarnation).await?.goes_on(id);
+        Ok(())
     }
 
     /// Notes how a task ended, with its result if it has one. A result for which there is no room is lost, and the task says so.
@@ -203,6 +217,7 @@ impl TaskStore {
         let mut record = entry.and_then(|entry| TaskRecord::read(&entry.value));
         if let Some(record) = &mut record
             && record.end.is_none()
+            && record.work.is_none()
             && !is_live
         {
             // Its end could not be written.

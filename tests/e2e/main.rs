@@ -110,6 +110,7 @@ mod websocket;
 mod wit_types;
 mod worker;
 mod workflow;
+mod workflow_awaited;
 mod workflow_effects;
 mod workflow_kills;
 mod workflow_pinned;

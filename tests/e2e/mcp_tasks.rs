@@ -44,7 +44,7 @@ fn with_meta(mut params: Value, capabilities: Value) -> Value {
 }
 
 /// A request of a client that knows tasks.
-async fn ask(host: &TestHost, method: &str, params: Value, token: Option<&str>) -> Value {
+pub(crate) async fn ask(host: &TestHost, method: &str, params: Value, token: Option<&str>) -> Value {
     let mut request = host.modern(method, with_meta(params, declared()));
     if let Some(token) = token {
         request = request.bearer_auth(token);
@@ -52,26 +52,26 @@ async fn ask(host: &TestHost, method: &str, params: Value, token: Option<&str>) 
     answer(request.send().await.expect("an answer")).await
 }
 
-async fn call(host: &TestHost, tool: &str, arguments: Value) -> Value {
+pub(crate) async fn call(host: &TestHost, tool: &str, arguments: Value) -> Value {
     ask(host, "tools/call", json!({ "name": tool, "arguments": arguments }), None).await
 }
 
 /// The id of the task that an answer hands out.
-fn task_of(answer: &Value) -> String {
+pub(crate) fn task_of(answer: &Value) -> String {
     assert_eq!(answer["result"]["resultType"], "task", "{answer}");
     answer["result"]["taskId"].as_str().expect("an id").to_owned()
 }
 
-async fn get(host: &TestHost, task: &str) -> Value {
+pub(crate) async fn get(host: &TestHost, task: &str) -> Value {
     ask(host, "tasks/get", json!({ "taskId": task }), None).await
 }
 
-async fn update(host: &TestHost, task: &str, responses: Value) -> Value {
+pub(crate) async fn update(host: &TestHost, task: &str, responses: Value) -> Value {
     ask(host, "tasks/update", json!({ "taskId": task, "inputResponses": responses }), None).await
 }
 
 /// The task once it has one of these states.
-async fn until(host: &TestHost, task: &str, states: &[&str]) -> Value {
+pub(crate) async fn until(host: &TestHost, task: &str, states: &[&str]) -> Value {
     let mut last = Value::Null;
     host.until(&format!("{task} is {states:?}"), async |host| {
         last = get(host, task).await;
@@ -81,7 +81,7 @@ async fn until(host: &TestHost, task: &str, states: &[&str]) -> Value {
     last["result"].clone()
 }
 
-async fn ended(host: &TestHost, task: &str) -> Value {
+pub(crate) async fn ended(host: &TestHost, task: &str) -> Value {
     until(host, task, &["completed", "failed", "cancelled"]).await
 }
 
@@ -248,7 +248,7 @@ fn token(data: &Path, team: &str, subject: &str, tools: &[&str]) -> String {
 }
 
 /// The same, with its record.
-fn new_token(data: &Path, team: &str, subject: &str, tools: &[&str]) -> (Token, String) {
+pub(crate) fn new_token(data: &Path, team: &str, subject: &str, tools: &[&str]) -> (Token, String) {
     let (homes, tenant) = (Homes::new(data.to_owned()), TenantId::new(team).expect("legal"));
     let settings = toml::from_str("version = 1\npinned = false").expect("valid");
     if let Ok(home) = homes.add(&tenant, settings) {

@@ -39,13 +39,14 @@ wit_bindgen::generate!({
             import mcpp:mesh/announcements@0.1.1;
             import mcpp:mesh/calls@0.1.1;
             import mcpp:container/containers@0.1.0;
+            import mcpp:tasks/deferral@0.1.1;
             import wasi:config/store@0.2.0-rc.1;
             import wasi:http/types@0.2.12;
             import wasi:http/outgoing-handler@0.2.12;
             export mcpp:tool/tools@0.1.0;
         }
     ",
-    path: ["../wit/wasi/io", "../wit/wasi/clocks", "../wit/wasi/http", "../wit/tool", "../wit/endpoint", "../wit/client", "../wit/delegation", "../wit/hooks", "../wit/primitives", "../wit/store", "../wit/events", "../wit/mesh", "../wit/container", "../wit/wasi-config"],
+    path: ["../wit/wasi/io", "../wit/wasi/clocks", "../wit/wasi/http", "../wit/tool", "../wit/endpoint", "../wit/client", "../wit/delegation", "../wit/hooks", "../wit/primitives", "../wit/store", "../wit/events", "../wit/mesh", "../wit/container", "../wit/tasks", "../wit/wasi-config"],
     pub_export_macro: true,
     export_macro_name: "export_component",
     default_bindings_module: "mcpp_tool::bindings",
@@ -153,13 +154,31 @@ pub mod task_support {
             package mcpp:sdk-tasks;
 
             world supporting {
-                export mcpp:tasks/support@0.1.0;
+                export mcpp:tasks/support@0.1.1;
             }
         ",
-        path: ["../wit/tasks"],
+        path: ["../wit/tool", "../wit/tasks"],
         pub_export_macro: true,
         export_macro_name: "export_task_support",
         default_bindings_module: "mcpp_tool::bindings::task_support",
         generate_all,
+    });
+}
+
+/// What a component exports beside its tools: the answers that its calls have put off.
+pub mod deferred {
+    wit_bindgen::generate!({
+        inline: "
+            package mcpp:sdk-deferred;
+
+            world deferring {
+                export mcpp:tasks/deferred@0.1.1;
+            }
+        ",
+        path: ["../wit/tool", "../wit/tasks"],
+        pub_export_macro: true,
+        export_macro_name: "export_deferred",
+        default_bindings_module: "mcpp_tool::bindings::deferred",
+        with: { "mcpp:tool/types@0.1.0": super::mcpp::tool::types },
     });
 }

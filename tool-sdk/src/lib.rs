@@ -31,6 +31,7 @@ pub mod changed;
 pub mod client;
 pub mod config;
 pub mod container;
+pub mod deferred;
 pub mod environment;
 pub mod events;
 pub mod hooks;
@@ -71,9 +72,11 @@ pub mod internal {
 
     pub use crate::{
         bindings::{
-            completions::export_completions, export_component, handler::export_handler, migration::export_migration,
-            prompts::export_prompts, resources::export_resources, task_support::export_task_support,
+            completions::export_completions, deferred::export_deferred, export_component, handler::export_handler,
+            migration::export_migration, prompts::export_prompts, resources::export_resources,
+            task_support::export_task_support,
         },
+        deferred::DeferredComponent,
         definition::{
             Annotations, Component, Definition, TaskComponent, TaskSupport, Tools, input_schema, no_arguments_schema,
             parse,

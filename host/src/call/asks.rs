@@ -1,6 +1,7 @@
-//! Requests to what a component serves beside tools: reading a resource, filling a prompt, completing an argument.
+//! Requests to what a component serves beside tools: reading a resource, filling a prompt, completing an argument, and asking for an answer that a call has put off.
 
 use super::Request;
+use crate::names::ToolName;
 
 /// A request to read a resource.
 #[derive(Debug, Clone)]
@@ -44,6 +45,23 @@ pub struct CompletionCall {
     pub value: String,
     /// The arguments that have values already.
     pub known: Vec<(String, String)>,
+}
+
+/// A request about an answer that a call has put off.
+#[derive(Debug, Clone)]
+pub struct DeferredCall {
+    /// The request.
+    pub request: Request,
+    /// The tool that was called.
+    pub tool: ToolName,
+    /// By what its component knows the answer.
+    pub handle: String,
+}
+
+impl AsRef<Request> for DeferredCall {
+    fn as_ref(&self) -> &Request {
+        &self.request
+    }
 }
 
 impl AsRef<Request> for ReadCall {

@@ -39,10 +39,11 @@ wasmtime::component::bindgen!({
             import mcpp:mesh/announcements@0.1.1;
             import mcpp:mesh/calls@0.1.1;
             import mcpp:container/containers@0.1.0;
+            import mcpp:tasks/deferral@0.1.1;
             export mcpp:tool/tools@0.1.0;
         }
     ",
-    path: ["../wit/tool", "../wit/endpoint", "../wit/client", "../wit/delegation", "../wit/hooks", "../wit/primitives", "../wit/store", "../wit/events", "../wit/mesh", "../wit/container"],
+    path: ["../wit/tool", "../wit/endpoint", "../wit/client", "../wit/delegation", "../wit/hooks", "../wit/primitives", "../wit/store", "../wit/events", "../wit/mesh", "../wit/container", "../wit/tasks"],
     imports: {
         default: trappable,
         "mcpp:endpoint/call": async | trappable,
@@ -192,11 +193,28 @@ pub mod task_support {
             package mcpp:host;
 
             world supporting {
-                export mcpp:tasks/support@0.1.0;
+                export mcpp:tasks/support@0.1.1;
             }
         ",
-        path: ["../wit/tasks"],
+        path: ["../wit/tool", "../wit/tasks"],
         exports: { default: async },
+        require_store_data_send: true,
+    });
+}
+
+/// Exports beside the tools: answers that come after their calls.
+pub mod deferred {
+    wasmtime::component::bindgen!({
+        inline: "
+            package mcpp:host;
+
+            world deferring {
+                export mcpp:tasks/deferred@0.1.1;
+            }
+        ",
+        path: ["../wit/tool", "../wit/tasks"],
+        exports: { default: async },
+        with: { "mcpp:tool/types": crate::capability::bindings::mcpp::tool::types },
         require_store_data_send: true,
     });
 }

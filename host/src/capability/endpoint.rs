@@ -51,6 +51,7 @@ pub(super) fn link(linker: &mut Linker<State>) -> wasmtime::Result<()> {
     log::add_to_linker::<State, EndpointView<'static>>(linker, State::endpoint)?;
     progress::add_to_linker::<State, EndpointView<'static>>(linker, State::endpoint)?;
     super::hooks::link(linker)?;
+    super::deferral::link(linker)?;
     super::delegation::link_idempotency(linker)
 }
 

@@ -96,7 +96,8 @@ impl inputs::Host for EndpointView<'_> {
     }
 }
 
-fn bytes_of(question: &inputs::NamedQuestion) -> u64 {
+/// Memory of a question while it waits.
+pub(crate) fn bytes_of(question: &inputs::NamedQuestion) -> u64 {
     let of_text = |text: &str| u64::try_from(text.len()).unwrap_or(u64::MAX);
     let more = match &question.question {
         inputs::Question::Form(form) => of_text(&form.message).saturating_add(json_bytes(&form.schema)),
@@ -124,7 +125,7 @@ fn block_bytes(block: &crate::capability::bindings::mcpp::tool::types::Content) 
 }
 
 /// The questions in our words, if they are ones that MCP knows. `hidden` takes the secrets out of a text.
-fn checked(
+pub(crate) fn checked(
     questions: Vec<inputs::NamedQuestion>,
     hidden: impl Fn(String) -> String,
 ) -> Result<Vec<(String, InputQuestion)>, String> {

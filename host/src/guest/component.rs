@@ -16,10 +16,11 @@ use wasmtime::component::{Component, InstancePre, types::ComponentItem};
 use self::served::LinkedPrimitives;
 pub use self::{error::ComponentError, origin::Origin, served::LoadedPrimitives};
 use super::{
+    deferred::DeferredExport,
     handler::{self, Handler},
     instance::{self, Target},
     migration::{self, Migration},
-    task_support::{self, TaskExport},
+    task_support::TaskExports,
 };
 use crate::{
     capability,
@@ -244,7 +245,7 @@ fn check_preamble(wasm: &[u8]) -> Result<(), ComponentError> {
     }
 }
 
-fn chain(error: &wasmtime::Error) -> String {
+pub(super) fn chain(error: &wasmtime::Error) -> String {
     error.chain().map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
@@ -255,7 +256,7 @@ pub struct Admitted {
     kind: LinkedKind,
     handler: Option<Handler>,
     migration: Option<Migration>,
-    support: Option<TaskExport>,
+    tasks: TaskExports,
     served: LinkedPrimitives,
 }
 
@@ -299,7 +300,7 @@ impl Compiled {
         let link_error = |error: wasmtime::Error| ComponentError::Link(chain(&error));
         let handler = self.exports(handler::INTERFACE)?.then(|| Handler::new(linked.clone()));
         let migration = self.exports(migration::INTERFACE)?.then(|| Migration::new(linked.clone()));
-        let support = self.exports(task_support::INTERFACE)?.then(|| TaskExport::new(linked.clone())).transpose();
+        let tasks = TaskExports::of(&self, &linked)?;
         let served = LinkedPrimitives::of(&self, &linked)?;
         let kind = if self.exports(TOOLS_INTERFACE)? {
             LinkedKind::Sdk(ComponentPre::new(linked).map_err(link_error)?)
@@ -308,11 +309,11 @@ impl Compiled {
         };
         let (handler, migration) =
             (handler.transpose().map_err(link_error)?, migration.transpose().map_err(link_error)?);
-        Ok(Admitted { compiled: self, kind, handler, migration, support: support.map_err(link_error)?, served })
+        Ok(Admitted { compiled: self, kind, handler, migration, tasks, served })
     }
 
     /// Whether it exports one of the host's interfaces, in a version that this host speaks.
-    fn exports(&self, interface: &str) -> Result<bool, ComponentError> {
+    pub(super) fn exports(&self, interface: &str) -> Result<bool, ComponentError> {
         let component_type = self.component.component_type();
         let mut exports = component_type.exports(self.component.engine()).map(|(name, _)| name);
         let Some(export) = exports.find(|name| name.split('@').next() == Some(interface)) else { return Ok(false) };
@@ -359,12 +360,14 @@ pub struct LoadedTool {
     pub target: Target,
     /// When calls of it become tasks.
     pub task: TaskSupport,
+    /// What has the answers that its calls put off.
+    pub deferred: Option<DeferredExport>,
 }
 
 impl Admitted {
     /// Asks the component for its tools.
     pub async fn load(self, engine: &Engine, admission: (&Admission, &Arc<Share>)) -> Result<Loaded, ComponentError> {
-        let Self { compiled, kind, handler, migration, support, served } = self;
+        let Self { compiled, kind, handler, migration, tasks, served } = self;
         let name = compiled.name.shared();
         let (mut tools, notes) = match kind {
             LinkedKind::Sdk(component) => (list_sdk(engine, admission, &name, component).await?, Vec::new()),
@@ -387,10 +390,7 @@ impl Admitted {
             None => None,
         };
         let primitives = served.list(engine, admission, &compiled).await?;
-        if let Some(support) = support {
-            let control = loading(admission).await?;
-            support.mark(&mut tools, engine, &name, control).await.map_err(ComponentError::List)?;
-        }
+        tasks.mark(&mut tools, engine, &name, admission).await?;
         if let Some((_, topics)) = &handler
             && topics.len() > MAX_TOPICS
         {
@@ -409,7 +409,7 @@ impl Admitted {
 }
 
 /// Controls for the host's questions to a component at its load.
-async fn loading((admission, share): (&Admission, &Arc<Share>)) -> Result<Arc<Control>, ComponentError> {
+pub(super) async fn loading((admission, share): (&Admission, &Arc<Share>)) -> Result<Arc<Control>, ComponentError> {
     let limits = Limits { deadline_ms: u64::try_from(LIST_TIME.as_millis()).unwrap_or(u64::MAX), ..Limits::default() };
     let cancel = CancellationToken::new();
     let until = Instant::now() + LIST_TIME;
@@ -428,7 +428,7 @@ async fn list_sdk(
     let listings = instance::list(engine, name, component.clone(), control).await.map_err(ComponentError::List)?;
     let tool = |listing: WitTool| {
         let target = Target::Sdk { component: component.clone(), tool: listing.name.clone() };
-        LoadedTool { listing, target, task: TaskSupport::default() }
+        LoadedTool { listing, target, task: TaskSupport::default(), deferred: None }
     };
     Ok(listings.into_iter().map(tool).collect())
 }
@@ -443,7 +443,7 @@ fn list_plain(
     let tool = |function: plain::PlainFunction| {
         let (listing, function) = function.listed();
         let target = Target::Plain { component: linked.clone(), function: Arc::new(function) };
-        LoadedTool { listing, target, task: TaskSupport::default() }
+        LoadedTool { listing, target, task: TaskSupport::default(), deferred: None }
     };
     Ok((functions.into_iter().map(tool).collect(), notes))
 }

@@ -116,9 +116,17 @@ pub async fn call(
     let used = answer.as_ref().map_or_else(Duration::default, |(_, cost)| cost.processor_time);
     control.retire(used);
     match answer {
-        Some((result, cost)) => (control.redactor().outcome(settle(result, &control)), cost),
+        Some((result, cost)) => {
+            (control.redactor().outcome(settle(result, &control)).map(|result| later(result, &control)), cost)
+        }
         None => (Err(control.stopped().unwrap_or(CallError::Cancelled)), Cost::default()),
     }
+}
+
+/// The result of a call, which is not the whole answer if the guest said so.
+fn later(result: ToolResult, control: &Control) -> ToolResult {
+    let deferred = control.deferred().filter(|_| !result.is_error).map(str::to_owned);
+    ToolResult { deferred, ..result }
 }
 
 /// Makes or wakes the guest, calls it, and keeps it if it is to stay; returns the cost of the call too.

@@ -32,9 +32,8 @@ use super::{
     listening::{self, LISTEN, ListenPass},
     session::opening,
     straight::{self, Era, PlainRequest},
-    tasks::EntryRight,
 };
-use crate::{call::CallError, tenant::Principal};
+use crate::{call::CallError, tasks::EntryRight, tenant::Principal};
 
 /// A client that has closed its end gets the answers that are made within this time.
 const LAST_ANSWERS: Duration = Duration::from_secs(5);

@@ -10,7 +10,7 @@ use rmcp::model::{
 use serde_json::json;
 
 use crate::{
-    call::{Blob, CallError, Content, LogLevel, ResourceContents, ResultMemory, ToolResult},
+    call::{Blob, CallError, Content, LogLevel, ResourceContents, ToolResult},
     registry::tool::Tool,
 };
 
@@ -112,7 +112,7 @@ pub(super) fn from_result(wire: CallToolResult) -> ToolResult {
         content: wire.content.into_iter().map(from_block).collect(),
         structured: wire.structured_content,
         is_error: wire.is_error == Some(true),
-        memory: ResultMemory::default(),
+        ..ToolResult::default()
     }
 }
 

@@ -26,7 +26,7 @@ struct EndpointState {
 impl Endpoint {
     /// An endpoint that serves `registry`'s tools under a name.
     pub fn new(registry: Registry, name: String, page_size: usize) -> Self {
-        let tasks = McpTasks::new(Arc::clone(registry.store()));
+        let tasks = McpTasks::new(&registry);
         match wait::tool(&tasks) {
             Ok(tool) => registry.set_host_tools(vec![Arc::new(tool)]),
             Err(error) => tracing::error!(error = crate::error::chain(&error), "the host's own tools are not there"),

@@ -55,7 +55,6 @@ use super::{
     handler::{Endpoint, ProtocolHandler},
     session::{Sessions, engine::Manager, visit::VISIT},
     streams::OpenStreams,
-    tasks::EntryRight,
     written::WrittenResults,
 };
 use crate::{
@@ -63,6 +62,7 @@ use crate::{
     config::{ServerConfig, SessionConfig},
     memory::MemoryUse,
     names::TenantId,
+    tasks::EntryRight,
     telemetry,
     tenant::{Principal, SCOPE_METRICS, door::Refusals},
 };

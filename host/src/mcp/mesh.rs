@@ -25,13 +25,13 @@ use super::{
     conversation::{BindingRule, Conversation, Framing, MessageOutput},
     envelope,
     handler::Endpoint,
-    tasks::EntryRight,
 };
 use crate::{
     auth::known::KnownTokens,
     config::MeshDoorConfig,
     mesh::{PeerId, PeerStream},
     peers::{PeerGrant, join, known::KnownPeers},
+    tasks::EntryRight,
     tenant::Principal,
 };
 

@@ -65,6 +65,8 @@ pub(super) struct RunningRequest<O> {
     pub(super) news: CallNews,
     /// When it becomes a task.
     pub(super) plan: Option<TaskPlan>,
+    /// Receiver of what its component knows an answer by that comes later.
+    pub(super) defers: Option<oneshot::Receiver<String>>,
 }
 
 /// Events that the client of a call hears while it runs.
@@ -89,6 +91,8 @@ impl HeardEvents {
 pub(super) enum CallStep {
     Said(WaitingEvent),
     Asks(Round),
+    /// Its answer comes later; by what its component knows it.
+    Defers(String),
 }
 
 /// How a guest's questions reach its client.
@@ -162,7 +166,7 @@ impl<O: RequestOutcome> RunningRequest<O> {
         wants_receipt: bool,
         (hears, plan): (HeardEvents, Option<TaskPlan>),
     ) -> Self {
-        Self { outcome, events, cancel, asked, wants_receipt, hears, news: CallNews::default(), plan }
+        Self { outcome, events, cancel, asked, wants_receipt, hears, news: CallNews::default(), plan, defers: None }
     }
 
     /// A request that `cancel` stops, and which says nothing beside its answer.
@@ -172,11 +176,22 @@ impl<O: RequestOutcome> RunningRequest<O> {
 
     /// The next thing that the call does; at last how it ended.
     pub(super) async fn step(&mut self) -> Result<CallStep, O> {
-        let Self { outcome, events, asked, .. } = self;
+        let Self { outcome, events, asked, defers, .. } = self;
+        let deferred = async {
+            match defers {
+                Some(handle) => handle.await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             biased;
             Some(said) = events.next() => Ok(CallStep::Said(said)),
             round = asked.next() => Ok(CallStep::Asks(round)),
+            // Without a handle the answer was not put off.
+            Ok(handle) = deferred => {
+                *defers = None;
+                Ok(CallStep::Defers(handle))
+            }
             ended = outcome => Err(ended),
         }
     }

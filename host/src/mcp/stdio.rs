@@ -9,9 +9,8 @@ use super::{
     conversation::{BindingRule, Conversation, Framing, MessageOutput},
     envelope,
     handler::Endpoint,
-    tasks::EntryRight,
 };
-use crate::tenant::Principal;
+use crate::{tasks::EntryRight, tenant::Principal};
 
 /// Bounds of a line.
 #[derive(Debug, Clone, Copy)]

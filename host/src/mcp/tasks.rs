@@ -3,10 +3,12 @@
 //! The call runs in a task of its own. The host writes the task to disk before it gives the id away, and the result before it says that there is one. Each request is held to
 //! the caller that made the task: for another one it is not there. What a task says and asks meanwhile is in memory alone, since it cannot outlive the process.
 
+pub(super) mod deferred;
 mod listening;
 mod live;
 mod news;
 pub(super) mod plan;
+mod run;
 pub(super) mod wait;
 
 use std::{
@@ -21,13 +23,12 @@ use rmcp::model::{
 };
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
-use tokio_util::sync::CancellationToken;
 
 pub(super) use self::{listening::TaskListening, news::CallNews};
 use self::{
     live::{LiveTask, LiveTasks, TaskView},
     news::NEWS_BYTES,
-    plan::{InPlace, TaskPlan},
+    plan::TaskPlan,
 };
 use super::{
     convert,
@@ -42,8 +43,9 @@ use crate::{
     call::{CallError, inputs::Ability},
     memory::MemoryUse,
     names::TenantId,
-    store::{Store, StoreError},
-    tasks::{MAX_REASON_BYTES, NoTask, TaskBounds, TaskEnd, TaskId, TaskRecord, TaskStore},
+    registry::{Registry, WeakRegistry},
+    store::StoreError,
+    tasks::{EntryRight, InPlace, MAX_REASON_BYTES, NoTask, TaskEnd, TaskId, TaskRecord, TaskStore},
     tenant::{Principal, SCOPE_TOOLS},
 };
 
@@ -59,6 +61,7 @@ const JSON_FACTOR: u64 = 4;
 pub(super) struct McpTasks {
     store: TaskStore,
     live: LiveTasks,
+    registry: WeakRegistry,
 }
 
 /// Who makes a task.
@@ -66,17 +69,6 @@ pub(super) struct McpTasks {
 pub(super) struct TaskCaller<'a> {
     pub(super) principal: &'a Principal,
     pub(super) right: EntryRight,
-}
-
-/// By what right a caller came in. The door that checks such rights stops the tasks of callers that have lost theirs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum EntryRight {
-    /// A token, or none where the door asks for none.
-    Token,
-    /// The grant of a peer.
-    PeerGrant,
-    /// That of whoever started the host, which nobody takes away.
-    Owner,
 }
 
 /// A task that was made, for the answer to its request.
@@ -122,8 +114,9 @@ impl From<NotFound> for ErrorData {
 }
 
 impl McpTasks {
-    pub(super) fn new(store: Arc<dyn Store>) -> Self {
-        Self { store: TaskStore::new(store), live: LiveTasks::default() }
+    pub(super) fn new(registry: &Registry) -> Self {
+        let store = TaskStore::new(Arc::clone(registry.store()));
+        Self { store, live: LiveTasks::default(), registry: registry.downgrade() }
     }
 
     /// Forgets what is over.
@@ -147,7 +140,10 @@ impl McpTasks {
         let record = self.store.read(&principal.tenant, &principal.incarnation, id).await?;
         let is_callers = |record: &TaskRecord| record.owner == caller(principal) && principal.may_use(&record.tool);
         let record = record.filter(is_callers).ok_or(NotFound::Unknown)?;
-        let live = live.filter(|_| record.end.is_none());
+        let live = match live.filter(|_| record.end.is_none()) {
+            None => self.revive(principal, id, &record).await?,
+            live => live,
+        };
         Ok(FoundTask { id, record, live })
     }
 
@@ -168,81 +164,13 @@ impl Endpoint {
         let (told, made) = oneshot::channel();
         // Whatever becomes of the request: a task that is on disk has somebody who ends it.
         let owner = (caller.principal.clone(), caller.right);
-        tokio::spawn(self.clone().run_task(owner, running, plan.clone(), told));
+        tokio::spawn(self.tasks().clone().run(owner, running, plan.clone(), told));
         match made.await {
             Ok(Ok(made)) => Ok(made.answer(plan)),
             Ok(Err(no_task)) => Err(no_task),
             // The host stops.
             Err(_) => std::future::pending().await,
         }
-    }
-
-    async fn run_task(
-        self,
-        (principal, right): (Principal, EntryRight),
-        mut running: RunningCall,
-        plan: TaskPlan,
-        told: oneshot::Sender<Result<MadeTask, (Box<RunningCall>, NoTask)>>,
-    ) {
-        let (live, record) = match self.begin_task((&principal, right), running.task_parts(), &plan).await {
-            Ok(begun) => begun,
-            Err(no_task) => {
-                tracing::debug!(tenant = %principal.tenant, error = crate::error::chain(&no_task), "a call does not become a task");
-                if let Err(Err((running, _))) = told.send(Err((Box::new(running), no_task))) {
-                    running.cancel_token().cancel();
-                    running.run_unheard().await;
-                }
-                return;
-            }
-        };
-        let made = MadeTask { id: live.id, record: record.clone(), news: running.news.clone() };
-        if told.send(Ok(made)).is_err() {
-            // Nobody learned its id.
-            live.cancel.cancel();
-        }
-        let outcome = loop {
-            match running.step().await {
-                Ok(step) => live.step(step),
-                Err(outcome) => break outcome,
-            }
-        };
-        let undeclared = running.client().undeclared().filter(|_| plan.in_place == InPlace::Handle);
-        let (end, result) = ending(outcome, running.wants_receipt, undeclared).await;
-        metrics::counter!("mcpp_tasks_ended_total", "end" => end.name()).increment(1);
-        let tasks = self.tasks();
-        let ended = (end, result, plan.keep_ms);
-        let bounds = self.task_bounds(&principal.tenant);
-        let kept = tasks.store.end(&principal.tenant, &principal.incarnation, live.id, record, ended, bounds).await;
-        if let Err(error) = kept {
-            tracing::error!(tenant = %principal.tenant, tool = %plan.tool, error = crate::error::chain(&error), "the end of a task is lost");
-        }
-        tasks.live.remove(live.id);
-        live.tell();
-    }
-
-    async fn begin_task(
-        &self,
-        (principal, right): (&Principal, EntryRight),
-        (cancel, news): (CancellationToken, CallNews),
-        plan: &TaskPlan,
-    ) -> Result<(Arc<LiveTask>, TaskRecord), NoTask> {
-        let share = self.registry().share(&principal.tenant).ok_or(NoTask::TooMany(0))?;
-        let memory = share.memory.reserve(MemoryUse::Messages, LIVE_BYTES).map_err(|_| NoTask::NoMemory)?;
-        let ttl_ms = plan.deadline_ms.saturating_add(plan.keep_ms);
-        let record = TaskRecord::new(caller(principal), plan.tool.clone(), ttl_ms, plan.wait_ms);
-        let bounds = self.task_bounds(&principal.tenant);
-        let tasks = self.tasks();
-        let id = tasks.store.create(&principal.tenant, &principal.incarnation, bounds, &record).await?;
-        let owner = (right, principal.clone());
-        let live = Arc::new(LiveTask::new(id, owner, cancel, (plan.in_place, news), memory));
-        tasks.live.insert(&live);
-        metrics::counter!("mcpp_tasks_begun_total").increment(1);
-        Ok((live, record))
-    }
-
-    fn task_bounds(&self, tenant: &TenantId) -> TaskBounds {
-        let limits = self.registry().share(tenant).map(|share| share.limits).unwrap_or_default();
-        TaskBounds { tasks: limits.tasks, bytes: limits.task_bytes }
     }
 
     async fn find_task(&self, principal: &Principal, id: &str) -> Result<FoundTask, ErrorData> {

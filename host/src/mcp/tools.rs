@@ -14,12 +14,12 @@ use super::{
     inputs,
     parked::RequestBinding,
     running::{CallEvents, CallOutcome, GuestQuestions, HeardEvents, RunningCall},
-    tasks::plan::TaskWish,
+    tasks::{deferred::Follower, plan::TaskWish},
     written::{self, ResultWriter},
 };
 use crate::{
     call::{
-        Call, CallError, LogLevel, Observer, Request, Session, TraceContext, authorize,
+        Call, CallError, LogLevel, Observer, Request, Session, ToolResult, TraceContext, authorize,
         effect::EffectKey,
         inputs::{Abilities, Ability, ClientLine},
         interface::InterfaceDigest,
@@ -173,12 +173,27 @@ impl Endpoint {
             effect: way.effect.map(|effect| effect.of_caller(principal)),
             client: client.clone(),
         };
+        // Somebody waits for an answer that comes later only where the client may wait.
+        let defers = plan.as_ref().is_some_and(|plan| plan.defers);
+        let follower = defers.then(|| Follower::new(registry, &request, &tool).telling());
         let call = authorize(Call { interface, ..Call::new(request, tool, arguments) })
             .map_err(|denied| ErrorData::invalid_request(denied.to_string(), None))?;
         let registry = registry.clone();
-        let outcome = Box::pin(async move { registry.call_metered(call).await });
         let asked = GuestQuestions::new(client, rounds, binding);
-        Ok(RunningCall::new(outcome, events, cancel, asked, wants_receipt, (hears, plan)))
+        let Some((follower, handle)) = follower else {
+            let outcome = Box::pin(async move { registry.call_metered(call).await });
+            return Ok(RunningCall::new(outcome, events, cancel, asked, wants_receipt, (hears, plan)));
+        };
+        let outcome = Box::pin(async move {
+            let (result, receipt) = registry.call_metered(call).await;
+            match result {
+                Ok(ToolResult { deferred: Some(handle), .. }) => (follower.follow(handle).await, receipt),
+                result => (result, receipt),
+            }
+        });
+        let mut running = RunningCall::new(outcome, events, cancel, asked, wants_receipt, (hears, plan));
+        running.defers = Some(handle);
+        Ok(running)
     }
 }
 

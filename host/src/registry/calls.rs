@@ -109,7 +109,7 @@ impl Registry {
     }
 
     /// Holds a result to the output schema; where guests run if that may take long.
-    async fn check_result(
+    pub(super) async fn check_result(
         &self,
         tool: &Arc<Tool>,
         control: &Control,

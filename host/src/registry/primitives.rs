@@ -222,9 +222,9 @@ impl Registry {
     }
 
     /// Runs a request in a guest, once it has a place.
-    async fn serve<T, R>(
+    pub(super) async fn serve<S: AsRef<Service>, T, R>(
         &self,
-        ticket: &Ticket<PrimitiveService>,
+        ticket: &Ticket<S>,
         request: Request,
         kind: &'static str,
         guest: impl FnOnce(Engine, Running, Arc<Control>) -> R,
@@ -233,14 +233,15 @@ impl Registry {
         R: Future<Output = Result<T, CallError>>,
     {
         let _counted = self.0.calls.token();
-        let (cancel, weight) = (request.cancel.clone(), &ticket.served.service.weight);
+        let service: &Service = S::as_ref(&ticket.served);
+        let (cancel, weight) = (request.cancel.clone(), &service.weight);
         let run = async {
             let control = self.admit(ticket, &request).await?;
             if weight.is_heavy() || control.is_crowded() {
                 control.note_slice();
             }
-            let cause = format!("{kind} of {} by {}", ticket.served.component(), request.principal.subject).into();
-            let running = self.running_for(ticket.served.powers(), request, kind.into(), cause);
+            let cause = format!("{kind} of {} by {}", service.powers.component, request.principal.subject).into();
+            let running = self.running_for(&service.powers, request, kind.into(), cause);
             let pace = Arc::clone(control.pace());
             let done = guest(self.engine().clone(), running, control).await;
             weight.note(pace.processor_time());

@@ -22,7 +22,7 @@ use crate::{
         http::HttpGrant,
     },
     grants::{ComponentGrant, container::ContainerGrant, mesh::MeshGrant},
-    guest::{component::LoadedTool, instance::Target},
+    guest::{component::LoadedTool, deferred::DeferredExport, instance::Target},
     limits::{Limits, Reuse, TaskSupport},
     names::{ComponentName, ToolName, ToolPattern},
     telemetry::meters::CallMeters,
@@ -116,6 +116,8 @@ pub struct Tool {
     pub reuse: Option<Reuse>,
     /// When calls of it become tasks.
     pub task: TaskSupport,
+    /// What has the answers that its calls put off.
+    pub deferred: Option<DeferredExport>,
     /// The meters of its calls, from the first one on.
     pub meters: OnceLock<CallMeters>,
 }
@@ -134,7 +136,7 @@ impl Tool {
         grant: &ComponentGrant,
         defaults: &Limits,
     ) -> Result<Self, InstallError> {
-        let LoadedTool { listing, target, task } = tool;
+        let LoadedTool { listing, target, task, deferred } = tool;
         let mut limits = defaults.patched(&grant.limits);
         let (mut reuse, mut task) = (grant.reuse, grant.task.unwrap_or(task));
         if let Some(own) = grant.tools.get(name.as_str()) {
@@ -143,7 +145,7 @@ impl Tool {
             task = own.task.unwrap_or(task);
         }
         let tool = Self::new(powers, name, listing, ToolTarget::Guest(target), limits)?;
-        Ok(Self { reuse, task, ..tool })
+        Ok(Self { reuse, task, deferred, ..tool })
     }
 
     /// A tool with the texts and schemas that its owner wrote, once they are checked.
@@ -179,6 +181,7 @@ impl Tool {
             target,
             reuse: None,
             task: TaskSupport::default(),
+            deferred: None,
             meters: OnceLock::new(),
         })
     }

@@ -66,6 +66,11 @@ impl TaskIndex {
         has_room
     }
 
+    /// Notes that a task runs that is known.
+    pub(super) fn goes_on(&self, id: TaskId) {
+        self.tasks().insert(id, KnownTask::Runs);
+    }
+
     /// Notes the end of a task, and until when it is kept.
     pub(super) fn end(&self, id: TaskId, expires_ms: u64) {
         self.tasks().insert(id, KnownTask::Ended(expires_ms));

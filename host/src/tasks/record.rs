@@ -9,6 +9,8 @@ use crate::{limits::now_ms, names::ToolName};
 
 /// Longest reason of a failure that is kept, in bytes.
 pub const MAX_REASON_BYTES: usize = 8 << 10;
+/// Longest time for which a task goes on whose call has put off its answer, in milliseconds: 31 days.
+pub const MAX_WORK_MS: u64 = 31 * 86_400_000;
 /// Hexadecimal digits of an id.
 const ID_DIGITS: usize = 32;
 
@@ -96,13 +98,60 @@ pub struct TaskRecord {
     pub wait_ms: u64,
     /// Its end, if it has one.
     pub end: Option<TaskEnd>,
+    /// What goes on for it after the call, if the call has put off its answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub work: Option<TaskWork>,
+}
+
+/// What a task needs to go on after a restart of the host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskWork {
+    /// By what its component knows the answer.
+    pub handle: String,
+    /// By what right the caller came in.
+    pub right: EntryRight,
+    /// What the client got in the place of the answer.
+    pub in_place: InPlace,
+    /// Whether its user fills in forms.
+    pub has_user: bool,
+    /// For how long the result is kept, in milliseconds.
+    pub keep_ms: u64,
+}
+
+/// By what right a caller came in. The door that checks such rights stops the tasks of callers that have lost theirs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EntryRight {
+    /// A token, or none where the door asks for none.
+    Token,
+    /// The grant of a peer.
+    PeerGrant,
+    /// That of whoever started the host, which nobody takes away.
+    Owner,
+}
+
+/// What a client that gets no answer yet gets in its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum InPlace {
+    /// MCP's own handle of a task.
+    Handle,
+    /// A result that says how to wait for the answer.
+    Result,
 }
 
 impl TaskRecord {
     /// A task that begins now.
     pub fn new(owner: [u8; 32], tool: ToolName, ttl_ms: u64, wait_ms: u64) -> Self {
         let now = now_ms();
-        Self { owner, tool, created_ms: now, updated_ms: now, ttl_ms, wait_ms, end: None }
+        Self { owner, tool, created_ms: now, updated_ms: now, ttl_ms, wait_ms, end: None, work: None }
+    }
+
+    /// Notes that its call has put off its answer: the task may go on for as long as such work may.
+    pub fn defer(&mut self, work: TaskWork) {
+        self.updated_ms = now_ms();
+        self.ttl_ms = MAX_WORK_MS.saturating_add(work.keep_ms);
+        self.work = Some(work);
     }
 
     /// When the host may forget it, in milliseconds since 1970.
@@ -113,7 +162,9 @@ impl TaskRecord {
     /// Notes its end, from which on it is kept for so long at least.
     pub(super) fn finish(&mut self, end: TaskEnd, keep_ms: u64) {
         self.updated_ms = now_ms();
-        self.ttl_ms = self.ttl_ms.max(self.updated_ms.saturating_sub(self.created_ms).saturating_add(keep_ms));
+        let kept = self.updated_ms.saturating_sub(self.created_ms).saturating_add(keep_ms);
+        // How long such work takes was not known before.
+        self.ttl_ms = if self.work.is_some() { kept } else { self.ttl_ms.max(kept) };
         self.end = Some(end);
     }
 

@@ -19,6 +19,7 @@ pub(crate) struct Parts {
     events: Vec<(LitStr, Path)>,
     timers: Option<Path>,
     migration: Option<(LitInt, Path)>,
+    deferred: Option<Path>,
 }
 
 impl Parse for Parts {
@@ -54,6 +55,7 @@ impl Parts {
                     Punctuated::<_, Token![,]>::parse_terminated_with(&events, subscription)?.into_iter().collect();
             }
             "timers" => self.timers = Some(input.parse()?),
+            "deferred" => self.deferred = Some(input.parse()?),
             "migration" => {
                 let format = input.parse()?;
                 input.parse::<Token![=>]>()?;
@@ -62,7 +64,7 @@ impl Parts {
             _ => {
                 return Err(syn::Error::new(
                     part.span(),
-                    "expected tools, resources, prompts, events, timers or migration",
+                    "expected tools, resources, prompts, events, timers, migration or deferred",
                 ));
             }
         }
@@ -106,7 +108,7 @@ fn subscription(input: ParseStream<'_>) -> syn::Result<(LitStr, Path)> {
 pub(crate) fn expand(parts: &Parts) -> TokenStream {
     let definitions = definitions("TOOL", &parts.tools);
     let (primitives, tasks) = (primitives(parts), tasks(parts));
-    let (handler, migration) = (handler(parts), migration(parts));
+    let (handler, migration, deferred) = (handler(parts), migration(parts), deferred(parts));
     quote! {
         const _: () = {
             #[allow(dead_code, reason = "used by the component")]
@@ -124,6 +126,7 @@ pub(crate) fn expand(parts: &Parts) -> TokenStream {
         #primitives
         #handler
         #migration
+        #deferred
     }
 }
 
@@ -139,6 +142,18 @@ fn tasks(parts: &Parts) -> TokenStream {
         ::mcpp_tool::internal::export_task_support!(
             McppTasks with_types_in ::mcpp_tool::bindings::task_support
         );
+    }
+}
+
+/// The answers that its calls put off.
+fn deferred(parts: &Parts) -> TokenStream {
+    let Some(work) = &parts.deferred else { return TokenStream::new() };
+    quote! {
+        #[cfg(target_arch = "wasm32")]
+        const _: () = {
+            type McppDeferred = ::mcpp_tool::internal::DeferredComponent<#work>;
+            ::mcpp_tool::internal::export_deferred!(McppDeferred with_types_in ::mcpp_tool::bindings::deferred);
+        };
     }
 }
 

@@ -21,6 +21,9 @@ pub const MAX_ATTEMPTS: u32 = 1_000;
 /// Longest time in a definition, in seconds: a year.
 pub const MAX_TIME_S: f64 = 366.0 * 24.0 * 3_600.0;
 
+/// Longest message of a form, and its longest schema, in bytes.
+pub const MAX_FORM_BYTES: usize = 16 << 10;
+
 /// The action of a step that waits.
 pub const WAIT: &str = "wait";
 /// The action of a step that is a workflow by itself.
@@ -229,7 +232,7 @@ impl Undo {
     }
 }
 
-/// What a step that waits waits for: exactly one of the first four.
+/// What a step that waits waits for: exactly one of the first four, and a form only with a signal.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Wait {
@@ -241,4 +244,36 @@ pub struct Wait {
     pub signal: Option<String>,
     /// The one-time token of the step, which its status shows: see `workflow_signal`.
     pub webhook: Option<bool>,
+    /// With `signal`: the user of a client that waits for the run is asked this, and the values of the form are the signal's payload.
+    pub form: Option<Form>,
+}
+
+/// A form for the user of a client that waits for a run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Form {
+    /// What is asked and why: 1 byte to 16 KiB.
+    pub message: String,
+    /// JSON Schema of the values: an object whose properties are strings, numbers, booleans or choices. Without properties the user says yes or no.
+    #[serde(default = "Form::no_fields")]
+    pub schema: Value,
+}
+
+impl Form {
+    fn no_fields() -> Value {
+        mcpp_tool::deferred::no_fields()
+    }
+
+    /// What is wrong with it, if anything.
+    pub fn fault(&self) -> Option<&'static str> {
+        let is_object = self.schema.get("type").and_then(Value::as_str) == Some("object");
+        let has_properties = self.schema.get("properties").is_some_and(Value::is_object);
+        if self.message.trim().is_empty() || self.message.len() > MAX_FORM_BYTES {
+            Some("a form's message has 1 byte to 16 KiB")
+        } else if !is_object || !has_properties || self.schema.to_string().len() > MAX_FORM_BYTES {
+            Some("a form's schema is of an object with `properties`, and has at most 16 KiB")
+        } else {
+            None
+        }
+    }
 }

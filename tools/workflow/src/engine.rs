@@ -6,9 +6,11 @@ mod job;
 pub mod rehearsal;
 mod submission;
 mod upkeep;
+mod wait;
 mod work;
 
 use mcpp_tool::{
+    changed,
     environment::id,
     store::{StoreError, Transaction, View},
 };
@@ -19,6 +21,7 @@ pub use self::{
     job::Job,
     submission::{Copied, Draft, MAX_INPUT_BYTES, VisibleTools, submit},
     upkeep::{KEEP_MS, next_event, wake},
+    wait::{answer, forms},
     work::work,
 };
 use crate::{
@@ -97,6 +100,7 @@ fn go_on(
         builds::ended(t, &run, now_ms)?;
         let ended = json!({ "workflow_id": run.id, "status": run.status(), "name": run.name });
         t.emit("run", &run.id, ended.to_string().as_bytes())?;
+        changed::updated(&format!("workflow://{}/status", run.id));
         tell_blocked(t, &run, origin, now_ms)?;
     }
     Ok(nodes.woken)

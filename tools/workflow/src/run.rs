@@ -6,7 +6,7 @@ use mcpp_tool::{builds::Build, rights::Rights};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::definition::Step;
+use crate::definition::{Form, Step};
 
 /// A node's number within its run, from 0.
 pub type Number = u32;
@@ -238,6 +238,9 @@ pub enum State {
         token: Option<String>,
         /// When it goes on, or gives up.
         until_ms: Option<u64>,
+        /// What the user of a client that waits for the run is asked.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        form: Option<Form>,
     },
     /// Nodes within it run.
     Open(Inner),

@@ -12,7 +12,7 @@ use serde_json::Value;
 pub use self::inner::{Place, add};
 use crate::{
     blob::Blob,
-    definition::Step,
+    definition::{Form, Step},
     run::{Inner, Node, Number, Phase, Run, State},
 };
 
@@ -68,6 +68,8 @@ pub enum Outcome {
         token: Option<String>,
         /// Until then, in milliseconds since 1970-01-01 UTC.
         until_ms: Option<u64>,
+        /// The user of a client that waits for the run is asked this.
+        form: Option<Form>,
     },
     /// It runs once for each of so many items.
     Fans(u32),
@@ -163,11 +165,11 @@ pub fn settle<N: Nodes>(
         Outcome::Waits { .. } | Outcome::Fans(_) | Outcome::Holds(_) if run.cancelled.is_some() => {
             end(run, nodes, node, State::Cancelled, run.cancelled.clone(), now_ms)
         }
-        Outcome::Waits { signal, token, until_ms } => {
+        Outcome::Waits { signal, token, until_ms, form } => {
             if let Some(at_ms) = until_ms {
                 nodes.alarm(&node, at_ms)?;
             }
-            node.state = State::Waiting { signal, token, until_ms };
+            node.state = State::Waiting { signal, token, until_ms, form };
             nodes.save(&node)
         }
         Outcome::Fans(total) => inner::fan(run, nodes, node, total, now_ms),
@@ -230,7 +232,7 @@ pub fn ring<N: Nodes>(run: &mut Run, nodes: &mut N, number: Number, now_ms: u64)
             (node.state, node.ready_ms) = (State::Undoing { claim: None }, now_ms);
             nodes.save(&node)
         }
-        State::Waiting { signal: None, token: None, until_ms: Some(until_ms) } if *until_ms <= now_ms => {
+        State::Waiting { signal: None, token: None, until_ms: Some(until_ms), .. } if *until_ms <= now_ms => {
             end(run, nodes, node, State::Completed, None, now_ms)
         }
         State::Waiting { until_ms: Some(until_ms), .. } if *until_ms <= now_ms => {
@@ -259,6 +261,16 @@ pub fn signal<N: Nodes>(
         return Ok(false);
     }
     end(run, nodes, node, State::Completed, None, now_ms)?;
+    Ok(true)
+}
+
+/// The user whom a node asked says no; false if it does not ask (any more).
+pub fn refuse<N: Nodes>(run: &mut Run, nodes: &mut N, number: Number, now_ms: u64) -> Result<bool, N::Error> {
+    let node = nodes.node(number)?;
+    if !matches!(node.state, State::Waiting { form: Some(_), .. }) {
+        return Ok(false);
+    }
+    end(run, nodes, node, State::Failed, Some("the user who was asked said no".to_owned()), now_ms)?;
     Ok(true)
 }
 

@@ -33,6 +33,8 @@ pub const READY: Index<(), Place> = Index::new("ready");
 pub const LEASES: Index<(), (u64, String, Number)> = Index::new("leases");
 /// Nodes that wait for a signal, by run and signal.
 pub const SIGNALS: Index<(String, String), Number> = Index::new("signals");
+/// Nodes that ask a user something, by run.
+pub const ASKED: Index<String, Number> = Index::new("asked");
 /// The nodes that wait for a token.
 pub const TOKENS: Map<String, (String, Number)> = Map::new("tokens");
 /// Completed nodes with an undo, by run, in the order of their ends.
@@ -83,7 +85,10 @@ fn declare_node((run, number): &(String, Number), node: &Node, places: &mut Plac
         State::Running { until_ms, .. } | State::Undoing { claim: Some((_, until_ms)) } => {
             places.index(&LEASES, &(), &(*until_ms, run, *number));
         }
-        State::Waiting { signal, token, .. } => {
+        State::Waiting { signal, token, form, .. } => {
+            if form.is_some() {
+                places.index(&ASKED, run, number);
+            }
             if let Some(signal) = signal {
                 places.index(&SIGNALS, &(run, signal), number);
             }

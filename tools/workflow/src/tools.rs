@@ -1,6 +1,7 @@
 //! The tools. Each answers as `contracts` has it, with `success`; none raises.
 #![allow(missing_docs, reason = "a tool's doc comment is its description, and its parameters have their own")]
 
+pub mod awaited;
 pub mod backfill;
 pub mod bulk;
 pub mod control;
@@ -106,8 +107,9 @@ pub(crate) fn step(node: &Node) -> Value {
         "end_time": time(node.ended_ms),
         "error": node.error,
     });
-    if let State::Waiting { signal, token, until_ms } = &node.state {
-        put(&mut shown, "waits_for", json!({ "signal": signal, "token": token, "until": time(*until_ms) }));
+    if let State::Waiting { signal, token, until_ms, form } = &node.state {
+        let until = time(*until_ms);
+        put(&mut shown, "waits_for", json!({ "signal": signal, "token": token, "until": until, "form": form }));
     }
     shown
 }

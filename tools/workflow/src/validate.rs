@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use crate::{
     definition::{
-        MAX_ATTEMPTS, MAX_DEPTH, MAX_STEP_ID_BYTES, MAX_STEPS, MAX_TIME_S, Retry, Step, WAIT, WORKFLOW, Wait,
+        Form, MAX_ATTEMPTS, MAX_DEPTH, MAX_STEP_ID_BYTES, MAX_STEPS, MAX_TIME_S, Retry, Step, WAIT, WORKFLOW, Wait,
     },
     placeholder::{Placeholder, PlaceholderError, Source, placeholders},
     schema,
@@ -301,7 +301,14 @@ fn shape(step: &Step, depth: u8, catalog: &impl Catalog) -> Result<(), Problem> 
                 .or_else(|error| if has_placeholder(&step.inputs) { Ok(Wait::default()) } else { Err(error) })
                 .map_err(|error| problem(step, "/inputs", error.to_string()))?;
             let given = [wait.seconds.is_some(), wait.until.is_some(), wait.signal.is_some(), wait.webhook.is_some()];
+            let fault = wait.form.as_ref().and_then(Form::fault);
             match given.iter().filter(|given| **given).count() {
+                _ if fault.is_some() => Err(problem(step, "/inputs/form", fault.unwrap_or_default().into())),
+                1 if wait.form.is_some() && wait.signal.is_none() => Err(problem(
+                    step,
+                    "/inputs/form",
+                    "a form needs a signal, which is given when the user has answered".into(),
+                )),
                 1 => Ok(()),
                 0 if has_placeholder(&step.inputs) => Ok(()),
                 _ => Err(problem(step, "/inputs", "exactly one of seconds, until, signal and webhook".into())),

@@ -15,10 +15,11 @@ use crate::{
         inputs,
         parked::{RequestBinding, RequestOutcome, Resumed},
         running::{CallOutcome, CallTurn, RunningCall, RunningRequest, WayToAsk},
-        tasks::{self, EntryRight, TaskCaller, plan::TaskWish},
+        tasks::{self, TaskCaller, plan::TaskWish},
         tools,
     },
     names::ToolName,
+    tasks::EntryRight,
     tenant::{SCOPE_TOOLS, door::DoorPermit},
 };
 

@@ -47,9 +47,9 @@ use crate::{
         envelope,
         in_flight::Held,
         streams::OpenStream,
-        tasks::EntryRight,
     },
     memory::{Account, MemoryUse},
+    tasks::EntryRight,
     tenant::{Principal, door::StreamPermit},
 };
 

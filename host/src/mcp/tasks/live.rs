@@ -13,13 +13,9 @@ use super::news::CallNews;
 use crate::{
     call::inputs::{AskError, Reply, Round},
     limits::now_ms,
-    mcp::{
-        inputs,
-        running::CallStep,
-        tasks::{EntryRight, plan::InPlace},
-    },
+    mcp::{inputs, running::CallStep},
     memory::Reservation,
-    tasks::TaskId,
+    tasks::{EntryRight, InPlace, TaskId},
     tenant::Principal,
 };
 
@@ -106,6 +102,8 @@ impl LiveTask {
         match step {
             CallStep::Said(waiting) => self.change(|state| state.news.note(&waiting.event)),
             CallStep::Asks(round) => self.ask(round),
+            // The record is told.
+            CallStep::Defers(_) => {}
         }
     }
 
@@ -182,6 +180,11 @@ impl LiveTasks {
 
     pub(super) fn insert(&self, task: &Arc<LiveTask>) {
         self.tasks().insert(task.id, Arc::clone(task));
+    }
+
+    /// The live task with the id of this one: this one, unless another was quicker.
+    pub(super) fn get_or_insert(&self, task: &Arc<LiveTask>) -> Arc<LiveTask> {
+        Arc::clone(self.tasks().entry(task.id).or_insert_with(|| Arc::clone(task)))
     }
 
     pub(super) fn remove(&self, id: TaskId) {

@@ -10,6 +10,7 @@ use crate::{
     mcp::{handler::Endpoint, tools::CallRequest},
     names::ToolName,
     registry::tool::Tool,
+    tasks::InPlace,
     tenant::Principal,
 };
 
@@ -33,15 +34,6 @@ impl TaskWish {
     }
 }
 
-/// What a client that gets no answer yet gets in its place.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::mcp) enum InPlace {
-    /// MCP's own handle of a task.
-    Handle,
-    /// A result that says how to wait for the answer.
-    Result,
-}
-
 /// When a call becomes a task.
 #[derive(Debug, Clone)]
 pub(in crate::mcp) struct TaskPlan {
@@ -57,6 +49,8 @@ pub(in crate::mcp) struct TaskPlan {
     pub(super) wait_ms: u64,
     /// Whether the tool promises structured content of its own.
     pub(super) has_output: bool,
+    /// Whether calls may put off their answers.
+    pub(in crate::mcp) defers: bool,
 }
 
 impl Endpoint {
@@ -77,11 +71,15 @@ impl Endpoint {
             (TaskSupport::Never, _) | (_, TaskWish::Waits) => return Ok(None),
             (TaskSupport::Must, TaskWish::Declared) => None,
             (TaskSupport::Must, TaskWish::Undeclared) if !waits => return Err(needs_tasks()),
-            (TaskSupport::May, TaskWish::Declared) if limits.deadline_ms > limits.task_after_ms => {
+            (TaskSupport::May, TaskWish::Declared)
+                if limits.deadline_ms > limits.task_after_ms || tool.deferred.is_some() =>
+            {
                 Some(limits.task_after_ms)
             }
             (_, TaskWish::Declared) => return Ok(None),
-            _ if !waits && tool.is_long() && has_wait() => Some(limits.long_call_s.saturating_mul(1_000)),
+            _ if !waits && (tool.is_long() || tool.deferred.is_some()) && has_wait() => {
+                Some(limits.long_call_s.saturating_mul(1_000))
+            }
             _ => return Ok(None),
         };
         let in_place = if request.tasks == TaskWish::Declared { InPlace::Handle } else { InPlace::Result };
@@ -100,6 +98,7 @@ impl TaskPlan {
             deadline_ms: limits.deadline_ms,
             wait_ms: limits.long_call_s.saturating_mul(1_000),
             has_output: tool.output.is_some(),
+            defers: tool.deferred.is_some(),
         }
     }
 }

@@ -43,7 +43,7 @@ pub(super) fn pieces(result: ToolResult, room: &ResultRoom<'_>) -> io::Result<Ve
     let own = (!result.memory.is_charged()).then(|| room.reserve(weigh(&result, usize::MAX)));
     let _source = own.transpose().map_err(io::Error::other)?;
     let mut pieces = PieceWriter { room, done: Vec::new(), current: None };
-    let ToolResult { content, structured, memory: _held, is_error: _ } = result;
+    let ToolResult { content, structured, memory: _held, .. } = result;
     io::Write::write_all(&mut pieces, b"[")?;
     if let (true, Some(structured)) = (content.is_empty(), &structured) {
         serde_json::to_writer(&mut pieces, &ContentBlock::text(structured.to_string()))?;

@@ -6,7 +6,6 @@ use mcpp_tool::{
     Output,
     builds::Build,
     call::CallError,
-    environment::parse_rfc3339,
     rights::Rights,
     store::{StoreError, Transaction},
 };
@@ -16,10 +15,11 @@ use super::{
     WorkflowError, builds,
     rehearsal::{self, Called, FaultKind, SCRIPTS, Script},
     submission::VisibleTools,
+    wait::{at_once, wait},
 };
 use crate::{
     blob::{self, MAX_BLOB_BYTES},
-    definition::{MAX_ITEMS, WAIT, WORKFLOW, Wait, ms},
+    definition::{MAX_ITEMS, WAIT, WORKFLOW, ms},
     placeholder::{Placeholder, PlaceholderError, Source, fill, fill_fields},
     run::{Node, Number, Run, State},
     scheduler::Outcome,
@@ -99,7 +99,7 @@ pub struct Done {
     pub tools: BTreeSet<String>,
 }
 
-fn failed(error: impl Into<String>) -> Outcome {
+pub(super) fn failed(error: impl Into<String>) -> Outcome {
     Outcome::Failed { error: error.into(), is_final: true }
 }
 
@@ -356,43 +356,6 @@ fn describe(
     match broken {
         Some(error) => Err(Unfilled::Store(error)),
         None => work.map_err(Unfilled::Placeholder),
-    }
-}
-
-/// What a step that waits does in a rehearsal.
-fn at_once(script: &Script, path: &str, arguments: Map<String, Value>) -> Outcome {
-    match serde_json::from_value(Value::Object(arguments)) {
-        Ok(wait) => Outcome::Completed(rehearsal::given(script, path, &wait)),
-        Err(error) => failed(error.to_string()),
-    }
-}
-
-/// What a step that waits does.
-fn wait(arguments: Map<String, Value>, timeout_s: Option<f64>, now_ms: u64) -> Outcome {
-    let wait: Wait = match serde_json::from_value(Value::Object(arguments)) {
-        Ok(wait) => wait,
-        Err(error) => return failed(error.to_string()),
-    };
-    let after = |seconds: f64| now_ms.saturating_add(ms(seconds));
-    let until_ms = timeout_s.map(after);
-    match wait {
-        Wait { seconds: Some(seconds), until: None, signal: None, webhook: None } => {
-            Outcome::Waits { signal: None, token: None, until_ms: Some(after(seconds.max(0.0))) }
-        }
-        Wait { seconds: None, until: Some(time), signal: None, webhook: None } => match parse_rfc3339(&time) {
-            Some(until_ms) => Outcome::Waits { signal: None, token: None, until_ms: Some(until_ms) },
-            None => failed(format!("{time:?} is no time as RFC 3339 has it")),
-        },
-        Wait { seconds: None, until: None, signal: Some(signal), webhook: None } => {
-            Outcome::Waits { signal: Some(signal), token: None, until_ms }
-        }
-        Wait { seconds: None, until: None, signal: None, webhook: Some(true) } => {
-            // The host knows a token of its own, and lets those in who have it. Where hooks are closed any text will do.
-            let id = mcpp_tool::environment::id();
-            let token = mcpp_tool::hooks::token("workflow_signal", &id).unwrap_or(id);
-            Outcome::Waits { signal: None, token: Some(token), until_ms }
-        }
-        _ => failed("exactly one of seconds, until, signal and webhook"),
     }
 }
 

@@ -212,9 +212,11 @@ impl World {
             Behavior::Works => Outcome::Completed(json!(1)),
             Behavior::FailsOnce if node.attempt > 1 => Outcome::Completed(json!(1)),
             Behavior::FailsOnce | Behavior::FailsAlways => Outcome::Failed { error: "no".into(), is_final: false },
-            Behavior::Waits => Outcome::Waits { signal: None, token: None, until_ms: Some(self.now_ms + 10) },
+            Behavior::Waits => {
+                Outcome::Waits { signal: None, token: None, until_ms: Some(self.now_ms + 10), form: None }
+            }
             Behavior::Signal => {
-                Outcome::Waits { signal: Some("go".into()), token: None, until_ms: Some(self.now_ms + 500) }
+                Outcome::Waits { signal: Some("go".into()), token: None, until_ms: Some(self.now_ms + 500), form: None }
             }
             Behavior::Plans => {
                 let steps = json!([{ "step_id": "p0", "action": "x" }, { "step_id": "p1", "action": "x", "depends_on": ["p0"] }]);

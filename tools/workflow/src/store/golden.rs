@@ -43,7 +43,7 @@ fn states() -> Vec<State> {
         State::Held,
         State::Running { claim: claim(), until_ms: 9 },
         State::Delayed { until_ms: 9 },
-        State::Waiting { signal: Some("go".into()), token: Some("t".into()), until_ms: Some(9) },
+        State::Waiting { signal: Some("go".into()), token: Some("t".into()), until_ms: Some(9), form: None },
         State::Open(Inner::Fan { total: 3, nodes: vec![4, 5], open: vec![5], succeeded: 1, failed: 0 }),
         State::Open(Inner::Group { first: 4, total: 2, open: 1, failed: Some("x".into()) }),
         State::Completed,

@@ -1,13 +1,19 @@
 //! `workflow_submit`, and what makes a run of another.
 
 use mcpp_tool::{
-    caller,
+    Error, caller, deferred,
     environment::{now_ms, rfc3339},
     rights, tool,
 };
+use schemars::JsonSchema;
+use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::{HERE, Reply, origin, put, read, run, settle};
+use super::{
+    HERE, Reply,
+    awaited::{OWNED, handle},
+    origin, put, read, run, settle,
+};
 use crate::{
     engine::{self, Draft, ForkRequest, VisibleTools, WorkflowError},
     run::{Phase, Run},
@@ -35,37 +41,44 @@ fn submitted(run: &Run) -> Value {
     })
 }
 
-/// Submits a workflow: a graph of tool calls that ends even if the host is restarted meanwhile. All of it is checked before anything runs. The same submission twice is one run.
-#[tool(idempotent)]
-#[allow(clippy::too_many_arguments, reason = "the contract's parameters")]
-pub fn workflow_submit(
+/// What a client submits.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+pub struct Submission {
     /// A name for this run, of at most 128 bytes.
-    workflow_id: String,
+    pub workflow_id: String,
     /// A name for people.
-    name: String,
+    pub name: String,
     /// The steps, each with `step_id` and `action`; those of `template` if absent. See the README for all that a step may have.
-    #[arg(default)]
-    steps: Vec<Value>,
+    #[serde(default)]
+    pub steps: Vec<Value>,
     /// Lower is sooner.
-    #[arg(default = 1.0)]
-    priority: f64,
+    #[serde(default = "Submission::priority")]
+    pub priority: f64,
     /// Names by which runs are listed.
-    #[arg(default)]
-    tags: Vec<String>,
+    #[serde(default)]
+    pub tags: Vec<String>,
     /// Runs that must have completed before.
-    #[arg(default)]
-    dependencies: Vec<String>,
+    #[serde(default)]
+    pub dependencies: Vec<String>,
     /// What `${metadata…}` stands for.
-    #[arg(default)]
-    metadata: Map<String, Value>,
+    #[serde(default)]
+    pub metadata: Map<String, Value>,
     /// What `${input…}` stands for.
-    #[arg(default)]
-    input: Value,
+    #[serde(default)]
+    pub input: Value,
     /// Submits the steps of this template: see `workflow_template`.
-    #[arg(default)]
-    template: Option<String>,
-) -> Reply {
-    let submitted = (|| {
+    #[serde(default)]
+    pub template: Option<String>,
+}
+
+impl Submission {
+    fn priority() -> f64 {
+        1.0
+    }
+
+    /// Submits it, as the caller.
+    pub(crate) fn submit(self) -> Result<Run, WorkflowError> {
+        let Self { workflow_id, name, steps, priority, tags, dependencies, metadata, input, template } = self;
         let (steps, tags) = match &template {
             Some(name) if steps.is_empty() => {
                 let template = read(|t| self::template(t, name))?;
@@ -77,7 +90,7 @@ pub fn workflow_submit(
             return Err(WorkflowError::Invalid("Missing required parameters: workflow_id, name, or steps".into()));
         }
         let draft = Draft {
-            id: workflow_id.clone(),
+            id: workflow_id,
             name,
             steps,
             priority,
@@ -89,9 +102,37 @@ pub fn workflow_submit(
             by: caller::caller().subject,
             ..Draft::default()
         };
-        Ok(submitted(&submit(&draft)?))
-    })();
-    settle(submitted, &workflow_id)
+        submit(&draft)
+    }
+}
+
+/// Submits a workflow: a graph of tool calls that ends even if the host is restarted meanwhile. All of it is checked before anything runs. The same submission twice is one run.
+#[tool(idempotent)]
+pub fn workflow_submit(
+    /// The workflow.
+    #[arg(flatten)]
+    submission: Submission,
+) -> Reply {
+    let id = submission.workflow_id.clone();
+    settle(submission.submit().map(|run| submitted(&run)), &id)
+}
+
+/// Submits a workflow as `workflow_submit` does, and answers with its results when it has ended: to a client that can wait, as a task. Cancelling the call cancels the run.
+/// The user of such a client is asked what steps that wait for a signal ask. Everybody else gets the answer of `workflow_submit`.
+#[tool(idempotent)]
+pub fn workflow_run(
+    /// The workflow.
+    #[arg(flatten)]
+    submission: Submission,
+) -> Result<Reply, Error> {
+    let id = submission.workflow_id.clone();
+    match submission.submit() {
+        Ok(run) => {
+            deferred::defer(&handle(OWNED, &run))?;
+            Ok(settle(Ok(submitted(&run)), &id))
+        }
+        Err(error) => Ok(settle(Err(error), &id)),
+    }
 }
 
 /// Makes a new run of one that has ended: steps that had completed keep their results, but for `step` and all that follow from it. Today's tools do the work.

@@ -1,3 +1,4 @@
+mod awaiting;
 mod mending;
 
 use mcpp_tool::Failure;
@@ -6,20 +7,15 @@ use super::*;
 use super::{control::*, listing::*, plans::*, show::*, submission::*};
 use crate::engine::tests::{clear, effects, run_all};
 
-fn submit(id: &str, steps: Value) -> Result<Map<String, Value>, Failure> {
+/// A submission with a tag and an input.
+fn submission(id: &str, steps: Value) -> Submission {
     let steps = steps.as_array().expect("a list").clone();
-    workflow_submit(
-        id.into(),
-        "test".into(),
-        steps,
-        1.0,
-        vec!["t".into()],
-        Vec::new(),
-        Map::new(),
-        json!({ "n": 1 }),
-        None,
-    )
-    .into_result()
+    let (workflow_id, name, tags) = (id.into(), "test".into(), vec!["t".into()]);
+    Submission { workflow_id, name, steps, priority: 1.0, tags, input: json!({ "n": 1 }), ..Submission::default() }
+}
+
+fn submit(id: &str, steps: Value) -> Result<Map<String, Value>, Failure> {
+    workflow_submit(submission(id, steps)).into_result()
 }
 
 fn list(
@@ -219,17 +215,13 @@ fn templates_and_schedules_are_written_shown_and_removed() {
     let written =
         workflow_template(Some("t".into()), Some(steps), vec!["tag".into()], false).into_result().expect("written");
     assert_eq!(written["steps"][0]["step_id"], "a");
-    let submitted = workflow_submit(
-        "w".into(),
-        "n".into(),
-        Vec::new(),
-        1.0,
-        Vec::new(),
-        Vec::new(),
-        Map::new(),
-        json!({ "n": 3 }),
-        Some("t".into()),
-    );
+    let of_template = Submission {
+        input: json!({ "n": 3 }),
+        template: Some("t".into()),
+        tags: Vec::new(),
+        ..submission("w", json!([]))
+    };
+    let submitted = workflow_submit(of_template);
     submitted.into_result().expect("submitted");
     run_all();
     assert_eq!(

@@ -108,7 +108,7 @@ pub(super) async fn call(
     match answer {
         Value::Object(_) => {
             let structured = Some(answer);
-            Ok(ToolResult { content: Vec::new(), structured, is_error: false, memory: Default::default() })
+            Ok(ToolResult { structured, ..ToolResult::default() })
         }
         _ => Err(CallError::InvalidResult { path: String::new(), reason: "the answer is no object".to_owned() }),
     }

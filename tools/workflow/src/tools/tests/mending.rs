@@ -7,10 +7,8 @@ use crate::{
 };
 
 fn tagged(id: &str, tags: &[&str], steps: Value) {
-    let (steps, tags) = (steps.as_array().expect("a list").clone(), tags.iter().map(|tag| (*tag).to_owned()).collect());
-    workflow_submit(id.into(), "n".into(), steps, 1.0, tags, Vec::new(), Map::new(), json!({ "n": 1 }), None)
-        .into_result()
-        .expect("submitted");
+    let tags = tags.iter().map(|tag| (*tag).to_owned()).collect();
+    workflow_submit(Submission { tags, ..submission(id, steps) }).into_result().expect("submitted");
 }
 
 #[test]

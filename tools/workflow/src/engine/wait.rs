@@ -1,0 +1,102 @@
+//! Steps that wait: for a time, a signal, a token, or a person.
+
+use mcpp_tool::{
+    deferred::FormAnswer,
+    environment::parse_rfc3339,
+    store::{StoreError, Transaction, View},
+};
+use serde_json::{Map, Value};
+
+use super::{
+    Origin, WorkflowError,
+    job::failed,
+    rehearsal::{self, Script},
+    upkeep::change,
+};
+use crate::{
+    definition::{Form, Wait, ms},
+    run::{Number, Run, State},
+    scheduler::{self, Outcome},
+    store::{ASKED, node},
+};
+
+/// Most forms of a run that its user is asked at once.
+const MAX_FORMS: usize = 16;
+
+/// What a step that waits does in a rehearsal.
+pub(super) fn at_once(script: &Script, path: &str, arguments: Map<String, Value>) -> Outcome {
+    match serde_json::from_value(Value::Object(arguments)) {
+        Ok(wait) => Outcome::Completed(rehearsal::given(script, path, &wait)),
+        Err(error) => failed(error.to_string()),
+    }
+}
+
+/// What a step that waits does.
+pub(super) fn wait(arguments: Map<String, Value>, timeout_s: Option<f64>, now_ms: u64) -> Outcome {
+    let wait: Wait = match serde_json::from_value(Value::Object(arguments)) {
+        Ok(wait) => wait,
+        Err(error) => return failed(error.to_string()),
+    };
+    let after = |seconds: f64| now_ms.saturating_add(ms(seconds));
+    let until_ms = timeout_s.map(after);
+    let for_time = |until_ms| Outcome::Waits { signal: None, token: None, until_ms: Some(until_ms), form: None };
+    match wait {
+        Wait { seconds: Some(seconds), until: None, signal: None, webhook: None, form: None } => {
+            for_time(after(seconds.max(0.0)))
+        }
+        Wait { seconds: None, until: Some(time), signal: None, webhook: None, form: None } => {
+            match parse_rfc3339(&time) {
+                Some(until_ms) => for_time(until_ms),
+                None => failed(format!("{time:?} is no time as RFC 3339 has it")),
+            }
+        }
+        Wait { seconds: None, until: None, signal: Some(signal), webhook: None, form } => {
+            match form.as_ref().and_then(Form::fault) {
+                Some(fault) => failed(fault),
+                None => Outcome::Waits { signal: Some(signal), token: None, until_ms, form },
+            }
+        }
+        Wait { seconds: None, until: None, signal: None, webhook: Some(true), form: None } => {
+            // The host knows a token of its own, and lets those in who have it. Where hooks are closed any text will do.
+            let id = mcpp_tool::environment::id();
+            let token = mcpp_tool::hooks::token("workflow_signal", &id).unwrap_or(id);
+            Outcome::Waits { signal: None, token: Some(token), until_ms, form: None }
+        }
+        _ => failed("exactly one of seconds, until, signal and webhook, and a form only with a signal"),
+    }
+}
+
+/// The forms that a run asks now, by the numbers of their nodes.
+pub fn forms(t: &View<'_>, run: &Run) -> Result<Vec<(Number, Form)>, StoreError> {
+    let numbers: Vec<Number> = ASKED.of(&run.id).most(MAX_FORMS).collect(t)?;
+    let mut forms = Vec::with_capacity(numbers.len());
+    for number in numbers {
+        if let State::Waiting { form: Some(form), .. } = node(t, &run.id, number)?.state {
+            forms.push((number, form));
+        }
+    }
+    Ok(forms)
+}
+
+/// The user of a run answers a form of it: the values are what the node waited for. Whether the node still waited.
+///
+/// # Errors
+/// See [`WorkflowError`].
+pub fn answer(
+    t: &Transaction<'_>,
+    (id, number): (&str, Number),
+    answer: &FormAnswer,
+    origin: Origin,
+    now_ms: u64,
+) -> Result<bool, WorkflowError> {
+    let answered = change(t, id, origin, now_ms, |run, nodes| {
+        if run.phase.is_final() || ASKED.of(id).collect::<Vec<Number>>(t)?.iter().all(|asked| *asked != number) {
+            return Ok(false);
+        }
+        Ok(match answer {
+            FormAnswer::Accepted(values) => scheduler::signal(run, nodes, number, values, now_ms)?,
+            FormAnswer::Declined => scheduler::refuse(run, nodes, number, now_ms)?,
+        })
+    });
+    Ok(answered?.unwrap_or_default())
+}

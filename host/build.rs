@@ -11,7 +11,7 @@ use std::{
 };
 
 /// The sources of the SDK, as files and folders of the checkout.
-const SDK: [&str; 18] = [
+const SDK: [&str; 19] = [
     "Cargo.toml",
     "tool-sdk/Cargo.toml",
     "tool-sdk/guest-target.sh",
@@ -23,6 +23,7 @@ const SDK: [&str; 18] = [
     "wit/primitives",
     "wit/endpoint",
     "wit/delegation",
+    "wit/cancellation",
     "wit/hooks",
     "wit/store",
     "wit/events",

@@ -4,6 +4,7 @@
 
 pub mod bindings;
 mod builds;
+mod cancellation;
 pub mod changed;
 pub mod container;
 mod deferral;
@@ -22,8 +23,10 @@ mod settings;
 mod sockets;
 pub mod state;
 pub mod store;
+mod table;
 pub mod wasi;
 
+pub use self::table::TABLE;
 use wasmtime::component::Linker;
 
 use crate::{capability::state::State, engine::features::WASI_OF_TASKS, grants::ComponentGrant};
@@ -86,170 +89,6 @@ impl Capability {
         matches!(self.access, Access::Granted { grant, .. } if grant == line)
     }
 }
-
-/// All capabilities, in the order in which they are linked.
-pub const TABLE: &[Capability] = &[
-    Capability {
-        name: "runtime",
-        meaning: "clocks, random numbers, and standard output as log records; no environment, no network",
-        interfaces: &["wasi:io/", "wasi:clocks/", "wasi:random/", "wasi:cli/"],
-        access: Access::Everyone,
-        link: wasi::link,
-    },
-    Capability {
-        name: "files",
-        meaning: "files in the directories that `[[files]]` in the component's grant names; without that in none",
-        interfaces: &["wasi:filesystem/"],
-        access: Access::Everyone,
-        link: files::link,
-    },
-    Capability {
-        name: "config",
-        meaning: "read the settings that `[config]` in the component's grant gives it (wasi:config 0.2.0-rc.1)",
-        interfaces: &["wasi:config/store"],
-        access: Access::Everyone,
-        link: settings::link,
-    },
-    Capability {
-        name: "logging",
-        meaning: "write log records of the running call (wasi:logging 0.1.0-draft, or without a version)",
-        interfaces: &["wasi:logging/logging"],
-        access: Access::Everyone,
-        link: logging::link,
-    },
-    Capability {
-        name: "endpoint",
-        meaning: "see who calls, write log records and report progress of the running call",
-        interfaces: &[
-            "mcpp:tool/types",
-            "mcpp:endpoint/caller",
-            "mcpp:endpoint/log",
-            "mcpp:endpoint/progress",
-            "mcpp:delegation/idempotency",
-            "mcpp:hooks/tokens",
-            "mcpp:tasks/deferral",
-        ],
-        access: Access::Everyone,
-        link: endpoint::link,
-    },
-    Capability {
-        name: "changed",
-        meaning: "tell clients of its tenant that its own resources, or its lists of resources and prompts, have changed",
-        interfaces: &["mcpp:primitives/types", "mcpp:primitives/changed"],
-        access: Access::Everyone,
-        link: changed::link,
-    },
-    Capability {
-        name: "client",
-        meaning: "ask the client of the running call: its user, its model, and for its roots, as far as it declared them",
-        interfaces: &["mcpp:client/inputs"],
-        access: Access::Everyone,
-        link: inputs::link,
-    },
-    Capability {
-        name: "call",
-        meaning: "call other tools of the same tenant, as the same caller",
-        interfaces: &["mcpp:endpoint/call", "mcpp:delegation/rights", "mcpp:delegation/builds"],
-        access: Access::Granted { given: |grant| !grant.call.is_empty(), grant: "call = [\"TOOL\"]" },
-        link: endpoint::link_call,
-    },
-    Capability {
-        name: "store",
-        meaning: "keep data of its own, on disk, up to the quota that the grant sets",
-        interfaces: &["mcpp:store/types", "mcpp:store/snapshots", "mcpp:store/transactions", "mcpp:store/changes"],
-        access: Access::Granted { given: |grant| grant.store.is_some(), grant: STORE },
-        link: store::link,
-    },
-    Capability {
-        name: "keyvalue",
-        meaning: "keep keys and values in buckets of its own store, within the same quota (wasi:keyvalue 0.2.0-draft)",
-        interfaces: &["wasi:keyvalue/store", "wasi:keyvalue/atomics", "wasi:keyvalue/batch"],
-        access: Access::Granted { given: |grant| grant.store.is_some(), grant: STORE },
-        link: keyvalue::link,
-    },
-    Capability {
-        name: "events",
-        meaning: "emit events on its own topics and set timers for itself, in transactions of its store",
-        interfaces: &["mcpp:events/outbox"],
-        access: Access::Granted { given: |grant| grant.store.is_some(), grant: STORE },
-        link: events::link,
-    },
-    Capability {
-        name: "sockets",
-        meaning: "sockets and name look-ups of its own: linked, every operation denied",
-        interfaces: &["wasi:sockets/"],
-        access: Access::Nobody,
-        link: sockets::link,
-    },
-    Capability {
-        name: "http",
-        meaning: "make the HTTP requests that its rules allow, within its budgets of requests and bytes",
-        interfaces: &["wasi:http/types", "wasi:http/outgoing-handler"],
-        access: Access::Granted {
-            given: |grant| !grant.http.is_empty(),
-            grant: "http = [{ url = \"https://HOST/*\" }]",
-        },
-        link: http::link,
-    },
-    Capability {
-        name: "mesh",
-        meaning: "the types of the mesh's interfaces; they give nothing",
-        interfaces: &["mcpp:mesh/types"],
-        access: Access::Everyone,
-        link: mesh::link_types,
-    },
-    Capability {
-        name: "mesh-peers",
-        meaning: "see this host's id and addresses, the peers with which its tenant deals, and what was measured of them",
-        interfaces: &["mcpp:mesh/peers"],
-        access: Access::Granted { given: |grant| grant.mesh.see, grant: "mesh.see = true" },
-        link: mesh::link_peers,
-    },
-    Capability {
-        name: "mesh-connections",
-        meaning: "connect to the peers that its grant names, and disconnect those that only its tenant uses",
-        interfaces: &["mcpp:mesh/connections"],
-        access: Access::Granted { given: |grant| !grant.mesh.connect.is_empty(), grant: "mesh.connect = [\"PEER\"]" },
-        link: mesh::link_connections,
-    },
-    Capability {
-        name: "mesh-services",
-        meaning: "say to the whole mesh that this host provides the services that its grant names, and look for hosts that do",
-        interfaces: &["mcpp:mesh/services"],
-        access: Access::Granted {
-            given: |grant| !grant.mesh.provide.is_empty() || !grant.mesh.discover.is_empty(),
-            grant: "mesh.discover = [\"SERVICE\"]",
-        },
-        link: mesh::link_services,
-    },
-    Capability {
-        name: "mesh-announcements",
-        meaning: "announce to the whole mesh on the topics that its grant names, and hear those of others",
-        interfaces: &["mcpp:mesh/announcements"],
-        access: Access::Granted {
-            given: |grant| !grant.mesh.announce.is_empty() || !grant.mesh.hear.is_empty(),
-            grant: "mesh.announce = [\"TOPIC\"]",
-        },
-        link: mesh::link_announcements,
-    },
-    Capability {
-        name: "mesh-calls",
-        meaning: "call tools of peers, where its tenant may and as the same caller",
-        interfaces: &["mcpp:mesh/calls"],
-        access: Access::Granted { given: |grant| !grant.mesh.call.is_empty(), grant: "mesh.call = [\"PEER: TOOL\"]" },
-        link: mesh::link_calls,
-    },
-    Capability {
-        name: "containers",
-        meaning: "run containers of the images that its grant and the host's settings name, on the machine's container engine",
-        interfaces: &["mcpp:container/containers"],
-        access: Access::Granted {
-            given: |grant| grant.container.is_some(),
-            grant: "container = { images = [\"IMAGE\"] }",
-        },
-        link: container::link,
-    },
-];
 
 /// Reason for which the host refuses an import.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -6,6 +6,7 @@
 pub mod admission;
 pub mod apart;
 mod clock;
+mod giving_up;
 pub mod pace;
 pub mod redactor;
 pub mod turns;
@@ -25,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     call::{Budget, CallError, Cost, inputs::CallClock},
-    control::{admission::Slot, clock::RunClock, pace::Pace, redactor::Redactor},
+    control::{admission::Slot, clock::RunClock, giving_up::GivingUp, pace::Pace, redactor::Redactor},
     limits::Limits,
     memory::Account,
 };
@@ -41,7 +42,7 @@ pub struct Control {
     limits: Limits,
     deadline: Instant,
     clock: Option<RunClock>,
-    cancel: CancellationToken,
+    cancel: GivingUp,
     memory: Arc<Account>,
     /// Its places; none after the call, when its instance stays.
     slot: Mutex<Option<Arc<Slot>>>,
@@ -83,7 +84,7 @@ impl Control {
             limits,
             deadline,
             clock: clock.map(RunClock::new),
-            cancel,
+            cancel: GivingUp::new(cancel),
             memory: Arc::clone(slot.memory()),
             slot: Mutex::new(Some(Arc::new(slot))),
             log_bytes: AtomicU64::new(0),
@@ -116,7 +117,7 @@ impl Control {
 
     /// The caller's token.
     pub fn cancel_token(&self) -> &CancellationToken {
-        &self.cancel
+        &self.cancel.token
     }
 
     fn slot(&self) -> Option<Arc<Slot>> {
@@ -259,7 +260,7 @@ impl Control {
         if self.stopped.get().is_some() {
             return Err(Stopped.into());
         }
-        if self.cancel.is_cancelled() {
+        if self.cancel.is_over() {
             return Err(self.stop(CallError::Cancelled));
         }
         if Instant::now() >= self.deadline() {
@@ -405,10 +406,15 @@ impl Control {
         }
     }
 
+    /// Gives the guest time to put things in order when its caller gives up.
+    pub fn end_in_order(&self) {
+        self.cancel.end_in_order();
+    }
+
     /// Resolves when the call must end, with the reason.
     pub async fn end(&self) -> CallError {
         tokio::select! {
-            () = self.cancel.cancelled() => CallError::Cancelled,
+            () = self.cancel.over() => CallError::Cancelled,
             () = clock::reached(self.deadline, self.clock.as_ref()) => self.deadline_exceeded(),
         }
     }

@@ -1,5 +1,7 @@
 //! One component for each released WIT package, built once and never again: what they were promised is kept.
 
+mod answers;
+
 use serde_json::json;
 
 use crate::support::TestHost;

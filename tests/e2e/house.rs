@@ -208,3 +208,19 @@ fn no_file_is_too_long_to_read() {
         assert!(lines <= FILE_LINES, "{} has {lines} lines", file.display());
     }
 }
+
+/// A build names the files of its sources. What is kept here must not name those of the machine that built it.
+#[test]
+fn no_kept_component_names_a_path_of_the_machine_that_built_it() {
+    let folder = host().join("../tests/guests/frozen");
+    let kept = std::fs::read_dir(&folder).expect("the kept components").map(|entry| entry.expect("an entry").path());
+    let components: Vec<PathBuf> = kept.filter(|path| path.extension().is_some_and(|ext| ext == "wasm")).collect();
+    assert!(components.len() > 10, "{components:?}");
+    for component in components {
+        let bytes = std::fs::read(&component).expect("readable");
+        for path in [&b"/.cargo/registry"[..], b"/root/", b"/home/", b"/tmp/"] {
+            let named = bytes.windows(path.len()).any(|part| part == path);
+            assert!(!named, "{} names a path with {}", component.display(), String::from_utf8_lossy(path));
+        }
+    }
+}

@@ -59,7 +59,7 @@ fn its_bytes_are_counted() {
     assert_eq!(size("total"), wasm.len() as u64);
     assert_eq!(size("code") + size("data") + size("custom") + size("other"), size("total"));
     assert!(size("code") > size("total") / 3 && size("data") > 0 && size("modules") > 0);
-    let exports = serde_json::json!(["mcpp:tasks/support@0.1.0", "mcpp:tool/tools@0.1.0"]);
+    let exports = serde_json::json!(["mcpp:tasks/support@0.1.1", "mcpp:tool/tools@0.1.0"]);
     assert_eq!(told["world"]["exports"], exports);
 }
 

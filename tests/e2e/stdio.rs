@@ -90,6 +90,11 @@ async fn both_eras_and_malformed_lines() {
     assert!(client.leave().await.success());
 }
 
+/// Whether a message says that a list has changed.
+fn is_of_lists(message: &Value) -> bool {
+    message["method"].as_str().is_some_and(|method| method.ends_with("/list_changed"))
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_guest_that_prints_does_not_disturb_the_protocol() {
     let mut client = Client::start();
@@ -104,8 +109,8 @@ async fn a_guest_that_prints_does_not_disturb_the_protocol() {
             assert_eq!(text_of(&message), "printed");
             break;
         }
-        // Tools are loaded behind the door.
-        if message["method"] != "notifications/tools/list_changed" {
+        // Tools are loaded behind the door, and so are resources.
+        if !is_of_lists(&message) {
             assert_eq!(message["method"], "notifications/message", "{message}");
         }
     }
@@ -116,7 +121,7 @@ async fn a_guest_that_prints_does_not_disturb_the_protocol() {
     let ping = json!({ "jsonrpc": "2.0", "id": 5, "method": "ping" });
     client.send(&ping.to_string()).await;
     let mut answer = client.receive().await;
-    while answer["method"] == "notifications/tools/list_changed" {
+    while is_of_lists(&answer) {
         answer = client.receive().await;
     }
     assert_eq!(answer["id"], 5, "a cancelled request has no answer: {answer}");

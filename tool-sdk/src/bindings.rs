@@ -40,13 +40,14 @@ wit_bindgen::generate!({
             import mcpp:mesh/calls@0.1.1;
             import mcpp:container/containers@0.1.0;
             import mcpp:tasks/deferral@0.1.1;
+            import mcpp:cancellation/notice@0.1.0;
             import wasi:config/store@0.2.0-rc.1;
             import wasi:http/types@0.2.12;
             import wasi:http/outgoing-handler@0.2.12;
             export mcpp:tool/tools@0.1.0;
         }
     ",
-    path: ["../wit/wasi/io", "../wit/wasi/clocks", "../wit/wasi/http", "../wit/tool", "../wit/endpoint", "../wit/client", "../wit/delegation", "../wit/hooks", "../wit/primitives", "../wit/store", "../wit/events", "../wit/mesh", "../wit/container", "../wit/tasks", "../wit/wasi-config"],
+    path: ["../wit/wasi/io", "../wit/wasi/clocks", "../wit/wasi/http", "../wit/tool", "../wit/endpoint", "../wit/client", "../wit/delegation", "../wit/hooks", "../wit/primitives", "../wit/store", "../wit/events", "../wit/mesh", "../wit/container", "../wit/tasks", "../wit/cancellation", "../wit/wasi-config"],
     pub_export_macro: true,
     export_macro_name: "export_component",
     default_bindings_module: "mcpp_tool::bindings",

@@ -27,6 +27,7 @@
 pub mod builds;
 pub mod call;
 pub mod caller;
+pub mod cancellation;
 pub mod changed;
 pub mod client;
 pub mod config;

@@ -40,10 +40,11 @@ wasmtime::component::bindgen!({
             import mcpp:mesh/calls@0.1.1;
             import mcpp:container/containers@0.1.0;
             import mcpp:tasks/deferral@0.1.1;
+            import mcpp:cancellation/notice@0.1.0;
             export mcpp:tool/tools@0.1.0;
         }
     ",
-    path: ["../wit/tool", "../wit/endpoint", "../wit/client", "../wit/delegation", "../wit/hooks", "../wit/primitives", "../wit/store", "../wit/events", "../wit/mesh", "../wit/container", "../wit/tasks"],
+    path: ["../wit/wasi/io", "../wit/tool", "../wit/endpoint", "../wit/client", "../wit/delegation", "../wit/hooks", "../wit/primitives", "../wit/store", "../wit/events", "../wit/mesh", "../wit/container", "../wit/tasks", "../wit/cancellation"],
     imports: {
         default: trappable,
         "mcpp:endpoint/call": async | trappable,
@@ -66,6 +67,7 @@ wasmtime::component::bindgen!({
         "mcpp:container/containers.[method]container.next": async | trappable,
     },
     with: {
+        "wasi:io/poll": wasmtime_wasi::p2::bindings::io::poll,
         "mcpp:store/snapshots.snapshot": crate::capability::store::OpenSnapshot,
         "mcpp:store/transactions.transaction": crate::capability::store::OpenTransaction,
         "mcpp:container/containers.container": crate::capability::container::OpenContainer,

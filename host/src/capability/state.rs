@@ -21,6 +21,7 @@ use crate::{
         Dispatch, LogLevel, Observer, Session, TraceContext, effect::Effects, hook::HookTokens, inputs::ClientLine,
     },
     capability::{
+        cancellation::NoticeView,
         changed::ChangedView,
         container::{ContainerAccess, ContainerView},
         endpoint::EndpointView,
@@ -239,6 +240,11 @@ impl State {
             progress: &mut self.progress,
             transaction_open: self.store_use.transaction_open,
         }
+    }
+
+    /// The call, for the notice that its caller has given up.
+    pub fn notice(&mut self) -> NoticeView<'_> {
+        NoticeView { control: &self.control, table: &mut self.table }
     }
 
     /// The call, for what it tells clients.

@@ -7,8 +7,8 @@ use clap::Args;
 
 use super::print;
 
-/// The packages: folder, file, text. Of the standard ones those that are drafts: the others every tool chain has.
-const PACKAGES: [(&str, &str, &str); 14] = [
+/// The packages: folder, file, text. Of the standard ones those that are drafts, and what ours use: the others every tool chain has.
+const PACKAGES: [(&str, &str, &str); 16] = [
     ("mcpp-tool", "tool.wit", include_str!("../../../wit/tool/tool.wit")),
     ("mcpp-primitives", "primitives.wit", include_str!("../../../wit/primitives/primitives.wit")),
     ("mcpp-endpoint", "endpoint.wit", include_str!("../../../wit/endpoint/endpoint.wit")),
@@ -20,6 +20,8 @@ const PACKAGES: [(&str, &str, &str); 14] = [
     ("mcpp-container", "container.wit", include_str!("../../../wit/container/container.wit")),
     ("mcpp-hooks", "hooks.wit", include_str!("../../../wit/hooks/hooks.wit")),
     ("mcpp-tasks", "tasks.wit", include_str!("../../../wit/tasks/tasks.wit")),
+    ("mcpp-cancellation", "cancellation.wit", include_str!("../../../wit/cancellation/cancellation.wit")),
+    ("wasi-io", "io.wit", include_str!("../../../wit/wasi/io/io.wit")),
     ("wasi-keyvalue", "keyvalue.wit", include_str!("../../../wit/wasi-keyvalue/keyvalue.wit")),
     ("wasi-config", "config.wit", include_str!("../../../wit/wasi-config/config.wit")),
     ("wasi-logging", "logging.wit", include_str!("../../../wit/wasi-logging/logging.wit")),

@@ -14,7 +14,7 @@ use crate::{
         bindings::{
             deferred::{
                 DeferringPre,
-                exports::mcpp::tasks::deferred::{Answer, Entry, Form, Outcome, Progress},
+                exports::mcpp::tasks::deferred::{self as wit, Answer, Entry, Form, Outcome, Progress},
             },
             mcpp::client::inputs::{self, NamedQuestion},
         },
@@ -91,6 +91,12 @@ impl DeferredExport {
         let guest = async move {
             let instance = export.instantiate_async(&mut store).await?;
             let outcome = instance.mcpp_tasks_deferred().call_look(&mut store, &handle).await?;
+            if let Outcome::Running(wit::State { progress: Some(Progress { message: Some(message), .. }), .. }) =
+                &outcome
+            {
+                // As a report of progress that a guest makes by itself.
+                shared.charge_log(message.len())?;
+            }
             let redactor = shared.redactor();
             let ended = |wit, is_error| {
                 let result = within_budget(from_wit(wit, is_error, &shared)?, &shared)?;

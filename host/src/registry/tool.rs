@@ -194,7 +194,8 @@ impl Tool {
     /// Whether a call of it may last longer than a client waits that knows no tasks.
     pub fn is_long(&self) -> bool {
         let Limits { deadline_ms, long_call_s, .. } = self.service.limits;
-        self.task != TaskSupport::Never && deadline_ms > long_call_s.saturating_mul(1_000)
+        let may_last = self.deferred.is_some() || deadline_ms > long_call_s.saturating_mul(1_000);
+        self.task != TaskSupport::Never && may_last
     }
 
     /// Whether it is of the host itself, and there for every principal.

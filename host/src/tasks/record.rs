@@ -182,6 +182,24 @@ mod tests {
     use super::*;
 
     #[test]
+    fn records_of_before_and_after_work_was_kept_are_read() {
+        let before = r#"{"owner":[0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,7],"tool":"t","created_ms":1,"updated_ms":2,"ttl_ms":3,"wait_ms":4,"end":{"completed":{"bytes":5}}}"#;
+        let mut record = TaskRecord::read(before.as_bytes()).expect("of a host before");
+        assert_eq!(record.write(), before, "it is written as before");
+        record.defer(TaskWork {
+            handle: "h".into(),
+            right: EntryRight::PeerGrant,
+            in_place: InPlace::Result,
+            has_user: true,
+            keep_ms: 6,
+        });
+        let after = String::from_utf8(record.write().to_vec()).expect("text");
+        let work = r#""work":{"handle":"h","right":"peer_grant","in_place":"result","has_user":true,"keep_ms":6}"#;
+        assert!(after.contains(work), "{after}");
+        assert_eq!(TaskRecord::read(after.as_bytes()), Some(record));
+    }
+
+    #[test]
     fn an_id_is_read_as_it_is_written_and_in_no_other_way() {
         let id = TaskId(0xab);
         assert_eq!(TaskId::read(&id.to_string()), Some(id));

@@ -77,9 +77,7 @@ impl Endpoint {
                 Some(limits.task_after_ms)
             }
             (_, TaskWish::Declared) => return Ok(None),
-            _ if !waits && (tool.is_long() || tool.deferred.is_some()) && has_wait() => {
-                Some(limits.long_call_s.saturating_mul(1_000))
-            }
+            _ if !waits && tool.is_long() && has_wait() => Some(limits.long_call_s.saturating_mul(1_000)),
             _ => return Ok(None),
         };
         let in_place = if request.tasks == TaskWish::Declared { InPlace::Handle } else { InPlace::Result };

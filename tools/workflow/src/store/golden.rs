@@ -8,17 +8,18 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     blob::Blob,
-    definition::Step,
+    definition::{Form, Step},
     engine::rehearsal::{Called, Fault, FaultKind, Script},
     run::{Fork, Inner, Node, Phase, Run, State},
     schedule::{Overlap, Schedule, Template},
 };
 
 /// The kept forms, oldest first.
-const GOLDEN: [(&str, &str); 3] = [
+const GOLDEN: [(&str, &str); 4] = [
     ("1", include_str!("../../golden/1.json")),
     ("2", include_str!("../../golden/2.json")),
     ("3", include_str!("../../golden/3.json")),
+    ("4", include_str!("../../golden/4.json")),
 ];
 
 fn steps() -> Vec<Step> {
@@ -35,6 +36,10 @@ fn steps() -> Vec<Step> {
     .unwrap()
 }
 
+fn form() -> Form {
+    Form { message: "Who?".into(), schema: json!({ "type": "object", "properties": {} }) }
+}
+
 fn states() -> Vec<State> {
     let claim = || "delivery".to_owned();
     vec![
@@ -44,6 +49,7 @@ fn states() -> Vec<State> {
         State::Running { claim: claim(), until_ms: 9 },
         State::Delayed { until_ms: 9 },
         State::Waiting { signal: Some("go".into()), token: Some("t".into()), until_ms: Some(9), form: None },
+        State::Waiting { signal: Some("go".into()), token: None, until_ms: None, form: Some(form()) },
         State::Open(Inner::Fan { total: 3, nodes: vec![4, 5], open: vec![5], succeeded: 1, failed: 0 }),
         State::Open(Inner::Group { first: 4, total: 2, open: 1, failed: Some("x".into()) }),
         State::Completed,

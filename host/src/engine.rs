@@ -45,7 +45,7 @@ pub(crate) const MAX_CORE_INSTANCES_OF_TASKS: u32 = 32;
 /// Stacks of an engine whose calls have many tasks, at most: more than one tenant can take with its usual limits, all its calls at their worst. Each takes two mappings,
 /// of which a process has 65,530, and there are two such engines where fuel is counted too.
 const MAX_STACKS: u32 = 9_000;
-/// Most instances that may wait at the same time. Each has 8 GiB of address space, of which a process has 128 TiB.
+/// Most instances that may wait at the same time. Each has 8 GiB of address space, of which a process has 128 TiB: with more than about 7,000 there is none left for a second engine.
 const MAX_WAITING: usize = 12_288;
 /// Linear memory above which a freed slot returns its pages to the system, in bytes.
 const KEEP_RESIDENT_BYTES: usize = 128 << 10;

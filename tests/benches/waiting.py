@@ -200,7 +200,7 @@ def main() -> None:
         tools.mkdir()
         (tools / "conformance.wasm").write_bytes(pathlib.Path(given.guest).read_bytes())
         settings.write_text(config(given.listeners, given.parked))
-        with serving.start(given.program, f"{folder}/data", PORT, "--config", settings, "--tools", tools, log=sys.stderr) as host:
+        with serving.start(given.program, f"{folder}/data", PORT, "--config", settings, "--tools", tools) as host:
             try:
                 print("| what | |\n|---|---|")
                 listeners(given.listeners, given.changes, host.pid)

@@ -62,33 +62,21 @@ async fn a_run_is_a_task_that_asks_its_user_goes_on_after_a_restart_and_has_resu
     assert_eq!(done["result"]["structuredContent"]["result"], json!({ "go": 1 }), "{done}");
     assert!(done["ttlMs"].as_u64().is_some_and(|ms| ms < 2 * 3_600_000), "its end is known by now: {done}");
 
-    // This one asks soon: in the answer to its call. Its retry is a task, which asks the same again, as the reply was none.
-    let first = call(&host, "workflow_run", workflow("w")).await;
-    let retry = |state: &Value| {
-        let mut params = json!({ "name": "workflow_run", "arguments": workflow("w"), "inputResponses": {} });
-        params["requestState"] = state.clone();
-        params
-    };
-    let task = match first["result"]["resultType"].as_str() {
-        Some("input_required") => {
-            let key = key_of(&first["result"]);
-            let mut params = retry(&first["result"]["requestState"]);
-            params["inputResponses"] = json!({ key: { "action": "cancel" } });
-            task_of(&ask(&host, "tools/call", params, None).await)
-        }
-        _ => task_of(&first),
-    };
+    // This one asks soon, and in its task all the same.
+    let task = task_of(&call(&host, "workflow_run", workflow("w")).await);
     noted(&host, &task).await;
+    let asking = until(&host, &task, &["input_required"]).await;
+    let key = key_of(&asking);
+    let asked = &asking["inputRequests"][&key]["params"];
+    assert!(asked["message"].as_str().is_some_and(|text| text.starts_with("Who is 2d711642")), "{asking}");
+    update(&host, &task, accepted(&key, json!({ "name": 7 }))).await;
+    assert_eq!(until(&host, &task, &["input_required"]).await["status"], "input_required", "that was no answer");
     let files = host.stop().await;
 
+    // The first word after the restart is the answer.
     let host = TestHost::start_with(files, |config| config.tools.builtin = true).await;
-    let asking = until(&host, &task, &["input_required"]).await;
-    let asked = &asking["inputRequests"][key_of(&asking)]["params"];
-    assert!(asked["message"].as_str().is_some_and(|text| text.starts_with("Who is 2d711642")), "{asking}");
-    assert!(asking["statusMessage"].as_str().is_some_and(|text| text.contains("of 3")), "{asking}");
-    update(&host, &task, accepted(&key_of(&asking), json!({ "name": 7 }))).await;
-    assert_eq!(until(&host, &task, &["input_required"]).await["status"], "input_required", "that was no answer");
-    update(&host, &task, accepted(&key_of(&asking), json!({ "name": "Ada L" }))).await;
+    let acknowledged = update(&host, &task, accepted(&key, json!({ "name": "Ada L" }))).await;
+    assert_eq!(acknowledged["result"], json!({ "resultType": "complete" }));
     let done = ended(&host, &task).await;
     assert_eq!(done["status"], "completed", "{done}");
     let reply = &done["result"]["structuredContent"];
@@ -135,6 +123,41 @@ async fn a_cancelled_task_cancels_its_run_and_one_that_only_waits_does_not() {
     host.until("it runs", async |host| run_status(host, "gone").await["status"] == "running").await;
     waiting.abort();
     host.until("the run is cancelled", async |host| run_status(host, "gone").await["status"] == "cancelled").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn forms_that_are_open_at_once_are_asked_one_after_the_other_and_none_is_asked_again() {
+    let host = host().await;
+    let asks = |step: &str| {
+        let form = json!({ "message": step });
+        json!({ "step_id": step, "action": "wait", "inputs": { "signal": step, "form": form } })
+    };
+    let three = json!({ "workflow_id": "w", "name": "n", "steps": [asks("a"), asks("b"), asks("c")] });
+    let task = task_of(&call(&host, "workflow_run", three).await);
+    let mut seen = Vec::new();
+    for _ in 0..2 {
+        let asking = until(&host, &task, &["input_required"]).await;
+        let key = key_of(&asking);
+        update(&host, &task, accepted(&key, json!({}))).await;
+        seen.push(key.clone());
+        host.until("it asks another", async |host| {
+            let now = get(host, &task).await;
+            now["result"]["inputRequests"].as_object().is_some_and(|asked| !asked.contains_key(&key))
+        })
+        .await;
+    }
+    // Somebody else gives the last signal: the form closes, and the run has ended.
+    host.call("workflow_signal", json!({ "workflow_id": "w", "signal": "c" })).await;
+    assert_eq!(ended(&host, &task).await["status"], "completed");
+    assert_eq!(seen, ["step-0", "step-1"]);
+    // The same submission by another caller takes nothing along.
+    let again = json!({ "workflow_id": "x", "name": "n", "steps": [asks("a")] });
+    let first = task_of(&call(&host, "workflow_run", again.clone()).await);
+    let second = task_of(&call(&host, "workflow_run", again).await);
+    ask(&host, "tasks/cancel", json!({ "taskId": second }), None).await;
+    assert_eq!(ended(&host, &second).await["status"], "cancelled");
+    assert_eq!(run_status(&host, "x").await["status"], "running");
+    until(&host, &first, &["input_required"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -52,13 +52,16 @@ pub enum Deferred {
     Unknown,
 }
 
+/// Forms by name, and the memory that they hold.
+pub type AskedForms = (Vec<(String, InputQuestion)>, Reservation);
+
 /// Work that goes on.
 #[derive(Debug)]
 pub struct DeferredWork {
     /// How far it is.
     pub progress: Option<Progress>,
-    /// What its user is asked, and the memory that this holds.
-    pub asks: Option<(Vec<(String, InputQuestion)>, Reservation)>,
+    /// What its user is asked.
+    pub asks: Option<AskedForms>,
     /// When this entry of the component's store is another one, there is news.
     pub changes: Option<Entry>,
 }
@@ -164,11 +167,7 @@ impl DeferredExport {
 }
 
 /// The forms as questions to a client, within the bounds of such.
-fn asks(
-    forms: Vec<Form>,
-    control: &Control,
-    redactor: &Redactor,
-) -> Result<Option<(Vec<(String, InputQuestion)>, Reservation)>, CallError> {
+fn asks(forms: Vec<Form>, control: &Control, redactor: &Redactor) -> Result<Option<AskedForms>, CallError> {
     if forms.is_empty() {
         return Ok(None);
     }

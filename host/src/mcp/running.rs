@@ -2,6 +2,7 @@
 //! events that the client does not take.
 
 mod asked;
+mod later;
 
 use std::{sync::Arc, time::Duration};
 
@@ -24,7 +25,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-pub(super) use self::asked::GuestQuestions;
+pub(super) use self::{asked::GuestQuestions, later::DeferredHandle};
 use super::{
     convert, inputs,
     parked::RequestOutcome,
@@ -65,8 +66,8 @@ pub(super) struct RunningRequest<O> {
     pub(super) news: CallNews,
     /// When it becomes a task.
     pub(super) plan: Option<TaskPlan>,
-    /// Receiver of what its component knows an answer by that comes later.
-    pub(super) defers: Option<oneshot::Receiver<String>>,
+    /// By what its component knows its answer, if that comes later.
+    pub(super) defers: DeferredHandle,
 }
 
 /// Events that the client of a call hears while it runs.
@@ -166,7 +167,17 @@ impl<O: RequestOutcome> RunningRequest<O> {
         wants_receipt: bool,
         (hears, plan): (HeardEvents, Option<TaskPlan>),
     ) -> Self {
-        Self { outcome, events, cancel, asked, wants_receipt, hears, news: CallNews::default(), plan, defers: None }
+        Self {
+            outcome,
+            events,
+            cancel,
+            asked,
+            wants_receipt,
+            hears,
+            news: CallNews::default(),
+            plan,
+            defers: DeferredHandle::default(),
+        }
     }
 
     /// A request that `cancel` stops, and which says nothing beside its answer.
@@ -177,21 +188,11 @@ impl<O: RequestOutcome> RunningRequest<O> {
     /// The next thing that the call does; at last how it ended.
     pub(super) async fn step(&mut self) -> Result<CallStep, O> {
         let Self { outcome, events, asked, defers, .. } = self;
-        let deferred = async {
-            match defers {
-                Some(handle) => handle.await,
-                None => std::future::pending().await,
-            }
-        };
         tokio::select! {
             biased;
             Some(said) = events.next() => Ok(CallStep::Said(said)),
             round = asked.next() => Ok(CallStep::Asks(round)),
-            // Without a handle the answer was not put off.
-            Ok(handle) = deferred => {
-                *defers = None;
-                Ok(CallStep::Defers(handle))
-            }
+            handle = defers.next() => Ok(CallStep::Defers(handle)),
             ended = outcome => Err(ended),
         }
     }

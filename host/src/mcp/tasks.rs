@@ -1,7 +1,7 @@
 //! MCP tasks: calls that go on after their request was answered, in the words of the extension `io.modelcontextprotocol/tasks` (SEP-2663), and for clients that do not know it.
 //!
 //! The call runs in a task of its own. The host writes the task to disk before it gives the id away, and the result before it says that there is one. Each request is held to
-//! the caller that made the task: for another one it is not there. What a task says and asks meanwhile is in memory alone, since it cannot outlive the process.
+//! the caller that made the task: for another one it is not there. What a task says and asks meanwhile is in memory alone. A call that has put off its answer asks and says it again after a restart.
 
 pub(super) mod deferred;
 mod listening;
@@ -242,7 +242,9 @@ impl Endpoint {
         id: &str,
         responses: &InputResponses,
     ) -> Result<(), ErrorData> {
-        if let Some(live) = self.find_task(principal, id).await?.live {
+        let found = self.find_task(principal, id).await?;
+        if let Some(live) = found.running()? {
+            live.may_ask().await;
             live.reply(responses);
         }
         Ok(())
@@ -250,10 +252,21 @@ impl Endpoint {
 
     /// `tasks/cancel`. The task is cancelled when its call has stopped; one that has ended stays as it is.
     pub(super) async fn cancel_task(&self, principal: &Principal, id: &str) -> Result<(), ErrorData> {
-        if let Some(live) = self.find_task(principal, id).await?.live {
+        let found = self.find_task(principal, id).await?;
+        if let Some(live) = found.running()? {
             live.cancel.cancel();
         }
         Ok(())
+    }
+}
+
+impl FoundTask {
+    /// The task, if it has not ended. Fails if it goes on from before a restart, and there is no room for it now.
+    fn running(&self) -> Result<Option<&Arc<LiveTask>>, ErrorData> {
+        match (&self.live, &self.record.end) {
+            (None, None) => Err(no_room(&NoTask::NoMemory)),
+            (live, _) => Ok(live.as_ref()),
+        }
     }
 }
 

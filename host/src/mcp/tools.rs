@@ -13,7 +13,7 @@ use super::{
     handler::{Endpoint, RefusalSignal},
     inputs,
     parked::RequestBinding,
-    running::{CallEvents, CallOutcome, GuestQuestions, HeardEvents, RunningCall},
+    running::{CallEvents, CallOutcome, DeferredHandle, GuestQuestions, HeardEvents, RunningCall},
     tasks::{deferred::Follower, plan::TaskWish},
     written::{self, ResultWriter},
 };
@@ -174,8 +174,8 @@ impl Endpoint {
             client: client.clone(),
         };
         // Somebody waits for an answer that comes later only where the client may wait.
-        let defers = plan.as_ref().is_some_and(|plan| plan.defers);
-        let follower = defers.then(|| Follower::new(registry, &request, &tool).telling());
+        let deferring = plan.as_ref().filter(|plan| plan.defers);
+        let follower = deferring.map(|plan| Follower::new(registry, &request, &tool, plan.user_waits_for()).telling());
         let call = authorize(Call { interface, ..Call::new(request, tool, arguments) })
             .map_err(|denied| ErrorData::invalid_request(denied.to_string(), None))?;
         let registry = registry.clone();
@@ -192,7 +192,7 @@ impl Endpoint {
             }
         });
         let mut running = RunningCall::new(outcome, events, cancel, asked, wants_receipt, (hears, plan));
-        running.defers = Some(handle);
+        running.defers = DeferredHandle::new(handle);
         Ok(running)
     }
 }

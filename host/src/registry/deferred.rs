@@ -14,8 +14,8 @@ use crate::{
 };
 
 impl Registry {
-    /// How the work is that an answer waits for.
-    pub async fn look_at_deferred(&self, asked: Authorized<DeferredCall>) -> Result<Deferred, CallError> {
+    /// How the work is that an answer waits for, and the component that knows.
+    pub async fn look_at_deferred(&self, asked: Authorized<DeferredCall>) -> Result<(Deferred, Arc<str>), CallError> {
         let (ticket, export, request, handle) = self.enter_for_deferred(asked.into_inner()).await?;
         let (registry, tool) = (self.clone(), Arc::clone(&ticket.served));
         let has_store = tool.service.powers.quota_bytes.is_some();
@@ -32,7 +32,8 @@ impl Registry {
                 other => Ok(other),
             }
         };
-        self.serve(&ticket, request, "deferred", look).await
+        let looked = self.serve(&ticket, request, "deferred", look).await?;
+        Ok((looked, Arc::clone(&ticket.served.component)))
     }
 
     /// Gives the answer to a form that such work has asked.

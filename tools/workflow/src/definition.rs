@@ -267,11 +267,16 @@ impl Form {
     /// What is wrong with it, if anything.
     pub fn fault(&self) -> Option<&'static str> {
         let is_object = self.schema.get("type").and_then(Value::as_str) == Some("object");
-        let has_properties = self.schema.get("properties").is_some_and(Value::is_object);
+        let is_flat = |field: &Value| {
+            let kinds = ["string", "number", "integer", "boolean", "array"];
+            field.get("type").and_then(Value::as_str).is_some_and(|kind| kinds.contains(&kind))
+        };
+        let properties = self.schema.get("properties").and_then(Value::as_object);
+        let has_properties = properties.is_some_and(|fields| fields.values().all(is_flat));
         if self.message.trim().is_empty() || self.message.len() > MAX_FORM_BYTES {
             Some("a form's message has 1 byte to 16 KiB")
         } else if !is_object || !has_properties || self.schema.to_string().len() > MAX_FORM_BYTES {
-            Some("a form's schema is of an object with `properties`, and has at most 16 KiB")
+            Some("a form's schema is of an object with flat `properties`, and has at most 16 KiB")
         } else {
             None
         }

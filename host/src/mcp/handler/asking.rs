@@ -19,7 +19,7 @@ use crate::{
         tools,
     },
     names::ToolName,
-    tasks::EntryRight,
+    tasks::{EntryRight, InPlace},
     tenant::{SCOPE_TOOLS, door::DoorPermit},
 };
 
@@ -48,10 +48,26 @@ impl ProtocolHandler {
         let outcome = loop {
             match running.forward(&context.peer, token.as_ref(), &context.ct, (way, until)).await {
                 CallTurn::Ended(outcome) => break outcome,
-                CallTurn::Asks(asking, round) => match self.endpoint.park(&self.principal, *asking, round) {
-                    Ok(required) => return Ok(CallToolResponse::InputRequired(required)),
-                    Err(goes_on) => running = *goes_on,
-                },
+                CallTurn::Asks(asking, round) => {
+                    let (mut asking, mut round) = (*asking, round);
+                    // Work that goes on by itself asks in its task.
+                    if let Some(plan) = plan.as_ref().filter(|plan| plan.in_place == InPlace::Handle)
+                        && asking.defers.is_there()
+                    {
+                        asking.asked.first = Some(round);
+                        (asking, round) = match self.endpoint.make_task(caller, asking, plan).await {
+                            Ok(handle) => return Ok(handle),
+                            Err((mut goes_on, no_task)) => match goes_on.take_round() {
+                                Some(round) => (*goes_on, round),
+                                None => return Err(tasks::no_room(&no_task)),
+                            },
+                        };
+                    }
+                    match self.endpoint.park(&self.principal, asking, round) {
+                        Ok(required) => return Ok(CallToolResponse::InputRequired(required)),
+                        Err(goes_on) => running = *goes_on,
+                    }
+                }
                 CallTurn::GoesOn(late) => match &plan {
                     Some(plan) => match self.endpoint.make_task(caller, *late, plan).await {
                         Ok(handle) => return Ok(handle),

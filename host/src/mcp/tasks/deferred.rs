@@ -4,15 +4,17 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use tokio::{sync::oneshot, time::Instant};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     call::{
-        CallError, CallEvent, Request, ToolResult,
+        Budget, CallError, CallEvent, Request, ToolResult,
         asks::DeferredCall,
         authorize,
-        inputs::{AskError, Reply},
+        inputs::{AskError, ClientLine, Reply},
     },
-    guest::deferred::{Deferred, DeferredWork, FormAnswer},
+    capability::bindings::deferred::exports::mcpp::tasks::deferred::Progress,
+    guest::deferred::{AskedForms, Deferred, DeferredWork, FormAnswer},
     names::ToolName,
     registry::Registry,
     tasks::MAX_WORK_MS,
@@ -36,18 +38,21 @@ pub(in crate::mcp) struct Follower {
     /// The call's request.
     request: Request,
     tool: ToolName,
-    component: String,
+    /// For how long the client's user is asked; none if that has no end.
+    user_waits_for: Option<Duration>,
     /// Is told by what the component knows the answer.
     told: Option<oneshot::Sender<String>>,
     /// The last progress: it only rises.
     done: f64,
 }
 
-/// What the client is asked, and its replies.
-struct OpenForms {
-    names: Vec<String>,
-    /// None once there are replies, or none will come.
-    replies: Option<BoxFuture<'static, Result<Vec<Reply>, AskError>>>,
+/// The forms that a client's user is asked, one at a time.
+#[derive(Default)]
+struct Forms {
+    /// The name of the open one, and its reply.
+    open: Option<(String, BoxFuture<'static, Result<Vec<Reply>, AskError>>)>,
+    /// Those that the user has closed, or that cannot be asked, as long as the work asks them.
+    closed: Vec<String>,
 }
 
 /// Says that nobody wants an answer any more, unless somebody got it.
@@ -85,12 +90,15 @@ fn authorized(asked: &DeferredCall) -> Result<Authorized<DeferredCall>, CallErro
 }
 
 impl Follower {
-    /// One for a call of `tool` by this request.
-    pub(in crate::mcp) fn new(registry: &Registry, request: &Request, tool: &ToolName) -> Self {
-        let component = registry.catalog(&request.principal.tenant).tool(tool);
-        let component = component.map(|tool| tool.component.to_string()).unwrap_or_default();
+    /// One for a call of `tool` by this request, whose user is asked for so long.
+    pub(in crate::mcp) fn new(
+        registry: &Registry,
+        request: &Request,
+        tool: &ToolName,
+        user_waits_for: Option<Duration>,
+    ) -> Self {
         let (registry, request, tool) = (registry.clone(), request.clone(), tool.clone());
-        Self { registry, request, tool, component, told: None, done: 0.0 }
+        Self { registry, request, tool, user_waits_for, told: None, done: 0.0 }
     }
 
     /// The same, and the receiver of what the component knows the answer by.
@@ -104,8 +112,15 @@ impl Follower {
         if let Some(told) = self.told.take() {
             let _nobody_may_keep_it = told.send(handle.clone());
         }
-        let asked = self.asked(handle);
-        let mut abandoned = Abandoned { registry: self.registry.clone(), asked: Some(asked.clone()) };
+        let looks = CancellationToken::new();
+        let asked = self.asked(handle, looks.clone());
+        let unwanted = DeferredCall {
+            request: Request { cancel: CancellationToken::new(), ..asked.request.clone() },
+            ..asked.clone()
+        };
+        let mut abandoned = Abandoned { registry: self.registry.clone(), asked: Some(unwanted) };
+        // A look that runs ends with this.
+        let _stop_looks = looks.drop_guard();
         let (cancel, stopping) = (self.request.cancel.clone(), self.registry.stopping().clone());
         let ended = tokio::select! {
             biased;
@@ -116,33 +131,40 @@ impl Follower {
             () = tokio::time::sleep(Duration::from_millis(MAX_WORK_MS)) => {
                 Err(CallError::Failed("the answer did not come within 31 days".to_owned()))
             }
-            ended = self.until_it_ends(&asked) => {
+            ended = self.until_it_ends(&asked) => ended.and_then(|known| {
+                // The component knows of the end.
                 abandoned.asked = None;
-                ended
-            }
+                known
+            }),
         };
         drop(abandoned);
         ended
     }
 
     /// A request about the answer. Its guest says nothing beside it, and asks nobody.
-    fn asked(&self, handle: String) -> DeferredCall {
+    fn asked(&self, handle: String, cancel: CancellationToken) -> DeferredCall {
         let Request { principal, trace, hops, .. } = self.request.clone();
-        DeferredCall { request: Request { trace, hops, ..Request::of(principal) }, tool: self.tool.clone(), handle }
+        let request = Request { trace, hops, cancel, ..Request::of(principal) };
+        DeferredCall { request, tool: self.tool.clone(), handle }
     }
 
-    async fn until_it_ends(&mut self, asked: &DeferredCall) -> Result<ToolResult, CallError> {
+    /// The end that the component knows of; an error is one that it does not know of.
+    async fn until_it_ends(&mut self, asked: &DeferredCall) -> Result<Result<ToolResult, CallError>, CallError> {
         let (mut failures, mut pause) = (0_u32, AGAIN);
-        let mut forms: Option<OpenForms> = None;
+        let mut forms = Forms::default();
         loop {
             let earliest = Instant::now() + LEAST_PAUSE;
-            let work = match self.registry.look_at_deferred(authorized(asked)?).await {
-                Ok(Deferred::Running(work)) => work,
-                Ok(Deferred::Ended(result)) => return Ok(result),
-                Ok(Deferred::Cancelled) => return Err(CallError::Cancelled),
-                Ok(Deferred::Unknown) => {
-                    return Err(CallError::Failed(format!("`{}` does not know of this work any more", self.component)));
+            let (work, component) = match self.registry.look_at_deferred(authorized(asked)?).await {
+                Ok((Deferred::Running(work), component)) => (work, component),
+                Ok((Deferred::Ended(result), _)) => return Ok(Ok(result)),
+                Ok((Deferred::Cancelled, _)) => return Ok(Err(CallError::Cancelled)),
+                Ok((Deferred::Unknown, component)) => {
+                    let reason = format!("`{component}` does not know of this work any more");
+                    return Ok(Err(CallError::Failed(reason)));
                 }
+                // It would say the same again.
+                Err(error @ CallError::InvalidResult { .. }) => return Err(error),
+                Err(error @ CallError::BudgetExceeded { budget: Budget::Output, .. }) => return Err(error),
                 Err(error) if failures >= MAX_FAILURES => return Err(error),
                 Err(error) => {
                     tracing::debug!(tool = %self.tool, %error, "an answer that was put off cannot be asked for");
@@ -154,85 +176,100 @@ impl Follower {
             };
             (failures, pause) = (0, AGAIN);
             let DeferredWork { progress, asks, changes } = work;
-            if let Some(progress) = progress.filter(|progress| progress.done.is_finite() && progress.done > self.done) {
-                self.done = progress.done;
-                let total = progress.total.filter(|total| total.is_finite());
-                let message = progress.message;
-                self.request.observer.notify(CallEvent::Progress { done: progress.done, total, message });
-            }
-            let names = |forms: &OpenForms| forms.names.clone();
-            let wanted: Vec<String> =
-                asks.iter().flat_map(|(questions, _)| questions).map(|(name, _)| name.clone()).collect();
-            if forms.as_ref().map(names).unwrap_or_default() != wanted {
-                forms = asks.filter(|_| self.request.client.abilities().form).map(|(questions, memory)| {
-                    let client = self.request.client.clone();
-                    // The client itself has no end of its patience: the work goes on without its reply if it can.
-                    let until = Instant::now() + Duration::from_millis(MAX_WORK_MS);
-                    let replies = async move { client.ask(questions, memory, until).await };
-                    OpenForms { names: wanted, replies: Some(Box::pin(replies)) }
-                });
-            }
-            let replied = async {
-                match forms.as_mut().and_then(|forms| forms.replies.as_mut()) {
-                    Some(replies) => replies.await,
-                    None => std::future::pending().await,
-                }
-            };
+            self.report(progress);
+            forms.follow(asks, &self.request.client, self.user_waits_for);
             let changed = async {
                 match &changes {
                     Some(entry) => {
-                        let entry = (&*entry.key, entry.version);
-                        let principal = &self.request.principal;
-                        if self.registry.deferred_changes(principal, &self.component, entry).await.is_err() {
+                        let (principal, entry) = (&self.request.principal, (&*entry.key, entry.version));
+                        if self.registry.deferred_changes(principal, &component, entry).await.is_err() {
                             std::future::pending().await
                         }
                     }
                     None => std::future::pending().await,
                 }
             };
-            let replies = tokio::select! {
-                replies = replied => Some(replies),
+            let replied = tokio::select! {
+                replied = forms.reply() => Some(replied),
                 () = changed => None,
                 () = tokio::time::sleep(MOST_PAUSE) => None,
             };
-            if let (Some(replies), Some(open)) = (replies, &mut forms) {
-                open.replies = None;
-                self.hand_over(asked, &open.names, replies).await?;
+            if let Some((name, reply)) = replied {
+                match reply {
+                    Ok(Reply::Accepted(values)) => {
+                        let values = values.unwrap_or_default().to_string();
+                        self.hand_over(asked, name, FormAnswer::Accepted(values)).await?;
+                    }
+                    Ok(Reply::Declined) => self.hand_over(asked, name, FormAnswer::Declined).await?,
+                    // A client that was asked, and does not come back, has gone away.
+                    Err(AskError::Expired) => {
+                        return Err(CallError::Failed("the client did not answer in time".to_owned()));
+                    }
+                    // There may be room for it later.
+                    Err(AskError::Busy) => tokio::time::sleep(AGAIN).await,
+                    closed => {
+                        tracing::debug!(tool = %self.tool, form = name, ?closed, "a form of an answer that was put off is closed");
+                        forms.closed.push(name);
+                    }
+                }
             }
             tokio::time::sleep_until(earliest).await;
         }
     }
 
-    /// Gives the component what the client replied. A form that was closed, or could not be asked, stays open there.
-    async fn hand_over(
-        &self,
-        asked: &DeferredCall,
-        names: &[String],
-        replies: Result<Vec<Reply>, AskError>,
-    ) -> Result<(), CallError> {
-        let replies = match replies {
-            Ok(replies) => replies,
-            Err(error) => {
-                tracing::debug!(tool = %self.tool, ?error, "a user gets no form of an answer that was put off");
-                return Ok(());
-            }
-        };
-        for (name, reply) in names.iter().zip(replies) {
-            let answer = match reply {
-                Reply::Accepted(values) => FormAnswer::Accepted(values.unwrap_or_default().to_string()),
-                Reply::Declined => FormAnswer::Declined,
-                _ => continue,
-            };
-            let mut pause = AGAIN;
-            let mut left = MAX_FAILURES;
-            while let Err(error) =
-                self.registry.reply_to_deferred(authorized(asked)?, (name.clone(), answer.clone())).await
-            {
-                left = left.checked_sub(1).ok_or(error)?;
-                tokio::time::sleep(pause).await;
-                pause = MOST_PAUSE.min(pause.saturating_mul(2));
-            }
+    /// Tells the client how far the work is.
+    fn report(&mut self, progress: Option<Progress>) {
+        if let Some(Progress { done, total, message }) = progress
+            && done.is_finite()
+            && done > self.done
+        {
+            self.done = done;
+            let total = total.filter(|total| total.is_finite());
+            self.request.observer.notify(CallEvent::Progress { done, total, message });
+        }
+    }
+
+    /// Gives the component the answer to a form.
+    async fn hand_over(&self, asked: &DeferredCall, form: String, answer: FormAnswer) -> Result<(), CallError> {
+        let (mut left, mut pause) = (MAX_FAILURES, AGAIN);
+        while let Err(error) = self.registry.reply_to_deferred(authorized(asked)?, (form.clone(), answer.clone())).await
+        {
+            left = left.checked_sub(1).ok_or(error)?;
+            tokio::time::sleep(pause).await;
+            pause = MOST_PAUSE.min(pause.saturating_mul(2));
         }
         Ok(())
+    }
+}
+
+impl Forms {
+    /// Keeps to what the work asks now: the open form as long as that is asked, else the first that is not closed.
+    fn follow(&mut self, asks: Option<AskedForms>, client: &ClientLine, patience: Option<Duration>) {
+        let (asked, memory) = asks.map_or((Vec::new(), None), |(asked, memory)| (asked, Some(memory)));
+        let is_asked = |name: &String| asked.iter().any(|(asked, _)| asked == name);
+        self.closed.retain(is_asked);
+        if self.open.as_ref().is_some_and(|(name, _)| !is_asked(name)) {
+            self.open = None;
+        }
+        let next = asked.into_iter().find(|(name, _)| !self.closed.contains(name));
+        if let (None, Some((name, question)), Some(memory), true) = (&self.open, next, memory, client.abilities().form)
+        {
+            let (client, now) = (client.clone(), Instant::now());
+            let until = now + patience.unwrap_or(Duration::from_millis(MAX_WORK_MS));
+            let questions = vec![(name.clone(), question)];
+            let reply = async move {
+                let asking = tokio::time::timeout_at(until, client.ask(questions, memory, until));
+                asking.await.unwrap_or(Err(AskError::Expired))
+            };
+            self.open = Some((name, Box::pin(reply)));
+        }
+    }
+
+    /// The reply to the open form. Never, if none is open.
+    async fn reply(&mut self) -> (String, Result<Reply, AskError>) {
+        let Some((_, reply)) = &mut self.open else { return std::future::pending().await };
+        let replies = reply.await;
+        let name = self.open.take().map(|(name, _)| name).unwrap_or_default();
+        (name, replies.and_then(|replies| replies.into_iter().next().ok_or(AskError::NoClient)))
     }
 }

@@ -1,8 +1,9 @@
 //! A task whose call runs: what it says, what it asks, and what stops it.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use rmcp::model::{InputRequests, InputResponses};
@@ -18,6 +19,12 @@ use crate::{
     tasks::{EntryRight, InPlace, TaskId},
     tenant::Principal,
 };
+
+/// Names of questions that are remembered. Every further question's key has its round in it.
+const MAX_NAMES: usize = 64;
+
+/// How long a reply waits for the question of a task that goes on from before a restart.
+const FIRST_QUESTION: Duration = Duration::from_secs(2);
 
 /// A task whose call runs.
 #[derive(Debug)]
@@ -38,8 +45,12 @@ struct TaskState {
     news: CallNews,
     open: Option<OpenRound>,
     rounds: u32,
+    /// The names that questions had. Each is a key once, and after a restart too if the question is the same.
+    names: BTreeSet<String>,
     /// In milliseconds since 1970.
     updated_ms: u64,
+    /// It goes on from before a restart, and has not said yet how it is.
+    is_new: bool,
 }
 
 /// The questions that wait for the client.
@@ -72,6 +83,27 @@ impl LiveTask {
     ) -> Self {
         let state = Mutex::new(TaskState { news, updated_ms: now_ms(), ..TaskState::default() });
         Self { id, owner, cancel, in_place, state, changes: watch::Sender::new(0), _memory: memory }
+    }
+
+    /// One that goes on from before a restart.
+    pub(super) fn revived(
+        id: TaskId,
+        owner: (EntryRight, Principal),
+        cancel: CancellationToken,
+        parts: (InPlace, CallNews),
+        memory: Reservation,
+    ) -> Self {
+        let live = Self::new(id, owner, cancel, parts, memory);
+        live.state().is_new = true;
+        live
+    }
+
+    /// Waits until one that goes on from before a restart asks something, for a while.
+    pub(super) async fn may_ask(&self) {
+        let mut changes = self.watch();
+        let asks = async { while self.state().is_new && changes.changed().await.is_ok() {} };
+        let _it_may_ask_nothing = tokio::time::timeout(FIRST_QUESTION, asks).await;
+        self.state().is_new = false;
     }
 
     fn state(&self) -> MutexGuard<'_, TaskState> {
@@ -113,11 +145,15 @@ impl LiveTask {
             return;
         }
         self.change(|state| {
+            state.is_new = false;
             state.rounds = state.rounds.saturating_add(1);
             let turn = state.rounds;
-            // No question's own name has this sign.
-            let key = |name: &String| if turn == 1 { name.clone() } else { format!("{name}#{turn}") };
-            let keys: Vec<String> = round.questions.iter().map(|(name, _)| key(name)).collect();
+            let mut keys = Vec::with_capacity(round.questions.len());
+            for (name, _) in &round.questions {
+                let is_first = state.names.len() < MAX_NAMES && state.names.insert(name.clone());
+                // No question's own name has this sign.
+                keys.push(if is_first { name.clone() } else { format!("{name}#{turn}") });
+            }
             let requests: Result<InputRequests, AskError> = keys
                 .iter()
                 .zip(&round.questions)

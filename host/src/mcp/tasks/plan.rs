@@ -51,6 +51,8 @@ pub(in crate::mcp) struct TaskPlan {
     pub(super) has_output: bool,
     /// Whether calls may put off their answers.
     pub(in crate::mcp) defers: bool,
+    /// For how long a client is asked, in milliseconds.
+    input_ms: u64,
 }
 
 impl Endpoint {
@@ -86,6 +88,11 @@ impl Endpoint {
 }
 
 impl TaskPlan {
+    /// For how long the work of an answer that was put off asks the client's user. A client that knows tasks has no end of its patience: it looks when it likes.
+    pub(in crate::mcp) fn user_waits_for(&self) -> Option<Duration> {
+        (self.in_place == InPlace::Result).then_some(Duration::from_millis(self.input_ms))
+    }
+
     fn of(tool: &Tool, after: Option<Duration>, in_place: InPlace) -> Self {
         let limits = &tool.service.limits;
         Self {
@@ -97,6 +104,7 @@ impl TaskPlan {
             wait_ms: limits.long_call_s.saturating_mul(1_000),
             has_output: tool.output.is_some(),
             defers: tool.deferred.is_some(),
+            input_ms: limits.input_ms,
         }
     }
 }

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use super::{CallNews, LIVE_BYTES, MadeTask, McpTasks, deferred::Follower, ending, live::LiveTask, plan::TaskPlan};
 use crate::{
     call::{
-        Observer, Receipt, Request,
+        CallError, Observer, Receipt, Request,
         inputs::{Abilities, ClientLine},
     },
     mcp::{
@@ -106,10 +106,16 @@ impl McpTasks {
         let mut running = revived(&registry, principal, record, work);
         let (cancel, news) = running.task_parts();
         let owner = (work.right, principal.clone());
-        let live = Arc::new(LiveTask::new(id, owner, cancel, (work.in_place, news), memory));
+        let live = Arc::new(LiveTask::revived(id, owner, cancel, (work.in_place, news), memory));
+        self.store.goes_on(&principal.tenant, &principal.incarnation, id).await?;
         let first = self.live.get_or_insert(&live);
         if Arc::ptr_eq(&first, &live) {
-            self.store.goes_on(&principal.tenant, &principal.incarnation, id).await?;
+            // It may have ended since its record was read.
+            let now = self.store.read(&principal.tenant, &principal.incarnation, id).await;
+            if !matches!(&now, Ok(Some(record)) if record.end.is_none()) {
+                self.live.remove(id);
+                return now.map(|_| None);
+            }
             let run = TaskRun {
                 tasks: self.clone(),
                 principal: principal.clone(),
@@ -133,7 +139,7 @@ fn revived(registry: &Registry, principal: &Principal, record: &TaskRecord, work
     let (client, rounds) = ClientLine::new(Abilities { form: work.has_user, ..Abilities::default() });
     let request =
         Request { observer, cancel: cancel.clone(), client: client.clone(), ..Request::of(principal.clone()) };
-    let (follower, handle) = (Follower::new(registry, &request, &record.tool), work.handle.clone());
+    let (follower, handle) = (Follower::new(registry, &request, &record.tool, None), work.handle.clone());
     let outcome = Box::pin(async move { (follower.follow(handle).await, Receipt::default()) });
     let asked = GuestQuestions::new(client, rounds, None);
     RunningCall::new(outcome, CallEvents::new(events), cancel, asked, false, (HeardEvents::default(), None))
@@ -150,9 +156,11 @@ impl TaskRun {
         };
         let Self { tasks, principal, live, record, in_place, keep_ms, .. } = self;
         let host_stops = tasks.registry.upgrade().is_none_or(|registry| registry.stopping().is_cancelled());
-        if record.work.is_some() && host_stops {
+        let is_end = !matches!(outcome.0, Err(CallError::Interrupted { .. } | CallError::Cancelled));
+        if record.work.is_some() && host_stops && !is_end {
             // The work goes on, and so does the task when the host is back.
             tasks.live.remove(live.id);
+            live.tell();
             return;
         }
         let undeclared = running.client().undeclared().filter(|_| in_place == InPlace::Handle);

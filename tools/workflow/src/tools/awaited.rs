@@ -32,7 +32,7 @@ pub fn workflow_wait(
 }
 
 /// A handle is one of these and the run's id: with the second the run is cancelled when nobody waits for it any more.
-const WATCHED: &str = "watched:";
+pub(crate) const WATCHED: &str = "watched:";
 pub(crate) const OWNED: &str = "owned:";
 
 /// By what the host knows the answer that waits for a run.

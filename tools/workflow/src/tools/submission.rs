@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     HERE, Reply,
-    awaited::{OWNED, handle},
+    awaited::{OWNED, WATCHED, handle},
     origin, put, read, run, settle,
 };
 use crate::{
@@ -126,9 +126,11 @@ pub fn workflow_run(
     submission: Submission,
 ) -> Result<Reply, Error> {
     let id = submission.workflow_id.clone();
+    // A run that is there has another caller, who waits for it.
+    let kind = if read(|t| engine::find(t, &id)).is_ok() { WATCHED } else { OWNED };
     match submission.submit() {
         Ok(run) => {
-            deferred::defer(&handle(OWNED, &run))?;
+            deferred::defer(&handle(kind, &run))?;
             Ok(settle(Ok(submitted(&run)), &id))
         }
         Err(error) => Ok(settle(Err(error), &id)),

@@ -54,6 +54,10 @@ impl Notice {
     }
 
     /// Waits so long, or until the caller gives up; whether it has.
+    #[cfg_attr(
+        not(target_arch = "wasm32"),
+        expect(clippy::disallowed_methods, reason = "a native test has no runtime")
+    )]
     pub fn wait(&self, longest: Duration) -> bool {
         #[cfg(target_arch = "wasm32")]
         {

@@ -46,11 +46,14 @@ pub(in crate::mcp) struct Follower {
     done: f64,
 }
 
+/// The replies to a round of questions, once they come.
+type Replies = BoxFuture<'static, Result<Vec<Reply>, AskError>>;
+
 /// The forms that a client's user is asked, one at a time.
 #[derive(Default)]
 struct Forms {
     /// The name of the open one, and its reply.
-    open: Option<(String, BoxFuture<'static, Result<Vec<Reply>, AskError>>)>,
+    open: Option<(String, Replies)>,
     /// Those that the user has closed, or that cannot be asked, as long as the work asks them.
     closed: Vec<String>,
 }

@@ -61,7 +61,7 @@ impl McpTasks {
             live.cancel.cancel();
         }
         let TaskPlan { in_place, keep_ms, .. } = plan;
-        TaskRun { tasks: self, principal, right, live, record, in_place, keep_ms }.to_its_end(&mut running).await;
+        TaskRun { tasks: self, principal, right, live, record, in_place, keep_ms }.complete(&mut running).await;
     }
 
     async fn begin(
@@ -125,7 +125,7 @@ impl McpTasks {
                 in_place: work.in_place,
                 keep_ms: work.keep_ms,
             };
-            tokio::spawn(async move { run.to_its_end(&mut running).await });
+            tokio::spawn(async move { run.complete(&mut running).await });
         }
         Ok(Some(first))
     }
@@ -146,7 +146,7 @@ fn revived(registry: &Registry, principal: &Principal, record: &TaskRecord, work
 }
 
 impl TaskRun {
-    async fn to_its_end(mut self, running: &mut RunningCall) {
+    async fn complete(mut self, running: &mut RunningCall) {
         let outcome = loop {
             match running.step().await {
                 Ok(CallStep::Defers(handle)) => self.defer(handle, running.client().abilities()).await,

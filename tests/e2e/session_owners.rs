@@ -336,7 +336,8 @@ async fn a_client_that_reads_no_stream_does_not_keep_others_from_being_put_away(
     let get = host.http.get(&url).header("accept", "text/event-stream").header("mcp-session-id", &session);
     let _unread = get.bearer_auth(one.token).send().await.expect("a stream");
     // Its worker waits at the stream, and then nothing takes its requests any more.
-    let text = "x".repeat(8_000);
+    // Together more than the buffers of both ends of the connection take.
+    let text = format!("{0}\n{0}", "x".repeat(8_000));
     let print = json!({ "name": "probe_print", "arguments": { "text": text } });
     let calls: Vec<_> = (0..600)
         .map(|id| {

@@ -28,8 +28,8 @@ STEPS = [
 ]
 
 
-def at_terminal(mcpp: str, arguments: list[str], replies: list[tuple[str, str]]) -> tuple[int, str, str]:
-    """Runs a command, and types each reply once its question is there. The exit code, what it answers, and what stood on the terminal."""
+def at_terminal(mcpp: str, arguments: list[str], replies: list[tuple[str, str]]) -> str:
+    """Runs a command, and types each reply once its question is there. What it answers."""
     ours, its = pty.openpty()
     command = subprocess.Popen([mcpp, *arguments, "--url", serving.url(PORT)], stdin=its, stderr=its, stdout=subprocess.PIPE, text=True)
     os.close(its)
@@ -50,7 +50,7 @@ def at_terminal(mcpp: str, arguments: list[str], replies: list[tuple[str, str]])
     os.close(ours)
     if left:
         sys.exit(f"{arguments} did not ask {left[0][0]!r}; on the terminal stood:\n{shown}")
-    return command.returncode, answer, shown
+    return answer
 
 
 def check(what: str, got: object, wanted: str) -> None:
@@ -68,21 +68,21 @@ def main() -> None:
         host = serving.start(mcpp, f"{folder}/data", PORT, "--tools", tools)
         try:
             ask = lambda arguments, *replies: at_terminal(mcpp, arguments, list(replies))
-            _, answer, _ = ask(["call", "test_elicitation", "message=Who?"], ("Who?", "ada"), ("email", "ada@example.org"), ("Send this?", "y"))
+            answer = ask(["call", "test_elicitation", "message=Who?"], ("Who?", "ada"), ("email", "ada@example.org"), ("Send this?", "y"))
             check("a tool asks", answer, "ada@example.org")
-            _, answer, _ = ask(["call", "test_elicitation", "message=Who?"], ("Who?", "ada"), ("email", "ada@example.org"), ("Send this?", "n"))
+            answer = ask(["call", "test_elicitation", "message=Who?"], ("Who?", "ada"), ("email", "ada@example.org"), ("Send this?", "n"))
             check("its user says no", answer, "decline")
-            code, answer, _ = ask(["prompt", "test_input_required_result_prompt"], ("What context", "a test"), ("Send this?", "y"))
+            answer = ask(["prompt", "test_input_required_result_prompt"], ("What context", "a test"), ("Send this?", "y"))
             check("a prompt asks", answer, "a test")
-            code, answer, _ = ask(["read", "test://asks/terminal"], ("name:", "blue"), ("Send this?", "y"))
+            answer = ask(["read", "test://asks/terminal"], ("name:", "blue"), ("Send this?", "y"))
             check("a resource asks", answer, "blue")
             run = json.dumps({"workflow_id": "t", "name": "t", "steps": STEPS})
-            code, answer, _ = ask(["call", "workflow_run", run], ("Shall it go out?", "soon"), ("Send this?", "y"))
+            answer = ask(["call", "workflow_run", run], ("Shall it go out?", "soon"), ("Send this?", "y"))
             check("a workflow asks, and goes on with the values", answer, '\\"completed\\"')
-            code, answer, _ = ask(["read", "workflow://t/steps/ask"])
+            answer = ask(["read", "workflow://t/steps/ask"])
             check("its result is a resource", answer, '{"note":"soon"}')
             run = json.dumps({"workflow_id": "u", "name": "u", "steps": STEPS})
-            code, answer, _ = ask(["call", "workflow_run", run], ("Shall it go out?", ""), ("Send this?", "n"))
+            answer = ask(["call", "workflow_run", run], ("Shall it go out?", ""), ("Send this?", "n"))
             check("its user says no, and the step has failed", answer, "the user who was asked said no")
         finally:
             host.terminate()

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use wasmtime::component::InstancePre;
+use wasmtime::{Store, component::InstancePre};
 
 use super::{
     instance::{Failure, from_wit, run, within_budget},
@@ -13,8 +13,8 @@ use crate::{
     capability::{
         bindings::{
             deferred::{
-                DeferringPre,
-                exports::mcpp::tasks::deferred::{self as wit, Answer, Entry, Form, Outcome, Progress},
+                Deferring, DeferringPre,
+                exports::mcpp::tasks::deferred::{self as wit, Entry, Form, Outcome},
             },
             mcpp::client::inputs::{self, NamedQuestion},
         },
@@ -25,6 +25,8 @@ use crate::{
     engine::Engine,
     memory::{MemoryUse, Reservation},
 };
+
+pub use crate::capability::bindings::deferred::exports::mcpp::tasks::deferred::{Answer as FormAnswer, Progress};
 
 /// The interface by which the host knows that a component has such answers, without its version.
 pub(super) const INTERFACE: &str = "mcpp:tasks/deferred";
@@ -66,15 +68,6 @@ pub struct DeferredWork {
     pub changes: Option<Entry>,
 }
 
-/// What a user did with a form.
-#[derive(Debug, Clone)]
-pub enum FormAnswer {
-    /// Sent it: its values as JSON.
-    Accepted(String),
-    /// Said no.
-    Declined,
-}
-
 impl DeferredExport {
     pub(super) fn new(linked: InstancePre<State>) -> wasmtime::Result<Self> {
         DeferringPre::new(linked).map(Self)
@@ -88,11 +81,8 @@ impl DeferredExport {
         running: Running,
         control: Arc<Control>,
     ) -> Result<Deferred, CallError> {
-        let component = Arc::clone(&running.component);
-        let mut store = new_store(self.0.engine(), &component, &control, Some(running));
-        let (export, shared) = (self.0.clone(), Arc::clone(&control));
-        let guest = async move {
-            let instance = export.instantiate_async(&mut store).await?;
+        let shared = Arc::clone(&control);
+        let look = async move |instance: Deferring, mut store: Store<State>| {
             let outcome = instance.mcpp_tasks_deferred().call_look(&mut store, &handle).await?;
             if let Outcome::Running(wit::State { progress: Some(Progress { message: Some(message), .. }), .. }) =
                 &outcome
@@ -122,7 +112,7 @@ impl DeferredExport {
             };
             looked.map_err(Failure::Call)
         };
-        run(engine, guest, control).await
+        self.ask(engine, running, control, look).await
     }
 
     /// Gives the answer to a form.
@@ -133,18 +123,10 @@ impl DeferredExport {
         running: Running,
         control: Arc<Control>,
     ) -> Result<(), CallError> {
-        let component = Arc::clone(&running.component);
-        let mut store = new_store(self.0.engine(), &component, &control, Some(running));
-        let export = self.0.clone();
-        let answer = match answer {
-            FormAnswer::Accepted(values) => Answer::Accepted(values),
-            FormAnswer::Declined => Answer::Declined,
+        let reply = async move |instance: Deferring, mut store: Store<State>| {
+            Ok(instance.mcpp_tasks_deferred().call_reply(&mut store, &handle, &form, &answer).await?)
         };
-        let guest = async move {
-            let instance = export.instantiate_async(&mut store).await?;
-            Ok::<_, Failure>(instance.mcpp_tasks_deferred().call_reply(&mut store, &handle, &form, &answer).await?)
-        };
-        run(engine, guest, control).await
+        self.ask(engine, running, control, reply).await
     }
 
     /// Says that nobody wants the answer any more.
@@ -155,12 +137,26 @@ impl DeferredExport {
         running: Running,
         control: Arc<Control>,
     ) -> Result<(), CallError> {
+        let cancel = async move |instance: Deferring, mut store: Store<State>| {
+            Ok(instance.mcpp_tasks_deferred().call_cancel(&mut store, &handle).await?)
+        };
+        self.ask(engine, running, control, cancel).await
+    }
+
+    /// Asks an instance of its own.
+    async fn ask<T: Send + 'static, R: Future<Output = Result<T, Failure>> + Send>(
+        &self,
+        engine: &Engine,
+        running: Running,
+        control: Arc<Control>,
+        question: impl FnOnce(Deferring, Store<State>) -> R + Send + 'static,
+    ) -> Result<T, CallError> {
         let component = Arc::clone(&running.component);
         let mut store = new_store(self.0.engine(), &component, &control, Some(running));
         let export = self.0.clone();
         let guest = async move {
             let instance = export.instantiate_async(&mut store).await?;
-            Ok::<_, Failure>(instance.mcpp_tasks_deferred().call_cancel(&mut store, &handle).await?)
+            question(instance, store).await
         };
         run(engine, guest, control).await
     }

@@ -80,10 +80,6 @@ impl Registry {
             return std::future::pending().await;
         };
         let space = Space { tenant: principal.tenant.clone(), component };
-        let mut now = version;
-        while now == version {
-            now = self.store().wait(&space, &key, version).await?;
-        }
-        Ok(())
+        self.store().wait(&space, &key, version).await.map(drop)
     }
 }

@@ -13,8 +13,7 @@ use crate::{
         authorize,
         inputs::{AskError, ClientLine, Reply},
     },
-    capability::bindings::deferred::exports::mcpp::tasks::deferred::Progress,
-    guest::deferred::{AskedForms, Deferred, DeferredWork, FormAnswer},
+    guest::deferred::{AskedForms, Deferred, DeferredWork, FormAnswer, Progress},
     names::ToolName,
     registry::Registry,
     tasks::MAX_WORK_MS,
@@ -58,6 +57,21 @@ struct Forms {
     closed: Vec<String>,
 }
 
+/// Failures in a row, and the growing pauses after them.
+#[derive(Default)]
+struct Retry {
+    failures: u32,
+}
+
+impl Retry {
+    /// Waits after one more failure.
+    async fn pause(&mut self) {
+        let pause = AGAIN.saturating_mul(2_u32.saturating_pow(self.failures));
+        self.failures = self.failures.saturating_add(1);
+        tokio::time::sleep(pause.min(MOST_PAUSE)).await;
+    }
+}
+
 /// Says that nobody wants an answer any more, unless somebody got it.
 struct Abandoned {
     registry: Registry,
@@ -70,7 +84,7 @@ impl Drop for Abandoned {
         let (Some(asked), false) = (self.asked.take(), self.registry.stopping().is_cancelled()) else { return };
         let (registry, Ok(runtime)) = (self.registry.clone(), tokio::runtime::Handle::try_current()) else { return };
         runtime.spawn(async move {
-            let mut pause = AGAIN;
+            let mut retry = Retry::default();
             for _ in 0..CANCELS {
                 let cancelled = match authorized(&asked) {
                     Ok(asked) => registry.cancel_deferred(asked).await,
@@ -80,8 +94,7 @@ impl Drop for Abandoned {
                     Ok(()) => return,
                     Err(error) => tracing::warn!(%error, "a component does not take that nobody wants an answer"),
                 }
-                tokio::time::sleep(pause).await;
-                pause = MOST_PAUSE.min(pause.saturating_mul(2));
+                retry.pause().await;
             }
         });
     }
@@ -153,7 +166,7 @@ impl Follower {
 
     /// The end that the component knows of; an error is one that it does not know of.
     async fn until_it_ends(&mut self, asked: &DeferredCall) -> Result<Result<ToolResult, CallError>, CallError> {
-        let (mut failures, mut pause) = (0_u32, AGAIN);
+        let mut retry = Retry::default();
         let mut forms = Forms::default();
         loop {
             let earliest = Instant::now() + LEAST_PAUSE;
@@ -168,16 +181,14 @@ impl Follower {
                 // It would say the same again.
                 Err(error @ CallError::InvalidResult { .. }) => return Err(error),
                 Err(error @ CallError::BudgetExceeded { budget: Budget::Output, .. }) => return Err(error),
-                Err(error) if failures >= MAX_FAILURES => return Err(error),
+                Err(error) if retry.failures >= MAX_FAILURES => return Err(error),
                 Err(error) => {
                     tracing::debug!(tool = %self.tool, %error, "an answer that was put off cannot be asked for");
-                    failures = failures.saturating_add(1);
-                    tokio::time::sleep(pause).await;
-                    pause = MOST_PAUSE.min(pause.saturating_mul(2));
+                    retry.pause().await;
                     continue;
                 }
             };
-            (failures, pause) = (0, AGAIN);
+            retry = Retry::default();
             let DeferredWork { progress, asks, changes } = work;
             self.report(progress);
             forms.follow(asks, &self.request.client, self.user_waits_for);
@@ -234,12 +245,13 @@ impl Follower {
 
     /// Gives the component the answer to a form.
     async fn hand_over(&self, asked: &DeferredCall, form: String, answer: FormAnswer) -> Result<(), CallError> {
-        let (mut left, mut pause) = (MAX_FAILURES, AGAIN);
+        let mut retry = Retry::default();
         while let Err(error) = self.registry.reply_to_deferred(authorized(asked)?, (form.clone(), answer.clone())).await
         {
-            left = left.checked_sub(1).ok_or(error)?;
-            tokio::time::sleep(pause).await;
-            pause = MOST_PAUSE.min(pause.saturating_mul(2));
+            if retry.failures >= MAX_FAILURES {
+                return Err(error);
+            }
+            retry.pause().await;
         }
         Ok(())
     }

@@ -31,9 +31,9 @@ const FIRST_QUESTION: Duration = Duration::from_secs(2);
 pub(in crate::mcp) struct LiveTask {
     pub(super) id: TaskId,
     /// The caller, and by what right it came in.
-    owner: (EntryRight, Principal),
+    pub(super) owner: (EntryRight, Principal),
     pub(super) cancel: CancellationToken,
-    in_place: InPlace,
+    pub(super) in_place: InPlace,
     state: Mutex<TaskState>,
     /// Counts its changes; closed when it has ended.
     changes: watch::Sender<u64>,

@@ -26,11 +26,8 @@ use crate::{
 /// A task whose call runs.
 struct TaskRun {
     tasks: McpTasks,
-    principal: Principal,
-    right: EntryRight,
     live: Arc<LiveTask>,
     record: TaskRecord,
-    in_place: InPlace,
     /// For how long a result is kept, in milliseconds.
     keep_ms: u64,
 }
@@ -60,8 +57,7 @@ impl McpTasks {
             // Nobody learned its id.
             live.cancel.cancel();
         }
-        let TaskPlan { in_place, keep_ms, .. } = plan;
-        TaskRun { tasks: self, principal, right, live, record, in_place, keep_ms }.complete(&mut running).await;
+        TaskRun { tasks: self, live, record, keep_ms: plan.keep_ms }.complete(&mut running).await;
     }
 
     async fn begin(
@@ -116,15 +112,7 @@ impl McpTasks {
                 self.live.remove(id);
                 return now.map(|_| None);
             }
-            let run = TaskRun {
-                tasks: self.clone(),
-                principal: principal.clone(),
-                right: work.right,
-                live,
-                record: record.clone(),
-                in_place: work.in_place,
-                keep_ms: work.keep_ms,
-            };
+            let run = TaskRun { tasks: self.clone(), live, record: record.clone(), keep_ms: work.keep_ms };
             tokio::spawn(async move { run.complete(&mut running).await });
         }
         Ok(Some(first))
@@ -154,7 +142,8 @@ impl TaskRun {
                 Err(outcome) => break outcome,
             }
         };
-        let Self { tasks, principal, live, record, in_place, keep_ms, .. } = self;
+        let Self { tasks, live, record, keep_ms } = self;
+        let (_, principal) = &live.owner;
         let host_stops = tasks.registry.upgrade().is_none_or(|registry| registry.stopping().is_cancelled());
         let is_end = !matches!(outcome.0, Err(CallError::Interrupted { .. } | CallError::Cancelled));
         if record.work.is_some() && host_stops && !is_end {
@@ -163,7 +152,7 @@ impl TaskRun {
             live.tell();
             return;
         }
-        let undeclared = running.client().undeclared().filter(|_| in_place == InPlace::Handle);
+        let undeclared = running.client().undeclared().filter(|_| live.in_place == InPlace::Handle);
         let (end, result) = ending(outcome, running.wants_receipt, undeclared).await;
         metrics::counter!("mcpp_tasks_ended_total", "end" => end.name()).increment(1);
         let ended = (end, result, keep_ms);
@@ -181,11 +170,11 @@ impl TaskRun {
 
     /// Notes that the call has put off its answer, so that the task can go on after a restart.
     async fn defer(&mut self, handle: String, abilities: Abilities) {
-        let (right, in_place, keep_ms) = (self.right, self.in_place, self.keep_ms);
-        self.record.defer(TaskWork { handle, right, in_place, has_user: abilities.form, keep_ms });
-        let noted = self.tasks.store.note_work(&self.principal.tenant, self.live.id, &self.record).await;
+        let ((right, principal), in_place, keep_ms) = (&self.live.owner, self.live.in_place, self.keep_ms);
+        self.record.defer(TaskWork { handle, right: *right, in_place, has_user: abilities.form, keep_ms });
+        let noted = self.tasks.store.note_work(&principal.tenant, self.live.id, &self.record).await;
         if let Err(error) = noted {
-            tracing::warn!(tenant = %self.principal.tenant, error = crate::error::chain(&error), "a task will not go on after a restart");
+            tracing::warn!(tenant = %principal.tenant, error = crate::error::chain(&error), "a task will not go on after a restart");
         }
     }
 }

@@ -149,7 +149,7 @@ def measure(host, name, workflows, steps):
                 break
             if status in ("failed", "cancelled"):
                 sys.exit(f"{name}-{number} {status}")
-            time.sleep(0.01)
+            time.sleep(0.1)
     took = time.monotonic() - began
     print(f"{name:<12} {steps:>6} {took:>8.2f} {steps / took:>8.0f} {took / steps * 1e3:>8.3f}")
 

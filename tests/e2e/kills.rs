@@ -25,14 +25,16 @@ pub(crate) struct Program {
 }
 
 impl Program {
-    /// Starts it and waits until it says where it serves.
+    /// Starts it, with the folder's `mcpp.toml` if that is there, and waits until it says where it serves.
     pub(crate) fn start(folder: &Path) -> Self {
+        let config = folder.join("mcpp.toml");
         precompiled::give(&folder.join("data"));
         let mut process = Command::new(mcpp())
             .args(["serve", "--listen", "127.0.0.1:0", "--data"])
             .arg(folder.join("data"))
             .arg("--tools")
             .arg(folder.join("tools"))
+            .args(config.exists().then(|| format!("--config={}", config.display())))
             .env_remove("RUST_LOG")
             .stdin(Stdio::null())
             .stderr(Stdio::piped())

@@ -30,11 +30,14 @@ mod codec;
 mod collections;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod memory;
+mod rows;
 mod span;
 mod table;
 mod view;
 
 use std::time::Duration;
+
+use crate::changed::Held;
 
 pub use self::{
     alarm::Alarm,
@@ -180,6 +183,7 @@ pub fn transact<T, E: From<StoreError>>(mut work: impl FnMut(&Transaction<'stati
 fn attempt<T, E: From<StoreError>>(
     work: &mut impl FnMut(&Transaction<'static>) -> Result<T, E>,
 ) -> (Result<T, E>, Option<StoreError>) {
+    let said = Held::begin();
     let transaction = match Transaction::begin() {
         Ok(transaction) => transaction,
         Err(error) => return (Err(error.into()), Some(error)),
@@ -187,7 +191,10 @@ fn attempt<T, E: From<StoreError>>(
     match work(&transaction) {
         Err(error) => (Err(error), transaction.last_error()),
         Ok(value) => match transaction.commit() {
-            Ok(()) => (Ok(value), None),
+            Ok(()) => {
+                said.tell();
+                (Ok(value), None)
+            }
             Err(error) => (Err(error.into()), Some(error)),
         },
     }

@@ -156,14 +156,9 @@ async fn early(running: &Running, limits: &CallLimits) -> LimitedError {
     let changed = async {
         match (&limits.entry, &running.store) {
             (Some((key, version)), Some(access)) => {
-                let mut version = *version;
-                let begun = version;
-                while version == begun {
-                    match access.store.wait(&access.space, key, begun).await {
-                        Ok(now) => version = now,
-                        // Without the store nobody knows: the call goes on.
-                        Err(_) => std::future::pending().await,
-                    }
+                // Without the store nobody knows: the call goes on.
+                if access.store.wait(&access.space, key, *version).await.is_err() {
+                    std::future::pending().await
                 }
             }
             _ => std::future::pending().await,

@@ -11,6 +11,7 @@ use super::{
     Entry, Order, Page, Range, StoreError,
     ahead::{Ahead, Known, check_key},
     backend,
+    rows::Rows,
 };
 
 /// Keys that one call of the host reads.
@@ -41,6 +42,7 @@ pub struct View<'a> {
     source: backend::Source<'a>,
     spent: Cell<Spent>,
     ahead: RefCell<Ahead>,
+    rows: RefCell<Rows>,
     last_error: Cell<Option<StoreError>>,
     /// Changes of kept counts that are not written yet, by the key of the count.
     deltas: RefCell<BTreeMap<Vec<u8>, i64>>,
@@ -59,6 +61,7 @@ impl<'a> View<'a> {
             source,
             spent: Cell::default(),
             ahead: RefCell::default(),
+            rows: RefCell::default(),
             last_error: Cell::default(),
             deltas: RefCell::default(),
             alarms: RefCell::default(),
@@ -95,6 +98,20 @@ impl<'a> View<'a> {
             Known::Read(_) | Known::Nothing => {}
         }
         Ok(self.get(key)?.map(|entry| entry.value))
+    }
+
+    /// A row that its table has read or written in this transaction.
+    pub(super) fn row<V: Clone + 'static>(&self, key: &[u8]) -> Option<V> {
+        let (row, bytes) = self.rows.borrow().find(key)?;
+        self.charge(key.len(), bytes, false);
+        Some(row)
+    }
+
+    /// Keeps a row as its table has it, whose encoded form has so many bytes. A snapshot keeps none: what it has is read once.
+    pub(super) fn learn_row<V: Clone + 'static>(&self, key: &[u8], row: &V, bytes: usize) {
+        if self.source.is_transaction() {
+            self.rows.borrow_mut().learn(key, row, bytes);
+        }
     }
 
     fn ask(&self, key: &[u8]) -> Result<Option<Entry>, StoreError> {
@@ -231,6 +248,7 @@ impl<'a> View<'a> {
     /// Writes an entry, or without a value removes it, if there is one. The host hears of it later.
     fn change(&self, key: &[u8], value: Option<&[u8]>) -> Result<(), StoreError> {
         self.charge(key.len(), value.map_or(0, <[u8]>::len), true);
+        self.rows.borrow_mut().forget(key);
         self.noted(self.ahead.borrow_mut().write(key, value))?;
         self.hand_over_if_full()
     }

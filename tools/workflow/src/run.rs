@@ -107,6 +107,9 @@ pub struct Run {
     pub tally: Tally,
     /// The step that began last.
     pub current: Option<String>,
+    /// The node that a handler took last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub taken: Option<Number>,
     /// Nodes that have ended, and of which not all dependents know: with how many of them do.
     pub untold: Vec<(Number, u32)>,
     /// Nodes that are to be cancelled.
@@ -136,6 +139,10 @@ pub struct Run {
 
 fn is_false(value: &bool) -> bool {
     !value
+}
+
+fn is_zero(value: &u32) -> bool {
+    *value == 0
 }
 
 /// Where a run is from.
@@ -171,6 +178,7 @@ impl Run {
             has_failed: false,
             tally: Tally::default(),
             current: None,
+            taken: None,
             untold: Vec::new(),
             to_cancel: Vec::new(),
             cancelling: None,
@@ -307,7 +315,11 @@ pub enum Inner {
     Fan {
         /// Items.
         total: u32,
-        /// Nodes by item, as far as they have begun.
+        /// How many items have begun, but for `nodes`.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        begun: u32,
+        /// The nodes of the first items, where an earlier build began them: those of the others are found by the node in which they stand.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
         nodes: Vec<Number>,
         /// Nodes that have not ended.
         open: Vec<Number>,

@@ -27,6 +27,8 @@ pub trait Nodes {
     fn save(&mut self, node: &Node) -> Result<(), Self::Error>;
     /// The result of a node; null if it has none.
     fn result(&self, number: Number) -> Result<Value, Self::Error>;
+    /// The nodes of a fan-out's items, as far as those have begun, in their order.
+    fn items(&self, fan: Number) -> Result<Vec<Number>, Self::Error>;
     /// Reads the results of nodes at once, so that each costs little afterwards.
     fn read_ahead(&self, numbers: &[Number]) -> Result<(), Self::Error>;
     /// Keeps the result of a node; whether it is small enough.
@@ -104,6 +106,7 @@ pub fn claim<N: Nodes>(
         _ => return Ok(false),
     }
     node.attempt = node.attempt.saturating_add(1);
+    run.taken = Some(number);
     nodes.save(&node)?;
     Ok(true)
 }

@@ -37,13 +37,17 @@ pub const SIGNALS: Index<(String, String), Number> = Index::new("signals");
 pub const ASKED: Index<String, Number> = Index::new("asked");
 /// The nodes that wait for a token.
 pub const TOKENS: Map<String, (String, Number)> = Map::new("tokens");
+/// The nodes of a fan-out's items, by the fan-out's run and node, in the order of the items.
+pub const WITHIN: Index<(String, Number), Number> = Index::new("within");
 /// Completed nodes with an undo, by run, in the order of their ends.
 pub const UNDO: Index<String, (u64, Number)> = Index::new("undo");
 /// Results of nodes.
 pub const RESULTS: Map<(String, Number), Value> = Map::new("results");
 /// Inputs of runs (at [`ROOT`]) and of nodes with steps within them.
 pub const INPUTS: Map<(String, Number), Value> = Map::new("inputs");
-/// Items of fan-outs.
+/// Items of fan-outs, by the fan-out's run and node and the place in the list.
+pub const ITEM: Map<(String, Number, Number), Value> = Map::new("item");
+/// Items of fan-outs that an earlier build opened.
 pub const ITEMS: Map<(String, Number), Vec<Value>> = Map::new("items");
 /// Definitions of runs.
 pub const DEFINITIONS: Map<String, Vec<Step>> = Map::new("definitions");
@@ -78,6 +82,9 @@ fn declare_run(id: &String, run: &Run, places: &mut Places) {
 }
 
 fn declare_node((run, number): &(String, Number), node: &Node, places: &mut Places) {
+    if let (Some(parent), Some(_)) = (node.parent, node.index) {
+        places.index(&WITHIN, &(run, parent), number);
+    }
     match &node.state {
         State::Ready | State::Undoing { claim: None } => {
             places.index(&READY, &(), &(node.rank, node.ready_ms, run, *number));
@@ -158,6 +165,10 @@ impl Nodes for StoredNodes<'_, '_> {
 
     fn result(&self, number: Number) -> Result<Value, StoreError> {
         Ok(result(self.t, &self.run, number)?.unwrap_or_default())
+    }
+
+    fn items(&self, fan: Number) -> Result<Vec<Number>, StoreError> {
+        WITHIN.of(&(&self.run, fan)).collect(self.t)
     }
 
     fn read_ahead(&self, numbers: &[Number]) -> Result<(), StoreError> {

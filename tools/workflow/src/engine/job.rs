@@ -23,7 +23,7 @@ use crate::{
     placeholder::{Placeholder, PlaceholderError, Source, fill, fill_fields},
     run::{Node, Number, Run, State},
     scheduler::Outcome,
-    store::{GIVEN, INPUTS, ITEMS, MAX_RESULT_BYTES, ROOT, node},
+    store::{GIVEN, INPUTS, ITEM, ITEMS, MAX_RESULT_BYTES, ROOT, node},
     validate::{own_inputs, parse},
 };
 
@@ -317,12 +317,11 @@ fn describe(
         }
         if let Some(for_each) = &step.for_each {
             return Ok(match fill(&for_each.items, "/for_each/items", &mut find)? {
-                Value::Array(items) if items.len() <= MAX_ITEMS => {
-                    let total = Number::try_from(items.len()).unwrap_or(Number::MAX);
-                    // In the transaction that takes the node: a delivery that comes again writes the same.
-                    let kept = ITEMS.set(t, &(&run.id, of.number), &items);
-                    Work::Known(kept.map_or_else(|error| failed(error.to_string()), |()| Outcome::Fans(total)))
-                }
+                // In the transaction that takes the node: a delivery that comes again writes the same.
+                Value::Array(items) if items.len() <= MAX_ITEMS => Work::Known(match keep_items(t, run, of, &items) {
+                    Ok(outcome) => outcome,
+                    Err(error) => failed(error.to_string()),
+                }),
                 Value::Array(items) => {
                     Work::Known(failed(format!("{} items; at most {MAX_ITEMS} are allowed", items.len())))
                 }
@@ -359,6 +358,20 @@ fn describe(
     }
 }
 
+/// Keeps the items of a fan-out, each by itself: whoever runs one reads no other.
+fn keep_items(t: &Transaction<'_>, run: &Run, of: &Node, items: &[Value]) -> Result<Outcome, StoreError> {
+    let bytes = items.iter().map(|item| item.to_string().len()).fold(0, usize::saturating_add);
+    if bytes > MAX_RESULT_BYTES {
+        return Ok(failed(format!("the items have {bytes} bytes; at most {MAX_RESULT_BYTES} are kept")));
+    }
+    let mut total = 0;
+    for item in items {
+        ITEM.set(t, &(&run.id, of.number, total), item)?;
+        total = total.saturating_add(1);
+    }
+    Ok(Outcome::Fans(total))
+}
+
 /// The value of a placeholder, or why there is none.
 fn look_up(
     t: &Transaction<'_>,
@@ -380,9 +393,14 @@ fn look_up(
         Source::Input => INPUTS.get(t, &(&run.id, of.scope.unwrap_or(ROOT)))?.unwrap_or_default(),
         Source::Metadata => Value::Object(run.metadata.clone()),
         Source::Item => {
-            let items = ITEMS.get(t, &(&run.id, of.parent.unwrap_or(ROOT)))?.unwrap_or_default();
-            let index = of.index.and_then(|index| usize::try_from(index).ok());
-            index.and_then(|index| items.into_iter().nth(index)).unwrap_or_default()
+            let (fan, index) = (of.parent.unwrap_or(ROOT), of.index.unwrap_or_default());
+            match ITEM.get(t, &(&run.id, fan, index))? {
+                Some(item) => item,
+                None => {
+                    let items = ITEMS.get(t, &(&run.id, fan))?.unwrap_or_default();
+                    usize::try_from(index).ok().and_then(|index| items.into_iter().nth(index)).unwrap_or_default()
+                }
+            }
         }
         Source::Index => Value::from(of.index),
         Source::Result => result(of.number)?.unwrap_or_default(),

@@ -13,9 +13,9 @@ use super::{
 };
 use crate::{
     blob,
-    run::{Number, Phase, Run},
+    run::{Node, Number, Phase, Run, State},
     scheduler,
-    store::{DEFINITIONS, ENDED, GIVEN, INPUTS, ITEMS, LEASES, NODES, READY, RESULTS, RUNS, StoredNodes},
+    store::{DEFINITIONS, ENDED, GIVEN, INPUTS, ITEM, ITEMS, LEASES, NODES, READY, RESULTS, RUNS, StoredNodes},
 };
 
 /// How long an ended run is kept, in milliseconds: seven days.
@@ -155,6 +155,15 @@ fn remove(t: &Transaction<'_>, id: &String, now_ms: u64) -> Result<(), StoreErro
     for signal in &given {
         GIVEN.remove(t, &(id, signal))?;
     }
+    let items: Vec<(Number, Number)> = ITEM
+        .under(&(id,))
+        .most(REMOVED)
+        .walk(t)
+        .map(|row| row.map(|((_, fan, index), _)| (fan, index)))
+        .collect::<Result<_, _>>()?;
+    for (fan, index) in &items {
+        ITEM.remove(t, &(id, *fan, *index))?;
+    }
     let called: Vec<u64> = CALLED
         .under(&(id,))
         .most(REMOVED)
@@ -164,7 +173,7 @@ fn remove(t: &Transaction<'_>, id: &String, now_ms: u64) -> Result<(), StoreErro
     for number in &called {
         CALLED.remove(t, &(id, *number))?;
     }
-    if numbers.is_empty() && given.is_empty() && called.is_empty() {
+    if numbers.is_empty() && given.is_empty() && items.is_empty() && called.is_empty() {
         rehearsal::forget(t, id)?;
         INPUTS.remove(t, &(id, crate::store::ROOT))?;
         DEFINITIONS.remove(t, id)?;
@@ -188,7 +197,6 @@ fn next_watch(t: &View<'_>, now_ms: u64) -> Result<Option<u64>, WorkflowError> {
 /// # Errors
 /// See [`StoreError`].
 pub fn next_event(t: &View<'_>, run: &Run) -> Result<Option<String>, StoreError> {
-    use crate::run::State;
     let said = |text: &str| Ok(Some(text.to_owned()));
     match run.phase {
         Phase::Completed | Phase::Failed | Phase::Cancelled => return said("it has ended"),
@@ -204,18 +212,29 @@ pub fn next_event(t: &View<'_>, run: &Run) -> Result<Option<String>, StoreError>
     if !run.untold.is_empty() || !run.to_cancel.is_empty() || run.cancelling.is_some() {
         return said("its timer, for what follows from steps that ended");
     }
+    // Mostly the node that was taken last has not ended: then no other need be looked at.
+    let taken = run.taken.map(|number| NODES.get(t, &(&run.id, number))).transpose()?.flatten();
+    if let Some(said) = taken.as_ref().and_then(next_of) {
+        return Ok(Some(said));
+    }
     for row in NODES.under(&(&run.id,)).walk(t) {
-        let (_, node) = row?;
-        let next = match &node.state {
-            State::Ready | State::Undoing { claim: None } => "a handler that takes it",
-            State::Running { .. } | State::Undoing { claim: Some(_) } => "the end of its call",
-            State::Delayed { .. } | State::UndoDelayed { .. } => "its next attempt",
-            State::Waiting { signal: None, token: None, .. } => "its time",
-            State::Waiting { .. } => "a signal",
-            State::Held => "`workflow_resume`",
-            _ => continue,
-        };
-        return Ok(Some(format!("{}: {next}", node.path)));
+        if let Some(said) = next_of(&row?.1) {
+            return Ok(Some(said));
+        }
     }
     Ok(None)
+}
+
+/// What a node waits for, in words; none if it waits for other nodes, or has ended.
+fn next_of(node: &Node) -> Option<String> {
+    let next = match &node.state {
+        State::Ready | State::Undoing { claim: None } => "a handler that takes it",
+        State::Running { .. } | State::Undoing { claim: Some(_) } => "the end of its call",
+        State::Delayed { .. } | State::UndoDelayed { .. } => "its next attempt",
+        State::Waiting { signal: None, token: None, .. } => "its time",
+        State::Waiting { .. } => "a signal",
+        State::Held => "`workflow_resume`",
+        _ => return None,
+    };
+    Some(format!("{}: {next}", node.path))
 }

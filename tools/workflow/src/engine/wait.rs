@@ -17,7 +17,7 @@ use crate::{
     definition::{Form, Wait, ms},
     run::{Number, Run, State},
     scheduler::{self, Outcome},
-    store::{ASKED, node},
+    store::{ASKED, NODES, node},
 };
 
 /// Most forms of a run that its user is asked at once.
@@ -90,7 +90,9 @@ pub fn answer(
     now_ms: u64,
 ) -> Result<bool, WorkflowError> {
     let answered = change(t, id, origin, now_ms, |run, nodes| {
-        if run.phase.is_final() || ASKED.of(id).collect::<Vec<Number>>(t)?.iter().all(|asked| *asked != number) {
+        // A run with this id may be another one by now, of fewer nodes, or with another kind of node in its place.
+        let asked = NODES.get(t, &(id, number))?.map(|node| node.state);
+        if run.phase.is_final() || !matches!(asked, Some(State::Waiting { form: Some(_), .. })) {
             return Ok(false);
         }
         Ok(match answer {

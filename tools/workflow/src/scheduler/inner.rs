@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use super::{Nodes, begin, end};
 use crate::{
-    definition::{MAX_RUN_STEPS, Step},
+    definition::{MAX_RUN_STEPS, Step, WORKFLOW},
     run::{Inner, Node, Number, Phase, Run, State},
     validate::Graph,
 };
@@ -100,13 +100,18 @@ pub(super) fn fan<N: Nodes>(
     if !has_room(run, total) {
         return end(run, nodes, node, State::Failed, Some(NO_ROOM.into()), now_ms);
     }
-    node.state = State::Open(Inner::Fan { total, nodes: Vec::new(), open: Vec::new(), succeeded: 0, failed: 0 });
+    // The items are kept by themselves: this row is written at the end of each.
+    if let Some(for_each) = &mut node.step.for_each {
+        for_each.items = Value::Null;
+    }
+    node.state =
+        State::Open(Inner::Fan { total, begun: 0, nodes: Vec::new(), open: Vec::new(), succeeded: 0, failed: 0 });
     fill(run, nodes, node, now_ms)
 }
 
 /// Ends a fan-out that is decided, or begins its next items.
 fn fill<N: Nodes>(run: &mut Run, nodes: &mut N, mut node: Node, now_ms: u64) -> Result<(), N::Error> {
-    let (State::Open(Inner::Fan { total, nodes: begun, open, succeeded, failed }), Some(for_each)) =
+    let (State::Open(Inner::Fan { total, begun, nodes: before, open, succeeded, failed }), Some(for_each)) =
         (&mut node.state, &node.step.for_each)
     else {
         return Ok(());
@@ -114,8 +119,11 @@ fn fill<N: Nodes>(run: &mut Run, nodes: &mut N, mut node: Node, now_ms: u64) -> 
     match for_each.join.decided(*total, *succeeded, *failed) {
         Some(true) => {
             run.to_cancel.append(open);
-            let begun = std::mem::take(begun);
-            let Some(results) = results(nodes, &begun)? else {
+            // Those that an earlier build began may not be found by the node in which they stand.
+            let mut items = std::mem::take(before);
+            let last = items.last().copied();
+            items.extend(nodes.items(node.number)?.into_iter().filter(|number| Some(*number) > last));
+            let Some(results) = results(nodes, &items)? else {
                 return end(run, nodes, node, State::Failed, Some(TOO_LARGE.into()), now_ms);
             };
             return finish(run, nodes, node, Value::Array(results), now_ms);
@@ -129,9 +137,10 @@ fn fill<N: Nodes>(run: &mut Run, nodes: &mut N, mut node: Node, now_ms: u64) -> 
     }
     let parallel = usize::try_from(for_each.parallel).unwrap_or(1);
     let step = Step { for_each: None, when: None, depends_on: Vec::new(), ..node.step.clone() };
-    while open.len() < parallel && begun.len() < usize::try_from(*total).unwrap_or_default() {
-        let (number, index) = (run.tally.total, Number::try_from(begun.len()).unwrap_or(Number::MAX));
-        begun.push(number);
+    let before = Number::try_from(before.len()).unwrap_or(Number::MAX);
+    while open.len() < parallel && before.saturating_add(*begun) < *total {
+        let (number, index) = (run.tally.total, before.saturating_add(*begun));
+        *begun = begun.saturating_add(1);
         open.push(number);
         count(run);
         let item = Node {
@@ -214,6 +223,10 @@ pub(super) fn hold<N: Nodes>(
         rank: node.rank,
     };
     let first = add(run, nodes, (steps, &graph), &place, now_ms)?;
+    if node.step.action == WORKFLOW {
+        // Its steps have nodes of their own now, and this row is written at the end of each.
+        node.step.inputs.clear();
+    }
     node.state = State::Open(Inner::Group { first, total, open: total, failed: None });
     nodes.save(&node)
 }

@@ -39,6 +39,11 @@ impl Nodes for Memory {
         Ok(self.results.get(&number).cloned().unwrap_or_default())
     }
 
+    fn items(&self, fan: Number) -> Result<Vec<Number>, Infallible> {
+        let is_item = |node: &&Node| node.parent == Some(fan) && node.index.is_some();
+        Ok(self.nodes.values().filter(is_item).map(|node| node.number).collect())
+    }
+
     fn read_ahead(&self, _: &[Number]) -> Result<(), Infallible> {
         Ok(())
     }

@@ -15,11 +15,12 @@ use crate::{
 };
 
 /// The kept forms, oldest first.
-const GOLDEN: [(&str, &str); 4] = [
+const GOLDEN: [(&str, &str); 5] = [
     ("1", include_str!("../../golden/1.json")),
     ("2", include_str!("../../golden/2.json")),
     ("3", include_str!("../../golden/3.json")),
     ("4", include_str!("../../golden/4.json")),
+    ("5", include_str!("../../golden/5.json")),
 ];
 
 fn steps() -> Vec<Step> {
@@ -50,7 +51,7 @@ fn states() -> Vec<State> {
         State::Delayed { until_ms: 9 },
         State::Waiting { signal: Some("go".into()), token: Some("t".into()), until_ms: Some(9), form: None },
         State::Waiting { signal: Some("go".into()), token: None, until_ms: None, form: Some(form()) },
-        State::Open(Inner::Fan { total: 3, nodes: vec![4, 5], open: vec![5], succeeded: 1, failed: 0 }),
+        State::Open(Inner::Fan { total: 3, begun: 2, nodes: Vec::new(), open: vec![5], succeeded: 1, failed: 0 }),
         State::Open(Inner::Group { first: 4, total: 2, open: 1, failed: Some("x".into()) }),
         State::Completed,
         State::Failed,
@@ -105,6 +106,7 @@ fn run(phase: Phase) -> Run {
         error: Some("why".into()),
         has_failed: true,
         current: Some("a".into()),
+        taken: Some(3),
         untold: vec![(1, 2)],
         to_cancel: vec![3],
         cancelling: Some(4),

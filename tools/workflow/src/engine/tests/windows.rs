@@ -1,7 +1,10 @@
 //! Crashes at named windows, and what is kept of runs that have ended.
 
 use super::*;
-use crate::store::{DEFINITIONS, INPUTS};
+use crate::{
+    run::{Inner, State},
+    store::{DEFINITIONS, INPUTS, ITEM},
+};
 
 /// Where a handler breaks off: the host is killed there, and delivers again what it had not confirmed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -115,7 +118,8 @@ fn a_run_ends_as_without_a_crash_whatever_window_it_comes_in() {
 #[test]
 fn ended_runs_are_kept_for_a_time_and_in_a_number_and_others_for_ever() {
     clear();
-    let one = json!([{ "step_id": "a", "action": "echo", "inputs": { "x": "${input}" } }, { "step_id": "big", "action": "large" }]);
+    let one = json!([{ "step_id": "a", "action": "echo", "inputs": { "x": "${input}" } }, { "step_id": "big", "action": "large" },
+        { "step_id": "fan", "action": "echo", "inputs": { "i": "${item}" }, "for_each": { "items": [1, 2] } }]);
     for id in ["1", "2", "3"] {
         start(&draft(id, one.clone(), json!(7)));
         run_all();
@@ -139,6 +143,34 @@ fn ended_runs_are_kept_for_a_time_and_in_a_number_and_others_for_ever() {
     let t = snapshot().expect("a snapshot");
     let id = "1".to_owned();
     assert!(NODES.under(&(&id,)).walk(&t).next().is_none() && RESULTS.under(&(&id,)).walk(&t).next().is_none());
+    assert!(ITEM.under(&(&id,)).walk(&t).next().is_none());
     assert!(DEFINITIONS.get(&t, &id).expect("read").is_none());
     assert!(INPUTS.get(&t, &(&id, crate::store::ROOT)).expect("read").is_none());
+}
+
+#[test]
+fn a_fan_out_that_an_earlier_build_began_ends_with_each_result_once() {
+    clear();
+    let fan = json!([{ "step_id": "fan", "action": "echo", "inputs": { "i": "${item}" }, "for_each": { "items": [1, 2, 3], "parallel": 1 } }]);
+    start(&draft("r", fan, Value::Null));
+    // The fan opens, its first item ends, and the second is ready.
+    for _ in 0..2 {
+        let job = transact(|t| work::take(t, "d", now_ms() + 60_000, now_ms())).expect("taken").expect("ready");
+        let done = job.perform(Duration::from_secs(60), now_ms());
+        transact(|t| work::record(t, "d", &job, &done, (1, false))).expect("recorded");
+    }
+    // That build listed the items' nodes in the fan's, and had no index of them.
+    transact::<_, StoreError>(|t| {
+        NODES.change(t, &("r".to_owned(), 0), |node| {
+            let State::Open(Inner::Fan { begun, nodes, open, .. }) = &mut node.state else { panic!("{node:?}") };
+            assert_eq!((*begun, nodes.len(), open.first()), (2, 0, Some(&2)));
+            (*begun, *nodes) = (0, vec![1, 2]);
+        })?;
+        mcpp_tool::store::remove_collection(t, "within", 9).map(|all| assert!(all))
+    })
+    .expect("as it was");
+    while deliver(0) {}
+    assert_eq!(shown("r").0, "completed", "{:?}", shown("r"));
+    assert_eq!(result("r", 0), json!([{ "i": 1 }, { "i": 2 }, { "i": 3 }]));
+    assert_eq!(effects().len(), 3);
 }

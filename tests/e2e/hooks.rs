@@ -1,5 +1,6 @@
 //! `POST /hooks/TOKEN`: others end a step that waits, with its one-time token and no other right.
 
+use mcpp::names::ToolName;
 use reqwest::{Response, StatusCode};
 use serde_json::{Value, json};
 
@@ -43,6 +44,9 @@ async fn a_webhook_ends_its_step_once_and_a_used_token_looks_like_one_that_never
     let host = host(&["workflow"]).await;
     let [first, second] = [waits(&host, "a").await, waits(&host, "b").await];
     assert!(first.starts_with("local~workflow~workflow_signal~") && first != second, "{first}");
+    let hook = host.host.registry().hook(&first).expect("it is this host's");
+    let may = |tool: &str| hook.principal.may_use(&ToolName::new(tool).expect("legal"));
+    assert_eq!([may("workflow_signal"), may("workflow_cancel"), may("text_hash")], [true, false, false]);
     assert_eq!(post(&host, &first, "application/json", r#"{"paid":7}"#).await.status(), StatusCode::NO_CONTENT);
     let result = ended(&host, "a").await;
     assert_eq!((&result["status"], &result["outputs"]["hook"]), (&json!("completed"), &json!({ "paid": 7 })));

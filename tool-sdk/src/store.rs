@@ -183,11 +183,11 @@ pub fn transact<T, E: From<StoreError>>(mut work: impl FnMut(&Transaction<'stati
 fn attempt<T, E: From<StoreError>>(
     work: &mut impl FnMut(&Transaction<'static>) -> Result<T, E>,
 ) -> (Result<T, E>, Option<StoreError>) {
-    let said = Held::begin();
     let transaction = match Transaction::begin() {
         Ok(transaction) => transaction,
         Err(error) => return (Err(error.into()), Some(error)),
     };
+    let said = Held::begin();
     match work(&transaction) {
         Err(error) => (Err(error), transaction.last_error()),
         Ok(value) => match transaction.commit() {

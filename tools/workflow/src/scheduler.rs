@@ -25,6 +25,8 @@ pub trait Nodes {
     fn node(&self, number: Number) -> Result<Node, Self::Error>;
     /// Writes a node.
     fn save(&mut self, node: &Node) -> Result<(), Self::Error>;
+    /// Writes a node of a number that had none.
+    fn add(&mut self, node: &Node) -> Result<(), Self::Error>;
     /// The result of a node; null if it has none.
     fn result(&self, number: Number) -> Result<Value, Self::Error>;
     /// The nodes of a fan-out's items, as far as those have begun, in their order.

@@ -131,6 +131,12 @@ impl<'a, 't> StoredNodes<'a, 't> {
     pub fn new(t: &'a Transaction<'t>, run: &str) -> Self {
         Self { t, run: run.to_owned(), woken: 0 }
     }
+
+    fn count_woken(&mut self, node: &Node) {
+        if matches!(node.state, State::Ready | State::Undoing { claim: None }) {
+            self.woken = self.woken.saturating_add(1);
+        }
+    }
 }
 
 /// The result of a node; none if it has none.
@@ -157,10 +163,14 @@ impl Nodes for StoredNodes<'_, '_> {
     }
 
     fn save(&mut self, node: &Node) -> Result<(), StoreError> {
-        if matches!(node.state, State::Ready | State::Undoing { claim: None }) {
-            self.woken = self.woken.saturating_add(1);
-        }
+        self.count_woken(node);
         NODES.put(self.t, &(self.run.clone(), node.number), node).map(drop)
+    }
+
+    fn add(&mut self, node: &Node) -> Result<(), StoreError> {
+        self.count_woken(node);
+        // The host need not be asked for the row: a submission may have a thousand.
+        NODES.replace(self.t, &(self.run.clone(), node.number), None, Some(node))
     }
 
     fn result(&self, number: Number) -> Result<Value, StoreError> {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
-use super::{Nodes, begin, end};
+use super::{Nodes, end};
 use crate::{
     definition::{MAX_RUN_STEPS, Step, WORKFLOW},
     run::{Inner, Node, Number, Phase, Run, State},
@@ -63,15 +63,16 @@ pub fn add<N: Nodes>(
             error: None,
         };
         count(run);
-        match node.depends_on.is_empty() {
+        let state = match node.depends_on.is_empty() {
             // The run waits for others.
             true if run.phase == Phase::Blocked => {
                 run.held.push(node.number);
-                nodes.save(&Node { state: State::Held, ..node })?;
+                State::Held
             }
-            true => begin(nodes, node, now_ms)?,
-            false => nodes.save(&node)?,
-        }
+            true => State::Ready,
+            false => State::Pending,
+        };
+        nodes.add(&Node { state, ..node })?;
     }
     Ok(first)
 }
@@ -158,13 +159,13 @@ fn fill<N: Nodes>(run: &mut Run, nodes: &mut N, mut node: Node, now_ms: u64) -> 
             ready_ms: now_ms,
             order: 0,
             index: Some(index),
-            state: State::Pending,
+            state: State::Ready,
             attempt: 0,
             started_ms: None,
             ended_ms: None,
             error: None,
         };
-        begin(nodes, item, now_ms)?;
+        nodes.add(&item)?;
     }
     nodes.save(&node)
 }

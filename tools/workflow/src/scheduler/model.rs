@@ -35,6 +35,11 @@ impl Nodes for Memory {
         Ok(())
     }
 
+    fn add(&mut self, node: &Node) -> Result<(), Infallible> {
+        assert!(self.nodes.insert(node.number, node.clone()).is_none(), "{} is not new", node.number);
+        Ok(())
+    }
+
     fn result(&self, number: Number) -> Result<Value, Infallible> {
         Ok(self.results.get(&number).cloned().unwrap_or_default())
     }

@@ -296,7 +296,7 @@ fn describe(
     of: &Node,
     (script, now_ms): (Option<&Script>, u64),
 ) -> Result<Work, Unfilled> {
-    let mut broken = None;
+    let (mut broken, mut unkept) = (None, None);
     let mut find = |placeholder: &Placeholder| match look_up(t, run, of, placeholder) {
         Ok(found) => found,
         Err(error) => {
@@ -318,10 +318,14 @@ fn describe(
         if let Some(for_each) = &step.for_each {
             return Ok(match fill(&for_each.items, "/for_each/items", &mut find)? {
                 // In the transaction that takes the node: a delivery that comes again writes the same.
-                Value::Array(items) if items.len() <= MAX_ITEMS => Work::Known(match keep_items(t, run, of, &items) {
-                    Ok(outcome) => outcome,
-                    Err(error) => failed(error.to_string()),
-                }),
+                // What the store refuses fails the transaction: writes of it may be lost already.
+                Value::Array(items) if items.len() <= MAX_ITEMS => match keep_items(t, run, of, &items) {
+                    Ok(outcome) => Work::Known(outcome),
+                    Err(error) => {
+                        unkept = Some(error);
+                        Work::Known(failed("the items cannot be kept"))
+                    }
+                },
                 Value::Array(items) => {
                     Work::Known(failed(format!("{} items; at most {MAX_ITEMS} are allowed", items.len())))
                 }
@@ -352,7 +356,7 @@ fn describe(
             tool => Work::Call { tool: tool.to_owned(), arguments, is_plan: step.plan },
         })
     })();
-    match broken {
+    match broken.or(unkept) {
         Some(error) => Err(Unfilled::Store(error)),
         None => work.map_err(Unfilled::Placeholder),
     }

@@ -157,12 +157,12 @@ fn remove(t: &Transaction<'_>, id: &String, now_ms: u64) -> Result<(), StoreErro
     }
     let items: Vec<(Number, Number)> = ITEM
         .under(&(id,))
-        .most(REMOVED)
+        .most(REMOVED / 3)
         .walk(t)
         .map(|row| row.map(|((_, fan, index), _)| (fan, index)))
         .collect::<Result<_, _>>()?;
     for (fan, index) in &items {
-        ITEM.remove(t, &(id, *fan, *index))?;
+        t.discard(&ITEM.key(&(id, *fan, *index)))?;
     }
     let called: Vec<u64> = CALLED
         .under(&(id,))

@@ -2,8 +2,9 @@
 
 use mcpp_tool::{
     environment::now_ms as clock_ms,
-    store::{Alarm, Budget, StoreError, Transaction, View, bites, transact},
+    store::{Alarm, Budget, Key, Map, Prefix, StoreError, Transaction, View, bites, transact},
 };
+use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
     Origin, WorkflowError, call_for, go_on,
@@ -146,40 +147,34 @@ fn remove(t: &Transaction<'_>, id: &String, now_ms: u64) -> Result<(), StoreErro
         INPUTS.remove(t, &(id, *number))?;
         ITEMS.remove(t, &(id, *number))?;
     }
-    let given: Vec<String> = GIVEN
-        .under(&(id,))
-        .most(REMOVED)
-        .walk(t)
-        .map(|row| row.map(|((_, signal), _)| signal))
-        .collect::<Result<_, _>>()?;
-    for signal in &given {
-        GIVEN.remove(t, &(id, signal))?;
-    }
-    let items: Vec<(Number, Number)> = ITEM
-        .under(&(id,))
-        .most(REMOVED / 3)
-        .walk(t)
-        .map(|row| row.map(|((_, fan, index), _)| (fan, index)))
-        .collect::<Result<_, _>>()?;
-    for (fan, index) in &items {
-        t.discard(&ITEM.key(&(id, *fan, *index)))?;
-    }
-    let called: Vec<u64> = CALLED
-        .under(&(id,))
-        .most(REMOVED)
-        .walk(t)
-        .map(|row| row.map(|((_, number), _)| number))
-        .collect::<Result<_, _>>()?;
-    for number in &called {
-        CALLED.remove(t, &(id, *number))?;
-    }
-    if numbers.is_empty() && given.is_empty() && items.is_empty() && called.is_empty() {
+    let given = remove_under(t, &GIVEN, id, REMOVED)?;
+    let items = remove_under(t, &ITEM, id, REMOVED / 3)?;
+    let called = remove_under(t, &CALLED, id, REMOVED)?;
+    if numbers.is_empty() && [given, items, called] == [0; 3] {
         rehearsal::forget(t, id)?;
         INPUTS.remove(t, &(id, crate::store::ROOT))?;
         DEFINITIONS.remove(t, id)?;
         RUNS.remove(t, id)?;
     }
     Ok(())
+}
+
+/// Removes what a map has of a run, at most so many entries; how many it were.
+fn remove_under<K: Key, V: Serialize + DeserializeOwned>(
+    t: &Transaction<'_>,
+    map: &Map<K, V>,
+    id: &String,
+    most: usize,
+) -> Result<usize, StoreError>
+where
+    for<'a> (&'a String,): Prefix<K>,
+{
+    let keys: Vec<K> =
+        map.under(&(id,)).most(most).walk(t).map(|row| row.map(|(key, _)| key)).collect::<Result<_, _>>()?;
+    for key in &keys {
+        t.discard(&map.key(key))?;
+    }
+    Ok(keys.len())
 }
 
 /// When the watch rings next.

@@ -1,6 +1,6 @@
 //! What a component tells the clients of its tenant: that a resource of it, or one of its lists, has changed.
 //!
-//! The host tells a client once for all changes that the client has not taken. What is said within a transaction is told when that has committed, and not at all if it fails.
+//! The host tells a client once for all changes that the client has not taken. What is said within a transaction is told when that has committed, or may have, and not at all if it fails.
 //! In a native test nothing happens.
 
 use std::cell::RefCell;
@@ -86,7 +86,11 @@ impl Drop for Held {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::{StoreError, memory, transact};
+    use crate::store::{
+        StoreError,
+        memory::{self, Failure},
+        transact,
+    };
 
     thread_local! {
         pub(super) static TOLD: RefCell<Vec<Change>> = const { RefCell::new(Vec::new()) };
@@ -109,6 +113,15 @@ mod tests {
             Err::<(), _>(StoreError::Unreadable)
         });
         assert!(failed.is_err() && TOLD.take().is_empty());
+        for (failure, told) in [(Failure::Unheard, 1), (Failure::Lost(StoreError::Unavailable), 0)] {
+            memory::fail_commit(0, failure);
+            let ended = transact(|t| {
+                resource_list();
+                t.set(b"key", b"value")
+            });
+            assert!(ended.is_err(), "{ended:?}");
+            assert_eq!(TOLD.take().len(), told, "{failure:?}: it may have committed");
+        }
         prompt_list();
         assert_eq!(TOLD.take(), [Change::PromptList], "at once outside of a transaction");
     }

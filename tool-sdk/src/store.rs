@@ -190,13 +190,14 @@ fn attempt<T, E: From<StoreError>>(
     let said = Held::begin();
     match work(&transaction) {
         Err(error) => (Err(error), transaction.last_error()),
-        Ok(value) => match transaction.commit() {
-            Ok(()) => {
+        Ok(value) => {
+            let committed = transaction.commit();
+            // One change too many does no harm.
+            if matches!(committed, Ok(()) | Err(StoreError::OutcomeUnknown)) {
                 said.tell();
-                (Ok(value), None)
             }
-            Err(error) => (Err(error.into()), Some(error)),
-        },
+            (committed.map(|()| value).map_err(E::from), committed.err())
+        }
     }
 }
 

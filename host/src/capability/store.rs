@@ -170,7 +170,6 @@ impl From<Page> for types::Page {
     }
 }
 
-/// The key of the space for a guest's key.
 /// The store's own key of a guest's entry, if it is one.
 pub(crate) fn store_key(guest_key: &[u8]) -> Option<Bytes> {
     key(guest_key).ok()

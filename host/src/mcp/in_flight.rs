@@ -99,7 +99,13 @@ impl InFlight {
 
     /// Gives an id free whose answer goes out; what its request held is the answer's.
     pub(super) fn release(&self, id: &Value) -> Held {
-        self.claims().by_id.remove(&id_hash(id)).map_or_else(Held::nothing, |claim| claim.held)
+        self.claims().release(&id_hash(id))
+    }
+}
+
+impl Claims {
+    fn release(&mut self, id: &IdHash) -> Held {
+        self.by_id.remove(id).map_or_else(Held::nothing, |claim| claim.held)
     }
 }
 
@@ -158,7 +164,7 @@ impl Claimed {
     fn release(&self) -> Held {
         let mut claims = self.in_flight.claims();
         match self.own(&mut claims) {
-            Some(_) => claims.by_id.remove(&self.id).map_or_else(Held::nothing, |claim| claim.held),
+            Some(_) => claims.release(&self.id),
             None => Held::nothing(),
         }
     }

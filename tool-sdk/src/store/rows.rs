@@ -1,6 +1,6 @@
 //! Rows that a transaction has read or written, as their tables have them: a row is decoded once in a transaction, however often it is read and changed.
 
-use std::{any::Any, collections::BTreeMap, rc::Rc};
+use std::{any::Any, collections::BTreeMap};
 
 /// Bytes of encoded rows that are kept. With more, all are forgotten.
 const MAX_BYTES: usize = 2 << 20;
@@ -8,7 +8,7 @@ const MAX_BYTES: usize = 2 << 20;
 /// Decoded rows, by the store's own keys.
 #[derive(Debug, Default)]
 pub(super) struct Rows {
-    rows: BTreeMap<Vec<u8>, (Rc<dyn Any>, usize)>,
+    rows: BTreeMap<Vec<u8>, (Box<dyn Any>, usize)>,
     bytes: usize,
 }
 
@@ -27,7 +27,7 @@ impl Rows {
             self.bytes = 0;
         }
         self.bytes = self.bytes.saturating_add(bytes);
-        self.rows.insert(key.to_vec(), (Rc::new(row.clone()), bytes));
+        self.rows.insert(key.to_vec(), (Box::new(row.clone()), bytes));
     }
 
     /// Forgets a row, because its entry is written otherwise.

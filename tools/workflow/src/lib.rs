@@ -29,6 +29,7 @@ pub mod validate;
 use mcpp_tool::{
     Error,
     events::{Event, Wake},
+    store::Transaction,
 };
 
 /// Something is ready. The payload says how many events of the chain came before.
@@ -40,6 +41,12 @@ fn on_ready(event: Event) -> Result<(), Error> {
 /// A timer is due.
 fn on_wake(wake: Wake) -> Result<(), Error> {
     engine::wake(&wake.key, &wake.id).map_err(Error::from)
+}
+
+/// Since format 1 the items of a fan-out stand apart. This build reads what builds before it wrote, so nothing moves; but those could not go on with what it writes, and the host refuses
+/// them from now on.
+fn migrate(_: &Transaction<'_>, _: u32, _: Option<Vec<u8>>) -> Result<Option<Vec<u8>>, Error> {
+    Ok(None)
 }
 
 use tools::{
@@ -58,4 +65,5 @@ mcpp_tool::export! {
     deferred: Runs,
     events: { "ready" => on_ready },
     timers: on_wake,
+    migration: 1 => migrate,
 }

@@ -9,7 +9,7 @@ pub(crate) mod model;
 
 use serde_json::Value;
 
-pub use self::inner::{Place, add};
+pub use self::inner::{NO_ROOM, Place, add, has_room};
 use crate::{
     blob::Blob,
     definition::{Form, Step},

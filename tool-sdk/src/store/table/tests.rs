@@ -1,12 +1,25 @@
-use serde::Deserialize;
+use std::cell::Cell;
+
+use serde::{Deserialize, Deserializer};
 
 use super::*;
-use crate::store::{memory, snapshot, transact};
+use crate::store::{memory, remove_collection, snapshot, transact};
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Note {
+    #[serde(deserialize_with = "counted")]
     author: String,
     tags: Vec<String>,
+}
+
+thread_local! {
+    /// How many notes were decoded.
+    static DECODED: Cell<u32> = const { Cell::new(0) };
+}
+
+fn counted<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    DECODED.set(DECODED.get() + 1);
+    String::deserialize(deserializer)
 }
 
 const BY_TAG: Index<String, u64> = Index::new("by-tag");
@@ -56,26 +69,55 @@ fn indexes_names_and_counts_follow_the_rows() {
 }
 
 #[test]
-fn a_row_is_read_once_in_a_transaction_and_is_as_it_was_written_last() {
+fn a_row_is_decoded_once_in_a_transaction_and_is_as_it_was_written_last() {
     memory::clear();
     transact(|t| NOTES.put(t, &1, &note("ada", &["a"]))).expect("committed");
     transact::<_, StoreError>(|t| {
+        DECODED.set(0);
         let first = NOTES.get(t, &1)?;
+        assert_eq!((NOTES.get(t, &1)?, DECODED.get()), (first.clone(), 1));
         NOTES.put(t, &1, &note("bob", &["b"]))?;
         assert_eq!((first, NOTES.get(t, &1)?), (Some(note("ada", &["a"])), Some(note("bob", &["b"]))));
-        // Whoever writes the entry itself is believed.
-        t.set(&NOTES.key(&1), &encode_value(&note("eve", &["b"]))?)?;
-        assert_eq!(NOTES.get(t, &1)?, Some(note("eve", &["b"])));
         NOTES.change(t, &1, |note| note.author = "fay".into())?;
         assert_eq!(NOTES.get(t, &1)?, Some(note("fay", &["b"])));
         let calls = t.spent().calls;
         NOTES.put(t, &1, &note("gus", &["c"]))?;
         assert_eq!(t.spent().calls, calls, "the host is not asked again");
+        assert_eq!(DECODED.get(), 1, "what was read or written is known");
         assert_eq!((NOTES.remove(t, &1)?, NOTES.get(t, &1)?), (Some(note("gus", &["c"])), None));
         Ok(())
     })
     .expect("committed");
     assert_eq!(BY_TAG.of("c").collect::<Vec<u64>>(&snapshot().expect("a snapshot")), Ok(vec![]));
+}
+
+#[test]
+fn a_row_whose_entry_is_written_otherwise_is_read_again() {
+    memory::clear();
+    let row = NOTES.prepare(&1, &note("eve", &["b"])).expect("prepared");
+    transact::<_, StoreError>(|t| {
+        let anew = || NOTES.put(t, &1, &note("ada", &["a"])).and_then(|_| NOTES.get(t, &1));
+        anew()?;
+        t.set(&NOTES.key(&1), &encode_value(&note("eve", &["a"]))?)?;
+        assert_eq!(NOTES.get(t, &1)?, Some(note("eve", &["a"])));
+        anew()?;
+        t.delete(&NOTES.key(&1))?;
+        assert_eq!(NOTES.get(t, &1)?, None, "deleted");
+        anew()?;
+        assert!(remove_collection(t, "notes", 9)?);
+        assert_eq!(NOTES.get(t, &1)?, None, "removed with all others");
+        NOTES.insert(t, &row)?;
+        assert_eq!(NOTES.get(t, &1)?, Some(note("eve", &["b"])), "inserted as prepared");
+        Ok(())
+    })
+    .expect("committed");
+    let transaction = transact::<(), StoreError>(|t| {
+        NOTES.put(t, &1, &note("lost", &[]))?;
+        Err(StoreError::Unreadable)
+    });
+    assert!(transaction.is_err());
+    let read = transact(|t| NOTES.get(t, &1));
+    assert_eq!(read, Ok(Some(note("eve", &["b"]))), "rows of a failed transaction are forgotten with it");
 }
 
 #[test]

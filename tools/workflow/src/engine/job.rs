@@ -22,7 +22,7 @@ use crate::{
     definition::{MAX_ITEMS, WAIT, WORKFLOW, ms},
     placeholder::{Placeholder, PlaceholderError, Source, fill, fill_fields},
     run::{Node, Number, Run, State},
-    scheduler::Outcome,
+    scheduler::{self, Outcome},
     store::{GIVEN, INPUTS, ITEM, ITEMS, MAX_RESULT_BYTES, ROOT, node},
     validate::{own_inputs, parse},
 };
@@ -284,9 +284,16 @@ enum Unfilled {
     Placeholder(PlaceholderError),
 }
 
+/// What the store refuses fails the transaction, not the step: writes of the transaction may be lost already.
 impl From<StoreError> for Unfilled {
     fn from(error: StoreError) -> Self {
         Self::Store(error)
+    }
+}
+
+impl From<PlaceholderError> for Unfilled {
+    fn from(error: PlaceholderError) -> Self {
+        Self::Placeholder(error)
     }
 }
 
@@ -296,7 +303,7 @@ fn describe(
     of: &Node,
     (script, now_ms): (Option<&Script>, u64),
 ) -> Result<Work, Unfilled> {
-    let (mut broken, mut unkept) = (None, None);
+    let mut broken = None;
     let mut find = |placeholder: &Placeholder| match look_up(t, run, of, placeholder) {
         Ok(found) => found,
         Err(error) => {
@@ -318,14 +325,7 @@ fn describe(
         if let Some(for_each) = &step.for_each {
             return Ok(match fill(&for_each.items, "/for_each/items", &mut find)? {
                 // In the transaction that takes the node: a delivery that comes again writes the same.
-                // What the store refuses fails the transaction: writes of it may be lost already.
-                Value::Array(items) if items.len() <= MAX_ITEMS => match keep_items(t, run, of, &items) {
-                    Ok(outcome) => Work::Known(outcome),
-                    Err(error) => {
-                        unkept = Some(error);
-                        Work::Known(failed("the items cannot be kept"))
-                    }
-                },
+                Value::Array(items) if items.len() <= MAX_ITEMS => Work::Known(keep_items(t, run, of, &items)?),
                 Value::Array(items) => {
                     Work::Known(failed(format!("{} items; at most {MAX_ITEMS} are allowed", items.len())))
                 }
@@ -341,10 +341,12 @@ fn describe(
                 None => wait(arguments, step.timeout_s, now_ms),
             }),
             WORKFLOW => {
-                if let Some(input) = arguments.get("input")
-                    && let Err(error) = INPUTS.set(t, &(&run.id, of.number), input)
-                {
-                    return Ok(Work::Known(failed(error.to_string())));
+                if let Some(input) = arguments.get("input") {
+                    match INPUTS.set(t, &(&run.id, of.number), input) {
+                        Ok(()) => {}
+                        Err(error @ StoreError::ValueTooLarge) => return Ok(Work::Known(failed(error.to_string()))),
+                        Err(error) => return Err(error.into()),
+                    }
                 }
                 let steps = step.inputs.get("steps").and_then(Value::as_array).map(|steps| parse(steps));
                 Work::Known(match steps {
@@ -356,14 +358,14 @@ fn describe(
             tool => Work::Call { tool: tool.to_owned(), arguments, is_plan: step.plan },
         })
     })();
-    match broken.or(unkept) {
-        Some(error) => Err(Unfilled::Store(error)),
-        None => work.map_err(Unfilled::Placeholder),
-    }
+    broken.map_or(work, |error| Err(Unfilled::Store(error)))
 }
 
 /// Keeps the items of a fan-out, each by itself: whoever runs one reads no other.
 fn keep_items(t: &Transaction<'_>, run: &Run, of: &Node, items: &[Value]) -> Result<Outcome, StoreError> {
+    if !scheduler::has_room(run, items.len()) {
+        return Ok(failed(scheduler::NO_ROOM));
+    }
     let bytes = items.iter().map(|item| item.to_string().len()).fold(0, usize::saturating_add);
     if bytes > MAX_RESULT_BYTES {
         return Ok(failed(format!("the items have {bytes} bytes; at most {MAX_RESULT_BYTES} are kept")));

@@ -84,11 +84,12 @@ fn count(run: &mut Run) {
 }
 
 /// Whether so many nodes more are not too many.
-fn has_room(run: &Run, more: u32) -> bool {
-    run.tally.total.saturating_add(more) <= MAX_RUN_STEPS
+pub fn has_room(run: &Run, more: usize) -> bool {
+    run.tally.total.saturating_add(Number::try_from(more).unwrap_or(Number::MAX)) <= MAX_RUN_STEPS
 }
 
-const NO_ROOM: &str = "the run would have more than 10000 steps";
+/// Why there are no more nodes.
+pub const NO_ROOM: &str = "the run would have more than 10000 steps";
 
 /// Opens a node for so many items.
 pub(super) fn fan<N: Nodes>(
@@ -98,7 +99,7 @@ pub(super) fn fan<N: Nodes>(
     total: u32,
     now_ms: u64,
 ) -> Result<(), N::Error> {
-    if !has_room(run, total) {
+    if !has_room(run, usize::try_from(total).unwrap_or(usize::MAX)) {
         return end(run, nodes, node, State::Failed, Some(NO_ROOM.into()), now_ms);
     }
     // The items are kept by themselves: this row is written at the end of each.
@@ -208,7 +209,7 @@ pub(super) fn hold<N: Nodes>(
     now_ms: u64,
 ) -> Result<(), N::Error> {
     let total = Number::try_from(steps.len()).unwrap_or(Number::MAX);
-    if !has_room(run, total) {
+    if !has_room(run, steps.len()) {
         return end(run, nodes, node, State::Failed, Some(NO_ROOM.into()), now_ms);
     }
     // The tools were looked at before; here only the graph counts.

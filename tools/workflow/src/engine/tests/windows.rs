@@ -2,8 +2,9 @@
 
 use super::*;
 use crate::{
+    definition::MAX_RUN_STEPS,
     run::{Inner, State},
-    store::{DEFINITIONS, INPUTS, ITEM},
+    store::{DEFINITIONS, INPUTS, ITEM, ITEMS},
 };
 
 /// Where a handler breaks off: the host is killed there, and delivers again what it had not confirmed.
@@ -159,8 +160,12 @@ fn a_fan_out_that_an_earlier_build_began_ends_with_each_result_once() {
         let done = job.perform(Duration::from_secs(60), now_ms());
         transact(|t| work::record(t, "d", &job, &done, (1, false))).expect("recorded");
     }
-    // That build listed the items' nodes in the fan's, and had no index of them.
+    // That build listed the items' nodes in the fan's, had no index of them, and kept the items in one list.
     transact::<_, StoreError>(|t| {
+        let items: Vec<(_, Value)> = ITEM.under(&("r".to_owned(), 0)).collect(t)?;
+        assert_eq!(items.len(), 3);
+        ITEMS.set(t, &("r", 0), &items.into_iter().map(|(_, item)| item).collect::<Vec<_>>())?;
+        assert!(mcpp_tool::store::remove_collection(t, "item", 9)?);
         NODES.change(t, &("r".to_owned(), 0), |node| {
             let State::Open(Inner::Fan { begun, nodes, open, .. }) = &mut node.state else { panic!("{node:?}") };
             assert_eq!((*begun, nodes.len(), open.first()), (2, 0, Some(&2)));
@@ -173,4 +178,20 @@ fn a_fan_out_that_an_earlier_build_began_ends_with_each_result_once() {
     assert_eq!(shown("r").0, "completed", "{:?}", shown("r"));
     assert_eq!(result("r", 0), json!([{ "i": 1 }, { "i": 2 }, { "i": 3 }]));
     assert_eq!(effects().len(), 3);
+}
+
+#[test]
+fn a_fan_out_for_which_the_run_has_no_room_fails_and_keeps_no_item() {
+    clear();
+    let fan =
+        json!([{ "step_id": "fan", "action": "echo", "inputs": { "i": "${item}" }, "for_each": { "items": [1, 2] } }]);
+    start(&draft("r", fan, Value::Null));
+    transact::<_, StoreError>(|t| RUNS.change(t, &"r".to_owned(), |run| run.tally.total = MAX_RUN_STEPS - 1).map(drop))
+        .expect("a run with many steps");
+    while deliver(0) {}
+    assert_eq!(shown("r").0, "failed");
+    let t = snapshot().expect("a snapshot");
+    let node = NODES.get(&t, &("r", 0)).expect("read").expect("there");
+    assert_eq!(node.error.as_deref(), Some("the run would have more than 10000 steps"));
+    assert!(ITEM.under(&("r".to_owned(),)).walk(&t).next().is_none() && effects().is_empty());
 }

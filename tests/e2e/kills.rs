@@ -52,7 +52,14 @@ impl Program {
         Self { process, url: url.expect("it serves") }
     }
 
-    pub(crate) fn kill(mut self) {
+    pub(crate) fn kill(self) {
+        drop(self);
+    }
+}
+
+/// A program that its test leaves behind, also by a panic, takes no processor from the others.
+impl Drop for Program {
+    fn drop(&mut self) {
         self.process.kill().expect("killed");
         self.process.wait().expect("gone");
     }

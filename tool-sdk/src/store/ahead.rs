@@ -58,18 +58,18 @@ pub(super) fn check_key(key: &[u8]) -> Result<(), StoreError> {
 
 impl Ahead {
     /// Notes a write, or without a value a deletion.
-    pub(super) fn write(&mut self, key: &[u8], value: Option<&[u8]>) -> Result<(), StoreError> {
-        check_key(key)?;
-        let bytes = value.map_or(0, <[u8]>::len);
+    pub(super) fn write(&mut self, key: Vec<u8>, value: Option<Vec<u8>>) -> Result<(), StoreError> {
+        check_key(&key)?;
+        let bytes = value.as_ref().map_or(0, Vec::len);
         if bytes > MAX_VALUE_BYTES {
             return Err(StoreError::ValueTooLarge);
         }
         self.bytes = self.bytes.saturating_add(key.len()).saturating_add(bytes);
         if value.is_some() {
-            self.empty.retain(|range| !contains(range, key));
+            self.empty.retain(|range| !contains(range, &key));
         }
-        self.known.remove(key);
-        self.writes.insert(key.to_vec(), value.map(<[u8]>::to_vec));
+        self.known.remove(&key);
+        self.writes.insert(key, value);
         Ok(())
     }
 

@@ -107,7 +107,7 @@ impl<K: Key, V: Serialize + DeserializeOwned> Map<K, V> {
     /// # Errors
     /// See [`StoreError`].
     pub fn set(&self, t: &Transaction<'_>, key: &(impl KeyOf<K> + ?Sized), value: &V) -> Result<(), StoreError> {
-        t.set(&self.key(key), &encode_value(value)?)
+        t.change(self.key(key), Some(encode_value(value)?))
     }
 
     /// Removes one value; whether there was one.
@@ -158,7 +158,7 @@ impl<K: Key, P: Key> Index<K, P> {
         key: &(impl KeyOf<K> + ?Sized),
         value: &(impl KeyOf<P> + ?Sized),
     ) -> Result<(), StoreError> {
-        t.set(&self.key(key, value), &[])
+        t.change(self.key(key, value), Some(Vec::new()))
     }
 
     /// Removes a pair; whether it was there.

@@ -19,15 +19,22 @@ impl Rows {
         Some((row.downcast_ref::<V>()?.clone(), *bytes))
     }
 
+    /// A row that the caller writes anew or removes, and the bytes of its encoded form. It is forgotten.
+    pub(super) fn take<V: 'static>(&mut self, key: &[u8]) -> Option<(V, usize)> {
+        let (row, bytes) = self.rows.remove(key)?;
+        self.bytes = self.bytes.saturating_sub(bytes);
+        Some((*row.downcast().ok()?, bytes))
+    }
+
     /// Keeps a row that is as it is stored in this transaction.
-    pub(super) fn learn<V: Clone + 'static>(&mut self, key: &[u8], row: &V, bytes: usize) {
-        self.forget(key);
+    pub(super) fn learn<V: 'static>(&mut self, key: Vec<u8>, row: V, bytes: usize) {
+        self.forget(&key);
         if self.bytes.saturating_add(bytes) > MAX_BYTES {
             self.rows.clear();
             self.bytes = 0;
         }
         self.bytes = self.bytes.saturating_add(bytes);
-        self.rows.insert(key.to_vec(), (Box::new(row.clone()), bytes));
+        self.rows.insert(key, (Box::new(row), bytes));
     }
 
     /// Forgets a row, because its entry is written otherwise.

@@ -153,19 +153,21 @@ impl Places {
 
     /// Changes everything that differs from what it was.
     fn replace(self, t: &Transaction<'_>, before: Self) -> Result<(), StoreError> {
-        for (key, value) in self.entries.iter().filter(|entry| !before.entries.contains(entry)) {
-            t.set(key, value)?;
-        }
-        for (key, _) in before.entries {
-            if self.entries.iter().all(|(kept, _)| *kept != key) {
-                t.discard(&key)?;
+        for (key, _) in &before.entries {
+            if self.entries.iter().all(|(kept, _)| kept != key) {
+                t.discard(key)?;
             }
         }
-        for (key, shards, amount) in before.counts {
-            t.add_to_count(key, shards, amount.saturating_neg());
+        for entry in self.entries.into_iter().filter(|entry| !before.entries.contains(entry)) {
+            t.change(entry.0, Some(entry.1))?;
         }
-        for (key, shards, amount) in self.counts {
-            t.add_to_count(key, shards, amount);
+        if self.counts != before.counts {
+            for (key, shards, amount) in before.counts {
+                t.add_to_count(key, shards, amount.saturating_neg());
+            }
+            for (key, shards, amount) in self.counts {
+                t.add_to_count(key, shards, amount);
+            }
         }
         Ok(())
     }
@@ -255,8 +257,17 @@ impl<K: Key, V: Clone + Serialize + DeserializeOwned + 'static> Table<K, V> {
         }
         let Some(value) = t.value(&key)? else { return Ok(None) };
         let row = decode_value(&value)?;
-        t.learn_row(&key, &row, value.len());
+        t.learn_row(key, &row, value.len());
         Ok(Some(row))
+    }
+
+    /// A row that the caller writes anew or removes.
+    fn take(&self, t: &Transaction<'_>, key: &K) -> Result<Option<V>, StoreError> {
+        let key = self.key(key);
+        match t.take_row(&key) {
+            Some(row) => Ok(Some(row)),
+            None => t.value(&key)?.map(|value| decode_value(&value)).transpose(),
+        }
     }
 
     /// Reads many rows at once, so that getting each costs little afterwards: see [`View::read_ahead`].
@@ -294,7 +305,7 @@ impl<K: Key, V: Clone + Serialize + DeserializeOwned + 'static> Table<K, V> {
     /// # Errors
     /// See [`StoreError`].
     pub fn put(&self, t: &Transaction<'_>, key: &K, row: &V) -> Result<Option<V>, StoreError> {
-        let before = self.get(t, key)?;
+        let before = self.take(t, key)?;
         self.replace(t, key, before.as_ref(), Some(row))?;
         Ok(before)
     }
@@ -304,7 +315,7 @@ impl<K: Key, V: Clone + Serialize + DeserializeOwned + 'static> Table<K, V> {
     /// # Errors
     /// See [`StoreError`].
     pub fn change(&self, t: &Transaction<'_>, key: &K, change: impl FnOnce(&mut V)) -> Result<Option<V>, StoreError> {
-        let Some(mut row) = self.get(t, key)? else { return Ok(None) };
+        let Some(mut row) = self.take(t, key)? else { return Ok(None) };
         let before = self.places(key, Some(&row));
         change(&mut row);
         self.set(t, key, &row)?;
@@ -315,8 +326,9 @@ impl<K: Key, V: Clone + Serialize + DeserializeOwned + 'static> Table<K, V> {
     /// Writes a row alone, without its places.
     fn set(&self, t: &Transaction<'_>, key: &K, row: &V) -> Result<(), StoreError> {
         let (key, value) = (self.key(key), encode_value(row)?);
-        t.set(&key, &value)?;
-        t.learn_row(&key, row, value.len());
+        let bytes = value.len();
+        t.change(key.clone(), Some(value))?;
+        t.learn_row(key, row, bytes);
         Ok(())
     }
 
@@ -342,7 +354,7 @@ impl<K: Key, V: Clone + Serialize + DeserializeOwned + 'static> Table<K, V> {
     /// # Errors
     /// See [`StoreError`].
     pub fn remove(&self, t: &Transaction<'_>, key: &K) -> Result<Option<V>, StoreError> {
-        let before = self.get(t, key)?;
+        let before = self.take(t, key)?;
         self.replace(t, key, before.as_ref(), None)?;
         Ok(before)
     }

@@ -90,14 +90,14 @@ impl<'a> View<'a> {
 
     /// The value of one entry.
     pub(super) fn value(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        match self.ahead.borrow().find(key) {
-            Known::Written(value) => {
-                self.charge(key.len(), value.as_ref().map_or(0, Vec::len), false);
-                return Ok(value);
-            }
-            Known::Read(_) | Known::Nothing => {}
-        }
-        Ok(self.get(key)?.map(|entry| entry.value))
+        let known = self.ahead.borrow().find(key);
+        let value = match known {
+            Known::Written(value) => value,
+            Known::Read(entry) => entry.map(|entry| entry.value),
+            Known::Nothing => self.ask(key)?.map(|entry| entry.value),
+        };
+        self.charge(key.len(), value.as_ref().map_or(0, Vec::len), false);
+        Ok(value)
     }
 
     /// A row that its table has read or written in this transaction.
@@ -107,10 +107,17 @@ impl<'a> View<'a> {
         Some(row)
     }
 
+    /// A row that its table has read or written in this transaction, and is about to write anew or to remove.
+    pub(super) fn take_row<V: 'static>(&self, key: &[u8]) -> Option<V> {
+        let (row, bytes) = self.rows.borrow_mut().take(key)?;
+        self.charge(key.len(), bytes, false);
+        Some(row)
+    }
+
     /// Keeps a row as its table has it, whose encoded form has so many bytes. A snapshot keeps none: what it has is read once.
-    pub(super) fn learn_row<V: Clone + 'static>(&self, key: &[u8], row: &V, bytes: usize) {
+    pub(super) fn learn_row<V: Clone + 'static>(&self, key: Vec<u8>, row: &V, bytes: usize) {
         if self.source.is_transaction() {
-            self.rows.borrow_mut().learn(key, row, bytes);
+            self.rows.borrow_mut().learn(key, row.clone(), bytes);
         }
     }
 
@@ -238,17 +245,17 @@ impl<'a> View<'a> {
         self.read_ahead(deltas.keys().cloned())?;
         for (key, delta) in deltas {
             match self.count(&key)?.saturating_add(delta) {
-                0 => self.change(&key, None)?,
-                sum => self.change(&key, Some(sum.to_string().as_bytes()))?,
+                0 => self.change(key, None)?,
+                sum => self.change(key, Some(sum.to_string().into_bytes()))?,
             }
         }
         Ok(())
     }
 
     /// Writes an entry, or without a value removes it, if there is one. The host hears of it later.
-    fn change(&self, key: &[u8], value: Option<&[u8]>) -> Result<(), StoreError> {
-        self.charge(key.len(), value.map_or(0, <[u8]>::len), true);
-        self.rows.borrow_mut().forget(key);
+    pub(super) fn change(&self, key: Vec<u8>, value: Option<Vec<u8>>) -> Result<(), StoreError> {
+        self.charge(key.len(), value.as_ref().map_or(0, Vec::len), true);
+        self.rows.borrow_mut().forget(&key);
         self.noted(self.ahead.borrow_mut().write(key, value))?;
         self.hand_over_if_full()
     }
@@ -264,7 +271,7 @@ impl<'a> View<'a> {
             }
         };
         match is_there {
-            true => self.change(key, None)?,
+            true => self.change(key.to_vec(), None)?,
             false => self.charge(key.len(), 0, false),
         }
         Ok(is_there)
@@ -355,7 +362,7 @@ impl<'a> Transaction<'a> {
     /// # Errors
     /// See [`StoreError`].
     pub fn set(&self, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
-        self.0.change(key, Some(value))
+        self.0.change(key.to_vec(), Some(value.to_vec()))
     }
 
     /// Removes an entry; whether there was one.
@@ -371,7 +378,7 @@ impl<'a> Transaction<'a> {
     /// # Errors
     /// See [`StoreError`].
     pub fn discard(&self, key: &[u8]) -> Result<(), StoreError> {
-        self.0.change(key, None)
+        self.0.change(key.to_vec(), None)
     }
 
     /// Emits an event on this component's topic `topic`, whose id nobody asks for. Costs less than [`Transaction::emit`].

@@ -29,6 +29,8 @@ use crate::{
 
 /// How soon a call for which there was no room is tried again, in milliseconds.
 const BUSY_MS: u64 = 500;
+/// Dependents of a node that are read with it when it has ended.
+const MAX_AHEAD: usize = 16;
 /// What a handler keeps of its time for the record of what it did.
 const RECORD: Duration = Duration::from_secs(5);
 /// Longest error that is kept, in characters.
@@ -41,6 +43,8 @@ pub struct Job {
     pub run: String,
     /// The node.
     pub number: Number,
+    /// The first of those that wait for it.
+    pub dependents: Vec<Number>,
     /// What there is to do.
     pub work: Work,
     /// What the run's submitter may use.
@@ -129,6 +133,7 @@ impl Job {
         Ok(Self {
             run: run.id.clone(),
             number: node.number,
+            dependents: node.dependents.iter().copied().take(MAX_AHEAD).collect(),
             work,
             rights: run.rights.clone(),
             builds: run.builds.clone(),

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     scheduler::{self, Outcome},
-    store::{CLAIMS, INPUTS, READY, RUNS, StoredNodes, node},
+    store::{CLAIMS, INPUTS, NODES, READY, RUNS, StoredNodes, node},
 };
 
 /// How long a handler goes on to further nodes. A timer calls for the next handler then.
@@ -102,6 +102,9 @@ pub(super) fn record(
     done: &Done,
     (hops, goes_on): (u32, bool),
 ) -> Result<(), WorkflowError> {
+    let nodes = [job.number].into_iter().chain(job.dependents.iter().copied());
+    let nodes = nodes.map(|number| NODES.key(&(&job.run, number)));
+    t.read_ahead([CLAIMS.key(delivery), RUNS.key(&job.run)].into_iter().chain(nodes))?;
     CLAIMS.remove(t, delivery)?;
     let Some(mut run) = RUNS.get(t, &job.run)? else { return Ok(()) };
     let at = node(t, &job.run, job.number)?;

@@ -1,6 +1,6 @@
 //! Nodes within nodes: those of a fan-out, of a workflow within a workflow, and of a plan.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, rc::Rc};
 
 use serde_json::{Map, Value};
 
@@ -44,11 +44,11 @@ pub fn add<N: Nodes>(
         let node = Node {
             number: number(at),
             path: format!("{}{}", place.prefix, step.step_id),
-            step: step.clone(),
+            step: Rc::new(step.clone()),
             parent: place.parent,
             scope: place.scope,
             depth: place.depth,
-            names,
+            names: Rc::new(names),
             waiting_for: Number::try_from(depends_on.len()).unwrap_or(Number::MAX),
             depends_on,
             dependents: numbers(graph.dependents.get(at)),
@@ -103,7 +103,7 @@ pub(super) fn fan<N: Nodes>(
         return end(run, nodes, node, State::Failed, Some(NO_ROOM.into()), now_ms);
     }
     // The items are kept by themselves: this row is written at the end of each.
-    if let Some(for_each) = &mut node.step.for_each {
+    if let Some(for_each) = &mut Rc::make_mut(&mut node.step).for_each {
         for_each.items = Value::Null;
     }
     node.state =
@@ -138,7 +138,7 @@ fn fill<N: Nodes>(run: &mut Run, nodes: &mut N, mut node: Node, now_ms: u64) -> 
         None => {}
     }
     let parallel = usize::try_from(for_each.parallel).unwrap_or(1);
-    let step = Step { for_each: None, when: None, depends_on: Vec::new(), ..node.step.clone() };
+    let step = Rc::new(Step { for_each: None, when: None, depends_on: Vec::new(), ..(*node.step).clone() });
     let before = Number::try_from(before.len()).unwrap_or(Number::MAX);
     while open.len() < parallel && before.saturating_add(*begun) < *total {
         let (number, index) = (run.tally.total, before.saturating_add(*begun));
@@ -148,11 +148,11 @@ fn fill<N: Nodes>(run: &mut Run, nodes: &mut N, mut node: Node, now_ms: u64) -> 
         let item = Node {
             number,
             path: format!("{}/{index}", node.path),
-            step: step.clone(),
+            step: Rc::clone(&step),
             parent: Some(node.number),
             scope: node.scope,
             depth: node.depth,
-            names: node.names.clone(),
+            names: Rc::clone(&node.names),
             depends_on: Vec::new(),
             dependents: Vec::new(),
             waiting_for: 0,
@@ -227,7 +227,7 @@ pub(super) fn hold<N: Nodes>(
     let first = add(run, nodes, (steps, &graph), &place, now_ms)?;
     if node.step.action == WORKFLOW {
         // Its steps have nodes of their own now, and this row is written at the end of each.
-        node.step.inputs.clear();
+        Rc::make_mut(&mut node.step).inputs.clear();
     }
     node.state = State::Open(Inner::Group { first, total, open: total, failed: None });
     nodes.save(&node)

@@ -168,16 +168,17 @@ impl World {
     }
 
     /// Submits runs, and kills a host in their midst. Whether one of them had begun and not ended.
-    async fn killed(&mut self, runs: Range<u64>, victim: usize, after: Duration, seen: &mut Seen) -> bool {
+    async fn killed(&mut self, runs: Range<u64>, victim: usize, after: Duration) -> bool {
         let submitting = self.submit(runs.clone());
         tokio::time::sleep(after).await;
-        // What was seen completed must never run again.
-        let first = runs.start;
-        for step in self.completed(first).await {
-            seen.insert((first, step), self.effects(first, step).await);
-        }
-        let asked = json!({ "status_filter": "running", "tag_filter": [format!("from {first}")], "limit": 1 });
-        let running = self.ask("workflow_list", asked).await;
+        let asked = json!({ "status_filter": "running", "tag_filter": [format!("from {}", runs.start)], "limit": 1 });
+        let is_in_midst = loop {
+            let running = self.ask("workflow_list", asked.clone()).await;
+            let is_any = running["total_count"].as_u64().is_some_and(|count| count > 0);
+            if is_any || submitting.is_finished() {
+                break is_any;
+            }
+        };
         self.places[victim].kill();
         let unanswered = submitting.await.expect("no panic");
         assert!(victim == 0 || unanswered.is_empty(), "the host with the workflows lives: {unanswered:?}");
@@ -187,7 +188,7 @@ impl World {
         for run in unanswered {
             assert_eq!(self.submit(run..run + 1).await.expect("no panic"), [0; 0], "it lives again");
         }
-        running["total_count"].as_u64().is_some_and(|count| count > 0)
+        is_in_midst
     }
 
     /// The completed steps of a run.
@@ -233,15 +234,16 @@ impl World {
         let (mut seen, mut in_midst) = (Seen::new(), 0);
         for kill in 0..kills {
             let (first, last) = (kill * RUNS / kills, (kill + 1) * RUNS / kills);
-            let middle = first.midpoint(last);
+            let middle = first + (last - first) / 4;
             self.live(first..middle, swaps).await;
+            // What was seen completed must never run again.
             for run in first..middle {
                 for step in self.completed(run).await {
                     seen.insert((run, step), self.effects(run, step).await);
                 }
             }
-            let after = Duration::from_millis(10 + kill * 37 % 80);
-            in_midst += u64::from(self.killed(middle..last, (kill % places) as usize, after, &mut seen).await);
+            let after = Duration::from_millis(5 + kill * 37 % 50);
+            in_midst += u64::from(self.killed(middle..last, (kill % places) as usize, after).await);
         }
         assert!(in_midst > kills / 2, "only {in_midst} of {kills} kills came while something ran");
         self.live(RUNS..RUNS, swaps).await;

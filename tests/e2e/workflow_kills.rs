@@ -142,8 +142,8 @@ impl World {
     }
 
     /// Begins to submit runs. Whoever has no answer submits again, and the same submission twice is one run.
-    fn submit(&self, runs: Range<u64>) -> JoinHandle<Vec<u64>> {
-        let tag = format!("from {}", runs.start);
+    fn submit(&self, runs: Range<u64>, tag: &str) -> JoinHandle<Vec<u64>> {
+        let tag = tag.to_owned();
         let drafts: Vec<(u64, Value)> = runs.map(|run| (run, self.generated(run))).collect();
         let (http, url) = (self.http.clone(), self.places[0].url().to_owned());
         tokio::spawn(async move {
@@ -161,24 +161,34 @@ impl World {
 
     /// Submits runs, and swaps the tool everywhere meanwhile.
     async fn live(&mut self, runs: Range<u64>, swaps: u64) {
-        let submitting = self.submit(runs);
+        let submitting = self.submit(runs, "swapped");
         let swapping = futures::future::join_all(self.places.iter_mut().map(|place| place.swap(&self.http, swaps)));
         tokio::time::timeout(PATIENCE, swapping).await.expect("each build goes live");
         assert_eq!(submitting.await.expect("submitted"), [0; 0], "it lives");
     }
 
     /// Submits runs, and kills a host in their midst. Whether one of them had begun and not ended.
-    async fn killed(&mut self, runs: Range<u64>, victim: usize, after: Duration) -> bool {
-        let submitting = self.submit(runs.clone());
+    async fn killed(&mut self, runs: Range<u64>, victim: usize, after: Duration, seen: &mut Seen) -> bool {
+        let (first, count, tag) = (runs.start, runs.end - runs.start, format!("from {}", runs.start));
+        let submitting = self.submit(runs, &tag);
         tokio::time::sleep(after).await;
-        let asked = json!({ "status_filter": "running", "tag_filter": [format!("from {}", runs.start)], "limit": 1 });
-        let is_in_midst = loop {
-            let running = self.ask("workflow_list", asked.clone()).await;
-            let is_any = running["total_count"].as_u64().is_some_and(|count| count > 0);
-            if is_any || submitting.is_finished() {
-                break is_any;
+        // What was seen completed must never run again.
+        for step in self.completed(first).await {
+            seen.insert((first, step), self.effects(first, step).await);
+        }
+        let asked = |status: &str| json!({ "status_filter": status, "tag_filter": [tag], "limit": 1 });
+        // The handlers may be busy with runs of before, so that these begin late.
+        let watching = async {
+            loop {
+                if self.ask("workflow_list", asked("running")).await["total_count"] != json!(0) {
+                    return true;
+                }
+                if self.ask("workflow_list", asked("completed")).await["total_count"] == json!(count) {
+                    return false;
+                }
             }
         };
+        let is_in_midst = tokio::time::timeout(PATIENCE, watching).await.expect("they begin");
         self.places[victim].kill();
         let unanswered = submitting.await.expect("no panic");
         assert!(victim == 0 || unanswered.is_empty(), "the host with the workflows lives: {unanswered:?}");
@@ -186,7 +196,7 @@ impl World {
         tokio::time::sleep(after).await;
         self.places[victim].begin();
         for run in unanswered {
-            assert_eq!(self.submit(run..run + 1).await.expect("no panic"), [0; 0], "it lives again");
+            assert_eq!(self.submit(run..run + 1, &tag).await.expect("no panic"), [0; 0], "it lives again");
         }
         is_in_midst
     }
@@ -236,14 +246,13 @@ impl World {
             let (first, last) = (kill * RUNS / kills, (kill + 1) * RUNS / kills);
             let middle = first + (last - first) / 4;
             self.live(first..middle, swaps).await;
-            // What was seen completed must never run again.
             for run in first..middle {
                 for step in self.completed(run).await {
                     seen.insert((run, step), self.effects(run, step).await);
                 }
             }
             let after = Duration::from_millis(5 + kill * 37 % 50);
-            in_midst += u64::from(self.killed(middle..last, (kill % places) as usize, after).await);
+            in_midst += u64::from(self.killed(middle..last, (kill % places) as usize, after, &mut seen).await);
         }
         assert!(in_midst > kills / 2, "only {in_midst} of {kills} kills came while something ran");
         self.live(RUNS..RUNS, swaps).await;

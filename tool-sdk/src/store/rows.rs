@@ -21,8 +21,7 @@ impl Rows {
 
     /// A row that the caller writes anew or removes, and the bytes of its encoded form. It is forgotten.
     pub(super) fn take<V: 'static>(&mut self, key: &[u8]) -> Option<(V, usize)> {
-        let (row, bytes) = self.rows.remove(key)?;
-        self.bytes = self.bytes.saturating_sub(bytes);
+        let (row, bytes) = self.forget(key)?;
         Some((*row.downcast().ok()?, bytes))
     }
 
@@ -38,9 +37,9 @@ impl Rows {
     }
 
     /// Forgets a row, because its entry is written otherwise.
-    pub(super) fn forget(&mut self, key: &[u8]) {
-        if let Some((_, bytes)) = self.rows.remove(key) {
-            self.bytes = self.bytes.saturating_sub(bytes);
-        }
+    pub(super) fn forget(&mut self, key: &[u8]) -> Option<(Box<dyn Any>, usize)> {
+        let (row, bytes) = self.rows.remove(key)?;
+        self.bytes = self.bytes.saturating_sub(bytes);
+        Some((row, bytes))
     }
 }

@@ -158,8 +158,8 @@ impl Places {
                 t.discard(key)?;
             }
         }
-        for entry in self.entries.into_iter().filter(|entry| !before.entries.contains(entry)) {
-            t.change(entry.0, Some(entry.1))?;
+        for (key, value) in self.entries.into_iter().filter(|entry| !before.entries.contains(entry)) {
+            t.change(key, Some(value))?;
         }
         if self.counts != before.counts {
             for (key, shards, amount) in before.counts {

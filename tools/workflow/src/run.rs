@@ -1,6 +1,6 @@
 //! A run as it is stored: its head, and a node for each of its steps.
 
-use std::{collections::BTreeMap, rc::Rc};
+use std::collections::BTreeMap;
 
 use mcpp_tool::{builds::Build, rights::Rights};
 use serde::{Deserialize, Serialize};
@@ -348,8 +348,8 @@ pub struct Node {
     pub number: Number,
     /// Its name, behind those of the nodes in which it stands: `sub/step`, `fan/3`.
     pub path: String,
-    /// Its definition, which the copies of a row share.
-    pub step: Rc<Step>,
+    /// Its definition.
+    pub step: Step,
     /// The node in which it stands.
     pub parent: Option<Number>,
     /// The node whose input is its `input`; none for the run's.
@@ -357,7 +357,7 @@ pub struct Node {
     /// How deep it stands within steps that have steps.
     pub depth: u8,
     /// The nodes that its placeholders name.
-    pub names: Rc<BTreeMap<String, Number>>,
+    pub names: BTreeMap<String, Number>,
     /// The nodes that it waits for.
     pub depends_on: Vec<Number>,
     /// The nodes that wait for it.

@@ -368,17 +368,16 @@ fn describe(
 
 /// Keeps the items of a fan-out, each by itself: whoever runs one reads no other.
 fn keep_items(t: &Transaction<'_>, run: &Run, of: &Node, items: &[Value]) -> Result<Outcome, StoreError> {
-    if !scheduler::has_room(run, items.len()) {
+    let total = Number::try_from(items.len()).unwrap_or(Number::MAX);
+    if !scheduler::has_room(run, total) {
         return Ok(failed(scheduler::NO_ROOM));
     }
     let bytes = items.iter().map(|item| item.to_string().len()).fold(0, usize::saturating_add);
     if bytes > MAX_RESULT_BYTES {
         return Ok(failed(format!("the items have {bytes} bytes; at most {MAX_RESULT_BYTES} are kept")));
     }
-    let mut total = 0;
-    for item in items {
-        ITEM.set(t, &(&run.id, of.number, total), item)?;
-        total = total.saturating_add(1);
+    for (index, item) in (0..total).zip(items) {
+        ITEM.set(t, &(&run.id, of.number, index), item)?;
     }
     Ok(Outcome::Fans(total))
 }

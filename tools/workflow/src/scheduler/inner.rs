@@ -1,6 +1,6 @@
 //! Nodes within nodes: those of a fan-out, of a workflow within a workflow, and of a plan.
 
-use std::{collections::BTreeMap, rc::Rc};
+use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
@@ -44,11 +44,11 @@ pub fn add<N: Nodes>(
         let node = Node {
             number: number(at),
             path: format!("{}{}", place.prefix, step.step_id),
-            step: Rc::new(step.clone()),
+            step: step.clone(),
             parent: place.parent,
             scope: place.scope,
             depth: place.depth,
-            names: Rc::new(names),
+            names,
             waiting_for: Number::try_from(depends_on.len()).unwrap_or(Number::MAX),
             depends_on,
             dependents: numbers(graph.dependents.get(at)),
@@ -84,8 +84,8 @@ fn count(run: &mut Run) {
 }
 
 /// Whether so many nodes more are not too many.
-pub fn has_room(run: &Run, more: usize) -> bool {
-    run.tally.total.saturating_add(Number::try_from(more).unwrap_or(Number::MAX)) <= MAX_RUN_STEPS
+pub fn has_room(run: &Run, more: u32) -> bool {
+    run.tally.total.saturating_add(more) <= MAX_RUN_STEPS
 }
 
 /// Why there are no more nodes.
@@ -99,11 +99,11 @@ pub(super) fn fan<N: Nodes>(
     total: u32,
     now_ms: u64,
 ) -> Result<(), N::Error> {
-    if !has_room(run, usize::try_from(total).unwrap_or(usize::MAX)) {
+    if !has_room(run, total) {
         return end(run, nodes, node, State::Failed, Some(NO_ROOM.into()), now_ms);
     }
     // The items are kept by themselves: this row is written at the end of each.
-    if let Some(for_each) = &mut Rc::make_mut(&mut node.step).for_each {
+    if let Some(for_each) = &mut node.step.for_each {
         for_each.items = Value::Null;
     }
     node.state =
@@ -138,7 +138,7 @@ fn fill<N: Nodes>(run: &mut Run, nodes: &mut N, mut node: Node, now_ms: u64) -> 
         None => {}
     }
     let parallel = usize::try_from(for_each.parallel).unwrap_or(1);
-    let step = Rc::new(Step { for_each: None, when: None, depends_on: Vec::new(), ..(*node.step).clone() });
+    let step = Step { for_each: None, when: None, depends_on: Vec::new(), ..node.step.clone() };
     let before = Number::try_from(before.len()).unwrap_or(Number::MAX);
     while open.len() < parallel && before.saturating_add(*begun) < *total {
         let (number, index) = (run.tally.total, before.saturating_add(*begun));
@@ -148,11 +148,11 @@ fn fill<N: Nodes>(run: &mut Run, nodes: &mut N, mut node: Node, now_ms: u64) -> 
         let item = Node {
             number,
             path: format!("{}/{index}", node.path),
-            step: Rc::clone(&step),
+            step: step.clone(),
             parent: Some(node.number),
             scope: node.scope,
             depth: node.depth,
-            names: Rc::clone(&node.names),
+            names: node.names.clone(),
             depends_on: Vec::new(),
             dependents: Vec::new(),
             waiting_for: 0,
@@ -209,7 +209,7 @@ pub(super) fn hold<N: Nodes>(
     now_ms: u64,
 ) -> Result<(), N::Error> {
     let total = Number::try_from(steps.len()).unwrap_or(Number::MAX);
-    if !has_room(run, steps.len()) {
+    if !has_room(run, total) {
         return end(run, nodes, node, State::Failed, Some(NO_ROOM.into()), now_ms);
     }
     // The tools were looked at before; here only the graph counts.
@@ -227,7 +227,7 @@ pub(super) fn hold<N: Nodes>(
     let first = add(run, nodes, (steps, &graph), &place, now_ms)?;
     if node.step.action == WORKFLOW {
         // Its steps have nodes of their own now, and this row is written at the end of each.
-        Rc::make_mut(&mut node.step).inputs.clear();
+        node.step.inputs.clear();
     }
     node.state = State::Open(Inner::Group { first, total, open: total, failed: None });
     nodes.save(&node)

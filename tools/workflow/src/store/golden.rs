@@ -2,8 +2,6 @@
 //!
 //! A change of a form: keep the file of before, add one with a higher number, and name it here.
 
-use std::rc::Rc;
-
 use mcpp_tool::{builds::Build, rights::Rights};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
@@ -71,11 +69,11 @@ fn node(state: State) -> Node {
     Node {
         number: 3,
         path: "sub/a".into(),
-        step: Rc::new(steps().remove(0)),
+        step: steps().remove(0),
         parent: Some(1),
         scope: Some(1),
         depth: 1,
-        names: Rc::new([("b".to_owned(), 4)].into()),
+        names: [("b".to_owned(), 4)].into(),
         depends_on: vec![4],
         dependents: vec![5],
         waiting_for: 1,

@@ -16,6 +16,7 @@ import sys
 import tempfile
 import threading
 import time
+import urllib.error
 import urllib.request
 from datetime import datetime
 
@@ -31,8 +32,18 @@ class Host:
             record = json.loads(line)
             if record.get("message") == "serving":
                 self.url = record["url"]
-                return
+                return self.wait_until_loaded()
         sys.exit("the host ended before it served")
+
+    def wait_until_loaded(self):
+        """On a fresh data directory the host compiles its own tools first, on the processors that are to be measured."""
+        ready = self.url.rsplit("/", 1)[0] + "/ready"
+        while True:
+            try:
+                with urllib.request.urlopen(ready):
+                    return
+            except urllib.error.HTTPError:
+                time.sleep(0.1)
 
     def call(self, tool, arguments):
         params = {"name": tool, "arguments": arguments, "_meta": META}

@@ -7,3 +7,4 @@ mod flush_points;
 mod model;
 mod postgres;
 pub mod suite;
+mod wal;

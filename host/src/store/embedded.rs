@@ -1,16 +1,19 @@
 //! The embedded backend: one redb file for each tenant, nothing to install.
 //!
-//! Files are opened when first used and closed when idle; one budget of cache is divided among them. [`file`] is one file and its group commit, [`space`] the turns of a space's
-//! transactions, [`transaction`] their overlay. Reads and writes are synchronous inside: a read is a look into a cache or one read of the file, and waiting for the
+//! Files are opened when first used and closed when idle; one budget of cache is divided among them. [`file`] is one file, [`space`] the turns of a space's
+//! transactions, [`transaction`] their overlay. [`commit`] makes groups of them durable in the [`wal`], and a [`checkpoint`] puts many groups into the database at once. Reads and writes are synchronous inside: a read is a look into a cache or one read of the file, and waiting for the
 //! disk happens on threads where that is allowed. A file is opened and closed under its tenant's [`FileGate`], never under the lock of the map that all tenants share.
 
 mod base;
+mod checkpoint;
 mod commit;
 pub mod disk;
 mod file;
 mod gate;
+mod layout;
 mod space;
 mod transaction;
+mod wal;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -43,11 +46,13 @@ pub struct EmbeddedConfig {
     pub max_open_files: usize,
     /// Idle time after which the host closes a file, in milliseconds.
     pub idle_ms: u64,
+    /// Size of a file's log, in bytes: 16 KiB to 1 GiB. Half of it goes into the file at once, and is in memory until then.
+    pub wal_bytes: usize,
 }
 
 impl Default for EmbeddedConfig {
     fn default() -> Self {
-        Self { cache_bytes: 256 << 20, max_open_files: 64, idle_ms: 60_000 }
+        Self { cache_bytes: 256 << 20, max_open_files: 64, idle_ms: 60_000, wal_bytes: 1 << 20 }
     }
 }
 
@@ -150,7 +155,8 @@ impl OpenFiles {
             return Err(Unavailable::Closed { path }.into());
         }
         let (disk, workers, touched) = (Arc::clone(&self.disk), self.workers.clone(), Arc::clone(&self.touched));
-        let file = Arc::new(DataFile::open(tenant.clone(), path.clone(), disk, workers, cache_bytes, touched)?);
+        let bytes = (cache_bytes, self.config.wal_bytes);
+        let file = Arc::new(DataFile::open(tenant.clone(), path.clone(), disk, workers, bytes, touched)?);
         let opened = OpenFile { file: Arc::clone(&file), cache_bytes, used: Instant::now() };
         let mut open = self.lock();
         if self.closed.load(Ordering::Acquire) {
@@ -174,12 +180,16 @@ impl OpenFiles {
             open.file.close_in_order();
         }
         let path = self.path(tenant);
-        match std::fs::remove_file(&path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(Unavailable::Io { path, source: error.into() }.into())
+        // The log last: without the file nobody asks for it.
+        for path in [path.clone(), wal::path_of(&path)] {
+            match std::fs::remove_file(&path) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(Unavailable::Io { path, source: error.into() }.into());
+                }
+                _ => {}
             }
-            _ => Ok(()),
         }
+        Ok(())
     }
 
     fn gate(&self, tenant: &TenantId) -> Arc<FileGate> {
@@ -221,6 +231,9 @@ impl OpenFiles {
             let is_idle = open.get(tenant).is_some_and(|file| file.is_idle() && file.used.elapsed() >= idle);
             is_idle.then(|| open.remove(tenant)).flatten()
         };
+        if let Some(closed) = &closed {
+            closed.file.close_in_order();
+        }
         closed.is_some()
     }
 }

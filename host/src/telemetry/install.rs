@@ -69,6 +69,11 @@ fn describe() {
         metrics::Unit::Seconds,
         "Durable commits of the store, each of one or more transactions"
     );
+    metrics::describe_histogram!(
+        "mcpp_store_checkpoint_seconds",
+        metrics::Unit::Seconds,
+        "Checkpoints of the store: many commits go from the log into the database"
+    );
     metrics::describe_counter!("mcpp_store_transactions_total", "Transactions committed, by tenant");
     metrics::describe_counter!("mcpp_store_failures_total", "Commits that the disk refused, by tenant");
     metrics::describe_counter!(

@@ -1,7 +1,8 @@
 //! The store's operations a second, how fast it reads when it is large, how soon it is back after a kill, and its memory: each beside something run in the
 //! same minute on the same disk.
 //!
-//! `cargo build --release && cargo bench -p mcpp-tests --bench store` prints one table (some minutes and 6 GB of disk); `-- --json` prints the same as JSON.
+//! `cargo build --release && cargo bench -p mcpp-tests --bench store` prints one table (some minutes and 6 GB of disk); `-- --json` prints the same as JSON,
+//! and `-- --rates` measures only transactions a second.
 #![allow(
     clippy::print_stdout,
     clippy::unwrap_used,
@@ -51,20 +52,22 @@ fn main() {
         ["hold-tenants", folder, tenants] => {
             runtime.block_on(large::hold_tenants(Path::new(folder), tenants.parse().expect("a number")));
         }
-        _ => runtime.block_on(run(arguments.contains(&"--json"))),
+        _ => runtime.block_on(run(arguments.contains(&"--json"), arguments.contains(&"--rates"))),
     }
 }
 
-async fn run(as_json: bool) {
+async fn run(as_json: bool, only_rates: bool) {
     let mut rows = Vec::new();
     rows.extend(disk::flush_rate());
     for clients in CLIENTS {
         rows.extend(engines::commits(clients).await);
     }
     rows.extend(engines::calls().await);
-    rows.extend(restart::after_a_kill().await);
-    rows.extend(large::tenants());
-    rows.extend(large::ten_million_keys().await);
+    if !only_rates {
+        rows.extend(restart::after_a_kill().await);
+        rows.extend(large::tenants());
+        rows.extend(large::ten_million_keys().await);
+    }
     if as_json {
         let rows: Vec<Value> =
             rows.iter().map(|row| json!({ "what": row.what, "value": row.value, "unit": row.unit })).collect();

@@ -33,6 +33,8 @@ struct State {
     operations_left: Option<u64>,
     /// The error of every operation, if the disk is full, or read-only.
     refusing: Option<io::ErrorKind>,
+    /// What the names of the files end with whose every change fails.
+    broken: Option<&'static str>,
     /// All operations, if they are recorded.
     log: Option<Vec<Logged>>,
 }
@@ -89,6 +91,11 @@ impl FaultyDisk {
     /// Every operation fails from now on, or none again.
     pub fn refuse_writes(&self, with: Option<io::ErrorKind>) {
         self.lock().refusing = with;
+    }
+
+    /// Every change of files whose names end so fails from now on, or none again.
+    pub fn break_files(&self, ending: Option<&'static str>) {
+        self.lock().broken = ending;
     }
 
     /// The disk after the power went: what was synced, and of the rest what `fate` says.
@@ -164,6 +171,11 @@ impl State {
     fn operate(&mut self, operation: Logged) -> io::Result<()> {
         if let Some(kind) = self.refusing {
             return Err(kind.into());
+        }
+        if let (Some(ending), Logged::Change(path, _) | Logged::Sync(path)) = (self.broken, &operation)
+            && path.to_string_lossy().ends_with(ending)
+        {
+            return Err(io::Error::other("it is broken"));
         }
         match &mut self.operations_left {
             Some(0) => return Err(io::Error::other("the power is off")),

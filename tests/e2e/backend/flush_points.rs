@@ -11,8 +11,9 @@ use super::{
 
 const TRANSACTIONS: usize = 12;
 
-fn open(disk: &FaultyDisk) -> EmbeddedStore {
-    EmbeddedStore::new(std::env::temp_dir(), EmbeddedConfig::default(), Arc::new(disk.clone())).expect("a directory")
+fn open(disk: &FaultyDisk, wal_bytes: usize) -> EmbeddedStore {
+    let config = EmbeddedConfig { wal_bytes, ..EmbeddedConfig::default() };
+    EmbeddedStore::new(std::env::temp_dir(), config, Arc::new(disk.clone())).expect("a directory")
 }
 
 /// Entries that every second transaction changes in one batch: one more each time, and the first of the time before goes.
@@ -33,11 +34,18 @@ async fn transact(store: &Shared, number: usize) {
     t.commit().await.expect("committed");
 }
 
+/// Through a log that has room for all, through one whose halves are filled again and again, and past one that is too small for most.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_acknowledged_is_there_and_nothing_is_there_by_half() {
+    for wal_bytes in [1 << 20, 160 << 10, 16 << 10] {
+        lose_power_everywhere(wal_bytes).await;
+    }
+}
+
+async fn lose_power_everywhere(wal_bytes: usize) {
     let disk = FaultyDisk::default();
     disk.record();
-    let store: Shared = Arc::new(open(&disk));
+    let store: Shared = Arc::new(open(&disk, wal_bytes));
     // The length of the log when each transaction was acknowledged.
     let mut acknowledged = vec![0];
     for number in 1..=TRANSACTIONS {
@@ -67,9 +75,13 @@ async fn what_was_acknowledged_is_there_and_nothing_is_there_by_half() {
                     }
                 }
             });
-            let crashed = open(&after);
+            let crashed = open(&after, wal_bytes);
             let found = durable(&(Arc::new(crashed) as Shared), &space("a")).await;
-            check(&found, at_least, &format!("power lost at {position} of {}, variant {variant}", log.len()));
+            check(
+                &found,
+                at_least,
+                &format!("log of {wal_bytes}, power lost at {position} of {}, variant {variant}", log.len()),
+            );
             opened += 1;
         }
     }

@@ -355,7 +355,9 @@ async fn play(rounds: Vec<Round>) -> Result<(), TestCaseError> {
 }
 
 fn open(disk: &FaultyDisk) -> EmbeddedStore {
-    EmbeddedStore::new(std::env::temp_dir(), EmbeddedConfig::default(), Arc::new(disk.clone())).expect("a directory")
+    // Small, so that its halves are filled again and again.
+    let config = EmbeddedConfig { wal_bytes: 16 << 10, ..EmbeddedConfig::default() };
+    EmbeddedStore::new(std::env::temp_dir(), config, Arc::new(disk.clone())).expect("a directory")
 }
 
 /// Waits on one entry until its version is the last one and stays it.

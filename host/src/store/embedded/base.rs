@@ -1,4 +1,4 @@
-//! Durable entries: one read transaction of the file, replaced after every commit, and the merge of pending writes over it.
+//! Entries in the database: one read transaction, replaced after every checkpoint, and the merge of pending writes over it.
 
 use std::{cmp::Ordering, collections::BTreeMap, iter::Peekable, path::PathBuf, sync::Arc};
 
@@ -18,7 +18,7 @@ use crate::{
 pub(super) const ENTRIES: TableDefinition<'static, &[u8], &[u8]> = TableDefinition::new("entries");
 const VERSION_BYTES: usize = 8;
 
-/// The durable entries at one moment.
+/// The entries in the database at one moment.
 pub(super) struct Base {
     table: ReadOnlyTable<&'static [u8], &'static [u8]>,
     path: PathBuf,
@@ -33,7 +33,7 @@ impl std::fmt::Debug for Base {
 /// A key or value as redb holds it.
 type Found<'a> = redb::AccessGuard<'a, &'static [u8]>;
 
-/// One write that is staged and not durable yet, or that a transaction has not committed yet.
+/// One write that the database does not have yet.
 #[derive(Debug, Clone)]
 pub(super) struct Pending {
     pub(super) version: u64,
@@ -217,22 +217,31 @@ pub(super) struct DurableSnapshot {
     // The file stays open as long as the snapshot.
     _file: Arc<DataFile>,
     base: Arc<Base>,
+    /// Durable writes that only the log has.
+    logged: Overlay,
     component: ComponentName,
 }
 
 impl DurableSnapshot {
     pub(super) fn new(file: Arc<DataFile>, component: &ComponentName) -> Self {
-        let base = file.base();
-        Self { _file: file, base, component: component.clone() }
+        let (base, logged) = file.durable(component);
+        Self { _file: file, base, logged, component: component.clone() }
+    }
+
+    fn read(&self, key: &[u8]) -> Result<Option<Entry>, StoreError> {
+        match self.logged.get_key_value(key) {
+            Some((key, Pending { version, value })) => Ok(live(Some((key, value.as_ref(), *version)))),
+            None => self.base.get(&self.component, key),
+        }
     }
 }
 
 impl Snapshot for DurableSnapshot {
     fn get<'a>(&'a self, key: &'a [u8]) -> BoxFuture<'a, Result<Option<Entry>, StoreError>> {
-        Box::pin(std::future::ready(self.base.get(&self.component, key)))
+        Box::pin(std::future::ready(self.read(key)))
     }
 
     fn scan<'a>(&'a self, range: &'a KeyRange, scan: Scan) -> BoxFuture<'a, Result<Page, StoreError>> {
-        Box::pin(std::future::ready(self.base.scan(&self.component, &Overlay::new_sync(), None, range, scan)))
+        Box::pin(std::future::ready(self.base.scan(&self.component, &self.logged, None, range, scan)))
     }
 }

@@ -1,28 +1,25 @@
-//! Group commit. Transactions that are staged while the disk is busy go to it together, in one durable commit of the file.
+//! Group commit. Transactions that are staged while the disk is busy go to it together, as one record of the log or, where that has no room, in one commit of the database.
 //! Afterwards the host acknowledges all of them, or none.
 //!
 //! No thread works here while nothing is staged. The first staged transaction starts the work on a thread that may block, and the work ends when the queue
 //! is empty.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Condvar, Mutex, PoisonError},
     time::Duration,
 };
 
-use bytes::Bytes;
-use redb::Durability;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::{
-    base::{Base, ENTRIES, Pending, full_key, stored},
-    file::{ABOUT, DataFile, LAST_GROUP, SPACES},
+    base::Pending,
+    checkpoint::{Backlog, Checkpoint},
+    file::DataFile,
     space::SpaceState,
-    unavailable,
+    wal::Written,
 };
 use crate::{
-    names::ComponentName,
-    store::{Section, Space, StoreError, Unavailable},
+    store::{StoreError, Unavailable},
     threads::start_blocking,
 };
 
@@ -40,23 +37,14 @@ type CommitDone = oneshot::Sender<Result<(), StoreError>>;
 /// One transaction on its way to the disk.
 #[derive(Debug)]
 pub(super) struct Batch {
-    space: Arc<SpaceState>,
-    version: u64,
-    writes: BTreeMap<Bytes, Option<Bytes>>,
-    used_bytes: u64,
+    written: Written,
     _room: OwnedSemaphorePermit,
     done: Option<CommitDone>,
 }
 
 impl Batch {
-    pub(super) fn new(
-        space: Arc<SpaceState>,
-        version: u64,
-        writes: BTreeMap<Bytes, Option<Bytes>>,
-        used_bytes: u64,
-        room: OwnedSemaphorePermit,
-    ) -> Self {
-        Self { space, version, writes, used_bytes, _room: room, done: None }
+    pub(super) fn new(written: Written, room: OwnedSemaphorePermit) -> Self {
+        Self { written, _room: room, done: None }
     }
 
     fn answer(self, answer: Result<(), StoreError>) {
@@ -77,12 +65,11 @@ pub(super) struct Queue {
 struct Staged {
     batches: Vec<Batch>,
     working: bool,
-    last_group: u64,
 }
 
 impl Queue {
-    pub(super) fn new(last_group: u64) -> Self {
-        let staged = Staged { batches: Vec::new(), working: false, last_group };
+    pub(super) fn new() -> Self {
+        let staged = Staged { batches: Vec::new(), working: false };
         Self { staged: Mutex::new(staged), empty: Condvar::new() }
     }
 
@@ -104,17 +91,21 @@ pub(super) async fn room(file: &DataFile, bytes: usize) -> Result<OwnedSemaphore
 }
 
 /// Makes a transaction visible to later ones, and puts it in the queue to the disk.
-pub(super) fn stage(file: &Arc<DataFile>, mut batch: Batch) -> oneshot::Receiver<Result<(), StoreError>> {
+pub(super) fn stage(
+    file: &Arc<DataFile>,
+    space: &SpaceState,
+    mut batch: Batch,
+) -> oneshot::Receiver<Result<(), StoreError>> {
     let (done, answer) = oneshot::channel();
     batch.done = Some(done);
-    let space = Arc::clone(&batch.space);
+    let written = &batch.written;
     let mut view = space.view();
-    if !batch.writes.is_empty() {
-        for (key, value) in &batch.writes {
-            view.staged.insert_mut(key.clone(), Pending { version: batch.version, value: value.clone() });
+    if !written.writes.is_empty() {
+        for (key, value) in &written.writes {
+            view.staged.insert_mut(key.clone(), Pending { version: written.version, value: value.clone() });
         }
-        view.used_bytes = batch.used_bytes;
-        view.version = batch.version;
+        view.used_bytes = written.used_bytes;
+        view.version = written.version;
     }
     let mut queue = file.queue.lock();
     queue.batches.push(batch);
@@ -131,7 +122,7 @@ fn work(file: &Arc<DataFile>) {
     let mut last = 0;
     loop {
         gather(last);
-        let (group, number) = {
+        let group = {
             let mut queue = file.queue.lock();
             let length = queue.batches.len().min(MAX_GROUP);
             let group: Vec<Batch> = queue.batches.drain(..length).collect();
@@ -140,11 +131,10 @@ fn work(file: &Arc<DataFile>) {
                 file.queue.empty.notify_all();
                 return;
             }
-            queue.last_group = queue.last_group.saturating_add(1);
-            (group, queue.last_group)
+            group
         };
         last = group.len();
-        commit_group(file, group, number);
+        commit_group(file, group);
     }
 }
 
@@ -159,20 +149,21 @@ fn gather(last: usize) {
     }
 }
 
-fn commit_group(file: &DataFile, group: Vec<Batch>, number: u64) {
+fn commit_group(file: &Arc<DataFile>, group: Vec<Batch>) {
     if file.is_broken() {
         // These transactions saw writes that are lost.
         return group.into_iter().for_each(|batch| batch.answer(Err(StoreError::Conflict)));
     }
-    let outcome = settle(file, &group, number);
+    let outcome = settle(file, &group);
     for batch in group {
         batch.answer(outcome.clone());
     }
 }
 
 /// Writes a group. If that fails or panics, breaks the file off, so that no transaction waits for it any more; the next user opens it anew.
-fn settle(file: &DataFile, group: &[Batch], number: u64) -> Result<(), StoreError> {
-    let Err(error) = caught(|| write_group(file, group, number)) else { return Ok(()) };
+fn settle(file: &Arc<DataFile>, group: &[Batch]) -> Result<(), StoreError> {
+    let number = file.logged().last_group.saturating_add(1);
+    let Err(error) = caught(|| write_group(file, group)) else { return Ok(()) };
     let outcome = caught(|| after_failure(file, error, number));
     file.break_off();
     outcome
@@ -184,27 +175,65 @@ fn caught(work: impl FnOnce() -> Result<(), StoreError>) -> Result<(), StoreErro
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).unwrap_or(Err(StoreError::OutcomeUnknown))
 }
 
-/// Writes a group in one durable commit, and makes it the state that all readers see.
-fn write_group(file: &DataFile, group: &[Batch], number: u64) -> Result<(), StoreError> {
-    let changes = Changes::of(group);
-    if changes.entries.is_empty() {
+/// Makes a group durable, and the state that all readers see.
+fn write_group(file: &Arc<DataFile>, group: &[Batch]) -> Result<(), StoreError> {
+    let written: Vec<&Written> =
+        group.iter().map(|batch| &batch.written).filter(|written| !written.writes.is_empty()).collect();
+    if written.is_empty() {
         return Ok(());
     }
-    let failed = |error: redb::Error| StoreError::from(unavailable(&file.path, error));
     let started = std::time::Instant::now();
-    let database = file.database()?;
-    changes.write(&database, number).map_err(failed)?;
-    let base = Base::new(&database, file.path.clone()).map_err(failed)?;
-    changes.publish(file, group, base);
+    if !append(file, &written)? {
+        Checkpoint::wait(file).with_group(&written)?;
+    }
+    file.tell(&written);
     metrics::histogram!("mcpp_store_commit_seconds").record(started.elapsed().as_secs_f64());
     metrics::counter!("mcpp_store_transactions_total", "tenant" => file.tenant.to_string())
         .increment(u64::try_from(group.len()).unwrap_or(u64::MAX));
     Ok(())
 }
 
+/// Writes a group to the log; false if that has no room.
+fn append(file: &Arc<DataFile>, group: &[&Written]) -> Result<bool, StoreError> {
+    let mut logged = file.logged();
+    let number = logged.last_group.saturating_add(1);
+    let Some(wal) = &mut logged.wal else { return Ok(false) };
+    if file.is_broken() {
+        return Err(Unavailable::Closed { path: file.path.clone() }.into());
+    }
+    let record = wal.record(number, group);
+    if !wal.has_room(&record) {
+        let Some(checkpoint) = wal.fits(&record).then(|| Checkpoint::now(file)).flatten() else { return Ok(false) };
+        wal.turn_over();
+        let (backlog, id, file) = (Backlog::of(file, number.saturating_sub(1)), wal.id(), Arc::clone(file));
+        start_blocking(&file.workers.clone(), move || {
+            if let Err(error) = caught(|| checkpoint.put(&backlog, id)) {
+                fail(&file, &error);
+            }
+        });
+    }
+    wal.append(&record)?;
+    logged.last_group = number;
+    file.publish(group);
+    Ok(true)
+}
+
+/// Has the file opened anew after a checkpoint that failed: the log has everything.
+fn fail(file: &DataFile, error: &StoreError) {
+    {
+        // No group is appended behind this point.
+        let _logged = file.logged();
+        file.break_off();
+    }
+    file.close();
+    tracing::error!(tenant = %file.tenant, error = crate::error::chain(error), "a checkpoint of the store failed; the file is opened anew");
+    metrics::counter!("mcpp_store_failures_total", "tenant" => file.tenant.to_string()).increment(1);
+}
+
 /// Closes the file, and checks whether the group is on disk after all, because a failure in the midst of a commit does not say.
 /// The next user opens the file anew.
-fn after_failure(file: &DataFile, error: StoreError, number: u64) -> Result<(), StoreError> {
+fn after_failure(file: &Arc<DataFile>, error: StoreError, number: u64) -> Result<(), StoreError> {
+    let _no_other_has_the_database = Checkpoint::wait(file);
     file.close();
     let on_disk = file.last_group_on_disk();
     tracing::error!(
@@ -219,73 +248,5 @@ fn after_failure(file: &DataFile, error: StoreError, number: u64) -> Result<(), 
         Ok(last) if last >= number => Ok(()),
         Ok(_) => Err(error),
         Err(_) => Err(StoreError::OutcomeUnknown),
-    }
-}
-
-/// Changes of a group: the last write of each entry, with the version that it gives, and the spaces.
-struct Changes<'a> {
-    entries: BTreeMap<(&'a ComponentName, &'a Bytes), (u64, Option<&'a Bytes>)>,
-    spaces: BTreeMap<&'a ComponentName, &'a Batch>,
-}
-
-impl<'a> Changes<'a> {
-    fn of(group: &'a [Batch]) -> Self {
-        let mut changes = Self { entries: BTreeMap::new(), spaces: BTreeMap::new() };
-        for batch in group.iter().filter(|batch| !batch.writes.is_empty()) {
-            let component = &batch.space.component;
-            let entries = batch.writes.iter().map(|(key, value)| ((component, key), (batch.version, value.as_ref())));
-            changes.entries.extend(entries);
-            changes.spaces.insert(component, batch);
-        }
-        changes
-    }
-
-    fn write(&self, database: &redb::Database, number: u64) -> Result<(), redb::Error> {
-        let mut write = database.begin_write()?;
-        write.set_durability(Durability::Immediate)?;
-        write.set_quick_repair(true);
-        {
-            let mut entries = write.open_table(ENTRIES)?;
-            for ((component, key), (version, value)) in &self.entries {
-                let key = full_key(component, key);
-                match value {
-                    Some(value) => drop(entries.insert(&*key, &*stored(*version, value))?),
-                    None => drop(entries.remove(&*key)?),
-                }
-            }
-            let mut spaces = write.open_table(SPACES)?;
-            for (component, batch) in &self.spaces {
-                spaces.insert(component.as_str(), (batch.used_bytes, batch.version))?;
-            }
-            write.open_table(ABOUT)?.insert(LAST_GROUP, number)?;
-        }
-        Ok(write.commit()?)
-    }
-
-    /// Publishes the new durable state, in one moment for each space, and then notifies all waiting tasks.
-    fn publish(&self, file: &DataFile, group: &[Batch], base: Base) {
-        {
-            let mut views: BTreeMap<&ComponentName, _> =
-                self.spaces.iter().map(|(component, batch)| (*component, batch.space.view())).collect();
-            file.advance(base);
-            for batch in group {
-                let Some(view) = views.get_mut(&batch.space.component) else { continue };
-                for key in batch.writes.keys() {
-                    if view.staged.get(key).is_some_and(|pending| pending.version == batch.version) {
-                        view.staged.remove_mut(key);
-                    }
-                }
-            }
-        }
-        file.wake(self.entries.keys().copied());
-        let deliverable = |key: &Bytes| Section::Deliveries.has(key) || Section::Due.has(key);
-        let touched: BTreeSet<&ComponentName> = group
-            .iter()
-            .filter(|batch| batch.writes.iter().any(|(key, value)| value.is_some() && deliverable(key)))
-            .map(|batch| &batch.space.component)
-            .collect();
-        for component in touched {
-            file.touched.add(Space { tenant: file.tenant.clone(), component: component.clone() });
-        }
     }
 }

@@ -1,7 +1,7 @@
 //! One tenant's file: opening it with care, its spaces, and the calls that wait for a change in it.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
@@ -11,33 +11,27 @@ use std::{
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use redb::{Database, Durability, ReadableDatabase as _, ReadableTable as _, StorageBackend as _, TableDefinition};
+use redb::{Database, ReadableDatabase as _, ReadableTable as _};
 use tokio::{
     runtime::Handle,
     sync::{Notify, Semaphore},
 };
 
 use super::{
-    base::{Base, ENTRIES, full_key},
+    base::{Base, Overlay, Pending, full_key},
+    checkpoint::{Checkpoint, Checkpoints, Logged, recover},
     commit::Queue,
     disk::Disk,
-    space::SpaceState,
+    layout::{SPACES, copy, create},
+    space::{Durable, SpaceState},
     unavailable,
+    wal::{Wal, Written},
 };
 use crate::{
-    files::private_options,
     names::{ComponentName, TenantId},
-    store::{StoreError, Touched, Unavailable},
+    store::{ABSENT, Section, Space, StoreError, Touched, Unavailable},
 };
 
-/// By component: bytes of keys and values, and the last version given.
-pub(super) const SPACES: TableDefinition<'static, &str, (u64, u64)> = TableDefinition::new("spaces");
-/// Numbers about the file itself.
-pub(super) const ABOUT: TableDefinition<'static, &str, u64> = TableDefinition::new("about");
-/// The layout of the tables; the host leaves a file with a greater one alone.
-const FORMAT: (&str, u64) = ("format", 1);
-/// The number of the last group of transactions that was committed.
-pub(super) const LAST_GROUP: &str = "last_group";
 /// Bytes of staged transactions; more wait before they are staged.
 const MAX_STAGED_KIB: usize = 64 << 10;
 
@@ -49,9 +43,12 @@ pub(super) struct DataFile {
     /// Room for staged transactions, in KiB.
     pub(super) room: Arc<Semaphore>,
     pub(super) touched: Arc<Touched>,
+    pub(super) checkpoints: Checkpoints,
     disk: Arc<dyn Disk>,
     /// Runtime that commits.
     pub(super) workers: Handle,
+    wal_bytes: usize,
+    logged: Mutex<Logged>,
     database: Mutex<Option<Arc<Database>>>,
     base: ArcSwap<Base>,
     spaces: Mutex<BTreeMap<ComponentName, Arc<SpaceState>>>,
@@ -79,23 +76,25 @@ impl DataFile {
         path: PathBuf,
         disk: Arc<dyn Disk>,
         workers: Handle,
-        cache_bytes: usize,
+        (cache_bytes, wal_bytes): (usize, usize),
         touched: Arc<Touched>,
     ) -> Result<Self, StoreError> {
         if !disk.exists(&path) {
             create(&path, &*disk)?;
         }
-        let database = open_database(&path, &*disk, cache_bytes)?;
+        let (database, last_group) = recover(&path, &*disk, cache_bytes)?;
         let failed = |error: redb::Error| StoreError::from(unavailable(&path, error));
-        let last_group = check(&path, &database)?;
         let base = Base::new(&database, path.clone()).map_err(failed)?;
         Ok(Self {
             tenant,
-            queue: Queue::new(last_group),
+            queue: Queue::new(),
             room: Arc::new(Semaphore::new(MAX_STAGED_KIB)),
             touched,
+            checkpoints: Checkpoints::default(),
             disk,
             workers,
+            wal_bytes,
+            logged: Mutex::new(Logged { wal: None, last_group }),
             database: Mutex::new(Some(Arc::new(database))),
             base: ArcSwap::from_pointee(base),
             spaces: Mutex::default(),
@@ -110,12 +109,21 @@ impl DataFile {
         self.broken.load(Ordering::Acquire)
     }
 
-    /// The durable state now.
+    /// The log, and who may write to it.
+    pub(super) fn logged(&self) -> std::sync::MutexGuard<'_, Logged> {
+        self.logged.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn begin_wal(&self) -> Result<Wal, StoreError> {
+        Wal::begin(&self.path, &*self.disk, self.wal_bytes)
+    }
+
+    /// The database now.
     pub(super) fn base(&self) -> Arc<Base> {
         self.base.load_full()
     }
 
-    /// Makes a newer state the durable one.
+    /// Makes a newer state of the database the one that is read.
     pub(super) fn advance(&self, base: Base) {
         self.base.store(Arc::new(base));
     }
@@ -125,22 +133,25 @@ impl DataFile {
         database.ok_or_else(|| Unavailable::Closed { path: self.path.clone() }.into())
     }
 
-    /// Closes the database after a failure, so that the host can open it anew.
+    /// Closes the database and its log after a failure, so that the host can open them anew.
     pub(super) fn close(&self) {
+        self.logged().wal = None;
         *self.database.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    /// Closes the file for good, once the staged transactions have reached the disk.
-    pub(super) fn close_in_order(&self) {
+    /// Closes the file for good, once the staged transactions have reached the disk. The database has everything then.
+    pub(super) fn close_in_order(self: &Arc<Self>) {
         self.queue.wait_until_empty();
-        self.break_off();
+        if let Err(error) = Checkpoint::wait(self).at_the_end() {
+            // The log has everything.
+            tracing::error!(tenant = %self.tenant, error = crate::error::chain(&error), "the last checkpoint of the store failed");
+        }
         self.close();
     }
 
     /// Number of the last group on disk, of a file that failed and is closed.
     pub(super) fn last_group_on_disk(&self) -> Result<u64, StoreError> {
-        let database = open_database(&self.path, &*self.disk, 1 << 20)?;
-        Ok(read_about(&database).map_err(|error| unavailable(&self.path, error))?.1)
+        Ok(recover(&self.path, &*self.disk, 1 << 20)?.1)
     }
 
     /// Releases all waiting calls; the next user gets a new file.
@@ -163,6 +174,53 @@ impl DataFile {
         Ok(space)
     }
 
+    /// The state of a space that was used since the file was opened.
+    pub(super) fn known_space(&self, component: &ComponentName) -> Option<Arc<SpaceState>> {
+        self.spaces.lock().unwrap_or_else(PoisonError::into_inner).get(component).cloned()
+    }
+
+    /// What is durable and not in the database, by space.
+    pub(super) fn durable_spaces(&self) -> BTreeMap<ComponentName, Durable> {
+        let spaces = self.spaces.lock().unwrap_or_else(PoisonError::into_inner);
+        let durable = spaces.iter().map(|(component, space)| (component.clone(), space.view().durable.clone()));
+        durable.filter(|(_, durable)| !durable.entries.is_empty()).collect()
+    }
+
+    /// The durable state of a space: the database, and what only the log has.
+    pub(super) fn durable(&self, component: &ComponentName) -> (Arc<Base>, Overlay) {
+        match self.known_space(component) {
+            Some(space) => {
+                // Under one lock, so that no write goes into the database between the two looks.
+                let view = space.view();
+                (self.base(), view.durable.entries.clone())
+            }
+            None => (self.base(), Overlay::new_sync()),
+        }
+    }
+
+    /// Makes a durable group the state that readers see.
+    pub(super) fn publish(&self, group: &[&Written]) {
+        for written in group {
+            if let Some(space) = self.known_space(&written.component) {
+                space.view().durable.add(written);
+            }
+        }
+    }
+
+    /// Tells those who wait for what a group changed.
+    pub(super) fn tell(&self, group: &[&Written]) {
+        self.wake(group.iter().flat_map(|written| written.writes.keys().map(|key| (&written.component, key))));
+        let deliverable = |key: &Bytes| Section::Deliveries.has(key) || Section::Due.has(key);
+        let touched: BTreeSet<&ComponentName> = group
+            .iter()
+            .filter(|written| written.writes.iter().any(|(key, value)| value.is_some() && deliverable(key)))
+            .map(|written| &written.component)
+            .collect();
+        for component in touched {
+            self.touched.add(Space { tenant: self.tenant.clone(), component: component.clone() });
+        }
+    }
+
     fn recorded(&self, component: &ComponentName) -> Result<(u64, u64), StoreError> {
         let read = || -> Result<(u64, u64), redb::Error> {
             let spaces = self.database_for_read()?.begin_read()?.open_table(SPACES)?;
@@ -176,20 +234,26 @@ impl DataFile {
     }
 
     pub(super) fn used_bytes(&self, component: &ComponentName) -> Result<u64, StoreError> {
-        Ok(self.recorded(component)?.0)
+        match self.known_space(component) {
+            Some(space) => Ok(space.view().durable.used_bytes),
+            None => Ok(self.recorded(component)?.0),
+        }
     }
 
     /// Components that have a space.
     pub(super) fn components(&self) -> Result<Vec<ComponentName>, StoreError> {
-        let read = || -> Result<Vec<ComponentName>, redb::Error> {
+        let read = || -> Result<BTreeSet<ComponentName>, redb::Error> {
             let spaces = self.database_for_read()?.begin_read()?.open_table(SPACES)?;
-            let mut components = Vec::new();
+            let mut components = BTreeSet::new();
             for record in spaces.iter()? {
                 components.extend(ComponentName::new(record?.0.value()).ok());
             }
             Ok(components)
         };
-        read().map_err(|error| unavailable(&self.path, error).into())
+        let logged = self.durable_spaces().into_keys();
+        let mut components = read().map_err(|error| unavailable(&self.path, error))?;
+        components.extend(logged.filter(|component| *component != ComponentName::of_host()));
+        Ok(components.into_iter().collect())
     }
 
     /// Waits until the durable version of an entry is not `since`.
@@ -208,7 +272,11 @@ impl DataFile {
             if self.is_broken() {
                 return Err(Unavailable::Closed { path: self.path.clone() }.into());
             }
-            let version = self.base().version(component, key)?;
+            let (base, logged) = self.durable(component);
+            let version = match logged.get(key) {
+                Some(Pending { version, value }) => value.as_ref().map_or(ABSENT, |_| *version),
+                None => base.version(component, key)?,
+            };
             if version != since {
                 return Ok(version);
             }
@@ -217,7 +285,7 @@ impl DataFile {
     }
 
     /// Wakes the calls that wait for one of these entries.
-    pub(super) fn wake<'a>(&self, changed: impl Iterator<Item = (&'a ComponentName, &'a Bytes)>) {
+    fn wake<'a>(&self, changed: impl Iterator<Item = (&'a ComponentName, &'a Bytes)>) {
         let waiting = self.lock_waiting();
         if waiting.is_empty() {
             return;
@@ -232,50 +300,9 @@ impl DataFile {
     }
 
     /// Copies all entries, as they are now, into a new file.
-    pub(super) fn backup(&self, target: &Path, progress: &dyn Fn(u64)) -> Result<u64, StoreError> {
-        /// Entries of one commit of the copy.
-        const BATCH: usize = 10_000;
-        let copy = || -> Result<u64, redb::Error> {
-            let source = self.database_for_read()?.begin_read()?;
-            let file = private_options().read(true).write(true).create_new(true).open(target)?;
-            let copy = Database::builder().set_cache_size(8 << 20).create_file(file)?;
-            let mut copied = 0_u64;
-            let entries = source.open_table(ENTRIES)?;
-            let mut rest = entries.iter()?;
-            loop {
-                let mut write = copy.begin_write()?;
-                write.set_quick_repair(true);
-                let mut written = 0;
-                {
-                    let mut target = write.open_table(ENTRIES)?;
-                    while written < BATCH
-                        && let Some(entry) = rest.next().transpose()?
-                    {
-                        target.insert(entry.0.value(), entry.1.value())?;
-                        written += 1;
-                    }
-                }
-                if written == 0 {
-                    let (mut spaces, mut about) = (write.open_table(SPACES)?, write.open_table(ABOUT)?);
-                    for record in source.open_table(SPACES)?.iter()? {
-                        let (component, record) = record?;
-                        spaces.insert(component.value(), record.value())?;
-                    }
-                    // The format comes last, so that an interrupted copy does not pass for a store.
-                    for record in source.open_table(ABOUT)?.iter()? {
-                        let (name, number) = record?;
-                        about.insert(name.value(), number.value())?;
-                    }
-                }
-                write.commit()?;
-                copied = copied.saturating_add(u64::try_from(written).unwrap_or(u64::MAX));
-                progress(copied);
-                if written == 0 {
-                    return Ok(copied);
-                }
-            }
-        };
-        copy().map_err(|error| unavailable(target, error).into())
+    pub(super) fn backup(self: &Arc<Self>, target: &Path, progress: &dyn Fn(u64)) -> Result<u64, StoreError> {
+        Checkpoint::wait(self).for_a_reader()?;
+        copy(&*self.database()?, target, progress)
     }
 }
 
@@ -308,52 +335,4 @@ impl Drop for WaitingPlace {
             }
         }
     }
-}
-
-/// Makes a file under another name and gives it its own when it is complete: after a crash the store is whole, or absent.
-fn create(path: &Path, disk: &dyn Disk) -> Result<(), StoreError> {
-    let io = |source: std::io::Error| Unavailable::Io { path: path.to_owned(), source: source.into() };
-    let unfinished = path.with_extension("new");
-    let build = |backend| -> Result<(), redb::Error> {
-        let database = Database::builder().set_cache_size(1 << 20).create_with_backend(backend)?;
-        let mut write = database.begin_write()?;
-        write.set_durability(Durability::Immediate)?;
-        write.set_quick_repair(true);
-        write.open_table(ENTRIES)?;
-        write.open_table(SPACES)?;
-        write.open_table(ABOUT)?.insert(FORMAT.0, FORMAT.1)?;
-        Ok(write.commit()?)
-    };
-    build(disk.create(&unfinished).map_err(io)?).map_err(|error| unavailable(path, error))?;
-    Ok(disk.publish(&unfinished, path).map_err(io)?)
-}
-
-fn open_database(path: &Path, disk: &dyn Disk, cache_bytes: usize) -> Result<Database, StoreError> {
-    let io = |source: std::io::Error| Unavailable::Io { path: path.to_owned(), source: source.into() };
-    let backend = disk.open(path).map_err(io)?;
-    if backend.len().map_err(io)? == 0 {
-        // redb would make a new database of the empty file.
-        let source = "it is empty".into();
-        return Err(Unavailable::Corrupt { path: path.to_owned(), source }.into());
-    }
-    let database = Database::builder().set_cache_size(cache_bytes).create_with_backend(backend);
-    database.map_err(|error| unavailable(path, error.into()).into())
-}
-
-/// Checks the file's format; returns the number of its last group.
-fn check(path: &Path, database: &Database) -> Result<u64, StoreError> {
-    match read_about(database).map_err(|error| unavailable(path, error))? {
-        (format, last_group) if format == FORMAT.1 => Ok(last_group),
-        (found, _) => Err(Unavailable::Newer { path: path.to_owned(), found, known: FORMAT.1 }.into()),
-    }
-}
-
-/// The file's format and last group. A redb file of another program is an error.
-fn read_about(database: &Database) -> Result<(u64, u64), redb::Error> {
-    let about = database.begin_read()?.open_table(ABOUT)?;
-    let Some(format) = about.get(FORMAT.0)? else {
-        return Err(redb::Error::Corrupted("it has no format number: a copy that broke off?".into()));
-    };
-    let last_group = about.get(LAST_GROUP)?.map(|number| number.value()).unwrap_or_default();
-    Ok((format.value(), last_group))
 }

@@ -1,4 +1,4 @@
-//! One space: the turns of its transactions, and its staged writes.
+//! One space: the turns of its transactions, and its writes that the database does not have yet.
 //!
 //! Transactions of a space run one after another. A transaction holds the turn for a bounded time. The next one takes the turn away when that time is over,
 //! so a guest that keeps a transaction open delays others only briefly.
@@ -13,7 +13,10 @@ use std::{
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::base::Overlay;
+use super::{
+    base::{Overlay, Pending},
+    wal::Written,
+};
 use crate::{
     names::ComponentName,
     store::{Bounds, StoreError},
@@ -31,22 +34,53 @@ pub(super) struct SpaceState {
     holder: Mutex<Weak<SpaceTurn>>,
 }
 
-/// Changes that the next transaction sees over the durable entries.
+/// Changes that the next transaction sees over the entries in the database.
 #[derive(Debug)]
 pub(super) struct View {
-    /// Committed writes that are not durable yet.
+    /// Committed writes, durable ones included.
     pub(super) staged: Overlay,
+    /// What readers see.
+    pub(super) durable: Durable,
     /// Bytes of keys and values, staged ones included.
     pub(super) used_bytes: u64,
     /// The last version given.
     pub(super) version: u64,
 }
 
+/// A space as it is durable, over the entries in the database.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Durable {
+    /// Writes that only the log has.
+    pub(super) entries: Overlay,
+    /// Bytes of keys and values.
+    pub(super) used_bytes: u64,
+    /// The version of the last transaction.
+    pub(super) version: u64,
+}
+
+impl Durable {
+    /// Adds what the next transaction wrote.
+    pub(super) fn add(&mut self, written: &Written) {
+        for (key, value) in &written.writes {
+            self.entries.insert_mut(key.clone(), Pending { version: written.version, value: value.clone() });
+        }
+        (self.used_bytes, self.version) = (written.used_bytes, written.version);
+    }
+}
+
+/// Writes that one look lets go of, so that nobody waits long for the view.
+const LET_GO: usize = 256;
+
 impl SpaceState {
     pub(super) fn new(component: ComponentName, used_bytes: u64, version: u64) -> Self {
         Self {
             component,
-            view: Mutex::new(View { staged: Overlay::new_sync(), used_bytes, version }),
+            view: Mutex::new(View {
+                staged: Overlay::new_sync(),
+                durable: Durable { entries: Overlay::new_sync(), used_bytes, version },
+                used_bytes,
+                version,
+            }),
             turn: Arc::new(Semaphore::new(1)),
             holder: Mutex::default(),
         }
@@ -55,6 +89,33 @@ impl SpaceState {
     /// Locks the view briefly.
     pub(super) fn view(&self) -> std::sync::MutexGuard<'_, View> {
         self.view.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets go of writes that the database has now, but for those that were written again.
+    pub(super) fn forget(&self, done: &Durable) {
+        {
+            let mut view = self.view();
+            if view.durable.version == done.version {
+                view.durable.entries = Overlay::new_sync();
+            }
+            if view.version == done.version {
+                view.staged = Overlay::new_sync();
+                return;
+            }
+        }
+        let mut entries = done.entries.iter();
+        loop {
+            let mut view = self.view();
+            for _ in 0..LET_GO {
+                let Some((key, pending)) = entries.next() else { return };
+                let View { staged, durable, .. } = &mut *view;
+                for overlay in [staged, &mut durable.entries] {
+                    if overlay.get(key).is_some_and(|now| now.version == pending.version) {
+                        overlay.remove_mut(key);
+                    }
+                }
+            }
+        }
     }
 
     /// Waits for the turn: first come, first served.

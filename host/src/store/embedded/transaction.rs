@@ -10,6 +10,7 @@ use super::{
     commit::{self, Batch},
     file::DataFile,
     space::{SpaceState, SpaceTurn},
+    wal::Written,
 };
 use crate::{
     names::ComponentName,
@@ -28,8 +29,10 @@ pub(super) struct EmbeddedTransaction {
     space: Arc<SpaceState>,
     turn: Arc<SpaceTurn>,
     base: Arc<Base>,
-    /// Staged writes of earlier transactions. Where there are any, the host acknowledges even a read-only transaction only after they are durable.
+    /// Writes of earlier transactions that the database does not have.
     staged: Overlay,
+    /// Whether all of them are durable. Where they are not, the host acknowledges even a read-only transaction only after that.
+    is_durable: bool,
     /// This transaction's own writes.
     writes: Writes,
     written_bytes: usize,
@@ -46,12 +49,12 @@ pub(super) async fn begin(
     let space = file.space(component)?;
     let turn = space.take_turn(bounds).await?;
     // Under one lock, so that no staged write becomes durable between the two looks.
-    let (base, staged, used_bytes, version) = {
-        let view = space.view();
-        (file.base(), view.staged.clone(), view.used_bytes, view.version.saturating_add(1))
-    };
+    let view = space.view();
+    let (base, staged, is_durable) = (file.base(), view.staged.clone(), view.version == view.durable.version);
+    let (used_bytes, version) = (view.used_bytes, view.version.saturating_add(1));
+    drop(view);
     let (writes, written_bytes) = (BTreeMap::new(), 0);
-    Ok(EmbeddedTransaction { file, space, turn, base, staged, writes, written_bytes, used_bytes, version })
+    Ok(EmbeddedTransaction { file, space, turn, base, staged, is_durable, writes, written_bytes, used_bytes, version })
 }
 
 impl EmbeddedTransaction {
@@ -166,12 +169,13 @@ impl Transaction for EmbeddedTransaction {
         Box::pin(async move {
             self.check()?;
             let writes = std::mem::take(&mut self.writes);
-            if writes.is_empty() && self.staged.is_empty() {
+            if writes.is_empty() && self.is_durable {
                 return Ok(());
             }
             let room = commit::room(&self.file, self.written_bytes).await?;
-            let batch = Batch::new(Arc::clone(&self.space), self.version, writes, self.used_bytes, room);
-            let done = self.turn.finish(|| commit::stage(&self.file, batch))?;
+            let (component, version, used_bytes) = (self.space.component.clone(), self.version, self.used_bytes);
+            let batch = Batch::new(Written { component, version, used_bytes, writes }, room);
+            let done = self.turn.finish(|| commit::stage(&self.file, &self.space, batch))?;
             drop(self);
             done.await.unwrap_or(Err(StoreError::OutcomeUnknown))
         })

@@ -1,0 +1,205 @@
+//! From the log into the database. A checkpoint puts all that is durable and not there yet into the database, in one commit, and then the log begins anew.
+//!
+//! One checkpoint of a file runs at a time. While it runs, groups go on into the log's other half; a group that has no room there waits for it.
+
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    sync::{Arc, Condvar, Mutex, PoisonError},
+};
+
+use redb::Durability;
+
+use super::{
+    base::{Base, ENTRIES, full_key, stored},
+    disk::Disk,
+    file::DataFile,
+    layout::{ABOUT, About, LAST_GROUP, SPACES, check, open_database},
+    space::Durable,
+    unavailable,
+    wal::{self, Wal, Written},
+};
+use crate::{
+    names::ComponentName,
+    store::{StoreError, Unavailable},
+};
+
+/// The log of a file, and the last group that is durable.
+#[derive(Debug)]
+pub(super) struct Logged {
+    /// None before the first group.
+    pub(super) wal: Option<Wal>,
+    pub(super) last_group: u64,
+}
+
+/// Whether a checkpoint runs.
+#[derive(Debug, Default)]
+pub(super) struct Checkpoints {
+    is_running: Mutex<bool>,
+    ended: Condvar,
+}
+
+/// The right to make a checkpoint of a file.
+pub(super) struct Checkpoint(Arc<DataFile>);
+
+impl Checkpoint {
+    /// Blocks until no other one runs.
+    pub(super) fn wait(file: &Arc<DataFile>) -> Self {
+        let checkpoints = &file.checkpoints;
+        let waited = checkpoints.ended.wait_while(checkpoints.lock(), |is_running| *is_running);
+        *waited.unwrap_or_else(PoisonError::into_inner) = true;
+        Self(Arc::clone(file))
+    }
+
+    /// None while another one runs.
+    pub(super) fn now(file: &Arc<DataFile>) -> Option<Self> {
+        let is_running = std::mem::replace(&mut *file.checkpoints.lock(), true);
+        (!is_running).then(|| Self(Arc::clone(file)))
+    }
+
+    /// Puts a backlog into the database while groups go on into the log.
+    pub(super) fn put(self, backlog: &Backlog, wal: u64) -> Result<(), StoreError> {
+        let file = &self.0;
+        let started = std::time::Instant::now();
+        let base = backlog.put(&*file.database()?, &file.path, Some(wal))?;
+        file.advance(base);
+        backlog.forget(file);
+        metrics::histogram!("mcpp_store_checkpoint_seconds").record(started.elapsed().as_secs_f64());
+        Ok(())
+    }
+
+    /// Puts a group into the database, with everything that the log has. The log begins if there was none, and has room afterwards.
+    pub(super) fn with_group(self, group: &[&Written]) -> Result<(), StoreError> {
+        let file = &self.0;
+        let mut logged = file.logged();
+        file.check_whole()?;
+        let mut wal = match logged.wal.take() {
+            Some(wal) => wal,
+            None => file.begin_wal()?,
+        };
+        let mut backlog = Backlog::of(file, logged.last_group.saturating_add(1));
+        group.iter().for_each(|written| backlog.add(written));
+        let base = backlog.put(&*file.database()?, &file.path, Some(wal.id()))?;
+        file.publish(group);
+        file.advance(base);
+        backlog.forget(file);
+        wal.begin_anew();
+        *logged = Logged { wal: Some(wal), last_group: backlog.number };
+        Ok(())
+    }
+
+    /// Puts everything into the database, which then needs no log. Nothing may be written afterwards, so the file breaks off.
+    pub(super) fn at_the_end(self) -> Result<(), StoreError> {
+        let file = &self.0;
+        let mut logged = file.logged();
+        let was_whole = file.check_whole();
+        file.break_off();
+        let Some(_wal) = logged.wal.take().filter(|_| was_whole.is_ok()) else { return Ok(()) };
+        let backlog = Backlog::of(file, logged.last_group);
+        let base = backlog.put(&*file.database()?, &file.path, None)?;
+        file.advance(base);
+        backlog.forget(file);
+        Ok(())
+    }
+
+    /// Puts everything into the database, for a reader of the database alone.
+    pub(super) fn for_a_reader(self) -> Result<(), StoreError> {
+        let file = Arc::clone(&self.0);
+        let (backlog, wal) = {
+            let logged = file.logged();
+            file.check_whole()?;
+            let Some(wal) = &logged.wal else { return Ok(()) };
+            (Backlog::of(&file, logged.last_group), wal.id())
+        };
+        self.put(&backlog, wal)
+    }
+}
+
+impl Drop for Checkpoint {
+    fn drop(&mut self) {
+        *self.0.checkpoints.lock() = false;
+        self.0.checkpoints.ended.notify_all();
+    }
+}
+
+impl Checkpoints {
+    fn lock(&self) -> std::sync::MutexGuard<'_, bool> {
+        self.is_running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Everything that is durable at one moment and not in the database.
+#[derive(Debug)]
+pub(super) struct Backlog {
+    /// The last group in it.
+    number: u64,
+    spaces: BTreeMap<ComponentName, Durable>,
+}
+
+impl Backlog {
+    /// What a file has now. The caller holds its log.
+    pub(super) fn of(file: &DataFile, number: u64) -> Self {
+        Self { number, spaces: file.durable_spaces() }
+    }
+
+    fn add(&mut self, written: &Written) {
+        self.spaces.entry(written.component.clone()).or_default().add(written);
+    }
+
+    /// Writes it in one durable commit, and says which log goes on from there; the state of the database then.
+    fn put(&self, database: &redb::Database, path: &Path, wal: Option<u64>) -> Result<Base, StoreError> {
+        let put = || -> Result<Base, redb::Error> {
+            let mut write = database.begin_write()?;
+            write.set_durability(Durability::Immediate)?;
+            write.set_quick_repair(true);
+            {
+                let mut entries = write.open_table(ENTRIES)?;
+                let mut spaces = write.open_table(SPACES)?;
+                for (component, durable) in &self.spaces {
+                    for (key, pending) in &durable.entries {
+                        let key = full_key(component, key);
+                        match &pending.value {
+                            Some(value) => drop(entries.insert(&*key, &*stored(pending.version, value))?),
+                            None => drop(entries.remove(&*key)?),
+                        }
+                    }
+                    spaces.insert(component.as_str(), (durable.used_bytes, durable.version))?;
+                }
+                let mut about = write.open_table(ABOUT)?;
+                about.insert(LAST_GROUP, self.number)?;
+                About::name_wal(&mut about, wal)?;
+            }
+            write.commit()?;
+            Base::new(database, path.to_owned())
+        };
+        put().map_err(|error| unavailable(path, error).into())
+    }
+
+    /// Lets go of what the database has now.
+    fn forget(&self, file: &DataFile) {
+        for (component, durable) in &self.spaces {
+            if let Some(space) = file.known_space(component) {
+                space.forget(durable);
+            }
+        }
+    }
+}
+
+/// Opens a database, and puts the groups that only the log has into it; the database and the number of its last group.
+pub(super) fn recover(path: &Path, disk: &dyn Disk, cache_bytes: usize) -> Result<(redb::Database, u64), StoreError> {
+    let database = open_database(path, disk, cache_bytes)?;
+    let about = check(path, &database)?;
+    let Some(id) = about.wal else { return Ok((database, about.last_group)) };
+    let (groups, number) = wal::read(path, disk, id, about.last_group)?;
+    let mut backlog = Backlog { number, spaces: BTreeMap::new() };
+    groups.iter().for_each(|written| backlog.add(written));
+    backlog.put(&database, path, None)?;
+    Ok((database, number))
+}
+
+impl DataFile {
+    /// An error if the file failed: its transactions saw writes that are lost.
+    fn check_whole(&self) -> Result<(), StoreError> {
+        if self.is_broken() { Err(Unavailable::Closed { path: self.path.clone() }.into()) } else { Ok(()) }
+    }
+}

@@ -138,6 +138,11 @@ impl ComponentName {
         Self("(tasks)".into())
     }
 
+    /// The owner of a space, as the host wrote its name: of a component, or of the host's own data.
+    pub(crate) fn of_space(name: &str) -> Self {
+        Self(name.into())
+    }
+
     /// Checks and takes a name.
     pub fn new(name: &str) -> Result<Self, InvalidComponentName> {
         let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');

@@ -180,8 +180,8 @@ impl OpenFiles {
             open.file.close_in_order();
         }
         let path = self.path(tenant);
-        // The log last: without the file nobody asks for it.
-        for path in [path.clone(), wal::path_of(&path)] {
+        // The file first: without it nobody asks for the others.
+        for path in [path.clone(), wal::path_of(&path), wal::unfinished(&path)] {
             match std::fs::remove_file(&path) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                     return Err(Unavailable::Io { path, source: error.into() }.into());

@@ -222,3 +222,27 @@ async fn a_removed_tenants_file_does_not_come_back_until_there_is_such_a_tenant_
     put(&shared, &of("gone"), &[("k", "new")]).await;
     assert_eq!(durable(&shared, &of("gone")).await["k"], "new");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_reads_what_is_not_durable_yet_is_answered_when_it_is() {
+    let (trap, folder) = (Trap::default(), tempfile::tempdir().expect("a folder"));
+    let store = on(&trap, &folder, 3_600_000);
+    let shared: Shared = Arc::new(store.clone());
+    put(&shared, &of("a"), &[("k", "old")]).await;
+    trap.stop(Some("a.wal"));
+    let writing = tokio::spawn({
+        let shared = Arc::clone(&shared);
+        async move { put(&shared, &of("a"), &[("k", "new")]).await }
+    });
+    until("the log is being flushed", || trap.has_stopped()).await;
+    let mut t = begin(&shared, &of("a")).await;
+    assert_eq!(t.get(&key("k")).await.expect("read").expect("there").value, "new");
+    let mut reading = tokio::spawn(t.commit());
+    let early = tokio::time::timeout(Duration::from_millis(200), &mut reading).await;
+    assert!(early.is_err(), "it was answered before what it read was durable: {early:?}");
+    assert_eq!(durable(&shared, &of("a")).await["k"], "old");
+    trap.stop(None);
+    tokio::time::timeout(PATIENCE, reading).await.expect("it ends").expect("no panic").expect("committed");
+    tokio::time::timeout(PATIENCE, writing).await.expect("it ends").expect("written");
+    assert_eq!(durable(&shared, &of("a")).await["k"], "new");
+}

@@ -2,9 +2,12 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use mcpp::store::{
-    Store as _, StoreError,
-    embedded::{EmbeddedConfig, EmbeddedStore, disk::Disk as _},
+use mcpp::{
+    names::ComponentName,
+    store::{
+        Bounds, Space, Store as _, StoreError,
+        embedded::{EmbeddedConfig, EmbeddedStore, disk::Disk as _},
+    },
 };
 use redb::{Database, ReadableDatabase as _, StorageBackend as _, TableDefinition};
 
@@ -49,6 +52,11 @@ async fn the_file_of_a_killed_host_is_whole_with_its_log_and_refused_without() {
         t.set(key(&format!("n{}", number % 2)), "y".into()).await.expect("set");
         t.commit().await.expect("committed");
     }
+    let own = [ComponentName::of_host(), ComponentName::of_tasks()];
+    let own = own.map(|component| Space { component, ..space("a") });
+    for space in &own {
+        put(&shared, space, &[("k", "the host's")]).await;
+    }
     let (a, b) = (durable(&shared, &space("a")).await, durable(&shared, &space("b")).await);
     let used = [store.used_bytes(&space("a")).await, store.used_bytes(&space("b")).await];
     let used = used.map(|used| used.expect("known"));
@@ -64,6 +72,9 @@ async fn the_file_of_a_killed_host_is_whole_with_its_log_and_refused_without() {
         let shared: Shared = Arc::new(again.clone());
         assert_eq!(durable(&shared, &space("a")).await, a, "{round}");
         assert_eq!(durable(&shared, &space("b")).await, b, "{round}");
+        for space in &own {
+            assert_eq!(durable(&shared, space).await["k"], "the host's", "{round}");
+        }
         let found = [again.used_bytes(&space("a")).await, again.used_bytes(&space("b")).await];
         assert_eq!(found.map(|used| used.expect("known")), used, "{round}");
         again.close().await;
@@ -87,7 +98,7 @@ async fn a_checkpoint_that_fails_loses_nothing() {
     disk.break_files(Some(".redb"));
     let mut acknowledged = 0;
     let failed = loop {
-        let mut t = match shared.begin(&space("a"), mcpp::store::Bounds::host()).await {
+        let mut t = match shared.begin(&space("a"), Bounds::host()).await {
             Ok(t) => t,
             Err(error) => break error,
         };
@@ -110,4 +121,39 @@ async fn a_checkpoint_that_fails_loses_nothing() {
     assert!((acknowledged..=acknowledged + 1).contains(&found), "{found} of {acknowledged}");
     put(&shared, &space("a"), &[("k", "again")]).await;
     assert_eq!(durable(&shared, &space("a")).await["k"], "again", "it works again without a restart");
+}
+
+/// Writes a number that grows, until the store fails; the last one that was acknowledged.
+async fn count_up(store: Shared, name: String) -> u32 {
+    let mut acknowledged = 0;
+    loop {
+        let Ok(mut t) = store.begin(&space("a"), Bounds::host()).await else { return acknowledged };
+        if t.set(key(&name), (acknowledged + 1).to_string().into()).await.is_err() || t.commit().await.is_err() {
+            return acknowledged;
+        }
+        acknowledged += 1;
+        assert!(acknowledged < 10_000, "a checkpoint must fail");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn checkpoints_that_fail_while_many_write_lose_nothing() {
+    for round in 0..30 {
+        let disk = FaultyDisk::default();
+        let store = open(&disk);
+        let shared: Shared = Arc::new(store.clone());
+        put(&shared, &space("a"), &[("k", "first")]).await;
+        disk.break_files(Some(".redb"));
+        let writer = |number: usize| tokio::spawn(count_up(Arc::clone(&shared), format!("w{number}")));
+        let mut acknowledged = Vec::new();
+        for writer in (0..4).map(writer).collect::<Vec<_>>() {
+            acknowledged.push(writer.await.expect("no panic"));
+        }
+        disk.break_files(None);
+        let found = durable(&shared, &space("a")).await;
+        for (number, acknowledged) in acknowledged.into_iter().enumerate() {
+            let found = found.get(&format!("w{number}")).map_or(0, |found| found.parse().expect("a number"));
+            assert!((acknowledged..=acknowledged + 1).contains(&found), "round {round}: {found} of {acknowledged}");
+        }
+    }
 }

@@ -12,6 +12,7 @@ use redb::Durability;
 
 use super::{
     base::{Base, ENTRIES, full_key, stored},
+    commit::caught,
     disk::Disk,
     file::DataFile,
     layout::{ABOUT, About, LAST_GROUP, SPACES, check, open_database},
@@ -19,10 +20,7 @@ use super::{
     unavailable,
     wal::{self, Wal, Written},
 };
-use crate::{
-    names::ComponentName,
-    store::{StoreError, Unavailable},
-};
+use crate::{names::ComponentName, store::StoreError};
 
 /// The log of a file, and the last group that is durable.
 #[derive(Debug)]
@@ -30,6 +28,8 @@ pub(super) struct Logged {
     /// None before the first group.
     pub(super) wal: Option<Wal>,
     pub(super) last_group: u64,
+    /// Whether the half that is not being filled may have groups that the database does not have.
+    pub(super) is_behind: bool,
 }
 
 /// Whether a checkpoint runs.
@@ -43,7 +43,7 @@ pub(super) struct Checkpoints {
 pub(super) struct Checkpoint(Arc<DataFile>);
 
 impl Checkpoint {
-    /// Blocks until no other one runs.
+    /// Blocks until no other one runs. One that was ordered and has not begun is none that runs.
     pub(super) fn wait(file: &Arc<DataFile>) -> Self {
         let checkpoints = &file.checkpoints;
         let waited = checkpoints.ended.wait_while(checkpoints.lock(), |is_running| *is_running);
@@ -51,45 +51,53 @@ impl Checkpoint {
         Self(Arc::clone(file))
     }
 
-    /// None while another one runs.
-    pub(super) fn now(file: &Arc<DataFile>) -> Option<Self> {
-        let is_running = std::mem::replace(&mut *file.checkpoints.lock(), true);
-        (!is_running).then(|| Self(Arc::clone(file)))
-    }
-
-    /// Puts a backlog into the database while groups go on into the log.
-    pub(super) fn put(self, backlog: &Backlog, wal: u64) -> Result<(), StoreError> {
+    /// Puts the backlog into the database while groups go on into the log. If that fails, the file is opened anew.
+    pub(super) fn catch_up(&self) -> Result<(), StoreError> {
         let file = &self.0;
+        let (backlog, wal) = {
+            let logged = file.logged();
+            file.check_whole()?;
+            let Some(wal) = &logged.wal else { return Ok(()) };
+            (Backlog::of(file, logged.last_group), wal.id())
+        };
         let started = std::time::Instant::now();
-        let base = backlog.put(&*file.database()?, &file.path, Some(wal))?;
-        file.advance(base);
-        backlog.forget(file);
+        let put = || {
+            file.advance(backlog.put(&*file.database()?, &file.path, Some(wal))?);
+            backlog.forget(file);
+            Ok(())
+        };
+        let outcome = caught(put);
+        match &outcome {
+            Ok(()) => file.logged().is_behind = false,
+            // The log has everything.
+            Err(error) => file.fail(error),
+        }
         metrics::histogram!("mcpp_store_checkpoint_seconds").record(started.elapsed().as_secs_f64());
-        Ok(())
+        outcome
     }
 
-    /// Puts a group into the database, with everything that the log has. The log begins if there was none, and has room afterwards.
-    pub(super) fn with_group(self, group: &[&Written]) -> Result<(), StoreError> {
+    /// Puts a group into the database, with the backlog. The log begins if there was none, and has room afterwards.
+    pub(super) fn with_group(&self, group: &[&Written]) -> Result<(), StoreError> {
         let file = &self.0;
         let mut logged = file.logged();
         file.check_whole()?;
-        let mut wal = match logged.wal.take() {
-            Some(wal) => wal,
-            None => file.begin_wal()?,
+        let id = match &logged.wal {
+            Some(wal) => wal.id(),
+            None => logged.wal.insert(file.begin_wal()?).id(),
         };
         let mut backlog = Backlog::of(file, logged.last_group.saturating_add(1));
         group.iter().for_each(|written| backlog.add(written));
-        let base = backlog.put(&*file.database()?, &file.path, Some(wal.id()))?;
+        let base = backlog.put(&*file.database()?, &file.path, Some(id))?;
         file.publish(group);
         file.advance(base);
         backlog.forget(file);
-        wal.begin_anew();
-        *logged = Logged { wal: Some(wal), last_group: backlog.number };
+        logged.wal.iter_mut().for_each(Wal::begin_anew);
+        (logged.last_group, logged.is_behind) = (backlog.number, false);
         Ok(())
     }
 
     /// Puts everything into the database, which then needs no log. Nothing may be written afterwards, so the file breaks off.
-    pub(super) fn at_the_end(self) -> Result<(), StoreError> {
+    pub(super) fn at_the_end(&self) -> Result<(), StoreError> {
         let file = &self.0;
         let mut logged = file.logged();
         let was_whole = file.check_whole();
@@ -100,18 +108,6 @@ impl Checkpoint {
         file.advance(base);
         backlog.forget(file);
         Ok(())
-    }
-
-    /// Puts everything into the database, for a reader of the database alone.
-    pub(super) fn for_a_reader(self) -> Result<(), StoreError> {
-        let file = Arc::clone(&self.0);
-        let (backlog, wal) = {
-            let logged = file.logged();
-            file.check_whole()?;
-            let Some(wal) = &logged.wal else { return Ok(()) };
-            (Backlog::of(&file, logged.last_group), wal.id())
-        };
-        self.put(&backlog, wal)
     }
 }
 
@@ -199,7 +195,18 @@ pub(super) fn recover(path: &Path, disk: &dyn Disk, cache_bytes: usize) -> Resul
 
 impl DataFile {
     /// An error if the file failed: its transactions saw writes that are lost.
-    fn check_whole(&self) -> Result<(), StoreError> {
-        if self.is_broken() { Err(Unavailable::Closed { path: self.path.clone() }.into()) } else { Ok(()) }
+    pub(super) fn check_whole(&self) -> Result<(), StoreError> {
+        if self.is_broken() { Err(StoreError::Conflict) } else { Ok(()) }
+    }
+
+    /// Has the file opened anew, after a failure that left the log whole.
+    fn fail(&self, error: &StoreError) {
+        self.close_and(|file| file.break_off());
+        tracing::error!(
+            tenant = %self.tenant,
+            error = crate::error::chain(error),
+            "a checkpoint of the store failed; the file is opened anew"
+        );
+        metrics::counter!("mcpp_store_failures_total", "tenant" => self.tenant.to_string()).increment(1);
     }
 }

@@ -11,13 +11,7 @@ use std::{
 
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
-use super::{
-    base::Pending,
-    checkpoint::{Backlog, Checkpoint},
-    file::DataFile,
-    space::SpaceState,
-    wal::Written,
-};
+use super::{base::Pending, checkpoint::Checkpoint, file::DataFile, space::SpaceState, wal::Written};
 use crate::{
     store::{StoreError, Unavailable},
     threads::start_blocking,
@@ -163,14 +157,18 @@ fn commit_group(file: &Arc<DataFile>, group: Vec<Batch>) {
 /// Writes a group. If that fails or panics, breaks the file off, so that no transaction waits for it any more; the next user opens it anew.
 fn settle(file: &Arc<DataFile>, group: &[Batch]) -> Result<(), StoreError> {
     let number = file.logged().last_group.saturating_add(1);
-    let Err(error) = caught(|| write_group(file, group)) else { return Ok(()) };
+    let error = match caught(|| write_group(file, group)) {
+        // The file failed before, and nothing of the group was written.
+        outcome @ (Ok(()) | Err(StoreError::Conflict)) => return outcome,
+        Err(error) => error,
+    };
     let outcome = caught(|| after_failure(file, error, number));
     file.break_off();
     outcome
 }
 
 /// Outcome of `work`; a panic is a failure that leaves the disk's state unknown.
-fn caught(work: impl FnOnce() -> Result<(), StoreError>) -> Result<(), StoreError> {
+pub(super) fn caught(work: impl FnOnce() -> Result<(), StoreError>) -> Result<(), StoreError> {
     // The queue and the views are whole between any two steps, and the host does not use the file again after a failure.
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).unwrap_or(Err(StoreError::OutcomeUnknown))
 }
@@ -196,38 +194,23 @@ fn write_group(file: &Arc<DataFile>, group: &[Batch]) -> Result<(), StoreError> 
 /// Writes a group to the log; false if that has no room.
 fn append(file: &Arc<DataFile>, group: &[&Written]) -> Result<bool, StoreError> {
     let mut logged = file.logged();
-    let number = logged.last_group.saturating_add(1);
+    file.check_whole()?;
+    let (number, is_behind) = (logged.last_group.saturating_add(1), logged.is_behind);
     let Some(wal) = &mut logged.wal else { return Ok(false) };
-    if file.is_broken() {
-        return Err(Unavailable::Closed { path: file.path.clone() }.into());
-    }
-    let record = wal.record(number, group);
-    if !wal.has_room(&record) {
-        let Some(checkpoint) = wal.fits(&record).then(|| Checkpoint::now(file)).flatten() else { return Ok(false) };
+    let Some(record) = wal.record(number, group) else { return Ok(false) };
+    let turns_over = !wal.has_room(&record);
+    if turns_over {
+        if is_behind {
+            return Ok(false);
+        }
         wal.turn_over();
-        let (backlog, id, file) = (Backlog::of(file, number.saturating_sub(1)), wal.id(), Arc::clone(file));
-        start_blocking(&file.workers.clone(), move || {
-            if let Err(error) = caught(|| checkpoint.put(&backlog, id)) {
-                fail(&file, &error);
-            }
-        });
+        let behind = Arc::clone(file);
+        start_blocking(&file.workers, move || drop(Checkpoint::wait(&behind).catch_up()));
     }
     wal.append(&record)?;
-    logged.last_group = number;
+    (logged.last_group, logged.is_behind) = (number, is_behind || turns_over);
     file.publish(group);
     Ok(true)
-}
-
-/// Has the file opened anew after a checkpoint that failed: the log has everything.
-fn fail(file: &DataFile, error: &StoreError) {
-    {
-        // No group is appended behind this point.
-        let _logged = file.logged();
-        file.break_off();
-    }
-    file.close();
-    tracing::error!(tenant = %file.tenant, error = crate::error::chain(error), "a checkpoint of the store failed; the file is opened anew");
-    metrics::counter!("mcpp_store_failures_total", "tenant" => file.tenant.to_string()).increment(1);
 }
 
 /// Closes the file, and checks whether the group is on disk after all, because a failure in the midst of a commit does not say.

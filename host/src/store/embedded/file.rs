@@ -94,7 +94,7 @@ impl DataFile {
             disk,
             workers,
             wal_bytes,
-            logged: Mutex::new(Logged { wal: None, last_group }),
+            logged: Mutex::new(Logged { wal: None, last_group, is_behind: false }),
             database: Mutex::new(Some(Arc::new(database))),
             base: ArcSwap::from_pointee(base),
             spaces: Mutex::default(),
@@ -135,8 +135,15 @@ impl DataFile {
 
     /// Closes the database and its log after a failure, so that the host can open them anew.
     pub(super) fn close(&self) {
-        self.logged().wal = None;
+        self.close_and(|_| ());
+    }
+
+    /// Closes the database and its log, and does something before anybody can write to the log again.
+    pub(super) fn close_and(&self, then: impl FnOnce(&Self)) {
+        let mut logged = self.logged();
+        logged.wal = None;
         *self.database.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        then(self);
     }
 
     /// Closes the file for good, once the staged transactions have reached the disk. The database has everything then.
@@ -252,7 +259,7 @@ impl DataFile {
         };
         let logged = self.durable_spaces().into_keys();
         let mut components = read().map_err(|error| unavailable(&self.path, error))?;
-        components.extend(logged.filter(|component| *component != ComponentName::of_host()));
+        components.extend(logged.filter(|component| ComponentName::new(component.as_str()).is_ok()));
         Ok(components.into_iter().collect())
     }
 
@@ -301,8 +308,10 @@ impl DataFile {
 
     /// Copies all entries, as they are now, into a new file.
     pub(super) fn backup(self: &Arc<Self>, target: &Path, progress: &dyn Fn(u64)) -> Result<u64, StoreError> {
-        Checkpoint::wait(self).for_a_reader()?;
-        copy(&*self.database()?, target, progress)
+        Checkpoint::wait(self).catch_up()?;
+        // Of the database itself nothing is held meanwhile, so that it can be opened anew.
+        let read = || self.database_for_read()?.begin_read().map_err(redb::Error::from);
+        copy(&read().map_err(|error| unavailable(&self.path, error))?, target, progress)
     }
 }
 

@@ -2,7 +2,10 @@
 
 use std::path::Path;
 
-use redb::{Database, Durability, ReadableDatabase as _, ReadableTable as _, StorageBackend as _, TableDefinition};
+use redb::{
+    Database, Durability, ReadTransaction, ReadableDatabase as _, ReadableTable as _, StorageBackend as _,
+    TableDefinition,
+};
 
 use super::{base::ENTRIES, disk::Disk, unavailable};
 use crate::{
@@ -101,11 +104,10 @@ pub(super) fn check(path: &Path, database: &Database) -> Result<About, StoreErro
 }
 
 /// Copies all entries, as they are now, into a new file that needs no log; how many they are.
-pub(super) fn copy(source: &Database, target: &Path, progress: &dyn Fn(u64)) -> Result<u64, StoreError> {
+pub(super) fn copy(source: &ReadTransaction, target: &Path, progress: &dyn Fn(u64)) -> Result<u64, StoreError> {
     /// Entries of one commit of the copy.
     const BATCH: usize = 10_000;
     let copy = || -> Result<u64, redb::Error> {
-        let source = source.begin_read()?;
         let file = private_options().read(true).write(true).create_new(true).open(target)?;
         let copy = Database::builder().set_cache_size(8 << 20).create_file(file)?;
         let mut copied = 0_u64;

@@ -93,15 +93,18 @@ impl SpaceState {
 
     /// Lets go of writes that the database has now, but for those that were written again.
     pub(super) fn forget(&self, done: &Durable) {
-        {
-            let mut view = self.view();
-            if view.durable.version == done.version {
-                view.durable.entries = Overlay::new_sync();
-            }
-            if view.version == done.version {
-                view.staged = Overlay::new_sync();
-                return;
-            }
+        let mut let_go = Vec::new();
+        let mut view = self.view();
+        if view.durable.version == done.version {
+            let_go.push(std::mem::take(&mut view.durable.entries));
+        }
+        let is_all = view.version == done.version;
+        if is_all {
+            let_go.push(std::mem::take(&mut view.staged));
+        }
+        drop(view);
+        if is_all {
+            return;
         }
         let mut entries = done.entries.iter();
         loop {

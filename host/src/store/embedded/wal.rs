@@ -21,7 +21,7 @@ use crate::{
 };
 
 const MAGIC: &[u8; 8] = b"mcppwal1";
-/// Bytes of the header, and what each record begins at a multiple of: a disk writes so many at once, so no write touches an earlier record.
+/// Bytes of the header, and what each record begins at a multiple of. Where a disk writes larger blocks at once, an append writes the end of the record before again, as it was.
 const SECTOR: usize = 512;
 const HASH_BYTES: usize = 16;
 /// Bytes of a record before its contents: its length, its hash and its number.
@@ -69,6 +69,11 @@ pub(super) fn path_of(file: &Path) -> PathBuf {
     file.with_extension("wal")
 }
 
+/// Where a log is made before it has its path.
+pub(super) fn unfinished(file: &Path) -> PathBuf {
+    file.with_extension("wal-new")
+}
+
 fn io(path: &Path) -> impl Fn(std::io::Error) -> StoreError {
     |source| Unavailable::Io { path: path.to_owned(), source: source.into() }.into()
 }
@@ -96,7 +101,7 @@ impl Wal {
         let begin = || -> std::io::Result<AnyBackend> {
             let length = length(half_bytes);
             if !disk.exists(&path) || disk.open(&path)?.len()? != length {
-                let unfinished = file.with_extension("wal-new");
+                let unfinished = unfinished(file);
                 let new = disk.create(&unfinished)?;
                 new.set_len(length)?;
                 // Written once, so that no append needs a new block.
@@ -127,25 +132,24 @@ impl Wal {
         self.id
     }
 
-    /// The record of a group.
-    pub(super) fn record(&self, number: u64, group: &[&Written]) -> GroupRecord {
+    /// The record of a group; none if it has no room even in an empty half.
+    pub(super) fn record(&self, number: u64, group: &[&Written]) -> Option<GroupRecord> {
+        let writes = group.iter().map(|written| written.writes.len()).sum();
+        let values = group.iter().flat_map(|written| written.writes.values().flatten());
+        if writes > MAX_WRITES || values.map(Bytes::len).fold(0, usize::saturating_add) > self.half_bytes {
+            return None;
+        }
         let mut bytes = vec![0; RECORD_HEADER];
         encode(group, &mut bytes);
-        let (header, contents) = bytes.split_at_mut(RECORD_HEADER);
+        let (mut header, contents) = bytes.split_at_mut(RECORD_HEADER);
         let hash = hash(self.id, number, contents);
-        let mut header = header;
         header.put_u32_le(u32::try_from(contents.len()).unwrap_or(u32::MAX));
         header.put_slice(&hash);
         header.put_u64_le(number);
-        GroupRecord { bytes, writes: group.iter().map(|written| written.writes.len()).sum() }
+        (bytes.len() <= self.half_bytes).then_some(GroupRecord { bytes, writes })
     }
 
-    /// Whether an empty half would have room for a record.
-    pub(super) fn fits(&self, record: &GroupRecord) -> bool {
-        record.bytes.len() <= self.half_bytes && record.writes <= MAX_WRITES
-    }
-
-    /// Whether the half that is being filled has.
+    /// Whether the half that is being filled has room for a record.
     pub(super) fn has_room(&self, record: &GroupRecord) -> bool {
         self.end.saturating_add(record.bytes.len()) <= self.half_bytes
             && (self.writes == 0 || self.writes.saturating_add(record.writes) <= MAX_WRITES)
@@ -275,10 +279,7 @@ fn decode(mut contents: &[u8]) -> Option<Vec<Written>> {
     let mut group = Vec::new();
     while !contents.is_empty() {
         let component = std::str::from_utf8(take(&mut contents)?).ok()?;
-        let component = match ComponentName::of_host() {
-            host if host.as_str() == component => host,
-            _ => ComponentName::new(component).ok()?,
-        };
+        let component = ComponentName::of_space(component);
         let version = contents.try_get_u64_le().ok()?;
         let used_bytes = contents.try_get_u64_le().ok()?;
         let mut writes = Writes::new();

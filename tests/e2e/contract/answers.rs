@@ -195,6 +195,7 @@ fn sources() -> Vec<Row> {
 /// Workflows (1.3).
 fn workflows() -> Vec<Row> {
     let step = |id: &str| json!({ "step_id": id, "action": "text_hash", "inputs": { "text": "${input.text}" } });
+    let endless = json!({ "step_id": "a", "action": "wait", "inputs": { "signal": "never" } });
     vec![
         (
             "workflow_submit",
@@ -239,7 +240,7 @@ fn workflows() -> Vec<Row> {
         ),
         (
             "workflow_submit",
-            json!({ "workflow_id": "three", "name": "n", "steps": [step("a")], "dependencies": ["two"], "input": { "text": "t" } }),
+            json!({ "workflow_id": "three", "name": "n", "steps": [endless], "dependencies": ["two"], "input": { "text": "t" } }),
             json!({ "success": true }),
         ),
         (

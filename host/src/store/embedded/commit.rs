@@ -23,7 +23,7 @@ const MAX_GROUP: usize = 1_024;
 /// A group of so many transactions shows that many clients write at once.
 const MANY: usize = 5;
 
-/// How long the next group waits for further transactions while many clients write. A commit takes about as long, and costs hardly more with three times as many transactions.
+/// How long the next group waits for further transactions while many clients write. A flush costs hardly more with three times as many.
 const GATHERING: Duration = Duration::from_millis(1);
 
 type CommitDone = oneshot::Sender<Result<(), StoreError>>;

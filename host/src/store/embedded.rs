@@ -1,8 +1,9 @@
 //! The embedded backend: one redb file for each tenant, nothing to install.
 //!
 //! Files are opened when first used and closed when idle; one budget of cache is divided among them. [`file`] is one file, [`space`] the turns of a space's
-//! transactions, [`transaction`] their overlay. [`commit`] makes groups of them durable in the [`wal`], and a [`checkpoint`] puts many groups into the database at once. Reads and writes are synchronous inside: a read is a look into a cache or one read of the file, and waiting for the
-//! disk happens on threads where that is allowed. A file is opened and closed under its tenant's [`FileGate`], never under the lock of the map that all tenants share.
+//! transactions, [`transaction`] their overlay. [`commit`] makes groups of them durable in the [`wal`], and a [`checkpoint`] puts many groups into the database at once.
+//! Reads and writes are synchronous inside: a read is a look into a cache or one read of the file, and waiting for the disk happens on threads where that is allowed.
+//! A file is opened and closed under its tenant's [`FileGate`], never under the lock of the map that all tenants share.
 
 mod base;
 mod checkpoint;

@@ -16,7 +16,7 @@ use super::{
     disk::Disk,
     file::DataFile,
     layout::{ABOUT, About, LAST_GROUP, SPACES, check, open_database},
-    space::Durable,
+    space::Overlaid,
     unavailable,
     wal::{self, Wal, Written},
 };
@@ -61,12 +61,7 @@ impl Checkpoint {
             (Backlog::of(file, logged.last_group), wal.id())
         };
         let started = std::time::Instant::now();
-        let put = || {
-            file.advance(backlog.put(&*file.database()?, &file.path, Some(wal))?);
-            backlog.forget(file);
-            Ok(())
-        };
-        let outcome = caught(put);
+        let outcome = caught(|| backlog.put_into(file, Some(wal), &[]));
         match &outcome {
             Ok(()) => file.logged().is_behind = false,
             // The log has everything.
@@ -87,10 +82,7 @@ impl Checkpoint {
         };
         let mut backlog = Backlog::of(file, logged.last_group.saturating_add(1));
         group.iter().for_each(|written| backlog.add(written));
-        let base = backlog.put(&*file.database()?, &file.path, Some(id))?;
-        file.publish(group);
-        file.advance(base);
-        backlog.forget(file);
+        backlog.put_into(file, Some(id), group)?;
         logged.wal.iter_mut().for_each(Wal::begin_anew);
         (logged.last_group, logged.is_behind) = (backlog.number, false);
         Ok(())
@@ -103,11 +95,7 @@ impl Checkpoint {
         let was_whole = file.check_whole();
         file.break_off();
         let Some(_wal) = logged.wal.take().filter(|_| was_whole.is_ok()) else { return Ok(()) };
-        let backlog = Backlog::of(file, logged.last_group);
-        let base = backlog.put(&*file.database()?, &file.path, None)?;
-        file.advance(base);
-        backlog.forget(file);
-        Ok(())
+        Backlog::of(file, logged.last_group).put_into(file, None, &[])
     }
 }
 
@@ -129,7 +117,7 @@ impl Checkpoints {
 pub(super) struct Backlog {
     /// The last group in it.
     number: u64,
-    spaces: BTreeMap<ComponentName, Durable>,
+    spaces: BTreeMap<ComponentName, Overlaid>,
 }
 
 impl Backlog {
@@ -171,6 +159,15 @@ impl Backlog {
         put().map_err(|error| unavailable(path, error).into())
     }
 
+    /// Puts it into a file's database, and lets readers see what of it they do not see yet: `group`.
+    fn put_into(&self, file: &DataFile, wal: Option<u64>, group: &[&Written]) -> Result<(), StoreError> {
+        let base = self.put(&*file.database()?, &file.path, wal)?;
+        file.publish(group);
+        file.advance(base);
+        self.forget(file);
+        Ok(())
+    }
+
     /// Lets go of what the database has now.
     fn forget(&self, file: &DataFile) {
         for (component, durable) in &self.spaces {
@@ -194,14 +191,14 @@ pub(super) fn recover(path: &Path, disk: &dyn Disk, cache_bytes: usize) -> Resul
 }
 
 impl DataFile {
-    /// An error if the file failed: its transactions saw writes that are lost.
-    pub(super) fn check_whole(&self) -> Result<(), StoreError> {
-        if self.is_broken() { Err(StoreError::Conflict) } else { Ok(()) }
-    }
-
     /// Has the file opened anew, after a failure that left the log whole.
     fn fail(&self, error: &StoreError) {
-        self.close_and(|file| file.break_off());
+        {
+            let mut logged = self.logged();
+            self.close(&mut logged);
+            // Before anybody can write to the log again.
+            self.break_off();
+        }
         tracing::error!(
             tenant = %self.tenant,
             error = crate::error::chain(error),

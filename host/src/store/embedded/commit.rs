@@ -11,7 +11,7 @@ use std::{
 
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
-use super::{base::Pending, checkpoint::Checkpoint, file::DataFile, space::SpaceState, wal::Written};
+use super::{checkpoint::Checkpoint, file::DataFile, space::SpaceState, wal::Written};
 use crate::{
     store::{StoreError, Unavailable},
     threads::start_blocking,
@@ -95,11 +95,7 @@ pub(super) fn stage(
     let written = &batch.written;
     let mut view = space.view();
     if !written.writes.is_empty() {
-        for (key, value) in &written.writes {
-            view.staged.insert_mut(key.clone(), Pending { version: written.version, value: value.clone() });
-        }
-        view.used_bytes = written.used_bytes;
-        view.version = written.version;
+        view.staged.add(written);
     }
     let mut queue = file.queue.lock();
     queue.batches.push(batch);
@@ -144,10 +140,6 @@ fn gather(last: usize) {
 }
 
 fn commit_group(file: &Arc<DataFile>, group: Vec<Batch>) {
-    if file.is_broken() {
-        // These transactions saw writes that are lost.
-        return group.into_iter().for_each(|batch| batch.answer(Err(StoreError::Conflict)));
-    }
     let outcome = settle(file, &group);
     for batch in group {
         batch.answer(outcome.clone());
@@ -175,6 +167,7 @@ pub(super) fn caught(work: impl FnOnce() -> Result<(), StoreError>) -> Result<()
 
 /// Makes a group durable, and the state that all readers see.
 fn write_group(file: &Arc<DataFile>, group: &[Batch]) -> Result<(), StoreError> {
+    file.check_whole()?;
     let written: Vec<&Written> =
         group.iter().map(|batch| &batch.written).filter(|written| !written.writes.is_empty()).collect();
     if written.is_empty() {
@@ -217,7 +210,7 @@ fn append(file: &Arc<DataFile>, group: &[&Written]) -> Result<bool, StoreError> 
 /// The next user opens the file anew.
 fn after_failure(file: &Arc<DataFile>, error: StoreError, number: u64) -> Result<(), StoreError> {
     let _no_other_has_the_database = Checkpoint::wait(file);
-    file.close();
+    file.close(&mut file.logged());
     let on_disk = file.last_group_on_disk();
     tracing::error!(
         tenant = %file.tenant,

@@ -23,7 +23,7 @@ use super::{
     commit::Queue,
     disk::Disk,
     layout::{SPACES, copy, create},
-    space::{Durable, SpaceState},
+    space::{Overlaid, SpaceState},
     unavailable,
     wal::{Wal, Written},
 };
@@ -109,6 +109,11 @@ impl DataFile {
         self.broken.load(Ordering::Acquire)
     }
 
+    /// An error if the file failed: its transactions saw writes that are lost.
+    pub(super) fn check_whole(&self) -> Result<(), StoreError> {
+        if self.is_broken() { Err(StoreError::Conflict) } else { Ok(()) }
+    }
+
     /// The log, and who may write to it.
     pub(super) fn logged(&self) -> std::sync::MutexGuard<'_, Logged> {
         self.logged.lock().unwrap_or_else(PoisonError::into_inner)
@@ -134,16 +139,9 @@ impl DataFile {
     }
 
     /// Closes the database and its log after a failure, so that the host can open them anew.
-    pub(super) fn close(&self) {
-        self.close_and(|_| ());
-    }
-
-    /// Closes the database and its log, and does something before anybody can write to the log again.
-    pub(super) fn close_and(&self, then: impl FnOnce(&Self)) {
-        let mut logged = self.logged();
+    pub(super) fn close(&self, logged: &mut Logged) {
         logged.wal = None;
         *self.database.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        then(self);
     }
 
     /// Closes the file for good, once the staged transactions have reached the disk. The database has everything then.
@@ -153,7 +151,7 @@ impl DataFile {
             // The log has everything.
             tracing::error!(tenant = %self.tenant, error = crate::error::chain(&error), "the last checkpoint of the store failed");
         }
-        self.close();
+        self.close(&mut self.logged());
     }
 
     /// Number of the last group on disk, of a file that failed and is closed.
@@ -187,7 +185,7 @@ impl DataFile {
     }
 
     /// What is durable and not in the database, by space.
-    pub(super) fn durable_spaces(&self) -> BTreeMap<ComponentName, Durable> {
+    pub(super) fn durable_spaces(&self) -> BTreeMap<ComponentName, Overlaid> {
         let spaces = self.spaces.lock().unwrap_or_else(PoisonError::into_inner);
         let durable = spaces.iter().map(|(component, space)| (component.clone(), space.view().durable.clone()));
         durable.filter(|(_, durable)| !durable.entries.is_empty()).collect()

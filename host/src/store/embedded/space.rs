@@ -37,28 +37,24 @@ pub(super) struct SpaceState {
 /// Changes that the next transaction sees over the entries in the database.
 #[derive(Debug)]
 pub(super) struct View {
-    /// Committed writes, durable ones included.
-    pub(super) staged: Overlay,
-    /// What readers see.
-    pub(super) durable: Durable,
-    /// Bytes of keys and values, staged ones included.
-    pub(super) used_bytes: u64,
-    /// The last version given.
-    pub(super) version: u64,
+    /// What the next transaction sees: all that is committed.
+    pub(super) staged: Overlaid,
+    /// What readers see: all that is durable.
+    pub(super) durable: Overlaid,
 }
 
-/// A space as it is durable, over the entries in the database.
+/// A space with writes over those in the database.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Durable {
-    /// Writes that only the log has.
+pub(super) struct Overlaid {
+    /// Writes that the database does not have.
     pub(super) entries: Overlay,
-    /// Bytes of keys and values.
+    /// Bytes of keys and values, with those in the database.
     pub(super) used_bytes: u64,
     /// The version of the last transaction.
     pub(super) version: u64,
 }
 
-impl Durable {
+impl Overlaid {
     /// Adds what the next transaction wrote.
     pub(super) fn add(&mut self, written: &Written) {
         for (key, value) in &written.writes {
@@ -73,14 +69,10 @@ const LET_GO: usize = 256;
 
 impl SpaceState {
     pub(super) fn new(component: ComponentName, used_bytes: u64, version: u64) -> Self {
+        let overlaid = Overlaid { entries: Overlay::new_sync(), used_bytes, version };
         Self {
             component,
-            view: Mutex::new(View {
-                staged: Overlay::new_sync(),
-                durable: Durable { entries: Overlay::new_sync(), used_bytes, version },
-                used_bytes,
-                version,
-            }),
+            view: Mutex::new(View { staged: overlaid.clone(), durable: overlaid }),
             turn: Arc::new(Semaphore::new(1)),
             holder: Mutex::default(),
         }
@@ -92,18 +84,14 @@ impl SpaceState {
     }
 
     /// Lets go of writes that the database has now, but for those that were written again.
-    pub(super) fn forget(&self, done: &Durable) {
-        let mut let_go = Vec::new();
+    pub(super) fn forget(&self, done: &Overlaid) {
         let mut view = self.view();
-        if view.durable.version == done.version {
-            let_go.push(std::mem::take(&mut view.durable.entries));
-        }
-        let is_all = view.version == done.version;
-        if is_all {
-            let_go.push(std::mem::take(&mut view.staged));
-        }
+        let View { staged, durable } = &mut *view;
+        let take =
+            |overlaid: &mut Overlaid| (overlaid.version == done.version).then(|| std::mem::take(&mut overlaid.entries));
+        let whole = [staged, durable].map(take);
         drop(view);
-        if is_all {
+        if whole.iter().all(Option::is_some) {
             return;
         }
         let mut entries = done.entries.iter();
@@ -111,10 +99,10 @@ impl SpaceState {
             let mut view = self.view();
             for _ in 0..LET_GO {
                 let Some((key, pending)) = entries.next() else { return };
-                let View { staged, durable, .. } = &mut *view;
-                for overlay in [staged, &mut durable.entries] {
-                    if overlay.get(key).is_some_and(|now| now.version == pending.version) {
-                        overlay.remove_mut(key);
+                let View { staged, durable } = &mut *view;
+                for Overlaid { entries, .. } in [staged, durable] {
+                    if entries.get(key).is_some_and(|now| now.version == pending.version) {
+                        entries.remove_mut(key);
                     }
                 }
             }

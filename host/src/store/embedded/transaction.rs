@@ -50,8 +50,9 @@ pub(super) async fn begin(
     let turn = space.take_turn(bounds).await?;
     // Under one lock, so that no staged write becomes durable between the two looks.
     let view = space.view();
-    let (base, staged, is_durable) = (file.base(), view.staged.clone(), view.version == view.durable.version);
-    let (used_bytes, version) = (view.used_bytes, view.version.saturating_add(1));
+    let (base, staged) = (file.base(), view.staged.entries.clone());
+    let is_durable = view.staged.version == view.durable.version;
+    let (used_bytes, version) = (view.staged.used_bytes, view.staged.version.saturating_add(1));
     drop(view);
     let (writes, written_bytes) = (BTreeMap::new(), 0);
     Ok(EmbeddedTransaction { file, space, turn, base, staged, is_durable, writes, written_bytes, used_bytes, version })
@@ -60,7 +61,7 @@ pub(super) async fn begin(
 impl EmbeddedTransaction {
     fn check(&self) -> Result<(), StoreError> {
         self.turn.check()?;
-        if self.file.is_broken() { Err(StoreError::Conflict) } else { Ok(()) }
+        self.file.check_whole()
     }
 
     /// The value and version of an entry, as this transaction has left it; the value is in the first place where it is its own.

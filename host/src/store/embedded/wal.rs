@@ -4,7 +4,7 @@
 //! that half begins anew. A header names the log. Each record has a hash over the log's name, its number and its contents, so neither a torn record nor one of before counts.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     path::{Path, PathBuf},
 };
 
@@ -206,9 +206,8 @@ pub(super) fn read(file: &Path, disk: &dyn Disk, id: u64, last: u64) -> Result<(
         let half = contents.get(begin..begin.saturating_add(half_bytes)).unwrap_or_default();
         groups.extend(records(half, id).filter(|(number, _)| *number > last));
     }
-    let numbers: BTreeSet<u64> = groups.keys().copied().collect();
-    let newest = numbers.last().copied().unwrap_or(last);
-    if u64::try_from(numbers.len()) != Ok(newest.saturating_sub(last)) {
+    let newest = groups.last_key_value().map_or(last, |(number, _)| *number);
+    if u64::try_from(groups.len()) != Ok(newest.saturating_sub(last)) {
         return Err(corrupt(&path, format!("groups between {last} and {newest} are missing")));
     }
     let mut written = Vec::new();

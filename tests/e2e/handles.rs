@@ -1,6 +1,6 @@
 //! Resources of plain components as handles: whose they are, how long they are good, and instances that are used again.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use mcpp::{
     auth::tokens::{NewToken, TokenFile},
@@ -354,6 +354,25 @@ async fn an_instance_is_used_again_for_its_tool_alone_and_not_after_a_trap() {
     // A call that is refused before it runs costs nobody an instance.
     assert!(text_of(&host.call("t_say", json!({ "x": "y" })).await).contains("/x"));
     assert_eq!(count("t_say", 1).await, 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_instance_for_reuse_makes_room_for_one_of_another_tool_and_one_with_resources_does_not() {
+    let files = folder(&[("c", &counters()), ("t", &counting())]);
+    grant(&files, "[components.t]\nreuse = {}");
+    let host = TestHost::start_with(files, |config| {
+        config.tenant_limits = toml::from_str("kept = 1").expect("limits");
+    })
+    .await;
+    let count = async |tool: &str| result_of(&host.call(tool, json!({ "x": 1 })).await).clone();
+    let rest = || tokio::time::sleep(Duration::from_millis(1_100));
+    assert_eq!(count("t_say").await, 1);
+    rest().await;
+    assert_eq!((count("t_also").await, count("t_also").await), (json!(1), json!(2)), "{}", host.problems());
+    let counter = new(&host, 5).await;
+    rest().await;
+    assert_eq!((count("t_say").await, count("t_say").await), (json!(1), json!(1)));
+    assert_eq!(*result_of(&add(&host, &counter, 1).await), 6);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -60,7 +60,9 @@ fn files() -> anyhow::Result<Vec<(&'static str, String)>> {
 /// A manifest of the workspace's, with the workspace's values in the places that refer to them. `folder` is where it is in the checkout.
 fn standalone(manifest: &str, folder: &str, workspace: &Table) -> anyhow::Result<String> {
     let mut manifest: DocumentMut = manifest.parse()?;
-    manifest.remove("lints");
+    for section in ["lints", "dev-dependencies"] {
+        manifest.remove(section);
+    }
     for section in ["package", "dependencies"] {
         let values = workspace.get(section).and_then(Item::as_table).context("the workspace lacks a section")?;
         let Some(keys) = manifest.get_mut(section).and_then(Item::as_table_mut) else { continue };

@@ -28,6 +28,8 @@ use crate::{
 
 /// Idle time for which a guest with resources stays, outside of sessions.
 const IDLE: Duration = Duration::from_secs(600);
+/// Time after which a guest for reuse makes room for one of another tool that is called now.
+const RESTING: Duration = Duration::from_secs(1);
 /// Interval between two sweeps for guests that are over.
 const SWEEP: Duration = Duration::from_secs(1);
 
@@ -245,16 +247,19 @@ impl SpareLoan {
         let mut guests = keeping.keeper.guests();
         let counts = guests.count();
         let own = counts.get(&purpose.tenant).copied().unwrap_or_default();
-        // This guest is not worth the eviction of another.
-        if own >= usize::try_from(keeping.most).unwrap_or(usize::MAX)
-            || counts.values().sum::<usize>() >= keeping.keeper.0.most
-        {
+        let is_full = own >= usize::try_from(keeping.most).unwrap_or(usize::MAX)
+            || counts.values().sum::<usize>() >= keeping.keeper.0.most;
+        // This guest is worth the eviction of one for reuse that rests for long, and of no other.
+        let evicted = if is_full { guests.evict_resting(&purpose.tenant, RESTING) } else { None };
+        if is_full && evicted.is_none() {
             drop(guests);
             drop(spare);
             return;
         }
         guests.spare.entry(purpose).or_default().push(spare);
         keeping.keeper.sweep(&mut guests);
+        drop(guests);
+        drop(evicted);
     }
 }
 

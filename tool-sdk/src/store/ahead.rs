@@ -65,9 +65,6 @@ impl Ahead {
             return Err(StoreError::ValueTooLarge);
         }
         self.bytes = self.bytes.saturating_add(key.len()).saturating_add(bytes);
-        if value.is_some() {
-            self.empty.retain(|range| !contains(range, &key));
-        }
         self.known.remove(&key);
         self.writes.insert(key, value);
         Ok(())
@@ -87,13 +84,22 @@ impl Ahead {
     /// What the host is to get; then nothing is noted any more.
     pub(super) fn take(&mut self) -> (Vec<Change>, Vec<Message>) {
         self.bytes = 0;
-        (std::mem::take(&mut self.writes).into_iter().collect(), std::mem::take(&mut self.events))
+        let writes = std::mem::take(&mut self.writes);
+        let is_filled = |range: &Range| in_range(&writes, range).any(|(_, value)| value.is_some());
+        self.empty.retain(|range| !is_filled(range));
+        (writes.into_iter().collect(), std::mem::take(&mut self.events))
     }
 
     /// Whether a write is noted in a range.
     pub(super) fn writes_in(&self, range: &Range) -> bool {
-        let first = self.writes.range::<[u8], _>((Bound::Included(&*range.start), Bound::Unbounded)).next();
-        first.is_some_and(|(key, _)| range.end.as_ref().is_none_or(|end| key < end))
+        in_range(&self.writes, range).next().is_some()
+    }
+
+    /// The writes that are noted in a range, in the order of their keys; none if there are more than `most`.
+    pub(super) fn few_in(&self, range: &Range, most: usize) -> Option<Vec<Change>> {
+        let mut writes = in_range(&self.writes, range);
+        let few = writes.by_ref().take(most).map(|(key, value)| (key.clone(), value.clone())).collect();
+        writes.next().is_none().then_some(few)
     }
 
     pub(super) fn find(&self, key: &[u8]) -> Known {
@@ -126,7 +132,7 @@ impl Ahead {
         }
     }
 
-    /// Whether a range is known to be empty.
+    /// Whether a range is known to be empty, but for what is noted.
     pub(super) fn is_empty(&self, range: &Range) -> bool {
         self.empty.iter().any(|empty| {
             let ends_within = match (&empty.end, &range.end) {
@@ -139,6 +145,11 @@ impl Ahead {
     }
 }
 
-fn contains(range: &Range, key: &[u8]) -> bool {
-    *range.start <= *key && range.end.as_ref().is_none_or(|end| key < &**end)
+/// The writes in a range, which may end before it begins.
+fn in_range<'a>(
+    writes: &'a BTreeMap<Vec<u8>, Option<Vec<u8>>>,
+    range: &'a Range,
+) -> impl Iterator<Item = (&'a Vec<u8>, &'a Option<Vec<u8>>)> {
+    let from = (Bound::Included(&*range.start), Bound::Unbounded);
+    writes.range::<[u8], _>(from).take_while(|(key, _)| range.end.as_ref().is_none_or(|end| *key < end))
 }

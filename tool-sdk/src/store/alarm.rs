@@ -58,6 +58,11 @@ impl Alarm {
         self.name
     }
 
+    /// The store's own key of its entry, for [`View::read_ahead`](super::View::read_ahead).
+    pub fn key(&self) -> Vec<u8> {
+        ALARMS.key(self.name)
+    }
+
     /// Rings at `at_ms` at the latest, in milliseconds since 1970-01-01 UTC. `now_ms` tells whether the alarm has been lost.
     ///
     /// # Errors

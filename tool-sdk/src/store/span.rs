@@ -201,7 +201,7 @@ impl<P, T> Span<P, T> {
     /// # Errors
     /// See [`StoreError`].
     pub fn is_empty(&self, t: &View<'_>) -> Result<bool, StoreError> {
-        Ok(t.scan(&self.range, 1, self.order)?.entries.is_empty())
+        Ok(t.page(&self.range, 1, self.order)?.entries.is_empty())
     }
 
     /// The first of them that no other open transaction has taken: at most `limit`, 1,000, and 1 MiB. For the head of a queue.
@@ -239,7 +239,7 @@ impl<T> Walk<'_, T> {
     }
 
     fn read_page(&mut self) -> Result<(), StoreError> {
-        let page = self.t.scan(&self.range, self.page_entries, self.order)?;
+        let page = self.t.page(&self.range, self.page_entries, self.order)?;
         self.is_over = !page.more;
         self.page_entries = self.page_entries.saturating_mul(4).min(LARGEST_PAGE);
         if let Some(last) = page.entries.last() {

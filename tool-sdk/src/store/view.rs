@@ -1,6 +1,8 @@
 //! The one transaction type, and the view of the data that it has in common with a snapshot. Both count what they read and write, and both work through `&`, so that a range
 //! can be walked through and changed at the same time.
 
+mod page;
+
 use std::{
     cell::{Cell, RefCell},
     collections::BTreeMap,
@@ -157,16 +159,7 @@ impl<'a> View<'a> {
     /// See [`StoreError`].
     pub fn scan(&self, range: &Range, limit: u32, order: Order) -> Result<Page, StoreError> {
         self.make_readable(range)?;
-        if self.ahead.borrow().is_empty(range) {
-            return Ok(Page::default());
-        }
-        self.called();
-        let page = self.noted(self.source.scan(range, limit, order))?;
-        if page.entries.is_empty() && limit > 0 {
-            self.ahead.borrow_mut().learn_empty(range);
-        }
-        self.charge(0, page.entries.iter().map(|entry| entry.key.len() + entry.value.len()).sum(), false);
-        Ok(page)
+        self.ask_page(range, limit, order)
     }
 
     /// Sees to it that the host knows all writes in a range.

@@ -218,6 +218,11 @@ pub fn find(t: &View<'_>, id: &str) -> Result<Option<Task>, StoreError> {
     }
 }
 
+/// Reads at once what a new task looks at: whether its id is known, the settings, and `more`.
+pub fn read_ahead_of_new(t: &View<'_>, id: &str, more: Vec<u8>) -> Result<(), StoreError> {
+    t.read_ahead([IDS.key(id), SETTINGS.key(&()), more])
+}
+
 /// Reads the tasks of these ids at once, as far as there are such tasks, so that finding each costs little afterwards.
 pub fn read_ahead<'a>(t: &View<'_>, ids: impl Iterator<Item = &'a str> + Clone) -> Result<(), StoreError> {
     IDS.read_ahead(t, ids.clone())?;

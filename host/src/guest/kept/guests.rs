@@ -77,13 +77,21 @@ impl Guests {
 
     /// Takes out the longest idle guest of `tenant`: one for reuse before one with resources.
     fn evict(&mut self, tenant: &TenantId) -> Option<Evicted> {
-        let spare = self.spare.iter_mut().filter(|(purpose, guests)| purpose.tenant == *tenant && !guests.is_empty());
-        if let Some((_, guests)) = spare.min_by_key(|(_, guests)| guests.first().map(|guest| guest.used)) {
-            return Some(Evicted::Spare(Box::new(guests.remove(0))));
+        let spare = self.evict_resting(tenant, Duration::ZERO);
+        if spare.is_some() {
+            return spare;
         }
         let idle = self.seats.iter().filter(|(owner, seat)| owner.tenant == *tenant && seat.is_idle());
         let longest = idle.min_by_key(|(_, seat)| seat.used).map(|(owner, _)| owner.clone())?;
         self.seats.remove(&longest).map(Evicted::Seat)
+    }
+
+    /// Takes out the longest idle guest for reuse of `tenant`, if it has rested for so long.
+    pub(super) fn evict_resting(&mut self, tenant: &TenantId, rest: Duration) -> Option<Evicted> {
+        let spare = self.spare.iter_mut().filter(|(purpose, guests)| purpose.tenant == *tenant && !guests.is_empty());
+        let (_, guests) = spare.min_by_key(|(_, guests)| guests.first().map(|guest| guest.used))?;
+        let rests = guests.first().is_some_and(|guest| guest.used.elapsed() >= rest);
+        rests.then(|| Evicted::Spare(Box::new(guests.remove(0))))
     }
 
     /// Takes out a guest whose memory another needs: one of `tenant`, or, where the host has none left, the longest idle one for reuse. It never takes

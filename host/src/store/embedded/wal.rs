@@ -30,8 +30,8 @@ const RECORD_HEADER: usize = 4 + HASH_BYTES + 8;
 const BYTES: std::ops::RangeInclusive<usize> = 16 << 10..=1 << 30;
 /// Bytes of a new log that are written at once.
 const ZEROS: usize = 1 << 20;
-/// Writes in one half. Readers go through those that the database does not have yet.
-const MAX_WRITES: usize = 2_048;
+/// Bytes of a half for each write that it takes. Memory for a write is more than its bytes, and readers go through those that the database does not have yet.
+const BYTES_PER_WRITE: usize = 256;
 
 /// What one transaction leaves in a space.
 #[derive(Debug, PartialEq)]
@@ -136,7 +136,7 @@ impl Wal {
     pub(super) fn record(&self, number: u64, group: &[&Written]) -> Option<GroupRecord> {
         let writes = group.iter().map(|written| written.writes.len()).sum();
         let values = group.iter().flat_map(|written| written.writes.values().flatten());
-        if writes > MAX_WRITES || values.map(Bytes::len).fold(0, usize::saturating_add) > self.half_bytes {
+        if writes > self.max_writes() || values.map(Bytes::len).fold(0, usize::saturating_add) > self.half_bytes {
             return None;
         }
         let mut bytes = vec![0; RECORD_HEADER];
@@ -149,10 +149,15 @@ impl Wal {
         (bytes.len() <= self.half_bytes).then_some(GroupRecord { bytes, writes })
     }
 
+    /// Writes in one half.
+    fn max_writes(&self) -> usize {
+        self.half_bytes / BYTES_PER_WRITE
+    }
+
     /// Whether the half that is being filled has room for a record.
     pub(super) fn has_room(&self, record: &GroupRecord) -> bool {
         self.end.saturating_add(record.bytes.len()) <= self.half_bytes
-            && (self.writes == 0 || self.writes.saturating_add(record.writes) <= MAX_WRITES)
+            && (self.writes == 0 || self.writes.saturating_add(record.writes) <= self.max_writes())
     }
 
     /// Goes on in the other half. The database has everything that is there.

@@ -105,6 +105,9 @@ impl Draft {
 
 /// Submits a task. The same work under the same id or idempotency key is the same task, whatever has become of it.
 pub fn submit(t: &Transaction<'_>, draft: &Draft, now_ms: u64) -> Result<Task, QueueError> {
+    if is_id(draft.id()) {
+        queue::read_ahead_of_new(t, draft.id(), upkeep::UPKEEP.key())?;
+    }
     let task = find_or_accept(t, draft, settings(t)?.aging, now_ms)?;
     plan(t, std::slice::from_ref(&task), now_ms)?;
     Ok(task)

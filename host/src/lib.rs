@@ -1,7 +1,7 @@
 //! mcpp: a WebAssembly-extensible tool host for the Model Context Protocol.
 //!
 //! A door in [`mcp`] turns bytes into a [`call::Call`], [`tenant`] authorizes it, [`registry`] finds the live revision, [`control`] admits the call and holds it to its
-//! limits, [`guest`] runs it in an instance of its own, and [`capability`] is all that the instance can reach from there.
+//! limits, [`guest`] runs it in an instance that no other call has, and [`capability`] is all that the instance can reach from there.
 //! Nothing outside [`mcp`] knows JSON-RPC, and nothing above [`registry`] knows an instance.
 //!
 //! Each module uses those that stand above it here, and none below: a test of the whole host holds that.

@@ -29,7 +29,7 @@ fn tenant(name: &str) -> TenantId {
 }
 
 /// A tenant with these components, and a token for it.
-fn team(data: &Path, name: &str, components: &[(&str, &[u8])]) -> String {
+pub fn team(data: &Path, name: &str, components: &[(&str, &[u8])]) -> String {
     let homes = Homes::new(data.to_owned());
     let home = homes.add(&tenant(name), toml::from_str("version = 1\npinned = false").expect("valid")).expect("made");
     for (component, wasm) in components {

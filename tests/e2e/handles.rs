@@ -11,6 +11,7 @@ use mcpp::{
 use serde_json::{Value, json};
 
 use crate::{
+    doors::team,
     support::{TestHost, answer, folder, grant, guest, text_of, wat},
     upstream::{Upstream, WebHost, log, ok, rule},
 };
@@ -373,6 +374,29 @@ async fn an_instance_for_reuse_makes_room_for_one_of_another_tool_and_one_with_r
     rest().await;
     assert_eq!((count("t_say").await, count("t_say").await), (json!(1), json!(1)));
     assert_eq!(*result_of(&add(&host, &counter, 1).await), 6);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_a_full_host_another_tenants_instance_for_reuse_goes_before_any_with_resources() {
+    let files = folder(&[("t", &counting())]);
+    grant(&files, "[components.t]\nreuse = {}");
+    let data = files.path().join("data");
+    let (me, many) = (token(&data, "me"), team(&data, "many", &[("c", &counters()), ("d", &counters())]));
+    let other = team(&data, "other", &[("c", &counters())]);
+    let host = TestHost::start_with(files, |config| config.engine.max_kept = 3).await;
+    let call = async |token: &str, tool: &str, arguments: Value| {
+        let params = json!({ "name": tool, "arguments": arguments });
+        answer(host.modern("tools/call", params).bearer_auth(token).send().await.expect("an answer")).await
+    };
+    let new = async |token: &str, tool: &str| handle(&call(token, tool, json!({ "start": 1 })).await);
+    assert_eq!(result_of(&call(&me, "t_say", json!({ "x": 1 })).await), 1);
+    let counters = [new(&many, "c_counter_new").await, new(&many, "d_counter_new").await];
+    new(&other, "c_counter_new").await;
+    for (component, counter) in ["c", "d"].into_iter().zip(counters) {
+        let added = call(&many, &format!("{component}_counter_add"), json!({ "self": counter, "by": 1 })).await;
+        assert_eq!(result_of(&added), 2, "{component}");
+    }
+    assert_eq!(result_of(&call(&me, "t_say", json!({ "x": 1 })).await), 1, "its instance is gone");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

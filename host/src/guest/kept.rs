@@ -250,7 +250,7 @@ impl SpareLoan {
         let is_full = own >= usize::try_from(keeping.most).unwrap_or(usize::MAX)
             || counts.values().sum::<usize>() >= keeping.keeper.0.most;
         // This guest is worth the eviction of one for reuse that rests for long, and of no other.
-        let evicted = if is_full { guests.evict_resting(&purpose.tenant, RESTING) } else { None };
+        let evicted = if is_full { guests.evict_resting(Some(&purpose.tenant), RESTING) } else { None };
         if is_full && evicted.is_none() {
             drop(guests);
             drop(spare);

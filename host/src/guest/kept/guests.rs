@@ -77,36 +77,35 @@ impl Guests {
 
     /// Takes out the longest idle guest of `tenant`: one for reuse before one with resources.
     fn evict(&mut self, tenant: &TenantId) -> Option<Evicted> {
-        let spare = self.evict_resting(tenant, Duration::ZERO);
-        if spare.is_some() {
-            return spare;
-        }
+        self.evict_resting(Some(tenant), Duration::ZERO).or_else(|| self.evict_seat(tenant))
+    }
+
+    /// Takes out the longest idle guest with resources of `tenant`.
+    fn evict_seat(&mut self, tenant: &TenantId) -> Option<Evicted> {
         let idle = self.seats.iter().filter(|(owner, seat)| owner.tenant == *tenant && seat.is_idle());
         let longest = idle.min_by_key(|(_, seat)| seat.used).map(|(owner, _)| owner.clone())?;
         self.seats.remove(&longest).map(Evicted::Seat)
     }
 
-    /// Takes out the longest idle guest for reuse of `tenant`, if it has rested for so long.
-    pub(super) fn evict_resting(&mut self, tenant: &TenantId, rest: Duration) -> Option<Evicted> {
-        let spare = self.spare.iter_mut().filter(|(purpose, guests)| purpose.tenant == *tenant && !guests.is_empty());
+    /// Takes out the longest idle guest for reuse, of `tenant` or of any, if it has rested for so long.
+    pub(super) fn evict_resting(&mut self, tenant: Option<&TenantId>, rest: Duration) -> Option<Evicted> {
+        let is_asked_for = |purpose: &Purpose| tenant.is_none_or(|tenant| purpose.tenant == *tenant);
+        let spare = self.spare.iter_mut().filter(|(purpose, guests)| is_asked_for(purpose) && !guests.is_empty());
         let (_, guests) = spare.min_by_key(|(_, guests)| guests.first().map(|guest| guest.used))?;
         let rests = guests.first().is_some_and(|guest| guest.used.elapsed() >= rest);
         rests.then(|| Evicted::Spare(Box::new(guests.remove(0))))
     }
 
-    /// Takes out a guest whose memory another needs: one of `tenant`, or, where the host has none left, the longest idle one for reuse. It never takes
-    /// resources that a client of another tenant holds.
+    /// Takes out a guest whose memory another needs: one of `tenant` for reuse, or, where the host has none left, the longest idle one for reuse; then one of `tenant` with
+    /// resources. It never takes resources that a client of another tenant holds.
     pub(super) fn evict_for_memory(&mut self, tenant: &TenantId, of_host: bool) -> Option<Evicted> {
-        let own = self.evict(tenant);
-        if own.is_some() || !of_host {
-            return own;
-        }
-        let spare = self.spare.values_mut().filter(|guests| !guests.is_empty());
-        let guests = spare.min_by_key(|guests| guests.first().map(|guest| guest.used))?;
-        Some(Evicted::Spare(Box::new(guests.remove(0))))
+        let own = self.evict_resting(Some(tenant), Duration::ZERO);
+        let any = own.or_else(|| if of_host { self.evict_resting(None, Duration::ZERO) } else { None });
+        any.or_else(|| self.evict_seat(tenant))
     }
 
-    /// Makes room for one more guest of `tenant`. A tenant that has its share loses a guest; if the host is full, the tenant with most guests does.
+    /// Makes room for one more guest of `tenant`. A tenant that has its share loses a guest; if the host is full, the longest idle one for reuse goes, and without one a guest of
+    /// the tenant with most.
     pub(super) fn make_room(
         &mut self,
         tenant: &TenantId,
@@ -123,6 +122,10 @@ impl Guests {
         }
         if counts.values().sum::<usize>() < of_host {
             return Ok(None);
+        }
+        let resting = self.evict_resting(None, Duration::ZERO);
+        if resting.is_some() {
+            return Ok(resting);
         }
         let own = counts.get(tenant).copied().unwrap_or_default();
         let greediest = counts.iter().max_by_key(|(_, count)| **count).filter(|(_, count)| **count > own);

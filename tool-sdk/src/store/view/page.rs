@@ -16,8 +16,10 @@ impl View<'_> {
         }
         let own = self.ahead.borrow().few_in(range, MOST_MERGED);
         if let Some(own) = own {
-            let hidden = u32::try_from(own.len()).unwrap_or(u32::MAX);
-            let page = self.ask_page(range, limit.saturating_add(hidden), order)?;
+            // What was removed takes a place of the host's page; what was written anew gives it back.
+            let removed = own.iter().filter(|(_, value)| value.is_none()).count();
+            let most = limit.saturating_add(u32::try_from(removed).unwrap_or(u32::MAX));
+            let page = self.ask_page(range, most, order)?;
             if let Some(merged) = merge(page, own, limit, order) {
                 return Ok(merged);
             }

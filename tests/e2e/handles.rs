@@ -254,15 +254,17 @@ fn token(data: &std::path::Path, subject: &str) -> String {
     TokenFile::new(Homes::new(data.to_owned()).tokens()).create(new).expect("made").1
 }
 
+async fn call_as(host: &TestHost, token: &str, tool: &str, arguments: Value) -> Value {
+    let params = json!({ "name": tool, "arguments": arguments });
+    answer(host.modern("tools/call", params).bearer_auth(token).send().await.expect("an answer")).await
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_handle_is_good_for_its_principal_alone() {
     let files = folder(&[("c", &counters())]);
     let (alice, bob) = (token(&files.path().join("data"), "alice"), token(&files.path().join("data"), "bob"));
     let host = TestHost::start_with(files, |_| {}).await;
-    let call = async |token: &str, tool: &str, arguments: Value| {
-        let params = json!({ "name": tool, "arguments": arguments });
-        answer(host.modern("tools/call", params).bearer_auth(token).send().await.expect("an answer")).await
-    };
+    let call = async |token: &str, tool: &str, arguments: Value| call_as(&host, token, tool, arguments).await;
     let counter = handle(&call(&alice, "c_counter_new", json!({ "start": 1 })).await);
     let bobs = handle(&call(&bob, "c_counter_new", json!({ "start": 1 })).await);
     assert_eq!(kept(&host), 2);
@@ -384,10 +386,7 @@ async fn on_a_full_host_another_tenants_instance_for_reuse_goes_before_any_with_
     let (me, many) = (token(&data, "me"), team(&data, "many", &[("c", &counters()), ("d", &counters())]));
     let other = team(&data, "other", &[("c", &counters())]);
     let host = TestHost::start_with(files, |config| config.engine.max_kept = 3).await;
-    let call = async |token: &str, tool: &str, arguments: Value| {
-        let params = json!({ "name": tool, "arguments": arguments });
-        answer(host.modern("tools/call", params).bearer_auth(token).send().await.expect("an answer")).await
-    };
+    let call = async |token: &str, tool: &str, arguments: Value| call_as(&host, token, tool, arguments).await;
     let new = async |token: &str, tool: &str| handle(&call(token, tool, json!({ "start": 1 })).await);
     assert_eq!(result_of(&call(&me, "t_say", json!({ "x": 1 })).await), 1);
     let counters = [new(&many, "c_counter_new").await, new(&many, "d_counter_new").await];

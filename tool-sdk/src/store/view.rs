@@ -164,9 +164,7 @@ impl<'a> View<'a> {
 
     /// Sees to it that the host knows all writes in a range.
     fn make_readable(&self, range: &Range) -> Result<(), StoreError> {
-        if self.has_unwritten_counts(range) {
-            self.write_counts()?;
-        }
+        self.write_counts_in(range)?;
         let is_written = self.ahead.borrow().writes_in(range);
         if is_written { self.hand_over() } else { Ok(()) }
     }
@@ -225,10 +223,14 @@ impl<'a> View<'a> {
         Ok(stored.saturating_add(self.deltas.borrow().get(key).copied().unwrap_or_default()))
     }
 
-    fn has_unwritten_counts(&self, range: &Range) -> bool {
-        let deltas = self.deltas.borrow();
-        let first = deltas.range::<[u8], _>((Bound::Included(&*range.start), Bound::Unbounded)).next();
-        first.is_some_and(|(key, _)| range.end.as_ref().is_none_or(|end| key < end))
+    /// Writes the kept counts, if one that has changed is in a range.
+    fn write_counts_in(&self, range: &Range) -> Result<(), StoreError> {
+        let is_changed = {
+            let deltas = self.deltas.borrow();
+            let first = deltas.range::<[u8], _>((Bound::Included(&*range.start), Bound::Unbounded)).next();
+            first.is_some_and(|(key, _)| range.end.as_ref().is_none_or(|end| key < end))
+        };
+        if is_changed { self.write_counts() } else { Ok(()) }
     }
 
     /// Writes the kept counts that have changed: once for each, however many rows were counted.

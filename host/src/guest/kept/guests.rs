@@ -130,7 +130,7 @@ impl Guests {
         let own = counts.get(tenant).copied().unwrap_or_default();
         let greediest = counts.iter().max_by_key(|(_, count)| **count).filter(|(_, count)| **count > own);
         let from = greediest.map_or(tenant, |(tenant, _)| tenant).clone();
-        match self.evict(&from) {
+        match self.evict_seat(&from) {
             Some(evicted) => Ok(Some(evicted)),
             None => busy("instances are kept", of_host),
         }

@@ -11,9 +11,7 @@ const MOST_MERGED: usize = 256;
 impl View<'_> {
     /// Part of a range, as [`View::scan`] gives it. An entry that this transaction has written has no version but 0.
     pub(in crate::store) fn page(&self, range: &Range, limit: u32, order: Order) -> Result<Page, StoreError> {
-        if self.has_unwritten_counts(range) {
-            self.write_counts()?;
-        }
+        self.write_counts_in(range)?;
         let own = self.ahead.borrow().few_in(range, MOST_MERGED);
         if let Some(own) = own {
             // What was removed takes a place of the host's page; what was written anew gives it back.
@@ -24,8 +22,7 @@ impl View<'_> {
                 return Ok(merged);
             }
         }
-        self.hand_over()?;
-        self.ask_page(range, limit, order)
+        self.scan(range, limit, order)
     }
 
     /// Part of a range, as the host has it.

@@ -139,3 +139,30 @@ async fn what_is_revoked_or_taken_away_is_gone_for_pinned_builds_too() {
     let result = go(&host, "gone").await;
     assert!(result.to_string().contains("the component is not there any more"), "{result}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_run_may_begin_in_any_moment_of_a_swap() {
+    const RUNS: usize = 150;
+    let host = start(folder(&[("v", &version(0))])).await;
+    let submitting = async {
+        for run in 0..RUNS {
+            let steps = json!([{ "step_id": "only", "action": "v", "inputs": {} }]);
+            let run = json!({ "workflow_id": format!("r{run}"), "name": "r", "steps": steps });
+            let submitted = ask(&host, "workflow_submit", run).await;
+            assert_eq!(submitted["success"], true, "{submitted}");
+        }
+    };
+    let swapping = async {
+        for next in 1.. {
+            host.write("v", &version(next));
+            host.host.reload().await.expect("reloaded");
+        }
+    };
+    tokio::select! {
+        () = submitting => {}
+        () = swapping => unreachable!("it swaps until all are submitted"),
+    }
+    for run in 0..RUNS {
+        assert_eq!(ended(&host, &format!("r{run}")).await["status"], "completed");
+    }
+}

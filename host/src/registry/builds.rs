@@ -1,6 +1,6 @@
 //! Builds that components of a tenant pin, so that they can call them after a swap: workflows do, for their runs.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
 
@@ -15,6 +15,10 @@ use crate::{
     names::{TenantId, ToolName},
     tenant::Principal,
 };
+
+/// How often, and after which waits, a build is looked for whose bytes are not kept yet: it went live a moment ago.
+const LOOKS: u32 = 40;
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 impl Registry {
     /// Has a tenant keep its pinned builds there; the first stays.
@@ -55,38 +59,55 @@ impl Registry {
     ) -> Result<Vec<BuildId>, PinError> {
         let pins = self.pins(&principal.tenant);
         let pins = pins.ok_or_else(|| PinError::Unavailable("this host keeps no builds of the tenant".into()))?;
+        for _ in 0..LOOKS {
+            // What is live, afresh each time: another build may have taken the place of one before it was held.
+            let builds = self.live_builds(principal, &tools)?;
+            let new: Vec<BuildToHold> = builds
+                .iter()
+                .filter(|(build, _)| !pins.is_held_by(build, by))
+                .map(|(build, revision)| (build.clone(), revision.shipped))
+                .collect();
+            if !new.is_empty() {
+                let (pins, by) = (Arc::clone(&pins), by.to_owned());
+                let hold = tokio::task::spawn_blocking(move || pins.hold(&by, &new));
+                if !hold.await.map_err(|error| PinError::Unavailable(error.to_string()))?? {
+                    tokio::time::sleep(LOOK_AGAIN).await;
+                    continue;
+                }
+                builds.values().try_for_each(|build| self.keep_callable(principal, build))?;
+            }
+            return Ok(builds.into_keys().collect());
+        }
+        Err(PinError::Unavailable("its bytes do not come to the disk".into()))
+    }
+
+    /// The builds that have these tools for a caller. Tools of other hosts, and the host's own, have none here.
+    fn live_builds(
+        &self,
+        principal: &Principal,
+        tools: &[ToolName],
+    ) -> Result<BTreeMap<BuildId, Arc<Revision>>, PinError> {
         let catalog = self.catalog(&principal.tenant);
-        let mut builds: BTreeMap<BuildId, Arc<Revision>> = BTreeMap::new();
+        let mut builds = BTreeMap::new();
         for tool in tools {
-            let found = catalog.tool(&tool).filter(|found| found.is_for(principal));
-            let found = found.ok_or(PinError::UnknownTool(tool))?;
-            // Those of other hosts, and the host's own, have no build here.
+            let found = catalog.tool(tool).filter(|found| found.is_for(principal));
+            let found = found.ok_or_else(|| PinError::UnknownTool(tool.clone()))?;
             if let Some(revision) = catalog.component(&found.component) {
                 builds.insert(revision.build(), Arc::clone(revision));
             }
         }
-        let new: Vec<BuildToHold> = builds
-            .iter()
-            .filter(|(build, _)| !pins.is_held_by(build, by))
-            .map(|(build, revision)| (build.clone(), revision.shipped))
-            .collect();
-        if !new.is_empty() {
-            pins.arrived(&new).await;
-            let by = by.to_owned();
-            let hold = tokio::task::spawn_blocking(move || pins.hold(&by, &new));
-            hold.await.map_err(|error| PinError::Unavailable(error.to_string()))??;
-            // Another build may have taken the place of one while nobody held it yet.
-            let keep = |revision: &Arc<Revision>| {
-                self.swap::<InstallError>(&principal.tenant, |catalog| {
-                    // Something may also have been revoked: then it is loaded again, with what is left.
-                    let live = catalog.component(revision.name.as_str());
-                    let is_in_force = live.is_some_and(|live| live.grant == revision.grant);
-                    Ok(if is_in_force { catalog.with_pinned(Arc::clone(revision)) } else { catalog.clone_maps() })
-                })
-            };
-            builds.values().try_for_each(keep).map_err(|error| PinError::Unavailable(error.to_string()))?;
-        }
-        Ok(builds.into_keys().collect())
+        Ok(builds)
+    }
+
+    /// Keeps a held build callable: another may have taken its place while nobody held it yet.
+    fn keep_callable(&self, principal: &Principal, revision: &Arc<Revision>) -> Result<(), PinError> {
+        let kept = self.swap::<InstallError>(&principal.tenant, |catalog| {
+            // Something may also have been revoked: then it is loaded again, with what is left.
+            let live = catalog.component(revision.name.as_str());
+            let is_in_force = live.is_some_and(|live| live.grant == revision.grant);
+            Ok(if is_in_force { catalog.with_pinned(Arc::clone(revision)) } else { catalog.clone_maps() })
+        });
+        kept.map_err(|error| PinError::Unavailable(error.to_string()))
     }
 
     async fn unpin_builds(&self, tenant: &TenantId, by: &str, builds: Vec<BuildId>) {

@@ -12,7 +12,6 @@ use std::{
     io,
     path::PathBuf,
     sync::{Mutex, MutexGuard, PoisonError},
-    time::Duration,
 };
 
 use serde::{Deserialize, Serialize};
@@ -25,9 +24,6 @@ use crate::{
 
 /// Most bytes of them.
 pub const MAX_PINNED_BYTES: u64 = 512 << 20;
-/// How often, and after which waits, the bytes of a build are looked for that went live a moment ago.
-const LOOKS: u32 = 40;
-const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// The version of the file that this host reads and writes.
 const FORM: u32 = 1;
 
@@ -44,6 +40,14 @@ struct Kept {
     held: BTreeMap<BuildId, BTreeSet<String>>,
     /// Builds whose bytes stay as long as they are live.
     live: BTreeSet<BuildId>,
+    /// Builds that are about to be held: one entry for each who is about to.
+    wanted: Vec<BuildId>,
+}
+
+impl Kept {
+    fn needs(&self, build: &BuildId) -> bool {
+        self.live.contains(build) || self.held.contains_key(build) || self.wanted.contains(build)
+    }
 }
 
 /// The file.
@@ -141,7 +145,7 @@ impl Pins {
 
     /// Removes the bytes of a build that nobody needs.
     fn forget(&self, kept: &Kept, build: &BuildId) {
-        if kept.live.contains(build) || kept.held.contains_key(build) {
+        if kept.needs(build) {
             return;
         }
         if let Err(error) = fs::remove_file(self.file(build))
@@ -155,7 +159,7 @@ impl Pins {
     pub fn sweep(&self) {
         let kept = self.kept();
         let needed: BTreeSet<PathBuf> =
-            kept.live.iter().chain(kept.held.keys()).map(|build| self.file(build)).collect();
+            kept.live.iter().chain(kept.held.keys()).chain(&kept.wanted).map(|build| self.file(build)).collect();
         for entry in fs::read_dir(&self.folder).into_iter().flatten().flatten() {
             let path = entry.path();
             if path.extension().is_some_and(|extension| extension == "wasm") && !needed.contains(&path) {
@@ -171,49 +175,67 @@ impl Pins {
         is_digest.then(|| self.file(build))
     }
 
-    /// Waits for the bytes of builds that went live a moment ago.
-    pub(super) async fn arrived(&self, builds: &[BuildToHold]) {
-        for _ in 0..LOOKS {
-            if builds.iter().all(|(build, bytes)| bytes.is_some() || self.file(build).exists()) {
-                break;
+    /// Holds builds for a component; on the disk when it returns. Whether it did: it does not while the bytes of one are not there, because they are not kept yet or because
+    /// another build has taken their place. Blocks.
+    pub(super) fn hold(&self, by: &str, builds: &[BuildToHold]) -> Result<bool, PinError> {
+        let failed = |error: io::Error| PinError::Unavailable(error.to_string());
+        {
+            let mut kept = self.kept();
+            if builds.iter().any(|(build, bytes)| bytes.is_none() && !self.file(build).exists()) {
+                return Ok(false);
             }
-            tokio::time::sleep(LOOK_AGAIN).await;
+            // From here on no swap takes the bytes away.
+            kept.wanted.extend(builds.iter().map(|(build, _)| build.clone()));
         }
+        let written = self.sync(builds);
+        let mut kept = self.kept();
+        for (build, _) in builds {
+            let wanted = kept.wanted.iter().position(|wanted| wanted == build);
+            wanted.map(|at| kept.wanted.swap_remove(at));
+        }
+        let held = written.map_err(failed).and_then(|()| self.with_held(&kept, by, builds));
+        match held.and_then(|next| self.write(&next).map_err(failed).map(|()| next)) {
+            Ok(next) => kept.held = next,
+            Err(error) => {
+                builds.iter().for_each(|(build, _)| self.forget(&kept, build));
+                return Err(error);
+            }
+        }
+        Ok(true)
     }
 
-    /// Holds builds for a component; on the disk when it returns. Their bytes are there. Blocks.
-    pub(super) fn hold(&self, by: &str, builds: &[BuildToHold]) -> Result<(), PinError> {
-        let failed = |error: io::Error| PinError::Unavailable(error.to_string());
+    /// Puts the bytes of builds onto the disk.
+    fn sync(&self, builds: &[BuildToHold]) -> io::Result<()> {
         for (build, bytes) in builds {
-            if let Some(bytes) = bytes {
-                private_folder(&self.folder).map_err(failed)?;
-                if !self.file(build).exists() {
-                    write_atomically(&self.file(build), bytes).map_err(failed)?;
-                }
+            if let Some(bytes) = bytes
+                && !self.file(build).exists()
+            {
+                private_folder(&self.folder)?;
+                write_atomically(&self.file(build), bytes)?;
             }
-            File::open(self.file(build)).and_then(|file| file.sync_all()).map_err(failed)?;
+            File::open(self.file(build))?.sync_all()?;
         }
-        let mut kept = self.kept();
+        Ok(())
+    }
+
+    /// What is held when a component holds these too.
+    fn with_held(
+        &self,
+        kept: &Kept,
+        by: &str,
+        builds: &[BuildToHold],
+    ) -> Result<BTreeMap<BuildId, BTreeSet<String>>, PinError> {
         let mut next = kept.held.clone();
         for (build, _) in builds {
             next.entry(build.clone()).or_default().insert(by.to_owned());
         }
         let bytes = next.keys().filter_map(|build| fs::metadata(self.file(build)).ok());
         let bytes = bytes.fold(0_u64, |sum, meta| sum.saturating_add(meta.len()));
-        let refusal = match (next.len() > MAX_PINNED, bytes > MAX_PINNED_BYTES) {
-            (true, _) => Some(format!("{MAX_PINNED} builds")),
-            (_, true) => Some(format!("{MAX_PINNED_BYTES} bytes of builds")),
-            _ => None,
-        };
-        if let Some(most) = refusal {
-            for (build, _) in builds {
-                self.forget(&kept, build);
-            }
-            return Err(PinError::TooMany(most));
+        match (next.len() > MAX_PINNED, bytes > MAX_PINNED_BYTES) {
+            (true, _) => Err(PinError::TooMany(format!("{MAX_PINNED} builds"))),
+            (_, true) => Err(PinError::TooMany(format!("{MAX_PINNED_BYTES} bytes of builds"))),
+            _ => Ok(next),
         }
-        self.write(&next).map_err(failed)?;
-        kept.held = next;
-        Ok(())
     }
 
     /// Lets builds go that a component held. Blocks.
@@ -252,6 +274,8 @@ pub fn build_of(component: &ComponentName, wasm: &[u8]) -> BuildId {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use super::*;
 
     fn build(component: &str, bytes: &[u8]) -> BuildId {
@@ -265,8 +289,8 @@ mod tests {
         let pins = Pins::open(path.clone()).expect("opened");
         let (one, two) = (build("text", b"one"), build("text", b"two"));
         pins.save(&one, b"one").expect("saved");
-        pins.hold("workflow", &[(one.clone(), None)]).expect("held");
-        pins.hold("other", &[(one.clone(), None)]).expect("held");
+        assert_eq!(pins.hold("workflow", &[(one.clone(), None)]), Ok(true));
+        assert_eq!(pins.hold("other", &[(one.clone(), None)]), Ok(true));
         pins.save(&two, b"two").expect("saved");
         let pins = Pins::open(path.clone()).expect("opened again");
         assert!(pins.is_held(&one) && !pins.is_held(&two));
@@ -290,11 +314,11 @@ mod tests {
         pins.save(&one, b"one").expect("saved");
         pins.save(&two, b"two").expect("saved");
         assert!(!pins.file(&one).exists(), "the build before, which nobody holds");
-        pins.hold("workflow", &[(two.clone(), None)]).expect("held");
+        assert_eq!(pins.hold("workflow", &[(two.clone(), None)]), Ok(true));
         pins.save(&three, b"three").expect("saved");
         pins.release("workflow", std::slice::from_ref(&three)).expect("nothing to do");
         assert!(pins.file(&two).exists() && pins.file(&three).exists());
-        pins.hold("workflow", &[(three.clone(), None)]).expect("held");
+        assert_eq!(pins.hold("workflow", &[(three.clone(), None)]), Ok(true));
         pins.release("workflow", &[two.clone(), three.clone()]).expect("released");
         assert!(!pins.file(&two).exists() && pins.file(&three).exists(), "it is live");
         let nothing = BuildId { digest: "../../etc/passwd".into(), ..three };
@@ -308,13 +332,39 @@ mod tests {
         let bytes: Vec<[u8; 1]> = (0..=64).map(|number| [number]).collect();
         for bytes in bytes.iter().take(MAX_PINNED) {
             let bytes: &'static [u8] = Box::leak(Box::new(*bytes));
-            pins.hold("workflow", &[(build("text", bytes), Some(bytes))]).expect("room");
+            assert_eq!(pins.hold("workflow", &[(build("text", bytes), Some(bytes))]), Ok(true));
         }
         let more: &'static [u8] = &[64];
         let refused = pins.hold("workflow", &[(build("text", more), Some(more))]);
         assert_eq!(refused, Err(PinError::TooMany("64 builds".into())));
         assert!(!pins.file(&build("text", more)).exists(), "nothing of it stays");
         let again: &'static [u8] = &[0];
-        pins.hold("other", &[(build("text", again), Some(again))]).expect("it is one of them");
+        assert_eq!(pins.hold("other", &[(build("text", again), Some(again))]), Ok(true), "it is one of them");
+    }
+
+    #[test]
+    fn what_is_held_in_the_midst_of_swaps_has_its_bytes() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let pins = Pins::open(folder.path().join("pinned")).expect("opened");
+        let builds: Vec<BuildId> = (0..200_u8).map(|number| build("text", &[number])).collect();
+        assert_eq!(pins.hold("workflow", &[(builds[0].clone(), None)]), Ok(false), "they are not there yet");
+        let (live, mut held) = (AtomicUsize::new(0), 0);
+        std::thread::scope(|scope| {
+            let swapping = scope.spawn(|| {
+                for (number, build) in builds.iter().enumerate() {
+                    pins.save(build, &[number as u8]).expect("saved");
+                    live.store(number, Ordering::Relaxed);
+                }
+            });
+            while !swapping.is_finished() {
+                let build = &builds[live.load(Ordering::Relaxed)];
+                if pins.hold("workflow", &[(build.clone(), None)]).expect("no error") {
+                    held += 1;
+                    assert!(pins.file(build).exists());
+                    pins.release("workflow", std::slice::from_ref(build)).expect("released");
+                }
+            }
+        });
+        assert!(held > 0 && pins.kept().wanted.is_empty());
     }
 }

@@ -336,11 +336,11 @@ impl Loader {
                 return Err(LoadError::NotAccepted { difference, tenant: tenant.clone(), component: revision.name });
             }
         }
-        let name = revision.name.clone();
-        self.load_pinned(&name).await;
+        let build = revision.build();
+        self.load_pinned(&build.component).await;
         migration::bring_up(self, tenant, revision, self.config.migration).await?;
         if let Source::File(_) = source {
-            self.keep_bytes(&name, bytes).await;
+            self.keep_bytes(build, bytes).await;
         }
         let (compile, list) = (compiled_at.duration_since(started), listed_at.duration_since(compiled_at));
         Ok(LoadOutcome::Loaded(LoadTimes { compile, cached, list, swap: listed_at.elapsed() }))

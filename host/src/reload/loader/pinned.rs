@@ -17,10 +17,10 @@ use crate::{
 
 impl Loader {
     /// Keeps the bytes of a build that went live from a file, so that somebody can pin it.
-    pub(super) async fn keep_bytes(&self, component: &ComponentName, wasm: Bytes) {
+    pub(super) async fn keep_bytes(&self, build: BuildId, wasm: Bytes) {
         let Some(pins) = self.registry.pins(&self.config.tenant) else { return };
-        let name = component.clone();
-        let saved = tokio::task::spawn_blocking(move || pins.save(&build_of(&name, &wasm), &wasm)).await;
+        let component = build.component.clone();
+        let saved = tokio::task::spawn_blocking(move || pins.save(&build, &wasm)).await;
         if let Ok(Err(error)) = saved {
             tracing::warn!(%component, %error, "the bytes of the build cannot be kept: nothing can pin it");
         }

@@ -8,6 +8,7 @@ use std::{
     sync::{Arc, Condvar, Mutex, PoisonError},
 };
 
+use bytes::Bytes;
 use redb::Durability;
 
 use super::{
@@ -61,7 +62,12 @@ impl Checkpoint {
             (Backlog::of(file, logged.last_group), wal.id())
         };
         let started = std::time::Instant::now();
-        let outcome = caught(|| backlog.put_into(file, Some(wal), &[]));
+        let outcome = caught(|| {
+            let base = backlog.put(&*file.database()?, &file.path, Some(wal), &[])?;
+            file.advance(base);
+            backlog.forget(file);
+            Ok(())
+        });
         match &outcome {
             Ok(()) => file.logged().is_behind = false,
             // The log has everything.
@@ -80,11 +86,13 @@ impl Checkpoint {
             Some(wal) => wal.id(),
             None => logged.wal.insert(file.begin_wal()?).id(),
         };
-        let mut backlog = Backlog::of(file, logged.last_group.saturating_add(1));
-        group.iter().for_each(|written| backlog.add(written));
-        backlog.put_into(file, Some(id), group)?;
+        let number = logged.last_group.saturating_add(1);
+        let base = Backlog::of(file, number).put(&*file.database()?, &file.path, Some(id), group)?;
+        file.publish(group);
+        file.advance(base);
+        Backlog::of(file, number).forget(file);
         logged.wal.iter_mut().for_each(Wal::begin_anew);
-        (logged.last_group, logged.is_behind) = (backlog.number, false);
+        (logged.last_group, logged.is_behind) = (number, false);
         Ok(())
     }
 
@@ -95,7 +103,7 @@ impl Checkpoint {
         let was_whole = file.check_whole();
         file.break_off();
         let Some(_wal) = logged.wal.take().filter(|_| was_whole.is_ok()) else { return Ok(()) };
-        Backlog::of(file, logged.last_group).put_into(file, None, &[])
+        Backlog::of(file, logged.last_group).put(&*file.database()?, &file.path, None, &[]).map(drop)
     }
 }
 
@@ -130,8 +138,14 @@ impl Backlog {
         self.spaces.entry(written.component.clone()).or_default().add(written);
     }
 
-    /// Writes it in one durable commit, and says which log goes on from there; the state of the database then.
-    fn put(&self, database: &redb::Database, path: &Path, wal: Option<u64>) -> Result<Base, StoreError> {
+    /// Writes it in one durable commit, with a group that comes after it, and says which log goes on from there; the state of the database then.
+    fn put(
+        &self,
+        database: &redb::Database,
+        path: &Path,
+        wal: Option<u64>,
+        group: &[&Written],
+    ) -> Result<Base, StoreError> {
         let put = || -> Result<Base, redb::Error> {
             let mut write = database.begin_write()?;
             write.set_durability(Durability::Immediate)?;
@@ -139,15 +153,24 @@ impl Backlog {
             {
                 let mut entries = write.open_table(ENTRIES)?;
                 let mut spaces = write.open_table(SPACES)?;
+                let mut set = |component: &ComponentName, key: &[u8], version, value: Option<&Bytes>| {
+                    let key = full_key(component, key);
+                    match value {
+                        Some(value) => entries.insert(&*key, &*stored(version, value)).map(drop),
+                        None => entries.remove(&*key).map(drop),
+                    }
+                };
                 for (component, durable) in &self.spaces {
                     for (key, pending) in &durable.entries {
-                        let key = full_key(component, key);
-                        match &pending.value {
-                            Some(value) => drop(entries.insert(&*key, &*stored(pending.version, value))?),
-                            None => drop(entries.remove(&*key)?),
-                        }
+                        set(component, key, pending.version, pending.value.as_ref())?;
                     }
                     spaces.insert(component.as_str(), (durable.used_bytes, durable.version))?;
+                }
+                for Written { component, version, used_bytes, writes } in group {
+                    for (key, value) in writes {
+                        set(component, key, *version, value.as_ref())?;
+                    }
+                    spaces.insert(component.as_str(), (*used_bytes, *version))?;
                 }
                 let mut about = write.open_table(ABOUT)?;
                 about.insert(LAST_GROUP, self.number)?;
@@ -157,15 +180,6 @@ impl Backlog {
             Base::new(database, path.to_owned())
         };
         put().map_err(|error| unavailable(path, error).into())
-    }
-
-    /// Puts it into a file's database, and lets readers see what of it they do not see yet: `group`.
-    fn put_into(&self, file: &DataFile, wal: Option<u64>, group: &[&Written]) -> Result<(), StoreError> {
-        let base = self.put(&*file.database()?, &file.path, wal)?;
-        file.publish(group);
-        file.advance(base);
-        self.forget(file);
-        Ok(())
     }
 
     /// Lets go of what the database has now.
@@ -186,7 +200,7 @@ pub(super) fn recover(path: &Path, disk: &dyn Disk, cache_bytes: usize) -> Resul
     let (groups, number) = wal::read(path, disk, id, about.last_group)?;
     let mut backlog = Backlog { number, spaces: BTreeMap::new() };
     groups.iter().for_each(|written| backlog.add(written));
-    backlog.put(&database, path, None)?;
+    backlog.put(&database, path, None, &[])?;
     Ok((database, number))
 }
 

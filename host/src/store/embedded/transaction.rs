@@ -174,6 +174,8 @@ impl Transaction for EmbeddedTransaction {
                 return Ok(());
             }
             let room = commit::room(&self.file, self.written_bytes).await?;
+            // Nobody else has them: what is staged grows in place.
+            drop(std::mem::take(&mut self.staged));
             let (component, version, used_bytes) = (self.space.component.clone(), self.version, self.used_bytes);
             let batch = Batch::new(Written { component, version, used_bytes, writes }, room);
             let done = self.turn.finish(|| commit::stage(&self.file, &self.space, batch))?;

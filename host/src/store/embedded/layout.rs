@@ -29,7 +29,7 @@ pub(super) const LAST_GROUP: &str = "last_group";
 const WAL: &str = "wal";
 /// Makes a file under another name and gives it its own when it is complete: after a crash the store is whole, or absent.
 pub(super) fn create(path: &Path, disk: &dyn Disk) -> Result<(), StoreError> {
-    let io = |source: std::io::Error| Unavailable::Io { path: path.to_owned(), source: source.into() };
+    let io = |source| unavailable(path, redb::Error::Io(source));
     let unfinished = path.with_extension("new");
     let build = |backend| -> Result<(), redb::Error> {
         let database = Database::builder().set_cache_size(1 << 20).create_with_backend(backend)?;
@@ -46,7 +46,7 @@ pub(super) fn create(path: &Path, disk: &dyn Disk) -> Result<(), StoreError> {
 }
 
 pub(super) fn open_database(path: &Path, disk: &dyn Disk, cache_bytes: usize) -> Result<Database, StoreError> {
-    let io = |source: std::io::Error| Unavailable::Io { path: path.to_owned(), source: source.into() };
+    let io = |source| unavailable(path, redb::Error::Io(source));
     let backend = disk.open(path).map_err(io)?;
     if backend.len().map_err(io)? == 0 {
         // redb would make a new database of the empty file.

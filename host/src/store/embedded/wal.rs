@@ -14,6 +14,7 @@ use redb::StorageBackend as _;
 use super::{
     base::Writes,
     disk::{AnyBackend, Disk},
+    unavailable,
 };
 use crate::{
     names::ComponentName,
@@ -75,7 +76,7 @@ pub(super) fn unfinished(file: &Path) -> PathBuf {
 }
 
 fn io(path: &Path) -> impl Fn(std::io::Error) -> StoreError {
-    |source| Unavailable::Io { path: path.to_owned(), source: source.into() }.into()
+    |source| unavailable(path, redb::Error::Io(source)).into()
 }
 
 fn corrupt(path: &Path, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> StoreError {

@@ -86,7 +86,7 @@ pub fn give(t: &Transaction<'_>, (run, number): (&str, Number), blob: &Blob) -> 
 /// # Errors
 /// Those of the store; it has none of the pieces any more.
 pub fn read(t: &View<'_>, blob: &Blob) -> Result<Value, StoreError> {
-    let mut text = String::new();
+    let mut text = String::with_capacity(usize::try_from(blob.bytes).unwrap_or_default().min(MAX_BLOB_BYTES));
     for piece in 0..blob.pieces {
         text.push_str(&PIECES.get(t, &(&blob.digest, piece))?.ok_or(StoreError::Unreadable)?);
     }

@@ -1,5 +1,6 @@
 //! What the tools and the handlers do, in one transaction each, on the rules of [`scheduler`](crate::scheduler) and the tables of [`store`](crate::store).
 
+mod arguments;
 mod builds;
 mod control;
 mod job;
@@ -80,13 +81,7 @@ pub fn find(t: &View<'_>, id: &str) -> Result<Run, WorkflowError> {
 }
 
 /// Goes on with a run that has changed, stores it, and calls for handlers for `woken` nodes and those that are ready now.
-fn go_on(
-    t: &Transaction<'_>,
-    mut run: Run,
-    mut nodes: StoredNodes<'_, '_>,
-    origin: Origin,
-    now_ms: u64,
-) -> Result<u32, WorkflowError> {
+fn go_on(t: &Transaction<'_>, mut run: Run, mut nodes: StoredNodes<'_, '_>, now_ms: u64) -> Result<u32, WorkflowError> {
     let was_final = run.phase.is_final();
     let mut is_done = scheduler::follow(&mut run, &mut nodes, FOLLOWED, now_ms)?;
     if run.paused_ms.is_none() && run.phase != Phase::Blocked {
@@ -101,12 +96,15 @@ fn go_on(
         let ended = json!({ "workflow_id": run.id, "status": run.status(), "name": run.name });
         t.emit("run", &run.id, ended.to_string().as_bytes())?;
         changed::updated(&format!("workflow://{}/status", run.id));
-        tell_blocked(t, &run, origin, now_ms)?;
+        // In a transaction of their own: a long chain of runs would be too much for this one.
+        if !BLOCKED.of(&run.id).is_empty(t)? {
+            t.wake_at(&format!("d:{}", run.id), now_ms, b"")?;
+        }
     }
     Ok(nodes.woken)
 }
 
-/// Tells runs that wait for this one that it has ended; the timer tells those that are left.
+/// Tells runs that wait for this one that it has ended; the timer tells those that are left, and those that wait for them.
 fn tell_blocked(t: &Transaction<'_>, ended: &Run, origin: Origin, now_ms: u64) -> Result<(), WorkflowError> {
     let blocked: Vec<String> = BLOCKED.of(&ended.id).most(TOLD).collect(t)?;
     if blocked.len() == TOLD {
@@ -123,7 +121,7 @@ fn tell_blocked(t: &Transaction<'_>, ended: &Run, origin: Origin, now_ms: u64) -
             run.phase = Phase::Running;
         }
         let nodes = StoredNodes::new(t, &id);
-        let woken = go_on(t, run, nodes, origin, now_ms)?;
+        let woken = go_on(t, run, nodes, now_ms)?;
         call_for(t, woken, origin, now_ms)?;
     }
     Ok(())

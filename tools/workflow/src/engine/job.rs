@@ -7,24 +7,22 @@ use mcpp_tool::{
     builds::Build,
     call::CallError,
     rights::Rights,
-    store::{StoreError, Transaction},
+    store::{StoreError, Transaction, snapshot},
 };
 use serde_json::{Map, Value};
 
 use super::{
-    WorkflowError, builds,
-    rehearsal::{self, Called, FaultKind, SCRIPTS, Script},
+    WorkflowError, arguments, builds,
+    rehearsal::{self, Called, FaultKind, SCRIPTS},
     submission::VisibleTools,
-    wait::{at_once, wait},
 };
 use crate::{
     blob::{self, MAX_BLOB_BYTES},
-    definition::{MAX_ITEMS, WAIT, WORKFLOW, ms},
-    placeholder::{Placeholder, PlaceholderError, Source, fill, fill_fields},
+    definition::ms,
     run::{Node, Number, Run, State},
-    scheduler::{self, Outcome},
-    store::{GIVEN, INPUTS, ITEM, ITEMS, MAX_RESULT_BYTES, ROOT, node},
-    validate::{own_inputs, parse},
+    scheduler::Outcome,
+    store::{GIVEN, MAX_RESULT_BYTES, RUNS, node},
+    validate::parse,
 };
 
 /// How soon a call for which there was no room is tried again, in milliseconds.
@@ -89,7 +87,9 @@ pub enum Work {
         is_plan: bool,
     },
     /// Nothing: it is known what becomes of the node.
-    Known(Outcome),
+    Known(Done),
+    /// What its placeholders stand for is more than a transaction reads while others wait: see [`Job::whole`].
+    Unread,
 }
 
 /// What a handler did.
@@ -99,6 +99,8 @@ pub struct Done {
     pub outcome: Outcome,
     /// The input of the steps within the node.
     pub input: Option<Value>,
+    /// The items of a fan-out.
+    pub items: Vec<Value>,
     /// Tools of components of which the run has no build yet.
     pub tools: BTreeSet<String>,
 }
@@ -111,22 +113,16 @@ impl Job {
     /// What there is to do with a node that a delivery has taken; reads what its placeholders stand for.
     pub(super) fn of(t: &Transaction<'_>, run: &Run, node: &Node, now_ms: u64) -> Result<Self, StoreError> {
         let script = if run.is_rehearsal { SCRIPTS.get(t, &run.id)? } else { None };
-        let mut work = match describe(t, run, node, (script.as_ref(), now_ms)) {
-            Ok(work) => work,
-            Err(Unfilled::Store(error)) => return Err(error),
-            Err(Unfilled::Placeholder(error)) => Work::Known(failed(error.to_string())),
-        };
+        let mut work = arguments::work(t, (run, node), (script.as_ref(), now_ms), &arguments::AMONG_OTHERS)?;
         let mut rehearsed = None;
         if let Some(script) = script {
             let (fault, again_ms) = rehearsal::fault(t, (run, node), &script, now_ms)?;
-            let answer = match &work {
-                Work::Call { tool, .. } => script.recorded.get(tool).cloned(),
-                Work::Known(_) => None,
-            };
             if let Some(again_ms) = again_ms {
-                work = Work::Known(Outcome::Busy { again_ms });
+                work = Work::Known(Done::of(Outcome::Busy { again_ms }));
             }
             let is_undo = matches!(node.state, State::Undoing { .. });
+            let undo = node.step.undo.as_ref().filter(|_| is_undo);
+            let answer = script.recorded.get(undo.map_or(&node.step.action, |undo| &undo.action)).cloned();
             let is_stepped = script.is_stepped;
             rehearsed = Some(Rehearsed { path: node.path.clone(), is_undo, fault, answer, is_stepped });
         }
@@ -144,16 +140,31 @@ impl Job {
         })
     }
 
+    /// The job with all that its placeholders stand for. That may be much, so it is read while others use the store.
+    pub(super) fn whole(self, now_ms: u64) -> Result<Self, StoreError> {
+        if self.work != Work::Unread {
+            return Ok(self);
+        }
+        let view = snapshot()?;
+        // If it is gone, nobody looks at what becomes of it.
+        let Some(run) = RUNS.get(&view, &self.run)? else { return Ok(self) };
+        let node = node(&view, &self.run, self.number)?;
+        let script = if run.is_rehearsal { SCRIPTS.get(&view, &run.id)? } else { None };
+        let work = arguments::work(&view, (&run, &node), (script.as_ref(), now_ms), &arguments::ALONE)?;
+        Ok(Self { work, ..self })
+    }
+
     /// Does it. `remaining` is what the handler has left of its time.
     pub fn perform(&self, remaining: Duration, now_ms: u64) -> Done {
         let fault = self.rehearsed.as_ref().and_then(|rehearsed| rehearsed.fault);
         let (tool, arguments, is_plan) = match &self.work {
-            Work::Known(busy @ Outcome::Busy { .. }) => return Done::of(busy.clone()),
+            Work::Known(busy @ Done { outcome: Outcome::Busy { .. }, .. }) => return busy.clone(),
             _ if fault == Some(FaultKind::Fail) => {
                 let outcome = Outcome::Failed { error: "the rehearsal has it fail".into(), is_final: true };
                 return Done::of(outcome);
             }
-            Work::Known(outcome) => return Done::of(outcome.clone()),
+            Work::Known(done) => return done.clone(),
+            Work::Unread => return Done::of(failed("it is gone")),
             Work::Call { tool, arguments, is_plan } => (tool, arguments, *is_plan),
         };
         let room = remaining.saturating_sub(RECORD);
@@ -211,7 +222,10 @@ impl Job {
             Ok((steps, tools))
         });
         match checked {
-            Ok((steps, tools)) => Done { outcome: Outcome::Holds(steps), input: answer.get("input").cloned(), tools },
+            Ok((steps, tools)) => {
+                let input = answer.get("input").cloned();
+                Done { outcome: Outcome::Holds(steps), input, items: Vec::new(), tools }
+            }
             Err(error) => refuse(error.to_string()),
         }
     }
@@ -226,8 +240,8 @@ impl Job {
 }
 
 impl Done {
-    fn of(outcome: Outcome) -> Self {
-        Self { outcome, input: None, tools: BTreeSet::new() }
+    pub(super) fn of(outcome: Outcome) -> Self {
+        Self { outcome, input: None, items: Vec::new(), tools: BTreeSet::new() }
     }
 }
 
@@ -236,6 +250,13 @@ fn kept(result: Value, now_ms: u64) -> Outcome {
     let bytes = result.to_string().len();
     if bytes <= MAX_RESULT_BYTES {
         return Outcome::Completed(result);
+    }
+    let weight = arguments::weight(&result);
+    if weight > arguments::ALONE.read {
+        return failed(format!(
+            "the result takes {weight} bytes of memory; at most {} are kept",
+            arguments::ALONE.read
+        ));
     }
     if bytes > MAX_BLOB_BYTES {
         return failed(format!("the result has {bytes} bytes; at most {MAX_BLOB_BYTES} are kept"));
@@ -281,142 +302,6 @@ fn answered(tool: &str, answer: Result<Output, CallError>) -> Result<Value, Refu
         }
         Err(error @ CallError::Aborted(_)) => Err(refused(error.to_string(), false)),
     }
-}
-
-/// Why there are no arguments.
-enum Unfilled {
-    Store(StoreError),
-    Placeholder(PlaceholderError),
-}
-
-/// What the store refuses fails the transaction, not the step: writes of the transaction may be lost already.
-impl From<StoreError> for Unfilled {
-    fn from(error: StoreError) -> Self {
-        Self::Store(error)
-    }
-}
-
-impl From<PlaceholderError> for Unfilled {
-    fn from(error: PlaceholderError) -> Self {
-        Self::Placeholder(error)
-    }
-}
-
-fn describe(
-    t: &Transaction<'_>,
-    run: &Run,
-    of: &Node,
-    (script, now_ms): (Option<&Script>, u64),
-) -> Result<Work, Unfilled> {
-    let mut broken = None;
-    let mut find = |placeholder: &Placeholder| match look_up(t, run, of, placeholder) {
-        Ok(found) => found,
-        Err(error) => {
-            broken = Some(error);
-            Err("the store cannot be read".into())
-        }
-    };
-    let work = (|| {
-        let step = &of.step;
-        if let (State::Undoing { .. }, Some(undo)) = (&of.state, &step.undo) {
-            let arguments = fill_fields(&undo.inputs, "/undo/inputs", &mut find)?;
-            return Ok(Work::Call { tool: undo.action.clone(), arguments, is_plan: false });
-        }
-        if let Some(when) = &step.when
-            && !when.holds(&fill(&when.value, "/when/value", &mut find)?)
-        {
-            return Ok(Work::Known(Outcome::LeftOut));
-        }
-        if let Some(for_each) = &step.for_each {
-            return Ok(match fill(&for_each.items, "/for_each/items", &mut find)? {
-                // In the transaction that takes the node: a delivery that comes again writes the same.
-                Value::Array(items) if items.len() <= MAX_ITEMS => Work::Known(keep_items(t, run, of, &items)?),
-                Value::Array(items) => {
-                    Work::Known(failed(format!("{} items; at most {MAX_ITEMS} are allowed", items.len())))
-                }
-                other => Work::Known(failed(format!("`for_each.items` is no list: {other}"))),
-            });
-        }
-        let Value::Object(arguments) = fill(&own_inputs(step), "/inputs", &mut find)? else {
-            return Ok(Work::Known(failed("inputs are an object")));
-        };
-        Ok(match &*step.action {
-            WAIT => Work::Known(match script {
-                Some(script) => at_once(script, &of.path, arguments),
-                None => wait(arguments, step.timeout_s, now_ms),
-            }),
-            WORKFLOW => {
-                if let Some(input) = arguments.get("input") {
-                    match INPUTS.set(t, &(&run.id, of.number), input) {
-                        Ok(()) => {}
-                        Err(error @ StoreError::ValueTooLarge) => return Ok(Work::Known(failed(error.to_string()))),
-                        Err(error) => return Err(error.into()),
-                    }
-                }
-                let steps = step.inputs.get("steps").and_then(Value::as_array).map(|steps| parse(steps));
-                Work::Known(match steps {
-                    Some(Ok(steps)) => Outcome::Holds(steps),
-                    Some(Err(problem)) => failed(problem.to_string()),
-                    None => failed("it has no list `steps`"),
-                })
-            }
-            tool => Work::Call { tool: tool.to_owned(), arguments, is_plan: step.plan },
-        })
-    })();
-    broken.map_or(work, |error| Err(Unfilled::Store(error)))
-}
-
-/// Keeps the items of a fan-out, each by itself: whoever runs one reads no other.
-fn keep_items(t: &Transaction<'_>, run: &Run, of: &Node, items: &[Value]) -> Result<Outcome, StoreError> {
-    let total = Number::try_from(items.len()).unwrap_or(Number::MAX);
-    if !scheduler::has_room(run, total) {
-        return Ok(failed(scheduler::NO_ROOM));
-    }
-    let bytes = items.iter().map(|item| item.to_string().len()).fold(0, usize::saturating_add);
-    if bytes > MAX_RESULT_BYTES {
-        return Ok(failed(format!("the items have {bytes} bytes; at most {MAX_RESULT_BYTES} are kept")));
-    }
-    for (index, item) in (0..total).zip(items) {
-        ITEM.set(t, &(&run.id, of.number, index), item)?;
-    }
-    Ok(Outcome::Fans(total))
-}
-
-/// The value of a placeholder, or why there is none.
-fn look_up(
-    t: &Transaction<'_>,
-    run: &Run,
-    of: &Node,
-    placeholder: &Placeholder,
-) -> Result<Result<Value, String>, StoreError> {
-    let result = |number: Number| crate::store::result(t, &run.id, number);
-    let whole = match &placeholder.source {
-        Source::Step(name) => {
-            let Some(number) = of.names.get(name) else { return Ok(Err(format!("there is no step '{name}'"))) };
-            match result(*number)? {
-                Some(value) => value,
-                // It was left out, or failed and may.
-                None if node(t, &run.id, *number)?.state != State::Completed => return Ok(Ok(Value::Null)),
-                None => Value::Null,
-            }
-        }
-        Source::Input => INPUTS.get(t, &(&run.id, of.scope.unwrap_or(ROOT)))?.unwrap_or_default(),
-        Source::Metadata => Value::Object(run.metadata.clone()),
-        Source::Item => {
-            let (fan, index) = (of.parent.unwrap_or(ROOT), of.index.unwrap_or_default());
-            match ITEM.get(t, &(&run.id, fan, index))? {
-                Some(item) => item,
-                None => {
-                    let items = ITEMS.get(t, &(&run.id, fan))?.unwrap_or_default();
-                    usize::try_from(index).ok().and_then(|index| items.into_iter().nth(index)).unwrap_or_default()
-                }
-            }
-        }
-        Source::Index => Value::from(of.index),
-        Source::Result => result(of.number)?.unwrap_or_default(),
-    };
-    let found = placeholder.within(&whole).cloned();
-    Ok(found.ok_or_else(|| format!("`${{{placeholder}}}` has no value")))
 }
 
 /// The payload of a signal that a run was given before.

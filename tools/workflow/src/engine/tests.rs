@@ -1,3 +1,4 @@
+mod large;
 mod pinned;
 mod rehearsal;
 mod windows;

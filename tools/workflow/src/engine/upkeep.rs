@@ -85,7 +85,7 @@ pub(super) fn change<T>(
     let Some(mut run) = RUNS.get(t, id)? else { return Ok(None) };
     let mut nodes = StoredNodes::new(t, id);
     let answer = rule(&mut run, &mut nodes)?;
-    let woken = go_on(t, run, nodes, origin, now_ms)?;
+    let woken = go_on(t, run, nodes, now_ms)?;
     call_for(t, woken, origin, now_ms)?;
     Ok(Some(answer))
 }

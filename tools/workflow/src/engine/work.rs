@@ -9,17 +9,17 @@ use std::{
 use mcpp_tool::{
     caller,
     environment::{chance, id, millis, now_ms},
-    store::{Transaction, transact},
+    store::{StoreError, Transaction, transact},
 };
 
 use super::{
     FOLLOWED, Origin, WorkflowError, builds, call_for, find, go_on,
-    job::{Done, Job, given},
+    job::{Done, Job, failed, given},
     rehearsal, upkeep,
 };
 use crate::{
     scheduler::{self, Outcome},
-    store::{CLAIMS, INPUTS, NODES, READY, RUNS, StoredNodes, node},
+    store::{CLAIMS, INPUTS, ITEM, NODES, READY, RUNS, StoredNodes, node},
 };
 
 /// How long a handler goes on to further nodes. A timer calls for the next handler then.
@@ -41,25 +41,56 @@ pub fn work(delivery: &str, hops: u32) -> Result<(), WorkflowError> {
     };
     let bytes = Cell::new(0_u64);
     let mut job = transact(take_one)?;
-    while let Some(at_work) = job {
+    while let Some(taken) = job {
+        let at_work = taken.whole(now_ms())?;
         let done = at_work.perform(caller::remaining(), now_ms());
         let goes_on = begun.elapsed() < AT_WORK && bytes.get() < AT_WORK_BYTES;
-        job = transact(|t| {
-            record(t, delivery, &at_work, &done, (hops, goes_on))?;
+        let take_next = |t: &Transaction<'_>| {
             if goes_on {
                 let next = take_one(t)?;
                 bytes.set(bytes.get().saturating_add(t.spent().bytes));
-                Ok::<_, WorkflowError>(next)
-            } else {
-                // What is ready has a handler of its own, but for what this one would have taken.
-                if !READY.of(&()).is_empty(t)? {
-                    t.wake_at(&format!("w:{}", id()), now_ms(), b"")?;
-                }
-                Ok(None)
+                return Ok::<_, WorkflowError>(next);
             }
-        })?;
+            // What is ready has a handler of its own, but for what this one would have taken.
+            if !READY.of(&()).is_empty(t)? {
+                t.wake_at(&format!("w:{}", id()), now_ms(), b"")?;
+            }
+            Ok(None)
+        };
+        let together = transact(|t| {
+            record(t, delivery, &at_work, &done, (hops, goes_on))?;
+            take_next(t)
+        });
+        job = match together {
+            Err(error) if is_refused_for_good(&error) => {
+                // What was done is not lost with what another node cannot begin with.
+                record_alone(delivery, &at_work, &done, (hops, goes_on))?;
+                transact(take_next)?
+            }
+            other => other?,
+        };
     }
     Ok(())
+}
+
+/// Whether the same transaction would be refused again.
+fn is_refused_for_good(error: &WorkflowError) -> bool {
+    use StoreError::{
+        Conflict, Expired, OutcomeUnknown, QuotaExceeded, TooManySnapshots, TransactionOpen, Unavailable,
+    };
+    let passes = [Conflict, Expired, OutcomeUnknown, QuotaExceeded, TooManySnapshots, TransactionOpen, Unavailable];
+    !matches!(error, WorkflowError::Store(error) if passes.contains(error))
+}
+
+/// Records what a handler did, and nothing else. What cannot be recorded has failed: nobody would ever hear of it otherwise.
+pub(super) fn record_alone(delivery: &str, job: &Job, done: &Done, further: (u32, bool)) -> Result<(), WorkflowError> {
+    match transact(|t| record(t, delivery, job, done, further)) {
+        Err(error) if is_refused_for_good(&error) => {
+            let failed = Done::of(failed(format!("what it did cannot be recorded: {error}")));
+            transact(|t| record(t, delivery, job, &failed, further))
+        }
+        other => other,
+    }
 }
 
 /// Takes the node that the delivery had, or the next one that is ready.
@@ -119,6 +150,10 @@ pub(super) fn record(
     if let Some(input) = &done.input {
         INPUTS.set(t, &(&job.run, job.number), input)?;
     }
+    // Each item by itself: whoever runs one reads no other.
+    for (index, item) in (0..).zip(&done.items) {
+        ITEM.set(t, &(&job.run, job.number, index), item)?;
+    }
     let outcome = match given(t, &job.run, &done.outcome)? {
         Some(payload) => Outcome::Completed(payload),
         None => done.outcome.clone(),
@@ -132,7 +167,7 @@ pub(super) fn record(
         }
     }
     let origin = Origin::Handler(hops);
-    let woken = go_on(t, run, nodes, origin, now)?;
+    let woken = go_on(t, run, nodes, now)?;
     // This handler takes one of them itself.
     let others = if goes_on { woken.saturating_sub(1) } else { woken };
     Ok(call_for(t, others, origin, now)?)

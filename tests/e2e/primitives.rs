@@ -249,3 +249,35 @@ async fn a_legacy_session_is_told_of_what_it_subscribed_to() {
         }
     }
 }
+
+/// The URIs of a hostile component's list over a while. Each listing has another one.
+async fn listings(host: &TestHost, between: impl AsyncFn(&TestHost)) -> BTreeSet<String> {
+    let (mut seen, until) = (BTreeSet::new(), std::time::Instant::now() + std::time::Duration::from_secs(3));
+    while std::time::Instant::now() < until {
+        between(host).await;
+        let listed = ask(host, "resources/list", json!({})).await;
+        seen.extend(names(&listed, "resources", "uri"));
+    }
+    seen
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_component_that_says_in_its_listing_that_its_list_has_changed_is_not_listed_again() {
+    let host = TestHost::start(&[("hostile", &guest("hostile"))]).await;
+    assert_eq!(host.problems(), "");
+    let first = listings(&host, async |_| {}).await;
+    // The list of the load, and the one after the build is live.
+    assert!((1..=2).contains(&first.len()), "{first:?}");
+    // A word from outside a listing counts once.
+    host.call("hostile_change", json!({})).await;
+    let after = listings(&host, async |_| {}).await;
+    assert!((1..=2).contains(&after.len()) && !after.is_subset(&first), "{first:?}, then {after:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_component_that_says_without_a_pause_that_its_list_has_changed_is_listed_after_growing_pauses() {
+    let host = TestHost::start(&[("hostile", &guest("hostile"))]).await;
+    let seen = listings(&host, async |host| drop(host.call("hostile_change", json!({})).await)).await;
+    // After 0, 0.1, 0.2, 0.4 and 0.8 s, and those of the start.
+    assert!((2..=9).contains(&seen.len()), "{} listings: {seen:?}", seen.len());
+}

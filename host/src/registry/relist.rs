@@ -1,34 +1,74 @@
 //! Lists that change while a revision serves: the host lists them anew when the component says so, one time after the other, in the tenant's line.
+//!
+//! A component's word in its own listing does not count ([`unheard`]), and its listings have a growing pause while its lists change without one ([`pause`]).
 
-use std::sync::{Arc, Mutex, PoisonError};
+mod pause;
+mod unheard;
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
 
 use tokio::sync::Semaphore;
 
+use self::{
+    pause::{ListingPause, MAX_PAUSE},
+    unheard::UnheardLists,
+};
 use super::{Registry, lists::ComponentLists, primitives::PrimitiveService};
 use crate::{
     call::{CallError, GuestChange},
+    capability::state::Running,
     names::TenantId,
+    telemetry::known::may_log,
 };
 
-/// Whether a component's lists are being listed anew, and whether they are to be once more.
+/// Whether a component's lists are being listed anew, and when they may be.
 #[derive(Debug, Default)]
-pub(super) struct Relisting(Mutex<Option<bool>>);
+pub(super) struct Relisting(Mutex<RelistingState>);
+
+#[derive(Debug, Default)]
+struct RelistingState {
+    /// There while they are listed; whether they are to be once more.
+    again: Option<bool>,
+    pause: ListingPause,
+}
 
 impl Relisting {
+    fn state(&self) -> MutexGuard<'_, RelistingState> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Asks for one more time; whether the caller has to do it.
     fn begin(&self) -> bool {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_running = state.is_some();
-        *state = Some(is_running);
+        let mut state = self.state();
+        let is_running = state.again.is_some();
+        state.again = Some(is_running);
         !is_running
     }
 
     /// Whether once more.
     fn again(&self) -> bool {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let again = *state == Some(true);
-        *state = again.then_some(false);
+        let mut state = self.state();
+        let again = state.again == Some(true);
+        state.again = again.then_some(false);
         again
+    }
+
+    /// How long the next listing has to wait.
+    fn left(&self) -> Duration {
+        self.state().pause.left(Instant::now())
+    }
+
+    /// Notes a listing; whether the lists now count as ones that change without a pause.
+    fn note(&self, began: Instant) -> bool {
+        self.state().pause.note(Instant::now(), began.elapsed())
+    }
+
+    /// A listing covers all changes before it.
+    fn forget_changes(&self) {
+        self.state().again = Some(false);
     }
 }
 
@@ -66,17 +106,40 @@ impl Registry {
             return;
         }
         let (registry, tenant) = (self.clone(), tenant.clone());
-        tokio::spawn(async move {
-            loop {
-                if let Err(error) = registry.list_anew(&tenant, &service).await {
-                    let component = service.component();
-                    tracing::warn!(%tenant, component, %error, "its lists stay as they were");
-                }
-                if !service.relisting.again() {
-                    return;
-                }
+        // On the guests' threads: a door may wait for neither a long list nor its check.
+        drop(self.engine().spawn(async move { registry.relist_while_asked(&tenant, &service).await }));
+    }
+
+    /// Lists until the component has said nothing more, or does not serve any more.
+    async fn relist_while_asked(&self, tenant: &TenantId, service: &Arc<PrimitiveService>) {
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(service.relisting.left()) => {}
+                () = self.stopping().cancelled() => return,
             }
-        });
+            let live = self.catalog(tenant).component(service.component()).and_then(|live| live.primitives.clone());
+            if live.is_none_or(|live| !Arc::ptr_eq(&live, service)) {
+                return;
+            }
+            service.relisting.forget_changes();
+            let (began, component) = (Instant::now(), service.component());
+            if let Err(error) = self.list_anew(tenant, service).await
+                && may_log(Some(tenant), error.len())
+            {
+                tracing::warn!(%tenant, component, error, "its lists stay as they were");
+            }
+            if service.relisting.note(began) && may_log(Some(tenant), 0) {
+                tracing::warn!(
+                    %tenant,
+                    component,
+                    pause_ms = MAX_PAUSE.as_millis(),
+                    "a loop of changes: the component says without a pause that its lists have changed, and the host lists them after this pause alone"
+                );
+            }
+            if !service.relisting.again() {
+                return;
+            }
+        }
     }
 
     async fn list_anew(&self, tenant: &TenantId, service: &Arc<PrimitiveService>) -> Result<(), String> {
@@ -84,12 +147,9 @@ impl Registry {
         let limits = service.limits();
         let name = service.powers().component.shared();
         let running = |what: &str| {
-            self.running_by_itself(
-                tenant,
-                service.powers(),
-                what,
-                format!("the list of {what} of {}", service.component()),
-            )
+            let cause = format!("the list of {what} of {}", service.component());
+            let dispatch = Arc::new(UnheardLists(self.clone()));
+            Running { dispatch, ..self.running_by_itself(tenant, service.powers(), what, cause) }
         };
         let admit = async || {
             self.count(tenant).await.map_err(|error| error.to_string())?;

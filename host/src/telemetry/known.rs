@@ -172,8 +172,8 @@ pub(super) struct Labels {
     pub(super) component: bool,
 }
 
-/// Whether a guest's record of this size may be written now. One that may not is counted, and that is said.
-pub(super) fn may_log(tenant: Option<&TenantId>, bytes: usize) -> bool {
+/// Whether a guest's record of this size, or the host's about a guest's failure, may be written now. One that may not is counted, and that is said.
+pub(crate) fn may_log(tenant: Option<&TenantId>, bytes: usize) -> bool {
     let rate = tenant.and_then(|tenant| {
         let known = KNOWN.read().unwrap_or_else(PoisonError::into_inner);
         known.get(tenant).map(|known| Arc::clone(&known.log))

@@ -19,7 +19,8 @@ use mcpp_tool::{
         schemars::{JsonSchema, Schema, SchemaGenerator},
         serde::Deserialize,
     },
-    log, progress,
+    changed, environment, log, progress, resource,
+    resources::Resource,
     store::{Map, transact},
     tool,
 };
@@ -169,6 +170,24 @@ fn again(event: Event) -> Result<(), Error> {
     })
 }
 
+/// A resource whose list is another one at every look, and says so.
+#[resource("loop://{id}", list = always_another)]
+fn hostile_list(id: String) -> String {
+    id
+}
+
+fn always_another() -> Vec<Resource> {
+    changed::resource_list();
+    vec![Resource::new(format!("loop://{}", environment::now_ms()), "another")]
+}
+
+/// Says that the list of resources has changed.
+#[tool]
+fn hostile_change() -> Output {
+    changed::resource_list();
+    Output::text("said")
+}
+
 mcpp_tool::export! {
     tools: [
         hostile_checked,
@@ -180,6 +199,8 @@ mcpp_tool::export! {
         hostile_effect,
         hostile_requests,
         hostile_loop,
+        hostile_change,
     ],
+    resources: [hostile_list],
     events: { "again" => again },
 }

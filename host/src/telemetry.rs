@@ -176,7 +176,7 @@ mod tests {
 
     #[test]
     fn a_level_that_would_silence_the_log_is_refused() {
-        for good in ["info", "WARN", "off", "info,guest=debug", "mcpp=debug, guest=off", "warn,[call{tool}]=trace"] {
+        for good in ["info", "WARN", "off", "info,guest=debug", "mcpp=debug,guest=off", "warn,[call{tool}]=trace"] {
             assert_eq!(check_level(good), Ok(()), "{good}");
         }
         for bad in ["wran", "chatty", "", " , ", "info,guest", "mcpp=loud"] {

@@ -84,7 +84,8 @@ impl Submission {
                 let template = read(|t| self::template(t, name))?;
                 (template.steps, [template.tags, tags].concat())
             }
-            _ => (parse(&steps)?, tags),
+            Some(_) => return Err(WorkflowError::Invalid("give steps or template, not both".into())),
+            None => (parse(&steps)?, tags),
         };
         if workflow_id.is_empty() || name.is_empty() || steps.is_empty() {
             return Err(WorkflowError::Invalid("Missing required parameters: workflow_id, name, or steps".into()));

@@ -221,6 +221,10 @@ fn templates_and_schedules_are_written_shown_and_removed() {
         tags: Vec::new(),
         ..submission("w", json!([]))
     };
+    let both =
+        Submission { template: Some("t".into()), ..submission("x", json!([{ "step_id": "a", "action": "echo" }])) };
+    let refused = workflow_submit(both).into_result().expect_err("which of them?");
+    assert_eq!(refused.error, "give steps or template, not both");
     let submitted = workflow_submit(of_template);
     submitted.into_result().expect("submitted");
     run_all();

@@ -61,6 +61,9 @@ pub const ROOT: Number = Number::MAX;
 /// Largest result that stands in a record, in bytes of JSON: the store takes values of 1 MiB.
 pub const MAX_RESULT_BYTES: usize = 960 << 10;
 
+/// Bytes that a transaction writes before the rest waits for the next one. The host takes 4 MiB: a last node, its result and the run's head fit into what is left.
+const FULL_BYTES: u64 = 1 << 20;
+
 fn declare_run(id: &String, run: &Run, places: &mut Places) {
     let (status, place) = (run.status(), (run.created_ms, id));
     let tags = [""].into_iter().chain(run.tags.iter().map(String::as_str));
@@ -196,6 +199,10 @@ impl Nodes for StoredNodes<'_, '_> {
 
     fn keep_blob(&mut self, number: Number, blob: &Blob) -> Result<bool, StoreError> {
         blob::give(self.t, (&self.run, number), blob)
+    }
+
+    fn is_full(&self) -> bool {
+        self.t.spent().written_bytes >= FULL_BYTES
     }
 
     fn alarm(&mut self, node: &Node, at_ms: u64) -> Result<(), StoreError> {

@@ -1,3 +1,4 @@
+mod bounds;
 mod large;
 mod pinned;
 mod rehearsal;

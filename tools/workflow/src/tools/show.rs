@@ -200,7 +200,7 @@ pub fn workflow_output(
 /// The steps that have no result, and why.
 fn not_done(nodes: &[Node]) -> Value {
     let is_open = |node: &&Node| !matches!(node.state, State::Completed | State::Undone);
-    let why = |node: &Node| json!({ "step_id": node.path, "status": node.state.as_str(), "reason": node.error });
+    let why = |node: &Node| json!({ "step_id": node.path, "status": node.state.as_str(), "reason": node.reason() });
     nodes.iter().filter(is_open).take(200).map(why).collect()
 }
 

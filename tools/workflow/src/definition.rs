@@ -69,6 +69,9 @@ pub struct Step {
     /// The tool's answer has `steps`: they become part of the run.
     #[serde(default, skip_serializing_if = "is_false")]
     pub plan: bool,
+    /// Lower is sooner, among the ready steps of all runs; the priority of the run, or of the step in which it stands, if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub priority: Option<f64>,
     /// The run goes on if the step fails.
     #[serde(default, skip_serializing_if = "is_false")]
     pub may_fail: bool,

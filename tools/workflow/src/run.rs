@@ -374,7 +374,7 @@ pub struct Node {
     pub dependents: Vec<Number>,
     /// How many of those that it waits for have not ended.
     pub waiting_for: u32,
-    /// The rank of the run's priority: less is sooner.
+    /// The rank of its priority, or of the run's: less is sooner.
     pub rank: u64,
     /// Since when it is ready, in milliseconds since 1970-01-01 UTC.
     pub ready_ms: u64,

@@ -9,6 +9,7 @@ use crate::{
     definition::{MAX_RUN_STEPS, Step, WORKFLOW, ms},
     placeholder::Source,
     run::{Inner, Node, Number, Phase, Run, State},
+    store::rank,
     validate::{Graph, own_placeholders},
 };
 
@@ -53,7 +54,7 @@ pub fn add<N: Nodes>(
             waiting_for: Number::try_from(depends_on.len()).unwrap_or(Number::MAX),
             depends_on,
             dependents: numbers(graph.dependents.get(at)),
-            rank: place.rank,
+            rank: step.priority.map_or(place.rank, rank),
             ready_ms: now_ms,
             order: 0,
             index: None,

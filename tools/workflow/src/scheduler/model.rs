@@ -151,6 +151,7 @@ fn steps() -> impl Strategy<Value = Plan> {
                     retry: Retry { max_attempts: 2, ..Retry::default() },
                 }),
                 plan: false,
+                priority: None,
                 may_fail: chance == 0,
             };
             steps.push((step, behavior));

@@ -52,6 +52,9 @@ fn numbers(step: &Step) -> Result<(), Problem> {
     if step.timeout_s.is_some_and(|time| !(0.001..=MAX_TIME_S).contains(&time)) {
         return Err(problem(step, "/timeout_s", "must be 0.001 s to a year".into()));
     }
+    if step.priority.is_some_and(|priority| !priority.is_finite()) {
+        return Err(problem(step, "/priority", "must be a finite number".into()));
+    }
     Ok(())
 }
 

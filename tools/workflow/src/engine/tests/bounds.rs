@@ -201,3 +201,25 @@ fn an_item_keeps_no_more_names_than_its_inputs_have() {
     assert_eq!(node("r", 3).names.keys().collect::<Vec<_>>(), ["b"]);
     assert_eq!(result("r", 2), json!([{ "b": 2 }]));
 }
+
+#[test]
+fn a_step_with_a_priority_of_its_own_goes_before_or_behind_others() {
+    clear();
+    start(&draft(
+        "r",
+        json!([
+            { "step_id": "last", "action": "echo", "inputs": { "n": 5 }, "priority": 9 },
+            { "step_id": "as_run", "action": "echo", "inputs": { "n": 3 } },
+            { "step_id": "fan", "action": "echo", "inputs": { "n": "${item}" }, "priority": -0.5, "for_each": { "items": [1, 2] } },
+            { "step_id": "sub", "action": "workflow", "priority": 2, "inputs": { "steps": [{ "step_id": "x", "action": "echo", "inputs": { "n": 4 } }] } }
+        ]),
+        Value::Null,
+    ));
+    for turn in 0..7 {
+        work(&format!("d{turn}"), 0).expect("worked");
+    }
+    run_all();
+    assert_eq!(effects(), [1, 2, 3, 4, 5].map(|n| format!(r#"echo {{"n":{n}}}"#)));
+    let written = serde_json::to_value(node("r", 0).step).expect("written");
+    assert_eq!(written["priority"], json!(9.0));
+}

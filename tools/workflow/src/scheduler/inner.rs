@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use super::{Nodes, end};
 use crate::{
-    definition::{MAX_RUN_STEPS, Step, WORKFLOW, ms},
+    definition::{MAX_DEFINITION_BYTES, MAX_RUN_STEPS, Step, WORKFLOW, ms},
     placeholder::Source,
     run::{Inner, Node, Number, Phase, Run, State},
     store::rank,
@@ -241,6 +241,11 @@ pub(super) fn hold<N: Nodes>(
     let total = Number::try_from(steps.len()).unwrap_or(Number::MAX);
     if !has_room(run, total) {
         return end(run, nodes, node, State::Failed, Some(NO_ROOM.into()), now_ms);
+    }
+    let bytes = serde_json::to_string(steps).map_or(usize::MAX, |text| text.len());
+    if bytes > MAX_DEFINITION_BYTES {
+        let error = format!("its steps have {bytes} bytes; at most {MAX_DEFINITION_BYTES} are allowed");
+        return end(run, nodes, node, State::Failed, Some(error), now_ms);
     }
     // Everything else was looked at when the steps came, maybe by an earlier build.
     let graph = match crate::validate::graph(steps) {

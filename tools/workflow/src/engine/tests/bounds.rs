@@ -223,3 +223,14 @@ fn a_step_with_a_priority_of_its_own_goes_before_or_behind_others() {
     let written = serde_json::to_value(node("r", 0).step).expect("written");
     assert_eq!(written["priority"], json!(9.0));
 }
+
+#[test]
+fn a_plan_that_is_larger_than_a_definition_fails_its_step() {
+    clear();
+    let steps = ["a", "b", "c"].map(|id| json!({ "step_id": id, "action": "echo", "inputs": { "text": "${input}" } }));
+    let planner = json!([{ "step_id": "p", "action": "plan", "plan": true, "inputs": { "steps": steps } }]);
+    start(&draft("r", planner, "x".repeat(200_000).into()));
+    run_all();
+    let error = node("r", 0).error.expect("why");
+    assert!(error.contains("at most 524288 are allowed"), "{error}");
+}

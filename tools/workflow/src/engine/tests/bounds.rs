@@ -110,7 +110,7 @@ fn the_last_items_of_a_decided_fan_out_are_not_tried_again() {
     let take =
         |name: &str| transact(|t| work::take(t, name, now_ms() + 60_000, now_ms())).expect("taken").expect("a job");
     let record = |name: &str, job: &Job, outcome: Outcome| {
-        let done = crate::engine::job::Done { outcome, input: None, tools: Default::default() };
+        let done = crate::engine::job::Done::of(outcome);
         transact(|t| work::record(t, name, job, &done, (0, false))).expect("recorded");
     };
     let fan = take("fan");

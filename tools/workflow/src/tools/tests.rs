@@ -4,7 +4,7 @@ mod mending;
 use mcpp_tool::Failure;
 
 use super::*;
-use super::{control::*, listing::*, plans::*, show::*, submission::*};
+use super::{control::*, listing::*, show::*, submission::*};
 use crate::engine::tests::{clear, effects, run_all};
 
 /// A submission with a tag and an input.

@@ -107,6 +107,16 @@ impl Draft {
     /// # Errors
     /// The first thing that is wrong.
     pub fn check(&self, catalog: &impl Catalog) -> Result<Graph, WorkflowError> {
+        let graph = self.check_form(catalog)?;
+        self.pin()?;
+        Ok(graph)
+    }
+
+    /// Checks the same for a run that begins later: no build is kept for it.
+    ///
+    /// # Errors
+    /// The first thing that is wrong.
+    pub fn check_form(&self, catalog: &impl Catalog) -> Result<Graph, WorkflowError> {
         let invalid = |reason: String| Err(WorkflowError::Invalid(reason));
         if !is_id(&self.id) {
             return invalid(format!(
@@ -134,9 +144,12 @@ impl Draft {
                 return invalid(format!("{what} has {bytes} bytes; at most {most} are allowed"));
             }
         }
-        let graph = check(&self.steps, 0, catalog)?;
-        self.pin()?;
-        Ok(graph)
+        Ok(check(&self.steps, 0, catalog)?)
+    }
+
+    /// The bytes of its steps and its input as JSON.
+    pub fn json_bytes(&self) -> usize {
+        json_bytes(&self.steps).saturating_add(json_bytes(&self.input))
     }
 
     /// The builds with which the run begins, pinned. What is rehearsed is over before there are others.

@@ -4,7 +4,7 @@ mod mending;
 use mcpp_tool::Failure;
 
 use super::*;
-use super::{control::*, listing::*, plans::*, show::*, submission::*};
+use super::{control::*, listing::*, show::*, submission::*};
 use crate::engine::tests::{clear, effects, run_all};
 
 /// A submission with a tag and an input.
@@ -206,64 +206,4 @@ fn what_failed_is_retried_in_a_new_run() {
     }
     assert!(workflow_retry("w-retry-2".into()).into_result().expect_err("completed").error.contains("fork it"));
     assert_eq!(effects().iter().filter(|effect| effect.starts_with("echo")).count(), 1);
-}
-
-#[test]
-fn templates_and_schedules_are_written_shown_and_removed() {
-    clear();
-    let steps = vec![json!({ "step_id": "a", "action": "echo", "inputs": { "n": "${input.n}" } })];
-    let written =
-        workflow_template(Some("t".into()), Some(steps), vec!["tag".into()], false).into_result().expect("written");
-    assert_eq!(written["steps"][0]["step_id"], "a");
-    let of_template = Submission {
-        input: json!({ "n": 3 }),
-        template: Some("t".into()),
-        tags: Vec::new(),
-        ..submission("w", json!([]))
-    };
-    let both =
-        Submission { template: Some("t".into()), ..submission("x", json!([{ "step_id": "a", "action": "echo" }])) };
-    let refused = workflow_submit(both).into_result().expect_err("which of them?");
-    assert_eq!(refused.error, "give steps or template, not both");
-    let submitted = workflow_submit(of_template);
-    submitted.into_result().expect("submitted");
-    run_all();
-    assert_eq!(
-        workflow_result("w".into(), true, false).into_result().expect("ended")["result"],
-        json!({ "a": { "n": 3 } })
-    );
-    let schedule = |cron: Option<&str>, paused, remove| {
-        let name = Some("s".to_owned());
-        workflow_schedule(
-            name,
-            cron.map(str::to_owned),
-            None,
-            Some("Europe/Paris".into()),
-            Some("t".into()),
-            Vec::new(),
-            json!({ "n": 4 }),
-            Default::default(),
-            60.0,
-            paused,
-            remove,
-        )
-        .into_result()
-    };
-    let shown = schedule(Some("0 3 * * *"), None, false).expect("written");
-    assert!(shown["next_time"].as_str().expect("a time").ends_with(":00:00Z"), "{shown:?}");
-    assert_eq!(schedule(None, Some(true), false).expect("paused")["next_time"], Value::Null);
-    assert!(schedule(None, Some(false), false).expect("goes on")["next_time"].is_string());
-    let all =
-        workflow_schedule(None, None, None, None, None, Vec::new(), Value::Null, Default::default(), 0.0, None, false);
-    assert_eq!(all.into_result().expect("a list")["schedules"].as_array().map(Vec::len), Some(1));
-    assert!(schedule(Some("never"), None, false).expect_err("wrong").error.contains("no cron expression"));
-    assert_eq!(schedule(None, None, true).expect("removed")["removed"], json!(true));
-    assert_eq!(
-        workflow_template(Some("t".into()), None, Vec::new(), true).into_result().expect("removed")["removed"],
-        json!(true)
-    );
-    assert_eq!(
-        workflow_template(Some("t".into()), None, Vec::new(), false).into_result().expect_err("gone").error,
-        "Template t not found"
-    );
 }

@@ -3,7 +3,9 @@
 mod builds;
 mod control;
 mod job;
+mod outlook;
 pub mod rehearsal;
+mod retention;
 mod submission;
 mod upkeep;
 mod wait;
@@ -19,8 +21,10 @@ use serde_json::json;
 pub use self::{
     control::{ForkRequest, cancel, fork, give, give_token, pause, resume, retry},
     job::Job,
+    outlook::{GRACE_MS, Next, next_event, next_of},
+    retention::KEEP_MS,
     submission::{Copied, Draft, MAX_INPUT_BYTES, VisibleTools, submit},
-    upkeep::{KEEP_MS, next_event, wake},
+    upkeep::wake,
     wait::{answer, forms},
     work::work,
 };
@@ -100,7 +104,7 @@ fn go_on(
         builds::ended(t, &run, now_ms)?;
         let ended = json!({ "workflow_id": run.id, "status": run.status(), "name": run.name });
         t.emit("run", &run.id, ended.to_string().as_bytes())?;
-        changed::updated(&format!("workflow://{}/status", run.id));
+        changed::updated(&run.uri("status"));
         tell_blocked(t, &run, origin, now_ms)?;
     }
     Ok(nodes.woken)

@@ -27,8 +27,11 @@ const REMOVED_ENTRIES: usize = 300;
 /// Bytes of nodes, which must be read to be removed, behind which a transaction removes no more of a run.
 const REMOVED_BYTES: u64 = 1 << 20;
 
+/// Ended runs, by the time when they did.
+type Ended = Span<(u64, String)>;
+
 /// The runs that ended long ago, or else the first of all, and how many of these are over; none if nothing is.
-fn surplus(t: &View<'_>, now_ms: u64, most: i64) -> Result<Option<(Span<(u64, String)>, usize)>, StoreError> {
+fn surplus(t: &View<'_>, now_ms: u64, most: i64) -> Result<Option<(Ended, usize)>, StoreError> {
     let old = ENDED.of(&()).below(&(now_ms.saturating_sub(KEEP_MS),));
     if !old.is_empty(t)? {
         return Ok(Some((old, usize::MAX)));

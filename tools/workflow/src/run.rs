@@ -210,6 +210,20 @@ impl Run {
         }
     }
 
+    /// The URI of one of its resources. What would end the id there, or is not printable ASCII, is percent-encoded.
+    pub fn uri(&self, resource: &str) -> String {
+        let mut uri = "workflow://".to_owned();
+        for byte in self.id.bytes() {
+            match byte.is_ascii_graphic() && !b"/?#%{}\"<>\\^`|".contains(&byte) {
+                true => uri.push(char::from(byte)),
+                false => uri.push_str(&format!("%{byte:02X}")),
+            }
+        }
+        uri.push('/');
+        uri.push_str(resource);
+        uri
+    }
+
     /// How many of its nodes have ended, in percent.
     pub fn progress(&self) -> f64 {
         let ended = f64::from(self.tally.total.saturating_sub(self.tally.open));

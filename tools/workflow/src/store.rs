@@ -51,6 +51,8 @@ pub const ITEM: Map<(String, Number, Number), Value> = Map::new("item");
 pub const ITEMS: Map<(String, Number), Vec<Value>> = Map::new("items");
 /// Definitions of runs.
 pub const DEFINITIONS: Map<String, Vec<Step>> = Map::new("definitions");
+/// The runs for which runs were submitted to wait. An earlier build kept none.
+pub const DEPENDENCIES: Map<String, Vec<String>> = Map::new("dependencies");
 /// Signals that runs were given.
 pub const GIVEN: Map<(String, String), Value> = Map::new("given");
 /// The node that a delivery has.

@@ -1,11 +1,17 @@
+mod again;
 mod awaiting;
+mod bulky;
+mod doctor;
 mod mending;
 
 use mcpp_tool::Failure;
 
 use super::*;
-use super::{control::*, listing::*, show::*, submission::*};
-use crate::engine::tests::{clear, effects, run_all};
+use super::{control::*, doctor::*, listing::*, show::*, submission::*};
+use crate::engine::{
+    self,
+    tests::{clear, effects, run_all},
+};
 
 /// A submission with a tag and an input.
 fn submission(id: &str, steps: Value) -> Submission {
@@ -67,7 +73,7 @@ fn the_six_tools_answer_as_the_contract_has_it() {
         ("Workflow w not found or not yet completed", &json!("w"))
     );
     run_all();
-    let status = workflow_status("w".into(), true, true).into_result().expect("there");
+    let status = workflow_status("w".into(), true, true, 0).into_result().expect("there");
     assert_eq!(
         (&status["status"], &status["progress"], &status["current_step"]),
         (&json!("completed"), &json!(100.0), &json!("b"))
@@ -90,7 +96,7 @@ fn the_six_tools_answer_as_the_contract_has_it() {
     let wrong = workflow_dependencies("w".into(), Some("svg".into()), None).into_result().expect_err("unknown");
     assert!(wrong.error.starts_with("Invalid format: svg"));
     assert_eq!(
-        workflow_status("x".into(), true, false).into_result().expect_err("unknown").error,
+        workflow_status("x".into(), true, false, 0).into_result().expect_err("unknown").error,
         "Workflow x not found"
     );
     assert_eq!(
@@ -202,7 +208,7 @@ fn what_failed_is_retried_in_a_new_run() {
         let retried = workflow_retry(id.into()).into_result().expect("retried");
         assert_eq!((&retried["workflow_id"], &retried["steps_kept"]), (&json!(new), &json!(1)));
         run_all();
-        assert_eq!(workflow_status(new.into(), false, false).into_result().expect("there")["status"], status);
+        assert_eq!(workflow_status(new.into(), false, false, 0).into_result().expect("there")["status"], status);
     }
     assert!(workflow_retry("w-retry-2".into()).into_result().expect_err("completed").error.contains("fork it"));
     assert_eq!(effects().iter().filter(|effect| effect.starts_with("echo")).count(), 1);

@@ -59,7 +59,10 @@ fn templates_and_schedules_are_written_shown_and_removed() {
         Submission { input: json!({ "n": 3 }), template: Some("t".into()), tags: Vec::new(), ..submission("w") };
     let steps = vec![json!({ "step_id": "a", "action": "echo" })];
     let both = Submission { template: Some("t".into()), steps, ..submission("x") };
-    assert_eq!(workflow_submit(both).into_result().expect_err("which of them?").error, "give steps or template, not both");
+    assert_eq!(
+        workflow_submit(both).into_result().expect_err("which of them?").error,
+        "give steps or template, not both"
+    );
     let submitted = workflow_submit(of_template);
     submitted.into_result().expect("submitted");
     run_all();

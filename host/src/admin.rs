@@ -11,8 +11,9 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
 use axum::{
     Json, Router,
-    extract::{Path as UrlPath, Query, State},
+    extract::{Path as UrlPath, Query, Request, State},
     http::StatusCode,
+    middleware::{self, Next},
     response::{IntoResponse as _, Response},
     routing::{get, post},
 };
@@ -28,7 +29,7 @@ use crate::{
     info::Info,
     mcp::{Endpoint, http::HttpDoor},
     mounts::Mounts,
-    names::{ComponentName, TenantId},
+    names::{ComponentName, InvalidComponentName, TenantId},
     store::Store,
     tenants::Tenants,
 };
@@ -43,6 +44,15 @@ pub struct Explanation {
     pub problem: Option<String>,
     /// Uses of the grant by the component's calls, and their denials, since the host started.
     pub notes: Notes,
+}
+
+/// Why the host cannot explain a component.
+#[derive(Debug, thiserror::Error)]
+enum ExplainError {
+    #[error(transparent)]
+    Name(#[from] InvalidComponentName),
+    #[error("tenant `{0}` has no component `{1}`; `mcpp info --tenant {0}` lists the components it has")]
+    Unknown(TenantId, ComponentName),
 }
 
 /// A build to accept.
@@ -92,6 +102,23 @@ pub struct Operated {
     pub fetcher: Fetcher,
 }
 
+impl Operated {
+    async fn explain(&self, tenant: &TenantId, component: &str) -> Result<Explanation, ExplainError> {
+        let (name, registry) = (ComponentName::new(component)?, self.endpoint.registry());
+        // A component that is being loaded is in no catalog yet, and those of a suspended tenant are in none.
+        let loads = self.tenants.reloader().now(tenant).await;
+        let is_settled = loads.is_some_and(|now| !now.opening && now.loading.is_none() && now.queued == 0);
+        let catalog = registry.catalog(tenant);
+        let problem = catalog.problems().find(|problem| problem.component == component);
+        let notes = registry.ledger().of(tenant, &name);
+        let is_known = problem.is_some() || catalog.component(component).is_some() || notes != Notes::default();
+        if is_settled && !is_known {
+            return Err(ExplainError::Unknown(tenant.clone(), name));
+        }
+        Ok(Explanation { problem: problem.map(|problem| problem.error.clone()), notes })
+    }
+}
+
 impl AdminDoor {
     /// A door that is not open yet.
     pub fn new(shared: Operated) -> Self {
@@ -129,6 +156,7 @@ impl AdminDoor {
             .route("/mounts/waiting", get(mounts::waiting))
             .route("/mounts/accept", post(mounts::accept))
             .route("/mounts/unmount", post(mounts::unmount))
+            .layer(middleware::from_fn_with_state(Arc::clone(&self.0), of_a_tenant))
             .with_state(self.0);
         let serve = axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned());
         if let Err(error) = serve.await {
@@ -171,6 +199,19 @@ pub struct Of {
     pub tenant: TenantId,
 }
 
+/// Refuses each command for a tenant that does not exist.
+async fn of_a_tenant(
+    State(shared): State<Arc<Operated>>,
+    Query(Of { tenant }): Query<Of>,
+    request: Request,
+    next: Next,
+) -> Response {
+    match shared.tenants.homes().find(&tenant) {
+        Ok(_) => next.run(request).await,
+        Err(unknown) => answer::<()>(Err(unknown)),
+    }
+}
+
 /// The answer to a command.
 fn answer<T: Serialize>(result: Result<T, impl std::error::Error + 'static>) -> Response {
     match result {
@@ -188,11 +229,7 @@ async fn notes(
     UrlPath(component): UrlPath<String>,
     Query(Of { tenant }): Query<Of>,
 ) -> Response {
-    let registry = shared.endpoint.registry();
-    let catalog = registry.catalog(&tenant);
-    let problem = catalog.problems().find(|problem| problem.component == component);
-    let notes = ComponentName::new(&component).map(|component| registry.ledger().of(&tenant, &component));
-    answer(notes.map(|notes| Explanation { problem: problem.map(|problem| problem.error.clone()), notes }))
+    answer(shared.explain(&tenant, &component).await)
 }
 
 async fn waiting(State(shared): State<Arc<Operated>>, Query(of): Query<Of>) -> Response {
@@ -215,9 +252,6 @@ async fn remove_tenant(
 }
 
 async fn info(State(shared): State<Arc<Operated>>, Query(Of { tenant }): Query<Of>) -> Response {
-    if let Err(unknown) = shared.tenants.homes().find(&tenant) {
-        return answer::<()>(Err(unknown));
-    }
     let (url, sessions) = (shared.config.server.url(shared.address), shared.http.sessions());
     let mounts = shared.mounts.rows(&tenant);
     let info = Info::of(&shared.config, &shared.tenants, tenant, url, sessions).await;

@@ -96,7 +96,7 @@ pub enum Refused {
     /// The operator has not granted it.
     #[error(
         "it imports `{import}`, which needs the capability `{capability}`; to grant it, add `{grant}` to \
-         `grants/{component}.toml` and run `mcpp reload`"
+         `grants/{component}.toml` in its tenant's folder and run `mcpp reload`"
     )]
     NotGranted {
         /// The component.

@@ -148,7 +148,7 @@ enum Command {
 /// Where a running host is found by its operator.
 #[derive(Debug, Clone, Args)]
 struct Operator {
-    /// The host's data directory, if it is not the user's default
+    /// The host's data directory [default: ~/.local/share/mcpp; on macOS ~/Library/Application Support/mcpp]
     #[arg(long, env = "MCPP_DATA", value_name = "DIR", global = true)]
     data: Option<PathBuf>,
     /// The host's configuration file, to find the data directory
@@ -162,10 +162,20 @@ struct Operator {
     json: bool,
 }
 
+impl Operator {
+    /// The flags by which another command reaches the same tenant of the same host, each after a space.
+    fn flags(&self) -> String {
+        let tenant = (self.tenant != TenantId::local()).then(|| ("--tenant", self.tenant.to_string()));
+        let path = |flag, path: &Option<PathBuf>| path.as_ref().map(|path| (flag, path.display().to_string()));
+        let flags = [tenant, path("--data", &self.data), path("--config", &self.config)];
+        flags.into_iter().flatten().map(|(flag, value)| format!(" {flag} {}", shell_word(&value))).collect()
+    }
+}
+
 /// Where a host keeps its files, whether it runs or not.
 #[derive(Debug, Clone, Args)]
 struct Data {
-    /// The host's data directory, if it is not the user's default
+    /// The host's data directory [default: ~/.local/share/mcpp; on macOS ~/Library/Application Support/mcpp]
     #[arg(long, env = "MCPP_DATA", value_name = "DIR", global = true)]
     data: Option<PathBuf>,
     /// The host's configuration file, to find the data directory
@@ -229,7 +239,7 @@ impl Cli {
             Command::Learn(command) => command.run().await,
             Command::Accept(command) => command.run().await,
             Command::Tenant(command) => command.run().await,
-            Command::Token(command) => command.run(),
+            Command::Token(command) => command.run().await,
             Command::Invite(command) => command.run().await,
             Command::Join(command) => command.run().await,
             Command::Peers(command) => command.run().await,
@@ -269,6 +279,16 @@ fn clean(text: &str) -> String {
     text.chars().map(|c| if deceives(c) && c != '\n' && c != '\t' { '\u{fffd}' } else { c }).collect()
 }
 
+/// A word of a command line as a shell reads it: in quotes if it has characters that mean something to a shell.
+fn shell_word(word: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:@%+=,".contains(c);
+    if !word.is_empty() && word.chars().all(is_plain) {
+        word.into()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
+}
+
 /// A field of a record as safe text; `-` if there is none.
 fn field(record: &Value, name: &str) -> String {
     match record.get(name) {
@@ -288,6 +308,20 @@ fn deceives(c: char) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_command_that_another_one_advises_reaches_the_same_tenant_of_the_same_host() {
+        let operator = |tenant: &str, data: Option<&str>| Operator {
+            data: data.map(PathBuf::from),
+            config: None,
+            tenant: TenantId::new(tenant).expect("legal"),
+            json: true,
+        };
+        assert_eq!(operator("local", None).flags(), "");
+        assert_eq!(operator("tr", Some("/srv/it's")).flags(), r" --tenant tr --data '/srv/it'\''s'");
+        assert_eq!(shell_word("store = {}"), "'store = {}'");
+        assert_eq!(shell_word(""), "''");
+    }
 
     #[test]
     fn text_from_elsewhere_neither_turns_nor_hides_on_a_terminal() {

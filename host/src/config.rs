@@ -19,13 +19,16 @@ use serde::{Deserialize, Serialize};
 pub use self::{mesh_door::MeshDoorConfig, tools::ToolsConfig};
 use crate::{
     auth::tokens::TokenFile,
-    capability::{container::ContainersConfig, http::OutboundConfig},
+    capability::{
+        container::ContainersConfig,
+        http::{Outbound, OutboundConfig},
+    },
     engine::{EngineConfig, compile::CompileConfig},
     limits::{Limits, LimitsPatch, TenantLimits, TenantLimitsPatch},
     memory::MemoryConfig,
     mesh::NetworkConfig,
     store::embedded::EmbeddedConfig,
-    telemetry::LogFormat,
+    telemetry::{self, LogFormat},
     tenant::home::Homes,
 };
 
@@ -318,6 +321,7 @@ impl Config {
         self.outbound.check().map_err(ConfigError::Invalid)?;
         self.containers.check().map_err(ConfigError::Invalid)?;
         self.mesh.check().map_err(ConfigError::Invalid)?;
+        telemetry::check_level(&self.log.level).map_err(ConfigError::Invalid)?;
         let tokens = TokenFile::new(Homes::new(self.data_dir()?).tokens());
         if server.http && !server.listen.ip().is_loopback() && !server.allow_unauthenticated && !tokens.exists() {
             return invalid(format!(
@@ -328,6 +332,25 @@ impl Config {
             ));
         }
         Ok(())
+    }
+
+    /// Refuses files and folders that the host needs and cannot use.
+    pub fn check_files(&self) -> Result<(), ConfigError> {
+        self.tools.check().map_err(ConfigError::Invalid)?;
+        if self.outbound.ca_file.is_some() {
+            let outbound = Outbound::new(&self.outbound, &Homes::new(self.data_dir()?), |_| None);
+            outbound.map_err(|error| ConfigError::Invalid(error.to_string()))?;
+        }
+        Ok(())
+    }
+
+    /// Settings that name something which is not there now, and with which the host serves all the same.
+    pub fn warnings(&self) -> Vec<String> {
+        let absent = self.containers.socket.as_ref().filter(|socket| !socket.exists());
+        absent
+            .map(|socket| format!("containers.socket: no container engine listens at {}", socket.display()))
+            .into_iter()
+            .collect()
     }
 
     /// Limits of one call.

@@ -16,7 +16,7 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use tracing_subscriber::{EnvFilter, fmt};
+use tracing_subscriber::{EnvFilter, filter::LevelFilter, fmt};
 
 use self::lines::LogLines;
 use crate::{call::LogLevel, names::TenantId};
@@ -34,15 +34,38 @@ pub enum LogFormat {
     Json,
 }
 
+/// The variable of the environment that overrides the configured level.
+const OVERRIDE: &str = "RUST_LOG";
+
+/// Refuses a configured level that the log does not understand, or takes for the name of a target: such a level would silence the host.
+pub fn check_level(level: &str) -> Result<(), String> {
+    configured(level).map(drop)
+}
+
+fn configured(level: &str) -> Result<EnvFilter, String> {
+    let refuse = |reason: String| format!("log.level = {level:?}: {reason}");
+    let mut words = level.split(',').map(str::trim).filter(|word| !word.is_empty()).peekable();
+    if words.peek().is_none() {
+        return Err(refuse("it is empty; name error, warn, info, debug, trace or off".into()));
+    }
+    let is_known = |word: &&str| word.contains(['=', '[', ']', '{', '}']) || word.parse::<LevelFilter>().is_ok();
+    if let Some(word) = words.find(|word| !is_known(word)) {
+        return Err(refuse(format!(
+            "{word:?} is neither error, warn, info, debug, trace or off, nor a directive such as guest=debug"
+        )));
+    }
+    // The protocol engine logs every refused request as a warning and every client that left as an error; what matters of that is in our own records.
+    EnvFilter::try_new(format!("{level},rmcp=off,hyper=warn")).map_err(|error| refuse(error.to_string()))
+}
+
 /// Starts logging at `level` (`RUST_LOG` overrides it); a second start in one process changes nothing.
 pub fn start_logging(level: &str, format: LogFormat) -> Result<(), String> {
-    // The protocol engine logs every refused request as a warning and every client that left as an error; what matters of that is in our own records.
-    let directives = format!("{level},rmcp=off,hyper=warn");
-    let filter = match std::env::var("RUST_LOG") {
-        Ok(filter) => EnvFilter::try_new(filter),
-        Err(_) => EnvFilter::try_new(directives),
-    }
-    .map_err(|error| format!("log level {level:?} is not understood: {error}"))?;
+    let filter = match std::env::var(OVERRIDE).ok().filter(|filter| !filter.is_empty()) {
+        Some(filter) => {
+            EnvFilter::try_new(&filter).map_err(|error| format!("{OVERRIDE}={filter:?} is not understood: {error}"))?
+        }
+        None => configured(level)?,
+    };
     let json = match format {
         LogFormat::Json => true,
         LogFormat::Text => false,
@@ -150,6 +173,17 @@ pub async fn render() -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_level_that_would_silence_the_log_is_refused() {
+        for good in ["info", "WARN", "off", "info,guest=debug", "mcpp=debug, guest=off", "warn,[call{tool}]=trace"] {
+            assert_eq!(check_level(good), Ok(()), "{good}");
+        }
+        for bad in ["wran", "chatty", "", " , ", "info,guest", "mcpp=loud"] {
+            let error = check_level(bad).expect_err(bad);
+            assert!(error.starts_with(&format!("log.level = {bad:?}: ")), "{error}");
+        }
+    }
 
     #[test]
     fn a_record_is_escaped_and_cut() {

@@ -122,6 +122,8 @@ fn a_bad_configuration_is_refused() {
         ("[server]\nlisten = '0.0.0.0:1'\n", "refusing to listen on 0.0.0.0:1"),
         ("[server]\nprot = 1\n", "unknown field `prot`"),
         ("nonsense", "is not valid"),
+        ("[log]\nlevel = 'wran'\n", "log.level = \"wran\""),
+        ("[tools]\nfolders = ['/nope']\n", "the tools folder /nope does not exist"),
     ] {
         let file = files.path().join("mcpp.toml");
         std::fs::write(&file, text).expect("written");
@@ -222,7 +224,7 @@ async fn a_running_hosts_data_is_copied() {
     assert!(copied["entries"].as_u64().is_some_and(|entries| entries >= 1), "{copied}");
     let again = run(&["backup", &target]);
     assert_eq!(again.status.code(), Some(1));
-    assert!(stderr(&again).contains("the backup failed") && stderr(&again).contains("exists"), "{}", stderr(&again));
+    assert!(stderr(&again).contains("copy.redb is there already"), "{}", stderr(&again));
     let info = stdout(&run(&["info"]));
     assert!(info.lines().any(|line| line.contains("store") && line.contains("of 268435456")), "{info}");
     // Data written after the copy are not in it; data written before are.
@@ -231,4 +233,50 @@ async fn a_running_hosts_data_is_copied() {
     std::fs::rename(&copy, folder.path().join("data/store/local.redb")).expect("put in its place");
     let host = TestHost::start_with(folder, |_| {}).await;
     assert!(host.text("store_get", serde_json::json!({ "key": "a" })).await.contains("one"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_client_says_what_it_lacks_in_words() {
+    let host = TestHost::start(&[("add", &add())]).await;
+    let (url, data) = (host.host.url(), host.folder.path().join("data").display().to_string());
+    let run = |arguments: &[&str], token: Option<&str>| {
+        let mut environment = vec![("MCPP_URL", url.as_str())];
+        environment.extend(token.map(|token| ("MCPP_TOKEN", token)));
+        tokio::task::block_in_place(|| run(arguments, &environment))
+    };
+    let prompt = run(&["prompt", "review"], None);
+    assert!(stderr(&prompt).contains("this server has no prompts"), "{}", stderr(&prompt));
+    let nowhere = url.replace("/mcp", "/nope");
+    let nowhere = run(&["tools", "--url", &nowhere], None);
+    assert!(stderr(&nowhere).contains("there is no MCP endpoint at http://"), "{}", stderr(&nowhere));
+    // The command ends when the host has the token: from then on it refuses every other client.
+    let made = run(&["token", "create", "local", "me", "--data", &data], None);
+    assert!(made.status.success() && !stderr(&made).contains("may not know"), "{}", stderr(&made));
+    let token = stdout(&made).trim().to_owned();
+    for token in [None, Some("mcpp_0_0")] {
+        let refused = run(&["tools"], token);
+        assert_eq!(refused.status.code(), Some(1), "{}", stdout(&refused));
+        let said = stderr(&refused);
+        assert!(said.contains("it needs a token (--token, MCPP_TOKEN)") && !said.contains("rmcp"), "{said}");
+    }
+    assert!(stdout(&run(&["tools"], Some(&token))).contains("add"), "the new token is taken");
+}
+
+#[test]
+fn a_tenant_is_shown_as_the_configuration_has_it() {
+    let data = tempfile::tempdir().expect("a folder");
+    let data = data.path().display().to_string();
+    let mcpp = |arguments: &[&str]| run(&[arguments, &["--data", &data]].concat(), &[]);
+    let shown =
+        |tenant: &str| -> Value { serde_json::from_str(&stdout(&mcpp(&["tenant", "show", tenant]))).expect("JSON") };
+    assert_eq!((&shown("local")["pinned"], &shown("local")["tokens"]), (&false.into(), &Value::Array(Vec::new())));
+    assert!(mcpp(&["tenant", "add", "acme", "--limit", "running=8"]).status.success());
+    assert!(mcpp(&["token", "create", "acme", "me"]).status.success());
+    let acme = shown("acme");
+    assert_eq!((&acme["pinned"], &acme["limits"]["running"]), (&true.into(), &8.into()));
+    assert_eq!(acme["tokens"][0]["subject"], "me");
+    let nothing = mcpp(&["tenant", "limit", "acme"]);
+    assert!(nothing.status.code() == Some(1) && stderr(&nothing).contains("--limit NAME=NUMBER is missing"));
+    assert!(mcpp(&["tenant", "limit", "acme", "--limit", "running=default"]).status.success());
+    assert!(shown("acme")["limits"]["running"].is_null());
 }

@@ -134,7 +134,7 @@ async fn two_components_cannot_have_one_tool() {
     host.until("the second is refused", async |host| !host.problems().is_empty()).await;
     assert_eq!(
         host.problems(),
-        "a_b: tool `a_b_c` already belongs to component `a`; rename one of them, in its grant or by its file"
+        "a_b: tool `a_b_c` already belongs to component `a`; rename the tool of one of them with `rename` in its grant"
     );
     assert_eq!(host.text("a_b_c", json!({})).await, r#"{"result":1}"#);
 }

@@ -4,7 +4,8 @@ use serde_json::{Value, json};
 
 use crate::{
     command_line::{run, stderr, stdout},
-    support::{TestHost, add, guest, text_of},
+    support::{TestHost, add, folder, guest, text_of},
+    tenants::team,
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -69,4 +70,47 @@ async fn a_grant_for_a_built_in_component_adds_to_what_it_is_shipped_with() {
     assert!(!error.contains("not live"), "{error}");
     let (code, text, _) = mcpp(&["revoke", "taskqueue", "reuse"]);
     assert!(code == Some(0) && text.contains("quota_bytes") && !text.contains("reuse"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn advice_and_refusals_are_about_the_tenant_that_was_named() {
+    let files = folder(&[]);
+    let home = files.path().join("data");
+    team(&home, "tr", &[("caller", &guest("caller"))]);
+    let host = TestHost::start_with(files, |_| {}).await;
+    let data = home.display().to_string();
+    let mcpp = |arguments: &[&str]| {
+        let done = tokio::task::block_in_place(|| run(&[arguments, &["--data", &data]].concat(), &[]));
+        (done.status.code(), stdout(&done), stderr(&done))
+    };
+    // It waits for what is loaded.
+    let (_, reloaded, error) = mcpp(&["reload"]);
+    assert!(reloaded.contains("failed tr/caller"), "{reloaded} {error}");
+    let (code, text, error) = mcpp(&["explain", "caller", "--tenant", "tr"]);
+    let advice = format!("to allow it: mcpp grant caller 'call = [\"TOOL\"]' --tenant tr --data {data}");
+    assert!(code == Some(0) && text.contains(&advice), "{text} {error}");
+    assert!(text.contains("`grants/caller.toml` in its tenant's folder"), "{text}");
+
+    let copy = home.join("copy.redb").display().to_string();
+    let commands: [&[&str]; 9] = [
+        &["explain", "caller"],
+        &["learn", "caller"],
+        &["events"],
+        &["accept"],
+        &["mounts"],
+        &["peers"],
+        &["reload"],
+        &["token", "list"],
+        &["backup", &copy],
+    ];
+    for command in commands {
+        let (code, text, error) = mcpp(&[command, &["--tenant", "nope"]].concat());
+        assert!(code == Some(1) && error.contains("there is no tenant `nope`"), "{command:?}: {code:?} {text} {error}");
+    }
+    assert!(!home.join("copy.redb").exists() && !home.join("store/nope.redb").exists());
+    for command in ["explain", "learn"] {
+        let (code, text, error) = mcpp(&[command, "nope", "--tenant", "tr"]);
+        assert!(code == Some(1) && error.contains("has no component `nope`"), "{command}: {code:?} {text} {error}");
+    }
+    drop(host);
 }

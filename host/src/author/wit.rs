@@ -35,7 +35,10 @@ impl World {
     pub(super) fn read(project: &Project) -> anyhow::Result<Self> {
         let path = project.folder.join(WIT);
         let mut resolve = Resolve::default();
-        let (package, _) = resolve.push_path(&path).with_context(|| format!("the WIT in {WIT}/ is not valid"))?;
+        let (package, _) = match resolve.push_path(&path) {
+            Ok(pushed) => pushed,
+            Err(error) => return Err(place_first(&error, &resolve.render_error(&error), &project.folder)),
+        };
         let id = resolve.select_world(&[package], None).with_context(|| format!("{WIT}/ does not have one world"))?;
         let component = resolve.packages.get(package).map(|package| package.name.name.clone());
         let name = resolve.worlds.get(id).map(|world| world.name.clone());
@@ -82,6 +85,16 @@ impl World {
     }
 }
 
+/// An error in the WIT, with the place of the fault on top where the parser names it. In its words that is `--> FILE:LINE:COLUMN`, in a line before the excerpt.
+fn place_first(error: &anyhow::Error, words: &str, folder: &Path) -> anyhow::Error {
+    let Some((_, after)) = words.split_once("\n     --> ") else {
+        return anyhow!("the WIT in {WIT}/ is not valid: {words}");
+    };
+    let (place, excerpt) = after.split_once('\n').unwrap_or((after, ""));
+    let place = place.strip_prefix(&format!("{}/", folder.display())).unwrap_or(place);
+    anyhow!("{place}: {}; the WIT in {WIT}/ is not valid\n{excerpt}", error.root_cause())
+}
+
 /// Writes what a build makes among the sources; the file. One that stays as it is leaves compilers' caches good.
 pub(super) fn write_changed(path: PathBuf, bytes: &[u8]) -> anyhow::Result<PathBuf> {
     if let Some(parent) = path.parent() {
@@ -108,4 +121,25 @@ pub fn imports(component: &[u8]) -> anyhow::Result<BTreeSet<String>> {
     let imports = resolve.worlds.get(world).into_iter().flat_map(|world| &world.imports);
     let imports = imports.filter(|(_, item)| calls(item)).map(|(name, _)| resolve.name_world_key(name));
     Ok(imports.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::author::language::Language;
+
+    #[test]
+    fn the_place_of_a_fault_stands_first() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let project = Project { folder: folder.path().to_owned(), language: Language::C };
+        std::fs::create_dir(folder.path().join(WIT)).expect("made");
+        for (text, says) in [
+            ("package a:b;\nworld w {\n  export f: func(a: strng);\n}\n", "wit/world.wit:3:21: "),
+            ("package a:b;\nworld w {\n  export f func();\n}\n", "wit/world.wit:3:"),
+        ] {
+            std::fs::write(folder.path().join("wit/world.wit"), text).expect("written");
+            let error = World::read(&project).err().expect("not valid");
+            assert!(format!("{error:#}").starts_with(says), "{error:#}");
+        }
+    }
 }

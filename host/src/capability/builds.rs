@@ -20,6 +20,9 @@ use crate::{
     names::{ComponentName, ToolName},
 };
 
+/// What a pin, or a pin given back, costs of the budget of the store's bytes: either may flush files to the disk.
+const FLUSH_BYTES: usize = 8 << 10;
+
 /// Links them.
 pub(super) fn link(linker: &mut Linker<State>) -> wasmtime::Result<()> {
     builds::add_to_linker::<State, EndpointView<'static>>(linker, State::endpoint)
@@ -31,6 +34,7 @@ impl builds::Host for EndpointView<'_> {
         if tools.len() > MAX_TOOLS {
             return Ok(Err(builds::PinError::TooMany(format!("{MAX_TOOLS} tools"))));
         }
+        self.control.charge_store_op(FLUSH_BYTES)?;
         let mut names = Vec::with_capacity(tools.len());
         for tool in tools {
             match ToolName::new(&tool).ok().filter(|tool| running.may_call(tool)) {
@@ -49,6 +53,7 @@ impl builds::Host for EndpointView<'_> {
 
     async fn unpin(&mut self, builds: Vec<Build>) -> wasmtime::Result<()> {
         let Some(running) = self.running else { return Ok(()) };
+        self.control.charge_store_op(FLUSH_BYTES)?;
         let (tenant, builds) = (&running.principal.tenant, known(builds));
         self.control.wait(running.dispatch.unpin(tenant, &running.component, builds)).await
     }

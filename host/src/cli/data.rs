@@ -74,14 +74,16 @@ async fn list(operator: &Operator) -> anyhow::Result<u8> {
 async fn settle(operator: &Operator, which: Which, verdict: Verdict) -> anyhow::Result<u8> {
     let request = Settle { id: which.id, verdict };
     let settled: usize = operator.tell("/events/settle", &request).await?.json().await?;
+    if let (0, Some(id)) = (settled, &request.id) {
+        bail!("no delivery {id:?} was given up; `mcpp events` lists those that were");
+    }
     if operator.json {
         print_json(&settled)?;
     } else {
         let what = if verdict == Verdict::Retry { "will be delivered again" } else { "forgotten" };
         print(&format!("{settled} {what}"))?;
     }
-    // An operator who names a delivery wants to know that it was there.
-    Ok(u8::from(settled == 0 && request.id.is_some()))
+    Ok(0)
 }
 
 #[derive(Debug, Args)]
@@ -95,6 +97,7 @@ pub(super) struct BackupArgs {
 impl BackupArgs {
     pub(super) async fn run(self) -> anyhow::Result<u8> {
         let target = std::path::absolute(&self.target)?;
+        anyhow::ensure!(!target.exists(), "{} is there already; name another file", target.display());
         let mut response = self.operator.tell("/backup", &Backup { target: target.clone() }).await?;
         let bar = if std::io::stderr().is_terminal() { ProgressBar::new_spinner() } else { ProgressBar::hidden() };
         bar.enable_steady_tick(Duration::from_millis(100));

@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, bail};
-use clap::{Args, Subcommand};
+use clap::{ArgGroup, Args, Subcommand};
 use reqwest::Method;
 use serde_json::{Map, Value};
 
@@ -23,9 +23,10 @@ use crate::{
 };
 
 #[derive(Debug, Args)]
+#[command(group = ArgGroup::new("offer").args(["tools", "components"]).required(true).multiple(true))]
 pub(super) struct Invite {
     /// A tool that the other host may see and call, or a prefix that ends in *; may be repeated
-    #[arg(long = "tool", value_name = "TOOL", required_unless_present = "components")]
+    #[arg(long = "tool", value_name = "TOOL")]
     tools: Vec<ToolPattern>,
     /// A component whose live build the other host may fetch (`mcpp fetch` there), or a prefix that ends in *; may be repeated
     #[arg(long = "component", value_name = "COMPONENT")]

@@ -10,7 +10,7 @@ use reqwest::Method;
 use toml_edit::DocumentMut;
 use url::Url;
 
-use super::{Operator, clean, print, print_json, remote::tell};
+use super::{Operator, clean, print, print_json, remote::tell, shell_word};
 use crate::{
     admin::Explanation,
     files::{lock, write_durably},
@@ -118,6 +118,13 @@ impl Revoke {
         // The file stays: without one, a built-in component would have the grant that it is shipped with.
         edit::cut(&mut document, &self.keys).with_context(|| self.component.clone())?;
         self.operator.put(&self.component, &document).await?;
+        if shipped::grant(&self.component).is_some() {
+            tell(&format!(
+                "{} is shipped with a grant, which {} replaces; to go back to it, delete that file and run `mcpp reload`",
+                self.component,
+                file.display()
+            ));
+        }
         Ok(0)
     }
 }
@@ -244,7 +251,10 @@ impl Explain {
             let why = note.denied.as_deref().unwrap_or_default();
             print(&format!("denied {} times, last in `{}`: {}", note.count, clean(&note.tool), clean(why)))?;
             match &note.grant {
-                Some(lines) => print(&format!("  to allow it: mcpp grant {} '{}'", self.component, clean(lines)))?,
+                Some(lines) => {
+                    let (lines, flags) = (shell_word(&clean(lines)), self.operator.flags());
+                    print(&format!("  to allow it: mcpp grant {} {lines}{flags}", self.component))?;
+                }
                 None => print("  no grant can allow it")?,
             }
         }

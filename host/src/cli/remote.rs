@@ -1,11 +1,18 @@
 //! `mcpp tools` and `mcpp call`: an MCP client for any server.
 
-use std::{io::IsTerminal as _, sync::Arc, time::Duration};
+use std::{
+    io::IsTerminal as _,
+    net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
+use reqwest::Method;
 use serde_json::{Map, Value};
+use url::Host;
 
 use super::{
     Data, Operator, clean, operate,
@@ -14,6 +21,7 @@ use super::{
 };
 use crate::{
     call::inputs::Reply,
+    info::Info,
     mcp::client::{Answer, Client, ClientConfig, OnProgress, OnQuestion},
     mesh::PeerId,
 };
@@ -67,6 +75,9 @@ impl Tools {
         let client = self.server.connect(Arc::new(|_, _, _| {})).await?;
         let tools = client.tools().await?;
         client.close().await;
+        if let Some(loading) = self.loading().await {
+            tell(&loading);
+        }
         if self.operator.json {
             print_json(&tools)?;
             return Ok(0);
@@ -78,6 +89,32 @@ impl Tools {
         print(&table(&["TOOL", "ARGUMENTS", "DESCRIPTION"], rows))?;
         Ok(0)
     }
+
+    /// That the list is not whole yet, where the server is the host with this data directory and still loads.
+    async fn loading(&self) -> Option<String> {
+        if !self.operator.is_running().is_ok_and(|is_running| is_running) {
+            return None;
+        }
+        let info: Info = self.operator.ask(Method::GET, "/info").await.ok()?;
+        if info.opening.is_empty() || address(&info.url)? != address(&self.server.url)? {
+            return None;
+        }
+        let to_come = info.loads.map_or(0, |now| now.queued.saturating_add(usize::from(now.loading.is_some())));
+        let to_come = if to_come == 0 { String::new() } else { format!(" ({to_come} components to come)") };
+        Some(format!("the host still loads{to_come}, so this list may not be whole; `mcpp info` shows the loads"))
+    }
+}
+
+/// The address of a URL, where it names one.
+fn address(url: &str) -> Option<SocketAddr> {
+    let url = url::Url::parse(url).ok()?;
+    let host = match url.host()? {
+        Host::Domain("localhost") => Ipv4Addr::LOCALHOST.into(),
+        Host::Domain(_) => return None,
+        Host::Ipv4(host) => host.into(),
+        Host::Ipv6(host) => host.into(),
+    };
+    Some(SocketAddr::new(host, url.port_or_known_default()?))
 }
 
 /// The arguments' names, those that may be left out with a question mark.

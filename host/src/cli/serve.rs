@@ -6,6 +6,7 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::remote::tell;
 use crate::{config::Config, host::Host, telemetry};
 
 #[derive(Debug, Args)]
@@ -16,7 +17,7 @@ pub(super) struct Serve {
     /// Where to listen [default: 127.0.0.1:8000]
     #[arg(long, value_name = "ADDRESS:PORT")]
     listen: Option<SocketAddr>,
-    /// Where the host keeps its own files [default: the user's data directory]
+    /// Where the host keeps its own files [default: ~/.local/share/mcpp; on macOS ~/Library/Application Support/mcpp]
     #[arg(long, env = "MCPP_DATA", value_name = "DIR")]
     data: Option<PathBuf>,
     /// Folder of components to load and watch; may be repeated
@@ -28,7 +29,7 @@ pub(super) struct Serve {
     /// Listen beyond loopback although no authentication is configured
     #[arg(long)]
     allow_unauthenticated: bool,
-    /// Check the configuration, print nothing if it is good, and stop
+    /// Check the configuration and stop; a good one prints nothing but warnings
     #[arg(long)]
     check: bool,
 }
@@ -38,11 +39,15 @@ impl Serve {
         let (stdio, check) = (self.stdio, self.check);
         let config = self.configure()?;
         config.check()?;
+        config.check_files()?;
         if check {
+            config.warnings().iter().for_each(|warning| tell(&format!("warning: {warning}")));
             return Ok(0);
         }
         telemetry::start_logging(&config.log.level, config.log.format).map_err(anyhow::Error::msg)?;
         tracing::info!(configuration = summary(&config), "configuration");
+        config.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
+        let hooks = config.server.hooks.clone();
         let bar = progress_bar();
         let loading = bar.clone();
         // Boxed, as what is below it is deep.
@@ -50,7 +55,12 @@ impl Serve {
         let outcome = tokio::select! {
             outcome = run_until_told(&host, stdio) => outcome,
             // The bar goes when everything is loaded; the host serves on.
-            never = async { host.loaded().await; bar.finish_and_clear(); std::future::pending().await } => never,
+            never = async {
+                host.loaded().await;
+                bar.finish_and_clear();
+                warn_of_hooks(&host, &hooks);
+                std::future::pending().await
+            } => never,
         };
         bar.finish_and_clear();
         tokio::select! {
@@ -75,6 +85,16 @@ impl Serve {
         // Several clients may each start a host of their own, and none of them asked for a port.
         config.server.http &= !self.stdio || self.listen.is_some();
         Ok(config)
+    }
+}
+
+/// Warns of each component of `server.hooks` that no tenant has.
+fn warn_of_hooks(host: &Host, hooks: &[String]) {
+    let tenants = host.registry().tenants();
+    for component in hooks {
+        if !tenants.iter().any(|tenant| host.registry().catalog(tenant).component(component).is_some()) {
+            tracing::warn!(component, "server.hooks names a component that no tenant has");
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use super::{Data, print, print_json, table};
+use super::{Data, print, print_json, table, token};
 use crate::{
     admin::Removal,
     auth::tokens::TokenFile,
@@ -79,14 +79,52 @@ enum TenantCommand {
 
 #[derive(Debug, Args)]
 struct Limits {
-    /// A limit such as running=8 (running, waiting, queued, calls_per_minute, sessions, kept, log_records_per_second, log_bytes_per_second); may be repeated
-    #[arg(long = "limit", value_name = "NAME=NUMBER")]
+    #[arg(long = "limit", value_name = "NAME=NUMBER", help = limits_help())]
     limits: Vec<String>,
 }
 
+/// The names of a tenant's limits.
+const LIMITS: [&str; 16] = [
+    "running",
+    "waiting",
+    "queued",
+    "calls_per_minute",
+    "sessions",
+    "kept",
+    "components",
+    "connections",
+    "streams",
+    "log_records_per_second",
+    "log_bytes_per_second",
+    "tasks",
+    "task_bytes",
+    "guest_bytes",
+    "code_bytes",
+    "message_bytes",
+];
+/// The value that takes a tenant's own limit away.
+const DEFAULT: &str = "default";
+
+fn limits_help() -> String {
+    let names = LIMITS.join(", ");
+    format!("A limit such as running=8, or running={DEFAULT} for the host's; may be repeated. The limits: {names}")
+}
+
 impl Limits {
-    fn parse(&self) -> anyhow::Result<TenantLimitsPatch> {
-        toml::from_str(&self.limits.join("\n")).context("a limit is NAME=NUMBER")
+    /// The limits that are set, and the names of those that are taken away.
+    fn parse(&self) -> anyhow::Result<(TenantLimitsPatch, Vec<&str>)> {
+        let (mut set, mut taken_away) = (Vec::new(), Vec::new());
+        for limit in &self.limits {
+            match limit.split_once('=') {
+                Some((name, value)) if value.trim() == DEFAULT => {
+                    let known = LIMITS.iter().find(|known| **known == name.trim());
+                    taken_away.push(*known.with_context(|| format!("there is no limit {name:?}; {}", limits_help()))?);
+                }
+                _ => set.push(limit.as_str()),
+            }
+        }
+        let form = || format!("a limit is NAME=NUMBER, or NAME={DEFAULT} for the host's");
+        Ok((toml::from_str(&set.join("\n")).with_context(form)?, taken_away))
     }
 }
 
@@ -97,8 +135,8 @@ impl TenantArgs {
             TenantCommand::List => self.list(&homes)?,
             TenantCommand::Show { tenant } => self.show(&homes, tenant)?,
             TenantCommand::Add { tenant, trusted, limits } => {
-                let settings =
-                    TenantSettings { pinned: !trusted, limits: limits.parse()?, ..TenantSettings::default() };
+                let (limits, _) = limits.parse()?;
+                let settings = TenantSettings { pinned: !trusted, limits, ..TenantSettings::default() };
                 let home = homes.add(tenant, settings)?;
                 self.tell_host().await?;
                 self.say(&home, "added")?;
@@ -108,9 +146,12 @@ impl TenantArgs {
                 }
             }
             TenantCommand::Limit { tenant, limits } => {
-                let (home, patch) = (homes.find(tenant)?, limits.parse()?);
+                let (home, (set, taken_away)) = (homes.find(tenant)?, limits.parse()?);
+                if limits.limits.is_empty() {
+                    bail!("--limit NAME=NUMBER is missing; `mcpp tenant show {tenant}` shows the limits");
+                }
                 // Limits that the command does not name stay as they were.
-                let merged = merged(&home.settings()?.limits, &patch)?;
+                let merged = merged(&home.settings()?.limits, &set, &taken_away)?;
                 home.change(|settings| settings.limits = merged)?;
                 self.tell_host().await?;
                 self.say(&home, "limited")?;
@@ -165,11 +206,11 @@ impl TenantArgs {
     }
 
     fn say(&self, home: &Home, done: &str) -> anyhow::Result<()> {
-        if self.data.json { print_json(&shown(home)?) } else { print(&format!("{done} {}", home.tenant)) }
+        if self.data.json { print_json(&self.shown(home)?) } else { print(&format!("{done} {}", home.tenant)) }
     }
 
     fn list(&self, homes: &Homes) -> anyhow::Result<()> {
-        let tenants = homes.list()?.iter().map(shown).collect::<anyhow::Result<Vec<Value>>>()?;
+        let tenants = homes.list()?.iter().map(|home| self.shown(home)).collect::<anyhow::Result<Vec<Value>>>()?;
         if self.data.json {
             return print_json(&tenants);
         }
@@ -186,7 +227,31 @@ impl TenantArgs {
     }
 
     fn show(&self, homes: &Homes, tenant: &TenantId) -> anyhow::Result<()> {
-        print_json(&shown(&homes.find(tenant)?)?)
+        let mut shown = self.shown(&homes.find(tenant)?)?;
+        let mut tokens = TokenFile::new(homes.tokens()).read()?.unwrap_or_default();
+        tokens.retain(|token| token.tenant == *tenant);
+        if let Some(fields) = shown.as_object_mut() {
+            fields.insert("tokens".into(), tokens.iter().map(token::shown).collect());
+        }
+        print_json(&shown)
+    }
+
+    fn shown(&self, home: &Home) -> anyhow::Result<Value> {
+        let (settings, config) = (home.settings()?, self.data.config()?);
+        // The folders and grants of `local` are the configuration's.
+        let (pinned, tools, grants) = match home.tenant == TenantId::local() {
+            true => (config.tools.pinned, json!(config.tools.folders), config.grants()?),
+            false => (settings.pinned, json!(home.tools()), home.grants()),
+        };
+        Ok(json!({
+            "tenant": home.tenant,
+            "suspended": settings.suspended,
+            "pinned": pinned,
+            "created": settings.created.map(|time| humantime::format_rfc3339_seconds(time).to_string()),
+            "limits": settings.limits,
+            "tools": tools,
+            "grants": grants,
+        }))
     }
 
     /// Makes a running host read the files again. A host that does not run reads them when it starts.
@@ -203,24 +268,15 @@ impl TenantArgs {
     }
 }
 
-fn merged(before: &TenantLimitsPatch, patch: &TenantLimitsPatch) -> anyhow::Result<TenantLimitsPatch> {
+fn merged(
+    before: &TenantLimitsPatch,
+    set: &TenantLimitsPatch,
+    taken_away: &[&str],
+) -> anyhow::Result<TenantLimitsPatch> {
     let mut table = toml::Table::try_from(before)?;
-    table.extend(toml::Table::try_from(patch)?);
+    table.retain(|name, _| !taken_away.contains(&name));
+    table.extend(toml::Table::try_from(set)?);
     Ok(table.try_into()?)
-}
-
-fn shown(home: &Home) -> anyhow::Result<Value> {
-    let settings = home.settings()?;
-    let local = home.tenant == TenantId::local();
-    Ok(json!({
-        "tenant": home.tenant,
-        "suspended": settings.suspended,
-        "pinned": settings.pinned,
-        "created": settings.created.map(|time| humantime::format_rfc3339_seconds(time).to_string()),
-        "limits": settings.limits,
-        "tools": (!local).then(|| home.tools()),
-        "grants": home.grants(),
-    }))
 }
 
 fn confirmed(tenant: &TenantId, exported: bool) -> anyhow::Result<bool> {
@@ -233,4 +289,34 @@ fn confirmed(tenant: &TenantId, exported: bool) -> anyhow::Result<bool> {
     let mut answer = String::new();
     std::io::stdin().read_line(&mut answer)?;
     Ok(answer.trim() == tenant.as_str())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn limits(given: &[&str]) -> Limits {
+        Limits { limits: given.iter().map(|limit| (*limit).to_owned()).collect() }
+    }
+
+    #[test]
+    fn the_help_names_every_limit() {
+        let unknown = toml::from_str::<TenantLimitsPatch>("nope = 1").expect_err("no limit").to_string();
+        let known = unknown.split('`').skip(3).step_by(2);
+        let known: std::collections::BTreeSet<&str> = known.collect();
+        assert_eq!(known, LIMITS.into(), "{unknown}");
+    }
+
+    #[test]
+    fn a_limit_is_set_and_taken_away() {
+        let both = limits(&["running=8", "kept=2"]);
+        let (before, _) = both.parse().expect("legal");
+        let back = limits(&["running=default", "waiting = 3"]);
+        let (set, taken_away) = back.parse().expect("legal");
+        let after = merged(&before, &set, &taken_away).expect("merged");
+        assert_eq!(after, limits(&["kept=2", "waiting=3"]).parse().expect("legal").0);
+        for bad in ["running=", "running", "nope=default", "nope=1", "running=0"] {
+            assert!(limits(&[bad]).parse().is_err(), "{bad}");
+        }
+    }
 }

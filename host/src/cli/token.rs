@@ -1,17 +1,24 @@
 //! `mcpp token`: the tokens that open the host to clients.
 
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::bail;
 use clap::{Args, Subcommand};
+use reqwest::{Method, StatusCode, header::HOST};
 use serde_json::{Value, json};
 
-use super::{Data, clean, print, print_json, remote::tell, table};
+use super::{Data, Operator, clean, print, print_json, remote::tell, table};
 use crate::{
     auth::tokens::{NewToken, Token, TokenFile},
+    info::Info,
     names::{TenantId, ToolPattern},
     tenant::{SCOPE_TOOLS, SCOPES},
 };
+
+/// The longest time for which the command waits until a running host has a new token.
+const HOST_TIME: Duration = Duration::from_secs(5);
+/// The pause between two looks at the host.
+const HOST_LOOK: Duration = Duration::from_millis(20);
 
 #[derive(Debug, Args)]
 pub(super) struct TokenArgs {
@@ -53,7 +60,7 @@ enum TokenCommand {
 }
 
 impl TokenArgs {
-    pub(super) fn run(self) -> anyhow::Result<u8> {
+    pub(super) async fn run(self) -> anyhow::Result<u8> {
         let homes = self.data.homes()?;
         let file = TokenFile::new(homes.tokens());
         match self.command {
@@ -69,6 +76,9 @@ impl TokenArgs {
                 let first = !file.exists();
                 let new = NewToken { tenant, subject, scopes: scopes.into_iter().collect(), tools, good_for };
                 let (kept, token) = file.create(new)?;
+                if let Err(error) = wait_for_host(&self.data.operator(), &token).await {
+                    tell(&format!("the running host may not know the token yet: {error:#}"));
+                }
                 if self.data.json {
                     let mut shown = shown(&kept);
                     if let Some(fields) = shown.as_object_mut() {
@@ -84,6 +94,7 @@ impl TokenArgs {
                 }
             }
             TokenCommand::List { tenant } => {
+                tenant.as_ref().map(|tenant| homes.find(tenant)).transpose()?;
                 let mut tokens = file.read()?.unwrap_or_default();
                 tokens.retain(|token| tenant.as_ref().is_none_or(|tenant| token.tenant == *tenant));
                 if self.data.json {
@@ -105,6 +116,30 @@ impl TokenArgs {
     }
 }
 
+/// Waits until a running host takes the token, and refuses a client that shows none.
+async fn wait_for_host(operator: &Operator, token: &str) -> anyhow::Result<()> {
+    if !operator.is_running()? {
+        return Ok(());
+    }
+    let info: Info = operator.ask(Method::GET, "/info").await?;
+    // A host without an HTTP door asks no client for a token.
+    if !info.url.starts_with("http") {
+        return Ok(());
+    }
+    let client = reqwest::Client::builder().no_proxy().timeout(HOST_TIME).build()?;
+    // The door answers to loopback's names, whatever the address is on which it listens.
+    let ask = || client.get(&info.url).header(HOST, "localhost");
+    let started = Instant::now();
+    loop {
+        let (stranger, holder) = (ask().send().await?.status(), ask().bearer_auth(token).send().await?.status());
+        if stranger == StatusCode::UNAUTHORIZED && holder != StatusCode::UNAUTHORIZED {
+            return Ok(());
+        }
+        anyhow::ensure!(started.elapsed() < HOST_TIME, "it answered {stranger} without a token, {holder} with it");
+        tokio::time::sleep(HOST_LOOK).await;
+    }
+}
+
 fn parse_time(text: &str) -> anyhow::Result<Option<Duration>> {
     if text == "never" {
         return Ok(None);
@@ -117,7 +152,8 @@ fn parse_time(text: &str) -> anyhow::Result<Option<Duration>> {
     Ok(Some(time))
 }
 
-fn shown(token: &Token) -> Value {
+/// A token without its secret part.
+pub(super) fn shown(token: &Token) -> Value {
     let time = |time: SystemTime| humantime::format_rfc3339_seconds(time).to_string();
     json!({
         "id": token.id,

@@ -75,6 +75,9 @@ fn what_is_wrong_is_said() {
         ("[containers]\nimages = ['python*']", "is no image"),
         ("[mesh]\npeers = ['/ip4/192.0.2.1/tcp/1']", "does not end in /p2p/PEER-ID"),
         ("[mesh]\nmax_strangers = 0", "mesh.max_strangers must be at least 1"),
+        ("[log]\nlevel = 'wran'", "log.level = \"wran\""),
+        ("[log]\nlevel = ''", "it is empty"),
+        ("[log]\nlevel = 'mcpp=loud'", "log.level = \"mcpp=loud\""),
         ("[mesh]\ncallers = 'nobody'", "unknown variant `nobody`"),
         ("[server", "expected"),
     ] {
@@ -109,4 +112,24 @@ fn the_environment_is_heard() {
     let error = Config::load(Some(Path::new("/dev/null")), |name| (name == "MCP_PORT").then(|| "x".into()))
         .expect_err("not a port");
     assert!(error.to_string().contains("MCP_PORT=\"x\""), "{error}");
+}
+
+#[test]
+fn files_and_folders_that_the_host_cannot_use_are_refused() {
+    for (text, says) in [
+        ("[tools]\nfolders = ['/nope']", "the tools folder /nope does not exist"),
+        ("[tools]\nfolders = ['/proc/version']", "the tools folder /proc/version is a file"),
+        ("[outbound]\nca_file = '/nope.pem'", "outbound.ca_file /nope.pem cannot be used"),
+    ] {
+        let error = Config::parse(text).expect("valid").check_files().expect_err(text).to_string();
+        assert!(error.contains(says), "{text:?} gave {error:?}, which does not say {says:?}");
+    }
+    assert!(Config::default().check_files().is_ok());
+}
+
+#[test]
+fn a_container_engine_that_is_not_there_yet_is_a_warning() {
+    let config = Config::parse("[containers]\nsocket = '/nope.sock'").expect("valid");
+    assert_eq!(config.warnings(), ["containers.socket: no container engine listens at /nope.sock"]);
+    assert!(config.check().is_ok() && Config::default().warnings().is_empty());
 }

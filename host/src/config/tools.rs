@@ -41,3 +41,19 @@ impl Default for ToolsConfig {
         }
     }
 }
+
+impl ToolsConfig {
+    /// Describes the first folder that is none, if any.
+    pub(super) fn check(&self) -> Result<(), String> {
+        match self.folders.iter().find(|folder| !folder.is_dir()) {
+            Some(file) if file.exists() => {
+                Err(format!("the tools folder {} is a file; name the folder that it is in", file.display()))
+            }
+            Some(absent) => Err(format!(
+                "the tools folder {} does not exist; make it, or name another with --tools",
+                absent.display()
+            )),
+            None => Ok(()),
+        }
+    }
+}

@@ -2,6 +2,8 @@
 //!
 //! A request is repeated, with exponential back-off and jitter, only where it cannot have run: the connection was refused, or the server said that it is busy.
 
+mod error;
+mod failure;
 mod task;
 mod transport;
 
@@ -26,8 +28,9 @@ use serde::Serialize;
 use serde_json::Value;
 use tokio::time::Instant;
 
+pub use self::error::{ClientError, Repeat};
 use self::transport::SessionHttp;
-use super::{convert::BUSY, straight::MODERN};
+use super::straight::MODERN;
 use crate::call::inputs::{CallClock, InputQuestion, Reply};
 
 /// The first wait before a request is repeated; each further one is twice as long.
@@ -49,65 +52,6 @@ pub struct ClientConfig {
     pub timeout: Duration,
     /// How often a request that cannot have run is repeated.
     pub retries: u32,
-}
-
-/// Why a request has no answer.
-#[derive(Debug, thiserror::Error)]
-pub enum ClientError {
-    /// The URL is none.
-    #[error("{url:?} is not an http or https URL")]
-    Url {
-        /// As given.
-        url: String,
-    },
-    /// The server cannot be reached.
-    #[error("cannot reach {url}: {reason}; is a host running there? (`mcpp serve`)")]
-    Connect {
-        /// The endpoint.
-        url: String,
-        /// The error.
-        reason: String,
-    },
-    /// The server refuses.
-    #[error("the server refuses ({code}): {message}")]
-    Refused {
-        /// JSON-RPC code.
-        code: i32,
-        /// In words.
-        message: String,
-        /// Whether the server says that the request has not run and may be repeated. The code alone does not: servers use it for any error of their own.
-        repeat: Repeat,
-    },
-    /// The server took too long.
-    #[error("no answer within {} ms; allow more with --timeout", .0.as_millis())]
-    Timeout(Duration),
-    /// The call was cancelled.
-    #[error("the call was cancelled")]
-    Cancelled,
-    /// The conversation broke.
-    #[error("the conversation broke off: {0}")]
-    Broken(String),
-}
-
-/// Whether a refused request may be repeated.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Repeat {
-    /// It has not run.
-    HasNotRun,
-    /// It may have run.
-    No,
-}
-
-impl From<ErrorData> for ClientError {
-    fn from(error: ErrorData) -> Self {
-        let says = |key: &str| error.data.as_ref().and_then(|data| data.get(key));
-        let kind = says("error").and_then(Value::as_str);
-        let has_not_run = error.code == BUSY
-            && matches!(kind, Some("busy" | "too_many"))
-            && says("retryAfterMs").is_some_and(Value::is_u64);
-        let repeat = if has_not_run { Repeat::HasNotRun } else { Repeat::No };
-        Self::Refused { code: error.code.0, message: error.message.into_owned(), repeat }
-    }
 }
 
 /// A tool's answer.
@@ -256,10 +200,7 @@ impl Client {
         match tokio::time::timeout(config.timeout, connected).await {
             Err(_) => Err(ClientError::Timeout(config.timeout)),
             Ok(Ok(service)) => Ok(service),
-            Ok(Err(ClientInitializeError::JsonRpcError(error))) => Err(error.into()),
-            Ok(Err(error)) => {
-                Err(ClientError::Connect { url: config.url.clone(), reason: crate::error::chain(&error) })
-            }
+            Ok(Err(error)) => Err(failure::of_connection(&config.url, error)),
         }
     }
 
@@ -318,14 +259,15 @@ impl Client {
     /// Reads a resource.
     pub async fn read(&self, uri: &str) -> Result<Value, ClientError> {
         let read = || self.bounded(self.service.read_resource(ReadResourceRequestParams::new(uri)));
-        as_json(self.repeated(read).await?)
+        as_json(self.repeated(read).await.map_err(|error| error.or_none("resources"))?)
     }
 
     /// Fills a prompt.
     pub async fn prompt(&self, name: &str, arguments: JsonObject) -> Result<Value, ClientError> {
         let mut params = GetPromptRequestParams::new(name);
         params.arguments = Some(arguments);
-        as_json(self.repeated(|| self.bounded(self.service.get_prompt(params.clone()))).await?)
+        let filled = self.repeated(|| self.bounded(self.service.get_prompt(params.clone()))).await;
+        as_json(filled.map_err(|error| error.or_none("prompts"))?)
     }
 
     /// Makes a request again where it cannot have run.
@@ -351,11 +293,7 @@ impl Client {
             answer = request => answer,
             () = self.clock.reach(until, before) => return Err(ClientError::Timeout(self.config.timeout)),
         };
-        match answer {
-            Ok(answer) => Ok(answer),
-            Err(ServiceError::McpError(error)) => Err(error.into()),
-            Err(error) => Err(ClientError::Broken(crate::error::chain(&error))),
-        }
+        answer.map_err(|error| failure::of_request(&self.config.url, error))
     }
 
     /// Says goodbye.
@@ -398,29 +336,5 @@ impl Waits {
         tokio::time::sleep(self.next.mul_f64(0.5 + f64::from(random) / 510.0)).await;
         self.next = self.next.saturating_mul(2).min(LONGEST_WAIT);
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    #[test]
-    fn only_what_the_server_says_has_not_run_is_repeated() {
-        for (code, data, repeat) in [
-            (-32000, json!({ "error": "busy", "retryAfterMs": 1000 }), Repeat::HasNotRun),
-            (-32000, json!({ "error": "too_many", "retryAfterMs": 5 }), Repeat::HasNotRun),
-            (-32000, json!({ "error": "interrupted" }), Repeat::No),
-            (-32000, json!({ "error": "interrupted", "retryAfterMs": 1000 }), Repeat::No),
-            (-32000, json!({ "error": "busy" }), Repeat::No),
-            (-32000, json!(null), Repeat::No),
-            (-32603, json!({ "error": "busy", "retryAfterMs": 1000 }), Repeat::No),
-        ] {
-            let error = ErrorData::new(ErrorCode(code), "no", Some(data.clone()));
-            let ClientError::Refused { repeat: found, .. } = error.into() else { panic!("a refusal") };
-            assert_eq!(found, repeat, "{code} {data}");
-        }
     }
 }

@@ -111,7 +111,9 @@ impl Registry {
     }
 
     async fn unpin_builds(&self, tenant: &TenantId, by: &str, builds: Vec<BuildId>) {
-        let Some(pins) = self.pins(tenant) else { return };
+        let Some(pins) = self.pins(tenant).filter(|pins| builds.iter().any(|build| pins.is_held_by(build, by))) else {
+            return;
+        };
         let holder = by.to_owned();
         let release = tokio::task::spawn_blocking(move || pins.release(&holder, &builds));
         match release.await {

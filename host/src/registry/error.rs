@@ -60,7 +60,9 @@ pub enum InstallError {
         owner: String,
     },
     /// Another component has the tool's name.
-    #[error("tool `{tool}` already belongs to component `{owner}`; rename one of them, in its grant or by its file")]
+    #[error(
+        "tool `{tool}` already belongs to component `{owner}`; rename the tool of one of them with `rename` in its grant"
+    )]
     NameTaken {
         /// The tool.
         tool: String,
@@ -80,7 +82,7 @@ pub enum InstallError {
     Topic(String),
     /// It subscribes to another component's topic without a grant.
     #[error(
-        "it subscribes to `{topic}` of another component; to grant it, add `subscribe = [\"{topic}\"]` to `grants/{component}.toml` and run `mcpp reload`"
+        "it subscribes to `{topic}` of another component; to grant it, add `subscribe = [\"{topic}\"]` to `grants/{component}.toml` in its tenant's folder and run `mcpp reload`"
     )]
     TopicNotGranted {
         /// The topic.

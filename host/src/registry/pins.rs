@@ -31,6 +31,9 @@ const FORM: u32 = 1;
 #[derive(Debug)]
 pub struct Pins {
     folder: PathBuf,
+    /// Held by whoever changes anything, for as long as the disk takes.
+    writing: Mutex<()>,
+    /// Held for moments: calls look at it.
     kept: Mutex<Kept>,
 }
 
@@ -40,14 +43,6 @@ struct Kept {
     held: BTreeMap<BuildId, BTreeSet<String>>,
     /// Builds whose bytes stay as long as they are live.
     live: BTreeSet<BuildId>,
-    /// Builds that are about to be held: one entry for each who is about to.
-    wanted: Vec<BuildId>,
-}
-
-impl Kept {
-    fn needs(&self, build: &BuildId) -> bool {
-        self.live.contains(build) || self.held.contains_key(build) || self.wanted.contains(build)
-    }
 }
 
 /// The file.
@@ -89,11 +84,15 @@ impl Pins {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),
         }
-        Ok(Self { folder, kept: Mutex::new(kept) })
+        Ok(Self { folder, writing: Mutex::default(), kept: Mutex::new(kept) })
     }
 
     fn kept(&self) -> MutexGuard<'_, Kept> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn start_writing(&self) -> MutexGuard<'_, ()> {
+        self.writing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn file(&self, build: &BuildId) -> PathBuf {
@@ -128,13 +127,15 @@ impl Pins {
     /// # Errors
     /// The bytes cannot be written. The build cannot be held then.
     pub fn save(&self, build: &BuildId, bytes: &[u8]) -> io::Result<()> {
-        let mut kept = self.kept();
-        let before: Vec<BuildId> = kept.live.iter().filter(|live| live.component == build.component).cloned().collect();
-        for other in before.iter().filter(|other| *other != build) {
-            kept.live.remove(other);
-            self.forget(&kept, other);
-        }
-        kept.live.insert(build.clone());
+        let _writing = self.start_writing();
+        let before: Vec<BuildId> = {
+            let mut kept = self.kept();
+            let is_before = |live: &BuildId| live.component == build.component && live != build;
+            let before = kept.live.extract_if(.., |live| is_before(live)).collect();
+            kept.live.insert(build.clone());
+            before
+        };
+        self.forget(before.iter());
         let path = self.file(build);
         if path.exists() {
             return Ok(());
@@ -143,23 +144,29 @@ impl Pins {
         write_atomically(&path, bytes)
     }
 
-    /// Removes the bytes of a build that nobody needs.
-    fn forget(&self, kept: &Kept, build: &BuildId) {
-        if kept.needs(build) {
-            return;
-        }
-        if let Err(error) = fs::remove_file(self.file(build))
-            && error.kind() != io::ErrorKind::NotFound
-        {
-            tracing::warn!(%build, %error, "the bytes of a build that nobody needs are not removed");
+    /// Removes the bytes of those builds that nobody needs. The caller keeps others from writing.
+    fn forget<'a>(&self, builds: impl Iterator<Item = &'a BuildId>) {
+        for build in builds {
+            let is_needed = {
+                let kept = self.kept();
+                kept.live.contains(build) || kept.held.contains_key(build)
+            };
+            if !is_needed
+                && let Err(error) = fs::remove_file(self.file(build))
+                && error.kind() != io::ErrorKind::NotFound
+            {
+                tracing::warn!(%build, %error, "the bytes of a build that nobody needs are not removed");
+            }
         }
     }
 
     /// Removes all bytes that nobody needs. Called once what is live is known.
     pub fn sweep(&self) {
-        let kept = self.kept();
-        let needed: BTreeSet<PathBuf> =
-            kept.live.iter().chain(kept.held.keys()).chain(&kept.wanted).map(|build| self.file(build)).collect();
+        let _writing = self.start_writing();
+        let needed: BTreeSet<PathBuf> = {
+            let kept = self.kept();
+            kept.live.iter().chain(kept.held.keys()).map(|build| self.file(build)).collect()
+        };
         for entry in fs::read_dir(&self.folder).into_iter().flatten().flatten() {
             let path = entry.path();
             if path.extension().is_some_and(|extension| extension == "wasm") && !needed.contains(&path) {
@@ -179,25 +186,16 @@ impl Pins {
     /// another build has taken their place. Blocks.
     pub(super) fn hold(&self, by: &str, builds: &[BuildToHold]) -> Result<bool, PinError> {
         let failed = |error: io::Error| PinError::Unavailable(error.to_string());
-        {
-            let mut kept = self.kept();
-            if builds.iter().any(|(build, bytes)| bytes.is_none() && !self.file(build).exists()) {
-                return Ok(false);
-            }
-            // From here on no swap takes the bytes away.
-            kept.wanted.extend(builds.iter().map(|(build, _)| build.clone()));
+        // No swap takes the bytes away meanwhile.
+        let _writing = self.start_writing();
+        if builds.iter().any(|(build, bytes)| bytes.is_none() && !self.file(build).exists()) {
+            return Ok(false);
         }
-        let written = self.sync(builds);
-        let mut kept = self.kept();
-        for (build, _) in builds {
-            let wanted = kept.wanted.iter().position(|wanted| wanted == build);
-            wanted.map(|at| kept.wanted.swap_remove(at));
-        }
-        let held = written.map_err(failed).and_then(|()| self.with_held(&kept, by, builds));
+        let held = self.sync(builds).map_err(failed).and_then(|()| self.with_held(by, builds));
         match held.and_then(|next| self.write(&next).map_err(failed).map(|()| next)) {
-            Ok(next) => kept.held = next,
+            Ok(next) => self.kept().held = next,
             Err(error) => {
-                builds.iter().for_each(|(build, _)| self.forget(&kept, build));
+                self.forget(builds.iter().map(|(build, _)| build));
                 return Err(error);
             }
         }
@@ -219,13 +217,8 @@ impl Pins {
     }
 
     /// What is held when a component holds these too.
-    fn with_held(
-        &self,
-        kept: &Kept,
-        by: &str,
-        builds: &[BuildToHold],
-    ) -> Result<BTreeMap<BuildId, BTreeSet<String>>, PinError> {
-        let mut next = kept.held.clone();
+    fn with_held(&self, by: &str, builds: &[BuildToHold]) -> Result<BTreeMap<BuildId, BTreeSet<String>>, PinError> {
+        let mut next = self.kept().held.clone();
         for (build, _) in builds {
             next.entry(build.clone()).or_default().insert(by.to_owned());
         }
@@ -240,22 +233,21 @@ impl Pins {
 
     /// Lets builds go that a component held. Blocks.
     pub(super) fn release(&self, by: &str, builds: &[BuildId]) -> io::Result<()> {
-        let mut kept = self.kept();
-        let mut next = kept.held.clone();
+        let _writing = self.start_writing();
+        let before = self.kept().held.clone();
+        let mut next = before.clone();
         for build in builds {
             if let Some(holders) = next.get_mut(build) {
                 holders.remove(by);
             }
         }
         next.retain(|_, holders| !holders.is_empty());
-        if next == kept.held {
+        if next == before {
             return Ok(());
         }
         self.write(&next)?;
-        kept.held = next;
-        for build in builds {
-            self.forget(&kept, build);
-        }
+        self.kept().held = next;
+        self.forget(builds.iter());
         Ok(())
     }
 
@@ -365,6 +357,6 @@ mod tests {
                 }
             }
         });
-        assert!(held > 0 && pins.kept().wanted.is_empty());
+        assert!(held > 0);
     }
 }

@@ -133,11 +133,16 @@ impl Registry {
         request: &Request,
     ) -> Result<Arc<Control>, CallError> {
         let Service { kind, limits, places, rate, .. } = S::as_ref(&ticket.served);
-        let own = Instant::now() + Duration::from_millis(limits.deadline_ms);
-        let deadline = request.deadline.map_or(own, |callers| callers.min(own));
+        let now = Instant::now();
+        let (mut limits, mut deadline) = (*limits, now + Duration::from_millis(limits.deadline_ms));
+        // A caller's own bound is the one that is named when it is over.
+        if let Some(callers) = request.deadline.filter(|callers| *callers < deadline) {
+            deadline = callers;
+            limits.deadline_ms = u64::try_from(callers.saturating_duration_since(now).as_millis()).unwrap_or(limits.deadline_ms);
+        }
         rate.take(kind)?;
         let concurrency = usize::try_from(limits.concurrency).unwrap_or(usize::MAX);
         let slot = self.0.admission.admit(&ticket.share, places, concurrency, deadline, &request.cancel).await?;
-        Ok(Control::on_clock(*limits, deadline, request.cancel.clone(), slot, request.client.clock()))
+        Ok(Control::on_clock(limits, deadline, request.cancel.clone(), slot, request.client.clock()))
     }
 }

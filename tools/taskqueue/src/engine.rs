@@ -55,6 +55,9 @@ pub enum QueueError {
     /// Its unique key has another task now.
     #[error("the unique key has the task {0:?} now")]
     NotUnique(String),
+    /// The caller, or all callers together, have as much as they may.
+    #[error("{0}")]
+    Share(String),
     /// Something given is not legal.
     #[error("{0}")]
     Invalid(String),

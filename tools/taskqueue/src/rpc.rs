@@ -51,6 +51,7 @@ impl From<QueueError> for Failure {
             QueueError::NoTask(_) => "task_missing",
             QueueError::NoWorker(_) => "worker_missing",
             QueueError::OtherWork(_) | QueueError::NotUnique(_) => "idempotency_conflict",
+            QueueError::Share(_) => "quota_exceeded",
             QueueError::Invalid(_) => "invalid_message",
             QueueError::Refused(_) => "refused",
             QueueError::Store(_) => "internal_error",
@@ -172,7 +173,11 @@ fn claim(request: &Request<'_>, most: usize, same_type: bool) -> Result<Vec<Task
     if theirs.is_some() || claim.peer.is_some() {
         transact(|t| {
             claim.check()?;
-            engine::heartbeat(t, claim.peer.unwrap_or(worker), theirs.as_ref(), now_ms())
+            match engine::heartbeat(t, claim.peer.unwrap_or(worker), theirs.as_ref(), now_ms()) {
+                // A claimer that the queue does not remember claims all the same.
+                Ok(_) | Err(QueueError::Share(_)) => Ok(()),
+                Err(error) => Err(error),
+            }
         })?;
     }
     Ok(engine::claim_or_wait(&claim, most, Duration::from_secs_f64(patience))?)
@@ -251,13 +256,17 @@ fn report(request: &Request<'_>) -> Reply {
 fn heartbeat(request: &Request<'_>) -> Reply {
     let peer = request.needs(&["peer", "peer_id"], "missing_peer_id")?;
     let (now, theirs) = (now_ms(), request.clock()?);
-    let (clock, peers) = transact(|t| {
-        engine::heartbeat(t, peer, theirs.as_ref(), now)?;
-        Ok::<_, QueueError>((engine::clock(t)?, engine::peers(t)?))
+    let (clock, (peers, _), not_merged) = transact(|t| {
+        let not_merged = engine::heartbeat(t, peer, theirs.as_ref(), now)?;
+        Ok::<_, QueueError>((engine::clock(t)?, engine::peers(t)?, not_merged))
     })?;
     let known: Vec<Value> =
         peers.into_iter().map(|(peer, seen)| json!({ "peer_id": peer, "last_seen": seconds(seen) })).collect();
-    Ok(json!({ "peer": peer, "scheduler": { "clock": clock, "known_peers": known } }))
+    let mut reply = json!({ "peer": peer, "scheduler": { "clock": clock, "known_peers": known } });
+    if let (Some(reason), Some(fields)) = (not_merged, reply.as_object_mut()) {
+        fields.insert("clock_refused".into(), json!(reason));
+    }
+    Ok(reply)
 }
 
 fn find(id: &str) -> Result<Option<Task>, Failure> {

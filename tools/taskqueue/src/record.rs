@@ -1,13 +1,19 @@
 //! The queue's record of a task, and its form on the wire.
 
 mod bytes;
+mod parting;
 mod payload;
 mod reach;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-pub use self::{bytes::json_bytes, payload::Payload, reach::Reach};
+pub use self::{
+    bytes::json_bytes,
+    parting::{Parting, PartingWord},
+    payload::Payload,
+    reach::Reach,
+};
 
 /// Lines of log that are kept of one task; older ones are dropped.
 pub const MAX_LOG_LINES: usize = 200;
@@ -70,6 +76,9 @@ pub struct Task {
     /// How often it was retried as a new task.
     #[serde(default, skip_serializing_if = "is_default")]
     pub retries: u32,
+    /// How its last holder parted from it; none while it runs, and where it was taken back.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub parting: Option<Parting>,
 }
 
 /// The request for a task: given when it is submitted, and kept with it.

@@ -221,6 +221,7 @@ fn record(spec: Spec, id: String, waiting_for: Vec<String>, now_ms: u64) -> Task
         logs: Vec::new(),
         progress: None,
         retries: 0,
+        parting: None,
     }
 }
 

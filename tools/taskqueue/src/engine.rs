@@ -7,6 +7,7 @@ mod ids;
 mod interchange;
 mod peers;
 mod position;
+mod shares;
 mod submission;
 mod turns;
 mod unique;

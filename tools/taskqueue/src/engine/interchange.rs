@@ -11,6 +11,7 @@ use super::{
     unique, upkeep,
 };
 use crate::{
+    origin,
     queue::{self, KEYS, TASKS},
     record::{MAX_RECORD_BYTES, Reach, State, Status, Task},
     rules,
@@ -52,6 +53,7 @@ impl Traveller {
         let mut task: Task = serde_json::from_value(Value::Object(line)).map_err(refuse)?;
         // A line is the importer's word.
         task.spec.reach = Reach::of_caller();
+        task.spec.peer = origin::peer();
         task.parting = None;
         Ok(Self { task, not_before_ms: not_before_ms.unwrap_or_default(), status })
     }

@@ -24,6 +24,7 @@ pub(super) fn configure(request: &Request<'_>) -> Reply {
     }
     let keep_ms = request.number(&["keep_s"])?.map(|seconds| (seconds.max(0.0) * 1_000.0) as u64);
     let keep_tasks = request.whole(&["keep_tasks"])?;
+    let (peer_tasks, peer_mib) = (request.whole(&["peer_tasks"])?, request.whole(&["peer_mib"])?);
     let (age_s, now) = (request.number(&["age_s"])?, now_ms());
     let [deterministic, tools, cache] =
         [request.flag("deterministic")?, request.flag("tools")?, request.flag("cache")?];
@@ -43,6 +44,8 @@ pub(super) fn configure(request: &Request<'_>) -> Reply {
         }
         settings.keep_ms = keep_ms.unwrap_or(settings.keep_ms);
         settings.keep_tasks = keep_tasks.unwrap_or(settings.keep_tasks);
+        settings.peer_tasks = peer_tasks.unwrap_or(settings.peer_tasks);
+        settings.peer_mib = peer_mib.unwrap_or(settings.peer_mib);
         set_settings(t, &settings)?;
         Ok::<_, QueueError>(settings)
     })?;
@@ -53,5 +56,7 @@ pub(super) fn configure(request: &Request<'_>) -> Reply {
         "age_s": settings.aging.map(|aging| seconds(aging.step_ms)),
         "keep_s": seconds(settings.keep_ms),
         "keep_tasks": settings.keep_tasks,
+        "peer_tasks": settings.peer_tasks,
+        "peer_mib": settings.peer_mib,
     }))
 }

@@ -90,7 +90,7 @@ impl std::error::Error for MeshError {}
 pub enum PeerCallError {
     /// This host is part of no mesh. The call has not run.
     Off,
-    /// There is no such peer or tool for this caller and this component. The call has not run.
+    /// There is no such peer or tool for this caller and this component, or the peer lets this host call nothing any more. The call has not run.
     NotFound,
     /// The arguments do not match the tool's input schema; why.
     InvalidArguments(String),
@@ -98,7 +98,7 @@ pub enum PeerCallError {
     Failed(Output),
     /// There is no room; the call has not run and may be repeated after this time.
     Busy(Duration),
-    /// The peer was not reached, or refuses this host; why. The call has not run.
+    /// The peer was not reached, or does not take the call now; why. The call has not run and may be repeated.
     Unreachable(String),
     /// The time was over. The call may have run; it is cancelled at the peer.
     TimedOut,

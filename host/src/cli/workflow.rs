@@ -13,8 +13,11 @@ use serde_json::{Map, Value, json};
 use super::{clean, field, print, print_json, remote::Server, table};
 use crate::mcp::client::Client;
 
-/// Most calls of one `doctor`: 500 runs each.
-const MAX_EXAMINED_PARTS: usize = 4_000;
+/// Most calls of one `doctor`: 500 runs each, or fewer large ones.
+const MAX_EXAMINED_PARTS: usize = 20_000;
+
+/// Most further parts of a run's steps that `show` asks for. A run has 10,000 steps, and a part has 2,000 unless they are large.
+const MAX_STEP_PARTS: usize = 100;
 
 #[derive(Debug, Args)]
 pub(super) struct WorkflowArgs {
@@ -81,7 +84,7 @@ enum WorkflowCommand {
     Import(mend::RunImportArgs),
     /// Rehearse a workflow on a store of its own: every step and undo fails, is done twice and comes late; exit code 1 if an effect stays
     Test(test::TestArgs),
-    /// Look for unfinished runs to which nothing will happen any more; exit code 1 if there are any
+    /// Look for unfinished runs to which nothing will happen any more, and for what is overdue; exit code 1 if there is any
     Doctor,
 }
 
@@ -122,12 +125,18 @@ async fn ask(client: &Client, tool: &str, arguments: Value) -> anyhow::Result<Ma
     let answer = client.call(tool, arguments).await.context("the host has no workflows, or does not answer")?;
     let reply = answer.json.get("structuredContent").and_then(Value::as_object).cloned().unwrap_or_default();
     if reply.get("success") != Some(&json!(true)) {
-        bail!(
-            "the host refuses: {}",
-            clean(reply.get("error").and_then(Value::as_str).unwrap_or("no reason is given"))
-        );
+        bail!("the host refuses: {}", clean(&refusal(&reply, &answer.texts)));
     }
     Ok(reply)
+}
+
+/// Why a call is refused. A call whose arguments the host refuses has its reason as a text.
+fn refusal(reply: &Map<String, Value>, texts: &[String]) -> String {
+    match reply.get("error").and_then(Value::as_str) {
+        Some(error) => error.to_owned(),
+        None if texts.iter().all(|text| text.trim().is_empty()) => "no reason is given".to_owned(),
+        None => texts.join(" "),
+    }
 }
 
 async fn list(client: &Client, arguments: Value, as_json: bool) -> anyhow::Result<u8> {
@@ -144,7 +153,22 @@ async fn list(client: &Client, arguments: Value, as_json: bool) -> anyhow::Resul
 }
 
 async fn show(client: &Client, id: &str, as_json: bool) -> anyhow::Result<u8> {
-    let run = Value::Object(ask(client, "workflow_status", json!({ "workflow_id": id })).await?);
+    let mut run = ask(client, "workflow_status", json!({ "workflow_id": id })).await?;
+    let mut next = run.get("next_step").cloned().unwrap_or_default();
+    for _ in 0..MAX_STEP_PARTS {
+        if next.is_null() {
+            break;
+        }
+        let part = ask(client, "workflow_status", json!({ "workflow_id": id, "from_step": next })).await?;
+        let further = part.get("steps").and_then(Value::as_array).cloned().unwrap_or_default();
+        if let Some(Value::Array(steps)) = run.get_mut("steps") {
+            steps.extend(further);
+        }
+        next = part.get("next_step").cloned().unwrap_or_default();
+    }
+    run.insert("has_more_steps".to_owned(), json!(!next.is_null()));
+    run.insert("next_step".to_owned(), next);
+    let run = Value::Object(run);
     if as_json {
         print_json(&run)?;
         return Ok(0);
@@ -152,7 +176,7 @@ async fn show(client: &Client, id: &str, as_json: bool) -> anyhow::Result<u8> {
     for name in ["workflow_id", "name", "status", "phase", "progress", "next_event", "error"] {
         print(&format!("{name:<12} {}", field(&run, name)))?;
     }
-    print(&table(&["STEP", "TOOL", "STATUS", "ATTEMPTS", "START", "END", "ERROR"], steps(&run)))?;
+    print(&table(&["STEP", "TOOL", "STATUS", "ATTEMPTS", "START", "END", "SECONDS", "ERROR"], steps(&run)))?;
     Ok(0)
 }
 
@@ -164,8 +188,10 @@ fn steps(run: &Value) -> Vec<Vec<String>> {
         let name = path.rsplit('/').next().unwrap_or_default();
         let mut row = vec![format!("{}{name}", "  ".repeat(depth))];
         row.extend(
-            ["action", "status", "attempts", "start_time", "end_time", "error"].map(|column| field(step, column)),
+            ["action", "status", "attempts", "start_time", "end_time", "duration_s"].map(|column| field(step, column)),
         );
+        // A step that its condition skips has a reason, and no error.
+        row.push(field(step, if step.get("reason").is_some_and(Value::is_string) { "reason" } else { "error" }));
         row
     };
     let mut steps: Vec<&Value> = run.get("steps").and_then(Value::as_array).into_iter().flatten().collect();
@@ -191,31 +217,65 @@ async fn draw(client: &Client, id: &str, format: &str) -> anyhow::Result<u8> {
 }
 
 async fn doctor(client: &Client, as_json: bool) -> anyhow::Result<u8> {
-    let (mut stuck, mut waiting, mut examined, mut cursor) = (Vec::new(), Vec::new(), 0_u64, Value::Null);
+    const LISTS: [&str; 4] = ["stuck", "overdue", "late_schedules", "waits_for_operator"];
+    let (mut found, mut examined, mut cursor) = (LISTS.map(|_| Vec::new()), 0_u64, Value::Null);
     for _ in 0..MAX_EXAMINED_PARTS {
         let reply = ask(client, "workflow_doctor", json!({ "cursor": cursor })).await?;
-        let part = |name: &str| reply.get(name).and_then(Value::as_array).cloned().unwrap_or_default();
-        stuck.extend(part("stuck"));
-        waiting.extend(part("waits_for_operator"));
+        for (list, name) in found.iter_mut().zip(LISTS) {
+            for entry in reply.get(name).and_then(Value::as_array).into_iter().flatten() {
+                // A part that ends within a run may name it twice.
+                if !list.contains(entry) {
+                    list.push(entry.clone());
+                }
+            }
+        }
         examined = examined.saturating_add(reply.get("examined").and_then(Value::as_u64).unwrap_or_default());
         cursor = reply.get("next_cursor").cloned().unwrap_or_default();
         if cursor.is_null() {
             break;
         }
     }
-    let code = u8::from(!stuck.is_empty());
+    let [stuck, overdue, late, waiting] = found;
+    let is_healthy = stuck.is_empty() && overdue.is_empty() && late.is_empty();
+    let code = u8::from(!is_healthy);
     if as_json {
-        print_json(
-            &json!({ "healthy": stuck.is_empty(), "examined": examined, "stuck": stuck, "waits_for_operator": waiting }),
-        )?;
+        print_json(&json!({
+            "healthy": is_healthy, "examined": examined, "stuck": stuck, "waits_for_operator": waiting, "overdue": overdue, "late_schedules": late,
+        }))?;
         return Ok(code);
     }
     for run in &stuck {
         print(&format!("{}: nothing will happen any more (phase {})", field(run, "workflow_id"), field(run, "phase")))?;
     }
+    for run in &overdue {
+        print(&format!("{}: overdue: {}", field(run, "workflow_id"), field(run, "waits_for")))?;
+    }
+    for schedule in &late {
+        print(&format!("schedule {}: late, it was due at {}", field(schedule, "name"), field(schedule, "next_time")))?;
+    }
     for run in &waiting {
         print(&format!("{}: waits for {}", field(run, "workflow_id"), field(run, "waits_for")))?;
     }
-    print(&format!("{examined} runs examined, {} without a next event", stuck.len()))?;
+    let (stuck, overdue, late) = (stuck.len(), overdue.len(), late.len());
+    print(&format!(
+        "{examined} runs examined, {stuck} without a next event, {overdue} overdue, {late} schedules late"
+    ))?;
     Ok(code)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_has_the_reason_of_the_tool_or_of_the_host() {
+        let reply = |reply: Value| reply.as_object().cloned().unwrap_or_default();
+        let texts = ["status_filter: unknown variant `bogus`".to_owned()];
+        assert_eq!(
+            refusal(&reply(json!({ "success": false, "error": "Workflow x not found" })), &texts),
+            "Workflow x not found"
+        );
+        assert_eq!(refusal(&reply(json!({})), &texts), "status_filter: unknown variant `bogus`");
+        assert_eq!(refusal(&reply(json!({})), &[]), "no reason is given");
+    }
 }

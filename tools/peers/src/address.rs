@@ -88,6 +88,13 @@ impl fmt::Display for PeerAddress {
     }
 }
 
+/// The address of a peer with the peer at its end: `/p2p/` and its id are added where they are missing.
+pub fn with_peer(address: &str, peer: &str) -> String {
+    let address = address.trim_end_matches('/');
+    let ends_in_peer = matches!(address.rsplit('/').nth(1), Some("p2p" | "ipfs"));
+    if ends_in_peer { address.to_owned() } else { format!("{address}/p2p/{peer}") }
+}
+
 /// Whether a text has the form of a peer's id: base58 of at least a hash.
 pub fn is_peer(text: &str) -> bool {
     let is_digit = |byte: u8| byte.is_ascii_alphanumeric() && !matches!(byte, b'0' | b'O' | b'I' | b'l');
@@ -144,6 +151,19 @@ mod tests {
             (port_of("/ip4/0.0.0.0/tcp/9710"), port_of("/ip4/0.0.0.0/tcp"), port_of("x")),
             (Some(9710), None, None)
         );
+    }
+
+    #[test]
+    fn an_address_gets_the_peer_that_it_leaves_out() {
+        for (address, whole) in [
+            ("/ip4/192.0.2.1/tcp/1", "/ip4/192.0.2.1/tcp/1/p2p/me"),
+            ("/ip4/192.0.2.1/tcp/1/", "/ip4/192.0.2.1/tcp/1/p2p/me"),
+            ("/ip4/192.0.2.1/tcp/1/p2p/me", "/ip4/192.0.2.1/tcp/1/p2p/me"),
+            ("/ip4/192.0.2.1/tcp/1/ipfs/me", "/ip4/192.0.2.1/tcp/1/ipfs/me"),
+            ("/ip4/192.0.2.1/tcp/1/p2p/relay/p2p-circuit", "/ip4/192.0.2.1/tcp/1/p2p/relay/p2p-circuit/p2p/me"),
+        ] {
+            assert_eq!(with_peer(address, "me"), whole);
+        }
     }
 
     proptest! {

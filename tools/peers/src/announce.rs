@@ -5,7 +5,10 @@ use std::{fs, io::Write as _, path::Path};
 use mcpp_tool::{config, environment::rfc3339, log, mesh::ThisHost};
 use serde_json::json;
 
-use crate::{address::port_of, sources};
+use crate::{
+    address::{port_of, with_peer},
+    sources,
+};
 
 /// The setting with the path of the announce file; `0` for none.
 const ANNOUNCE_FILE: &str = "IPFS_ACCELERATE_PY_TASK_P2P_ANNOUNCE_FILE";
@@ -35,7 +38,7 @@ pub fn write(host: &ThisHost, now_ms: u64) {
 
 fn own_address(host: &ThisHost) -> Option<String> {
     let address = config::get(ADDRESS).or_else(|| host.addresses.first().cloned())?;
-    Some(if address.contains("/p2p/") { address } else { format!("{}/p2p/{}", address.trim_end_matches('/'), host.id) })
+    Some(with_peer(&address, &host.id))
 }
 
 /// Whether a name can stand in the name of a file.

@@ -8,7 +8,10 @@ use mcpp_tool::{
 };
 use serde_json::{Value, json};
 
-use crate::records::{Counters, HOUR_MS, Hour, KEPT_HOURS, Record};
+use crate::{
+    address::with_peer,
+    records::{Counters, HOUR_MS, Hour, KEPT_HOURS, Record},
+};
 
 /// The round trip that halves a connection's quality, in milliseconds.
 const HALF_QUALITY_MS: f64 = 100.0;
@@ -71,10 +74,11 @@ impl Seen {
         })
     }
 
-    /// An address: that of its connection, or else the one that is recorded.
+    /// An address that ends in the peer: that of its connection, or else the one that is recorded.
     pub fn address(&self, link: Option<&Link>) -> Option<String> {
         let of_link = link.and_then(|link| link.addresses.first().cloned());
-        of_link.or_else(|| self.record.as_ref()?.address.clone())
+        let address = of_link.or_else(|| self.record.as_ref()?.address.clone())?;
+        Some(with_peer(&address, &self.id))
     }
 
     /// The connection's addresses and program.

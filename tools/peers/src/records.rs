@@ -17,6 +17,11 @@ pub const MAX_PEERS: i64 = 512;
 /// Rows of measurements: 256 peers for 30 days. About 60 MB.
 pub const MAX_HOURS: i64 = 256 * KEPT_HOURS as i64;
 
+/// Peers that one call records as connected: each takes some eight writes.
+const MAX_SAW: usize = 64;
+/// A call records that of a peer again only after so long, in milliseconds.
+const SAW_AGAIN_MS: u64 = 5_000;
+
 /// How a peer became known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -189,6 +194,34 @@ pub fn note(
     change(&mut record);
     PEERS.put(t, &peer.to_owned(), &record)?;
     Ok(true)
+}
+
+/// A peer is connected, or was until now.
+///
+/// # Errors
+/// See [`StoreError`].
+pub fn connected(t: &Transaction<'_>, peer: &str, source: Source, now_ms: u64) -> Result<(), StoreError> {
+    let change = |record: &mut Record| {
+        record.noted_ms = record.noted_ms.max(now_ms);
+        record.alive_ms = record.alive_ms.max(Some(now_ms));
+    };
+    note(t, peer, source, now_ms, change).map(drop)
+}
+
+/// A call happens to see that these peers are connected. A peer may come and go between two rounds, so the call records that, of at most [`MAX_SAW`] peers.
+///
+/// # Errors
+/// See [`StoreError`].
+pub fn saw<'p>(t: &Transaction<'_>, peers: impl Iterator<Item = &'p String>, now_ms: u64) -> Result<(), StoreError> {
+    let mut written = 0;
+    for peer in peers {
+        let seen = PEERS.get(t, peer)?.and_then(|record| record.alive_ms);
+        if written < MAX_SAW && seen.is_none_or(|seen| seen.saturating_add(SAW_AGAIN_MS) <= now_ms) {
+            written += 1;
+            connected(t, peer, Source::Tenant, now_ms)?;
+        }
+    }
+    Ok(())
 }
 
 /// Adds measurements to a peer's hour.

@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use mcpp_tool::{
     caller,
+    environment::now_ms,
     mesh::{self, Path, Peer},
     store::{Alarm, StoreError, snapshot, transact},
 };
 
 use crate::{
     announce,
-    records::{Counters, Hour, KEPT, PEERS, Source, measure, note, tidy},
+    records::{Counters, Hour, KEPT, PEERS, Source, connected, measure, note, tidy},
 };
 
 /// Rings for the next round.
@@ -105,13 +106,15 @@ fn micros(time: Duration) -> u64 {
 
 fn connect_again(peers: &[Peer]) -> Result<(), StoreError> {
     let kept: Vec<String> = KEPT.of(&()).collect(&snapshot()?)?;
-    let connected = |id: &String| peers.iter().any(|peer| peer.id == *id && peer.connection.is_some());
-    for peer in kept.iter().filter(|id| !connected(id)).take(MAX_AGAIN) {
+    let is_connected = |id: &String| peers.iter().any(|peer| peer.id == *id && peer.connection.is_some());
+    for peer in kept.iter().filter(|id| !is_connected(id)).take(MAX_AGAIN) {
         if caller::remaining() < RESERVE {
             break;
         }
         // A peer that is not there now may be there in the next round.
-        let _next_time = mesh::connect(peer, CONNECT);
+        if mesh::connect(peer, CONNECT).is_ok() {
+            transact(|t| connected(t, peer, Source::Tenant, now_ms()))?;
+        }
     }
     Ok(())
 }

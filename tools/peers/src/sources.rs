@@ -7,10 +7,14 @@ use std::{collections::BTreeSet, fs, io::Read as _, path::Path};
 use mcpp_tool::{
     config,
     environment::{parse_rfc3339, rfc3339},
+    mesh,
 };
 use serde_json::{Value, json};
 
-use crate::{address::PeerAddress, records::TTL_MS};
+use crate::{
+    address::{PeerAddress, with_peer},
+    records::TTL_MS,
+};
 
 /// The service under which hosts of the task queue find each other.
 pub const SERVICE: &str = "ipfs-accelerate-task-queue";
@@ -62,6 +66,8 @@ pub enum Stale {
 /// The contents of a source.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Contents {
+    /// This host, which no source names to itself; none without a mesh.
+    own: Option<String>,
     /// Its peers, each address once.
     pub found: Vec<Found>,
     /// Entries that are no addresses: `{value, error}`.
@@ -71,8 +77,15 @@ pub struct Contents {
 }
 
 impl Contents {
+    /// Nothing yet, for this host.
+    fn new() -> Self {
+        Self { own: mesh::identify().ok().map(|host| host.id), ..Self::default() }
+    }
+
+    /// Adds an address, unless it is one of this host: readers pass over their own.
     fn add(&mut self, text: &str, runner: Option<&str>, last_seen: Option<u64>) {
         match PeerAddress::parse(text) {
+            Ok(address) if self.own.as_deref() == Some(address.peer()) => {}
             Ok(address) if self.found.iter().any(|known| known.address == address) => {}
             Ok(address) => {
                 self.found.push(Found {
@@ -96,7 +109,7 @@ pub fn of_settings(variable: Option<&str>) -> (String, Contents) {
     let names: &[&str] = variable.as_ref().map_or(&VARIABLES, std::slice::from_ref);
     let set = names.iter().find_map(|name| Some((*name, config::get(name)?)));
     let (name, text) = set.unwrap_or((names.first().copied().unwrap_or_default(), String::new()));
-    let mut contents = Contents::default();
+    let mut contents = Contents::new();
     let entries = text.split(',').map(str::trim).filter(|entry| !entry.is_empty());
     if text.trim() != "0" {
         entries.take(MAX_ENTRIES).for_each(|entry| contents.add(entry, None, None));
@@ -112,7 +125,7 @@ pub fn public_is_on() -> bool {
 
 /// The public nodes.
 pub fn public() -> Contents {
-    let mut contents = Contents::default();
+    let mut contents = Contents::new();
     PUBLIC_NODES.iter().for_each(|node| contents.add(&format!("{PUBLIC_HOST}{node}"), None, None));
     contents
 }
@@ -127,7 +140,7 @@ pub fn directory() -> String {
 /// # Errors
 /// Why it cannot be read.
 pub fn of_files(path: &str, stale: Stale, now_ms: u64) -> Result<Contents, String> {
-    let mut contents = Contents::default();
+    let mut contents = Contents::new();
     let place = Path::new(path);
     let shown = |error: std::io::Error| format!("{path} cannot be read: {error}; the grant's `files` must have it");
     if !fs::metadata(place).map_err(shown)?.is_dir() {
@@ -194,14 +207,13 @@ fn add_record(record: &Value, now_ms: u64, contents: &mut Contents) -> Age {
         return Age::Old;
     }
     let runner = text("runner_name");
-    let is_own = runner.is_some() && runner == config::get("RUNNER_NAME").as_deref();
+    let has_own_name = runner.is_some() && runner == config::get("RUNNER_NAME").as_deref();
+    let is_own = has_own_name || (contents.own.is_some() && text("peer_id") == contents.own.as_deref());
     if !is_own {
         match (text("multiaddr"), text("peer_id")) {
             // An address may leave the peer out, which the record names.
-            (Some(address), Some(peer)) if !address.contains("/p2p/") && !address.contains("/ipfs/") => {
-                contents.add(&format!("{}/p2p/{peer}", address.trim_end_matches('/')), runner, last_seen);
-            }
-            (Some(address), _) => contents.add(address, runner, last_seen),
+            (Some(address), Some(peer)) => contents.add(&with_peer(address, peer), runner, last_seen),
+            (Some(address), None) => contents.add(address, runner, last_seen),
             (None, _) => contents.add_invalid(runner.unwrap_or("a record"), "it has no multiaddr"),
         }
     }
@@ -230,7 +242,7 @@ pub fn of_registry(most: usize) -> Result<Contents, String> {
     if answer.get("success") != Some(&json!(true)) {
         return Err(answer.get("error").and_then(Value::as_str).unwrap_or("invalid_response").to_owned());
     }
-    let mut contents = Contents::default();
+    let mut contents = Contents::new();
     for peer in answer.get("peers").and_then(Value::as_array).into_iter().flatten() {
         let text = |key: &str| peer.get(key).and_then(Value::as_str);
         contents.add(

@@ -17,7 +17,7 @@ use serde_json::{Map, Value};
 
 use crate::{
     measures::{Reputation, Seen},
-    records::{Counters, HOUR_MS, KEPT_HOURS, PEERS, Source, hours, note},
+    records::{Counters, HOUR_MS, KEPT_HOURS, PEERS, Source, hours, note, saw},
     rounds::{ROUND, ROUND_MS},
 };
 
@@ -49,7 +49,10 @@ pub(crate) fn settle(result: Result<Value, PeersError>) -> Reply {
 /// All peers: those with which the tenant deals, and those that are recorded.
 pub(crate) fn all(now_ms: u64) -> Result<Vec<Seen>, PeersError> {
     let dealt = mesh::peers().map_err(PeersError::Mesh)?;
-    transact(|t| ROUND.by(t, now_ms.saturating_add(ROUND_MS), now_ms))?;
+    transact(|t| {
+        ROUND.by(t, now_ms.saturating_add(ROUND_MS), now_ms)?;
+        saw(t, dealt.iter().filter(|peer| peer.connection.is_some()).map(|peer| &peer.id), now_ms)
+    })?;
     let mut dealt: BTreeMap<String, Peer> = dealt.into_iter().map(|peer| (peer.id.clone(), peer)).collect();
     let recorded = PEERS.all().collect::<Vec<_>>(&snapshot()?)?;
     let mut all: Vec<Seen> = recorded

@@ -57,6 +57,19 @@ pub enum GithubError {
     /// It refused; the status.
     #[error("GitHub answered {0}")]
     Refused(u16),
+    /// An argument is not of its form; which, and what would be right.
+    #[error("{0}")]
+    Invalid(String),
+    /// The grant does not let the request go there.
+    #[error(
+        "this host denies the request: no rule of the component's grant allows it; the host's log names the rule that would"
+    )]
+    Denied,
+    /// This host sends no such request: it has no secret, or the grant names it not.
+    #[error(
+        "this host denies the request: the secret GITHUB_TOKEN is missing (`mcpp secret set GITHUB_TOKEN`), or the grant does not let it go to {0}; the host's log says which"
+    )]
+    NoToken(String),
     /// It does not answer, or not as it should; why.
     #[error("GitHub does not answer: {0}")]
     Away(String),
@@ -67,7 +80,10 @@ pub enum GithubError {
 
 impl From<HttpError> for GithubError {
     fn from(error: HttpError) -> Self {
-        Self::Away(error.to_string())
+        match error {
+            HttpError::Denied => Self::Denied,
+            error => Self::Away(error.to_string()),
+        }
     }
 }
 
@@ -128,7 +144,7 @@ impl Repository {
                 None => request,
             }
         };
-        let response = send(request, Again::Yes)?;
+        let response = self.send(request, Again::Yes)?;
         if let (304, Some(kept)) = (response.status, kept) {
             return Ok(kept);
         }
@@ -150,7 +166,7 @@ impl Repository {
     /// See [`GithubError`].
     pub fn write(&self, method: &str, path: &str, body: &Value) -> Result<Value, GithubError> {
         let again = if method == "POST" { Again::No } else { Again::Yes };
-        Ok(check(send(|| self.request(method, path).json(body), again)?)?.json()?)
+        Ok(check(self.send(|| self.request(method, path).json(body), again)?)?.json()?)
     }
 
     /// Deletes something. It is no error if it is gone.
@@ -158,9 +174,23 @@ impl Repository {
     /// # Errors
     /// See [`GithubError`].
     pub fn delete(&self, path: &str) -> Result<(), GithubError> {
-        match check(send(|| self.request("DELETE", path), Again::Yes)?) {
+        match check(self.send(|| self.request("DELETE", path), Again::Yes)?) {
             Ok(_) | Err(GithubError::NotFound) => Ok(()),
             Err(error) => Err(error),
+        }
+    }
+}
+
+impl Repository {
+    fn send(&self, request: impl Fn() -> http::Request, again: Again) -> Result<Response, GithubError> {
+        send(request, again).map_err(|error| self.explain(error))
+    }
+
+    /// A component is not told why the host denies a request. One with a token is most often denied because there is no token.
+    fn explain(&self, error: GithubError) -> GithubError {
+        match error {
+            GithubError::Denied if self.token => GithubError::NoToken(self.base.clone()),
+            other => other,
         }
     }
 }
@@ -231,6 +261,20 @@ fn check(response: Response) -> Result<Response, GithubError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_denied_request_says_that_the_token_may_be_missing() {
+        let explain = |token: bool, error: HttpError| {
+            let base = "https://api.github.com/repos/o/n".to_owned();
+            Repository { base, token }.explain(error.into()).to_string()
+        };
+        let denied = explain(true, HttpError::Denied);
+        assert!(denied.contains("the secret GITHUB_TOKEN is missing (`mcpp secret set GITHUB_TOKEN`)"), "{denied}");
+        assert!(denied.contains("https://api.github.com/repos/o/n"), "{denied}");
+        for other in [explain(false, HttpError::Denied), explain(true, HttpError::NoHost)] {
+            assert!(!other.contains("GITHUB_TOKEN"), "{other}");
+        }
+    }
 
     #[test]
     fn a_repository_is_two_names() {

@@ -50,9 +50,10 @@ fn own(registry: &PeerRegistry) -> Result<PeerRecord, GithubError> {
     };
     let reached = host.addresses.iter().find(|address| ip_of(address).is_some_and(|ip| is_public(&ip)));
     let listen_port = reached.and_then(port_of).or_else(|| host.addresses.iter().find_map(port_of)).unwrap_or_default();
-    let with_peer = |address: &str| match address.contains("/p2p/") {
-        true => address.to_owned(),
-        false => format!("{address}/p2p/{}", host.id),
+    // An address through a relay names the relay, and ends in this host all the same.
+    let with_peer = |address: &str| match address.rsplit('/').nth(1) {
+        Some("p2p" | "ipfs") => address.to_owned(),
+        _ => format!("{}/p2p/{}", address.trim_end_matches('/'), host.id),
     };
     let multiaddr = match (config::get("multiaddr"), reached, &public) {
         (Some(address), ..) => with_peer(&address),
@@ -126,7 +127,8 @@ pub fn peer_registry_list(
     max_peers: i64,
 ) -> Reply {
     let list = || {
-        let most = usize::try_from(max_peers.clamp(1, MAX_PEERS)).unwrap_or(1);
+        let legal = usize::try_from(max_peers).ok().filter(|_| (1..=MAX_PEERS).contains(&max_peers));
+        let most = legal.ok_or_else(|| GithubError::Invalid(format!("max_peers must be 1 to {MAX_PEERS}")))?;
         let peers = PeerRegistry::of_settings()?.peers(most)?;
         Ok(json!({ "count": peers.len(), "peers": peers }))
     };
@@ -148,4 +150,20 @@ pub fn peer_public_address() -> Reply {
         let (ip, by) = found.map(|found| (found.ip.to_string(), found.found_by)).unzip();
         json!({ "public_ip": ip, "found_by": by })
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_out_of_range_is_refused_by_name() {
+        for max_peers in [0, -3, 101] {
+            let answer = (MCPP_TOOL_PEER_REGISTRY_LIST.call)(json!({ "max_peers": max_peers })).expect("an answer");
+            let answer = answer.structured.expect("structured");
+            assert_eq!((&answer["success"], &answer["error"]), (&json!(false), &json!("max_peers must be 1 to 100")));
+        }
+        let answer = (MCPP_TOOL_PEER_REGISTRY_LIST.call)(json!({ "max_peers": 100 })).expect("an answer");
+        assert_eq!(answer.structured.expect("structured")["error"], "registry_not_configured");
+    }
 }

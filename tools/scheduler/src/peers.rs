@@ -2,6 +2,8 @@
 //!
 //! A peer is known from the first word of its state on, and keeps its place in that order. A peer that was silent for [`PEER_TIMEOUT_MS`] has failed; after a day it is forgotten.
 
+use std::collections::BTreeSet;
+
 use mcpp_tool::{
     environment::id as new_id,
     mesh,
@@ -21,6 +23,9 @@ pub const PEER_TIMEOUT_MS: u64 = 300_000;
 const FORGET_MS: u64 = 24 * 3_600 * 1_000;
 /// Peers that are known. A further one is refused until one is forgotten.
 pub const MAX_PEERS: i64 = 256;
+
+/// Nodes of a sound clock: this host, its peers, and names that this host had before.
+const MAX_NODES: usize = MAX_PEERS as usize + 16;
 
 /// What this host is called where it has no mesh.
 const NAME: Map<(), String> = Map::new("name");
@@ -65,7 +70,15 @@ pub fn clock(t: &Transaction<'_>, name: Option<&str>) -> Result<VectorClock, Sto
         None => format!("peer-{}", new_id().get(..8).unwrap_or_default()),
     };
     match kept {
-        Some(clock) if clock.node_id() == name => Ok(clock),
+        Some(mut clock) if clock.node_id() == name => {
+            // An earlier build took what peers told it of any node.
+            if clock.is_damaged() || clock.vector().len() > MAX_NODES {
+                let known = known(t)?;
+                clock.heal(|node| known.contains(node));
+                CLOCK.set(t, &(), &clock)?;
+            }
+            Ok(clock)
+        }
         kept => {
             let mut clock = VectorClock::new(name.as_str());
             if let Some(before) = kept {
@@ -88,7 +101,11 @@ pub fn tick(t: &Transaction<'_>, name: Option<&str>) -> Result<(), StoreError> {
     CLOCK.set(t, &(), &clock)
 }
 
-/// A peer said this: it is alive, and its clock is that.
+fn known(t: &View<'_>) -> Result<BTreeSet<String>, StoreError> {
+    PEERS.all().walk(t).map(|known| Ok(known?.0)).collect()
+}
+
+/// A peer said this: it is alive, and its clock is that. Of its clock only its own counter is taken.
 ///
 /// # Errors
 /// See [`SchedulerError`].
@@ -104,7 +121,9 @@ pub fn heard(
         see(t, peer, now_ms)?;
     }
     if let Some(theirs) = theirs {
-        own.merge(theirs);
+        let known = known(t)?;
+        own.merge_told(theirs, peer, |node| known.contains(node))
+            .map_err(|error| SchedulerError::Invalid(format!("clock_data: {error}")))?;
         CLOCK.set(t, &(), &own)?;
     }
     Ok(())

@@ -147,6 +147,74 @@ fn what_is_not_of_its_form_is_refused_and_changes_nothing() {
 }
 
 #[test]
+fn a_peer_damages_no_clock() {
+    memory::clear();
+    mesh::start("peer-a");
+    submit("t1", 5);
+    state_of("peer-b");
+    let before = status()["merkle_clock"].clone();
+    let clock = |vector: Vec<(String, u64)>| {
+        let pairs: Vec<String> = vector.iter().map(|(node, count)| format!("[\"{node}\", {count}]")).collect();
+        let root = scheduling::hash::Hash::of(&format!("[{}]", pairs.join(", "))).to_string();
+        let vector: std::collections::BTreeMap<_, _> = vector.into_iter().collect();
+        json!({ "node_id": "peer-c", "vector": vector, "merkle_root": root })
+    };
+    let told = |mut vector: Vec<(String, u64)>| {
+        vector.sort();
+        let Value::Object(clock) = clock(vector) else { panic!("an object") };
+        update("peer-c".into(), clock, Some("peer-c"))
+    };
+    let own = ("peer-a".to_owned(), 9_007_199_254_740_991);
+    let junk = |count: usize| (0..count).map(|n| (format!("{n:0>200}"), 1)).collect::<Vec<_>>();
+    let with = |mut nodes: Vec<(String, u64)>, more: (String, u64)| {
+        nodes.push(more);
+        nodes
+    };
+    for (vector, word) in [
+        (with(junk(3_900), own.clone()), "at most 4096"),
+        (vec![own], "this node counts 2"),
+        (vec![("peer-a".into(), 3)], "own state alone"),
+        (vec![("peer-c".into(), 1 << 52)], "is taken"),
+    ] {
+        let refused = told(vector).expect_err("refused").to_string();
+        assert!(refused.starts_with("clock_data: its vector") && refused.contains(word), "{refused}");
+    }
+    assert_eq!((&status()["merkle_clock"], &status()["known_peers"]), (&before, &json!(1)), "nothing has changed");
+    let lies = [("peer-a".to_owned(), 2), ("peer-b".to_owned(), 7), ("peer-c".to_owned(), 4)];
+    told(junk(1_000).into_iter().chain(lies).collect()).expect("its own part is taken");
+    assert_eq!(status()["merkle_clock"]["vector"], json!({ "peer-a": 3, "peer-b": 0, "peer-c": 4 }));
+}
+
+#[test]
+fn a_clock_that_an_earlier_build_let_a_peer_damage_heals() {
+    const CLOCK: mcpp_tool::store::Map<(), VectorClock> = mcpp_tool::store::Map::new("clock");
+    memory::clear();
+    mesh::start("peer-a");
+    state_of("peer-b");
+    let stored = |nodes: usize, own: u64| {
+        let mut clock = VectorClock::new("peer-a");
+        for (node, count) in (0..nodes).map(|n| (format!("{n:0>200}"), 1)).chain([("peer-a".into(), own)]) {
+            let text = format!("[[\"{node}\", {count}]]");
+            let root = scheduling::hash::Hash::of(&text).to_string();
+            let other = json!({ "node_id": "peer-c", "vector": { node: count }, "merkle_root": root });
+            clock.merge(&serde_json::from_value(other).expect("a clock"));
+        }
+        transact(|t| CLOCK.set(t, &(), &clock)).expect("stored");
+    };
+    stored(0, 9_007_199_254_740_991);
+    submit("t1", 5);
+    assert_eq!(status()["merkle_clock"]["vector"], json!({ "peer-a": 1 }), "its clock goes on");
+    stored(400, 3);
+    let vector = status()["merkle_clock"]["vector"].clone();
+    assert!(vector.as_object().is_some_and(|vector| vector.len() == 1), "{vector}");
+    stored(3, 3);
+    state_of("peer-b");
+    let vector = status()["merkle_clock"]["vector"].clone();
+    assert!(vector.as_object().is_some_and(|vector| vector.len() == 2), "{vector}");
+    assert_eq!(vector["peer-b"], 0);
+}
+
+#[test]
 fn the_most_important_task_is_next_and_then_the_oldest() {
     memory::clear();
     mesh::clear();

@@ -334,7 +334,9 @@ pub struct PeerUpdated {
     pub peer_id: String,
 }
 
-/// Takes in a peer's clock, and notes that the peer is alive. A clock whose root is not the hash of its counters is refused.
+/// Takes in a peer's clock, and notes that the peer is alive. Of the clock only the peer's own counter is taken.
+///
+/// A clock is refused whose root is not the hash of its counters, or that gives this host a greater counter than it has.
 #[tool]
 pub fn p2p_update_peer_state(
     /// The peer.

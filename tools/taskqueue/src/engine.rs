@@ -7,6 +7,7 @@ mod ids;
 mod interchange;
 mod peers;
 mod position;
+mod shares;
 mod submission;
 mod turns;
 mod unique;
@@ -55,6 +56,9 @@ pub enum QueueError {
     /// Its unique key has another task now.
     #[error("the unique key has the task {0:?} now")]
     NotUnique(String),
+    /// The caller, or all callers together, have as much as they may.
+    #[error("{0}")]
+    Share(String),
     /// Something given is not legal.
     #[error("{0}")]
     Invalid(String),

@@ -17,6 +17,7 @@
 pub mod engine;
 pub mod listing;
 pub mod migration;
+pub mod origin;
 pub mod queue;
 pub mod record;
 pub mod remote;

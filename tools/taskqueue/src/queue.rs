@@ -52,6 +52,10 @@ pub const WORK: Counts<(String, u8)> = Counts::new("work");
 const COUNTS: Counts<String> = Counts::new("counts").sharded(8);
 /// How many tasks of a type are queued or running.
 const TYPES: Counts<(String, String)> = Counts::new("types");
+/// What the tasks of a peer amount to, and those of all peers (the empty name): how many have not ended, and KiB of records.
+pub const OF_PEER: Counts<(String, u8)> = Counts::new("of-peer");
+/// Ended tasks of a peer by the time when they ended.
+pub const ENDED_OF_PEER: Index<String, DuePlace> = Index::new("over-of-peer");
 /// How many ready tasks have a rank.
 const RANKS: Counts<u64> = Counts::new("ranks");
 /// Settings and notes of the queue.
@@ -71,6 +75,16 @@ pub const RUNNING: u8 = 0;
 pub const COMPLETED: u8 = 1;
 /// The tasks that failed in a registered worker's hands.
 pub const FAILED: u8 = 2;
+
+/// Tasks that have not ended, in [`OF_PEER`].
+pub const UNENDED: u8 = 0;
+/// KiB of records, in [`OF_PEER`].
+pub const KIB: u8 = 1;
+
+/// KiB that a record counts: each part of one, and its places.
+pub fn kib(task: &Task) -> i64 {
+    i64::try_from(task.bytes() / 1_024).unwrap_or(i64::MAX).saturating_add(1)
+}
 
 fn line_kind(state: &State) -> Option<u8> {
     match state {
@@ -96,6 +110,17 @@ fn declare((created_ms, id): &TaskKey, task: &Task, places: &mut Places) {
     }
     if let (Some((is_concurrency, name)), Some(kind)) = (task.spec.line(), line_kind(&task.state)) {
         places.count(&IN_LINE, &(is_concurrency, name, kind));
+    }
+    if let Some(peer) = task.spec.peer.as_deref() {
+        for whose in [peer, ""] {
+            places.sum(&OF_PEER, &(whose, KIB), kib(task));
+            if !status.is_final() {
+                places.count(&OF_PEER, &(whose, UNENDED));
+            }
+        }
+        if status.is_final() {
+            places.index(&ENDED_OF_PEER, peer, &(task.finished_ms.unwrap_or(task.updated_ms), *created_ms, id));
+        }
     }
     match &task.state {
         State::Held => {
@@ -141,6 +166,10 @@ pub struct Settings {
     pub keep_ms: u64,
     /// How many ended tasks are kept.
     pub keep_tasks: u64,
+    /// How many tasks of one peer may wait and run.
+    pub peer_tasks: u64,
+    /// How many MiB the tasks of one peer may have, ended ones included.
+    pub peer_mib: u64,
 }
 
 /// A pause.
@@ -162,6 +191,8 @@ impl Default for Settings {
             aging: None,
             keep_ms: 7 * 24 * 3_600 * 1_000,
             keep_tasks: 100_000,
+            peer_tasks: 2_000,
+            peer_mib: 256,
         }
     }
 }

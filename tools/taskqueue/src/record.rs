@@ -1,13 +1,21 @@
 //! The queue's record of a task, and its form on the wire.
 
 mod bytes;
+mod parting;
 mod payload;
 mod reach;
+mod unique;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-pub use self::{bytes::json_bytes, payload::Payload, reach::Reach};
+pub use self::{
+    bytes::json_bytes,
+    parting::{Parting, PartingWord},
+    payload::Payload,
+    reach::Reach,
+    unique::{OnConflict, Unique},
+};
 
 /// Lines of log that are kept of one task; older ones are dropped.
 pub const MAX_LOG_LINES: usize = 200;
@@ -70,6 +78,9 @@ pub struct Task {
     /// How often it was retried as a new task.
     #[serde(default, skip_serializing_if = "is_default")]
     pub retries: u32,
+    /// How its last holder parted from it; none while it runs, and where it was taken back.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub parting: Option<Parting>,
 }
 
 /// The request for a task: given when it is submitted, and kept with it.
@@ -126,6 +137,9 @@ pub struct Spec {
     /// The tools that its submitter may use, which bounds a worker that runs it as a call.
     #[serde(default, skip_serializing_if = "is_default")]
     pub reach: Reach,
+    /// The peer that submitted it; none for a caller of this host.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub peer: Option<String>,
 }
 
 /// How waiting raises the priority of tasks.
@@ -135,31 +149,6 @@ pub struct Aging {
     pub since_ms: u64,
     /// After how long a task counts as one priority higher, in milliseconds.
     pub step_ms: u64,
-}
-
-/// A task of which there is one in a time.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
-pub struct Unique {
-    /// The name that such tasks share.
-    pub key: String,
-    /// How long, in milliseconds.
-    pub window_ms: u64,
-    /// The rule for a second one.
-    #[serde(default)]
-    pub on_conflict: OnConflict,
-}
-
-/// The rule for a second task of a unique key within its time.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum OnConflict {
-    /// It is refused.
-    #[default]
-    Reject,
-    /// The earlier one is cancelled if it still waits.
-    Replace,
-    /// The same, and each waits until no other one has come for so long.
-    Debounce,
 }
 
 /// The line in which a task waits for its turn: those of one key.
@@ -199,6 +188,7 @@ impl Spec {
             timeout_ms: None,
             metadata: None,
             reach: Reach::Unknown,
+            peer: None,
         }
     }
 }

@@ -13,7 +13,7 @@ use mcpp_tool::{
 use scheduling::backoff::Backoff;
 use serde_json::{Value, json};
 
-use crate::rpc;
+use crate::{origin, rpc};
 
 /// The tool of a peer's queue.
 const TOOL: &str = "task_queue.rpc";
@@ -30,6 +30,10 @@ const CALL_TIME: (Duration, Duration) = (Duration::from_secs(8), Duration::from_
 const WAIT_TIME: (Duration, Duration) = (Duration::from_secs(20), Duration::from_secs(15));
 /// Longest time of a request.
 const LONGEST: Duration = Duration::from_secs(86_400);
+/// Times that a request waits for the end of a peer's rest.
+const MAX_RESTS: u32 = 8;
+/// Time that a request waits beyond such a rest, which the host tells in whole milliseconds.
+const AFTER_REST: Duration = Duration::from_millis(2);
 /// Time that must be left of the call for another attempt.
 const RESERVE: Duration = Duration::from_millis(100);
 
@@ -40,6 +44,9 @@ pub fn own_name() -> String {
 
 /// Answers a request: by this host's queue, or by the remote one that is meant. `remote` is a multiaddress and a peer id, either of which may be empty.
 pub fn ask(remote: [&str; 2], request: Value) -> Value {
+    if let Err(detail) = check_time(&request) {
+        return failure("invalid_message", &detail);
+    }
     match target(remote) {
         Ok(Target::Here) => rpc::handle(&request),
         Ok(Target::Peer(peer)) => ask_peer(&peer, &request).unwrap_or_else(|failed| failed.reply),
@@ -98,7 +105,7 @@ fn ask_peer(peer: &str, request: &Value) -> Result<Value, Failed> {
     let op = request.get("op").and_then(Value::as_str).unwrap_or_default();
     let backoff = Backoff { base_ms: if op == "wait" { 100 } else { 50 }, factor: 2.0, max_ms: 5_000 };
     let deadline = Instant::now().checked_add(time_of(op, request));
-    let mut failed = 0;
+    let (mut failed, mut rests) = (0, 0);
     loop {
         let left = deadline.map_or(LONGEST, |deadline| deadline.saturating_duration_since(Instant::now()));
         let error = match mesh::call_within(peer, TOOL, request, left) {
@@ -108,9 +115,15 @@ fn ask_peer(peer: &str, request: &Value) -> Result<Value, Failed> {
             }
             Err(error) => error,
         };
-        failed += 1;
-        let wait = match &error {
-            PeerCallError::Busy(wait) => *wait,
+        let rest = rest_of(&error);
+        // The host did not try to reach a peer that it leaves alone, so that is no attempt.
+        match rest {
+            Some(_) if rests < MAX_RESTS => rests += 1,
+            _ => failed += 1,
+        }
+        let wait = match (&error, rest) {
+            (PeerCallError::Busy(wait), _) => *wait,
+            (_, Some(rest)) => rest.saturating_add(AFTER_REST),
             _ => Duration::from_millis(backoff.wait_ms(failed, chance())),
         };
         let has_time = left.min(caller::remaining()) > wait.saturating_add(RESERVE);
@@ -152,6 +165,21 @@ fn op_of(request: &Value) -> &str {
     request.get("op").and_then(Value::as_str).unwrap_or_default()
 }
 
+/// Checks the time that a request is given: no peer is asked, and blamed, for one that cannot be answered in time. Only a wait may have none, and then looks once.
+fn check_time(request: &Value) -> Result<(), String> {
+    let Some(asked) = request.get("timeout_s") else { return Ok(()) };
+    let may_be_none = op_of(request) == "wait";
+    let is_legal =
+        |seconds: &f64| (*seconds > 0.0 || (may_be_none && *seconds == 0.0)) && *seconds <= LONGEST.as_secs_f64();
+    match asked.as_f64().filter(is_legal) {
+        Some(_) => Ok(()),
+        None => {
+            let least = if may_be_none { "0" } else { "more than 0" };
+            Err(format!("`timeout_s` is {asked}; {least} to {} seconds are allowed", LONGEST.as_secs()))
+        }
+    }
+}
+
 /// How long a request may take, answer and connection included.
 fn time_of(op: &str, request: &Value) -> Duration {
     let asked = request.get("timeout_s").and_then(Value::as_f64).filter(|seconds| seconds.is_finite());
@@ -167,6 +195,14 @@ fn time_of(op: &str, request: &Value) -> Duration {
 /// Whether an error may be gone at the next attempt.
 fn is_passing(error: &PeerCallError) -> bool {
     matches!(error, PeerCallError::Busy(_) | PeerCallError::Unreachable(_) | PeerCallError::Interrupted(_))
+}
+
+/// How long the host goes on leaving the peer alone, if that is the error. The host says so in words only.
+fn rest_of(error: &PeerCallError) -> Option<Duration> {
+    let PeerCallError::Unreachable(reason) = error else { return None };
+    let (_, rest) = reason.split_once("left alone for another ")?;
+    let (ms, _) = rest.split_once(" ms")?;
+    ms.parse().ok().map(Duration::from_millis)
 }
 
 /// Whether a request may run twice: it changes nothing, or the queue knows it again.
@@ -217,7 +253,7 @@ const COPY_TIME: Duration = Duration::from_secs(1);
 pub fn replicate(request: &Value) -> usize {
     let is_on = config::get(REPLICATE).is_some_and(|value| matches!(value.as_str(), "1" | "true" | "yes" | "on"));
     let stays = request.get("replicate") == Some(&json!(false)) || request.get("origin_peer_id").is_some();
-    if !is_on || stays || caller::caller().subject.starts_with("peer:") {
+    if !is_on || stays || origin::peer().is_some() {
         return 0;
     }
     let mut copy = request.clone();

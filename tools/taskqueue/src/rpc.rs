@@ -7,7 +7,9 @@ mod batch;
 mod cache;
 mod fields;
 mod listing;
+mod settings;
 mod status;
+mod tools;
 
 use std::time::{Duration, Instant};
 
@@ -20,8 +22,8 @@ use serde_json::{Map, Value, json};
 use self::fields::Request;
 use crate::{
     engine::{self, ClaimRequest, Draft, QueueError, Submission},
-    queue::{self, IDS, TASKS, set_settings, settings},
-    record::{Aging, DEFAULT_ATTEMPTS, LogLine, Spec, Task, seconds},
+    queue::{self, IDS, TASKS},
+    record::{DEFAULT_ATTEMPTS, LogLine, Spec, Task, seconds},
     rules::Outcome,
 };
 
@@ -49,6 +51,7 @@ impl From<QueueError> for Failure {
             QueueError::NoTask(_) => "task_missing",
             QueueError::NoWorker(_) => "worker_missing",
             QueueError::OtherWork(_) | QueueError::NotUnique(_) => "idempotency_conflict",
+            QueueError::Share(_) => "quota_exceeded",
             QueueError::Invalid(_) => "invalid_message",
             QueueError::Refused(_) => "refused",
             QueueError::Store(_) => "internal_error",
@@ -107,12 +110,12 @@ fn dispatch(request: &Request<'_>) -> Reply {
         "get" => Ok(json!({ "task": find(request.text(&["task_id"])?.unwrap_or_default())?.map(|task| task.wire()) })),
         "wait" => wait_for(request),
         "status" | "capabilities" | "describe" => status::status(request.flag("detail")?.unwrap_or(false)),
-        "tool" | "call_tool" | "tool.call" => call_tool(request),
+        "tool" | "call_tool" | "tool.call" => tools::call(request),
         "cache.get" | "cache_get" | "cache" => cache::get(request),
         "cache.has" | "cache_has" => cache::has(request),
         "cache.set" | "cache_set" => cache::set(request),
         "cache.delete" | "cache_del" | "cache_delete" => cache::delete(request),
-        "configure" => configure(request),
+        "configure" => settings::configure(request),
         _ => Err(Failure::of("unknown_op")),
     }
 }
@@ -170,7 +173,11 @@ fn claim(request: &Request<'_>, most: usize, same_type: bool) -> Result<Vec<Task
     if theirs.is_some() || claim.peer.is_some() {
         transact(|t| {
             claim.check()?;
-            engine::heartbeat(t, claim.peer.unwrap_or(worker), theirs.as_ref(), now_ms())
+            match engine::heartbeat(t, claim.peer.unwrap_or(worker), theirs.as_ref(), now_ms()) {
+                // A claimer that the queue does not remember claims all the same.
+                Ok(_) | Err(QueueError::Share(_)) => Ok(()),
+                Err(error) => Err(error),
+            }
         })?;
     }
     Ok(engine::claim_or_wait(&claim, most, Duration::from_secs_f64(patience))?)
@@ -249,13 +256,17 @@ fn report(request: &Request<'_>) -> Reply {
 fn heartbeat(request: &Request<'_>) -> Reply {
     let peer = request.needs(&["peer", "peer_id"], "missing_peer_id")?;
     let (now, theirs) = (now_ms(), request.clock()?);
-    let (clock, peers) = transact(|t| {
-        engine::heartbeat(t, peer, theirs.as_ref(), now)?;
-        Ok::<_, QueueError>((engine::clock(t)?, engine::peers(t)?))
+    let (clock, (peers, _), not_merged) = transact(|t| {
+        let not_merged = engine::heartbeat(t, peer, theirs.as_ref(), now)?;
+        Ok::<_, QueueError>((engine::clock(t)?, engine::peers(t)?, not_merged))
     })?;
     let known: Vec<Value> =
         peers.into_iter().map(|(peer, seen)| json!({ "peer_id": peer, "last_seen": seconds(seen) })).collect();
-    Ok(json!({ "peer": peer, "scheduler": { "clock": clock, "known_peers": known } }))
+    let mut reply = json!({ "peer": peer, "scheduler": { "clock": clock, "known_peers": known } });
+    if let (Some(reason), Some(fields)) = (not_merged, reply.as_object_mut()) {
+        fields.insert("clock_refused".into(), json!(reason));
+    }
+    Ok(reply)
 }
 
 fn find(id: &str) -> Result<Option<Task>, Failure> {
@@ -282,59 +293,6 @@ fn wait_for(request: &Request<'_>) -> Reply {
             return Ok(json!({ "task": task.map(|task| task.wire()) }));
         }
     }
-}
-
-fn call_tool(request: &Request<'_>) -> Reply {
-    let tool = request.needs(&["tool", "tool_name", "name"], "missing_tool_name")?;
-    if !settings(&snapshot()?)?.tools_enabled {
-        return Err(Failure::of("tools_disabled"));
-    }
-    let arguments = ["args", "arguments", "params"].into_iter().find_map(|name| request.any(name)).cloned();
-    let arguments = arguments.unwrap_or_else(|| json!({}));
-    match mcpp_tool::call(tool, &arguments) {
-        Ok(output) => Ok(json!({ "tool": tool, "result": output.into_value() })),
-        Err(mcpp_tool::call::CallError::NotFound) => Err(Failure::of("tool_not_found")),
-        Err(mcpp_tool::call::CallError::Failed(output)) => {
-            Ok(json!({ "tool": tool, "result": { "ok": false, "error": output.into_value() } }))
-        }
-        Err(error) => Err(Failure { error: "internal_error", detail: Some(error.to_string()) }),
-    }
-}
-
-/// Sets the named settings. Gives the settings then in force.
-fn configure(request: &Request<'_>) -> Reply {
-    let keep_ms = request.number(&["keep_s"])?.map(|seconds| (seconds.max(0.0) * 1_000.0) as u64);
-    let keep_tasks = request.whole(&["keep_tasks"])?;
-    let (age_s, now) = (request.number(&["age_s"])?, now_ms());
-    let [deterministic, tools, cache] =
-        [request.flag("deterministic")?, request.flag("tools")?, request.flag("cache")?];
-    let settings = transact(|t| {
-        let mut settings = settings(t)?;
-        settings.deterministic = deterministic.unwrap_or(settings.deterministic);
-        settings.tools_enabled = tools.unwrap_or(settings.tools_enabled);
-        settings.cache_enabled = cache.unwrap_or(settings.cache_enabled);
-        match age_s {
-            Some(age_s) if age_s > 0.0 => {
-                let step_ms = (age_s * 1_000.0) as u64;
-                settings.aging = settings.aging.filter(|aging| aging.step_ms == step_ms);
-                settings.aging.get_or_insert(Aging { since_ms: now, step_ms });
-            }
-            Some(_) => settings.aging = None,
-            None => {}
-        }
-        settings.keep_ms = keep_ms.unwrap_or(settings.keep_ms);
-        settings.keep_tasks = keep_tasks.unwrap_or(settings.keep_tasks);
-        set_settings(t, &settings)?;
-        Ok::<_, QueueError>(settings)
-    })?;
-    Ok(json!({
-        "deterministic": settings.deterministic,
-        "tools": settings.tools_enabled,
-        "cache": settings.cache_enabled,
-        "age_s": settings.aging.map(|aging| seconds(aging.step_ms)),
-        "keep_s": seconds(settings.keep_ms),
-        "keep_tasks": settings.keep_tasks,
-    }))
 }
 
 #[cfg(test)]

@@ -3,7 +3,9 @@
 use scheduling::backoff::Backoff;
 use serde_json::{Map, Value, json};
 
-use crate::record::{Lease, LogLine, MAX_LOG_LINES, State, Task, seconds};
+use crate::record::{Lease, LogLine, MAX_LOG_LINES, PartingWord, State, Task, seconds};
+
+mod parting;
 
 /// How long a lease lasts, in milliseconds.
 pub const LEASE_MS: u64 = 300_000;
@@ -119,6 +121,7 @@ pub fn claim(task: &mut Task, worker: &str, now_ms: u64) -> Result<(), Refused> 
     task.updated_ms = now_ms;
     task.turn_us = None;
     task.error = None;
+    task.parting = None;
     let deadline_ms = task.spec.timeout_ms.map(|timeout| now_ms.saturating_add(timeout));
     task.state = State::Running(Lease {
         worker: worker.to_owned(),
@@ -163,8 +166,11 @@ pub fn renew(task: &mut Task, by: Claim<'_>, now_ms: u64) -> Result<u64, Refused
     Ok(until_ms)
 }
 
-/// Ends an attempt. `chance` (0 to 1) spreads the waits before the next one.
+/// Ends an attempt. `chance` (0 to 1) spreads the waits before the next one. The same end by the same holder once more changes nothing, and is none the less right.
 pub fn finish(task: &mut Task, by: Claim<'_>, outcome: Outcome, now_ms: u64, chance: f64) -> Result<(), Refused> {
+    if parting::is_said_again(task, by, &outcome) {
+        return Ok(());
+    }
     if task.status().is_final() {
         return Err(Refused::Ended);
     }
@@ -172,6 +178,7 @@ pub fn finish(task: &mut Task, by: Claim<'_>, outcome: Outcome, now_ms: u64, cha
     if matches!(task.state, State::Running(_)) || by.worker.is_some() || by.token.is_some() {
         lease(task, by)?;
     }
+    parting::note(task, parting::word_of(&outcome));
     match outcome {
         Outcome::Completed(result) => {
             merge_result(task, result);
@@ -221,9 +228,13 @@ fn retry_or_fail(task: &mut Task, error: String, now_ms: u64, chance: f64) {
     settle(task, now_ms.saturating_add(wait), now_ms);
 }
 
-/// Gives a running task back; the attempt does not count as failed.
+/// Gives a running task back; the attempt does not count as failed. Once more by the same holder changes nothing.
 pub fn release(task: &mut Task, by: Claim<'_>, reason: &str, now_ms: u64) -> Result<(), Refused> {
+    if parting::is_parting(task, by, PartingWord::Released) {
+        return Ok(());
+    }
     lease(task, by)?;
+    parting::note(task, PartingWord::Released);
     let progress = progress_object(task);
     let count = progress.get("release_count").and_then(Value::as_u64).unwrap_or_default();
     progress.insert("release_count".into(), json!(count.saturating_add(1)));

@@ -11,7 +11,7 @@ use serde_json::json;
 use crate::{
     claimer::{LEASE_S, give_back},
     held::{HELD, Held, Stage, drop_task},
-    runner::tell,
+    runner::{Report, Telling, tell},
     service::{SERVICES, Service, TALLIES, WorkerError, note, services},
     source::{SHORT, Unanswered, ask},
 };
@@ -72,7 +72,8 @@ fn look_after(id: &str, held: &Held, service: &Service, now_ms: u64) -> Result<b
     match &held.stage {
         Stage::Lost => Ok(false),
         Stage::Ended { report, until_ms } => {
-            tell(id, held, service, report, *until_ms, now_ms)?;
+            let report = Report { request: report, until_ms: *until_ms, telling: Telling::Again };
+            tell(id, held, service, &report, now_ms)?;
             Ok(HELD.get(&snapshot()?, id)?.is_some())
         }
         Stage::Running { until_ms } if *until_ms <= now_ms => {

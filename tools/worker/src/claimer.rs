@@ -198,7 +198,12 @@ pub fn give_back(name: &str, service: &Service, held: &Held, reason: &str) -> Re
         }
         note(t, name, |tally| match &told {
             Ok(_) => tally.released = tally.released.saturating_add(1),
-            Err(_) => tally.lost = tally.lost.saturating_add(1),
+            // Nothing is lost: the queue takes it back at the latest when its lease ends.
+            Err(Unanswered::Away(reason)) => {
+                tally.released = tally.released.saturating_add(1);
+                tally.last_error = Some(format!("release: {reason}"));
+            }
+            Err(Unanswered::Refused(_)) => tally.lost = tally.lost.saturating_add(1),
         })
     })?;
     Ok(())

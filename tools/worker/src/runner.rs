@@ -213,7 +213,60 @@ fn end(id: &str, held: &Held, service: &Service, ending: Ending) -> Result<(), W
     })?;
     match is_lost {
         true => forget(id, &held.service, |tally| tally.lost = tally.lost.saturating_add(1)),
-        false => tell(id, held, service, &report, until_ms, now_ms()),
+        false => {
+            let report = Report { request: &report, until_ms, telling: Telling::First };
+            tell(id, held, service, &report, now_ms())
+        }
+    }
+}
+
+/// How a task ended, for its queue.
+#[derive(Debug, Clone, Copy)]
+pub struct Report<'a> {
+    /// The request that says it.
+    pub request: &'a Value,
+    /// Until when it is told, in milliseconds since 1970-01-01 UTC.
+    pub until_ms: u64,
+    /// Whether the queue may have heard it before.
+    pub telling: Telling,
+}
+
+/// Whether a queue may have heard a report before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Telling {
+    /// It has not.
+    First,
+    /// An answer of it may be lost.
+    Again,
+}
+
+impl Report<'_> {
+    fn is(&self, name: &str, value: &str) -> bool {
+        self.request.get(name).and_then(Value::as_str) == Some(value)
+    }
+
+    /// Whether a queue that refuses it heard it before. A queue of an earlier build refuses a repetition, because the task is not running any more.
+    fn was_heard(&self, held: &Held, service: &Service) -> Result<bool, Unanswered> {
+        if self.telling == Telling::First {
+            return Ok(false);
+        }
+        // It has the task back, and more was not to be told.
+        if self.is("op", "release") {
+            return Ok(true);
+        }
+        let reply = ask(service, &json!({ "op": "get", "task_id": held.task_id() }), SHORT)?;
+        let Some(task) = reply.get("task").filter(|task| task.is_object()) else { return Ok(false) };
+        let is_completed = task.get("status").and_then(Value::as_str) == Some("completed");
+        Ok(match self.is("status", "completed") {
+            // Beside the result the queue keeps the log and the progress.
+            true => {
+                let result = self.request.get("result").and_then(Value::as_object);
+                let kept =
+                    |(name, value): (&String, &Value)| task.get("result").and_then(|all| all.get(name)) == Some(value);
+                is_completed && result.is_some_and(|result| result.iter().all(kept))
+            }
+            false => !is_completed && task.get("error") == self.request.get("error"),
+        })
     }
 }
 
@@ -221,25 +274,25 @@ fn end(id: &str, held: &Held, service: &Service, ending: Ending) -> Result<(), W
 ///
 /// # Errors
 /// Those of the store.
-pub fn tell(
-    id: &str,
-    held: &Held,
-    service: &Service,
-    report: &Value,
-    until_ms: u64,
-    now_ms: u64,
-) -> Result<(), WorkerError> {
-    let is = |name: &str, value: &str| report.get(name).and_then(Value::as_str) == Some(value);
-    match ask(service, report, SHORT) {
-        Ok(_) => forget(id, &held.service, |tally| {
+pub fn tell(id: &str, held: &Held, service: &Service, report: &Report<'_>, now_ms: u64) -> Result<(), WorkerError> {
+    let mut answer = ask(service, report.request, SHORT).map(drop);
+    if let Err(refused @ Unanswered::Refused(_)) = &answer {
+        answer = match report.was_heard(held, service) {
+            Ok(true) => Ok(()),
+            Err(away @ Unanswered::Away(_)) => Err(away),
+            Ok(false) | Err(Unanswered::Refused(_)) => Err(refused.clone()),
+        };
+    }
+    match answer {
+        Ok(()) => forget(id, &held.service, |tally| {
             let count = match () {
-                () if is("op", "release") => &mut tally.released,
-                () if is("status", "completed") => &mut tally.completed,
+                () if report.is("op", "release") => &mut tally.released,
+                () if report.is("status", "completed") => &mut tally.completed,
                 () => &mut tally.failed,
             };
             *count = count.saturating_add(1);
         }),
-        Err(Unanswered::Away(reason)) if until_ms > now_ms => {
+        Err(Unanswered::Away(reason)) if report.until_ms > now_ms => {
             transact(|t| note(t, &held.service, |tally| tally.last_error = Some(format!("report: {reason}"))))?;
             Ok(())
         }

@@ -85,7 +85,7 @@ pub struct Tally {
     pub failed: u64,
     /// Given back.
     pub released: u64,
-    /// Ended after the queue had given them to another worker, or nobody could tell the queue.
+    /// Ended after the queue had given them to another worker or cancelled them, or the queue could not be told for ten minutes.
     pub lost: u64,
     /// Claims in a row without an answer.
     pub failures: u32,
@@ -151,6 +151,12 @@ impl Service {
         if !is_name(name, MAX_NAME_BYTES) || !name.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c)) {
             return refuse(format!("service must have 1 to {MAX_NAME_BYTES} letters, digits, `.`, `_` or `-`"));
         }
+        if let Some(peer) = self.peer.as_deref().filter(|peer| !is_peer(peer)) {
+            let shown: String = peer.chars().take(40).collect();
+            return refuse(format!(
+                "peer_id {shown:?} is no id of a peer: it is base58 of 40 to 128 characters, such as 12D3KooW…"
+            ));
+        }
         if self.tools.is_empty() || self.tools.len() > MAX_ENTRIES || self.types.len() > MAX_ENTRIES {
             return refuse(format!("tools must have 1 to {MAX_ENTRIES} entries, and types at most {MAX_ENTRIES}"));
         }
@@ -186,6 +192,12 @@ impl Service {
     }
 }
 
+/// Whether a text has the form of a peer's id: base58 of at least a hash.
+fn is_peer(text: &str) -> bool {
+    let is_digit = |byte: u8| byte.is_ascii_alphanumeric() && !matches!(byte, b'0' | b'O' | b'I' | b'l');
+    (40..=128).contains(&text.len()) && text.bytes().all(is_digit)
+}
+
 /// Whether a type is that of a task that names its tool, by any of its names.
 fn is_tool_call(task_type: &str) -> bool {
     matches!(task_type, TOOL_CALL | "tool" | "tool_call" | "tool-call")
@@ -208,7 +220,8 @@ pub fn serve(t: &Transaction<'_>, name: &str, service: &Service, now_ms: u64) ->
         return Err(WorkerError::Busy(name.to_owned(), held::count(t, name)?));
     }
     SERVICES.set(t, &name.to_owned(), service)?;
-    note(t, name, |tally| tally.failures = 0)?;
+    // What went wrong before went wrong with the service that it was.
+    note(t, name, |tally| (tally.failures, tally.last_error) = (0, None))?;
     t.wake_at(&format!("c:{name}"), now_ms, b"")?;
     Ok(beat::BEAT.by(t, now_ms.saturating_add(beat::BEAT_MS), now_ms)?)
 }

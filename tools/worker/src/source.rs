@@ -72,8 +72,10 @@ pub fn ask(service: &Service, request: &Value, time: Duration) -> Result<Value, 
     let word = |name: &str| reply.get(name).and_then(Value::as_str).unwrap_or_default();
     match word("error") {
         "" => Err(Unanswered::Away("the queue's answer is none".to_owned())),
-        // The queue itself could not do it: that may pass.
-        error @ "internal_error" => Err(Unanswered::Away(format!("{error}: {}", word("detail")))),
+        // The queue could not do it, or does not listen to this host now. That may pass, and says nothing of a task.
+        error @ ("internal_error" | "unauthorized" | "timeout" | "busy" | "unreachable" | "interrupted") => {
+            Err(Unanswered::Away(format!("{error}: {}", word("detail"))))
+        }
         error => Err(Unanswered::Refused(error.to_owned())),
     }
 }

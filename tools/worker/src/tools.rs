@@ -7,7 +7,7 @@ use mcpp_tool::{
     Envelope, Failure,
     caller::caller,
     environment::{now_ms, rfc3339},
-    rights,
+    mesh, rights,
     store::{snapshot, transact},
     tool,
 };
@@ -137,7 +137,7 @@ pub fn worker_serve(
     service: String,
     /// The tools that tasks may call: names, and prefixes that end in `*`.
     tools: Vec<String>,
-    /// The peer whose queue is served; this host's own if empty.
+    /// The peer whose queue is served; this host's own if empty, or if it is this host's id.
     #[arg(default)]
     peer_id: String,
     /// The tool for each further type of task; the payload is its arguments.
@@ -158,7 +158,7 @@ pub fn worker_serve(
 ) -> Envelope<Shown> {
     let now = now_ms();
     let new = Service {
-        peer: Some(peer_id.trim().to_owned()).filter(|peer| !peer.is_empty()),
+        peer: Some(peer_id.trim().to_owned()).filter(|peer| !peer.is_empty() && !is_this_host(peer)),
         tools,
         types,
         tool_calls,
@@ -172,6 +172,10 @@ pub fn worker_serve(
     };
     let done = transact(|t| service::serve(t, &service, &new, now));
     answer(&service, done.and_then(|()| shown(&service)))
+}
+
+fn is_this_host(peer: &str) -> bool {
+    mesh::identify().is_ok_and(|host| host.id == peer)
 }
 
 /// Has a service claim no more tasks. It ends the ones that it has, or gives them back to the queue, so that another worker runs them.

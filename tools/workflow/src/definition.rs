@@ -1,8 +1,9 @@
 //! What a workflow is made of: steps, as a client writes them. Only the form is here; [`validate`](crate::validate) says whether steps fit together.
 
+use mcpp_tool::environment::parse_rfc3339;
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::{Map, Number, Value};
 
 /// Most steps in one list, and so in one submission or planner's answer. All of one list are written in one transaction.
 pub const MAX_STEPS: usize = 1_000;
@@ -20,6 +21,13 @@ pub const MAX_DEFINITION_BYTES: usize = 512 << 10;
 pub const MAX_ATTEMPTS: u32 = 1_000;
 /// Longest time in a definition, in seconds: a year.
 pub const MAX_TIME_S: f64 = 366.0 * 24.0 * 3_600.0;
+
+/// Longest time that a step waits, in seconds: ten years.
+pub const MAX_WAIT_S: f64 = 3_653.0 * 24.0 * 3_600.0;
+/// Longest name of a signal, in bytes: it is part of keys in the store.
+pub const MAX_SIGNAL_BYTES: usize = 200;
+/// Largest step that runs once for each item, in bytes of JSON without its `for_each`: each item's node has it again.
+pub const MAX_ITEM_STEP_BYTES: usize = 16 << 10;
 
 /// Longest message of a form, and its longest schema, in bytes.
 pub const MAX_FORM_BYTES: usize = 16 << 10;
@@ -46,7 +54,7 @@ pub struct Step {
     /// How often it is tried.
     #[serde(default, skip_serializing_if = "Retry::is_default")]
     pub retry: Retry,
-    /// Longest time of one attempt, in seconds.
+    /// Longest time in seconds: of one attempt, of waiting for a signal or a token, or of all steps of a `workflow` step.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout_s: Option<f64>,
     /// The step is skipped unless this holds. Its dependents go on then.
@@ -61,9 +69,19 @@ pub struct Step {
     /// The tool's answer has `steps`: they become part of the run.
     #[serde(default, skip_serializing_if = "is_false")]
     pub plan: bool,
+    /// Lower is sooner, among the ready steps of all runs; the priority of the run, or of the step in which it stands, if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub priority: Option<f64>,
     /// The run goes on if the step fails.
     #[serde(default, skip_serializing_if = "is_false")]
     pub may_fail: bool,
+}
+
+impl Step {
+    /// The step as each item of its fan-out has it.
+    pub fn of_item(&self) -> Self {
+        Self { for_each: None, when: None, depends_on: Vec::new(), ..self.clone() }
+    }
 }
 
 fn is_false(value: &bool) -> bool {
@@ -130,15 +148,46 @@ pub fn ms(seconds: f64) -> u64 {
 pub struct Condition {
     /// The value, with placeholders.
     pub value: Value,
-    /// It holds if the value is this one. Without `is`, `is_not` and `above` it holds for every value but null, false, 0, and what is empty.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// It holds if the value is this one, which may be null. Without `is`, `is_not` and `above` it holds for every value but null, false, 0, and what is empty.
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     pub is: Option<Value>,
     /// It holds if the value is another one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     pub is_not: Option<Value>,
     /// It holds if the value is a number above this one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub above: Option<f64>,
+}
+
+/// A value that is there, null too.
+fn given<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Value>, D::Error> {
+    Value::deserialize(from).map(Some)
+}
+
+/// Whether two values are the same. Numbers are compared by their values: 1 is 1.0.
+fn are_same(one: &Value, other: &Value) -> bool {
+    match (one, other) {
+        (Value::Number(one), Value::Number(other)) => match (whole(one), whole(other)) {
+            (None, None) => one.as_f64() == other.as_f64(),
+            (one, other) => one == other,
+        },
+        (Value::Array(one), Value::Array(other)) => {
+            one.len() == other.len() && one.iter().zip(other).all(|(one, other)| are_same(one, other))
+        }
+        (Value::Object(one), Value::Object(other)) => {
+            let has = |(name, value): (&String, &Value)| other.get(name).is_some_and(|other| are_same(value, other));
+            one.len() == other.len() && one.iter().all(has)
+        }
+        (one, other) => one == other,
+    }
+}
+
+/// A number that is whole and exactly known.
+fn whole(number: &Number) -> Option<i128> {
+    let exact = number.as_i64().map(i128::from).or_else(|| number.as_u64().map(i128::from));
+    // Beyond these a float is equal to no integer that JSON has here.
+    let is_whole = |float: &f64| float.fract() == 0.0 && float.abs() < 1e30;
+    exact.or_else(|| number.as_f64().filter(is_whole).map(|float| float as i128))
 }
 
 impl Condition {
@@ -154,8 +203,8 @@ impl Condition {
         };
         let is_bare = self.is.is_none() && self.is_not.is_none() && self.above.is_none();
         (!is_bare || is_something)
-            && self.is.as_ref().is_none_or(|is| is == value)
-            && self.is_not.as_ref().is_none_or(|is_not| is_not != value)
+            && self.is.as_ref().is_none_or(|is| are_same(is, value))
+            && self.is_not.as_ref().is_none_or(|is_not| !are_same(is_not, value))
             && self.above.is_none_or(|above| value.as_f64().is_some_and(|number| number > above))
     }
 }
@@ -194,14 +243,19 @@ pub enum Join {
 }
 
 impl Join {
-    /// Whether enough of `total` items have succeeded, or too many failed; none while that is open.
-    pub fn decided(self, total: u32, succeeded: u32, failed: u32) -> Option<bool> {
-        let needed = match self {
+    /// How many of `total` items must succeed.
+    pub fn needed(self, total: u32) -> u32 {
+        match self {
             Self::All => total,
             // Of no items at all, none can fail.
             Self::Any => total.min(1),
             Self::AtLeast(needed) => needed,
-        };
+        }
+    }
+
+    /// Whether enough of `total` items have succeeded, or too many failed; none while that is open.
+    pub fn decided(self, total: u32, succeeded: u32, failed: u32) -> Option<bool> {
+        let needed = self.needed(total);
         if succeeded >= needed {
             Some(true)
         } else if total.saturating_sub(failed) < needed {
@@ -248,6 +302,41 @@ pub struct Wait {
     pub form: Option<Form>,
 }
 
+impl Wait {
+    /// Whether it is a time, which needs no one else.
+    pub fn is_time(&self) -> bool {
+        self.seconds.is_some() || self.until.is_some()
+    }
+
+    /// What is wrong with it at a time in milliseconds since 1970-01-01 UTC, if anything; the field, and the reason.
+    pub fn fault(&self, now_ms: u64) -> Option<(&'static str, String)> {
+        let until = self.until.as_ref().map(|time| (time, parse_rfc3339(time)));
+        let most_ms = now_ms.saturating_add(ms(MAX_WAIT_S));
+        let signal = self.signal.as_ref().map(String::len);
+        if self.seconds.is_some_and(|seconds| seconds > MAX_WAIT_S) {
+            Some(("seconds", "a wait ends within ten years".into()))
+        } else if let Some((time, None)) = until {
+            Some(("until", format!("{:?} is no time as RFC 3339 has it", time.chars().take(100).collect::<String>())))
+        } else if until.is_some_and(|(_, at_ms)| at_ms.is_some_and(|at_ms| at_ms > most_ms)) {
+            Some(("until", "a wait ends within ten years".into()))
+        } else if signal.is_some_and(|bytes| !(1..=MAX_SIGNAL_BYTES).contains(&bytes)) {
+            Some(("signal", format!("a signal's name has 1 to {MAX_SIGNAL_BYTES} bytes")))
+        } else if self.webhook == Some(false) {
+            Some(("webhook", "it is true, or absent".into()))
+        } else if self.form.is_some() && signal.is_none() {
+            Some(("form", "a form needs a signal, which is given when the user has answered".into()))
+        } else {
+            self.form.as_ref().and_then(Form::fault).map(|fault| ("form", fault.into()))
+        }
+    }
+
+    /// How many of the four it waits for.
+    pub fn count(&self) -> usize {
+        let given = [self.seconds.is_some(), self.until.is_some(), self.signal.is_some(), self.webhook.is_some()];
+        given.into_iter().filter(|given| *given).count()
+    }
+}
+
 /// A form for the user of a client that waits for a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -279,6 +368,40 @@ impl Form {
             Some("a form's schema is of an object with flat `properties`, and has at most 16 KiB")
         } else {
             None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_condition_compares_null_and_numbers_by_value() {
+        for (condition, value, holds) in [
+            (json!({ "is": null }), json!(null), true),
+            (json!({ "is": null }), json!(0), false),
+            (json!({ "is_not": null }), json!(0), true),
+            (json!({ "is_not": null }), json!(null), false),
+            (json!({ "is": 1 }), json!(1.0), true),
+            (json!({ "is": 1.0 }), json!(1), true),
+            (json!({ "is_not": 1 }), json!(1.0), false),
+            (json!({ "is": 0 }), json!(-0.0), true),
+            (json!({ "is": 0.5 }), json!(0.5), true),
+            (json!({ "is": 1 }), json!("1"), false),
+            (json!({ "is": 9_007_199_254_740_993_u64 }), json!(9_007_199_254_740_992.0), false),
+            (json!({ "is": [{ "a": 1 }] }), json!([{ "a": 1.0 }]), true),
+            (json!({ "is": [{ "a": 1 }] }), json!([{ "b": 1 }]), false),
+            (json!({}), json!(0), false),
+            (json!({}), json!(2), true),
+        ] {
+            let mut whole = condition.clone();
+            whole["value"] = json!("${input}");
+            let read: Condition = serde_json::from_value(whole.clone()).expect("a condition");
+            assert_eq!(read.holds(&value), holds, "{condition} of {value}");
+            assert_eq!(serde_json::to_value(&read).expect("written"), whole, "as it was read");
         }
     }
 }

@@ -4,7 +4,9 @@ mod arguments;
 mod builds;
 mod control;
 mod job;
+mod outlook;
 pub mod rehearsal;
+mod retention;
 mod submission;
 mod upkeep;
 mod wait;
@@ -20,8 +22,10 @@ use serde_json::json;
 pub use self::{
     control::{ForkRequest, cancel, fork, give, give_token, pause, resume, retry},
     job::Job,
+    outlook::{GRACE_MS, Next, next_event, next_of},
+    retention::KEEP_MS,
     submission::{Copied, Draft, MAX_INPUT_BYTES, VisibleTools, submit},
-    upkeep::{KEEP_MS, next_event, wake},
+    upkeep::wake,
     wait::{answer, forms},
     work::work,
 };
@@ -95,7 +99,7 @@ fn go_on(t: &Transaction<'_>, mut run: Run, mut nodes: StoredNodes<'_, '_>, now_
         builds::ended(t, &run, now_ms)?;
         let ended = json!({ "workflow_id": run.id, "status": run.status(), "name": run.name });
         t.emit("run", &run.id, ended.to_string().as_bytes())?;
-        changed::updated(&format!("workflow://{}/status", run.id));
+        changed::updated(&run.uri("status"));
         // In a transaction of their own: a long chain of runs would be too much for this one.
         if !BLOCKED.of(&run.id).is_empty(t)? {
             t.wake_at(&format!("d:{}", run.id), now_ms, b"")?;

@@ -50,8 +50,8 @@ fn migrate(_: &Transaction<'_>, _: u32, _: Option<Vec<u8>>) -> Result<Option<Vec
 }
 
 use tools::{
-    awaited::*, backfill::*, bulk::*, control::*, listing::*, plans::*, rehearsal::*, show::*, submission::*,
-    transfer::*,
+    awaited::*, backfill::*, bulk::*, control::*, doctor::*, listing::*, plans::*, rehearsal::*, show::*,
+    submission::*, transfer::*,
 };
 
 mcpp_tool::export! {

@@ -114,6 +114,9 @@ pub struct Run {
     pub untold: Vec<(Number, u32)>,
     /// Nodes that are to be cancelled.
     pub to_cancel: Vec<Number>,
+    /// Fan-outs whose next items did not fit into a transaction.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub to_fill: Vec<Number>,
     /// Up to which node cancelling of the whole run has come.
     pub cancelling: Option<Number>,
     /// Whether cancelling waits for nothing and takes nothing back.
@@ -181,6 +184,7 @@ impl Run {
             taken: None,
             untold: Vec::new(),
             to_cancel: Vec::new(),
+            to_fill: Vec::new(),
             cancelling: None,
             is_forced: false,
             undoing: None,
@@ -204,6 +208,20 @@ impl Run {
             Phase::Completed => "completed",
             Phase::Cancelled => "cancelled",
         }
+    }
+
+    /// The URI of one of its resources. What would end the id there, or is not printable ASCII, is percent-encoded.
+    pub fn uri(&self, resource: &str) -> String {
+        let mut uri = "workflow://".to_owned();
+        for byte in self.id.bytes() {
+            match byte.is_ascii_graphic() && !b"/?#%{}\"<>\\^`|".contains(&byte) {
+                true => uri.push(char::from(byte)),
+                false => uri.push_str(&format!("%{byte:02X}")),
+            }
+        }
+        uri.push('/');
+        uri.push_str(resource);
+        uri
     }
 
     /// How many of its nodes have ended, in percent.
@@ -327,6 +345,9 @@ pub enum Inner {
         succeeded: u32,
         /// Items that did not.
         failed: u32,
+        /// The first item that failed, and why.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        why: Option<String>,
     },
     /// The steps of a workflow or a plan.
     Group {
@@ -338,6 +359,9 @@ pub enum Inner {
         open: u32,
         /// The first that failed.
         failed: Option<String>,
+        /// Why it did.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        why: Option<String>,
     },
 }
 
@@ -364,7 +388,7 @@ pub struct Node {
     pub dependents: Vec<Number>,
     /// How many of those that it waits for have not ended.
     pub waiting_for: u32,
-    /// The rank of the run's priority: less is sooner.
+    /// The rank of its priority, or of the run's: less is sooner.
     pub rank: u64,
     /// Since when it is ready, in milliseconds since 1970-01-01 UTC.
     pub ready_ms: u64,
@@ -393,6 +417,12 @@ impl Node {
             State::Cancelled => false,
             _ => self.state.has_ended(),
         }
+    }
+
+    /// Why it failed, was skipped, or could not be undone.
+    pub fn reason(&self) -> Option<&str> {
+        let left_out = (self.state == State::Skipped).then_some("its condition does not hold");
+        self.error.as_deref().or(left_out)
     }
 
     /// What names its effect, or that of its undo: the same at each attempt.

@@ -1,15 +1,19 @@
 //! What becomes of a run when something happens to one of its nodes: no store, no clock, no chance but what is given.
 //!
 //! Each function reads and writes nodes through [`Nodes`]; the caller makes one transaction of it. Work that could be too much for a transaction stands in the run's lists
-//! (`untold`, `to_cancel`, `cancelling`) and is worked off by [`follow`], so many nodes at a time.
+//! (`untold`, `to_cancel`, `to_fill`, `cancelling`) and is worked off by [`follow`], so many nodes and bytes at a time.
 
 mod inner;
 #[cfg(test)]
 pub(crate) mod model;
+mod outside;
 
 use serde_json::Value;
 
-pub use self::inner::{NO_ROOM, Place, add, has_room};
+pub use self::{
+    inner::{NO_ROOM, Place, add, has_room},
+    outside::{give_back, refuse, ring, signal},
+};
 use crate::{
     blob::Blob,
     definition::{Form, Step},
@@ -37,6 +41,8 @@ pub trait Nodes {
     fn keep(&mut self, number: Number, result: &Value) -> Result<bool, Self::Error>;
     /// Keeps a result whose pieces are written; whether they are there.
     fn keep_blob(&mut self, number: Number, blob: &Blob) -> Result<bool, Self::Error>;
+    /// Whether the transaction has written so much that more should wait for the next one. A transaction that has written nothing is not full.
+    fn is_full(&self) -> bool;
     /// Has [`ring`] called for a node at a time.
     fn alarm(&mut self, node: &Node, at_ms: u64) -> Result<(), Self::Error>;
     /// The completed node with an undo that ended last.
@@ -130,16 +136,20 @@ pub fn settle<N: Nodes>(
     (now_ms, chance): (u64, f64),
 ) -> Result<(), N::Error> {
     let is_undo = matches!(node.state, State::Undoing { .. });
+    let has_result = matches!(outcome, Outcome::Completed(_) | Outcome::Large(_));
+    let over = if is_undo || has_result { None } else { over(run, nodes, &node)? };
     let retry = node.step.undo.as_ref().filter(|_| is_undo).map_or(&node.step.retry, |undo| &undo.retry);
     match outcome {
         Outcome::Busy { again_ms } => {
             node.attempt = node.attempt.saturating_sub(1);
-            delay(nodes, node, is_undo, again_ms)
+            match over {
+                Some(_) => end(run, nodes, node, State::Cancelled, over, now_ms),
+                None => delay(nodes, node, is_undo, again_ms),
+            }
         }
         Outcome::Failed { error, is_final } => {
             let next = retry.next_ms(node.attempt, &error, now_ms, chance).filter(|_| !is_final);
-            // Nothing more begins in a run that is cancelled; what takes an effect back does.
-            let next = next.filter(|_| is_undo || run.cancelled.is_none());
+            let next = next.filter(|_| over.is_none());
             match next {
                 Some(at_ms) => {
                     node.error = Some(error);
@@ -167,8 +177,8 @@ pub fn settle<N: Nodes>(
             false => end(run, nodes, node, State::Failed, Some("its result is lost".into()), now_ms),
         },
         Outcome::LeftOut => end(run, nodes, node, State::Skipped, None, now_ms),
-        Outcome::Waits { .. } | Outcome::Fans(_) | Outcome::Holds(_) if run.cancelled.is_some() => {
-            end(run, nodes, node, State::Cancelled, run.cancelled.clone(), now_ms)
+        Outcome::Waits { .. } | Outcome::Fans(_) | Outcome::Holds(_) if over.is_some() => {
+            end(run, nodes, node, State::Cancelled, over, now_ms)
         }
         Outcome::Waits { signal, token, until_ms, form } => {
             if let Some(at_ms) = until_ms {
@@ -181,6 +191,18 @@ pub fn settle<N: Nodes>(
         Outcome::Holds(steps) => inner::hold(run, nodes, node, &steps, now_ms),
     }
 }
+
+/// Why nothing more begins for a node, if so: its run is cancelled, or the node in which it stands has ended. What takes an effect back begins anyway.
+fn over<N: Nodes>(run: &Run, nodes: &N, node: &Node) -> Result<Option<String>, N::Error> {
+    if run.cancelled.is_some() {
+        return Ok(run.cancelled.clone());
+    }
+    let parent = node.parent.map(|parent| nodes.node(parent)).transpose()?;
+    Ok(parent.filter(|parent| parent.state.has_ended()).map(|_| ENDED_ABOVE.to_owned()))
+}
+
+/// Why a node is cancelled in a run that goes on.
+const ENDED_ABOVE: &str = "the step in which it stands has ended";
 
 fn too_large(result: &Value) -> String {
     let bytes = result.to_string().len();
@@ -228,71 +250,6 @@ fn begin<N: Nodes>(nodes: &mut N, mut node: Node, now_ms: u64) -> Result<(), N::
     nodes.save(&node)
 }
 
-/// The time of a node has come.
-pub fn ring<N: Nodes>(run: &mut Run, nodes: &mut N, number: Number, now_ms: u64) -> Result<(), N::Error> {
-    let mut node = nodes.node(number)?;
-    match &node.state {
-        State::Delayed { until_ms } if *until_ms <= now_ms => begin(nodes, node, now_ms),
-        State::UndoDelayed { until_ms } if *until_ms <= now_ms => {
-            (node.state, node.ready_ms) = (State::Undoing { claim: None }, now_ms);
-            nodes.save(&node)
-        }
-        State::Waiting { signal: None, token: None, until_ms: Some(until_ms), .. } if *until_ms <= now_ms => {
-            end(run, nodes, node, State::Completed, None, now_ms)
-        }
-        State::Waiting { until_ms: Some(until_ms), .. } if *until_ms <= now_ms => {
-            let error = Some("the time to wait is over, and no signal came".to_owned());
-            end(run, nodes, node, State::Failed, error, now_ms)
-        }
-        // The clock was set back: the alarm came too soon.
-        State::Delayed { until_ms }
-        | State::UndoDelayed { until_ms }
-        | State::Waiting { until_ms: Some(until_ms), .. } => nodes.alarm(&node, *until_ms),
-        // An alarm of before, or one that came twice.
-        _ => Ok(()),
-    }
-}
-
-/// Somebody gives a node for which it waits; false if it does not wait (any more).
-pub fn signal<N: Nodes>(
-    run: &mut Run,
-    nodes: &mut N,
-    number: Number,
-    payload: &Value,
-    now_ms: u64,
-) -> Result<bool, N::Error> {
-    let node = nodes.node(number)?;
-    if !matches!(node.state, State::Waiting { .. }) || !nodes.keep(number, payload)? {
-        return Ok(false);
-    }
-    end(run, nodes, node, State::Completed, None, now_ms)?;
-    Ok(true)
-}
-
-/// The user whom a node asked says no; false if it does not ask (any more).
-pub fn refuse<N: Nodes>(run: &mut Run, nodes: &mut N, number: Number, now_ms: u64) -> Result<bool, N::Error> {
-    let node = nodes.node(number)?;
-    if !matches!(node.state, State::Waiting { form: Some(_), .. }) {
-        return Ok(false);
-    }
-    end(run, nodes, node, State::Failed, Some("the user who was asked said no".to_owned()), now_ms)?;
-    Ok(true)
-}
-
-/// Gives back a node whose delivery is gone; the attempt does not count.
-pub fn give_back<N: Nodes>(nodes: &mut N, number: Number, now_ms: u64) -> Result<(), N::Error> {
-    let mut node = nodes.node(number)?;
-    match &node.state {
-        State::Running { until_ms, .. } if *until_ms <= now_ms => node.state = State::Ready,
-        State::Undoing { claim: Some((_, until_ms)) } if *until_ms <= now_ms => {
-            node.state = State::Undoing { claim: None };
-        }
-        _ => return Ok(()),
-    }
-    (node.attempt, node.ready_ms) = (node.attempt.saturating_sub(1), now_ms);
-    nodes.save(&node)
-}
-
 /// Cancels a run: nothing more begins. What runs ends, and is undone with the rest, unless that is `forced`.
 pub fn cancel(run: &mut Run, reason: &str, is_forced: bool) {
     run.cancelled.get_or_insert_with(|| reason.to_owned());
@@ -312,19 +269,25 @@ fn cancel_node<N: Nodes>(run: &mut Run, nodes: &mut N, number: Number, now_ms: u
         state if state.has_ended() => return Ok(()),
         _ => {}
     }
-    let reason = run.cancelled.clone().unwrap_or_else(|| "the step in which it stands has ended".into());
+    let reason = run.cancelled.clone().unwrap_or_else(|| ENDED_ABOVE.to_owned());
     end(run, nodes, node, State::Cancelled, Some(reason), now_ms)
 }
 
 /// Goes on with what follows from nodes that have ended, for about `most` nodes; whether all is done.
 pub fn follow<N: Nodes>(run: &mut Run, nodes: &mut N, most: u32, now_ms: u64) -> Result<bool, N::Error> {
     let mut left = most;
-    while left > 0 {
+    while left > 0 && !nodes.is_full() {
         left = left.saturating_sub(1);
         if let Some((number, told)) = run.untold.pop() {
             tell(run, nodes, (number, told), now_ms)?;
         } else if let Some(number) = run.to_cancel.pop() {
             cancel_node(run, nodes, number, now_ms)?;
+        } else if let Some(number) = run.to_fill.pop() {
+            // What is cancelled begins no items, and ends with those that it has.
+            if run.cancelled.is_none() {
+                let fan = nodes.node(number)?;
+                inner::fill(run, nodes, fan, now_ms)?;
+            }
         } else if let Some(number) = run.cancelling {
             run.cancelling = Some(number.saturating_add(1)).filter(|next| *next < run.tally.total);
             if number < run.tally.total {
@@ -334,7 +297,8 @@ pub fn follow<N: Nodes>(run: &mut Run, nodes: &mut N, most: u32, now_ms: u64) ->
             break;
         }
     }
-    let is_done = run.untold.is_empty() && run.to_cancel.is_empty() && run.cancelling.is_none();
+    let is_done =
+        run.untold.is_empty() && run.to_cancel.is_empty() && run.to_fill.is_empty() && run.cancelling.is_none();
     if is_done {
         conclude(run, nodes, now_ms)?;
     }
@@ -411,6 +375,9 @@ pub fn retry_undo<N: Nodes>(run: &mut Run, nodes: &mut N, now_ms: u64) -> Result
 /// Lets go what a pause held back, for at most `most` nodes; whether all is done.
 pub fn resume<N: Nodes>(run: &mut Run, nodes: &mut N, most: u32, now_ms: u64) -> Result<bool, N::Error> {
     for _ in 0..most {
+        if nodes.is_full() {
+            break;
+        }
         let Some(number) = run.held.pop() else { return Ok(true) };
         let node = nodes.node(number)?;
         if node.state == State::Held {

@@ -76,12 +76,18 @@ fn refuse(root: &Value, schema: &Value, value: &Value, at: &str, depth: usize) -
     if let Some(allowed) = allowed.filter(|allowed| !allowed.contains(value)) {
         return Some((at.to_owned(), format!("{value} is none of {}", Value::Array(allowed.clone()))));
     }
-    // An enum whose words have descriptions is a choice of constants.
-    let choices = schema.get("oneOf").or_else(|| schema.get("anyOf")).and_then(Value::as_array);
-    let constants: Option<Vec<&Value>> = choices.and_then(|all| all.iter().map(|one| one.get("const")).collect());
-    if let Some(constants) = constants.filter(|constants| !constants.contains(&value)) {
-        let constants = constants.into_iter().cloned().collect();
-        return Some((at.to_owned(), format!("{value} is none of {}", Value::Array(constants))));
+    if let Some(constant) = schema.get("const").filter(|constant| *constant != value) {
+        return Some((at.to_owned(), format!("{value} is not {constant}")));
+    }
+    let all = schema.get("allOf").and_then(Value::as_array).into_iter().flatten();
+    if let Some(refusal) = all.into_iter().find_map(|one| refuse(root, one, value, at, depth.saturating_add(1))) {
+        return Some(refusal);
+    }
+    for word in ["oneOf", "anyOf"] {
+        let choices = schema.get(word).and_then(Value::as_array);
+        if let Some(refusal) = choices.and_then(|choices| refuse_all(root, choices, value, at, depth)) {
+            return Some(refusal);
+        }
     }
     match value {
         Value::Object(fields) => object(root, schema, fields, at, depth),
@@ -92,6 +98,25 @@ fn refuse(root: &Value, schema: &Value, value: &Value, at: &str, depth: usize) -
             items.iter().enumerate().find_map(refuse)
         }
         _ => None,
+    }
+}
+
+/// Why each of several schemas refuses a value; none if one of them may take it.
+fn refuse_all(root: &Value, choices: &[Value], value: &Value, at: &str, depth: usize) -> Option<(String, String)> {
+    // An enum whose words have descriptions is a choice of constants.
+    let constants: Option<Vec<Value>> = choices.iter().map(|one| one.get("const").cloned()).collect();
+    if let Some(constants) = constants {
+        let is_none = !constants.contains(value);
+        return is_none.then(|| (at.to_owned(), format!("{value} is none of {}", Value::Array(constants))));
+    }
+    let refused: Option<Vec<_>> =
+        choices.iter().map(|one| refuse(root, one, value, at, depth.saturating_add(1))).collect();
+    // Something optional is also null: then the other schema's reason is the one.
+    let is_null = |schema: &Value| resolve(root, schema).get("type").and_then(Value::as_str) == Some("null");
+    let mut reasons = choices.iter().zip(refused?).filter(|(one, _)| !is_null(one)).map(|(_, reason)| reason);
+    match (reasons.next(), reasons.next()) {
+        (Some(reason), None) => Some(reason),
+        _ => Some((at.to_owned(), format!("{} fits none of {} schemas", kind(value), choices.len()))),
     }
 }
 
@@ -162,6 +187,9 @@ mod tests {
                 "text": { "type": "string" },
                 "times": { "type": ["integer", "null"] },
                 "mode": { "$ref": "#/$defs/Mode" },
+                "maybe": { "anyOf": [{ "$ref": "#/$defs/Mode" }, { "type": "null" }] },
+                "either": { "anyOf": [{ "type": "integer" }, { "type": "object", "required": ["x"] }] },
+                "both": { "allOf": [{ "$ref": "#/$defs/Mode" }, { "const": "a" }] },
                 "word": { "oneOf": [{ "const": "x" }, { "const": "y" }] },
                 "list": { "type": "array", "items": { "type": "object", "required": ["x"] } }
             },
@@ -173,6 +201,9 @@ mod tests {
         for fits in [
             json!({ "text": "x" }),
             json!({ "text": "${input}", "times": "${index}", "list": "${input.l}" }),
+            json!({ "text": "", "maybe": null, "either": 1, "both": "a" }),
+            json!({ "text": "", "maybe": "b", "either": { "x": "${input}" } }),
+            json!({ "text": "", "maybe": "${input}", "either": "${input}" }),
             json!({ "text": "", "times": null, "mode": "b", "list": [{ "x": 1 }] }),
         ] {
             assert_eq!(said(fits.clone()), None, "{fits}");
@@ -183,6 +214,10 @@ mod tests {
             (json!({ "text": "", "times": 1.5 }), "/inputs/times"),
             (json!({ "text": "", "mode": "c" }), "/inputs/mode"),
             (json!({ "text": "", "word": "z" }), "/inputs/word"),
+            (json!({ "text": "", "maybe": "bogus" }), "/inputs/maybe"),
+            (json!({ "text": "", "either": {} }), "/inputs/either"),
+            (json!({ "text": "", "either": "x" }), "/inputs/either"),
+            (json!({ "text": "", "both": "b" }), "/inputs/both"),
             (json!({ "text": "", "list": [{ "x": 1 }, {}] }), "/inputs/list/1/x"),
             (json!({ "text": "", "other": 1 }), "/inputs/other"),
         ] {

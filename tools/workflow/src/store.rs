@@ -51,6 +51,8 @@ pub const ITEM: Map<(String, Number, Number), Value> = Map::new("item");
 pub const ITEMS: Map<(String, Number), Vec<Value>> = Map::new("items");
 /// Definitions of runs.
 pub const DEFINITIONS: Map<String, Vec<Step>> = Map::new("definitions");
+/// The runs for which runs were submitted to wait. An earlier build kept none.
+pub const DEPENDENCIES: Map<String, Vec<String>> = Map::new("dependencies");
 /// Signals that runs were given.
 pub const GIVEN: Map<(String, String), Value> = Map::new("given");
 /// The node that a delivery has.
@@ -60,6 +62,9 @@ pub const CLAIMS: Map<String, (String, Number)> = Map::new("claims");
 pub const ROOT: Number = Number::MAX;
 /// Largest result that stands in a record, in bytes of JSON: the store takes values of 1 MiB.
 pub const MAX_RESULT_BYTES: usize = 960 << 10;
+
+/// Bytes that a transaction writes before the rest waits for the next one. The host takes 4 MiB: a last node, its result and the run's head fit into what is left.
+const FULL_BYTES: u64 = 1 << 20;
 
 fn declare_run(id: &String, run: &Run, places: &mut Places) {
     let (status, place) = (run.status(), (run.created_ms, id));
@@ -196,6 +201,10 @@ impl Nodes for StoredNodes<'_, '_> {
 
     fn keep_blob(&mut self, number: Number, blob: &Blob) -> Result<bool, StoreError> {
         blob::give(self.t, (&self.run, number), blob)
+    }
+
+    fn is_full(&self) -> bool {
+        self.t.spent().written_bytes >= FULL_BYTES
     }
 
     fn alarm(&mut self, node: &Node, at_ms: u64) -> Result<(), StoreError> {

@@ -5,6 +5,7 @@ pub mod awaited;
 pub mod backfill;
 pub mod bulk;
 pub mod control;
+pub mod doctor;
 pub mod listing;
 pub mod plans;
 pub mod rehearsal;
@@ -96,6 +97,17 @@ pub(crate) fn summary(run: &Run) -> Value {
     })
 }
 
+/// How long a step took, from the beginning of its first attempt to its end, in milliseconds.
+pub(crate) fn took_ms(node: &Node) -> Option<u64> {
+    Some(node.ended_ms?.saturating_sub(node.started_ms?))
+}
+
+/// Milliseconds as seconds.
+pub(crate) fn seconds(ms: u64) -> f64 {
+    // Up to the year 9999 a float has the milliseconds exactly.
+    ms as f64 / 1_000.0
+}
+
 /// A step in a status.
 pub(crate) fn step(node: &Node) -> Value {
     let mut shown = json!({
@@ -105,8 +117,12 @@ pub(crate) fn step(node: &Node) -> Value {
         "attempts": node.attempt,
         "start_time": time(node.started_ms),
         "end_time": time(node.ended_ms),
+        "duration_s": took_ms(node).map(seconds),
         "error": node.error,
     });
+    if matches!(node.state, State::Failed | State::Skipped | State::Cancelled | State::UndoFailed) {
+        put(&mut shown, "reason", json!(node.reason()));
+    }
     if let State::Waiting { signal, token, until_ms, form } = &node.state {
         let until = time(*until_ms);
         put(&mut shown, "waits_for", json!({ "signal": signal, "token": token, "until": until, "form": form }));

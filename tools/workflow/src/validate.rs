@@ -1,13 +1,13 @@
 //! Whether steps fit together, and the graph that they are: before anything runs, with the step and the place of the first thing that is wrong.
 
+mod shape;
+
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use crate::{
-    definition::{
-        Form, MAX_ATTEMPTS, MAX_DEPTH, MAX_STEP_ID_BYTES, MAX_STEPS, MAX_TIME_S, Retry, Step, WAIT, WORKFLOW, Wait,
-    },
+    definition::{MAX_STEP_ID_BYTES, MAX_STEPS, Step, WAIT, WORKFLOW},
     placeholder::{Placeholder, PlaceholderError, Source, placeholders},
     schema,
 };
@@ -112,6 +112,22 @@ fn whole(reason: String) -> Problem {
 /// # Errors
 /// The first thing that is wrong.
 pub fn check(steps: &[Step], depth: u8, catalog: &impl Catalog) -> Result<Graph, Problem> {
+    let graph = graph(steps)?;
+    let places: BTreeMap<&str, usize> =
+        steps.iter().enumerate().map(|(place, step)| (step.step_id.as_str(), place)).collect();
+    let mut known = BTreeMap::new();
+    for step in steps {
+        shape::check(step, depth, catalog)?;
+        tools(step, steps, &places, &mut known, catalog)?;
+    }
+    Ok(graph)
+}
+
+/// The graph of steps that may stand in one list; that each step by itself is as it should be was checked when they came.
+///
+/// # Errors
+/// The first thing that is wrong.
+pub fn graph(steps: &[Step]) -> Result<Graph, Problem> {
     if steps.is_empty() {
         return Err(whole("a workflow has at least one step".into()));
     }
@@ -143,12 +159,6 @@ pub fn check(steps: &[Step], depth: u8, catalog: &impl Catalog) -> Result<Graph,
         graph.names.push(names);
     }
     graph.order = order(steps, &graph)?;
-    let mut known = BTreeMap::new();
-    for step in steps {
-        numbers(step)?;
-        shape(step, depth, catalog)?;
-        tools(step, steps, &places, &mut known, catalog)?;
-    }
     Ok(graph)
 }
 
@@ -255,86 +265,6 @@ fn order(steps: &[Step], graph: &Graph) -> Result<Vec<usize>, Problem> {
         path: "/depends_on".into(),
         reason: format!("Workflow contains cycle: {}", names.join(" -> ")),
     })
-}
-
-/// Whether the numbers of a step are within their bounds.
-fn numbers(step: &Step) -> Result<(), Problem> {
-    let retries = [("/retry", Some(&step.retry)), ("/undo/retry", step.undo.as_ref().map(|undo| &undo.retry))];
-    for (at, retry) in retries {
-        let Some(Retry { max_attempts, backoff_s, factor, max_backoff_s, jitter, final_errors }) = retry else {
-            continue;
-        };
-        let reason = if !(1..=MAX_ATTEMPTS).contains(max_attempts) {
-            format!("max_attempts must be 1 to {MAX_ATTEMPTS}")
-        } else if ![*backoff_s, *max_backoff_s].iter().all(|time| (0.0..=MAX_TIME_S).contains(time)) {
-            "a wait must be 0 s to a year".into()
-        } else if !(1.0..=100.0).contains(factor) {
-            "factor must be 1 to 100".into()
-        } else if !(0.0..=1.0).contains(jitter) {
-            "jitter must be 0 to 1".into()
-        } else if final_errors.len() > 100 {
-            "at most 100 final errors are allowed".into()
-        } else {
-            continue;
-        };
-        return Err(problem(step, at, reason));
-    }
-    if step.timeout_s.is_some_and(|time| !(0.001..=MAX_TIME_S).contains(&time)) {
-        return Err(problem(step, "/timeout_s", "must be 0.001 s to a year".into()));
-    }
-    match &step.for_each {
-        Some(for_each) if !(1..=100).contains(&for_each.parallel) => {
-            Err(problem(step, "/for_each/parallel", "must be 1 to 100".into()))
-        }
-        _ => Ok(()),
-    }
-}
-
-/// Whether a step has the form of its action.
-fn shape(step: &Step, depth: u8, catalog: &impl Catalog) -> Result<(), Problem> {
-    if step.plan && [WAIT, WORKFLOW].contains(&&*step.action) {
-        return Err(problem(step, "/plan", "a planner is a tool".into()));
-    }
-    match &*step.action {
-        WAIT => {
-            let wait: Wait = serde_json::from_value(Value::Object(step.inputs.clone()))
-                .or_else(|error| if has_placeholder(&step.inputs) { Ok(Wait::default()) } else { Err(error) })
-                .map_err(|error| problem(step, "/inputs", error.to_string()))?;
-            let given = [wait.seconds.is_some(), wait.until.is_some(), wait.signal.is_some(), wait.webhook.is_some()];
-            let fault = wait.form.as_ref().and_then(Form::fault);
-            match given.iter().filter(|given| **given).count() {
-                _ if fault.is_some() => Err(problem(step, "/inputs/form", fault.unwrap_or_default().into())),
-                1 if wait.form.is_some() && wait.signal.is_none() => Err(problem(
-                    step,
-                    "/inputs/form",
-                    "a form needs a signal, which is given when the user has answered".into(),
-                )),
-                1 => Ok(()),
-                0 if has_placeholder(&step.inputs) => Ok(()),
-                _ => Err(problem(step, "/inputs", "exactly one of seconds, until, signal and webhook".into())),
-            }
-        }
-        WORKFLOW => {
-            if depth >= MAX_DEPTH {
-                return Err(problem(step, "", format!("steps stand at most {MAX_DEPTH} deep within steps")));
-            }
-            let steps = step.inputs.get("steps").and_then(Value::as_array);
-            let steps = steps.ok_or_else(|| problem(step, "/inputs/steps", "must be a list of steps".into()))?;
-            let inner = parse(steps).and_then(|steps| check(&steps, depth.saturating_add(1), catalog));
-            inner.map(drop).map_err(|inner| Problem {
-                step: Some(match &inner.step {
-                    Some(name) => format!("{}/{name}", step.step_id),
-                    None => step.step_id.clone(),
-                }),
-                ..inner
-            })
-        }
-        _ => Ok(()),
-    }
-}
-
-fn has_placeholder(inputs: &Map<String, Value>) -> bool {
-    inputs.values().any(|value| value.to_string().contains("${"))
 }
 
 /// Whether the tools of a step are there and take its arguments, and its placeholders lead into the results of others.

@@ -20,6 +20,9 @@ use crate::{
 /// When a call for which this host has no memory may be repeated.
 const NO_MEMORY_AGAIN: Duration = Duration::from_millis(50);
 
+/// How a peer's refusal begins that lets this host call nothing, or not this: the error of the protocol (contract, section 2.2).
+const UNAUTHORIZED: &str = "unauthorized";
+
 impl calls::Host for MeshView<'_> {
     async fn call(
         &mut self,
@@ -113,17 +116,38 @@ fn refusal(error: CallError) -> calls::CallError {
             calls::CallError::Busy(millis(wait).max(1))
         }
         CallError::TooDeep => calls::CallError::TooDeep,
-        CallError::Unreachable { .. } | CallError::OtherInterface | CallError::BuildGone { .. } => {
+        // The peer answered that this host may not: to ask again changes nothing.
+        CallError::Unreachable { reason, .. } if reason.starts_with(UNAUTHORIZED) => calls::CallError::NotFound,
+        // The guest's error says itself that the peer does not take the call.
+        CallError::Unreachable { reason, .. } => calls::CallError::Unreachable(short(reason)),
+        CallError::OtherInterface | CallError::BuildGone { .. } => {
             calls::CallError::Unreachable(short(error.to_string()))
         }
+        CallError::Interrupted { reason } => calls::CallError::Interrupted(short(reason)),
         CallError::BudgetExceeded { budget: Budget::Deadline, .. } => calls::CallError::TimedOut,
         CallError::BudgetExceeded { .. }
         | CallError::UnknownResource(_)
         | CallError::UnknownPrompt(_)
         | CallError::Failed(_)
-        | CallError::Interrupted { .. }
         | CallError::Cancelled
         | CallError::Trapped(_)
         | CallError::InvalidResult { .. } => calls::CallError::Interrupted(short(error.to_string())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peer_that_lets_this_host_call_nothing_is_not_called_unreachable() {
+        let refused = |reason: &str| refusal(CallError::Unreachable { peer: "P".into(), reason: reason.into() });
+        let revoked = refused("unauthorized: this peer has no grant here; the operator makes an invitation");
+        assert!(matches!(revoked, calls::CallError::NotFound), "{revoked:?}");
+        assert!(matches!(refused("unauthorized"), calls::CallError::NotFound), "an old service says no more");
+        let calls::CallError::Unreachable(reason) = refused("it does not answer") else {
+            panic!("it may answer the next time")
+        };
+        assert_eq!(reason, "it does not answer", "the guest's error says the rest, once");
     }
 }

@@ -68,6 +68,9 @@ fn describe(step: &Value) -> String {
     if step.get("attempts").and_then(Value::as_u64).is_some_and(|attempts| attempts > 1) {
         line.push_str(&format!(" (attempt {})", field(step, "attempts")));
     }
+    if let Some(seconds) = step.get("duration_s").and_then(Value::as_f64) {
+        line.push_str(&format!(" in {seconds} s"));
+    }
     if let Some(waits_for) = step.get("waits_for") {
         for (name, what) in [("signal", "for the signal"), ("token", "for the token"), ("until", "until")] {
             if !waits_for.get(name).is_none_or(Value::is_null) {
@@ -75,8 +78,9 @@ fn describe(step: &Value) -> String {
             }
         }
     }
-    if !step.get("error").is_none_or(Value::is_null) {
-        line.push_str(&format!(": {}", field(step, "error").replace('\n', " ")));
+    // A step that its condition skips has a reason, and no error.
+    if let Some(why) = ["error", "reason"].into_iter().find(|name| step.get(name).is_some_and(Value::is_string)) {
+        line.push_str(&format!(": {}", field(step, why).replace('\n', " ")));
     }
     line
 }

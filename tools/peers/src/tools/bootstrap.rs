@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use mcpp_tool::{caller, environment::now_ms, mesh, tool};
+use mcpp_tool::{caller, environment::now_ms, mesh, store::transact, tool};
 use serde_json::{Value, json};
 
 use super::{PeersError, Reply, record, settle};
 use crate::{
-    records::Source,
+    records::{self, Source},
     sources::{self, Contents, Found, Stale},
 };
 
@@ -34,7 +34,10 @@ fn answer(source: Source, contents: Contents, max_peers: i64, connect: bool) -> 
             if caller::remaining() < RESERVE {
                 break;
             }
-            connected += usize::from(mesh::connect(peer.address.peer(), CONNECT).is_ok());
+            if mesh::connect(peer.address.peer(), CONNECT).is_ok() {
+                transact(|t| records::connected(t, peer.address.peer(), source, now_ms()))?;
+                connected += 1;
+            }
         }
     }
     let row = |found: &Found| {

@@ -8,7 +8,7 @@ use mcpp_tool::{
     caller,
     environment::{millis, now_ms, pause, rfc3339},
     mesh::{self, MeshError},
-    store::transact,
+    store::{StoreError, transact},
     tool,
 };
 use scheduling::hash::Hash;
@@ -16,8 +16,8 @@ use serde_json::{Value, json};
 
 use super::{PeersError, Reply, one, record, seconds, settle};
 use crate::{
-    address::PeerAddress,
-    records::{PEERS, Source, note},
+    address::{MAX_PEER_BYTES, PeerAddress, is_peer},
+    records::{self, PEERS, Source, connected, note},
     rounds::{ROUND, ROUND_MS},
     sources,
 };
@@ -106,8 +106,7 @@ fn connect(peer_id: &str, multiaddr: &str, timeout: f64, (retries, persist): (i6
     };
     let longest = millis(within).saturating_mul(u64::from(retries) + 1);
     change(now.saturating_add(longest), None)?;
-    let connected = attempt(peer_id, within, retries);
-    let attempts = match connected {
+    let attempts = match attempt(peer_id, within, retries) {
         Ok(attempts) => attempts,
         Err((error, attempts)) => {
             change(0, None)?;
@@ -119,6 +118,7 @@ fn connect(peer_id: &str, multiaddr: &str, timeout: f64, (retries, persist): (i6
         }
     };
     change(0, Some(persist))?;
+    transact(|t| connected(t, peer_id, Source::Caller, now_ms()))?;
     let capabilities = one(peer_id)?.map(|seen| seen.capabilities().to_vec()).unwrap_or_default();
     let id: String = Hash::of(&format!("{peer_id}{multiaddr}")).to_string().chars().take(16).collect();
     Ok(json!({
@@ -144,8 +144,11 @@ pub fn peer_disconnect(
 }
 
 fn disconnect(peer_id: &str, reason: &str, graceful: bool) -> Result<Value, PeersError> {
-    if peer_id.len() > crate::address::MAX_PEER_BYTES {
-        return Err(PeersError::Invalid("Peer not found".to_owned()));
+    if !is_peer(peer_id) {
+        let rule = format!(
+            "peer_id must be the id of a peer, such as 12D3KooW…: 40 to {MAX_PEER_BYTES} letters and digits of base58"
+        );
+        return Err(PeersError::Invalid(rule));
     }
     let was_connected = one(peer_id)?.is_some_and(|seen| seen.since_ms().is_some());
     mesh::disconnect(peer_id).map_err(|error| match error {
@@ -153,10 +156,18 @@ fn disconnect(peer_id: &str, reason: &str, graceful: bool) -> Result<Value, Peer
         error => PeersError::Invalid(advice(&error, peer_id)),
     })?;
     let forget = |record: &mut crate::records::Record| (record.is_kept, record.connecting_until_ms) = (false, 0);
-    let cleaned = transact(|t| PEERS.change(t, &peer_id.to_owned(), forget).map(|record| record.is_some()))?;
+    let now = now_ms();
+    let cleaned = transact(|t| {
+        let cleaned = PEERS.change(t, &peer_id.to_owned(), forget)?.is_some();
+        if was_connected {
+            connected(t, peer_id, Source::Tenant, now)?;
+            ROUND.by(t, now.saturating_add(ROUND_MS), now)?;
+        }
+        Ok::<_, StoreError>(cleaned)
+    })?;
     Ok(json!({
         "peer_id": peer_id, "was_connected": was_connected, "graceful": graceful, "reason": reason,
-        "cleanup_performed": cleaned, "disconnection_time": rfc3339(now_ms()),
+        "cleanup_performed": cleaned, "disconnection_time": rfc3339(now),
     }))
 }
 
@@ -212,6 +223,7 @@ fn bootstrap(nodes: Option<Vec<String>>, timeout: f64, (min, max): (i64, i64)) -
                 record([(address.peer(), Some(address.text()))], Source::Caller, now)?;
                 match mesh::connect(address.peer(), left.min(LONGEST_ATTEMPT)) {
                     Ok(_) => {
+                        transact(|t| records::connected(t, address.peer(), Source::Caller, now_ms()))?;
                         if !connected.iter().any(|peer| peer == address.peer()) {
                             connected.push(address.peer().to_owned());
                         }

@@ -10,7 +10,7 @@ use mcpp_tool::{
 };
 use serde_json::{Map, Value, json};
 
-use super::{MAX_LIMIT, PeersError, all, record};
+use super::{PeersError, all, page, record};
 use crate::{address::port_of, measures::Seen, records::Source, sources::SERVICE};
 
 /// A peer that was silent for so long does not count as alive, in milliseconds.
@@ -62,7 +62,7 @@ type Look = (f64, Option<Vec<String>>);
 
 fn list(look: Option<Look>, capabilities: Option<(f64, bool)>, limit: i64) -> Result<Map<String, Value>, PeersError> {
     let now = now_ms();
-    let most = usize::try_from(limit.clamp(1, MAX_LIMIT)).unwrap_or(1);
+    let (most, _) = page(limit, 0)?;
     let host = mesh::identify().map_err(PeersError::Mesh)?;
     let mut seen = all(now)?;
     seen.retain(|seen| seen.id != host.id);

@@ -213,16 +213,13 @@ pub fn peer_metrics(
     #[arg(default = 24)]
     history_hours: i64,
 ) -> Reply {
-    settle(metrics(&peer_id, include_history.then_some(history_hours)))
+    settle(metrics(&peer_id, history_hours, include_history))
 }
 
-fn metrics(peer_id: &str, history_hours: Option<i64>) -> Result<Value, PeersError> {
+fn metrics(peer_id: &str, history_hours: i64, with_history: bool) -> Result<Value, PeersError> {
     let now = now_ms();
-    let back = history_hours.map(|hours| {
-        let legal = u64::try_from(hours).ok().filter(|hours| (1..=KEPT_HOURS).contains(hours));
-        legal.ok_or_else(|| PeersError::Invalid(format!("history_hours must be 1 to {KEPT_HOURS}")))
-    });
-    let back = back.transpose()?;
+    let legal = u64::try_from(history_hours).ok().filter(|hours| (1..=KEPT_HOURS).contains(hours));
+    let back = legal.ok_or_else(|| PeersError::Invalid(format!("history_hours must be 1 to {KEPT_HOURS}")))?;
     let unknown = || PeersError::Invalid(format!("Peer {peer_id} not found"));
     if peer_id.len() > crate::address::MAX_PEER_BYTES {
         return Err(unknown());
@@ -243,7 +240,7 @@ fn metrics(peer_id: &str, history_hours: Option<i64>) -> Result<Value, PeersErro
         },
         "timestamp": rfc3339(now),
     });
-    if let (Some(back), Some(fields)) = (back, shown.as_object_mut()) {
+    if let (true, Some(fields)) = (with_history, shown.as_object_mut()) {
         let first = (now / HOUR_MS).saturating_sub(back.saturating_sub(1));
         let rows = hours(&snapshot()?, peer_id, first)?;
         let rows: Vec<Value> = rows.iter().map(|(hour, measured)| history(*hour, measured)).collect();

@@ -17,6 +17,8 @@ use crate::{
     rounds::round,
 };
 
+mod seen;
+
 const A: &str = "12D3KooWCFAPi3qBEhJtJtiPJBVD3cTSHe64FtCKMx4McEyiC9jT";
 const B: &str = "12D3KooWQYhTNQdmr3ArTeUHRYzFg94BKyTkoWBDWez9kSCVe2Xo";
 
@@ -134,9 +136,16 @@ fn what_is_wrong_is_refused_by_name() {
             "history_hours",
         );
     }
-    for limit in [0, 1_001] {
+    for limit in [0, -3, 1_001] {
+        refused(&MCPP_TOOL_LIST_PEERS, json!({ "limit": limit }), "Limit must be between 1 and 1000");
         refused(&MCPP_TOOL_PEER_LIST, json!({ "limit": limit }), "Limit must be between 1 and 1000");
     }
+    refused(
+        &MCPP_TOOL_PEER_METRICS,
+        json!({ "peer_id": A, "history_hours": 100_000 }),
+        "history_hours must be 1 to 720",
+    );
+    refused(&MCPP_TOOL_PEER_DISCONNECT, json!({ "peer_id": "nope" }), "peer_id must be the id of a peer");
     refused(&MCPP_TOOL_PEER_LIST, json!({ "offset": -1 }), "Offset must be non-negative");
     refused(&MCPP_TOOL_PEER_DISCOVER, json!({ "max_peers": 0 }), "Limit");
     refused(&MCPP_TOOL_PEER_DISCOVER, json!({ "timeout": -1 }), "timeout");

@@ -8,7 +8,7 @@ use scheduling::placement;
 use super::{
     QueueError,
     ids::check_name,
-    peers::{clock, heard_of},
+    peers::{PEER_TIMEOUT_MS, clock, heard_of},
     save, turns, upkeep,
 };
 use crate::{
@@ -196,6 +196,7 @@ fn find_next(t: &Transaction<'_>, request: &ClaimRequest<'_>, most: usize) -> Re
 #[derive(serde::Deserialize)]
 struct Candidate {
     spec: CandidateSpec,
+    ready_ms: u64,
 }
 
 #[derive(serde::Deserialize)]
@@ -227,7 +228,11 @@ fn find_owned(t: &Transaction<'_>, request: &ClaimRequest<'_>, now_ms: u64) -> R
         if read_bytes > MAX_CANDIDATE_BYTES {
             break;
         }
-        let Ok(Candidate { spec }) = serde_json::from_slice(&entry.value) else { continue };
+        let Ok(Candidate { spec, ready_ms }) = serde_json::from_slice(&entry.value) else { continue };
+        // An owner that is alive and idle has had its time.
+        if ready_ms.saturating_add(PEER_TIMEOUT_MS) <= now_ms {
+            return Ok(Some(place));
+        }
         let hash = placement::task_hash(&place.2, &spec.task_type, &spec.model_name);
         let combined = placement::combined(&root, &hash);
         if placement::owner(&combined, alive.iter().map(String::as_str)) == Some(me) {

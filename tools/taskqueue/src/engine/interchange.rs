@@ -11,6 +11,7 @@ use super::{
     unique, upkeep,
 };
 use crate::{
+    origin,
     queue::{self, KEYS, TASKS},
     record::{MAX_RECORD_BYTES, Reach, State, Status, Task},
     rules,
@@ -29,7 +30,7 @@ pub fn export(task: &Task) -> Value {
     // A record that is in the store has a JSON form.
     let mut line = json!(task);
     if let Some(fields) = line.as_object_mut() {
-        ["id", "state", "turn_us"].into_iter().for_each(|name| drop(fields.remove(name)));
+        ["id", "state", "turn_us", "parting"].into_iter().for_each(|name| drop(fields.remove(name)));
         fields.insert("task_id".into(), json!(task.id));
         fields.insert("status".into(), json!(task.status()));
         if let State::Delayed { until_ms } = task.state {
@@ -52,6 +53,8 @@ impl Traveller {
         let mut task: Task = serde_json::from_value(Value::Object(line)).map_err(refuse)?;
         // A line is the importer's word.
         task.spec.reach = Reach::of_caller();
+        task.spec.peer = origin::peer();
+        task.parting = None;
         Ok(Self { task, not_before_ms: not_before_ms.unwrap_or_default(), status })
     }
 

@@ -1,17 +1,39 @@
 //! Peers: who takes part in placement, and the service's clock.
+//!
+//! Names cost a caller nothing, so their number is bounded, in all and for each peer that calls. Names that are silent give way to new ones. A claimer that has no entry takes part all the
+//! same.
 
-use mcpp_tool::store::{Map, StoreError, Transaction, View};
-use scheduling::clock::VectorClock;
+use mcpp_tool::store::{Counts, Map, StoreError, Transaction, View};
+use scheduling::clock::{MAX_COUNT, VectorClock};
 
 use super::{QueueError, ids::check_name};
+use crate::origin;
 
 /// After this long without a word a peer is not alive any more, in milliseconds.
 pub const PEER_TIMEOUT_MS: u64 = 300_000;
-/// Peers that are remembered.
-const MAX_PEERS: usize = 1_000;
+/// After this long without a word a peer is forgotten, in milliseconds.
+const FORGET_MS: u64 = 24 * 3_600 * 1_000;
+/// Peers that are remembered: placement compares each with 200 tasks within a transaction's time.
+const MAX_PEERS: usize = 256;
+/// Peers that are remembered on the word of one peer that calls.
+const MAX_OF_SOURCE: usize = 16;
+/// Entries that are read at once: an earlier version kept more.
+const MAX_READ: usize = 1_000;
+/// Peers of which a reply tells: with the longest names about 40 KiB.
+const MAX_TOLD: usize = 100;
+/// Nodes of a clock that is merged, and bytes of their names.
+const MAX_NODES_GIVEN: usize = 256;
+const MAX_BYTES_GIVEN: usize = 16 << 10;
+/// Nodes that the service's clock has, and bytes of their names. Each heartbeat's reply has them.
+const MAX_NODES: usize = 512;
+const MAX_BYTES: usize = 32 << 10;
+/// Nodes that one peer that calls has brought into it.
+const MAX_NODES_OF_SOURCE: i64 = 128;
 
 /// The service's clock.
 const CLOCK: Map<(), VectorClock> = Map::new("clock");
+/// How many nodes of the clock each calling peer has brought.
+const CLOCK_NODES: Counts<String> = Counts::new("clock-nodes");
 /// When each peer was last heard of, in the order in which they became known.
 const PEERS: Map<(u64, String), Peer> = Map::new("peer");
 /// Which number a peer has.
@@ -22,55 +44,161 @@ const PEER_NUMBERS: Map<String, u64> = Map::new("peer-number");
 struct Peer {
     /// When it was last heard of, in milliseconds since 1970-01-01 UTC.
     seen_ms: u64,
+    /// The peer that first told of it; none for a caller of this host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    source: Option<String>,
 }
 
-/// The service's clock.
+impl Peer {
+    fn is_alive(&self, now_ms: u64) -> bool {
+        self.seen_ms.saturating_add(PEER_TIMEOUT_MS) > now_ms
+    }
+}
+
+type Known = ((u64, String), Peer);
+
+/// The service's clock. One whose own counter cannot rise any more begins anew.
 pub fn clock(t: &View<'_>) -> Result<VectorClock, StoreError> {
-    Ok(CLOCK.get(t, &())?.unwrap_or_else(|| VectorClock::new("taskqueue-service")))
+    let kept = CLOCK.get(t, &())?.filter(|clock| own_count(clock) < MAX_COUNT);
+    Ok(kept.unwrap_or_else(|| VectorClock::new("taskqueue-service")))
 }
 
-/// Notes a sign of life of a peer; the peers that are alive, in the order in which they became known.
+fn own_count(clock: &VectorClock) -> u64 {
+    clock.vector().get(clock.node_id()).copied().unwrap_or_default()
+}
+
+/// Notes a sign of life of a claimer; the peers that are alive, in the order in which they became known. The claimer is one of them, also where there is no room to remember it.
 pub(super) fn heard_of(t: &Transaction<'_>, peer: &str, now_ms: u64) -> Result<Vec<String>, QueueError> {
-    heartbeat(t, peer, None, now_ms)?;
-    let alive = peers(t)?.into_iter().filter(|(_, seen)| seen.saturating_add(PEER_TIMEOUT_MS) > now_ms);
-    Ok(alive.map(|(peer, _)| peer).collect())
+    match heartbeat(t, peer, None, now_ms) {
+        Ok(_) | Err(QueueError::Share(_)) => {}
+        Err(error) => return Err(error),
+    }
+    let alive = known(t)?.into_iter().filter(|(_, known)| known.is_alive(now_ms));
+    let mut alive: Vec<String> = alive.map(|((_, name), _)| name).take(MAX_PEERS).collect();
+    if !alive.iter().any(|name| name == peer) {
+        alive.push(peer.to_owned());
+    }
+    Ok(alive)
 }
 
-/// A peer is alive, and this is its clock.
-pub fn heartbeat(t: &Transaction<'_>, peer: &str, theirs: Option<&VectorClock>, now_ms: u64) -> Result<(), QueueError> {
+/// A peer is alive, and this is its clock; why its clock was not merged, if it was not. The sign of life counts all the same.
+pub fn heartbeat(
+    t: &Transaction<'_>,
+    peer: &str,
+    theirs: Option<&VectorClock>,
+    now_ms: u64,
+) -> Result<Option<String>, QueueError> {
     check_name("peer_id", peer)?;
-    let number = match PEER_NUMBERS.get(t, peer)? {
-        Some(number) => number,
+    let source = origin::peer();
+    let mut all = known(t)?;
+    forget(t, &mut all, now_ms)?;
+    let found = all.iter().find(|((_, name), _)| name == peer);
+    match found {
+        Some((key, known)) => PEERS.set(t, key, &Peer { seen_ms: now_ms, ..known.clone() })?,
         None => {
-            let last = PEERS.all().descending().first(t)?.map_or(0, |((number, _), _)| number);
-            let number = last.saturating_add(1);
+            make_room(t, &mut all, source.as_deref(), now_ms)?;
+            // An entry beyond those that were read keeps its number.
+            let number = match PEER_NUMBERS.get(t, peer)? {
+                Some(number) => number,
+                None => PEERS.all().descending().first(t)?.map_or(0, |((last, _), _)| last).saturating_add(1),
+            };
             PEER_NUMBERS.set(t, peer, &number)?;
-            number
+            PEERS.set(t, &(number, peer), &Peer { seen_ms: now_ms, source: source.clone() })?;
         }
-    };
-    PEERS.set(t, &(number, peer), &Peer { seen_ms: now_ms })?;
-    if let Some(theirs) = theirs {
-        let mut clock = clock(t)?;
-        clock.merge(theirs);
-        CLOCK.set(t, &(), &clock)?;
     }
-    forget_peers(t, now_ms)
+    theirs.map_or(Ok(None), |theirs| merge(t, theirs, source.as_deref()))
 }
 
-/// Forgets peers that have been silent for a day, a few at a time.
-fn forget_peers(t: &Transaction<'_>, now_ms: u64) -> Result<(), QueueError> {
-    const DAY_MS: u64 = 24 * 3_600 * 1_000;
-    for peer in PEERS.all().most(4).walk(t) {
-        let ((number, peer), known) = peer?;
-        if known.seen_ms.saturating_add(DAY_MS) < now_ms {
-            PEERS.remove(t, &(number, &peer))?;
-            PEER_NUMBERS.remove(t, &peer)?;
+/// Merges a clock into the service's, or says why not.
+fn merge(t: &Transaction<'_>, theirs: &VectorClock, source: Option<&str>) -> Result<Option<String>, QueueError> {
+    let mut own = clock(t)?;
+    let bytes = |clock: &VectorClock| clock.vector().keys().map(String::len).sum::<usize>();
+    let (nodes, name_bytes) = (theirs.vector().len(), bytes(theirs));
+    if nodes > MAX_NODES_GIVEN || name_bytes > MAX_BYTES_GIVEN {
+        return Ok(Some(format!(
+            "the clock has {nodes} nodes with {name_bytes} bytes of names; {MAX_NODES_GIVEN} and {MAX_BYTES_GIVEN} are allowed"
+        )));
+    }
+    // Nobody but this service counts its events.
+    let told = theirs.vector().get(own.node_id()).copied().unwrap_or_default();
+    if told > own_count(&own) {
+        return Ok(Some(format!("the clock has {told} for {:?}, which counts {}", own.node_id(), own_count(&own))));
+    }
+    let before = own.vector().len();
+    own.merge(theirs);
+    let brought = own.vector().len().saturating_sub(before);
+    if brought > 0 {
+        if own.vector().len() > MAX_NODES || bytes(&own) > MAX_BYTES {
+            return Ok(Some(format!("the service's clock has no room for more than {MAX_NODES} nodes")));
+        }
+        if let Some(source) = source {
+            let brought = i64::try_from(brought).unwrap_or(i64::MAX);
+            if CLOCK_NODES.get(t, source)?.saturating_add(brought) > MAX_NODES_OF_SOURCE {
+                return Ok(Some(format!("a peer brings at most {MAX_NODES_OF_SOURCE} nodes into the service's clock")));
+            }
+            CLOCK_NODES.add(t, source, brought);
         }
     }
+    CLOCK.set(t, &(), &own)?;
+    Ok(None)
+}
+
+fn known(t: &View<'_>) -> Result<Vec<Known>, StoreError> {
+    PEERS.all().most(MAX_READ).walk(t).collect()
+}
+
+fn remove(t: &Transaction<'_>, (key, _): &Known) -> Result<(), StoreError> {
+    PEERS.remove(t, key)?;
+    PEER_NUMBERS.remove(t, &key.1).map(drop)
+}
+
+/// Forgets peers that have been silent for a day, and those beyond the bound that are silent: an earlier version had none.
+fn forget(t: &Transaction<'_>, all: &mut Vec<Known>, now_ms: u64) -> Result<(), StoreError> {
+    let mut surplus = all.len().saturating_sub(MAX_PEERS);
+    let mut kept = Vec::with_capacity(all.len());
+    for known in all.drain(..) {
+        let is_old = known.1.seen_ms.saturating_add(FORGET_MS) < now_ms;
+        if is_old || (surplus > 0 && !known.1.is_alive(now_ms)) {
+            surplus = surplus.saturating_sub(1);
+            remove(t, &known)?;
+        } else {
+            kept.push(known);
+        }
+    }
+    *all = kept;
     Ok(())
 }
 
-/// The known peers and when they were last heard of, in the order in which they became known.
-pub fn peers(t: &View<'_>) -> Result<Vec<(String, u64)>, StoreError> {
-    PEERS.all().most(MAX_PEERS).walk(t).map(|peer| peer.map(|((_, peer), known)| (peer, known.seen_ms))).collect()
+/// Makes room for one more peer: the one that was silent for longest gives way, within the source's share and in all.
+fn make_room(t: &Transaction<'_>, all: &mut Vec<Known>, source: Option<&str>, now_ms: u64) -> Result<(), QueueError> {
+    let is_of_source = |known: &Known| source.is_some() && known.1.source.as_deref() == source;
+    let of_source = all.iter().filter(|known| is_of_source(known)).count();
+    let full = if of_source >= MAX_OF_SOURCE { Some(true) } else { (all.len() >= MAX_PEERS).then_some(false) };
+    let Some(is_share) = full else { return Ok(()) };
+    let silent = all.iter().enumerate().filter(|(_, known)| !is_share || is_of_source(known));
+    let silent = silent.filter(|(_, known)| !known.1.is_alive(now_ms)).min_by_key(|(_, known)| known.1.seen_ms);
+    match silent.map(|(at, _)| at) {
+        Some(at) => Ok(remove(t, &all.swap_remove(at))?),
+        None if is_share => Err(QueueError::Share(format!(
+            "{MAX_OF_SOURCE} peers are alive on this peer's word, which is its share; one is silent after {} s",
+            PEER_TIMEOUT_MS / 1_000
+        ))),
+        None => Err(QueueError::Share(format!(
+            "{MAX_PEERS} peers are alive, as many as the queue remembers; one is silent after {} s",
+            PEER_TIMEOUT_MS / 1_000
+        ))),
+    }
 }
+
+/// The known peers and when they were last heard of, in the order in which they became known: those heard of last, as many as a reply has room for. And how many are known.
+pub fn peers(t: &View<'_>) -> Result<(Vec<(String, u64)>, usize), StoreError> {
+    let mut all = known(t)?;
+    let count = all.len();
+    all.sort_by_key(|(_, known)| std::cmp::Reverse(known.seen_ms));
+    all.truncate(MAX_TOLD);
+    all.sort_by_key(|((number, _), _)| *number);
+    Ok((all.into_iter().map(|((_, name), known)| (name, known.seen_ms)).collect(), count))
+}
+
+#[cfg(test)]
+mod tests;

@@ -5,9 +5,10 @@ use mcpp_tool::store::{Prepared, StoreError, Transaction, View};
 use super::{
     QueueError, find,
     ids::{check_name, check_task_id, is_id, retry_id},
-    save, turns, unique, upkeep, waiting,
+    save, shares, turns, unique, upkeep, waiting,
 };
 use crate::{
+    origin,
     queue::{self, KEYS, TASKS, canonical_type, settings},
     record::{Aging, Reach, Spec, State, Task, json_bytes},
     rules,
@@ -90,6 +91,7 @@ impl Draft {
         let id = submission.id.clone().unwrap_or_else(|| new_id.to_owned());
         let mut task = record(submission.spec.clone(), id, Vec::new(), now_ms);
         task.spec.reach = Reach::of_caller();
+        task.spec.peer = origin::peer();
         rules::settle(&mut task, submission.not_before_ms, now_ms);
         let spec = &task.spec;
         let is_plain = spec.dependencies.is_empty() && spec.line().is_none() && spec.unique.is_none();
@@ -149,6 +151,7 @@ fn in_batch(number: usize, error: QueueError) -> QueueError {
             "tasks/{number}: there are too many or too large ones before it to be submitted all or none"
         )),
         QueueError::Store(error) => error.into(),
+        QueueError::Share(why) => QueueError::Share(format!("tasks/{number}: {why}")),
         other => QueueError::Invalid(format!("tasks/{number}: {other}")),
     }
 }
@@ -165,6 +168,7 @@ pub(super) fn same_work(submission: &Submission, known: Task) -> Result<Task, Qu
 fn accept(t: &Transaction<'_>, draft: &Draft, aging: Option<Aging>, now_ms: u64) -> Result<Task, QueueError> {
     let mut task = draft.task.clone();
     task.spec.aging = aging;
+    shares::make_room(t, &task, now_ms)?;
     if let Some(row) = draft.row.as_ref().filter(|_| aging.is_none()) {
         queue::insert(t, row, &task, now_ms)?;
         return Ok(task);
@@ -221,6 +225,7 @@ fn record(spec: Spec, id: String, waiting_for: Vec<String>, now_ms: u64) -> Task
         logs: Vec::new(),
         progress: None,
         retries: 0,
+        parting: None,
     }
 }
 

@@ -228,3 +228,57 @@ fn the_cache_is_copied_only_where_the_operator_says_so_and_within_its_bounds() {
     set(json!(2), json!({}));
     assert_eq!(count(), DEFAULT_COPIES + 7, "those that are connected");
 }
+
+/// The words of the host for a peer that it leaves alone.
+fn rests(ms: u64) -> String {
+    format!("it could not be reached, and is left alone for another {ms} ms")
+}
+
+#[test]
+fn a_peer_that_is_left_alone_is_asked_when_its_rest_is_over() {
+    start();
+    let times = Rc::new(RefCell::new(0_u32));
+    let count = Rc::clone(&times);
+    peer(PEER, move |_| {
+        *count.borrow_mut() += 1;
+        match *count.borrow() {
+            1 | 4 => Err(PeerCallError::Unreachable("connection refused".into())),
+            2 | 3 | 5 => Err(PeerCallError::Unreachable(rests(430))),
+            _ => Ok(output(json!({ "ok": true, "task_id": "t" }))),
+        }
+    });
+    assert_eq!(ask(["", PEER], json!({ "op": "submit", "payload": {} })), json!({ "ok": true, "task_id": "t" }));
+    let rest = rest_of(&PeerCallError::Unreachable(rests(430)));
+    assert_eq!(rest, Some(Duration::from_millis(430)), "in the host's words");
+    assert_eq!(rest_of(&PeerCallError::Unreachable("connection refused".into())), None);
+    // A host that never stops saying so is not asked for ever.
+    start();
+    let asked = peer(PEER, |_| Err(PeerCallError::Unreachable(rests(1))));
+    assert_eq!(ask(["", PEER], json!({ "op": "status" }))["error"], "unreachable");
+    assert_eq!(asked.borrow().len(), MAX_RESTS as usize + RETRIES as usize + 1);
+    // Not beyond the request's time.
+    start();
+    let asked = peer(PEER, |_| Err(PeerCallError::Unreachable(rests(4_000))));
+    let reply = ask(["", PEER], json!({ "op": "status", "timeout_s": 1 }));
+    assert_eq!((&reply["error"], asked.borrow().len()), (&json!("unreachable"), 1), "{reply}");
+}
+
+#[test]
+fn a_time_that_is_none_is_refused_before_a_peer_is_asked() {
+    start();
+    let asked = peer(PEER, |_| Ok(output(json!({ "ok": true, "task": null }))));
+    for timeout in [json!(-5), json!(0), json!(f64::NAN), json!(1e300), json!(86_401), json!("soon")] {
+        for op in ["status", "call_tool", "cache.get", "cache.set", "wait"] {
+            for remote in [["", PEER], ["", ""], ["", "*"]] {
+                let reply = ask(remote, json!({ "op": op, "timeout_s": timeout, "task_id": "t", "key": "k" }));
+                let is_legal = op == "wait" && timeout == json!(0);
+                assert_eq!(reply["error"] != "invalid_message", is_legal, "{op} {timeout}: {reply}");
+                if !is_legal {
+                    let detail = reply["detail"].as_str().expect("a detail");
+                    assert!(detail.contains("`timeout_s`") && detail.contains("86400"), "{detail}");
+                }
+            }
+        }
+    }
+    assert_eq!(asked.borrow().len(), 2, "only the waits that look once");
+}

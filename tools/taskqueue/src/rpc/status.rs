@@ -31,7 +31,8 @@ pub(super) fn status(detail: bool) -> Reply {
     if !detail {
         return Ok(status);
     }
-    let known: Vec<Value> = peers(t)?
+    let (told, known_peers) = peers(t)?;
+    let known: Vec<Value> = told
         .into_iter()
         .map(|(peer, seen)| {
             json!({
@@ -56,7 +57,7 @@ pub(super) fn status(detail: bool) -> Reply {
         },
         "scheduler": {
             "clock": clock(t)?,
-            "counts": { "peers": known.len(), "workers": names.len(), "docker_workers": docker, "docker_workers_configured": docker },
+            "counts": { "peers": known_peers, "workers": names.len(), "docker_workers": docker, "docker_workers_configured": docker },
             "known_peers": known,
             "known_workers": names,
         },

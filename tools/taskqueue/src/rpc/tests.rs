@@ -4,6 +4,7 @@ use mcpp_tool::store::memory;
 use serde_json::{Value, json};
 
 use super::handle;
+use crate::origin::memory::as_peer;
 
 /// The kind of a field.
 #[derive(Clone, Copy, PartialEq)]
@@ -286,4 +287,28 @@ fn a_claim_says_what_the_submitter_may_use_and_a_request_cannot() {
     handle(&json!({ "op": "submit", "task_type": "t", "reach": { "only": ["x"] }, "payload": { "reach": "unknown" } }));
     let claimed = handle(&json!({ "op": "claim", "worker_id": "w" }));
     assert_eq!(claimed["task"]["reach"], "all", "a native test's caller may use all: {claimed}");
+}
+
+#[test]
+fn a_peer_cannot_configure_the_queue() {
+    memory::clear();
+    let before = handle(&json!({ "op": "configure" }));
+    for change in [
+        json!({ "keep_tasks": 1 }),
+        json!({ "keep_s": 0 }),
+        json!({ "tools": true }),
+        json!({ "cache": false }),
+        json!({ "deterministic": true }),
+        json!({ "age_s": 1 }),
+        json!({}),
+    ] {
+        let mut request = change.clone();
+        request["op"] = json!("configure");
+        let refused = as_peer("12D3KooWpeer", || handle(&request));
+        assert_eq!((&refused["ok"], &refused["error"]), (&json!(false), &json!("unauthorized")), "{change}: {refused}");
+        assert!(refused["detail"].as_str().is_some_and(|detail| detail.contains("`configure`")), "{refused}");
+    }
+    assert_eq!(handle(&json!({ "op": "configure" })), before, "nothing has changed");
+    assert_eq!(as_peer("12D3KooWpeer", || handle(&json!({ "op": "submit" })))["ok"], true, "its own operations it has");
+    assert_eq!(handle(&json!({ "op": "configure", "keep_tasks": 7 }))["keep_tasks"], 7);
 }

@@ -104,6 +104,7 @@ pub(crate) fn prepared(draft: Draft, script: &Script) -> Draft {
             for_each: None,
             undo: None,
             plan: false,
+            priority: None,
             may_fail: false,
         });
     }

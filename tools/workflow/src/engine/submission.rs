@@ -1,10 +1,12 @@
 //! New runs.
 
+use std::collections::BTreeSet;
+
 use mcpp_tool::{
     builds::{self as host, Build},
     environment::id,
     rights::Rights,
-    store::{Transaction, View},
+    store::{StoreError, Transaction, View},
 };
 use serde_json::{Map, Value};
 
@@ -17,7 +19,7 @@ use crate::{
     definition::{MAX_DEFINITION_BYTES, Step},
     run::{Fork, Number, Phase, Run},
     scheduler::{self, Nodes as _, Place, add},
-    store::{DEFINITIONS, INPUTS, ROOT, RUNS, StoredNodes, rank},
+    store::{DEFINITIONS, DEPENDENCIES, INPUTS, ROOT, RUNS, StoredNodes, rank},
     validate::{Catalog, Graph, Known, check},
 };
 
@@ -107,6 +109,16 @@ impl Draft {
     /// # Errors
     /// The first thing that is wrong.
     pub fn check(&self, catalog: &impl Catalog) -> Result<Graph, WorkflowError> {
+        let graph = self.check_form(catalog)?;
+        self.pin()?;
+        Ok(graph)
+    }
+
+    /// Checks the same for a run that begins later: no build is kept for it.
+    ///
+    /// # Errors
+    /// The first thing that is wrong.
+    pub fn check_form(&self, catalog: &impl Catalog) -> Result<Graph, WorkflowError> {
         let invalid = |reason: String| Err(WorkflowError::Invalid(reason));
         if !is_id(&self.id) {
             return invalid(format!(
@@ -134,9 +146,12 @@ impl Draft {
                 return invalid(format!("{what} has {bytes} bytes; at most {most} are allowed"));
             }
         }
-        let graph = check(&self.steps, 0, catalog)?;
-        self.pin()?;
-        Ok(graph)
+        Ok(check(&self.steps, 0, catalog)?)
+    }
+
+    /// The bytes of its steps and its input as JSON.
+    pub fn json_bytes(&self) -> usize {
+        json_bytes(&self.steps).saturating_add(json_bytes(&self.input))
     }
 
     /// The builds with which the run begins, pinned. What is rehearsed is over before there are others.
@@ -167,6 +182,29 @@ fn open_dependencies(t: &View<'_>, draft: &Draft) -> Result<Vec<String>, Workflo
     Ok(open)
 }
 
+/// Each of these texts once, in the order in which they come first.
+fn unique(texts: &[String]) -> Vec<String> {
+    let mut seen = BTreeSet::new();
+    texts.iter().filter(|text| seen.insert(text.as_str())).cloned().collect()
+}
+
+/// Whether a run is what a draft would make: all that it keeps is compared, but for its submitter and that one's rights.
+fn is_same(t: &View<'_>, there: &Run, draft: &Draft) -> Result<bool, StoreError> {
+    // An earlier build kept a tag twice that was given twice.
+    let has_same_head = there.name == draft.name
+        && there.priority.total_cmp(&draft.priority).is_eq()
+        && unique(&there.tags) == unique(&draft.tags)
+        && there.metadata == draft.metadata
+        && there.forked == draft.forked
+        && there.is_rehearsal == draft.script.is_some();
+    // An earlier build kept no dependencies: those of its runs are not compared.
+    let waits_for_same = |kept: Vec<String>| kept == unique(&draft.dependencies);
+    Ok(has_same_head
+        && DEPENDENCIES.get(t, &draft.id)?.is_none_or(waits_for_same)
+        && DEFINITIONS.get(t, &draft.id)?.as_ref() == Some(&draft.steps)
+        && INPUTS.get(t, &(&draft.id, ROOT))?.unwrap_or_default() == draft.input)
+}
+
 /// Writes a new run and has its first steps begin. The same draft twice is one run.
 ///
 /// # Errors
@@ -179,10 +217,7 @@ pub fn submit(
     now_ms: u64,
 ) -> Result<Run, WorkflowError> {
     if let Some(there) = RUNS.get(t, &draft.id)? {
-        let is_same = DEFINITIONS.get(t, &draft.id)?.as_ref() == Some(&draft.steps)
-            && INPUTS.get(t, &(&draft.id, ROOT))?.unwrap_or_default() == draft.input
-            && there.forked == draft.forked;
-        return match is_same {
+        return match is_same(t, &there, draft)? {
             true => Ok(there),
             false => Err(WorkflowError::Refused(format!("Workflow {} was submitted before with other work", draft.id))),
         };
@@ -192,7 +227,8 @@ pub fn submit(
         name: draft.name.clone(),
         phase: if waits_for.is_empty() { Phase::Running } else { Phase::Blocked },
         priority: draft.priority,
-        tags: draft.tags.clone(),
+        // One that is given twice would be counted twice.
+        tags: unique(&draft.tags),
         metadata: draft.metadata.clone(),
         rights: draft.rights.clone(),
         by: draft.by.clone(),
@@ -205,6 +241,7 @@ pub fn submit(
         ..Run::new(draft.id.clone(), now_ms)
     };
     DEFINITIONS.set(t, &draft.id, &draft.steps)?;
+    DEPENDENCIES.set(t, &draft.id, &unique(&draft.dependencies))?;
     if let Some(script) = &draft.script {
         SCRIPTS.set(t, &draft.id, script)?;
     }

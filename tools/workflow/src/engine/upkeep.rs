@@ -1,36 +1,31 @@
 //! What the timers do: a node's time, the rest of what was too much for a transaction, leases of handlers that are gone, and runs that ended long ago.
 
+use std::cell::Cell;
+
 use mcpp_tool::{
     environment::now_ms as clock_ms,
-    store::{Alarm, Budget, Key, Map, Prefix, StoreError, Transaction, View, bites, transact},
+    store::{Alarm, Budget, StoreError, Transaction, View, bites, transact},
 };
-use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
     Origin, WorkflowError, call_for, go_on,
-    rehearsal::{self, CALLED},
+    retention::{KEEP_MS, KEEP_RUNS, forget},
     tell_blocked,
     work::work,
 };
 use crate::{
     blob,
-    run::{Node, Number, Phase, Run, State},
+    run::{Number, Run},
     scheduler,
-    store::{DEFINITIONS, ENDED, GIVEN, INPUTS, ITEM, ITEMS, LEASES, NODES, READY, RESULTS, RUNS, StoredNodes},
+    store::{ENDED, LEASES, READY, RUNS, StoredNodes},
 };
 
-/// How long an ended run is kept, in milliseconds: seven days.
-pub const KEEP_MS: u64 = 7 * 24 * 3_600 * 1_000;
-/// How many ended runs are kept.
-const KEEP_RUNS: i64 = 100_000;
 /// How often leases, and nodes that no handler takes, are looked at while there are any, in milliseconds.
-const WATCH_MS: u64 = 30_000;
+pub(super) const WATCH_MS: u64 = 30_000;
 /// How often ended runs are looked at, in milliseconds.
 const TIDY_MS: u64 = 3_600_000;
 /// What one ring of the watch changes.
 const STEP: Budget = Budget { entries: 200, bytes: 8 << 20, ..Budget::UNBOUNDED };
-/// Rows of a run that one transaction removes.
-const REMOVED: usize = 300;
 
 /// The watch: it rings while anything is ready or runs, and for what is old.
 const WATCH: Alarm = Alarm::new("watch");
@@ -47,7 +42,7 @@ pub(super) fn watch(t: &Transaction<'_>, now_ms: u64) -> Result<(), StoreError> 
 pub fn wake(key: &str, delivery: &str) -> Result<(), WorkflowError> {
     let now = clock_ms();
     if key == WATCH.name() {
-        return WATCH.ring(now, || look_after(now), |t| next_watch(t, now));
+        return ring_watch(now, KEEP_RUNS);
     }
     if let Some(schedule) = key.strip_prefix("s:") {
         crate::schedule::due(schedule, now)?;
@@ -74,6 +69,21 @@ pub fn wake(key: &str, delivery: &str) -> Result<(), WorkflowError> {
     work(delivery, 0)
 }
 
+/// The watch rings: it looks after what there is, and rings again at once while runs that are over are left.
+pub(super) fn ring_watch(now_ms: u64, keep_runs: i64) -> Result<(), WorkflowError> {
+    let is_more = Cell::new(None);
+    let work = || {
+        is_more.set(Some(look_after(now_ms, keep_runs)?));
+        Ok(())
+    };
+    WATCH.ring(now_ms, work, |t| match is_more.get() {
+        Some(true) => Ok(Some(now_ms)),
+        Some(false) => next_watch(t, now_ms),
+        // It failed before it knew.
+        None => Ok(Some(now_ms.saturating_add(WATCH_MS))),
+    })
+}
+
 /// Changes a run, and goes on with what follows; none if it is gone.
 pub(super) fn change<T>(
     t: &Transaction<'_>,
@@ -90,8 +100,8 @@ pub(super) fn change<T>(
     Ok(Some(answer))
 }
 
-/// Gives back nodes of handlers that are gone, calls for handlers where none came, and removes what is old.
-fn look_after(now_ms: u64) -> Result<(), WorkflowError> {
+/// Gives back nodes of handlers that are gone, calls for handlers where none came, and removes what is over; whether more of that is left.
+fn look_after(now_ms: u64, keep_runs: i64) -> Result<bool, WorkflowError> {
     let gone = LEASES.of(&()).below(&(now_ms.saturating_add(1),));
     bites(&mut { STEP }, &gone, |t, (_, id, number)| {
         let mut nodes = StoredNodes::new(t, &id);
@@ -105,76 +115,9 @@ fn look_after(now_ms: u64) -> Result<(), WorkflowError> {
         Ok::<_, WorkflowError>(())
     })?;
     transact(super::builds::release)?;
-    forget(now_ms, KEEP_RUNS)?;
-    Ok(blob::tidy(now_ms)?)
-}
-
-/// Removes runs that ended long ago, or are more than `most`.
-pub(super) fn forget(now_ms: u64, most: i64) -> Result<(), WorkflowError> {
-    for _ in 0..20 {
-        let is_more = transact(|t| {
-            let Some((ended_ms, id)) = ENDED.of(&()).first(t)? else { return Ok(false) };
-            let is_old = ended_ms.saturating_add(KEEP_MS) < now_ms;
-            let ended = ["completed", "failed", "cancelled"];
-            let count = |sum: i64, status: &&str| {
-                Ok::<_, StoreError>(sum.saturating_add(crate::store::LISTED_COUNTS.get(t, &(*status, ""))?))
-            };
-            if !is_old && ended.iter().try_fold(0, count)? <= most {
-                return Ok(false);
-            }
-            remove(t, &id, now_ms)?;
-            Ok::<_, WorkflowError>(true)
-        })?;
-        if !is_more {
-            break;
-        }
-    }
-    Ok(())
-}
-
-/// Removes rows of a run, and the run itself with the last of them.
-fn remove(t: &Transaction<'_>, id: &String, now_ms: u64) -> Result<(), StoreError> {
-    let numbers: Vec<Number> = NODES
-        .under(&(id,))
-        .most(REMOVED / 3)
-        .walk(t)
-        .map(|row| row.map(|((_, number), _)| number))
-        .collect::<Result<_, _>>()?;
-    for number in &numbers {
-        NODES.remove(t, &(id.clone(), *number))?;
-        RESULTS.remove(t, &(id, *number))?;
-        blob::forget(t, (id, *number), now_ms)?;
-        INPUTS.remove(t, &(id, *number))?;
-        ITEMS.remove(t, &(id, *number))?;
-    }
-    let given = remove_under(t, &GIVEN, id, REMOVED)?;
-    let items = remove_under(t, &ITEM, id, REMOVED / 3)?;
-    let called = remove_under(t, &CALLED, id, REMOVED)?;
-    if numbers.is_empty() && [given, items, called] == [0; 3] {
-        rehearsal::forget(t, id)?;
-        INPUTS.remove(t, &(id, crate::store::ROOT))?;
-        DEFINITIONS.remove(t, id)?;
-        RUNS.remove(t, id)?;
-    }
-    Ok(())
-}
-
-/// Removes what a map has of a run, at most so many entries; how many it were.
-fn remove_under<K: Key, V: Serialize + DeserializeOwned>(
-    t: &Transaction<'_>,
-    map: &Map<K, V>,
-    id: &String,
-    most: usize,
-) -> Result<usize, StoreError>
-where
-    for<'a> (&'a String,): Prefix<K>,
-{
-    let keys: Vec<K> =
-        map.under(&(id,)).most(most).walk(t).map(|row| row.map(|(key, _)| key)).collect::<Result<_, _>>()?;
-    for key in &keys {
-        t.discard(&map.key(key))?;
-    }
-    Ok(keys.len())
+    let is_more = forget(now_ms, keep_runs)?;
+    blob::tidy(now_ms)?;
+    Ok(is_more)
 }
 
 /// When the watch rings next.
@@ -185,51 +128,4 @@ fn next_watch(t: &View<'_>, now_ms: u64) -> Result<Option<u64>, WorkflowError> {
     Ok(ENDED.of(&()).first(t)?.map(|(ended_ms, _)| {
         ended_ms.saturating_add(KEEP_MS).clamp(now_ms.saturating_add(WATCH_MS), now_ms.saturating_add(TIDY_MS))
     }))
-}
-
-/// What an unfinished run waits for next, in words; none if nothing will happen to it any more.
-///
-/// # Errors
-/// See [`StoreError`].
-pub fn next_event(t: &View<'_>, run: &Run) -> Result<Option<String>, StoreError> {
-    let said = |text: &str| Ok(Some(text.to_owned()));
-    match run.phase {
-        Phase::Completed | Phase::Failed | Phase::Cancelled => return said("it has ended"),
-        Phase::UndoFailed => return said("an operator: `workflow_retry`, or `workflow_cancel` with `force`"),
-        Phase::Blocked if !run.waits_for.is_empty() => {
-            return Ok(Some(format!("the end of {}", run.waits_for.join(", "))));
-        }
-        _ => {}
-    }
-    if run.paused_ms.is_some() && !run.held.is_empty() {
-        return said("`workflow_resume`");
-    }
-    if !run.untold.is_empty() || !run.to_cancel.is_empty() || run.cancelling.is_some() {
-        return said("its timer, for what follows from steps that ended");
-    }
-    // Mostly the node that was taken last has not ended: then no other need be looked at.
-    let taken = run.taken.map(|number| NODES.get(t, &(&run.id, number))).transpose()?.flatten();
-    if let Some(said) = taken.as_ref().and_then(next_of) {
-        return Ok(Some(said));
-    }
-    for row in NODES.under(&(&run.id,)).walk(t) {
-        if let Some(said) = next_of(&row?.1) {
-            return Ok(Some(said));
-        }
-    }
-    Ok(None)
-}
-
-/// What a node waits for, in words; none if it waits for other nodes, or has ended.
-fn next_of(node: &Node) -> Option<String> {
-    let next = match &node.state {
-        State::Ready | State::Undoing { claim: None } => "a handler that takes it",
-        State::Running { .. } | State::Undoing { claim: Some(_) } => "the end of its call",
-        State::Delayed { .. } | State::UndoDelayed { .. } => "its next attempt",
-        State::Waiting { signal: None, token: None, .. } => "its time",
-        State::Waiting { .. } => "a signal",
-        State::Held => "`workflow_resume`",
-        _ => return None,
-    };
-    Some(format!("{}: {next}", node.path))
 }

@@ -2,7 +2,7 @@
 
 use mcpp_tool::{
     deferred::FormAnswer,
-    environment::parse_rfc3339,
+    environment::{now_ms as clock_ms, parse_rfc3339, rfc3339},
     store::{StoreError, Transaction, View},
 };
 use serde_json::{Map, Value};
@@ -25,44 +25,46 @@ const MAX_FORMS: usize = 16;
 
 /// What a step that waits does in a rehearsal.
 pub(super) fn at_once(script: &Script, path: &str, arguments: Map<String, Value>) -> Outcome {
-    match serde_json::from_value(Value::Object(arguments)) {
+    match filled(arguments, clock_ms()) {
         Ok(wait) => Outcome::Completed(rehearsal::given(script, path, &wait)),
-        Err(error) => failed(error.to_string()),
+        Err(error) => failed(error),
+    }
+}
+
+/// What a step waits for, now that it is known.
+fn filled(arguments: Map<String, Value>, now_ms: u64) -> Result<Wait, String> {
+    let wait: Wait = serde_json::from_value(Value::Object(arguments)).map_err(|error| error.to_string())?;
+    match wait.fault(now_ms) {
+        Some((field, fault)) => Err(format!("{field}: {fault}")),
+        None if wait.count() != 1 => Err("exactly one of seconds, until, signal and webhook".into()),
+        None => Ok(wait),
     }
 }
 
 /// What a step that waits does.
 pub(super) fn wait(arguments: Map<String, Value>, timeout_s: Option<f64>, now_ms: u64) -> Outcome {
-    let wait: Wait = match serde_json::from_value(Value::Object(arguments)) {
+    let wait = match filled(arguments, now_ms) {
         Ok(wait) => wait,
-        Err(error) => return failed(error.to_string()),
+        Err(error) => return failed(error),
     };
     let after = |seconds: f64| now_ms.saturating_add(ms(seconds));
     let until_ms = timeout_s.map(after);
-    let for_time = |until_ms| Outcome::Waits { signal: None, token: None, until_ms: Some(until_ms), form: None };
+    let for_time = |at_ms: u64| match until_ms {
+        Some(until_ms) if at_ms > until_ms => {
+            failed(format!("it would wait until {}, which is beyond its timeout_s", rfc3339(at_ms)))
+        }
+        _ => Outcome::Waits { signal: None, token: None, until_ms: Some(at_ms), form: None },
+    };
     match wait {
-        Wait { seconds: Some(seconds), until: None, signal: None, webhook: None, form: None } => {
-            for_time(after(seconds.max(0.0)))
-        }
-        Wait { seconds: None, until: Some(time), signal: None, webhook: None, form: None } => {
-            match parse_rfc3339(&time) {
-                Some(until_ms) => for_time(until_ms),
-                None => failed(format!("{time:?} is no time as RFC 3339 has it")),
-            }
-        }
-        Wait { seconds: None, until: None, signal: Some(signal), webhook: None, form } => {
-            match form.as_ref().and_then(Form::fault) {
-                Some(fault) => failed(fault),
-                None => Outcome::Waits { signal: Some(signal), token: None, until_ms, form },
-            }
-        }
-        Wait { seconds: None, until: None, signal: None, webhook: Some(true), form: None } => {
+        Wait { seconds: Some(seconds), .. } => for_time(after(seconds.max(0.0))),
+        Wait { until: Some(time), .. } => for_time(parse_rfc3339(&time).unwrap_or_default()),
+        Wait { signal: Some(signal), form, .. } => Outcome::Waits { signal: Some(signal), token: None, until_ms, form },
+        Wait { .. } => {
             // The host knows a token of its own, and lets those in who have it. Where hooks are closed any text will do.
             let id = mcpp_tool::environment::id();
             let token = mcpp_tool::hooks::token("workflow_signal", &id).unwrap_or(id);
             Outcome::Waits { signal: None, token: Some(token), until_ms, form: None }
         }
-        _ => failed("exactly one of seconds, until, signal and webhook, and a form only with a signal"),
     }
 }
 

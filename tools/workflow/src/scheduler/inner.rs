@@ -6,9 +6,11 @@ use serde_json::{Map, Value};
 
 use super::{Nodes, end};
 use crate::{
-    definition::{MAX_RUN_STEPS, Step, WORKFLOW},
+    definition::{MAX_DEFINITION_BYTES, MAX_RUN_STEPS, Step, WORKFLOW, ms},
+    placeholder::Source,
     run::{Inner, Node, Number, Phase, Run, State},
-    validate::Graph,
+    store::rank,
+    validate::{Graph, own_placeholders},
 };
 
 /// Where new nodes stand.
@@ -52,7 +54,7 @@ pub fn add<N: Nodes>(
             waiting_for: Number::try_from(depends_on.len()).unwrap_or(Number::MAX),
             depends_on,
             dependents: numbers(graph.dependents.get(at)),
-            rank: place.rank,
+            rank: step.priority.map_or(place.rank, rank),
             ready_ms: now_ms,
             order: 0,
             index: None,
@@ -106,14 +108,21 @@ pub(super) fn fan<N: Nodes>(
     if let Some(for_each) = &mut node.step.for_each {
         for_each.items = Value::Null;
     }
-    node.state =
-        State::Open(Inner::Fan { total, begun: 0, nodes: Vec::new(), open: Vec::new(), succeeded: 0, failed: 0 });
+    node.state = State::Open(Inner::Fan {
+        total,
+        begun: 0,
+        nodes: Vec::new(),
+        open: Vec::new(),
+        succeeded: 0,
+        failed: 0,
+        why: None,
+    });
     fill(run, nodes, node, now_ms)
 }
 
-/// Ends a fan-out that is decided, or begins its next items.
-fn fill<N: Nodes>(run: &mut Run, nodes: &mut N, mut node: Node, now_ms: u64) -> Result<(), N::Error> {
-    let (State::Open(Inner::Fan { total, begun, nodes: before, open, succeeded, failed }), Some(for_each)) =
+/// Ends a fan-out that is decided, or begins its next items: as many as there is room for in this transaction, and at least one. The others begin in the next one.
+pub(super) fn fill<N: Nodes>(run: &mut Run, nodes: &mut N, mut node: Node, now_ms: u64) -> Result<(), N::Error> {
+    let (State::Open(Inner::Fan { total, begun, nodes: before, open, succeeded, failed, why }), Some(for_each)) =
         (&mut node.state, &node.step.for_each)
     else {
         return Ok(());
@@ -132,13 +141,19 @@ fn fill<N: Nodes>(run: &mut Run, nodes: &mut N, mut node: Node, now_ms: u64) -> 
         }
         Some(false) => {
             run.to_cancel.append(open);
-            let error = format!("{failed} of {total} items failed");
+            let needed = for_each.join.needed(*total);
+            let error = match why {
+                _ if needed > *total => format!("there are {total} items, of which {needed} must succeed"),
+                Some(why) => format!("{failed} of {total} items failed; {why}"),
+                None => format!("{failed} of {total} items failed"),
+            };
             return end(run, nodes, node, State::Failed, Some(error), now_ms);
         }
         None => {}
     }
     let parallel = usize::try_from(for_each.parallel).unwrap_or(1);
-    let step = Step { for_each: None, when: None, depends_on: Vec::new(), ..node.step.clone() };
+    let step = node.step.of_item();
+    let names = names(&step, &node.names);
     let before = Number::try_from(before.len()).unwrap_or(Number::MAX);
     while open.len() < parallel && before.saturating_add(*begun) < *total {
         let (number, index) = (run.tally.total, before.saturating_add(*begun));
@@ -152,7 +167,7 @@ fn fill<N: Nodes>(run: &mut Run, nodes: &mut N, mut node: Node, now_ms: u64) -> 
             parent: Some(node.number),
             scope: node.scope,
             depth: node.depth,
-            names: node.names.clone(),
+            names: names.clone(),
             depends_on: Vec::new(),
             dependents: Vec::new(),
             waiting_for: 0,
@@ -167,8 +182,23 @@ fn fill<N: Nodes>(run: &mut Run, nodes: &mut N, mut node: Node, now_ms: u64) -> 
             error: None,
         };
         nodes.add(&item)?;
+        if nodes.is_full() {
+            run.to_fill.retain(|number| *number != node.number);
+            run.to_fill.push(node.number);
+            break;
+        }
     }
     nodes.save(&node)
+}
+
+/// The nodes that the placeholders of an item's step name: the list of a fan-out may name a thousand others.
+fn names(step: &Step, all: &BTreeMap<String, Number>) -> BTreeMap<String, Number> {
+    let Ok(placeholders) = own_placeholders(step) else { return all.clone() };
+    let named = placeholders.into_iter().filter_map(|(_, placeholder)| match placeholder.source {
+        Source::Step(name) => all.get(&name).map(|number| (name, *number)),
+        _ => None,
+    });
+    named.collect()
 }
 
 const TOO_LARGE: &str = "the results of the steps within it are too large together";
@@ -212,8 +242,13 @@ pub(super) fn hold<N: Nodes>(
     if !has_room(run, total) {
         return end(run, nodes, node, State::Failed, Some(NO_ROOM.into()), now_ms);
     }
-    // The tools were looked at before; here only the graph counts.
-    let graph = match crate::validate::check(steps, node.depth.saturating_add(1), &crate::validate::Blind) {
+    let bytes = serde_json::to_string(steps).map_or(usize::MAX, |text| text.len());
+    if bytes > MAX_DEFINITION_BYTES {
+        let error = format!("its steps have {bytes} bytes; at most {MAX_DEFINITION_BYTES} are allowed");
+        return end(run, nodes, node, State::Failed, Some(error), now_ms);
+    }
+    // Everything else was looked at when the steps came, maybe by an earlier build.
+    let graph = match crate::validate::graph(steps) {
         Ok(graph) => graph,
         Err(problem) => return end(run, nodes, node, State::Failed, Some(problem.to_string()), now_ms),
     };
@@ -229,8 +264,38 @@ pub(super) fn hold<N: Nodes>(
         // Its steps have nodes of their own now, and this row is written at the end of each.
         node.step.inputs.clear();
     }
-    node.state = State::Open(Inner::Group { first, total, open: total, failed: None });
+    node.state = State::Open(Inner::Group { first, total, open: total, failed: None, why: None });
+    if let Some(until_ms) = time_is_over_ms(&node) {
+        nodes.alarm(&node, until_ms)?;
+    }
     nodes.save(&node)
+}
+
+/// When the time of all steps of a `workflow` step is over. That of a planner is for its call.
+fn time_is_over_ms(node: &Node) -> Option<u64> {
+    let timeout_s = node.step.timeout_s.filter(|_| node.step.action == WORKFLOW)?;
+    Some(node.started_ms?.saturating_add(ms(timeout_s)))
+}
+
+/// The time of a node that is open has come: if it is over, what is within it is cancelled.
+pub(super) fn ring<N: Nodes>(run: &mut Run, nodes: &mut N, node: Node, now_ms: u64) -> Result<(), N::Error> {
+    let (State::Open(Inner::Group { first, total, .. }), Some(until_ms)) = (&node.state, time_is_over_ms(&node)) else {
+        return Ok(());
+    };
+    if until_ms > now_ms {
+        return nodes.alarm(&node, until_ms);
+    }
+    run.to_cancel.extend(*first..first.saturating_add(*total));
+    let error = Some("the time of its steps is over".to_owned());
+    end(run, nodes, node, State::Failed, error, now_ms)
+}
+
+/// Longest reason of a node that is repeated by the one in which it stands, in characters.
+const MAX_WHY_CHARS: usize = 500;
+
+/// Why a node failed, for the one in which it stands.
+fn why(node: &Node) -> Option<String> {
+    node.error.as_ref().map(|error| error.chars().take(MAX_WHY_CHARS).collect())
 }
 
 /// Tells a node that one within it has ended.
@@ -243,10 +308,13 @@ pub(super) fn tell_parent<N: Nodes>(
 ) -> Result<(), N::Error> {
     let mut parent = nodes.node(parent)?;
     match &mut parent.state {
-        State::Open(Inner::Fan { open, succeeded, failed, .. }) => {
+        State::Open(Inner::Fan { open, succeeded, failed, why: first, .. }) => {
             open.retain(|number| *number != child.number);
             let ended = if child.state == State::Completed { succeeded } else { failed };
             *ended = ended.saturating_add(1);
+            if child.state == State::Failed && first.is_none() {
+                *first = why(child).map(|why| format!("{}: {why}", child.path));
+            }
             if run.cancelled.is_some() {
                 return match open.is_empty() {
                     true => end(run, nodes, parent, State::Cancelled, run.cancelled.clone(), now_ms),
@@ -255,16 +323,19 @@ pub(super) fn tell_parent<N: Nodes>(
             }
             fill(run, nodes, parent, now_ms)
         }
-        State::Open(Inner::Group { first, total, open, failed }) => {
+        State::Open(Inner::Group { first, total, open, failed, why: first_why }) => {
             *open = open.saturating_sub(1);
-            if child.state == State::Failed && !child.step.may_fail {
-                failed.get_or_insert_with(|| child.path.clone());
+            if child.state == State::Failed && !child.step.may_fail && failed.is_none() {
+                (*failed, *first_why) = (Some(child.path.clone()), why(child));
             }
             if *open > 0 {
                 return nodes.save(&parent);
             }
             if let Some(failed) = failed {
-                let error = format!("step '{failed}' failed");
+                let error = match first_why {
+                    Some(why) => format!("step '{failed}' failed: {why}"),
+                    None => format!("step '{failed}' failed"),
+                };
                 return end(run, nodes, parent, State::Failed, Some(error), now_ms);
             }
             if run.cancelled.is_some() {

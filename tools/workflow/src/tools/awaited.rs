@@ -12,7 +12,7 @@ use super::{Reply, origin, read, run, settle, show, summary};
 use crate::{
     engine::{self, WorkflowError},
     run::{Number, Phase, Run},
-    store::{self, NODES, RUNS},
+    store::{self, RUNS},
 };
 
 /// A form's name is this and the number of its node.
@@ -112,7 +112,7 @@ fn ended(run: &Run) -> Result<Outcome, Error> {
     if let Outcome::Completed(Output { content, structured: Some(reply) }) = &mut outcome {
         content.push(Content::Text(reply.to_string()));
         content.push(Content::ResourceLink {
-            uri: format!("workflow://{}/result", run.id),
+            uri: run.uri("result"),
             name: format!("{} ({})", run.id, run.status()),
             description: Some("The results of all steps.".to_owned()),
             mime_type: Some("application/json".to_owned()),
@@ -137,13 +137,13 @@ fn found<T>(found: Result<T, WorkflowError>) -> Result<Option<T>, Error> {
 #[resource("workflow://{workflow_id}/status", mime_type = "application/json")]
 pub fn workflow_run_status(workflow_id: String) -> Result<Option<Value>, Error> {
     let run = found(read(|t| engine::find(t, &workflow_id)))?;
-    Ok(run.and_then(|run| value(show::workflow_status(run.id, true, true))))
+    Ok(run.and_then(|run| value(show::workflow_status(run.id, true, true, 0))))
 }
 
 /// The results of a workflow run that has ended, with those of its steps.
 #[resource("workflow://{workflow_id}/result", mime_type = "application/json")]
 pub fn workflow_run_result(workflow_id: String) -> Result<Option<Value>, Error> {
-    let run = found(read(|t| engine::find(t, &workflow_id)))?.filter(|run| run.ended_ms.is_some());
+    let run = found(read(|t| engine::find(t, &workflow_id)))?.filter(show::has_results);
     Ok(run.and_then(|run| value(show::workflow_result(run.id, true, true))))
 }
 
@@ -151,14 +151,11 @@ pub fn workflow_run_result(workflow_id: String) -> Result<Option<Value>, Error> 
 #[resource("workflow://{workflow_id}/steps/{+step_id}", mime_type = "application/json")]
 pub fn workflow_step_result(workflow_id: String, step_id: String) -> Result<Option<Value>, Error> {
     let result = found(read(|t| {
-        engine::find(t, &workflow_id)?;
-        for row in NODES.under(&(&workflow_id,)).walk(t) {
-            let (_, node) = row?;
-            if node.path == step_id {
-                return Ok(store::result(t, &workflow_id, node.number)?);
-            }
+        let run = engine::find(t, &workflow_id)?;
+        match show::find_step(t, &run, &step_id)? {
+            Some(number) => Ok(store::result(t, &run.id, number)?),
+            None => Ok(None),
         }
-        Ok(None)
     }))?;
     Ok(result.flatten())
 }

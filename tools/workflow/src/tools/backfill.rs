@@ -5,15 +5,17 @@ use serde_json::json;
 
 use super::{Reply, read, run, settle, time};
 use crate::{
-    engine::{self, Origin, VisibleTools, WorkflowError},
+    engine::{self, Draft, Origin, VisibleTools, WorkflowError},
     schedule::{Schedule, check_writer, next_time, schedule},
     store::RUNS,
 };
 
 /// Most times for which one call begins runs.
 const MAX_TIMES: usize = 100;
+/// Most bytes of their steps and inputs together: they count towards the call's budgets more than once.
+const MAX_BYTES: usize = 8 << 20;
 
-/// Begins the runs of a schedule for times that are over, 100 at a time, whatever its `overlap` and pause are. A time that had its run is left out, so that a repetition changes nothing.
+/// Begins the runs of a schedule for times that are over, 100 at a time, or fewer large ones, whatever its `overlap` and pause are. A time that had its run is left out, so that a repetition changes nothing.
 #[tool(idempotent)]
 pub fn workflow_backfill(
     /// The schedule.
@@ -35,7 +37,12 @@ pub fn workflow_backfill(
         let until_ms = until.as_deref().map(at).transpose()?.unwrap_or(now).min(now);
         let schedule = read(|t| schedule(t, &name))?;
         check_writer(&schedule.rights, &rights)?;
-        let (times, next_ms) = times(&schedule, at(&from)?, until_ms)?;
+        // The tools are looked up once: the runs differ by their times alone.
+        let like = schedule.draft(until_ms);
+        let most = most_times(&like);
+        let (times, next_ms) = times(&schedule, (at(&from)?, until_ms), most)?;
+        let visible = VisibleTools(&like.rights, &[]);
+        let graph = if dry_run { like.check_form(&visible)? } else { like.check(&visible)? };
         let (mut begun, mut there) = (Vec::new(), Vec::new());
         for time_ms in times {
             let draft = schedule.draft(time_ms);
@@ -44,7 +51,6 @@ pub fn workflow_backfill(
                 continue;
             }
             if !dry_run {
-                let graph = draft.check(&VisibleTools(&draft.rights, &[]))?;
                 run(|t| engine::submit(t, &draft, &graph, Origin::Unknown, now))?;
             }
             begun.push(draft.id);
@@ -56,14 +62,24 @@ pub fn workflow_backfill(
     settle(filled, "")
 }
 
+/// For how many times one call begins runs like this one: 1 at least.
+fn most_times(draft: &Draft) -> usize {
+    let bytes = draft.json_bytes().max(1);
+    (MAX_BYTES / bytes).clamp(1, MAX_TIMES)
+}
+
 /// The times of a schedule from one time to below another, and the one behind the last, if these are too many.
-fn times(schedule: &Schedule, from_ms: u64, until_ms: u64) -> Result<(Vec<u64>, Option<u64>), WorkflowError> {
+fn times(
+    schedule: &Schedule,
+    (from_ms, until_ms): (u64, u64),
+    most: usize,
+) -> Result<(Vec<u64>, Option<u64>), WorkflowError> {
     let Some(cron) = &schedule.cron else {
         return Err(WorkflowError::Refused("the schedule is for one time".into()));
     };
     let (mut times, mut behind_ms) = (Vec::new(), from_ms.saturating_sub(1));
     while let Some(time_ms) = next_time(cron, &schedule.time_zone, behind_ms)?.filter(|time_ms| *time_ms < until_ms) {
-        if times.len() == MAX_TIMES {
+        if times.len() == most {
             return Ok((times, Some(time_ms)));
         }
         times.push(time_ms);
@@ -75,13 +91,15 @@ fn times(schedule: &Schedule, from_ms: u64, until_ms: u64) -> Result<(Vec<u64>, 
 #[cfg(test)]
 mod tests {
     use mcpp_tool::store::transact;
-    use serde_json::Value;
 
     use super::*;
     use crate::{
         engine::tests::{clear, run_all},
-        schedule::{Overlap, put},
-        tools::{listing::workflow_list, plans::workflow_schedule},
+        schedule::put,
+        tools::{
+            listing::workflow_list,
+            plans::{Planned, workflow_schedule},
+        },
     };
 
     #[test]
@@ -89,19 +107,15 @@ mod tests {
         clear();
         let steps = vec![json!({ "step_id": "a", "action": "echo" })];
         let zone = Some("Europe/Berlin".into());
-        let written = workflow_schedule(
-            Some("s".into()),
-            Some("30 2 * * *".into()),
-            None,
-            zone,
-            None,
+        let written = workflow_schedule(Planned {
+            name: Some("s".into()),
+            cron: Some("30 2 * * *".into()),
+            time_zone: zone,
             steps,
-            Value::Null,
-            Overlap::Skip,
-            60.0,
-            Some(true),
-            false,
-        );
+            catch_up_s: Some(60.0),
+            paused: Some(true),
+            ..Planned::default()
+        });
         written.into_result().expect("written");
         let fill = |from: &str, until: &str, dry_run| {
             workflow_backfill("s".into(), from.into(), Some(until.into()), dry_run).into_result().expect("filled")

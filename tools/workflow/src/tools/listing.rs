@@ -1,4 +1,4 @@
-//! Lists of runs, and the runs to which nothing will happen any more.
+//! Lists of runs.
 
 use mcpp_tool::{
     environment::parse_rfc3339,
@@ -9,15 +9,12 @@ use serde_json::{Value, json};
 
 use super::{HERE, Reply, read, settle, summary};
 use crate::{
-    engine::{self, WorkflowError},
-    run::Run,
+    engine::WorkflowError,
     store::{LISTED, LISTED_COUNTS, RUNS},
 };
 
 /// Most entries that one list goes through.
 const MAX_WALKED: usize = 20_000;
-/// Most runs that the doctor looks at in one call.
-const MAX_EXAMINED: usize = 500;
 
 /// How far a run is, by the contract's words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize, schemars::JsonSchema)]
@@ -207,59 +204,4 @@ fn list(
         "next_cursor": next,
         "workflows": runs,
     }))
-}
-
-/// Looks for unfinished runs to which nothing will happen any more, 500 runs at a time. There should be none.
-#[tool(read_only)]
-pub fn workflow_doctor(
-    /// Goes on behind another call: its `next_cursor`.
-    #[arg(default)]
-    cursor: Option<String>,
-) -> Reply {
-    let examined = read(|t| {
-        let (from, statuses) = match cursor.as_deref().and_then(|cursor| cursor.split_once('/')) {
-            Some((status, place)) => (
-                from_cursor(place).ok(),
-                ["submitted", "running", "failed", "cancelled"]
-                    .into_iter()
-                    .skip_while(|name| *name != status)
-                    .collect(),
-            ),
-            None => (None, vec!["submitted", "running", "failed", "cancelled"]),
-        };
-        let (mut stuck, mut waiting, mut examined, mut next, mut from) = (Vec::new(), Vec::new(), 0_usize, None, from);
-        'all: for status in statuses {
-            let mut span = LISTED.of(&(status, ""));
-            if let Some(place) = from.take() {
-                span = span.after(&place);
-            }
-            for place in span.walk(t) {
-                let place = place?;
-                let Some(run) = RUNS.get(t, &place.1)? else { continue };
-                examined = examined.saturating_add(1);
-                if !run.phase.is_final() {
-                    diagnose(t, &run, &mut stuck, &mut waiting)?;
-                }
-                if examined >= MAX_EXAMINED {
-                    next = Some(format!("{status}/{}:{}", place.0, place.1));
-                    break 'all;
-                }
-            }
-        }
-        Ok(
-            json!({ "healthy": stuck.is_empty(), "examined": examined, "stuck": stuck, "waits_for_operator": waiting, "next_cursor": next }),
-        )
-    });
-    settle(examined, "")
-}
-
-fn diagnose(t: &View<'_>, run: &Run, stuck: &mut Vec<Value>, waiting: &mut Vec<Value>) -> Result<(), WorkflowError> {
-    match engine::next_event(t, run)? {
-        None => stuck.push(json!({ "workflow_id": run.id, "phase": run.phase.as_str(), "steps_open": run.tally.open })),
-        Some(next) if next.starts_with("an operator") => {
-            waiting.push(json!({ "workflow_id": run.id, "phase": run.phase.as_str(), "waits_for": next }));
-        }
-        Some(_) => {}
-    }
-    Ok(())
 }

@@ -3,7 +3,9 @@
 use mcpp_tool::{
     Error, caller, deferred,
     environment::{now_ms, rfc3339},
-    rights, tool,
+    rights,
+    store::View,
+    tool,
 };
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -21,6 +23,9 @@ use crate::{
     validate::parse,
 };
 
+/// Most retries of a run by its own id.
+const MAX_RETRIES: u32 = 100;
+
 /// Submits a draft whose tools are looked up first.
 pub(crate) fn submit(draft: &Draft) -> Result<Run, WorkflowError> {
     let graph = draft.check(&VisibleTools(&draft.rights, &[]))?;
@@ -30,6 +35,7 @@ pub(crate) fn submit(draft: &Draft) -> Result<Run, WorkflowError> {
 fn submitted(run: &Run) -> Value {
     let message = match run.phase {
         Phase::Blocked => format!("Workflow {} waits for {}", run.id, run.waits_for.join(", ")),
+        phase if phase.is_final() => format!("Workflow {} was submitted before: it is {}", run.id, phase.as_str()),
         _ => format!("Workflow {} submitted with {} steps", run.id, run.tally.total),
     };
     json!({
@@ -84,7 +90,8 @@ impl Submission {
                 let template = read(|t| self::template(t, name))?;
                 (template.steps, [template.tags, tags].concat())
             }
-            _ => (parse(&steps)?, tags),
+            Some(_) => return Err(WorkflowError::Invalid("give steps or template, not both".into())),
+            None => (parse(&steps)?, tags),
         };
         if workflow_id.is_empty() || name.is_empty() || steps.is_empty() {
             return Err(WorkflowError::Invalid("Missing required parameters: workflow_id, name, or steps".into()));
@@ -192,13 +199,9 @@ pub(crate) fn retry_run(id: &str) -> Result<Value, WorkflowError> {
             json!({ "workflow_id": id, "status": run.status(), "phase": run.phase.as_str(), "message": "The undo is tried again" }),
         );
     }
-    let (base, number) = match id.rsplit_once("-retry-").map(|(base, number)| (base, number.parse::<u32>())) {
-        Some((base, Ok(number))) => (base, number),
-        _ => (id, 0),
-    };
-    let request = ForkRequest {
+    let request = |new: String| ForkRequest {
         run: id.to_owned(),
-        id: format!("{base}-retry-{}", number.saturating_add(1)),
+        id: new,
         by: caller::caller().subject,
         rights: rights::of_caller(),
         ..ForkRequest::default()
@@ -207,7 +210,59 @@ pub(crate) fn retry_run(id: &str) -> Result<Value, WorkflowError> {
         if engine::find(t, id)?.phase == Phase::Completed {
             return Err(WorkflowError::Refused(format!("Workflow {id} has completed; fork it to run steps again")));
         }
-        engine::fork(t, &request)
+        match next_retry(t, id)? {
+            Retry::New(new) => engine::fork(t, &request(new)).map(Ok),
+            Retry::Running(run) => Ok(Err(run)),
+        }
     })?;
-    forked(&draft)
+    match draft {
+        Ok(draft) => forked(&draft),
+        Err(running) => Ok(json!({
+            "workflow_id": running.id,
+            "status": running.status(),
+            "phase": running.phase.as_str(),
+            "forked_from": id,
+            "message": format!("Workflow {id} is tried again already, by {}", running.id),
+        })),
+    }
+}
+
+/// What tries a run again.
+enum Retry {
+    /// A new run with this id.
+    New(String),
+    /// One that is there and has not ended.
+    Running(Box<Run>),
+}
+
+/// The next free `<id>-retry-<n>` of a run, unless an earlier one has not ended.
+fn next_retry(t: &View<'_>, id: &str) -> Result<Retry, WorkflowError> {
+    let (base, number) = match id.rsplit_once("-retry-").map(|(base, number)| (base, number.parse::<u32>())) {
+        Some((base, Ok(number))) => (base, number),
+        _ => (id, 0),
+    };
+    for further in 1..=MAX_RETRIES {
+        let new = format!("{base}-retry-{}", number.saturating_add(further));
+        // One that is too long is refused as any such id is.
+        let there = engine::find(t, &new);
+        match there {
+            Err(WorkflowError::NoRun(_)) => return Ok(Retry::New(new)),
+            Err(error) => return Err(error),
+            Ok(run) => {
+                let is_retry = run.forked.as_ref().is_some_and(|fork| fork.run == id && fork.step.is_none());
+                if is_retry && !run.phase.is_final() {
+                    return Ok(Retry::Running(Box::new(run)));
+                }
+                if is_retry && run.phase == Phase::Completed {
+                    let reason = format!(
+                        "Workflow {id} was tried again by {new}, which has completed; fork it to run steps again"
+                    );
+                    return Err(WorkflowError::Refused(reason));
+                }
+            }
+        }
+    }
+    Err(WorkflowError::Refused(format!(
+        "Workflow {id} was tried again {MAX_RETRIES} times; fork it under an id of your own"
+    )))
 }

@@ -1,11 +1,17 @@
+mod again;
 mod awaiting;
+mod bulky;
+mod doctor;
 mod mending;
 
 use mcpp_tool::Failure;
 
 use super::*;
-use super::{control::*, listing::*, plans::*, show::*, submission::*};
-use crate::engine::tests::{clear, effects, run_all};
+use super::{control::*, doctor::*, listing::*, show::*, submission::*};
+use crate::engine::{
+    self,
+    tests::{clear, effects, run_all},
+};
 
 /// A submission with a tag and an input.
 fn submission(id: &str, steps: Value) -> Submission {
@@ -67,7 +73,7 @@ fn the_six_tools_answer_as_the_contract_has_it() {
         ("Workflow w not found or not yet completed", &json!("w"))
     );
     run_all();
-    let status = workflow_status("w".into(), true, true).into_result().expect("there");
+    let status = workflow_status("w".into(), true, true, 0).into_result().expect("there");
     assert_eq!(
         (&status["status"], &status["progress"], &status["current_step"]),
         (&json!("completed"), &json!(100.0), &json!("b"))
@@ -90,7 +96,7 @@ fn the_six_tools_answer_as_the_contract_has_it() {
     let wrong = workflow_dependencies("w".into(), Some("svg".into()), None).into_result().expect_err("unknown");
     assert!(wrong.error.starts_with("Invalid format: svg"));
     assert_eq!(
-        workflow_status("x".into(), true, false).into_result().expect_err("unknown").error,
+        workflow_status("x".into(), true, false, 0).into_result().expect_err("unknown").error,
         "Workflow x not found"
     );
     assert_eq!(
@@ -202,64 +208,8 @@ fn what_failed_is_retried_in_a_new_run() {
         let retried = workflow_retry(id.into()).into_result().expect("retried");
         assert_eq!((&retried["workflow_id"], &retried["steps_kept"]), (&json!(new), &json!(1)));
         run_all();
-        assert_eq!(workflow_status(new.into(), false, false).into_result().expect("there")["status"], status);
+        assert_eq!(workflow_status(new.into(), false, false, 0).into_result().expect("there")["status"], status);
     }
     assert!(workflow_retry("w-retry-2".into()).into_result().expect_err("completed").error.contains("fork it"));
     assert_eq!(effects().iter().filter(|effect| effect.starts_with("echo")).count(), 1);
-}
-
-#[test]
-fn templates_and_schedules_are_written_shown_and_removed() {
-    clear();
-    let steps = vec![json!({ "step_id": "a", "action": "echo", "inputs": { "n": "${input.n}" } })];
-    let written =
-        workflow_template(Some("t".into()), Some(steps), vec!["tag".into()], false).into_result().expect("written");
-    assert_eq!(written["steps"][0]["step_id"], "a");
-    let of_template = Submission {
-        input: json!({ "n": 3 }),
-        template: Some("t".into()),
-        tags: Vec::new(),
-        ..submission("w", json!([]))
-    };
-    let submitted = workflow_submit(of_template);
-    submitted.into_result().expect("submitted");
-    run_all();
-    assert_eq!(
-        workflow_result("w".into(), true, false).into_result().expect("ended")["result"],
-        json!({ "a": { "n": 3 } })
-    );
-    let schedule = |cron: Option<&str>, paused, remove| {
-        let name = Some("s".to_owned());
-        workflow_schedule(
-            name,
-            cron.map(str::to_owned),
-            None,
-            Some("Europe/Paris".into()),
-            Some("t".into()),
-            Vec::new(),
-            json!({ "n": 4 }),
-            Default::default(),
-            60.0,
-            paused,
-            remove,
-        )
-        .into_result()
-    };
-    let shown = schedule(Some("0 3 * * *"), None, false).expect("written");
-    assert!(shown["next_time"].as_str().expect("a time").ends_with(":00:00Z"), "{shown:?}");
-    assert_eq!(schedule(None, Some(true), false).expect("paused")["next_time"], Value::Null);
-    assert!(schedule(None, Some(false), false).expect("goes on")["next_time"].is_string());
-    let all =
-        workflow_schedule(None, None, None, None, None, Vec::new(), Value::Null, Default::default(), 0.0, None, false);
-    assert_eq!(all.into_result().expect("a list")["schedules"].as_array().map(Vec::len), Some(1));
-    assert!(schedule(Some("never"), None, false).expect_err("wrong").error.contains("no cron expression"));
-    assert_eq!(schedule(None, None, true).expect("removed")["removed"], json!(true));
-    assert_eq!(
-        workflow_template(Some("t".into()), None, Vec::new(), true).into_result().expect("removed")["removed"],
-        json!(true)
-    );
-    assert_eq!(
-        workflow_template(Some("t".into()), None, Vec::new(), false).into_result().expect_err("gone").error,
-        "Template t not found"
-    );
 }

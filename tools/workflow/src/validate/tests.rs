@@ -1,6 +1,7 @@
 use serde_json::json;
 
 use super::*;
+use crate::definition::{MAX_DEPTH, MAX_ITEM_STEP_BYTES};
 
 /// `add` takes a and b; `free` is not seen; others are missing.
 struct Tools;
@@ -133,4 +134,108 @@ fn steps_stand_only_so_deep_within_steps() {
     said(json!([step])).expect("as deep as may be");
     let step = json!({ "step_id": "s", "action": "workflow", "inputs": { "steps": [step] } });
     assert!(said(json!([step])).expect_err("too deep").contains("stand at most 4 deep"));
+}
+
+#[test]
+fn a_step_is_refused_for_all_that_is_known_before_it_runs() {
+    let inner = json!([{ "step_id": "b", "action": "free" }]);
+    let long = "s".repeat(201);
+    for (step, error) in [
+        (
+            json!({ "action": "wait", "inputs": { "signal": long } }),
+            "/inputs/signal: a signal's name has 1 to 200 bytes",
+        ),
+        (json!({ "action": "wait", "inputs": { "signal": "" } }), "/inputs/signal: a signal's name has 1 to 200 bytes"),
+        (json!({ "action": "wait", "inputs": { "until": "banana" } }), "/inputs/until: \"banana\" is no time"),
+        (
+            json!({ "action": "wait", "inputs": { "until": "9999-01-01T00:00:00Z" } }),
+            "/inputs/until: a wait ends within",
+        ),
+        (json!({ "action": "wait", "inputs": { "webhook": false } }), "/inputs/webhook: it is true"),
+        (json!({ "action": "wait", "inputs": { "seconds": 1e300 } }), "/inputs/seconds: a wait ends within ten years"),
+        (
+            json!({ "action": "wait", "inputs": { "second": 1, "x": "${input}" } }),
+            "/inputs/second: a step that waits has no",
+        ),
+        (json!({ "action": "wait", "inputs": { "seconds": true, "signal": "${input}" } }), "/inputs: invalid type"),
+        (json!({ "action": "wait", "inputs": { "form": "${input}" } }), "/inputs: exactly one of"),
+        (
+            json!({ "action": "wait", "inputs": { "seconds": 1, "form": { "message": "x" } } }),
+            "/inputs/form: a form needs",
+        ),
+        (
+            json!({ "action": "wait", "inputs": { "signal": "s", "form": { "message": "" } } }),
+            "/inputs/form: a form's message",
+        ),
+        (
+            json!({ "action": "wait", "inputs": { "seconds": 2 }, "timeout_s": 0.5 }),
+            "/timeout_s: a step that waits for a time",
+        ),
+        (
+            json!({ "action": "wait", "inputs": { "until": "${input}" }, "timeout_s": 1 }),
+            "/timeout_s: a step that waits",
+        ),
+        (
+            json!({ "action": "wait", "inputs": { "signal": "s" }, "retry": { "max_attempts": 3 } }),
+            "/retry: a step that waits is tried once",
+        ),
+        (
+            json!({ "action": "workflow", "inputs": { "steps": inner }, "retry": { "max_attempts": 3 } }),
+            "/retry: a `workflow` step is tried once",
+        ),
+        (
+            json!({ "action": "workflow", "inputs": { "steps": inner, "inputs": 1 } }),
+            "/inputs/inputs: a `workflow` step has no",
+        ),
+        (json!({ "for_each": { "items": "abc" } }), "/for_each/items: must be a list"),
+        (json!({ "for_each": { "items": "n: ${input}" } }), "/for_each/items: must be a list"),
+        (json!({ "for_each": { "items": { "a": 1 } } }), "/for_each/items: must be a list"),
+        (json!({ "for_each": { "items": vec![0; 1_001] } }), "/for_each/items: 1001 items; at most 1000"),
+        (
+            json!({ "for_each": { "items": [1], "join": { "at_least": 5 } } }),
+            "/for_each/join: 5 items must succeed, and only 1",
+        ),
+        (json!({ "for_each": { "items": "${input}", "join": { "at_least": 1_001 } } }), "/for_each/join: 1001 items"),
+        (
+            json!({ "for_each": { "items": [1] }, "inputs": { "text": "x".repeat(MAX_ITEM_STEP_BYTES) } }),
+            ": each item has the step again",
+        ),
+        (
+            json!({ "for_each": { "items": [1] }, "when": { "value": "${item.x}" } }),
+            "/when/value: `${item.x}` has no value here",
+        ),
+        (
+            json!({ "for_each": { "items": [1] }, "when": { "value": ["${index}"] } }),
+            "/when/value/0: `${index}` has no value here",
+        ),
+        (json!({ "when": { "value": 1, "is": "${input}" } }), "/when/is: a placeholder stands only in `value`"),
+    ] {
+        let mut whole = step.clone();
+        whole["step_id"] = json!("a");
+        whole["action"] = step.get("action").cloned().unwrap_or(json!("free"));
+        let said = said(json!([whole])).expect_err(error);
+        let place = if error.starts_with('/') { format!("step 'a' at {error}") } else { format!("step 'a'{error}") };
+        assert!(said.starts_with(&place), "{said}\nnot\n{place}");
+    }
+}
+
+#[test]
+fn a_step_that_may_be_right_is_taken() {
+    for step in [
+        json!({ "action": "wait", "inputs": { "signal": "s".repeat(200) }, "timeout_s": 1 }),
+        json!({ "action": "wait", "inputs": { "seconds": 315_000_000.0 } }),
+        json!({ "action": "wait", "inputs": { "until": "2020-01-01T00:00:00Z", "signal": null } }),
+        json!({ "action": "wait", "inputs": { "seconds": "${input.s}", "signal": "${input.n}" }, "timeout_s": 1 }),
+        json!({ "action": "wait", "inputs": { "webhook": "${input.w}" }, "timeout_s": 1 }),
+        json!({ "action": "wait", "inputs": { "signal": "${input}", "form": { "message": "${input}", "schema": "${input}" } } }),
+        json!({ "for_each": { "items": "${input.list}", "join": { "at_least": 1_000 } } }),
+        json!({ "for_each": { "items": ["x".repeat(MAX_ITEM_STEP_BYTES)] }, "inputs": { "x": "${item}" } }),
+        json!({ "for_each": { "items": [] }, "when": { "value": "${input}", "is": null } }),
+        json!({ "action": "workflow", "inputs": { "steps": [{ "step_id": "b", "action": "free" }] }, "timeout_s": 1 }),
+    ] {
+        let mut whole = step.clone();
+        whole["step_id"] = json!("a");
+        whole["action"] = step.get("action").cloned().unwrap_or(json!("free"));
+        assert_eq!(said(json!([whole])).map(drop), Ok(()), "{step}");
+    }
 }

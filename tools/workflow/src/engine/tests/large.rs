@@ -72,7 +72,7 @@ fn what_is_much_is_read_outside_of_any_transaction() {
 fn what_cannot_be_recorded_has_failed_and_the_next_one_is_taken() {
     clear();
     start(&draft("r", json!([{ "step_id": "a", "action": "echo" }]), Value::Null));
-    start(&draft("next", json!([{ "step_id": "a", "action": "echo" }]), Value::Null));
+    start(&draft("s", json!([{ "step_id": "a", "action": "echo" }]), Value::Null));
     let job = transact(|t| work::take(t, "one", now_ms() + 60_000, now_ms())).expect("taken").expect("a node");
     let signal = Some("s".repeat(5_000));
     let done = job::Done::of(Outcome::Waits { signal, token: None, until_ms: None, form: None });
@@ -81,7 +81,7 @@ fn what_cannot_be_recorded_has_failed_and_the_next_one_is_taken() {
     work::record_alone("one", &job, &done, (1, false)).expect("recorded");
     assert!(error("r", "a").contains("a key is empty or too long"), "{}", error("r", "a"));
     all();
-    assert_eq!((shown("r").0, shown("next").0), ("failed", "completed"));
+    assert_eq!((shown("r").0, shown("s").0), ("failed", "completed"));
 }
 
 #[test]

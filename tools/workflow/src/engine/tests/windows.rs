@@ -133,13 +133,13 @@ fn ended_runs_are_kept_for_a_time_and_in_a_number_and_others_for_ever() {
         ["1", "2", "3", "open"].map(|id| find(&t, id).is_ok())
     };
     let now = now_ms();
-    upkeep::forget(now, 100).expect("looked");
+    retention::forget(now, 100).expect("looked");
     assert_eq!(there(), [true; 4], "none is old, and they are few");
-    upkeep::forget(now, 2).expect("looked");
+    retention::forget(now, 2).expect("looked");
     assert_eq!(there(), [false, true, true, true], "the one that ended first");
-    upkeep::forget(now + KEEP_MS - 60_000, 100).expect("looked");
+    retention::forget(now + KEEP_MS - 60_000, 100).expect("looked");
     assert_eq!(there(), [false, true, true, true]);
-    upkeep::forget(now + KEEP_MS + 60_000, 100).expect("looked");
+    retention::forget(now + KEEP_MS + 60_000, 100).expect("looked");
     assert_eq!(there(), [false, false, false, true]);
     let t = snapshot().expect("a snapshot");
     let id = "1".to_owned();

@@ -39,7 +39,7 @@ fn a_run_asks_its_user_and_goes_on_with_the_values() {
     run_all();
     let waits = work("owned:w");
     assert_eq!(waits.asks().collect::<Vec<_>>(), ["step-1"]);
-    let status = workflow_status("w".into(), true, false).into_result().expect("there");
+    let status = workflow_status("w".into(), true, false, 0).into_result().expect("there");
     assert_eq!(status["steps"][1]["waits_for"]["form"]["message"], "Send 7 out?", "placeholders are filled");
     Runs::reply("owned:w", "step-9", FormAnswer::Accepted(json!({}))).expect("nobody asked it");
     Runs::reply("owned:w", "step-1", FormAnswer::Accepted(json!({ "to": "Ada" }))).expect("taken");

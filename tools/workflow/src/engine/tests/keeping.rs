@@ -1,0 +1,85 @@
+//! How many ended runs are kept, and how the watch keeps up with those that end.
+
+use mcpp_tool::store::Budget;
+
+use super::*;
+use crate::store::{ENDED, LISTED_COUNTS};
+
+fn ended() -> usize {
+    ENDED.of(&()).walk(&snapshot().expect("a snapshot")).count()
+}
+
+/// Ends so many runs.
+fn end(from: usize, runs: usize) {
+    for number in from..from + runs {
+        start(&draft(&format!("r{number:04}"), json!([{ "step_id": "a", "action": "echo" }]), json!(number)));
+    }
+    run_all();
+}
+
+fn watch_at() -> u64 {
+    memory::timers()["watch"].at_ms
+}
+
+/// Gives the first step of a run that has not begun an input of so many bytes, as builds may have stored it that did not check that.
+pub(crate) fn enlarge(run: &str, bytes: usize) {
+    let at = (run.to_owned(), 0);
+    transact(|t| {
+        let mut node = NODES.get(t, &at)?.expect("it is there");
+        node.step.inputs.insert("text".into(), "x".repeat(bytes).into());
+        NODES.put(t, &at, &node)
+    })
+    .expect("written");
+}
+
+#[test]
+fn the_watch_removes_all_runs_that_are_over_and_looks_again_when_more_may_be() {
+    clear();
+    end(0, 130);
+    assert_eq!(ended(), 130);
+    let now = now_ms();
+    upkeep::ring_watch(now, 100).expect("rung");
+    assert_eq!((ended(), find(&snapshot().expect("a snapshot"), "r0029").is_ok()), (100, false));
+    assert!(find(&snapshot().expect("a snapshot"), "r0030").is_ok(), "those that ended first are gone");
+    assert!(watch_at() > now + 60_000, "nothing is over any more");
+    assert_eq!(LISTED_COUNTS.get(&snapshot().expect("a snapshot"), &("completed", "")), Ok(100));
+    // Runs that end afterwards set the watch for soon.
+    end(130, 10);
+    assert!(watch_at() <= now_ms() + upkeep::WATCH_MS);
+    upkeep::ring_watch(now, 100).expect("rung");
+    assert_eq!(ended(), 100);
+}
+
+#[test]
+fn a_ring_has_bounded_work_and_the_next_one_follows_at_once() {
+    clear();
+    end(0, 40);
+    let ring = Budget { entries: 10, ..Budget::UNBOUNDED };
+    for left in [30, 20, 10] {
+        assert_eq!(retention::forget_within(ring, now_ms(), 5), Ok(true));
+        assert_eq!(ended(), left);
+    }
+    assert_eq!(retention::forget_within(ring, now_ms(), 5), Ok(false));
+    assert_eq!(ended(), 5);
+}
+
+#[test]
+fn a_run_of_many_and_large_steps_is_removed_too() {
+    clear();
+    let items: Vec<usize> = (0..350).collect();
+    start(&draft(
+        "large",
+        json!([{ "step_id": "fan", "action": "text", "for_each": { "items": items } }]),
+        Value::Null,
+    ));
+    enlarge("large", 20_000);
+    run_all();
+    end(0, 1);
+    memory::spent();
+    assert_eq!(retention::forget(now_ms(), 1), Ok(false));
+    let bytes = memory::spent().bytes;
+    assert!(bytes < 24 << 20, "{bytes} bytes: each node is read once");
+    assert_eq!((ended(), NODES.under(&(&"large".to_owned(),)).walk(&snapshot().expect("a snapshot")).count()), (1, 0));
+    let left = memory::entries().iter().filter(|(key, _)| key.windows(5).any(|part| part == b"large")).count();
+    assert_eq!(left, 0, "nothing of it is left");
+}

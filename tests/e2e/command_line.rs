@@ -248,7 +248,7 @@ async fn the_client_says_what_it_lacks_in_words() {
     assert!(stderr(&prompt).contains("this server has no prompts"), "{}", stderr(&prompt));
     let nowhere = url.replace("/mcp", "/nope");
     let nowhere = run(&["tools", "--url", &nowhere], None);
-    assert!(stderr(&nowhere).contains("there is no MCP endpoint at http://"), "{}", stderr(&nowhere));
+    assert!(stderr(&nowhere).contains("there is nothing at /nope; the MCP endpoint is /mcp"), "{}", stderr(&nowhere));
     // The command ends when the host has the token: from then on it refuses every other client.
     let made = run(&["token", "create", "local", "me", "--data", &data], None);
     assert!(made.status.success() && !stderr(&made).contains("may not know"), "{}", stderr(&made));

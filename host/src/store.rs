@@ -28,6 +28,8 @@ pub const MAX_TRANSACTION_BYTES: usize = 4 << 20;
 pub const MAX_PAGE_ENTRIES: usize = 1_000;
 /// Bytes of one page of a scan; a single larger entry is a page by itself.
 pub const MAX_PAGE_BYTES: usize = 1 << 20;
+/// How long a snapshot may be read. The store may let go of it earlier, so that it does not hold back too much of the disk.
+pub const MAX_SNAPSHOT_AGE: Duration = Duration::from_secs(60);
 
 /// One component's data for one tenant.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -173,6 +175,8 @@ pub struct Page {
     pub entries: Vec<Entry>,
     /// Whether the range has more.
     pub more: bool,
+    /// Cost of deleted entries that the store passed over to find these, in bytes.
+    pub passed_bytes: usize,
 }
 
 /// The version of an entry that does not exist.
@@ -286,6 +290,12 @@ pub enum Unavailable {
         /// The file.
         path: PathBuf,
     },
+    /// The store has let go of the snapshot.
+    #[error("the snapshot of {path} was held for too long")]
+    Expired {
+        /// The file.
+        path: PathBuf,
+    },
     /// The tenant was removed with all of its data.
     #[error("the tenant `{tenant}` was removed")]
     Removed {
@@ -359,7 +369,7 @@ pub trait Store: fmt::Debug + Send + Sync {
     fn close(&self) -> BoxFuture<'_, ()>;
 }
 
-/// A space at one moment.
+/// A space at one moment. Reads fail once the store has let go of it: [`StoreError::is_expired`].
 pub trait Snapshot: Send + Sync {
     /// One entry.
     fn get<'a>(&'a self, key: &'a [u8]) -> BoxFuture<'a, Result<Option<Entry>, StoreError>>;
@@ -377,7 +387,7 @@ pub trait Transaction: Send + Sync {
     fn scan<'a>(&'a mut self, range: &'a KeyRange, scan: Scan) -> BoxFuture<'a, Result<Page, StoreError>>;
 
     /// The first entries of a range that no other open transaction has taken.
-    fn take<'a>(&'a mut self, range: &'a KeyRange, limit: usize) -> BoxFuture<'a, Result<Vec<Entry>, StoreError>>;
+    fn take<'a>(&'a mut self, range: &'a KeyRange, limit: usize) -> BoxFuture<'a, Result<Page, StoreError>>;
 
     /// Writes an entry.
     fn set(&mut self, key: Bytes, value: Bytes) -> BoxFuture<'_, Result<(), StoreError>>;

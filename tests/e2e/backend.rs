@@ -4,6 +4,7 @@ mod closing;
 mod disk;
 mod embedded;
 mod flush_points;
+mod held;
 mod model;
 mod postgres;
 pub mod suite;

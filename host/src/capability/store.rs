@@ -18,8 +18,8 @@ use crate::{
     control::Control,
     events::subscriptions::Subscriptions,
     store::{
-        Bounds, Entry, KeyRange, MAX_PAGE_ENTRIES, Order, Page, Scan, Section, Snapshot, Space, Store, StoreError,
-        Transaction,
+        Bounds, Entry, KeyRange, MAX_PAGE_ENTRIES, MAX_SNAPSHOT_AGE, Order, Page, Scan, Section, Snapshot, Space,
+        Store, StoreError, Transaction,
     },
 };
 
@@ -29,8 +29,6 @@ const MAX_KEY_BYTES: usize = 1_024;
 const MAX_VALUE_BYTES: usize = 1 << 20;
 /// Snapshots that an instance may have open.
 const MAX_SNAPSHOTS: usize = 8;
-/// How long a snapshot may be read.
-const MAX_SNAPSHOT_AGE: Duration = Duration::from_secs(60);
 /// How long a guest may have a transaction open, by its own time and on the wall.
 const MAX_TRANSACTION_TIME: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 /// How long a step of a migration may take.
@@ -148,6 +146,7 @@ impl From<StoreError> for types::StoreError {
             StoreError::TooLong => Self::TooLong,
             StoreError::Conflict => Self::Conflict,
             StoreError::OutcomeUnknown => Self::OutcomeUnknown,
+            StoreError::Unavailable(_) if error.is_expired() => Self::Expired,
             StoreError::Unavailable(reason) => {
                 // The guest learns that the store is unavailable, the operator why.
                 tracing::error!(error = crate::error::chain(&*reason), "a component finds the store unavailable");
@@ -203,6 +202,11 @@ fn range(range: &types::Range) -> Result<KeyRange, types::StoreError> {
 /// Bytes that the host charges for reading entries.
 pub(super) fn bytes_of<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> usize {
     entries.into_iter().map(Entry::bytes).sum()
+}
+
+/// Bytes that the host charges for reading a page.
+fn cost_of(page: &Page) -> usize {
+    bytes_of(&page.entries).saturating_add(page.passed_bytes)
 }
 
 fn scan(limit: u32, reverse: bool) -> Scan {
@@ -275,7 +279,7 @@ impl snapshots::HostSnapshot for StoreView<'_> {
             Err(error) => return Ok(Err(error)),
         };
         let page = control.wait_in_place(open.snapshot.scan(&range, scan(limit, reverse))).await?;
-        control.charge_store_bytes(bytes_of(page.iter().flat_map(|page| &page.entries)))?;
+        control.charge_store_bytes(page.as_ref().map_or(0, cost_of))?;
         Ok(page.map(types::Page::from).map_err(types::StoreError::from))
     }
 
@@ -332,7 +336,7 @@ impl transactions::HostTransaction for StoreView<'_> {
             Err(error) => return Ok(Err(error)),
         };
         let page = control.wait_in_place(table.get_mut(&this)?.transaction.scan(&range, scan(limit, reverse))).await?;
-        control.charge_store_bytes(bytes_of(page.iter().flat_map(|page| &page.entries)))?;
+        control.charge_store_bytes(page.as_ref().map_or(0, cost_of))?;
         Ok(page.map(types::Page::from).map_err(types::StoreError::from))
     }
 
@@ -350,8 +354,8 @@ impl transactions::HostTransaction for StoreView<'_> {
         };
         let taken =
             control.wait_in_place(table.get_mut(&this)?.transaction.take(&range, scan(limit, false).limit)).await?;
-        control.charge_store_bytes(bytes_of(taken.iter().flatten()))?;
-        Ok(taken.map(|entries| entries.into_iter().map(types::Entry::from).collect()).map_err(types::StoreError::from))
+        control.charge_store_bytes(taken.as_ref().map_or(0, cost_of))?;
+        Ok(taken.map(|page| types::Page::from(page).entries).map_err(types::StoreError::from))
     }
 
     async fn set(&mut self, this: Resource<OpenTransaction>, guest_key: Vec<u8>, value: Vec<u8>) -> StoreAnswer<()> {

@@ -12,9 +12,12 @@ pub mod disk;
 mod file;
 mod gate;
 mod layout;
+mod scan;
+mod snapshot;
 mod space;
 mod transaction;
 mod wal;
+mod work;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -30,7 +33,7 @@ use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use tokio::{runtime::Handle, sync::oneshot};
 
-use self::{base::DurableSnapshot, disk::Disk, file::DataFile, gate::FileGate};
+use self::{disk::Disk, file::DataFile, gate::FileGate, snapshot::DurableSnapshot};
 use super::{Bounds, CopyProgress, Snapshot, Space, Store, StoreError, Touched, Transaction, Unavailable};
 use crate::{
     names::{ComponentName, TenantId},
@@ -59,6 +62,9 @@ impl Default for EmbeddedConfig {
 
 /// The least share of the cache that an open file has, in bytes.
 const MIN_CACHE_BYTES: usize = 512 << 10;
+
+/// Shortest time between two looks at what is held for too long in open files.
+const LET_GO_EVERY: Duration = Duration::from_secs(5);
 
 /// Files of spaces below one directory.
 #[derive(Debug, Clone)]
@@ -94,6 +100,7 @@ impl EmbeddedStore {
         let workers = Handle::current();
         let shared = Arc::new(OpenFiles { directory, config, disk, workers, touched, closed, open, gates });
         tokio::spawn(close_idle(Arc::downgrade(&shared), idle));
+        tokio::spawn(let_go_of_overdue(Arc::downgrade(&shared)));
         Ok(Self(shared))
     }
 
@@ -259,6 +266,20 @@ async fn close_idle(shared: Weak<OpenFiles>, idle: Duration) {
         });
         if let Err(error) = closed.await {
             tracing::error!(%error, "a file of the store was not closed in order");
+        }
+    }
+}
+
+/// Lets go of snapshots and transactions that callers hold for too long, also where nothing is written.
+async fn let_go_of_overdue(shared: Weak<OpenFiles>) {
+    loop {
+        tokio::time::sleep(LET_GO_EVERY).await;
+        let Some(shared) = shared.upgrade() else { return };
+        let open: Vec<TenantId> = shared.lock().keys().cloned().collect();
+        for tenant in &open {
+            // One at a time: a file that is held here is not idle.
+            let file = shared.lock().get(tenant).map(|open| Arc::clone(&open.file));
+            file.iter().for_each(|file| file.let_go_of_overdue());
         }
     }
 }

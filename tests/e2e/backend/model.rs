@@ -198,7 +198,7 @@ async fn step(
         }
         Op::Claim => {
             let taken = t.take(&all(), 1).await?;
-            if let Some(first) = taken.first() {
+            if let Some(first) = taken.entries.first() {
                 let at = text(&first.key)[2..].parse().expect("a number");
                 steps.push(Step::Read(at, Some(text(&first.value))));
                 t.delete(&first.key).await?;

@@ -350,7 +350,7 @@ impl Transaction for PostgresTransaction {
     }
 
     /// Candidates are looked for outside the transaction, so that the range is no part of what it has read; each is locked by name, then read in the transaction.
-    fn take<'a>(&'a mut self, range: &'a KeyRange, limit: usize) -> BoxFuture<'a, Result<Vec<Entry>, StoreError>> {
+    fn take<'a>(&'a mut self, range: &'a KeyRange, limit: usize) -> BoxFuture<'a, Result<Page, StoreError>> {
         Box::pin(async move {
             self.check()?;
             let outside = self.session.store.begin("READ COMMITTED").await?;
@@ -378,7 +378,7 @@ impl Transaction for PostgresTransaction {
                     }
                 }
             }
-            Ok(taken)
+            Ok(Page { entries: taken, ..Page::default() })
         })
     }
 

@@ -212,7 +212,7 @@ pub async fn claimers_take_every_entry_once(store: Shared, other: Shared) {
                 Err(StoreError::Conflict) => continue,
                 Err(error) => panic!("{error:?}"),
             };
-            let Some(first) = taken.first() else {
+            let Some(first) = taken.entries.first() else {
                 // Others may hold the last ones and yet fail.
                 drop(t);
                 if durable(store, &space).await.is_empty() {
@@ -222,7 +222,7 @@ pub async fn claimers_take_every_entry_once(store: Shared, other: Shared) {
             };
             let deleted = t.delete(&first.key).await;
             match if deleted.is_ok() { t.commit().await } else { deleted.map(|_| ()) } {
-                Ok(()) => mine.extend(names(&taken)),
+                Ok(()) => mine.extend(names(&taken.entries)),
                 Err(StoreError::Conflict) => {}
                 Err(error) => panic!("{error:?}"),
             }

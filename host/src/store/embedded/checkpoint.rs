@@ -5,7 +5,7 @@
 use std::{
     collections::BTreeMap,
     path::Path,
-    sync::{Arc, Condvar, Mutex, PoisonError},
+    sync::{Arc, Condvar, Mutex, PoisonError, atomic::AtomicU64},
 };
 
 use bytes::Bytes;
@@ -55,6 +55,7 @@ impl Checkpoint {
     /// Puts the backlog into the database while groups go on into the log. If that fails, the file is opened anew.
     pub(super) fn catch_up(&self) -> Result<(), StoreError> {
         let file = &self.0;
+        file.let_go_of_overdue();
         let (backlog, wal) = {
             let logged = file.logged();
             file.check_whole()?;
@@ -80,6 +81,7 @@ impl Checkpoint {
     /// Puts a group into the database, with the backlog. The log begins if there was none, and has room afterwards.
     pub(super) fn with_group(&self, group: &[&Written]) -> Result<(), StoreError> {
         let file = &self.0;
+        file.let_go_of_overdue();
         let mut logged = file.logged();
         file.check_whole()?;
         let id = match &logged.wal {
@@ -192,9 +194,15 @@ impl Backlog {
     }
 }
 
-/// Opens a database, and puts the groups that only the log has into it; the database and the number of its last group.
-pub(super) fn recover(path: &Path, disk: &dyn Disk, cache_bytes: usize) -> Result<(redb::Database, u64), StoreError> {
-    let database = open_database(path, disk, cache_bytes)?;
+/// Opens a database, and puts the groups that only the log has into it; the database and the number of its last group. `written` counts the bytes that the
+/// host writes into it from then on.
+pub(super) fn recover(
+    path: &Path,
+    disk: &dyn Disk,
+    cache_bytes: usize,
+    written: &Arc<AtomicU64>,
+) -> Result<(redb::Database, u64), StoreError> {
+    let database = open_database(path, disk, cache_bytes, written)?;
     let about = check(path, &database)?;
     let Some(id) = about.wal else { return Ok((database, about.last_group)) };
     let (groups, number) = wal::read(path, disk, id, about.last_group)?;

@@ -77,7 +77,7 @@ impl Queue {
     }
 }
 
-/// Waits for room to stage a transaction of this size.
+/// Waits for room to stage a transaction that takes this much memory.
 pub(super) async fn room(file: &DataFile, bytes: usize) -> Result<OwnedSemaphorePermit, StoreError> {
     let kib = u32::try_from(bytes.div_ceil(1 << 10)).unwrap_or(u32::MAX).max(1);
     let room = Arc::clone(&file.room).acquire_many_owned(kib).await;

@@ -1,6 +1,13 @@
 //! Place of the files. A test puts a disk here that loses unsynced writes, tears writes, or is full.
 
-use std::{fmt, fs, io, path::Path};
+use std::{
+    fmt, fs, io,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use redb::{StorageBackend, backends::FileBackend};
 
@@ -108,5 +115,63 @@ impl StorageBackend for AnyBackend {
 
     fn query_lock_range(&self, start: Bound, end: Bound) -> Locked<bool> {
         self.0.query_lock_range(start, end)
+    }
+}
+
+/// A backend that counts the bytes that are written to it.
+#[derive(Debug)]
+pub(super) struct CountingBackend {
+    pub(super) backend: AnyBackend,
+    pub(super) written: Arc<AtomicU64>,
+}
+
+impl StorageBackend for CountingBackend {
+    fn len(&self) -> io::Result<u64> {
+        self.backend.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.backend.read(offset, out)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.backend.set_len(len)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.backend.sync_data()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.written.fetch_add(u64::try_from(data.len()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.backend.write(offset, data)
+    }
+
+    fn close(&self) -> io::Result<()> {
+        self.backend.close()
+    }
+
+    fn try_lock_range(&self, start: Bound, end: Bound) -> Locked<bool> {
+        self.backend.try_lock_range(start, end)
+    }
+
+    fn try_lock_shared_range(&self, start: Bound, end: Bound) -> Locked<bool> {
+        self.backend.try_lock_shared_range(start, end)
+    }
+
+    fn unlock_range(&self, start: Bound, end: Bound) -> Locked<()> {
+        self.backend.unlock_range(start, end)
+    }
+
+    fn lock_range(&self, start: Bound, end: Bound) -> Locked<()> {
+        self.backend.lock_range(start, end)
+    }
+
+    fn lock_shared_range(&self, start: Bound, end: Bound) -> Locked<()> {
+        self.backend.lock_shared_range(start, end)
+    }
+
+    fn query_lock_range(&self, start: Bound, end: Bound) -> Locked<bool> {
+        self.backend.query_lock_range(start, end)
     }
 }

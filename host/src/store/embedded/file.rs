@@ -5,8 +5,9 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    time::Instant,
 };
 
 use arc_swap::ArcSwap;
@@ -23,6 +24,7 @@ use super::{
     commit::Queue,
     disk::Disk,
     layout::{SPACES, copy, create},
+    snapshot::HeldSnapshots,
     space::{Overlaid, SpaceState},
     unavailable,
     wal::{Wal, Written},
@@ -32,7 +34,7 @@ use crate::{
     store::{ABSENT, Section, Space, StoreError, Touched, Unavailable},
 };
 
-/// Bytes of staged transactions; more wait before they are staged.
+/// Memory of staged transactions; more wait before they are staged.
 const MAX_STAGED_KIB: usize = 64 << 10;
 
 /// One open file.
@@ -51,6 +53,9 @@ pub(super) struct DataFile {
     logged: Mutex<Logged>,
     database: Mutex<Option<Arc<Database>>>,
     base: ArcSwap<Base>,
+    pub(super) snapshots: HeldSnapshots,
+    /// Bytes that the host has written into the database since it opened the file.
+    written: Arc<AtomicU64>,
     spaces: Mutex<BTreeMap<ComponentName, Arc<SpaceState>>>,
     waiting: Mutex<BTreeMap<Vec<u8>, KeyWaiters>>,
     broken: AtomicBool,
@@ -82,7 +87,8 @@ impl DataFile {
         if !disk.exists(&path) {
             create(&path, &*disk)?;
         }
-        let (database, last_group) = recover(&path, &*disk, cache_bytes)?;
+        let written = Arc::default();
+        let (database, last_group) = recover(&path, &*disk, cache_bytes, &written)?;
         let failed = |error: redb::Error| StoreError::from(unavailable(&path, error));
         let base = Base::new(&database, path.clone()).map_err(failed)?;
         Ok(Self {
@@ -97,6 +103,8 @@ impl DataFile {
             logged: Mutex::new(Logged { wal: None, last_group, is_behind: false }),
             database: Mutex::new(Some(Arc::new(database))),
             base: ArcSwap::from_pointee(base),
+            snapshots: HeldSnapshots::default(),
+            written,
             spaces: Mutex::default(),
             waiting: Mutex::default(),
             broken: AtomicBool::new(false),
@@ -133,6 +141,19 @@ impl DataFile {
         self.base.store(Arc::new(base));
     }
 
+    /// Bytes that the host has written into the database since it opened the file.
+    pub(super) fn written_bytes(&self) -> u64 {
+        self.written.load(Ordering::Relaxed)
+    }
+
+    /// Lets go of snapshots and transactions that were held for too long, so that the database can reuse the pages that they see.
+    pub(super) fn let_go_of_overdue(&self) {
+        self.snapshots.let_go(Instant::now(), self.written_bytes(), self.base.load().used_bytes());
+        let spaces: Vec<Arc<SpaceState>> =
+            self.spaces.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
+        spaces.iter().for_each(|space| space.hurry_holder());
+    }
+
     pub(super) fn database(&self) -> Result<Arc<Database>, StoreError> {
         let database = self.database.lock().unwrap_or_else(PoisonError::into_inner).clone();
         database.ok_or_else(|| Unavailable::Closed { path: self.path.clone() }.into())
@@ -156,7 +177,7 @@ impl DataFile {
 
     /// Number of the last group on disk, of a file that failed and is closed.
     pub(super) fn last_group_on_disk(&self) -> Result<u64, StoreError> {
-        Ok(recover(&self.path, &*self.disk, 1 << 20)?.1)
+        Ok(recover(&self.path, &*self.disk, 1 << 20, &Arc::default())?.1)
     }
 
     /// Releases all waiting calls; the next user gets a new file.
@@ -261,7 +282,16 @@ impl DataFile {
         Ok(components.into_iter().collect())
     }
 
-    /// Waits until the durable version of an entry is not `since`.
+    /// The durable version of an entry.
+    fn durable_version(&self, component: &ComponentName, key: &[u8]) -> Result<u64, StoreError> {
+        let (base, logged) = self.durable(component);
+        match logged.get(key) {
+            Some(Pending { version, value }) => Ok(value.as_ref().map_or(ABSENT, |_| *version)),
+            None => base.version(component, key),
+        }
+    }
+
+    /// Waits until the durable version of an entry is not `since`. Holds nothing of the database meanwhile.
     pub(super) async fn wait(
         self: Arc<Self>,
         component: &ComponentName,
@@ -277,11 +307,7 @@ impl DataFile {
             if self.is_broken() {
                 return Err(Unavailable::Closed { path: self.path.clone() }.into());
             }
-            let (base, logged) = self.durable(component);
-            let version = match logged.get(key) {
-                Some(Pending { version, value }) => value.as_ref().map_or(ABSENT, |_| *version),
-                None => base.version(component, key)?,
-            };
+            let version = self.durable_version(component, key)?;
             if version != since {
                 return Ok(version);
             }

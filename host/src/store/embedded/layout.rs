@@ -1,13 +1,20 @@
 //! The tables of a file: making it, opening it, what it says about itself, and copying it.
 
-use std::path::Path;
+use std::{
+    path::Path,
+    sync::{Arc, atomic::AtomicU64},
+};
 
 use redb::{
     Database, Durability, ReadTransaction, ReadableDatabase as _, ReadableTable as _, StorageBackend as _,
     TableDefinition,
 };
 
-use super::{base::ENTRIES, disk::Disk, unavailable};
+use super::{
+    base::ENTRIES,
+    disk::{CountingBackend, Disk},
+    unavailable,
+};
 use crate::{
     files::private_options,
     store::{StoreError, Unavailable},
@@ -45,7 +52,13 @@ pub(super) fn create(path: &Path, disk: &dyn Disk) -> Result<(), StoreError> {
     Ok(disk.publish(&unfinished, path).map_err(io)?)
 }
 
-pub(super) fn open_database(path: &Path, disk: &dyn Disk, cache_bytes: usize) -> Result<Database, StoreError> {
+/// Opens a database. `written` counts the bytes that are written into it.
+pub(super) fn open_database(
+    path: &Path,
+    disk: &dyn Disk,
+    cache_bytes: usize,
+    written: &Arc<AtomicU64>,
+) -> Result<Database, StoreError> {
     let io = |source| unavailable(path, redb::Error::Io(source));
     let backend = disk.open(path).map_err(io)?;
     if backend.len().map_err(io)? == 0 {
@@ -53,6 +66,7 @@ pub(super) fn open_database(path: &Path, disk: &dyn Disk, cache_bytes: usize) ->
         let source = "it is empty".into();
         return Err(Unavailable::Corrupt { path: path.to_owned(), source }.into());
     }
+    let backend = CountingBackend { backend, written: Arc::clone(written) };
     let database = Database::builder().set_cache_size(cache_bytes).create_with_backend(backend);
     database.map_err(|error| unavailable(path, error.into()).into())
 }

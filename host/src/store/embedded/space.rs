@@ -2,6 +2,7 @@
 //!
 //! Transactions of a space run one after another. A transaction holds the turn for a bounded time. The next one takes the turn away when that time is over,
 //! so a guest that keeps a transaction open delays others only briefly.
+//! The contents of a transaction end with its turn. At most one transaction of a space has writes in memory.
 
 use std::{
     sync::{
@@ -16,6 +17,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::{
     base::{Overlay, Pending},
     wal::Written,
+    work::TransactionWork,
 };
 use crate::{
     names::ComponentName,
@@ -125,7 +127,7 @@ impl SpaceState {
         let turn = Arc::new(SpaceTurn {
             began: (bounds.clock.own_time(), Instant::now()),
             bounds,
-            permit: Mutex::new(Some(permit)),
+            held: Mutex::new(HeldTurn { work: None, permit: Some(permit) }),
             over: AtomicBool::new(false),
         });
         *self.holder.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(&turn);
@@ -140,7 +142,8 @@ impl SpaceState {
         self.holder().map_or(LOOK_AGAIN, |turn| turn.left()).max(LOOK_AGAIN)
     }
 
-    fn hurry_holder(&self) {
+    /// Ends the turn that is held for too long, if one is.
+    pub(super) fn hurry_holder(&self) {
         if let Some(turn) = self.holder()
             && turn.left().is_zero()
         {
@@ -155,8 +158,16 @@ pub(super) struct SpaceTurn {
     bounds: Bounds,
     /// Start of the turn, by the owner's clock and on the wall.
     began: (Duration, Instant),
-    permit: Mutex<Option<OwnedSemaphorePermit>>,
+    held: Mutex<HeldTurn>,
     over: AtomicBool,
+}
+
+/// All that ends with a turn, in the order in which it ends: the next transaction begins afterwards.
+#[derive(Debug, Default)]
+struct HeldTurn {
+    /// None before the transaction begins, and while an operation has it.
+    work: Option<Box<TransactionWork>>,
+    permit: Option<OwnedSemaphorePermit>,
 }
 
 impl SpaceTurn {
@@ -174,28 +185,42 @@ impl SpaceTurn {
         self.bounds.quota_bytes
     }
 
-    /// Gives the turn to the next.
+    /// Takes the contents out for an operation. Fails when the turn is over.
+    pub(super) fn take(&self) -> Result<Box<TransactionWork>, StoreError> {
+        self.lock_held().work.take().ok_or(StoreError::TooLong)
+    }
+
+    /// Puts the contents back, or drops them if the turn has ended meanwhile.
+    pub(super) fn put(&self, work: Box<TransactionWork>) {
+        let mut held = self.lock_held();
+        if held.permit.is_some() {
+            held.work = Some(work);
+        }
+    }
+
+    /// Drops the contents, then gives the turn to the next.
     pub(super) fn end(&self) {
         self.over.store(true, Ordering::Release);
-        drop(self.lock_permit().take());
+        let ended = std::mem::take(&mut *self.lock_held());
+        drop(ended);
     }
 
     /// Stops others from taking the turn away while `commit` stages the transaction, then gives it to the next. Fails if the time is over.
     pub(super) fn finish<T>(&self, commit: impl FnOnce() -> T) -> Result<T, StoreError> {
-        let mut permit = self.lock_permit();
-        if permit.is_none() || self.left().is_zero() {
-            drop(permit);
+        let mut held = self.lock_held();
+        if held.permit.is_none() || self.left().is_zero() {
+            drop(held);
             self.end();
             return Err(StoreError::TooLong);
         }
         let result = commit();
         self.over.store(true, Ordering::Release);
-        drop(permit.take());
+        drop(held.permit.take());
         Ok(result)
     }
 
-    fn lock_permit(&self) -> std::sync::MutexGuard<'_, Option<OwnedSemaphorePermit>> {
-        self.permit.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock_held(&self) -> std::sync::MutexGuard<'_, HeldTurn> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn left(&self) -> Duration {

@@ -1,22 +1,22 @@
 //! A transaction: an overlay in memory over staged writes over durable entries. The file's own write transaction never sees a guest.
+//!
+//! The turn owns the contents. An operation takes them out and puts them back, so another transaction never waits for it to end the turn.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
 
 use super::{
-    base::{Base, Overlay, Own, Pending, Writes},
     commit::{self, Batch},
     file::DataFile,
+    scan::RangeWalk,
     space::{SpaceState, SpaceTurn},
-    wal::Written,
+    work::TransactionWork,
 };
 use crate::{
     names::ComponentName,
-    store::{
-        Bounds, Entry, KeyRange, MAX_TRANSACTION_BYTES, MAX_TRANSACTION_WRITES, Page, Scan, StoreError, Transaction,
-    },
+    store::{Bounds, Entry, KeyRange, Page, Scan, StoreError, Transaction},
 };
 
 /// Changes of one call after which the turn is checked again: as many as take far less than a turn.
@@ -28,16 +28,6 @@ pub(super) struct EmbeddedTransaction {
     file: Arc<DataFile>,
     space: Arc<SpaceState>,
     turn: Arc<SpaceTurn>,
-    base: Arc<Base>,
-    /// Writes of earlier transactions that the database does not have.
-    staged: Overlay,
-    /// Whether all of them are durable. Where they are not, the host acknowledges even a read-only transaction only after that.
-    is_durable: bool,
-    /// This transaction's own writes.
-    writes: Writes,
-    written_bytes: usize,
-    used_bytes: u64,
-    version: u64,
 }
 
 /// Begins a transaction when its turn comes.
@@ -48,14 +38,8 @@ pub(super) async fn begin(
 ) -> Result<EmbeddedTransaction, StoreError> {
     let space = file.space(component)?;
     let turn = space.take_turn(bounds).await?;
-    // Under one lock, so that no staged write becomes durable between the two looks.
-    let view = space.view();
-    let (base, staged) = (file.base(), view.staged.entries.clone());
-    let is_durable = view.staged.version == view.durable.version;
-    let (used_bytes, version) = (view.staged.used_bytes, view.staged.version.saturating_add(1));
-    drop(view);
-    let (writes, written_bytes) = (BTreeMap::new(), 0);
-    Ok(EmbeddedTransaction { file, space, turn, base, staged, is_durable, writes, written_bytes, used_bytes, version })
+    turn.put(Box::new(TransactionWork::begin(&file, &space)));
+    Ok(EmbeddedTransaction { file, space, turn })
 }
 
 impl EmbeddedTransaction {
@@ -64,56 +48,32 @@ impl EmbeddedTransaction {
         self.file.check_whole()
     }
 
-    /// The value and version of an entry, as this transaction has left it; the value is in the first place where it is its own.
-    fn pending(&self, key: &[u8]) -> Option<(Option<&Bytes>, u64)> {
-        let own = self.writes.get(key).map(|value| (value.as_ref(), self.version));
-        own.or_else(|| self.staged.get(key).map(|Pending { version, value }| (value.as_ref(), *version)))
+    /// Does one operation, for which no lock is held.
+    fn with<T>(&self, operation: impl FnOnce(&mut TransactionWork) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        self.check()?;
+        let mut work = self.turn.take()?;
+        let done = operation(&mut work);
+        self.turn.put(work);
+        done
     }
 
-    fn read(&self, key: &[u8]) -> Result<Option<Entry>, StoreError> {
-        match self.pending(key) {
-            Some((value, version)) => {
-                let entry = |value: &Bytes| Entry { key: Bytes::copy_from_slice(key), value: value.clone(), version };
-                Ok(value.map(entry))
+    fn write(&self, key: Bytes, value: Option<Bytes>) -> Result<bool, StoreError> {
+        self.with(|work| work.write(key, value, self.turn.quota_bytes()))
+    }
+
+    /// Goes through a range in steps, between which others run and the turn may end.
+    async fn walk(&self, range: &KeyRange, scan: Scan) -> Result<Page, StoreError> {
+        let mut walk = RangeWalk::new(range, scan);
+        loop {
+            let step = |work: &mut TransactionWork| {
+                work.base.walk(&self.space.component, &work.staged, Some(work.own()), &mut walk)
+            };
+            if self.with(step)? {
+                return Ok(walk.into_page());
             }
-            None => self.base.get(&self.space.component, key),
+            tokio::task::yield_now().await;
         }
     }
-
-    /// Bytes of the key and the value of an entry; none if there is no such entry.
-    fn size(&self, key: &[u8]) -> Result<Option<usize>, StoreError> {
-        let value_bytes = match self.pending(key) {
-            Some((value, _)) => value.map(Bytes::len),
-            None => self.base.value_bytes(&self.space.component, key)?,
-        };
-        Ok(value_bytes.map(|value_bytes| key.len().saturating_add(value_bytes)))
-    }
-
-    /// Writes or, without a value, deletes; returns whether an entry existed. The caller has checked the turn.
-    fn write(&mut self, key: Bytes, value: Option<Bytes>) -> Result<bool, StoreError> {
-        let old = self.size(&key)?;
-        if value.is_none() && old.is_none() {
-            return Ok(false);
-        }
-        let new = value.as_ref().map_or(0, |value| key.len().saturating_add(value.len()));
-        let written_bytes = self.written_bytes.saturating_add(new.max(key.len()));
-        if self.writes.len() >= MAX_TRANSACTION_WRITES || written_bytes > MAX_TRANSACTION_BYTES {
-            return Err(StoreError::TransactionTooLarge);
-        }
-        let old_bytes = old.unwrap_or_default();
-        let used_bytes = self.used_bytes.saturating_sub(bytes(old_bytes)).saturating_add(bytes(new));
-        let limit = self.turn.quota_bytes();
-        if new > old_bytes && used_bytes > limit {
-            return Err(StoreError::QuotaExceeded { limit });
-        }
-        (self.used_bytes, self.written_bytes) = (used_bytes, written_bytes);
-        self.writes.insert(key, value);
-        Ok(old.is_some())
-    }
-}
-
-fn bytes(length: usize) -> u64 {
-    u64::try_from(length).unwrap_or(u64::MAX)
 }
 
 impl Drop for EmbeddedTransaction {
@@ -124,60 +84,53 @@ impl Drop for EmbeddedTransaction {
 
 impl Transaction for EmbeddedTransaction {
     fn get<'a>(&'a mut self, key: &'a [u8]) -> BoxFuture<'a, Result<Option<Entry>, StoreError>> {
-        Box::pin(std::future::ready(self.check().and_then(|()| self.read(key))))
+        Box::pin(std::future::ready(self.with(|work| work.read(key))))
     }
 
     fn scan<'a>(&'a mut self, range: &'a KeyRange, scan: Scan) -> BoxFuture<'a, Result<Page, StoreError>> {
-        let page = self.check().and_then(|()| {
-            let own = Own { writes: &self.writes, version: self.version };
-            self.base.scan(&self.space.component, &self.staged, Some(own), range, scan)
-        });
-        Box::pin(std::future::ready(page))
+        Box::pin(self.walk(range, scan))
     }
 
     /// On one host no other transaction of the space is open, so no entry is taken yet.
-    fn take<'a>(&'a mut self, range: &'a KeyRange, limit: usize) -> BoxFuture<'a, Result<Vec<Entry>, StoreError>> {
-        Box::pin(async move { Ok(self.scan(range, Scan::first(limit)).await?.entries) })
+    fn take<'a>(&'a mut self, range: &'a KeyRange, limit: usize) -> BoxFuture<'a, Result<Page, StoreError>> {
+        self.scan(range, Scan::first(limit))
     }
 
     fn set(&mut self, key: Bytes, value: Bytes) -> BoxFuture<'_, Result<(), StoreError>> {
-        let written = self.check().and_then(|()| self.write(key, Some(value)).map(drop));
-        Box::pin(std::future::ready(written))
+        Box::pin(std::future::ready(self.write(key, Some(value)).map(drop)))
     }
 
     fn delete<'a>(&'a mut self, key: &'a [u8]) -> BoxFuture<'a, Result<bool, StoreError>> {
-        let deleted = self.check().and_then(|()| self.write(Bytes::copy_from_slice(key), None));
-        Box::pin(std::future::ready(deleted))
+        Box::pin(std::future::ready(self.write(Bytes::copy_from_slice(key), None)))
     }
 
     fn write_many(&mut self, changes: Vec<(Bytes, Option<Bytes>)>) -> BoxFuture<'_, Result<(), StoreError>> {
-        let write = |(number, (key, value)): (usize, (Bytes, Option<Bytes>))| {
-            if number.is_multiple_of(CHANGES_PER_CHECK) {
-                self.check()?;
-            }
-            self.write(key, value).map(drop)
-        };
-        let written = changes.into_iter().enumerate().try_for_each(write);
+        let written = self.with(|work| {
+            let write = |(number, (key, value)): (usize, (Bytes, Option<Bytes>))| {
+                if number.is_multiple_of(CHANGES_PER_CHECK) {
+                    self.check()?;
+                }
+                work.write(key, value, self.turn.quota_bytes()).map(drop)
+            };
+            changes.into_iter().enumerate().try_for_each(write)
+        });
         Box::pin(std::future::ready(written))
     }
 
     /// The transactions of a space run one after another, so the version of the space orders them.
     fn order<'a>(&'a mut self, _group: &'a [u8]) -> BoxFuture<'a, Result<u64, StoreError>> {
-        Box::pin(std::future::ready(self.check().map(|()| self.version)))
+        Box::pin(std::future::ready(self.with(|work| Ok(work.version()))))
     }
 
-    fn commit(mut self: Box<Self>) -> BoxFuture<'static, Result<(), StoreError>> {
+    fn commit(self: Box<Self>) -> BoxFuture<'static, Result<(), StoreError>> {
         Box::pin(async move {
-            self.check()?;
-            let writes = std::mem::take(&mut self.writes);
-            if writes.is_empty() && self.is_durable {
+            let (is_settled, bytes) = self.with(|work| Ok((work.is_settled(), work.staged_bytes())))?;
+            if is_settled {
                 return Ok(());
             }
-            let room = commit::room(&self.file, self.written_bytes).await?;
-            // Nobody else has them: what is staged grows in place.
-            drop(std::mem::take(&mut self.staged));
-            let (component, version, used_bytes) = (self.space.component.clone(), self.version, self.used_bytes);
-            let batch = Batch::new(Written { component, version, used_bytes, writes }, room);
+            // The turn has the writes meanwhile. If another transaction takes the turn away, they are gone.
+            let room = commit::room(&self.file, bytes).await?;
+            let batch = Batch::new(self.turn.take()?.into_written(), room);
             let done = self.turn.finish(|| commit::stage(&self.file, &self.space, batch))?;
             drop(self);
             done.await.unwrap_or(Err(StoreError::OutcomeUnknown))

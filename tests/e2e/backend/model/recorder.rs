@@ -14,6 +14,7 @@ use mcpp::{
     names::{ComponentName, TenantId},
 };
 use proptest::prelude::*;
+use tokio::task::JoinHandle;
 
 use super::Model;
 
@@ -25,6 +26,10 @@ pub(super) struct Recorder {
 }
 
 impl Deliver for Recorder {
+    fn spawn(&self, work: BoxFuture<'static, ()>) -> JoinHandle<()> {
+        tokio::spawn(work)
+    }
+
     fn has_handler(&self, _: &TenantId, _: &ComponentName) -> bool {
         true
     }

@@ -126,7 +126,9 @@ async fn a_right_that_is_taken_away_is_gone_for_guests_too() {
     assert_eq!(add_there(&here, &peer).await, r#"{"result":42}"#);
     there.json(&["peer", "revoke", me.as_str()]);
     let refused = add_there(&here, &peer).await;
-    assert!(refused.contains("Unreachable") || refused.contains("Interrupted"), "{refused}");
+    // The peer says that this host may call nothing, or has closed the line before.
+    let words = ["NotFound", "Unreachable", "Interrupted"];
+    assert!(words.iter().any(|word| refused.contains(word)), "{refused}");
     here.json(&["peer", "revoke", peer.as_str()]);
     assert_eq!(add_there(&here, &peer).await, "error: NotFound");
     assert_eq!(json_of(&here.test, "mesh_look", json!({})).await["peers"], json!([]));

@@ -41,6 +41,9 @@ pub enum DeliveryError {
 
 /// Where deliveries go: the registry, as this module sees it.
 pub trait Deliver: std::fmt::Debug + Send + Sync {
+    /// Runs the host's own work for deliveries where it takes no time from doors.
+    fn spawn(&self, work: BoxFuture<'static, ()>) -> JoinHandle<()>;
+
     /// Whether a component has a handler now.
     fn has_handler(&self, tenant: &TenantId, component: &ComponentName) -> bool;
 
@@ -66,7 +69,8 @@ pub async fn start(
         // Reading the tenant's subscriptions has already reported damage of its data.
         pending.extend(store.spaces(tenant).await.unwrap_or_default());
     }
-    tokio::spawn(delivery::run(store, deliver, subscriptions, pending, (closing, stop)))
+    let run = delivery::run(store, Arc::clone(&deliver), subscriptions, pending, (closing, stop));
+    deliver.spawn(Box::pin(run))
 }
 
 /// How long to wait after this many failed attempts.

@@ -162,3 +162,26 @@ async fn deliveries_that_take_long_leave_half_of_the_permits_to_another_tenant()
     host.until("it is delivered", async |_| modest.text("store_told", json!({})).await.contains("hello")).await;
     assert_eq!(admission.of(&id), (0, 16, 0), "the rest stands in its own line");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_host_says_of_failed_deliveries_counts_with_the_records_of_guests() {
+    let files = folder(&[("store", &guest("store"))]);
+    grant(&files, "[components.store]\nstore = {}\n");
+    let host = TestHost::start_with(files, |config| {
+        config.tenant_limits = toml::from_str("log_records_per_second = 1").expect("valid");
+    })
+    .await;
+    // Each fails eight times before the host parks it. Ten lines may come at once, and one a second after that.
+    for number in 0..20 {
+        let key = format!("k{number}");
+        host.call("store_emit", json!({ "topic": "own", "key": key, "payloads": ["fail"] })).await;
+    }
+    host.until("lines are left out, and counted", async |host| {
+        let lines = host.metric("mcpp_log_records_dropped_total").await;
+        let of_tenant = lines
+            .iter()
+            .find_map(|line| line.strip_prefix(r#"mcpp_log_records_dropped_total{tenant="local",reason="records"} "#));
+        of_tenant.is_some_and(|number| number.parse::<u64>().expect("a number") > 10)
+    })
+    .await;
+}

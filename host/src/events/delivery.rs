@@ -1,6 +1,12 @@
 //! Delivers waiting events and timers. One task looks for spaces that have any; one worker for each such space delivers them.
 //!
-//! All that must survive is in the store; a task here knows only the deliveries under way. The next worker finds again all that this one leaves.
+//! All that must survive is in the store; a task here knows only the deliveries under way, and heads of groups in back-off ([`heads`]). The next worker finds again all that this
+//! one leaves. A look is bounded in number and in bytes, and the looks of a tenant stand in its own line ([`pace`]).
+
+mod heads;
+mod pace;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -16,21 +22,30 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+use self::{heads::RestingHeads, pace::TenantLooks};
 use super::{
     Deliver, DeliveryError, MAX_ATTEMPTS, backoff, parked,
-    record::{Delivery, MAX_CHAIN, decode, due_key, encode, group_of, parse_due_key, subscriber_prefix, timer_key},
+    record::{
+        Delivery, MAX_CHAIN, decode, due_key, encode, group_of, id_of, next_attempt_of, parse_due_key,
+        subscriber_prefix, timer_key,
+    },
     subscriptions::Subscriptions,
 };
 use crate::{
     limits::now_ms,
-    names::ComponentName,
+    names::{ComponentName, TenantId},
     store::{Bounds, Entry, KeyRange, Scan, Section, Snapshot, Space, Store, StoreError, after_key, after_prefix},
+    telemetry::known::may_log,
 };
 
 /// Deliveries of one space at the same time.
 const MAX_UNDER_WAY: usize = 16;
 /// Heads of groups that one look examines; the next look goes on behind them.
 const MAX_EXAMINED: usize = 256;
+/// Bytes of heads that one look reads; beyond them it goes on in the next look.
+const MAX_LOOK_BYTES: usize = 1 << 20;
+/// After so many steps a look lets others run.
+const STEPS_AT_ONCE: usize = 16;
 /// How soon to go on where a look has ended before it saw everything.
 const NEXT_LOOK: Duration = Duration::from_millis(10);
 /// How soon to look again for deliveries that wait for their handler to be loaded, or for room.
@@ -49,13 +64,15 @@ pub(super) async fn run(
     let mut workers: BTreeMap<Space, Arc<Notify>> = BTreeMap::new();
     let mut running = JoinSet::new();
     let mut names: HashMap<task::Id, Space> = HashMap::new();
+    let mut looks: HashMap<TenantId, TenantLooks> = HashMap::new();
     let mut spaces: BTreeSet<Space> = pending.into_iter().collect();
     loop {
         for space in std::mem::take(&mut spaces) {
             let look = workers.entry(space.clone()).or_insert_with(|| {
                 let look = Arc::new(Notify::new());
                 let (store, deliver) = (Arc::clone(&store), Arc::clone(&deliver));
-                let worker = Worker::new(space.clone(), store, deliver, Arc::clone(&look), closing.clone());
+                let looks = looks.entry(space.tenant.clone()).or_default().clone();
+                let worker = Worker::new(space.clone(), store, deliver, (Arc::clone(&look), looks), closing.clone());
                 names.insert(running.spawn(worker.run()).id(), space);
                 look
             });
@@ -74,6 +91,7 @@ pub(super) async fn run(
                 {
                     spaces.insert(space);
                 }
+                looks.retain(|_, looks| !looks.is_unused());
             }
         }
     }
@@ -91,9 +109,11 @@ struct Worker {
     store: Arc<dyn Store>,
     deliver: Arc<dyn Deliver>,
     look: Arc<Notify>,
+    looks: TenantLooks,
     closing: CancellationToken,
     /// Deliveries under way: groups of events and timers, by the key of the first of them.
     under_way: BTreeSet<Bytes>,
+    resting: RestingHeads,
     /// Where the next look begins.
     next_group: Bytes,
 }
@@ -104,6 +124,8 @@ struct DueDeliveries {
     ready: Vec<(Bytes, Job)>,
     /// Time until there may be more to do; none if nothing is left.
     next: Option<Duration>,
+    /// Bytes of the heads that it has read.
+    bytes: usize,
 }
 
 impl DueDeliveries {
@@ -125,11 +147,12 @@ impl Worker {
         space: Space,
         store: Arc<dyn Store>,
         deliver: Arc<dyn Deliver>,
-        look: Arc<Notify>,
+        (look, looks): (Arc<Notify>, TenantLooks),
         closing: CancellationToken,
     ) -> Self {
         let next_group = Section::Deliveries.key(b"");
-        Self { space, store, deliver, look, closing, under_way: BTreeSet::new(), next_group }
+        let (under_way, resting) = Default::default();
+        Self { space, store, deliver, look, looks, closing, under_way, resting, next_group }
     }
 
     async fn run(mut self) {
@@ -139,21 +162,27 @@ impl Worker {
                 while jobs.join_next().await.is_some() {}
                 return;
             }
-            let found = match self.find().await {
+            let turn = tokio::select! {
+                turn = self.looks.turn() => turn,
+                () = self.closing.cancelled() => continue,
+            };
+            let found = self.find().await;
+            drop(turn);
+            let found = match found {
                 Ok(found) => found,
                 // The tenant is gone, and its deliveries with it.
                 Err(error) if error.is_removed() => return,
                 Err(error) => {
                     tracing::error!(space = %self.space, error = crate::error::chain(&error), "cannot look for deliveries");
-                    DueDeliveries { ready: Vec::new(), next: Some(LOOK_AGAIN) }
+                    DueDeliveries { next: Some(LOOK_AGAIN), ..DueDeliveries::default() }
                 }
             };
             for (lock, job) in found.ready {
                 self.under_way.insert(lock.clone());
                 let (space, store, deliver) = (self.space.clone(), Arc::clone(&self.store), Arc::clone(&self.deliver));
                 jobs.spawn(async move {
-                    job.run(&space, &*store, &*deliver).await;
-                    lock
+                    let rests = job.run(&space, &*store, &*deliver).await;
+                    (lock, rests)
                 });
             }
             let nothing_left = self.under_way.is_empty() && found.next.is_none();
@@ -162,7 +191,12 @@ impl Worker {
                 () = self.closing.cancelled() => {}
                 () = self.look.notified() => {}
                 Some(done) = jobs.join_next() => match done {
-                    Ok(lock) => drop(self.under_way.remove(&lock)),
+                    Ok((lock, rests)) => {
+                        self.under_way.remove(&lock);
+                        if let Some((head, next_ms)) = rests {
+                            self.resting.note(&head, next_ms);
+                        }
+                    }
                     // A job that panicked does not give its lock back: forget all locks, the store knows the deliveries.
                     Err(_) => self.under_way.clear(),
                 },
@@ -218,24 +252,40 @@ impl Worker {
 
     /// The head of each group is the only event that may be delivered. The search goes round the groups, so that none waits for others without end.
     async fn find_events(&mut self, snapshot: &dyn Snapshot, found: &mut DueDeliveries) -> Result<(), StoreError> {
+        let now = now_ms();
+        if let Some(next_ms) = self.resting.wake(now) {
+            found.look_in(Duration::from_millis(next_ms.saturating_sub(now)));
+        }
         let all = Section::Deliveries.prefix(b"");
         let began = self.next_group.clone();
         let mut range = KeyRange { start: began.clone(), end: all.end.clone() };
         let mut wrapped = began == all.start;
-        for _ in 0..MAX_EXAMINED {
+        for step in 1..=MAX_EXAMINED {
             if self.is_full(found) {
                 return Ok(());
             }
-            let Some(entry) = first(snapshot, &range).await? else {
-                if wrapped {
+            if found.bytes >= MAX_LOOK_BYTES {
+                break;
+            }
+            if step % STEPS_AT_ONCE == 0 {
+                task::yield_now().await;
+            }
+            let resting = self.resting.first_in(&range);
+            let end = resting.as_ref().map_or_else(|| range.end.clone(), |(head, _)| head.clone());
+            let unknown = first(snapshot, &KeyRange { start: range.start.clone(), end }).await?;
+            range.start = match (unknown, resting) {
+                (Some(entry), _) => self.examine(entry, found)?,
+                (None, Some((_, behind))) => behind,
+                (None, None) if wrapped => {
                     self.next_group = all.start;
                     return Ok(());
                 }
-                wrapped = true;
-                range = KeyRange { start: all.start.clone(), end: began.clone() };
-                continue;
+                (None, None) => {
+                    wrapped = true;
+                    range = KeyRange { start: all.start.clone(), end: began.clone() };
+                    continue;
+                }
             };
-            range.start = self.examine(entry, found)?;
             self.next_group = range.start.clone();
         }
         found.look_in(NEXT_LOOK);
@@ -243,9 +293,10 @@ impl Worker {
     }
 
     /// Takes up the head of a group if it is ready; returns the key where the search continues.
-    fn examine(&self, head: Entry, found: &mut DueDeliveries) -> Result<Bytes, StoreError> {
+    fn examine(&mut self, head: Entry, found: &mut DueDeliveries) -> Result<Bytes, StoreError> {
         let Some((group, to)) = group_of(&head.key) else { return Ok(after_key(&head.key)) };
         let after_group = after_prefix(&group);
+        found.bytes = found.bytes.saturating_add(head.bytes());
         if self.under_way.contains(&group) {
             return Ok(after_group);
         }
@@ -253,11 +304,13 @@ impl Worker {
             found.look_in(LOOK_AGAIN);
             return Ok(after_prefix(&Section::Deliveries.key(&subscriber_prefix(&to))));
         }
-        let delivery: Delivery = decode(&head.value)?;
-        let left = delivery.next_ms.saturating_sub(now_ms());
+        let next_ms = next_attempt_of(&head.value)?;
+        let left = next_ms.saturating_sub(now_ms());
         if left > 0 {
             found.look_in(Duration::from_millis(left));
+            self.resting.note(&head.key, next_ms);
         } else {
+            let delivery = decode(&head.value)?;
             found.ready.push((group, Job { key: head.key, delivery, to }));
         }
         Ok(after_group)
@@ -269,8 +322,8 @@ async fn first(snapshot: &dyn Snapshot, range: &KeyRange) -> Result<Option<Entry
 }
 
 impl Job {
-    /// Delivers, and notes the outcome durably.
-    async fn run(self, space: &Space, store: &dyn Store, deliver: &dyn Deliver) {
+    /// Delivers, and notes the outcome durably. Returns the head of a group that rests then, and the time of its next attempt.
+    async fn run(self, space: &Space, store: &dyn Store, deliver: &dyn Deliver) -> Option<(Bytes, u64)> {
         let outcome = if self.delivery.is_of_a_loop() {
             Err(DeliveryError::Failed(format!(
                 "a loop of events: {MAX_CHAIN} handlers ran in a chain, and each emitted the next one's event; `mcpp events retry` begins another chain with it"
@@ -287,17 +340,21 @@ impl Job {
         metrics::counter!("mcpp_deliveries_total", "tenant" => space.tenant.to_string(), "component" => self.to.to_string(), "outcome" => label)
             .increment(1);
         let noted = match outcome {
-            Ok(()) => self.done(space, store).await,
+            Ok(()) => self.done(space, store).await.map(|()| None),
             Err(DeliveryError::NoHandler | DeliveryError::Busy) => {
                 tokio::time::sleep(TRY_AGAIN).await;
-                return;
+                return None;
             }
             Err(DeliveryError::Failed(reason)) => self.failed(space, store, reason).await,
         };
-        if let Err(error) = noted {
-            // The delivery stays in the store as it was, and the host delivers it again.
-            tracing::error!(%space, id = self.delivery.id, error = crate::error::chain(&error), "a delivery could not be noted");
-            tokio::time::sleep(TRY_AGAIN).await;
+        match noted {
+            Ok(next_ms) => next_ms.filter(|_| !self.is_timer()).map(|next_ms| (self.key, next_ms)),
+            Err(error) => {
+                // The delivery stays in the store as it was, and the host delivers it again.
+                tracing::error!(%space, id = self.delivery.id, error = crate::error::chain(&error), "a delivery could not be noted");
+                tokio::time::sleep(TRY_AGAIN).await;
+                None
+            }
         }
     }
 
@@ -312,7 +369,8 @@ impl Job {
         transaction.commit().await
     }
 
-    async fn failed(&self, space: &Space, store: &dyn Store, reason: String) -> Result<(), StoreError> {
+    /// Notes a failure; returns the time of the next attempt, if there is one.
+    async fn failed(&self, space: &Space, store: &dyn Store, reason: String) -> Result<Option<u64>, StoreError> {
         let attempts = self.delivery.attempts.saturating_add(1);
         let next_ms = now_ms().saturating_add(u64::try_from(backoff(attempts).as_millis()).unwrap_or(u64::MAX));
         let next = Delivery { attempts, next_ms, ..self.delivery.clone() };
@@ -333,8 +391,11 @@ impl Job {
             }
         }
         transaction.commit().await?;
-        tracing::warn!(%space, id = self.delivery.id, component = %self.to, attempts, parked = park, reason, "a delivery failed");
-        Ok(())
+        // The handler's words: they take of what its tenant's guests may write.
+        if may_log(Some(&space.tenant), reason.len()) {
+            tracing::warn!(%space, id = self.delivery.id, component = %self.to, attempts, parked = park, reason, "a delivery failed");
+        }
+        Ok((!park).then_some(next_ms))
     }
 
     fn is_timer(&self) -> bool {
@@ -344,6 +405,6 @@ impl Job {
     /// Whether the stored record is still the one delivered. The component may have set the timer anew meanwhile, or an operator dropped it.
     fn is_current(&self, stored: Option<Entry>) -> Result<bool, StoreError> {
         let Some(stored) = stored else { return Ok(false) };
-        Ok(decode::<Delivery>(&stored.value)?.id == self.delivery.id)
+        Ok(id_of(&stored.value)? == self.delivery.id)
     }
 }

@@ -108,6 +108,35 @@ pub fn decode<T: DeserializeOwned>(value: &[u8]) -> Result<T, StoreError> {
         .map_err(|source| Unavailable::Corrupt { path: "an event record".into(), source: source.into() }.into())
 }
 
+/// The part of a stored delivery that says when its next attempt is.
+#[derive(Deserialize)]
+struct StoredAttempt {
+    next_ms: u64,
+}
+
+/// The part of a stored delivery that tells it from others.
+#[derive(Deserialize)]
+struct StoredId {
+    id: String,
+}
+
+/// When the next attempt of a stored delivery is. Neither copies nor decodes the payload.
+pub fn next_attempt_of(value: &[u8]) -> Result<u64, StoreError> {
+    const NAME: &[u8] = b",\"next_ms\":";
+    // It is the record's last member. Within a text JSON would escape the quotes of its name.
+    let at = value.iter().rposition(|byte| *byte == b',');
+    let last = at.and_then(|at| value.get(at..)?.strip_prefix(NAME)?.strip_suffix(b"}"));
+    match last.and_then(|digits| std::str::from_utf8(digits).ok()?.parse().ok()) {
+        Some(next_ms) => Ok(next_ms),
+        None => decode::<StoredAttempt>(value).map(|stored| stored.next_ms),
+    }
+}
+
+/// The id of a stored delivery, without its payload.
+pub fn id_of(value: &[u8]) -> Result<String, StoreError> {
+    decode::<StoredId>(value).map(|stored| stored.id)
+}
+
 /// `subscriber NUL topic NUL length key`: all events of one subscriber, topic and key, which are delivered one by one.
 pub fn group(subscriber: &ComponentName, topic: &str, key: &str) -> Vec<u8> {
     let mut group = subscriber_prefix(subscriber);
@@ -176,9 +205,35 @@ mod tests {
         let read: Delivery = decode(old.as_bytes()).expect("an old record");
         assert_eq!((read.chain, read.attempts, &*read.payload), (0, 2, &b"hi"[..]));
         assert_eq!(&*encode(&read), old.as_bytes(), "what begins a chain is stored as ever");
+        assert_eq!(
+            (next_attempt_of(old.as_bytes()).expect("a time"), &*id_of(old.as_bytes()).expect("an id")),
+            (3, "a/1-0")
+        );
         let last = Delivery { chain: MAX_CHAIN, ..read };
         assert_eq!(decode::<Delivery>(&encode(&last)).expect("a record"), last);
         assert!(!last.is_of_a_loop() && Delivery { chain: last.next_in_chain(), ..last }.is_of_a_loop());
+    }
+
+    #[test]
+    fn the_next_attempt_is_read_without_the_rest_and_no_text_of_a_guest_passes_for_it() {
+        let forged = r#"x","next_ms":7}"#;
+        let record = Delivery {
+            id: forged.into(),
+            kind: Kind::Event { topic: forged.into() },
+            key: forged.into(),
+            payload: Bytes::from_static(&[0xff; 100]),
+            time_ms: 1,
+            cause: forged.into(),
+            traceparent: forged.into(),
+            chain: 3,
+            attempts: 2,
+            next_ms: 1_234,
+        };
+        let stored = encode(&record);
+        assert_eq!((next_attempt_of(&stored).expect("a time"), &*id_of(&stored).expect("an id")), (1_234, forged));
+        // In another order, and not at all.
+        assert_eq!(next_attempt_of(br#"{"next_ms": 9, "id": "a"}"#).expect("a time"), 9);
+        assert!(next_attempt_of(br#"{"id":"a","key":"next_ms"}"#).is_err() && next_attempt_of(b"no JSON").is_err());
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
-use tokio::{sync::Semaphore, time::Instant};
+use tokio::{sync::Semaphore, task::JoinHandle, time::Instant};
 
 use super::{
     Registry,
@@ -124,6 +124,10 @@ fn shortened(mut reason: String) -> String {
 }
 
 impl Deliver for Registry {
+    fn spawn(&self, work: BoxFuture<'static, ()>) -> JoinHandle<()> {
+        self.engine().spawn(work)
+    }
+
     fn has_handler(&self, tenant: &TenantId, component: &ComponentName) -> bool {
         self.catalog(tenant).component(component.as_str()).is_some_and(|revision| revision.handler.is_some())
     }

@@ -14,6 +14,7 @@
 
 mod support;
 
+mod abandoned;
 mod arguments;
 mod author;
 mod backend;

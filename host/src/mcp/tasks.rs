@@ -3,6 +3,7 @@
 //! The call runs in a task of its own. The host writes the task to disk before it gives the id away, and the result before it says that there is one. Each request is held to
 //! the caller that made the task: for another one it is not there. What a task says and asks meanwhile is in memory alone. A call that has put off its answer asks and says it again after a restart.
 
+mod abandoned;
 pub(super) mod deferred;
 mod listening;
 mod live;
@@ -24,12 +25,13 @@ use rmcp::model::{
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
-pub(super) use self::{listening::TaskListening, news::CallNews};
 use self::{
+    abandoned::AbandonedAnswers,
     live::{LiveTask, LiveTasks, TaskView},
     news::NEWS_BYTES,
     plan::TaskPlan,
 };
+pub(super) use self::{listening::TaskListening, news::CallNews};
 use super::{
     convert,
     handler::Endpoint,
@@ -61,6 +63,8 @@ const JSON_FACTOR: u64 = 4;
 pub(super) struct McpTasks {
     store: TaskStore,
     live: LiveTasks,
+    /// Answers that were put off, and that nobody waits for any more.
+    abandoned: AbandonedAnswers,
     registry: WeakRegistry,
 }
 
@@ -115,8 +119,8 @@ impl From<NotFound> for ErrorData {
 
 impl McpTasks {
     pub(super) fn new(registry: &Registry) -> Self {
-        let store = TaskStore::new(Arc::clone(registry.store()));
-        Self { store, live: LiveTasks::default(), registry: registry.downgrade() }
+        let (store, registry) = (TaskStore::new(Arc::clone(registry.store())), registry.downgrade());
+        Self { store, live: LiveTasks::default(), abandoned: AbandonedAnswers::default(), registry }
     }
 
     /// Forgets what is over.
@@ -126,7 +130,8 @@ impl McpTasks {
 
     /// Stops the calls of those that came in by such a right and may not come in any more.
     pub(super) fn stop_unless(&self, right: EntryRight, comes_in: impl Fn(&Principal) -> bool) {
-        self.live.stop_unless(right, comes_in);
+        self.live.stop_unless(right, &comes_in);
+        self.abandoned.hurry_unless(right, comes_in);
     }
 
     /// The task with this id, if it is the principal's.

@@ -175,7 +175,8 @@ impl Endpoint {
         };
         // Somebody waits for an answer that comes later only where the client may wait.
         let deferring = plan.as_ref().filter(|plan| plan.defers);
-        let follower = deferring.map(|plan| Follower::new(registry, &request, &tool, plan.user_waits_for()).telling());
+        let follows = (registry, self.tasks());
+        let follower = deferring.map(|plan| Follower::new(follows, &request, &tool, plan.user_waits_for()).telling());
         let call = authorize(Call { interface, ..Call::new(request, tool, arguments) })
             .map_err(|denied| ErrorData::invalid_request(denied.to_string(), None))?;
         let registry = registry.clone();

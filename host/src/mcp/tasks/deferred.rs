@@ -6,6 +6,7 @@ use futures::future::BoxFuture;
 use tokio::{sync::oneshot, time::Instant};
 use tokio_util::sync::CancellationToken;
 
+use super::{McpTasks, abandoned::AbandonedAnswers};
 use crate::{
     call::{
         Budget, CallError, CallEvent, Request, ToolResult,
@@ -28,12 +29,11 @@ const MOST_PAUSE: Duration = Duration::from_secs(60);
 const AGAIN: Duration = Duration::from_secs(1);
 /// So many looks in a row may not succeed: a quarter of an hour.
 const MAX_FAILURES: u32 = 20;
-/// How often the host says that nobody wants an answer, if the component does not take it.
-const CANCELS: u32 = 8;
 
 /// Waits for the answer of a call that has put it off.
 pub(in crate::mcp) struct Follower {
     registry: Registry,
+    abandoned: AbandonedAnswers,
     /// The call's request.
     request: Request,
     tool: ToolName,
@@ -75,46 +75,35 @@ impl Retry {
 /// Says that nobody wants an answer any more, unless somebody got it.
 struct Abandoned {
     registry: Registry,
+    answers: AbandonedAnswers,
     asked: Option<DeferredCall>,
 }
 
 impl Drop for Abandoned {
     fn drop(&mut self) {
         // A host that stops leaves the work to those who ask for it later.
-        let (Some(asked), false) = (self.asked.take(), self.registry.stopping().is_cancelled()) else { return };
-        let (registry, Ok(runtime)) = (self.registry.clone(), tokio::runtime::Handle::try_current()) else { return };
-        runtime.spawn(async move {
-            let mut retry = Retry::default();
-            for _ in 0..CANCELS {
-                let cancelled = match authorized(&asked) {
-                    Ok(asked) => registry.cancel_deferred(asked).await,
-                    Err(denied) => Err(denied),
-                };
-                match cancelled {
-                    Ok(()) => return,
-                    Err(error) => tracing::warn!(%error, "a component does not take that nobody wants an answer"),
-                }
-                retry.pause().await;
-            }
-        });
+        if let (Some(asked), false) = (self.asked.take(), self.registry.stopping().is_cancelled()) {
+            self.answers.add(&self.registry, asked);
+        }
     }
 }
 
 /// A request of a caller that may ask anything of components at all.
-fn authorized(asked: &DeferredCall) -> Result<Authorized<DeferredCall>, CallError> {
+pub(super) fn authorized(asked: &DeferredCall) -> Result<Authorized<DeferredCall>, CallError> {
     authorize(asked.clone()).map_err(|denied| CallError::Failed(denied.to_string()))
 }
 
 impl Follower {
     /// One for a call of `tool` by this request, whose user is asked for so long.
     pub(in crate::mcp) fn new(
-        registry: &Registry,
+        (registry, tasks): (&Registry, &McpTasks),
         request: &Request,
         tool: &ToolName,
         user_waits_for: Option<Duration>,
     ) -> Self {
         let (registry, request, tool) = (registry.clone(), request.clone(), tool.clone());
-        Self { registry, request, tool, user_waits_for, told: None, done: 0.0 }
+        let abandoned = tasks.abandoned.clone();
+        Self { registry, abandoned, request, tool, user_waits_for, told: None, done: 0.0 }
     }
 
     /// The same, and the receiver of what the component knows the answer by.
@@ -134,7 +123,8 @@ impl Follower {
             request: Request { cancel: CancellationToken::new(), ..asked.request.clone() },
             ..asked.clone()
         };
-        let mut abandoned = Abandoned { registry: self.registry.clone(), asked: Some(unwanted) };
+        let (registry, answers) = (self.registry.clone(), self.abandoned.clone());
+        let mut abandoned = Abandoned { registry, answers, asked: Some(unwanted) };
         // A look that runs ends with this.
         let _stop_looks = looks.drop_guard();
         let (cancel, stopping) = (self.request.cancel.clone(), self.registry.stopping().clone());

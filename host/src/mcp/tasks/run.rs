@@ -99,7 +99,7 @@ impl McpTasks {
         let share = registry.share(&principal.tenant).filter(|_| !registry.stopping().is_cancelled());
         let memory = share.and_then(|share| share.memory.reserve(MemoryUse::Messages, LIVE_BYTES).ok());
         let Some(memory) = memory else { return Ok(None) };
-        let mut running = revived(&registry, principal, record, work);
+        let mut running = self.revived(&registry, principal, record, work);
         let (cancel, news) = running.task_parts();
         let owner = (work.right, principal.clone());
         let live = Arc::new(LiveTask::revived(id, owner, cancel, (work.in_place, news), memory));
@@ -119,18 +119,20 @@ impl McpTasks {
     }
 }
 
-/// What waits for the answer of a call that ran before the host was started.
-fn revived(registry: &Registry, principal: &Principal, record: &TaskRecord, work: &TaskWork) -> RunningCall {
-    let account = registry.share(&principal.tenant).map(|share| Arc::clone(&share.memory));
-    let (observer, events) = Observer::new(None, true, account);
-    let cancel = CancellationToken::new();
-    let (client, rounds) = ClientLine::new(Abilities { form: work.has_user, ..Abilities::default() });
-    let request =
-        Request { observer, cancel: cancel.clone(), client: client.clone(), ..Request::of(principal.clone()) };
-    let (follower, handle) = (Follower::new(registry, &request, &record.tool, None), work.handle.clone());
-    let outcome = Box::pin(async move { (follower.follow(handle).await, Receipt::default()) });
-    let asked = GuestQuestions::new(client, rounds, None);
-    RunningCall::new(outcome, CallEvents::new(events), cancel, asked, false, (HeardEvents::default(), None))
+impl McpTasks {
+    /// What waits for the answer of a call that ran before the host was started.
+    fn revived(&self, registry: &Registry, principal: &Principal, record: &TaskRecord, work: &TaskWork) -> RunningCall {
+        let account = registry.share(&principal.tenant).map(|share| Arc::clone(&share.memory));
+        let (observer, events) = Observer::new(None, true, account);
+        let cancel = CancellationToken::new();
+        let (client, rounds) = ClientLine::new(Abilities { form: work.has_user, ..Abilities::default() });
+        let request =
+            Request { observer, cancel: cancel.clone(), client: client.clone(), ..Request::of(principal.clone()) };
+        let (follower, handle) = (Follower::new((registry, self), &request, &record.tool, None), work.handle.clone());
+        let outcome = Box::pin(async move { (follower.follow(handle).await, Receipt::default()) });
+        let asked = GuestQuestions::new(client, rounds, None);
+        RunningCall::new(outcome, CallEvents::new(events), cancel, asked, false, (HeardEvents::default(), None))
+    }
 }
 
 impl TaskRun {

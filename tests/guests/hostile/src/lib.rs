@@ -176,9 +176,9 @@ fn hostile_list(id: String) -> String {
     id
 }
 
-fn always_another() -> Vec<Resource> {
+fn always_another() -> Result<Vec<Resource>, Error> {
     changed::resource_list();
-    vec![Resource::new(format!("loop://{}", environment::now_ms()), "another")]
+    Ok(vec![Resource::new(format!("loop://{}", environment::now_ms()), "another")])
 }
 
 /// Says that the list of resources has changed.

@@ -157,6 +157,6 @@ mod tests {
             let key = Bytes::copy_from_slice(&u16::try_from(number).expect("small").to_be_bytes());
             work.write(key, Some(Bytes::new()), u64::MAX).expect("written");
         }
-        assert_eq!(work.staged_bytes(), MAX_TRANSACTION_WRITES * (2 + WRITE_OVERHEAD));
+        assert_eq!(work.staged_bytes(), MAX_TRANSACTION_WRITES * (2 + 128));
     }
 }

@@ -166,7 +166,7 @@ async fn deliveries_that_take_long_leave_half_of_the_permits_to_another_tenant()
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_the_host_says_of_failed_deliveries_counts_with_the_records_of_guests() {
     let files = folder(&[("store", &guest("store"))]);
-    grant(&files, "[components.store]\nstore = {}\n");
+    grant(&files, "[components.store]\ncall = ['store_get']\nsubscribe = ['other/*']\nstore = {}\n");
     let host = TestHost::start_with(files, |config| {
         config.tenant_limits = toml::from_str("log_records_per_second = 1").expect("valid");
     })
@@ -174,7 +174,8 @@ async fn what_the_host_says_of_failed_deliveries_counts_with_the_records_of_gues
     // Each fails eight times before the host parks it. Ten lines may come at once, and one a second after that.
     for number in 0..20 {
         let key = format!("k{number}");
-        host.call("store_emit", json!({ "topic": "own", "key": key, "payloads": ["fail"] })).await;
+        let emitted = host.call("store_emit", json!({ "topic": "own", "key": key, "payloads": ["fail"] })).await;
+        assert!(emitted["result"]["isError"] == false, "{emitted}");
     }
     host.until("lines are left out, and counted", async |host| {
         let lines = host.metric("mcpp_log_records_dropped_total").await;

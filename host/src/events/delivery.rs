@@ -260,7 +260,8 @@ impl Worker {
         let began = self.next_group.clone();
         let mut range = KeyRange { start: began.clone(), end: all.end.clone() };
         let mut wrapped = began == all.start;
-        for step in 1..=MAX_EXAMINED {
+        // Those that rest cost little, and count for themselves: a look that comes around finds nothing more to do soon.
+        for step in 1..=MAX_EXAMINED.saturating_add(self.resting.len()) {
             if self.is_full(found) {
                 return Ok(());
             }

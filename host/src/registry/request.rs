@@ -138,7 +138,8 @@ impl Registry {
         // A caller's own bound is the one that is named when it is over.
         if let Some(callers) = request.deadline.filter(|callers| *callers < deadline) {
             deadline = callers;
-            limits.deadline_ms = u64::try_from(callers.saturating_duration_since(now).as_millis()).unwrap_or(limits.deadline_ms);
+            limits.deadline_ms =
+                u64::try_from(callers.saturating_duration_since(now).as_millis()).unwrap_or(limits.deadline_ms);
         }
         rate.take(kind)?;
         let concurrency = usize::try_from(limits.concurrency).unwrap_or(usize::MAX);

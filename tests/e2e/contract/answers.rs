@@ -211,7 +211,7 @@ fn workflows() -> Vec<Row> {
         ("workflow_wait", json!({ "workflow_id": "one" }), json!({})),
         (
             "workflow_status",
-            json!({ "workflow_id": "one", "include_steps": true, "include_metrics": true }),
+            json!({ "workflow_id": "one", "include_steps": true, "include_metrics": true, "from_step": 0 }),
             json!({ "success": true, "status": "completed", "progress": "…", "steps": "…", "metrics": "…" }),
         ),
         (

@@ -24,6 +24,11 @@ impl RestingHeads {
         }
     }
 
+    /// How many are remembered.
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
     /// Forgets those whose time has come; the time of the next one.
     pub(super) fn wake(&mut self, now_ms: u64) -> Option<u64> {
         self.0.retain(|_, next_ms| *next_ms > now_ms);

@@ -40,10 +40,10 @@ struct SeenSpace {
 
 /// The snapshots of a file that are held, from the oldest to the newest.
 #[derive(Debug, Default)]
-pub(super) struct HeldSnapshots(Mutex<Held>);
+pub(super) struct HeldSnapshots(Mutex<SnapshotsByNumber>);
 
 #[derive(Debug, Default)]
-struct Held {
+struct SnapshotsByNumber {
     last: u64,
     by_number: BTreeMap<u64, HeldSnapshot>,
 }
@@ -57,7 +57,7 @@ struct HeldSnapshot {
 }
 
 impl HeldSnapshots {
-    fn lock(&self) -> std::sync::MutexGuard<'_, Held> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, SnapshotsByNumber> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

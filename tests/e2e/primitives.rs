@@ -10,7 +10,7 @@ use mcpp::{
 use reqwest::Response;
 use serde_json::{Value, json};
 
-use crate::support::{PATIENCE, TestHost, answer, folder, guest, http_client, modern_request, parse_messages};
+use crate::support::{PATIENCE, TestHost, answer, folder, grant, guest, http_client, modern_request, parse_messages};
 
 const WATCHED: &str = "test://watched-resource";
 
@@ -103,6 +103,8 @@ async fn wrong_arguments_of_prompts_and_completions_are_wrong_params() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_nobody_serves_is_no_method_and_no_capability() {
     let host = TestHost::start(&[("probe", &guest("probe"))]).await;
+    // A list waits until everything is loaded; before that, anything may still come.
+    host.tools().await;
     let discovered = ask(&host, "server/discover", json!({})).await;
     let capabilities = &discovered["result"]["capabilities"];
     for (capability, method) in [("resources", "resources/list"), ("prompts", "prompts/list")] {
@@ -250,6 +252,14 @@ async fn a_legacy_session_is_told_of_what_it_subscribed_to() {
     }
 }
 
+/// A host with a component whose list is another one at every look.
+async fn hostile_host() -> TestHost {
+    let files = folder(&[("hostile", &guest("hostile"))]);
+    let http = "[[components.hostile.http]]\nurl = 'http://127.0.0.1:9'\naddresses = ['127.0.0.1/32']\n";
+    grant(&files, &format!("[components.hostile]\nstore = {{}}\n{http}"));
+    TestHost::start_with(files, |_| {}).await
+}
+
 /// The URIs of a hostile component's list over a while. Each listing has another one.
 async fn listings(host: &TestHost, between: impl AsyncFn(&TestHost)) -> BTreeSet<String> {
     let (mut seen, until) = (BTreeSet::new(), std::time::Instant::now() + std::time::Duration::from_secs(3));
@@ -263,7 +273,7 @@ async fn listings(host: &TestHost, between: impl AsyncFn(&TestHost)) -> BTreeSet
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_component_that_says_in_its_listing_that_its_list_has_changed_is_not_listed_again() {
-    let host = TestHost::start(&[("hostile", &guest("hostile"))]).await;
+    let host = hostile_host().await;
     assert_eq!(host.problems(), "");
     let first = listings(&host, async |_| {}).await;
     // The list of the load, and the one after the build is live.
@@ -276,7 +286,7 @@ async fn a_component_that_says_in_its_listing_that_its_list_has_changed_is_not_l
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_component_that_says_without_a_pause_that_its_list_has_changed_is_listed_after_growing_pauses() {
-    let host = TestHost::start(&[("hostile", &guest("hostile"))]).await;
+    let host = hostile_host().await;
     let seen = listings(&host, async |host| drop(host.call("hostile_change", json!({})).await)).await;
     // After 0, 0.1, 0.2, 0.4 and 0.8 s, and those of the start.
     assert!((2..=9).contains(&seen.len()), "{} listings: {seen:?}", seen.len());

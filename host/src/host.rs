@@ -89,12 +89,7 @@ impl Host {
     pub async fn start(config: Config, progress: Progress) -> anyhow::Result<Self> {
         let started = Instant::now();
         config.check()?;
-        for folder in &config.tools.folders {
-            let missing = || {
-                format!("the tools folder {} does not exist; make it, or name another with --tools", folder.display())
-            };
-            anyhow::ensure!(folder.is_dir(), missing());
-        }
+        config.check_files()?;
         telemetry::start_metrics();
         let data_dir = config.data_dir()?;
         private_folder(&data_dir).with_context(|| format!("cannot make the data directory {}", data_dir.display()))?;

@@ -39,8 +39,8 @@ impl Serve {
         let (stdio, check) = (self.stdio, self.check);
         let config = self.configure()?;
         config.check()?;
-        config.check_files()?;
         if check {
+            config.check_files()?;
             config.warnings().iter().for_each(|warning| tell(&format!("warning: {warning}")));
             return Ok(0);
         }

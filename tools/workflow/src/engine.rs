@@ -12,6 +12,8 @@ mod upkeep;
 mod wait;
 mod work;
 
+use std::collections::VecDeque;
+
 use mcpp_tool::{
     changed,
     environment::id,
@@ -40,8 +42,10 @@ pub use crate::store::MAX_RESULT_BYTES;
 
 /// Nodes that one transaction goes on with.
 const FOLLOWED: u32 = 50;
-/// Runs that one transaction tells of the end of another.
+/// Runs that one transaction tells of the ends of others.
 const TOLD: usize = 16;
+/// Bytes that a transaction has read and written when it tells no more runs: a sixteenth of what a call may.
+const TOLD_BYTES: u64 = 4 << 20;
 /// Handlers that one transaction calls for: as many as the host runs for a component at once.
 const MAX_CALLED: u32 = 16;
 /// How many events may follow each other before a timer begins another chain. The host stops a chain at 17.
@@ -84,8 +88,28 @@ pub fn find(t: &View<'_>, id: &str) -> Result<Run, WorkflowError> {
     found.ok_or_else(|| WorkflowError::NoRun(id.chars().take(submission::MAX_ID_BYTES).collect()))
 }
 
-/// Goes on with a run that has changed, stores it, and calls for handlers for `woken` nodes and those that are ready now.
-fn go_on(t: &Transaction<'_>, mut run: Run, mut nodes: StoredNodes<'_, '_>, now_ms: u64) -> Result<u32, WorkflowError> {
+/// Goes on with a run that has changed, stores it, and tells the runs that wait for its end; how many of its nodes became ready.
+fn go_on(
+    t: &Transaction<'_>,
+    run: Run,
+    nodes: StoredNodes<'_, '_>,
+    origin: Origin,
+    now_ms: u64,
+) -> Result<u32, WorkflowError> {
+    let (woken, ended) = go_on_alone(t, run, nodes, now_ms)?;
+    if let Some(ended) = ended {
+        tell_blocked(t, ended, origin, now_ms)?;
+    }
+    Ok(woken)
+}
+
+/// Goes on with a run that has changed, and stores it; how many of its nodes became ready, and the run if it has ended.
+fn go_on_alone(
+    t: &Transaction<'_>,
+    mut run: Run,
+    mut nodes: StoredNodes<'_, '_>,
+    now_ms: u64,
+) -> Result<(u32, Option<Run>), WorkflowError> {
     let was_final = run.phase.is_final();
     let mut is_done = scheduler::follow(&mut run, &mut nodes, FOLLOWED, now_ms)?;
     if run.paused_ms.is_none() && run.phase != Phase::Blocked {
@@ -95,38 +119,43 @@ fn go_on(t: &Transaction<'_>, mut run: Run, mut nodes: StoredNodes<'_, '_>, now_
         t.wake_at(&format!("r:{}", run.id), now_ms, b"")?;
     }
     RUNS.put(t, &run.id.clone(), &run)?;
-    if run.phase.is_final() && !was_final {
-        builds::ended(t, &run, now_ms)?;
-        let ended = json!({ "workflow_id": run.id, "status": run.status(), "name": run.name });
-        t.emit("run", &run.id, ended.to_string().as_bytes())?;
-        changed::updated(&run.uri("status"));
-        // In a transaction of their own: a long chain of runs would be too much for this one.
-        if !BLOCKED.of(&run.id).is_empty(t)? {
-            t.wake_at(&format!("d:{}", run.id), now_ms, b"")?;
-        }
+    if !run.phase.is_final() || was_final {
+        return Ok((nodes.woken, None));
     }
-    Ok(nodes.woken)
+    builds::ended(t, &run, now_ms)?;
+    let ended = json!({ "workflow_id": run.id, "status": run.status(), "name": run.name });
+    t.emit("run", &run.id, ended.to_string().as_bytes())?;
+    changed::updated(&run.uri("status"));
+    Ok((nodes.woken, Some(run)))
 }
 
-/// Tells runs that wait for this one that it has ended; the timer tells those that are left, and those that wait for them.
-fn tell_blocked(t: &Transaction<'_>, ended: &Run, origin: Origin, now_ms: u64) -> Result<(), WorkflowError> {
-    let blocked: Vec<String> = BLOCKED.of(&ended.id).most(TOLD).collect(t)?;
-    if blocked.len() == TOLD {
-        t.wake_at(&format!("d:{}", ended.id), now_ms, b"")?;
-    }
-    for id in blocked {
-        let mut run = find(t, &id)?;
-        run.waits_for.retain(|other| *other != ended.id);
-        if run.phase == Phase::Blocked && ended.phase != Phase::Completed {
-            run.waits_for.clear();
-            run.phase = Phase::Running;
-            scheduler::cancel(&mut run, &format!("workflow {} {}", ended.id, ended.status()), false);
-        } else if run.waits_for.is_empty() && run.phase == Phase::Blocked {
-            run.phase = Phase::Running;
+/// Tells runs that wait for this one that it has ended, and those that wait for one which ends by that. Timers tell those for whom the transaction has no room.
+fn tell_blocked(t: &Transaction<'_>, ended: Run, origin: Origin, now_ms: u64) -> Result<(), WorkflowError> {
+    let (mut all, mut told) = (VecDeque::from([ended]), 0_usize);
+    while let Some(ended) = all.pop_front() {
+        let room = if t.spent().bytes < TOLD_BYTES { TOLD.saturating_sub(told) } else { 0 };
+        // One more than there is room for, so that it is known whether there is one.
+        let mut blocked: Vec<String> = BLOCKED.of(&ended.id).most(room.saturating_add(1)).collect(t)?;
+        if blocked.len() > room {
+            blocked.truncate(room);
+            t.wake_at(&format!("d:{}", ended.id), now_ms, b"")?;
         }
-        let nodes = StoredNodes::new(t, &id);
-        let woken = go_on(t, run, nodes, now_ms)?;
-        call_for(t, woken, origin, now_ms)?;
+        told = told.saturating_add(blocked.len());
+        for id in blocked {
+            let mut run = find(t, &id)?;
+            run.waits_for.retain(|other| *other != ended.id);
+            if run.phase == Phase::Blocked && ended.phase != Phase::Completed {
+                run.waits_for.clear();
+                run.phase = Phase::Running;
+                scheduler::cancel(&mut run, &format!("workflow {} {}", ended.id, ended.status()), false);
+            } else if run.waits_for.is_empty() && run.phase == Phase::Blocked {
+                run.phase = Phase::Running;
+            }
+            let nodes = StoredNodes::new(t, &id);
+            let (woken, ended) = go_on_alone(t, run, nodes, now_ms)?;
+            call_for(t, woken, origin, now_ms)?;
+            all.extend(ended);
+        }
     }
     Ok(())
 }

@@ -61,7 +61,7 @@ pub fn wake(key: &str, delivery: &str) -> Result<(), WorkflowError> {
         Some(("r", id)) => transact(|t| change(t, id, origin, now, |_, _| Ok(())).map(drop))?,
         None if key == super::builds::RELEASE => transact(super::builds::release)?,
         Some(("d", id)) => transact(|t| match RUNS.get(t, id)? {
-            Some(run) => tell_blocked(t, &run, origin, now),
+            Some(run) => tell_blocked(t, run, origin, now),
             None => Ok(()),
         })?,
         _ => {}
@@ -95,7 +95,7 @@ pub(super) fn change<T>(
     let Some(mut run) = RUNS.get(t, id)? else { return Ok(None) };
     let mut nodes = StoredNodes::new(t, id);
     let answer = rule(&mut run, &mut nodes)?;
-    let woken = go_on(t, run, nodes, now_ms)?;
+    let woken = go_on(t, run, nodes, origin, now_ms)?;
     call_for(t, woken, origin, now_ms)?;
     Ok(Some(answer))
 }

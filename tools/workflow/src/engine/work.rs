@@ -167,7 +167,7 @@ pub(super) fn record(
         }
     }
     let origin = Origin::Handler(hops);
-    let woken = go_on(t, run, nodes, now)?;
+    let woken = go_on(t, run, nodes, origin, now)?;
     // This handler takes one of them itself.
     let others = if goes_on { woken.saturating_sub(1) } else { woken };
     Ok(call_for(t, others, origin, now)?)

@@ -2,7 +2,7 @@
 
 mod prompt;
 
-use std::cell::Cell;
+use std::{cell::Cell, time::Duration};
 
 use tokio::runtime::{Builder, Handle, Runtime};
 
@@ -54,6 +54,13 @@ impl Drop for Threads {
 /// The processors that this process may use.
 pub(crate) fn processors() -> usize {
     std::thread::available_parallelism().map_or(2, usize::from)
+}
+
+/// Processor time that this thread has used. The question is a system call.
+pub(crate) fn thread_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    let (seconds, rest) = (u64::try_from(time.tv_sec), u32::try_from(time.tv_nsec));
+    Duration::new(seconds.unwrap_or_default(), rest.unwrap_or_default())
 }
 
 thread_local! {

@@ -187,9 +187,7 @@ fn recent_thread_time() -> u64 {
 
 /// Processor time of this thread, in nanoseconds. The question is a system call, which takes longer than many calls compute.
 pub(super) fn thread_time() -> u64 {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
-    let (seconds, rest) = (u64::try_from(time.tv_sec), u64::try_from(time.tv_nsec));
-    let time = seconds.unwrap_or_default().saturating_mul(1_000_000_000).saturating_add(rest.unwrap_or_default());
+    let time = nanoseconds(crate::threads::thread_time());
     LAST_ASKED.set(Some((Instant::now(), time)));
     time
 }

@@ -156,18 +156,17 @@ impl Worker {
     }
 
     async fn run(mut self) {
-        let mut jobs = JoinSet::new();
+        let (mut jobs, closing) = (JoinSet::new(), self.closing.clone());
         loop {
-            if self.closing.is_cancelled() {
+            if closing.is_cancelled() {
                 while jobs.join_next().await.is_some() {}
                 return;
             }
-            let turn = tokio::select! {
-                turn = self.looks.turn() => turn,
-                () = self.closing.cancelled() => continue,
+            let looks = self.looks.clone();
+            let found = tokio::select! {
+                found = looks.look(self.find()) => found,
+                () = closing.cancelled() => continue,
             };
-            let found = self.find().await;
-            drop(turn);
             let found = match found {
                 Ok(found) => found,
                 // The tenant is gone, and its deliveries with it.
@@ -188,7 +187,7 @@ impl Worker {
             let nothing_left = self.under_way.is_empty() && found.next.is_none();
             tokio::select! {
                 biased;
-                () = self.closing.cancelled() => {}
+                () = closing.cancelled() => {}
                 () = self.look.notified() => {}
                 Some(done) = jobs.join_next() => match done {
                     Ok((lock, rests)) => {

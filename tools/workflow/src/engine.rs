@@ -88,56 +88,71 @@ pub fn find(t: &View<'_>, id: &str) -> Result<Run, WorkflowError> {
     found.ok_or_else(|| WorkflowError::NoRun(id.chars().take(submission::MAX_ID_BYTES).collect()))
 }
 
-/// Goes on with a run that has changed, stores it, and tells the runs that wait for its end; how many of its nodes became ready.
+/// What going on with a run came to.
+struct Followed {
+    /// How many of its nodes became ready.
+    woken: u32,
+    /// Keys of timers that see to what is left for other transactions.
+    left: Vec<String>,
+    /// The run, if it has ended by that.
+    ended: Option<Run>,
+}
+
+/// Goes on with a run that has changed, stores it, and tells the runs that wait for its end.
 fn go_on(
     t: &Transaction<'_>,
     run: Run,
     nodes: StoredNodes<'_, '_>,
     origin: Origin,
     now_ms: u64,
-) -> Result<u32, WorkflowError> {
-    let (woken, ended) = go_on_alone(t, run, nodes, now_ms)?;
-    if let Some(ended) = ended {
-        tell_blocked(t, ended, origin, now_ms)?;
+) -> Result<Followed, WorkflowError> {
+    let mut followed = go_on_alone(t, run, nodes, now_ms)?;
+    if let Some(ended) = followed.ended.take() {
+        followed.left.extend(tell_blocked(t, ended, origin, now_ms)?);
     }
-    Ok(woken)
+    Ok(followed)
 }
 
-/// Goes on with a run that has changed, and stores it; how many of its nodes became ready, and the run if it has ended.
+/// Goes on with a run that has changed, and stores it.
 fn go_on_alone(
     t: &Transaction<'_>,
     mut run: Run,
     mut nodes: StoredNodes<'_, '_>,
     now_ms: u64,
-) -> Result<(u32, Option<Run>), WorkflowError> {
+) -> Result<Followed, WorkflowError> {
     let was_final = run.phase.is_final();
     let mut is_done = scheduler::follow(&mut run, &mut nodes, FOLLOWED, now_ms)?;
     if run.paused_ms.is_none() && run.phase != Phase::Blocked {
         is_done &= scheduler::resume(&mut run, &mut nodes, FOLLOWED, now_ms)?;
     }
+    let mut left = Vec::new();
     if !is_done {
+        left.push(format!("r:{}", run.id));
         t.wake_at(&format!("r:{}", run.id), now_ms, b"")?;
     }
     RUNS.put(t, &run.id.clone(), &run)?;
+    let woken = nodes.woken;
     if !run.phase.is_final() || was_final {
-        return Ok((nodes.woken, None));
+        return Ok(Followed { woken, left, ended: None });
     }
     builds::ended(t, &run, now_ms)?;
     let ended = json!({ "workflow_id": run.id, "status": run.status(), "name": run.name });
     t.emit("run", &run.id, ended.to_string().as_bytes())?;
     changed::updated(&run.uri("status"));
-    Ok((nodes.woken, Some(run)))
+    Ok(Followed { woken, left, ended: Some(run) })
 }
 
-/// Tells runs that wait for this one that it has ended, and those that wait for one which ends by that. Timers tell those for whom the transaction has no room.
-fn tell_blocked(t: &Transaction<'_>, ended: Run, origin: Origin, now_ms: u64) -> Result<(), WorkflowError> {
-    let (mut all, mut told) = (VecDeque::from([ended]), 0_usize);
+/// Tells runs that wait for this one that it has ended, and those that wait for one which ends by that. Timers tell those for whom the transaction has no room; their
+/// keys.
+fn tell_blocked(t: &Transaction<'_>, ended: Run, origin: Origin, now_ms: u64) -> Result<Vec<String>, WorkflowError> {
+    let (mut all, mut told, mut left) = (VecDeque::from([ended]), 0_usize, Vec::new());
     while let Some(ended) = all.pop_front() {
         let room = if t.spent().bytes < TOLD_BYTES { TOLD.saturating_sub(told) } else { 0 };
         // One more than there is room for, so that it is known whether there is one.
         let mut blocked: Vec<String> = BLOCKED.of(&ended.id).most(room.saturating_add(1)).collect(t)?;
         if blocked.len() > room {
             blocked.truncate(room);
+            left.push(format!("d:{}", ended.id));
             t.wake_at(&format!("d:{}", ended.id), now_ms, b"")?;
         }
         told = told.saturating_add(blocked.len());
@@ -152,12 +167,13 @@ fn tell_blocked(t: &Transaction<'_>, ended: Run, origin: Origin, now_ms: u64) ->
                 run.phase = Phase::Running;
             }
             let nodes = StoredNodes::new(t, &id);
-            let (woken, ended) = go_on_alone(t, run, nodes, now_ms)?;
-            call_for(t, woken, origin, now_ms)?;
-            all.extend(ended);
+            let followed = go_on_alone(t, run, nodes, now_ms)?;
+            call_for(t, followed.woken, origin, now_ms)?;
+            left.extend(followed.left);
+            all.extend(followed.ended);
         }
     }
-    Ok(())
+    Ok(left)
 }
 
 /// Calls for handlers, one for each of `count` nodes that are ready now, up to as many as run at once.

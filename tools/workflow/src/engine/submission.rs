@@ -263,7 +263,7 @@ pub fn submit(
         }
         scheduler::copy(&mut run, &mut nodes, *number, now_ms)?;
     }
-    let woken = go_on(t, run, nodes, origin, now_ms)?;
+    let woken = go_on(t, run, nodes, origin, now_ms)?.woken;
     super::upkeep::watch(t, now_ms)?;
     call_for(t, woken, origin, now_ms)?;
     super::find(t, &draft.id)

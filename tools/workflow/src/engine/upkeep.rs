@@ -1,6 +1,6 @@
 //! What the timers do: a node's time, the rest of what was too much for a transaction, leases of handlers that are gone, and runs that ended long ago.
 
-use std::cell::Cell;
+use std::{cell::Cell, collections::VecDeque, time::Instant};
 
 use mcpp_tool::{
     environment::now_ms as clock_ms,
@@ -11,7 +11,7 @@ use super::{
     Origin, WorkflowError, call_for, go_on,
     retention::{KEEP_MS, KEEP_RUNS, forget},
     tell_blocked,
-    work::work,
+    work::{AT_WORK, AT_WORK_BYTES, work},
 };
 use crate::{
     blob,
@@ -58,15 +58,45 @@ pub fn wake(key: &str, delivery: &str) -> Result<(), WorkflowError> {
                 change(t, id, origin, now, |run, nodes| Ok(scheduler::ring(run, nodes, number, now)?)).map(drop)
             })?;
         }
-        Some(("r", id)) => transact(|t| change(t, id, origin, now, |_, _| Ok(())).map(drop))?,
+        Some(("r" | "d", _)) => go_on_with(key, origin, now)?,
         None if key == super::builds::RELEASE => transact(super::builds::release)?,
-        Some(("d", id)) => transact(|t| match RUNS.get(t, id)? {
-            Some(run) => tell_blocked(t, run, origin, now),
-            None => Ok(()),
-        })?,
         _ => {}
     }
     work(delivery, 0)
+}
+
+/// Goes on with what was too much for a transaction, and with what that leaves, for as long as a handler works. The timers of what is left are there in case that it stops: the host
+/// delivers a handler's timers 0.1 s later at the soonest.
+fn go_on_with(key: &str, origin: Origin, now_ms: u64) -> Result<(), WorkflowError> {
+    let (begun, mut bytes) = (Instant::now(), 0_u64);
+    let mut keys = VecDeque::from([key.to_owned()]);
+    while let Some(key) = keys.pop_front() {
+        let (left, spent) = transact(|t| {
+            let left = step(t, &key, origin, now_ms)?;
+            if !left.contains(&key) {
+                t.cancel_wake(&key)?;
+            }
+            Ok::<_, WorkflowError>((left, t.spent().bytes))
+        })?;
+        keys.extend(left);
+        bytes = bytes.saturating_add(spent);
+        if begun.elapsed() >= AT_WORK || bytes >= AT_WORK_BYTES {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// What one transaction does for a timer of this key; the keys of what it leaves.
+fn step(t: &Transaction<'_>, key: &str, origin: Origin, now_ms: u64) -> Result<Vec<String>, WorkflowError> {
+    let Some((kind, id)) = key.split_once(':') else { return Ok(Vec::new()) };
+    let Some(run) = RUNS.get(t, id)? else { return Ok(Vec::new()) };
+    if kind == "d" {
+        return tell_blocked(t, run, origin, now_ms);
+    }
+    let followed = go_on(t, run, StoredNodes::new(t, id), origin, now_ms)?;
+    call_for(t, followed.woken, origin, now_ms)?;
+    Ok(followed.left)
 }
 
 /// The watch rings: it looks after what there is, and rings again at once while runs that are over are left.
@@ -95,7 +125,7 @@ pub(super) fn change<T>(
     let Some(mut run) = RUNS.get(t, id)? else { return Ok(None) };
     let mut nodes = StoredNodes::new(t, id);
     let answer = rule(&mut run, &mut nodes)?;
-    let woken = go_on(t, run, nodes, origin, now_ms)?;
+    let woken = go_on(t, run, nodes, origin, now_ms)?.woken;
     call_for(t, woken, origin, now_ms)?;
     Ok(Some(answer))
 }

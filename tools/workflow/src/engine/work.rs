@@ -22,10 +22,10 @@ use crate::{
     store::{CLAIMS, INPUTS, ITEM, NODES, READY, RUNS, StoredNodes, node},
 };
 
-/// How long a handler goes on to further nodes. A timer calls for the next handler then.
-const AT_WORK: Duration = Duration::from_secs(2);
+/// How long a handler goes on to further nodes. It calls for the next one then.
+pub(super) const AT_WORK: Duration = Duration::from_secs(2);
 /// Bytes of the store after which it stops too: a quarter of what a call may read and write.
-const AT_WORK_BYTES: u64 = 16 << 20;
+pub(super) const AT_WORK_BYTES: u64 = 16 << 20;
 /// How long behind the end of its time a handler keeps its node.
 const LEASE: Duration = Duration::from_secs(60);
 
@@ -53,7 +53,7 @@ pub fn work(delivery: &str, hops: u32) -> Result<(), WorkflowError> {
             }
             // What is ready has a handler of its own, but for what this one would have taken.
             if !READY.of(&()).is_empty(t)? {
-                t.wake_at(&format!("w:{}", id()), now_ms(), b"")?;
+                call_for(t, 1, Origin::Handler(hops), now_ms())?;
             }
             Ok(None)
         };
@@ -167,7 +167,7 @@ pub(super) fn record(
         }
     }
     let origin = Origin::Handler(hops);
-    let woken = go_on(t, run, nodes, origin, now)?;
+    let woken = go_on(t, run, nodes, origin, now)?.woken;
     // This handler takes one of them itself.
     let others = if goes_on { woken.saturating_sub(1) } else { woken };
     Ok(call_for(t, others, origin, now)?)

@@ -160,7 +160,7 @@ def measure(host, name, workflows, steps):
                 break
             if status in ("failed", "cancelled"):
                 sys.exit(f"{name}-{number} {status}")
-            time.sleep(0.1)
+            time.sleep(0.02)
     took = time.monotonic() - began
     print(f"{name:<12} {steps:>6} {took:>8.2f} {steps / took:>8.0f} {took / steps * 1e3:>8.3f}")
 
@@ -173,7 +173,7 @@ def main():
             measure(host, "first", [chain(20)], 20)
             measure(host, "chain", [chain(300)], 300)
             gaps(host, ["chain-0"])
-            measure(host, "chains", [chain(50) for _ in range(40)], 2_000)
+            measure(host, "chains", [chain(250) for _ in range(40)], 10_000)
             gaps(host, [f"chains-{number}" for number in range(40)])
             measure(host, "list", [over_a_list(1_000)], 1_000)
             measure(host, "large", [large_graph(10_000)], 10_000)

@@ -205,7 +205,7 @@ pub(super) fn bytes_of<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> usiz
 }
 
 /// Bytes that the host charges for reading a page.
-fn cost_of(page: &Page) -> usize {
+pub(super) fn cost_of(page: &Page) -> usize {
     bytes_of(&page.entries).saturating_add(page.passed_bytes)
 }
 

@@ -23,6 +23,9 @@ use crate::names::{ComponentName, TenantId};
 pub const MAX_TRANSACTION_WRITES: usize = 10_000;
 /// Bytes that one transaction may write.
 pub const MAX_TRANSACTION_BYTES: usize = 4 << 20;
+/// What an entry counts for the quota beside the bytes of its key and its value: about what its place in a file takes. Without it, small entries could make a file many times larger
+/// than the quota.
+pub const ENTRY_COST: usize = 64;
 /// Entries of one page of a scan, and of one take.
 pub const MAX_PAGE_ENTRIES: usize = 1_000;
 /// Bytes of one page of a scan; a single larger entry is a page by itself.
@@ -161,7 +164,7 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// Bytes of the key and the value.
+    /// Bytes of the key and the value, without [`ENTRY_COST`].
     pub fn bytes(&self) -> usize {
         self.key.len().saturating_add(self.value.len())
     }

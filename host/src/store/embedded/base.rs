@@ -13,7 +13,8 @@ use crate::{
 
 /// `component NUL key` → version (8 bytes, little end first) and value. A component's name has no NUL, so no space reaches into another.
 pub(super) const ENTRIES: TableDefinition<'static, &[u8], &[u8]> = TableDefinition::new("entries");
-const VERSION_BYTES: usize = 8;
+/// Bytes of a version, before the value.
+pub(super) const VERSION_BYTES: usize = 8;
 
 /// The entries in the database at one moment.
 pub(super) struct Base {

@@ -23,7 +23,7 @@ use super::{
     checkpoint::{Checkpoint, Checkpoints, Logged, recover},
     commit::Queue,
     disk::Disk,
-    layout::{SPACES, copy, create},
+    layout::{SPACES, copy, count_as_now, create},
     snapshot::HeldSnapshots,
     space::{Durable, Overlaid, SpaceState},
     unavailable,
@@ -89,6 +89,7 @@ impl DataFile {
         }
         let written = Arc::default();
         let (database, last_group) = recover(&path, &*disk, cache_bytes, &written)?;
+        count_as_now(&path, &database)?;
         let failed = |error: redb::Error| StoreError::from(unavailable(&path, error));
         let base = Base::new(&database, path.clone()).map_err(failed)?;
         Ok(Self {

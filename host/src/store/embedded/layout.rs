@@ -11,13 +11,13 @@ use redb::{
 };
 
 use super::{
-    base::ENTRIES,
+    base::{ENTRIES, VERSION_BYTES},
     disk::{CountingBackend, Disk},
     unavailable,
 };
 use crate::{
     files::private_options,
-    store::{StoreError, Unavailable},
+    store::{ENTRY_COST, StoreError, Unavailable},
 };
 
 /// By component: bytes of keys and values, and the last version given.
@@ -34,6 +34,9 @@ const WITH_LOG: u64 = 2;
 pub(super) const LAST_GROUP: &str = "last_group";
 /// What the log is named by.
 const WAL: &str = "wal";
+/// What each entry counts beside its key and its value in the sizes of the spaces. Builds that did not say it counted nothing.
+const ENTRY_COSTS: &str = "entry_cost";
+
 /// Makes a file under another name and gives it its own when it is complete: after a crash the store is whole, or absent.
 pub(super) fn create(path: &Path, disk: &dyn Disk) -> Result<(), StoreError> {
     let io = |source| unavailable(path, redb::Error::Io(source));
@@ -45,7 +48,10 @@ pub(super) fn create(path: &Path, disk: &dyn Disk) -> Result<(), StoreError> {
         write.set_quick_repair(true);
         write.open_table(ENTRIES)?;
         write.open_table(SPACES)?;
-        write.open_table(ABOUT)?.insert(FORMAT, WHOLE)?;
+        let mut about = write.open_table(ABOUT)?;
+        about.insert(FORMAT, WHOLE)?;
+        about.insert(ENTRY_COSTS, cost())?;
+        drop(about);
         Ok(write.commit()?)
     };
     build(disk.create(&unfinished).map_err(io)?).map_err(|error| unavailable(path, error))?;
@@ -117,6 +123,50 @@ pub(super) fn check(path: &Path, database: &Database) -> Result<About, StoreErro
     }
 }
 
+fn cost() -> u64 {
+    u64::try_from(ENTRY_COST).unwrap_or(u64::MAX)
+}
+
+/// Counts the sizes of all spaces again, in a file where a build did that counted entries otherwise. Nobody has the file open meanwhile.
+pub(super) fn count_as_now(path: &Path, database: &Database) -> Result<(), StoreError> {
+    let count = || -> Result<(), redb::Error> {
+        let read = database.begin_read()?;
+        if read.open_table(ABOUT)?.get(ENTRY_COSTS)?.is_some_and(|found| found.value() == cost()) {
+            return Ok(());
+        }
+        tracing::info!(path = %path.display(), "counts the sizes in a store of an older build");
+        let mut write = database.begin_write()?;
+        write.set_durability(Durability::Immediate)?;
+        write.set_quick_repair(true);
+        {
+            let mut spaces = write.open_table(SPACES)?;
+            for record in read.open_table(SPACES)?.iter()? {
+                let (component, record) = record?;
+                spaces.insert(component.value(), (size(&read, component.value())?, record.value().1))?;
+            }
+            write.open_table(ABOUT)?.insert(ENTRY_COSTS, cost())?;
+        }
+        Ok(write.commit()?)
+    };
+    count().map_err(|error| unavailable(path, error).into())
+}
+
+/// The size of a space by its entries.
+fn size(read: &ReadTransaction, component: &str) -> Result<u64, redb::Error> {
+    // Behind a component's name comes a NUL.
+    let start = [component.as_bytes(), &[0]].concat();
+    let end = [component.as_bytes(), &[1]].concat();
+    let mut size = 0_u64;
+    for entry in read.open_table(ENTRIES)?.range::<&[u8]>(&*start..&*end)? {
+        let (key, stored) = entry?;
+        let key_bytes = key.value().len().saturating_sub(start.len());
+        let value_bytes = stored.value().len().saturating_sub(VERSION_BYTES);
+        let counted = key_bytes.saturating_add(value_bytes).saturating_add(ENTRY_COST);
+        size = size.saturating_add(u64::try_from(counted).unwrap_or(u64::MAX));
+    }
+    Ok(size)
+}
+
 /// Copies all entries, as they are now, into a new file that needs no log; how many they are.
 pub(super) fn copy(source: &ReadTransaction, target: &Path, progress: &dyn Fn(u64)) -> Result<u64, StoreError> {
     /// Entries of one commit of the copy.
@@ -162,4 +212,48 @@ pub(super) fn copy(source: &ReadTransaction, target: &Path, progress: &dyn Fn(u6
         }
     };
     copy().map_err(|error| unavailable(target, error).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::embedded::disk::FileSystem;
+
+    #[test]
+    fn a_file_of_an_older_build_is_counted_again_once() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("t.redb");
+        create(&path, &FileSystem).expect("made");
+        let database = open_database(&path, &FileSystem, 1 << 20, &Arc::default()).expect("opened");
+        let write = |old: bool| {
+            let write = database.begin_write().expect("begun");
+            let mut entries = write.open_table(ENTRIES).expect("a table");
+            // Two entries of "a", one of "b"; "ab" has none.
+            for (key, value) in [(&b"a\0kk"[..], 10_usize), (b"a\0\xff\xff", 0), (b"b\0k", 1_000)] {
+                entries.insert(key, &*vec![0; VERSION_BYTES + value]).expect("written");
+            }
+            drop(entries);
+            let mut spaces = write.open_table(SPACES).expect("a table");
+            for component in ["a", "ab", "b"] {
+                spaces.insert(component, (7, 3)).expect("written");
+            }
+            drop(spaces);
+            if old {
+                write.open_table(ABOUT).expect("a table").remove(ENTRY_COSTS).expect("removed");
+            }
+            write.commit().expect("committed");
+        };
+        let sizes = || {
+            let read = database.begin_read().expect("begun");
+            let spaces = read.open_table(SPACES).expect("a table");
+            ["a", "ab", "b"].map(|component| spaces.get(component).expect("read").expect("there").value())
+        };
+        let cost = cost();
+        write(true);
+        count_as_now(&path, &database).expect("counted");
+        assert_eq!(sizes(), [(14 + 2 * cost, 3), (0, 3), (1_001 + cost, 3)]);
+        write(false);
+        count_as_now(&path, &database).expect("nothing to do");
+        assert_eq!(sizes(), [(7, 3); 3], "what is counted as now is believed");
+    }
 }

@@ -9,7 +9,7 @@ thread_local! {
     static QUOTA: Cell<u64> = const { Cell::new(u64::MAX) };
 }
 
-/// Sets how large the store on this thread may grow, in bytes of keys and values, one byte more for each key: a grant's `quota_bytes`. Until then, and after
+/// Sets how large the store on this thread may grow, counted as the host counts it: a grant's `quota_bytes`. Until then, and after
 /// [`clear`](super::clear), the quota is [`u64::MAX`].
 pub fn set_quota(bytes: u64) {
     QUOTA.set(bytes);
@@ -20,9 +20,12 @@ pub(super) fn lift() {
     QUOTA.set(u64::MAX);
 }
 
-/// Bytes that an entry counts: the host puts one byte before each key.
+/// What an entry counts beside its key and its value: the host puts one byte before each key, and counts 64 for its place in a file.
+const ENTRY_COST: usize = 65;
+
+/// Bytes that an entry counts.
 fn bytes_of(key: &[u8], value: &[u8]) -> u64 {
-    let bytes = key.len().saturating_add(value.len()).saturating_add(1);
+    let bytes = key.len().saturating_add(value.len()).saturating_add(ENTRY_COST);
     u64::try_from(bytes).unwrap_or(u64::MAX)
 }
 

@@ -2,6 +2,10 @@
 
 use std::time::Duration;
 
+use mcpp::{
+    names::{ComponentName, TenantId},
+    store::Space,
+};
 use serde_json::{Value, json};
 
 use crate::support::{TestHost, add, folder, grant, guest, text_of};
@@ -71,6 +75,24 @@ async fn a_quota_holds_and_what_fits_is_kept() {
     assert_eq!(result(&host, "store_remove", json!({ "key": "fill-3" })).await, true);
     // Each is a transaction of its own.
     assert_eq!(result(&host, "store_fill", json!({ "bytes": 100 })).await[1], "the store's quota is used up");
+}
+
+/// The numbers are those of the quota: what they leave free fits to the byte, and one byte more does not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_component_is_told_how_large_its_store_is_and_may_be() {
+    const QUOTA: u64 = 10_000;
+    let host = store_host("store = { quota_bytes = 10000 }").await;
+    let told: [u64; 4] =
+        serde_json::from_value(result(&host, "store_usage", json!({ "bytes": 1_000 })).await).expect("numbers");
+    let [before, begun, written, quota] = told;
+    assert_eq!((before, quota), (begun, QUOTA), "the host's own notes of the space count too");
+    assert!((1_000..1_100).contains(&(written - begun)), "{begun} and {written}");
+    let space = Space { tenant: TenantId::local(), component: ComponentName::new("store").expect("legal") };
+    assert_eq!(host.host.registry().store().used_bytes(&space).await.expect("known"), written);
+    let most = 1_000 + QUOTA - written;
+    let told = result(&host, "store_usage", json!({ "bytes": most })).await;
+    assert_eq!(told, json!([written, written, QUOTA, QUOTA]));
+    assert_eq!(host.text("store_usage", json!({ "bytes": most + 1 })).await, "error: the store's quota is used up");
 }
 
 /// Each misuse harms only the call that does it: another transaction of the same space goes through meanwhile, and nothing of the misused one is there.

@@ -10,7 +10,7 @@ use mcpp_tool::{
     store::{Counts, Index, Map, StoreError, Table, Transaction, View},
 };
 use scheduling::{
-    clock::{MAX_NODE_BYTES, VectorClock},
+    clock::{Extent, MAX_KEPT_NODES, MAX_NODE_BYTES, ThirdNodes, ToldRules, VectorClock},
     hash::Hash,
 };
 use serde::{Deserialize, Serialize};
@@ -26,6 +26,11 @@ pub const MAX_PEERS: i64 = 256;
 
 /// Nodes of a sound clock: this host, its peers, and names that this host had before.
 const MAX_NODES: usize = MAX_PEERS as usize + 16;
+
+/// Most of a clock that a peer tells.
+const TOLD: Extent = Extent { nodes: 4_096, bytes: 256 << 10 };
+/// Most of this host's clock: what one value of the store has room for.
+const KEPT: Extent = Extent { nodes: MAX_KEPT_NODES, bytes: MAX_KEPT_NODES * MAX_NODE_BYTES };
 
 /// What this host is called where it has no mesh.
 const NAME: Map<(), String> = Map::new("name");
@@ -122,7 +127,8 @@ pub fn heard(
     }
     if let Some(theirs) = theirs {
         let known = known(t)?;
-        own.merge_told(theirs, peer, |node| known.contains(node))
+        let is_known = |node: &str| known.contains(node);
+        own.merge_told(theirs, peer, &ToldRules { told: TOLD, kept: KEPT, third: ThirdNodes::Known(&is_known) })
             .map_err(|error| SchedulerError::Invalid(format!("clock_data: {error}")))?;
         CLOCK.set(t, &(), &own)?;
     }

@@ -7,6 +7,7 @@ mod job;
 mod outlook;
 pub mod rehearsal;
 mod retention;
+mod room;
 mod submission;
 mod upkeep;
 mod wait;
@@ -26,6 +27,7 @@ pub use self::{
     job::Job,
     outlook::{GRACE_MS, Next, next_event, next_of},
     retention::KEEP_MS,
+    room::leave_reserve,
     submission::{Copied, Draft, MAX_INPUT_BYTES, VisibleTools, submit},
     upkeep::wake,
     wait::{answer, forms},
@@ -66,6 +68,17 @@ pub enum WorkflowError {
     /// The definition is wrong.
     #[error(transparent)]
     Problem(#[from] Problem),
+    /// The store has no room for a new run but the reserve.
+    #[error(
+        "the store of workflows is full: a new run must leave the last {kept_bytes} of its {quota_bytes} bytes, the reserve for the steps of those that there are. \
+         Remove runs that have ended, or have the operator raise `quota_bytes` of the grant"
+    )]
+    Full {
+        /// The quota.
+        quota_bytes: u64,
+        /// The reserve.
+        kept_bytes: u64,
+    },
     /// The store refuses it.
     #[error(transparent)]
     Store(#[from] StoreError),

@@ -143,3 +143,56 @@ impl Transaction for EmbeddedTransaction {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        names::TenantId,
+        store::{
+            Section, Space, Store as _,
+            embedded::{EmbeddedConfig, EmbeddedStore, disk::FileSystem},
+        },
+    };
+
+    const QUOTA: u64 = 1_000;
+
+    fn open(folder: &std::path::Path) -> EmbeddedStore {
+        EmbeddedStore::new(folder.join("store"), EmbeddedConfig::default(), Arc::new(FileSystem)).expect("a directory")
+    }
+
+    fn value(bytes: u64) -> Bytes {
+        vec![0; usize::try_from(bytes).expect("small")].into()
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn the_size_that_is_told_is_the_one_that_the_quota_bounds() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let space = Space { tenant: TenantId::local(), component: ComponentName::new("a").expect("legal") };
+        let (key, bounds) = (Section::Data.key(b"k"), Bounds { quota_bytes: QUOTA, ..Bounds::host() });
+        let store = open(folder.path());
+        let empty = store.snapshot(&space).await.expect("a snapshot");
+        let mut t = store.begin(&space, bounds.clone()).await.expect("a transaction");
+        t.set(key.clone(), value(100)).await.expect("it fits");
+        let SpaceUsage { used_bytes, quota_bytes } = t.usage().await.expect("known");
+        assert_eq!((used_bytes, quota_bytes), (100 + 2, QUOTA));
+        let free = QUOTA - used_bytes;
+        let refused = t.set(key.clone(), value(100 + free + 1)).await;
+        assert!(matches!(refused, Err(StoreError::QuotaExceeded { limit: QUOTA })), "one byte more than is free");
+        assert_eq!(t.usage().await.expect("known").used_bytes, used_bytes, "what is refused does not count");
+        t.set(key, value(100 + free)).await.expect("it fits to the byte");
+        assert_eq!(t.usage().await.expect("known").used_bytes, QUOTA);
+        t.commit().await.expect("committed");
+        assert_eq!(empty.used_bytes().await.expect("known"), 0, "as it was when the snapshot was opened");
+        drop(empty);
+        let full = store.snapshot(&space).await.expect("a snapshot");
+        assert_eq!(full.used_bytes().await.expect("known"), QUOTA);
+        drop(full);
+        store.close().await;
+        // A file that was just opened knows no space yet.
+        let store = open(folder.path());
+        let full = store.snapshot(&space).await.expect("a snapshot");
+        assert_eq!(full.used_bytes().await.expect("known"), QUOTA);
+        assert_eq!(store.begin(&space, bounds).await.expect("begun").usage().await.expect("known").used_bytes, QUOTA);
+    }
+}

@@ -69,6 +69,18 @@ fn store_fill(bytes: usize) -> Result<(u32, String), Error> {
     Err(Error::failed("it was never refused"))
 }
 
+/// Writes a value of this size; how large the store was before, in the transaction before and after the write, and its quota.
+#[tool]
+fn store_usage(bytes: usize) -> Result<[u64; 4], Error> {
+    let (before, value) = (snapshot()?.usage()?, "x".repeat(bytes));
+    transact(|t| {
+        let begun = t.usage()?;
+        VALUES.set(t, "usage", &value)?;
+        let written = t.usage()?;
+        Ok([before.used_bytes, begun.used_bytes, written.used_bytes, written.quota_bytes])
+    })
+}
+
 /// Takes too long in the first run of its transaction only, as if the machine had stood still; how often it ran.
 #[tool]
 fn store_overrun_once() -> Result<u32, Error> {
@@ -254,7 +266,7 @@ fn on_wake(wake: Wake) -> Result<(), Error> {
 
 mcpp_tool::export! {
     tools: [
-        store_set, store_get, store_remove, store_keys, store_add, store_wait, store_fill, store_misuse, store_overrun_once, store_snapshots,
+        store_set, store_get, store_remove, store_keys, store_add, store_wait, store_fill, store_usage, store_misuse, store_overrun_once, store_snapshots,
         store_leave_open, store_emit, store_tell, store_get_many, store_emit_and_fail, store_wake, store_cancel_wake, store_told,
     ],
     events: { "own" => on_event, "other/topic" => on_event },

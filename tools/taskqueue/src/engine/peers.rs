@@ -4,7 +4,7 @@
 //! same.
 
 use mcpp_tool::store::{Counts, Map, StoreError, Transaction, View};
-use scheduling::clock::{MAX_COUNT, VectorClock};
+use scheduling::clock::{Extent, ThirdNodes, ToldRules, VectorClock};
 
 use super::{QueueError, ids::check_name};
 use crate::origin;
@@ -21,12 +21,10 @@ const MAX_OF_SOURCE: usize = 16;
 const MAX_READ: usize = 1_000;
 /// Peers of which a reply tells: with the longest names about 40 KiB.
 const MAX_TOLD: usize = 100;
-/// Nodes of a clock that is merged, and bytes of their names.
-const MAX_NODES_GIVEN: usize = 256;
-const MAX_BYTES_GIVEN: usize = 16 << 10;
-/// Nodes that the service's clock has, and bytes of their names. Each heartbeat's reply has them.
-const MAX_NODES: usize = 512;
-const MAX_BYTES: usize = 32 << 10;
+/// Most of a clock that is merged.
+const TOLD: Extent = Extent { nodes: 256, bytes: 16 << 10 };
+/// Most of the service's clock. Each heartbeat's reply has it.
+const KEPT: Extent = Extent { nodes: 512, bytes: 32 << 10 };
 /// Nodes that one peer that calls has brought into it.
 const MAX_NODES_OF_SOURCE: i64 = 128;
 
@@ -57,14 +55,13 @@ impl Peer {
 
 type Known = ((u64, String), Peer);
 
-/// The service's clock. One whose own counter cannot rise any more begins anew.
+/// The service's clock. It heals of counters that an earlier version took from peers: one near the greatest one that there is could not rise any more.
 pub fn clock(t: &View<'_>) -> Result<VectorClock, StoreError> {
-    let kept = CLOCK.get(t, &())?.filter(|clock| own_count(clock) < MAX_COUNT);
-    Ok(kept.unwrap_or_else(|| VectorClock::new("taskqueue-service")))
-}
-
-fn own_count(clock: &VectorClock) -> u64 {
-    clock.vector().get(clock.node_id()).copied().unwrap_or_default()
+    let mut clock = CLOCK.get(t, &())?.unwrap_or_else(|| VectorClock::new("taskqueue-service"));
+    if clock.is_damaged() {
+        clock.heal(|_| true);
+    }
+    Ok(clock)
 }
 
 /// Notes a sign of life of a claimer; the peers that are alive, in the order in which they became known. The claimer is one of them, also where there is no room to remember it.
@@ -106,37 +103,28 @@ pub fn heartbeat(
             PEERS.set(t, &(number, peer), &Peer { seen_ms: now_ms, source: source.clone() })?;
         }
     }
-    theirs.map_or(Ok(None), |theirs| merge(t, theirs, source.as_deref()))
+    theirs.map_or(Ok(None), |theirs| merge(t, peer, theirs, source.as_deref()))
 }
 
-/// Merges a clock into the service's, or says why not.
-fn merge(t: &Transaction<'_>, theirs: &VectorClock, source: Option<&str>) -> Result<Option<String>, QueueError> {
+/// Merges the clock of a peer into the service's by the rules of [`VectorClock::merge_told`], or says why not. Third nodes are taken: the protocol's programs merge all.
+fn merge(
+    t: &Transaction<'_>,
+    peer: &str,
+    theirs: &VectorClock,
+    source: Option<&str>,
+) -> Result<Option<String>, QueueError> {
     let mut own = clock(t)?;
-    let bytes = |clock: &VectorClock| clock.vector().keys().map(String::len).sum::<usize>();
-    let (nodes, name_bytes) = (theirs.vector().len(), bytes(theirs));
-    if nodes > MAX_NODES_GIVEN || name_bytes > MAX_BYTES_GIVEN {
-        return Ok(Some(format!(
-            "the clock has {nodes} nodes with {name_bytes} bytes of names; {MAX_NODES_GIVEN} and {MAX_BYTES_GIVEN} are allowed"
-        )));
-    }
-    // Nobody but this service counts its events.
-    let told = theirs.vector().get(own.node_id()).copied().unwrap_or_default();
-    if told > own_count(&own) {
-        return Ok(Some(format!("the clock has {told} for {:?}, which counts {}", own.node_id(), own_count(&own))));
-    }
-    let before = own.vector().len();
-    own.merge(theirs);
-    let brought = own.vector().len().saturating_sub(before);
-    if brought > 0 {
-        if own.vector().len() > MAX_NODES || bytes(&own) > MAX_BYTES {
-            return Ok(Some(format!("the service's clock has no room for more than {MAX_NODES} nodes")));
-        }
-        if let Some(source) = source {
-            let brought = i64::try_from(brought).unwrap_or(i64::MAX);
-            if CLOCK_NODES.get(t, source)?.saturating_add(brought) > MAX_NODES_OF_SOURCE {
-                return Ok(Some(format!("a peer brings at most {MAX_NODES_OF_SOURCE} nodes into the service's clock")));
+    let new = match source {
+        Some(source) => MAX_NODES_OF_SOURCE.saturating_sub(CLOCK_NODES.get(t, source)?),
+        None => i64::MAX,
+    };
+    let third = ThirdNodes::New(usize::try_from(new).unwrap_or_default());
+    match own.merge_told(theirs, peer, &ToldRules { told: TOLD, kept: KEPT, third }) {
+        Err(refused) => return Ok(Some(refused.to_string())),
+        Ok(brought) => {
+            if let Some(source) = source.filter(|_| brought > 0) {
+                CLOCK_NODES.add(t, source, i64::try_from(brought).unwrap_or(i64::MAX));
             }
-            CLOCK_NODES.add(t, source, brought);
         }
     }
     CLOCK.set(t, &(), &own)?;

@@ -13,6 +13,7 @@ use serde_json::{Map, Value};
 use super::{
     Origin, WorkflowError, builds, call_for, go_on,
     rehearsal::{SCRIPTS, Script},
+    room::leave_reserve,
 };
 use crate::{
     blob::Blob,
@@ -266,5 +267,6 @@ pub fn submit(
     let woken = go_on(t, run, nodes, origin, now_ms)?.woken;
     super::upkeep::watch(t, now_ms)?;
     call_for(t, woken, origin, now_ms)?;
+    leave_reserve(t)?;
     super::find(t, &draft.id)
 }

@@ -125,7 +125,7 @@ pub(crate) fn run_all() {
     while deliver(0) {}
 }
 
-fn shown(id: &str) -> (&'static str, Vec<String>) {
+pub(crate) fn shown(id: &str) -> (&'static str, Vec<String>) {
     let t = snapshot().expect("a snapshot");
     let run = find(&t, id).expect("it is there");
     let states = NODES.under(&(id,)).walk(&t).map(|row| {

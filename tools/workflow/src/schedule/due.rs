@@ -126,7 +126,11 @@ fn begin(
 
 /// Whether the same may succeed later.
 fn may_pass(error: &WorkflowError) -> bool {
-    let WorkflowError::Store(error) = error else { return false };
+    let error = match error {
+        WorkflowError::Full { .. } => return true,
+        WorkflowError::Store(error) => error,
+        _ => return false,
+    };
     !matches!(
         error,
         StoreError::InvalidKey

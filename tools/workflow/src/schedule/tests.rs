@@ -171,6 +171,26 @@ fn a_time_that_the_store_has_no_room_for_is_tried_again_until_it_is_too_late() {
 }
 
 #[test]
+fn a_time_for_which_there_is_only_the_reserve_is_tried_again() {
+    const MINUTE: u64 = 60_000;
+    clear();
+    let now = now_ms() / MINUTE * MINUTE;
+    transact(|t| put(t, &every_minute(Overlap::Allow, now))).expect("written");
+    let used_bytes = snapshot().expect("a snapshot").usage().expect("known").used_bytes;
+    memory::set_quota(used_bytes + 1_000);
+    due("s", now).expect("noted");
+    let seen_full = seen();
+    assert_eq!((seen_full.runs, seen_full.next_ms), (0, Some(now)));
+    assert!(
+        seen_full.last_error.as_ref().is_some_and(|error| error.contains("the reserve for the steps")),
+        "{seen_full:?}"
+    );
+    memory::set_quota(1 << 20);
+    due("s", now + 30_000).expect("due");
+    assert_eq!((seen().runs, seen().last_error), (1, None));
+}
+
+#[test]
 fn a_time_that_rings_a_little_late_begins_also_without_catching_up() {
     let now = now_ms() / 1_000 * 1_000;
     let every_second =

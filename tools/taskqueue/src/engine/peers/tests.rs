@@ -1,6 +1,7 @@
 //! Peers and clocks that mean harm: names without end, junk in clocks, counters of others.
 
 use mcpp_tool::store::{memory, snapshot, transact};
+use scheduling::clock::MAX_COUNT;
 use serde_json::json;
 
 use super::*;
@@ -125,6 +126,9 @@ fn a_clock_of_junk_is_not_merged() {
         assert!(why.contains("taskqueue-service"), "{why}");
     }
     assert_eq!(own(), before, "nothing of them");
+    let why = merged(&clock_of(&[("p".into(), 1 << 41)]), NOW).expect("refused");
+    assert!(why.contains("at most 1099511627776"), "{why}");
+    assert_eq!(own(), before, "a peer cannot have its node stand still here");
     assert_eq!(merged(&clock_of(&[("taskqueue-service".into(), 1), ("b".into(), 1)]), NOW), None);
     // A peer brings only so many, however many requests it makes.
     as_peer("evil", || {

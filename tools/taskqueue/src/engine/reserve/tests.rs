@@ -133,6 +133,7 @@ fn all_work_of_a_full_queue_ends_and_makes_room_again() {
     }
     assert!(usage().used_bytes > QUOTA - reserve_bytes(QUOTA), "the ends use the reserve");
     assert!(put("more", 1_000).is_err());
+    assert_eq!(put("t0", 100_000).map(|task| task.status()), Ok(Status::Completed), "the same work adds nothing");
     let statuses = [Status::Queued, Status::Completed, Status::Failed, Status::Cancelled];
     assert_eq!(clear(&statuses, NOW).expect("removed").changed, u64::try_from(count).expect("small"));
     put("more", 1_000).expect("there is room again");

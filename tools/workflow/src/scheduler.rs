@@ -4,6 +4,7 @@
 //! (`untold`, `to_cancel`, `to_fill`, `cancelling`) and is worked off by [`follow`], so many nodes and bytes at a time.
 
 mod inner;
+mod keys;
 #[cfg(test)]
 pub(crate) mod model;
 mod outside;
@@ -12,6 +13,7 @@ use serde_json::Value;
 
 pub use self::{
     inner::{NO_ROOM, Place, add, has_room},
+    keys::{let_on, wait_in_line},
     outside::{give_back, refuse, ring, signal},
 };
 use crate::{
@@ -99,7 +101,7 @@ pub fn claim<N: Nodes>(
     let claim = claim.to_owned();
     match node.state {
         State::Ready if run.paused_ms.is_some() => {
-            node.state = State::Held;
+            (node.state, node.turn) = (State::Held, None);
             run.held.push(number);
             nodes.save(&node)?;
             return Ok(false);
@@ -210,6 +212,7 @@ fn too_large(result: &Value) -> String {
 }
 
 fn delay<N: Nodes>(nodes: &mut N, mut node: Node, is_undo: bool, until_ms: u64) -> Result<(), N::Error> {
+    node.turn = None;
     node.state = if is_undo { State::UndoDelayed { until_ms } } else { State::Delayed { until_ms } };
     nodes.alarm(&node, until_ms)?;
     nodes.save(&node)
@@ -235,6 +238,7 @@ fn end<N: Nodes>(
     *ended = ended.saturating_add(1);
     run.sequence = run.sequence.saturating_add(1);
     (node.state, node.error, node.ended_ms, node.order) = (state, error, Some(now_ms), run.sequence);
+    node.turn = None;
     if node.state == State::Failed && node.parent.is_none() && !node.step.may_fail {
         run.has_failed = true;
         let why = node.error.as_deref().unwrap_or_default();
@@ -246,7 +250,7 @@ fn end<N: Nodes>(
 
 /// Lets a node that waits for nothing more begin.
 fn begin<N: Nodes>(nodes: &mut N, mut node: Node, now_ms: u64) -> Result<(), N::Error> {
-    (node.state, node.ready_ms) = (State::Ready, now_ms);
+    (node.state, node.ready_ms, node.turn) = (State::Ready, now_ms, None);
     nodes.save(&node)
 }
 

@@ -1,8 +1,11 @@
 mod bounds;
+mod cached;
 pub(crate) mod keeping;
 mod large;
+mod lines;
 mod pinned;
 mod rehearsal;
+mod turns;
 mod windows;
 
 use std::{cell::RefCell, collections::BTreeMap, time::Duration};

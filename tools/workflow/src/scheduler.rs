@@ -101,7 +101,7 @@ pub fn claim<N: Nodes>(
     let claim = claim.to_owned();
     match node.state {
         State::Ready if run.paused_ms.is_some() => {
-            (node.state, node.turn) = (State::Held, None);
+            node.state = State::Held;
             run.held.push(number);
             nodes.save(&node)?;
             return Ok(false);
@@ -212,7 +212,6 @@ fn too_large(result: &Value) -> String {
 }
 
 fn delay<N: Nodes>(nodes: &mut N, mut node: Node, is_undo: bool, until_ms: u64) -> Result<(), N::Error> {
-    node.turn = None;
     node.state = if is_undo { State::UndoDelayed { until_ms } } else { State::Delayed { until_ms } };
     nodes.alarm(&node, until_ms)?;
     nodes.save(&node)
@@ -248,7 +247,7 @@ fn end<N: Nodes>(
     nodes.save(&node)
 }
 
-/// Lets a node that waits for nothing more begin.
+/// Lets a node that waits for nothing more begin. It waits in line for its keys again.
 fn begin<N: Nodes>(nodes: &mut N, mut node: Node, now_ms: u64) -> Result<(), N::Error> {
     (node.state, node.ready_ms, node.turn) = (State::Ready, now_ms, None);
     nodes.save(&node)

@@ -75,9 +75,9 @@ fn so_many_steps_of_a_key_run_at_once_in_all_runs_and_others_do_not_wait_for_the
         let input = json!({ "who": "ann", "n": number });
         start(&draft(&format!("r{number}"), keyed("render-${input.who}", 2), input));
     }
-    start(&draft("other", keyed("render-${input.who}", 2), json!({ "who": "bob" })));
+    start(&draft("z-other", keyed("render-${input.who}", 2), json!({ "who": "bob" })));
     let jobs: Vec<Job> = ["1", "2", "3"].into_iter().filter_map(take).collect();
-    assert_eq!(jobs.iter().map(|job| job.run.as_str()).collect::<Vec<_>>(), ["r0", "r1", "other"]);
+    assert_eq!(jobs.iter().map(|job| job.run.as_str()).collect::<Vec<_>>(), ["r0", "r1", "z-other"]);
     assert_eq!(take("4"), None, "the others wait, and are not looked at again");
     assert!(READY.of(&()).is_empty(&snapshot().expect("a snapshot")).expect("read"));
     assert_eq!(states("r2"), ["s waiting"]);
@@ -198,7 +198,11 @@ fn steps_of_a_rate_begin_evenly() {
     keys::ring(now + 2_000).expect("rung");
     check(&BTreeMap::new());
     assert_eq!(states("r"), ["a running", "b ready", "c waiting"]);
+    // Who comes now, however urgent, stands behind the next one.
+    start(&Draft { priority: 0.1, ..draft("urgent", json!([step("u")]), Value::Null) });
     assert_eq!(at(now + 2_100, "3").expect("b").number, 1);
+    assert_eq!(states("urgent"), ["u waiting"]);
+    transact(|t| cancel(t, "urgent", ("no", false), Origin::Client, now)).expect("cancelled");
     check(&BTreeMap::new());
     // The timer was late; the key makes up for it.
     assert_eq!(memory::timers()["keys"].at_ms, now + 4_000);
@@ -210,6 +214,11 @@ fn steps_of_a_rate_begin_evenly() {
         Ok(Some(Next::Event("c: it waits for the rate of the key \"r\"".into())))
     );
     assert!(matches!(next_of(&view, &run, &waiting, now + 4_001 + GRACE_MS), Ok(Some(Next::Overdue(_)))));
+    // A timer that the host gave up is set again by the watch, which rings until then.
+    memory::take_timer("keys");
+    memory::take_timer("watch");
+    upkeep::ring_watch(now + 200_000, 100).expect("rung");
+    assert!(memory::timers().contains_key("keys") && memory::timers().contains_key("watch"));
     // Much later it does not make up for the time in which its steps could have begun.
     keys::ring(now + 60_000).expect("rung");
     assert_eq!(at(now + 60_000, "4").expect("c").number, 2);
@@ -285,4 +294,59 @@ fn items_wait_one_by_one_and_what_waits_costs_the_others_nothing() {
     let spent = memory::spent();
     assert!(spent.bytes < 64 << 10, "the line is not gone through: {spent:?}");
     check(&limits);
+}
+
+#[test]
+fn a_handler_goes_past_more_steps_that_wait_than_one_transaction_does() {
+    clear();
+    let held = keyed("a", 1);
+    start(&draft("first", held, Value::Null));
+    let first = take("1").expect("a job");
+    let many: Vec<Value> = (0..180)
+        .map(|number| json!({ "step_id": format!("s{number}"), "action": "no", "may_fail": true, "concurrency": { "key": "${input}", "limit": 1 } }))
+        .collect();
+    start(&draft("many", many.into(), json!("a")));
+    start(&draft("other", keyed("b", 1), Value::Null));
+    work("2", 1).expect("worked");
+    assert_eq!((effects().len(), shown("other").0), (1, "completed"));
+    // Where the keys are of much, a transaction goes past fewer.
+    clear();
+    start(&draft("first", keyed("a", 1), Value::Null));
+    let _still = (first, take("1").expect("a job"));
+    let steps: Vec<Value> = (0..9)
+        .map(|number| json!({ "step_id": format!("s{number}"), "action": "echo", "concurrency": { "key": "${input.key}", "limit": 1 } }))
+        .collect();
+    start(&draft("much", steps.into(), json!({ "key": "a", "text": "x".repeat(200_000) })));
+    assert_eq!(take("2"), None);
+    let waiting = states("much").iter().filter(|state| state.ends_with("waiting")).count();
+    assert_eq!(waiting, 3, "each reads 200 KB");
+}
+
+#[test]
+fn a_paused_run_and_a_fan_out_enter_no_line_and_the_watch_rings_while_one_waits() {
+    clear();
+    start(&draft("first", keyed("a", 1), Value::Null));
+    let first = take("1").expect("a job");
+    start(&draft("paused", keyed("a", 1), Value::Null));
+    transact(|t| pause(t, "paused", now_ms())).expect("paused");
+    assert_eq!((take("2"), states("paused")), (None, vec!["s held".to_owned()]));
+    // A fan-out opens; its items wait.
+    let fan = json!([{ "step_id": "fan", "action": "echo", "for_each": { "items": [1, 2] }, "concurrency": { "key": "a", "limit": 1 } }]);
+    start(&draft("fan", fan, Value::Null));
+    let opening = take("3").expect("it waits for nothing");
+    finish("3", &opening);
+    assert_eq!(
+        (take("4"), states("fan")),
+        (None, ["fan running", "fan/0 waiting", "fan/1 waiting"].map(str::to_owned).to_vec())
+    );
+    finish("1", &first);
+    clear();
+    let step = |id: &str| json!({ "step_id": id, "action": "echo", "rate": { "key": "r", "limit": 1, "per_s": 3600 } });
+    start(&draft("r", json!([step("a"), step("b")]), Value::Null));
+    run_all();
+    assert_eq!(states("r"), ["a completed", "b waiting"]);
+    memory::take_timer("watch");
+    let now = now_ms();
+    upkeep::ring_watch(now, 100).expect("rung");
+    assert_eq!(memory::timers()["watch"].at_ms, now + upkeep::WATCH_MS);
 }

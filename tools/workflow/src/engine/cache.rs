@@ -72,7 +72,7 @@ pub enum Lookup {
     /// It has the result of an earlier one.
     Hit,
     /// Its own result is kept.
-    Miss(CacheKey),
+    Miss(Box<CacheKey>),
 }
 
 /// A value as JSON whose objects have their fields in order, so that equal values are one text.

@@ -202,7 +202,9 @@ impl Job {
                 Done::of(Outcome::Failed { error, is_final })
             }
             Ok(result) if is_plan => self.plan(result),
-            Ok(result) => Done { cached: cached.map(Lookup::Miss), ..Done::of(kept(result, now_ms)) },
+            Ok(result) => {
+                Done { cached: cached.map(|at| Lookup::Miss(Box::new(at))), ..Done::of(kept(result, now_ms)) }
+            }
         }
     }
 

@@ -1,11 +1,9 @@
 mod bounds;
-mod cached;
 pub(crate) mod keeping;
 mod large;
-mod lines;
 mod pinned;
 mod rehearsal;
-mod turns;
+mod shared;
 mod windows;
 
 use std::{cell::RefCell, collections::BTreeMap, time::Duration};

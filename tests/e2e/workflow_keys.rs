@@ -52,11 +52,16 @@ async fn a_step_has_the_result_of_an_earlier_one_on_the_same_build() {
             { "step_id": "other", "action": "probe_caller", "cache": { "ttl_s": 60 } }
         ])
     };
-    for (id, text, cached) in [("one", "x", [false, false]), ("two", "x", [true, true]), ("three", "y", [false, true])] {
+    for (id, text, cached) in [("one", "x", [false, false]), ("two", "x", [true, true]), ("three", "y", [false, true])]
+    {
         submit(&host, id, steps(text)).await;
         assert_eq!(ended(&host, id).await["status"], "completed");
         let status = status(&host, id).await;
-        assert_eq!([0, 1].map(|step| status["steps"][step]["cached"].clone()), cached.map(Value::Bool), "{status}");
+        assert_eq!(
+            [0_usize, 1].map(|step| status["steps"][step]["cached"].clone()),
+            cached.map(Value::Bool),
+            "{status}"
+        );
     }
     let result = async |id: &str| ask(&host, "workflow_result", json!({ "workflow_id": id })).await["outputs"].clone();
     let (one, two, three) = (result("one").await, result("two").await, result("three").await);

@@ -350,3 +350,20 @@ fn a_paused_run_and_a_fan_out_enter_no_line_and_the_watch_rings_while_one_waits(
     upkeep::ring_watch(now, 100).expect("rung");
     assert_eq!(memory::timers()["watch"].at_ms, now + upkeep::WATCH_MS);
 }
+
+#[test]
+fn the_longest_key_of_a_run_with_the_longest_id_has_a_line() {
+    clear();
+    let step = json!([{ "step_id": "s", "action": "echo", "concurrency": { "key": "${input}", "limit": 1 }, "rate": { "key": "${input}", "limit": 1000, "per_s": 1 } }]);
+    // A zero byte takes two in a key of the store.
+    let key = json!("\0".repeat(256));
+    let ids = ["a", "b", "c"].map(|id| id.repeat(128));
+    for id in &ids {
+        start(&draft(id, step.clone(), key.clone()));
+    }
+    let first = take("1").expect("a job");
+    assert_eq!((take("2"), states(&ids[1])), (None, vec!["s waiting".to_owned()]));
+    finish("1", &first);
+    while deliver(1_000) {}
+    assert_eq!(ids.map(|id| shown(&id).0), ["completed"; 3]);
+}

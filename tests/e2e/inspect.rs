@@ -32,7 +32,7 @@ fn a_component_is_explained() {
         "needs `call = [\"TOOL\"]` in grants/store.toml",
         "to be told of other/topic (needs `subscribe = [\"other/topic\"]` in grants/store.toml)",
         "\n  subscribe = [\"other/topic\"]\n",
-        "    import mcpp:store/snapshots@0.1.1;\n",
+        "    import mcpp:store/snapshots@0.1.2;\n",
         "    export mcpp:tool/tools@0.1.0;\n",
         "  store_add: Adds to a counter; the number then.\n    counter  string\n    delta    integer\n    gives {result: integer}\n",
     ] {

@@ -161,6 +161,8 @@ async fn a_service_that_refuses_has_not_run_the_call_and_one_that_leaves_may_hav
     let ((), errors) = tokio::join!(serving, calls);
     let has_not_run: Vec<_> = errors.iter().map(CallError::has_not_run).collect();
     assert_eq!(has_not_run, [true, true, false], "{errors:?}");
+    let CallError::Unreachable { reason, .. } = &errors[1] else { panic!("{errors:?}") };
+    assert!(reason.starts_with("unauthorized: "), "as the protocol has it: {reason}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -29,9 +29,9 @@ wit_bindgen::generate!({
             import mcpp:hooks/tokens@0.1.0;
             import mcpp:client/inputs@0.1.0;
             import mcpp:primitives/changed@0.1.0;
-            import mcpp:store/snapshots@0.1.1;
-            import mcpp:store/transactions@0.1.1;
-            import mcpp:store/changes@0.1.1;
+            import mcpp:store/snapshots@0.1.2;
+            import mcpp:store/transactions@0.1.2;
+            import mcpp:store/changes@0.1.2;
             import mcpp:events/outbox@0.1.1;
             import mcpp:mesh/peers@0.1.1;
             import mcpp:mesh/connections@0.1.1;
@@ -79,7 +79,7 @@ pub mod migration {
             package mcpp:sdk-migration;
 
             world migrating {
-                export mcpp:store/migration@0.1.1;
+                export mcpp:store/migration@0.1.2;
             }
         ",
         path: ["../wit/tool", "../wit/endpoint", "../wit/store", "../wit/events"],
@@ -87,8 +87,8 @@ pub mod migration {
         export_macro_name: "export_migration",
         default_bindings_module: "mcpp_tool::bindings::migration",
         with: {
-            "mcpp:store/types@0.1.1": super::mcpp::store::types,
-            "mcpp:store/transactions@0.1.1": super::mcpp::store::transactions,
+            "mcpp:store/types@0.1.2": super::mcpp::store::types,
+            "mcpp:store/transactions@0.1.2": super::mcpp::store::transactions,
         },
     });
 }

@@ -149,6 +149,22 @@ pub struct Page {
     pub more: bool,
 }
 
+/// How large the space is, and how large it may grow. The store keeps both numbers, so asking reads no entry. See [`View::usage`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Usage {
+    /// Bytes of all keys and values, one byte more for each key. On the host, entries of `wasi:keyvalue` and events and timers that wait count too.
+    pub used_bytes: u64,
+    /// The quota: the most bytes that the space may grow to. After the operator has lowered it, `used_bytes` may be larger.
+    pub quota_bytes: u64,
+}
+
+impl Usage {
+    /// Bytes by which the space may still grow.
+    pub fn free_bytes(self) -> u64 {
+        self.quota_bytes.saturating_sub(self.used_bytes)
+    }
+}
+
 #[cfg(not(target_arch = "wasm32"))]
 use memory as backend;
 

@@ -29,9 +29,9 @@ wasmtime::component::bindgen!({
             import mcpp:client/inputs@0.1.0;
             import mcpp:primitives/changed@0.1.0;
             import mcpp:primitives/types@0.1.0;
-            import mcpp:store/snapshots@0.1.1;
-            import mcpp:store/transactions@0.1.1;
-            import mcpp:store/changes@0.1.1;
+            import mcpp:store/snapshots@0.1.2;
+            import mcpp:store/transactions@0.1.2;
+            import mcpp:store/changes@0.1.2;
             import mcpp:events/outbox@0.1.1;
             import mcpp:mesh/peers@0.1.1;
             import mcpp:mesh/connections@0.1.1;
@@ -125,7 +125,7 @@ pub mod migration {
             package mcpp:host;
 
             world migrating {
-                export mcpp:store/migration@0.1.1;
+                export mcpp:store/migration@0.1.2;
             }
         ",
         path: ["../wit/tool", "../wit/endpoint", "../wit/store", "../wit/events"],

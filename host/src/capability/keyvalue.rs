@@ -6,7 +6,7 @@
 use bytes::Bytes;
 use wasmtime::component::{Linker, Resource};
 
-use super::store::{StoreAccess, StoreView, bytes_of};
+use super::store::{StoreAccess, StoreView, bytes_of, cost_of};
 use crate::{
     capability::{
         bindings::standard::wasi::keyvalue::{atomics, batch, store},
@@ -232,7 +232,7 @@ impl Reach<'_> {
                 Ok(page) => page,
                 Err(error) => return Ok(Err(error.into())),
             };
-            self.control.charge_store_bytes(bytes_of(&page.entries))?;
+            self.control.charge_store_bytes(cost_of(&page))?;
             let last = page.entries.last().and_then(|last| Some((last.key.clone(), bucket.split(&last.key)?.0)));
             keys.extend(page.entries.iter().filter_map(|entry| Some(bucket.split(&entry.key)?.1)));
             match last {

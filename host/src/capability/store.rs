@@ -2,6 +2,8 @@
 //!
 //! This module checks a guest's requests; [`crate::store`] carries them out. A transaction is open in at most one handle of an instance, and dies with it.
 
+mod convert;
+
 use std::{
     sync::Arc,
     time::{Duration, Instant},
@@ -10,6 +12,9 @@ use std::{
 use bytes::Bytes;
 use wasmtime::component::{HasData, Linker, Resource, ResourceTable};
 
+pub(super) use self::convert::{bytes_of, cost_of};
+pub(crate) use self::convert::store_key;
+use self::convert::{change, key, range, scan};
 use crate::{
     capability::{
         bindings::mcpp::store::{changes, snapshots, transactions, types},
@@ -17,10 +22,7 @@ use crate::{
     },
     control::Control,
     events::subscriptions::Subscriptions,
-    store::{
-        Bounds, Entry, KeyRange, MAX_PAGE_ENTRIES, MAX_SNAPSHOT_AGE, Order, Page, Scan, Section, Snapshot, Space,
-        Store, StoreError, Transaction,
-    },
+    store::{Bounds, Entry, MAX_SNAPSHOT_AGE, Snapshot, Space, SpaceUsage, Store, Transaction},
 };
 
 /// Bytes of a key.
@@ -138,82 +140,6 @@ pub(super) fn link(linker: &mut Linker<State>) -> wasmtime::Result<()> {
 
 impl types::Host for StoreView<'_> {}
 
-impl From<StoreError> for types::StoreError {
-    fn from(error: StoreError) -> Self {
-        match error {
-            StoreError::QuotaExceeded { .. } => Self::QuotaExceeded,
-            StoreError::TransactionTooLarge => Self::TransactionTooLarge,
-            StoreError::TooLong => Self::TooLong,
-            StoreError::Conflict => Self::Conflict,
-            StoreError::OutcomeUnknown => Self::OutcomeUnknown,
-            StoreError::Unavailable(_) if error.is_expired() => Self::Expired,
-            StoreError::Unavailable(reason) => {
-                // The guest learns that the store is unavailable, the operator why.
-                tracing::error!(error = crate::error::chain(&*reason), "a component finds the store unavailable");
-                Self::Unavailable
-            }
-        }
-    }
-}
-
-impl From<Entry> for types::Entry {
-    fn from(entry: Entry) -> Self {
-        let key = entry.key.get(1..).unwrap_or_default().to_vec();
-        Self { key, value: entry.value.into(), version: entry.version }
-    }
-}
-
-impl From<Page> for types::Page {
-    fn from(page: Page) -> Self {
-        Self { entries: page.entries.into_iter().map(types::Entry::from).collect(), more: page.more }
-    }
-}
-
-/// The store's own key of a guest's entry, if it is one.
-pub(crate) fn store_key(guest_key: &[u8]) -> Option<Bytes> {
-    key(guest_key).ok()
-}
-
-fn key(key: &[u8]) -> Result<Bytes, types::StoreError> {
-    if key.is_empty() || key.len() > MAX_KEY_BYTES {
-        return Err(types::StoreError::InvalidKey);
-    }
-    Ok(Section::Data.key(key))
-}
-
-fn value(value: Vec<u8>) -> Result<Bytes, types::StoreError> {
-    if value.len() > MAX_VALUE_BYTES { Err(types::StoreError::ValueTooLarge) } else { Ok(value.into()) }
-}
-
-fn change(change: types::Change) -> Result<(Bytes, Option<Bytes>), types::StoreError> {
-    Ok((key(&change.key)?, change.value.map(value).transpose()?))
-}
-
-fn range(range: &types::Range) -> Result<KeyRange, types::StoreError> {
-    let bounds = [Some(&range.start), range.end.as_ref()];
-    if bounds.into_iter().flatten().any(|bound| bound.len() > MAX_KEY_BYTES) {
-        return Err(types::StoreError::InvalidKey);
-    }
-    let all = Section::Data.prefix(b"");
-    let end = range.end.as_ref().map_or(all.end, |end| Section::Data.key(end));
-    Ok(KeyRange { start: Section::Data.key(&range.start), end })
-}
-
-/// Bytes that the host charges for reading entries.
-pub(super) fn bytes_of<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> usize {
-    entries.into_iter().map(Entry::bytes).sum()
-}
-
-/// Bytes that the host charges for reading a page.
-fn cost_of(page: &Page) -> usize {
-    bytes_of(&page.entries).saturating_add(page.passed_bytes)
-}
-
-fn scan(limit: u32, reverse: bool) -> Scan {
-    let order = if reverse { Order::Descending } else { Order::Ascending };
-    Scan { limit: usize::try_from(limit).unwrap_or(usize::MAX).min(MAX_PAGE_ENTRIES), order }
-}
-
 impl<'a> StoreView<'a> {
     /// The running call's access to the store.
     pub fn access(&self) -> Result<&'a StoreAccess, types::StoreError> {
@@ -281,6 +207,19 @@ impl snapshots::HostSnapshot for StoreView<'_> {
         let page = control.wait_in_place(open.snapshot.scan(&range, scan(limit, reverse))).await?;
         control.charge_store_bytes(page.as_ref().map_or(0, cost_of))?;
         Ok(page.map(types::Page::from).map_err(types::StoreError::from))
+    }
+
+    async fn usage(&mut self, this: Resource<OpenSnapshot>) -> StoreAnswer<types::Usage> {
+        self.control.charge_store_op(0)?;
+        let (table, control) = (&mut *self.table, self.control);
+        let open = table.get(&this)?;
+        let quota_bytes = match self.access {
+            Some(access) if open.opened.elapsed() <= MAX_SNAPSHOT_AGE => access.quota_bytes,
+            Some(_) => return Ok(Err(types::StoreError::Expired)),
+            None => return Ok(Err(types::StoreError::Unavailable)),
+        };
+        let used_bytes = control.wait_in_place(open.snapshot.used_bytes()).await?;
+        Ok(used_bytes.map(|used_bytes| SpaceUsage { used_bytes, quota_bytes }.into()).map_err(types::StoreError::from))
     }
 
     async fn drop(&mut self, this: Resource<OpenSnapshot>) -> wasmtime::Result<()> {
@@ -361,7 +300,7 @@ impl transactions::HostTransaction for StoreView<'_> {
     async fn set(&mut self, this: Resource<OpenTransaction>, guest_key: Vec<u8>, value: Vec<u8>) -> StoreAnswer<()> {
         self.control.charge_store_op(guest_key.len().saturating_add(value.len()))?;
         let (table, control) = (&mut *self.table, self.control);
-        let (key, value) = match (key(&guest_key), self::value(value)) {
+        let (key, value) = match (key(&guest_key), convert::value(value)) {
             (Ok(key), Ok(value)) => (key, value),
             (Err(error), _) | (_, Err(error)) => return Ok(Err(error)),
         };
@@ -412,6 +351,13 @@ impl transactions::HostTransaction for StoreView<'_> {
         };
         let written = control.wait_in_place(table.get_mut(&this)?.transaction.write_many(changes)).await?;
         Ok(written.map_err(types::StoreError::from))
+    }
+
+    async fn usage(&mut self, this: Resource<OpenTransaction>) -> StoreAnswer<types::Usage> {
+        self.control.charge_store_op(0)?;
+        let (table, control) = (&mut *self.table, self.control);
+        let usage = control.wait_in_place(table.get_mut(&this)?.transaction.usage()).await?;
+        Ok(usage.map(types::Usage::from).map_err(types::StoreError::from))
     }
 
     async fn commit(&mut self, this: Resource<OpenTransaction>) -> StoreAnswer<()> {

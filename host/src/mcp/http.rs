@@ -71,6 +71,8 @@ use crate::{
 const TRANSPORT_ERROR: i64 = -32000;
 
 const SESSION_HEADER: &str = "mcp-session-id";
+/// How often the host looks for those who may not come in any more, and have something open.
+const KEEP_OUT_EVERY: Duration = Duration::from_millis(500);
 
 /// Paths that anyone is answered at, for every Host and when all else is full: they say nothing that matters.
 const PROBES: [&str; 3] = ["/live", "/ready", "/health"];
@@ -179,7 +181,8 @@ impl HttpDoor {
             Err(error) => return tracing::error!(%error, "the HTTP door has no threads"),
         };
         connection::allow_open_files(self.config.max_connections);
-        let tidy = tokio::spawn(keep_tidy(Arc::clone(&self.app)));
+        let app = Arc::clone(&self.app);
+        let keeping = tokio::spawn(async move { tokio::join!(keep_tidy(&app), keep_out(&app)) });
         let routes = Routes { router: router(&self.config, Arc::clone(&self.app)), app: Arc::clone(&self.app) };
         let connections = TaskTracker::new();
         let accepting = Connections::new(self.config.clone(), routes, Arc::clone(&self.app.room));
@@ -190,28 +193,37 @@ impl HttpDoor {
         connections.close();
         self.stop.cancelled().await;
         let _rest_is_cut = tokio::time::timeout(Duration::from_secs(2), connections.wait()).await;
-        tidy.abort();
+        keeping.abort();
     }
 }
 
-/// Parks idle sessions, forgets expired ones, and ends what those have open who may not come in any more: their token was revoked or has expired, or their tenant is
-/// suspended or removed.
-async fn keep_tidy(app: Arc<App>) {
+/// Parks idle sessions, and forgets what has expired.
+async fn keep_tidy(app: &App) {
     let mut tick = tokio::time::interval(app.sessions.tidy_every());
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tick.tick().await;
         app.sessions.tidy().await;
+        app.endpoint.tasks().tidy().await;
+    }
+}
+
+/// Ends what those have open who may not come in any more: their token was revoked or has expired, or their tenant is suspended or removed. What brings others something comes first,
+/// and nothing here waits for the tidying of sessions, which may be many.
+async fn keep_out(app: &App) {
+    let mut tick = tokio::time::interval(KEEP_OUT_EVERY);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
         let comes_in = |principal: &Principal| {
             app.authenticator.still_knows(principal) && app.endpoint.registry().share(&principal.tenant).is_some()
         };
-        for principal in app.sessions.principals().iter().filter(|principal| !comes_in(principal)) {
-            app.sessions.end_all(principal).await;
-        }
-        app.endpoint.tasks().stop_unless(EntryRight::Token, comes_in);
-        app.endpoint.tasks().tidy().await;
         for principal in app.open.principals().iter().filter(|principal| !comes_in(principal)) {
             app.open.end(principal);
+        }
+        app.endpoint.tasks().stop_unless(EntryRight::Token, comes_in);
+        for principal in app.sessions.principals().iter().filter(|principal| !comes_in(principal)) {
+            app.sessions.end_all(principal).await;
         }
     }
 }

@@ -2,6 +2,7 @@
 
 mod server;
 mod session;
+mod snapshot;
 
 use std::{
     collections::BTreeMap,
@@ -16,8 +17,8 @@ use mcpp::{
     names::{ComponentName, TenantId},
     store::{
         ABSENT, Bounds, CopyProgress, Entry, KeyRange, MAX_PAGE_BYTES, MAX_PAGE_ENTRIES, MAX_TRANSACTION_BYTES,
-        MAX_TRANSACTION_WRITES, Order, Page, Scan, Section, Snapshot, Space, Store, StoreError, Touched, Transaction,
-        Unavailable,
+        MAX_TRANSACTION_WRITES, Order, Page, Scan, Section, Snapshot, Space, SpaceUsage, Store, StoreError, Touched,
+        Transaction, Unavailable,
     },
 };
 use tokio_postgres::{Client, error::SqlState};
@@ -25,6 +26,7 @@ use tokio_postgres::{Client, error::SqlState};
 use self::{
     server::{Server, connect},
     session::Session,
+    snapshot::PostgresSnapshot,
 };
 use super::suite::Shared;
 
@@ -211,24 +213,6 @@ async fn used(client: &Client, space: &Space) -> Result<u64, StoreError> {
     Ok(number(row.map_err(|error| failed(&error))?.get(0)))
 }
 
-struct PostgresSnapshot {
-    session: Session,
-    space: Space,
-}
-
-impl Snapshot for PostgresSnapshot {
-    fn get<'a>(&'a self, key: &'a [u8]) -> BoxFuture<'a, Result<Option<Entry>, StoreError>> {
-        Box::pin(self.session.get(&self.space, key))
-    }
-
-    fn scan<'a>(&'a self, range: &'a KeyRange, scan: Scan) -> BoxFuture<'a, Result<Page, StoreError>> {
-        Box::pin(async move {
-            let limit = scan.limit.min(MAX_PAGE_ENTRIES);
-            Ok(page(self.session.range(&self.space, range, limit + 1, scan.order).await?, limit))
-        })
-    }
-}
-
 /// Writes wait in memory until the commit: a guest that thinks holds no row.
 struct PostgresTransaction {
     session: Session,
@@ -393,6 +377,17 @@ impl Transaction for PostgresTransaction {
                 return Ok(false);
             }
             self.write(Bytes::copy_from_slice(key), None).await
+        })
+    }
+
+    /// As the quota counts: what is committed now, and what this transaction adds.
+    fn usage(&mut self) -> BoxFuture<'_, Result<SpaceUsage, StoreError>> {
+        Box::pin(async move {
+            self.check()?;
+            let client = self.session.store.client().await?;
+            let used_bytes = used(&client, &self.space).await?.saturating_add_signed(self.growth);
+            self.session.store.pool.lock().await.push(client);
+            Ok(SpaceUsage { used_bytes, quota_bytes: self.bounds.quota_bytes })
         })
     }
 

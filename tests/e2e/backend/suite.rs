@@ -11,7 +11,7 @@ use mcpp::{
     names::{ComponentName, TenantId},
     store::{
         Bounds, Entry, KeyRange, MAX_PAGE_BYTES, MAX_TRANSACTION_BYTES, MAX_TRANSACTION_WRITES, Order, Scan, Section,
-        Space, Store, StoreError, Transaction,
+        Space, SpaceUsage, Store, StoreError, Transaction,
     },
 };
 use tokio::time::Instant;
@@ -259,8 +259,21 @@ pub async fn a_quota_holds(store: Shared, _: Shared) {
     assert!(matches!(t.set(key("b"), Bytes::from(vec![0; 9])).await, Err(StoreError::QuotaExceeded { limit: 100 })));
     t.set(key("a"), Bytes::from(vec![0; 50])).await.expect("smaller");
     t.set(key("b"), Bytes::from(vec![0; 9])).await.expect("it fits now");
+    // What is left by these numbers fits to the byte.
+    let SpaceUsage { used_bytes, quota_bytes } = t.usage().await.expect("known");
+    assert_eq!((used_bytes, quota_bytes), (2 + 50 + 2 + 9, 100));
+    let rest = usize::try_from(quota_bytes - used_bytes).expect("small") - 2;
+    let one_more = t.set(key("c"), Bytes::from(vec![0; rest + 1])).await;
+    assert!(matches!(one_more, Err(StoreError::QuotaExceeded { limit: 100 })));
+    t.set(key("c"), Bytes::from(vec![0; rest])).await.expect("it fits");
+    assert_eq!(t.usage().await.expect("known").used_bytes, 100);
+    t.delete(&key("c")).await.expect("deleted");
+    let before = store.snapshot(&space).await.expect("a snapshot");
     t.commit().await.expect("committed");
     assert_eq!(store.used_bytes(&space).await.expect("known"), 2 + 50 + 2 + 9);
+    let after = store.snapshot(&space).await.expect("a snapshot");
+    assert_eq!(before.used_bytes().await.expect("known"), 0, "as it was when the snapshot was opened");
+    assert_eq!(after.used_bytes().await.expect("known"), 2 + 50 + 2 + 9);
     let mut t = store.begin(&space, bounds).await.expect("a transaction");
     assert!(matches!(t.set(key("c"), Bytes::from(vec![0; 60])).await, Err(StoreError::QuotaExceeded { .. })));
     t.delete(&key("a")).await.expect("deleted");

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{
-    Entry, Order, Page, Range, StoreError,
+    Entry, Order, Page, Range, StoreError, Usage,
     ahead::{Change, Message},
 };
 use crate::{
@@ -86,6 +86,15 @@ impl Source<'_> {
 
     pub(super) fn take(&self, keys: &Range, limit: u32) -> Result<Vec<Entry>, StoreError> {
         Ok(self.transaction()?.take(&range(keys), limit)?.into_iter().map(Entry::from).collect())
+    }
+
+    pub(super) fn usage(&self) -> Result<Usage, StoreError> {
+        let usage = match self {
+            Self::Snapshot(snapshot) => snapshot.usage(),
+            _ => self.transaction()?.usage(),
+        };
+        let types::Usage { used_bytes, quota_bytes } = usage?;
+        Ok(Usage { used_bytes, quota_bytes })
     }
 
     pub(super) fn is_transaction(&self) -> bool {

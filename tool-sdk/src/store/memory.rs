@@ -1,14 +1,18 @@
-//! The store in memory, for native tests: one for each thread, empty at first. It has the host's bounds on keys, values, pages and transactions.
-//! Tests look into the store by the functions here.
+//! The store in memory, for native tests: one for each thread, empty at first. It has the host's bounds on keys, values, pages and transactions, and a quota where
+//! a test sets one. Tests look into the store by the functions here.
 
 mod failures;
+mod quota;
 
 use std::{cell::RefCell, collections::BTreeMap, marker::PhantomData, ops::Bound, rc::Rc, time::Duration};
 
-pub use self::failures::{Failure, fail_commit, mend};
+pub use self::{
+    failures::{Failure, fail_commit, mend},
+    quota::set_quota,
+};
 pub use super::Spent;
 use super::{
-    Entry, Order, Page, Range, StoreError,
+    Entry, Order, Page, Range, StoreError, Usage,
     ahead::{Change, Message, check_key},
 };
 
@@ -48,6 +52,8 @@ type Entries = BTreeMap<Vec<u8>, (Vec<u8>, u64)>;
 #[derive(Debug, Default)]
 struct State {
     entries: Rc<Entries>,
+    /// Bytes of the entries, as the quota counts them.
+    used_bytes: u64,
     version: u64,
     emitted: Vec<Emitted>,
     timers: BTreeMap<String, Timer>,
@@ -87,6 +93,7 @@ pub fn entries() -> Vec<(Vec<u8>, Vec<u8>)> {
 /// Forgets everything on this thread.
 pub fn clear() {
     STORE.set(State::default());
+    quota::lift();
     mend();
 }
 
@@ -114,7 +121,8 @@ fn charge_write(bytes: usize) {
 #[derive(Debug)]
 pub(crate) enum Source<'a> {
     Own(RefCell<Overlay>),
-    Snapshot(Rc<Entries>, PhantomData<&'a ()>),
+    /// With the bytes of its entries.
+    Snapshot(Rc<Entries>, u64, PhantomData<&'a ()>),
 }
 
 /// The writes of an open transaction: they lie over the entries that were there, until it commits.
@@ -127,6 +135,7 @@ pub(crate) struct Overlay {
     timers: BTreeMap<String, Option<Timer>>,
     count: usize,
     bytes: usize,
+    used_bytes: u64,
 }
 
 pub(super) fn begin() -> Result<Source<'static>, StoreError> {
@@ -135,15 +144,17 @@ pub(super) fn begin() -> Result<Source<'static>, StoreError> {
         return Err(StoreError::TransactionOpen);
     }
     charge(0);
-    let (base, version) = STORE.with_borrow(|state| (Rc::clone(&state.entries), state.version + 1));
     let (writes, emitted, timers) = (BTreeMap::new(), Vec::new(), BTreeMap::new());
-    Ok(Source::Own(RefCell::new(Overlay { base, version, writes, emitted, timers, count: 0, bytes: 0 })))
+    Ok(Source::Own(RefCell::new(STORE.with_borrow(|state| {
+        let (base, version, used_bytes) = (Rc::clone(&state.entries), state.version + 1, state.used_bytes);
+        Overlay { base, version, writes, emitted, timers, count: 0, bytes: 0, used_bytes }
+    }))))
 }
 
 pub(super) fn snapshot() -> Result<Source<'static>, StoreError> {
     called();
     charge(0);
-    Ok(Source::Snapshot(STORE.with_borrow(|state| Rc::clone(&state.entries)), PhantomData))
+    Ok(STORE.with_borrow(|state| Source::Snapshot(Rc::clone(&state.entries), state.used_bytes, PhantomData)))
 }
 
 pub(super) fn wait(key: &[u8], _since: u64, _timeout: Duration) -> Result<u64, StoreError> {
@@ -166,7 +177,7 @@ impl Overlay {
         // So that the entries are the store's alone, and need no copy.
         drop(std::mem::take(&mut self.base));
         STORE.with_borrow_mut(|state| {
-            state.version = self.version;
+            (state.version, state.used_bytes) = (self.version, self.used_bytes);
             let entries = Rc::make_mut(&mut state.entries);
             for (key, value) in std::mem::take(&mut self.writes) {
                 match value {
@@ -267,7 +278,7 @@ impl Source<'_> {
         called();
         match self {
             Self::Own(overlay) => one(key, overlay.borrow().find(key)),
-            Self::Snapshot(entries, _) => one(key, entries.get(key)),
+            Self::Snapshot(entries, ..) => one(key, entries.get(key)),
         }
     }
 
@@ -287,7 +298,7 @@ impl Source<'_> {
                     }
                 }
             }
-            Self::Snapshot(entries, _) => {
+            Self::Snapshot(entries, ..) => {
                 let found = entries.range::<[u8], _>(bounds).map(|(key, value)| (&**key, value));
                 if is_ascending { page(found, limit) } else { page(found.rev(), limit) }
             }
@@ -379,6 +390,7 @@ impl Overlay {
             return Err(StoreError::ValueTooLarge);
         }
         self.count_write(key.len() + value.len())?;
+        self.resize(&key, Some(&value))?;
         self.writes.insert(key, Some((value, self.version)));
         Ok(())
     }
@@ -390,6 +402,7 @@ impl Overlay {
             return Ok(());
         }
         self.count_write(key.len())?;
+        self.resize(key, None)?;
         self.writes.insert(key.to_vec(), None);
         Ok(())
     }

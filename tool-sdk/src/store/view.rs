@@ -2,6 +2,7 @@
 //! can be walked through and changed at the same time.
 
 mod page;
+mod usage;
 
 use std::{
     cell::{Cell, RefCell},

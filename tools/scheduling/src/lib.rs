@@ -1,4 +1,4 @@
-//! The rules that the task queue and the workflows share: the clock, the placement of tasks, their tags, and the times of retries. Plain rules without IO, time or chance.
+//! The rules that the task queue and the workflows share: the clock, the placement of tasks, their tags, the times of retries, and the reserve of a full store. Plain rules without IO, time or chance.
 #![deny(missing_docs)]
 #![cfg_attr(
     test,
@@ -15,4 +15,5 @@ pub mod backoff;
 pub mod clock;
 pub mod hash;
 pub mod placement;
+pub mod reserve;
 pub mod tags;

@@ -3,10 +3,12 @@
 mod batch;
 mod bulk;
 mod claims;
+mod ends;
 mod ids;
 mod interchange;
 mod peers;
 mod position;
+mod reserve;
 mod shares;
 mod submission;
 mod turns;
@@ -21,20 +23,24 @@ use mcpp_tool::store::{StoreError, Transaction, View};
 use serde_json::Value;
 
 pub use self::{
-    batch::{Completion, each},
+    batch::each,
     bulk::{Action, Bulk, Filter, bulk, bulks, clear},
     claims::{ClaimRequest, MAX_CLAIMED, claim, claim_many},
+    ends::{Completion, end_all},
     ids::{MAX_ID_BYTES, MAX_SUBMITTED_ID_BYTES, check_name, is_id},
-    interchange::{Traveller, export, take_in},
+    interchange::{Traveller, export, take_in_each},
     peers::{PEER_TIMEOUT_MS, clock, heartbeat, peers},
     position::position,
-    submission::{Draft, MAX_DEPENDENCIES, MAX_NOTES_BYTES, MAX_PAYLOAD_BYTES, Submission, retry, submit, submit_all},
+    reserve::{Part, Shortage},
+    submission::{
+        Draft, MAX_DEPENDENCIES, MAX_NOTES_BYTES, MAX_PAYLOAD_BYTES, Submission, retry, submit, submit_all, submit_each,
+    },
     turns::{Limit, Overflow, in_line, limit, set_limit},
     upkeep::{look_after, wake},
     waiting::claim_or_wait,
     workers::{Left, MAX_WORKER_BYTES, all_workers, find_worker, register, unregister},
 };
-pub(crate) use self::{bulk::adopt, upkeep::UPKEEP, waiting::ring_all, workers::has};
+pub(crate) use self::{bulk::adopt, reserve::within, upkeep::UPKEEP, waiting::ring_all, workers::has};
 use crate::{
     queue::{self, DEPENDENTS},
     record::{LogLine, MAX_RECORD_BYTES, State, Status, Task},
@@ -59,6 +65,9 @@ pub enum QueueError {
     /// The caller, or all callers together, have as much as they may.
     #[error("{0}")]
     Share(String),
+    /// The store has no room for it but the reserve.
+    #[error("{0}")]
+    Full(Shortage),
     /// Something given is not legal.
     #[error("{0}")]
     Invalid(String),
@@ -180,7 +189,7 @@ pub fn cancel(
         .map(|(before, after, ())| (before, after))
 }
 
-/// Notes progress and log of a running task.
+/// Notes progress and log of a running task, where the store has room beside what the ends of tasks need.
 pub fn report(
     t: &Transaction<'_>,
     id: &str,
@@ -189,7 +198,7 @@ pub fn report(
     lines: Vec<LogLine>,
     now_ms: u64,
 ) -> Result<Task, QueueError> {
-    add(t, id, now_ms, |task| rules::report(task, by, progress, lines, now_ms))
+    within(t, Part::Results, || add(t, id, now_ms, |task| rules::report(task, by, progress, lines, now_ms)))
 }
 
 /// Gives a task that has not ended another priority; with `requeue` it goes behind those that have it already. The priority before, and the task after.

@@ -21,9 +21,9 @@ use serde_json::{Map, Value, json};
 
 use self::fields::Request;
 use crate::{
-    engine::{self, ClaimRequest, Draft, QueueError, Submission},
+    engine::{self, ClaimRequest, Completion, Draft, Part, QueueError, Submission},
     queue::{self, IDS, TASKS},
-    record::{DEFAULT_ATTEMPTS, LogLine, Spec, Task, seconds},
+    record::{DEFAULT_ATTEMPTS, LogLine, Spec, Status, Task, seconds},
     rules::Outcome,
 };
 
@@ -52,6 +52,9 @@ impl From<QueueError> for Failure {
             QueueError::NoWorker(_) => "worker_missing",
             QueueError::OtherWork(_) | QueueError::NotUnique(_) => "idempotency_conflict",
             QueueError::Share(_) => "quota_exceeded",
+            // A worker that is told this asks again later.
+            QueueError::Full(shortage) if shortage.part > Part::Work => "busy",
+            QueueError::Full(_) => "quota_exceeded",
             QueueError::Invalid(_) => "invalid_message",
             QueueError::Refused(_) => "refused",
             QueueError::Store(_) => "internal_error",
@@ -201,11 +204,18 @@ fn complete(request: &Request<'_>) -> Reply {
         // As the protocol has it: who says that a task failed has used its attempts; an unknown status is a failure.
         _ => Outcome::FailedForGood(result, error),
     };
-    let (now, chance, by) = (now_ms(), chance(), request.claim()?);
-    let finished = transact(|t| engine::finish(t, id, by, outcome.clone(), now, chance));
-    match finished {
-        Ok(task) => Ok(json!({ "task_id": task.id })),
-        Err(error) => Err(error.into()),
+    let by = request.claim()?;
+    let (task, worker) = (id.to_owned(), by.worker.map(str::to_owned));
+    let end = Completion { task, worker, token: by.token, outcome };
+    let is_success = matches!(end.outcome, Outcome::Completed(_));
+    let ended = engine::end_all(&[end], now_ms(), chance()).pop();
+    let task = ended.unwrap_or_else(|| Err(QueueError::NoTask(id.to_owned())))?;
+    match (task.status(), &task.error) {
+        // Ours beyond the protocol: the result did not fit into the store.
+        (status @ Status::Failed, Some(why)) if is_success => {
+            Ok(json!({ "task_id": task.id, "status": status.as_str(), "detail": why }))
+        }
+        _ => Ok(json!({ "task_id": task.id })),
     }
 }
 

@@ -76,6 +76,24 @@ pub enum Outcome {
     Cancelled(String),
 }
 
+impl Outcome {
+    /// The result that it brings.
+    pub fn result(&self) -> Option<&Value> {
+        match self {
+            Self::Completed(result) | Self::Failed(result, _) | Self::FailedForGood(result, _) => result.as_ref(),
+            Self::Cancelled(_) => None,
+        }
+    }
+
+    /// Why it is no success.
+    pub fn error(&self) -> Option<&str> {
+        match self {
+            Self::Completed(_) => None,
+            Self::Failed(_, error) | Self::FailedForGood(_, error) | Self::Cancelled(error) => Some(error),
+        }
+    }
+}
+
 /// Whether it can be claimed, and if not, what it waits for.
 pub fn settle(task: &mut Task, not_before_ms: u64, now_ms: u64) {
     task.turn_us = None;

@@ -1,6 +1,8 @@
 //! Measurements of the queue: sums of waiting and running times, and counts of the tasks that ended in each of the last minutes. A value that was never measured is none.
 
 use mcpp_tool::store::{Counts, StoreError, Transaction, View};
+use scheduling::reserve::reserve_bytes;
+use serde_json::{Value, json};
 
 use crate::record::{State, Status, Task};
 
@@ -87,6 +89,16 @@ pub fn average_wait_s(t: &View<'_>) -> Result<Option<f64>, StoreError> {
 /// The mean time of an attempt, in seconds.
 pub fn average_execution_s(t: &View<'_>) -> Result<Option<f64>, StoreError> {
     mean_s(t, RAN, ENDED)
+}
+
+/// The size of the queue's store, its quota and its reserve, in bytes; null where the host does not tell them.
+pub fn store(t: &View<'_>) -> Value {
+    let usage = t.usage().ok();
+    json!({
+        "used_bytes": usage.map(|usage| usage.used_bytes),
+        "quota_bytes": usage.map(|usage| usage.quota_bytes),
+        "reserve_bytes": usage.map(|usage| reserve_bytes(usage.quota_bytes)),
+    })
 }
 
 /// The last minutes in which something happened, oldest first.

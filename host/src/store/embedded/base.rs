@@ -18,6 +18,8 @@ const VERSION_BYTES: usize = 8;
 /// The entries in the database at one moment.
 pub(super) struct Base {
     table: ReadOnlyTable<&'static [u8], &'static [u8]>,
+    /// Size and version of each space.
+    spaces: ReadOnlyTable<&'static str, (u64, u64)>,
     path: PathBuf,
     /// Bytes of keys and values of all spaces.
     used_bytes: u64,
@@ -103,12 +105,18 @@ impl Base {
         for space in read.open_table(SPACES)?.iter()? {
             used_bytes = used_bytes.saturating_add(space?.1.value().0);
         }
-        Ok(Self { table: read.open_table(ENTRIES)?, path, used_bytes })
+        Ok(Self { table: read.open_table(ENTRIES)?, spaces: read.open_table(SPACES)?, path, used_bytes })
     }
 
     /// Bytes of keys and values of all spaces.
     pub(super) fn used_bytes(&self) -> u64 {
         self.used_bytes
+    }
+
+    /// Bytes of keys and values of one space.
+    pub(super) fn used_bytes_of(&self, component: &ComponentName) -> Result<u64, StoreError> {
+        let found = self.spaces.get(component.as_str()).map_err(|error| self.failed(error))?;
+        Ok(found.map(|record| record.value().0).unwrap_or_default())
     }
 
     /// The entries between two keys of the file.

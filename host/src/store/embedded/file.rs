@@ -19,13 +19,13 @@ use tokio::{
 };
 
 use super::{
-    base::{Base, Overlay, Pending, full_key},
+    base::{Base, Pending, full_key},
     checkpoint::{Checkpoint, Checkpoints, Logged, recover},
     commit::Queue,
     disk::Disk,
     layout::{SPACES, copy, create},
     snapshot::HeldSnapshots,
-    space::{Overlaid, SpaceState},
+    space::{Durable, Overlaid, SpaceState},
     unavailable,
     wal::{Wal, Written},
 };
@@ -213,14 +213,14 @@ impl DataFile {
     }
 
     /// The durable state of a space: the database, and what only the log has.
-    pub(super) fn durable(&self, component: &ComponentName) -> (Arc<Base>, Overlay) {
+    pub(super) fn durable(&self, component: &ComponentName) -> Durable {
         match self.known_space(component) {
             Some(space) => {
                 // Under one lock, so that no write goes into the database between the two looks.
                 let view = space.view();
-                (self.base(), view.durable.entries.clone())
+                Durable::new(self.base(), Some(&view.durable))
             }
-            None => (self.base(), Overlay::new_sync()),
+            None => Durable::new(self.base(), None),
         }
     }
 
@@ -284,7 +284,7 @@ impl DataFile {
 
     /// The durable version of an entry.
     fn durable_version(&self, component: &ComponentName, key: &[u8]) -> Result<u64, StoreError> {
-        let (base, logged) = self.durable(component);
+        let Durable { base, logged, .. } = self.durable(component);
         match logged.get(key) {
             Some(Pending { version, value }) => Ok(value.as_ref().map_or(ABSENT, |_| *version)),
             None => base.version(component, key),

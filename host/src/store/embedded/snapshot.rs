@@ -12,11 +12,7 @@ use std::{
 use arc_swap::ArcSwapOption;
 use futures::future::BoxFuture;
 
-use super::{
-    base::{Base, Overlay, Pending},
-    file::DataFile,
-    scan::RangeWalk,
-};
+use super::{base::Pending, file::DataFile, scan::RangeWalk, space::Durable};
 use crate::{
     names::ComponentName,
     store::{Entry, KeyRange, MAX_SNAPSHOT_AGE, Page, Scan, Snapshot, StoreError, Unavailable},
@@ -28,15 +24,7 @@ const HELD_BACK_BYTES: u64 = 64 << 20;
 const HELD_BACK_TIMES: u64 = 4;
 
 /// What a snapshot sees; none once it is let go.
-type Seen = Arc<ArcSwapOption<SeenSpace>>;
-
-/// A space at one moment.
-#[derive(Debug)]
-struct SeenSpace {
-    base: Arc<Base>,
-    /// Durable writes that only the log had.
-    logged: Overlay,
-}
+type Seen = Arc<ArcSwapOption<Durable>>;
 
 /// The snapshots of a file that are held, from the oldest to the newest.
 #[derive(Debug, Default)]
@@ -101,8 +89,7 @@ impl DurableSnapshot {
     pub(super) fn new(file: Arc<DataFile>, component: &ComponentName) -> Self {
         // Before the look, so that a checkpoint between the two counts.
         let (opened, written) = (Instant::now(), file.written_bytes());
-        let (base, logged) = file.durable(component);
-        let seen: Seen = Arc::new(ArcSwapOption::from_pointee(SeenSpace { base, logged }));
+        let seen: Seen = Arc::new(ArcSwapOption::from_pointee(file.durable(component)));
         let mut held = file.snapshots.lock();
         held.last = held.last.saturating_add(1);
         let number = held.last;
@@ -111,7 +98,7 @@ impl DurableSnapshot {
         Self { file, component: component.clone(), seen, number }
     }
 
-    fn seen(&self) -> Result<Arc<SeenSpace>, StoreError> {
+    fn seen(&self) -> Result<Arc<Durable>, StoreError> {
         self.seen.load_full().ok_or_else(|| Unavailable::Expired { path: self.file.path.clone() }.into())
     }
 
@@ -147,6 +134,11 @@ impl Snapshot for DurableSnapshot {
 
     fn scan<'a>(&'a self, range: &'a KeyRange, scan: Scan) -> BoxFuture<'a, Result<Page, StoreError>> {
         Box::pin(self.walk(range, scan))
+    }
+
+    fn used_bytes(&self) -> BoxFuture<'_, Result<u64, StoreError>> {
+        let used_bytes = self.seen().and_then(|seen| seen.used_bytes(&self.component));
+        Box::pin(std::future::ready(used_bytes))
     }
 }
 

@@ -15,7 +15,7 @@ use std::{
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{
-    base::{Overlay, Pending},
+    base::{Base, Overlay, Pending},
     wal::Written,
     work::TransactionWork,
 };
@@ -63,6 +63,29 @@ impl Overlaid {
             self.entries.insert_mut(key.clone(), Pending { version: written.version, value: value.clone() });
         }
         (self.used_bytes, self.version) = (written.used_bytes, written.version);
+    }
+}
+
+/// A space at one moment, as far as it is durable.
+#[derive(Debug)]
+pub(super) struct Durable {
+    pub(super) base: Arc<Base>,
+    /// Writes that only the log has.
+    pub(super) logged: Overlay,
+    /// Bytes of keys and values; none where the database alone has them.
+    used_bytes: Option<u64>,
+}
+
+impl Durable {
+    /// A space of which the log has these writes; of which it has nothing, without them.
+    pub(super) fn new(base: Arc<Base>, overlaid: Option<&Overlaid>) -> Self {
+        let logged = overlaid.map_or_else(Overlay::new_sync, |overlaid| overlaid.entries.clone());
+        Self { base, logged, used_bytes: overlaid.map(|overlaid| overlaid.used_bytes) }
+    }
+
+    /// Bytes of keys and values in the space of this component.
+    pub(super) fn used_bytes(&self, component: &ComponentName) -> Result<u64, StoreError> {
+        self.used_bytes.map_or_else(|| self.base.used_bytes_of(component), Ok)
     }
 }
 

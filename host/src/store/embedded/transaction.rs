@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     names::ComponentName,
-    store::{Bounds, Entry, KeyRange, Page, Scan, StoreError, Transaction},
+    store::{Bounds, Entry, KeyRange, Page, Scan, SpaceUsage, StoreError, Transaction},
 };
 
 /// Changes of one call after which the turn is checked again: as many as take far less than a turn.
@@ -115,6 +115,12 @@ impl Transaction for EmbeddedTransaction {
             changes.into_iter().enumerate().try_for_each(write)
         });
         Box::pin(std::future::ready(written))
+    }
+
+    fn usage(&mut self) -> BoxFuture<'_, Result<SpaceUsage, StoreError>> {
+        let quota_bytes = self.turn.quota_bytes();
+        let usage = |work: &mut TransactionWork| Ok(SpaceUsage { used_bytes: work.used_bytes(), quota_bytes });
+        Box::pin(std::future::ready(self.with(usage)))
     }
 
     /// The transactions of a space run one after another, so the version of the space orders them.

@@ -56,6 +56,11 @@ impl TransactionWork {
         self.version
     }
 
+    /// Bytes of keys and values in the space, with its own writes.
+    pub(super) fn used_bytes(&self) -> u64 {
+        self.used_bytes
+    }
+
     /// Its own writes, for a scan.
     pub(super) fn own(&self) -> Own<'_> {
         Own { writes: &self.writes, version: self.version }

@@ -4,12 +4,12 @@ use std::time::{Duration, Instant};
 
 use mcpp_tool::store::{Transaction, transact};
 
-use super::{QueueError, finish, ids::is_id};
-use crate::{
-    queue,
-    record::Task,
-    rules::{Claim, Outcome},
+use super::{
+    QueueError,
+    ids::is_id,
+    reserve::{self, Part},
 };
+use crate::queue;
 
 /// Bytes read and written after which a transaction of a batch ends. A transaction may write four times as much.
 const CHUNK_BYTES: u64 = 2 << 20;
@@ -26,11 +26,22 @@ const ITEMS_PER_LOOK: usize = 8;
 pub fn each<T, R>(
     items: &[T],
     ids: fn(&T) -> &str,
+    work: impl FnMut(&Transaction<'_>, &T) -> Result<R, QueueError>,
+) -> Vec<Result<R, QueueError>> {
+    each_within(items, ids, |_| Part::All, work)
+}
+
+/// The same, where each item has its part of the store's quota.
+pub(super) fn each_within<T, R>(
+    items: &[T],
+    ids: fn(&T) -> &str,
+    part: fn(&T) -> Part,
     mut work: impl FnMut(&Transaction<'_>, &T) -> Result<R, QueueError>,
 ) -> Vec<Result<R, QueueError>> {
     let (mut outcomes, mut most) = (Vec::with_capacity(items.len()), usize::MAX);
     while let Some(rest) = items.get(outcomes.len()..).filter(|rest| !rest.is_empty()) {
-        match transact(|t| chunk(t, rest, most, ids, &mut work)) {
+        let least = rest.iter().take(most).map(part).min().unwrap_or(Part::All);
+        match transact(|t| reserve::within(t, least, || chunk(t, rest, most, ids, &mut work))) {
             Ok(done) => {
                 outcomes.extend(done);
                 most = most.saturating_mul(2);
@@ -63,32 +74,11 @@ fn chunk<T, R>(
         }
         done.push(match work(t, item) {
             // It may have written something: nothing of this transaction must stay.
-            Err(QueueError::Store(error)) => return Err(error.into()),
+            Err(error @ (QueueError::Store(_) | QueueError::Full(_))) => return Err(error),
             outcome => outcome,
         });
     }
     Ok(done)
-}
-
-/// The end of one attempt.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Completion {
-    /// The task.
-    pub task: String,
-    /// The worker that says it has the task.
-    pub worker: Option<String>,
-    /// The fencing token that it was given.
-    pub token: Option<u64>,
-    /// How the attempt ended.
-    pub outcome: Outcome,
-}
-
-impl Completion {
-    /// Ends the attempt.
-    pub fn apply(&self, t: &Transaction<'_>, now_ms: u64, chance: f64) -> Result<Task, QueueError> {
-        let by = Claim { worker: self.worker.as_deref(), token: self.token };
-        finish(t, &self.task, by, self.outcome.clone(), now_ms, chance)
-    }
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 use mcpp_tool::store::{Budget, Cursor, Map, StoreError, Transaction, View, bites, snapshot, transact};
 use serde::{Deserialize, Serialize};
 
-use super::{QueueError, cancel, is_waited_for, retry, save, set_priority, upkeep, upkeep::UPKEEP};
+use super::{QueueError, cancel, is_waited_for, reserve, retry, save, set_priority, upkeep, upkeep::UPKEEP};
 use crate::{
     queue::{LISTED, TASKS, TaskKey, announce, canonical_type},
     record::{Status, Task},
@@ -211,6 +211,8 @@ fn apply(t: &Transaction<'_>, key: &TaskKey, bulk: &Bulk, status: Status, now_ms
         Action::Priority { priority, requeue } => set_priority(t, &task.id, *priority, *requeue, now_ms).map(drop),
         // One that was changed since is one that this retried already.
         Action::Retry if task.updated_ms > bulk.asked_ms => return Ok(false),
+        // Each would be refused, and refused transactions are no use.
+        Action::Retry if reserve::is_full(t)? => return Ok(false),
         Action::Retry => retry(t, &task.id, None, None, now_ms.max(bulk.asked_ms.saturating_add(1))).map(drop),
         Action::Delete => return delete(t, &task, now_ms),
     };

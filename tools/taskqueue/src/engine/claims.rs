@@ -9,6 +9,7 @@ use super::{
     QueueError,
     ids::check_name,
     peers::{PEER_TIMEOUT_MS, clock, heard_of},
+    reserve::{Part, within},
     save, turns, upkeep,
 };
 use crate::{
@@ -95,6 +96,10 @@ pub fn claim_many(
     now_ms: u64,
 ) -> Result<Vec<Task>, QueueError> {
     request.check()?;
+    within(t, Part::Results, || give(t, request, most, now_ms))
+}
+
+fn give(t: &Transaction<'_>, request: &ClaimRequest<'_>, most: usize, now_ms: u64) -> Result<Vec<Task>, QueueError> {
     upkeep::plan(t, &[], now_ms)?;
     let settings = settings(t)?;
     let most = most.min(MAX_CLAIMED).min(room(t, request.worker)?);

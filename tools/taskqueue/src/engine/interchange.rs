@@ -4,8 +4,11 @@ use mcpp_tool::store::Transaction;
 use serde_json::{Map, Value, json};
 
 use super::{
-    QueueError, Submission, find,
+    QueueError, Submission,
+    batch::each_within,
+    find,
     ids::check_name,
+    reserve::Part,
     save,
     submission::{plan, same_work},
     unique, upkeep,
@@ -64,9 +67,28 @@ impl Traveller {
     }
 }
 
+/// Takes tasks that were exported into this queue, each for itself; the outcome for each, in their order, as [`take_in`] has it. They leave the reserve of the store's
+/// quota alone.
+pub fn take_in_each(
+    travellers: &[Result<Traveller, QueueError>],
+    now_ms: u64,
+) -> Vec<Result<(Task, bool), QueueError>> {
+    each_within(
+        travellers,
+        id_of,
+        |_| Part::Work,
+        |t, traveller| take_in(t, traveller.as_ref().map_err(Clone::clone)?, now_ms),
+    )
+}
+
+/// The id of a task that could be read; otherwise an empty one.
+fn id_of(traveller: &Result<Traveller, QueueError>) -> &str {
+    traveller.as_ref().map_or("", Traveller::id)
+}
+
 /// Takes a task that was exported into this queue, unless it is here already; the task as it is here, and whether it is new. One that waits for a task that is not here
 /// yet waits until that has come and ended.
-pub fn take_in(t: &Transaction<'_>, traveller: &Traveller, now_ms: u64) -> Result<(Task, bool), QueueError> {
+fn take_in(t: &Transaction<'_>, traveller: &Traveller, now_ms: u64) -> Result<(Task, bool), QueueError> {
     let Traveller { task, not_before_ms, status } = traveller;
     check_name("task_id", &task.id)?;
     let submission = Submission { id: None, not_before_ms: *not_before_ms, spec: task.spec.clone() };

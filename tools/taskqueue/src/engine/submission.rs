@@ -3,8 +3,11 @@
 use mcpp_tool::store::{Prepared, StoreError, Transaction, View};
 
 use super::{
-    QueueError, find,
+    QueueError,
+    batch::each_within,
+    find,
     ids::{check_name, check_task_id, is_id, retry_id},
+    reserve::{Part, within},
     save, shares, turns, unique, upkeep, waiting,
 };
 use crate::{
@@ -105,8 +108,23 @@ impl Draft {
     }
 }
 
-/// Submits a task. The same work under the same id or idempotency key is the same task, whatever has become of it.
+/// Submits a task. The same work under the same id or idempotency key is the same task, whatever has become of it. A new task must leave the reserve of the store's
+/// quota alone.
 pub fn submit(t: &Transaction<'_>, draft: &Draft, now_ms: u64) -> Result<Task, QueueError> {
+    within(t, Part::Work, || submit_one(t, draft, now_ms))
+}
+
+/// Submits tasks, each for itself; the outcome for each, in their order.
+pub fn submit_each(drafts: &[Result<Draft, QueueError>], now_ms: u64) -> Vec<Result<Task, QueueError>> {
+    each_within(drafts, id_of, |_| Part::Work, |t, draft| submit_one(t, draft.as_ref().map_err(Clone::clone)?, now_ms))
+}
+
+/// The id of a task that can be submitted; otherwise an empty one.
+fn id_of(draft: &Result<Draft, QueueError>) -> &str {
+    draft.as_ref().map_or("", Draft::id)
+}
+
+fn submit_one(t: &Transaction<'_>, draft: &Draft, now_ms: u64) -> Result<Task, QueueError> {
     if is_id(draft.id()) {
         queue::read_ahead_of_new(t, draft.id(), upkeep::UPKEEP.key())?;
     }
@@ -134,6 +152,10 @@ pub(super) fn plan(t: &Transaction<'_>, tasks: &[Task], now_ms: u64) -> Result<(
 
 /// Submits tasks, all or none. A task may depend on an earlier one of them.
 pub fn submit_all(t: &Transaction<'_>, drafts: &[Draft], now_ms: u64) -> Result<Vec<Task>, QueueError> {
+    within(t, Part::Work, || submit_together(t, drafts, now_ms))
+}
+
+fn submit_together(t: &Transaction<'_>, drafts: &[Draft], now_ms: u64) -> Result<Vec<Task>, QueueError> {
     let (mut tasks, aging) = (Vec::with_capacity(drafts.len()), settings(t)?.aging);
     let given = drafts.iter().filter_map(|draft| draft.submission.id.as_deref());
     queue::read_ahead(t, given.filter(|id| is_id(id)))?;
@@ -231,6 +253,16 @@ fn record(spec: Spec, id: String, waiting_for: Vec<String>, now_ms: u64) -> Task
 
 /// Submits a task that has ended again, as `<id>-retry-<n>`.
 pub fn retry(
+    t: &Transaction<'_>,
+    id: &str,
+    max_attempts: Option<u32>,
+    timeout_ms: Option<u64>,
+    now_ms: u64,
+) -> Result<(Task, u32), QueueError> {
+    within(t, Part::Work, || submit_again(t, id, max_attempts, timeout_ms, now_ms))
+}
+
+fn submit_again(
     t: &Transaction<'_>,
     id: &str,
     max_attempts: Option<u32>,

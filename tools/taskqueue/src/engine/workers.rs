@@ -5,7 +5,9 @@ use mcpp_tool::store::{Budget, StoreError, Transaction, View, bites, snapshot, t
 use super::{
     QueueError, check_name,
     ids::MAX_ID_BYTES,
-    is_id, store,
+    is_id,
+    reserve::{Part, within},
+    store,
     upkeep::{FOLLOWING_BYTES, FOLLOWING_TASKS, UPKEEP},
 };
 use crate::{
@@ -34,7 +36,7 @@ pub fn register(t: &Transaction<'_>, worker: Worker) -> Result<Worker, QueueErro
     }
     let registered_ms = known.map_or(worker.registered_ms, |known| known.registered_ms);
     let worker = Worker { registered_ms, ..worker };
-    WORKERS.set(t, &worker.id, &worker)?;
+    within(t, Part::Work, || Ok(WORKERS.set(t, &worker.id, &worker)?))?;
     Ok(worker)
 }
 

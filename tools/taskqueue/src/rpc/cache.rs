@@ -9,7 +9,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{Failure, Reply, fields::Request};
-use crate::{engine::QueueError, origin, queue::settings, record::json_bytes};
+use crate::{
+    engine::{self, Part, QueueError},
+    origin,
+    queue::settings,
+    record::json_bytes,
+};
 
 /// Values by the hash of their key, so that a key may be long.
 const CACHE: Table<String, Cached> = Table::new("cached", declare);
@@ -148,12 +153,14 @@ fn write(hash: &String, cached: &Cached) -> Result<(), Failure> {
     let owner = cached.peer.as_deref().unwrap_or_default();
     for _ in 0..MOST_ROUNDS {
         let is_written = transact(|t| {
-            remove(t, hash)?;
-            let has_room = make_room(t, owner)?;
-            if has_room {
-                CACHE.put(t, hash, cached)?;
-            }
-            Ok::<_, QueueError>(has_room)
+            engine::within(t, Part::Work, || {
+                remove(t, hash)?;
+                let has_room = make_room(t, owner)?;
+                if has_room {
+                    CACHE.put(t, hash, cached)?;
+                }
+                Ok(has_room)
+            })
         })?;
         if is_written {
             return Ok(());

@@ -10,6 +10,7 @@ use crate::{
     engine::{all_workers, clock, peers},
     queue::{counted, counted_by_type},
     record::{Status, seconds},
+    statistics,
 };
 
 pub(super) fn status(detail: bool) -> Reply {
@@ -54,6 +55,7 @@ pub(super) fn status(detail: bool) -> Reply {
             "running_by_type": running_by_type,
             // Ours beyond the protocol: there are more types than these.
             "has_more_types": !(all_queued && all_running),
+            "store": statistics::store(t),
         },
         "scheduler": {
             "clock": clock(t)?,

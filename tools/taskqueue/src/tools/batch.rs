@@ -84,11 +84,7 @@ pub fn task_submit_many(
         submitted.map(|tasks| tasks.into_iter().map(Ok).collect())
     } else {
         let drafts: Vec<Result<Draft, QueueError>> = drafts.collect();
-        Ok(each(
-            &drafts,
-            |draft| draft.as_ref().map_or("", Draft::id),
-            |t, draft| engine::submit(t, draft.as_ref().map_err(Clone::clone)?, now),
-        ))
+        Ok(engine::submit_each(&drafts, now))
     };
     let many = |outcomes: Vec<Result<Task, QueueError>>| -> Many {
         ids.iter().zip(outcomes).map(|(id, outcome)| One::of(id, outcome)).collect::<Vec<_>>().into()
@@ -259,7 +255,7 @@ pub fn task_complete_many(
 ) -> Envelope<Ended> {
     let (now, chance) = (now_ms(), chance());
     let ends: Vec<Completion> = tasks.into_iter().map(Completion::from).collect();
-    let outcomes = each(&ends, |end| &end.task, |t, end| end.apply(t, now, chance));
+    let outcomes = engine::end_all(&ends, now, chance);
     let results: Vec<One> = ends.iter().zip(outcomes).map(|(end, outcome)| One::of(&end.task, outcome)).collect();
     let claimed = claim.map(Wanted::claim).transpose();
     seal(claimed.map(|tasks| Ended { ends: results.into(), tasks }))

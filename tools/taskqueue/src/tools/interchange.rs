@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use super::{batch::One, read, seal};
 use crate::{
-    engine::{self, Filter, QueueError, Traveller, each},
+    engine::{self, Filter, QueueError, Traveller},
     listing::{self, List, Query},
     record::Status,
 };
@@ -68,11 +68,7 @@ pub fn task_import(
     let name = |task: &Map<String, Value>| task.get("task_id").and_then(Value::as_str).unwrap_or_default().to_owned();
     let ids: Vec<String> = tasks.iter().map(name).collect();
     let travellers: Vec<Result<Traveller, QueueError>> = tasks.into_iter().map(Traveller::read).collect();
-    let outcomes = each(
-        &travellers,
-        |traveller| traveller.as_ref().map_or("", Traveller::id),
-        |t, traveller| engine::take_in(t, traveller.as_ref().map_err(Clone::clone)?, now),
-    );
+    let outcomes = engine::take_in_each(&travellers, now);
     let mut imported = Imported::default();
     for (id, outcome) in ids.iter().zip(outcomes) {
         match outcome {

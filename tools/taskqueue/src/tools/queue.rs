@@ -48,6 +48,7 @@ pub fn queue_stats(
             "average_execution_time": statistics::average_execution_s(t)?,
             "throughput": statistics::throughput(t, now)?,
             "paused": settings(t)?.paused.is_some(),
+            "store": statistics::store(t),
             "worker_stats": workers,
             "historical": history,
             "clearing": engine::bulks(t)?.iter().find(|bulk| is_clearing(bulk)).map(clearing),

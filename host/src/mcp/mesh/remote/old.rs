@@ -123,14 +123,28 @@ async fn in_frames(peer: &PeerId, stream: PeerStream, arguments: &Value) -> Resu
     let refused = |reason: String| CallError::Unreachable { peer: peer.to_string(), reason };
     let greeted = greeted.map_err(|error| refused(error.to_string()))?;
     if let Some(error) = greeted.error {
-        return Err(refused(error.message.chars().take(400).collect()));
+        return Err(refused(reason(&error)));
     }
     let called = ask(&mut stream, "tools/call", &json!({ "name": TOOL, "arguments": arguments })).await;
     let called = called.map_err(|error| interrupted(peer, error))?;
     match called.error {
-        Some(error) if error.code == UNAUTHORIZED => Err(refused("it refuses the request's token".to_owned())),
-        Some(error) => Err(interrupted(peer, error.message.chars().take(400).collect::<String>())),
+        Some(error) if error.code == UNAUTHORIZED => Err(refused(reason(&error))),
+        Some(error) => Err(interrupted(peer, reason(&error))),
         None => Ok(called.result.and_then(|mut result| result.get_mut("content").map(Value::take)).unwrap_or_default()),
+    }
+}
+
+/// The first 400 characters of a refusal. One of the code [`UNAUTHORIZED`] begins with that word, as the protocol has it (contract, section 2.2): a service may
+/// say no more, or something else.
+fn reason(error: &ServiceError) -> String {
+    let said: String = error.message.chars().take(400).collect();
+    let has_word = said.strip_prefix("unauthorized").is_some_and(|rest| rest.is_empty() || rest.starts_with(':'));
+    match error.code {
+        UNAUTHORIZED if said.is_empty() || said == "unauthorized" => {
+            "unauthorized: it refuses the request's token".to_owned()
+        }
+        UNAUTHORIZED if !has_word => format!("unauthorized: {said}"),
+        _ => said,
     }
 }
 
@@ -160,4 +174,25 @@ async fn in_a_line(peer: &PeerId, stream: PeerStream, arguments: &Value) -> Resu
     let most = u64::try_from(MAX_ANSWER_BYTES).unwrap_or(u64::MAX);
     stream.take(most).read_until(b'\n', &mut line).await.map_err(failed)?;
     serde_json::from_slice(&line).map_err(|error| interrupted(peer, error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_for_want_of_a_right_begins_with_the_protocols_word() {
+        for (code, message, told) in [
+            (UNAUTHORIZED, "unauthorized", "unauthorized: it refuses the request's token"),
+            (UNAUTHORIZED, "", "unauthorized: it refuses the request's token"),
+            (UNAUTHORIZED, "unauthorized: no grant", "unauthorized: no grant"),
+            (UNAUTHORIZED, "bad token", "unauthorized: bad token"),
+            (-32000, "init_required", "init_required"),
+        ] {
+            let error = ServiceError { code, message: message.to_owned() };
+            assert_eq!(reason(&error), told, "{code} {message:?}");
+        }
+        let long = ServiceError { code: -32000, message: "x".repeat(1_000) };
+        assert_eq!(reason(&long).len(), 400);
+    }
 }

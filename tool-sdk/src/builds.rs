@@ -101,6 +101,26 @@ pub fn describe(builds: &[Build], tool: &str) -> Option<Description> {
     }
 }
 
+/// Whether a tool is one of another host, or of the host itself, which has no builds.
+pub fn is_elsewhere(tool: &str) -> bool {
+    // Such a tool is described on any build, also on one that is not there.
+    #[cfg(target_arch = "wasm32")]
+    return describe(&[Build { component: "none".into(), digest: String::new() }], tool).is_some();
+    #[cfg(not(target_arch = "wasm32"))]
+    memory::is_elsewhere(tool)
+}
+
+/// The one of these builds that has a tool; none for a tool that [is elsewhere](is_elsewhere).
+pub fn of_tool<'a>(builds: &'a [Build], tool: &str) -> Option<&'a Build> {
+    #[cfg(target_arch = "wasm32")]
+    {
+        let has_tool = |build: &&Build| describe(std::slice::from_ref(*build), tool).is_some();
+        builds.iter().find(has_tool).filter(|_| !is_elsewhere(tool))
+    }
+    #[cfg(not(target_arch = "wasm32"))]
+    memory::of_tool(builds, tool)
+}
+
 #[cfg(target_arch = "wasm32")]
 pub(crate) fn to_host(builds: &[Build]) -> Vec<crate::bindings::mcpp::delegation::builds::Build> {
     use crate::bindings::mcpp::delegation::builds as host;
@@ -133,6 +153,18 @@ pub mod memory {
             LIVE.with_borrow(|live| tools.iter().filter_map(|tool| live.get(tool)).cloned().collect());
         PINNED.with_borrow_mut(|pinned| pinned.extend(builds.iter().cloned()));
         builds.into_iter().collect()
+    }
+
+    pub(super) fn is_elsewhere(tool: &str) -> bool {
+        LIVE.with_borrow(|live| !live.contains_key(tool))
+    }
+
+    /// The build of the component that has a tool: also one of before.
+    pub(super) fn of_tool<'a>(builds: &'a [Build], tool: &str) -> Option<&'a Build> {
+        LIVE.with_borrow(|live| {
+            let component = &live.get(tool)?.component;
+            builds.iter().find(|build| build.component == *component)
+        })
     }
 
     pub(super) fn unpin(builds: &[Build]) {

@@ -190,7 +190,7 @@ fn steps(run: &Value) -> Vec<Vec<String>> {
         row.extend(
             ["action", "status", "attempts", "start_time", "end_time", "duration_s"].map(|column| field(step, column)),
         );
-        // A step that its condition skips has a reason, and no error.
+        // A step that its condition skips, or that waits for a key, has a reason.
         row.push(field(step, if step.get("reason").is_some_and(Value::is_string) { "reason" } else { "error" }));
         row
     };

@@ -1,9 +1,15 @@
 //! What a workflow is made of: steps, as a client writes them. Only the form is here; [`validate`](crate::validate) says whether steps fit together.
 
+mod keys;
+
 use mcpp_tool::environment::parse_rfc3339;
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Number, Value};
+
+pub use self::keys::{
+    CACHE_TTL_S, Cache, Concurrency, MAX_CONCURRENCY, MAX_KEY_BYTES, MAX_KEY_TEXT_BYTES, MAX_RATE, RATE_PERIOD_S, Rate,
+};
 
 /// Most steps in one list, and so in one submission or planner's answer. All of one list are written in one transaction.
 pub const MAX_STEPS: usize = 1_000;
@@ -75,6 +81,15 @@ pub struct Step {
     /// The run goes on if the step fails.
     #[serde(default, skip_serializing_if = "is_false")]
     pub may_fail: bool,
+    /// At most so many steps of a key run at once. In a step with `for_each` this is of each item.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub concurrency: Option<Concurrency>,
+    /// Steps of a key begin evenly. In a step with `for_each` this is of each item.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate: Option<Rate>,
+    /// Takes the result of an earlier step with the same tool, arguments and rights. In a step with `for_each` this is of each item.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache: Option<Cache>,
 }
 
 impl Step {

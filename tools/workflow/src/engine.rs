@@ -2,8 +2,10 @@
 
 mod arguments;
 mod builds;
+pub mod cache;
 mod control;
 mod job;
+mod keys;
 mod outlook;
 pub mod rehearsal;
 mod retention;
@@ -144,7 +146,7 @@ fn go_on_alone(
         t.wake_at(&format!("r:{}", run.id), now_ms, b"")?;
     }
     RUNS.put(t, &run.id.clone(), &run)?;
-    let woken = nodes.woken;
+    let woken = nodes.woken.saturating_add(keys::let_on_all(t, &nodes.touched, now_ms)?);
     if !run.phase.is_final() || was_final {
         return Ok(Followed { woken, left, ended: None });
     }

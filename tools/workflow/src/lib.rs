@@ -44,7 +44,7 @@ fn on_wake(wake: Wake) -> Result<(), Error> {
 }
 
 /// Since format 1 the items of a fan-out stand apart. This build reads what builds before it wrote, so nothing moves; but those could not go on with what it writes, and the host refuses
-/// them from now on.
+/// them from now on. Since format 2 a step may wait for a key.
 fn migrate(_: &Transaction<'_>, _: u32, _: Option<Vec<u8>>) -> Result<Option<Vec<u8>>, Error> {
     Ok(None)
 }
@@ -65,5 +65,5 @@ mcpp_tool::export! {
     deferred: Runs,
     events: { "ready" => on_ready },
     timers: on_wake,
-    migration: 1 => migrate,
+    migration: 2 => migrate,
 }

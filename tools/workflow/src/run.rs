@@ -1,11 +1,14 @@
 //! A run as it is stored: its head, and a node for each of its steps.
 
+mod keys;
+
 use std::collections::BTreeMap;
 
 use mcpp_tool::{builds::Build, rights::Rights};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+pub use self::keys::{Limited, Line, Turn};
 use crate::definition::{Form, Step};
 
 /// A node's number within its run, from 0.
@@ -244,6 +247,8 @@ pub enum State {
     Ready,
     /// It may begin once the run is no longer paused.
     Held,
+    /// It waits for a key.
+    InLine(Line),
     /// A handler works on it.
     Running {
         /// The delivery that has it.
@@ -303,7 +308,7 @@ impl State {
             Self::Held => "held",
             Self::Running { .. } | Self::Open(_) => "running",
             Self::Delayed { .. } => "delayed",
-            Self::Waiting { .. } => "waiting",
+            Self::Waiting { .. } | Self::InLine(_) => "waiting",
             Self::Completed => "completed",
             Self::Failed => "failed",
             Self::Skipped => "skipped",
@@ -318,7 +323,7 @@ impl State {
     pub fn has_ended(&self) -> bool {
         match self {
             Self::Pending | Self::Ready | Self::Held | Self::Running { .. } | Self::Delayed { .. } => false,
-            Self::Waiting { .. } | Self::Open(_) => false,
+            Self::Waiting { .. } | Self::InLine(_) | Self::Open(_) => false,
             Self::Completed | Self::Failed | Self::Skipped | Self::Cancelled => true,
             Self::Undoing { .. } | Self::UndoDelayed { .. } | Self::Undone | Self::UndoFailed => true,
         }
@@ -406,6 +411,12 @@ pub struct Node {
     pub ended_ms: Option<u64>,
     /// Why it failed, was skipped, or could not be undone.
     pub error: Option<String>,
+    /// Its turn at its keys, while it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub turn: Option<Turn>,
+    /// Whether its result is that of an earlier step.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub is_cached: bool,
 }
 
 impl Node {

@@ -4,6 +4,7 @@
 //! (`untold`, `to_cancel`, `to_fill`, `cancelling`) and is worked off by [`follow`], so many nodes and bytes at a time.
 
 mod inner;
+mod keys;
 #[cfg(test)]
 pub(crate) mod model;
 mod outside;
@@ -12,6 +13,7 @@ use serde_json::Value;
 
 pub use self::{
     inner::{NO_ROOM, Place, add, has_room},
+    keys::{let_on, wait_in_line},
     outside::{give_back, refuse, ring, signal},
 };
 use crate::{
@@ -235,6 +237,7 @@ fn end<N: Nodes>(
     *ended = ended.saturating_add(1);
     run.sequence = run.sequence.saturating_add(1);
     (node.state, node.error, node.ended_ms, node.order) = (state, error, Some(now_ms), run.sequence);
+    node.turn = None;
     if node.state == State::Failed && node.parent.is_none() && !node.step.may_fail {
         run.has_failed = true;
         let why = node.error.as_deref().unwrap_or_default();
@@ -244,9 +247,9 @@ fn end<N: Nodes>(
     nodes.save(&node)
 }
 
-/// Lets a node that waits for nothing more begin.
+/// Lets a node that waits for nothing more begin. It waits in line for its keys again.
 fn begin<N: Nodes>(nodes: &mut N, mut node: Node, now_ms: u64) -> Result<(), N::Error> {
-    (node.state, node.ready_ms) = (State::Ready, now_ms);
+    (node.state, node.ready_ms, node.turn) = (State::Ready, now_ms, None);
     nodes.save(&node)
 }
 

@@ -1,12 +1,16 @@
 //! Runs in the store: the tables and what they declare, so that indexes and counts agree with the rows by construction.
 
+pub mod keys;
+
+use std::collections::BTreeSet;
+
 use mcpp_tool::store::{Counts, Index, Map, Places, StoreError, Table, Transaction, View};
 use serde_json::Value;
 
 use crate::{
     blob::{self, BLOBS, Blob},
     definition::Step,
-    run::{Node, Number, Run, State},
+    run::{Line, Node, Number, Run, State},
     scheduler::Nodes,
 };
 
@@ -90,6 +94,7 @@ fn declare_node((run, number): &(String, Number), node: &Node, places: &mut Plac
     if let (Some(parent), Some(_)) = (node.parent, node.index) {
         places.index(&WITHIN, &(run, parent), number);
     }
+    keys::declare((run, *number), node, places);
     match &node.state {
         State::Ready | State::Undoing { claim: None } => {
             places.index(&READY, &(), &(node.rank, node.ready_ms, run, *number));
@@ -129,12 +134,14 @@ pub struct StoredNodes<'a, 't> {
     run: String,
     /// How many nodes have become ready.
     pub woken: u32,
+    /// Lines of keys that may go on.
+    pub touched: BTreeSet<Line>,
 }
 
 impl<'a, 't> StoredNodes<'a, 't> {
     /// The nodes of a run.
     pub fn new(t: &'a Transaction<'t>, run: &str) -> Self {
-        Self { t, run: run.to_owned(), woken: 0 }
+        Self { t, run: run.to_owned(), woken: 0, touched: BTreeSet::new() }
     }
 
     fn count_woken(&mut self, node: &Node) {
@@ -169,7 +176,11 @@ impl Nodes for StoredNodes<'_, '_> {
 
     fn save(&mut self, node: &Node) -> Result<(), StoreError> {
         self.count_woken(node);
-        NODES.put(self.t, &(self.run.clone(), node.number), node).map(drop)
+        let before = NODES.put(self.t, &(self.run.clone(), node.number), node)?;
+        if let Some(before) = before {
+            keys::note(&mut self.touched, &before, node);
+        }
+        Ok(())
     }
 
     fn add(&mut self, node: &Node) -> Result<(), StoreError> {

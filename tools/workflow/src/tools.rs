@@ -123,6 +123,12 @@ pub(crate) fn step(node: &Node) -> Value {
     if matches!(node.state, State::Failed | State::Skipped | State::Cancelled | State::UndoFailed) {
         put(&mut shown, "reason", json!(node.reason()));
     }
+    if node.step.cache.is_some() && node.step.for_each.is_none() && node.state == State::Completed {
+        put(&mut shown, "cached", json!(node.is_cached));
+    }
+    if let State::InLine(line) = &node.state {
+        put(&mut shown, "reason", json!(line.reason()));
+    }
     if let State::Waiting { signal, token, until_ms, form } = &node.state {
         let until = time(*until_ms);
         put(&mut shown, "waits_for", json!({ "signal": signal, "token": token, "until": until, "form": form }));

@@ -1,5 +1,6 @@
 //! Whether steps fit together, and the graph that they are: before anything runs, with the step and the place of the first thing that is wrong.
 
+mod keys;
 mod shape;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -118,6 +119,7 @@ pub fn check(steps: &[Step], depth: u8, catalog: &impl Catalog) -> Result<Graph,
     let mut known = BTreeMap::new();
     for step in steps {
         shape::check(step, depth, catalog)?;
+        keys::check(step)?;
         tools(step, steps, &places, &mut known, catalog)?;
     }
     Ok(graph)
@@ -176,6 +178,7 @@ pub fn own_placeholders(step: &Step) -> Result<Vec<(String, Placeholder)>, Probl
     if let Some(for_each) = &step.for_each {
         found.extend(placeholders(&for_each.items, "/for_each/items").map_err(wrong)?);
     }
+    found.extend(keys::placeholders_of(step).map_err(wrong)?);
     if let Some(undo) = &step.undo {
         let inputs = Value::Object(undo.inputs.clone());
         found.extend(placeholders(&inputs, "/undo/inputs").map_err(wrong)?);

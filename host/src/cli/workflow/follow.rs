@@ -71,6 +71,9 @@ fn describe(step: &Value) -> String {
     if let Some(seconds) = step.get("duration_s").and_then(Value::as_f64) {
         line.push_str(&format!(" in {seconds} s"));
     }
+    if step.get("cached") == Some(&Value::Bool(true)) {
+        line.push_str(", with the result of an earlier step");
+    }
     if let Some(waits_for) = step.get("waits_for") {
         for (name, what) in [("signal", "for the signal"), ("token", "for the token"), ("until", "until")] {
             if !waits_for.get(name).is_none_or(Value::is_null) {
@@ -78,7 +81,7 @@ fn describe(step: &Value) -> String {
             }
         }
     }
-    // A step that its condition skips has a reason, and no error.
+    // A step that its condition skips, or that waits for a key, has a reason.
     if let Some(why) = ["error", "reason"].into_iter().find(|name| step.get(name).is_some_and(Value::is_string)) {
         line.push_str(&format!(": {}", field(step, why).replace('\n', " ")));
     }

@@ -1,10 +1,13 @@
 //! What a node has to do, with what its placeholders stand for in their place. How much that may be has bounds: in bytes that are read, and in bytes of the arguments.
 
+mod keys;
+
 use std::collections::BTreeMap;
 
 use mcpp_tool::store::{StoreError, View};
 use serde_json::Value;
 
+pub(super) use self::keys::{Keys, keys};
 use super::{
     job::{Done, Work, failed},
     rehearsal::Script,

@@ -13,12 +13,13 @@ use serde_json::{Map, Value};
 
 use super::{
     WorkflowError, arguments, builds,
+    cache::{self, CacheKey, Lookup},
     rehearsal::{self, Called, FaultKind, SCRIPTS},
     submission::VisibleTools,
 };
 use crate::{
     blob::{self, MAX_BLOB_BYTES},
-    definition::ms,
+    definition::{Cache, ms},
     run::{Node, Number, Run, State},
     scheduler::Outcome,
     store::{GIVEN, MAX_RESULT_BYTES, RUNS, node},
@@ -55,6 +56,8 @@ pub struct Job {
     pub depth: u8,
     /// What names its effect.
     pub effect: String,
+    /// For how long its result is kept for other steps, if it is.
+    pub cache: Option<Cache>,
     /// What happens besides, in a rehearsal.
     pub rehearsed: Option<Rehearsed>,
 }
@@ -103,6 +106,8 @@ pub struct Done {
     pub items: Vec<Value>,
     /// Tools of components of which the run has no build yet.
     pub tools: BTreeSet<String>,
+    /// Whether the result is that of an earlier step, or where it is kept for later ones.
+    pub cached: Option<Lookup>,
 }
 
 pub(super) fn failed(error: impl Into<String>) -> Outcome {
@@ -115,6 +120,7 @@ impl Job {
         let script = if run.is_rehearsal { SCRIPTS.get(t, &run.id)? } else { None };
         let mut work = arguments::work(t, (run, node), (script.as_ref(), now_ms), &arguments::AMONG_OTHERS)?;
         let mut rehearsed = None;
+        let is_cached = !run.is_rehearsal && !node.step.plan && matches!(node.state, State::Running { .. });
         if let Some(script) = script {
             let (fault, again_ms) = rehearsal::fault(t, (run, node), &script, now_ms)?;
             if let Some(again_ms) = again_ms {
@@ -136,6 +142,8 @@ impl Job {
             timeout: node.step.timeout_s.map(|seconds| Duration::from_millis(ms(seconds))),
             depth: node.depth.saturating_add(1),
             effect: node.effect(run),
+            // What is undone or planned, or rehearsed, is done.
+            cache: node.step.cache.clone().filter(|_| is_cached),
             rehearsed,
         })
     }
@@ -167,6 +175,11 @@ impl Job {
             Work::Unread => return Done::of(failed("it is gone")),
             Work::Call { tool, arguments, is_plan } => (tool, arguments, *is_plan),
         };
+        let cached =
+            self.cache.as_ref().and_then(|cache| CacheKey::of(cache, (&self.rights, &self.builds), tool, arguments));
+        if let Some(result) = cached.as_ref().and_then(|at| cache::look_up(at, now_ms)) {
+            return Done { cached: Some(Lookup::Hit), ..Done::of(Outcome::Completed(result)) };
+        }
         let room = remaining.saturating_sub(RECORD);
         let timeout = self.timeout.unwrap_or(room).min(room);
         let answer = match self.rehearsed.as_ref().and_then(|rehearsed| rehearsed.answer.clone()) {
@@ -189,7 +202,9 @@ impl Job {
                 Done::of(Outcome::Failed { error, is_final })
             }
             Ok(result) if is_plan => self.plan(result),
-            Ok(result) => Done::of(kept(result, now_ms)),
+            Ok(result) => {
+                Done { cached: cached.map(|at| Lookup::Miss(Box::new(at))), ..Done::of(kept(result, now_ms)) }
+            }
         }
     }
 
@@ -224,7 +239,7 @@ impl Job {
         match checked {
             Ok((steps, tools)) => {
                 let input = answer.get("input").cloned();
-                Done { outcome: Outcome::Holds(steps), input, items: Vec::new(), tools }
+                Done { input, tools, ..Done::of(Outcome::Holds(steps)) }
             }
             Err(error) => refuse(error.to_string()),
         }
@@ -241,7 +256,7 @@ impl Job {
 
 impl Done {
     pub(super) fn of(outcome: Outcome) -> Self {
-        Self { outcome, input: None, items: Vec::new(), tools: BTreeSet::new() }
+        Self { outcome, input: None, items: Vec::new(), tools: BTreeSet::new(), cached: None }
     }
 }
 

@@ -5,7 +5,7 @@ use mcpp_tool::{
     store::{StoreError, View},
 };
 
-use super::upkeep::WATCH_MS;
+use super::{keys, upkeep::WATCH_MS};
 use crate::{
     run::{Node, Number, Phase, Run, State},
     store::{CLAIMS, NODES, RUNS},
@@ -104,6 +104,9 @@ fn end_of_others(t: &View<'_>, run: &Run, now_ms: u64) -> Result<Next, StoreErro
 /// What a node waits for; none if it waits for other nodes, or has ended.
 pub fn next_of(t: &View<'_>, run: &Run, node: &Node, now_ms: u64) -> Result<Option<Next>, StoreError> {
     let (next, until_ms) = match &node.state {
+        State::InLine(line) => {
+            return keys::outlook(t, node, line, now_ms).map(Some);
+        }
         State::Ready | State::Undoing { claim: None } => ("a handler that takes it", None),
         State::Running { claim, until_ms } | State::Undoing { claim: Some((claim, until_ms)) } => {
             // A delivery that comes again finds its node by its claim. Without one only the end of the lease gives the node back.
@@ -120,9 +123,13 @@ pub fn next_of(t: &View<'_>, run: &Run, node: &Node, now_ms: u64) -> Result<Opti
         State::Held => ("`workflow_resume`", None),
         _ => return Ok(None),
     };
-    let words = format!("{}: {next}", node.path);
-    Ok(Some(match until_ms.filter(|until_ms| until_ms.saturating_add(GRACE_MS) < now_ms) {
+    Ok(Some(told(format!("{}: {next}", node.path), until_ms, now_ms)))
+}
+
+/// An event, or that its time was over long ago.
+pub(super) fn told(words: String, until_ms: Option<u64>, now_ms: u64) -> Next {
+    match until_ms.filter(|until_ms| until_ms.saturating_add(GRACE_MS) < now_ms) {
         Some(until_ms) => Next::Overdue(format!("{words}, which was over at {}", rfc3339(until_ms))),
         None => Next::Event(words),
-    }))
+    }
 }

@@ -106,6 +106,9 @@ pub(crate) fn prepared(draft: Draft, script: &Script) -> Draft {
             plan: false,
             priority: None,
             may_fail: false,
+            concurrency: None,
+            rate: None,
+            cache: None,
         });
     }
     Draft { steps, ..draft }

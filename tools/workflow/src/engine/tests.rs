@@ -3,6 +3,7 @@ pub(crate) mod keeping;
 mod large;
 mod pinned;
 mod rehearsal;
+mod shared;
 mod windows;
 
 use std::{cell::RefCell, collections::BTreeMap, time::Duration};

@@ -8,7 +8,7 @@ use mcpp_tool::{
 };
 
 use super::{
-    Origin, WorkflowError, call_for, go_on,
+    Origin, WorkflowError, cache, call_for, go_on, keys,
     retention::{KEEP_MS, KEEP_RUNS, forget},
     tell_blocked,
     work::{AT_WORK, AT_WORK_BYTES, work},
@@ -43,6 +43,14 @@ pub fn wake(key: &str, delivery: &str) -> Result<(), WorkflowError> {
     let now = clock_ms();
     if key == WATCH.name() {
         return ring_watch(now, KEEP_RUNS);
+    }
+    if key == keys::KEYS.name() {
+        keys::ring(now)?;
+        return work(delivery, 0);
+    }
+    if key == cache::CACHE.name() {
+        cache::ring(now)?;
+        return work(delivery, 0);
     }
     if let Some(schedule) = key.strip_prefix("s:") {
         crate::schedule::due(schedule, now)?;
@@ -136,14 +144,18 @@ fn look_after(now_ms: u64, keep_runs: i64) -> Result<bool, WorkflowError> {
     bites(&mut { STEP }, &gone, |t, (_, id, number)| {
         let mut nodes = StoredNodes::new(t, &id);
         scheduler::give_back(&mut nodes, number, now_ms)?;
+        let count = keys::let_on_all(t, &nodes.touched, now_ms)?;
+        call_for(t, count, Origin::Unknown, now_ms)?;
         Ok::<_, WorkflowError>(true)
     })?;
     transact(|t| {
         let ready: Vec<_> = READY.of(&()).most(16).collect::<Vec<_>>(t)?;
         let late = ready.iter().filter(|(_, since_ms, ..)| since_ms.saturating_add(WATCH_MS / 3) < now_ms).count();
         call_for(t, u32::try_from(late).unwrap_or(u32::MAX), Origin::Unknown, now_ms)?;
+        keys::look_after(t, now_ms)?;
         Ok::<_, WorkflowError>(())
     })?;
+    keys::forget(now_ms)?;
     transact(super::builds::release)?;
     let is_more = forget(now_ms, keep_runs)?;
     blob::tidy(now_ms)?;
@@ -152,7 +164,7 @@ fn look_after(now_ms: u64, keep_runs: i64) -> Result<bool, WorkflowError> {
 
 /// When the watch rings next.
 fn next_watch(t: &View<'_>, now_ms: u64) -> Result<Option<u64>, WorkflowError> {
-    if !READY.of(&()).is_empty(t)? || !LEASES.of(&()).is_empty(t)? {
+    if !READY.of(&()).is_empty(t)? || !LEASES.of(&()).is_empty(t)? || keys::is_any_due(t)? {
         return Ok(Some(now_ms.saturating_add(WATCH_MS)));
     }
     Ok(ENDED.of(&()).first(t)?.map(|(ended_ms, _)| {

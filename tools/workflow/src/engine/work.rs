@@ -3,22 +3,27 @@
 
 use std::{
     cell::Cell,
+    collections::BTreeSet,
     time::{Duration, Instant},
 };
 
 use mcpp_tool::{
     caller,
-    environment::{chance, id, millis, now_ms},
+    environment::{chance, millis, now_ms},
     store::{StoreError, Transaction, transact},
 };
 
 use super::{
-    FOLLOWED, Origin, WorkflowError, builds, call_for, find, go_on,
-    job::{Done, Job, failed, given},
+    FOLLOWED, Origin, WorkflowError, builds,
+    cache::{self, Lookup},
+    call_for, find, go_on,
+    job::{Done, Job, Work, failed, given},
+    keys::{self, Gate},
     rehearsal, upkeep,
 };
 use crate::{
-    scheduler::{self, Outcome},
+    run::Line,
+    scheduler::{self, Nodes as _, Outcome},
     store::{CLAIMS, INPUTS, ITEM, NODES, READY, RUNS, StoredNodes, node},
 };
 
@@ -26,6 +31,8 @@ use crate::{
 pub(super) const AT_WORK: Duration = Duration::from_secs(2);
 /// Bytes of the store after which it stops too: a quarter of what a call may read and write.
 pub(super) const AT_WORK_BYTES: u64 = 16 << 20;
+/// Bytes of memory that a transaction reads for keys before it leaves the next steps to another one.
+const MAX_KEYS_READ: usize = 512 << 10;
 /// How long behind the end of its time a handler keeps its node.
 const LEASE: Duration = Duration::from_secs(60);
 
@@ -34,23 +41,37 @@ const LEASE: Duration = Duration::from_secs(60);
 /// # Errors
 /// Those of the store. What was done and not recorded is done again then.
 pub fn work(delivery: &str, hops: u32) -> Result<(), WorkflowError> {
-    let begun = Instant::now();
+    let (begun, bytes, has_more) = (Instant::now(), Cell::new(0_u64), Cell::new(false));
+    let goes_on = || begun.elapsed() < AT_WORK && bytes.get() < AT_WORK_BYTES;
     let take_one = |t: &Transaction<'_>| {
         let until_ms = now_ms().saturating_add(millis(caller::remaining().saturating_add(LEASE)));
-        take(t, delivery, until_ms, now_ms())
+        let taken = take_for(t, delivery, until_ms, Origin::Handler(hops), now_ms())?;
+        has_more.set(taken.has_more);
+        bytes.set(bytes.get().saturating_add(t.spent().bytes));
+        Ok::<_, WorkflowError>(taken.job)
     };
-    let bytes = Cell::new(0_u64);
-    let mut job = transact(take_one)?;
+    // Where more steps wait for their turns than one transaction goes through, others come behind them.
+    let take_on = |mut job: Option<Job>| {
+        while job.is_none() && has_more.get() {
+            if !goes_on() {
+                has_more.set(false);
+                transact(|t| call_for(t, 1, Origin::Handler(hops), now_ms()))?;
+                break;
+            }
+            job = transact(take_one)?;
+        }
+        Ok::<_, WorkflowError>(job)
+    };
+    let mut job = take_on(transact(take_one)?)?;
     while let Some(taken) = job {
         let at_work = taken.whole(now_ms())?;
         let done = at_work.perform(caller::remaining(), now_ms());
-        let goes_on = begun.elapsed() < AT_WORK && bytes.get() < AT_WORK_BYTES;
+        let goes_on = goes_on();
         let take_next = |t: &Transaction<'_>| {
             if goes_on {
-                let next = take_one(t)?;
-                bytes.set(bytes.get().saturating_add(t.spent().bytes));
-                return Ok::<_, WorkflowError>(next);
+                return take_one(t);
             }
+            has_more.set(false);
             // What is ready has a handler of its own, but for what this one would have taken.
             if !READY.of(&()).is_empty(t)? {
                 call_for(t, 1, Origin::Handler(hops), now_ms())?;
@@ -69,6 +90,7 @@ pub fn work(delivery: &str, hops: u32) -> Result<(), WorkflowError> {
             }
             other => other?,
         };
+        job = take_on(job)?;
     }
     Ok(())
 }
@@ -93,36 +115,89 @@ pub(super) fn record_alone(delivery: &str, job: &Job, done: &Done, further: (u32
     }
 }
 
+/// What a handler takes.
+#[derive(Debug)]
+pub(super) struct Taken {
+    /// A node; none if none is ready.
+    pub(super) job: Option<Job>,
+    /// Whether the transaction did not go through all nodes that are ready.
+    pub(super) has_more: bool,
+}
+
 /// Takes the node that the delivery had, or the next one that is ready.
+#[cfg(test)]
 pub(super) fn take(
     t: &Transaction<'_>,
     delivery: &str,
     until_ms: u64,
     now_ms: u64,
 ) -> Result<Option<Job>, WorkflowError> {
+    take_for(t, delivery, until_ms, Origin::Unknown, now_ms).map(|taken| taken.job)
+}
+
+/// Takes the node that the delivery had, or the next one that is ready and has its turn, and lets on those whose turn comes by that.
+fn take_for(
+    t: &Transaction<'_>,
+    delivery: &str,
+    until_ms: u64,
+    origin: Origin,
+    now_ms: u64,
+) -> Result<Taken, WorkflowError> {
     if let Some((run_id, number)) = CLAIMS.get(t, delivery)? {
         if let Some(run) = RUNS.get(t, &run_id)? {
             let node = node(t, &run_id, number)?;
             if scheduler::has(&node, delivery) {
-                return Ok(Some(Job::of(t, &run, &node, now_ms)?));
+                return Ok(Taken { job: Some(Job::of(t, &run, &node, now_ms)?), has_more: false });
             }
         }
         CLAIMS.remove(t, delivery)?;
     }
+    let mut touched = BTreeSet::new();
+    let taken = take_ready(t, (delivery, until_ms), &mut touched, now_ms)?;
+    if taken.job.is_some() || !touched.is_empty() {
+        upkeep::watch(t, now_ms)?;
+    }
+    let count = keys::let_on_all(t, &touched, now_ms)?;
+    call_for(t, count, origin, now_ms)?;
+    Ok(taken)
+}
+
+/// Takes the next node that is ready and has its turn. The lines of keys that may go on then are `touched`.
+fn take_ready(
+    t: &Transaction<'_>,
+    (delivery, until_ms): (&str, u64),
+    touched: &mut BTreeSet<Line>,
+    now_ms: u64,
+) -> Result<Taken, WorkflowError> {
+    let mut read = 0_usize;
     for _ in 0..FOLLOWED {
-        let Some((_, _, run_id, number)) = READY.of(&()).first(t)? else { return Ok(None) };
+        let Some((_, _, run_id, number)) = READY.of(&()).first(t)? else {
+            return Ok(Taken { job: None, has_more: false });
+        };
         let (mut run, mut nodes) = (find(t, &run_id)?, StoredNodes::new(t, &run_id));
-        let is_taken = scheduler::claim(&mut run, &mut nodes, number, (delivery, until_ms), now_ms)?;
-        RUNS.put(t, &run_id, &run)?;
+        let at = nodes.node(number)?;
+        let (gate, bytes) = keys::gate(t, &run, &mut nodes, at, now_ms)?;
+        read = read.saturating_add(bytes);
+        let mut is_taken = false;
+        if gate != Gate::Waits {
+            is_taken = scheduler::claim(&mut run, &mut nodes, number, (delivery, until_ms), now_ms)?;
+            RUNS.put(t, &run_id, &run)?;
+        }
+        touched.append(&mut nodes.touched);
         if is_taken {
             CLAIMS.set(t, delivery, &(run_id.clone(), number))?;
-            upkeep::watch(t, now_ms)?;
-            return Ok(Some(Job::of(t, &run, &node(t, &run_id, number)?, now_ms)?));
+            let mut job = Job::of(t, &run, &node(t, &run_id, number)?, now_ms)?;
+            if let Gate::Wrong(why) = gate {
+                job.work = Work::Known(Done::of(failed(why)));
+            }
+            return Ok(Taken { job: Some(job), has_more: false });
+        }
+        if nodes.is_full() || read > MAX_KEYS_READ {
+            break;
         }
     }
-    // More are held back by pauses than one transaction goes through.
-    t.wake_at(&format!("w:{}", id()), now_ms, b"")?;
-    Ok(None)
+    // More are held back by pauses, or wait for their turns, than one transaction goes through.
+    Ok(Taken { job: None, has_more: true })
 }
 
 /// Records what a handler did.
@@ -138,7 +213,7 @@ pub(super) fn record(
     t.read_ahead([CLAIMS.key(delivery), RUNS.key(&job.run)].into_iter().chain(nodes))?;
     CLAIMS.remove(t, delivery)?;
     let Some(mut run) = RUNS.get(t, &job.run)? else { return Ok(()) };
-    let at = node(t, &job.run, job.number)?;
+    let mut at = node(t, &job.run, job.number)?;
     if !scheduler::has(&at, delivery) {
         // Another one has it: this one took longer than its lease.
         return Ok(());
@@ -159,6 +234,11 @@ pub(super) fn record(
         None => done.outcome.clone(),
     };
     let (mut nodes, now) = (StoredNodes::new(t, &job.run), now_ms());
+    match (&done.cached, &outcome) {
+        (Some(Lookup::Hit), _) => at.is_cached = true,
+        (Some(Lookup::Miss(key)), Outcome::Completed(result)) => cache::keep(t, key, result, now)?,
+        _ => {}
+    }
     scheduler::settle(&mut run, &mut nodes, at, outcome, (now, chance()))?;
     if let Some(called) = job.called(done) {
         rehearsal::note(t, &job.run, &called)?;

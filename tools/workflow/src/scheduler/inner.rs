@@ -63,6 +63,8 @@ pub fn add<N: Nodes>(
             started_ms: None,
             ended_ms: None,
             error: None,
+            turn: None,
+            is_cached: false,
         };
         count(run);
         let state = match node.depends_on.is_empty() {
@@ -180,6 +182,8 @@ pub(super) fn fill<N: Nodes>(run: &mut Run, nodes: &mut N, mut node: Node, now_m
             started_ms: None,
             ended_ms: None,
             error: None,
+            turn: None,
+            is_cached: false,
         };
         nodes.add(&item)?;
         if nodes.is_full() {

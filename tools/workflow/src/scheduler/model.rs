@@ -153,6 +153,9 @@ fn steps() -> impl Strategy<Value = Plan> {
                 plan: false,
                 priority: None,
                 may_fail: chance == 0,
+                concurrency: None,
+                rate: None,
+                cache: None,
             };
             steps.push((step, behavior));
         }

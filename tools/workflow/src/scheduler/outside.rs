@@ -61,7 +61,7 @@ pub fn refuse<N: Nodes>(run: &mut Run, nodes: &mut N, number: Number, now_ms: u6
 pub fn give_back<N: Nodes>(nodes: &mut N, number: Number, now_ms: u64) -> Result<(), N::Error> {
     let mut node = nodes.node(number)?;
     match &node.state {
-        State::Running { until_ms, .. } if *until_ms <= now_ms => node.state = State::Ready,
+        State::Running { until_ms, .. } if *until_ms <= now_ms => (node.state, node.turn) = (State::Ready, None),
         State::Undoing { claim: Some((_, until_ms)) } if *until_ms <= now_ms => {
             node.state = State::Undoing { claim: None };
         }

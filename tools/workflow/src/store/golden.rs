@@ -9,18 +9,20 @@ use serde_json::{Map, Value, json};
 use crate::{
     blob::Blob,
     definition::{Form, Step},
+    engine::cache::CachedResult,
     engine::rehearsal::{Called, Fault, FaultKind, Script},
-    run::{Fork, Inner, Node, Phase, Run, State},
+    run::{Fork, Inner, Limited, Line, Node, Phase, Run, State, Turn},
     schedule::{Overlap, Schedule, Template},
 };
 
 /// The kept forms, oldest first.
-const GOLDEN: [(&str, &str); 5] = [
+const GOLDEN: [(&str, &str); 6] = [
     ("1", include_str!("../../golden/1.json")),
     ("2", include_str!("../../golden/2.json")),
     ("3", include_str!("../../golden/3.json")),
     ("4", include_str!("../../golden/4.json")),
     ("5", include_str!("../../golden/5.json")),
+    ("7", include_str!("../../golden/7.json")),
 ];
 
 fn steps() -> Vec<Step> {
@@ -30,6 +32,7 @@ fn steps() -> Vec<Step> {
             "retry": { "max_attempts": 3, "backoff_s": 0.5, "factor": 3.0, "max_backoff_s": 9.0, "jitter": 0.2, "final_errors": ["no"] },
             "when": { "value": "${input.y}", "is": 1, "is_not": 2, "above": 0.5 },
             "for_each": { "items": [1, 2], "parallel": 3, "join": { "at_least": 1 } },
+            "concurrency": { "key": "render-${input.x}", "limit": 4 }, "rate": { "key": "mail", "limit": 10, "per_s": 60.0 }, "cache": { "ttl_s": 3600.0 },
             "undo": { "action": "text_count", "inputs": { "text": "${result.digest}" } }
         },
         { "step_id": "b", "action": "wait", "inputs": { "seconds": 1.0 } }
@@ -47,6 +50,8 @@ fn states() -> Vec<State> {
         State::Pending,
         State::Ready,
         State::Held,
+        State::InLine(Line { of: Limited::Concurrency, key: "render-7".into() }),
+        State::InLine(Line { of: Limited::Rate, key: "mail".into() }),
         State::Running { claim: claim(), until_ms: 9 },
         State::Delayed { until_ms: 9 },
         State::Waiting { signal: Some("go".into()), token: Some("t".into()), until_ms: Some(9), form: None },
@@ -94,6 +99,13 @@ fn node(state: State) -> Node {
         started_ms: Some(5),
         ended_ms: Some(6),
         error: Some("why".into()),
+        turn: Some(Turn {
+            concurrency: Some("render-7".into()),
+            rate: Some("mail".into()),
+            has_slot: true,
+            is_next: true,
+        }),
+        is_cached: true,
     }
 }
 
@@ -189,6 +201,7 @@ fn today() -> Value {
         "scripts": [script],
         "called": [called],
         "blobs": [Blob { digest: "d".into(), bytes: 1, pieces: 2 }],
+        "cached": [CachedResult { created_ms: 1, expires_ms: 2, bytes: 3 }],
         "claims": [("r".to_owned(), 1_u32)],
     })
 }
@@ -225,6 +238,7 @@ fn records_of_every_form_that_was_ever_written_are_read() {
                 "scripts" => read::<Script>(file, name, records),
                 "called" => read::<Called>(file, name, records),
                 "blobs" => read::<Blob>(file, name, records),
+                "cached" => read::<CachedResult>(file, name, records),
                 "claims" => read::<(String, u32)>(file, name, records),
                 other => panic!("{file} has an unknown form {other}"),
             }

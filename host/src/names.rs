@@ -274,6 +274,61 @@ impl fmt::Display for Topic {
     }
 }
 
+/// A topic, or all topics of a component (`queue/*`).
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(try_from = "String")]
+pub struct TopicPattern {
+    component: ComponentName,
+    name: Option<ComponentName>,
+}
+
+impl TryFrom<String> for TopicPattern {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let refuse = || format!("{text:?} is not a topic, `<component>/<name>` or `<component>/*`");
+        let (component, name) = text.split_once('/').ok_or_else(refuse)?;
+        let component = ComponentName::new(component).map_err(|_| refuse())?;
+        let name = match name {
+            "*" => None,
+            name => Some(ComponentName::new(name).map_err(|_| refuse())?),
+        };
+        Ok(Self { component, name })
+    }
+}
+
+impl From<Topic> for TopicPattern {
+    fn from(topic: Topic) -> Self {
+        Self { component: topic.component, name: Some(topic.name) }
+    }
+}
+
+impl TopicPattern {
+    /// Whether the pattern covers `topic`.
+    pub fn matches(&self, topic: &Topic) -> bool {
+        self.component == topic.component && self.name.as_ref().is_none_or(|name| *name == topic.name)
+    }
+
+    /// All topics of a component.
+    pub fn all_of(component: &ComponentName) -> Self {
+        Self { component: component.clone(), name: None }
+    }
+
+    /// The component whose topics the pattern covers.
+    pub fn component(&self) -> &ComponentName {
+        &self.component
+    }
+}
+
+impl fmt::Display for TopicPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.name {
+            Some(name) => write!(f, "{}/{name}", self.component),
+            None => write!(f, "{}/*", self.component),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

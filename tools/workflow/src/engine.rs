@@ -3,11 +3,13 @@
 mod arguments;
 mod builds;
 mod control;
+mod event;
 mod job;
 mod outlook;
 pub mod rehearsal;
 mod retention;
 mod submission;
+mod task;
 mod upkeep;
 mod wait;
 mod work;
@@ -17,10 +19,10 @@ use mcpp_tool::{
     environment::id,
     store::{StoreError, Transaction, View},
 };
-use serde_json::json;
 
 pub use self::{
     control::{ForkRequest, cancel, fork, give, give_token, pause, resume, retry},
+    event::{Heard, hear, is_told, refusal as event_refusal},
     job::Job,
     outlook::{GRACE_MS, Next, next_event, next_of},
     retention::KEEP_MS,
@@ -97,8 +99,7 @@ fn go_on(t: &Transaction<'_>, mut run: Run, mut nodes: StoredNodes<'_, '_>, now_
     RUNS.put(t, &run.id.clone(), &run)?;
     if run.phase.is_final() && !was_final {
         builds::ended(t, &run, now_ms)?;
-        let ended = json!({ "workflow_id": run.id, "status": run.status(), "name": run.name });
-        t.emit("run", &run.id, ended.to_string().as_bytes())?;
+        event::emit_end(t, &run, now_ms)?;
         changed::updated(&run.uri("status"));
         // In a transaction of their own: a long chain of runs would be too much for this one.
         if !BLOCKED.of(&run.id).is_empty(t)? {

@@ -15,7 +15,7 @@ use mcpp_tool::{
 use super::{
     FOLLOWED, Origin, WorkflowError, builds, call_for, find, go_on,
     job::{Done, Job, failed, given},
-    rehearsal, upkeep,
+    rehearsal, task, upkeep,
 };
 use crate::{
     scheduler::{self, Outcome},
@@ -117,7 +117,9 @@ pub(super) fn take(
         if is_taken {
             CLAIMS.set(t, delivery, &(run_id.clone(), number))?;
             upkeep::watch(t, now_ms)?;
-            return Ok(Some(Job::of(t, &run, &node(t, &run_id, number)?, now_ms)?));
+            let mut node = node(t, &run_id, number)?;
+            task::note(t, &run, &mut node)?;
+            return Ok(Some(Job::of(t, &run, &node, now_ms)?));
         }
     }
     // More are held back by pauses than one transaction goes through.
@@ -141,7 +143,7 @@ pub(super) fn record(
     let at = node(t, &job.run, job.number)?;
     if !scheduler::has(&at, delivery) {
         // Another one has it: this one took longer than its lease.
-        return Ok(());
+        return Ok(task::too_late(t, &run, &at, done)?);
     }
     if !done.tools.is_empty() && !run.is_rehearsal {
         // As in `submit`: they are pinned already, and within this transaction nothing lets them go.
@@ -156,7 +158,7 @@ pub(super) fn record(
     }
     let outcome = match given(t, &job.run, &done.outcome)? {
         Some(payload) => Outcome::Completed(payload),
-        None => done.outcome.clone(),
+        None => task::outcome(&run, &at, done.outcome.clone()),
     };
     let (mut nodes, now) = (StoredNodes::new(t, &job.run), now_ms());
     scheduler::settle(&mut run, &mut nodes, at, outcome, (now, chance()))?;

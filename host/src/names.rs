@@ -352,6 +352,22 @@ mod tests {
     }
 
     #[test]
+    fn a_pattern_covers_one_topic_or_all_of_a_component() {
+        let topic = |text: &str| Topic::parse(text, &name("own")).expect("a topic");
+        for (text, covered, other) in
+            [("orders/paid", "orders/paid", "orders/sent"), ("orders/*", "orders/sent", "other/sent")]
+        {
+            let pattern = TopicPattern::try_from(text.to_owned()).expect("a pattern");
+            assert!(pattern.matches(&topic(covered)) && !pattern.matches(&topic(other)), "{text}");
+            assert_eq!((pattern.to_string(), pattern.component()), (text.to_owned(), &name("orders")));
+        }
+        assert_eq!(TopicPattern::all_of(&name("orders")).to_string(), "orders/*");
+        for wrong in ["*", "*/*", "orders", "orders/", "/paid", "orders/p*"] {
+            assert!(TopicPattern::try_from(wrong.to_owned()).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
     fn tool_names_are_checked() {
         for (name, legal) in
             [("add", true), ("A.b_c-1", true), ("", false), ("a b", false), ("é", false), (&"a".repeat(129), false)]

@@ -114,5 +114,6 @@ mod workflow;
 mod workflow_awaited;
 mod workflow_effects;
 mod workflow_kills;
+mod workflow_outside;
 mod workflow_pinned;
 mod workflow_test;

@@ -130,3 +130,24 @@ impl Subscriptions {
         self.changed.notified().await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_component_hears_of_a_topic_by_its_name_or_by_all_of_its_component() {
+        let own = ComponentName::new("own").expect("legal");
+        let patterns = ["orders/*", "queue/ended"].map(|text| TopicPattern::try_from(text.to_owned()).expect("legal"));
+        let patterns = BTreeSet::from(patterns);
+        for (text, is_heard) in [
+            ("orders/paid", true),
+            ("queue/ended", true),
+            ("queue/task", false),
+            ("ordersx/paid", false),
+            ("own/x", false),
+        ] {
+            assert_eq!(has(&patterns, &Topic::parse(text, &own).expect("a topic")), is_heard, "{text}");
+        }
+    }
+}

@@ -398,3 +398,31 @@ fn describe(origin: &Origin) -> String {
         Origin::Mount => "another host".to_owned(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wildcard_stands_for_the_topics_of_others_that_the_grant_names_and_for_none_without_one() {
+        let own = ComponentName::new("own").expect("legal");
+        let grant = |text: &str| toml::from_str::<ComponentGrant>(text).expect("a grant");
+        let granted = grant("subscribe = ['orders/paid', 'orders/sent', 'queue/*', 'own/run']");
+        let told = |text: &str, grant: &ComponentGrant| {
+            let topics = check_topics(&own, text.to_owned(), grant).map_err(|error| error.to_string())?;
+            Ok::<_, String>(topics.iter().map(ToString::to_string).collect::<Vec<_>>())
+        };
+        assert_eq!(told("*", &granted).expect("legal"), ["orders/paid", "orders/sent", "queue/*"]);
+        assert_eq!(told("orders/*", &granted).expect("legal"), ["orders/paid", "orders/sent"]);
+        assert_eq!(told("queue/*", &granted).expect("legal"), ["queue/*"]);
+        assert_eq!(told("queue/ended", &granted).expect("granted"), ["queue/ended"]);
+        assert_eq!(told("run", &granted).expect("its own"), ["own/run"]);
+        for wildcard in ["*", "orders/*", "other/*"] {
+            assert!(told(wildcard, &grant("")).expect("legal").is_empty(), "{wildcard}");
+        }
+        assert!(told("orders/paid", &grant("")).is_err());
+        for wrong in ["own/*", "*/*", "*/paid", "/*", "orders/p*"] {
+            assert!(told(wrong, &granted).expect_err(wrong).contains("which is not a topic"), "{wrong}");
+        }
+    }
+}

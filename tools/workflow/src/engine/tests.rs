@@ -132,6 +132,15 @@ pub(crate) fn run_all() {
     while deliver(0) {}
 }
 
+/// Delivers what is due until a condition holds, for ten seconds at most.
+fn deliver_until(condition: impl Fn() -> bool) {
+    let begun = std::time::Instant::now();
+    while !condition() {
+        assert!(begun.elapsed() < Duration::from_secs(10), "nothing more happens");
+        deliver(0);
+    }
+}
+
 fn shown(id: &str) -> (&'static str, Vec<String>) {
     let t = snapshot().expect("a snapshot");
     let run = find(&t, id).expect("it is there");

@@ -20,6 +20,11 @@ impl Catalog for Tools {
                 }, "required": ["task_id", "task_type", "payload"], "additionalProperties": false }),
                 output: Some(json!({ "type": "object", "properties": { "queue_position": { "type": "number" } } })),
             },
+            // A tool with the name of an action is none of a step's.
+            "task" => Known::Tool {
+                input: json!({ "required": ["z"] }),
+                output: Some(json!({ "type": "object", "properties": {}, "additionalProperties": false })),
+            },
             "free" => Known::Unseen,
             _ => Known::Missing,
         }

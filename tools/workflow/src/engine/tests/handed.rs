@@ -97,9 +97,7 @@ fn each_attempt_is_a_task_of_its_own_and_fails_with_its_error() {
         ("gone", json!({}), "the queue has no task"),
         ("failed", json!({}), "failed"),
     ] {
-        while !matches!(node(0).state, State::Handed { .. }) {
-            deliver(1_000);
-        }
+        deliver_until(|| matches!(node(0).state, State::Handed { .. }));
         let id = handed().id;
         assert!(!seen.contains(&id), "{id}");
         match status {
@@ -117,9 +115,7 @@ fn each_attempt_is_a_task_of_its_own_and_fails_with_its_error() {
 #[test]
 fn a_time_out_cancels_the_task_and_is_an_attempt() {
     begin(json!([render(json!({ "timeout_s": 0.001, "retry": { "max_attempts": 2, "backoff_s": 0 } }))]));
-    while shown("r").0 != "failed" {
-        deliver(0);
-    }
+    deliver_until(|| shown("r").0 == "failed");
     run_all();
     assert_eq!((ids("cancelled").len(), ids("queued").len(), count("task_cancel")), (2, 0, 2));
     assert_eq!(node(0).error.as_deref(), Some("its task did not end within timeout_s"));

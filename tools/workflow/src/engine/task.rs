@@ -142,11 +142,12 @@ pub(super) fn look(id: &str, number: Number) -> Result<bool, WorkflowError> {
             }
             let is_over = until_ms.is_some_and(|until_ms| until_ms <= now);
             known.worker = worker.clone().or_else(|| known.worker.take());
-            Ok(match &outcome {
+            match &outcome {
                 Some(outcome) => scheduler::settle(run, nodes, node, outcome.clone(), (now, chance()))?,
                 None if is_over => scheduler::time_out(run, nodes, node, (now, chance()))?,
                 None => scheduler::look_again(nodes, node, now)?,
-            })
+            }
+            Ok(())
         })
         .map(drop)
     })?;

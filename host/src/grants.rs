@@ -23,7 +23,7 @@ use serde::Deserialize;
 use self::{container::ContainerGrant, files::FolderGrants, http::HttpRules, mesh::MeshGrant, secrets::SecretGrants};
 use crate::{
     limits::{Fuel, Limits, LimitsPatch, Reuse, TaskSupport},
-    names::{ComponentName, ToolName, ToolPattern, TopicPattern},
+    names::{ToolName, ToolPattern, TopicPattern},
 };
 
 /// The version of the file format that this host reads and writes.

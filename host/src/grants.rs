@@ -23,7 +23,7 @@ use serde::Deserialize;
 use self::{container::ContainerGrant, files::FolderGrants, http::HttpRules, mesh::MeshGrant, secrets::SecretGrants};
 use crate::{
     limits::{Fuel, Limits, LimitsPatch, Reuse, TaskSupport},
-    names::{ComponentName, ToolName, ToolPattern, Topic},
+    names::{ToolName, ToolPattern, TopicPattern},
 };
 
 /// The version of the file format that this host reads and writes.
@@ -127,36 +127,6 @@ pub struct StoreGrant {
 impl Default for StoreGrant {
     fn default() -> Self {
         Self { quota_bytes: 256 << 20 }
-    }
-}
-
-/// A topic, or all topics of a component (`queue/*`).
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "String")]
-pub struct TopicPattern {
-    component: ComponentName,
-    name: Option<ComponentName>,
-}
-
-impl TryFrom<String> for TopicPattern {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        let refuse = || format!("{text:?} is not a topic, `<component>/<name>` or `<component>/*`");
-        let (component, name) = text.split_once('/').ok_or_else(refuse)?;
-        let component = ComponentName::new(component).map_err(|_| refuse())?;
-        let name = match name {
-            "*" => None,
-            name => Some(ComponentName::new(name).map_err(|_| refuse())?),
-        };
-        Ok(Self { component, name })
-    }
-}
-
-impl TopicPattern {
-    /// Whether the pattern covers `topic`.
-    pub fn matches(&self, topic: &Topic) -> bool {
-        self.component == topic.component && self.name.as_ref().is_none_or(|name| *name == topic.name)
     }
 }
 

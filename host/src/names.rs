@@ -274,6 +274,61 @@ impl fmt::Display for Topic {
     }
 }
 
+/// A topic, or all topics of a component (`queue/*`).
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(try_from = "String")]
+pub struct TopicPattern {
+    component: ComponentName,
+    name: Option<ComponentName>,
+}
+
+impl TryFrom<String> for TopicPattern {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let refuse = || format!("{text:?} is not a topic, `<component>/<name>` or `<component>/*`");
+        let (component, name) = text.split_once('/').ok_or_else(refuse)?;
+        let component = ComponentName::new(component).map_err(|_| refuse())?;
+        let name = match name {
+            "*" => None,
+            name => Some(ComponentName::new(name).map_err(|_| refuse())?),
+        };
+        Ok(Self { component, name })
+    }
+}
+
+impl From<Topic> for TopicPattern {
+    fn from(topic: Topic) -> Self {
+        Self { component: topic.component, name: Some(topic.name) }
+    }
+}
+
+impl TopicPattern {
+    /// Whether the pattern covers `topic`.
+    pub fn matches(&self, topic: &Topic) -> bool {
+        self.component == topic.component && self.name.as_ref().is_none_or(|name| *name == topic.name)
+    }
+
+    /// All topics of a component.
+    pub fn all_of(component: &ComponentName) -> Self {
+        Self { component: component.clone(), name: None }
+    }
+
+    /// The component whose topics the pattern covers.
+    pub fn component(&self) -> &ComponentName {
+        &self.component
+    }
+}
+
+impl fmt::Display for TopicPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.name {
+            Some(name) => write!(f, "{}/{name}", self.component),
+            None => write!(f, "{}/*", self.component),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -293,6 +348,22 @@ mod tests {
             ("queue/dö", None),
         ] {
             assert_eq!(Topic::parse(text, &name("own")).map(|topic| topic.to_string()).as_deref(), topic, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_pattern_covers_one_topic_or_all_of_a_component() {
+        let topic = |text: &str| Topic::parse(text, &name("own")).expect("a topic");
+        for (text, covered, other) in
+            [("orders/paid", "orders/paid", "orders/sent"), ("orders/*", "orders/sent", "other/sent")]
+        {
+            let pattern = TopicPattern::try_from(text.to_owned()).expect("a pattern");
+            assert!(pattern.matches(&topic(covered)) && !pattern.matches(&topic(other)), "{text}");
+            assert_eq!((pattern.to_string(), pattern.component()), (text.to_owned(), &name("orders")));
+        }
+        assert_eq!(TopicPattern::all_of(&name("orders")).to_string(), "orders/*");
+        for wrong in ["*", "*/*", "orders", "orders/", "/paid", "orders/p*"] {
+            assert!(TopicPattern::try_from(wrong.to_owned()).is_err(), "{wrong}");
         }
     }
 

@@ -115,5 +115,6 @@ mod workflow_awaited;
 mod workflow_effects;
 mod workflow_keys;
 mod workflow_kills;
+mod workflow_outside;
 mod workflow_pinned;
 mod workflow_test;

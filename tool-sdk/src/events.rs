@@ -33,7 +33,7 @@
 //!
 //! mcpp_tool::export! {
 //!     tools: [order],
-//!     events: { "ordered" => on_ordered },  // `other-component/topic` needs a grant
+//!     events: { "ordered" => on_ordered },  // `other-component/topic` needs a grant; `"*"` takes all that the grant names
 //!     timers: on_wake,
 //! }
 //! # fn main() {
@@ -120,16 +120,38 @@ pub type OnWake = fn(Wake) -> Result<(), crate::Error>;
 
 /// The events and timers that a component handles.
 pub trait Handlers {
-    /// Topics (`<component>/<name>`, or `<name>` for one of its own) and their handlers.
+    /// Topics and their handlers: `<component>/<name>`, `<name>` for one of its own, `<component>/*` for those of a component that the grant names, `*` for all of other components
+    /// that it names.
     const EVENTS: &'static [(&'static str, OnEvent)];
     /// The handler of timers.
     const TIMERS: Option<OnWake>;
 }
 
-/// The handler of a topic. A name alone is the component's own; it stands behind a full topic that is the same.
-pub(crate) fn handler_of<H: Handlers>(topic: &str) -> Option<OnEvent> {
+/// The handler of a topic: the nearest one, a wildcard last. A name alone is the component's own; which component that is, the host says in a delivery.
+pub(crate) fn handler_of<H: Handlers>(topic: &str, own: Option<&str>) -> Option<OnEvent> {
     let find = |topic: &str| H::EVENTS.iter().find(|(name, _)| *name == topic).map(|(_, handler)| *handler);
-    find(topic).or_else(|| find(topic.split_once('/')?.1))
+    let (component, name) = topic.split_once('/')?;
+    let is_own = own.is_none_or(|own| own == component);
+    let of_others = || find(&format!("{component}/*")).or_else(|| find("*"));
+    find(topic).or_else(|| find(name).filter(|_| is_own)).or_else(of_others)
+}
+
+/// The topics of which this component is told now, `<component>/<name>` or `<component>/*`: its own, and those of others that its subscriptions and its grant name. In a native test
+/// what [`memory::subscribe`](crate::store::memory::subscribe) has set.
+pub fn subscribed() -> Vec<String> {
+    #[cfg(target_arch = "wasm32")]
+    return crate::bindings::mcpp::events::outbox::subscribed();
+    #[cfg(not(target_arch = "wasm32"))]
+    crate::store::memory::subscribed()
+}
+
+/// Whether one of these [topics](subscribed) is this one, or stands for it.
+pub fn covers(topics: &[String], topic: &str) -> bool {
+    let is_it = |known: &String| match known.strip_suffix('*') {
+        Some(component) => topic.strip_prefix(component).is_some_and(|name| !name.is_empty()),
+        None => known == topic,
+    };
+    topics.iter().any(is_it)
 }
 
 #[cfg(test)]
@@ -148,5 +170,66 @@ mod tests {
         assert_eq!(handle("c", REMEMBERED_MS + 2), Ok(Some(3)));
         let left: Vec<_> = HANDLED.all().collect(&snapshot().expect("a snapshot")).expect("read");
         assert_eq!(left.len(), 1, "{left:?}");
+    }
+
+    struct Told;
+    impl Handlers for Told {
+        const EVENTS: &'static [(&'static str, OnEvent)] =
+            &[("*", all), ("ready", own), ("orders/*", orders), ("orders/paid", paid)];
+        const TIMERS: Option<OnWake> = None;
+    }
+    fn said(text: &str) -> Result<(), crate::Error> {
+        Err(crate::Error::failed(text))
+    }
+    fn all(_: Event) -> Result<(), crate::Error> {
+        said("all")
+    }
+    fn own(_: Event) -> Result<(), crate::Error> {
+        said("own")
+    }
+    fn orders(_: Event) -> Result<(), crate::Error> {
+        said("orders")
+    }
+    fn paid(_: Event) -> Result<(), crate::Error> {
+        said("paid")
+    }
+
+    #[test]
+    fn the_nearest_handler_has_an_event_and_another_components_topic_is_never_an_own_one() {
+        for (topic, handler) in [
+            ("me/ready", Some(own as OnEvent)),
+            ("orders/paid", Some(paid)),
+            ("orders/sent", Some(orders)),
+            ("orders/ready", Some(orders)),
+            ("other/ready", Some(all)),
+            ("nothing", None),
+        ] {
+            let say = |handler: OnEvent| {
+                handler(Event {
+                    id: String::new(),
+                    topic: topic.to_owned(),
+                    key: String::new(),
+                    payload: Vec::new(),
+                    time_ms: 0,
+                    cause: String::new(),
+                    attempt: 1,
+                })
+            };
+            assert_eq!(handler_of::<Told>(topic, Some("me")).map(say), handler.map(say), "{topic}");
+        }
+    }
+
+    #[test]
+    fn a_pattern_covers_the_topics_of_its_component_alone() {
+        let topics = ["orders/*".to_owned(), "queue/ended".to_owned()];
+        for (topic, is_covered) in [
+            ("orders/paid", true),
+            ("orders/", false),
+            ("queue/ended", true),
+            ("queue/task", false),
+            ("ordersx/a", false),
+        ] {
+            assert_eq!(covers(&topics, topic), is_covered, "{topic}");
+        }
     }
 }

@@ -23,7 +23,9 @@ impl<H: Handlers + 'static> wit::Guest for HandlerComponent<H> {
 
     fn on_event(event: wit::Event) -> Result<(), wit::HandlerError> {
         let wit::Event { id, topic, key, payload, time_ms, cause, attempt } = event;
-        let Some(handler) = handler_of::<H>(&topic) else {
+        // A delivery's caller is `system:<component>`.
+        let subject = crate::caller::caller().subject;
+        let Some(handler) = handler_of::<H>(&topic, subject.strip_prefix("system:")) else {
             return Err(wit::HandlerError::Failed(format!("there is no handler for the topic {topic}")));
         };
         handler(Event { id, topic, key, payload, time_ms, cause, attempt }).map_err(failed)

@@ -32,7 +32,7 @@ wasmtime::component::bindgen!({
             import mcpp:store/snapshots@0.1.2;
             import mcpp:store/transactions@0.1.2;
             import mcpp:store/changes@0.1.2;
-            import mcpp:events/outbox@0.1.1;
+            import mcpp:events/outbox@0.1.2;
             import mcpp:mesh/peers@0.1.1;
             import mcpp:mesh/connections@0.1.1;
             import mcpp:mesh/services@0.1.1;
@@ -109,7 +109,7 @@ pub mod handler {
             package mcpp:host;
 
             world handling {
-                export mcpp:events/handler@0.1.1;
+                export mcpp:events/handler@0.1.2;
             }
         ",
         path: ["../wit/tool", "../wit/endpoint", "../wit/store", "../wit/events"],

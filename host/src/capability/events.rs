@@ -194,4 +194,11 @@ impl wit::Host for OutboxView<'_> {
         let cancelled = control.wait_in_place(outbox::cancel_wake(&mut *open.transaction, &key)).await?;
         Ok(cancelled.map_err(wit::OutboxError::from))
     }
+
+    async fn subscribed(&mut self) -> wasmtime::Result<Vec<String>> {
+        let Some(access) = self.running.and_then(|running| running.store.as_ref()) else { return Ok(Vec::new()) };
+        let topics: Vec<String> = access.subscriptions.by(&access.space).iter().map(ToString::to_string).collect();
+        self.control.charge_store_op(topics.iter().map(String::len).sum())?;
+        Ok(topics)
+    }
 }

@@ -8,14 +8,14 @@ use arc_swap::ArcSwap;
 
 use super::record::{decode, encode};
 use crate::{
-    names::{ComponentName, TenantId, Topic},
+    names::{ComponentName, TenantId, Topic, TopicPattern},
     store::{Bounds, Section, Space, Store, StoreError},
 };
 
 /// Key of the note that holds a component's topics, in the component's own space.
 const NOTE: &[u8] = b"subscriptions";
 
-type ByTenant = BTreeMap<TenantId, BTreeMap<ComponentName, BTreeSet<Topic>>>;
+type ByTenant = BTreeMap<TenantId, BTreeMap<ComponentName, BTreeSet<TopicPattern>>>;
 
 /// The subscriptions of all tenants.
 #[derive(Debug, Default)]
@@ -24,16 +24,24 @@ pub struct Subscriptions {
     changed: tokio::sync::Notify,
 }
 
-async fn noted(store: &dyn Store, tenant: &TenantId) -> Result<BTreeMap<ComponentName, BTreeSet<Topic>>, StoreError> {
+async fn noted(
+    store: &dyn Store,
+    tenant: &TenantId,
+) -> Result<BTreeMap<ComponentName, BTreeSet<TopicPattern>>, StoreError> {
     let mut components = BTreeMap::new();
     for space in store.spaces(tenant).await? {
         let noted = store.snapshot(&space).await?.get(&Section::Notes.key(NOTE)).await?;
         let Some(noted) = noted else { continue };
         let topics: Vec<String> = decode(&noted.value)?;
-        let topics = topics.iter().filter_map(|topic| Topic::parse(topic, &space.component)).collect();
+        let topics = topics.into_iter().filter_map(|topic| TopicPattern::try_from(topic).ok()).collect();
         components.insert(space.component, topics);
     }
     Ok(components)
+}
+
+/// Whether patterns cover a topic: as it is named, or by all of its component's.
+fn has(patterns: &BTreeSet<TopicPattern>, topic: &Topic) -> bool {
+    patterns.contains(&TopicPattern::from(topic.clone())) || patterns.contains(&TopicPattern::all_of(&topic.component))
 }
 
 impl Subscriptions {
@@ -53,22 +61,34 @@ impl Subscriptions {
     pub fn of(&self, tenant: &TenantId, topic: &Topic) -> Vec<ComponentName> {
         let by_tenant = self.by_tenant.load();
         let components = by_tenant.get(tenant).into_iter().flatten();
-        components.filter(|(_, topics)| topics.contains(topic)).map(|(component, _)| component.clone()).collect()
+        components.filter(|(_, topics)| has(topics, topic)).map(|(component, _)| component.clone()).collect()
     }
 
     /// Whether any component of a tenant hears of a topic.
     pub fn has_any(&self, tenant: &TenantId, topic: &Topic) -> bool {
         let by_tenant = self.by_tenant.load();
-        by_tenant.get(tenant).is_some_and(|components| components.values().any(|topics| topics.contains(topic)))
+        by_tenant.get(tenant).is_some_and(|components| components.values().any(|topics| has(topics, topic)))
+    }
+
+    /// The topics of which a component is told now.
+    pub fn by(&self, space: &Space) -> BTreeSet<TopicPattern> {
+        let by_tenant = self.by_tenant.load();
+        by_tenant
+            .get(&space.tenant)
+            .and_then(|components| components.get(&space.component))
+            .cloned()
+            .unwrap_or_default()
     }
 
     /// Notes durably a component's present topics. The host calls this when a build of the component goes live or is removed.
-    pub async fn set(&self, store: &dyn Store, space: &Space, topics: BTreeSet<Topic>) -> Result<(), StoreError> {
-        let by_tenant = self.by_tenant.load_full();
-        let before = by_tenant.get(&space.tenant).and_then(|components| components.get(&space.component)).cloned();
-        let before = before.unwrap_or_default();
-        if before != topics {
-            let noted: Vec<String> = topics.iter().map(Topic::to_string).collect();
+    pub async fn set(
+        &self,
+        store: &dyn Store,
+        space: &Space,
+        topics: BTreeSet<TopicPattern>,
+    ) -> Result<(), StoreError> {
+        if self.by(space) != topics {
+            let noted: Vec<String> = topics.iter().map(TopicPattern::to_string).collect();
             let mut transaction = store.begin(space, Bounds::host()).await?;
             transaction.set(Section::Notes.key(NOTE), encode(&noted)).await?;
             transaction.commit().await?;
@@ -108,5 +128,26 @@ impl Subscriptions {
     /// Resolves when a build with a handler went live: deliveries that waited for that handler may run.
     pub async fn changed(&self) {
         self.changed.notified().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_component_hears_of_a_topic_by_its_name_or_by_all_of_its_component() {
+        let own = ComponentName::new("own").expect("legal");
+        let patterns = ["orders/*", "queue/ended"].map(|text| TopicPattern::try_from(text.to_owned()).expect("legal"));
+        let patterns = BTreeSet::from(patterns);
+        for (text, is_heard) in [
+            ("orders/paid", true),
+            ("queue/ended", true),
+            ("queue/task", false),
+            ("ordersx/paid", false),
+            ("own/x", false),
+        ] {
+            assert_eq!(has(&patterns, &Topic::parse(text, &own).expect("a topic")), is_heard, "{text}");
+        }
     }
 }

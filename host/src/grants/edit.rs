@@ -208,6 +208,12 @@ mod tests {
     }
 
     #[test]
+    fn a_topic_comes_to_those_with_which_a_component_is_shipped() {
+        let after = merged("subscribe = [\"queue/ended\"]\n", &["subscribe = [\"orders/paid\"]"]);
+        assert_eq!(after, "subscribe = [\"queue/ended\", \"orders/paid\"]\n");
+    }
+
+    #[test]
     fn what_was_noted_is_what_the_least_grant_allows() {
         let note = |grant: &str, denied: Option<&str>| Note {
             grant: Some(grant.into()),

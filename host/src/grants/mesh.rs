@@ -2,10 +2,9 @@
 
 use serde::Deserialize;
 
-use super::TopicPattern;
 use crate::{
     mesh::PeerId,
-    names::{ComponentName, ToolName, ToolPattern},
+    names::{ComponentName, ToolName, ToolPattern, TopicPattern},
 };
 
 /// Most entries of each list.

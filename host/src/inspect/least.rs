@@ -68,7 +68,9 @@ pub(super) fn grant(wants: Wants<'_>) -> Option<String> {
         let line = line.replace("HOST", NOWHERE).replace("PEER", NO_PEER);
         let _a_string_takes_all = write!(keys, "\n{}\n{}{line}\n", whys.join("\n"), how.unwrap_or_default());
     }
-    let foreign = |topic: &&String| topic.split_once('/').is_some_and(|(of, _)| of != wants.component);
+    // A wildcard loads without a grant.
+    let foreign =
+        |topic: &&String| topic.split_once('/').is_some_and(|(of, name)| of != wants.component && name != "*");
     let topics: Vec<String> = wants.topics.iter().filter(foreign).map(|topic| quoted(topic)).collect();
     if !topics.is_empty() {
         let _a_string_takes_all =

@@ -31,7 +31,7 @@ use crate::{
     },
     limits::Limits,
     memory::Reservation,
-    names::{ComponentName, ToolName, Topic},
+    names::{ComponentName, ToolName, Topic, TopicPattern},
     telemetry::known::Names,
 };
 
@@ -64,7 +64,7 @@ pub struct Revision {
     /// Its handler of events and timers.
     pub handler: Option<RevisionHandler>,
     /// The topics to which the component is subscribed.
-    pub topics: BTreeSet<Topic>,
+    pub topics: BTreeSet<TopicPattern>,
     /// How it migrates its data, and the format that it reads and writes.
     pub migration: Option<(Migration, u32)>,
     /// The powers of everything in the revision.
@@ -137,12 +137,13 @@ impl Revision {
         let (primitives, lists) = check_primitives(&powers, limits, loaded.primitives)?;
         charge(u64::try_from(lists.bytes()).unwrap_or(u64::MAX))?;
         let (handler, topics) = loaded.handler.unzip();
-        let topics = topics.unwrap_or_default().into_iter().map(|topic| check_topic(&loaded.name, topic, grant));
+        let topics = topics.unwrap_or_default().into_iter().map(|topic| check_topics(&loaded.name, topic, grant));
+        let topics = topics.collect::<Result<Vec<_>, InstallError>>()?;
         Ok(Self {
             tools,
             primitives,
             lists,
-            topics: topics.collect::<Result<_, InstallError>>()?,
+            topics: topics.into_iter().flatten().collect(),
             handler: handler.map(|handler| RevisionHandler::new(handler, &limits)),
             migration: loaded.migration,
             powers,
@@ -202,15 +203,26 @@ fn check_primitives(
     Ok((Some(service), Arc::new(lists)))
 }
 
-/// A component is told of its own topics, and of others' that its grant names.
-fn check_topic(component: &ComponentName, text: String, grant: &ComponentGrant) -> Result<Topic, InstallError> {
-    let Some(topic) = Topic::parse(&text, component) else {
-        return Err(InstallError::Topic(text.chars().take(160).collect()));
-    };
+/// The topics behind one subscription of a component: its own, or those of others that its grant names. A wildcard without a grant stands for none.
+fn check_topics(
+    component: &ComponentName,
+    text: String,
+    grant: &ComponentGrant,
+) -> Result<Vec<TopicPattern>, InstallError> {
+    let foreign = grant.subscribe.iter().filter(|pattern| pattern.component() != component);
+    if text == "*" {
+        return Ok(foreign.cloned().collect());
+    }
+    let illegal = || InstallError::Topic(text.chars().take(160).collect());
+    if let Some(of) = text.strip_suffix("/*") {
+        let of = ComponentName::new(of).ok().filter(|of| of != component).ok_or_else(illegal)?;
+        return Ok(foreign.filter(|pattern| *pattern.component() == of).cloned().collect());
+    }
+    let topic = Topic::parse(&text, component).ok_or_else(illegal)?;
     if topic.component != *component && !grant.subscribe.iter().any(|pattern| pattern.matches(&topic)) {
         return Err(InstallError::TopicNotGranted { topic: topic.to_string(), component: component.to_string() });
     }
-    Ok(topic)
+    Ok(vec![topic.into()])
 }
 
 /// Why a component's newest build is not live.
@@ -384,5 +396,33 @@ fn describe(origin: &Origin) -> String {
         Origin::BuiltIn => "this program itself".to_owned(),
         Origin::File(path) => path.display().to_string(),
         Origin::Mount => "another host".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wildcard_stands_for_the_topics_of_others_that_the_grant_names_and_for_none_without_one() {
+        let own = ComponentName::new("own").expect("legal");
+        let grant = |text: &str| toml::from_str::<ComponentGrant>(text).expect("a grant");
+        let granted = grant("subscribe = ['orders/paid', 'orders/sent', 'queue/*', 'own/run']");
+        let told = |text: &str, grant: &ComponentGrant| {
+            let topics = check_topics(&own, text.to_owned(), grant).map_err(|error| error.to_string())?;
+            Ok::<_, String>(topics.iter().map(ToString::to_string).collect::<Vec<_>>())
+        };
+        assert_eq!(told("*", &granted).expect("legal"), ["orders/paid", "orders/sent", "queue/*"]);
+        assert_eq!(told("orders/*", &granted).expect("legal"), ["orders/paid", "orders/sent"]);
+        assert_eq!(told("queue/*", &granted).expect("legal"), ["queue/*"]);
+        assert_eq!(told("queue/ended", &granted).expect("granted"), ["queue/ended"]);
+        assert_eq!(told("run", &granted).expect("its own"), ["own/run"]);
+        for wildcard in ["*", "orders/*", "other/*"] {
+            assert!(told(wildcard, &grant("")).expect("legal").is_empty(), "{wildcard}");
+        }
+        assert!(told("orders/paid", &grant("")).is_err());
+        for wrong in ["own/*", "*/*", "*/paid", "/*", "orders/p*"] {
+            assert!(told(wrong, &granted).expect_err(wrong).contains("which is not a topic"), "{wrong}");
+        }
     }
 }

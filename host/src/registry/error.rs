@@ -78,7 +78,9 @@ pub enum InstallError {
         owner: String,
     },
     /// It subscribes to a name that is not a topic.
-    #[error("it subscribes to {0:?}, which is not a topic: `<name>` or `<component>/<name>`")]
+    #[error(
+        "it subscribes to {0:?}, which is not a topic: `<name>`, `<component>/<name>`, `<component>/*` of another component, or `*`"
+    )]
     Topic(String),
     /// It subscribes to another component's topic without a grant.
     #[error(

@@ -97,8 +97,12 @@ fn subscription(input: ParseStream<'_>) -> syn::Result<(LitStr, Path)> {
         let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
         !name.is_empty() && name.len() <= 64 && name.chars().all(legal)
     };
-    if !text.split_once('/').map_or_else(|| name(&text), |(component, topic)| name(component) && name(topic)) {
-        let expected = "a topic is `<component>/<name>`, or `<name>` for one of this component, each 1 to 64 characters of `a-z A-Z 0-9 _ -`";
+    let is_topic = match text.split_once('/') {
+        Some((component, topic)) => name(component) && (name(topic) || topic == "*"),
+        None => name(&text) || text == "*",
+    };
+    if !is_topic {
+        let expected = "a topic is `<component>/<name>`, or `<name>` for one of this component, each 1 to 64 characters of `a-z A-Z 0-9 _ -`; `<component>/*` and `*` stand for those that the grant names";
         return Err(syn::Error::new(topic.span(), expected));
     }
     input.parse::<Token![=>]>()?;

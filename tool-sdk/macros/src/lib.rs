@@ -34,7 +34,7 @@ pub fn tool(options: TokenStream, function: TokenStream) -> TokenStream {
 ///     tools: [add, subtract],
 ///     resources: [note],
 ///     prompts: [review],
-///     events: { "queue/done" => on_done, "own-topic" => on_own },   // fn(Event) -> Result<(), Error>
+///     events: { "queue/done" => on_done, "own-topic" => on_own },   // fn(Event) -> Result<(), Error>; `"*"` for all that the grant names
 ///     timers: on_wake,                                                // fn(Wake) -> Result<(), Error>
 ///     deferred: Jobs,                                                 // a type with `mcpp_tool::deferred::Deferred`
 ///     migration: 2 => migrate,  // fn(&Transaction, u32, Option<Vec<u8>>) -> Result<Option<Vec<u8>>, Error>

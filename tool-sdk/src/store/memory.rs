@@ -58,6 +58,7 @@ struct State {
     emitted: Vec<Emitted>,
     timers: BTreeMap<String, Timer>,
     spent: Spent,
+    subscribed: Vec<String>,
 }
 
 thread_local! {
@@ -68,6 +69,15 @@ thread_local! {
 /// All events that were emitted and committed on this thread, oldest first.
 pub fn emitted() -> Vec<Emitted> {
     STORE.with_borrow(|state| state.emitted.clone())
+}
+
+/// Has [`events::subscribed`](crate::events::subscribed) give these topics on this thread, until [`clear`].
+pub fn subscribe(topics: &[&str]) {
+    STORE.with_borrow_mut(|state| state.subscribed = topics.iter().map(|topic| (*topic).to_owned()).collect());
+}
+
+pub(crate) fn subscribed() -> Vec<String> {
+    STORE.with_borrow(|state| state.subscribed.clone())
 }
 
 /// The timers that are set on this thread, by key.

@@ -284,7 +284,7 @@ pub fn save(t: &Transaction<'_>, before: Option<&Task>, after: Option<&Task>, no
     workers(t, before, after, now_ms)
 }
 
-/// The payload of an event on the topic `task`.
+/// The payload of an event on the topics `task` and `ended`. Only the latter names the worker whose word ended the task.
 #[derive(Serialize)]
 struct Told<'a> {
     task_id: &'a str,
@@ -292,6 +292,8 @@ struct Told<'a> {
     status: Status,
     attempt: u32,
     error: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    worker: Option<&'a str>,
 }
 
 /// Stores a new task whose record is ready.
@@ -312,11 +314,17 @@ pub(crate) fn announce(t: &Transaction<'_>, task: &Task) -> Result<(), StoreErro
         status: task.status(),
         attempt: task.attempt,
         error,
+        worker: None,
     };
-    let payload = serde_json::to_vec(&payload).map_err(|_| StoreError::Unreadable)?;
+    let written = |told: &Told<'_>| serde_json::to_vec(told).map_err(|_| StoreError::Unreadable);
     // The key of an event has a bound that an id need not keep to.
     let key: String = task.id.chars().take(64).collect();
-    t.tell("task", &key, payload)
+    t.tell("task", &key, written(&payload)?)?;
+    if !task.spec.notify || !task.status().is_final() {
+        return Ok(());
+    }
+    let worker = task.parting.as_ref().map(|parting| parting.worker.as_str());
+    t.tell("ended", &key, written(&Told { worker, ..payload })?)
 }
 
 /// How many tasks have a status.

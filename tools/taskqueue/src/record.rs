@@ -140,6 +140,9 @@ pub struct Spec {
     /// The peer that submitted it; none for a caller of this host.
     #[serde(default, skip_serializing_if = "is_default")]
     pub peer: Option<String>,
+    /// Whether its end is an event on the topic `ended` too.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub notify: bool,
 }
 
 /// How waiting raises the priority of tasks.
@@ -189,6 +192,7 @@ impl Spec {
             metadata: None,
             reach: Reach::Unknown,
             peer: None,
+            notify: false,
         }
     }
 }

@@ -1,14 +1,21 @@
 //! What a workflow is made of: steps, as a client writes them. Only the form is here; [`validate`](crate::validate) says whether steps fit together.
 
+mod event;
 mod keys;
+mod task;
 
 use mcpp_tool::environment::parse_rfc3339;
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Number, Value};
 
-pub use self::keys::{
-    CACHE_TTL_S, Cache, Concurrency, MAX_CONCURRENCY, MAX_KEY_BYTES, MAX_KEY_TEXT_BYTES, MAX_RATE, RATE_PERIOD_S, Rate,
+pub use self::{
+    event::EventWanted,
+    keys::{
+        CACHE_TTL_S, Cache, Concurrency, MAX_CONCURRENCY, MAX_KEY_BYTES, MAX_KEY_TEXT_BYTES, MAX_RATE, RATE_PERIOD_S,
+        Rate,
+    },
+    task::{MAX_TASK_TYPE_BYTES, SUBMIT, TASK, TASK_FIELDS, submission},
 };
 
 /// Most steps in one list, and so in one submission or planner's answer. All of one list are written in one transaction.
@@ -49,7 +56,7 @@ pub const WORKFLOW: &str = "workflow";
 pub struct Step {
     /// Its name: 1 to 64 of `a-z A-Z 0-9 _ -`.
     pub step_id: String,
-    /// The tool that it calls; or `wait`, or `workflow`.
+    /// The tool that it calls; or `wait`, `task` or `workflow`.
     pub action: String,
     /// Arguments of the tool. `${steps.NAME.result.path}`, `${input.path}`, `${metadata.path}`, `${item}` and `${index}` stand for values.
     #[serde(default, skip_serializing_if = "Map::is_empty")]
@@ -60,7 +67,7 @@ pub struct Step {
     /// How often it is tried.
     #[serde(default, skip_serializing_if = "Retry::is_default")]
     pub retry: Retry,
-    /// Longest time in seconds: of one attempt, of waiting for a signal or a token, or of all steps of a `workflow` step.
+    /// Longest time in seconds: of one attempt, of waiting for a signal, a token or an event, or of all steps of a `workflow` step.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout_s: Option<f64>,
     /// The step is skipped unless this holds. Its dependents go on then.
@@ -301,7 +308,7 @@ impl Undo {
     }
 }
 
-/// What a step that waits waits for: exactly one of the first four, and a form only with a signal.
+/// What a step that waits waits for: exactly one of the first five, and a form only with a signal.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Wait {
@@ -313,6 +320,8 @@ pub struct Wait {
     pub signal: Option<String>,
     /// The one-time token of the step, which its status shows: see `workflow_signal`.
     pub webhook: Option<bool>,
+    /// An event that a component emits after the step began to wait.
+    pub event: Option<EventWanted>,
     /// With `signal`: the user of a client that waits for the run is asked this, and the values of the form are the signal's payload.
     pub form: Option<Form>,
 }
@@ -338,6 +347,8 @@ impl Wait {
             Some(("signal", format!("a signal's name has 1 to {MAX_SIGNAL_BYTES} bytes")))
         } else if self.webhook == Some(false) {
             Some(("webhook", "it is true, or absent".into()))
+        } else if let Some(fault) = self.event.as_ref().and_then(EventWanted::fault) {
+            Some(("event", fault))
         } else if self.form.is_some() && signal.is_none() {
             Some(("form", "a form needs a signal, which is given when the user has answered".into()))
         } else {
@@ -345,10 +356,11 @@ impl Wait {
         }
     }
 
-    /// How many of the four it waits for.
+    /// How many of the five it waits for.
     pub fn count(&self) -> usize {
-        let given = [self.seconds.is_some(), self.until.is_some(), self.signal.is_some(), self.webhook.is_some()];
-        given.into_iter().filter(|given| *given).count()
+        let times = [self.seconds.is_some(), self.until.is_some()];
+        let given = [self.signal.is_some(), self.webhook.is_some(), self.event.is_some()];
+        times.into_iter().chain(given).filter(|given| *given).count()
     }
 }
 

@@ -4,6 +4,7 @@ mod arguments;
 mod builds;
 pub mod cache;
 mod control;
+mod event;
 mod job;
 mod keys;
 mod outlook;
@@ -11,6 +12,7 @@ pub mod rehearsal;
 mod retention;
 mod room;
 mod submission;
+mod task;
 mod upkeep;
 mod wait;
 mod work;
@@ -22,10 +24,10 @@ use mcpp_tool::{
     environment::id,
     store::{StoreError, Transaction, View},
 };
-use serde_json::json;
 
 pub use self::{
     control::{ForkRequest, cancel, fork, give, give_token, pause, resume, retry},
+    event::{Heard, hear, is_told, refusal as event_refusal},
     job::Job,
     outlook::{GRACE_MS, Next, next_event, next_of},
     retention::KEEP_MS,
@@ -151,8 +153,7 @@ fn go_on_alone(
         return Ok(Followed { woken, left, ended: None });
     }
     builds::ended(t, &run, now_ms)?;
-    let ended = json!({ "workflow_id": run.id, "status": run.status(), "name": run.name });
-    t.emit("run", &run.id, ended.to_string().as_bytes())?;
+    event::emit_end(t, &run, now_ms)?;
     changed::updated(&run.uri("status"));
     Ok(Followed { woken, left, ended: Some(run) })
 }

@@ -38,13 +38,18 @@ fn on_ready(event: Event) -> Result<(), Error> {
     engine::work(&event.id, hops).map_err(Error::from)
 }
 
+/// A component has emitted something of which the operator lets this one hear.
+fn on_event(event: Event) -> Result<(), Error> {
+    engine::hear(&event).map_err(Error::from)
+}
+
 /// A timer is due.
 fn on_wake(wake: Wake) -> Result<(), Error> {
     engine::wake(&wake.key, &wake.id).map_err(Error::from)
 }
 
 /// Since format 1 the items of a fan-out stand apart. This build reads what builds before it wrote, so nothing moves; but those could not go on with what it writes, and the host refuses
-/// them from now on. Since format 2 a step may wait for a key.
+/// them from now on. Since format 2 a step may wait for a key, an event or a task.
 fn migrate(_: &Transaction<'_>, _: u32, _: Option<Vec<u8>>) -> Result<Option<Vec<u8>>, Error> {
     Ok(None)
 }
@@ -63,7 +68,7 @@ mcpp_tool::export! {
     ],
     resources: [workflow_run_status, workflow_run_result, workflow_step_result],
     deferred: Runs,
-    events: { "ready" => on_ready },
+    events: { "ready" => on_ready, "*" => on_event },
     timers: on_wake,
     migration: 2 => migrate,
 }

@@ -1,5 +1,7 @@
 //! A run as it is stored: its head, and a node for each of its steps.
 
+mod handed;
+mod inner;
 mod keys;
 
 use std::collections::BTreeMap;
@@ -8,8 +10,12 @@ use mcpp_tool::{builds::Build, rights::Rights};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-pub use self::keys::{Limited, Line, Turn};
-use crate::definition::{Form, Step};
+pub use self::{
+    handed::HandedTask,
+    inner::Inner,
+    keys::{Limited, Line, Turn},
+};
+use crate::definition::{EventWanted, Form, Step};
 
 /// A node's number within its run, from 0.
 pub type Number = u32;
@@ -273,6 +279,22 @@ pub enum State {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         form: Option<Form>,
     },
+    /// It waits for an event.
+    Listening {
+        /// Which.
+        event: EventWanted,
+        /// Since when: an earlier event does not count. In milliseconds since 1970-01-01 UTC, as all times here.
+        since_ms: u64,
+        /// When it gives up.
+        until_ms: Option<u64>,
+    },
+    /// A task of the queue does it: see [`Node::task`].
+    Handed {
+        /// When the attempt is over.
+        until_ms: Option<u64>,
+        /// When the queue is asked for the task, if no event comes before.
+        look_ms: u64,
+    },
     /// Nodes within it run.
     Open(Inner),
     /// It has a result.
@@ -308,7 +330,7 @@ impl State {
             Self::Held => "held",
             Self::Running { .. } | Self::Open(_) => "running",
             Self::Delayed { .. } => "delayed",
-            Self::Waiting { .. } | Self::InLine(_) => "waiting",
+            Self::Waiting { .. } | Self::InLine(_) | Self::Listening { .. } | Self::Handed { .. } => "waiting",
             Self::Completed => "completed",
             Self::Failed => "failed",
             Self::Skipped => "skipped",
@@ -323,51 +345,15 @@ impl State {
     pub fn has_ended(&self) -> bool {
         match self {
             Self::Pending | Self::Ready | Self::Held | Self::Running { .. } | Self::Delayed { .. } => false,
-            Self::Waiting { .. } | Self::InLine(_) | Self::Open(_) => false,
+            Self::Waiting { .. }
+            | Self::InLine(_)
+            | Self::Listening { .. }
+            | Self::Handed { .. }
+            | Self::Open(_) => false,
             Self::Completed | Self::Failed | Self::Skipped | Self::Cancelled => true,
             Self::Undoing { .. } | Self::UndoDelayed { .. } | Self::Undone | Self::UndoFailed => true,
         }
     }
-}
-
-/// The nodes within a node.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Inner {
-    /// One for each item of a list.
-    Fan {
-        /// Items.
-        total: u32,
-        /// How many items have begun, but for `nodes`.
-        #[serde(default, skip_serializing_if = "is_zero")]
-        begun: u32,
-        /// The nodes of the first items, where an earlier build began them: those of the others are found by the node in which they stand.
-        #[serde(default, skip_serializing_if = "Vec::is_empty")]
-        nodes: Vec<Number>,
-        /// Nodes that have not ended.
-        open: Vec<Number>,
-        /// Items that succeeded.
-        succeeded: u32,
-        /// Items that did not.
-        failed: u32,
-        /// The first item that failed, and why.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        why: Option<String>,
-    },
-    /// The steps of a workflow or a plan.
-    Group {
-        /// The first of their nodes; the others follow.
-        first: Number,
-        /// How many they are.
-        total: u32,
-        /// How many have not ended.
-        open: u32,
-        /// The first that failed.
-        failed: Option<String>,
-        /// Why it did.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        why: Option<String>,
-    },
 }
 
 /// A step of a run.
@@ -417,6 +403,9 @@ pub struct Node {
     /// Whether its result is that of an earlier step.
     #[serde(default, skip_serializing_if = "is_false")]
     pub is_cached: bool,
+    /// The task that does its step, if a worker of the queue does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub task: Option<HandedTask>,
 }
 
 impl Node {

@@ -14,11 +14,11 @@ use serde_json::Value;
 pub use self::{
     inner::{NO_ROOM, Place, add, has_room},
     keys::{let_on, wait_in_line},
-    outside::{give_back, refuse, ring, signal},
+    outside::{give_back, hear, look_again, refuse, ring, signal, time_out},
 };
 use crate::{
     blob::Blob,
-    definition::{Form, Step},
+    definition::{EventWanted, Form, Step},
     run::{Inner, Node, Number, Phase, Run, State},
 };
 
@@ -47,6 +47,8 @@ pub trait Nodes {
     fn is_full(&self) -> bool;
     /// Has [`ring`] called for a node at a time.
     fn alarm(&mut self, node: &Node, at_ms: u64) -> Result<(), Self::Error>;
+    /// Has the queue cancel a task that nobody waits for any more.
+    fn drop_task(&mut self, task: &str, now_ms: u64) -> Result<(), Self::Error>;
     /// The completed node with an undo that ended last.
     fn last_undoable(&self) -> Result<Option<Number>, Self::Error>;
 }
@@ -83,6 +85,15 @@ pub enum Outcome {
         /// The user of a client that waits for the run is asked this.
         form: Option<Form>,
     },
+    /// It waits for an event.
+    Listens {
+        /// Which.
+        event: EventWanted,
+        /// Until then, in milliseconds since 1970-01-01 UTC.
+        until_ms: Option<u64>,
+    },
+    /// The queue has a task that does it: see [`Node::task`].
+    Handed,
     /// It runs once for each of so many items.
     Fans(u32),
     /// These steps run within it.
@@ -179,7 +190,10 @@ pub fn settle<N: Nodes>(
             false => end(run, nodes, node, State::Failed, Some("its result is lost".into()), now_ms),
         },
         Outcome::LeftOut => end(run, nodes, node, State::Skipped, None, now_ms),
-        Outcome::Waits { .. } | Outcome::Fans(_) | Outcome::Holds(_) if over.is_some() => {
+        Outcome::Waits { .. } | Outcome::Listens { .. } | Outcome::Handed | Outcome::Fans(_) | Outcome::Holds(_)
+            if over.is_some() =>
+        {
+            outside::let_go(nodes, &node, now_ms)?;
             end(run, nodes, node, State::Cancelled, over, now_ms)
         }
         Outcome::Waits { signal, token, until_ms, form } => {
@@ -189,6 +203,8 @@ pub fn settle<N: Nodes>(
             node.state = State::Waiting { signal, token, until_ms, form };
             nodes.save(&node)
         }
+        Outcome::Listens { event, until_ms } => outside::listen(nodes, node, (event, until_ms), now_ms),
+        Outcome::Handed => outside::hand(nodes, node, now_ms),
         Outcome::Fans(total) => inner::fan(run, nodes, node, total, now_ms),
         Outcome::Holds(steps) => inner::hold(run, nodes, node, &steps, now_ms),
     }
@@ -273,6 +289,7 @@ fn cancel_node<N: Nodes>(run: &mut Run, nodes: &mut N, number: Number, now_ms: u
         _ => {}
     }
     let reason = run.cancelled.clone().unwrap_or_else(|| ENDED_ABOVE.to_owned());
+    outside::let_go(nodes, &node, now_ms)?;
     end(run, nodes, node, State::Cancelled, Some(reason), now_ms)
 }
 

@@ -9,7 +9,8 @@ use serde_json::Value;
 
 use crate::{
     blob::{self, BLOBS, Blob},
-    definition::Step,
+    definition::{EventWanted, Step},
+    engine::Heard,
     run::{Line, Node, Number, Run, State},
     scheduler::Nodes,
 };
@@ -37,6 +38,12 @@ pub const READY: Index<(), Place> = Index::new("ready");
 pub const LEASES: Index<(), (u64, String, Number)> = Index::new("leases");
 /// Nodes that wait for a signal, by run and signal.
 pub const SIGNALS: Index<(String, String), Number> = Index::new("signals");
+/// Nodes that wait for an event, by its topic, whether any key will do, and its key: since when, their run, and their number.
+pub const LISTENING: Index<(String, bool, String), (u64, String, Number)> = Index::new("listening");
+/// Events that have not come to all nodes that waited for them, by their ids.
+pub const HEARD: Map<String, Heard> = Map::new("heard");
+/// The nodes whose steps tasks of the queue do, by task.
+pub const HANDED: Map<String, (String, Number)> = Map::new("handed");
 /// Nodes that ask a user something, by run.
 pub const ASKED: Index<String, Number> = Index::new("asked");
 /// The nodes that wait for a token.
@@ -68,7 +75,7 @@ pub const ROOT: Number = Number::MAX;
 pub const MAX_RESULT_BYTES: usize = 960 << 10;
 
 /// Bytes that a transaction writes before the rest waits for the next one. The host takes 4 MiB: a last node, its result and the run's head fit into what is left.
-const FULL_BYTES: u64 = 1 << 20;
+pub const FULL_BYTES: u64 = 1 << 20;
 
 fn declare_run(id: &String, run: &Run, places: &mut Places) {
     let (status, place) = (run.status(), (run.created_ms, id));
@@ -95,6 +102,9 @@ fn declare_node((run, number): &(String, Number), node: &Node, places: &mut Plac
         places.index(&WITHIN, &(run, parent), number);
     }
     keys::declare((run, *number), node, places);
+    if let Some(task) = node.task.as_ref().filter(|_| !node.state.has_ended()) {
+        places.name(&HANDED, &task.id, &(run.clone(), *number));
+    }
     match &node.state {
         State::Ready | State::Undoing { claim: None } => {
             places.index(&READY, &(), &(node.rank, node.ready_ms, run, *number));
@@ -112,6 +122,10 @@ fn declare_node((run, number): &(String, Number), node: &Node, places: &mut Plac
             if let Some(token) = token {
                 places.name(&TOKENS, token, &(run.clone(), *number));
             }
+        }
+        State::Listening { event: EventWanted { topic, key }, since_ms, .. } => {
+            let place = (*since_ms, run, *number);
+            places.index(&LISTENING, &(topic, key.is_none(), key.as_deref().unwrap_or_default()), &place);
         }
         // Of a fan-out its items are undone.
         State::Completed if node.step.undo.is_some() && node.step.for_each.is_none() => {
@@ -220,6 +234,10 @@ impl Nodes for StoredNodes<'_, '_> {
 
     fn alarm(&mut self, node: &Node, at_ms: u64) -> Result<(), StoreError> {
         self.t.wake_at(&format!("n:{}:{}", self.run, node.number), at_ms, b"")
+    }
+
+    fn drop_task(&mut self, task: &str, now_ms: u64) -> Result<(), StoreError> {
+        self.t.wake_at(&format!("x:{task}"), now_ms, b"")
     }
 
     fn last_undoable(&self) -> Result<Option<Number>, StoreError> {

@@ -133,6 +133,17 @@ pub(crate) fn step(node: &Node) -> Value {
         let until = time(*until_ms);
         put(&mut shown, "waits_for", json!({ "signal": signal, "token": token, "until": until, "form": form }));
     }
+    if let State::Listening { event, until_ms, .. } = &node.state {
+        put(&mut shown, "waits_for", json!({ "event": event, "until": time(*until_ms) }));
+    }
+    if let State::Handed { until_ms, .. } = &node.state {
+        let task = node.task.as_ref().map(|task| &task.id);
+        put(&mut shown, "waits_for", json!({ "task": task, "until": time(*until_ms) }));
+    }
+    if let Some(task) = &node.task {
+        put(&mut shown, "task_id", json!(task.id));
+        put(&mut shown, "worker", json!(task.worker));
+    }
     shown
 }
 

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::Value;
 
 use crate::{
-    definition::{MAX_STEP_ID_BYTES, MAX_STEPS, Step, WAIT, WORKFLOW},
+    definition::{EventWanted, MAX_STEP_ID_BYTES, MAX_STEPS, SUBMIT, Step, TASK, WAIT, WORKFLOW, submission},
     placeholder::{Placeholder, PlaceholderError, Source, placeholders},
     schema,
 };
@@ -56,6 +56,11 @@ pub enum Known {
 pub trait Catalog {
     /// What is known of one.
     fn tool(&self, name: &str) -> Known;
+
+    /// Why a step cannot wait for an event, if it cannot.
+    fn event_refusal(&self, _: &EventWanted) -> Option<String> {
+        None
+    }
 }
 
 /// A catalog of which nothing is seen.
@@ -284,13 +289,19 @@ fn tools(
         if at.is_empty() && [WAIT, WORKFLOW].contains(&&**action) {
             continue;
         }
-        match look(action) {
+        let is_task = at.is_empty() && action == TASK;
+        match look(if is_task { SUBMIT } else { action }) {
+            Known::Missing if is_task => {
+                let reason = format!("a `{TASK}` step needs the tool `{SUBMIT}`, which may not be called here");
+                return Err(problem(step, "/action", reason));
+            }
             Known::Missing => {
                 let reason = format!("there is no tool `{action}`, or it may not be called here");
                 return Err(problem(step, &format!("{at}/action"), reason));
             }
             Known::Tool { input, .. } => {
-                if let Some((path, reason)) = schema::refusal(&input, inputs, &format!("{at}/inputs")) {
+                let whole = if is_task { submission(inputs, "id") } else { inputs.clone() };
+                if let Some((path, reason)) = schema::refusal(&input, &whole, &format!("{at}/inputs")) {
                     return Err(problem(step, &path, reason));
                 }
             }
@@ -305,7 +316,7 @@ fn tools(
             || of.plan
             || of.may_fail
             || of.when.is_some()
-            || [WAIT, WORKFLOW].contains(&&*of.action)
+            || [WAIT, TASK, WORKFLOW].contains(&&*of.action)
         {
             continue;
         }

@@ -99,6 +99,9 @@ fn asks(explanation: &Inspection) -> String {
     }
     for topic in &explanation.topics {
         let needs = match topic.split_once('/') {
+            _ if topic == "*" || topic.ends_with("/*") => {
+                format!(" (those that `subscribe` in grants/{}.toml names)", explanation.component)
+            }
             Some((component, _)) if component != explanation.component => {
                 format!(" (needs `subscribe = [{topic:?}]` in grants/{}.toml)", explanation.component)
             }

@@ -20,6 +20,7 @@ pub(super) fn queue() -> Vec<Row> {
                 "task_id": "b", "task_type": "kind", "payload": {}, "priority": 2.5, "tags": ["x", "y"], "dependencies": ["a"], "timeout": 60,
                 "retry_policy": { "max_retries": 1, "backoff_factor": 3 }, "metadata": { "m": 1 }, "concurrency_key": "c", "rate_key": "r",
                 "unique": { "key": "u", "window_ms": 60_000 }, "not_before": "2020-01-01T00:00:00Z",
+                "notify": true,
             }),
             json!({ "success": true, "status": "queued", "queue_position": null }),
         ),

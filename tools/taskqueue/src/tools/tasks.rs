@@ -79,6 +79,9 @@ pub struct NewTask {
     /// Not before this time, as RFC 3339; now if absent.
     #[serde(default)]
     not_before: Option<String>,
+    /// Its end is an event on the topic `taskqueue/ended` too, for those who wait for it.
+    #[serde(default)]
+    notify: bool,
 }
 
 fn one() -> f64 {
@@ -103,6 +106,7 @@ impl NewTask {
             concurrency_key: self.concurrency_key.filter(|key| !key.is_empty()),
             rate_key: self.rate_key.filter(|key| !key.is_empty()),
             unique: self.unique,
+            notify: self.notify,
             ..Spec::new(&self.task_type, &Value::Object(self.payload))
         };
         Ok(Submission { id: Some(self.task_id), not_before_ms, spec })
@@ -324,6 +328,7 @@ pub fn task_result(
             "logs": include_logs.then_some(&task.logs),
             "execution_time": execution_time(&task),
             "error": task.error,
+            "worker_id": task.parting.as_ref().map(|parting| &parting.worker),
         }))
     });
     settle(result, ("task_id", &task_id))

@@ -269,3 +269,39 @@ fn limits_of_keys_are_shown_and_changed() {
     assert_eq!(claim("w", 9).len(), 1, "without a limit");
     assert_eq!(limit(json!({ "kind": "rate", "key": " " , "limit": {} }))["success"], false);
 }
+
+#[test]
+fn the_end_of_a_task_is_told_to_those_who_asked_for_it_once_and_with_its_worker() {
+    memory::clear();
+    let submit = |id: &str, notify: bool| {
+        let mut task = task(id);
+        task["notify"] = notify.into();
+        task["retry_policy"] = json!({ "max_retries": 1 });
+        assert_eq!(call(&MCPP_TOOL_TASK_SUBMIT, task)["success"], true);
+    };
+    let end = |id: &str, end: Value| {
+        let mut end = end;
+        end["task_id"] = id.into();
+        call(&MCPP_TOOL_TASK_COMPLETE_MANY, json!({ "tasks": [end] }))
+    };
+    ["done", "failed", "cancelled"].into_iter().for_each(|id| submit(id, true));
+    submit("quiet", false);
+    assert_eq!(claim("w", 9).len(), 4);
+    end("done", json!({ "status": "completed", "result": { "n": 1 } }));
+    end("quiet", json!({ "status": "completed" }));
+    end("failed", json!({ "status": "failed", "error": "no", "retry": true }));
+    assert_eq!(status("failed"), "queued", "it is tried again, so it has not ended");
+    end("failed", json!({ "status": "failed", "error": "no" }));
+    call(&MCPP_TOOL_TASK_CANCEL, json!({ "task_id": "failed" }));
+    call(&MCPP_TOOL_TASK_CANCEL, json!({ "task_id": "cancelled", "force": true }));
+    let told: Vec<(String, Value)> = memory::emitted()
+        .into_iter()
+        .filter(|event| event.topic == "ended")
+        .map(|event| (event.key, serde_json::from_slice(&event.payload).expect("JSON")))
+        .collect();
+    let keys: Vec<&str> = told.iter().map(|(key, _)| key.as_str()).collect();
+    assert_eq!(keys, ["done", "failed", "cancelled"]);
+    assert_eq!((&told[0].1["status"], &told[0].1["worker"]), (&json!("completed"), &json!("w")), "{told:?}");
+    assert_eq!((&told[2].1["status"], told[2].1.get("worker")), (&json!("cancelled"), None), "{told:?}");
+    assert_eq!(call(&MCPP_TOOL_TASK_RESULT, json!({ "task_id": "done" }))["worker_id"], "w");
+}

@@ -11,11 +11,12 @@ pub(super) use self::keys::{Keys, keys};
 use super::{
     job::{Done, Work, failed},
     rehearsal::Script,
+    task,
     wait::{at_once, wait},
 };
 use crate::{
     blob::{self, BLOBS},
-    definition::{MAX_ITEMS, WAIT, WORKFLOW},
+    definition::{MAX_ITEMS, SUBMIT, TASK, WAIT, WORKFLOW, submission},
     placeholder::{Placeholder, PlaceholderError, Source, fill, fill_fields},
     run::{Node, Number, Run, State},
     scheduler::{self, Outcome},
@@ -122,6 +123,13 @@ fn describe(values: &mut Values<'_, '_>, (script, now_ms): (Option<&Script>, u64
             Some(script) => at_once(script, &of.path, arguments),
             None => wait(arguments, step.timeout_s, now_ms),
         }),
+        TASK => match script {
+            Some(script) => known(task::rehearsed(script, &of.path)),
+            None => {
+                let arguments = submission(&arguments, &task::id(run, of));
+                Work::Call { tool: SUBMIT.to_owned(), arguments, is_plan: false }
+            }
+        },
         WORKFLOW => {
             let input = arguments.get("input").cloned();
             if let Some(bytes) =

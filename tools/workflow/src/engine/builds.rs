@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use super::WorkflowError;
 use crate::{
-    definition::{Step, WAIT, WORKFLOW},
+    definition::{SUBMIT, Step, TASK, WAIT, WORKFLOW},
     run::Run,
     store::NAMED,
     validate::parse,
@@ -28,6 +28,7 @@ pub(super) fn tools(steps: &[Step]) -> BTreeSet<String> {
     for step in steps {
         match &*step.action {
             WAIT => {}
+            TASK => drop(tools.insert(SUBMIT.to_owned())),
             WORKFLOW => {
                 let inner = step.inputs.get("steps").and_then(Value::as_array).map(|steps| parse(steps));
                 tools.extend(inner.and_then(Result::ok).map(|inner| self::tools(&inner)).unwrap_or_default());

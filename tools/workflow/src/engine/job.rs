@@ -245,7 +245,28 @@ impl Job {
         }
     }
 
-    fn call(&self, tool: &str, (arguments, timeout): (&Map<String, Value>, Duration)) -> Result<Value, Refusal> {
+    /// A call that this component makes for itself about a node of a run.
+    pub(super) fn errand(run: &Run, number: Number) -> Self {
+        Self {
+            run: run.id.clone(),
+            number,
+            dependents: Vec::new(),
+            work: Work::Unread,
+            rights: Rights::default(),
+            builds: run.builds.clone(),
+            timeout: None,
+            depth: 0,
+            effect: format!("{}/errand/{number}", run.key),
+            cache: None,
+            rehearsed: None,
+        }
+    }
+
+    pub(super) fn call(
+        &self,
+        tool: &str,
+        (arguments, timeout): (&Map<String, Value>, Duration),
+    ) -> Result<Value, Refusal> {
         #[cfg(test)]
         let answer = super::tests::provider(self, tool, arguments, timeout);
         #[cfg(not(test))]
@@ -261,7 +282,7 @@ impl Done {
 }
 
 /// A result, which may be larger than a record.
-fn kept(result: Value, now_ms: u64) -> Outcome {
+pub(super) fn kept(result: Value, now_ms: u64) -> Outcome {
     let bytes = result.to_string().len();
     if bytes <= MAX_RESULT_BYTES {
         return Outcome::Completed(result);
@@ -283,7 +304,8 @@ fn kept(result: Value, now_ms: u64) -> Outcome {
 }
 
 /// Why a call has no result.
-enum Refusal {
+#[derive(Debug)]
+pub(super) enum Refusal {
     Busy,
     Failed { error: String, is_final: bool },
 }

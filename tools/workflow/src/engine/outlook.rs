@@ -5,8 +5,9 @@ use mcpp_tool::{
     store::{StoreError, View},
 };
 
-use super::{keys, upkeep::WATCH_MS};
+use super::{event_refusal, keys, upkeep::WATCH_MS};
 use crate::{
+    definition::EventWanted,
     run::{Node, Number, Phase, Run, State},
     store::{CLAIMS, NODES, RUNS},
 };
@@ -120,6 +121,10 @@ pub fn next_of(t: &View<'_>, run: &Run, node: &Node, now_ms: u64) -> Result<Opti
         State::Delayed { until_ms } | State::UndoDelayed { until_ms } => ("its next attempt", Some(*until_ms)),
         State::Waiting { signal: None, token: None, until_ms, .. } => ("its time", *until_ms),
         State::Waiting { until_ms, .. } => ("a signal", *until_ms),
+        State::Listening { event, until_ms, .. } => return Ok(Some(next_event_of(node, event, *until_ms, now_ms))),
+        State::Handed { until_ms, look_ms } => {
+            ("the end of its task", Some(until_ms.unwrap_or(*look_ms).min(*look_ms)))
+        }
         State::Held => ("`workflow_resume`", None),
         _ => return Ok(None),
     };
@@ -131,5 +136,19 @@ pub(super) fn told(words: String, until_ms: Option<u64>, now_ms: u64) -> Next {
     match until_ms.filter(|until_ms| until_ms.saturating_add(GRACE_MS) < now_ms) {
         Some(until_ms) => Next::Overdue(format!("{words}, which was over at {}", rfc3339(until_ms))),
         None => Next::Event(words),
+    }
+}
+
+/// What a node waits for that waits for an event: the event, or, where nobody would tell of it, the operator.
+fn next_event_of(node: &Node, event: &EventWanted, until_ms: Option<u64>, now_ms: u64) -> Next {
+    let EventWanted { topic, key } = event;
+    let key = key.as_ref().map(|key| format!(" with the key {key:?}")).unwrap_or_default();
+    let words = format!("{}: an event on {topic}{key}", node.path);
+    match (until_ms, event_refusal(event)) {
+        (Some(until_ms), _) if until_ms.saturating_add(GRACE_MS) < now_ms => {
+            Next::Overdue(format!("{words}; the time for it was over at {}", rfc3339(until_ms)))
+        }
+        (None, Some(reason)) => Next::Operator(format!("{words}: {reason}")),
+        _ => Next::Event(words),
     }
 }

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     blob::Blob,
-    definition::{MAX_DEFINITION_BYTES, Step},
+    definition::{EventWanted, MAX_DEFINITION_BYTES, Step},
     run::{Fork, Number, Phase, Run},
     scheduler::{self, Nodes as _, Place, add},
     store::{DEFINITIONS, DEPENDENCIES, INPUTS, ROOT, RUNS, StoredNodes, rank},
@@ -96,6 +96,10 @@ impl Catalog for VisibleTools<'_> {
             None if cfg!(target_arch = "wasm32") => Known::Missing,
             None => Known::Unseen,
         }
+    }
+
+    fn event_refusal(&self, event: &EventWanted) -> Option<String> {
+        super::event_refusal(event)
     }
 }
 

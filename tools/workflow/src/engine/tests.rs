@@ -1,9 +1,12 @@
 mod bounds;
+mod handed;
 pub(crate) mod keeping;
 mod large;
 mod pinned;
+pub(crate) mod queue;
 mod rehearsal;
 mod shared;
+mod waiting;
 mod windows;
 
 use std::{cell::RefCell, collections::BTreeMap, time::Duration};
@@ -51,6 +54,9 @@ pub(super) fn provider(
     NAMES.with_borrow_mut(|names| names.push(effect.clone()));
     BUILDS.with_borrow_mut(|seen| seen.push(builds.clone()));
     let structured = |value: Value| Ok(Output { content: Vec::new(), structured: Some(value) });
+    if let Some(answer) = queue::answer(tool, arguments) {
+        return structured(answer);
+    }
     if let Some(times) = tool.strip_prefix("fail_") {
         let times: u32 = times.parse().expect("a number");
         let failed = FAILED.with_borrow_mut(|failed| {
@@ -74,6 +80,7 @@ pub(super) fn provider(
 
 pub(crate) fn clear() {
     memory::clear();
+    queue::clear();
     EFFECTS.take();
     NAMES.take();
     BUILDS.take();
@@ -124,6 +131,15 @@ pub(crate) fn deliver(ahead_ms: u64) -> bool {
 
 pub(crate) fn run_all() {
     while deliver(0) {}
+}
+
+/// Delivers what is due until a condition holds, for ten seconds at most.
+fn deliver_until(condition: impl Fn() -> bool) {
+    let begun = std::time::Instant::now();
+    while !condition() {
+        assert!(begun.elapsed() < Duration::from_secs(10), "nothing more happens");
+        deliver(0);
+    }
 }
 
 pub(crate) fn shown(id: &str) -> (&'static str, Vec<String>) {
@@ -228,48 +244,6 @@ fn effects_are_taken_back_last_first_and_an_undo_that_fails_waits_for_an_operato
     assert_eq!(shown("r"), ("failed", ["a undone", "b undone", "c failed"].map(str::to_owned).to_vec()));
     assert_eq!(&effects()[3..], [r#"undo_b {"of":2}"#, r#"fail_1 {"of":1}"#, r#"fail_1 {"of":1}"#]);
     assert_eq!(find(&snapshot().expect("a snapshot"), "r").expect("there").phase, Phase::Failed);
-}
-
-#[test]
-fn waits_end_with_their_time_their_signal_or_their_token() {
-    clear();
-    start(&draft(
-        "r",
-        json!([
-            { "step_id": "time", "action": "wait", "inputs": { "seconds": 5 } },
-            { "step_id": "signal", "action": "wait", "inputs": { "signal": "go" } },
-            { "step_id": "hook", "action": "wait", "inputs": { "webhook": true } },
-            { "step_id": "late", "action": "wait", "inputs": { "signal": "never" }, "timeout_s": 3, "may_fail": true },
-            { "step_id": "all", "action": "echo", "inputs": { "s": "${steps.signal.result.by}", "h": "${steps.hook.result}" }, "depends_on": ["time", "late"] },
-            { "step_id": "again", "action": "wait", "inputs": { "signal": "go" }, "depends_on": ["signal"] }
-        ]),
-        Value::Null,
-    ));
-    run_all();
-    let waiting = |shown: &(&str, Vec<String>)| shown.1.iter().filter(|state| state.ends_with("waiting")).count();
-    assert_eq!(waiting(&shown("r")), 4);
-    assert_eq!(transact(|t| give(t, "r", ("go", &json!({ "by": "ada" })), Origin::Client, now_ms())), Ok(1));
-    let token =
-        match NODES.get(&snapshot().expect("a snapshot"), &("r".to_owned(), 2)).expect("read").expect("there").state {
-            crate::run::State::Waiting { token, .. } => token.expect("a token"),
-            other => panic!("{other:?}"),
-        };
-    transact(|t| give_token(t, &token, &json!("hooked"), Origin::Client, now_ms())).expect("it waits");
-    let twice = transact(|t| give_token(t, &token, &json!("hooked"), Origin::Client, now_ms()));
-    assert!(matches!(twice, Err(WorkflowError::Refused(_))), "a token is good once: {twice:?}");
-    run_all();
-    assert_eq!(waiting(&shown("r")), 2, "{:?}", shown("r"));
-    let t = now_ms() + 10_000;
-    for number in [0, 3] {
-        transact(|tx| {
-            upkeep::change(tx, "r", Origin::Client, t, |run, nodes| Ok(scheduler::ring(run, nodes, number, t)?))
-                .map(drop)
-        })
-        .expect("rung");
-    }
-    run_all();
-    assert_eq!(shown("r").0, "completed", "{:?}", shown("r"));
-    assert_eq!(result("r", 4), json!({ "s": "ada", "h": "hooked" }));
 }
 
 #[test]

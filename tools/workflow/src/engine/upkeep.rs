@@ -8,9 +8,9 @@ use mcpp_tool::{
 };
 
 use super::{
-    Origin, WorkflowError, cache, call_for, go_on, keys,
+    Origin, WorkflowError, cache, call_for, event, go_on, keys,
     retention::{KEEP_MS, KEEP_RUNS, forget},
-    tell_blocked,
+    task, tell_blocked,
     work::{AT_WORK, AT_WORK_BYTES, work},
 };
 use crate::{
@@ -62,10 +62,15 @@ pub fn wake(key: &str, delivery: &str) -> Result<(), WorkflowError> {
         Some(("n", place)) => {
             let place = place.rsplit_once(':').and_then(|(run, number)| Some((run, number.parse::<Number>().ok()?)));
             let Some((id, number)) = place else { return Ok(()) };
+            if task::look(id, number)? {
+                return work(delivery, 0);
+            }
             transact(|t| {
                 change(t, id, origin, now, |run, nodes| Ok(scheduler::ring(run, nodes, number, now)?)).map(drop)
             })?;
         }
+        Some(("e", id)) => transact(|t| event::tell(t, id, now))?,
+        Some(("x", id)) => return task::cancel(id),
         Some(("r" | "d", _)) => go_on_with(key, origin, now)?,
         None if key == super::builds::RELEASE => transact(super::builds::release)?,
         _ => {}

@@ -1,4 +1,4 @@
-//! Steps that wait: for a time, a signal, a token, or a person.
+//! Steps that wait: for a time, a signal, a token, a person, or an event.
 
 use mcpp_tool::{
     deferred::FormAnswer,
@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 
 use super::{
     Origin, WorkflowError,
+    event::refusal,
     job::failed,
     rehearsal::{self, Script},
     upkeep::change,
@@ -36,7 +37,7 @@ fn filled(arguments: Map<String, Value>, now_ms: u64) -> Result<Wait, String> {
     let wait: Wait = serde_json::from_value(Value::Object(arguments)).map_err(|error| error.to_string())?;
     match wait.fault(now_ms) {
         Some((field, fault)) => Err(format!("{field}: {fault}")),
-        None if wait.count() != 1 => Err("exactly one of seconds, until, signal and webhook".into()),
+        None if wait.count() != 1 => Err("exactly one of seconds, until, signal, webhook and event".into()),
         None => Ok(wait),
     }
 }
@@ -59,6 +60,10 @@ pub(super) fn wait(arguments: Map<String, Value>, timeout_s: Option<f64>, now_ms
         Wait { seconds: Some(seconds), .. } => for_time(after(seconds.max(0.0))),
         Wait { until: Some(time), .. } => for_time(parse_rfc3339(&time).unwrap_or_default()),
         Wait { signal: Some(signal), form, .. } => Outcome::Waits { signal: Some(signal), token: None, until_ms, form },
+        Wait { event: Some(event), .. } => match refusal(&event) {
+            Some(reason) => failed(reason),
+            None => Outcome::Listens { event, until_ms },
+        },
         Wait { .. } => {
             // The host knows a token of its own, and lets those in who have it. Where hooks are closed any text will do.
             let id = mcpp_tool::environment::id();

@@ -19,7 +19,7 @@ use super::{
     call_for, find, go_on,
     job::{Done, Job, Work, failed, given},
     keys::{self, Gate},
-    rehearsal, upkeep,
+    rehearsal, task, upkeep,
 };
 use crate::{
     run::Line,
@@ -186,7 +186,9 @@ fn take_ready(
         touched.append(&mut nodes.touched);
         if is_taken {
             CLAIMS.set(t, delivery, &(run_id.clone(), number))?;
-            let mut job = Job::of(t, &run, &node(t, &run_id, number)?, now_ms)?;
+            let mut node = node(t, &run_id, number)?;
+            task::note(t, &run, &mut node)?;
+            let mut job = Job::of(t, &run, &node, now_ms)?;
             if let Gate::Wrong(why) = gate {
                 job.work = Work::Known(Done::of(failed(why)));
             }
@@ -216,7 +218,7 @@ pub(super) fn record(
     let mut at = node(t, &job.run, job.number)?;
     if !scheduler::has(&at, delivery) {
         // Another one has it: this one took longer than its lease.
-        return Ok(());
+        return Ok(task::too_late(t, &run, &at, done)?);
     }
     if !done.tools.is_empty() && !run.is_rehearsal {
         // As in `submit`: they are pinned already, and within this transaction nothing lets them go.
@@ -231,7 +233,7 @@ pub(super) fn record(
     }
     let outcome = match given(t, &job.run, &done.outcome)? {
         Some(payload) => Outcome::Completed(payload),
-        None => done.outcome.clone(),
+        None => task::outcome(&run, &at, done.outcome.clone()),
     };
     let (mut nodes, now) = (StoredNodes::new(t, &job.run), now_ms());
     match (&done.cached, &outcome) {

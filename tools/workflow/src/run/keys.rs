@@ -49,7 +49,8 @@ pub struct Turn {
 impl Node {
     /// The concurrency key among whose steps this one counts: from its turn to the end of its attempt.
     pub fn slot(&self) -> Option<&str> {
-        let counts = matches!(self.state, State::Ready | State::Running { .. } | State::InLine(_));
+        let counts =
+            matches!(self.state, State::Ready | State::Running { .. } | State::Handed { .. } | State::InLine(_));
         let turn = self.turn.as_ref().filter(|turn| counts && turn.has_slot)?;
         turn.concurrency.as_deref()
     }

@@ -65,6 +65,7 @@ pub fn add<N: Nodes>(
             error: None,
             turn: None,
             is_cached: false,
+            task: None,
         };
         count(run);
         let state = match node.depends_on.is_empty() {
@@ -184,6 +185,7 @@ pub(super) fn fill<N: Nodes>(run: &mut Run, nodes: &mut N, mut node: Node, now_m
             error: None,
             turn: None,
             is_cached: false,
+            task: None,
         };
         nodes.add(&item)?;
         if nodes.is_full() {

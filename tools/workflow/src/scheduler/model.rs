@@ -86,6 +86,10 @@ impl Nodes for Memory {
         Ok(())
     }
 
+    fn drop_task(&mut self, _: &str, _: u64) -> Result<(), Infallible> {
+        Ok(())
+    }
+
     fn last_undoable(&self) -> Result<Option<Number>, Infallible> {
         let undoable =
             |node: &&Node| node.state == State::Completed && node.step.undo.is_some() && node.step.for_each.is_none();

@@ -8,20 +8,21 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     blob::Blob,
-    definition::{Form, Step},
-    engine::cache::CachedResult,
+    definition::{EventWanted, Form, Step},
+    engine::{Heard, cache::CachedResult},
     engine::rehearsal::{Called, Fault, FaultKind, Script},
-    run::{Fork, Inner, Limited, Line, Node, Phase, Run, State, Turn},
+    run::{Fork, HandedTask, Inner, Limited, Line, Node, Phase, Run, State, Turn},
     schedule::{Overlap, Schedule, Template},
 };
 
 /// The kept forms, oldest first.
-const GOLDEN: [(&str, &str); 6] = [
+const GOLDEN: [(&str, &str); 7] = [
     ("1", include_str!("../../golden/1.json")),
     ("2", include_str!("../../golden/2.json")),
     ("3", include_str!("../../golden/3.json")),
     ("4", include_str!("../../golden/4.json")),
     ("5", include_str!("../../golden/5.json")),
+    ("6", include_str!("../../golden/6.json")),
     ("7", include_str!("../../golden/7.json")),
 ];
 
@@ -66,6 +67,12 @@ fn states() -> Vec<State> {
             why: None,
         }),
         State::Open(Inner::Group { first: 4, total: 2, open: 1, failed: Some("x".into()), why: None }),
+        State::Listening {
+            event: EventWanted { topic: "orders/paid".into(), key: Some("7".into()) },
+            since_ms: 8,
+            until_ms: Some(9),
+        },
+        State::Handed { until_ms: Some(9), look_ms: 8 },
         State::Completed,
         State::Failed,
         State::Skipped,
@@ -106,6 +113,7 @@ fn node(state: State) -> Node {
             is_next: true,
         }),
         is_cached: true,
+        task: Some(HandedTask { id: "wf-1".into(), worker: Some("w".into()), looks: 3, has_ended: true }),
     }
 }
 
@@ -202,6 +210,7 @@ fn today() -> Value {
         "called": [called],
         "blobs": [Blob { digest: "d".into(), bytes: 1, pieces: 2 }],
         "cached": [CachedResult { created_ms: 1, expires_ms: 2, bytes: 3 }],
+        "heard": [Heard { topic: "orders/paid".into(), key: "7".into(), payload: json!({ "by": "ada" }), encoding: "json".into(), time_ms: 9, id: "orders/1-0".into() }],
         "claims": [("r".to_owned(), 1_u32)],
     })
 }
@@ -239,6 +248,7 @@ fn records_of_every_form_that_was_ever_written_are_read() {
                 "called" => read::<Called>(file, name, records),
                 "blobs" => read::<Blob>(file, name, records),
                 "cached" => read::<CachedResult>(file, name, records),
+                "heard" => read::<Heard>(file, name, records),
                 "claims" => read::<(String, u32)>(file, name, records),
                 other => panic!("{file} has an unknown form {other}"),
             }

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::{Problem, problem};
 use crate::{
-    definition::{CACHE_TTL_S, MAX_CONCURRENCY, MAX_KEY_TEXT_BYTES, MAX_RATE, RATE_PERIOD_S, Step, WAIT, WORKFLOW},
+    definition::{CACHE_TTL_S, MAX_CONCURRENCY, MAX_KEY_TEXT_BYTES, MAX_RATE, RATE_PERIOD_S, Step, TASK, WAIT, WORKFLOW},
     placeholder::{Placeholder, PlaceholderError, placeholders},
 };
 
@@ -60,6 +60,10 @@ fn cache(step: &Step) -> Result<(), Problem> {
     if !(CACHE_TTL_S.0..=CACHE_TTL_S.1).contains(&cache.ttl_s) {
         let reason = format!("must be {} s to {} s", CACHE_TTL_S.0, CACHE_TTL_S.1);
         return Err(problem(step, "/cache/ttl_s", reason));
+    }
+    if step.action == TASK {
+        let reason = format!("a `{TASK}` step has none: a worker does its task");
+        return Err(problem(step, "/cache", reason));
     }
     if step.plan {
         return Err(problem(step, "/cache", "a planner has none: its steps are made anew for each run".into()));

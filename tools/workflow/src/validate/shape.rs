@@ -7,7 +7,8 @@ use serde_json::{Map, Value};
 use super::{Catalog, Problem, problem};
 use crate::{
     definition::{
-        Join, MAX_ATTEMPTS, MAX_DEPTH, MAX_ITEM_STEP_BYTES, MAX_ITEMS, MAX_TIME_S, Retry, Step, WAIT, WORKFLOW, Wait,
+        Join, MAX_ATTEMPTS, MAX_DEPTH, MAX_ITEM_STEP_BYTES, MAX_ITEMS, MAX_TASK_TYPE_BYTES, MAX_TIME_S, Retry, Step,
+        TASK, TASK_FIELDS, WAIT, WORKFLOW, Wait,
     },
     placeholder::{Source, placeholders, pointer},
 };
@@ -17,11 +18,12 @@ pub(super) fn check(step: &Step, depth: u8, catalog: &impl Catalog) -> Result<()
     numbers(step)?;
     condition(step)?;
     list(step)?;
-    if step.plan && [WAIT, WORKFLOW].contains(&&*step.action) {
+    if step.plan && [WAIT, TASK, WORKFLOW].contains(&&*step.action) {
         return Err(problem(step, "/plan", "a planner is a tool".into()));
     }
     match &*step.action {
-        WAIT => wait(step),
+        WAIT => wait(step, catalog),
+        TASK => task(step),
         WORKFLOW => workflow(step, depth, catalog),
         _ => Ok(()),
     }
@@ -108,8 +110,8 @@ fn list(step: &Step) -> Result<(), Problem> {
 }
 
 /// Whether a step that waits knows what for.
-fn wait(step: &Step) -> Result<(), Problem> {
-    let names = ["seconds", "until", "signal", "webhook", "form"];
+fn wait(step: &Step, catalog: &impl Catalog) -> Result<(), Problem> {
+    let names = ["seconds", "until", "signal", "webhook", "event", "form"];
     let (mut known, mut open) = (Map::new(), Vec::new());
     for (name, value) in &step.inputs {
         if !names.contains(&&**name) {
@@ -127,26 +129,64 @@ fn wait(step: &Step) -> Result<(), Problem> {
     {
         form.remove("schema");
     }
+    let event = known.get_mut("event").and_then(Value::as_object_mut);
+    let is_known_topic = !event.is_some_and(close);
     let wait: Wait =
         serde_json::from_value(Value::Object(known)).map_err(|error| problem(step, "/inputs", error.to_string()))?;
     let could_be = open.iter().any(|name| *name != "form");
     if wait.count() > 1 || wait.count() == 0 && !could_be {
-        return Err(problem(step, "/inputs", "exactly one of seconds, until, signal and webhook".into()));
+        return Err(problem(step, "/inputs", "exactly one of seconds, until, signal, webhook and event".into()));
     }
     // A signal that is not known yet has a name.
     let signal = wait.signal.clone().or_else(|| open.contains(&"signal").then(|| "signal".to_owned()));
     if let Some((field, reason)) = (Wait { signal: signal.clone(), ..wait.clone() }).fault(now_ms()) {
         return Err(problem(step, &format!("/inputs/{field}"), reason));
     }
+    if let Some(reason) = wait.event.as_ref().filter(|_| is_known_topic).and_then(|event| catalog.event_refusal(event))
+    {
+        return Err(problem(step, "/inputs/event/topic", reason));
+    }
     if step.retry.max_attempts > 1 {
         return Err(problem(step, "/retry", "a step that waits is tried once".into()));
     }
-    let is_for_somebody = signal.is_some() || wait.webhook.is_some() || open.contains(&"webhook");
+    let is_given = signal.is_some() || wait.webhook.is_some() || wait.event.is_some();
+    let is_for_somebody = is_given || open.contains(&"webhook") || open.contains(&"event");
     if step.timeout_s.is_some() && !is_for_somebody {
         let reason = "a step that waits for a time has none: it ends at that time".into();
         return Err(problem(step, "/timeout_s", reason));
     }
     Ok(())
+}
+
+/// Puts something legal in the place of what is not known yet of an event; whether its topic is not.
+fn close(event: &mut Map<String, Value>) -> bool {
+    let is_open_topic = event.get("topic").is_some_and(is_open);
+    if is_open_topic {
+        event.insert("topic".into(), "any/topic".into());
+    }
+    if event.get("key").is_some_and(is_open) {
+        event.remove("key");
+    }
+    is_open_topic
+}
+
+/// Whether a step of a worker says which type of task it is, and nothing that is not its own.
+fn task(step: &Step) -> Result<(), Problem> {
+    if let Some(name) = step.inputs.keys().find(|name| !TASK_FIELDS.contains(&name.as_str())) {
+        let reason = format!("a `{TASK}` step has no {name:?}; it has {}", TASK_FIELDS.join(", "));
+        return Err(problem(step, &format!("/inputs/{}", pointer(name)), reason));
+    }
+    let is_legal = match step.inputs.get("task_type") {
+        Some(Value::String(name)) => {
+            step.inputs.get("task_type").is_some_and(is_open) || (1..=MAX_TASK_TYPE_BYTES).contains(&name.len())
+        }
+        _ => false,
+    };
+    if is_legal {
+        return Ok(());
+    }
+    let reason = format!("must be a text of 1 to {MAX_TASK_TYPE_BYTES} bytes");
+    Err(problem(step, "/inputs/task_type", reason))
 }
 
 /// Whether a step that is a workflow by itself has steps that can be one.

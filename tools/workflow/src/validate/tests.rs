@@ -13,10 +13,81 @@ impl Catalog for Tools {
                 input: json!({ "type": "object", "properties": { "a": { "type": "number" }, "b": { "type": "number" } }, "required": ["a", "b"], "additionalProperties": false }),
                 output: Some(json!({ "type": "object", "properties": { "sum": { "type": "number" } } })),
             },
+            "task_submit" => Known::Tool {
+                input: json!({ "type": "object", "properties": {
+                    "task_id": { "type": "string" }, "task_type": { "type": "string" }, "payload": { "type": "object" },
+                    "priority": { "type": "number" }, "notify": { "type": "boolean" }
+                }, "required": ["task_id", "task_type", "payload"], "additionalProperties": false }),
+                output: Some(json!({ "type": "object", "properties": { "queue_position": { "type": "number" } } })),
+            },
+            // A tool with the name of an action is none of a step's.
+            "task" => Known::Tool {
+                input: json!({ "required": ["z"] }),
+                output: Some(json!({ "type": "object", "properties": {}, "additionalProperties": false })),
+            },
             "free" => Known::Unseen,
             _ => Known::Missing,
         }
     }
+
+    fn event_refusal(&self, event: &EventWanted) -> Option<String> {
+        (event.topic != "orders/paid").then(|| format!("not told of {}", event.topic))
+    }
+}
+
+#[test]
+fn a_step_of_a_worker_is_held_to_the_tool_that_submits_and_a_step_that_waits_to_what_is_granted() {
+    let task = |inputs: Value| json!([{ "step_id": "a", "action": "task", "inputs": inputs }]);
+    let wait = |event: Value| json!([{ "step_id": "a", "action": "wait", "inputs": { "event": event } }]);
+    let mut planner = task(json!({ "task_type": "t" }));
+    planner[0]["plan"] = json!(true);
+    let mut seconds = wait(json!({ "topic": "orders/paid" }));
+    seconds[0]["inputs"]["seconds"] = json!(1);
+    for (steps, error) in [
+        (task(json!({})), "step 'a' at /inputs/task_type: must be a text of 1 to 200 bytes"),
+        (task(json!({ "task_type": "" })), "step 'a' at /inputs/task_type: must be a text of 1 to 200 bytes"),
+        (
+            task(json!({ "task_type": "x".repeat(201) })),
+            "step 'a' at /inputs/task_type: must be a text of 1 to 200 bytes",
+        ),
+        (task(json!({ "task_type": 7 })), "step 'a' at /inputs/task_type: must be a text of 1 to 200 bytes"),
+        (
+            task(json!({ "task_type": "t", "task_id": "x" })),
+            "step 'a' at /inputs/task_id: a `task` step has no \"task_id\"",
+        ),
+        (task(json!({ "task_type": "t", "priority": "x" })), "step 'a' at /inputs/priority"),
+        (planner, "step 'a' at /plan: a planner is a tool"),
+        (wait(json!({ "topic": "orders" })), "step 'a' at /inputs/event: \"orders\" is no topic"),
+        (wait(json!({ "topic": "orders/*" })), "step 'a' at /inputs/event: \"orders/*\" is no topic"),
+        (
+            wait(json!({ "topic": "orders/paid", "key": "k".repeat(257) })),
+            "step 'a' at /inputs/event: the key of an event has at most 256",
+        ),
+        (wait(json!({ "topic": "orders/paid", "kind": 1 })), "step 'a' at /inputs: unknown field `kind`"),
+        (wait(json!({ "topic": "orders/sent" })), "step 'a' at /inputs/event/topic: not told of orders/sent"),
+        (seconds, "step 'a' at /inputs: exactly one of seconds, until, signal, webhook and event"),
+    ] {
+        let said = said(steps.clone()).expect_err("it is wrong");
+        assert!(said.starts_with(error), "{said} is not {error}");
+    }
+    let timed = json!([{ "step_id": "a", "action": "wait", "inputs": { "event": { "topic": "orders/paid" } }, "timeout_s": 5 }]);
+    for right in [
+        task(json!({ "task_type": "x".repeat(200) })),
+        task(json!({ "task_type": "${input.kind}", "priority": "${input.priority}", "payload": "${input.payload}" })),
+        wait(json!({ "topic": "orders/paid", "key": "k".repeat(256) })),
+        wait(json!({ "topic": "orders/paid", "key": 7 })),
+        wait(json!({ "topic": "${input.topic}", "key": "${input.key}" })),
+        wait(json!("${input.event}")),
+        timed,
+    ] {
+        said(right).expect("it is right");
+    }
+    // The result is the task's, not the answer of the tool that submits it.
+    let mut two = task(json!({ "task_type": "t" }));
+    two.as_array_mut()
+        .expect("steps")
+        .push(json!({ "step_id": "b", "action": "free", "inputs": { "x": "${steps.a.result.pixels}" } }));
+    said(two).expect("it is right");
 }
 
 fn said(steps: Value) -> Result<Graph, String> {

@@ -15,6 +15,7 @@ fn keys_and_cached_results_have_bounds_and_stand_only_in_steps_that_call_tools()
     let key = |key: &str, limit: u32| json!({ "concurrency": { "key": key, "limit": limit } });
     let rate = |limit: u32, per_s: f64| json!({ "rate": { "key": "k", "limit": limit, "per_s": per_s } });
     let cache = |ttl_s: f64| json!({ "cache": { "ttl_s": ttl_s } });
+    let task = || json!({ "action": "task", "inputs": { "task_type": "render" } });
     let with = |mut one: Value, more: Value| {
         more.as_object().expect("an object").iter().for_each(|(name, value)| one[name] = value.clone());
         one
@@ -43,6 +44,7 @@ fn keys_and_cached_results_have_bounds_and_stand_only_in_steps_that_call_tools()
         (with(wait(), rate(1, 1.0)), "/rate: a `wait` step has none"),
         (with(workflow(), key("k", 1)), "/concurrency: a `workflow` step has none"),
         (with(workflow(), cache(9.0)), "/cache: a `workflow` step has none"),
+        (with(task(), cache(9.0)), "/cache: a `task` step has none"),
     ] {
         let said = said(step.clone()).expect_err(error);
         assert!(said.starts_with(&format!("step 's' at {error}")), "{said}\nnot\n{error}");

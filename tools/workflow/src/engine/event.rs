@@ -1,0 +1,138 @@
+//! Events of components, for the steps that wait for them.
+//!
+//! An event counts for a step if it was emitted no sooner than the step began to wait. As many steps as a transaction has room for have it at once, a timer brings it to the others.
+//! A repeated delivery changes nothing.
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use mcpp_tool::{
+    environment::now_ms as clock_ms,
+    events::{Event, covers, once, subscribed},
+    store::{StoreError, Transaction, View, transact},
+};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::{MAX_HOPS, Origin, WorkflowError, task, upkeep::change, work::work};
+use crate::{
+    definition::EventWanted,
+    run::{Number, Run},
+    scheduler,
+    store::{FULL_BYTES, HEARD, LISTENING},
+};
+
+/// This component's own topic that tells of the ends of runs: its steps have it without a delivery.
+const OWN: &str = "workflow/run";
+/// Steps that one transaction brings an event to.
+const HEARERS: usize = 16;
+
+/// An event as the steps get it that waited for it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Heard {
+    /// `<component>/<name>`.
+    pub topic: String,
+    /// Its key.
+    pub key: String,
+    /// Its payload: JSON if it is, else a text if it is UTF-8, else base64.
+    pub payload: Value,
+    /// Which of the three the payload is: `json`, `text` or `base64`.
+    pub encoding: String,
+    /// When it was emitted, in milliseconds since 1970-01-01 UTC.
+    pub time_ms: u64,
+    /// Its id.
+    pub id: String,
+}
+
+impl Heard {
+    fn of(event: &Event) -> Self {
+        let (encoding, payload) = match (serde_json::from_slice(&event.payload), std::str::from_utf8(&event.payload)) {
+            (Ok(value), _) => ("json", value),
+            (Err(_), Ok(text)) => ("text", Value::from(text)),
+            (Err(_), Err(_)) => ("base64", Value::from(STANDARD.encode(&event.payload))),
+        };
+        Self {
+            topic: event.topic.clone(),
+            key: event.key.clone(),
+            payload,
+            encoding: encoding.to_owned(),
+            time_ms: event.time_ms,
+            id: event.id.clone(),
+        }
+    }
+
+    /// The next step that waits for it.
+    fn next_hearer(&self, t: &View<'_>) -> Result<Option<(String, Number)>, StoreError> {
+        let until = self.time_ms.saturating_add(1);
+        for (is_any, key) in [(false, &*self.key), (true, "")] {
+            let waiting = LISTENING.of(&(&*self.topic, is_any, key)).below(&(until,));
+            if let Some((_, run, number)) = waiting.first(t)? {
+                return Ok(Some((run, number)));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// Whether the operator lets this component hear of a topic.
+pub fn is_told(topic: &str) -> bool {
+    topic == OWN || covers(&subscribed(), topic)
+}
+
+/// Why a step cannot wait for an event, if it cannot: nobody would ever tell this component of it.
+pub fn refusal(event: &EventWanted) -> Option<String> {
+    let topic = &event.topic;
+    (!is_told(topic)).then(|| {
+        format!(
+            "the workflow component is not told of `{topic}`; to grant it, run `mcpp grant workflow 'subscribe = [\"{topic}\"]'`"
+        )
+    })
+}
+
+/// An event of another component has come.
+///
+/// # Errors
+/// Those of the store: the host delivers it again then.
+pub fn hear(event: &Event) -> Result<(), WorkflowError> {
+    let heard = Heard::of(event);
+    let has_task = task::has_ended(&event.topic, &event.key)?;
+    // In a transaction, for those run one after another: a step whose wait is being written down is either seen here, or began to wait after the event.
+    let is_awaited = transact(|t| Ok::<_, WorkflowError>(heard.next_hearer(t)?.is_some()))?;
+    if is_awaited {
+        once(&event.id, event.time_ms, |t| {
+            HEARD.set(t, &event.id, &heard)?;
+            tell(t, &event.id, clock_ms())
+        })?;
+    }
+    // A timer takes over from here: nobody knows where in a chain of events this one stands.
+    if is_awaited || has_task { work(&event.id, MAX_HOPS) } else { Ok(()) }
+}
+
+/// Brings an event to the next steps that waited for it; the timer brings it to those that are left.
+pub(super) fn tell(t: &Transaction<'_>, id: &str, now_ms: u64) -> Result<(), WorkflowError> {
+    let Some(heard) = HEARD.get(t, id)? else { return Ok(()) };
+    let value = serde_json::to_value(&heard).map_err(|_| StoreError::Unreadable)?;
+    for _ in 0..HEARERS {
+        let Some((run, number)) = heard.next_hearer(t)? else {
+            return Ok(HEARD.remove(t, id).map(drop)?);
+        };
+        change(t, &run, Origin::Unknown, now_ms, |run, nodes| {
+            Ok(scheduler::hear(run, nodes, number, &value, now_ms)?)
+        })?;
+        if t.spent().written_bytes >= FULL_BYTES {
+            break;
+        }
+    }
+    Ok(t.wake_at(&format!("e:{id}"), now_ms, b"")?)
+}
+
+/// Emits the event of a run's end, and brings it to the steps that wait for it.
+pub(super) fn emit_end(t: &Transaction<'_>, run: &Run, now_ms: u64) -> Result<(), StoreError> {
+    let payload = json!({ "workflow_id": run.id, "status": run.status(), "name": run.name });
+    let id = t.emit("run", &run.id, payload.to_string().as_bytes())?;
+    let (topic, key, encoding) = (OWN.to_owned(), run.id.clone(), "json".to_owned());
+    let heard = Heard { topic, key, payload, encoding, time_ms: now_ms, id };
+    if heard.next_hearer(t)?.is_some() {
+        HEARD.set(t, &heard.id, &heard)?;
+        t.wake_at(&format!("e:{}", heard.id), now_ms, b"")?;
+    }
+    Ok(())
+}

@@ -302,7 +302,7 @@ async fn play(rounds: Vec<Round>) -> Result<(), TestCaseError> {
         let tenants = [TenantId::local()];
         let subscriptions = Arc::new(subscriptions(&*shared, &tenants).await);
         let topic = Topic::parse("t", &space("a").component).expect("legal");
-        subscriptions.set(&*shared, &space("a"), BTreeSet::from([topic])).await.expect("subscribed");
+        subscriptions.set(&*shared, &space("a"), BTreeSet::from([topic.into()])).await.expect("subscribed");
         let stop = CancellationToken::new();
         let delivering = events::start(
             Arc::clone(&shared),

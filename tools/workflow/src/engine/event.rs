@@ -99,20 +99,21 @@ pub fn hear(event: &Event) -> Result<(), WorkflowError> {
     if is_awaited {
         once(&event.id, event.time_ms, |t| {
             HEARD.set(t, &event.id, &heard)?;
-            tell(t, &event.id, clock_ms())
+            tell(t, &event.id, clock_ms()).map(drop)
         })?;
     }
     // A timer takes over from here: nobody knows where in a chain of events this one stands.
     if is_awaited || has_task { work(&event.id, MAX_HOPS) } else { Ok(()) }
 }
 
-/// Brings an event to the next steps that waited for it; the timer brings it to those that are left.
-pub(super) fn tell(t: &Transaction<'_>, id: &str, now_ms: u64) -> Result<(), WorkflowError> {
-    let Some(heard) = HEARD.get(t, id)? else { return Ok(()) };
+/// Brings an event to the next steps that waited for it; whether some are left, to whom the timer brings it.
+pub(super) fn tell(t: &Transaction<'_>, id: &str, now_ms: u64) -> Result<bool, WorkflowError> {
+    let Some(heard) = HEARD.get(t, id)? else { return Ok(false) };
     let value = serde_json::to_value(&heard).map_err(|_| StoreError::Unreadable)?;
     for _ in 0..HEARERS {
         let Some((run, number)) = heard.next_hearer(t)? else {
-            return Ok(HEARD.remove(t, id).map(drop)?);
+            HEARD.remove(t, id)?;
+            return Ok(false);
         };
         change(t, &run, Origin::Unknown, now_ms, |run, nodes| {
             Ok(scheduler::hear(run, nodes, number, &value, now_ms)?)
@@ -121,7 +122,8 @@ pub(super) fn tell(t: &Transaction<'_>, id: &str, now_ms: u64) -> Result<(), Wor
             break;
         }
     }
-    Ok(t.wake_at(&format!("e:{id}"), now_ms, b"")?)
+    t.wake_at(&format!("e:{id}"), now_ms, b"")?;
+    Ok(true)
 }
 
 /// Emits the event of a run's end, and brings it to the steps that wait for it.

@@ -69,9 +69,8 @@ pub fn wake(key: &str, delivery: &str) -> Result<(), WorkflowError> {
                 change(t, id, origin, now, |run, nodes| Ok(scheduler::ring(run, nodes, number, now)?)).map(drop)
             })?;
         }
-        Some(("e", id)) => transact(|t| event::tell(t, id, now))?,
         Some(("x", id)) => return task::cancel(id),
-        Some(("r" | "d", _)) => go_on_with(key, origin, now)?,
+        Some(("r" | "d" | "e", _)) => go_on_with(key, origin, now)?,
         None if key == super::builds::RELEASE => transact(super::builds::release)?,
         _ => {}
     }
@@ -103,6 +102,9 @@ fn go_on_with(key: &str, origin: Origin, now_ms: u64) -> Result<(), WorkflowErro
 /// What one transaction does for a timer of this key; the keys of what it leaves.
 fn step(t: &Transaction<'_>, key: &str, origin: Origin, now_ms: u64) -> Result<Vec<String>, WorkflowError> {
     let Some((kind, id)) = key.split_once(':') else { return Ok(Vec::new()) };
+    if kind == "e" {
+        return Ok(if event::tell(t, id, now_ms)? { vec![key.to_owned()] } else { Vec::new() });
+    }
     let Some(run) = RUNS.get(t, id)? else { return Ok(Vec::new()) };
     if kind == "d" {
         return tell_blocked(t, run, origin, now_ms);

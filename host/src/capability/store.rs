@@ -12,8 +12,8 @@ use std::{
 use bytes::Bytes;
 use wasmtime::component::{HasData, Linker, Resource, ResourceTable};
 
-pub(super) use self::convert::{bytes_of, cost_of};
 pub(crate) use self::convert::store_key;
+pub(super) use self::convert::{bytes_of, cost_of};
 use self::convert::{change, key, range, scan};
 use crate::{
     capability::{

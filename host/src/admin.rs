@@ -141,6 +141,7 @@ impl AdminDoor {
             .route("/waiting", get(waiting))
             .route("/accept", post(accept))
             .route("/tenants/refresh", post(refresh))
+            .route("/tokens/look", post(look_at_tokens))
             .route("/tenants/remove", post(remove_tenant))
             .route("/events", get(data::list_events))
             .route("/events/settle", post(data::settle_events))
@@ -242,6 +243,10 @@ async fn accept(State(shared): State<Arc<Operated>>, Query(of): Query<Of>, Json(
 
 async fn refresh(State(shared): State<Arc<Operated>>) -> Response {
     answer(shared.tenants.refresh(Arc::new(|| {})).await)
+}
+
+async fn look_at_tokens(State(shared): State<Arc<Operated>>) {
+    shared.http.look_at_tokens().await;
 }
 
 async fn remove_tenant(

@@ -7,6 +7,8 @@ pub mod tokens;
 
 use std::sync::Arc;
 
+use tokio::sync::watch;
+
 use self::known::KnownTokens;
 use crate::tenant::Principal;
 
@@ -54,6 +56,16 @@ impl Authenticator {
             return Ok(Principal::local_user());
         }
         self.tokens.find(token.ok_or(Stranger::NoToken)?)
+    }
+
+    /// Looks for changes of the tokens now. What changed is in force when it returns. Blocks.
+    pub fn look(&self) {
+        self.tokens.look();
+    }
+
+    /// Reports each change of the tokens.
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.tokens.changes()
     }
 
     /// Whether the principal could still come in. It takes no longer with many tokens than with few.

@@ -9,7 +9,7 @@ pub mod parked;
 pub mod record;
 pub mod subscriptions;
 
-use std::{sync::Arc, time::Duration};
+use std::{any::Any, sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
 use tokio::task::JoinHandle;
@@ -43,6 +43,12 @@ pub enum DeliveryError {
 pub trait Deliver: std::fmt::Debug + Send + Sync {
     /// Runs the host's own work for deliveries where it takes no time from doors.
     fn spawn(&self, work: BoxFuture<'static, ()>) -> JoinHandle<()>;
+
+    /// Begins the host's own work for a tenant: at once, or in the tenant's line while it computes so much that it delays others. The work ends when the caller drops what it gets.
+    fn turn<'a>(&'a self, tenant: &'a TenantId) -> BoxFuture<'a, Box<dyn Any + Send>>;
+
+    /// Counts processor time of the host's own work for a tenant, as if the tenant's guests had used it.
+    fn note_used(&self, tenant: &TenantId, time: Duration);
 
     /// Whether a component has a handler now.
     fn has_handler(&self, tenant: &TenantId, component: &ComponentName) -> bool;

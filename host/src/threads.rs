@@ -2,7 +2,12 @@
 
 mod prompt;
 
-use std::{cell::Cell, time::Duration};
+use std::{
+    cell::Cell,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use tokio::runtime::{Builder, Handle, Runtime};
 
@@ -61,6 +66,35 @@ pub(crate) fn thread_time() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
     let (seconds, rest) = (u64::try_from(time.tv_sec), u32::try_from(time.tv_nsec));
     Duration::new(seconds.unwrap_or_default(), rest.unwrap_or_default())
+}
+
+/// A future that counts the processor time of its polls.
+#[derive(Debug)]
+pub(crate) struct Metered<F> {
+    future: Pin<Box<F>>,
+    used: Duration,
+}
+
+impl<F: Future> Metered<F> {
+    pub(crate) fn new(future: F) -> Self {
+        Self { future: Box::pin(future), used: Duration::ZERO }
+    }
+
+    /// Processor time that its polls have taken.
+    pub(crate) fn used(&self) -> Duration {
+        self.used
+    }
+}
+
+impl<F: Future> Future for Metered<F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
+        let before = thread_time();
+        let polled = self.future.as_mut().poll(context);
+        self.used = self.used.saturating_add(thread_time().saturating_sub(before));
+        polled
+    }
 }
 
 thread_local! {

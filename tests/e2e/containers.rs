@@ -109,6 +109,8 @@ async fn a_task_of_an_image_runs_with_the_safe_settings_and_has_the_contracts_re
     });
     holds(&failed, &wanted, "the failure");
     assert_eq!(engine.count("POST /images/create"), 1);
+    // Once before it was fetched and once after, and once when it was there.
+    assert_eq!(engine.count("GET /images/far:1/json"), 3);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

@@ -6,13 +6,14 @@
 use std::{collections::HashMap, sync::Arc, time::SystemTime};
 
 use arc_swap::ArcSwapOption;
+use tokio::sync::watch;
 
 use super::{
     Stranger,
     tokens::{PREFIX, Token, TokenFile, hash},
 };
 use crate::{
-    files::watch::{FileWatch, watch},
+    files::watch::{self as file, FileWatch},
     tenant::Principal,
 };
 
@@ -24,6 +25,7 @@ pub struct KnownTokens {
     known: ArcSwapOption<Result<Index, ()>>,
     /// A stale index lets nobody in: a token may have been revoked since.
     looked: FileWatch,
+    changes: watch::Sender<()>,
 }
 
 /// The tokens, for those who look one up.
@@ -59,7 +61,7 @@ impl KnownTokens {
     /// Knows the tokens in `file`, as they are now.
     pub fn new(file: TokenFile) -> Self {
         let looked = FileWatch::new(file.path().to_owned());
-        let tokens = Self { file, known: ArcSwapOption::empty(), looked };
+        let tokens = Self { file, known: ArcSwapOption::empty(), looked, changes: watch::Sender::default() };
         tokens.look();
         tokens
     }
@@ -67,13 +69,18 @@ impl KnownTokens {
     /// As [`KnownTokens::new`], and sees when they change, for as long as somebody has it.
     pub fn watching(file: TokenFile) -> std::io::Result<Arc<Self>> {
         let tokens = Arc::new(Self::new(file));
-        watch("tokens", &tokens, Self::look)?;
+        file::watch("tokens", &tokens, Self::look)?;
         Ok(tokens)
     }
 
     /// Whether the host needs a token: once one was made, for as long as the host runs.
     pub fn are_needed(&self) -> bool {
         self.known.load().is_some()
+    }
+
+    /// Reports each change of the tokens, once it is in force.
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.changes.subscribe()
     }
 
     /// Fails while the host cannot tell which tokens there are.
@@ -107,8 +114,8 @@ impl KnownTokens {
         known.ends.get(principal).is_some_and(|end| *end > now)
     }
 
-    /// Reads the file again if it has changed.
-    fn look(&self) {
+    /// Reads the file again if it has changed. Blocks.
+    pub fn look(&self) {
         self.looked.look(|| {
             let read = match self.file.read() {
                 Ok(tokens) => tokens.map(|tokens| Arc::new(Ok(Index::new(tokens)))),
@@ -123,6 +130,7 @@ impl KnownTokens {
             // Once a token was needed it is needed until the host starts anew: a file that vanished lets nobody in.
             let vanished = read.is_none() && self.known.load().is_some();
             self.known.store(if vanished { Some(Arc::new(Ok(Index::default()))) } else { read });
+            self.changes.send_replace(());
         });
     }
 }
@@ -205,8 +213,12 @@ mod tests {
         let tokens = Arc::new(KnownTokens::new(file.clone()));
         let door = Authenticator::new(Arc::clone(&tokens));
         assert_eq!(door.check(None), Err(Stranger::NoToken));
+        let changes = door.changes();
+        tokens.look();
+        assert!(!changes.has_changed().expect("watched"), "the file is as it was");
         std::fs::remove_file(file.path()).expect("removed");
         tokens.look();
+        assert!(changes.has_changed().expect("watched"), "doors are told");
         assert_eq!(door.check(None), Err(Stranger::NoToken));
     }
 

@@ -382,3 +382,6 @@ impl batch::Host for StoreView<'_> {
         Ok(reach.change(remove).await?.map(|_| ()))
     }
 }
+
+#[cfg(test)]
+mod tests;

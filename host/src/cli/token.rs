@@ -105,6 +105,12 @@ impl TokenArgs {
             }
             TokenCommand::Revoke { id } => {
                 let revoked = file.revoke(&id)?;
+                let operator = self.data.operator();
+                if operator.is_running().unwrap_or(true)
+                    && let Err(error) = operator.tell("/tokens/look", &()).await
+                {
+                    tell(&format!("the running host may need a moment to see the revocation: {error:#}"));
+                }
                 if self.data.json {
                     print_json(&shown(&revoked))?;
                 } else {

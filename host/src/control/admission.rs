@@ -168,6 +168,16 @@ impl Admission {
         self.0.turns.note(tenant)
     }
 
+    /// A turn for the host's own work for a tenant that computes so much that it delays others; none, and at once, for any other.
+    pub async fn turn_if_crowded(&self, tenant: &TenantId) -> Option<Turn> {
+        if self.0.turns.is_crowded_by(tenant) { self.0.turns.wait(tenant).await.ok() } else { None }
+    }
+
+    /// Notes processor time that the host used for a tenant.
+    pub fn note_used(&self, tenant: &TenantId, time: Duration) {
+        self.0.turns.note_used(tenant, time);
+    }
+
     /// Instances that run now.
     pub fn running(&self) -> usize {
         self.state().running

@@ -71,7 +71,11 @@ pub(super) async fn run(
             let look = workers.entry(space.clone()).or_insert_with(|| {
                 let look = Arc::new(Notify::new());
                 let (store, deliver) = (Arc::clone(&store), Arc::clone(&deliver));
-                let looks = looks.entry(space.tenant.clone()).or_default().clone();
+                let tenant = space.tenant.clone();
+                let looks = looks
+                    .entry(tenant.clone())
+                    .or_insert_with(|| TenantLooks::new(tenant, Arc::clone(&deliver)))
+                    .clone();
                 let worker = Worker::new(space.clone(), store, deliver, (Arc::clone(&look), looks), closing.clone());
                 names.insert(running.spawn(worker.run()).id(), space);
                 look

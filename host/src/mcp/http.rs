@@ -10,6 +10,7 @@ mod connection;
 mod credentials;
 mod exchange;
 mod hooks;
+mod keeping;
 mod lane;
 mod media;
 mod pace;
@@ -62,7 +63,6 @@ use crate::{
     config::{ServerConfig, SessionConfig},
     memory::MemoryUse,
     names::TenantId,
-    tasks::EntryRight,
     telemetry,
     tenant::{Principal, SCOPE_METRICS, door::Refusals},
 };
@@ -71,8 +71,6 @@ use crate::{
 const TRANSPORT_ERROR: i64 = -32000;
 
 const SESSION_HEADER: &str = "mcp-session-id";
-/// How often the host looks for those who may not come in any more, and have something open.
-const KEEP_OUT_EVERY: Duration = Duration::from_millis(500);
 
 /// Paths that anyone is answered at, for every Host and when all else is full: they say nothing that matters.
 const PROBES: [&str; 3] = ["/live", "/ready", "/health"];
@@ -163,6 +161,12 @@ impl HttpDoor {
         self.app.sessions.len()
     }
 
+    /// Looks for changes of the tokens now, instead of within the fifth of a second. What changed is in force when it returns.
+    pub async fn look_at_tokens(&self) {
+        let app = Arc::clone(&self.app);
+        let _stopping = tokio::task::spawn_blocking(move || app.authenticator.look()).await;
+    }
+
     /// From now on `/ready` says that this host takes no more work.
     pub fn not_ready(&self) {
         self.app.ready.store(false, Ordering::Relaxed);
@@ -182,7 +186,7 @@ impl HttpDoor {
         };
         connection::allow_open_files(self.config.max_connections);
         let app = Arc::clone(&self.app);
-        let keeping = tokio::spawn(async move { tokio::join!(keep_tidy(&app), keep_out(&app)) });
+        let keeping = tokio::spawn(async move { keeping::keep(&app).await });
         let routes = Routes { router: router(&self.config, Arc::clone(&self.app)), app: Arc::clone(&self.app) };
         let connections = TaskTracker::new();
         let accepting = Connections::new(self.config.clone(), routes, Arc::clone(&self.app.room));
@@ -194,37 +198,6 @@ impl HttpDoor {
         self.stop.cancelled().await;
         let _rest_is_cut = tokio::time::timeout(Duration::from_secs(2), connections.wait()).await;
         keeping.abort();
-    }
-}
-
-/// Parks idle sessions, and forgets what has expired.
-async fn keep_tidy(app: &App) {
-    let mut tick = tokio::time::interval(app.sessions.tidy_every());
-    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        tick.tick().await;
-        app.sessions.tidy().await;
-        app.endpoint.tasks().tidy().await;
-    }
-}
-
-/// Ends what those have open who may not come in any more: their token was revoked or has expired, or their tenant is suspended or removed. What brings others something comes first,
-/// and nothing here waits for the tidying of sessions, which may be many.
-async fn keep_out(app: &App) {
-    let mut tick = tokio::time::interval(KEEP_OUT_EVERY);
-    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        tick.tick().await;
-        let comes_in = |principal: &Principal| {
-            app.authenticator.still_knows(principal) && app.endpoint.registry().share(&principal.tenant).is_some()
-        };
-        for principal in app.open.principals().iter().filter(|principal| !comes_in(principal)) {
-            app.open.end(principal);
-        }
-        app.endpoint.tasks().stop_unless(EntryRight::Token, comes_in);
-        for principal in app.sessions.principals().iter().filter(|principal| !comes_in(principal)) {
-            app.sessions.end_all(principal).await;
-        }
     }
 }
 

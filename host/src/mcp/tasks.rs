@@ -5,6 +5,7 @@
 
 mod abandoned;
 pub(super) mod deferred;
+mod kept;
 mod listening;
 mod live;
 mod news;
@@ -44,7 +45,6 @@ use super::{
 use crate::{
     call::{CallError, inputs::Ability},
     memory::MemoryUse,
-    names::TenantId,
     registry::{Registry, WeakRegistry},
     store::StoreError,
     tasks::{EntryRight, InPlace, MAX_REASON_BYTES, NoTask, TaskEnd, TaskId, TaskRecord, TaskStore},
@@ -151,11 +151,6 @@ impl McpTasks {
         };
         Ok(FoundTask { id, record, live })
     }
-
-    /// The result of a task that has one, as JSON.
-    async fn result(&self, tenant: &TenantId, id: TaskId) -> Result<Vec<u8>, StoreError> {
-        self.store.result(tenant, id).await
-    }
 }
 
 impl Endpoint {
@@ -212,7 +207,7 @@ impl Endpoint {
         Ok(DetailedTask::new(task, payload))
     }
 
-    /// The result of a task within the answer to `tasks/get`. The host reads a large one beside the door's threads.
+    /// The result of a task within the answer to `tasks/get`.
     async fn inlined(
         &self,
         principal: &Principal,
@@ -224,17 +219,24 @@ impl Endpoint {
         let share = self.registry().share(&principal.tenant).ok_or(NotFound::Unknown)?;
         let held = share.memory.reserve(MemoryUse::Messages, bytes.saturating_mul(JSON_FACTOR));
         let _held = held.map_err(|full| ErrorData::new(convert::BUSY, full.to_string(), None))?;
-        let json = self.tasks().result(&principal.tenant, id).await.map_err(NotFound::Store)?;
-        let parse = move || serde_json::from_slice::<CallToolResult>(&json);
-        let parsed = tokio::task::spawn_blocking(parse).await.map_err(|error| broken(error.to_string()))?;
-        let wire = parsed.map_err(|error| broken(format!("the kept result cannot be read: {error}")))?;
-        let (is_error, meta) = (wire.is_error, wire.meta.clone());
-        let mut wire = match bytes > LARGE_RESULT_BYTES && writer.is_some() {
-            true => written::result(convert::from_result(wire), writer, Some(share)).await,
-            false => wire,
+        let is_aside = bytes > LARGE_RESULT_BYTES && writer.is_some();
+        let make = move |wire: CallToolResult| match is_aside {
+            true => {
+                let (is_error, meta) = (wire.is_error, wire.meta.clone());
+                Ok((convert::from_result(wire), is_error, meta))
+            }
+            false => Err(serde_json::to_value(&wire)),
         };
-        (wire.is_error, wire.meta) = (is_error, meta);
-        match serde_json::to_value(&wire) {
+        let kept = self.tasks().kept(&principal.tenant, (id, bytes), make).await;
+        let wire = match kept.map_err(|error| broken(crate::error::chain(&error)))? {
+            Ok((result, is_error, meta)) => {
+                let mut wire = written::result(result, writer, Some(share)).await;
+                (wire.is_error, wire.meta) = (is_error, meta);
+                serde_json::to_value(&wire)
+            }
+            Err(wire) => wire,
+        };
+        match wire {
             Ok(Value::Object(result)) => Ok(result),
             _ => Err(broken("the kept result is none".to_owned())),
         }

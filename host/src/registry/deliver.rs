@@ -1,6 +1,6 @@
 //! The host's own requests to a component's live revision: to handle an event or a timer, or to migrate its data.
 
-use std::{sync::Arc, time::Duration};
+use std::{any::Any, sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
 use tokio::{sync::Semaphore, task::JoinHandle, time::Instant};
@@ -126,6 +126,14 @@ fn shortened(mut reason: String) -> String {
 impl Deliver for Registry {
     fn spawn(&self, work: BoxFuture<'static, ()>) -> JoinHandle<()> {
         self.engine().spawn(work)
+    }
+
+    fn turn<'a>(&'a self, tenant: &'a TenantId) -> BoxFuture<'a, Box<dyn Any + Send>> {
+        Box::pin(async move { Box::new(self.admission().turn_if_crowded(tenant).await) as Box<dyn Any + Send> })
+    }
+
+    fn note_used(&self, tenant: &TenantId, time: Duration) {
+        self.admission().note_used(tenant, time);
     }
 
     fn has_handler(&self, tenant: &TenantId, component: &ComponentName) -> bool {

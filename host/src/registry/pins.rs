@@ -95,6 +95,11 @@ impl Pins {
         self.writing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Who holds what.
+    fn held_file(&self) -> PathBuf {
+        self.folder.join("held.json")
+    }
+
     fn file(&self, build: &BuildId) -> PathBuf {
         self.folder.join(format!("{}.{}.wasm", build.component, build.digest))
     }
@@ -144,6 +149,13 @@ impl Pins {
         write_atomically(&path, bytes)
     }
 
+    /// Notes that a component was taken away: the bytes of its live build go, unless somebody holds it. Blocks.
+    pub fn taken_away(&self, component: &str) {
+        let _writing = self.start_writing();
+        let live: Vec<BuildId> = self.kept().live.extract_if(.., |live| live.component.as_str() == component).collect();
+        self.forget(live.iter());
+    }
+
     /// Removes the bytes of those builds that nobody needs. The caller keeps others from writing.
     fn forget<'a>(&self, builds: impl Iterator<Item = &'a BuildId>) {
         for build in builds {
@@ -160,16 +172,17 @@ impl Pins {
         }
     }
 
-    /// Removes all bytes that nobody needs. Called once what is live is known.
+    /// Removes all bytes that nobody needs, and unfinished files that a crash left. Called once what is live is known. Blocks.
     pub fn sweep(&self) {
         let _writing = self.start_writing();
-        let needed: BTreeSet<PathBuf> = {
+        let mut needed: BTreeSet<PathBuf> = {
             let kept = self.kept();
             kept.live.iter().chain(kept.held.keys()).map(|build| self.file(build)).collect()
         };
+        needed.insert(self.held_file());
         for entry in fs::read_dir(&self.folder).into_iter().flatten().flatten() {
             let path = entry.path();
-            if path.extension().is_some_and(|extension| extension == "wasm") && !needed.contains(&path) {
+            if !needed.contains(&path) {
                 let _next_time = fs::remove_file(path);
             }
         }
@@ -255,7 +268,7 @@ impl Pins {
         let each = held.iter().flat_map(|(build, holders)| holders.iter().map(move |by| (by, build)));
         let held = each.map(|(by, build)| HeldBuild { by: by.clone(), build: build.clone() }).collect();
         let text = serde_json::to_vec(&HeldFile { version: FORM, held }).map_err(io::Error::other)?;
-        write_durably(&self.folder.join("held.json"), &text)
+        write_durably(&self.held_file(), &text)
     }
 }
 
@@ -315,6 +328,43 @@ mod tests {
         assert!(!pins.file(&two).exists() && pins.file(&three).exists(), "it is live");
         let nothing = BuildId { digest: "../../etc/passwd".into(), ..three };
         assert_eq!(pins.path(&nothing), None);
+    }
+
+    #[test]
+    fn the_bytes_of_a_component_that_was_taken_away_go_unless_somebody_holds_them() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let pins = Pins::open(folder.path().join("pinned")).expect("opened");
+        let (one, two, other) = (build("text", b"one"), build("text", b"two"), build("other", b"other"));
+        pins.save(&one, b"one").expect("saved");
+        assert_eq!(pins.hold("workflow", &[(one.clone(), None)]), Ok(true));
+        pins.save(&two, b"two").expect("saved");
+        pins.save(&other, b"other").expect("saved");
+        pins.taken_away("text");
+        assert!(pins.file(&one).exists() && !pins.file(&two).exists() && pins.file(&other).exists());
+        pins.release("workflow", std::slice::from_ref(&one)).expect("released");
+        assert!(!pins.file(&one).exists(), "it is live no more");
+    }
+
+    #[test]
+    fn what_a_crash_left_goes_with_the_sweep() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("pinned");
+        let pins = Pins::open(path.clone()).expect("opened");
+        let (held, live) = (build("text", b"held"), build("text", b"live"));
+        pins.save(&held, b"held").expect("saved");
+        assert_eq!(pins.hold("workflow", &[(held.clone(), None)]), Ok(true));
+        // Bytes that were about to be held or removed, and a file that was being written.
+        let unfinished = crate::files::temporary(&pins.file(&live)).expect("a name");
+        let unheld = pins.file(&build("text", b"unheld"));
+        for left in [&unfinished, &unheld] {
+            fs::write(left, b"left").expect("written");
+        }
+        let pins = Pins::open(path.clone()).expect("opened again");
+        pins.save(&live, b"live").expect("saved");
+        pins.sweep();
+        let stays = [&pins.held_file(), &pins.file(&held), &pins.file(&live)].map(|path| path.exists());
+        assert_eq!((stays, unfinished.exists(), unheld.exists()), ([true; 3], false, false));
+        assert_eq!(Pins::open(path).expect("opened again").by("workflow"), [held]);
     }
 
     #[test]

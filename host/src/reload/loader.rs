@@ -421,6 +421,7 @@ impl Loader {
         }
         self.registry.remove(&self.config.tenant, &component)?;
         if let Ok(component) = ComponentName::new(&component) {
+            self.forget_bytes(component.clone()).await;
             let space = Space { tenant: self.config.tenant.clone(), component };
             self.registry.subscriptions().set(&**self.registry.store(), &space, BTreeSet::new()).await?;
         }

@@ -33,7 +33,7 @@ pub struct Door {
     shared: usize,
     /// Refusals of the tenant's requests.
     pub refusals: Refusals,
-    /// The permit to write a large result: one at a time.
+    /// The permit to write a large result, or to read a kept one: one at a time.
     pub writers: Semaphore,
     /// The permit to read a part of a large body: one at a time.
     pub readers: Semaphore,

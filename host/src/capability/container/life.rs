@@ -8,7 +8,7 @@ use std::{
 use bollard::{
     container::LogOutput,
     errors::Error,
-    models::ContainerCreateBody,
+    models::{ContainerCreateBody, ImageInspect},
     query_parameters::{
         AttachContainerOptions, BuildImageOptions, CreateContainerOptions, CreateImageOptions, InspectContainerOptions,
         StartContainerOptions, WaitContainerOptions,
@@ -54,6 +54,9 @@ pub(super) enum ContainerEvent {
     /// It did not run, or nobody knows how it ended; it is gone.
     Failed(EngineFailure),
 }
+
+/// The name of an image that the engine has, and what the engine said of it if it was asked.
+type PreparedImage = (String, Option<ImageInspect>);
 
 /// What ends a container from outside, and who hears of it.
 #[derive(Debug)]
@@ -167,8 +170,8 @@ impl ContainerLife {
         Ok(Ending { outcome, exit_code, run_ms: millis(began.elapsed()) })
     }
 
-    /// Has the engine get the image; its name.
-    async fn prepare(&self, signals: &LifeSignals, making: &mut Making) -> Result<String, EngineFailure> {
+    /// Has the engine get the image.
+    async fn prepare(&self, signals: &LifeSignals, making: &mut Making) -> Result<PreparedImage, EngineFailure> {
         self.engine.clean().await?;
         making.has_begun = matches!(self.plan.image, PlannedImage::Built { .. });
         let config = self.engine.config();
@@ -178,17 +181,18 @@ impl ContainerLife {
         };
         let preparing = async {
             match &self.plan.image {
-                PlannedImage::Named(name) => self.pull(name, signals).await.map(|()| name.clone()),
-                PlannedImage::Built { .. } => self.build(signals).await.map(|()| self.name.clone()),
+                PlannedImage::Named(name) => self.pull(name, signals).await.map(|seen| (name.clone(), seen)),
+                PlannedImage::Built { .. } => self.build(signals).await.map(|()| (self.name.clone(), None)),
             }
         };
         let late = || EngineFailure::Refused(format!("the image was not {what} within {time_ms} ms"));
         tokio::time::timeout(Duration::from_millis(time_ms), preparing).await.map_err(|_| late())?
     }
 
-    async fn pull(&self, name: &str, signals: &LifeSignals) -> Result<(), EngineFailure> {
+    /// Has the engine fetch an image that it does not have; what it says of one that it has.
+    async fn pull(&self, name: &str, signals: &LifeSignals) -> Result<Option<ImageInspect>, EngineFailure> {
         match bounded(self.engine.short().inspect_image(name)).await {
-            Ok(_) => return Ok(()),
+            Ok(seen) => return Ok(Some(seen)),
             Err(Error::DockerResponseServerError { status_code: 404, .. }) => {}
             Err(error) => return Err(error.into()),
         }
@@ -198,7 +202,7 @@ impl ContainerLife {
         while let Some(step) = story.next().await {
             step?;
         }
-        Ok(())
+        Ok(None)
     }
 
     async fn build(&self, signals: &LifeSignals) -> Result<(), EngineFailure> {
@@ -245,9 +249,13 @@ impl ContainerLife {
         tokio::try_join!(telling, files.watch(&self.engine)).map(|((), ())| ())
     }
 
-    async fn make(&self, image: String, making: &mut Making) -> Result<(), EngineFailure> {
+    async fn make(&self, (image, seen): PreparedImage, making: &mut Making) -> Result<(), EngineFailure> {
         let mut body = self.plan.body.clone();
-        self.hold_volumes(&image, &mut body).await?;
+        let seen = match seen {
+            Some(seen) => seen,
+            None => bounded(self.engine.short().inspect_image(&image)).await?,
+        };
+        hold_volumes(seen, &mut body);
         (body.image, body.labels) = (Some(image), Some(self.labels.clone()));
         let options = CreateContainerOptions { name: Some(self.name.clone()), ..CreateContainerOptions::default() };
         let engine = self.engine.clone();
@@ -257,18 +265,6 @@ impl ContainerLife {
         let made = making.under_way.insert(task).await;
         making.under_way = None;
         Ok(made.map_err(|error| EngineFailure::Away(error.to_string()))??)
-    }
-
-    /// Holds the directories that an image declares as volumes in the container's memory, which has a bound: the engine would put them
-    /// on the machine's disk, and count them for nobody.
-    async fn hold_volumes(&self, image: &str, body: &mut ContainerCreateBody) -> Result<(), EngineFailure> {
-        let image = bounded(self.engine.short().inspect_image(image)).await?;
-        let declared = image.config.and_then(|config| config.volumes).unwrap_or_default();
-        let host = body.host_config.get_or_insert_default();
-        let mounted: Vec<_> = host.mounts.iter().flatten().filter_map(|mount| mount.target.clone()).collect();
-        let own = declared.into_iter().filter(|path| !mounted.contains(path));
-        host.tmpfs.get_or_insert_default().extend(own.map(|path| (path, String::new())));
-        Ok(())
     }
 
     /// Ends when the container's own files have more bytes than the settings allow. An engine that does not tell their size has no such bound.
@@ -405,6 +401,15 @@ async fn say(signals: &LifeSignals, origin: Origin, mut bytes: Bytes) {
         let piece = bytes.split_to(bytes.len().min(MAX_PIECE_BYTES));
         tell(signals, ContainerEvent::Output(origin, piece)).await;
     }
+}
+
+/// Holds the directories that an image declares as volumes in the container's memory, which has a bound: the engine would put them on the machine's disk, and count them for nobody.
+fn hold_volumes(image: ImageInspect, body: &mut ContainerCreateBody) {
+    let declared = image.config.and_then(|config| config.volumes).unwrap_or_default();
+    let host = body.host_config.get_or_insert_default();
+    let mounted: Vec<_> = host.mounts.iter().flatten().filter_map(|mount| mount.target.clone()).collect();
+    let own = declared.into_iter().filter(|path| !mounted.contains(path));
+    host.tmpfs.get_or_insert_default().extend(own.map(|path| (path, String::new())));
 }
 
 /// Waits until there is room for an event. If nobody listens any more, the container is being killed.

@@ -200,3 +200,20 @@ async fn waiting_calls_of_greedy_tenants_leave_waiting_places_to_the_others() {
     assert_eq!((admission.running(), admission.waiting()), (0, 0));
     assert!(admission.state().tenants.is_empty());
 }
+
+#[tokio::test]
+async fn the_hosts_work_for_a_tenant_that_delays_others_stands_in_its_line() {
+    let admission = Admission::new(&config(1, 0, 1));
+    let [me, other] = ["me", "other"].map(|name| TenantId::new(name).expect("legal"));
+    for tenant in [&me, &other] {
+        admission.note(tenant);
+    }
+    assert!(admission.turn_if_crowded(&me).await.is_none(), "it has used nothing yet");
+    let all: Vec<Turn> = std::iter::from_fn(|| admission.0.turns.try_take(&other)).take(999).collect();
+    admission.note_used(&me, Duration::from_secs(3_600));
+    assert!(admission.turn_if_crowded(&other).await.is_none(), "who delays nobody goes on at once");
+    let mut mine = Box::pin(admission.turn_if_crowded(&me));
+    assert!(tokio::time::timeout(Duration::from_millis(20), &mut mine).await.is_err(), "all turns are taken");
+    drop(all);
+    assert!(mine.await.is_some());
+}

@@ -1,6 +1,9 @@
-use std::sync::{
-    Mutex,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    any::Any,
+    sync::{
+        Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use futures::future::BoxFuture;
@@ -46,13 +49,27 @@ impl Snapshot for CountedSpace {
     }
 }
 
-/// Has every handler, and none is asked.
-#[derive(Debug)]
-struct IdleHandlers;
+/// Has every handler, and none is asked. The host's own work begins while nobody holds the line.
+#[derive(Debug, Default)]
+pub(super) struct IdleHandlers {
+    pub(super) line: tokio::sync::Mutex<()>,
+    pub(super) used: Mutex<Duration>,
+}
 
 impl Deliver for IdleHandlers {
     fn spawn(&self, work: BoxFuture<'static, ()>) -> JoinHandle<()> {
         tokio::spawn(work)
+    }
+
+    fn turn<'a>(&'a self, _: &'a TenantId) -> BoxFuture<'a, Box<dyn Any + Send>> {
+        Box::pin(async {
+            drop(self.line.lock().await);
+            Box::new(()) as Box<dyn Any + Send>
+        })
+    }
+
+    fn note_used(&self, _: &TenantId, time: Duration) {
+        *self.used.lock().expect("no panic") += time;
     }
 
     fn has_handler(&self, _: &TenantId, _: &ComponentName) -> bool {
@@ -91,10 +108,11 @@ async fn a_look_reads_no_head_in_back_off_twice_and_only_so_many_bytes() {
     let folder = tempfile::tempdir().expect("a folder");
     let store = EmbeddedStore::new(folder.path().join("store"), EmbeddedConfig::default(), Arc::new(FileSystem));
     let (tenant, component) = (TenantId::local(), ComponentName::new("a").expect("legal"));
+    let handlers = Arc::new(IdleHandlers::default());
+    let signals = (Arc::default(), TenantLooks::new(tenant.clone(), Arc::clone(&handlers) as _));
     let space = Space { tenant, component };
-    let signals = (Arc::default(), TenantLooks::default());
     let store = Arc::new(store.expect("a store"));
-    let mut worker = Worker::new(space, store, Arc::new(IdleHandlers), signals, CancellationToken::new());
+    let mut worker = Worker::new(space, store, handlers, signals, CancellationToken::new());
     let (counted, later) = (CountedSpace::default(), now_ms() + 3_600_000);
     let put = |key: &str, sequence, next_ms| {
         let (key, value) = event(key, sequence, next_ms);

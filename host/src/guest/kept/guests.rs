@@ -140,8 +140,8 @@ impl Guests {
 /// An evicted guest; the caller drops it without the lock.
 #[derive(Debug)]
 pub(super) enum Evicted {
-    Seat(#[expect(dead_code, reason = "held to be dropped")] Seat),
-    Spare(#[expect(dead_code, reason = "held to be dropped")] Box<Spare>),
+    Seat(#[cfg_attr(not(test), expect(dead_code, reason = "held to be dropped"))] Seat),
+    Spare(#[cfg_attr(not(test), expect(dead_code, reason = "held to be dropped"))] Box<Spare>),
 }
 
 impl Seat {
@@ -163,5 +163,127 @@ impl Spare {
             || self.calls >= self.reuse.calls
             || !within(self.born, self.reuse.age_s)
             || !within(self.used, self.reuse.idle_s)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::LazyLock;
+
+    use tokio::{sync::Semaphore, time::Instant as Deadline};
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+    use crate::{
+        control::{
+            Control,
+            admission::{Admission, Share},
+        },
+        engine::EngineConfig,
+        guest::new_store,
+        limits::{Limits, TenantLimits},
+        plain::handles::GivenOut,
+    };
+
+    static NOW: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+    fn tenant(name: &str) -> TenantId {
+        TenantId::new(name).expect("legal")
+    }
+
+    async fn guest(engine: &wasmtime::Engine) -> Guest {
+        let (admission, cancel) = (Admission::new(&EngineConfig::default()), CancellationToken::new());
+        let until = Deadline::now() + Duration::from_secs(60);
+        let (share, tool) = (Share::alone(TenantLimits::default()), Arc::new(Semaphore::new(1)));
+        let slot = admission.admit(&share, &tool, 1, until, &cancel).await.expect("a place");
+        let control = Control::new(Limits::default(), until, cancel, slot);
+        Guest { store: new_store(engine, &"text".into(), &control, None), code: None, given_out: GivenOut::default() }
+    }
+
+    /// Guests that rest: of the tenants, for these tools, last used so many seconds ago, from the longest ago to the latest.
+    async fn resting(spares: &[(&str, &str, &[u64])]) -> Guests {
+        let mut guests = Guests::default();
+        let mut config = wasmtime::Config::new();
+        config.epoch_interruption(true);
+        let engine = wasmtime::Engine::new(&config).expect("an engine");
+        for (owner, tool, ages) in spares {
+            let purpose = Purpose { tenant: tenant(owner), build: 0, tool: (*tool).into() };
+            for age in *ages {
+                let used = *NOW - Duration::from_secs(*age);
+                let (build, reuse) = (Weak::new(), Reuse { calls: 9, age_s: 9_999, idle_s: 9_999 });
+                let spare = Spare { guest: guest(&engine).await, build, reuse, born: used, used, calls: 0 };
+                guests.spare.entry(purpose.clone()).or_default().push(spare);
+            }
+        }
+        guests
+    }
+
+    fn seat(guests: &mut Guests, of: &str, session: usize, age: u64) {
+        let owner = Owner { tenant: tenant(of), subject: "s".into(), session: Some(session), build: 0 };
+        let used = *NOW - Duration::from_secs(age);
+        guests.seats.insert(owner, Seat { build: Weak::new(), session: None, used, guest: Arc::default() });
+    }
+
+    /// How long ago an evicted guest was used, in seconds, and whether it had resources.
+    fn age(evicted: Option<Evicted>) -> Option<(u64, bool)> {
+        evicted.map(|evicted| match evicted {
+            Evicted::Seat(seat) => ((*NOW - seat.used).as_secs(), true),
+            Evicted::Spare(spare) => ((*NOW - spare.used).as_secs(), false),
+        })
+    }
+
+    #[tokio::test]
+    async fn where_memory_is_short_the_tenant_that_wants_it_loses_first_and_the_longest_idle_guest_goes() {
+        let (me, poor) = (tenant("me"), tenant("poor"));
+        let mut guests =
+            resting(&[("me", "a", &[30, 10]), ("me", "b", &[20]), ("other", "a", &[90, 5]), ("more", "a", &[70])])
+                .await;
+        seat(&mut guests, "me", 1, 200);
+        seat(&mut guests, "me", 2, 300);
+        seat(&mut guests, "other", 1, 400);
+        // A tenant at its own bound takes nothing from another, however long another's guests are idle.
+        for expected in [30, 20, 10] {
+            let is_of_host = expected == 20;
+            assert_eq!(age(guests.evict_for_memory(&me, is_of_host)), Some((expected, false)));
+        }
+        assert_eq!(age(guests.evict_for_memory(&me, false)), Some((300, true)), "then those with resources");
+        // Where the host has none left, the guest for reuse that is idle for longest goes, whosever it is.
+        assert_eq!(age(guests.evict_for_memory(&me, true)), Some((90, false)));
+        assert_eq!(age(guests.evict_for_memory(&poor, true)), Some((70, false)));
+        assert_eq!(age(guests.evict_for_memory(&poor, false)), None, "it has none of its own");
+        assert_eq!(age(guests.evict_for_memory(&poor, true)), Some((5, false)));
+        assert_eq!(age(guests.evict_for_memory(&me, true)), Some((200, true)));
+        // Nobody takes what a client of another tenant holds.
+        assert_eq!(age(guests.evict_for_memory(&me, true)), None);
+        let left: Vec<_> = guests.count().into_iter().filter(|(_, count)| *count > 0).collect();
+        assert_eq!(left, [(tenant("other"), 1)]);
+    }
+
+    #[tokio::test]
+    async fn a_guest_that_a_call_uses_stays() {
+        let mut guests = Guests::default();
+        seat(&mut guests, "me", 1, 9);
+        let used = guests.seats.values().next().map(|seat| Arc::clone(&seat.guest));
+        assert_eq!(age(guests.evict_for_memory(&tenant("me"), true)), None);
+        drop(used);
+        assert_eq!(age(guests.evict_for_memory(&tenant("me"), true)), Some((9, true)));
+    }
+
+    #[tokio::test]
+    async fn a_tenant_at_its_share_loses_before_others_and_the_greediest_before_the_modest() {
+        let mut guests = resting(&[("me", "a", &[20, 10]), ("other", "a", &[30])]).await;
+        let (me, other, third) = (tenant("me"), tenant("other"), tenant("third"));
+        assert_eq!(age(guests.make_room(&me, 2, 99).expect("room")), Some((20, false)), "not the older one of another");
+        assert_eq!(age(guests.make_room(&me, 2, 99).expect("room")), None, "it is below its share");
+        assert_eq!(age(guests.make_room(&third, 2, 2).expect("room")), Some((30, false)), "the host is full");
+        assert_eq!(age(guests.make_room(&third, 2, 1).expect("room")), Some((10, false)));
+        for (session, age) in [(1, 60), (2, 50), (3, 70)] {
+            seat(&mut guests, "me", session, age);
+        }
+        seat(&mut guests, "other", 1, 99);
+        assert_eq!(age(guests.make_room(&third, 9, 4).expect("room")), Some((70, true)), "of the tenant with most");
+        assert_eq!(age(guests.make_room(&other, 9, 3).expect("room")), Some((60, true)));
+        let full = guests.make_room(&third, 0, 9);
+        assert!(matches!(full, Err(CallError::Busy { .. })), "it has none to lose: {full:?}");
     }
 }

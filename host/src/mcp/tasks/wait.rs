@@ -4,7 +4,7 @@ use std::{fmt::Write as _, sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
 use serde_json::{Map, Value, json};
-use tokio::{sync::Semaphore, time::Instant};
+use tokio::time::Instant;
 
 use super::{CallNews, FoundTask, McpTasks, NotFound, failure, live::LiveTask};
 use crate::{
@@ -28,14 +28,10 @@ pub(super) const HANDLE: &str = "mcpp/task";
 /// A call of it ends before the deadline that its caller set.
 const BEFORE_DEADLINE: Duration = Duration::from_millis(500);
 
-/// Results that are read at the same time, each before its memory is charged.
-const READERS: usize = 2;
-
 /// Waits for tasks.
 #[derive(Debug)]
 struct TaskWait {
     tasks: McpTasks,
-    readers: Semaphore,
 }
 
 /// The tool, for the host's catalog.
@@ -62,7 +58,7 @@ pub(in crate::mcp) fn tool(tasks: &McpTasks) -> Result<Tool, InstallError> {
     let powers = Arc::new(Powers::none(ComponentName::of_host()));
     // The task's own limit says how long it waits.
     let limits = Limits { deadline_ms: 86_400_000, output_bytes: 256 << 20, ..Limits::default() };
-    let target = ToolTarget::Remote(Arc::new(TaskWait { tasks: tasks.clone(), readers: Semaphore::new(READERS) }));
+    let target = ToolTarget::Remote(Arc::new(TaskWait { tasks: tasks.clone() }));
     let tool = Tool::new(&powers, name, listing, target, limits)?;
     Ok(Tool { task: TaskSupport::Never, ..tool })
 }
@@ -105,15 +101,9 @@ impl TaskWait {
                 let news = live.map(|live| live.view().news).unwrap_or_default();
                 Ok(still_runs(id, &record.tool, &news, begun.elapsed()))
             }
-            Some(TaskEnd::Completed { .. }) => {
-                // Never closed.
-                let _one_of_few = self.readers.acquire().await;
-                let json = self.tasks.result(&principal.tenant, id).await;
-                let json = json.map_err(|error| CallError::Failed(crate::error::chain(&error)))?;
-                let parse = move || serde_json::from_slice(&json).map(convert::from_result);
-                let parsed = tokio::task::spawn_blocking(parse).await;
-                let broken = |error: String| CallError::Failed(format!("the kept result cannot be read: {error}"));
-                parsed.map_err(|error| broken(error.to_string()))?.map_err(|error| broken(error.to_string()))
+            Some(TaskEnd::Completed { bytes }) => {
+                let kept = self.tasks.kept(&principal.tenant, (id, bytes), convert::from_result).await;
+                kept.map_err(|error| CallError::Failed(crate::error::chain(&error)))
             }
             Some(TaskEnd::Cancelled) => Err(CallError::Failed(format!("the call of `{}` was cancelled", record.tool))),
             Some(failed) => {

@@ -26,6 +26,12 @@ impl Loader {
         }
     }
 
+    /// Lets the bytes go that were kept for a component which is not live any more.
+    pub(super) async fn forget_bytes(&self, component: ComponentName) {
+        let Some(pins) = self.registry.pins(&self.config.tenant) else { return };
+        let _stopping = tokio::task::spawn_blocking(move || pins.taken_away(component.as_str())).await;
+    }
+
     /// Loads the pinned builds of a component that are not in memory, with today's grant. What cannot be loaded is missing for those who call it, and for nobody else.
     pub(super) async fn load_pinned(&self, component: &ComponentName) {
         let Some(pins) = self.registry.pins(&self.config.tenant) else { return };

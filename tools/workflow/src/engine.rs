@@ -5,6 +5,7 @@ mod builds;
 mod control;
 mod job;
 mod outlook;
+pub(crate) mod place;
 pub mod rehearsal;
 mod retention;
 mod submission;

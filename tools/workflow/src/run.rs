@@ -406,6 +406,9 @@ pub struct Node {
     pub ended_ms: Option<u64>,
     /// Why it failed, was skipped, or could not be undone.
     pub error: Option<String>,
+    /// Where its last attempt ran: `here` or a peer's id; none for a step without a call, and if it is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
 }
 
 impl Node {

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use mcpp_tool::{
     Output,
-    builds::Build,
+    builds::{Build, PlacedCall},
     call::CallError,
     rights::Rights,
     store::{StoreError, Transaction, snapshot},
@@ -12,7 +12,7 @@ use mcpp_tool::{
 use serde_json::{Map, Value};
 
 use super::{
-    WorkflowError, arguments, builds,
+    WorkflowError, arguments, builds, place,
     rehearsal::{self, Called, FaultKind, SCRIPTS},
     submission::VisibleTools,
 };
@@ -103,6 +103,8 @@ pub struct Done {
     pub items: Vec<Value>,
     /// Tools of components of which the run has no build yet.
     pub tools: BTreeSet<String>,
+    /// Where the call ran; none without a call, and if it is not known.
+    pub host: Option<String>,
 }
 
 pub(super) fn failed(error: impl Into<String>) -> Outcome {
@@ -169,8 +171,8 @@ impl Job {
         };
         let room = remaining.saturating_sub(RECORD);
         let timeout = self.timeout.unwrap_or(room).min(room);
-        let answer = match self.rehearsed.as_ref().and_then(|rehearsed| rehearsed.answer.clone()) {
-            Some(recorded) => Ok(recorded),
+        let (answer, host) = match self.rehearsed.as_ref().and_then(|rehearsed| rehearsed.answer.clone()) {
+            Some(recorded) => (Ok(recorded), None),
             None => {
                 if fault == Some(FaultKind::Repeat) {
                     // Nobody learns of the first one, as after a crash.
@@ -179,7 +181,7 @@ impl Job {
                 self.call(tool, (arguments, timeout))
             }
         };
-        match answer {
+        let done = match answer {
             Err(Refusal::Busy) => {
                 let again_ms = now_ms.saturating_add(BUSY_MS);
                 Done::of(Outcome::Busy { again_ms })
@@ -190,7 +192,8 @@ impl Job {
             }
             Ok(result) if is_plan => self.plan(result),
             Ok(result) => Done::of(kept(result, now_ms)),
-        }
+        };
+        Done { host, ..done }
     }
 
     /// What a rehearsal notes of the call, if it was made.
@@ -224,24 +227,30 @@ impl Job {
         match checked {
             Ok((steps, tools)) => {
                 let input = answer.get("input").cloned();
-                Done { outcome: Outcome::Holds(steps), input, items: Vec::new(), tools }
+                Done { input, tools, ..Done::of(Outcome::Holds(steps)) }
             }
             Err(error) => refuse(error.to_string()),
         }
     }
 
-    fn call(&self, tool: &str, (arguments, timeout): (&Map<String, Value>, Duration)) -> Result<Value, Refusal> {
+    /// Calls a tool; the answer, and where it ran.
+    fn call(
+        &self,
+        tool: &str,
+        (arguments, timeout): (&Map<String, Value>, Duration),
+    ) -> (Result<Value, Refusal>, Option<String>) {
         #[cfg(test)]
-        let answer = super::tests::provider(self, tool, arguments, timeout);
+        let PlacedCall { answer, place } = super::tests::place::placed(self, tool, (arguments, timeout));
         #[cfg(not(test))]
-        let answer = self.rights.call_on(&self.builds, Some(&self.effect), tool, arguments, Some(timeout));
-        answered(tool, answer)
+        let PlacedCall { answer, place } =
+            self.rights.call_placed(&self.builds, Some(&self.effect), tool, arguments, Some(timeout));
+        (answered(tool, answer), place::host(place))
     }
 }
 
 impl Done {
     pub(super) fn of(outcome: Outcome) -> Self {
-        Self { outcome, input: None, items: Vec::new(), tools: BTreeSet::new() }
+        Self { outcome, input: None, items: Vec::new(), tools: BTreeSet::new(), host: None }
     }
 }
 

@@ -2,6 +2,7 @@ mod bounds;
 pub(crate) mod keeping;
 mod large;
 mod pinned;
+pub(super) mod place;
 mod rehearsal;
 mod windows;
 

@@ -15,7 +15,7 @@ use mcpp_tool::{
 use super::{
     FOLLOWED, Origin, WorkflowError, builds, call_for, find, go_on,
     job::{Done, Job, failed, given},
-    rehearsal, upkeep,
+    place, rehearsal, upkeep,
 };
 use crate::{
     scheduler::{self, Outcome},
@@ -138,7 +138,7 @@ pub(super) fn record(
     t.read_ahead([CLAIMS.key(delivery), RUNS.key(&job.run)].into_iter().chain(nodes))?;
     CLAIMS.remove(t, delivery)?;
     let Some(mut run) = RUNS.get(t, &job.run)? else { return Ok(()) };
-    let at = node(t, &job.run, job.number)?;
+    let mut at = node(t, &job.run, job.number)?;
     if !scheduler::has(&at, delivery) {
         // Another one has it: this one took longer than its lease.
         return Ok(());
@@ -158,6 +158,7 @@ pub(super) fn record(
         Some(payload) => Outcome::Completed(payload),
         None => done.outcome.clone(),
     };
+    place::note(&mut at, done);
     let (mut nodes, now) = (StoredNodes::new(t, &job.run), now_ms());
     scheduler::settle(&mut run, &mut nodes, at, outcome, (now, chance()))?;
     if let Some(called) = job.called(done) {

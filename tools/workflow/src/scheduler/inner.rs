@@ -63,6 +63,7 @@ pub fn add<N: Nodes>(
             started_ms: None,
             ended_ms: None,
             error: None,
+            host: None,
         };
         count(run);
         let state = match node.depends_on.is_empty() {
@@ -180,6 +181,7 @@ pub(super) fn fill<N: Nodes>(run: &mut Run, nodes: &mut N, mut node: Node, now_m
             started_ms: None,
             ended_ms: None,
             error: None,
+            host: None,
         };
         nodes.add(&item)?;
         if nodes.is_full() {

@@ -15,12 +15,13 @@ use crate::{
 };
 
 /// The kept forms, oldest first.
-const GOLDEN: [(&str, &str); 5] = [
+const GOLDEN: [(&str, &str); 6] = [
     ("1", include_str!("../../golden/1.json")),
     ("2", include_str!("../../golden/2.json")),
     ("3", include_str!("../../golden/3.json")),
     ("4", include_str!("../../golden/4.json")),
     ("5", include_str!("../../golden/5.json")),
+    ("6", include_str!("../../golden/6.json")),
 ];
 
 fn steps() -> Vec<Step> {
@@ -94,6 +95,7 @@ fn node(state: State) -> Node {
         started_ms: Some(5),
         ended_ms: Some(6),
         error: Some("why".into()),
+        host: Some("12D3KooWPeer".into()),
     }
 }
 

@@ -137,6 +137,7 @@ impl AdminDoor {
         let router = Router::new()
             .route("/info", get(info))
             .route("/reload", post(reload))
+            .route("/reload/all", post(reload_all))
             .route("/notes/{component}", get(notes))
             .route("/waiting", get(waiting))
             .route("/accept", post(accept))
@@ -221,7 +222,11 @@ fn answer<T: Serialize>(result: Result<T, impl std::error::Error + 'static>) -> 
     }
 }
 
-async fn reload(State(shared): State<Arc<Operated>>) -> Response {
+async fn reload(State(shared): State<Arc<Operated>>, Query(Of { tenant }): Query<Of>) -> Response {
+    answer(shared.tenants.reload(&tenant).await)
+}
+
+async fn reload_all(State(shared): State<Arc<Operated>>) -> Response {
     answer(shared.tenants.reload_all().await)
 }
 

@@ -10,6 +10,8 @@ pub mod hook;
 pub mod inputs;
 pub mod interface;
 mod observer;
+pub mod place;
+mod result_memory;
 mod trace;
 
 use std::{fmt, sync::Arc, time::Duration};
@@ -24,6 +26,7 @@ use self::{
     effect::EffectKey,
     inputs::ClientLine,
     interface::InterfaceDigest,
+    place::PlaceNote,
 };
 pub use self::{
     error::CallError,
@@ -31,10 +34,10 @@ pub use self::{
         CallEvent, EventGate, LogLevel, MAX_EVENT_BYTES, MAX_PENDING_EVENTS, Observer, WaitingEvent,
         dropped as event_dropped,
     },
+    result_memory::ResultMemory,
     trace::TraceContext,
 };
 use crate::{
-    memory::Reservation,
     mesh::PeerId,
     names::{TenantId, ToolName},
     tenant::{Authorized, Denied, Principal, SCOPE_TOOLS},
@@ -70,6 +73,8 @@ pub struct Request {
     pub effect: Option<EffectKey>,
     /// The line to the client, for questions of the guest.
     pub client: ClientLine,
+    /// Where it runs, for the caller to read.
+    pub place: PlaceNote,
 }
 
 impl Request {
@@ -87,6 +92,7 @@ impl Request {
             session: None,
             effect: None,
             client: ClientLine::default(),
+            place: PlaceNote::default(),
         }
     }
 }
@@ -262,28 +268,6 @@ pub struct ToolResult {
     pub deferred: Option<String>,
     /// Tenant's memory that the result holds.
     pub memory: ResultMemory,
-}
-
-/// Tenant's memory that a result holds, given back with its last clone. It is no part of the tool's answer.
-#[derive(Debug, Clone, Default)]
-pub struct ResultMemory(Vec<Arc<Reservation>>);
-
-impl ResultMemory {
-    /// Keeps `held` for as long as the result is there.
-    pub fn keep(&mut self, held: Reservation) {
-        self.0.push(Arc::new(held));
-    }
-
-    /// Whether the result holds any memory.
-    pub fn is_charged(&self) -> bool {
-        !self.0.is_empty()
-    }
-}
-
-impl PartialEq for ResultMemory {
-    fn eq(&self, _: &Self) -> bool {
-        true
-    }
 }
 
 /// Resources that a call used.

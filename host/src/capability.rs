@@ -216,7 +216,7 @@ mod tests {
             ("mcpp:endpoint/caller@0.1.0", Some("endpoint")),
             ("mcpp:client/inputs@0.1.0", Some("client")),
             ("mcpp:delegation/rights@0.1.0", Some("call")),
-            ("mcpp:delegation/builds@0.1.3", Some("call")),
+            ("mcpp:delegation/builds@0.1.4", Some("call")),
             ("mcpp:primitives/changed@0.1.0", Some("changed")),
             ("mcpp:delegation/idempotency@0.1.1", Some("endpoint")),
             ("mcpp:mesh/types@0.1.0", Some("mesh")),

@@ -12,12 +12,14 @@ mod mounts;
 mod new;
 mod operate;
 mod peers;
+mod pinned;
 mod policy;
 mod primitives;
 mod question;
 mod remote;
 mod secret;
 mod serve;
+mod style;
 mod tasks;
 mod tenant;
 mod token;
@@ -77,7 +79,7 @@ enum Command {
     Build(build::Build),
     /// Serve one project while you write it: build at every save, swap, and show what changed.
     Dev(dev::Dev),
-    /// List the tools of a host, or the problems that keep components from being live.
+    /// List the tools of a host, with the older builds that unfinished work still calls; or the problems of its components.
     Tools(remote::Tools),
     /// Call a tool.
     Call(remote::CallArgs),

@@ -1,6 +1,6 @@
 //! The state of a running host, as an operator reads it: gathered here, whatever carries it.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
@@ -49,7 +49,7 @@ pub struct Info {
     /// Mounts of tools of other hosts.
     #[serde(default)]
     pub mounts: Vec<MountRow>,
-    /// Components whose newest build is not live, and mounts of which some tools are not there.
+    /// Components whose newest build is not live, mounts of which some tools are not there, and live components whose lists change in a loop.
     pub problems: Vec<ProblemInfo>,
     /// Loads of the tenant that go on now; none if the tenant is not open.
     #[serde(default)]
@@ -159,7 +159,7 @@ pub struct ToolInfo {
     pub reuse: Option<Reuse>,
 }
 
-/// One component whose newest build is not live.
+/// One component whose newest build is not live, or whose lists change in a loop.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct ProblemInfo {
     /// The component.
@@ -170,6 +170,9 @@ pub struct ProblemInfo {
     pub error: String,
     /// Whether an older build goes on serving.
     pub old_build_serves: bool,
+    /// Whether the build itself is live: the problem is what it does.
+    #[serde(default)]
+    pub is_live: bool,
 }
 
 impl Info {
@@ -184,7 +187,9 @@ impl Info {
             origin: origin(&problem.origin),
             error: problem.error.clone(),
             old_build_serves: catalog.component(&problem.component).is_some(),
+            is_live: false,
         });
+        let problems = problems.chain(catalog.components().filter_map(listing_problem));
         let host = registry.memory();
         Info {
             loads: tenants.reloader().now(&tenant).await,
@@ -230,6 +235,13 @@ fn pools(of: impl Fn(MemoryUse) -> (u64, u64)) -> Vec<PoolInfo> {
         PoolInfo { pool: pool.to_string(), used_bytes, bound_bytes }
     };
     MemoryUse::ALL.map(pool).into()
+}
+
+/// The problem of a live component whose lists change in a loop.
+fn listing_problem(revision: &Arc<Revision>) -> Option<ProblemInfo> {
+    let error = revision.primitives.as_ref()?.listing_problem()?;
+    let (component, origin) = (revision.name.to_string(), origin(&revision.origin));
+    Some(ProblemInfo { component, origin, error, old_build_serves: false, is_live: true })
 }
 
 /// A tenant's live components.

@@ -87,6 +87,11 @@ async fn a_running_host_is_seen_and_called() {
         assert!(info.contains(says), "{says:?} is not in {info}");
     }
 
+    for settle in ["retry", "drop"] {
+        let nothing = run(&["events", settle, "--all"]);
+        assert_eq!((stdout(&nothing).as_str(), nothing.status.code()), ("no delivery was given up\n", Some(0)));
+    }
+
     host.write("broken", &add());
     let reload = run(&["reload"]);
     assert!(stdout(&reload).contains("unchanged add"), "{}{}", stdout(&reload), stderr(&reload));

@@ -113,6 +113,7 @@ mod worker;
 mod workflow;
 mod workflow_awaited;
 mod workflow_effects;
+mod workflow_hosts;
 mod workflow_keys;
 mod workflow_kills;
 mod workflow_outside;

@@ -10,7 +10,10 @@ use mcpp::{
 use reqwest::Response;
 use serde_json::{Value, json};
 
-use crate::support::{PATIENCE, TestHost, answer, folder, grant, guest, http_client, modern_request, parse_messages};
+use crate::{
+    command_line::{run, stdout},
+    support::{PATIENCE, TestHost, answer, folder, grant, guest, http_client, modern_request, parse_messages},
+};
 
 const WATCHED: &str = "test://watched-resource";
 
@@ -282,6 +285,23 @@ async fn a_component_that_says_in_its_listing_that_its_list_has_changed_is_not_l
     host.call("hostile_change", json!({})).await;
     let after = listings(&host, async |_| {}).await;
     assert!((1..=2).contains(&after.len()) && !after.is_subset(&first), "{first:?}, then {after:?}");
+    let problem = listing_problem(&host).expect("an operator sees it");
+    assert!(problem.contains("it says in its own listing that its lists have changed"), "{problem}");
+}
+
+/// The problem of a hostile component as the operator's command shows it; also to a person, and in the exit code.
+fn listing_problem(host: &TestHost) -> Option<String> {
+    let data = host.folder.path().join("data").display().to_string();
+    let problems = |more: &[&str]| {
+        let arguments = [&["tools", "--problems", "--data", &data], more].concat();
+        tokio::task::block_in_place(|| run(&arguments, &[]))
+    };
+    let listed: Value = serde_json::from_str(&stdout(&problems(&["--json"]))).expect("JSON");
+    let problem = listed[0]["error"].as_str()?.to_owned();
+    assert_eq!((&listed[0]["component"], &listed[0]["is_live"]), (&json!("hostile"), &json!(true)));
+    let shown = problems(&[]);
+    assert_eq!((stdout(&shown).trim(), shown.status.code()), (format!("hostile:\n  {problem}").as_str(), Some(1)));
+    Some(problem)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -242,6 +242,38 @@ async fn tenants_come_and_go_while_the_host_serves() {
     assert!(User::new(&host, token.trim()).tools().await.is_empty());
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_of_one_tenant_leaves_the_others_as_they_are() {
+    let files = folder(&[]);
+    let data = files.path().join("data");
+    std::fs::create_dir_all(&data).expect("made");
+    let host = TestHost::start_with(files, |_| {}).await;
+    let at = data.display().to_string();
+    let reload = |arguments: &[&str]| -> Vec<String> {
+        let done =
+            tokio::task::block_in_place(|| run(&[&["reload", "--json", "--data", &at], arguments].concat(), &[]));
+        assert_eq!(done.status.code(), Some(0), "{arguments:?}: {}", stderr(&done));
+        let reports: Value = serde_json::from_str(&stdout(&done)).expect("JSON");
+        reports.as_object().expect("reports").keys().cloned().collect()
+    };
+    let homes = Homes::new(data.clone());
+    let is_open = |name: &str| host.host.registry().share(&tenant(name)).is_some();
+    for name in ["one", "two"] {
+        let added = tokio::task::block_in_place(|| run(&["tenant", "add", name, "--data", &at], &[]));
+        assert_eq!(added.status.code(), Some(0), "{}", stderr(&added));
+        host.until("it is open", async |_| is_open(name)).await;
+    }
+    // Its file says so, and the host looks at it only when it is asked to.
+    homes.of(&tenant("two")).change(|settings| settings.suspended = true).expect("changed");
+    assert_eq!(reload(&["--tenant", "one"]), ["one"]);
+    assert!(is_open("one") && is_open("two"), "the other one stays as it is");
+    assert!(reload(&["--tenant", "two"]).is_empty(), "it is suspended now");
+    assert!(is_open("one") && !is_open("two"));
+    homes.of(&tenant("two")).change(|settings| settings.suspended = false).expect("changed");
+    assert_eq!(reload(&[]), ["local", "one", "two"], "all of them");
+    assert!(is_open("two"));
+}
+
 fn grant_team(homes: &Homes, component: &str, body: &str) {
     let file = homes.of(&tenant("team")).grants().join(format!("{component}.toml"));
     std::fs::write(file, format!("version = 1\n{body}")).expect("written");

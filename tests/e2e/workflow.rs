@@ -143,6 +143,8 @@ async fn runs_are_watched_on_the_command_line() {
     let shown = stdout(&command(&["show", "w"]));
     let rows: Vec<&str> = shown.lines().filter(|line| line.contains("text_hash")).collect();
     assert!(rows.len() == 2 && rows[0].contains("  b"), "the step within a step stands behind it: {shown}");
+    assert!(rows.iter().all(|row| row.contains(" here")), "each says where it ran: {shown}");
+    assert!(stdout(&followed).lines().any(|line| line.starts_with("c completed in ") && line.ends_with(" s on here")));
     assert!(stdout(&command(&["show", "w", "--dot"])).starts_with("digraph \"n\" {\n"));
     assert!(stdout(&command(&["show", "w", "--mermaid"])).contains("s0 ==> s1"));
     let doctor = command(&["doctor"]);

@@ -68,6 +68,19 @@ async fn a_swap_in_the_middle_of_a_run_does_not_change_what_its_later_steps_call
     let shown = tokio::task::block_in_place(|| stdout(&run(&["info", &data], &[])));
     let rows: Vec<&str> = shown.lines().filter(|line| line.contains("replaced") && line.contains("workflow")).collect();
     assert_eq!(rows.len(), 2, "{shown}");
+    let url = format!("--url={}", host.host.url());
+    let tools = |more: &[&str]| {
+        let arguments = [&["tools", &url, &data], more].concat();
+        tokio::task::block_in_place(|| stdout(&run(&arguments, &[])))
+    };
+    let shown = tools(&[]);
+    let row = shown.lines().last().expect("a row").split_whitespace().collect::<Vec<_>>();
+    assert!(row.starts_with(&["v", "2", "2"]) && row.ends_with(&["workflow"]), "a person sees it at a glance: {shown}");
+    let listed: Vec<Value> = serde_json::from_str(&tools(&["--json"])).expect("JSON");
+    let v = listed.iter().find(|tool| tool["name"] == "v").expect("listed");
+    let builds: Vec<_> = v["pinned_builds"].as_array().expect("a list").iter().collect();
+    assert_eq!((builds.len(), &v["component"]), (2, &json!("v")), "{v}");
+    assert!(builds.iter().all(|build| build["live"] == false && build["by"] == json!(["workflow"])), "{v}");
     assert_eq!(answers(&go(&host, "old").await), [1, 1]);
     assert_eq!(answers(&go(&host, "new").await), [2, 2]);
     // What is done again is done by today's tools, and says who wanted it.
@@ -78,6 +91,7 @@ async fn a_swap_in_the_middle_of_a_run_does_not_change_what_its_later_steps_call
     assert_eq!((&status["forked_from"]["run"], &status["forked_from"]["by"]), (&json!("old"), &json!("local-user")));
     assert_eq!(status["builds"][0]["component"], "v", "{status}");
     host.until("nothing is pinned any more", async |host| pinned(host).is_empty()).await;
+    assert!(!tools(&[]).contains("Older builds"), "{}", tools(&[]));
     let in_memory = |host: &TestHost| host.host.registry().catalog(&TenantId::local()).pinned().count();
     host.until("the builds are gone from memory", async |host| in_memory(host) == 0).await;
     let catalog = host.host.registry().catalog(&TenantId::local());

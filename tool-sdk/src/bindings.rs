@@ -23,9 +23,9 @@ wit_bindgen::generate!({
             import mcpp:endpoint/log@0.1.0;
             import mcpp:endpoint/progress@0.1.0;
             import mcpp:endpoint/call@0.1.0;
-            import mcpp:delegation/rights@0.1.3;
-            import mcpp:delegation/idempotency@0.1.3;
-            import mcpp:delegation/builds@0.1.3;
+            import mcpp:delegation/rights@0.1.4;
+            import mcpp:delegation/idempotency@0.1.4;
+            import mcpp:delegation/builds@0.1.4;
             import mcpp:hooks/tokens@0.1.0;
             import mcpp:client/inputs@0.1.0;
             import mcpp:primitives/changed@0.1.0;

@@ -12,9 +12,15 @@
 //! # Ok::<_, builds::PinError>(())
 //! ```
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
-use crate::rights::Description;
+use crate::{
+    Output,
+    call::CallError,
+    rights::{Description, Rights},
+};
 
 /// One build of a component.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -119,6 +125,60 @@ pub fn of_tool<'a>(builds: &'a [Build], tool: &str) -> Option<&'a Build> {
     }
     #[cfg(not(target_arch = "wasm32"))]
     memory::of_tool(builds, tool)
+}
+
+/// Where a call ran.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// On this host.
+    Here,
+    /// On a peer, which has the tool for a mount: the peer's id.
+    Peer(String),
+}
+
+/// The end of a call, and where it ran.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PlacedCall {
+    /// The answer, as [`Rights::call_on`] gives it.
+    pub answer: Result<Output, CallError>,
+    /// The place in which the call began to run; none if it ran nowhere.
+    pub place: Option<Place>,
+}
+
+impl Rights {
+    /// As [`Rights::call_on`], with the place. In a native test there is nothing to call: [`CallError::NotFound`].
+    pub fn call_placed(
+        &self,
+        builds: &[Build],
+        effect: Option<&str>,
+        tool: &str,
+        arguments: &impl Serialize,
+        timeout: Option<Duration>,
+    ) -> PlacedCall {
+        let arguments = match serde_json::to_string(arguments) {
+            Ok(arguments) => arguments,
+            Err(error) => {
+                return PlacedCall { answer: Err(CallError::InvalidArguments(error.to_string())), place: None };
+            }
+        };
+        #[cfg(target_arch = "wasm32")]
+        {
+            use crate::bindings::mcpp::delegation::{builds as host, rights::Terms};
+            let timeout_ms = timeout.map(crate::environment::millis);
+            let terms = Terms { tools: self.0.clone(), timeout_ms, effect: effect.map(str::to_owned) };
+            let host::PlacedCall { answer, place } = host::call_placed(&terms, &to_host(builds), tool, &arguments);
+            let place = place.map(|place| match place {
+                host::Place::Here => Place::Here,
+                host::Place::Peer(peer) => Place::Peer(peer),
+            });
+            PlacedCall { answer: answer.map(Output::from).map_err(CallError::from), place }
+        }
+        #[cfg(not(target_arch = "wasm32"))]
+        {
+            let _nothing_to_call = (builds, effect, tool, arguments, timeout);
+            PlacedCall { answer: Err(CallError::NotFound), place: None }
+        }
+    }
 }
 
 #[cfg(target_arch = "wasm32")]

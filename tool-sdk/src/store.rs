@@ -74,7 +74,7 @@ pub enum StoreError {
     Conflict,
     /// The transaction has committed or not.
     OutcomeUnknown,
-    /// The snapshot is too old.
+    /// The snapshot is too old: older than 60 s, or the host has written much since, more than 64 MiB and four times the tenant's keys and values.
     Expired,
     /// Too many snapshots are open.
     TooManySnapshots,
@@ -99,7 +99,7 @@ impl std::fmt::Display for StoreError {
             Self::TransactionOpen => "a transaction is open",
             Self::Conflict => "the transaction conflicts with others again and again",
             Self::OutcomeUnknown => "the store broke during the commit",
-            Self::Expired => "the snapshot is too old",
+            Self::Expired => "the snapshot is too old, or too much was written since",
             Self::TooManySnapshots => "too many snapshots are open",
             Self::Unavailable => "the store is not available now",
             Self::InvalidTopic => "a topic's name is not legal",

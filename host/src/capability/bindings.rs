@@ -22,9 +22,9 @@ wasmtime::component::bindgen!({
             import mcpp:endpoint/log@0.1.0;
             import mcpp:endpoint/progress@0.1.0;
             import mcpp:endpoint/call@0.1.0;
-            import mcpp:delegation/rights@0.1.3;
-            import mcpp:delegation/idempotency@0.1.3;
-            import mcpp:delegation/builds@0.1.3;
+            import mcpp:delegation/rights@0.1.4;
+            import mcpp:delegation/idempotency@0.1.4;
+            import mcpp:delegation/builds@0.1.4;
             import mcpp:hooks/tokens@0.1.0;
             import mcpp:client/inputs@0.1.0;
             import mcpp:primitives/changed@0.1.0;
@@ -55,6 +55,7 @@ wasmtime::component::bindgen!({
         "mcpp:delegation/builds.pin": async | trappable,
         "mcpp:delegation/builds.unpin": async | trappable,
         "mcpp:delegation/builds.call-on": async | trappable,
+        "mcpp:delegation/builds.call-placed": async | trappable,
         "mcpp:store/snapshots": async | trappable,
         "mcpp:store/transactions": async | trappable,
         "mcpp:store/changes": async | trappable,

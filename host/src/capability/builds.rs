@@ -9,10 +9,13 @@ use super::{
     endpoint::{CallBounds, EndpointView},
 };
 use crate::{
-    call::build::{BuildId, MAX_PINNED, PinError},
+    call::{
+        build::{BuildId, MAX_PINNED, PinError},
+        place::{CallPlace, PlaceNote},
+    },
     capability::{
         bindings::mcpp::{
-            delegation::builds::{self, Build, CallError, Description, ToolResult},
+            delegation::builds::{self, Build, CallError, Description, Place, PlacedCall, ToolResult},
             endpoint::call,
         },
         state::State,
@@ -78,6 +81,33 @@ impl builds::Host for EndpointView<'_> {
         match self.bounds(terms) {
             Ok(bounds) => self.nested(tool, arguments, CallBounds { builds: known(builds), ..bounds }).await,
             Err(reason) => Ok(Err(call::CallError::InvalidArguments(reason))),
+        }
+    }
+
+    async fn call_placed(
+        &mut self,
+        terms: builds::Terms,
+        builds: Vec<Build>,
+        tool: String,
+        arguments: String,
+    ) -> wasmtime::Result<PlacedCall> {
+        let place = PlaceNote::default();
+        let answer = match self.bounds(terms) {
+            Ok(bounds) => {
+                let bounds = CallBounds { builds: known(builds), place: place.clone(), ..bounds };
+                self.nested(tool, arguments, bounds).await?
+            }
+            Err(reason) => Err(call::CallError::InvalidArguments(reason)),
+        };
+        Ok(PlacedCall { answer, place: place.read().map(Place::from) })
+    }
+}
+
+impl From<CallPlace> for Place {
+    fn from(place: CallPlace) -> Self {
+        match place {
+            CallPlace::Here => Self::Here,
+            CallPlace::Peer(peer) => Self::Peer(peer.to_string()),
         }
     }
 }

@@ -12,7 +12,7 @@ use wasmtime::component::{HasData, Linker};
 use crate::{
     call::{
         Call, CallError, CallEvent, LogLevel, MAX_CALL_DEPTH, Observer, Request, authorize, build::BuildId,
-        effect::EffectKey,
+        effect::EffectKey, place::PlaceNote,
     },
     capability::{
         bindings::mcpp::{
@@ -153,6 +153,8 @@ pub(super) struct CallBounds {
     pub(super) builds: Vec<BuildId>,
     /// What cancels it, below the running call's own.
     pub(super) cancel: Option<CancellationToken>,
+    /// Where the host notes the place in which it runs.
+    pub(super) place: PlaceNote,
 }
 
 impl call::Host for EndpointView<'_> {
@@ -195,6 +197,7 @@ impl EndpointView<'_> {
                     nested.request.effect = bounds.effect;
                 }
                 nested.builds = bounds.builds;
+                nested.request.place = bounds.place;
                 if let Some(tools) = &bounds.tools {
                     nested.request.principal = nested.request.principal.within(tools);
                 }
@@ -245,6 +248,7 @@ fn nested_call(
         session: running.session.clone(),
         effect: running.effects.next(&["call", tool.as_str()]),
         client: running.client.clone(),
+        place: PlaceNote::default(),
     };
     Ok(Call::new(request, tool, arguments))
 }

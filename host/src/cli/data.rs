@@ -25,9 +25,9 @@ pub(super) struct EventsArgs {
 enum EventsCommand {
     /// Show events and timers that wait and deliveries that were given up (the default); exit code 1 if any was given up
     List,
-    /// Deliver again the events and timers that were given up
+    /// Deliver again the events and timers that were given up; exit code 1 if the one named was not, 0 with --all even if there were none
     Retry(Which),
-    /// Forget the events and timers that were given up
+    /// Forget the events and timers that were given up; exit code 1 if the one named was not, 0 with --all even if there were none
     Drop(Which),
 }
 
@@ -79,6 +79,8 @@ async fn settle(operator: &Operator, which: Which, verdict: Verdict) -> anyhow::
     }
     if operator.json {
         print_json(&settled)?;
+    } else if settled == 0 {
+        print("no delivery was given up")?;
     } else {
         let what = if verdict == Verdict::Retry { "will be delivered again" } else { "forgotten" };
         print(&format!("{settled} {what}"))?;

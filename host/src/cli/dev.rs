@@ -4,7 +4,6 @@
 
 mod clients;
 mod logs;
-mod style;
 
 use std::{
     io,
@@ -22,11 +21,11 @@ use tokio::{
     time::Instant,
 };
 
-use self::style::{Style, paint};
 use super::{
     build::{show, show_failure, with_progress},
     clean,
     remote::tell,
+    style::{Style, paint},
 };
 use crate::{
     author::{

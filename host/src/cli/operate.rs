@@ -8,7 +8,7 @@ use reqwest::{Method, Response};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
-use super::{Operator, clean, mounts, print, print_json, table};
+use super::{Data, Operator, clean, mounts, print, print_json, table};
 use crate::{
     admin,
     config::Config,
@@ -208,7 +208,7 @@ pub(super) async fn problems(operator: &Operator) -> anyhow::Result<u8> {
 
 fn print_problems(info: &Info) -> anyhow::Result<u8> {
     for problem in &info.problems {
-        if problem.component.starts_with("mount ") {
+        if problem.is_live || problem.component.starts_with("mount ") {
             print(&format!("\n{}:\n  {}", problem.component, clean(&problem.error)))?;
             continue;
         }
@@ -250,13 +250,20 @@ fn print_report(tenant: &TenantId, report: &Report) -> anyhow::Result<()> {
 #[derive(Debug, Args)]
 pub(super) struct Reload {
     #[command(flatten)]
-    operator: Operator,
+    data: Data,
+    /// The only tenant to reload; all if none is named
+    #[arg(long, value_name = "TENANT")]
+    tenant: Option<TenantId>,
 }
 
 impl Reload {
     pub(super) async fn run(self) -> anyhow::Result<u8> {
-        let reports: BTreeMap<TenantId, Report> = self.operator.ask(Method::POST, "/reload").await?;
-        if self.operator.json {
+        let operator = self.data.operator();
+        let reports: BTreeMap<TenantId, Report> = match self.tenant {
+            None => operator.ask(Method::POST, "/reload/all").await?,
+            Some(tenant) => Operator { tenant, ..operator }.ask(Method::POST, "/reload").await?,
+        };
+        if self.data.json {
             print_json(&reports)?;
         } else {
             for (tenant, report) in &reports {

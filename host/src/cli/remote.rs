@@ -17,7 +17,7 @@ use url::Host;
 use super::{
     Data, Operator, clean, operate,
     peers::{self, ByPeer},
-    print, print_json, question, table,
+    pinned, print, print_json, question, table,
 };
 use crate::{
     call::inputs::Reply,
@@ -60,7 +60,7 @@ impl Server {
 pub(super) struct Tools {
     #[command(flatten)]
     server: Server,
-    /// Show the components whose newest build is not live, and why (of a host on this machine)
+    /// Show the components whose newest build is not live or whose lists change in a loop, and why (of a host on this machine)
     #[arg(long)]
     problems: bool,
     #[command(flatten)]
@@ -73,12 +73,16 @@ impl Tools {
             return operate::problems(&self.operator).await;
         }
         let client = self.server.connect(Arc::new(|_, _, _| {})).await?;
-        let tools = client.tools().await?;
+        let mut tools = client.tools().await?;
         client.close().await;
-        if let Some(loading) = self.loading().await {
+        let info = self.info().await;
+        if let Some(loading) = info.as_ref().and_then(loading) {
             tell(&loading);
         }
         if self.operator.json {
+            if let Some(info) = &info {
+                pinned::add_pinned(&mut tools, info);
+            }
             print_json(&tools)?;
             return Ok(0);
         }
@@ -87,22 +91,30 @@ impl Tools {
         let rows =
             tools.iter().map(|tool| vec![text(tool, "name"), signature(tool), first_line(text(tool, "description"))]);
         print(&table(&["TOOL", "ARGUMENTS", "DESCRIPTION"], rows))?;
+        if let Some(older) = info.as_ref().and_then(pinned::older_builds) {
+            print(&format!("\n{older}"))?;
+        }
         Ok(0)
     }
 
-    /// That the list is not whole yet, where the server is the host with this data directory and still loads.
-    async fn loading(&self) -> Option<String> {
+    /// The state of the server, where it is the host with this data directory.
+    async fn info(&self) -> Option<Info> {
         if !self.operator.is_running().is_ok_and(|is_running| is_running) {
             return None;
         }
         let info: Info = self.operator.ask(Method::GET, "/info").await.ok()?;
-        if info.opening.is_empty() || address(&info.url)? != address(&self.server.url)? {
-            return None;
-        }
-        let to_come = info.loads.map_or(0, |now| now.queued.saturating_add(usize::from(now.loading.is_some())));
-        let to_come = if to_come == 0 { String::new() } else { format!(" ({to_come} components to come)") };
-        Some(format!("the host still loads{to_come}, so this list may not be whole; `mcpp info` shows the loads"))
+        (address(&info.url)? == address(&self.server.url)?).then_some(info)
     }
+}
+
+/// That the list is not whole yet, where the host still loads.
+fn loading(info: &Info) -> Option<String> {
+    if info.opening.is_empty() {
+        return None;
+    }
+    let to_come = info.loads.as_ref().map_or(0, |now| now.queued.saturating_add(usize::from(now.loading.is_some())));
+    let to_come = if to_come == 0 { String::new() } else { format!(" ({to_come} components to come)") };
+    Some(format!("the host still loads{to_come}, so this list may not be whole; `mcpp info` shows the loads"))
 }
 
 /// The address of a URL, where it names one.

@@ -2,7 +2,9 @@
 
 mod follow;
 mod mend;
+mod steps;
 mod test;
+mod tree;
 
 use std::sync::Arc;
 
@@ -15,9 +17,6 @@ use crate::mcp::client::Client;
 
 /// Most calls of one `doctor`: 500 runs each, or fewer large ones.
 const MAX_EXAMINED_PARTS: usize = 20_000;
-
-/// Most further parts of a run's steps that `show` asks for. A run has 10,000 steps, and a part has 2,000 unless they are large.
-const MAX_STEP_PARTS: usize = 100;
 
 #[derive(Debug, Args)]
 pub(super) struct WorkflowArgs {
@@ -68,7 +67,7 @@ enum WorkflowCommand {
         #[arg(long)]
         mermaid: bool,
     },
-    /// Follow one run until it has ended; exit code 1 if it did not complete
+    /// Follow one run until it has ended, as a tree of its steps on a terminal and line by line elsewhere; exit code 1 if it did not complete
     Follow {
         /// The run's id
         id: String,
@@ -153,22 +152,7 @@ async fn list(client: &Client, arguments: Value, as_json: bool) -> anyhow::Resul
 }
 
 async fn show(client: &Client, id: &str, as_json: bool) -> anyhow::Result<u8> {
-    let mut run = ask(client, "workflow_status", json!({ "workflow_id": id })).await?;
-    let mut next = run.get("next_step").cloned().unwrap_or_default();
-    for _ in 0..MAX_STEP_PARTS {
-        if next.is_null() {
-            break;
-        }
-        let part = ask(client, "workflow_status", json!({ "workflow_id": id, "from_step": next })).await?;
-        let further = part.get("steps").and_then(Value::as_array).cloned().unwrap_or_default();
-        if let Some(Value::Array(steps)) = run.get_mut("steps") {
-            steps.extend(further);
-        }
-        next = part.get("next_step").cloned().unwrap_or_default();
-    }
-    run.insert("has_more_steps".to_owned(), json!(!next.is_null()));
-    run.insert("next_step".to_owned(), next);
-    let run = Value::Object(run);
+    let run = steps::whole(client, id).await?;
     if as_json {
         print_json(&run)?;
         return Ok(0);
@@ -176,34 +160,21 @@ async fn show(client: &Client, id: &str, as_json: bool) -> anyhow::Result<u8> {
     for name in ["workflow_id", "name", "status", "phase", "progress", "next_event", "error"] {
         print(&format!("{name:<12} {}", field(&run, name)))?;
     }
-    print(&table(&["STEP", "TOOL", "STATUS", "ATTEMPTS", "START", "END", "SECONDS", "ERROR"], steps(&run)))?;
+    let rows = steps::in_order(&run).into_iter().map(row);
+    print(&table(&["STEP", "TOOL", "STATUS", "ATTEMPTS", "START", "END", "SECONDS", "HOST", "ERROR"], rows))?;
     Ok(0)
 }
 
-/// The steps of a status as rows of a table, those within steps moved in.
-fn steps(run: &Value) -> Vec<Vec<String>> {
-    let row = |step: &Value| {
-        let path = field(step, "step_id");
-        let depth = path.matches('/').count();
-        let name = path.rsplit('/').next().unwrap_or_default();
-        let mut row = vec![format!("{}{name}", "  ".repeat(depth))];
-        row.extend(
-            ["action", "status", "attempts", "start_time", "end_time", "duration_s"].map(|column| field(step, column)),
-        );
-        // A step that its condition skips, or that waits for a key, has a reason.
-        row.push(field(step, if step.get("reason").is_some_and(Value::is_string) { "reason" } else { "error" }));
-        row
-    };
-    let mut steps: Vec<&Value> = run.get("steps").and_then(Value::as_array).into_iter().flatten().collect();
-    // A step stands behind the one in which it is; those of one list keep their order.
-    let order: Vec<String> = steps.iter().map(|step| field(step, "step_id")).collect();
-    let place = |path: &str| order.iter().position(|known| known == path).unwrap_or(usize::MAX);
-    steps.sort_by_cached_key(|step| {
-        let path = field(step, "step_id");
-        let ends = path.match_indices('/').map(|(at, _)| at).chain([path.len()]);
-        ends.map(|end| place(path.get(..end).unwrap_or_default())).collect::<Vec<_>>()
-    });
-    steps.into_iter().map(row).collect()
+/// A step as a row of a table, moved in if it stands within another one.
+fn row(step: &Value) -> Vec<String> {
+    let path = field(step, "step_id");
+    let (depth, name) = (steps::depth(&path), path.rsplit('/').next().unwrap_or_default());
+    let mut row = vec![format!("{}{name}", "  ".repeat(depth))];
+    let columns = ["action", "status", "attempts", "start_time", "end_time", "duration_s", "host"];
+    row.extend(columns.map(|column| field(step, column)));
+    // A step that its condition skips, or that waits for a key, has a reason, and no error.
+    row.push(field(step, if step.get("reason").is_some_and(Value::is_string) { "reason" } else { "error" }));
+    row
 }
 
 async fn draw(client: &Client, id: &str, format: &str) -> anyhow::Result<u8> {

@@ -24,6 +24,7 @@ use crate::{
         asks::{CompletionCall, CompletionOf, PromptCall, ReadCall},
         authorize,
         inputs::{Abilities, Ability, ClientLine},
+        place::PlaceNote,
     },
     capability::changed::MAX_URI_BYTES,
     memory::Reservation,
@@ -101,6 +102,7 @@ impl Asking<'_> {
             session: self.session.clone(),
             effect: self.way.effect.map(|effect| effect.of_caller(self.principal)),
             client: ClientLine::default(),
+            place: PlaceNote::default(),
         }
     }
 

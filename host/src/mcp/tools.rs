@@ -23,6 +23,7 @@ use crate::{
         effect::EffectKey,
         inputs::{Abilities, Ability, ClientLine},
         interface::InterfaceDigest,
+        place::PlaceNote,
     },
     control::admission::Share,
     names::{TenantId, ToolName},
@@ -172,6 +173,7 @@ impl Endpoint {
             session,
             effect: way.effect.map(|effect| effect.of_caller(principal)),
             client: client.clone(),
+            place: PlaceNote::default(),
         };
         // Somebody waits for an answer that comes later only where the client may wait.
         let deferring = plan.as_ref().filter(|plan| plan.defers);

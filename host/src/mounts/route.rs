@@ -7,7 +7,10 @@ use serde_json::Value;
 use tokio::{sync::watch, time::Instant};
 
 use crate::{
-    call::{Call, CallError, ReachPeer as _, Receipt, Request, ToolResult, authorize, interface::InterfaceDigest},
+    call::{
+        Call, CallError, ReachPeer as _, Receipt, Request, ToolResult, authorize, interface::InterfaceDigest,
+        place::CallPlace,
+    },
     mcp::mesh::remote::{Health, Remotes},
     mesh::PeerId,
     names::ToolName,
@@ -102,11 +105,13 @@ impl ToolRoute {
             let (tool, arguments) = (self.tool.clone(), arguments.clone());
             let call = Call { interface: Some(interface), ..Call::new(request.clone(), tool, arguments) };
             let Ok(call) = authorize(call) else { return nothing(CallError::UnknownTool(self.tool.clone())) };
+            request.place.write(Some(CallPlace::Peer(peer.clone())));
             let (result, receipt) = self.remotes.reach(&peer, call).await;
             let error = match result {
                 Err(error) if may_go_elsewhere(&error) => error,
                 result => return (result, receipt),
             };
+            request.place.write(None);
             if let CallError::PeerBusy { retry_after, .. } = error {
                 self.remotes.note_busy(&peer, retry_after);
             }

@@ -14,7 +14,10 @@ use super::{
     tool::{STEPS_PER_MS, Tool, ToolTarget},
 };
 use crate::{
-    call::{Call, CallError, Cost, Dispatch, GuestChange, Receipt, ToolResult, ToolSchemas, build::BuildId},
+    call::{
+        Call, CallError, Cost, Dispatch, GuestChange, Receipt, ToolResult, ToolSchemas, build::BuildId,
+        place::CallPlace,
+    },
     control::{Control, apart::apart},
     guest::instance,
     names::{TenantId, ToolName},
@@ -89,6 +92,9 @@ impl Registry {
             control.note_slice();
         }
         let shared = Arc::clone(&control);
+        if tool.runs_here() {
+            call.request.place.write(Some(CallPlace::Here));
+        }
         let (result, mut cost) = match &tool.target {
             ToolTarget::Guest(target) => {
                 let cause = format!("tool {} by {}", tool.name, call.request.principal.subject).into();

@@ -94,6 +94,11 @@ impl PrimitiveService {
         self.service.limits
     }
 
+    /// How its lists change in a way that the host has to work around; none if they do not.
+    pub fn listing_problem(&self) -> Option<String> {
+        self.relisting.problem()
+    }
+
     /// Whether its arguments can be completed.
     pub fn completes(&self) -> bool {
         self.completions.is_some()

@@ -33,6 +33,8 @@ struct RelistingState {
     /// There while they are listed; whether they are to be once more.
     again: Option<bool>,
     pause: ListingPause,
+    /// Whether the component said in the last listing that its lists had changed.
+    says_so_in_listing: bool,
 }
 
 impl Relisting {
@@ -66,9 +68,29 @@ impl Relisting {
         self.state().pause.note(Instant::now(), began.elapsed())
     }
 
-    /// A listing covers all changes before it.
+    /// A listing begins, and covers all changes before it.
     fn forget_changes(&self) {
-        self.state().again = Some(false);
+        let mut state = self.state();
+        state.again = Some(false);
+        state.says_so_in_listing = false;
+    }
+
+    /// The component says in a listing that its lists have changed.
+    fn note_word_in_listing(&self) {
+        self.state().says_so_in_listing = true;
+    }
+
+    /// The author's mistake that the host has to work around, for an operator.
+    pub(super) fn problem(&self) -> Option<String> {
+        let state = self.state();
+        if state.pause.is_a_loop(Instant::now()) {
+            let seconds = MAX_PAUSE.as_secs();
+            return Some(format!(
+                "a loop of changes: it says without a pause that its lists have changed, and the host lists them every {seconds} s"
+            ));
+        }
+        let reason = "it says in its own listing that its lists have changed, and the host ignores that";
+        state.says_so_in_listing.then(|| reason.to_owned())
     }
 }
 
@@ -148,7 +170,7 @@ impl Registry {
         let name = service.powers().component.shared();
         let running = |what: &str| {
             let cause = format!("the list of {what} of {}", service.component());
-            let dispatch = Arc::new(UnheardLists(self.clone()));
+            let dispatch = Arc::new(UnheardLists { registry: self.clone(), service: Arc::clone(service) });
             Running { dispatch, ..self.running_by_itself(tenant, service.powers(), what, cause) }
         };
         let admit = async || {

@@ -203,6 +203,11 @@ impl Tool {
         *self.component == *ComponentName::of_host().as_str()
     }
 
+    /// Whether its calls run on this host, whatever they call in their turn.
+    pub fn runs_here(&self) -> bool {
+        self.is_of_host() || matches!(self.target, ToolTarget::Guest(_))
+    }
+
     /// Whether it is there for a principal.
     pub fn is_for(&self, principal: &Principal) -> bool {
         self.is_of_host() || principal.may_use(&self.name)

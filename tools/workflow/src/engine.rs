@@ -8,6 +8,7 @@ mod event;
 mod job;
 mod keys;
 mod outlook;
+pub(crate) mod place;
 pub mod rehearsal;
 mod retention;
 mod room;

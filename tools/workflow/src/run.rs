@@ -345,11 +345,9 @@ impl State {
     pub fn has_ended(&self) -> bool {
         match self {
             Self::Pending | Self::Ready | Self::Held | Self::Running { .. } | Self::Delayed { .. } => false,
-            Self::Waiting { .. }
-            | Self::InLine(_)
-            | Self::Listening { .. }
-            | Self::Handed { .. }
-            | Self::Open(_) => false,
+            Self::Waiting { .. } | Self::InLine(_) | Self::Listening { .. } | Self::Handed { .. } | Self::Open(_) => {
+                false
+            }
             Self::Completed | Self::Failed | Self::Skipped | Self::Cancelled => true,
             Self::Undoing { .. } | Self::UndoDelayed { .. } | Self::Undone | Self::UndoFailed => true,
         }
@@ -406,6 +404,9 @@ pub struct Node {
     /// The task that does its step, if a worker of the queue does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub task: Option<HandedTask>,
+    /// Where its last attempt ran: `here` or a peer's id; none for a step without a call, and if it is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
 }
 
 impl Node {

@@ -21,8 +21,8 @@ use mcpp_tool::{
 use serde_json::{Map, Value, json};
 
 use crate::{
-    engine::{Origin, WorkflowError},
-    run::{Node, Run, State},
+    engine::{Origin, WorkflowError, place},
+    run::{Inner, Node, Run, State},
 };
 
 /// `{success: true, …}` or `{success: false, error, …}`, with properties that the contract names.
@@ -119,6 +119,7 @@ pub(crate) fn step(node: &Node) -> Value {
         "end_time": time(node.ended_ms),
         "duration_s": took_ms(node).map(seconds),
         "error": node.error,
+        "host": place::shown(node),
     });
     if matches!(node.state, State::Failed | State::Skipped | State::Cancelled | State::UndoFailed) {
         put(&mut shown, "reason", json!(node.reason()));
@@ -128,6 +129,10 @@ pub(crate) fn step(node: &Node) -> Value {
     }
     if let State::InLine(line) = &node.state {
         put(&mut shown, "reason", json!(line.reason()));
+    }
+    if let State::Open(Inner::Fan { total, open, succeeded, failed, .. }) = &node.state {
+        let items = json!({ "total": total, "succeeded": succeeded, "failed": failed, "open": open.len() });
+        put(&mut shown, "items", items);
     }
     if let State::Waiting { signal, token, until_ms, form } = &node.state {
         let until = time(*until_ms);

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::{MeshView, millis, short};
 use crate::{
-    call::{Budget, Call, CallError, MAX_CALL_DEPTH, Request, authorize, inputs::ClientLine},
+    call::{Budget, Call, CallError, MAX_CALL_DEPTH, Request, authorize, inputs::ClientLine, place::PlaceNote},
     capability::{
         bindings::mcpp::{mesh::calls, tool::types::ToolResult},
         mesh::Meshed,
@@ -102,6 +102,7 @@ impl MeshView<'_> {
             effect: running.effects.next(&["peer", peer.as_str(), tool.as_str()]),
             // A peer asks no client of ours.
             client: ClientLine::default(),
+            place: PlaceNote::default(),
         };
         Ok((peer, Call::new(request, tool, arguments)))
     }

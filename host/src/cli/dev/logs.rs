@@ -12,8 +12,10 @@ use tracing_subscriber::{
     registry::LookupSpan,
 };
 
-use super::style::{Style, paint};
-use crate::telemetry::{GUEST, lines_to_stderr};
+use crate::{
+    cli::style::{Style, paint},
+    telemetry::{GUEST, lines_to_stderr},
+};
 
 /// The records that are shown unless `RUST_LOG` says otherwise. The command itself shows the outcome of a load, with the remedy.
 const SHOWN: &str = "warn,guest=debug,mcpp::reload=off,rmcp=off,hyper=warn";

@@ -41,6 +41,12 @@ impl ListingPause {
         self.ended = Some(now);
         self.in_a_row == MOST_IN_A_ROW
     }
+
+    /// Whether the lists count as ones that change without a pause: the row is as long as a row is counted, and no quiet time has ended it.
+    pub(super) fn is_a_loop(&self, now: Instant) -> bool {
+        let is_quiet = |ended: Instant| now.saturating_duration_since(ended) > self.pause.saturating_mul(2);
+        self.in_a_row >= MOST_IN_A_ROW && !self.ended.is_some_and(is_quiet)
+    }
 }
 
 #[cfg(test)]
@@ -59,12 +65,14 @@ mod tests {
         }
         assert!((60..70).contains(&listings), "six a minute, and a few at the beginning: {listings}");
         assert_eq!(rows, 1, "the row is told of once");
+        assert!(pause.is_a_loop(now) && pause.is_a_loop(now + MAX_PAUSE * 2), "it goes on");
+        assert!(!pause.is_a_loop(now + MAX_PAUSE * 3), "a quiet time ends it, before anybody asks for a listing");
         assert_eq!(pause.left(now + MAX_PAUSE * 2), Duration::ZERO, "the pause itself is no quiet time");
         assert!(pause.left(now) > Duration::ZERO);
         now += MAX_PAUSE * 3;
         assert_eq!(pause.left(now), Duration::ZERO);
         pause.note(now, took);
-        assert!(pause.left(now) <= FIRST_PAUSE, "it begins anew");
+        assert!(pause.left(now) <= FIRST_PAUSE && !pause.is_a_loop(now), "it begins anew");
     }
 
     #[test]

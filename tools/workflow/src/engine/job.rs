@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use mcpp_tool::{
     Output,
-    builds::Build,
+    builds::{Build, PlacedCall},
     call::CallError,
     rights::Rights,
     store::{StoreError, Transaction, snapshot},
@@ -14,6 +14,7 @@ use serde_json::{Map, Value};
 use super::{
     WorkflowError, arguments, builds,
     cache::{self, CacheKey, Lookup},
+    place,
     rehearsal::{self, Called, FaultKind, SCRIPTS},
     submission::VisibleTools,
 };
@@ -108,6 +109,8 @@ pub struct Done {
     pub tools: BTreeSet<String>,
     /// Whether the result is that of an earlier step, or where it is kept for later ones.
     pub cached: Option<Lookup>,
+    /// Where the call ran; none without a call, and if it is not known.
+    pub host: Option<String>,
 }
 
 pub(super) fn failed(error: impl Into<String>) -> Outcome {
@@ -182,8 +185,8 @@ impl Job {
         }
         let room = remaining.saturating_sub(RECORD);
         let timeout = self.timeout.unwrap_or(room).min(room);
-        let answer = match self.rehearsed.as_ref().and_then(|rehearsed| rehearsed.answer.clone()) {
-            Some(recorded) => Ok(recorded),
+        let (answer, host) = match self.rehearsed.as_ref().and_then(|rehearsed| rehearsed.answer.clone()) {
+            Some(recorded) => (Ok(recorded), None),
             None => {
                 if fault == Some(FaultKind::Repeat) {
                     // Nobody learns of the first one, as after a crash.
@@ -192,7 +195,7 @@ impl Job {
                 self.call(tool, (arguments, timeout))
             }
         };
-        match answer {
+        let done = match answer {
             Err(Refusal::Busy) => {
                 let again_ms = now_ms.saturating_add(BUSY_MS);
                 Done::of(Outcome::Busy { again_ms })
@@ -205,7 +208,8 @@ impl Job {
             Ok(result) => {
                 Done { cached: cached.map(|at| Lookup::Miss(Box::new(at))), ..Done::of(kept(result, now_ms)) }
             }
-        }
+        };
+        Done { host, ..done }
     }
 
     /// What a rehearsal notes of the call, if it was made.
@@ -262,22 +266,24 @@ impl Job {
         }
     }
 
+    /// Calls a tool; the answer, and where it ran.
     pub(super) fn call(
         &self,
         tool: &str,
         (arguments, timeout): (&Map<String, Value>, Duration),
-    ) -> Result<Value, Refusal> {
+    ) -> (Result<Value, Refusal>, Option<String>) {
         #[cfg(test)]
-        let answer = super::tests::provider(self, tool, arguments, timeout);
+        let PlacedCall { answer, place } = super::tests::place::placed(self, tool, (arguments, timeout));
         #[cfg(not(test))]
-        let answer = self.rights.call_on(&self.builds, Some(&self.effect), tool, arguments, Some(timeout));
-        answered(tool, answer)
+        let PlacedCall { answer, place } =
+            self.rights.call_placed(&self.builds, Some(&self.effect), tool, arguments, Some(timeout));
+        (answered(tool, answer), place::host(place))
     }
 }
 
 impl Done {
     pub(super) fn of(outcome: Outcome) -> Self {
-        Self { outcome, input: None, items: Vec::new(), tools: BTreeSet::new(), cached: None }
+        Self { outcome, input: None, items: Vec::new(), tools: BTreeSet::new(), cached: None, host: None }
     }
 }
 

@@ -201,5 +201,5 @@ fn call(job: &Job, tool: &str, arguments: Value) -> Result<Value, Refusal> {
         Value::Object(arguments) => arguments,
         _ => Map::new(),
     };
-    job.call(tool, (&arguments, ANSWER.min(caller::remaining())))
+    job.call(tool, (&arguments, ANSWER.min(caller::remaining()))).0
 }

@@ -3,6 +3,7 @@ mod handed;
 pub(crate) mod keeping;
 mod large;
 mod pinned;
+pub(super) mod place;
 pub(crate) mod queue;
 mod rehearsal;
 mod shared;

@@ -19,7 +19,7 @@ use super::{
     call_for, find, go_on,
     job::{Done, Job, Work, failed, given},
     keys::{self, Gate},
-    rehearsal, task, upkeep,
+    place, rehearsal, task, upkeep,
 };
 use crate::{
     run::Line,
@@ -235,6 +235,7 @@ pub(super) fn record(
         Some(payload) => Outcome::Completed(payload),
         None => task::outcome(&run, &at, done.outcome.clone()),
     };
+    place::note(&mut at, done);
     let (mut nodes, now) = (StoredNodes::new(t, &job.run), now_ms());
     match (&done.cached, &outcome) {
         (Some(Lookup::Hit), _) => at.is_cached = true,

@@ -66,6 +66,7 @@ pub fn add<N: Nodes>(
             turn: None,
             is_cached: false,
             task: None,
+            host: None,
         };
         count(run);
         let state = match node.depends_on.is_empty() {
@@ -186,6 +187,7 @@ pub(super) fn fill<N: Nodes>(run: &mut Run, nodes: &mut N, mut node: Node, now_m
             turn: None,
             is_cached: false,
             task: None,
+            host: None,
         };
         nodes.add(&item)?;
         if nodes.is_full() {

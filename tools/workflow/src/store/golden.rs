@@ -9,8 +9,8 @@ use serde_json::{Map, Value, json};
 use crate::{
     blob::Blob,
     definition::{EventWanted, Form, Step},
-    engine::{Heard, cache::CachedResult},
     engine::rehearsal::{Called, Fault, FaultKind, Script},
+    engine::{Heard, cache::CachedResult},
     run::{Fork, HandedTask, Inner, Limited, Line, Node, Phase, Run, State, Turn},
     schedule::{Overlap, Schedule, Template},
 };
@@ -114,6 +114,7 @@ fn node(state: State) -> Node {
         }),
         is_cached: true,
         task: Some(HandedTask { id: "wf-1".into(), worker: Some("w".into()), looks: 3, has_ended: true }),
+        host: Some("12D3KooWPeer".into()),
     }
 }
 

@@ -4,7 +4,9 @@ use serde_json::Value;
 
 use super::{Problem, problem};
 use crate::{
-    definition::{CACHE_TTL_S, MAX_CONCURRENCY, MAX_KEY_TEXT_BYTES, MAX_RATE, RATE_PERIOD_S, Step, TASK, WAIT, WORKFLOW},
+    definition::{
+        CACHE_TTL_S, MAX_CONCURRENCY, MAX_KEY_TEXT_BYTES, MAX_RATE, RATE_PERIOD_S, Step, TASK, WAIT, WORKFLOW,
+    },
     placeholder::{Placeholder, PlaceholderError, placeholders},
 };
 

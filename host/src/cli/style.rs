@@ -5,8 +5,9 @@ use std::{io::IsTerminal as _, sync::LazyLock};
 use clap::builder::styling::{AnsiColor, Style as Ansi};
 
 /// The kind of a line.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Style {
+    Plain,
     Good,
     Bad,
     Warning,
@@ -45,21 +46,20 @@ impl Style {
         Self::One(tool.bytes().fold(0, |sum, byte| (sum * 31 + usize::from(byte)) % SEVERAL.len()))
     }
 
-    fn color(self) -> AnsiColor {
-        match self {
+    fn color(self) -> Option<AnsiColor> {
+        Some(match self {
+            Self::Plain => return None,
             Self::Good => AnsiColor::Green,
             Self::Bad => AnsiColor::Red,
             Self::Warning | Self::Change => AnsiColor::Yellow,
             Self::One(number) => SEVERAL.get(number % SEVERAL.len()).copied().unwrap_or(AnsiColor::Cyan),
-        }
+        })
     }
 }
 
 /// The text in its color, or as it is.
 pub(super) fn paint(style: Style, text: &str) -> String {
-    if !*COLORED {
-        return text.to_owned();
-    }
-    let ansi = Ansi::new().fg_color(Some(style.color().into()));
+    let Some(color) = style.color().filter(|_| *COLORED) else { return text.to_owned() };
+    let ansi = Ansi::new().fg_color(Some(color.into()));
     format!("{ansi}{text}{ansi:#}")
 }

@@ -1,8 +1,10 @@
 //! Notes deliveries, and checks whether they are the right ones.
 
 use std::{
+    any::Any,
     collections::{BTreeMap, BTreeSet},
     sync::Mutex,
+    time::Duration,
 };
 
 use futures::future::BoxFuture;
@@ -29,6 +31,12 @@ impl Deliver for Recorder {
     fn spawn(&self, work: BoxFuture<'static, ()>) -> JoinHandle<()> {
         tokio::spawn(work)
     }
+
+    fn turn<'a>(&'a self, _: &'a TenantId) -> BoxFuture<'a, Box<dyn Any + Send>> {
+        Box::pin(async { Box::new(()) as Box<dyn Any + Send> })
+    }
+
+    fn note_used(&self, _: &TenantId, _: Duration) {}
 
     fn has_handler(&self, _: &TenantId, _: &ComponentName) -> bool {
         true

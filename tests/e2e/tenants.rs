@@ -304,6 +304,27 @@ async fn a_token_that_is_revoked_ends_what_its_holder_has_open() {
     assert_eq!(user.ask_in(&session, "tools/list").await.0, StatusCode::UNAUTHORIZED);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_revocation_is_in_force_when_its_command_has_ended() {
+    let files = folder(&[("add", &add())]);
+    let data = files.path().join("data");
+    std::fs::create_dir_all(&data).expect("made");
+    let at = data.display().to_string();
+    let mut tokens: Vec<String> = (0..4).map(|_| token(&data, "local", &[SCOPE_TOOLS], &[])).collect();
+    let file = TokenFile::new(Homes::new(data).tokens());
+    let ids: Vec<String> = file.read().expect("read").expect("there").into_iter().map(|token| token.id).collect();
+    let host = TestHost::start_with(files, |_| {}).await;
+    // Again and again: the host may be about to look at the file by itself.
+    for (id, token) in ids.iter().zip(tokens.drain(..)) {
+        let user = User::new(&host, &token);
+        let status = async || user.request("tools/list", json!({})).send().await.expect("an answer").status();
+        assert_eq!(status().await, StatusCode::OK);
+        let revoked = tokio::task::block_in_place(|| run(&["token", "revoke", id, "--data", &at], &[]));
+        assert!(revoked.status.success(), "{}", stderr(&revoked));
+        assert_eq!((status().await, stderr(&revoked)), (StatusCode::UNAUTHORIZED, String::new()));
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn too_many_calls_are_refused_until_later() {
     let files = folder(&[("add", &add())]);

@@ -150,7 +150,7 @@ mod tests {
     use crate::{
         names::TenantId,
         store::{
-            Section, Space, Store as _,
+            ENTRY_COST, Section, Space, Store as _,
             embedded::{EmbeddedConfig, EmbeddedStore, disk::FileSystem},
         },
     };
@@ -175,7 +175,8 @@ mod tests {
         let mut t = store.begin(&space, bounds.clone()).await.expect("a transaction");
         t.set(key.clone(), value(100)).await.expect("it fits");
         let SpaceUsage { used_bytes, quota_bytes } = t.usage().await.expect("known");
-        assert_eq!((used_bytes, quota_bytes), (100 + 2, QUOTA));
+        let cost = u64::try_from(ENTRY_COST).expect("small");
+        assert_eq!((used_bytes, quota_bytes), (100 + 2 + cost, QUOTA));
         let free = QUOTA - used_bytes;
         let refused = t.set(key.clone(), value(100 + free + 1)).await;
         assert!(matches!(refused, Err(StoreError::QuotaExceeded { limit: QUOTA })), "one byte more than is free");

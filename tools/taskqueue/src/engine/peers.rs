@@ -118,7 +118,8 @@ fn merge(
         Some(source) => MAX_NODES_OF_SOURCE.saturating_sub(CLOCK_NODES.get(t, source)?),
         None => i64::MAX,
     };
-    let third = ThirdNodes::New(usize::try_from(new).unwrap_or_default());
+    // A number of 64 bits may be too large for a guest's `usize`.
+    let third = ThirdNodes::New(usize::try_from(new.max(0)).unwrap_or(usize::MAX));
     match own.merge_told(theirs, peer, &ToldRules { told: TOLD, kept: KEPT, third }) {
         Err(refused) => return Ok(Some(refused.to_string())),
         Ok(brought) => {

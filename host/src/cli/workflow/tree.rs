@@ -28,7 +28,7 @@ pub(super) struct TreeLine {
 
 /// The kinds of steps, the most urgent first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Kind {
+enum StepKind {
     Failed,
     Running,
     Waiting,
@@ -38,7 +38,7 @@ enum Kind {
     Done,
 }
 
-impl Kind {
+impl StepKind {
     fn of(step: &Value) -> Self {
         match step.get("status").and_then(Value::as_str).unwrap_or_default() {
             "failed" | "undo_failed" => Self::Failed,
@@ -84,7 +84,7 @@ pub(super) fn lines(run: &Value, (rows, columns): (usize, usize), now: SystemTim
     let mut lines = vec![TreeLine { text: head(run), style: Style::Plain }];
     for step in &shown {
         let text = line(step, within.get(path(step)), &paths, now);
-        lines.push(TreeLine { text, style: Kind::of(step).style() });
+        lines.push(TreeLine { text, style: StepKind::of(step).style() });
     }
     let more = seen.len().saturating_sub(shown.len());
     if more > 0 {
@@ -113,13 +113,13 @@ fn parent(path: &str) -> Option<&str> {
 }
 
 /// The steps directly within a step, by kind.
-type Counts = BTreeMap<Kind, usize>;
+type Counts = BTreeMap<StepKind, usize>;
 
 fn within<'a>(steps: &[&'a Value]) -> BTreeMap<&'a str, Counts> {
     let mut within: BTreeMap<&str, Counts> = BTreeMap::new();
     for step in steps {
         if let Some(parent) = parent(path(step)) {
-            let count = within.entry(parent).or_default().entry(Kind::of(step)).or_default();
+            let count = within.entry(parent).or_default().entry(StepKind::of(step)).or_default();
             *count = count.saturating_add(1);
         }
     }
@@ -136,7 +136,7 @@ fn is_seen(step: &Value, within: &BTreeMap<&str, Counts>) -> bool {
     let mut above = parent(own);
     while let Some(path) = above {
         let is_item = parent(own) == Some(path);
-        if within.get(path).is_some_and(is_collapsed) && !(is_item && Kind::of(step) == Kind::Failed) {
+        if within.get(path).is_some_and(is_collapsed) && !(is_item && StepKind::of(step) == StepKind::Failed) {
             return false;
         }
         above = parent(path);
@@ -147,14 +147,14 @@ fn is_seen(step: &Value, within: &BTreeMap<&str, Counts>) -> bool {
 /// The most urgent steps, as many as have room, in the order in which they were.
 fn most_urgent<'a>(steps: &[&'a Value], room: usize) -> Vec<&'a Value> {
     let mut places: Vec<usize> = (0..steps.len()).collect();
-    places.sort_by_key(|place| steps.get(*place).map(|step| Kind::of(step)));
+    places.sort_by_key(|place| steps.get(*place).map(|step| StepKind::of(step)));
     places.truncate(room);
     places.sort_unstable();
     places.into_iter().filter_map(|place| steps.get(place).copied()).collect()
 }
 
 fn line(step: &Value, counts: Option<&Counts>, shown: &BTreeSet<&str>, now: SystemTime) -> String {
-    let (kind, own) = (Kind::of(step), path(step));
+    let (kind, own) = (StepKind::of(step), path(step));
     // A step whose parent has no line says where it stands.
     let is_below = parent(own).is_none_or(|parent| shown.contains(parent));
     let name = one_line(step, "step_id");
@@ -163,7 +163,7 @@ fn line(step: &Value, counts: Option<&Counts>, shown: &BTreeSet<&str>, now: Syst
         false => (String::new(), name),
     };
     let mut words = vec![format!("{indent}{} {name}", kind.mark()), one_line(step, "action")];
-    words.extend((!matches!(kind, Kind::Done | Kind::Running)).then(|| one_line(step, "status")));
+    words.extend((!matches!(kind, StepKind::Done | StepKind::Running)).then(|| one_line(step, "status")));
     words.extend(attempt(step));
     words
         .extend(counts.filter(|counts| has(step, "items") || is_collapsed(counts)).map(|counts| numbers(step, counts)));
@@ -180,12 +180,12 @@ fn numbers(step: &Value, counts: &Counts) -> String {
     let item = |name: &str| step.get("items")?.get(name)?.as_u64();
     let or = |known: Option<u64>, counted: usize| known.unwrap_or(u64::try_from(counted).unwrap_or(u64::MAX));
     let all = counts.values().fold(0_usize, |sum, count| sum.saturating_add(*count));
-    let mut words = vec![format!("{}/{} done", or(item("succeeded"), of(Kind::Done)), or(item("total"), all))];
-    let running = of(Kind::Running);
+    let mut words = vec![format!("{}/{} done", or(item("succeeded"), of(StepKind::Done)), or(item("total"), all))];
+    let running = of(StepKind::Running);
     words.extend((running > 0).then(|| format!("{running} running")));
-    let waiting = of(Kind::Waiting);
+    let waiting = of(StepKind::Waiting);
     words.extend((waiting > 0).then(|| format!("{waiting} waiting")));
-    let failed = or(item("failed"), of(Kind::Failed));
+    let failed = or(item("failed"), of(StepKind::Failed));
     words.extend((failed > 0).then(|| format!("{failed} failed")));
     format!("({})", words.join(", "))
 }

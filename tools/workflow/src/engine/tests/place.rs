@@ -5,7 +5,12 @@ use std::collections::BTreeMap;
 use mcpp_tool::builds::{Place, PlacedCall};
 
 use super::*;
-use crate::{engine::place::HERE, tools::step};
+use crate::{
+    engine::{job::Done, place::HERE},
+    run::{Node, State},
+    scheduler::Outcome,
+    tools::step,
+};
 
 const PEER: &str = "12D3KooWPeer";
 
@@ -96,4 +101,20 @@ fn a_fan_out_that_runs_shows_the_numbers_of_all_its_items() {
     let t = snapshot().expect("a snapshot");
     let fan = NODES.get(&t, &("r", 0)).expect("read").expect("there");
     assert_eq!(step(&fan)["items"], json!({ "total": 3, "succeeded": 2, "failed": 0, "open": 1 }));
+}
+
+#[test]
+fn a_step_that_runs_says_nothing_of_the_attempt_before_and_one_without_room_keeps_it() {
+    clear();
+    start(&draft("r", json!([{ "step_id": "a", "action": "echo" }]), Value::Null));
+    run_all();
+    let t = snapshot().expect("a snapshot");
+    let ended = NODES.get(&t, &("r", 0)).expect("read").expect("there");
+    assert_eq!(step(&ended)["host"], HERE);
+    let mut running = Node { state: State::Running { claim: "d".into(), until_ms: 9 }, ..ended };
+    assert_eq!(step(&running)["host"], Value::Null);
+    crate::engine::place::note(&mut running, &Done::of(Outcome::Busy { again_ms: 9 }));
+    assert_eq!(running.host.as_deref(), Some(HERE));
+    crate::engine::place::note(&mut running, &Done::of(Outcome::Completed(Value::Null)));
+    assert_eq!(running.host, None, "it called nothing");
 }

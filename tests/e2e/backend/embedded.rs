@@ -5,8 +5,7 @@ use std::{fs, sync::Arc};
 use mcpp::{
     names::TenantId,
     store::{
-        ENTRY_COST,
-        Store as _, StoreError, Unavailable,
+        ENTRY_COST, Store as _, StoreError, Unavailable,
         embedded::{EmbeddedConfig, EmbeddedStore, disk::FileSystem},
     },
 };
@@ -176,5 +175,8 @@ async fn a_backup_of_a_live_store_is_a_store() {
     fs::rename(&copy, folder.path().join("store/local.redb")).expect("put in its place");
     let restored: Shared = Arc::new(open(&folder));
     assert_eq!(durable(&restored, &space("a")).await["k"], "v");
-    assert_eq!(restored.used_bytes(&space("a")).await.expect("known"), 6 + 2 * u64::try_from(ENTRY_COST).expect("small"));
+    assert_eq!(
+        restored.used_bytes(&space("a")).await.expect("known"),
+        6 + 2 * u64::try_from(ENTRY_COST).expect("small")
+    );
 }

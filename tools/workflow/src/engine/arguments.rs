@@ -89,7 +89,7 @@ pub(super) fn work(
 }
 
 fn known(outcome: Outcome) -> Work {
-    Work::Known(Done::of(outcome))
+    Work::Known(Box::new(Done::of(outcome)))
 }
 
 fn describe(values: &mut Values<'_, '_>, (script, now_ms): (Option<&Script>, u64)) -> Result<Work, Unfilled> {
@@ -107,7 +107,7 @@ fn describe(values: &mut Values<'_, '_>, (script, now_ms): (Option<&Script>, u64
     }
     if let Some(for_each) = &step.for_each {
         return Ok(match fill(&for_each.items, "/for_each/items", &mut find)? {
-            Value::Array(items) if items.len() <= MAX_ITEMS => Work::Known(fan_out(run, items)),
+            Value::Array(items) if items.len() <= MAX_ITEMS => Work::Known(Box::new(fan_out(run, items))),
             Value::Array(items) => known(failed(format!("{} items; at most {MAX_ITEMS} are allowed", items.len()))),
             other => {
                 let other: String = other.to_string().chars().take(100).collect();
@@ -139,7 +139,7 @@ fn describe(values: &mut Values<'_, '_>, (script, now_ms): (Option<&Script>, u64
             }
             let steps = step.inputs.get("steps").and_then(Value::as_array).map(|steps| parse(steps));
             match steps {
-                Some(Ok(steps)) => Work::Known(Done { input, ..Done::of(Outcome::Holds(steps)) }),
+                Some(Ok(steps)) => Work::Known(Box::new(Done { input, ..Done::of(Outcome::Holds(steps)) })),
                 Some(Err(problem)) => known(failed(problem.to_string())),
                 None => known(failed("it has no list `steps`")),
             }

@@ -91,7 +91,7 @@ pub enum Work {
         is_plan: bool,
     },
     /// Nothing: it is known what becomes of the node.
-    Known(Done),
+    Known(Box<Done>),
     /// What its placeholders stand for is more than a transaction reads while others wait: see [`Job::whole`].
     Unread,
 }
@@ -127,7 +127,7 @@ impl Job {
         if let Some(script) = script {
             let (fault, again_ms) = rehearsal::fault(t, (run, node), &script, now_ms)?;
             if let Some(again_ms) = again_ms {
-                work = Work::Known(Done::of(Outcome::Busy { again_ms }));
+                work = Work::Known(Box::new(Done::of(Outcome::Busy { again_ms })));
             }
             let is_undo = matches!(node.state, State::Undoing { .. });
             let undo = node.step.undo.as_ref().filter(|_| is_undo);
@@ -169,12 +169,12 @@ impl Job {
     pub fn perform(&self, remaining: Duration, now_ms: u64) -> Done {
         let fault = self.rehearsed.as_ref().and_then(|rehearsed| rehearsed.fault);
         let (tool, arguments, is_plan) = match &self.work {
-            Work::Known(busy @ Done { outcome: Outcome::Busy { .. }, .. }) => return busy.clone(),
+            Work::Known(done) if matches!(done.outcome, Outcome::Busy { .. }) => return Done::clone(done),
             _ if fault == Some(FaultKind::Fail) => {
                 let outcome = Outcome::Failed { error: "the rehearsal has it fail".into(), is_final: true };
                 return Done::of(outcome);
             }
-            Work::Known(done) => return done.clone(),
+            Work::Known(done) => return Done::clone(done),
             Work::Unread => return Done::of(failed("it is gone")),
             Work::Call { tool, arguments, is_plan } => (tool, arguments, *is_plan),
         };

@@ -190,7 +190,7 @@ fn take_ready(
             task::note(t, &run, &mut node)?;
             let mut job = Job::of(t, &run, &node, now_ms)?;
             if let Gate::Wrong(why) = gate {
-                job.work = Work::Known(Done::of(failed(why)));
+                job.work = Work::Known(Box::new(Done::of(failed(why))));
             }
             return Ok(Taken { job: Some(job), has_more: false });
         }

@@ -17,7 +17,7 @@ use crate::{
     definition::EventWanted,
     run::{Number, Run},
     scheduler,
-    store::{FULL_BYTES, HEARD, LISTENING},
+    store::{CLAIMS, FULL_BYTES, HEARD, LISTENING},
 };
 
 /// This component's own topic that tells of the ends of runs: its steps have it without a delivery.
@@ -95,15 +95,16 @@ pub fn hear(event: &Event) -> Result<(), WorkflowError> {
     let heard = Heard::of(event);
     let has_task = task::has_ended(&event.topic, &event.key)?;
     // In a transaction, for those run one after another: a step whose wait is being written down is either seen here, or began to wait after the event.
-    let is_awaited = transact(|t| Ok::<_, WorkflowError>(heard.next_hearer(t)?.is_some()))?;
+    let (is_awaited, has_node) =
+        transact(|t| Ok::<_, WorkflowError>((heard.next_hearer(t)?.is_some(), CLAIMS.get(t, &event.id)?.is_some())))?;
     if is_awaited {
         once(&event.id, event.time_ms, |t| {
             HEARD.set(t, &event.id, &heard)?;
             tell(t, &event.id, clock_ms()).map(drop)
         })?;
     }
-    // A timer takes over from here: nobody knows where in a chain of events this one stands.
-    if is_awaited || has_task { work(&event.id, MAX_HOPS) } else { Ok(()) }
+    // A timer takes over from here: nobody knows where in a chain of events this one stands. A delivery that comes again, after the host was killed, may have a node.
+    if is_awaited || has_task || has_node { work(&event.id, MAX_HOPS) } else { Ok(()) }
 }
 
 /// Brings an event to the next steps that waited for it; whether some are left, to whom the timer brings it.

@@ -45,16 +45,17 @@ pub fn wake(key: &str, delivery: &str) -> Result<(), WorkflowError> {
         return ring_watch(now, KEEP_RUNS);
     }
     if key == keys::KEYS.name() {
-        keys::ring(now)?;
-        return work(delivery, 0);
+        return keys::ring(now);
     }
     if key == cache::CACHE.name() {
-        cache::ring(now)?;
+        return cache::ring(now);
+    }
+    // Only such a timer takes nodes: its key is its own. Another one may be set anew or cancelled while its handler runs, and would not come again for the node that it had.
+    if key.starts_with("w:") {
         return work(delivery, 0);
     }
     if let Some(schedule) = key.strip_prefix("s:") {
-        crate::schedule::due(schedule, now)?;
-        return work(delivery, 0);
+        return Ok(crate::schedule::due(schedule, now)?);
     }
     // Timers begin a new chain of events.
     let origin = Origin::Handler(0);
@@ -63,7 +64,7 @@ pub fn wake(key: &str, delivery: &str) -> Result<(), WorkflowError> {
             let place = place.rsplit_once(':').and_then(|(run, number)| Some((run, number.parse::<Number>().ok()?)));
             let Some((id, number)) = place else { return Ok(()) };
             if task::look(id, number)? {
-                return work(delivery, 0);
+                return Ok(());
             }
             transact(|t| {
                 change(t, id, origin, now, |run, nodes| Ok(scheduler::ring(run, nodes, number, now)?)).map(drop)
@@ -74,7 +75,7 @@ pub fn wake(key: &str, delivery: &str) -> Result<(), WorkflowError> {
         None if key == super::builds::RELEASE => transact(super::builds::release)?,
         _ => {}
     }
-    work(delivery, 0)
+    Ok(())
 }
 
 /// Goes on with what was too much for a transaction, and with what that leaves, for as long as a handler works. The timers of what is left are there in case that it stops: the host

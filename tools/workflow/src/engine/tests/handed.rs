@@ -239,3 +239,34 @@ fn a_step_counts_for_its_key_until_its_task_has_ended() {
     run_all();
     assert_eq!(shown("r").0, "completed", "{:?}", shown("r"));
 }
+
+#[test]
+fn an_event_that_comes_again_after_the_host_was_killed_goes_on_with_the_node_that_its_handler_had() {
+    begin(json!([render(json!({}))]));
+    start(&draft("s", json!([{ "step_id": "a", "action": "echo" }]), Value::Null));
+    let id = handed().id;
+    end(&id, "completed", json!({ "result": 1 }));
+    hear(&event(&id)).expect("heard");
+    run_all();
+    // The handler of that event took a node of another run, and the host was killed.
+    start(&draft("t", json!([{ "step_id": "a", "action": "echo" }]), Value::Null));
+    let taken = transact(|t| work::take(t, &event(&id).id, now_ms() + 3_600_000, now_ms())).expect("taken");
+    assert_eq!(taken.map(|job| job.run), Some("t".to_owned()));
+    hear(&event(&id)).expect("heard again");
+    assert_eq!(shown("t").0, "completed");
+}
+
+#[test]
+fn a_timer_that_may_be_set_anew_takes_no_node() {
+    clear();
+    start(&draft(
+        "r",
+        json!([{ "step_id": "a", "action": "wait", "inputs": { "seconds": 0 } }, { "step_id": "b", "action": "echo", "depends_on": ["a"] }]),
+        Value::Null,
+    ));
+    work("first", 1).expect("delivered");
+    wake("n:r:0", "timer").expect("delivered");
+    assert_eq!(shown("r").1, ["a completed", "b ready"], "its delivery would not come again for b");
+    run_all();
+    assert_eq!(shown("r").0, "completed");
+}

@@ -140,6 +140,7 @@ fn a_slot_is_free_behind_a_failed_attempt_a_lost_lease_a_pause_and_a_cancel() {
             wake(&key, "timer n").expect("delivered");
         }
     }
+    assert_eq!(take("4"), None, "it waits in line");
     assert_eq!(states("fails"), ["s waiting"]);
     check(&limits);
     // Its handler is gone: with its lease the slot goes on.

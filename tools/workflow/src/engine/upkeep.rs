@@ -55,7 +55,7 @@ pub fn wake(key: &str, delivery: &str) -> Result<(), WorkflowError> {
         return work(delivery, 0);
     }
     if let Some(schedule) = key.strip_prefix("s:") {
-        return Ok(crate::schedule::due(schedule, now)?);
+        return crate::schedule::due(schedule, now);
     }
     // Timers begin a new chain of events.
     let origin = Origin::Handler(0);

@@ -26,6 +26,12 @@ pub const MAX_TRANSACTION_BYTES: usize = 4 << 20;
 /// What an entry counts for the quota beside the bytes of its key and its value: about what its place in a file takes. Without it, small entries could make a file many times larger
 /// than the quota.
 pub const ENTRY_COST: usize = 64;
+
+/// What an entry counts for the quota, by the bytes of its key in the space and of its value.
+pub fn counted_bytes(key_bytes: usize, value_bytes: usize) -> usize {
+    key_bytes.saturating_add(value_bytes).saturating_add(ENTRY_COST)
+}
+
 /// Entries of one page of a scan, and of one take.
 pub const MAX_PAGE_ENTRIES: usize = 1_000;
 /// Bytes of one page of a scan; a single larger entry is a page by itself.

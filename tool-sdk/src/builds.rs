@@ -163,9 +163,8 @@ impl Rights {
         };
         #[cfg(target_arch = "wasm32")]
         {
-            use crate::bindings::mcpp::delegation::{builds as host, rights::Terms};
-            let timeout_ms = timeout.map(crate::environment::millis);
-            let terms = Terms { tools: self.0.clone(), timeout_ms, effect: effect.map(str::to_owned) };
+            use crate::bindings::mcpp::delegation::builds as host;
+            let terms = self.terms(effect, timeout);
             let host::PlacedCall { answer, place } = host::call_placed(&terms, &to_host(builds), tool, &arguments);
             let place = place.map(|place| match place {
                 host::Place::Here => Place::Here,

@@ -55,7 +55,13 @@ pub fn id() -> String {
     let [_, _, _, _, _, _, version, _, variant, ..] = &mut bytes;
     *version = (*version & 0x0f) | 0x40;
     *variant = (*variant & 0x3f) | 0x80;
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    hexadecimal(&bytes)
+}
+
+/// Bytes as lower-case hexadecimal digits, two for each.
+pub fn hexadecimal(bytes: &[u8]) -> String {
+    let digit = |value: u8| char::from_digit(u32::from(value), 16).unwrap_or_default();
+    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
 }
 
 /// A time in milliseconds since 1970-01-01 UTC as RFC 3339 text in UTC, such as `2026-11-21T09:30:00.125Z`; empty after the year 9999, which has no such text.
@@ -82,6 +88,7 @@ mod tests {
         let (one, other) = (id(), id());
         assert_eq!((one.len(), one.as_bytes()[12]), (32, b'4'));
         assert_ne!(one, other);
+        assert_eq!(hexadecimal(&[0, 0x0a, 0xff]), "000aff");
         assert!((0..100).all(|_| (0.0..1.0).contains(&chance())));
     }
 }

@@ -124,8 +124,7 @@ impl Rights {
         #[cfg(target_arch = "wasm32")]
         {
             use crate::bindings::mcpp::delegation::rights as host;
-            let timeout_ms = timeout.map(crate::environment::millis);
-            let terms = host::Terms { tools: self.0.clone(), timeout_ms, effect: None };
+            let terms = self.terms(None, timeout);
             let entry = limits.entry.clone().map(|(key, version)| host::Entry { key, version });
             let limits = host::Limits { entry, host_stops: limits.host_stops };
             host::call_until(&terms, &limits, tool, &arguments).map(Output::from).map_err(|error| match error {
@@ -189,10 +188,8 @@ impl Rights {
             serde_json::to_string(arguments).map_err(|error| CallError::InvalidArguments(error.to_string()))?;
         #[cfg(target_arch = "wasm32")]
         {
-            use crate::bindings::mcpp::delegation::{builds as host, rights::Terms};
-            let timeout_ms = timeout.map(crate::environment::millis);
-            let terms = Terms { tools: self.0.clone(), timeout_ms, effect: effect.map(str::to_owned) };
-            host::call_on(&terms, &crate::builds::to_host(builds), tool, &arguments)
+            use crate::bindings::mcpp::delegation::builds as host;
+            host::call_on(&self.terms(effect, timeout), &crate::builds::to_host(builds), tool, &arguments)
                 .map(Output::from)
                 .map_err(CallError::from)
         }
@@ -201,6 +198,17 @@ impl Rights {
             let _nothing_to_call = (builds, effect, tool, arguments, timeout);
             Err(CallError::NotFound)
         }
+    }
+
+    /// The terms of a call under these rights.
+    #[cfg(target_arch = "wasm32")]
+    pub(crate) fn terms(
+        &self,
+        effect: Option<&str>,
+        timeout: Option<Duration>,
+    ) -> crate::bindings::mcpp::delegation::rights::Terms {
+        let (timeout_ms, effect) = (timeout.map(crate::environment::millis), effect.map(str::to_owned));
+        crate::bindings::mcpp::delegation::rights::Terms { tools: self.0.clone(), timeout_ms, effect }
     }
 
     fn call_under(
@@ -214,11 +222,8 @@ impl Rights {
             serde_json::to_string(arguments).map_err(|error| CallError::InvalidArguments(error.to_string()))?;
         #[cfg(target_arch = "wasm32")]
         {
-            let timeout_ms = timeout.map(crate::environment::millis);
-            let tools = self.0.clone();
             use crate::bindings::mcpp::delegation::rights as host;
-            let terms = host::Terms { tools, timeout_ms, effect: effect.map(str::to_owned) };
-            host::call_under(&terms, tool, &arguments).map(Output::from).map_err(CallError::from)
+            host::call_under(&self.terms(effect, timeout), tool, &arguments).map(Output::from).map_err(CallError::from)
         }
         #[cfg(not(target_arch = "wasm32"))]
         {

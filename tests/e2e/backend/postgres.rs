@@ -16,9 +16,9 @@ use futures::future::BoxFuture;
 use mcpp::{
     names::{ComponentName, TenantId},
     store::{
-        ABSENT, Bounds, CopyProgress, ENTRY_COST, Entry, KeyRange, MAX_PAGE_BYTES, MAX_PAGE_ENTRIES,
-        MAX_TRANSACTION_BYTES, MAX_TRANSACTION_WRITES, Order, Page, Scan, Section, Snapshot, Space, SpaceUsage, Store,
-        StoreError, Touched, Transaction, Unavailable,
+        ABSENT, Bounds, CopyProgress, Entry, KeyRange, MAX_PAGE_BYTES, MAX_PAGE_ENTRIES, MAX_TRANSACTION_BYTES,
+        MAX_TRANSACTION_WRITES, Order, Page, Scan, Section, Snapshot, Space, SpaceUsage, Store, StoreError, Touched,
+        Transaction, Unavailable, counted_bytes,
     },
 };
 use tokio_postgres::{Client, error::SqlState};
@@ -248,7 +248,7 @@ impl PostgresTransaction {
 
     async fn write(&mut self, key: Bytes, value: Option<Bytes>) -> Result<bool, StoreError> {
         self.check()?;
-        let size = |value: &Bytes| key.len() + value.len() + ENTRY_COST;
+        let size = |value: &Bytes| counted_bytes(key.len(), value.len());
         let new = value.as_ref().map_or(0, size);
         self.bytes += key.len() + value.as_ref().map_or(0, Bytes::len);
         if self.writes.len() >= MAX_TRANSACTION_WRITES || self.bytes > MAX_TRANSACTION_BYTES {

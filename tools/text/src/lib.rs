@@ -1,6 +1,6 @@
 //! Text and hashing utilities: small, pure tools that every host has.
 
-use mcpp_tool::{Error, tool};
+use mcpp_tool::{Error, environment::hexadecimal, tool};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256, Sha512};
@@ -39,11 +39,6 @@ fn text_hash(
         Algorithm::Sha512 => hexadecimal(&Sha512::digest(&text)),
     };
     Hash { algorithm, digest }
-}
-
-fn hexadecimal(bytes: &[u8]) -> String {
-    let digit = |value: u8| char::from_digit(u32::from(value), 16).unwrap_or_default();
-    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
 }
 
 /// The measures of a text.

@@ -2,7 +2,10 @@
 //!
 //! The pieces are written before the transaction that records the result, so that no transaction is too large. What nobody came to use is removed after a day.
 
-use mcpp_tool::store::{Index, Map, StoreError, Transaction, View, transact};
+use mcpp_tool::{
+    environment::hexadecimal,
+    store::{Index, Map, StoreError, Transaction, View, transact},
+};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
@@ -44,10 +47,7 @@ const UNUSED: Index<(), (u64, String)> = Index::new("blob-unused");
 /// Those of the store.
 pub fn write(value: &Value, now_ms: u64) -> Result<Blob, StoreError> {
     let text = value.to_string();
-    let mut digest = String::new();
-    for byte in Sha256::digest(text.as_bytes()) {
-        digest.push_str(&format!("{byte:02x}"));
-    }
+    let digest = hexadecimal(&Sha256::digest(text.as_bytes()));
     let mut rest = text.as_str();
     let mut pieces = 0_u32;
     while !rest.is_empty() {

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     files::private_options,
-    store::{ENTRY_COST, StoreError, Unavailable},
+    store::{ENTRY_COST, StoreError, Unavailable, counted_bytes},
 };
 
 /// By component: bytes of keys and values, and the last version given.
@@ -161,8 +161,7 @@ fn size(read: &ReadTransaction, component: &str) -> Result<u64, redb::Error> {
         let (key, stored) = entry?;
         let key_bytes = key.value().len().saturating_sub(start.len());
         let value_bytes = stored.value().len().saturating_sub(VERSION_BYTES);
-        let counted = key_bytes.saturating_add(value_bytes).saturating_add(ENTRY_COST);
-        size = size.saturating_add(u64::try_from(counted).unwrap_or(u64::MAX));
+        size = size.saturating_add(u64::try_from(counted_bytes(key_bytes, value_bytes)).unwrap_or(u64::MAX));
     }
     Ok(size)
 }

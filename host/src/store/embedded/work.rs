@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     names::ComponentName,
-    store::{ENTRY_COST, Entry, MAX_TRANSACTION_BYTES, MAX_TRANSACTION_WRITES, StoreError},
+    store::{Entry, MAX_TRANSACTION_BYTES, MAX_TRANSACTION_WRITES, StoreError, counted_bytes},
 };
 
 /// Memory of a write beside its key and value, in bytes: its places in the maps that have it until the disk has it.
@@ -105,7 +105,7 @@ impl TransactionWork {
             Some((value, _)) => value.map(Bytes::len),
             None => self.base.value_bytes(&self.component, key)?,
         };
-        Ok(value_bytes.map(|value_bytes| counted(key, value_bytes)))
+        Ok(value_bytes.map(|value_bytes| counted_bytes(key.len(), value_bytes)))
     }
 
     /// Writes or, without a value, deletes, where the space may have `limit` bytes; returns whether an entry existed.
@@ -114,7 +114,7 @@ impl TransactionWork {
         if value.is_none() && old.is_none() {
             return Ok(false);
         }
-        let new = value.as_ref().map_or(0, |value| counted(&key, value.len()));
+        let new = value.as_ref().map_or(0, |value| counted_bytes(key.len(), value.len()));
         let written = key.len().saturating_add(value.as_ref().map_or(0, Bytes::len));
         let written_bytes = self.written_bytes.saturating_add(written);
         if self.writes.len() >= MAX_TRANSACTION_WRITES || written_bytes > MAX_TRANSACTION_BYTES {
@@ -129,11 +129,6 @@ impl TransactionWork {
         self.writes.insert(key, value);
         Ok(old.is_some())
     }
-}
-
-/// What an entry with so large a value counts for the quota.
-fn counted(key: &[u8], value_bytes: usize) -> usize {
-    key.len().saturating_add(value_bytes).saturating_add(ENTRY_COST)
 }
 
 fn bytes(length: usize) -> u64 {

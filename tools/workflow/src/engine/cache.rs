@@ -4,6 +4,7 @@
 
 use mcpp_tool::{
     builds::{self, Build},
+    environment::hexadecimal,
     rights::Rights,
     store::{Alarm, Budget, Counts, Index, Map, StoreError, Table, Transaction, View, bites, snapshot},
 };
@@ -109,7 +110,7 @@ fn digest(parts: &[&str]) -> String {
         hasher.update(u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
         hasher.update(part.as_bytes());
     }
-    hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    hexadecimal(&hasher.finalize())
 }
 
 impl CacheKey {

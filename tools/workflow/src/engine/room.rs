@@ -10,13 +10,14 @@ use super::WorkflowError;
 /// # Errors
 /// [`WorkflowError::Full`]; those of the store.
 pub fn leave_reserve(t: &View<'_>) -> Result<(), WorkflowError> {
-    let (Usage { used_bytes, quota_bytes }, has_fitted) = match t.usage() {
+    let (usage, has_fitted) = match t.usage() {
         Ok(usage) => (usage, true),
         Err(StoreError::QuotaExceeded) => (t.usage()?, false),
         Err(error) => return Err(error.into()),
     };
+    let Usage { quota_bytes, .. } = usage;
     let kept_bytes = reserve_bytes(quota_bytes);
-    if has_fitted && quota_bytes.saturating_sub(used_bytes) >= kept_bytes {
+    if has_fitted && usage.free_bytes() >= kept_bytes {
         return Ok(());
     }
     Err(WorkflowError::Full { quota_bytes, kept_bytes })

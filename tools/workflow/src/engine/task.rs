@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use mcpp_tool::{
     caller,
-    environment::{chance, now_ms as clock_ms},
+    environment::{chance, hexadecimal, now_ms as clock_ms},
     store::{StoreError, Transaction, snapshot, transact},
 };
 use serde_json::{Map, Value, json};
@@ -36,7 +36,8 @@ pub(super) fn id(run: &Run, node: &Node) -> String {
         hash.update(part.as_bytes());
         hash.update([0]);
     }
-    let digits: String = hash.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+    let mut digits = hexadecimal(&hash.finalize());
+    digits.truncate(32);
     format!("wf-{digits}")
 }
 

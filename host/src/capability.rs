@@ -83,10 +83,26 @@ pub enum Access {
 /// The line of a grant that gives a store.
 pub const STORE: &str = "store = {}";
 
+impl PartialEq for Capability {
+    fn eq(&self, other: &Self) -> bool {
+        self.name == other.name
+    }
+}
+
+impl Eq for Capability {}
+
 impl Capability {
+    /// The line of a grant that gives it; none if it needs none, or none gives it.
+    pub fn line(&self) -> Option<&'static str> {
+        match self.access {
+            Access::Granted { grant, .. } => Some(grant),
+            Access::Everyone | Access::Nobody => None,
+        }
+    }
+
     /// Whether a component needs this line in its grant to have the capability.
     pub fn needs(&self, line: &str) -> bool {
-        matches!(self.access, Access::Granted { grant, .. } if grant == line)
+        self.line() == Some(line)
     }
 }
 
@@ -95,18 +111,15 @@ impl Capability {
 pub enum Refused {
     /// The operator has not granted it.
     #[error(
-        "it imports `{import}`, which needs the capability `{capability}`; to grant it, add `{grant}` to \
-         `grants/{component}.toml` in its tenant's folder and run `mcpp reload`"
+        "it imports {}; to grant it, add {} to `grants/{component}.toml` in its tenant's folder and run `mcpp reload`",
+        listed(missing.iter().map(|(import, lacking)| format!("`{import}`, which needs the capability `{}`", lacking.name)), "; "),
+        listed(missing.iter().filter_map(|(_, lacking)| lacking.line()).map(|line| format!("`{line}`")), " and "),
     )]
     NotGranted {
         /// The component.
         component: String,
-        /// The import.
-        import: String,
-        /// The capability that has this interface.
-        capability: &'static str,
-        /// The line to add.
-        grant: &'static str,
+        /// The first import of each capability that it lacks, with that.
+        missing: Vec<(String, &'static Capability)>,
     },
     /// The host speaks another version of the interface.
     #[error("it imports `{import}`; this host speaks version {SPOKEN}x of the mcpp packages")]
@@ -143,8 +156,33 @@ pub fn of_import(import: &str) -> Option<&'static Capability> {
     })
 }
 
-/// Checks one import of `component` against its grant.
-pub fn check(component: &str, import: &str, grant: &ComponentGrant) -> Result<(), Refused> {
+/// Texts one behind the other, with this between them.
+fn listed(texts: impl Iterator<Item = String>, between: &str) -> String {
+    texts.collect::<Vec<_>>().join(between)
+}
+
+/// Checks the imports of `component` against its grant. All that the grant lacks is in one refusal.
+pub fn check(
+    component: &str,
+    imports: impl IntoIterator<Item = String>,
+    grant: &ComponentGrant,
+) -> Result<(), Refused> {
+    let mut missing: Vec<(String, &'static Capability)> = Vec::new();
+    for import in imports {
+        if let Some(lacking) = lacking(&import, grant)?
+            && missing.iter().all(|(_, known)| known.name != lacking.name)
+        {
+            missing.push((import, lacking));
+        }
+    }
+    match missing.is_empty() {
+        true => Ok(()),
+        false => Err(Refused::NotGranted { component: component.to_owned(), missing }),
+    }
+}
+
+/// The capability of one import, if the grant does not give it.
+fn lacking(import: &str, grant: &ComponentGrant) -> Result<Option<&'static Capability>, Refused> {
     let import = import.to_owned();
     let foreign_version =
         import.starts_with("mcpp:") && import.split_once('@').is_none_or(|(_, version)| !version.starts_with(SPOKEN));
@@ -155,13 +193,10 @@ pub fn check(component: &str, import: &str, grant: &ComponentGrant) -> Result<()
     if let Some((package, spoken)) = foreign_standard(&import) {
         return Err(Refused::StandardVersion { import, package, spoken });
     }
-    match capability.access {
-        Access::Everyone | Access::Nobody => Ok(()),
-        Access::Granted { given, .. } if given(grant) => Ok(()),
-        Access::Granted { grant, .. } => {
-            Err(Refused::NotGranted { component: component.to_owned(), import, capability: capability.name, grant })
-        }
-    }
+    Ok(match capability.access {
+        Access::Everyone | Access::Nobody => None,
+        Access::Granted { given, .. } => (!given(grant)).then_some(capability),
+    })
 }
 
 /// The standard package of `import`, and the version of it that this host speaks, if the import asks for another.
@@ -253,7 +288,7 @@ mod tests {
             ("wasi:logging/logging", None),
             ("wasi:logging/logging@0.1.0", Some("0.1.0-draft and none")),
         ] {
-            let said = check("guest", import, &granted).map_err(|error| error.to_string());
+            let said = check("guest", [import.to_owned()], &granted).map_err(|error| error.to_string());
             match spoken {
                 None => assert_eq!(said, Ok(()), "{import}"),
                 Some(spoken) => {

@@ -23,13 +23,13 @@ use crate::names::{ComponentName, TenantId};
 pub const MAX_TRANSACTION_WRITES: usize = 10_000;
 /// Bytes that one transaction may write.
 pub const MAX_TRANSACTION_BYTES: usize = 4 << 20;
-/// What an entry counts for the quota beside the bytes of its key and its value: about what its place in a file takes. Without it, small entries could make a file many times larger
-/// than the quota.
-pub const ENTRY_COST: usize = 64;
+/// What an entry counts for the quota beside its component's name, its key and its value: about what its place in a file takes, and the byte behind the name. Without it, small
+/// entries could make a file many times larger than the quota.
+pub const ENTRY_COST: usize = 65;
 
-/// What an entry counts for the quota, by the bytes of its key in the space and of its value.
-pub fn counted_bytes(key_bytes: usize, value_bytes: usize) -> usize {
-    key_bytes.saturating_add(value_bytes).saturating_add(ENTRY_COST)
+/// What an entry of a component counts for the quota, by the bytes of its key in the space and of its value. The file has the component's name before each key.
+pub fn counted_bytes(component: &str, key_bytes: usize, value_bytes: usize) -> usize {
+    component.len().saturating_add(key_bytes).saturating_add(value_bytes).saturating_add(ENTRY_COST)
 }
 
 /// Entries of one page of a scan, and of one take.
@@ -170,7 +170,7 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// Bytes of the key and the value, without [`ENTRY_COST`].
+    /// Bytes of the key and the value alone: see [`counted_bytes`] for what it counts.
     pub fn bytes(&self) -> usize {
         self.key.len().saturating_add(self.value.len())
     }

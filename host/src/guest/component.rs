@@ -291,9 +291,7 @@ impl Compiled {
 
     /// Checks its imports against `grant` and links the granted interfaces.
     pub fn admit(self, grant: &ComponentGrant) -> Result<Admitted, ComponentError> {
-        for import in self.imports() {
-            capability::check(self.name.as_str(), &import, grant)?;
-        }
+        capability::check(self.name.as_str(), self.imports(), grant)?;
         let linker =
             capability::linker(self.component.engine(), grant).map_err(|error| ComponentError::Link(chain(&error)))?;
         let linked = linker.instantiate_pre(&self.component).map_err(|error| ComponentError::Link(chain(&error)))?;

@@ -177,6 +177,6 @@ async fn a_backup_of_a_live_store_is_a_store() {
     assert_eq!(durable(&restored, &space("a")).await["k"], "v");
     assert_eq!(
         restored.used_bytes(&space("a")).await.expect("known"),
-        6 + 2 * u64::try_from(ENTRY_COST).expect("small")
+        6 + 2 * u64::try_from(ENTRY_COST + "a".len()).expect("small")
     );
 }

@@ -248,7 +248,7 @@ impl PostgresTransaction {
 
     async fn write(&mut self, key: Bytes, value: Option<Bytes>) -> Result<bool, StoreError> {
         self.check()?;
-        let size = |value: &Bytes| counted_bytes(key.len(), value.len());
+        let size = |value: &Bytes| counted_bytes(self.space.component.as_str(), key.len(), value.len());
         let new = value.as_ref().map_or(0, size);
         self.bytes += key.len() + value.as_ref().map_or(0, Bytes::len);
         if self.writes.len() >= MAX_TRANSACTION_WRITES || self.bytes > MAX_TRANSACTION_BYTES {

@@ -261,9 +261,9 @@ pub async fn a_quota_holds(store: Shared, _: Shared) {
     t.set(key("b"), Bytes::from(vec![0; 9])).await.expect("it fits now");
     // What is left by these numbers fits to the byte.
     let SpaceUsage { used_bytes, quota_bytes } = t.usage().await.expect("known");
-    let two = u64::try_from(2 + 50 + 2 + 9 + 2 * ENTRY_COST).expect("small");
+    let two = u64::try_from(2 + 50 + 2 + 9 + 2 * (ENTRY_COST + "a".len())).expect("small");
     assert_eq!((used_bytes, quota_bytes), (two, 300));
-    let rest = usize::try_from(quota_bytes - used_bytes).expect("small") - 2 - ENTRY_COST;
+    let rest = usize::try_from(quota_bytes - used_bytes).expect("small") - 2 - ENTRY_COST - "a".len();
     let one_more = t.set(key("c"), Bytes::from(vec![0; rest + 1])).await;
     assert!(matches!(one_more, Err(StoreError::QuotaExceeded { limit: 300 })));
     t.set(key("c"), Bytes::from(vec![0; rest])).await.expect("it fits");

@@ -207,16 +207,13 @@ fn complete(request: &Request<'_>) -> Reply {
     let by = request.claim()?;
     let (task, worker) = (id.to_owned(), by.worker.map(str::to_owned));
     let end = Completion { task, worker, token: by.token, outcome };
-    let is_success = matches!(end.outcome, Outcome::Completed(_));
-    let ended = engine::end_all(&[end], now_ms(), chance()).pop();
+    let ended = engine::end_all(std::slice::from_ref(&end), now_ms(), chance()).pop();
     let task = ended.unwrap_or_else(|| Err(QueueError::NoTask(id.to_owned())))?;
-    match (task.status(), &task.error) {
-        // Ours beyond the protocol: the result did not fit into the store.
-        (status @ Status::Failed, Some(why)) if is_success => {
-            Ok(json!({ "task_id": task.id, "status": status.as_str(), "detail": why }))
-        }
-        _ => Ok(json!({ "task_id": task.id })),
-    }
+    Ok(match end.unkept(&task) {
+        // Ours beyond the protocol.
+        Some(why) => json!({ "task_id": task.id, "status": task.status().as_str(), "detail": why }),
+        None => json!({ "task_id": task.id }),
+    })
 }
 
 fn release(request: &Request<'_>) -> Reply {

@@ -31,7 +31,7 @@ pub use self::{
     event::{Heard, hear, is_told, refusal as event_refusal},
     job::Job,
     outlook::{GRACE_MS, Next, next_event, next_of},
-    retention::KEEP_MS,
+    retention::{KEEP_MS, delete},
     room::leave_reserve,
     submission::{Copied, Draft, MAX_INPUT_BYTES, VisibleTools, submit},
     upkeep::wake,
@@ -41,7 +41,7 @@ pub use self::{
 use crate::{
     run::{Phase, Run},
     scheduler,
-    store::{BLOCKED, RUNS, StoredNodes},
+    store::{BLOCKED, RUNS, StoredNodes, stored_run},
     validate::Problem,
 };
 
@@ -76,7 +76,7 @@ pub enum WorkflowError {
     /// The store has no room for a new run but the reserve.
     #[error(
         "the store of workflows is full: a new run must leave the last {kept_bytes} of its {quota_bytes} bytes, the reserve for the steps of those that there are. \
-         Remove runs that have ended, or have the operator raise `quota_bytes` of the grant"
+         Remove runs that have ended with `workflow_delete` or `workflow_bulk`, or have the operator raise `quota_bytes` of the grant"
     )]
     Full {
         /// The quota.
@@ -102,7 +102,7 @@ pub enum Origin {
 
 /// The run of this id.
 pub fn find(t: &View<'_>, id: &str) -> Result<Run, WorkflowError> {
-    let found = if submission::is_id(id) { RUNS.get(t, id)? } else { None };
+    let found = if submission::is_id(id) { stored_run(t, id)? } else { None };
     found.ok_or_else(|| WorkflowError::NoRun(id.chars().take(submission::MAX_ID_BYTES).collect()))
 }
 

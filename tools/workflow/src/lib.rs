@@ -64,7 +64,7 @@ mcpp_tool::export! {
         workflow_submit, workflow_status, workflow_cancel, workflow_list, workflow_dependencies, workflow_result,
         workflow_pause, workflow_resume, workflow_retry, workflow_fork, workflow_signal,
         workflow_template, workflow_schedule, workflow_doctor, workflow_rehearse, workflow_output,
-        workflow_bulk, workflow_backfill, workflow_export, workflow_import, workflow_run, workflow_wait,
+        workflow_bulk, workflow_backfill, workflow_delete, workflow_export, workflow_import, workflow_run, workflow_wait,
     ],
     resources: [workflow_run_status, workflow_run_result, workflow_step_result],
     deferred: Runs,

@@ -75,6 +75,16 @@ pub struct Tally {
     pub skipped: u32,
     /// Those that were cancelled.
     pub cancelled: u32,
+    /// Items of fan-outs of which there are no nodes yet.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub to_come: u32,
+}
+
+impl Tally {
+    /// All nodes, with those that come for the items of fan-outs.
+    pub fn expected(&self) -> u32 {
+        self.total.saturating_add(self.to_come)
+    }
 }
 
 /// A run without its steps.
@@ -147,6 +157,9 @@ pub struct Run {
     /// Whether it is a rehearsal.
     #[serde(default, skip_serializing_if = "is_false")]
     pub is_rehearsal: bool,
+    /// Whether a client has removed it, and its last entries go.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub is_removed: bool,
 }
 
 fn is_false(value: &bool) -> bool {
@@ -203,6 +216,7 @@ impl Run {
             key: String::new(),
             builds: Vec::new(),
             is_rehearsal: false,
+            is_removed: false,
         }
     }
 
@@ -233,10 +247,10 @@ impl Run {
         uri
     }
 
-    /// How many of its nodes have ended, in percent.
+    /// How many of its nodes have ended, in percent of those that there are and of the items of fan-outs that come.
     pub fn progress(&self) -> f64 {
         let ended = f64::from(self.tally.total.saturating_sub(self.tally.open));
-        match self.tally.total {
+        match self.tally.expected() {
             0 => 100.0,
             total => (ended / f64::from(total) * 1_000.0).round() / 10.0,
         }

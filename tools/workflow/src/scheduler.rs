@@ -244,6 +244,7 @@ fn end<N: Nodes>(
 ) -> Result<(), N::Error> {
     let tally = &mut run.tally;
     tally.open = tally.open.saturating_sub(1);
+    tally.to_come = tally.to_come.saturating_sub(inner::to_come(&node));
     let ended = match state {
         State::Failed => &mut tally.failed,
         State::Skipped => &mut tally.skipped,

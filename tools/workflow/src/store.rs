@@ -78,6 +78,10 @@ pub const MAX_RESULT_BYTES: usize = 960 << 10;
 pub const FULL_BYTES: u64 = 1 << 20;
 
 fn declare_run(id: &String, run: &Run, places: &mut Places) {
+    if run.is_removed {
+        // Nobody sees it any more, and it is the next one to go.
+        return places.index(&ENDED, &(), &(0, id));
+    }
     let (status, place) = (run.status(), (run.created_ms, id));
     let tags = [""].into_iter().chain(run.tags.iter().map(String::as_str));
     for tag in tags {
@@ -163,6 +167,14 @@ impl<'a, 't> StoredNodes<'a, 't> {
             self.woken = self.woken.saturating_add(1);
         }
     }
+}
+
+/// A run that nobody has removed.
+///
+/// # Errors
+/// See [`StoreError`].
+pub fn stored_run(t: &View<'_>, id: &str) -> Result<Option<Run>, StoreError> {
+    Ok(RUNS.get(t, id)?.filter(|run| !run.is_removed))
 }
 
 /// The result of a node; none if it has none.

@@ -63,10 +63,13 @@ impl Loader {
 
     /// Keeps what would have to be granted, for `mcpp learn`.
     fn note_refusal(&self, component: &str, error: &LoadError) {
-        if let (LoadError::Component(ComponentError::Refused(Refused::NotGranted { grant, .. })), Ok(name)) =
+        if let (LoadError::Component(ComponentError::Refused(Refused::NotGranted { missing, .. })), Ok(name)) =
             (error, ComponentName::new(component))
         {
-            self.witness(name).denied(Some((*grant).to_owned()), error.to_string());
+            let witness = self.witness(name);
+            for line in missing.iter().filter_map(|(_, lacking)| lacking.line()) {
+                witness.denied(Some(line.to_owned()), error.to_string());
+            }
         }
     }
 

@@ -161,7 +161,7 @@ fn size(read: &ReadTransaction, component: &str) -> Result<u64, redb::Error> {
         let (key, stored) = entry?;
         let key_bytes = key.value().len().saturating_sub(start.len());
         let value_bytes = stored.value().len().saturating_sub(VERSION_BYTES);
-        size = size.saturating_add(u64::try_from(counted_bytes(key_bytes, value_bytes)).unwrap_or(u64::MAX));
+        size = size.saturating_add(u64::try_from(counted_bytes(component, key_bytes, value_bytes)).unwrap_or(u64::MAX));
     }
     Ok(size)
 }
@@ -250,7 +250,7 @@ mod tests {
         let cost = cost();
         write(true);
         count_as_now(&path, &database).expect("counted");
-        assert_eq!(sizes(), [(14 + 2 * cost, 3), (0, 3), (1_001 + cost, 3)]);
+        assert_eq!(sizes(), [(16 + 2 * cost, 3), (0, 3), (1_002 + cost, 3)]);
         write(false);
         count_as_now(&path, &database).expect("nothing to do");
         assert_eq!(sizes(), [(7, 3); 3], "what is counted as now is believed");

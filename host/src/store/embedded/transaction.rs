@@ -175,7 +175,7 @@ mod tests {
         let mut t = store.begin(&space, bounds.clone()).await.expect("a transaction");
         t.set(key.clone(), value(100)).await.expect("it fits");
         let SpaceUsage { used_bytes, quota_bytes } = t.usage().await.expect("known");
-        let cost = u64::try_from(ENTRY_COST).expect("small");
+        let cost = u64::try_from(ENTRY_COST + "a".len()).expect("small");
         assert_eq!((used_bytes, quota_bytes), (100 + 2 + cost, QUOTA));
         let free = QUOTA - used_bytes;
         let refused = t.set(key.clone(), value(100 + free + 1)).await;

@@ -99,13 +99,17 @@ impl TransactionWork {
         }
     }
 
+    fn counted(&self, key: &[u8], value_bytes: usize) -> usize {
+        counted_bytes(self.component.as_str(), key.len(), value_bytes)
+    }
+
     /// What an entry counts for the quota; none if there is no such entry.
     fn size(&self, key: &[u8]) -> Result<Option<usize>, StoreError> {
         let value_bytes = match self.pending(key) {
             Some((value, _)) => value.map(Bytes::len),
             None => self.base.value_bytes(&self.component, key)?,
         };
-        Ok(value_bytes.map(|value_bytes| counted_bytes(key.len(), value_bytes)))
+        Ok(value_bytes.map(|value_bytes| self.counted(key, value_bytes)))
     }
 
     /// Writes or, without a value, deletes, where the space may have `limit` bytes; returns whether an entry existed.
@@ -114,7 +118,7 @@ impl TransactionWork {
         if value.is_none() && old.is_none() {
             return Ok(false);
         }
-        let new = value.as_ref().map_or(0, |value| counted_bytes(key.len(), value.len()));
+        let new = value.as_ref().map_or(0, |value| self.counted(&key, value.len()));
         let written = key.len().saturating_add(value.as_ref().map_or(0, Bytes::len));
         let written_bytes = self.written_bytes.saturating_add(written);
         if self.writes.len() >= MAX_TRANSACTION_WRITES || written_bytes > MAX_TRANSACTION_BYTES {

@@ -20,8 +20,9 @@ pub(super) fn lift() {
     QUOTA.set(u64::MAX);
 }
 
-/// What an entry counts beside its key and its value: the host puts one byte before each key, and counts 64 for its place in a file.
-const ENTRY_COST: usize = 65;
+/// What an entry counts beside its key and its value: the host puts one byte before each key, and counts 65 for its place in a file. It counts the component's name too, which
+/// has no bytes here.
+const ENTRY_COST: usize = 66;
 
 /// Bytes that an entry counts.
 fn bytes_of(key: &[u8], value: &[u8]) -> u64 {

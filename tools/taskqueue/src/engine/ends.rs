@@ -4,7 +4,7 @@ use mcpp_tool::store::{StoreError, Transaction, transact};
 
 use super::{QueueError, batch::each_within, finish, reserve::Part};
 use crate::{
-    record::{Task, json_bytes},
+    record::{Status, Task, json_bytes},
     rules::{Claim, Outcome},
 };
 
@@ -30,6 +30,12 @@ impl Completion {
     fn end(&self, t: &Transaction<'_>, outcome: Outcome, now_ms: u64, chance: f64) -> Result<Task, QueueError> {
         let by = Claim { worker: self.worker.as_deref(), token: self.token };
         finish(t, &self.task, by, outcome, now_ms, chance)
+    }
+
+    /// Why its task has failed though the worker said that it succeeded: the result did not fit into the store.
+    pub fn unkept<'a>(&self, task: &'a Task) -> Option<&'a str> {
+        let is_unkept = matches!(self.outcome, Outcome::Completed(_)) && task.status() == Status::Failed;
+        task.error.as_deref().filter(|_| is_unkept)
     }
 
     fn part(&self) -> Part {

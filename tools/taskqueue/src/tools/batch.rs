@@ -31,6 +31,9 @@ pub struct One {
     /// When its lease ends, as RFC 3339, where that was renewed.
     #[serde(skip_serializing_if = "Option::is_none")]
     lease_until: Option<String>,
+    /// Why the task failed though its end says that it succeeded: the result did not fit into the store.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    detail: Option<String>,
     /// Why it was not done.
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
@@ -42,7 +45,7 @@ impl One {
             Ok(task) => (Some(task.status().as_str().to_owned()), None),
             Err(error) => (None, Some(error.to_string())),
         };
-        Self { task_id: task_id.to_owned(), ok: error.is_none(), status, lease_until: None, error }
+        Self { task_id: task_id.to_owned(), ok: error.is_none(), status, lease_until: None, detail: None, error }
     }
 }
 
@@ -256,7 +259,11 @@ pub fn task_complete_many(
     let (now, chance) = (now_ms(), chance());
     let ends: Vec<Completion> = tasks.into_iter().map(Completion::from).collect();
     let outcomes = engine::end_all(&ends, now, chance);
-    let results: Vec<One> = ends.iter().zip(outcomes).map(|(end, outcome)| One::of(&end.task, outcome)).collect();
+    let one = |(end, outcome): (&Completion, Result<Task, QueueError>)| {
+        let detail = outcome.as_ref().ok().and_then(|task| end.unkept(task)).map(str::to_owned);
+        One { detail, ..One::of(&end.task, outcome) }
+    };
+    let results: Vec<One> = ends.iter().zip(outcomes).map(one).collect();
     let claimed = claim.map(Wanted::claim).transpose();
     seal(claimed.map(|tasks| Ended { ends: results.into(), tasks }))
 }
@@ -298,7 +305,7 @@ pub fn task_renew_many(
             Ok(until_ms) => (Some(rfc3339(until_ms)), None),
             Err(error) => (None, Some(error.to_string())),
         };
-        One { task_id: held.task_id.clone(), ok: error.is_none(), status: None, lease_until, error }
+        One { task_id: held.task_id.clone(), ok: error.is_none(), status: None, lease_until, detail: None, error }
     };
     seal(Ok(tasks.iter().zip(outcomes).map(one).collect::<Vec<_>>().into()))
 }

@@ -328,6 +328,7 @@ pub fn task_result(
             "logs": include_logs.then_some(&task.logs),
             "execution_time": execution_time(&task),
             "error": task.error,
+            "cancel_reason": task.progress.as_ref().and_then(|progress| progress.get("cancel_reason")),
             "worker_id": task.parting.as_ref().map(|parting| &parting.worker),
         }))
     });

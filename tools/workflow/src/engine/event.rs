@@ -12,12 +12,12 @@ use mcpp_tool::{
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{MAX_HOPS, Origin, WorkflowError, task, upkeep::change, work::work};
+use super::{MAX_HOPS, Origin, WorkflowError, job::failed, task, upkeep::change, work::work};
 use crate::{
     definition::EventWanted,
     run::{Number, Run},
-    scheduler,
-    store::{CLAIMS, FULL_BYTES, HEARD, LISTENING},
+    scheduler::{self, Outcome},
+    store::{CLAIMS, FULL_BYTES, HEARD, LISTENING, stored_run},
 };
 
 /// This component's own topic that tells of the ends of runs: its steps have it without a delivery.
@@ -56,6 +56,18 @@ impl Heard {
             encoding: encoding.to_owned(),
             time_ms: event.time_ms,
             id: event.id.clone(),
+        }
+    }
+
+    /// The end of a run, which has no time and no id yet.
+    fn of_end(run: &Run) -> Self {
+        Self {
+            topic: OWN.to_owned(),
+            key: run.id.clone(),
+            payload: json!({ "workflow_id": run.id, "status": run.status(), "name": run.name }),
+            encoding: "json".to_owned(),
+            time_ms: 0,
+            id: String::new(),
         }
     }
 
@@ -127,12 +139,29 @@ pub(super) fn tell(t: &Transaction<'_>, id: &str, now_ms: u64) -> Result<bool, W
     Ok(true)
 }
 
+/// What becomes of a step that is to wait for the end of a run, where that is known already: the run has ended, or is the step's own.
+pub(super) fn known_end(t: &View<'_>, own: &str, outcome: &Outcome) -> Result<Option<Outcome>, StoreError> {
+    let Outcome::Listens { event: EventWanted { topic, key: Some(id) }, .. } = outcome else { return Ok(None) };
+    if topic != OWN {
+        return Ok(None);
+    }
+    if id == own {
+        return Ok(Some(failed("a run cannot wait for its own end")));
+    }
+    let Some(run) = stored_run(t, id)? else { return Ok(None) };
+    let Some(ended_ms) = run.ended_ms.filter(|_| run.phase.is_final()) else { return Ok(None) };
+    let heard = Heard { time_ms: ended_ms, ..Heard::of_end(&run) };
+    let mut value = serde_json::to_value(heard).map_err(|_| StoreError::Unreadable)?;
+    // The event itself was delivered long ago.
+    value["id"] = Value::Null;
+    Ok(Some(Outcome::Completed(value)))
+}
+
 /// Emits the event of a run's end, and brings it to the steps that wait for it.
 pub(super) fn emit_end(t: &Transaction<'_>, run: &Run, now_ms: u64) -> Result<(), StoreError> {
-    let payload = json!({ "workflow_id": run.id, "status": run.status(), "name": run.name });
-    let id = t.emit("run", &run.id, payload.to_string().as_bytes())?;
-    let (topic, key, encoding) = (OWN.to_owned(), run.id.clone(), "json".to_owned());
-    let heard = Heard { topic, key, payload, encoding, time_ms: now_ms, id };
+    let heard = Heard { time_ms: now_ms, ..Heard::of_end(run) };
+    let id = t.emit("run", &run.id, heard.payload.to_string().as_bytes())?;
+    let heard = Heard { id, ..heard };
     if heard.next_hearer(t)?.is_some() {
         HEARD.set(t, &heard.id, &heard)?;
         t.wake_at(&format!("e:{}", heard.id), now_ms, b"")?;

@@ -23,7 +23,7 @@ use crate::{
     definition::{Cache, ms},
     run::{Node, Number, Run, State},
     scheduler::Outcome,
-    store::{GIVEN, MAX_RESULT_BYTES, RUNS, node},
+    store::{GIVEN, MAX_RESULT_BYTES, node, stored_run},
     validate::parse,
 };
 
@@ -158,7 +158,7 @@ impl Job {
         }
         let view = snapshot()?;
         // If it is gone, nobody looks at what becomes of it.
-        let Some(run) = RUNS.get(&view, &self.run)? else { return Ok(self) };
+        let Some(run) = stored_run(&view, &self.run)? else { return Ok(self) };
         let node = node(&view, &self.run, self.number)?;
         let script = if run.is_rehearsal { SCRIPTS.get(&view, &run.id)? } else { None };
         let work = arguments::work(&view, (&run, &node), (script.as_ref(), now_ms), &arguments::ALONE)?;

@@ -9,7 +9,7 @@ use super::{event_refusal, keys, upkeep::WATCH_MS};
 use crate::{
     definition::EventWanted,
     run::{Node, Number, Phase, Run, State},
-    store::{CLAIMS, NODES, RUNS},
+    store::{CLAIMS, NODES, stored_run},
 };
 
 /// How long behind its time an event may come, in milliseconds: the watch rings twice meanwhile.
@@ -89,7 +89,7 @@ pub fn next_event(t: &View<'_>, run: &Run, from: Number, now_ms: u64) -> Result<
 /// What a run that waits for others waits for: those of them that have not ended.
 fn end_of_others(t: &View<'_>, run: &Run, now_ms: u64) -> Result<Next, StoreError> {
     for id in &run.waits_for {
-        let Some(other) = RUNS.get(t, id)? else {
+        let Some(other) = stored_run(t, id)? else {
             return Ok(Next::Overdue(format!("the end of {id}, which is not there any more")));
         };
         match other.ended_ms.filter(|_| other.phase.is_final()) {

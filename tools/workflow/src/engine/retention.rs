@@ -6,13 +6,17 @@ use mcpp_tool::store::{Budget, Key, Map, Prefix, Span, StoreError, Transaction, 
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
-    WorkflowError,
+    WorkflowError, find,
     rehearsal::{self, CALLED},
+    upkeep::WATCH,
 };
 use crate::{
     blob::{self, BLOBS},
-    run::{Node, Number},
-    store::{DEFINITIONS, DEPENDENCIES, ENDED, GIVEN, INPUTS, ITEM, ITEMS, LISTED_COUNTS, NODES, RESULTS, ROOT, RUNS},
+    run::{Node, Number, Run},
+    store::{
+        BLOCKED, DEFINITIONS, DEPENDENCIES, ENDED, GIVEN, INPUTS, ITEM, ITEMS, LISTED_COUNTS, NODES, RESULTS, ROOT,
+        RUNS,
+    },
 };
 
 /// How long an ended run is kept, in milliseconds: seven days.
@@ -73,8 +77,30 @@ pub(super) fn forget_within(mut budget: Budget, now_ms: u64, most: i64) -> Resul
     }
 }
 
-/// Removes rows of a run, and the run itself with the last of them.
-fn remove(t: &Transaction<'_>, id: &String, now_ms: u64) -> Result<(), StoreError> {
+/// Removes a run that has ended, for a client. Of a large one nobody sees the rest from now on, and the watch removes it at once; whether all is gone already.
+///
+/// # Errors
+/// There is no such run, or it has not ended.
+pub fn delete(t: &Transaction<'_>, id: &str, now_ms: u64) -> Result<bool, WorkflowError> {
+    let run = find(t, id)?;
+    if !run.phase.is_final() {
+        let reason = format!("Workflow {id} has not ended: it is {}; cancel it first", run.phase.as_str());
+        return Err(WorkflowError::Refused(reason));
+    }
+    if !BLOCKED.of(&run.id).is_empty(t)? {
+        let reason = format!("runs that wait for workflow {id} have not all been told of its end; try again");
+        return Err(WorkflowError::Refused(reason));
+    }
+    let is_whole = remove(t, &run.id, now_ms)?;
+    if !is_whole {
+        RUNS.put(t, &run.id.clone(), &Run { is_removed: true, ..run })?;
+        WATCH.by(t, now_ms, now_ms)?;
+    }
+    Ok(is_whole)
+}
+
+/// Removes rows of a run, and the run itself with the last of them; whether those were the last.
+fn remove(t: &Transaction<'_>, id: &String, now_ms: u64) -> Result<bool, StoreError> {
     let before = t.spent().bytes;
     let is_full = || t.spent().bytes.saturating_sub(before) > REMOVED_BYTES;
     let mut nodes: Vec<Node> = Vec::new();
@@ -106,7 +132,7 @@ fn remove(t: &Transaction<'_>, id: &String, now_ms: u64) -> Result<(), StoreErro
         t.discard(&DEPENDENCIES.key(id))?;
         RUNS.remove(t, id)?;
     }
-    Ok(())
+    Ok(is_whole)
 }
 
 /// Removes what a map has of a run, as much as one transaction does; whether that is all.

@@ -20,7 +20,7 @@ use crate::{
     definition::{EventWanted, MAX_DEFINITION_BYTES, Step},
     run::{Fork, Number, Phase, Run},
     scheduler::{self, Nodes as _, Place, add},
-    store::{DEFINITIONS, DEPENDENCIES, INPUTS, ROOT, RUNS, StoredNodes, rank},
+    store::{DEFINITIONS, DEPENDENCIES, INPUTS, ROOT, RUNS, StoredNodes, rank, stored_run},
     validate::{Catalog, Graph, Known, check},
 };
 
@@ -172,7 +172,7 @@ impl Draft {
 fn open_dependencies(t: &View<'_>, draft: &Draft) -> Result<Vec<String>, WorkflowError> {
     let mut open = Vec::new();
     for id in &draft.dependencies {
-        let Some(run) = (if is_id(id) { RUNS.get(t, id)? } else { None }) else {
+        let Some(run) = (if is_id(id) { stored_run(t, id)? } else { None }) else {
             return Err(WorkflowError::Invalid(format!("the dependency '{id}' does not exist")));
         };
         match run.phase {
@@ -222,6 +222,10 @@ pub fn submit(
     now_ms: u64,
 ) -> Result<Run, WorkflowError> {
     if let Some(there) = RUNS.get(t, &draft.id)? {
+        if there.is_removed {
+            let reason = format!("Workflow {} is being removed; submit it again in a moment", draft.id);
+            return Err(WorkflowError::Refused(reason));
+        }
         return match is_same(t, &there, draft)? {
             true => Ok(there),
             false => Err(WorkflowError::Refused(format!("Workflow {} was submitted before with other work", draft.id))),

@@ -21,7 +21,7 @@ use crate::{
     definition::TASK,
     run::{HandedTask, Node, Number, Run, State},
     scheduler::{self, Nodes as _, Outcome},
-    store::{HANDED, NODES, RUNS, StoredNodes, node as stored},
+    store::{HANDED, NODES, StoredNodes, node as stored, stored_run},
 };
 
 /// The queue's topic that tells of the ends of tasks which were submitted with `notify`.
@@ -125,7 +125,7 @@ struct Found {
 /// Those of the store.
 pub(super) fn look(id: &str, number: Number) -> Result<bool, WorkflowError> {
     let view = snapshot()?;
-    let Some(run) = RUNS.get(&view, id)? else { return Ok(false) };
+    let Some(run) = stored_run(&view, id)? else { return Ok(false) };
     let node = NODES.get(&view, &(id, number))?.filter(|node| matches!(node.state, State::Handed { .. }));
     let Some(task) = node.and_then(|node| node.task) else { return Ok(false) };
     drop(view);
@@ -173,11 +173,15 @@ fn ask(job: &Job, task: &str) -> Found {
     let Ok(mut ended) = call(job, "task_result", json!({ "task_id": task, "include_output": false })) else {
         return Found { outcome: None, worker };
     };
-    let error = || text(&ended, "error").filter(|error| !error.is_empty());
+    let why = |field: &str| text(&ended, field).filter(|why| !why.is_empty());
     let failed = |error: String| Outcome::Failed { error, is_final: false };
     let outcome = match ended.get("status").and_then(Value::as_str) {
-        Some("failed") => failed(error().unwrap_or_else(|| format!("task {task} failed"))),
-        Some("cancelled") => failed(error().unwrap_or_else(|| format!("task {task} was cancelled"))),
+        Some("failed") => failed(why("error").unwrap_or_else(|| format!("task {task} failed"))),
+        Some("cancelled") => {
+            let reason = why("cancel_reason").or_else(|| why("error"));
+            let reason = reason.map(|reason| format!(": {reason}")).unwrap_or_default();
+            failed(format!("task {task} was cancelled{reason}"))
+        }
         _ => kept(ended.get_mut("result").map(Value::take).unwrap_or_default(), clock_ms()),
     };
     Found { outcome: Some(outcome), worker: text(&ended, "worker_id").or(worker) }

@@ -17,7 +17,7 @@ use crate::{
     blob,
     run::{Number, Run},
     scheduler,
-    store::{ENDED, LEASES, READY, RUNS, StoredNodes},
+    store::{ENDED, LEASES, READY, StoredNodes, stored_run},
 };
 
 /// How often leases, and nodes that no handler takes, are looked at while there are any, in milliseconds.
@@ -28,7 +28,7 @@ const TIDY_MS: u64 = 3_600_000;
 const STEP: Budget = Budget { entries: 200, bytes: 8 << 20, ..Budget::UNBOUNDED };
 
 /// The watch: it rings while anything is ready or runs, and for what is old.
-const WATCH: Alarm = Alarm::new("watch");
+pub(super) const WATCH: Alarm = Alarm::new("watch");
 
 /// Sees to it that the watch rings.
 pub(super) fn watch(t: &Transaction<'_>, now_ms: u64) -> Result<(), StoreError> {
@@ -106,7 +106,7 @@ fn step(t: &Transaction<'_>, key: &str, origin: Origin, now_ms: u64) -> Result<V
     if kind == "e" {
         return Ok(if event::tell(t, id, now_ms)? { vec![key.to_owned()] } else { Vec::new() });
     }
-    let Some(run) = RUNS.get(t, id)? else { return Ok(Vec::new()) };
+    let Some(run) = stored_run(t, id)? else { return Ok(Vec::new()) };
     if kind == "d" {
         return tell_blocked(t, run, origin, now_ms);
     }
@@ -138,7 +138,7 @@ pub(super) fn change<T>(
     now_ms: u64,
     rule: impl FnOnce(&mut Run, &mut StoredNodes<'_, '_>) -> Result<T, WorkflowError>,
 ) -> Result<Option<T>, WorkflowError> {
-    let Some(mut run) = RUNS.get(t, id)? else { return Ok(None) };
+    let Some(mut run) = stored_run(t, id)? else { return Ok(None) };
     let mut nodes = StoredNodes::new(t, id);
     let answer = rule(&mut run, &mut nodes)?;
     let woken = go_on(t, run, nodes, origin, now_ms)?.woken;

@@ -16,7 +16,7 @@ use mcpp_tool::{
 use super::{
     FOLLOWED, Origin, WorkflowError, builds,
     cache::{self, Lookup},
-    call_for, find, go_on,
+    call_for, event, find, go_on,
     job::{Done, Job, Work, failed, given},
     keys::{self, Gate},
     place, rehearsal, task, upkeep,
@@ -24,7 +24,7 @@ use super::{
 use crate::{
     run::Line,
     scheduler::{self, Nodes as _, Outcome},
-    store::{CLAIMS, INPUTS, ITEM, NODES, READY, RUNS, StoredNodes, node},
+    store::{CLAIMS, INPUTS, ITEM, NODES, READY, RUNS, StoredNodes, node, stored_run},
 };
 
 /// How long a handler goes on to further nodes. It calls for the next one then.
@@ -144,7 +144,7 @@ fn take_for(
     now_ms: u64,
 ) -> Result<Taken, WorkflowError> {
     if let Some((run_id, number)) = CLAIMS.get(t, delivery)? {
-        if let Some(run) = RUNS.get(t, &run_id)? {
+        if let Some(run) = stored_run(t, &run_id)? {
             let node = node(t, &run_id, number)?;
             if scheduler::has(&node, delivery) {
                 return Ok(Taken { job: Some(Job::of(t, &run, &node, now_ms)?), has_more: false });
@@ -214,7 +214,7 @@ pub(super) fn record(
     let nodes = nodes.map(|number| NODES.key(&(&job.run, number)));
     t.read_ahead([CLAIMS.key(delivery), RUNS.key(&job.run)].into_iter().chain(nodes))?;
     CLAIMS.remove(t, delivery)?;
-    let Some(mut run) = RUNS.get(t, &job.run)? else { return Ok(()) };
+    let Some(mut run) = stored_run(t, &job.run)? else { return Ok(()) };
     let mut at = node(t, &job.run, job.number)?;
     if !scheduler::has(&at, delivery) {
         // Another one has it: this one took longer than its lease.
@@ -231,10 +231,11 @@ pub(super) fn record(
     for (index, item) in (0..).zip(&done.items) {
         ITEM.set(t, &(&job.run, job.number, index), item)?;
     }
-    let outcome = match given(t, &job.run, &done.outcome)? {
-        Some(payload) => Outcome::Completed(payload),
-        None => task::outcome(&run, &at, done.outcome.clone()),
+    let known = match given(t, &job.run, &done.outcome)? {
+        Some(payload) => Some(Outcome::Completed(payload)),
+        None => event::known_end(t, &job.run, &done.outcome)?,
     };
+    let outcome = known.unwrap_or_else(|| task::outcome(&run, &at, done.outcome.clone()));
     place::note(&mut at, done);
     let (mut nodes, now) = (StoredNodes::new(t, &job.run), now_ms());
     match (&done.cached, &outcome) {

@@ -5,7 +5,7 @@ use mcpp_tool::store::{StoreError, Transaction, transact};
 use super::{Overlap, SCHEDULES, Schedule, put, timer};
 use crate::{
     engine::{self, Draft, Origin, VisibleTools, WorkflowError},
-    store::RUNS,
+    store::stored_run,
     validate::Graph,
 };
 
@@ -109,7 +109,7 @@ fn begin(
     now_ms: u64,
 ) -> Result<bool, WorkflowError> {
     let last = match &seen.last_run {
-        Some(last) => RUNS.get(t, last)?.filter(|run| !run.phase.is_final()),
+        Some(last) => stored_run(t, last)?.filter(|run| !run.phase.is_final()),
         None => None,
     };
     match (seen.overlap, last) {

@@ -97,6 +97,12 @@ pub fn has_room(run: &Run, more: u32) -> bool {
 /// Why there are no more nodes.
 pub const NO_ROOM: &str = "the run would have more than 10000 steps";
 
+/// How many items of a node have no nodes yet.
+pub(super) fn to_come(node: &Node) -> u32 {
+    let State::Open(Inner::Fan { total, begun, nodes, .. }) = &node.state else { return 0 };
+    total.saturating_sub(*begun).saturating_sub(Number::try_from(nodes.len()).unwrap_or(Number::MAX))
+}
+
 /// Opens a node for so many items.
 pub(super) fn fan<N: Nodes>(
     run: &mut Run,
@@ -112,6 +118,7 @@ pub(super) fn fan<N: Nodes>(
     if let Some(for_each) = &mut node.step.for_each {
         for_each.items = Value::Null;
     }
+    run.tally.to_come = run.tally.to_come.saturating_add(total);
     node.state = State::Open(Inner::Fan {
         total,
         begun: 0,
@@ -162,6 +169,7 @@ pub(super) fn fill<N: Nodes>(run: &mut Run, nodes: &mut N, mut node: Node, now_m
     while open.len() < parallel && before.saturating_add(*begun) < *total {
         let (number, index) = (run.tally.total, before.saturating_add(*begun));
         *begun = begun.saturating_add(1);
+        run.tally.to_come = run.tally.to_come.saturating_sub(1);
         open.push(number);
         count(run);
         let item = Node {

@@ -53,7 +53,7 @@ impl Deferred for Runs {
         let id = run_of(handle);
         let looked = read(|t| {
             let (run, version) = RUNS.get_versioned(t, id)?;
-            let Some(run) = run else { return Ok(None) };
+            let Some(run) = run.filter(|run| !run.is_removed) else { return Ok(None) };
             let forms = if run.phase.is_final() { Vec::new() } else { engine::forms(t, &run)? };
             Ok(Some((run, version, forms)))
         });
@@ -64,7 +64,7 @@ impl Deferred for Runs {
             _ => {
                 let ended = f64::from(run.tally.total.saturating_sub(run.tally.open));
                 let work = Work::new()
-                    .progress(ended, Some(f64::from(run.tally.total)), Some(happens(&run)))
+                    .progress(ended, Some(f64::from(run.tally.expected())), Some(happens(&run)))
                     .changes(RUNS.key(id), version);
                 let asked = forms
                     .into_iter()

@@ -31,9 +31,11 @@ pub enum BulkAction {
     Resume,
     /// As `workflow_retry`.
     Retry,
+    /// As `workflow_delete`.
+    Delete,
 }
 
-/// Cancels, pauses, resumes or retries all runs with a status and tags, 100 at a time, those submitted last first. A run for which that cannot be done is listed with the reason.
+/// Cancels, pauses, resumes, retries or removes all runs with a status and tags, 100 at a time, those submitted last first. A run for which that cannot be done is listed with the reason.
 #[tool(destructive)]
 #[allow(clippy::too_many_arguments, reason = "all of them are needed")]
 pub fn workflow_bulk(
@@ -89,6 +91,7 @@ fn change(action: BulkAction, id: &str, (reason, force): (Option<&str>, bool)) -
         }
         BulkAction::Pause => run(|t| engine::pause(t, id, now)).map(drop),
         BulkAction::Resume => run(|t| engine::resume(t, id, origin(), now)).map(drop),
+        BulkAction::Delete => run(|t| engine::delete(t, id, now)).map(drop),
         BulkAction::Retry => retry_run(id).map(|_: Value| ()),
     }
 }

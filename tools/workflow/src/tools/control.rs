@@ -32,6 +32,16 @@ pub fn workflow_cancel(
     settle(reply, &workflow_id)
 }
 
+/// Removes a run that has ended, with its results: nobody can see or fork it any more, and the store has its bytes back. Runs that nobody removes go by themselves after seven days.
+#[tool(destructive)]
+pub fn workflow_delete(
+    /// The run.
+    workflow_id: String,
+) -> Reply {
+    let deleted = run(|t| engine::delete(t, &workflow_id, now_ms()));
+    settle(deleted.map(|_| json!({ "workflow_id": workflow_id, "deleted": true })), &workflow_id)
+}
+
 /// Lets no further step of a run begin. Steps that run go on.
 #[tool(idempotent)]
 pub fn workflow_pause(

@@ -183,13 +183,16 @@ fn every_bound_holds_at_its_edge() {
 
 #[test]
 fn containers_need_their_grant() {
-    let refused =
-        crate::capability::check("job", "mcpp:container/containers@0.1.0", &crate::grants::ComponentGrant::default());
+    let refused = crate::capability::check(
+        "job",
+        ["mcpp:container/containers@0.1.0".to_owned()],
+        &crate::grants::ComponentGrant::default(),
+    );
     let error = refused.expect_err("no grant").to_string();
     assert!(error.contains("add `container = { images = [\"IMAGE\"] }` to `grants/job.toml`"), "{error}");
     let granted = crate::grants::ComponentGrant {
         container: Some(Default::default()),
         ..crate::grants::ComponentGrant::default()
     };
-    assert_eq!(crate::capability::check("job", "mcpp:container/containers@0.1.0", &granted), Ok(()));
+    assert_eq!(crate::capability::check("job", ["mcpp:container/containers@0.1.0".to_owned()], &granted), Ok(()));
 }

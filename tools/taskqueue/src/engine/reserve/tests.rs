@@ -163,8 +163,11 @@ fn a_result_that_does_not_fit_fails_its_task_and_leaves_room_for_the_other_ends(
         token: None,
         outcome: Outcome::Completed(of_bytes(if n == 4 { 400_000 } else { 50 })),
     });
-    let ended: Vec<Status> = end_all(&ends, NOW, 0.5).into_iter().map(|end| end.expect("ended").status()).collect();
-    assert_eq!(ended, [Status::Completed, Status::Failed, Status::Completed, Status::Completed]);
+    let ended: Vec<Task> = end_all(&ends, NOW, 0.5).into_iter().map(|end| end.expect("ended")).collect();
+    let statuses: Vec<Status> = ended.iter().map(Task::status).collect();
+    assert_eq!(statuses, [Status::Completed, Status::Failed, Status::Completed, Status::Completed]);
+    let unkept: Vec<bool> = ends.iter().zip(&ended).map(|(end, task)| end.unkept(task).is_some()).collect();
+    assert_eq!(unkept, [false, true, false, false]);
     let reply = handle(&json!({ "op": "complete", "task_id": claimed[7].id, "result": of_bytes(400_000) }));
     assert_eq!((&reply["ok"], &reply["status"]), (&json!(true), &json!("failed")), "{reply}");
     assert!(reply["detail"].as_str().is_some_and(|why| why.contains("was not kept")), "{reply}");

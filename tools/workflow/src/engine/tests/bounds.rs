@@ -99,6 +99,40 @@ fn the_items_of_a_large_step_begin_in_several_transactions() {
 }
 
 #[test]
+fn progress_counts_the_items_that_have_not_begun() {
+    for end in ["signals", "a cancel", "the join"] {
+        clear();
+        let join = if end == "the join" { json!({ "at_least": 1 }) } else { json!("all") };
+        start(&draft(
+            "r",
+            json!([{ "step_id": "fan", "action": "wait", "inputs": { "signal": "go ${index}" },
+                "for_each": { "items": (0..9).collect::<Vec<_>>(), "parallel": 2, "join": join } }]),
+            Value::Null,
+        ));
+        run_all();
+        assert_eq!((run("r").tally.total, run("r").tally.to_come, run("r").progress()), (3, 7, 0.0));
+        let give = |number: usize| {
+            transact(|t| give(t, "r", (&format!("go {number}"), &json!(1)), Origin::Client, now_ms())).expect("given");
+            run_all();
+        };
+        match end {
+            "signals" => {
+                give(1);
+                assert_eq!((run("r").tally.total, run("r").tally.to_come, run("r").progress()), (4, 6, 10.0));
+                (2..9).chain([0]).for_each(give);
+                assert_eq!((run("r").tally.total, run("r").phase), (10, Phase::Completed));
+            }
+            "a cancel" => {
+                drop(transact(|t| cancel(t, "r", ("no", false), Origin::Client, now_ms())).expect("cancelled"))
+            }
+            _ => give(0),
+        }
+        run_all();
+        assert_eq!((run("r").tally.to_come, run("r").progress()), (0, 100.0), "{end}");
+    }
+}
+
+#[test]
 fn the_last_items_of_a_decided_fan_out_are_not_tried_again() {
     clear();
     let retry = json!({ "max_attempts": 5, "backoff_s": 60 });

@@ -93,7 +93,7 @@ fn each_attempt_is_a_task_of_its_own_and_fails_with_its_error() {
     let mut seen = Vec::new();
     for (status, fields, says) in [
         ("failed", json!({ "error": "no ink" }), "no ink"),
-        ("cancelled", json!({ "error": null }), "was cancelled"),
+        ("cancelled", json!({ "error": null, "cancel_reason": "no paper" }), "was cancelled: no paper"),
         ("gone", json!({}), "the queue has no task"),
         ("failed", json!({}), "failed"),
     ] {

@@ -3,7 +3,7 @@
 use mcpp_tool::store::Budget;
 
 use super::*;
-use crate::store::{ENDED, LISTED_COUNTS};
+use crate::store::{CLAIMS, ENDED, LISTED_COUNTS};
 
 fn ended() -> usize {
     ENDED.of(&()).walk(&snapshot().expect("a snapshot")).count()
@@ -82,4 +82,67 @@ fn a_run_of_many_and_large_steps_is_removed_too() {
     assert_eq!((ended(), NODES.under(&(&"large".to_owned(),)).walk(&snapshot().expect("a snapshot")).count()), (1, 0));
     let left = memory::entries().iter().filter(|(key, _)| key.windows(5).any(|part| part == b"large")).count();
     assert_eq!(left, 0, "nothing of it is left");
+}
+
+/// Entries of the store whose keys have this text in them.
+fn entries_of(run: &str) -> usize {
+    memory::entries().iter().filter(|(key, _)| key.windows(run.len()).any(|part| part == run.as_bytes())).count()
+}
+
+#[test]
+fn a_client_removes_a_run_that_has_ended_and_its_id_is_free_again() {
+    clear();
+    end(0, 2);
+    start(&draft("open", json!([{ "step_id": "a", "action": "wait", "inputs": { "signal": "go" } }]), json!(1)));
+    run_all();
+    let delete = |id: &str| transact(|t| delete(t, id, now_ms()));
+    assert_eq!(delete("r0000"), Ok(true));
+    assert_eq!((delete("r0000"), entries_of("r0000")), (Err(WorkflowError::NoRun("r0000".into())), 0));
+    assert!(matches!(delete("open"), Err(WorkflowError::Refused(why)) if why.contains("cancel it first")));
+    let counted = |status: &str| LISTED_COUNTS.get(&snapshot().expect("a snapshot"), &(status, ""));
+    assert_eq!((counted("completed"), counted("running"), ended()), (Ok(1), Ok(1), 1));
+    end(0, 1);
+    assert_eq!(shown("r0000").0, "completed", "another run has its id");
+}
+
+#[test]
+fn nobody_sees_a_large_run_while_it_is_removed() {
+    clear();
+    let items: Vec<usize> = (0..350).collect();
+    let large =
+        draft("large", json!([{ "step_id": "fan", "action": "text", "for_each": { "items": items } }]), Value::Null);
+    start(&large);
+    run_all();
+    assert_eq!(transact(|t| delete(t, "large", now_ms())), Ok(false));
+    assert!(matches!(find(&snapshot().expect("a snapshot"), "large"), Err(WorkflowError::NoRun(_))));
+    assert_eq!(LISTED_COUNTS.get(&snapshot().expect("a snapshot"), &("", "")), Ok(0));
+    let again = || transact(|t| submit(t, &large, &large.check(&Blind)?, Origin::Client, now_ms())).map(drop);
+    assert!(matches!(again(), Err(WorkflowError::Refused(why)) if why.contains("is being removed")));
+    // A delivery that had one of its nodes, and a timer of another, come late.
+    transact(|t| CLAIMS.set(t, "late", &("large".to_owned(), 7))).expect("written");
+    work("late", 0).expect("it is gone");
+    wake("n:large:7", "late").expect("it is gone");
+    assert!(watch_at() <= now_ms(), "the rest goes at once");
+    upkeep::ring_watch(now_ms(), 100).expect("rung");
+    assert_eq!(entries_of("large"), 0);
+    again().expect("its id is free again");
+}
+
+#[test]
+fn a_run_is_not_removed_before_those_that_wait_for_it_know_of_its_end() {
+    clear();
+    let steps = json!([{ "step_id": "a", "action": "echo" }]);
+    start(&draft("first", steps.clone(), Value::Null));
+    for number in 0..40 {
+        let dependencies = vec!["first".to_owned()];
+        start(&Draft { dependencies, ..draft(&format!("then{number}"), steps.clone(), Value::Null) });
+    }
+    while shown("first").0 != "completed" {
+        let emitted = memory::emitted().len();
+        work(&format!("only {emitted}"), 0).expect("delivered");
+    }
+    let delete = || transact(|t| delete(t, "first", now_ms()));
+    assert!(matches!(delete(), Err(WorkflowError::Refused(why)) if why.contains("have not all been told")));
+    run_all();
+    assert_eq!((delete(), shown("then39").0), (Ok(true), "completed"));
 }

@@ -147,6 +147,26 @@ fn a_step_waits_for_the_end_of_another_run() {
 }
 
 #[test]
+fn a_step_does_not_wait_for_an_end_that_has_been_or_never_comes() {
+    clear();
+    start(&draft("other", json!([{ "step_id": "a", "action": "echo" }]), Value::Null));
+    run_all();
+    let wait = |key: &str| json!([wait_for("a", json!({ "topic": "workflow/run", "key": key }))]);
+    start(&draft("behind", wait("other"), Value::Null));
+    start(&draft("own", wait("own"), Value::Null));
+    start(&draft("early", wait("later"), Value::Null));
+    run_all();
+    assert_eq!((shown("behind").0, shown("own").0, shown("early").0), ("completed", "failed", "running"));
+    let heard = result("behind", 0);
+    let end = find(&snapshot().expect("a snapshot"), "other").expect("there").ended_ms;
+    assert_eq!((&heard["payload"]["status"], &heard["id"]), (&json!("completed"), &Value::Null));
+    assert_eq!(heard["time_ms"], json!(end));
+    let error =
+        NODES.get(&snapshot().expect("a snapshot"), &("own".to_owned(), 0)).expect("read").expect("there").error;
+    assert_eq!(error.as_deref(), Some("a run cannot wait for its own end"));
+}
+
+#[test]
 fn waits_end_with_their_time_their_signal_or_their_token() {
     clear();
     start(&draft(

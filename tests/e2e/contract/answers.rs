@@ -248,6 +248,7 @@ fn workflows() -> Vec<Row> {
             json!({ "workflow_id": "three", "reason": "no", "force": true }),
             json!({ "success": true, "status": "cancelled", "message": "…" }),
         ),
+        ("workflow_delete", json!({ "workflow_id": "three" }), json!({ "success": true, "deleted": true })),
     ]
 }
 

@@ -254,6 +254,11 @@ pub fn read_ahead_of_new(t: &View<'_>, id: &str, more: Vec<u8>) -> Result<(), St
     t.read_ahead([IDS.key(id), SETTINGS.key(&()), more])
 }
 
+/// Reads at once what a claim looks at first: the settings, the claimer, and `more`.
+pub fn read_ahead_of_claim(t: &View<'_>, worker: &str, more: Vec<u8>) -> Result<(), StoreError> {
+    t.read_ahead([SETTINGS.key(&()), WORKERS.key(worker), more])
+}
+
 /// Reads the tasks of these ids at once, as far as there are such tasks, so that finding each costs little afterwards.
 pub fn read_ahead<'a>(t: &View<'_>, ids: impl Iterator<Item = &'a str> + Clone) -> Result<(), StoreError> {
     IDS.read_ahead(t, ids.clone())?;

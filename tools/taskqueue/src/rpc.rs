@@ -23,7 +23,7 @@ use self::fields::Request;
 use crate::{
     engine::{self, ClaimRequest, Completion, Draft, Part, QueueError, Submission},
     queue::{self, IDS, TASKS},
-    record::{DEFAULT_ATTEMPTS, LogLine, Spec, Status, Task, seconds},
+    record::{DEFAULT_ATTEMPTS, LogLine, Spec, Task, seconds},
     rules::Outcome,
 };
 

@@ -13,7 +13,7 @@ use super::{
     save, turns, upkeep,
 };
 use crate::{
-    queue::{ANY_TYPE, OPEN_LANE, Place, READY, RUNNING, TASKS, WORK, WORKERS, canonical_type, lane, settings},
+    queue::{self, ANY_TYPE, OPEN_LANE, Place, READY, RUNNING, TASKS, WORK, WORKERS, canonical_type, lane, settings},
     record::Task,
     rules,
 };
@@ -100,6 +100,7 @@ pub fn claim_many(
 }
 
 fn give(t: &Transaction<'_>, request: &ClaimRequest<'_>, most: usize, now_ms: u64) -> Result<Vec<Task>, QueueError> {
+    queue::read_ahead_of_claim(t, request.worker, upkeep::UPKEEP.key())?;
     upkeep::plan(t, &[], now_ms)?;
     let settings = settings(t)?;
     let most = most.min(MAX_CLAIMED).min(room(t, request.worker)?);

@@ -119,8 +119,9 @@ pub fn task_submit(args: NewTask) -> Reply {
     let (now, id) = (now_ms(), args.task_id.clone());
     let submitted = args.submission().and_then(|submission| {
         let draft = Draft::new(submission, &id, now);
-        run(|t| {
-            let task = engine::submit(t, &draft, now)?;
+        let task = run(|t| engine::submit(t, &draft, now))?;
+        // Others have their turns meanwhile.
+        read(|t| {
             let position = position(t, &task)?;
             let per_minute = statistics::throughput(t, now)?;
             Ok(json!({

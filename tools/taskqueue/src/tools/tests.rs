@@ -305,3 +305,28 @@ fn the_end_of_a_task_is_told_to_those_who_asked_for_it_once_and_with_its_worker(
     assert_eq!((&told[2].1["status"], told[2].1.get("worker")), (&json!("cancelled"), None), "{told:?}");
     assert_eq!(call(&MCPP_TOOL_TASK_RESULT, json!({ "task_id": "done" }))["worker_id"], "w");
 }
+
+/// What each call of a steady stream asks of the host: its cost is in these, more than in what it computes.
+#[test]
+fn the_frequent_calls_ask_little_of_the_host() {
+    memory::clear();
+    let submit = |number: usize| call(&MCPP_TOOL_TASK_SUBMIT, task(&format!("t{number}")));
+    (0..200).for_each(|number| drop(submit(number)));
+    let claim = || call(&MCPP_TOOL_TASK_CLAIM, json!({ "worker_id": "w", "max_tasks": 1 }));
+    let complete =
+        |id: &Value| call(&MCPP_TOOL_TASK_COMPLETE_MANY, json!({ "tasks": [{ "task_id": id, "result": {} }] }));
+    for _ in 0..50 {
+        complete(&claim()["tasks"][0]["task_id"]);
+    }
+    let calls = |work: &dyn Fn()| {
+        memory::spent();
+        work();
+        memory::spent().calls
+    };
+    let submitted = calls(&|| drop(submit(500)));
+    let claimed = calls(&|| drop(claim()));
+    let ended = calls(&|| drop(complete(&json!("t50"))));
+    // Each of them was counted once, and then held.
+    assert!(submitted <= 13 && claimed <= 15 && ended <= 12, "{submitted} {claimed} {ended}");
+    assert_eq!((status("t500"), status("t50")), (json!("queued"), json!("completed")));
+}

@@ -13,6 +13,7 @@ const DELEGATION_0_1_0: &[u8] = include_bytes!("../guests/frozen/delegation-0.1.
 const DELEGATION_0_1_3: &[u8] = include_bytes!("../guests/frozen/delegation-0.1.3.wasm");
 const STORE_EVENTS_0_1_0: &[u8] = include_bytes!("../guests/frozen/store-events-0.1.0.wasm");
 const STORE_EVENTS_0_1_1: &[u8] = include_bytes!("../guests/frozen/store-events-0.1.1.wasm");
+const TOLD_0_1_2: &[u8] = include_bytes!("../guests/frozen/told-0.1.2.wasm");
 const MESH_0_1_0: &[u8] = include_bytes!("../guests/frozen/mesh-0.1.0.wasm");
 const CLIENT_0_1_0: &[u8] = include_bytes!("../guests/frozen/client-0.1.0.wasm");
 const TASKS_0_1_0: &[u8] = include_bytes!("../guests/frozen/tasks-0.1.0.wasm");
@@ -276,4 +277,24 @@ async fn mcpp_delegation_0_1_2() {
     host.until("the call runs", async |host| host.host.registry().calls() >= 2).await;
     assert_eq!(host.text("frozen_change", json!({ "value": "other" })).await, "changed");
     assert_eq!(crate::support::text_of(&waiting.await.expect("an answer")), "Changed");
+}
+
+/// Made for `mcpp:store` and `mcpp:events` 0.1.2, and for `mcpp:delegation` 0.1.4: what the host tells a component.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mcpp_store_and_events_0_1_2_and_delegation_0_1_4() {
+    let files = crate::support::folder(&[("frozen", TOLD_0_1_2), ("add", &crate::support::add())]);
+    let grant = "[components.frozen]\ncall = ['add']\nstore = { quota_bytes = 100000 }\nsubscribe = ['other/*']\n";
+    crate::support::grant(&files, grant);
+    let host = TestHost::start_with(files, |_| {}).await;
+    assert_eq!(host.problems(), "");
+    let usage = async |text: &str| -> Vec<u64> {
+        let told = host.text("frozen_usage", json!({ "key": "k", "text": text })).await;
+        told.split(' ').map(|number| number.parse().expect(&told)).collect()
+    };
+    let (first, second) = (usage("").await, usage("twelve bytes").await);
+    assert_eq!((first[1], first[0], second[0]), (100_000, first[2], first[0] + 12), "{first:?} {second:?}");
+    assert_eq!(host.text("frozen_subscribed", json!({})).await, "other/*");
+    for (tool, told) in [("add", "here: true"), ("nothing", "nowhere: false")] {
+        assert_eq!(host.text("frozen_placed", json!({ "tool": tool, "arguments": { "a": 1, "b": 2 } })).await, told);
+    }
 }

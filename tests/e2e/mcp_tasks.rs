@@ -418,3 +418,23 @@ async fn a_subscriber_is_told_of_its_tasks_and_of_no_others() {
     let invalid = ask(&host, "subscriptions/listen", json!({ "notifications": { "taskIds": 7 } }), None).await;
     assert_eq!(invalid["error"]["code"], -32602, "{invalid}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_subscriber_gets_large_results_whole() {
+    let host = host("task_after_ms = 0", "").await;
+    let large = async || task_of(&call(&host, "large_job", json!({ "bytes": 1_300_000 })).await);
+    let tasks = [large().await, large().await];
+    for task in &tasks {
+        ended(&host, task).await;
+    }
+    let asked = json!({ "notifications": { "taskIds": tasks } });
+    let request = host.modern("subscriptions/listen", with_meta(asked, declared()));
+    let (mut stream, mut rest) = (request.send().await.expect("a stream"), String::new());
+    next(&mut stream, &mut rest).await;
+    for _ in &tasks {
+        let told = next(&mut stream, &mut rest).await["params"].take();
+        let asked = get(&host, told["taskId"].as_str().expect("an id")).await["result"].take();
+        assert!(told["result"].to_string().len() > 1_300_000, "{} bytes", told["result"].to_string().len());
+        assert_eq!((&told["result"], &told["status"]), (&asked["result"], &asked["status"]));
+    }
+}

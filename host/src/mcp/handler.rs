@@ -24,7 +24,8 @@ use rmcp::{
 use serde_json::Value;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use self::context::{cursor, extension, is_modern, session_id, trace, unknown_method, way_here};
+pub(super) use self::context::extension;
+use self::context::{cursor, is_modern, session_id, trace, unknown_method, way_here};
 pub use super::endpoint::Endpoint;
 pub(super) use super::refusal::RefusalSignal;
 use super::{

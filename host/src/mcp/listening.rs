@@ -22,7 +22,7 @@ use tokio::sync::watch;
 
 pub(super) use self::legacy::LegacyListening;
 use super::{
-    handler::Endpoint,
+    handler::{Endpoint, extension},
     primitives::Asking,
     tasks::{TaskListening, plan::TaskWish},
 };
@@ -230,6 +230,7 @@ impl Endpoint {
         };
         let mut telling = std::pin::pin!(telling);
         let mut told = *lists.borrow();
+        let writer = extension(&subscriber.context.extensions);
         loop {
             let is_told = tokio::select! {
                 () = subscriber.context.ct.cancelled() => return,
@@ -243,7 +244,7 @@ impl Endpoint {
                     subscriber.tell_lists(&accepted.filter, before, now).await
                 }
                 uris = next_updates(resources.as_deref()) => subscriber.tell_updates(uris).await,
-                task = tasks.next(self, principal) => subscriber.tell_task(task).await,
+                task = tasks.next(self, principal, writer) => subscriber.tell_task(task).await,
             };
             if is_told.is_none() {
                 return;

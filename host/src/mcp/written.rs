@@ -165,6 +165,11 @@ pub(super) async fn result(
 }
 
 impl ResultWriter {
+    /// A writer for one message of a stream that goes on: its client may be late, so its result stays for a while.
+    pub(super) fn for_message(&self) -> Self {
+        Self { table: Arc::clone(&self.table), resumable: true, marks: Arc::default() }
+    }
+
     async fn write(&self, result: ToolResult, share: &Share) -> CallToolResult {
         let is_error = result.is_error;
         // One of a tenant at a time, and few in all: neither is ever closed.

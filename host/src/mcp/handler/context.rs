@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// A value that the door gave along with a request.
-pub(super) fn extension<T: Send + Sync + 'static>(extensions: &Extensions) -> Option<&T> {
+pub(in crate::mcp) fn extension<T: Send + Sync + 'static>(extensions: &Extensions) -> Option<&T> {
     extensions.get::<Parts>()?.extensions.get::<T>()
 }
 

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 
 use super::POLL_MS;
 use crate::{
-    mcp::handler::Endpoint,
+    mcp::{handler::Endpoint, written::ResultWriter},
     memory::{MemoryUse, Reservation},
     registry::changes::MAX_SUBSCRIPTIONS,
     tenant::Principal,
@@ -63,11 +63,16 @@ impl Endpoint {
 }
 
 impl TaskListening {
-    /// The next task that has changed, as it is now. Never, if none is left.
-    pub(in crate::mcp) async fn next(&mut self, endpoint: &Endpoint, principal: &Principal) -> DetailedTask {
+    /// The next task that has changed, as it is now. Never, if none is left. `writer`, if there is one, writes large results aside.
+    pub(in crate::mcp) async fn next(
+        &mut self,
+        endpoint: &Endpoint,
+        principal: &Principal,
+        writer: Option<&ResultWriter>,
+    ) -> DetailedTask {
         loop {
             let Some(Changed { id, changes }) = self.changes.next().await else { return std::future::pending().await };
-            match endpoint.get_task(principal, &id, None).await {
+            match endpoint.get_task(principal, &id, writer.map(ResultWriter::for_message).as_ref()).await {
                 Ok(task) => {
                     let goes_on = matches!(task.task.status, TaskStatus::Working | TaskStatus::InputRequired);
                     if let (true, Some(mut changes)) = (goes_on, changes) {

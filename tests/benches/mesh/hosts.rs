@@ -39,8 +39,14 @@ impl MeshedHost {
     }
 
     /// A host with the built-in tools, which serves when its queue does.
+    ///
+    /// A peer may have as many tasks there as the bench submits.
     pub(crate) async fn with_queue() -> Self {
-        Self::start_with("builtin = true", "", Some("task_queue.rpc")).await
+        let host = Self::start_with("builtin = true", "", Some("task_queue.rpc")).await;
+        let open = r#"{"op":"configure","peer_tasks":1000000,"peer_mib":100000}"#;
+        let configured = host.command(&["call", "task_queue.rpc", open, "--url", &host.server.url()]);
+        assert!(configured.contains("1000000"), "{configured}");
+        host
     }
 
     /// A host with these lines in the sections `[tools]` and `[mesh]`, which serves when this tool does.

@@ -76,7 +76,8 @@ async fn through_a_host() {
     let clients = (0..IN_FLIGHT[1]).map(|_| async {
         let client = Client::connect(calling.server.url(), Era::Modern).await;
         for _ in 0..TASKS / IN_FLIGHT[1] {
-            drop(client.call("p2p_taskqueue_submit", &arguments).await);
+            let answer = client.call("p2p_taskqueue_submit", &arguments).await;
+            assert!(answer["result"]["structuredContent"]["ok"] == true, "{answer}");
         }
     });
     futures::future::join_all(clients).await;

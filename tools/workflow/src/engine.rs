@@ -27,6 +27,7 @@ use mcpp_tool::{
 };
 
 pub use self::{
+    builds::named_builds,
     control::{ForkRequest, cancel, fork, give, give_token, pause, resume, retry},
     event::{Heard, hear, is_told, refusal as event_refusal},
     job::Job,

@@ -55,7 +55,7 @@ fn migrate(_: &Transaction<'_>, _: u32, _: Option<Vec<u8>>) -> Result<Option<Vec
 }
 
 use tools::{
-    awaited::*, backfill::*, bulk::*, control::*, doctor::*, listing::*, plans::*, rehearsal::*, show::*,
+    awaited::*, backfill::*, builds::*, bulk::*, control::*, doctor::*, listing::*, plans::*, rehearsal::*, show::*,
     submission::*, transfer::*,
 };
 
@@ -64,7 +64,7 @@ mcpp_tool::export! {
         workflow_submit, workflow_status, workflow_cancel, workflow_list, workflow_dependencies, workflow_result,
         workflow_pause, workflow_resume, workflow_retry, workflow_fork, workflow_signal,
         workflow_template, workflow_schedule, workflow_doctor, workflow_rehearse, workflow_output,
-        workflow_bulk, workflow_backfill, workflow_delete, workflow_export, workflow_import, workflow_run, workflow_wait,
+        workflow_bulk, workflow_backfill, workflow_builds, workflow_delete, workflow_export, workflow_import, workflow_run, workflow_wait,
     ],
     resources: [workflow_run_status, workflow_run_result, workflow_step_result],
     deferred: Runs,

@@ -3,6 +3,7 @@
 
 pub mod awaited;
 pub mod backfill;
+pub mod builds;
 pub mod bulk;
 pub mod control;
 pub mod doctor;

@@ -119,9 +119,9 @@ pub fn task_submit(args: NewTask) -> Reply {
     let (now, id) = (now_ms(), args.task_id.clone());
     let submitted = args.submission().and_then(|submission| {
         let draft = Draft::new(submission, &id, now);
-        let task = run(|t| engine::submit(t, &draft, now))?;
-        // Others have their turns meanwhile.
-        read(|t| {
+        // A snapshot behind the transaction would let others have their turns sooner, and costs as much as all of this.
+        run(|t| {
+            let task = engine::submit(t, &draft, now)?;
             let position = position(t, &task)?;
             let per_minute = statistics::throughput(t, now)?;
             Ok(json!({

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use mcpp_tool::{
     builds::{self, Build},
-    store::{StoreError, Transaction},
+    store::{StoreError, Transaction, View},
 };
 use serde_json::Value;
 
@@ -83,6 +83,15 @@ pub(super) fn release(t: &Transaction<'_>) -> Result<(), StoreError> {
         builds::unpin(&unneeded);
     }
     Ok(())
+}
+
+/// The builds that unfinished runs name, and how many name each: as many as the host pins for a tenant.
+///
+/// # Errors
+/// See [`StoreError`].
+pub fn named_builds(t: &View<'_>) -> Result<Vec<((String, String), i64)>, StoreError> {
+    const MOST: usize = 1_000;
+    Ok(NAMED.under(t, &(), MOST)?.into_iter().filter(|(_, runs)| *runs > 0).collect())
 }
 
 fn is_named(t: &Transaction<'_>, build: &Build) -> Result<bool, StoreError> {

@@ -41,6 +41,11 @@ fn a_run_keeps_the_builds_it_began_with_and_the_last_that_names_one_lets_it_go()
     run_all();
     set_live("echo", new.clone());
     assert_eq!(begun_with("one"), [other.clone(), old.clone()], "also that of an undo");
+    let named = || {
+        let reply = crate::tools::builds::workflow_builds().into_result().expect("counted");
+        reply["builds"].as_array().expect("a list").iter().map(|build| build["runs"].clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(named(), [2, 2]);
     go("one");
     assert_eq!(shown("one").0, "completed");
     let on_old = [other.clone(), old.clone()];
@@ -54,8 +59,9 @@ fn a_run_keeps_the_builds_it_began_with_and_the_last_that_names_one_lets_it_go()
     run_all();
     assert_eq!(called_on().last(), Some(&vec![other.clone(), new.clone()]));
     assert_eq!(pinned(), [other.clone(), old], "the fork has ended");
+    assert_eq!(named(), [1, 1]);
     go("two");
-    assert_eq!(pinned(), [], "no unfinished run names any");
+    assert_eq!((pinned(), named()), (vec![], vec![]), "no unfinished run names any");
 }
 
 #[test]

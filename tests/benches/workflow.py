@@ -3,7 +3,7 @@
 
     cargo build --release && python3 tests/benches/workflow.py [target/release/mcpp [RUNS]]
 
-It runs one chain, many chains at once, one step over a list, a graph of 10,000 steps, and 75 workflows at once. Each line is: shape, steps, seconds, steps a second,
+It runs one chain, as many chains as steps run at once, more chains at once, one step over a list, a graph of 10,000 steps, and 75 workflows at once. Each line is: shape, steps, seconds, steps a second,
 milliseconds a step. The lines `gap` are the milliseconds from a step's end to its successor's start, p50 and p99.
 
 Then RUNS runs (10,000 unless it is said) wait for a signal. The lines behind are what lists, counts and filters of them take, p50 and p99 of 200, in milliseconds.
@@ -173,6 +173,8 @@ def main():
             measure(host, "first", [chain(20)], 20)
             measure(host, "chain", [chain(300)], 300)
             gaps(host, ["chain-0"])
+            measure(host, "16 chains", [chain(500) for _ in range(16)], 8_000)
+            gaps(host, [f"16 chains-{number}" for number in range(16)])
             measure(host, "chains", [chain(250) for _ in range(40)], 10_000)
             gaps(host, [f"chains-{number}" for number in range(40)])
             measure(host, "list", [over_a_list(1_000)], 1_000)

@@ -1,19 +1,23 @@
 #!/usr/bin/env python3
-"""The program's own client at a terminal: what tools, prompts, resources and workflow runs ask is answered there.
+"""The program's own client at a terminal: what tools, prompts, resources and workflow runs ask is answered there, and a run is drawn as a tree.
 
     python3 tests/clients/terminal.py target/debug/mcpp target/guests/wasm32-wasip2/guest/conformance.wasm
 
 Each command runs at a pseudo-terminal. What it asks is on the terminal, what it answers on its standard output.
 """
 
+import fcntl
 import json
 import os
 import pathlib
 import pty
+import re
 import select
+import struct
 import subprocess
 import sys
 import tempfile
+import termios
 import time
 
 sys.path.append(str(pathlib.Path(__file__).parent))
@@ -53,6 +57,78 @@ def at_terminal(mcpp: str, arguments: list[str], replies: list[tuple[str, str]])
     return answer
 
 
+ROWS, COLUMNS = 10, 60
+FAN = [
+    {"step_id": "each", "action": "text_hash", "inputs": {"text": "${item}"}, "for_each": {"items": list("abcdefghijkl")}},
+    {"step_id": "go", "action": "wait", "inputs": {"signal": "go"}, "depends_on": ["each"]},
+    *[{"step_id": f"end{n}", "action": "text_hash", "inputs": {"text": "x"}, "depends_on": ["go"]} for n in range(12)],
+]
+
+
+class Screen:
+    """As much of a terminal as the command uses: what stands on it in the end is what a person sees."""
+
+    def __init__(self) -> None:
+        self.lines, self.row, self.column = [""], 0, 0
+
+    def take(self, text: str) -> None:
+        for plain, code, kind in re.findall(r"([^\x1b]+)|\x1b\[([0-9;]*)([A-Za-z])", text):
+            for character in plain:
+                self.put(character)
+            if kind == "A":
+                self.row = max(self.row - int(code or 1), max(len(self.lines) - ROWS, 0))
+            elif kind == "K":
+                self.lines[self.row] = self.lines[self.row][: self.column]
+            elif kind == "J":
+                del self.lines[self.row + 1 :]
+                self.lines[self.row] = self.lines[self.row][: self.column]
+            elif kind and kind != "m":
+                sys.exit(f"the terminal knows no {kind!r}")
+
+    def put(self, character: str) -> None:
+        if character == "\r":
+            self.column = 0
+        elif character == "\n":
+            self.row += 1
+            self.lines += [""] * (self.row + 1 - len(self.lines))
+        else:
+            line = self.lines[self.row].ljust(self.column)
+            self.lines[self.row] = line[: self.column] + character + line[self.column + 1 :]
+            self.column += 1
+
+
+def follow(mcpp: str, run: str, signal) -> str:
+    """Follows a run on a small terminal until it ends. `signal` is called when the run waits."""
+    ours, its = pty.openpty()
+    fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
+    environment = {**os.environ, "TERM": "xterm-256color"}
+    command = subprocess.Popen([mcpp, "workflow", "follow", run, "--url", serving.url(PORT)], stdin=its, stderr=its, stdout=its, env=environment)
+    os.close(its)
+    screen, rest, deadline, is_told = Screen(), b"", time.monotonic() + SECONDS, False
+    while True:
+        if time.monotonic() > deadline:
+            command.kill()
+            sys.exit("the followed run did not end; on the terminal stood:\n" + "\n".join(screen.lines))
+        if select.select([ours], [], [], 0.2)[0]:
+            try:
+                rest += os.read(ours, 1 << 16)
+            except OSError:
+                break
+            # A sequence or a character may come in two pieces.
+            whole = rest.rfind(b"\n") + 1
+            screen.take(rest[:whole].decode())
+            rest = rest[whole:]
+        if not is_told and any("waits for" in line for line in screen.lines):
+            check("the tree says what a step waits for", "\n".join(screen.lines), "go")
+            is_told = True
+            signal()
+    screen.take(rest.decode())
+    os.close(ours)
+    if command.wait() != 0:
+        sys.exit("the followed run failed:\n" + "\n".join(screen.lines))
+    return "\n".join(line.rstrip() for line in screen.lines).rstrip()
+
+
 def check(what: str, got: object, wanted: str) -> None:
     if wanted not in str(got):
         sys.exit(f"{what}: {wanted!r} is not in {got!r}")
@@ -84,6 +160,14 @@ def main() -> None:
             run = json.dumps({"workflow_id": "u", "name": "u", "steps": STEPS})
             answer = ask(["call", "workflow_run", run], ("Shall it go out?", ""), ("Send this?", "n"))
             check("its user says no, and the step has failed", answer, "the user who was asked said no")
+            call = lambda tool, **arguments: subprocess.run([mcpp, "call", tool, json.dumps(arguments), "--url", serving.url(PORT)], check=True, capture_output=True)
+            call("workflow_submit", workflow_id="v", name="v", steps=FAN)
+            shown = follow(mcpp, "v", lambda: call("workflow_signal", workflow_id="v", signal="go"))
+            check("a followed run ends", shown, "v: completed (completed)")
+            check("the tree has the run's steps", shown, "each")
+            if len(shown.splitlines()) > ROWS or shown.count("each") != 1 or max(map(len, shown.splitlines())) > COLUMNS:
+                sys.exit(f"the tree was not drawn in place, or not within {ROWS} x {COLUMNS}:\n{shown}")
+            print("  it is drawn in place, within the terminal")
         finally:
             host.terminate()
             host.wait()

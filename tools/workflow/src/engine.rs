@@ -1,6 +1,7 @@
 //! What the tools and the handlers do, in one transaction each, on the rules of [`scheduler`](crate::scheduler) and the tables of [`store`](crate::store).
 
 mod arguments;
+mod at_once;
 mod builds;
 pub mod cache;
 mod control;
@@ -140,10 +141,16 @@ fn go_on_alone(
     now_ms: u64,
 ) -> Result<Followed, WorkflowError> {
     let was_final = run.phase.is_final();
-    let mut is_done = scheduler::follow(&mut run, &mut nodes, FOLLOWED, now_ms)?;
-    if run.paused_ms.is_none() && run.phase != Phase::Blocked {
-        is_done &= scheduler::resume(&mut run, &mut nodes, FOLLOWED, now_ms)?;
-    }
+    let mut begun = 0;
+    let is_done = loop {
+        let mut is_done = scheduler::follow(&mut run, &mut nodes, FOLLOWED, now_ms)?;
+        if run.paused_ms.is_none() && run.phase != Phase::Blocked {
+            is_done &= scheduler::resume(&mut run, &mut nodes, FOLLOWED, now_ms)?;
+        }
+        if !at_once::begin(t, &mut run, &mut nodes, &mut begun, now_ms)? {
+            break is_done;
+        }
+    };
     let mut left = Vec::new();
     if !is_done {
         left.push(format!("r:{}", run.id));

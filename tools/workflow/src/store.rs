@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::{
     blob::{self, BLOBS, Blob},
-    definition::{EventWanted, Step},
+    definition::{EventWanted, Step, WAIT},
     engine::Heard,
     run::{Line, Node, Number, Run, State},
     scheduler::Nodes,
@@ -152,6 +152,8 @@ pub struct StoredNodes<'a, 't> {
     run: String,
     /// How many nodes have become ready.
     pub woken: u32,
+    /// Those of them whose steps only wait.
+    pub waits: Vec<Number>,
     /// Lines of keys that may go on.
     pub touched: BTreeSet<Line>,
 }
@@ -159,12 +161,15 @@ pub struct StoredNodes<'a, 't> {
 impl<'a, 't> StoredNodes<'a, 't> {
     /// The nodes of a run.
     pub fn new(t: &'a Transaction<'t>, run: &str) -> Self {
-        Self { t, run: run.to_owned(), woken: 0, touched: BTreeSet::new() }
+        Self { t, run: run.to_owned(), woken: 0, waits: Vec::new(), touched: BTreeSet::new() }
     }
 
     fn count_woken(&mut self, node: &Node) {
         if matches!(node.state, State::Ready | State::Undoing { claim: None }) {
             self.woken = self.woken.saturating_add(1);
+            if node.state == State::Ready && node.step.action == WAIT && node.step.for_each.is_none() {
+                self.waits.push(node.number);
+            }
         }
     }
 }

@@ -123,6 +123,8 @@ pub fn hear(event: &Event) -> Result<(), WorkflowError> {
 pub(super) fn tell(t: &Transaction<'_>, id: &str, now_ms: u64) -> Result<bool, WorkflowError> {
     let Some(heard) = HEARD.get(t, id)? else { return Ok(false) };
     let value = serde_json::to_value(&heard).map_err(|_| StoreError::Unreadable)?;
+    // What begins to wait by that does so behind the event.
+    let now_ms = now_ms.max(heard.time_ms.saturating_add(1));
     for _ in 0..HEARERS {
         let Some((run, number)) = heard.next_hearer(t)? else {
             HEARD.remove(t, id)?;

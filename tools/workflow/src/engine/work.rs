@@ -14,10 +14,10 @@ use mcpp_tool::{
 };
 
 use super::{
-    FOLLOWED, Origin, WorkflowError, builds,
+    FOLLOWED, Origin, WorkflowError, at_once, builds,
     cache::{self, Lookup},
-    call_for, event, find, go_on,
-    job::{Done, Job, Work, failed, given},
+    call_for, find, go_on,
+    job::{Done, Job, Work, failed},
     keys::{self, Gate},
     place, rehearsal, task, upkeep,
 };
@@ -231,10 +231,7 @@ pub(super) fn record(
     for (index, item) in (0..).zip(&done.items) {
         ITEM.set(t, &(&job.run, job.number, index), item)?;
     }
-    let known = match given(t, &job.run, &done.outcome)? {
-        Some(payload) => Some(Outcome::Completed(payload)),
-        None => event::known_end(t, &job.run, &done.outcome)?,
-    };
+    let known = at_once::known(t, &run, &done.outcome)?;
     let outcome = known.unwrap_or_else(|| task::outcome(&run, &at, done.outcome.clone()));
     place::note(&mut at, done);
     let (mut nodes, now) = (StoredNodes::new(t, &job.run), now_ms());

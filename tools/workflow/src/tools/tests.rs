@@ -137,10 +137,12 @@ fn lists_are_counted_filtered_and_turned_by_pages() {
         submit(&format!("w{number:02}"), json!([{ "step_id": "a", "action": action }])).expect("submitted");
     }
     run_all();
-    let waits = json!([{ "step_id": "a", "action": "wait", "inputs": { "signal": "go" } }]);
-    submit("wait", waits).expect("submitted");
+    // Nothing of this one has begun; a step that only waits would have.
+    submit("new", json!([{ "step_id": "a", "action": "echo" }])).expect("submitted");
+    submit("wait", json!([{ "step_id": "a", "action": "wait", "inputs": { "signal": "go" } }])).expect("submitted");
     for (status, count) in [
-        (None, 26),
+        (None, 27),
+        (Some(Status::Running), 1),
         (Some(Status::Completed), 20),
         (Some(Status::Failed), 5),
         (Some(Status::Submitted), 1),

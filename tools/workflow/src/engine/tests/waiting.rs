@@ -147,6 +147,42 @@ fn a_step_waits_for_the_end_of_another_run() {
 }
 
 #[test]
+fn a_step_that_only_waits_does_so_in_the_transaction_in_which_it_is_ready() {
+    clear();
+    memory::subscribe(&["orders/paid"]);
+    let paid = |step: &str, before: &[&str]| {
+        let mut wait = wait_for(step, json!({ "topic": "orders/paid", "key": "${input}" }));
+        wait["depends_on"] = json!(before);
+        wait
+    };
+    let echo = json!({ "step_id": "a", "action": "echo", "depends_on": ["first"] });
+    let given = json!({ "step_id": "given", "action": "wait", "inputs": { "signal": "go" }, "depends_on": ["second"] });
+    start(&draft("r", json!([paid("first", &[]), echo, paid("second", &["a"]), given]), json!(7)));
+    assert_eq!(shown("r").1[0], "first waiting", "nobody has delivered anything");
+    hear(&event("orders/paid", "7", b"{}", now_ms())).expect("heard");
+    assert_eq!(shown("r").1[..2], ["first completed", "a completed"], "the delivery goes on with what is ready");
+    assert_eq!(shown("r").1[2], "second waiting");
+    transact(|t| give(t, "r", ("go", &json!(1)), Origin::Client, now_ms())).expect("given");
+    hear(&event("orders/paid", "7", b"{}", now_ms() + 1)).expect("heard");
+    assert_eq!(shown("r").0, "completed", "what it waits for was there: {:?}", shown("r"));
+    // More than one transaction has begin.
+    start(&draft("many", json!((0..20).map(|n| paid(&format!("s{n}"), &[])).collect::<Vec<_>>()), json!(8)));
+    let waiting = || shown("many").1.iter().filter(|state| state.ends_with("waiting")).count();
+    assert_eq!(waiting(), 16);
+    run_all();
+    assert_eq!(waiting(), 20);
+    // A paused run begins nothing.
+    let held = draft("held", json!([{ "step_id": "a", "action": "echo" }, paid("b", &["a"])]), json!(9));
+    start(&held);
+    transact(|t| pause(t, "held", now_ms())).expect("paused");
+    run_all();
+    assert_eq!(shown("held").1, ["a held", "b pending"]);
+    transact(|t| resume(t, "held", Origin::Client, now_ms())).expect("resumed");
+    run_all();
+    assert_eq!(shown("held").1, ["a completed", "b waiting"]);
+}
+
+#[test]
 fn a_step_does_not_wait_for_an_end_that_has_been_or_never_comes() {
     clear();
     start(&draft("other", json!([{ "step_id": "a", "action": "echo" }]), Value::Null));

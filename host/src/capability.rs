@@ -113,7 +113,7 @@ pub enum Refused {
     #[error(
         "it imports {}; to grant it, add {} to `grants/{component}.toml` in its tenant's folder and run `mcpp reload`",
         listed(missing.iter().map(|(import, lacking)| format!("`{import}`, which needs the capability `{}`", lacking.name)), "; "),
-        listed(missing.iter().filter_map(|(_, lacking)| lacking.line()).map(|line| format!("`{line}`")), " and "),
+        listed(missing_lines(missing).into_iter().map(|line| format!("`{line}`")), " and "),
     )]
     NotGranted {
         /// The component.
@@ -154,6 +154,17 @@ pub fn of_import(import: &str) -> Option<&'static Capability> {
             None => interface == *known,
         })
     })
+}
+
+/// The lines that give what is missing, each once: several capabilities may have one.
+pub fn missing_lines(missing: &[(String, &'static Capability)]) -> Vec<&'static str> {
+    let mut lines: Vec<&'static str> = Vec::new();
+    for line in missing.iter().filter_map(|(_, lacking)| lacking.line()) {
+        if !lines.contains(&line) {
+            lines.push(line);
+        }
+    }
+    lines
 }
 
 /// Texts one behind the other, with this between them.

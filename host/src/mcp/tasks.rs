@@ -230,7 +230,8 @@ impl Endpoint {
         let kept = self.tasks().kept(&principal.tenant, (id, bytes), make).await;
         let wire = match kept.map_err(|error| broken(crate::error::chain(&error)))? {
             Ok((result, is_error, meta)) => {
-                let mut wire = written::result(result, writer, Some(share)).await;
+                let wire = written::kept_result(result, writer, share).await;
+                let mut wire = wire.map_err(|full| ErrorData::new(convert::BUSY, full.to_string(), None))?;
                 (wire.is_error, wire.meta) = (is_error, meta);
                 serde_json::to_value(&wire)
             }

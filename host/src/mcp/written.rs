@@ -15,7 +15,7 @@ use std::{
 
 use axum::body::Bytes;
 use rmcp::model::{CallToolResult, ContentBlock};
-use tokio::{sync::Semaphore, time::Instant};
+use tokio::{sync::Semaphore, task::AbortHandle, time::Instant};
 
 use self::pieces::{PIECE_BYTES, ResultRoom, is_large, pieces};
 use super::convert;
@@ -51,6 +51,20 @@ struct WrittenResult {
     pieces: Vec<Bytes>,
     /// When its request had ended; only such a one may be let go for another.
     sent: Option<Instant>,
+    /// What lets it go if its message is not sent in time.
+    expiry: Option<AbortHandle>,
+    stay: Stay,
+}
+
+/// How long a result stays that stands in the place of a mark.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stay {
+    /// As long as its request.
+    ForRequest,
+    /// A while longer: a session's client may come back for it.
+    ForSession,
+    /// Until it is sent, in a message of a stream that goes on; for a while at most.
+    UntilSent,
 }
 
 impl WrittenResults {
@@ -62,26 +76,33 @@ impl WrittenResults {
 
     /// Writes the large results of one request. A session's client may come back for them.
     pub(super) fn writer(&self, resumable: bool) -> ResultWriter {
-        ResultWriter { table: Arc::clone(&self.0), resumable, marks: Arc::default() }
+        let stay = if resumable { Stay::ForSession } else { Stay::ForRequest };
+        ResultWriter { table: Arc::clone(&self.0), stay, marks: Arc::default() }
     }
 
     /// `text`, with the pieces of `tenant`'s results in the place of their marks.
     pub(super) fn put_in(&self, tenant: &TenantId, text: Bytes) -> Vec<Bytes> {
-        let results = self.0.by_mark();
+        let mut results = self.0.by_mark();
         // The text for a result is short, and so is what is around it.
         if results.is_empty() || text.len() > PIECE_BYTES {
             return vec![text];
         }
-        let found = marks(&text).filter_map(|mark| results.get(&mark)).find_map(|result| {
-            let at = find(&text, &result.stands_for_it).filter(|_| result.tenant == *tenant)?;
-            Some((at, result))
+        let found = marks(&text).find_map(|mark| {
+            let result = results.get(&mark).filter(|result| result.tenant == *tenant)?;
+            Some((mark, find(&text, &result.stands_for_it)?, result))
         });
-        let Some((at, result)) = found else { return vec![text] };
+        let Some((mark, at, result)) = found else { return vec![text] };
         let rest = text.slice(at.saturating_add(result.stands_for_it.len())..);
         let mut all = Vec::with_capacity(result.pieces.len().saturating_add(2));
         all.push(text.slice(..at));
         all.extend(result.pieces.iter().cloned());
         all.push(rest);
+        if result.stay == Stay::UntilSent
+            && let Some(sent) = results.remove(&mark)
+            && let Some(expiry) = sent.expiry
+        {
+            expiry.abort();
+        }
         all
     }
 }
@@ -120,7 +141,7 @@ impl ResultTable {
 #[derive(Debug, Clone)]
 pub(super) struct ResultWriter {
     table: Arc<ResultTable>,
-    resumable: bool,
+    stay: Stay,
     /// The request's results go with its last clone.
     marks: Arc<Mutex<Vec<ResultMark>>>,
 }
@@ -130,25 +151,39 @@ pub(super) struct ResultWriter {
 struct ResultMark {
     table: Arc<ResultTable>,
     mark: u128,
-    resumable: bool,
+    stay: Stay,
 }
 
 impl Drop for ResultMark {
     fn drop(&mut self) {
         let mark = self.mark;
         match tokio::runtime::Handle::try_current() {
-            Ok(runtime) if self.resumable => {
-                if let Some(result) = self.table.by_mark().get_mut(&mark) {
-                    result.sent = Some(Instant::now());
-                }
+            Ok(runtime) if self.stay != Stay::ForRequest => {
+                let mut results = self.table.by_mark();
+                // One that was sent already is gone.
+                let Some(result) = results.get_mut(&mark) else { return };
                 let table = Arc::clone(&self.table);
-                runtime.spawn(async move {
+                let expiry = runtime.spawn(async move {
                     tokio::time::sleep(RESUME_TIME).await;
                     drop(table.by_mark().remove(&mark));
                 });
+                result.expiry = Some(expiry.abort_handle());
+                result.sent = (self.stay == Stay::ForSession).then(Instant::now);
             }
             _ => drop(self.table.by_mark().remove(&mark)),
         }
+    }
+}
+
+/// As [`result`], of a result that the host still has: it can be asked for again where there is no room for it now.
+pub(super) async fn kept_result(
+    result: ToolResult,
+    writer: Option<&ResultWriter>,
+    share: Arc<Share>,
+) -> io::Result<CallToolResult> {
+    match writer {
+        Some(writer) if is_large(&result) => writer.try_write(result, &share).await,
+        _ => Ok(convert::result(result)),
     }
 }
 
@@ -165,12 +200,19 @@ pub(super) async fn result(
 }
 
 impl ResultWriter {
-    /// A writer for one message of a stream that goes on: its client may be late, so its result stays for a while.
+    /// A writer for one message of a stream that goes on: its result stays until the message is sent, for a while at most.
     pub(super) fn for_message(&self) -> Self {
-        Self { table: Arc::clone(&self.table), resumable: true, marks: Arc::default() }
+        Self { table: Arc::clone(&self.table), stay: Stay::UntilSent, marks: Arc::default() }
     }
 
     async fn write(&self, result: ToolResult, share: &Share) -> CallToolResult {
+        // The call has run: nothing here may tell a client to try again.
+        let lost = |error| format!("the call has run, but its result was lost: {error}");
+        let written = self.try_write(result, share).await;
+        written.unwrap_or_else(|error| CallToolResult::error(vec![ContentBlock::text(lost(error))]))
+    }
+
+    async fn try_write(&self, result: ToolResult, share: &Share) -> io::Result<CallToolResult> {
         let is_error = result.is_error;
         // One of a tenant at a time, and few in all: neither is ever closed.
         let _own = share.door.writers.acquire().await;
@@ -188,31 +230,25 @@ impl ResultWriter {
             Ok(written) => written,
             Err(_) => Err(io::Error::other("writing it was broken off")),
         };
-        let stands_for_it = |text: String| vec![ContentBlock::text(text)];
         let placed = written.and_then(|pieces| {
             let mut random = [0; 16];
             getrandom::fill(&mut random).map_err(io::Error::other)?;
             let mark = u128::from_ne_bytes(random);
-            let content = stands_for_it(format!("{GONE}{mark:032x}]"));
+            let content = vec![ContentBlock::text(format!("{GONE}{mark:032x}]"))];
             let written = WrittenResult {
                 tenant: share.tenant.clone(),
                 stands_for_it: serde_json::to_vec(&content)?,
                 pieces,
                 sent: None,
+                expiry: None,
+                stay: self.stay,
             };
             self.table.by_mark().insert(mark, written);
-            let mark = ResultMark { table: Arc::clone(&self.table), mark, resumable: self.resumable };
+            let mark = ResultMark { table: Arc::clone(&self.table), mark, stay: self.stay };
             self.marks.lock().unwrap_or_else(PoisonError::into_inner).push(mark);
             Ok(content)
         });
-        match placed {
-            Ok(content) if is_error => CallToolResult::error(content),
-            Ok(content) => CallToolResult::success(content),
-            // The call has run: nothing here may tell a client to try again.
-            Err(error) => {
-                CallToolResult::error(stands_for_it(format!("the call has run, but its result was lost: {error}")))
-            }
-        }
+        placed.map(|content| if is_error { CallToolResult::error(content) } else { CallToolResult::success(content) })
     }
 }
 
@@ -334,6 +370,27 @@ mod tests {
             assert_eq!(placed.is_error, Some(lost));
             assert_eq!(share.memory.used(MemoryUse::Messages), 0);
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_result_of_a_streams_message_stays_until_it_is_sent_and_no_longer_than_a_while() {
+        let (share, results) = (share(64 << 20), WrittenResults::new(None));
+        let stream = results.writer(false);
+        let message = async || {
+            let written = stream.for_message().write(text(200_000), &share).await;
+            Bytes::from(serde_json::to_vec(&written).expect("JSON"))
+        };
+        let (first, second) = (message().await, message().await);
+        tokio::task::yield_now().await;
+        let sent = results.put_in(&share.tenant, first.clone());
+        assert!(sent.len() > 1, "the writer is gone, the message is not");
+        drop(sent);
+        assert_eq!(results.put_in(&share.tenant, first).len(), 1, "a message is sent once");
+        assert!(!results.0.let_go_oldest(&share.tenant), "what was not sent is not let go for another");
+        let held = share.memory.used(MemoryUse::Messages);
+        assert!(held > 200_000, "{held}");
+        tokio::time::sleep(RESUME_TIME + Duration::from_secs(1)).await;
+        assert_eq!((share.memory.used(MemoryUse::Messages), results.put_in(&share.tenant, second).len()), (0, 1));
     }
 
     #[tokio::test]

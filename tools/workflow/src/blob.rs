@@ -1,6 +1,6 @@
 //! Results that are larger than a record of the store: their text in pieces, by its digest, once for all runs that have it.
 //!
-//! The pieces are written before the transaction that records the result, so that no transaction is too large. What nobody came to use is removed after a day.
+//! The pieces are written before the transaction that records the result, so that no transaction is too large. What nobody came to use is removed after two hours.
 
 use mcpp_tool::{
     environment::hexadecimal,
@@ -16,8 +16,8 @@ use crate::run::Number;
 pub const MAX_BLOB_BYTES: usize = 16 << 20;
 /// Largest piece of a text, in bytes. Written as JSON, it may be six times as long at the worst.
 const PIECE_BYTES: usize = 128 << 10;
-/// How long pieces that nobody uses stay, in milliseconds.
-const UNUSED_MS: u64 = 24 * 3_600 * 1_000;
+/// How long pieces that nobody uses stay, in milliseconds: longer than the hour in which a handler that has written them records them.
+const UNUSED_MS: u64 = 2 * 3_600 * 1_000;
 
 /// A result that is kept in pieces.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -101,7 +101,7 @@ pub fn piece(t: &View<'_>, blob: &Blob, number: u32) -> Result<Option<String>, S
     PIECES.get(t, &(&blob.digest, number))
 }
 
-/// Takes the blob of a node away. Its pieces stay for a day after the last node has lost it.
+/// Takes the blob of a node away. Its pieces stay for two hours after the last node has lost it.
 ///
 /// # Errors
 /// Those of the store.
@@ -124,7 +124,15 @@ fn remove(t: &Transaction<'_>, digest: &str) -> Result<(), StoreError> {
     pieces.into_iter().try_for_each(|piece| PIECES.remove(t, &(digest, piece)).map(drop))
 }
 
-/// Removes blobs that no node has had for a day.
+/// When the next blob is removed that perhaps no node has.
+///
+/// # Errors
+/// Those of the store.
+pub fn next_removal(t: &View<'_>) -> Result<Option<u64>, StoreError> {
+    Ok(UNUSED.of(&()).first(t)?.map(|(since_ms, _)| since_ms.saturating_add(UNUSED_MS)))
+}
+
+/// Removes blobs that no node has had for two hours.
 ///
 /// # Errors
 /// Those of the store.
@@ -181,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn a_blob_that_nobody_came_to_have_is_removed_after_a_day() {
+    fn a_blob_that_nobody_came_to_have_is_removed_after_two_hours() {
         memory::clear();
         write(&json!("x".repeat(300_000)), 1_000).expect("written");
         tidy(UNUSED_MS).expect("tidied");

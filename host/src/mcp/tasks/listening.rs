@@ -32,6 +32,8 @@ struct Changed {
 /// The tasks that a subscription tells of, each until its end.
 pub(in crate::mcp) struct TaskListening {
     changes: FuturesUnordered<BoxFuture<'static, Changed>>,
+    /// The one that is being looked at: whoever waits for the next one may stop, and ask again.
+    looked_at: Option<Changed>,
     _memory: Option<Reservation>,
 }
 
@@ -58,7 +60,7 @@ impl Endpoint {
             changes.push(Box::pin(std::future::ready(changed)) as BoxFuture<'static, Changed>);
             ids.push(id);
         }
-        (TaskListening { changes, _memory: memory }, ids)
+        (TaskListening { changes, looked_at: None, _memory: memory }, ids)
     }
 }
 
@@ -71,8 +73,13 @@ impl TaskListening {
         writer: Option<&ResultWriter>,
     ) -> DetailedTask {
         loop {
-            let Some(Changed { id, changes }) = self.changes.next().await else { return std::future::pending().await };
-            match endpoint.get_task(principal, &id, writer.map(ResultWriter::for_message).as_ref()).await {
+            if self.looked_at.is_none() {
+                self.looked_at = self.changes.next().await;
+            }
+            let Some(Changed { id, .. }) = &self.looked_at else { return std::future::pending().await };
+            let looked = endpoint.get_task(principal, id, writer.map(ResultWriter::for_message).as_ref()).await;
+            let Some(Changed { id, changes }) = self.looked_at.take() else { continue };
+            match looked {
                 Ok(task) => {
                     let goes_on = matches!(task.task.status, TaskStatus::Working | TaskStatus::InputRequired);
                     if let (true, Some(mut changes)) = (goes_on, changes) {

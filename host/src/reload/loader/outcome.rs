@@ -7,7 +7,7 @@ use std::{
 
 use super::{LoadOutcome, Loader};
 use crate::{
-    capability::Refused,
+    capability::{Refused, missing_lines},
     grants::ledger::Witness,
     guest::component::ComponentError,
     names::ComponentName,
@@ -67,7 +67,7 @@ impl Loader {
             (error, ComponentName::new(component))
         {
             let witness = self.witness(name);
-            for line in missing.iter().filter_map(|(_, lacking)| lacking.line()) {
+            for line in missing_lines(missing) {
                 witness.denied(Some(line.to_owned()), error.to_string());
             }
         }

@@ -14,6 +14,8 @@ use crate::{
 
 /// Steps that begin so in one transaction; handlers take further ones.
 const MOST: usize = 16;
+/// Bytes of the store behind which no further one begins so: a transaction has little time, and decodes what it reads.
+const MOST_BYTES: u64 = 256 << 10;
 
 /// What becomes of a node that is to wait: it may be that it has what it waits for already.
 pub(super) fn known(t: &Transaction<'_>, run: &Run, outcome: &Outcome) -> Result<Option<Outcome>, WorkflowError> {
@@ -23,24 +25,23 @@ pub(super) fn known(t: &Transaction<'_>, run: &Run, outcome: &Outcome) -> Result
     }
 }
 
-/// Has steps begin that only wait, of those that have become ready; whether there were any. `begun` are those of this transaction so far.
+/// Has steps begin that only wait, of those that have become ready; whether there were any. The first one for which much must be read leaves itself and the others to handlers.
 pub(super) fn begin(
     t: &Transaction<'_>,
     run: &mut Run,
     nodes: &mut StoredNodes<'_, '_>,
-    begun: &mut usize,
     now_ms: u64,
 ) -> Result<bool, WorkflowError> {
-    let mut is_any = false;
-    for number in std::mem::take(&mut nodes.waits) {
-        if *begun >= MOST || nodes.is_full() || run.is_rehearsal {
+    let (before, mut is_any) = (t.spent().bytes, false);
+    for number in std::mem::take(&mut nodes.waits).into_iter().take(MOST) {
+        if t.spent().bytes.saturating_sub(before) >= MOST_BYTES || nodes.is_full() || run.is_rehearsal {
             break;
         }
         let node = nodes.node(number)?;
         if node.state != State::Ready {
             continue;
         }
-        let Some(outcome) = outcome(t, (run, &node), now_ms)? else { continue };
+        let Some(outcome) = outcome(t, (run, &node), now_ms)? else { break };
         if scheduler::claim(run, nodes, number, ("", now_ms), now_ms)? {
             let node = nodes.node(number)?;
             let outcome = known(t, run, &outcome)?.unwrap_or(outcome);
@@ -48,7 +49,6 @@ pub(super) fn begin(
         }
         // No handler need come for it.
         nodes.woken = nodes.woken.saturating_sub(1);
-        *begun = begun.saturating_add(1);
         is_any = true;
     }
     Ok(is_any)

@@ -73,8 +73,10 @@ impl Heard {
 
     /// The next step that waits for it.
     fn next_hearer(&self, t: &View<'_>) -> Result<Option<(String, Number)>, StoreError> {
-        let until = self.time_ms.saturating_add(1);
         for (is_any, key) in [(false, &*self.key), (true, "")] {
+            // Who waits for the end of a run does so before that: one that has ended is not waited for. So the clock is not asked.
+            let is_own_end = self.topic == OWN && !is_any;
+            let until = if is_own_end { u64::MAX } else { self.time_ms.saturating_add(1) };
             let waiting = LISTENING.of(&(&*self.topic, is_any, key)).below(&(until,));
             if let Some((_, run, number)) = waiting.first(t)? {
                 return Ok(Some((run, number)));

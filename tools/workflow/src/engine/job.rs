@@ -17,6 +17,7 @@ use super::{
     place,
     rehearsal::{self, Called, FaultKind, SCRIPTS},
     submission::VisibleTools,
+    task,
 };
 use crate::{
     blob::{self, MAX_BLOB_BYTES},
@@ -45,6 +46,10 @@ pub struct Job {
     pub number: Number,
     /// The first of those that wait for it.
     pub dependents: Vec<Number>,
+    /// What names the effects of the run: another one with its id has another.
+    pub run_key: String,
+    /// The task that does it, where a worker of the queue does.
+    pub task: Option<String>,
     /// What there is to do.
     pub work: Work,
     /// What the run's submitter may use.
@@ -139,6 +144,8 @@ impl Job {
             run: run.id.clone(),
             number: node.number,
             dependents: node.dependents.iter().copied().take(MAX_AHEAD).collect(),
+            run_key: run.key.clone(),
+            task: task::of(run, node),
             work,
             rights: run.rights.clone(),
             builds: run.builds.clone(),
@@ -255,6 +262,8 @@ impl Job {
             run: run.id.clone(),
             number,
             dependents: Vec::new(),
+            run_key: run.key.clone(),
+            task: None,
             work: Work::Unread,
             rights: Rights::default(),
             builds: run.builds.clone(),

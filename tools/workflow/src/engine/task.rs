@@ -41,6 +41,11 @@ pub(super) fn id(run: &Run, node: &Node) -> String {
     format!("wf-{digits}")
 }
 
+/// The task that does what a node is for, where a worker of the queue does that.
+pub(super) fn of(run: &Run, node: &Node) -> Option<String> {
+    node.task.as_ref().filter(|_| is_task(run, node)).map(|task| task.id.clone())
+}
+
 /// Whether a worker of the queue does what a node is for.
 fn is_task(run: &Run, node: &Node) -> bool {
     node.step.action == TASK && node.step.for_each.is_none() && !run.is_rehearsal
@@ -68,12 +73,12 @@ pub(super) fn outcome(run: &Run, node: &Node, outcome: Outcome) -> Outcome {
     }
 }
 
-/// A handler comes too late with what it did. If its node was cancelled meanwhile, nobody waits for its task.
-pub(super) fn too_late(t: &Transaction<'_>, run: &Run, node: &Node, done: &Done) -> Result<(), StoreError> {
+/// A handler comes too late with what it did. If its node was cancelled meanwhile, or is gone, nobody waits for its task.
+pub(super) fn too_late(t: &Transaction<'_>, job: &Job, node: Option<&Node>, done: &Done) -> Result<(), StoreError> {
     let has_result = matches!(done.outcome, Outcome::Completed(_) | Outcome::Large(_));
-    match &node.task {
-        Some(task) if has_result && is_task(run, node) && node.state == State::Cancelled => {
-            StoredNodes::new(t, &run.id).drop_task(&task.id, clock_ms())
+    match &job.task {
+        Some(task) if has_result && node.is_none_or(|node| node.state == State::Cancelled) => {
+            StoredNodes::new(t, &job.run).drop_task(task, clock_ms())
         }
         _ => Ok(()),
     }

@@ -17,7 +17,7 @@ use crate::{
     blob,
     run::{Number, Run},
     scheduler,
-    store::{ENDED, LEASES, READY, StoredNodes, stored_run},
+    store::{ENDED, LEASES, NODES, READY, StoredNodes, stored_run},
 };
 
 /// How often leases, and nodes that no handler takes, are looked at while there are any, in milliseconds.
@@ -67,6 +67,10 @@ pub fn wake(key: &str, delivery: &str) -> Result<(), WorkflowError> {
                 return Ok(());
             }
             transact(|t| {
+                // Another run may have the id by now, with fewer nodes.
+                if NODES.get(t, &(id, number))?.is_none() {
+                    return Ok::<_, WorkflowError>(());
+                }
                 change(t, id, origin, now, |run, nodes| Ok(scheduler::ring(run, nodes, number, now)?)).map(drop)
             })?;
         }
@@ -85,7 +89,9 @@ fn go_on_with(key: &str, origin: Origin, now_ms: u64) -> Result<(), WorkflowErro
     let mut keys = VecDeque::from([key.to_owned()]);
     while let Some(key) = keys.pop_front() {
         let (left, spent) = transact(|t| {
-            let left = step(t, &key, origin, now_ms)?;
+            // The handler may have worked for a while.
+            // What went before took its time.
+            let left = step(t, &key, origin, now_ms.max(clock_ms()))?;
             if !left.contains(&key) {
                 t.cancel_wake(&key)?;
             }
@@ -175,7 +181,7 @@ fn next_watch(t: &View<'_>, now_ms: u64) -> Result<Option<u64>, WorkflowError> {
     if !READY.of(&()).is_empty(t)? || !LEASES.of(&()).is_empty(t)? || keys::is_any_due(t)? {
         return Ok(Some(now_ms.saturating_add(WATCH_MS)));
     }
-    Ok(ENDED.of(&()).first(t)?.map(|(ended_ms, _)| {
-        ended_ms.saturating_add(KEEP_MS).clamp(now_ms.saturating_add(WATCH_MS), now_ms.saturating_add(TIDY_MS))
-    }))
+    let next_run = ENDED.of(&()).first(t)?.map(|(ended_ms, _)| ended_ms.saturating_add(KEEP_MS));
+    let next = [next_run, blob::next_removal(t)?].into_iter().flatten().min();
+    Ok(next.map(|at_ms| at_ms.clamp(now_ms.saturating_add(WATCH_MS), now_ms.saturating_add(TIDY_MS))))
 }

@@ -145,8 +145,8 @@ fn take_for(
 ) -> Result<Taken, WorkflowError> {
     if let Some((run_id, number)) = CLAIMS.get(t, delivery)? {
         if let Some(run) = stored_run(t, &run_id)? {
-            let node = node(t, &run_id, number)?;
-            if scheduler::has(&node, delivery) {
+            // Another run may have the id by now, with fewer nodes.
+            if let Some(node) = NODES.get(t, &(&run_id, number))?.filter(|node| scheduler::has(node, delivery)) {
                 return Ok(Taken { job: Some(Job::of(t, &run, &node, now_ms)?), has_more: false });
             }
         }
@@ -214,12 +214,12 @@ pub(super) fn record(
     let nodes = nodes.map(|number| NODES.key(&(&job.run, number)));
     t.read_ahead([CLAIMS.key(delivery), RUNS.key(&job.run)].into_iter().chain(nodes))?;
     CLAIMS.remove(t, delivery)?;
-    let Some(mut run) = stored_run(t, &job.run)? else { return Ok(()) };
-    let mut at = node(t, &job.run, job.number)?;
-    if !scheduler::has(&at, delivery) {
+    let Some(mut run) = stored_run(t, &job.run)? else { return Ok(task::too_late(t, job, None, done)?) };
+    let found = NODES.get(t, &(&job.run, job.number))?;
+    let Some(mut at) = found.as_ref().filter(|node| scheduler::has(node, delivery)).cloned() else {
         // Another one has it: this one took longer than its lease.
-        return Ok(task::too_late(t, &run, &at, done)?);
-    }
+        return Ok(task::too_late(t, job, found.filter(|_| run.key == job.run_key).as_ref(), done)?);
+    };
     if !done.tools.is_empty() && !run.is_rehearsal {
         // As in `submit`: they are pinned already, and within this transaction nothing lets them go.
         run.builds = builds::join(&run.builds, builds::pin(&done.tools)?);

@@ -91,7 +91,7 @@ fn count(run: &mut Run) {
 
 /// Whether so many nodes more are not too many.
 pub fn has_room(run: &Run, more: u32) -> bool {
-    run.tally.total.saturating_add(more) <= MAX_RUN_STEPS
+    run.tally.expected().saturating_add(more) <= MAX_RUN_STEPS
 }
 
 /// Why there are no more nodes.

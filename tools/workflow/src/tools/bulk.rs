@@ -1,6 +1,12 @@
 //! `workflow_bulk`: the same for all runs that a filter has.
 
-use mcpp_tool::{environment::now_ms, store::View, tool};
+use std::cell::Cell;
+
+use mcpp_tool::{
+    environment::now_ms,
+    store::{Transaction, View},
+    tool,
+};
 use serde_json::{Value, json};
 
 use super::{
@@ -16,6 +22,8 @@ use crate::{
 
 /// Most runs that one call changes.
 const MAX_CHANGED: usize = 100;
+/// Bytes of the store behind which a call changes no further run: a quarter of what a call may read. One run more may take a few MiB.
+const MAX_BYTES: u64 = 16 << 20;
 /// Most runs that one call looks at.
 const MAX_WALKED: usize = 2_000;
 
@@ -35,7 +43,7 @@ pub enum BulkAction {
     Delete,
 }
 
-/// Cancels, pauses, resumes, retries or removes all runs with a status and tags, 100 at a time, those submitted last first. A run for which that cannot be done is listed with the reason.
+/// Cancels, pauses, resumes, retries or removes all runs with a status and tags, 100 or about 16 MiB at a time, those submitted last first. A run for which that cannot be done is listed with the reason.
 #[tool(destructive)]
 #[allow(clippy::too_many_arguments, reason = "all of them are needed")]
 pub fn workflow_bulk(
@@ -67,14 +75,20 @@ pub fn workflow_bulk(
 ) -> Reply {
     let changed = (|| {
         let between = Between::parse(created_after.as_deref(), created_before.as_deref())?;
-        let (ids, next) = read(|t| matching(t, status_filter.as_str(), &tag_filter, between, cursor.as_deref()))?;
-        let (mut done, mut refused) = (Vec::new(), Vec::new());
-        for id in ids {
-            let outcome = if dry_run { Ok(()) } else { change(action, &id, (reason.as_deref(), force)) };
+        let (places, mut next) =
+            read(|t| matching(t, status_filter.as_str(), &tag_filter, between, cursor.as_deref()))?;
+        let (mut done, mut refused, bytes) = (Vec::new(), Vec::new(), Cell::new(0));
+        for place in places {
+            let id = place.1.clone();
+            let outcome = if dry_run { Ok(()) } else { change(action, &id, (reason.as_deref(), force), &bytes) };
             match outcome {
                 Ok(()) => done.push(id),
                 Err(error @ WorkflowError::Store(_)) => return Err(error),
                 Err(error) => refused.push(json!({ "workflow_id": id, "error": error.to_string() })),
+            }
+            if bytes.get() >= MAX_BYTES {
+                next = Some(to_cursor(place));
+                break;
             }
         }
         Ok(json!({ "changed": done, "refused": refused, "dry_run": dry_run, "next_cursor": next }))
@@ -82,43 +96,49 @@ pub fn workflow_bulk(
     settle(changed, "")
 }
 
-fn change(action: BulkAction, id: &str, (reason, force): (Option<&str>, bool)) -> Result<(), WorkflowError> {
-    let now = now_ms();
+/// Changes one run. What that reads and writes in the store is added to `bytes`.
+fn change(
+    action: BulkAction,
+    id: &str,
+    (reason, force): (Option<&str>, bool),
+    bytes: &Cell<u64>,
+) -> Result<(), WorkflowError> {
+    let counted = |t: &Transaction<'_>| bytes.set(bytes.get().saturating_add(t.spent().bytes));
     match action {
         BulkAction::Cancel => {
             let why = reason.filter(|reason| !reason.is_empty()).unwrap_or("cancelled");
-            run(|t| engine::cancel(t, id, (why, force), origin(), now)).map(drop)
+            run(|t| engine::cancel(t, id, (why, force), origin(), now_ms()).map(|_| counted(t)))
         }
-        BulkAction::Pause => run(|t| engine::pause(t, id, now)).map(drop),
-        BulkAction::Resume => run(|t| engine::resume(t, id, origin(), now)).map(drop),
-        BulkAction::Delete => run(|t| engine::delete(t, id, now)).map(drop),
+        BulkAction::Pause => run(|t| engine::pause(t, id, now_ms()).map(|_| counted(t))),
+        BulkAction::Resume => run(|t| engine::resume(t, id, origin(), now_ms()).map(|_| counted(t))),
+        BulkAction::Delete => run(|t| engine::delete(t, id, now_ms()).map(|_| counted(t))),
         BulkAction::Retry => retry_run(id).map(|_: Value| ()),
     }
 }
 
-/// The next runs that the filter has, and where to go on.
+/// The places of the next runs that the filter has, and where to go on.
 fn matching(
     t: &View<'_>,
     status: &str,
     tags: &[String],
     between: Between,
     cursor: Option<&str>,
-) -> Result<(Vec<String>, Option<String>), WorkflowError> {
+) -> Result<(Vec<(u64, String)>, Option<String>), WorkflowError> {
     let span = matching_span((status, tags, between), cursor)?;
-    let (mut ids, mut last) = (Vec::new(), None);
+    let (mut places, mut last) = (Vec::new(), None);
     for (walked, place) in span.walk(t).enumerate() {
         let place = place?;
-        if ids.len() == MAX_CHANGED || walked == MAX_WALKED {
-            return Ok((ids, last.map(to_cursor)));
+        if places.len() == MAX_CHANGED || walked == MAX_WALKED {
+            return Ok((places, last.map(to_cursor)));
         }
         let is_meant = match tags.len() {
             0 | 1 => true,
             _ => RUNS.get(t, &place.1)?.is_some_and(|run| tags.iter().all(|tag| run.tags.contains(tag))),
         };
         if is_meant {
-            ids.push(place.1.clone());
+            places.push(place.clone());
         }
         last = Some(place);
     }
-    Ok((ids, None))
+    Ok((places, None))
 }

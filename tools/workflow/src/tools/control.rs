@@ -32,7 +32,7 @@ pub fn workflow_cancel(
     settle(reply, &workflow_id)
 }
 
-/// Removes a run that has ended, with its results: nobody can see or fork it any more, and the store has its bytes back. Runs that nobody removes go by themselves after seven days.
+/// Removes a run that has ended, with its results: nobody can see or fork it any more. The store has its bytes back, of large results within hours. Runs that nobody removes go by themselves after seven days.
 #[tool(destructive)]
 pub fn workflow_delete(
     /// The run.
@@ -81,14 +81,13 @@ pub fn workflow_signal(
     #[arg(default)]
     payload: Value,
 ) -> Reply {
-    let now = now_ms();
     let given = match (&workflow_id, &signal, &token) {
         (Some(id), Some(signal), None) => run(|t| {
-            let steps = engine::give(t, id, (signal, &payload), origin(), now)?;
+            let steps = engine::give(t, id, (signal, &payload), origin(), now_ms())?;
             Ok(json!({ "workflow_id": id, "signal": signal, "steps_signalled": steps }))
         }),
         (_, None, Some(token)) => run(|t| {
-            let (run, step) = engine::give_token(t, token, &payload, origin(), now)?;
+            let (run, step) = engine::give_token(t, token, &payload, origin(), now_ms())?;
             Ok(json!({ "workflow_id": run.id, "step_id": step, "steps_signalled": 1 }))
         }),
         _ => Err(WorkflowError::Invalid("give workflow_id and signal, or token".into())),

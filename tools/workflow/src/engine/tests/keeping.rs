@@ -146,3 +146,31 @@ fn a_run_is_not_removed_before_those_that_wait_for_it_know_of_its_end() {
     run_all();
     assert_eq!((delete(), shown("then39").0), (Ok(true), "completed"));
 }
+
+#[test]
+fn a_delivery_that_comes_late_does_nothing_to_another_run_with_its_id() {
+    clear();
+    let steps = |count: usize| {
+        json!((0..count).map(|n| json!({ "step_id": format!("s{n}"), "action": "echo" })).collect::<Vec<_>>())
+    };
+    start(&draft("r", steps(9), Value::Null));
+    let taken = transact(|t| {
+        let mut taken = Vec::new();
+        for number in 0..9 {
+            taken.push(work::take(t, &format!("d{number}"), now_ms() + 60_000, now_ms())?.expect("a job"));
+        }
+        Ok::<_, WorkflowError>(taken)
+    })
+    .expect("taken");
+    transact(|t| cancel(t, "r", ("no", true), Origin::Client, now_ms())).expect("cancelled");
+    assert_eq!(transact(|t| delete(t, "r", now_ms())), Ok(true));
+    start(&draft("r", steps(2), Value::Null));
+    for (number, job) in taken.iter().enumerate() {
+        let done = job.perform(Duration::from_secs(60), now_ms());
+        work::record_alone(&format!("d{number}"), job, &done, (0, false)).expect("nobody asks for it");
+        work(&format!("d{number}"), 0).expect("the delivery may come again");
+        wake(&format!("n:r:{number}"), "late").expect("a timer too");
+    }
+    run_all();
+    assert_eq!(shown("r"), ("completed", vec!["s0 completed".to_owned(), "s1 completed".to_owned()]));
+}

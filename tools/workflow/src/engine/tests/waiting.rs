@@ -183,6 +183,35 @@ fn a_step_that_only_waits_does_so_in_the_transaction_in_which_it_is_ready() {
 }
 
 #[test]
+fn waits_for_which_much_must_be_read_are_left_to_handlers() {
+    clear();
+    let wait =
+        |n: usize| json!({ "step_id": format!("s{n}"), "action": "wait", "inputs": { "signal": "${input.name}" } });
+    let steps = json!((0..40).map(wait).collect::<Vec<_>>());
+    let input = json!({ "name": "go", "more": (0..20_000).collect::<Vec<_>>() });
+    memory::spent();
+    start(&draft("r", steps, input));
+    let bytes = memory::spent().bytes;
+    assert!(bytes < 2 << 20, "{bytes} bytes");
+    assert!(shown("r").1.iter().filter(|state| state.ends_with("waiting")).count() < 4, "{:?}", shown("r"));
+    run_all();
+    assert!(shown("r").1.iter().all(|state| state.ends_with("waiting")), "{:?}", shown("r"));
+}
+
+#[test]
+fn the_end_of_a_run_is_not_missed_by_one_that_waits_since_a_later_time() {
+    clear();
+    start(&draft("first", json!([{ "step_id": "a", "action": "wait", "inputs": { "signal": "go" } }]), Value::Null));
+    let wait = json!([wait_for("a", json!({ "topic": "workflow/run", "key": "first" }))]);
+    start(&draft("then", wait, Value::Null));
+    // A handler that has worked for a while ends it with the time of its beginning.
+    let before = now_ms() - 5_000;
+    transact(|t| cancel(t, "first", ("no", true), Origin::Client, before)).expect("cancelled");
+    run_all();
+    assert_eq!(shown("then").0, "completed", "{:?}", shown("then"));
+}
+
+#[test]
 fn a_step_does_not_wait_for_an_end_that_has_been_or_never_comes() {
     clear();
     start(&draft("other", json!([{ "step_id": "a", "action": "echo" }]), Value::Null));

@@ -166,8 +166,11 @@ fn a_delivery_that_comes_late_does_nothing_to_another_run_with_its_id() {
     assert_eq!(transact(|t| delete(t, "r", now_ms())), Ok(true));
     start(&draft("r", steps(2), Value::Null));
     for (number, job) in taken.iter().enumerate() {
-        let done = job.perform(Duration::from_secs(60), now_ms());
-        work::record_alone(&format!("d{number}"), job, &done, (0, false)).expect("nobody asks for it");
+        // Some hosts were killed before they came so far.
+        if number % 2 == 0 {
+            let done = job.perform(Duration::from_secs(60), now_ms());
+            work::record_alone(&format!("d{number}"), job, &done, (0, false)).expect("nobody asks for it");
+        }
         work(&format!("d{number}"), 0).expect("the delivery may come again");
         wake(&format!("n:r:{number}"), "late").expect("a timer too");
     }

@@ -192,7 +192,7 @@ fn waits_for_which_much_must_be_read_are_left_to_handlers() {
     memory::spent();
     start(&draft("r", steps, input));
     let bytes = memory::spent().bytes;
-    assert!(bytes < 2 << 20, "{bytes} bytes");
+    assert!(bytes < 1 << 20, "{bytes} bytes");
     assert!(shown("r").1.iter().filter(|state| state.ends_with("waiting")).count() < 4, "{:?}", shown("r"));
     run_all();
     assert!(shown("r").1.iter().all(|state| state.ends_with("waiting")), "{:?}", shown("r"));

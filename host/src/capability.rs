@@ -247,6 +247,30 @@ pub fn linker(engine: &wasmtime::Engine, grant: &ComponentGrant) -> wasmtime::Re
 mod tests {
     use super::*;
 
+    fn check_one(component: &str, import: &str, grant: &ComponentGrant) -> Result<(), Refused> {
+        check(component, [import.to_owned()], grant)
+    }
+
+    #[test]
+    fn one_refusal_names_all_that_a_grant_lacks_and_each_line_once() {
+        let imports = [
+            "mcpp:store/transactions@0.1.0",
+            "wasi:io/streams@0.2.6",
+            "mcpp:events/outbox@0.1.0",
+            "mcpp:endpoint/call@0.1.0",
+        ];
+        let refused = check("shop", imports.map(str::to_owned), &ComponentGrant::default());
+        let error = refused.expect_err("no grant").to_string();
+        assert!(
+            error.starts_with("it imports `mcpp:store/transactions@0.1.0`, which needs the capability `store`; "),
+            "{error}"
+        );
+        assert!(
+            error.contains("to grant it, add `store = {}` and `call = [\"TOOL\"]` to `grants/shop.toml`"),
+            "{error}"
+        );
+    }
+
     #[test]
     fn imports_find_their_capability() {
         for (import, name) in [
@@ -299,7 +323,7 @@ mod tests {
             ("wasi:logging/logging", None),
             ("wasi:logging/logging@0.1.0", Some("0.1.0-draft and none")),
         ] {
-            let said = check("guest", [import.to_owned()], &granted).map_err(|error| error.to_string());
+            let said = check_one("guest", import, &granted).map_err(|error| error.to_string());
             match spoken {
                 None => assert_eq!(said, Ok(()), "{import}"),
                 Some(spoken) => {
@@ -312,23 +336,24 @@ mod tests {
 
     #[test]
     fn a_standard_interface_with_power_needs_its_grant() {
-        let error = check("kv", "wasi:keyvalue/batch@0.2.0-draft", &ComponentGrant::default()).expect_err("no grant");
+        let error =
+            check_one("kv", "wasi:keyvalue/batch@0.2.0-draft", &ComponentGrant::default()).expect_err("no grant");
         assert!(error.to_string().contains("add `store = {}` to `grants/kv.toml`"), "{error}");
         for free in ["wasi:config/store@0.2.0-rc.1", "wasi:logging/logging@0.1.0-draft", "wasi:filesystem/types@0.2.0"]
         {
-            assert_eq!(check("any", free, &ComponentGrant::default()), Ok(()), "{free} gives no power by itself");
+            assert_eq!(check_one("any", free, &ComponentGrant::default()), Ok(()), "{free} gives no power by itself");
         }
     }
 
     #[test]
     fn a_refusal_names_the_line_to_add() {
-        let error = check("greeter", "mcpp:endpoint/call@0.1.0", &ComponentGrant::default()).expect_err("no grant");
+        let error = check_one("greeter", "mcpp:endpoint/call@0.1.0", &ComponentGrant::default()).expect_err("no grant");
         assert!(error.to_string().contains("add `call = [\"TOOL\"]` to `grants/greeter.toml`"), "{error}");
         // Each interface of the mesh has a right of its own.
         let sees = ComponentGrant { mesh: toml::from_str("see = true").expect("valid"), ..ComponentGrant::default() };
-        assert_eq!(check("greeter", "mcpp:mesh/peers@0.1.0", &sees), Ok(()));
+        assert_eq!(check_one("greeter", "mcpp:mesh/peers@0.1.0", &sees), Ok(()));
         for other in ["connections", "services", "announcements", "calls"] {
-            let error = check("greeter", &format!("mcpp:mesh/{other}@0.1.0"), &sees).expect_err("no grant");
+            let error = check_one("greeter", &format!("mcpp:mesh/{other}@0.1.0"), &sees).expect_err("no grant");
             assert!(error.to_string().contains("add `mesh."), "{error}");
         }
     }

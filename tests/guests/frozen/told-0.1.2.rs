@@ -2,7 +2,10 @@
 //! `mcpp:delegation` 0.1.4. For the record: it is not built any more.
 
 use mcpp_tool::{
-    Error, Output, builds::Place, events, rights,
+    Error, Output,
+    builds::Place,
+    events::{self, Event},
+    rights,
     store::{Map, snapshot, transact},
     tool,
 };
@@ -39,4 +42,12 @@ fn frozen_placed(tool: String, arguments: Value) -> Output {
     Output::text(format!("{place}: {}", called.answer.is_ok()))
 }
 
-mcpp_tool::export!(frozen_usage, frozen_subscribed, frozen_placed);
+/// Without a handler the host tells a component of nothing.
+fn on_event(_: Event) -> Result<(), Error> {
+    Ok(())
+}
+
+mcpp_tool::export! {
+    tools: [frozen_usage, frozen_subscribed, frozen_placed],
+    events: { "*" => on_event },
+}

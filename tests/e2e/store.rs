@@ -69,7 +69,7 @@ async fn transactions_are_serializable() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_quota_holds_and_what_fits_is_kept() {
     let host = store_host("store = { quota_bytes = 100000 }").await;
-    let filled = result(&host, "store_fill", json!({ "bytes": 9_900 })).await;
+    let filled = result(&host, "store_fill", json!({ "bytes": 9_850 })).await;
     assert_eq!(filled, json!([10, "the store's quota is used up"]));
     assert_eq!(result(&host, "store_keys", json!({})).await.as_array().map(Vec::len), Some(10));
     assert_eq!(result(&host, "store_remove", json!({ "key": "fill-3" })).await, true);

@@ -102,7 +102,7 @@ def follow(mcpp: str, run: str, signal) -> str:
     ours, its = pty.openpty()
     fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
     environment = {**os.environ, "TERM": "xterm-256color"}
-    command = subprocess.Popen([mcpp, "workflow", "follow", run, "--url", serving.url(PORT)], stdin=its, stderr=its, stdout=its, env=environment)
+    command = subprocess.Popen([mcpp, "workflow", "--url", serving.url(PORT), "follow", run], stdin=its, stderr=its, stdout=its, env=environment)
     os.close(its)
     screen, rest, deadline, is_told = Screen(), b"", time.monotonic() + SECONDS, False
     while True:
@@ -118,7 +118,7 @@ def follow(mcpp: str, run: str, signal) -> str:
             whole = rest.rfind(b"\n") + 1
             screen.take(rest[:whole].decode())
             rest = rest[whole:]
-        if not is_told and any("waits for" in line for line in screen.lines):
+        if not is_told and any("for the signal go" in line for line in screen.lines):
             check("the tree says what a step waits for", "\n".join(screen.lines), "go")
             is_told = True
             signal()

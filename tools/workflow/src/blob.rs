@@ -4,8 +4,9 @@
 
 use mcpp_tool::{
     environment::hexadecimal,
-    store::{Index, Map, StoreError, Transaction, View, transact},
+    store::{Index, Map, StoreError, Transaction, Usage, View, snapshot, transact},
 };
+use scheduling::reserve::reserve_bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
@@ -50,6 +51,13 @@ pub fn write(value: &Value, now_ms: u64) -> Result<Blob, StoreError> {
     let digest = hexadecimal(&Sha256::digest(text.as_bytes()));
     let mut rest = text.as_str();
     let mut pieces = 0_u32;
+    // Pieces of what does not fit as a whole would take the room of everything else for hours.
+    let Usage { used_bytes, quota_bytes } = snapshot()?.usage()?;
+    let needed =
+        u64::try_from(text.len()).unwrap_or(u64::MAX).saturating_mul(2).saturating_add(reserve_bytes(quota_bytes));
+    if quota_bytes.saturating_sub(used_bytes) < needed {
+        return Err(StoreError::QuotaExceeded);
+    }
     while !rest.is_empty() {
         let (piece, after) = rest.split_at(rest.floor_char_boundary(PIECE_BYTES.min(rest.len())));
         transact(|t| {

@@ -27,8 +27,8 @@ use mcpp_tool::{
     store::{StoreError, Transaction, View},
 };
 
+pub(crate) use self::builds::named_builds;
 pub use self::{
-    builds::named_builds,
     control::{ForkRequest, cancel, fork, give, give_token, pause, resume, retry},
     event::{Heard, hear, is_told, refusal as event_refusal},
     job::Job,
@@ -77,7 +77,7 @@ pub enum WorkflowError {
     Problem(#[from] Problem),
     /// The store has no room for a new run but the reserve.
     #[error(
-        "the store of workflows is full: a new run must leave the last {kept_bytes} of its {quota_bytes} bytes, the reserve for the steps of those that there are. \
+        "the store of workflows is full: this must leave the last {kept_bytes} of its {quota_bytes} bytes to the ends of the runs that there are. \
          Remove runs that have ended with `workflow_delete` or `workflow_bulk`, or have the operator raise `quota_bytes` of the grant"
     )]
     Full {

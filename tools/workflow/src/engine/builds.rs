@@ -85,11 +85,14 @@ pub(super) fn release(t: &Transaction<'_>) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// The builds that unfinished runs name, and how many name each: as many as the host pins for a tenant.
+/// A build, by its component and its digest, and how many unfinished runs name it.
+pub(crate) type NamedBuild = ((String, String), i64);
+
+/// The builds that unfinished runs name: as many as the host pins for a tenant.
 ///
 /// # Errors
 /// See [`StoreError`].
-pub fn named_builds(t: &View<'_>) -> Result<Vec<((String, String), i64)>, StoreError> {
+pub(crate) fn named_builds(t: &View<'_>) -> Result<Vec<NamedBuild>, StoreError> {
     const MOST: usize = 1_000;
     Ok(NAMED.under(t, &(), MOST)?.into_iter().filter(|(_, runs)| *runs > 0).collect())
 }

@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 use super::{
     Copied, Draft, Origin, WorkflowError, find,
     rehearsal::{SCRIPTS, Script},
+    room::leave_half,
     upkeep::change,
 };
 use crate::{
@@ -114,22 +115,31 @@ pub fn give(
     if !(1..=200).contains(&signal.len()) {
         return Err(WorkflowError::Invalid("a signal's name has 1 to 200 bytes".into()));
     }
-    if GIVEN.get(t, &(id, signal))?.is_none() && GIVEN.under(&(id,)).most(MAX_GIVEN).walk(t).count() >= MAX_GIVEN {
-        return refuse(format!("Workflow {id} has been given {MAX_GIVEN} signals"));
-    }
     let waiting: Vec<Number> = SIGNALS.of(&(id, signal)).most(MAX_SIGNALLED).collect(t)?;
+    let is_kept =
+        GIVEN.get(t, &(id, signal))?.is_some() || GIVEN.under(&(id,)).most(MAX_GIVEN).walk(t).count() < MAX_GIVEN;
+    // What a step waits for now is taken in any case.
+    if !is_kept && waiting.is_empty() {
+        return refuse(format!(
+            "Workflow {id} keeps {MAX_GIVEN} signals for later steps, and no step waits for this one now"
+        ));
+    }
     let given = change_run(t, id, origin, now_ms, |run, nodes| {
         if run.phase.is_final() {
             return refuse(format!("Workflow {id} has ended: {}", run.status()));
         }
-        GIVEN.set(t, &(id, signal), payload)?;
+        if is_kept {
+            GIVEN.set(t, &(id, signal), payload)?;
+        }
         let mut count = 0_u32;
         for number in waiting {
             count = count.saturating_add(u32::from(scheduler::signal(run, nodes, number, payload, now_ms)?));
         }
         Ok(count)
     });
-    given.map(|(_, count)| count)
+    let (_, count) = given?;
+    leave_half(t)?;
+    Ok(count)
 }
 
 /// Gives the step that waits for a token what it waits for; the run and the step's path.
@@ -149,6 +159,7 @@ pub fn give_token(
     let path = node(t, &id, number)?.path;
     let (run, _) =
         change_run(t, &id, origin, now_ms, |run, nodes| Ok(scheduler::signal(run, nodes, number, payload, now_ms)?))?;
+    leave_half(t)?;
     Ok((run, path))
 }
 

@@ -157,7 +157,9 @@ pub(super) fn known_end(t: &View<'_>, own: &str, outcome: &Outcome) -> Result<Op
     let heard = Heard { time_ms: ended_ms, ..Heard::of_end(&run) };
     let mut value = serde_json::to_value(heard).map_err(|_| StoreError::Unreadable)?;
     // The event itself was delivered long ago.
-    value["id"] = Value::Null;
+    if let Value::Object(fields) = &mut value {
+        fields.insert("id".to_owned(), Value::Null);
+    }
     Ok(Some(Outcome::Completed(value)))
 }
 

@@ -84,7 +84,8 @@ pub(super) fn forget_within(mut budget: Budget, now_ms: u64, most: i64) -> Resul
 pub fn delete(t: &Transaction<'_>, id: &str, now_ms: u64) -> Result<bool, WorkflowError> {
     let run = find(t, id)?;
     if !run.phase.is_final() {
-        let reason = format!("Workflow {id} has not ended: it is {}; cancel it first", run.phase.as_str());
+        let what = if run.cancelled.is_some() { "it is being cancelled; try again" } else { "cancel it first" };
+        let reason = format!("Workflow {id} has not ended: it is {}; {what}", run.phase.as_str());
         return Err(WorkflowError::Refused(reason));
     }
     if !BLOCKED.of(&run.id).is_empty(t)? {

@@ -19,7 +19,9 @@ use super::{
     call_for, find, go_on,
     job::{Done, Job, Work, failed},
     keys::{self, Gate},
-    place, rehearsal, task, upkeep,
+    place, rehearsal,
+    room::leave_half,
+    task, upkeep,
 };
 use crate::{
     run::Line,
@@ -33,6 +35,8 @@ pub(super) const AT_WORK: Duration = Duration::from_secs(2);
 pub(super) const AT_WORK_BYTES: u64 = 16 << 20;
 /// Bytes of memory that a transaction reads for keys before it leaves the next steps to another one.
 const MAX_KEYS_READ: usize = 512 << 10;
+/// Bytes that the record of a step writes behind which the host is asked for the room that is left.
+const MUCH_BYTES: u64 = 8 << 10;
 /// How long behind the end of its time a handler keeps its node.
 const LEASE: Duration = Duration::from_secs(60);
 
@@ -210,6 +214,7 @@ pub(super) fn record(
     done: &Done,
     (hops, goes_on): (u32, bool),
 ) -> Result<(), WorkflowError> {
+    let before = t.spent().written_bytes;
     let nodes = [job.number].into_iter().chain(job.dependents.iter().copied());
     let nodes = nodes.map(|number| NODES.key(&(&job.run, number)));
     t.read_ahead([CLAIMS.key(delivery), RUNS.key(&job.run)].into_iter().chain(nodes))?;
@@ -249,6 +254,10 @@ pub(super) fn record(
     }
     let origin = Origin::Handler(hops);
     let woken = go_on(t, run, nodes, origin, now)?.woken;
+    // Most steps write little: the host need not be asked for each.
+    if t.spent().written_bytes.saturating_sub(before) > MUCH_BYTES {
+        leave_half(t)?;
+    }
     // This handler takes one of them itself.
     let others = if goes_on { woken.saturating_sub(1) } else { woken };
     Ok(call_for(t, others, origin, now)?)

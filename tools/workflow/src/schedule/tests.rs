@@ -182,7 +182,7 @@ fn a_time_for_which_there_is_only_the_reserve_is_tried_again() {
     let seen_full = seen();
     assert_eq!((seen_full.runs, seen_full.next_ms), (0, Some(now)));
     assert!(
-        seen_full.last_error.as_ref().is_some_and(|error| error.contains("the reserve for the steps")),
+        seen_full.last_error.as_ref().is_some_and(|error| error.contains("to the ends of the runs")),
         "{seen_full:?}"
     );
     memory::set_quota(1 << 20);

@@ -116,6 +116,9 @@ fn change(
     }
 }
 
+/// Where a run stands in a list: when it was submitted, and its id.
+type Listed = (u64, String);
+
 /// The places of the next runs that the filter has, and where to go on.
 fn matching(
     t: &View<'_>,
@@ -123,7 +126,7 @@ fn matching(
     tags: &[String],
     between: Between,
     cursor: Option<&str>,
-) -> Result<(Vec<(u64, String)>, Option<String>), WorkflowError> {
+) -> Result<(Vec<Listed>, Option<String>), WorkflowError> {
     let span = matching_span((status, tags, between), cursor)?;
     let (mut places, mut last) = (Vec::new(), None);
     for (walked, place) in span.walk(t).enumerate() {

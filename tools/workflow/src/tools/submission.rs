@@ -32,8 +32,13 @@ pub(crate) fn submit(draft: &Draft) -> Result<Run, WorkflowError> {
     run(|t| engine::submit(t, draft, &graph, origin(), now_ms()))
 }
 
-fn submitted(run: &Run) -> Value {
+/// The reply to a submission that began at a time.
+fn submitted(run: &Run, began_ms: u64) -> Value {
     let message = match run.phase {
+        // It had nothing to do but to wait for what was there.
+        phase if phase.is_final() && run.created_ms >= began_ms => {
+            format!("Workflow {} submitted with {} steps; it is {}", run.id, run.tally.total, phase.as_str())
+        }
         Phase::Blocked => format!("Workflow {} waits for {}", run.id, run.waits_for.join(", ")),
         phase if phase.is_final() => format!("Workflow {} was submitted before: it is {}", run.id, phase.as_str()),
         _ => format!("Workflow {} submitted with {} steps", run.id, run.tally.total),
@@ -121,7 +126,8 @@ pub fn workflow_submit(
     submission: Submission,
 ) -> Reply {
     let id = submission.workflow_id.clone();
-    settle(submission.submit().map(|run| submitted(&run)), &id)
+    let began_ms = now_ms();
+    settle(submission.submit().map(|run| submitted(&run, began_ms)), &id)
 }
 
 /// Submits a workflow as `workflow_submit` does, and answers with its results when it has ended: to a client that can wait, as a task. Cancelling the call cancels the run.
@@ -133,12 +139,13 @@ pub fn workflow_run(
     submission: Submission,
 ) -> Result<Reply, Error> {
     let id = submission.workflow_id.clone();
+    let began_ms = now_ms();
     // A run that is there has another caller, who waits for it.
     let kind = if read(|t| engine::find(t, &id)).is_ok() { WATCHED } else { OWNED };
     match submission.submit() {
         Ok(run) => {
             deferred::defer(&handle(kind, &run))?;
-            Ok(settle(Ok(submitted(&run)), &id))
+            Ok(settle(Ok(submitted(&run, began_ms)), &id))
         }
         Err(error) => Ok(settle(Err(error), &id)),
     }
@@ -176,7 +183,8 @@ pub fn workflow_fork(
 
 fn forked(draft: &Draft) -> Result<Value, WorkflowError> {
     let kept = draft.copied.len();
-    let mut reply = submitted(&submit(draft)?);
+    let began_ms = now_ms();
+    let mut reply = submitted(&submit(draft)?, began_ms);
     put(&mut reply, "forked_from", json!(draft.forked.as_ref().map(|fork| &fork.run)));
     put(&mut reply, "steps_kept", json!(kept));
     Ok(reply)

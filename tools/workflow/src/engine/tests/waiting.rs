@@ -183,6 +183,21 @@ fn a_step_that_only_waits_does_so_in_the_transaction_in_which_it_is_ready() {
 }
 
 #[test]
+fn a_signal_for_which_a_step_waits_is_taken_however_many_came_before() {
+    clear();
+    let wait =
+        |n: usize| json!({ "step_id": format!("s{n}"), "action": "wait", "inputs": { "signal": format!("k{n}") } });
+    start(&draft("r", json!((0..150).map(wait).collect::<Vec<_>>()), Value::Null));
+    run_all();
+    let signal = |name: &str| transact(|t| give(t, "r", (name, &Value::Null), Origin::Client, now_ms()));
+    (0..100).for_each(|n| assert_eq!(signal(&format!("x{n}")), Ok(0)));
+    assert!(matches!(signal("x100"), Err(WorkflowError::Refused(why)) if why.contains("keeps 100 signals")));
+    (0..150).for_each(|n| assert_eq!(signal(&format!("k{n}")), Ok(1)));
+    run_all();
+    assert_eq!(shown("r").0, "completed");
+}
+
+#[test]
 fn waits_for_which_much_must_be_read_are_left_to_handlers() {
     clear();
     let wait =

@@ -59,7 +59,8 @@ impl Deferred for Runs {
         });
         let Some((run, version, forms)) = looked.map_err(Error::from)? else { return Ok(Outcome::Unknown) };
         match run.phase {
-            Phase::Cancelled => Ok(Outcome::Cancelled),
+            // Who only watches has not cancelled anything, and is told how the run has ended.
+            Phase::Cancelled if handle.starts_with(OWNED) => Ok(Outcome::Cancelled),
             phase if phase.is_final() => ended(&run),
             _ => {
                 let ended = f64::from(run.tally.total.saturating_sub(run.tally.open));

@@ -100,3 +100,15 @@ fn a_form_that_is_none_is_refused() {
         assert_eq!(refused.expect_err("no form").more["path"], path);
     }
 }
+
+#[test]
+fn who_waits_for_a_run_that_another_client_cancels_is_told_how_it_ended() {
+    clear();
+    submit("w", asks()).expect("submitted");
+    run_all();
+    workflow_cancel("w".into(), Some("too late".into()), false).into_result().expect("cancelled");
+    run_all();
+    assert!(matches!(Runs::look("owned:w"), Ok(Outcome::Cancelled)));
+    let reply = answer("watched:w").structured.expect("a value");
+    assert_eq!((&reply["status"], &reply["workflow_id"]), (&json!("cancelled"), &json!("w")));
+}

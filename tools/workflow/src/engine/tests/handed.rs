@@ -246,13 +246,14 @@ fn an_event_that_comes_again_after_the_host_was_killed_goes_on_with_the_node_tha
     start(&draft("s", json!([{ "step_id": "a", "action": "echo" }]), Value::Null));
     let id = handed().id;
     end(&id, "completed", json!({ "result": 1 }));
-    hear(&event(&id)).expect("heard");
+    let told = event(&id);
+    hear(&told).expect("heard");
     run_all();
     // The handler of that event took a node of another run, and the host was killed.
     start(&draft("t", json!([{ "step_id": "a", "action": "echo" }]), Value::Null));
-    let taken = transact(|t| work::take(t, &event(&id).id, now_ms() + 3_600_000, now_ms())).expect("taken");
+    let taken = transact(|t| work::take(t, &told.id, now_ms() + 3_600_000, now_ms())).expect("taken");
     assert_eq!(taken.map(|job| job.run), Some("t".to_owned()));
-    hear(&event(&id)).expect("heard again");
+    hear(&told).expect("heard again");
     assert_eq!(shown("t").0, "completed");
 }
 

@@ -72,7 +72,7 @@ enum WorkflowCommand {
         /// The run's id
         id: String,
     },
-    /// Cancel, pause, resume or retry all runs of a filter; exit code 1 if that is refused for some
+    /// Cancel, pause, resume, retry or delete all runs of a filter; exit code 1 if that is refused for some
     Bulk(mend::BulkArgs),
     /// Print a run as a JSON document, to be imported on another host
     Export {

@@ -17,7 +17,7 @@ const MAX_PARTS: usize = 10_000;
 
 #[derive(Debug, Args)]
 pub(super) struct BulkArgs {
-    /// cancel, pause, resume or retry
+    /// cancel, pause, resume, retry or delete
     action: String,
     /// The status of the runs: submitted, running, completed, failed or cancelled
     #[arg(long)]

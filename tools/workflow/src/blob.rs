@@ -4,7 +4,7 @@
 
 use mcpp_tool::{
     environment::hexadecimal,
-    store::{Index, Map, StoreError, Transaction, Usage, View, snapshot, transact},
+    store::{Index, Map, StoreError, Transaction, View, snapshot, transact},
 };
 use scheduling::reserve::reserve_bytes;
 use serde::{Deserialize, Serialize};
@@ -52,10 +52,8 @@ pub fn write(value: &Value, now_ms: u64) -> Result<Blob, StoreError> {
     let mut rest = text.as_str();
     let mut pieces = 0_u32;
     // Pieces of what does not fit as a whole would take the room of everything else for hours.
-    let Usage { used_bytes, quota_bytes } = snapshot()?.usage()?;
-    let needed =
-        u64::try_from(text.len()).unwrap_or(u64::MAX).saturating_mul(2).saturating_add(reserve_bytes(quota_bytes));
-    if quota_bytes.saturating_sub(used_bytes) < needed {
+    let (usage, bytes) = (snapshot()?.usage()?, u64::try_from(text.len()).unwrap_or(u64::MAX));
+    if usage.free_bytes() < bytes.saturating_mul(2).saturating_add(reserve_bytes(usage.quota_bytes)) {
         return Err(StoreError::QuotaExceeded);
     }
     while !rest.is_empty() {
@@ -69,7 +67,7 @@ pub fn write(value: &Value, now_ms: u64) -> Result<Blob, StoreError> {
         })?;
         (pieces, rest) = (pieces.saturating_add(1), after);
     }
-    Ok(Blob { bytes: u64::try_from(text.len()).unwrap_or(u64::MAX), digest, pieces })
+    Ok(Blob { bytes, digest, pieces })
 }
 
 /// Makes a blob the result of a node; whether its pieces are there.

@@ -134,10 +134,10 @@ fn go_on(
 }
 
 /// Goes on with what follows from nodes that have ended, and with those that a pause held back; whether all is done.
-fn follow(run: &mut Run, nodes: &mut StoredNodes<'_, '_>, most: u32, now_ms: u64) -> Result<bool, WorkflowError> {
-    let mut is_done = scheduler::follow(run, nodes, most, now_ms)?;
+fn follow(run: &mut Run, nodes: &mut StoredNodes<'_, '_>, now_ms: u64) -> Result<bool, WorkflowError> {
+    let mut is_done = scheduler::follow(run, nodes, FOLLOWED, now_ms)?;
     if run.paused_ms.is_none() && run.phase != Phase::Blocked {
-        is_done &= scheduler::resume(run, nodes, most, now_ms)?;
+        is_done &= scheduler::resume(run, nodes, FOLLOWED, now_ms)?;
     }
     Ok(is_done)
 }
@@ -150,10 +150,10 @@ fn go_on_alone(
     now_ms: u64,
 ) -> Result<Followed, WorkflowError> {
     let was_final = run.phase.is_final();
-    let mut is_done = follow(&mut run, &mut nodes, FOLLOWED, now_ms)?;
+    let mut is_done = follow(&mut run, &mut nodes, now_ms)?;
     if at_once::begin(t, &mut run, &mut nodes, now_ms)? {
         // Some may have had what they wait for.
-        is_done = follow(&mut run, &mut nodes, FOLLOWED, now_ms)?;
+        is_done = follow(&mut run, &mut nodes, now_ms)?;
     }
     let mut left = Vec::new();
     if !is_done {

@@ -89,7 +89,6 @@ fn go_on_with(key: &str, origin: Origin, now_ms: u64) -> Result<(), WorkflowErro
     let mut keys = VecDeque::from([key.to_owned()]);
     while let Some(key) = keys.pop_front() {
         let (left, spent) = transact(|t| {
-            // The handler may have worked for a while.
             // What went before took its time.
             let left = step(t, &key, origin, now_ms.max(clock_ms()))?;
             if !left.contains(&key) {

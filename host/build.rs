@@ -11,7 +11,7 @@ use std::{
 };
 
 /// The sources of the SDK, as files and folders of the checkout.
-const SDK: [&str; 19] = [
+const SDK: [&str; 20] = [
     "Cargo.toml",
     "tool-sdk/Cargo.toml",
     "tool-sdk/guest-target.sh",
@@ -25,6 +25,7 @@ const SDK: [&str; 19] = [
     "wit/delegation",
     "wit/cancellation",
     "wit/hooks",
+    "wit/batch",
     "wit/store",
     "wit/events",
     "wit/mesh",

@@ -6,8 +6,9 @@ use std::{
     process::{Command, exit},
 };
 
-const GUESTS: [&str; 12] = [
+const GUESTS: [&str; 13] = [
     "probe",
+    "batch",
     "caller",
     "conformance",
     "store",

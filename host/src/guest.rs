@@ -1,6 +1,7 @@
 //! A guest: an instance of a component, with the state that the host keeps for it. Most live for one call; a guest that stays ([`crate::guest::kept`]) rests
 //! between two.
 
+pub mod batch;
 pub mod component;
 pub mod deferred;
 pub mod handler;
@@ -22,13 +23,14 @@ use wasmtime::{
 use crate::{
     call::{CallError, Cost, ToolResult},
     capability::{
-        bindings::{self, mcpp::tool::types},
+        bindings::{self, ComponentIndices, ComponentPre, mcpp::tool::types},
         state::{Running, State},
     },
     control::{Control, admission::RETRY_AFTER},
     engine::{EPOCH, SLICE, features::Tasks},
     guest::{
-        instance::{Failure, Target, next_turn, reserve},
+        batch::{BatchExport, Outcomes},
+        instance::{Failure, Target, from_wit, next_turn, reserve},
         tasks::MAX_TASK_HANDLES,
     },
     memory::{MemoryUse, NoMemory},
@@ -50,7 +52,7 @@ pub struct Guest {
 
 /// Its code, when it is instantiated.
 enum Instantiated {
-    Sdk(bindings::Component),
+    Sdk(Instance, bindings::Component),
     Plain(Instance),
 }
 
@@ -94,15 +96,40 @@ impl Guest {
     /// Runs a tool. An outer error means that the guest must not be used again.
     async fn call(&mut self, target: &Target, arguments: &Value) -> Result<Result<ToolResult, CallError>, Failure> {
         match target {
-            Target::Sdk { component, tool } => {
-                if self.code.is_none() {
-                    self.code = Some(Instantiated::Sdk(component.instantiate_async(&mut self.store).await?));
-                }
-                let Some(Instantiated::Sdk(instance)) = &self.code else { return Err(other_code()) };
-                call_sdk(&mut self.store, instance, tool, arguments).await
+            Target::Sdk { component, exports, tool } => {
+                let (store, _, sdk) = self.sdk(component, exports).await?;
+                call_sdk(store, sdk, tool, arguments).await
             }
             Target::Plain { component, function } => self.call_plain(component, function, arguments).await,
         }
+    }
+
+    /// Runs a tool of an SDK component for many calls. An outer error means that the guest must not be used again.
+    async fn call_many(
+        &mut self,
+        target: &Target,
+        batch: &BatchExport,
+        arguments: &[String],
+    ) -> Result<Result<Outcomes, CallError>, Failure> {
+        let Target::Sdk { component, exports, tool } = target else { return Err(other_code()) };
+        let control = Arc::clone(&self.store.data().control);
+        let (store, instance, _) = self.sdk(component, exports).await?;
+        batch.call(store, &instance, tool, arguments, &control).await
+    }
+
+    /// The instance of an SDK component, with its store.
+    async fn sdk(
+        &mut self,
+        component: &ComponentPre<State>,
+        exports: &ComponentIndices,
+    ) -> Result<(&mut Store<State>, Instance, &bindings::Component), Failure> {
+        if self.code.is_none() {
+            let instance = component.instance_pre().instantiate_async(&mut self.store).await?;
+            let sdk = exports.load(&mut self.store, &instance)?;
+            self.code = Some(Instantiated::Sdk(instance, sdk));
+        }
+        let Some(Instantiated::Sdk(instance, sdk)) = &self.code else { return Err(other_code()) };
+        Ok((&mut self.store, *instance, sdk))
     }
 
     async fn call_plain(
@@ -245,13 +272,22 @@ async fn call_sdk(
 ) -> Result<Result<ToolResult, CallError>, Failure> {
     let answer = instance.mcpp_tool_tools().call_call(&mut *store, tool, &arguments.to_string()).await?;
     let control = Arc::clone(&store.data().control);
+    Ok(sdk_outcome(tool, answer, &control).await)
+}
+
+/// The outcome of a call, as the host has it.
+async fn sdk_outcome(
+    tool: &str,
+    answer: Result<types::ToolResult, types::ToolError>,
+    control: &Control,
+) -> Result<ToolResult, CallError> {
     if let Ok(result) | Err(types::ToolError::Failed(result)) = &answer {
         let structured = result.structured.as_ref().map_or(0, String::len);
-        leave_the_door(&control, u64::try_from(structured).unwrap_or(u64::MAX)).await;
+        leave_the_door(control, u64::try_from(structured).unwrap_or(u64::MAX)).await;
     }
-    Ok(match answer {
-        Ok(result) => crate::guest::instance::from_wit(result, false, &control),
-        Err(types::ToolError::Failed(result)) => crate::guest::instance::from_wit(result, true, &control),
+    match answer {
+        Ok(result) => from_wit(result, false, control),
+        Err(types::ToolError::Failed(result)) => from_wit(result, true, control),
         Err(types::ToolError::InvalidArgument(wrong)) => {
             Err(CallError::InvalidArguments { path: cut(wrong.path), reason: cut(wrong.reason) })
         }
@@ -259,7 +295,7 @@ async fn call_sdk(
             path: String::new(),
             reason: format!("the component lists `{tool}` and does not know it"),
         }),
-    })
+    }
 }
 
 /// Moves the call off the door's thread if a result of `bytes` is large, because converting it takes long.

@@ -3,6 +3,7 @@
 //! A catalog is an immutable value behind one pointer; a swap replaces the pointer. A call takes the tool from the catalog it sees and runs on that revision to its
 //! end, whatever is swapped meanwhile. A name belongs to one component until that component gives it up.
 
+mod batches;
 mod builds;
 mod calls;
 pub mod catalog;

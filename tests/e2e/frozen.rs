@@ -14,6 +14,7 @@ const DELEGATION_0_1_3: &[u8] = include_bytes!("../guests/frozen/delegation-0.1.
 const STORE_EVENTS_0_1_0: &[u8] = include_bytes!("../guests/frozen/store-events-0.1.0.wasm");
 const STORE_EVENTS_0_1_1: &[u8] = include_bytes!("../guests/frozen/store-events-0.1.1.wasm");
 const TOLD_0_1_2: &[u8] = include_bytes!("../guests/frozen/told-0.1.2.wasm");
+const BATCH_0_1_0: &[u8] = include_bytes!("../guests/frozen/batch-0.1.0.wasm");
 const MESH_0_1_0: &[u8] = include_bytes!("../guests/frozen/mesh-0.1.0.wasm");
 const CLIENT_0_1_0: &[u8] = include_bytes!("../guests/frozen/client-0.1.0.wasm");
 const TASKS_0_1_0: &[u8] = include_bytes!("../guests/frozen/tasks-0.1.0.wasm");
@@ -32,6 +33,19 @@ async fn mcpp_tool_0_1_0() {
         hash["result"]["structuredContent"]["digest"].as_str().expect("a digest").starts_with("ba7816bf"),
         "{hash}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mcpp_batch_0_1_0() {
+    let files = crate::support::folder(&[("frozen", BATCH_0_1_0)]);
+    crate::support::grant(&files, "[components.frozen]\nstore = { quota_bytes = 1048576 }\n");
+    let host = TestHost::start_with(files, |_| {}).await;
+    assert_eq!(host.problems(), "");
+    let work = |number: usize| host.call("batch_work", json!({ "name": format!("w{number}"), "ms": 50 }));
+    let answers = futures::future::join_all((0..8).map(work)).await;
+    let together = |answer: &serde_json::Value| answer["result"]["structuredContent"]["together"].as_u64();
+    assert!(answers.iter().all(|answer| together(answer).is_some()), "{answers:?}");
+    assert!(answers.iter().filter_map(together).any(|together| together > 1), "{answers:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -18,6 +18,7 @@ mod abandoned;
 mod arguments;
 mod author;
 mod backend;
+mod batches;
 mod cache;
 mod cancellation;
 mod command_line;

@@ -166,6 +166,24 @@ pub mod task_support {
     });
 }
 
+/// What a component exports beside its tools: many calls of one at once.
+pub mod batch {
+    wit_bindgen::generate!({
+        inline: "
+            package mcpp:sdk-batch;
+
+            world batching {
+                export mcpp:batch/tools@0.1.0;
+            }
+        ",
+        path: ["../wit/tool", "../wit/batch"],
+        pub_export_macro: true,
+        export_macro_name: "export_batch",
+        default_bindings_module: "mcpp_tool::bindings::batch",
+        with: { "mcpp:tool/types@0.1.0": super::mcpp::tool::types },
+    });
+}
+
 /// What a component exports beside its tools: the answers that its calls have put off.
 pub mod deferred {
     wit_bindgen::generate!({

@@ -24,6 +24,7 @@
 //! Within a call, [`log`], [`progress`], [`caller`], [`call`], [`client`], [`container`], [`http`], [`mesh`], [`config`] and [`store`] reach the host, and [`environment`] has time, chance and ids; [`events`] tells a component of what happens between calls. Outside a component (in a native test) they do nothing but what their pages say.
 #![deny(missing_docs)]
 
+pub mod batch;
 pub mod builds;
 pub mod call;
 pub mod caller;
@@ -72,9 +73,10 @@ pub mod internal {
     pub use serde_json;
 
     pub use crate::{
+        batch::{Batch, BatchComponent, Batches, serve},
         bindings::{
-            completions::export_completions, deferred::export_deferred, export_component, handler::export_handler,
-            migration::export_migration, prompts::export_prompts, resources::export_resources,
+            batch::export_batch, completions::export_completions, deferred::export_deferred, export_component,
+            handler::export_handler, migration::export_migration, prompts::export_prompts, resources::export_resources,
             task_support::export_task_support,
         },
         deferred::DeferredComponent,

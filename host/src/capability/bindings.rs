@@ -205,6 +205,23 @@ pub mod task_support {
     });
 }
 
+/// Exports beside the tools: many calls at once.
+pub mod batch {
+    wasmtime::component::bindgen!({
+        inline: "
+            package mcpp:host;
+
+            world batching {
+                export mcpp:batch/tools@0.1.0;
+            }
+        ",
+        path: ["../wit/tool", "../wit/batch"],
+        exports: { default: async },
+        with: { "mcpp:tool/types": crate::capability::bindings::mcpp::tool::types },
+        require_store_data_send: true,
+    });
+}
+
 /// Exports beside the tools: answers that come after their calls.
 pub mod deferred {
     wasmtime::component::bindgen!({

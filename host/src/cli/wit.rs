@@ -8,7 +8,7 @@ use clap::Args;
 use super::print;
 
 /// The packages: folder, file, text. Of the standard ones those that are drafts, and what ours use: the others every tool chain has.
-const PACKAGES: [(&str, &str, &str); 16] = [
+const PACKAGES: [(&str, &str, &str); 17] = [
     ("mcpp-tool", "tool.wit", include_str!("../../../wit/tool/tool.wit")),
     ("mcpp-primitives", "primitives.wit", include_str!("../../../wit/primitives/primitives.wit")),
     ("mcpp-endpoint", "endpoint.wit", include_str!("../../../wit/endpoint/endpoint.wit")),
@@ -18,6 +18,7 @@ const PACKAGES: [(&str, &str, &str); 16] = [
     ("mcpp-events", "events.wit", include_str!("../../../wit/events/events.wit")),
     ("mcpp-mesh", "mesh.wit", include_str!("../../../wit/mesh/mesh.wit")),
     ("mcpp-container", "container.wit", include_str!("../../../wit/container/container.wit")),
+    ("mcpp-batch", "batch.wit", include_str!("../../../wit/batch/batch.wit")),
     ("mcpp-hooks", "hooks.wit", include_str!("../../../wit/hooks/hooks.wit")),
     ("mcpp-tasks", "tasks.wit", include_str!("../../../wit/tasks/tasks.wit")),
     ("mcpp-cancellation", "cancellation.wit", include_str!("../../../wit/cancellation/cancellation.wit")),

@@ -3,6 +3,7 @@
 //! No code of a component runs before the host has checked its imports against its grant. A failed load changes nothing.
 
 mod error;
+mod listing;
 mod origin;
 mod served;
 
@@ -13,12 +14,16 @@ use tokio::{sync::Semaphore, time::Instant};
 use tokio_util::sync::CancellationToken;
 use wasmtime::component::{Component, InstancePre, types::ComponentItem};
 
-use self::served::LinkedPrimitives;
 pub use self::{error::ComponentError, origin::Origin, served::LoadedPrimitives};
+use self::{
+    listing::{list_plain, list_sdk},
+    served::LinkedPrimitives,
+};
 use super::{
+    batch::{self, BatchExport},
     deferred::DeferredExport,
     handler::{self, Handler},
-    instance::{self, Target},
+    instance::Target,
     migration::{self, Migration},
     task_support::TaskExports,
 };
@@ -45,7 +50,6 @@ use crate::{
     limits::{Fuel, Limits, TaskSupport},
     memory::{Account, MemoryUse, Reservation},
     names::ComponentName,
-    plain,
     plain::docs::Docs,
 };
 
@@ -257,6 +261,7 @@ pub struct Admitted {
     handler: Option<Handler>,
     migration: Option<Migration>,
     tasks: TaskExports,
+    batch: Option<BatchExport>,
     served: LinkedPrimitives,
 }
 
@@ -299,15 +304,18 @@ impl Compiled {
         let handler = self.exports(handler::INTERFACE)?.then(|| Handler::new(linked.clone()));
         let migration = self.exports(migration::INTERFACE)?.then(|| Migration::new(linked.clone()));
         let tasks = TaskExports::of(&self, &linked)?;
+        let is_sdk = self.exports(TOOLS_INTERFACE)?;
+        let batch = (is_sdk && self.exports(batch::INTERFACE)?).then(|| BatchExport::new(linked.clone()));
+        let batch = batch.transpose().map_err(link_error)?;
         let served = LinkedPrimitives::of(&self, &linked)?;
-        let kind = if self.exports(TOOLS_INTERFACE)? {
+        let kind = if is_sdk {
             LinkedKind::Sdk(ComponentPre::new(linked).map_err(link_error)?)
         } else {
             LinkedKind::Plain(linked)
         };
         let (handler, migration) =
             (handler.transpose().map_err(link_error)?, migration.transpose().map_err(link_error)?);
-        Ok(Admitted { compiled: self, kind, handler, migration, tasks, served })
+        Ok(Admitted { compiled: self, kind, handler, migration, tasks, batch, served })
     }
 
     /// Whether it exports one of the host's interfaces, in a version that this host speaks.
@@ -360,12 +368,14 @@ pub struct LoadedTool {
     pub task: TaskSupport,
     /// What has the answers that its calls put off.
     pub deferred: Option<DeferredExport>,
+    /// What serves many of its calls at once.
+    pub batch: Option<BatchExport>,
 }
 
 impl Admitted {
     /// Asks the component for its tools.
     pub async fn load(self, engine: &Engine, admission: (&Admission, &Arc<Share>)) -> Result<Loaded, ComponentError> {
-        let Self { compiled, kind, handler, migration, tasks, served } = self;
+        let Self { compiled, kind, handler, migration, tasks, batch, served } = self;
         let name = compiled.name.shared();
         let (mut tools, notes) = match kind {
             LinkedKind::Sdk(component) => (list_sdk(engine, admission, &name, component).await?, Vec::new()),
@@ -389,6 +399,9 @@ impl Admitted {
         };
         let primitives = served.list(engine, admission, &compiled).await?;
         tasks.mark(&mut tools, engine, &name, admission).await?;
+        if let Some(batch) = batch {
+            batch.mark(&mut tools, engine, &name, admission).await?;
+        }
         if let Some((_, topics)) = &handler
             && topics.len() > MAX_TOPICS
         {
@@ -414,34 +427,4 @@ pub(super) async fn loading((admission, share): (&Admission, &Arc<Share>)) -> Re
     let slot = admission.admit(share, &Arc::new(Semaphore::new(1)), 1, until, &cancel).await;
     let slot = slot.map_err(ComponentError::List)?;
     Ok(Control::new(limits, Instant::now() + LIST_TIME, cancel, slot))
-}
-
-async fn list_sdk(
-    engine: &Engine,
-    admission: (&Admission, &Arc<Share>),
-    name: &Arc<str>,
-    component: ComponentPre<State>,
-) -> Result<Vec<LoadedTool>, ComponentError> {
-    let control = loading(admission).await?;
-    let listings = instance::list(engine, name, component.clone(), control).await.map_err(ComponentError::List)?;
-    let tool = |listing: WitTool| {
-        let target = Target::Sdk { component: component.clone(), tool: listing.name.clone() };
-        LoadedTool { listing, target, task: TaskSupport::default(), deferred: None }
-    };
-    Ok(listings.into_iter().map(tool).collect())
-}
-
-fn list_plain(
-    compiled: &Compiled,
-    linked: InstancePre<State>,
-) -> Result<(Vec<LoadedTool>, Vec<String>), ComponentError> {
-    let (name, component) = (compiled.name.as_str(), &compiled.component);
-    let (functions, notes) =
-        plain::functions(name, component, component.engine(), &compiled.docs).map_err(ComponentError::TooManyTools)?;
-    let tool = |function: plain::PlainFunction| {
-        let (listing, function) = function.listed();
-        let target = Target::Plain { component: linked.clone(), function: Arc::new(function) };
-        LoadedTool { listing, target, task: TaskSupport::default(), deferred: None }
-    };
-    Ok((functions.into_iter().map(tool).collect(), notes))
 }

@@ -18,14 +18,16 @@ use wasmtime::{Trap, component::InstancePre};
 pub use self::result::within_budget;
 pub(super) use self::result::{from_wit, reserve};
 use super::{
-    Guest, fuel_given,
+    Guest,
+    batch::{BatchExport, Outcomes},
+    fuel_given,
     kept::{Keeping, Loan},
     new_store,
 };
 use crate::{
     call::{Budget, CallError, Cost, ToolResult},
     capability::{
-        bindings::{ComponentPre, exports::mcpp::tool::tools::Tool as WitTool},
+        bindings::{ComponentIndices, ComponentPre, exports::mcpp::tool::tools::Tool as WitTool},
         state::{Running, State},
     },
     control::{Control, Stopped, admission::RETRY_AFTER, pace::Paced},
@@ -45,6 +47,8 @@ pub enum Target {
     Sdk {
         /// The linked component.
         component: ComponentPre<State>,
+        /// Where it has its exports.
+        exports: Arc<ComponentIndices>,
         /// The name that the component knows.
         tool: String,
     },
@@ -108,19 +112,13 @@ pub async fn call(
     let shared = Arc::clone(&control);
     // Boxed here: every future on the way from the door would else carry, and copy, the guest's kilobytes.
     let guest = Box::pin(async move {
-        let (result, cost) = in_guest(&target, &arguments, running, keeping.as_ref(), &shared).await;
+        let work = async |guest: &mut Guest| guest.call(&target, &arguments).await;
+        let (result, cost) = in_guest(&target, &arguments, running, keeping.as_ref(), &shared, work).await;
         // The host measures a large result where the guest made it.
         (result.and_then(|result| within_budget(result, &shared).map_err(Failure::Call)), cost)
     });
-    let answer = run_guest(engine, guest, Arc::clone(&control)).await;
-    let used = answer.as_ref().map_or_else(Duration::default, |(_, cost)| cost.processor_time);
-    control.retire(used);
-    match answer {
-        Some((result, cost)) => {
-            (control.redactor().outcome(settle(result, &control)).map(|result| later(result, &control)), cost)
-        }
-        None => (Err(control.stopped().unwrap_or(CallError::Cancelled)), Cost::default()),
-    }
+    let (result, cost) = end_of(engine, guest, &control).await;
+    (control.redactor().outcome(settled(result, &control)).map(|result| later(result, &control)), cost)
 }
 
 /// The result of a call, which is not the whole answer if the guest said so.
@@ -129,14 +127,60 @@ fn later(result: ToolResult, control: &Control) -> ToolResult {
     ToolResult { deferred, ..result }
 }
 
-/// Makes or wakes the guest, calls it, and keeps it if it is to stay; returns the cost of the call too.
-async fn in_guest(
+/// Calls a tool of an SDK component many times in one instance, under the controls of one call: the outcome of each, or why there is none. `kept` stays as long as the guest,
+/// also where nobody waits for that any more, and comes back unless the host had to drop the guest.
+pub async fn call_many<K: Send + 'static>(
+    engine: &Engine,
+    (target, batch): (Target, BatchExport),
+    arguments: Vec<String>,
+    (running, keeping): (Running, Option<Keeping>),
+    control: &Arc<Control>,
+    kept: K,
+) -> (Result<Outcomes, CallError>, Option<K>, Cost) {
+    let shared = Arc::clone(control);
+    let guest = Box::pin(async move {
+        let work = async |guest: &mut Guest| guest.call_many(&target, &batch, &arguments).await;
+        let (outcomes, cost) = in_guest(&target, &Value::Null, running, keeping.as_ref(), &shared, work).await;
+        let within = |outcome: Result<ToolResult, CallError>| within_budget(outcome?, &shared);
+        let outcomes = outcomes.map(|outcomes| outcomes.into_iter().map(within).collect::<Outcomes>());
+        ((outcomes, kept), cost)
+    });
+    let (ended, cost) = end_of(engine, guest, control).await;
+    let (outcomes, kept) = ended.unzip();
+    let redactor = control.redactor();
+    let redact = |outcomes: Outcomes| outcomes.into_iter().map(|outcome| redactor.outcome(outcome)).collect();
+    (settled(outcomes, control).map(redact).map_err(|error| redactor.error(error)), kept, cost)
+}
+
+/// Waits for the end of a call's guest, and ends the call; none if the host had to drop the guest.
+async fn end_of<T: Send + 'static>(
+    engine: &Engine,
+    guest: Pin<Box<impl Future<Output = (T, Cost)> + Send + 'static>>,
+    control: &Arc<Control>,
+) -> (Option<T>, Cost) {
+    let (ended, cost) = run_guest(engine, guest, Arc::clone(control)).await.unzip();
+    let cost = cost.unwrap_or_default();
+    control.retire(cost.processor_time);
+    (ended, cost)
+}
+
+/// The outcome of a guest that the host may have had to drop.
+fn settled<T>(result: Option<Result<T, Failure>>, control: &Control) -> Result<T, CallError> {
+    match result {
+        Some(result) => settle(result, control),
+        None => Err(control.stopped().unwrap_or(CallError::Cancelled)),
+    }
+}
+
+/// Makes or wakes the guest, has it do `work`, and keeps it if it is to stay; returns the cost of the call too.
+async fn in_guest<T>(
     target: &Target,
     arguments: &Value,
     running: Running,
     keeping: Option<&Keeping>,
     control: &Arc<Control>,
-) -> (Result<ToolResult, Failure>, Cost) {
+    work: impl AsyncFnOnce(&mut Guest) -> Result<Result<T, CallError>, Failure>,
+) -> (Result<T, Failure>, Cost) {
     let mut loan = match loan(target, arguments, &running, keeping, control).await {
         Ok(loan) => loan,
         Err(failure) => return (Err(failure), control.cost(0)),
@@ -148,7 +192,7 @@ async fn in_guest(
         }
         None => Guest::new(target.engine(), &Arc::clone(&running.component), control, running),
     };
-    let outcome = guest.call(target, arguments).await;
+    let outcome = work(&mut guest).await;
     let cost = guest.cost();
     let result = match outcome {
         Ok(answer) => {

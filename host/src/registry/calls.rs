@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use super::{
     Registry,
+    batches::Batches,
     catalog::Catalog,
     remote,
     request::Ticket,
@@ -15,11 +16,12 @@ use super::{
 };
 use crate::{
     call::{
-        Call, CallError, Cost, Dispatch, GuestChange, Receipt, ToolResult, ToolSchemas, build::BuildId,
+        Call, CallError, Cost, Dispatch, GuestChange, Receipt, Request, ToolResult, ToolSchemas, build::BuildId,
         place::CallPlace,
     },
+    capability::state::Running,
     control::{Control, apart::apart},
-    guest::instance,
+    guest::{instance, kept::Keeping},
     names::{TenantId, ToolName},
     telemetry::meters::CallMeters,
     tenant::{Authorized, Principal},
@@ -60,7 +62,7 @@ impl Registry {
         (result, receipt)
     }
 
-    async fn run(&self, ticket: &Ticket<Tool>, mut call: Call) -> (Result<ToolResult, CallError>, Cost) {
+    async fn run(&self, ticket: &Ticket<Tool>, call: Call) -> (Result<ToolResult, CallError>, Cost) {
         let tool = &ticket.served;
         let nothing = |error| (Err(error), Cost::default());
         if call.interface.is_some_and(|known| known != tool.interface) {
@@ -74,9 +76,27 @@ impl Registry {
         if is_short && let Err(error) = tool.check_arguments(&call.arguments) {
             return nothing(error);
         }
+        if let Err(error) = ticket.count() {
+            return nothing(error);
+        }
+        let batches = tool.batches.as_ref().filter(|_| is_short && Batches::takes(&call.request));
+        if let Some(batches) = batches {
+            return self.run_in_line(ticket, batches, call).await;
+        }
+        self.run_alone(ticket, call, is_short).await
+    }
+
+    /// Runs a call whose arguments are checked unless that takes long.
+    pub(super) async fn run_alone(
+        &self,
+        ticket: &Ticket<Tool>,
+        mut call: Call,
+        is_short: bool,
+    ) -> (Result<ToolResult, CallError>, Cost) {
+        let tool = &ticket.served;
         let control = match self.admit(ticket, &call.request).await {
             Ok(control) => control,
-            Err(error) => return nothing(error),
+            Err(error) => return (Err(error), Cost::default()),
         };
         if !is_short {
             let (checking, arguments) = (Arc::clone(tool), std::mem::take(&mut call.arguments));
@@ -97,9 +117,7 @@ impl Registry {
         }
         let (result, mut cost) = match &tool.target {
             ToolTarget::Guest(target) => {
-                let cause = format!("tool {} by {}", tool.name, call.request.principal.subject).into();
-                let (keeping, name) = (self.keeping(tool, ticket), tool.name.as_str().into());
-                let running = self.running_for(&tool.service.powers, call.request, name, cause);
+                let (running, keeping) = self.guest_for(ticket, call.request);
                 let engine = &self.0.engine;
                 let done = instance::call(engine, target.clone(), call.arguments, running, keeping, shared).await;
                 weight.note(done.1.processor_time);
@@ -112,6 +130,14 @@ impl Registry {
             Err(error) => Err(error),
         };
         (result, cost)
+    }
+
+    /// The host's side of a guest that serves a request to a tool, and the guests that stay.
+    pub(super) fn guest_for(&self, ticket: &Ticket<Tool>, request: Request) -> (Running, Option<Keeping>) {
+        let tool = &ticket.served;
+        let cause = format!("tool {} by {}", tool.name, request.principal.subject).into();
+        let running = self.running_for(&tool.service.powers, request, tool.name.as_str().into(), cause);
+        (running, self.keeping(tool, ticket))
     }
 
     /// Holds a result to the output schema; where guests run if that may take long.

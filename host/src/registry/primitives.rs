@@ -241,6 +241,7 @@ impl Registry {
         let service: &Service = S::as_ref(&ticket.served);
         let (cancel, weight) = (request.cancel.clone(), &service.weight);
         let run = async {
+            ticket.count()?;
             let control = self.admit(ticket, &request).await?;
             if weight.is_heavy() || control.is_crowded() {
                 control.note_slice();

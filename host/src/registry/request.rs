@@ -56,6 +56,14 @@ pub(super) struct Ticket<S> {
     _pass: Pass,
 }
 
+impl<S: AsRef<Service>> Ticket<S> {
+    /// Counts the request against the rate of what it asks.
+    pub(super) fn count(&self) -> Result<(), CallError> {
+        let Service { kind, rate, .. } = S::as_ref(&self.served);
+        rate.take(kind)
+    }
+}
+
 impl<S> Ticket<S> {
     /// The tenant.
     pub(super) fn tenant(&self) -> &TenantId {
@@ -126,13 +134,13 @@ impl Registry {
         self.tenant(tenant).map_or(Ok(()), |tenant| tenant.rate.take("tenant"))
     }
 
-    /// Counts a request against the rate of what it asks, and waits for a place.
+    /// Waits for a place.
     pub(super) async fn admit<S: AsRef<Service>>(
         &self,
         ticket: &Ticket<S>,
         request: &Request,
     ) -> Result<Arc<Control>, CallError> {
-        let Service { kind, limits, places, rate, .. } = S::as_ref(&ticket.served);
+        let Service { limits, places, .. } = S::as_ref(&ticket.served);
         let now = Instant::now();
         let (mut limits, mut deadline) = (*limits, now + Duration::from_millis(limits.deadline_ms));
         // A caller's own bound is the one that is named when it is over.
@@ -141,7 +149,6 @@ impl Registry {
             limits.deadline_ms =
                 u64::try_from(callers.saturating_duration_since(now).as_millis()).unwrap_or(limits.deadline_ms);
         }
-        rate.take(kind)?;
         let concurrency = usize::try_from(limits.concurrency).unwrap_or(usize::MAX);
         let slot = self.0.admission.admit(&ticket.share, places, concurrency, deadline, &request.cancel).await?;
         Ok(Control::on_clock(limits, deadline, request.cancel.clone(), slot, request.client.clock()))

@@ -8,6 +8,7 @@ use std::{
 use serde_json::{Map, Value, json};
 
 use super::{
+    batches::Batches,
     error::InstallError,
     gate::Gate,
     remote::CallRemote,
@@ -118,6 +119,8 @@ pub struct Tool {
     pub task: TaskSupport,
     /// What has the answers that its calls put off.
     pub deferred: Option<DeferredExport>,
+    /// Its calls that are served together, where its component does that.
+    pub(super) batches: Option<Arc<Batches>>,
     /// The meters of its calls, from the first one on.
     pub meters: OnceLock<CallMeters>,
 }
@@ -136,7 +139,7 @@ impl Tool {
         grant: &ComponentGrant,
         defaults: &Limits,
     ) -> Result<Self, InstallError> {
-        let LoadedTool { listing, target, task, deferred } = tool;
+        let LoadedTool { listing, target, task, deferred, batch } = tool;
         let mut limits = defaults.patched(&grant.limits);
         let (mut reuse, mut task) = (grant.reuse, grant.task.unwrap_or(task));
         if let Some(own) = grant.tools.get(name.as_str()) {
@@ -145,7 +148,7 @@ impl Tool {
             task = own.task.unwrap_or(task);
         }
         let tool = Self::new(powers, name, listing, ToolTarget::Guest(target), limits)?;
-        Ok(Self { reuse, task, deferred, ..tool })
+        Ok(Self { reuse, task, deferred, batches: batch.map(Batches::new), ..tool })
     }
 
     /// A tool with the texts and schemas that its owner wrote, once they are checked.
@@ -182,6 +185,7 @@ impl Tool {
             reuse: None,
             task: TaskSupport::default(),
             deferred: None,
+            batches: None,
             meters: OnceLock::new(),
         })
     }

@@ -20,6 +20,7 @@ pub(crate) struct Parts {
     timers: Option<Path>,
     migration: Option<(LitInt, Path)>,
     deferred: Option<Path>,
+    batches: Vec<(Path, Path)>,
 }
 
 impl Parse for Parts {
@@ -54,6 +55,12 @@ impl Parts {
                 self.events =
                     Punctuated::<_, Token![,]>::parse_terminated_with(&events, subscription)?.into_iter().collect();
             }
+            "batches" => {
+                let batches;
+                braced!(batches in input);
+                self.batches =
+                    Punctuated::<_, Token![,]>::parse_terminated_with(&batches, batch)?.into_iter().collect();
+            }
             "timers" => self.timers = Some(input.parse()?),
             "deferred" => self.deferred = Some(input.parse()?),
             "migration" => {
@@ -64,7 +71,7 @@ impl Parts {
             _ => {
                 return Err(syn::Error::new(
                     part.span(),
-                    "expected tools, resources, prompts, events, timers, migration or deferred",
+                    "expected tools, resources, prompts, events, timers, migration, deferred or batches",
                 ));
             }
         }
@@ -76,6 +83,13 @@ fn paths(input: ParseStream<'_>) -> syn::Result<Vec<Path>> {
     let paths;
     bracketed!(paths in input);
     Ok(Punctuated::<Path, Token![,]>::parse_terminated(&paths)?.into_iter().collect())
+}
+
+/// A tool, and the function that serves many calls of it.
+fn batch(input: ParseStream<'_>) -> syn::Result<(Path, Path)> {
+    let tool = input.parse()?;
+    input.parse::<Token![=>]>()?;
+    Ok((tool, input.parse()?))
 }
 
 /// The constants that hold the definitions of these functions.
@@ -111,7 +125,7 @@ fn subscription(input: ParseStream<'_>) -> syn::Result<(LitStr, Path)> {
 
 pub(crate) fn expand(parts: &Parts) -> TokenStream {
     let definitions = definitions("TOOL", &parts.tools);
-    let (primitives, tasks) = (primitives(parts), tasks(parts));
+    let (primitives, tasks, batches) = (primitives(parts), tasks(parts), batches(parts));
     let (handler, migration, deferred) = (handler(parts), migration(parts), deferred(parts));
     quote! {
         const _: () = {
@@ -126,6 +140,7 @@ pub(crate) fn expand(parts: &Parts) -> TokenStream {
             #[cfg(target_arch = "wasm32")]
             ::mcpp_tool::internal::export_component!(McppComponent with_types_in ::mcpp_tool::bindings);
             #tasks
+            #batches
         };
         #primitives
         #handler
@@ -146,6 +161,31 @@ fn tasks(parts: &Parts) -> TokenStream {
         ::mcpp_tool::internal::export_task_support!(
             McppTasks with_types_in ::mcpp_tool::bindings::task_support
         );
+    }
+}
+
+/// The tools of which it serves many calls at once.
+fn batches(parts: &Parts) -> TokenStream {
+    if parts.batches.is_empty() {
+        return TokenStream::new();
+    }
+    let (tools, serving): (Vec<Path>, Vec<Path>) = parts.batches.iter().cloned().unzip();
+    let tools = definitions("TOOL", &tools);
+    quote! {
+        #[allow(dead_code, reason = "used by the component")]
+        const BATCHES: &[::mcpp_tool::internal::Batch] = &[#(
+            ::mcpp_tool::internal::Batch {
+                tool: &#tools,
+                call: |arguments| ::mcpp_tool::internal::serve(arguments, #serving),
+            }
+        ),*];
+        impl ::mcpp_tool::internal::Batches for McppTools {
+            const BATCHES: &'static [::mcpp_tool::internal::Batch] = BATCHES;
+        }
+        #[cfg(target_arch = "wasm32")]
+        type McppBatches = ::mcpp_tool::internal::BatchComponent<McppTools>;
+        #[cfg(target_arch = "wasm32")]
+        ::mcpp_tool::internal::export_batch!(McppBatches with_types_in ::mcpp_tool::bindings::batch);
     }
 }
 

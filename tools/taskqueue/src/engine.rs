@@ -30,10 +30,11 @@ pub use self::{
     ids::{MAX_ID_BYTES, MAX_SUBMITTED_ID_BYTES, check_name, is_id},
     interchange::{Traveller, export, take_in_each},
     peers::{PEER_TIMEOUT_MS, clock, heartbeat, peers},
-    position::position,
+    position::{position, positions},
     reserve::{Part, Shortage},
     submission::{
-        Draft, MAX_DEPENDENCIES, MAX_NOTES_BYTES, MAX_PAYLOAD_BYTES, Submission, retry, submit, submit_all, submit_each,
+        Draft, MAX_DEPENDENCIES, MAX_NOTES_BYTES, MAX_PAYLOAD_BYTES, Submission, Submitter, retry, submit, submit_all,
+        submit_each,
     },
     turns::{Limit, Overflow, in_line, limit, set_limit},
     upkeep::{look_after, wake},

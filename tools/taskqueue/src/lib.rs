@@ -54,6 +54,7 @@ mcpp_tool::export! {
         p2p_taskqueue_submit_docker_hub, p2p_taskqueue_submit_docker_github,
         task_queue_rpc,
     ],
+    batches: { task_submit => task_submit_each },
     timers: on_wake,
     migration: 1 => migration::migrate,
 }

@@ -347,13 +347,27 @@ pub fn counted_by_type(t: &View<'_>, status: Status) -> Result<(BTreeMap<String,
     Ok((found.into_iter().map(|((_, task_type), count)| (task_type, count.unsigned_abs())).collect(), is_all))
 }
 
-/// How many ready tasks have this rank, or one that is sooner. None if there are more different ranks than are looked at.
-pub fn ready_up_to(t: &View<'_>, last: u64) -> Result<Option<u64>, StoreError> {
+/// How many ready tasks have each rank, of the first 1,000 ranks.
+#[derive(Debug)]
+pub struct ReadyRanks {
+    counts: Vec<(u64, i64)>,
+    is_all: bool,
+}
+
+/// The ranks of the ready tasks.
+pub fn ready_ranks(t: &View<'_>) -> Result<ReadyRanks, StoreError> {
     const MOST_RANKS: usize = 1_000;
-    let ranks = RANKS.under(t, &(), MOST_RANKS)?;
-    let is_complete = ranks.len() < MOST_RANKS || ranks.last().is_some_and(|(rank, _)| *rank > last);
-    let sum = ranks.iter().filter(|(rank, _)| *rank <= last).map(|(_, count)| count.unsigned_abs()).sum();
-    Ok(is_complete.then_some(sum))
+    let counts = RANKS.under(t, &(), MOST_RANKS)?;
+    Ok(ReadyRanks { is_all: counts.len() < MOST_RANKS, counts })
+}
+
+impl ReadyRanks {
+    /// How many ready tasks have this rank, or one that is sooner. None where not all of these are known.
+    pub fn up_to(&self, last: u64) -> Option<u64> {
+        let is_complete = self.is_all || self.counts.last().is_some_and(|(rank, _)| *rank > last);
+        let sum = self.counts.iter().filter(|(rank, _)| *rank <= last).map(|(_, count)| count.unsigned_abs()).sum();
+        is_complete.then_some(sum)
+    }
 }
 
 /// Notes that a worker has got or given up a task.

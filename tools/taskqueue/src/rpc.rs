@@ -21,7 +21,7 @@ use serde_json::{Map, Value, json};
 
 use self::fields::Request;
 use crate::{
-    engine::{self, ClaimRequest, Completion, Draft, Part, QueueError, Submission},
+    engine::{self, ClaimRequest, Completion, Draft, Part, QueueError, Submission, Submitter},
     queue::{self, IDS, TASKS},
     record::{DEFAULT_ATTEMPTS, LogLine, Spec, Task, seconds},
     rules::Outcome,
@@ -125,19 +125,19 @@ fn dispatch(request: &Request<'_>) -> Reply {
 
 fn submit(request: &Request<'_>) -> Reply {
     let now = now_ms();
-    let draft = draft(request, now)?;
+    let draft = draft(&Submitter::of_caller(), request, now)?;
     let task = transact(|t| engine::submit(t, &draft, now))?;
     Ok(json!({ "task_id": task.id }))
 }
 
 /// The task that a request, or an entry of one, submits.
-fn draft(request: &Request<'_>, now_ms: u64) -> Result<Draft, Failure> {
+fn draft(submitter: &Submitter, request: &Request<'_>, now_ms: u64) -> Result<Draft, Failure> {
     let payload = match request.any("payload") {
         Some(payload @ Value::Object(_)) => payload.clone(),
         Some(other) => json!({ "payload": other }),
         None => json!({}),
     };
-    Ok(Draft::new(submission(request, &payload)?, &new_id(), now_ms))
+    Ok(Draft::of(submitter, submission(request, &payload)?, &new_id(), now_ms))
 }
 
 /// The submission that the queue reads in a payload.

@@ -11,7 +11,7 @@ use serde_json::json;
 use crate::{
     claimer::{LEASE_S, give_back},
     held::{HELD, Held, Stage, drop_task},
-    runner::{Report, Telling, tell},
+    runner::{Ending, Report, Telling, end, tell},
     service::{SERVICES, Service, TALLIES, WorkerError, note, services},
     source::{SHORT, Unanswered, ask},
 };
@@ -78,9 +78,8 @@ fn look_after(id: &str, held: &Held, service: &Service, now_ms: u64) -> Result<b
         }
         Stage::Running { until_ms } if *until_ms <= now_ms => {
             // Its handler is gone without a word.
-            give_back(&held.service, service, held, "the attempt broke off")?;
-            transact(|t| drop_task(t, id, now_ms))?;
-            Ok(false)
+            end(id, held, service, Ending::broken_off())?;
+            Ok(HELD.get(&snapshot()?, id)?.is_some())
         }
         Stage::Claimed if held.since_ms.saturating_add(UNTOUCHED_MS) <= now_ms => {
             give_back(&held.service, service, held, "the worker did not begin")?;

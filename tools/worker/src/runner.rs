@@ -1,6 +1,6 @@
 //! A task's handler: it runs the task as a call of a tool, and tells the queue how it ended.
 //!
-//! A delivery that comes again finds the task running: the handler before it broke off, so the task goes back to its queue, which gives it a new fencing token.
+//! A delivery that comes again finds the task running: the handler before it broke off. That attempt has failed, so that a task which kills hosts does not go on for ever.
 
 use std::time::Duration;
 
@@ -17,8 +17,7 @@ use mcpp_tool::{
 use serde_json::{Value, json};
 
 use crate::{
-    claimer::{self, give_back},
-    docker,
+    claimer, docker,
     held::{HELD, Held, Stage, drop_task},
     service::{SERVICES, Service, Tally, WorkerError, note},
     source::{SHORT, Unanswered, ask},
@@ -46,6 +45,13 @@ pub enum Ending {
     Unsuccessful(Value, String),
     /// It has not run: there was no room.
     NotRun(String),
+}
+
+impl Ending {
+    /// Without a word of its handler. It may have had its effect, so it counts as an attempt.
+    pub fn broken_off() -> Self {
+        Self::Failed("the attempt broke off".to_owned(), true)
+    }
 }
 
 /// Runs a task.
@@ -87,7 +93,7 @@ fn broke_off(id: &str, held: &Held, service: &Service) -> Result<(), WorkerError
     match &held.stage {
         // The beat tells the queue.
         Stage::Ended { .. } => return Ok(()),
-        Stage::Running { .. } => give_back(&held.service, service, held, "the attempt broke off with its host")?,
+        Stage::Running { .. } => return end(id, held, service, Ending::broken_off()),
         Stage::Claimed | Stage::Lost => {}
     }
     transact(|t| Ok::<_, WorkerError>(drop_task(t, id, now_ms())?))
@@ -188,7 +194,10 @@ fn call(
 }
 
 /// Tells the queue how a task ended.
-fn end(id: &str, held: &Held, service: &Service, ending: Ending) -> Result<(), WorkerError> {
+///
+/// # Errors
+/// Those of the store.
+pub fn end(id: &str, held: &Held, service: &Service, ending: Ending) -> Result<(), WorkerError> {
     let report = match ending {
         Ending::Completed(result) => held.request("complete", json!({ "status": "completed", "result": result })),
         Ending::Failed(error, again) => {
@@ -201,17 +210,19 @@ fn end(id: &str, held: &Held, service: &Service, ending: Ending) -> Result<(), W
     };
     // On disk before the queue hears it: after a crash it is told again, with the same fencing token.
     let until_ms = now_ms().saturating_add(TELL_MS);
-    let is_lost = transact(|t| {
-        let mut is_lost = true;
+    let (is_lost, has_ended) = transact(|t| {
+        let (mut is_lost, mut has_ended) = (true, false);
         HELD.change(t, &id.to_owned(), |held| {
-            is_lost = held.stage == Stage::Lost;
-            if !is_lost {
+            (is_lost, has_ended) = (held.stage == Stage::Lost, matches!(held.stage, Stage::Ended { .. }));
+            if !is_lost && !has_ended {
                 held.stage = Stage::Ended { report: report.clone(), until_ms };
             }
         })?;
-        Ok::<_, WorkerError>(is_lost)
+        Ok::<_, WorkerError>((is_lost, has_ended))
     })?;
     match is_lost {
+        // The beat tells the queue of its first end.
+        _ if has_ended => Ok(()),
         true => forget(id, &held.service, |tally| tally.lost = tally.lost.saturating_add(1)),
         false => {
             let report = Report { request: &report, until_ms, telling: Telling::First };

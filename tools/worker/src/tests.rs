@@ -288,7 +288,7 @@ fn a_call_without_room_does_not_count_as_an_attempt() {
 }
 
 #[test]
-fn a_handler_that_breaks_off_gives_the_task_back_and_an_old_token_ends_nothing() {
+fn an_attempt_that_breaks_off_has_failed_and_an_old_token_ends_nothing() {
     clear();
     serve(json!({}));
     submit("t1", "echo");
@@ -299,9 +299,11 @@ fn a_handler_that_breaks_off_gives_the_task_back_and_an_old_token_ends_nothing()
     // The host dies in the midst of the call, and the delivery comes again.
     transact(|t| HELD.change(t, &id, |held| held.stage = Stage::Running { until_ms: u64::MAX })).unwrap();
     run(&id).unwrap();
-    assert_eq!((task("t1")["status"].clone(), all().unwrap().len()), (json!("queued"), 0));
-    assert_eq!(CALLED.take().len(), 0);
-    // Also if it is the same worker that has it again.
+    let failed = task("t1");
+    assert_eq!((&failed["status"], &failed["attempt"], all().unwrap().len()), (&json!("queued"), &json!(1), 0));
+    assert_eq!((&failed["error"], CALLED.take().len()), (&json!("the attempt broke off"), 0));
+    // Also if it is the same worker that has it again, after the pause before the next attempt.
+    taskqueue::engine::look_after(now_ms() + 60_000, 0.0).unwrap();
     let next = rpc(json!({ "op": "claim", "worker_id": held.worker }))["task"].clone();
     assert!(next["fencing_token"].as_u64() > held.task["fencing_token"].as_u64());
     let stale = rpc(held.request("complete", json!({ "status": "completed", "result": {} })));

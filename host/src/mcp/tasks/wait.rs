@@ -59,8 +59,9 @@ pub(in crate::mcp) fn tool(tasks: &McpTasks) -> Result<Tool, InstallError> {
     // The task's own limit says how long it waits.
     let limits = Limits { deadline_ms: 86_400_000, output_bytes: 256 << 20, ..Limits::default() };
     let target = ToolTarget::Remote(Arc::new(TaskWait { tasks: tasks.clone() }));
-    let tool = Tool::new(&powers, name, listing, target, limits)?;
-    Ok(Tool { task: TaskSupport::Never, ..tool })
+    let mut tool = Tool::new(&powers, name, listing, target, limits)?;
+    tool.task = TaskSupport::Never;
+    Ok(tool)
 }
 
 impl CallRemote for TaskWait {

@@ -72,9 +72,12 @@ fn chunk<T, R>(
         if is_full && !done.is_empty() {
             break;
         }
-        done.push(match work(t, item) {
-            // It may have written something: nothing of this transaction must stay.
+        let outcome = work(t, item);
+        // What is refused leaves nothing behind.
+        let has_written = t.spent().writes > spent.writes;
+        done.push(match outcome {
             Err(error @ (QueueError::Store(_) | QueueError::Full(_))) => return Err(error),
+            Err(error) if has_written => return Err(error),
             outcome => outcome,
         });
     }
@@ -100,8 +103,8 @@ mod tests {
                 DONE.set(t, item, item)?;
                 match item {
                     7 => Err(StoreError::ValueTooLarge.into()),
-                    // A rule refuses before it writes.
-                    9 => DONE.remove(t, item).map_err(QueueError::from).and(Err(QueueError::Invalid("no".into()))),
+                    // A rule may refuse behind a write.
+                    9 => Err(QueueError::Invalid("no".into())),
                     _ => Ok(*item),
                 }
             },

@@ -1,25 +1,65 @@
 //! Where a task stands in line, at a cost that hardly depends on how many tasks wait.
 
+use std::collections::BTreeMap;
+
 use mcpp_tool::store::{StoreError, View};
 
 use crate::{
-    queue::{self, ANY_TYPE, READY, ready_up_to},
+    queue::{self, ANY_TYPE, Place, READY, ReadyRanks, ready_ranks},
     record::{State, Task},
 };
+
+/// Tasks of the same priority behind a task that are counted one by one. A new task has hardly any.
+const COUNTED_BEHIND: usize = 16;
+/// The same for many tasks together, beside themselves.
+const COUNTED_AT_ONCE: usize = 500;
+/// Those before it.
+const COUNTED_BEFORE: u64 = 10_000;
 
 /// Where a queued task stands among those that can be claimed, 1 for the next one. None if it does not wait for a worker, or stands too far from both ends of its priority to be
 /// counted.
 pub fn position(t: &View<'_>, task: &Task) -> Result<Option<u64>, StoreError> {
-    /// Tasks of the same priority behind a task that are counted one by one. A new task has hardly any.
-    const COUNTED_BEHIND: usize = 16;
-    /// Those before it.
-    const COUNTED_BEFORE: u64 = 10_000;
-    if task.state != State::Ready {
-        return Ok(None);
+    if task.state == State::Ready { position_among(t, &ready_ranks(t)?, task) } else { Ok(None) }
+}
+
+/// The same for many tasks, at the cost of one look at the priorities, and of one for those of a lane and priority that stand close to the end of their line.
+pub fn positions<'a>(
+    t: &View<'_>,
+    tasks: impl Iterator<Item = &'a Task>,
+) -> Result<BTreeMap<&'a str, u64>, StoreError> {
+    let (ranks, mut positions) = (ready_ranks(t)?, BTreeMap::new());
+    let mut groups: BTreeMap<(String, u64), Vec<(Place, &Task)>> = BTreeMap::new();
+    for task in tasks.filter(|task| task.state == State::Ready) {
+        let place = queue::place(task);
+        groups.entry((lane_of(task), place.0)).or_default().push((place, task));
     }
+    for ((lane, rank), group) in groups {
+        let most = COUNTED_AT_ONCE.saturating_add(group.len());
+        let Some((first, _)) = group.iter().min_by_key(|(place, _)| place) else { continue };
+        let line = READY.of(&(&lane, ANY_TYPE)).below(&(rank.saturating_add(1),)).after(first).most(most);
+        let behind = line.walk(t).collect::<Result<Vec<Place>, StoreError>>()?;
+        let all = ranks.up_to(rank).filter(|_| lane == queue::OPEN_LANE && behind.len() < most);
+        for (own, task) in group {
+            let of_rank = behind.iter().filter(|place| place.0 == rank && **place > own).count();
+            let position = match all {
+                Some(all) => all.checked_sub(u64::try_from(of_rank).unwrap_or(u64::MAX)),
+                None => position_among(t, &ranks, task)?,
+            };
+            // A worker may have claimed it meanwhile.
+            positions.extend(position.filter(|position| *position > 0).map(|position| (task.id.as_str(), position)));
+        }
+    }
+    Ok(positions)
+}
+
+fn lane_of(task: &Task) -> String {
+    queue::lane(task.spec.session.as_deref(), task.spec.sticky_worker.as_deref())
+}
+
+fn position_among(t: &View<'_>, ranks: &ReadyRanks, task: &Task) -> Result<Option<u64>, StoreError> {
     let own = queue::place(task);
-    let Some(up_to) = ready_up_to(t, own.0)? else { return Ok(None) };
-    let lane = queue::lane(task.spec.session.as_deref(), task.spec.sticky_worker.as_deref());
+    let Some(up_to) = ranks.up_to(own.0) else { return Ok(None) };
+    let lane = lane_of(task);
     let line = READY.of(&(&lane, ANY_TYPE)).from(&(own.0,));
     let mut behind = 0_u64;
     for place in line.clone().after(&own).most(COUNTED_BEHIND).walk(t) {
@@ -32,10 +72,7 @@ pub fn position(t: &View<'_>, task: &Task) -> Result<Option<u64>, StoreError> {
     if lane == queue::OPEN_LANE && behind < COUNTED_BEHIND as u64 {
         return Ok(Some(up_to.saturating_sub(behind)));
     }
-    let sooner = match own.0.checked_sub(1) {
-        Some(above) => ready_up_to(t, above)?.unwrap_or_default(),
-        None => 0,
-    };
+    let sooner = own.0.checked_sub(1).and_then(|above| ranks.up_to(above)).unwrap_or_default();
     if up_to.saturating_sub(sooner) > COUNTED_BEFORE {
         return Ok(None);
     }
@@ -51,7 +88,7 @@ pub fn position(t: &View<'_>, task: &Task) -> Result<Option<u64>, StoreError> {
 mod tests {
     use mcpp_tool::store::{memory, snapshot, transact};
 
-    use super::position;
+    use super::{position, positions};
     use crate::engine::{Draft, QueueError, Submission, find, submit};
     use crate::record::Spec;
 
@@ -84,6 +121,23 @@ mod tests {
             ["urgent0", "urgent4", "t00000", "t00030", "t00050", "t00059"].map(place),
             [Some(1), Some(5), Some(6), Some(36), Some(56), Some(65)]
         );
+    }
+
+    #[test]
+    fn many_places_are_those_of_each() {
+        for number in 0..60 {
+            add(&format!("t{number:05}"), if number % 3 == 0 { 4.0 } else { 1.0 });
+        }
+        let view = snapshot().expect("a snapshot");
+        let find = |number: usize| find(&view, &format!("t{number:05}")).expect("it is there");
+        for tasks in [0..60, 30..50, 50..60, 57..58] {
+            let tasks: Vec<_> = tasks.map(find).collect();
+            let many = positions(&view, tasks.iter()).expect("read");
+            for task in &tasks {
+                let one = position(&view, task).expect("read");
+                assert_eq!(many.get(task.id.as_str()).copied(), one, "{} of {}", task.id, tasks.len());
+            }
+        }
     }
 
     #[test]

@@ -78,6 +78,20 @@ impl Submission {
     }
 }
 
+/// Who submits. The host tells it, so that many tasks of one call ask once.
+#[derive(Debug)]
+pub struct Submitter {
+    reach: Reach,
+    peer: Option<String>,
+}
+
+impl Submitter {
+    /// The running call's caller.
+    pub fn of_caller() -> Self {
+        Self { reach: Reach::of_caller(), peer: origin::peer() }
+    }
+}
+
 /// A submission with everything of it that needs no transaction.
 #[derive(Debug)]
 pub struct Draft {
@@ -89,12 +103,17 @@ pub struct Draft {
 }
 
 impl Draft {
-    /// The submission of a task that has this id if it names none.
+    /// The running call's submission of a task that has this id if it names none.
     pub fn new(submission: Submission, new_id: &str, now_ms: u64) -> Self {
+        Self::of(&Submitter::of_caller(), submission, new_id, now_ms)
+    }
+
+    /// A submitter's submission.
+    pub fn of(submitter: &Submitter, submission: Submission, new_id: &str, now_ms: u64) -> Self {
         let id = submission.id.clone().unwrap_or_else(|| new_id.to_owned());
         let mut task = record(submission.spec.clone(), id, Vec::new(), now_ms);
-        task.spec.reach = Reach::of_caller();
-        task.spec.peer = origin::peer();
+        task.spec.reach = submitter.reach.clone();
+        task.spec.peer = submitter.peer.clone();
         rules::settle(&mut task, submission.not_before_ms, now_ms);
         let spec = &task.spec;
         let is_plain = spec.dependencies.is_empty() && spec.line().is_none() && spec.unique.is_none();

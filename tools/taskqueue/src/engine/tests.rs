@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::{upkeep::UPKEEP, *};
 use crate::{
     listing::{self, Query},
-    queue::{TASKS, WORKERS, counted, ready_up_to},
+    queue::{TASKS, WORKERS, counted, ready_ranks},
     record::{Spec, Worker},
 };
 
@@ -121,7 +121,7 @@ fn leases_and_delays_of_large_tasks_end_and_claims_go_on() {
     let spent = memory::spent();
     assert!(spent.bytes <= BUDGET.bytes / 4, "a claim took {spent:?}");
     wake_until(later + 10_000);
-    let ready = run(|t| Ok(ready_up_to(t, u64::MAX)?)).expect("readable");
+    let ready = run(|t| Ok(ready_ranks(t)?.up_to(u64::MAX))).expect("readable");
     assert_eq!(ready, Some(2 * EACH as u64 - 1), "all but the one that was claimed");
 }
 

@@ -9,7 +9,7 @@ use crate::{
     engine,
     queue::{
         self, ANY_TYPE, DEPENDENTS, DUE, DuePlace, ENDED, HELD, IDS, KEYS, LISTED, Place, READY, RUNNING, TaskKey,
-        canonical_type, counted, lane, ready_up_to,
+        canonical_type, counted, lane, ready_ranks,
     },
     record::{State, Status, Task},
 };
@@ -70,7 +70,7 @@ pub(crate) fn agree(t: &View<'_>, all: &BTreeMap<String, Task>) -> Result<(), St
     same("ids", ids_known, ids(&|_| true))?;
     let keys_known = KEYS.all().walk(t).map(|row| row.map(|(_, id)| id)).collect::<Result<_, _>>().map_err(read)?;
     same("keys", keys_known, ids(&|task| task.spec.idempotency_key.is_some()))?;
-    let ready = ready_up_to(t, u64::MAX).map_err(read)?;
+    let ready = ready_ranks(t).map_err(read)?.up_to(u64::MAX);
     let expected = ids(&|task| task.state == State::Ready).len() as u64;
     if ready != Some(expected) { Err(format!("{ready:?} are ready, not {expected}")) } else { Ok(()) }
 }

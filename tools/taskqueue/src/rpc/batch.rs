@@ -4,7 +4,7 @@ use mcpp_tool::{environment::now_ms, store::transact};
 use serde_json::{Value, json};
 
 use super::{Failure, Reply, draft, fields::Request};
-use crate::engine;
+use crate::engine::{self, Submitter};
 
 /// Most tasks of one request.
 const MAX_TASKS: usize = 1_000;
@@ -17,7 +17,9 @@ pub(super) fn submit(request: &Request<'_>) -> Reply {
         return Err(Failure { error: "invalid_message", detail: Some(detail) });
     }
     let now = now_ms();
-    let drafts = tasks.into_iter().map(|task| draft(&Request::of_task(task), now)).collect::<Result<Vec<_>, _>>()?;
+    let submitter = Submitter::of_caller();
+    let drafts = tasks.into_iter().map(|task| draft(&submitter, &Request::of_task(task), now));
+    let drafts = drafts.collect::<Result<Vec<_>, _>>()?;
     let submitted = transact(|t| engine::submit_all(t, &drafts, now))?;
     let ids: Vec<Value> = submitted.into_iter().map(|task| json!(task.id)).collect();
     Ok(json!({ "task_ids": ids }))

@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 
 use super::{run, seal, tasks::NewTask};
 use crate::{
-    engine::{self, ClaimRequest, Completion, Draft, MAX_CLAIMED, QueueError, each},
+    engine::{self, ClaimRequest, Completion, Draft, MAX_CLAIMED, QueueError, Submitter, each},
     record::{Payload, Task, seconds},
     rules::{Claim, Outcome},
 };
@@ -79,7 +79,8 @@ pub fn task_submit_many(
 ) -> Envelope<Many> {
     let now = now_ms();
     let ids: Vec<String> = tasks.iter().map(|task| task.task_id.clone()).collect();
-    let draft = |task: NewTask| task.submission().map(|submission| Draft::new(submission, "", now));
+    let submitter = Submitter::of_caller();
+    let draft = |task: NewTask| task.submission().map(|submission| Draft::of(&submitter, submission, "", now));
     let drafts = tasks.into_iter().map(draft);
     let outcomes = if all_or_none {
         let drafts = drafts.collect::<Result<Vec<Draft>, _>>();

@@ -1,6 +1,9 @@
 //! `task_*`: submitting tasks and looking at them.
 
+use std::collections::BTreeMap;
+
 use mcpp_tool::{
+    batch::OutcomeEach,
     environment::{now_ms, parse_rfc3339, rfc3339 as iso},
     tool,
 };
@@ -8,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::{Reply, read, run, settle};
 use crate::{
-    engine::{self, Draft, Filter, QueueError, Submission, position},
+    engine::{self, Draft, Filter, QueueError, Submission, Submitter, position, positions},
     listing::{self, List, Query},
     record::{DEFAULT_ATTEMPTS, Spec, State, Status, Task, Unique, seconds},
     statistics,
@@ -123,17 +126,42 @@ pub fn task_submit(args: NewTask) -> Reply {
         run(|t| {
             let task = engine::submit(t, &draft, now)?;
             let position = position(t, &task)?;
-            let per_minute = statistics::throughput(t, now)?;
-            Ok(json!({
-                "task_id": task.id,
-                "status": task.status().as_str(),
-                "queue_position": position,
-                "estimated_start_time": estimate(position, per_minute, now),
-                "assigned_worker": task.worker(),
-            }))
+            Ok(submitted(&task, position, statistics::throughput(t, now)?, now))
         })
     });
     settle(submitted, ("task_id", &id))
+}
+
+/// Submits the tasks of many calls of [`task_submit`], each for itself.
+pub fn task_submit_each(calls: Vec<NewTask>) -> OutcomeEach<Reply> {
+    let now = now_ms();
+    let ids: Vec<String> = calls.iter().map(|call| call.task_id.clone()).collect();
+    let submitter = Submitter::of_caller();
+    let draft = |call: NewTask| call.submission().map(|submission| Draft::of(&submitter, submission, "", now));
+    let drafts: Vec<Result<Draft, QueueError>> = calls.into_iter().map(draft).collect();
+    let outcomes = engine::submit_each(&drafts, now);
+    // Without these the tasks are submitted all the same.
+    let (positions, per_minute) = read(|t| {
+        let positions = positions(t, outcomes.iter().flatten())?;
+        let positions = positions.into_iter().map(|(id, position)| (id.to_owned(), position));
+        Ok((positions.collect(), statistics::throughput(t, now)?))
+    })
+    .unwrap_or_else(|_| (BTreeMap::new(), None));
+    let reply = |(id, outcome): (&String, Result<Task, QueueError>)| {
+        let submitted = outcome.map(|task| submitted(&task, positions.get(&task.id).copied(), per_minute, now));
+        Ok(settle(submitted, ("task_id", id)))
+    };
+    ids.iter().zip(outcomes).map(reply).collect()
+}
+
+fn submitted(task: &Task, position: Option<u64>, per_minute: Option<f64>, now: u64) -> Value {
+    json!({
+        "task_id": task.id,
+        "status": task.status().as_str(),
+        "queue_position": position,
+        "estimated_start_time": estimate(position, per_minute, now),
+        "assigned_worker": task.worker(),
+    })
 }
 
 /// When a task will probably begin, from what was measured; none if nothing was.

@@ -330,3 +330,56 @@ fn the_frequent_calls_ask_little_of_the_host() {
     assert!(submitted <= 12 && claimed <= 15 && ended <= 12, "{submitted} {claimed} {ended}");
     assert_eq!((status("t500"), status("t50")), (json!("queued"), json!("completed")));
 }
+
+/// The answers to calls of `task_submit` that come together.
+fn submit_each(calls: &[Value]) -> Vec<Value> {
+    let outcomes = mcpp_tool::internal::serve(calls.to_vec(), task_submit_each);
+    let answer = |outcome: Result<mcpp_tool::Output, _>| outcome.map(|output| output.structured).expect("an answer");
+    outcomes.into_iter().map(|outcome| answer(outcome).expect("structured")).collect()
+}
+
+#[test]
+fn calls_that_come_together_have_the_answers_of_calls_alone() {
+    let mut calls = tasks(20);
+    calls[3]["priority"] = json!(9.0);
+    calls[5]["dependencies"] = json!(["nothing"]);
+    calls[6]["dependencies"] = json!(["task-0002"]);
+    calls[7]["not_before"] = json!("tomorrow");
+    calls[8] = calls[2].clone();
+    calls[9] = json!({ "task_id": "task-0002", "task_type": "other", "payload": {} });
+    calls[10]["payload"] = json!({ "text": "x".repeat(600 << 10) });
+    calls[11]["unique"] = json!({ "key": "k", "window_ms": 60_000, "on_conflict": "reject" });
+    calls[12]["unique"] = calls[11]["unique"].clone();
+    memory::clear();
+    let mut alone: Vec<Value> = calls.iter().map(|arguments| call(&MCPP_TOOL_TASK_SUBMIT, arguments.clone())).collect();
+    let stored = count(Status::Queued);
+    memory::clear();
+    let mut together = submit_each(&calls);
+    assert_eq!(count(Status::Queued), stored);
+    for answer in alone.iter_mut().chain(&mut together) {
+        if let Some(answer) = answer.as_object_mut() {
+            // They tell how many waited at that moment.
+            answer.remove("queue_position");
+            answer.remove("estimated_start_time");
+        }
+    }
+    assert_eq!(together, alone);
+    memory::clear();
+    let places: Vec<Value> =
+        submit_each(&tasks(20)).into_iter().map(|answer| answer["queue_position"].clone()).collect();
+    let expected: Vec<Value> = (0..20).map(|number| if number < 4 { Value::Null } else { json!(number + 1) }).collect();
+    assert_eq!(places[4..], expected[4..]);
+}
+
+#[test]
+fn calls_that_come_together_are_one_transaction() {
+    memory::clear();
+    let alone = {
+        memory::spent();
+        call(&MCPP_TOOL_TASK_SUBMIT, task("first"));
+        memory::spent().calls
+    };
+    submit_each(&tasks(32));
+    let together = memory::spent().calls;
+    assert!(together <= alone * 3, "{together} calls of the host for 32 tasks, {alone} for one");
+}

@@ -1,0 +1,188 @@
+//! Calls of one tool that its component serves together.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use mcpp::{names::TenantId, tenant::home::Homes};
+use serde_json::{Value, json};
+
+use crate::{
+    mcp_tasks::new_token,
+    support::{TestHost, answer, folder, guest, text_of},
+    tenants::User,
+};
+
+/// As long as the first calls of a caller run, the others wait.
+const LONG_MS: u64 = 300;
+
+/// A tenant with the component, and two of its users.
+struct Team {
+    host: TestHost,
+    users: [User; 2],
+}
+
+impl Team {
+    async fn start(limits: &str) -> Self {
+        let files = folder(&[]);
+        let data = files.path().join("data");
+        let tokens = ["ada", "bob"].map(|subject| new_token(&data, "team", subject, &[]).1);
+        let home = Homes::new(data).of(&TenantId::new("team").expect("legal"));
+        std::fs::write(home.tools().join("batch.wasm"), guest("batch")).expect("written");
+        std::fs::create_dir_all(home.grants()).expect("made");
+        let grant = format!("version = 1\nstore = {{ quota_bytes = 1048576 }}\n[limits]\n{limits}");
+        std::fs::write(home.grants().join("batch.toml"), grant).expect("written");
+        let host = TestHost::start_with(files, |_| {}).await;
+        let users = tokens.map(|token| User::new(&host, &token));
+        host.until("the component is live", async |_| users[0].tools().await.contains(&"batch_work".into())).await;
+        Self { host, users }
+    }
+
+    /// Makes two long calls, and then, while these run, all of `calls`; the answers to those, by name.
+    async fn beside_long_ones(&self, tool: &str, calls: Vec<Value>) -> BTreeMap<String, Value> {
+        let [user, _] = &self.users;
+        let long = ["long-0", "long-1"].map(|name| user.call(tool, json!({ "name": name, "ms": LONG_MS })));
+        let later = async {
+            tokio::time::sleep(Duration::from_millis(LONG_MS / 3)).await;
+            let asked = calls.into_iter().map(async |arguments| {
+                let name = arguments["name"].as_str().expect("a name").to_owned();
+                (name, user.call(tool, arguments).await)
+            });
+            futures::future::join_all(asked).await
+        };
+        let (long, later) = tokio::join!(futures::future::join_all(long), later);
+        for answer in long {
+            assert_eq!(answer["result"]["structuredContent"]["together"], 1, "{answer}");
+        }
+        later.into_iter().collect()
+    }
+}
+
+fn works(count: usize) -> Vec<Value> {
+    (0..count).map(|number| json!({ "name": format!("w{number}") })).collect()
+}
+
+/// How many calls were served with this one.
+fn together(answer: &Value) -> u64 {
+    answer["result"]["structuredContent"]["together"].as_u64().unwrap_or_else(|| panic!("{answer}"))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_that_wait_are_served_together_and_each_has_its_own_outcome() {
+    let team = Team::start("").await;
+    let mut calls = works(20);
+    calls[7] = json!({ "name": "w7", "end": "fail" });
+    let answers = team.beside_long_ones("batch_work", calls).await;
+    let mut most = 0;
+    for (name, answer) in &answers {
+        if name == "w7" {
+            assert_eq!(text_of(answer), "error: w7 is asked to fail");
+            continue;
+        }
+        let done = &answer["result"]["structuredContent"];
+        assert_eq!((&done["name"], &done["times"], &done["caller"]), (&json!(name), &json!(1), &json!("ada")));
+        most = most.max(together(answer));
+    }
+    assert!(most >= 5, "at most {most} of 20 calls came together");
+    team.host.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_guest_sees_one_caller() {
+    let team = Team::start("").await;
+    let asked = (0..40).map(async |number: usize| {
+        let user = &team.users[number % 2];
+        (number, user.call("batch_work", json!({ "name": format!("w{number}"), "ms": 20 })).await)
+    });
+    let answers = futures::future::join_all(asked).await;
+    for (number, answer) in &answers {
+        let done = &answer["result"]["structuredContent"];
+        assert_eq!((&done["caller"], &done["times"]), (&json!(["ada", "bob"][number % 2]), &json!(1)), "{answer}");
+    }
+    assert!(answers.iter().any(|(_, answer)| together(answer) > 1), "no two calls came together");
+    team.host.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_that_traps_fails_alone() {
+    let team = Team::start("").await;
+    let mut calls = works(12);
+    calls[4] = json!({ "name": "w4", "end": "trap" });
+    let answers = team.beside_long_ones("batch_work", calls).await;
+    let (trapped, done): (Vec<_>, Vec<_>) = answers.iter().partition(|(name, _)| *name == "w4");
+    assert!(trapped.iter().all(|(_, answer)| text_of(answer).contains("crashed")), "{trapped:?}");
+    assert!(done.iter().all(|(_, answer)| answer["result"]["structuredContent"]["times"] == 1), "{done:?}");
+    team.host.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_outcome_that_is_missing_is_an_error_of_one_call() {
+    let team = Team::start("").await;
+    let answers = team.beside_long_ones("batch_forget", works(8)).await;
+    let failed: Vec<String> = answers.values().map(text_of).filter(|text| text.starts_with("error")).collect();
+    assert!((1..4).contains(&failed.len()), "{answers:?}");
+    assert!(failed.iter().all(|text| text.contains("no outcome")), "{failed:?}");
+    team.host.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_goes_away_takes_no_other_call_with_it() {
+    let team = Team::start("").await;
+    let [user, _] = &team.users;
+    let long = ["a", "b"].map(|name| user.call("batch_work", json!({ "name": name, "ms": LONG_MS })));
+    let later = async {
+        tokio::time::sleep(Duration::from_millis(LONG_MS / 3)).await;
+        // The last one leads, as it has the most time left; all of them have time to stand in line.
+        let calls = (0..12).map(async |number: u64| {
+            tokio::time::sleep(Duration::from_millis(number * 5)).await;
+            let patience = Duration::from_millis(if number < 10 { 60_000 } else { LONG_MS + 100 });
+            let work = json!({ "name": format!("w{number}"), "ms": LONG_MS * 2 });
+            tokio::time::timeout(patience, user.call("batch_work", work)).await
+        });
+        futures::future::join_all(calls).await
+    };
+    let (_, later) = tokio::join!(futures::future::join_all(long), later);
+    let (answers, gone) = later.split_at(10);
+    assert!(gone.iter().all(Result::is_err), "the last two had left: {gone:?}");
+    for answer in answers {
+        let answer = answer.as_ref().expect("an answer");
+        assert!(answer["result"]["structuredContent"]["times"].is_u64(), "{answer}");
+    }
+    team.host.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tool_that_may_not_be_repeated_and_a_call_that_wants_progress_run_alone() {
+    let team = Team::start("").await;
+    let answers = team.beside_long_ones("batch_once", works(12)).await;
+    assert!(answers.values().all(|answer| together(answer) == 1), "{answers:?}");
+    let [user, _] = &team.users;
+    let watched = (0..12).map(async |number: usize| {
+        let arguments = json!({ "name": format!("p{number}"), "ms": 50 });
+        let meta = json!({ "progressToken": number });
+        let params = json!({ "name": "batch_work", "arguments": arguments, "_meta": meta });
+        answer(user.request("tools/call", params).send().await.expect("an answer")).await
+    });
+    for answer in futures::future::join_all(watched).await {
+        assert_eq!(together(&answer), 1, "{answer}");
+    }
+    team.host.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_whose_time_is_over_while_it_waits_has_not_run() {
+    let team = Team::start("deadline_ms = 250\n").await;
+    let [user, _] = &team.users;
+    let calls = (0..2).map(async |number: u64| {
+        user.text("batch_work", json!({ "name": format!("long-{number}"), "ms": 10_000 })).await
+    });
+    let later = async {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        user.text("batch_work", json!({ "name": "late" })).await
+    };
+    let (long, late) = tokio::join!(futures::future::join_all(calls), later);
+    assert!(long.iter().all(|text| text.contains("deadline_ms")), "{long:?}");
+    // It ran when the others had been stopped, or its own time was over first.
+    let after = user.call("batch_work", json!({ "name": "late" })).await;
+    let times = &after["result"]["structuredContent"]["times"];
+    assert_eq!(*times, json!(if late.contains("deadline_ms") { 1 } else { 2 }), "{late}: {after}");
+    team.host.stop().await;
+}

@@ -1,6 +1,6 @@
 //! Many calls of one tool at once: calls that wait anyway are served together, by one function, in one transaction.
 //!
-//! Name the function in `export!`. It gets the arguments of 2 to 32 calls of one caller, and gives an outcome for each, in their order: the one that the tool itself
+//! Name the function in `export!`. It gets the arguments of up to 32 calls of one caller, and gives an outcome for each, in their order: the one that the tool itself
 //! would give. A call that nothing waits beside goes to the tool, and no call waits for others to come. The arguments are one type, as of a tool whose parameter is
 //! called `args`. Only a tool that is `read_only` or `idempotent` is called this way: where the whole fails, each call runs again alone.
 //!

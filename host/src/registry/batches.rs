@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Registry,
-    request::Ticket,
+    request::{RequestDeadline, Ticket},
     tool::{Tool, ToolTarget},
 };
 use crate::{
@@ -45,11 +45,10 @@ impl Registry {
         &self,
         ticket: &Ticket<Tool>,
         batches: &Arc<Batches>,
-        mut call: Call,
+        call: Call,
     ) -> (Result<ToolResult, CallError>, Cost) {
-        let deadline_ms = ticket.served.service.limits.deadline_ms;
-        let until = Instant::now() + Duration::from_millis(deadline_ms);
-        let until = call.request.deadline.map_or(until, |callers| callers.min(until));
+        // Waiting does not make a call last longer.
+        let deadline = ticket.deadline(&call.request);
         let memory = &ticket.share().memory;
         let arguments = || {
             let arguments = call.arguments.to_string();
@@ -57,24 +56,26 @@ impl Registry {
             Some((arguments, memory.reserve(MemoryUse::Messages, bytes).ok()?))
         };
         let (caller, cancel) = (&call.request.principal, &call.request.cancel);
-        let turn = batches.turn(OwnPlace { caller, until, cancel }, arguments).await;
+        let turn = batches.turn(OwnPlace { caller, until: deadline.at, cancel }, arguments).await;
         let is_cancelled = cancel.is_cancelled();
-        // Waiting does not make a call last longer.
-        call.request.deadline = Some(until);
         match turn {
-            Some(LineTurn::Lead(lead)) if lead.has_others() => self.run_together(ticket, batches, call, lead).await,
+            Some(LineTurn::Lead(lead)) if lead.has_others() => {
+                self.run_together(ticket, batches, (call, deadline), lead).await
+            }
             Some(LineTurn::Lead(lead)) => {
-                let done = self.run_alone(ticket, call, true).await;
+                let done = self.run_alone(ticket, call, deadline, true).await;
                 drop(lead);
                 done
             }
             Some(LineTurn::Served(outcome, cost)) => (outcome, cost),
             Some(LineTurn::Alone { may_have_run }) => {
-                let (result, cost) = self.run_alone(ticket, call, true).await;
+                let (result, cost) = self.run_alone(ticket, call, deadline, true).await;
                 (result.map_err(|error| if may_have_run { error.after_effects() } else { error }), cost)
             }
             None if is_cancelled => (Err(CallError::Cancelled), Cost::default()),
-            None => (Err(CallError::BudgetExceeded { budget: Budget::Deadline, limit: deadline_ms }), Cost::default()),
+            None => {
+                (Err(CallError::BudgetExceeded { budget: Budget::Deadline, limit: deadline.limit_ms }), Cost::default())
+            }
         }
     }
 
@@ -83,12 +84,12 @@ impl Registry {
         &self,
         ticket: &Ticket<Tool>,
         batches: &Batches,
-        call: Call,
+        (call, deadline): (Call, RequestDeadline),
         mut lead: Lead,
     ) -> (Result<ToolResult, CallError>, Cost) {
         let tool = &ticket.served;
-        let ToolTarget::Guest(target) = &tool.target else { return self.run_alone(ticket, call, true).await };
-        let control = match self.admit(ticket, &call.request).await {
+        let ToolTarget::Guest(target) = &tool.target else { return self.run_alone(ticket, call, deadline, true).await };
+        let control = match self.admit(ticket, &call.request, deadline).await {
             Ok(control) => control,
             Err(error) => return (Err(error), Cost::default()),
         };
@@ -129,7 +130,7 @@ impl Registry {
         }
         // Which of them is at fault, each alone tells.
         lead.into_iter().for_each(|mut lead| lead.part());
-        let (result, own) = self.run_alone(ticket, call, true).await;
+        let (result, own) = self.run_alone(ticket, call, deadline, true).await;
         let processor_time = own.processor_time.saturating_add(cost.processor_time);
         (result.map_err(CallError::after_effects), Cost { processor_time, ..own })
     }

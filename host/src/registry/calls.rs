@@ -10,7 +10,7 @@ use super::{
     batches::Batches,
     catalog::Catalog,
     remote,
-    request::Ticket,
+    request::{RequestDeadline, Ticket},
     schema::Schema,
     tool::{STEPS_PER_MS, Tool, ToolTarget},
 };
@@ -83,7 +83,8 @@ impl Registry {
         if let Some(batches) = batches {
             return self.run_in_line(ticket, batches, call).await;
         }
-        self.run_alone(ticket, call, is_short).await
+        let deadline = ticket.deadline(&call.request);
+        self.run_alone(ticket, call, deadline, is_short).await
     }
 
     /// Runs a call whose arguments are checked unless that takes long.
@@ -91,10 +92,11 @@ impl Registry {
         &self,
         ticket: &Ticket<Tool>,
         mut call: Call,
+        deadline: RequestDeadline,
         is_short: bool,
     ) -> (Result<ToolResult, CallError>, Cost) {
         let tool = &ticket.served;
-        let control = match self.admit(ticket, &call.request).await {
+        let control = match self.admit(ticket, &call.request, deadline).await {
             Ok(control) => control,
             Err(error) => return (Err(error), Cost::default()),
         };

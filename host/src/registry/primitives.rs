@@ -242,7 +242,7 @@ impl Registry {
         let (cancel, weight) = (request.cancel.clone(), &service.weight);
         let run = async {
             ticket.count()?;
-            let control = self.admit(ticket, &request).await?;
+            let control = self.admit(ticket, &request, ticket.deadline(&request)).await?;
             if weight.is_heavy() || control.is_crowded() {
                 control.note_slice();
             }

@@ -46,6 +46,13 @@ impl Service {
     }
 }
 
+/// When a request is over, and the bound that says so, in milliseconds.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct RequestDeadline {
+    pub(super) at: Instant,
+    pub(super) limit_ms: u64,
+}
+
 /// A request's right to what it found, in its tenant as it was then.
 #[derive(Debug)]
 pub(super) struct Ticket<S> {
@@ -57,6 +64,17 @@ pub(super) struct Ticket<S> {
 }
 
 impl<S: AsRef<Service>> Ticket<S> {
+    /// When a request that begins now is over.
+    pub(super) fn deadline(&self, request: &Request) -> RequestDeadline {
+        let (now, own_ms) = (Instant::now(), S::as_ref(&self.served).limits.deadline_ms);
+        let own = RequestDeadline { at: now + Duration::from_millis(own_ms), limit_ms: own_ms };
+        // A caller's own bound is the one that is named when it is over.
+        request.deadline.filter(|callers| *callers < own.at).map_or(own, |at| {
+            let left_ms = at.saturating_duration_since(now).as_millis();
+            RequestDeadline { at, limit_ms: u64::try_from(left_ms).unwrap_or(own_ms) }
+        })
+    }
+
     /// Counts the request against the rate of what it asks.
     pub(super) fn count(&self) -> Result<(), CallError> {
         let Service { kind, rate, .. } = S::as_ref(&self.served);
@@ -139,18 +157,12 @@ impl Registry {
         &self,
         ticket: &Ticket<S>,
         request: &Request,
+        deadline: RequestDeadline,
     ) -> Result<Arc<Control>, CallError> {
         let Service { limits, places, .. } = S::as_ref(&ticket.served);
-        let now = Instant::now();
-        let (mut limits, mut deadline) = (*limits, now + Duration::from_millis(limits.deadline_ms));
-        // A caller's own bound is the one that is named when it is over.
-        if let Some(callers) = request.deadline.filter(|callers| *callers < deadline) {
-            deadline = callers;
-            limits.deadline_ms =
-                u64::try_from(callers.saturating_duration_since(now).as_millis()).unwrap_or(limits.deadline_ms);
-        }
+        let limits = Limits { deadline_ms: deadline.limit_ms, ..*limits };
         let concurrency = usize::try_from(limits.concurrency).unwrap_or(usize::MAX);
-        let slot = self.0.admission.admit(&ticket.share, places, concurrency, deadline, &request.cancel).await?;
-        Ok(Control::on_clock(limits, deadline, request.cancel.clone(), slot, request.client.clock()))
+        let slot = self.0.admission.admit(&ticket.share, places, concurrency, deadline.at, &request.cancel).await?;
+        Ok(Control::on_clock(limits, deadline.at, request.cancel.clone(), slot, request.client.clock()))
     }
 }

@@ -102,6 +102,24 @@ async fn a_guest_sees_one_caller() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_of_one_legacy_session_come_together_and_those_of_two_do_not() {
+    let team = Team::start("").await;
+    let [user, _] = &team.users;
+    let sessions = [user.initialize().await, user.initialize().await];
+    let asked = (0..24).map(async |number: usize| {
+        let arguments = json!({ "name": format!("w{number}"), "ms": 40 });
+        let params = json!({ "name": "batch_work", "arguments": arguments });
+        let message = json!({ "jsonrpc": "2.0", "id": number, "method": "tools/call", "params": params });
+        answer(user.send_in(&sessions[usize::from(number >= 20)], &message).await).await
+    });
+    let answers = futures::future::join_all(asked).await;
+    let (many, few) = answers.split_at(20);
+    assert!(many.iter().any(|answer| together(answer) > 4), "{many:?}");
+    assert!(few.iter().all(|answer| together(answer) <= 4), "{few:?}");
+    team.host.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_call_that_traps_fails_alone() {
     let team = Team::start("").await;
     let mut calls = works(12);

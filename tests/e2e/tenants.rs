@@ -91,10 +91,15 @@ impl User {
     /// Asks in a legacy session: status and body.
     pub async fn ask_in(&self, session: &str, method: &str) -> (StatusCode, String) {
         let message = json!({ "jsonrpc": "2.0", "id": 1, "method": method, "params": {} });
+        let response = self.send_in(session, &message).await;
+        (response.status(), response.text().await.expect("text"))
+    }
+
+    /// Sends a message in a legacy session.
+    pub async fn send_in(&self, session: &str, message: &Value) -> reqwest::Response {
         let request = self.http.post(&self.url).header("content-type", "application/json").bearer_auth(&self.token);
         let request = request.header("accept", "application/json, text/event-stream").header("mcp-session-id", session);
-        let response = request.body(message.to_string()).send().await.expect("an answer");
-        (response.status(), response.text().await.expect("text"))
+        request.body(message.to_string()).send().await.expect("an answer")
     }
 }
 

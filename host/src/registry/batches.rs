@@ -55,8 +55,8 @@ impl Registry {
             let bytes = u64::try_from(arguments.len()).unwrap_or(u64::MAX);
             Some((arguments, memory.reserve(MemoryUse::Messages, bytes).ok()?))
         };
-        let (caller, cancel) = (&call.request.principal, &call.request.cancel);
-        let turn = batches.turn(OwnPlace { caller, until: deadline.at, cancel }, arguments).await;
+        let (caller, cancel) = (CallerKey::of(&call.request), &call.request.cancel);
+        let turn = batches.turn(OwnPlace { caller: &caller, until: deadline.at, cancel }, arguments).await;
         let is_cancelled = cancel.is_cancelled();
         match turn {
             Some(LineTurn::Lead(lead)) if lead.has_others() => {
@@ -142,8 +142,23 @@ pub(super) struct Batches {
     /// What serves them.
     export: BatchExport,
     /// By caller, as far as it has calls.
-    lines: Mutex<HashMap<Principal, CallerLine>>,
+    lines: Mutex<HashMap<CallerKey, CallerLine>>,
     next: AtomicU64,
+}
+
+/// Whose calls may come together: those of one principal; in the legacy era, of one session of it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct CallerKey {
+    principal: Principal,
+    /// The address of the session, which lives as long as a call of it.
+    session: Option<usize>,
+}
+
+impl CallerKey {
+    fn of(request: &Request) -> Self {
+        let session = request.session.as_ref().map(|session| Arc::as_ptr(session.life()).addr());
+        Self { principal: request.principal.clone(), session }
+    }
 }
 
 /// A caller's calls.
@@ -181,7 +196,7 @@ enum LineTurn {
 /// Whose a call in line is, and how long it waits.
 struct OwnPlace<'a> {
     /// The caller.
-    caller: &'a Principal,
+    caller: &'a CallerKey,
     /// When its time is over.
     until: Instant,
     /// Fires when its client gives up.
@@ -193,7 +208,7 @@ struct OwnPlace<'a> {
 struct Lead {
     /// None when the right is passed on.
     batches: Option<Arc<Batches>>,
-    caller: Principal,
+    caller: CallerKey,
     others: Vec<WaitingCall>,
 }
 
@@ -205,16 +220,18 @@ impl Batches {
     /// Whether a request may come together with others of its caller: nobody must hear of its progress, and nothing hangs on it alone.
     pub(super) fn takes(request: &Request) -> bool {
         let is_of_client = request.depth == 0 && request.chain == 0 && request.hops == 0;
-        let is_plain = request.session.is_none() && request.effect.is_none();
-        is_of_client && is_plain && request.observer.wants() == (None, false)
+        let (log_level, wants_progress) = request.observer.wants();
+        // The records of a session's calls go to that session, whichever of them makes them.
+        let hears_alone = wants_progress || (log_level.is_some() && request.session.is_none());
+        is_of_client && request.effect.is_none() && !hears_alone
     }
 
-    fn lines(&self) -> MutexGuard<'_, HashMap<Principal, CallerLine>> {
+    fn lines(&self) -> MutexGuard<'_, HashMap<CallerKey, CallerLine>> {
         self.lines.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The right to run, where fewer than [`AT_ONCE`] of the caller's run.
-    fn lead(self: &Arc<Self>, lines: &mut HashMap<Principal, CallerLine>, caller: &Principal) -> Option<Lead> {
+    fn lead(self: &Arc<Self>, lines: &mut HashMap<CallerKey, CallerLine>, caller: &CallerKey) -> Option<Lead> {
         let line = lines.entry(caller.clone()).or_default();
         line.running = line.running.checked_add(1).filter(|running| *running <= AT_ONCE)?;
         Some(Lead { batches: Some(Arc::clone(self)), caller: caller.clone(), others: Vec::new() })
@@ -257,7 +274,7 @@ impl Batches {
     }
 
     /// The next calls of a caller to run: the one with the most time left, and those that it takes along. If there are none, somebody's run is over.
-    fn next(&self, caller: &Principal) -> Option<(WaitingCall, Vec<WaitingCall>)> {
+    fn next(&self, caller: &CallerKey) -> Option<(WaitingCall, Vec<WaitingCall>)> {
         let mut lines = self.lines();
         let line = lines.get_mut(caller)?;
         let (mut taken, mut bytes) = (Vec::new(), 0_usize);
@@ -283,7 +300,7 @@ impl Batches {
     }
 
     /// Gives the right to run to a caller's next call that is still there.
-    fn pass_on(self: Arc<Self>, caller: Principal) {
+    fn pass_on(self: Arc<Self>, caller: CallerKey) {
         while let Some((first, others)) = self.next(&caller) {
             let lead = Lead { batches: Some(Arc::clone(&self)), caller: caller.clone(), others };
             let Err(LineTurn::Lead(mut unused)) = first.turn.send(LineTurn::Lead(lead)) else { return };
@@ -294,7 +311,7 @@ impl Batches {
     }
 
     /// Lets calls stand at the front of their line again.
-    fn put_back(&self, caller: &Principal, calls: Vec<WaitingCall>) {
+    fn put_back(&self, caller: &CallerKey, calls: Vec<WaitingCall>) {
         let mut lines = self.lines();
         let line = lines.entry(caller.clone()).or_default();
         calls.into_iter().rev().for_each(|call| line.waiting.push_front(call));
@@ -358,7 +375,7 @@ fn share(cost: Cost, calls: usize) -> Cost {
 /// A call's place in its line, which it leaves when its client goes away.
 struct Place<'a> {
     batches: &'a Batches,
-    caller: &'a Principal,
+    caller: &'a CallerKey,
     number: Option<u64>,
 }
 

@@ -272,19 +272,22 @@ async fn call_sdk(
 ) -> Result<Result<ToolResult, CallError>, Failure> {
     let answer = instance.mcpp_tool_tools().call_call(&mut *store, tool, &arguments.to_string()).await?;
     let control = Arc::clone(&store.data().control);
-    Ok(sdk_outcome(tool, answer, &control).await)
+    leave_the_door(&control, structured_bytes(&answer)).await;
+    Ok(sdk_outcome(tool, answer, &control))
+}
+
+/// Size of the JSON of an answer, in bytes.
+fn structured_bytes(answer: &Result<types::ToolResult, types::ToolError>) -> u64 {
+    let (Ok(result) | Err(types::ToolError::Failed(result))) = answer else { return 0 };
+    result.structured.as_ref().map_or(0, |json| u64::try_from(json.len()).unwrap_or(u64::MAX))
 }
 
 /// The outcome of a call, as the host has it.
-async fn sdk_outcome(
+fn sdk_outcome(
     tool: &str,
     answer: Result<types::ToolResult, types::ToolError>,
     control: &Control,
 ) -> Result<ToolResult, CallError> {
-    if let Ok(result) | Err(types::ToolError::Failed(result)) = &answer {
-        let structured = result.structured.as_ref().map_or(0, String::len);
-        leave_the_door(control, u64::try_from(structured).unwrap_or(u64::MAX)).await;
-    }
     match answer {
         Ok(result) => from_wit(result, false, control),
         Err(types::ToolError::Failed(result)) => from_wit(result, true, control),

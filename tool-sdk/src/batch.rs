@@ -110,13 +110,13 @@ pub fn serve<A: DeserializeOwned, R: IntoOutput>(
         }
     }
     let mut served = if legal.is_empty() { Vec::new() } else { all(legal) }.into_iter();
-    let mut outcome = |refused: Option<Error>| match refused {
+    let outcome = |refused: Option<Error>| match refused {
         Some(error) => Err(error),
         None => {
             served.next().unwrap_or_else(|| Err(Error::failed("the tool gave no outcome for this call")))?.into_output()
         }
     };
-    refused.into_iter().map(&mut outcome).collect()
+    refused.into_iter().map(outcome).collect()
 }
 
 #[cfg(test)]

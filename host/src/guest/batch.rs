@@ -10,7 +10,7 @@ use wasmtime::{
 use super::{
     component::{ComponentError, LoadedTool, loading},
     instance::{Failure, run},
-    leave_the_door, new_store, sdk_outcome,
+    leave_the_door, new_store, sdk_outcome, structured_bytes,
 };
 use crate::{
     call::{CallError, ToolResult},
@@ -18,7 +18,6 @@ use crate::{
         bindings::{
             batch::{BatchingIndices, BatchingPre},
             exports::mcpp::tool::tools::Annotations,
-            mcpp::tool::types::{ToolError, ToolResult as ToolAnswer},
         },
         state::State,
     },
@@ -93,16 +92,7 @@ impl BatchExport {
             let reason = format!("the component has {} outcomes for {} calls", answers.len(), arguments.len());
             return Ok(Err(CallError::InvalidResult { path: String::new(), reason }));
         }
-        let structured = |answer: &Result<ToolAnswer, ToolError>| match answer {
-            Ok(answer) | Err(ToolError::Failed(answer)) => answer.structured.as_ref().map_or(0, String::len),
-            Err(_) => 0,
-        };
-        let bytes: usize = answers.iter().map(structured).fold(0, usize::saturating_add);
-        leave_the_door(control, u64::try_from(bytes).unwrap_or(u64::MAX)).await;
-        let mut outcomes = Vec::with_capacity(answers.len());
-        for answer in answers {
-            outcomes.push(sdk_outcome(tool, answer, control).await);
-        }
-        Ok(Ok(outcomes))
+        leave_the_door(control, answers.iter().map(structured_bytes).fold(0, u64::saturating_add)).await;
+        Ok(Ok(answers.into_iter().map(|answer| sdk_outcome(tool, answer, control)).collect()))
     }
 }

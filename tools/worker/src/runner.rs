@@ -210,24 +210,24 @@ pub fn end(id: &str, held: &Held, service: &Service, ending: Ending) -> Result<(
     };
     // On disk before the queue hears it: after a crash it is told again, with the same fencing token.
     let until_ms = now_ms().saturating_add(TELL_MS);
-    let (is_lost, has_ended) = transact(|t| {
-        let (mut is_lost, mut has_ended) = (true, false);
+    let before = transact(|t| {
+        let mut before = None;
         HELD.change(t, &id.to_owned(), |held| {
-            (is_lost, has_ended) = (held.stage == Stage::Lost, matches!(held.stage, Stage::Ended { .. }));
-            if !is_lost && !has_ended {
+            before = Some(held.stage.clone());
+            if matches!(held.stage, Stage::Claimed | Stage::Running { .. }) {
                 held.stage = Stage::Ended { report: report.clone(), until_ms };
             }
         })?;
-        Ok::<_, WorkerError>((is_lost, has_ended))
+        Ok::<_, WorkerError>(before)
     })?;
-    match is_lost {
-        // The beat tells the queue of its first end.
-        _ if has_ended => Ok(()),
-        true => forget(id, &held.service, |tally| tally.lost = tally.lost.saturating_add(1)),
-        false => {
+    match before {
+        Some(Stage::Claimed | Stage::Running { .. }) => {
             let report = Report { request: &report, until_ms, telling: Telling::First };
             tell(id, held, service, &report, now_ms())
         }
+        // The beat tells the queue of its first end.
+        Some(Stage::Ended { .. }) => Ok(()),
+        Some(Stage::Lost) | None => forget(id, &held.service, |tally| tally.lost = tally.lost.saturating_add(1)),
     }
 }
 

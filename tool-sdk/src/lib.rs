@@ -24,6 +24,8 @@
 //! Within a call, [`log`], [`progress`], [`caller`], [`call`], [`client`], [`container`], [`http`], [`mesh`], [`config`] and [`store`] reach the host, and [`environment`] has time, chance and ids; [`events`] tells a component of what happens between calls. Outside a component (in a native test) they do nothing but what their pages say.
 #![deny(missing_docs)]
 
+#[cfg(target_arch = "wasm32")]
+pub mod allocator;
 pub mod batch;
 pub mod builds;
 pub mod call;
@@ -47,6 +49,8 @@ pub mod rights;
 pub mod store;
 
 mod arguments;
+#[cfg(any(target_arch = "wasm32", test))]
+mod compare;
 mod definition;
 mod envelope;
 mod error;

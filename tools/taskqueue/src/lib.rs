@@ -42,6 +42,10 @@ fn on_wake(_wake: Wake) -> Result<(), Error> {
 
 use tools::{batch::*, bulk::*, docker::*, interchange::*, p2p::*, queue::*, tasks::*, workers::*};
 
+#[cfg(target_arch = "wasm32")]
+#[global_allocator]
+static ALLOCATOR: mcpp_tool::allocator::Allocator = mcpp_tool::allocator::new();
+
 mcpp_tool::export! {
     tools: [
         task_submit, task_status, task_cancel, task_list, task_priority, task_result, task_retry,

@@ -59,6 +59,10 @@ use tools::{
     submission::*, transfer::*,
 };
 
+#[cfg(target_arch = "wasm32")]
+#[global_allocator]
+static ALLOCATOR: mcpp_tool::allocator::Allocator = mcpp_tool::allocator::new();
+
 mcpp_tool::export! {
     tools: [
         workflow_submit, workflow_status, workflow_cancel, workflow_list, workflow_dependencies, workflow_result,

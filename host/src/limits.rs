@@ -170,6 +170,8 @@ limits! {
     connections = 512, 1, 1_000_000;
     /// Streams that stand without a call: of changes, and of sessions.
     streams = 256, 0, 1_000_000;
+    /// Bytes of large messages, beyond 64 KiB, that its connections read and write in a second, with those of a quarter second at once. Further ones wait.
+    traffic_bytes_per_second = 64 << 20, 64 << 10, 1 << 40;
     /// Log records of its guests that the host's log takes in a second, with those of ten seconds at once. Further ones are dropped and counted.
     log_records_per_second = 500, 1, 1_000_000;
     /// Bytes of these records in a second, with those of ten seconds at once.

@@ -5,6 +5,7 @@
 
 pub mod door;
 pub mod home;
+pub mod traffic;
 
 use std::{
     collections::{BTreeSet, HashSet},

@@ -1,8 +1,8 @@
 //! Calls of one tool that its component serves together.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use mcpp::{names::TenantId, tenant::home::Homes};
+use mcpp::{config::Config, names::TenantId, tenant::home::Homes};
 use serde_json::{Value, json};
 
 use crate::{
@@ -22,6 +22,10 @@ struct Team {
 
 impl Team {
     async fn start(limits: &str) -> Self {
+        Self::start_with(limits, |_| {}).await
+    }
+
+    async fn start_with(limits: &str, change: impl FnOnce(&mut Config)) -> Self {
         let files = folder(&[]);
         let data = files.path().join("data");
         let tokens = ["ada", "bob"].map(|subject| new_token(&data, "team", subject, &[]).1);
@@ -30,7 +34,7 @@ impl Team {
         std::fs::create_dir_all(home.grants()).expect("made");
         let grant = format!("version = 1\nstore = {{ quota_bytes = 1048576 }}\n[limits]\n{limits}");
         std::fs::write(home.grants().join("batch.toml"), grant).expect("written");
-        let host = TestHost::start_with(files, |_| {}).await;
+        let host = TestHost::start_with(files, change).await;
         let users = tokens.map(|token| User::new(&host, &token));
         host.until("the component is live", async |_| users[0].tools().await.contains(&"batch_work".into())).await;
         Self { host, users }
@@ -203,5 +207,44 @@ async fn a_call_whose_time_is_over_while_it_waits_has_not_run() {
     assert!(texts.iter().all(|text| text.ends_with("1500")), "each names the bound of the tool: {texts:?}");
     let after = user.call("batch_work", json!({ "name": "late" })).await;
     assert_eq!(after["result"]["structuredContent"]["times"], 1, "{after}");
+    team.host.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_that_ran_with_another_is_never_told_that_it_has_not() {
+    let team = Team::start_with("concurrency = 2\n", |config| config.engine.queue_ms = 300).await;
+    let [user, other] = &team.users;
+    let user = Arc::new(user.clone());
+    let call = |arguments: Value| {
+        let user = Arc::clone(&user);
+        tokio::spawn(async move { user.call("batch_work", arguments).await })
+    };
+    let long = ["a", "b"].map(|name| call(json!({ "name": name, "ms": LONG_MS })));
+    tokio::time::sleep(Duration::from_millis(LONG_MS / 3)).await;
+    let mut calls = Vec::new();
+    for number in 0..6 {
+        // The last one leads, as it has the most time left.
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        calls.push(call(json!({ "name": format!("w{number}"), "after_ms": 4_000 })));
+    }
+    for long in long {
+        assert_eq!(together(&long.await.expect("no panic")), 1);
+    }
+    let done = async || {
+        other.call("batch_work", json!({ "name": "w0" })).await["result"]["structuredContent"]["times"].as_u64()
+    };
+    assert_eq!(done().await, Some(2), "it has run by now, and waits");
+    // One takes the place that is free, the other that of the call that leads when its client goes away.
+    let busy = ["x", "y"].map(|name| other.call("batch_work", json!({ "name": name, "ms": 3_000 })));
+    let leaving = async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        calls.pop().expect("six").abort();
+        futures::future::join_all(calls).await
+    };
+    let (_, answers) = tokio::join!(futures::future::join_all(busy), leaving);
+    for answer in answers {
+        let answer = answer.expect("no panic").to_string();
+        assert!(!answer.contains("retryAfterMs"), "{answer}");
+    }
     team.host.stop().await;
 }

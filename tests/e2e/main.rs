@@ -109,6 +109,7 @@ mod two_hosts;
 mod upstream;
 mod values;
 mod websocket;
+mod websocket_bounds;
 mod wit_types;
 mod worker;
 mod workflow;

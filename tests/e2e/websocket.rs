@@ -24,17 +24,17 @@ use crate::{
 };
 
 /// A client of the door.
-struct Client(WebSocketStream<TcpStream>);
+pub(crate) struct Client(pub(crate) WebSocketStream<TcpStream>);
 
 /// A request of a client that knows tasks.
-fn knows_tasks(mut message: Value) -> Value {
+pub(crate) fn knows_tasks(mut message: Value) -> Value {
     let capabilities = json!({ "elicitation": { "form": {} }, "extensions": { "io.modelcontextprotocol/tasks": {} } });
     message["params"]["_meta"]["io.modelcontextprotocol/clientCapabilities"] = capabilities;
     message
 }
 
 /// Asks for a WebSocket with these headers beside the usual ones.
-async fn open(host: &TestHost, headers: &[(&'static str, &str)]) -> Result<(Client, Response), StatusCode> {
+pub(crate) async fn open(host: &TestHost, headers: &[(&'static str, &str)]) -> Result<(Client, Response), StatusCode> {
     let mut request = host.host.url().replace("http://", "ws://").into_client_request().expect("a request");
     for (name, value) in headers {
         request.headers_mut().insert(*name, value.parse().expect("a value"));
@@ -47,21 +47,21 @@ async fn open(host: &TestHost, headers: &[(&'static str, &str)]) -> Result<(Clie
     }
 }
 
-fn bearer(token: &str) -> String {
+pub(crate) fn bearer(token: &str) -> String {
     format!("Bearer {token}")
 }
 
 impl Client {
-    async fn to(host: &TestHost) -> Self {
+    pub(crate) async fn to(host: &TestHost) -> Self {
         open(host, &[]).await.expect("open").0
     }
 
-    async fn send(&mut self, message: impl Into<String>) {
+    pub(crate) async fn send(&mut self, message: impl Into<String>) {
         self.0.send(Message::text(message.into())).await.expect("sent");
     }
 
     /// The next message, or why the host closed.
-    async fn next(&mut self) -> Result<Value, (CloseCode, String)> {
+    pub(crate) async fn next(&mut self) -> Result<Value, (CloseCode, String)> {
         loop {
             let next = tokio::time::timeout(PATIENCE, self.0.next()).await.expect("in time");
             match next.expect("no end without a reason").expect("no error") {
@@ -75,7 +75,7 @@ impl Client {
         }
     }
 
-    async fn ask(&mut self, message: &Value) -> Value {
+    pub(crate) async fn ask(&mut self, message: &Value) -> Value {
         self.send(message.to_string()).await;
         self.next().await.expect("an answer")
     }
@@ -89,7 +89,7 @@ impl Client {
     }
 }
 
-fn call(tool: &str, arguments: Value) -> Value {
+pub(crate) fn call(tool: &str, arguments: Value) -> Value {
     modern_message("tools/call", json!({ "name": tool, "arguments": arguments }))
 }
 
@@ -97,7 +97,7 @@ async fn probe() -> TestHost {
     TestHost::start(&[("probe", &guest("probe"))]).await
 }
 
-fn used(host: &TestHost) -> u64 {
+pub(crate) fn used(host: &TestHost) -> u64 {
     host.host.registry().memory().used(MemoryUse::Messages)
 }
 

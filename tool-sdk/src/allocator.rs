@@ -1,4 +1,4 @@
-//! An allocator for tools that allocate much: for the task queue, it takes a third less time than the one of the C library.
+//! An allocator for tools that allocate much. The task queue's batches take 7 % less of the processor with it than with the C library's.
 //!
 //! ```ignore
 //! #[cfg(target_arch = "wasm32")]

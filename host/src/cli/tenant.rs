@@ -84,7 +84,7 @@ struct Limits {
 }
 
 /// The names of a tenant's limits.
-const LIMITS: [&str; 16] = [
+const LIMITS: [&str; 17] = [
     "running",
     "waiting",
     "queued",
@@ -94,6 +94,7 @@ const LIMITS: [&str; 16] = [
     "components",
     "connections",
     "streams",
+    "traffic_bytes_per_second",
     "log_records_per_second",
     "log_bytes_per_second",
     "tasks",

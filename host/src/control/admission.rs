@@ -30,7 +30,10 @@ use crate::{
     memory::{Account, HostMemory, MemoryConfig},
     names::TenantId,
     permits::SharingRule,
-    tenant::door::Door,
+    tenant::{
+        door::Door,
+        traffic::{Notices, Traffic},
+    },
     threads::processors,
 };
 
@@ -48,12 +51,18 @@ pub struct Share {
     pub memory: Arc<Account>,
     /// Door through which it enters.
     pub door: Door,
+    /// Rate of its large messages.
+    pub traffic: Arc<Traffic>,
+    /// Rate of the notifications of changes.
+    pub notices: Notices,
 }
 
 impl Share {
     /// A tenant's share.
     pub fn new(tenant: TenantId, limits: TenantLimits, memory: Arc<Account>) -> Arc<Self> {
-        Arc::new(Self { tenant, limits, memory, door: Door::default() })
+        let traffic = Arc::new(Traffic::new(limits.traffic_bytes_per_second));
+        let notices = Notices::new(limits.streams);
+        Arc::new(Self { tenant, limits, memory, door: Door::default(), traffic, notices })
     }
 
     /// A share without a host, for questions to a component outside of one.

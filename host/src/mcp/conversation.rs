@@ -33,10 +33,16 @@ use super::{
     session::opening,
     straight::{self, Era, PlainRequest},
 };
-use crate::{call::CallError, tasks::EntryRight, tenant::Principal};
+use crate::{
+    call::CallError,
+    tasks::EntryRight,
+    tenant::{Principal, door::StreamPermit},
+};
 
 /// A client that has closed its end gets the answers that are made within this time.
 const LAST_ANSWERS: Duration = Duration::from_secs(5);
+/// A client that asks for one stream too many may try again after this.
+const TRY_AGAIN: Duration = Duration::from_secs(1);
 /// Calls that are stopped then have this long to end.
 const LAST_STEPS: Duration = Duration::from_secs(2);
 
@@ -123,7 +129,10 @@ impl Conversation {
             return Ok(());
         }
         if let Some(subscription) = subscription(&envelope, binding) {
-            self.request(subscription, binding, held).await;
+            match self.stream() {
+                Ok(stream) => self.request(subscription, binding, Held::of((held, stream))).await,
+                Err(full) => self.output.tell(&no_room(&subscription.id.into_json_value(), full)).await,
+            }
             return Ok(());
         }
         let parsed = match serde_json::from_slice(message) {
@@ -151,6 +160,14 @@ impl Conversation {
             response => self.tell_legacy(response).await,
         }
         Ok(())
+    }
+
+    /// Being one of the tenant's streams.
+    fn stream(&self) -> Result<StreamPermit, CallError> {
+        let busy = |limit| CallError::Busy { what: "streams of this tenant are open", limit, retry_after: TRY_AGAIN };
+        let Some(share) = self.endpoint.registry().share(&self.principal.tenant) else { return Err(busy(0)) };
+        let limit = share.limits.streams;
+        share.door.stream(limit).ok_or_else(|| busy(usize::try_from(limit).unwrap_or(usize::MAX)))
     }
 
     fn has_session(&self) -> bool {
@@ -184,7 +201,8 @@ impl Conversation {
         match self.in_flight.claim(&id.clone().into_json_value()) {
             Ok(claim) => {
                 claim.keep(held);
-                let answer = PlainAnswer::begin(&self.endpoint, &self.principal, &id, plain);
+                let writer = self.output.result_writer();
+                let answer = PlainAnswer::begin(&self.endpoint, &self.principal, &id, plain, writer);
                 self.modern.answer(id, answer, claim, self.output.clone(), &self.tasks);
             }
             Err(taken) => {
@@ -204,6 +222,9 @@ impl Conversation {
         };
         claim.keep(held);
         request.request.extensions_mut().insert(self.right);
+        if let Some(writer) = self.output.result_writer() {
+            request.request.extensions_mut().insert(writer);
+        }
         let initializes = if let ClientRequest::InitializeRequest(initialize) = &mut request.request {
             // The session keeps them for as long as the client is there.
             initialize.params = opening::reduced(&initialize.params);

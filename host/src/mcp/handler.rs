@@ -274,7 +274,7 @@ impl ServerHandler for ProtocolHandler {
         request: CustomRequest,
         context: RequestContext<RoleServer>,
     ) -> Result<CustomResult, ErrorData> {
-        let has_pass = context.extensions.get::<ListenPass>().or_else(|| extension(&context.extensions)).is_some();
+        let has_pass = extension::<ListenPass>(&context.extensions).is_some();
         if has_pass {
             if !is_modern(&context) {
                 return Err(unknown_method(LISTEN));
@@ -407,7 +407,9 @@ impl ServerHandler for ProtocolHandler {
         *self.watch.lock().unwrap_or_else(PoisonError::into_inner) = Some(alive.clone().drop_guard());
         let lists = self.registry().watch(&self.principal.tenant);
         let may_read = self.principal.may_read();
-        let listening = LegacyListening { peer: context.peer.clone(), lists, may_read, listener, record, known, alive };
+        let share = self.registry().share(&self.principal.tenant);
+        let listening =
+            LegacyListening { peer: context.peer.clone(), share, lists, may_read, listener, record, known, alive };
         tokio::spawn(listening.run());
     }
 }

@@ -28,6 +28,7 @@ use super::{
 };
 use crate::{
     capability::changed::MAX_URI_BYTES,
+    control::admission::Share,
     registry::{
         Generations,
         changes::{MAX_SUBSCRIPTIONS, ResourceListener},
@@ -86,6 +87,8 @@ struct Listening {
 /// A client's stream, and the subscription that it belongs to.
 struct Subscriber<'a> {
     context: &'a RequestContext<RoleServer>,
+    /// None if the tenant is gone.
+    share: Option<Arc<Share>>,
 }
 
 impl Subscriber<'_> {
@@ -97,6 +100,11 @@ impl Subscriber<'_> {
 
     /// `None` if the client is gone.
     async fn tell(&self, notification: ServerNotification) -> Option<()> {
+        let share = self.share.as_ref()?;
+        tokio::select! {
+            () = self.context.ct.cancelled() => return None,
+            () = share.notices.wait() => {}
+        }
         self.context.peer.send_notification(notification).await.ok()
     }
 
@@ -162,7 +170,7 @@ impl Endpoint {
             .is_some_and(|declared| TaskWish::of(declared) == TaskWish::Declared);
         let task_ids = wanted.task_ids.filter(|_| knows_tasks);
         let listening = self.begin_listening(principal, &wanted.filter, task_ids).await;
-        let subscriber = Subscriber { context };
+        let subscriber = Subscriber { context, share: self.registry().share(&principal.tenant) };
         if subscriber.acknowledge(&listening.accepted).await.is_some() {
             self.tell_changes(principal, listening, &subscriber, asking).await;
         }

@@ -25,6 +25,7 @@ use super::{
     conversation::{BindingRule, Conversation, Framing, MessageOutput},
     envelope,
     handler::Endpoint,
+    written::WrittenResults,
 };
 use crate::{
     auth::known::KnownTokens,
@@ -64,6 +65,8 @@ struct MeshApp {
     /// The bounds as peers are told.
     limits: Arc<Value>,
     large: Semaphore,
+    /// Large results on their way to peers.
+    results: WrittenResults,
     streams: TaskTracker,
     /// Fires when the host takes no new requests.
     closing: CancellationToken,
@@ -86,8 +89,10 @@ impl MeshDoor {
         let limits = Arc::new(published(&config));
         let shares = PeerShares::new(config.clone());
         let (large, streams) = (Semaphore::new(1), TaskTracker::new());
+        let results = WrittenResults::new(Some(endpoint.registry().engine().clone()));
         let app =
-            Arc::new(MeshApp { id, config, endpoint, peers, tokens, shares, limits, large, streams, closing, stop });
+            MeshApp { id, config, endpoint, peers, tokens, shares, limits, large, results, streams, closing, stop };
+        let app = Arc::new(app);
         tokio::spawn(Arc::clone(&app).end_tasks());
         Self(app)
     }
@@ -218,7 +223,10 @@ impl MeshApp {
             (principal, EntryRight::PeerGrant),
             rule,
             MAX_DEPTH,
-            output.clone(),
+            match self.endpoint.registry().share(&grant.tenant) {
+                Some(share) => output.clone().of(share, self.results.clone()),
+                None => output.clone(),
+            },
         );
         let end = tokio::select! {
             end = self.take_all(peer, &grant, &mut client, reader, output, permit) => end,

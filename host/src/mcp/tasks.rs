@@ -28,6 +28,7 @@ use tokio::sync::oneshot;
 
 use self::{
     abandoned::AbandonedAnswers,
+    kept::KeptError,
     live::{LiveTask, LiveTasks, TaskView},
     news::NEWS_BYTES,
     plan::TaskPlan,
@@ -40,11 +41,10 @@ use super::{
     parked::caller,
     running::{CallOutcome, RunningCall},
     tools::RECEIPT,
-    written::{self, LARGE_RESULT_BYTES, ResultWriter},
+    written::ResultWriter,
 };
 use crate::{
     call::{CallError, inputs::Ability},
-    memory::MemoryUse,
     registry::{Registry, WeakRegistry},
     store::StoreError,
     tasks::{EntryRight, InPlace, MAX_REASON_BYTES, NoTask, TaskEnd, TaskId, TaskRecord, TaskStore},
@@ -55,8 +55,8 @@ use crate::{
 const POLL_MS: u64 = 500;
 /// Memory of a task whose call runs, beside its guest and its questions.
 const LIVE_BYTES: u64 = NEWS_BYTES + (8 << 10);
-/// JSON in memory takes so many times the bytes that it has.
-const JSON_FACTOR: u64 = 4;
+/// A kept result of no more than this goes into its answer as values; a larger one as the pieces of its JSON, as values take up to a hundred times as much.
+const INLINE_BYTES: u64 = 1 << 10;
 
 /// A host's tasks.
 #[derive(Debug, Clone)]
@@ -217,29 +217,22 @@ impl Endpoint {
     ) -> Result<JsonObject, ErrorData> {
         let broken = |reason: String| ErrorData::internal_error(reason, None);
         let share = self.registry().share(&principal.tenant).ok_or(NotFound::Unknown)?;
-        let held = share.memory.reserve(MemoryUse::Messages, bytes.saturating_mul(JSON_FACTOR));
-        let _held = held.map_err(|full| ErrorData::new(convert::BUSY, full.to_string(), None))?;
-        let is_aside = bytes > LARGE_RESULT_BYTES && writer.is_some();
-        let make = move |wire: CallToolResult| match is_aside {
-            true => {
+        let writer = writer.filter(|_| bytes > INLINE_BYTES).cloned();
+        // On one thread, so that no more than one result of a tenant is there as values.
+        let make = move |mut wire: CallToolResult| {
+            if let Some(writer) = writer {
                 let (is_error, meta) = (wire.is_error, wire.meta.clone());
-                Ok((convert::from_result(wire), is_error, meta))
+                wire = writer.write_here(convert::from_result(wire), &share)?;
+                (wire.is_error, wire.meta) = (is_error, meta);
             }
-            false => Err(serde_json::to_value(&wire)),
+            Ok::<_, KeptError>(serde_json::to_value(&wire)?)
         };
         let kept = self.tasks().kept(&principal.tenant, (id, bytes), make).await;
-        let wire = match kept.map_err(|error| broken(crate::error::chain(&error)))? {
-            Ok((result, is_error, meta)) => {
-                let wire = written::kept_result(result, writer, share).await;
-                let mut wire = wire.map_err(|full| ErrorData::new(convert::BUSY, full.to_string(), None))?;
-                (wire.is_error, wire.meta) = (is_error, meta);
-                serde_json::to_value(&wire)
-            }
-            Err(wire) => wire,
-        };
-        match wire {
+        match kept.and_then(std::convert::identity) {
             Ok(Value::Object(result)) => Ok(result),
-            _ => Err(broken("the kept result is none".to_owned())),
+            Ok(_) => Err(broken("the kept result is none".to_owned())),
+            Err(full @ KeptError::NoMemory(_)) => Err(ErrorData::new(convert::BUSY, crate::error::chain(&full), None)),
+            Err(error) => Err(broken(crate::error::chain(&error))),
         }
     }
 

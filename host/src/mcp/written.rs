@@ -14,12 +14,15 @@ use std::{
 };
 
 use axum::body::Bytes;
-use rmcp::model::{CallToolResult, ContentBlock};
+use rmcp::model::{CallToolResult, ContentBlock, ServerJsonRpcMessage};
 use tokio::{sync::Semaphore, task::AbortHandle, time::Instant};
 
-use self::pieces::{PIECE_BYTES, ResultRoom, is_large, pieces};
+use self::pieces::{PIECE_BYTES, ResultRoom, is_large, message_bytes, pieces, pieces_of_json};
 use super::convert;
-use crate::{call::ToolResult, control::admission::Share, engine::Engine, names::TenantId, threads::processors};
+use crate::{
+    call::ToolResult, control::admission::Share, engine::Engine, memory::MemoryUse, names::TenantId,
+    threads::processors,
+};
 
 /// Results beyond this are written aside.
 pub(super) const LARGE_RESULT_BYTES: u64 = PIECE_BYTES as u64;
@@ -80,6 +83,30 @@ impl WrittenResults {
         ResultWriter { table: Arc::clone(&self.0), stay, marks: Arc::default() }
     }
 
+    /// Writes the large results of one request on a conversation, whose messages go out one by one.
+    pub(super) fn message_writer(&self) -> ResultWriter {
+        ResultWriter { table: Arc::clone(&self.0), stay: Stay::UntilSent, marks: Arc::default() }
+    }
+
+    /// A message of the engine in pieces, if it is large: written as a large result is. A small one comes back.
+    pub(super) async fn pieces_of(
+        &self,
+        message: ServerJsonRpcMessage,
+        share: &Arc<Share>,
+    ) -> io::Result<Result<Vec<Bytes>, ServerJsonRpcMessage>> {
+        let bytes = message_bytes(&message);
+        if bytes <= PIECE_BYTES {
+            return Ok(Err(message));
+        }
+        let held = share.memory.reserve(MemoryUse::Messages, u64::try_from(bytes).unwrap_or(u64::MAX));
+        let held = held.map_err(io::Error::other)?;
+        let pieces = self.0.write_apart(share, move |room| {
+            let _until_it_is_written = held;
+            pieces_of_json(&message, room)
+        });
+        pieces.await.map(Ok)
+    }
+
     /// `text`, with the pieces of `tenant`'s results in the place of their marks.
     pub(super) fn put_in(&self, tenant: &TenantId, text: Bytes) -> Vec<Bytes> {
         let mut results = self.0.by_mark();
@@ -123,6 +150,24 @@ fn marks(text: &[u8]) -> impl Iterator<Item = u128> {
 impl ResultTable {
     fn by_mark(&self) -> MutexGuard<'_, HashMap<u128, WrittenResult>> {
         self.by_mark.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has `write` write on the threads of the guests: one of a tenant at a time, and few in all.
+    async fn write_apart(
+        self: &Arc<Self>,
+        share: &Share,
+        write: impl FnOnce(&ResultRoom<'_>) -> io::Result<Vec<Bytes>> + Send + 'static,
+    ) -> io::Result<Vec<Bytes>> {
+        // Neither is ever closed.
+        let _own = share.door.writers.acquire().await;
+        let _any = self.writers.acquire().await;
+        let (table, tenant, account) = (Arc::clone(self), share.tenant.clone(), Arc::clone(&share.memory));
+        let write = move || write(&ResultRoom { table: &table, tenant: &tenant, account: &account });
+        let writing = match &self.engine {
+            Some(engine) => engine.spawn_blocking(write),
+            None => tokio::task::spawn_blocking(write),
+        };
+        writing.await.unwrap_or_else(|_| Err(io::Error::other("writing it was broken off")))
     }
 
     /// Lets go of the oldest result of `tenant` that was sent; whether there was one.
@@ -175,18 +220,6 @@ impl Drop for ResultMark {
     }
 }
 
-/// As [`result`], of a result that the host still has: it can be asked for again where there is no room for it now.
-pub(super) async fn kept_result(
-    result: ToolResult,
-    writer: Option<&ResultWriter>,
-    share: Arc<Share>,
-) -> io::Result<CallToolResult> {
-    match writer {
-        Some(writer) if is_large(&result) => writer.try_write(result, &share).await,
-        _ => Ok(convert::result(result)),
-    }
-}
-
 /// A result in the protocol's words. A large one is written aside if the door can put it in its place.
 pub(super) async fn result(
     result: ToolResult,
@@ -214,41 +247,35 @@ impl ResultWriter {
 
     async fn try_write(&self, result: ToolResult, share: &Share) -> io::Result<CallToolResult> {
         let is_error = result.is_error;
-        // One of a tenant at a time, and few in all: neither is ever closed.
-        let _own = share.door.writers.acquire().await;
-        let _any = self.table.writers.acquire().await;
-        let (table, tenant, account) = (Arc::clone(&self.table), share.tenant.clone(), Arc::clone(&share.memory));
-        let write = move || {
-            let room = ResultRoom { table: &table, tenant: &tenant, account: &account };
-            pieces(result, &room)
+        let written = self.table.write_apart(share, move |room| pieces(result, room)).await?;
+        self.place(written, is_error, share)
+    }
+
+    /// Writes a result on this thread, which may take its time and has its turn among the tenant's large ones.
+    pub(super) fn write_here(&self, result: ToolResult, share: &Share) -> io::Result<CallToolResult> {
+        let is_error = result.is_error;
+        let room = ResultRoom { table: &self.table, tenant: &share.tenant, account: &share.memory };
+        self.place(pieces(result, &room)?, is_error, share)
+    }
+
+    /// The result that stands for these pieces until the door puts them in its place.
+    fn place(&self, pieces: Vec<Bytes>, is_error: bool, share: &Share) -> io::Result<CallToolResult> {
+        let mut random = [0; 16];
+        getrandom::fill(&mut random).map_err(io::Error::other)?;
+        let mark = u128::from_ne_bytes(random);
+        let content = vec![ContentBlock::text(format!("{GONE}{mark:032x}]"))];
+        let written = WrittenResult {
+            tenant: share.tenant.clone(),
+            stands_for_it: serde_json::to_vec(&content)?,
+            pieces,
+            sent: None,
+            expiry: None,
+            stay: self.stay,
         };
-        let writing = match &self.table.engine {
-            Some(engine) => engine.spawn_blocking(write),
-            None => tokio::task::spawn_blocking(write),
-        };
-        let written = match writing.await {
-            Ok(written) => written,
-            Err(_) => Err(io::Error::other("writing it was broken off")),
-        };
-        let placed = written.and_then(|pieces| {
-            let mut random = [0; 16];
-            getrandom::fill(&mut random).map_err(io::Error::other)?;
-            let mark = u128::from_ne_bytes(random);
-            let content = vec![ContentBlock::text(format!("{GONE}{mark:032x}]"))];
-            let written = WrittenResult {
-                tenant: share.tenant.clone(),
-                stands_for_it: serde_json::to_vec(&content)?,
-                pieces,
-                sent: None,
-                expiry: None,
-                stay: self.stay,
-            };
-            self.table.by_mark().insert(mark, written);
-            let mark = ResultMark { table: Arc::clone(&self.table), mark, stay: self.stay };
-            self.marks.lock().unwrap_or_else(PoisonError::into_inner).push(mark);
-            Ok(content)
-        });
-        placed.map(|content| if is_error { CallToolResult::error(content) } else { CallToolResult::success(content) })
+        self.table.by_mark().insert(mark, written);
+        let mark = ResultMark { table: Arc::clone(&self.table), mark, stay: self.stay };
+        self.marks.lock().unwrap_or_else(PoisonError::into_inner).push(mark);
+        Ok(if is_error { CallToolResult::error(content) } else { CallToolResult::success(content) })
     }
 }
 

@@ -68,17 +68,26 @@ pub async fn body(from: &mut (impl AsyncRead + Unpin), bytes: usize, body: &mut 
 
 /// Writes one frame.
 pub async fn write(to: &mut (impl AsyncWrite + Unpin + ?Sized), body: &[u8]) -> io::Result<()> {
+    write_parts(to, &[body]).await
+}
+
+/// Writes one frame whose bytes are those of all parts.
+pub async fn write_parts(to: &mut (impl AsyncWrite + Unpin + ?Sized), parts: &[impl AsRef<[u8]>]) -> io::Result<()> {
     let too_long = || io::Error::new(io::ErrorKind::InvalidInput, "a frame has at most 4 GiB");
-    let length = u32::try_from(body.len()).map_err(|_| too_long())?;
+    let bytes = parts.iter().map(|part| part.as_ref().len()).fold(0_usize, usize::saturating_add);
+    let length = u32::try_from(bytes).map_err(|_| too_long())?;
     // One write where that is cheap: a frame in two packets would wait for the first's acknowledgement.
-    if body.len() <= COPIED_BYTES {
-        let mut whole = Vec::with_capacity(body.len().saturating_add(PREFIX_BYTES));
+    if bytes <= COPIED_BYTES {
+        let mut whole = Vec::with_capacity(bytes.saturating_add(PREFIX_BYTES));
         whole.extend_from_slice(&length.to_be_bytes());
-        whole.extend_from_slice(body);
+        parts.iter().for_each(|part| whole.extend_from_slice(part.as_ref()));
         return to.write_all(&whole).await;
     }
     to.write_all(&length.to_be_bytes()).await?;
-    to.write_all(body).await
+    for part in parts {
+        to.write_all(part.as_ref()).await?;
+    }
+    Ok(())
 }
 
 /// A frame up to so many bytes is copied behind its length.

@@ -59,18 +59,21 @@ impl Registry {
         let turn = batches.turn(OwnPlace { caller: &caller, until: deadline.at, cancel }, arguments).await;
         let is_cancelled = cancel.is_cancelled();
         match turn {
-            Some(LineTurn::Lead(lead)) if lead.has_others() => {
-                self.run_together(ticket, batches, (call, deadline), lead).await
-            }
             Some(LineTurn::Lead(lead)) => {
-                let done = self.run_alone(ticket, call, deadline, true).await;
-                drop(lead);
-                done
+                let may_have_run = lead.may_have_run;
+                let (result, cost) = if lead.has_others() {
+                    self.run_together(ticket, batches, (call, deadline), lead).await
+                } else {
+                    let done = self.run_alone(ticket, call, deadline, true).await;
+                    drop(lead);
+                    done
+                };
+                (told_of(result, may_have_run), cost)
             }
             Some(LineTurn::Served(outcome, cost)) => (outcome, cost),
             Some(LineTurn::Alone { may_have_run }) => {
                 let (result, cost) = self.run_alone(ticket, call, deadline, true).await;
-                (result.map_err(|error| if may_have_run { error.after_effects() } else { error }), cost)
+                (told_of(result, may_have_run), cost)
             }
             None if is_cancelled => (Err(CallError::Cancelled), Cost::default()),
             None => {
@@ -174,6 +177,8 @@ struct WaitingCall {
     number: u64,
     arguments: String,
     until: Instant,
+    /// Whether a guest had its arguments.
+    may_have_run: bool,
     turn: oneshot::Sender<LineTurn>,
     /// Of the arguments.
     _memory: Reservation,
@@ -210,6 +215,8 @@ struct Lead {
     batches: Option<Arc<Batches>>,
     caller: CallerKey,
     others: Vec<WaitingCall>,
+    /// Whether a guest had the arguments of the call that has the right.
+    may_have_run: bool,
 }
 
 impl Batches {
@@ -234,7 +241,8 @@ impl Batches {
     fn lead(self: &Arc<Self>, lines: &mut HashMap<CallerKey, CallerLine>, caller: &CallerKey) -> Option<Lead> {
         let line = lines.entry(caller.clone()).or_default();
         line.running = line.running.checked_add(1).filter(|running| *running <= AT_ONCE)?;
-        Some(Lead { batches: Some(Arc::clone(self)), caller: caller.clone(), others: Vec::new() })
+        let (batches, caller) = (Some(Arc::clone(self)), caller.clone());
+        Some(Lead { batches, caller, others: Vec::new(), may_have_run: false })
     }
 
     /// Waits for a call's turn, or for its outcome by another call; none if its time is over or its client gave up.
@@ -259,7 +267,8 @@ impl Batches {
             }
             let number = self.next.fetch_add(1, Ordering::Relaxed);
             let (sender, turn) = oneshot::channel();
-            line.waiting.push_back(WaitingCall { number, arguments, until, turn: sender, _memory: memory });
+            let call = WaitingCall { number, arguments, until, may_have_run: false, turn: sender, _memory: memory };
+            line.waiting.push_back(call);
             (turn, Place { batches: self, caller, number: Some(number) })
         };
         tokio::select! {
@@ -302,7 +311,8 @@ impl Batches {
     /// Gives the right to run to a caller's next call that is still there.
     fn pass_on(self: Arc<Self>, caller: CallerKey) {
         while let Some((first, others)) = self.next(&caller) {
-            let lead = Lead { batches: Some(Arc::clone(&self)), caller: caller.clone(), others };
+            let may_have_run = first.may_have_run;
+            let lead = Lead { batches: Some(Arc::clone(&self)), caller: caller.clone(), others, may_have_run };
             let Err(LineTurn::Lead(mut unused)) = first.turn.send(LineTurn::Lead(lead)) else { return };
             // It has just gone, and the right is still here.
             unused.batches = None;
@@ -324,9 +334,10 @@ impl Lead {
         !self.others.is_empty()
     }
 
-    /// The arguments of the call that leads, and of those of the others that are still there.
+    /// The arguments of the call that leads, and of those of the others that are still there, for a guest.
     fn arguments(&mut self, own: String) -> Vec<String> {
         self.others.retain(|other| !other.turn.is_closed());
+        self.others.iter_mut().for_each(|other| other.may_have_run = true);
         std::iter::once(own).chain(self.others.iter().map(|other| other.arguments.clone())).collect()
     }
 
@@ -352,6 +363,11 @@ impl Drop for Lead {
             batches.pass_on(self.caller.clone());
         }
     }
+}
+
+/// The outcome of a call that a guest may have begun before: no error says that it has not run.
+fn told_of(result: Result<ToolResult, CallError>, may_have_run: bool) -> Result<ToolResult, CallError> {
+    if may_have_run { result.map_err(CallError::after_effects) } else { result }
 }
 
 /// What each of `calls` calls counts of what they cost together.

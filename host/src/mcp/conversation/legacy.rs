@@ -99,7 +99,7 @@ impl Transport<RoleServer> for LegacyTransport {
             None => Held::nothing(),
         };
         let output = self.output.clone();
-        async move { output.send(&message, None, held).await }
+        async move { output.send(message, None, held).await }
     }
 
     async fn receive(&mut self) -> Option<ClientJsonRpcMessage> {

@@ -22,6 +22,7 @@ use crate::{
         in_flight::{Held, IdClaim, answered},
         straight::{self, Era, PlainRequest},
         tools,
+        written::ResultWriter,
     },
     tenant::Principal,
 };
@@ -38,7 +39,13 @@ pub(super) struct PlainAnswer {
 
 impl PlainAnswer {
     /// Begins to answer a request of the modern era.
-    pub(super) fn begin(endpoint: &Endpoint, principal: &Principal, id: &RequestId, request: PlainRequest<'_>) -> Self {
+    pub(super) fn begin(
+        endpoint: &Endpoint,
+        principal: &Principal,
+        id: &RequestId,
+        request: PlainRequest<'_>,
+        writer: Option<ResultWriter>,
+    ) -> Self {
         let (endpoint, principal, id) = (endpoint.clone(), principal.clone(), id.clone().into_json_value());
         let call = match request {
             PlainRequest::Call(call) => call,
@@ -67,7 +74,8 @@ impl PlainAnswer {
                     };
                     let share = endpoint.registry().share(&principal.tenant);
                     let undeclared = running.client().undeclared();
-                    let answer = tools::answer(outcome, running.wants_receipt, undeclared, None, share, None).await;
+                    let answer =
+                        tools::answer(outcome, running.wants_receipt, undeclared, writer.as_ref(), share, None).await;
                     straight::write(&id, Era::Modern, straight::completed(answer)).ok()
                 };
                 Self { line: Box::pin(answer), cancel }
@@ -123,12 +131,14 @@ impl ModernRequests {
                     requests.served().remove(&id);
                     held = claim.release();
                 }
-                if output.send(&message, Some(&id), held).await.is_err() {
+                if output.send(message, Some(&id), held).await.is_err() {
                     break;
                 }
             }
             if !is_answered {
                 requests.served().remove(&id);
+                // The engine waits for its own last word, which nobody takes any more.
+                cancel.cancel();
             }
             drop(messages);
             if let Err(error) = service.waiting().await {

@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use rmcp::model::{JsonRpcMessage, RequestId, ServerJsonRpcMessage, ServerResult};
 use serde_json::{Value, json};
 use tokio::{
@@ -11,13 +12,21 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    mcp::{binding, envelope, in_flight::Held},
-    memory::{Account, MemoryUse},
+    control::admission::Share,
+    mcp::{
+        binding, envelope,
+        in_flight::Held,
+        written::{LARGE_RESULT_BYTES, ResultWriter, WrittenResults},
+    },
+    memory::MemoryUse,
     mesh::frame,
 };
 
 /// By this in `_meta` a notification says which request it belongs to, where many requests share a stream.
 pub(in crate::mcp) const OF_REQUEST: &str = "mcpp/request";
+
+/// A part of a message from which on it counts at the rate of its tenant's large messages.
+const LARGE_MESSAGE_BYTES: usize = LARGE_RESULT_BYTES as usize;
 
 /// Time to say that nothing more comes.
 const CLOSE_TIME: Duration = Duration::from_secs(1);
@@ -29,7 +38,7 @@ pub(in crate::mcp) enum Framing {
     Lines,
     /// Each message after its length, and with what a peer of the mesh wants to know in the host's greetings.
     Frames(Arc<Value>),
-    /// Each message by one write.
+    /// Each message by one flush, and in as many parts as there are writes.
     Messages,
 }
 
@@ -40,9 +49,14 @@ pub(in crate::mcp) struct MessageOutput {
     framing: Framing,
     /// Time for the client to take one message.
     patience: Option<Duration>,
-    /// The account of messages that wait to be written.
-    account: Option<Arc<Account>>,
+    /// Whose messages wait to be written, and where the large ones are written.
+    aside: Option<Arc<Aside>>,
     broken: CancellationToken,
+}
+
+struct Aside {
+    share: Arc<Share>,
+    results: WrittenResults,
 }
 
 impl MessageOutput {
@@ -51,12 +65,17 @@ impl MessageOutput {
         framing: Framing,
         patience: Option<Duration>,
     ) -> Self {
-        Self { to: Arc::new(Mutex::new(to)), framing, patience, account: None, broken: CancellationToken::new() }
+        Self { to: Arc::new(Mutex::new(to)), framing, patience, aside: None, broken: CancellationToken::new() }
     }
 
-    /// The same output, whose messages take memory of `account` until they are written. Where there is none the output breaks.
-    pub(in crate::mcp) fn charged_to(self, account: Arc<Account>) -> Self {
-        Self { account: Some(account), ..self }
+    /// The same output, whose messages take memory of a tenant until they are written, and are written by `results` where they are large. Where there is no memory the output breaks.
+    pub(in crate::mcp) fn of(self, share: Arc<Share>, results: WrittenResults) -> Self {
+        Self { aside: Some(Arc::new(Aside { share, results })), ..self }
+    }
+
+    /// Writes the large results of a request aside, where this output can put them in their place.
+    pub(super) fn result_writer(&self) -> Option<ResultWriter> {
+        self.aside.as_ref().map(|aside| aside.results.message_writer())
     }
 
     /// Writes what the connection has to say by itself.
@@ -80,13 +99,31 @@ impl MessageOutput {
     /// Writes a message; on a stream of frames a notification says to which request it belongs. An answer gives back what its request `held` when its turn comes.
     pub(super) async fn send(
         &self,
-        message: &ServerJsonRpcMessage,
+        message: ServerJsonRpcMessage,
         of: Option<&RequestId>,
         held: Held,
     ) -> std::io::Result<()> {
-        let Framing::Frames(limits) = &self.framing else {
-            return self.write(serde_json::to_vec(message)?, held).await;
+        let message = match self.aside.as_deref() {
+            None => message,
+            Some(Aside { share, results }) => match results.pieces_of(message, share).await {
+                Ok(Err(small)) => small,
+                Ok(Ok(pieces)) => return self.put(pieces, held).await,
+                Err(error) => {
+                    // The client would wait for ever.
+                    self.broken.cancel();
+                    return Err(error);
+                }
+            },
         };
+        let written = self.written(&message, of)?;
+        // Its values are not kept while it waits for the client.
+        drop(message);
+        self.write(written, held).await
+    }
+
+    /// A message as JSON.
+    fn written(&self, message: &ServerJsonRpcMessage, of: Option<&RequestId>) -> serde_json::Result<Vec<u8>> {
+        let Framing::Frames(limits) = &self.framing else { return serde_json::to_vec(message) };
         let (greets, notifies) = match message {
             JsonRpcMessage::Response(response) => match &response.result {
                 ServerResult::InitializeResult(_) => (Some(binding::LEGACY), false),
@@ -96,13 +133,13 @@ impl MessageOutput {
             JsonRpcMessage::Notification(_) => (None, true),
             _ => (None, false),
         };
-        let written = match (greets, of) {
+        match (greets, of) {
             (Some(active), _) => {
                 let mut message = serde_json::to_value(message)?;
                 if let Some(result) = message.get_mut("result") {
                     binding::greet(result, active, limits);
                 }
-                serde_json::to_vec(&message)?
+                serde_json::to_vec(&message)
             }
             (None, Some(id)) if notifies => {
                 let mut message = serde_json::to_value(message)?;
@@ -112,11 +149,10 @@ impl MessageOutput {
                         meta.insert(OF_REQUEST.to_owned(), id.clone().into_json_value());
                     }
                 }
-                serde_json::to_vec(&message)?
+                serde_json::to_vec(&message)
             }
-            _ => serde_json::to_vec(message)?,
-        };
-        self.write(written, held).await
+            _ => serde_json::to_vec(message),
+        }
     }
 
     /// Writes a JSON-RPC error.
@@ -133,11 +169,22 @@ impl MessageOutput {
 
     /// Writes a message that is JSON already. `held` is given back when its turn comes: not later, since the client may ask again as soon as it has read the answer, and not earlier,
     /// so that the answers that wait for a slow client keep their places.
-    pub(in crate::mcp) async fn write(&self, mut message: Vec<u8>, held: Held) -> std::io::Result<()> {
+    pub(in crate::mcp) async fn write(&self, message: Vec<u8>, held: Held) -> std::io::Result<()> {
+        let parts = match &self.aside {
+            None => vec![message.into()],
+            Some(aside) => aside.results.put_in(&aside.share.tenant, message.into()),
+        };
+        self.put(parts, held).await
+    }
+
+    /// Writes the parts of one message.
+    async fn put(&self, parts: Vec<Bytes>, held: Held) -> std::io::Result<()> {
         // A message that was written in part would spoil all after it.
         let undone = self.broken.clone().drop_guard();
-        let bytes = u64::try_from(message.len()).unwrap_or(u64::MAX);
-        let reserved = self.account.as_ref().map(|account| account.reserve(MemoryUse::Messages, bytes)).transpose();
+        // The pieces of a large one have their memory.
+        let bytes = if let [whole] = parts.as_slice() { u64::try_from(whole.len()).unwrap_or(u64::MAX) } else { 0 };
+        let reserve = |aside: &Arc<Aside>| aside.share.memory.reserve(MemoryUse::Messages, bytes);
+        let reserved = self.aside.as_ref().map(reserve).transpose();
         let _until_it_is_written =
             reserved.map_err(|full| std::io::Error::new(std::io::ErrorKind::OutOfMemory, full.to_string()))?;
         let writing = async {
@@ -147,12 +194,16 @@ impl MessageOutput {
                 return Err(std::io::ErrorKind::BrokenPipe.into());
             }
             match &self.framing {
-                Framing::Lines => {
-                    message.push(b'\n');
-                    to.write_all(&message).await?;
+                Framing::Lines => write_line(&mut *to, parts).await?,
+                Framing::Frames(_) => frame::write_parts(&mut *to, &parts).await?,
+                Framing::Messages => {
+                    for part in parts {
+                        if let Some(aside) = self.aside.as_ref().filter(|_| part.len() >= LARGE_MESSAGE_BYTES) {
+                            aside.share.traffic.wait(part.len()).await;
+                        }
+                        to.write_all(&part).await?;
+                    }
                 }
-                Framing::Frames(_) => frame::write(&mut *to, &message).await?,
-                Framing::Messages => to.write_all(&message).await?,
             }
             to.flush().await
         };
@@ -168,4 +219,16 @@ impl MessageOutput {
         }
         written
     }
+}
+
+/// Writes a message and the end of its line: at once, where it is one part.
+async fn write_line(to: &mut (impl AsyncWrite + Unpin + ?Sized), parts: Vec<Bytes>) -> std::io::Result<()> {
+    let mut parts = parts.into_iter();
+    let last = parts.next_back().unwrap_or_default();
+    for part in parts {
+        to.write_all(&part).await?;
+    }
+    let mut last = Vec::from(last);
+    last.push(b'\n');
+    to.write_all(&last).await
 }

@@ -13,9 +13,9 @@ use crate::{
     mcp::tools::{CHAIN, DEADLINE, EFFECT, HOPS, WayHere},
 };
 
-/// A value that the door gave along with a request.
+/// A value that the door gave along with a request: with its message, or with its HTTP request.
 pub(in crate::mcp) fn extension<T: Send + Sync + 'static>(extensions: &Extensions) -> Option<&T> {
-    extensions.get::<Parts>()?.extensions.get::<T>()
+    extensions.get::<T>().or_else(|| extensions.get::<Parts>()?.extensions.get::<T>())
 }
 
 pub(super) fn is_modern(context: &RequestContext<RoleServer>) -> bool {

@@ -32,7 +32,7 @@ use super::{
     room::{BusyConnection, ConnectionKind, ConnectionRoom, NoConnection, OpenConnection},
     wire::TimedStream,
 };
-use crate::{config::ServerConfig, names::TenantId};
+use crate::{config::ServerConfig, control::admission::Share};
 
 /// The most that a connection buffers of a head, of what it reads and of what it writes.
 const BUFFER_BYTES: usize = 64 << 10;
@@ -277,9 +277,10 @@ impl Connection {
         Ok(())
     }
 
-    /// Makes the connection `tenant`'s, which may have `most`.
-    pub(super) fn assign(&self, tenant: &TenantId, most: u64, shared: bool) -> Result<(), NoConnection> {
-        self.open.assign(tenant, most, shared)
+    /// Makes the connection a tenant's.
+    pub(super) fn assign(&self, share: &Share, shared: bool) -> Result<(), NoConnection> {
+        self.open.activity.wire.count_by(&share.traffic);
+        self.open.assign(&share.tenant, share.limits.connections, shared)
     }
 }
 

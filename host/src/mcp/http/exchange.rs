@@ -61,7 +61,7 @@ pub(super) async fn mcp(State(app): State<Arc<App>>, mut request: Request) -> Re
     };
     let Some(share) = app.endpoint.registry().share(&principal.tenant) else { return suspended() };
     let Some(connection) = connection else { return no_connection("the request came over no connection") };
-    if let Err(full) = connection.assign(&principal.tenant, share.limits.connections, app.authenticator.is_on()) {
+    if let Err(full) = connection.assign(&share, app.authenticator.is_on()) {
         metrics::counter!("mcpp_refused_total", "reason" => "connections").increment(1);
         return no_connection(&full.to_string());
     }

@@ -35,7 +35,7 @@ pub(super) async fn post(State(app): State<Arc<App>>, Path(token): Path<String>,
     let Some(connection) = head.extensions.get::<Arc<Connection>>().cloned() else {
         return no_connection("the request came over no connection");
     };
-    if let Err(full) = connection.assign(&share.tenant, share.limits.connections, app.authenticator.is_on()) {
+    if let Err(full) = connection.assign(&share, app.authenticator.is_on()) {
         metrics::counter!("mcpp_refused_total", "reason" => "connections").increment(1);
         return no_connection(&full.to_string());
     }

@@ -144,7 +144,8 @@ impl Talk {
         let socket = WebSocketStream::from_raw_socket(stream, Role::Server, Some(limits)).await;
         let (outgoing, mut incoming) = socket.split();
         let (writer, signals) = messages_out(outgoing);
-        let output = MessageOutput::new(writer, Framing::Messages, None).charged_to(Arc::clone(&self.share.memory));
+        let output = MessageOutput::new(writer, Framing::Messages, None);
+        let output = output.of(Arc::clone(&self.share), self.app.results.clone());
         let (rule, depth) = (BindingRule::Ordinary, config.max_body_depth);
         let mut client = Conversation::new(
             self.app.endpoint.clone(),
@@ -214,7 +215,7 @@ impl Talk {
         }
         let shared = self.app.endpoint.registry().admission().note(&self.principal.tenant);
         let place = self.share.door.enter(shared).await;
-        let takes = reading_takes(&[text]);
+        let takes = reading_takes(&[text]).saturating_add(LEAST_BYTES);
         let mut door = MessageAdmission { in_flight, account: &self.share.memory, takes };
         let malformed = client.accept(envelope::without_mark(text), &mut door).await.err();
         unparsed.parsed();
@@ -222,6 +223,9 @@ impl Talk {
         if let Some(malformed) = malformed {
             self.share.door.refusals.hold_back().await;
             output.refuse(malformed.id.as_ref(), malformed.code, &malformed.reason).await;
+        }
+        if text.len() > LARGE_MESSAGE_BYTES {
+            self.share.traffic.wait(text.len()).await;
         }
         // Those of other connections come between.
         tokio::task::yield_now().await;

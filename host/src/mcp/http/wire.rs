@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use arc_swap::ArcSwapOption;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
@@ -22,6 +23,7 @@ use super::{
     lane::{Lane, LaneSwitch},
     pace::Patience,
 };
+use crate::tenant::traffic::Traffic;
 
 /// How long, and how many bytes of, what a client still sends after the last answer is thrown away. A connection that is closed on unread bytes is reset, and the reset
 /// takes the answer with it: the client of a refused body would not learn why.
@@ -34,9 +36,14 @@ const DISCARD_PAUSE: Duration = Duration::from_millis(20);
 /// Bytes that are written before others are served: the kernel takes megabytes of an answer at once, and everybody waits for the copy.
 const WRITTEN_AT_ONCE: usize = 128 << 10;
 
+/// Bytes of large messages that are counted together.
+const COUNTED_AT_ONCE: usize = 64 << 10;
+
 /// The present state of a connection, for others to see.
 #[derive(Debug, Default)]
 pub(super) struct WireState {
+    /// What counts the bytes of large messages: the tenant's whose connection it is.
+    traffic: ArcSwapOption<Traffic>,
     /// The client has not read what was written.
     blocked: AtomicBool,
     /// The client was waited for since this was asked last.
@@ -44,6 +51,14 @@ pub(super) struct WireState {
 }
 
 impl WireState {
+    /// Has the bytes of large messages counted by `traffic` from now on.
+    pub(super) fn count_by(&self, traffic: &Arc<Traffic>) {
+        let is_known = self.traffic.load().as_ref().is_some_and(|known| Arc::ptr_eq(known, traffic));
+        if !is_known {
+            self.traffic.store(Some(Arc::clone(traffic)));
+        }
+    }
+
     /// Whether something waits to be written.
     pub(super) fn is_blocked(&self) -> bool {
         self.blocked.load(Ordering::Relaxed)
@@ -73,6 +88,9 @@ pub(super) struct TimedStream {
     pause: Option<Pin<Box<Sleep>>>,
     /// Bytes that were written since others were served.
     since: usize,
+    /// Bytes of large messages that are not counted yet, and until when nothing moves because of those that are.
+    uncounted: usize,
+    traffic_pause: Option<Pin<Box<Sleep>>>,
 }
 
 impl TimedStream {
@@ -90,6 +108,8 @@ impl TimedStream {
             lingering: None,
             pause: None,
             since: 0,
+            uncounted: 0,
+            traffic_pause: None,
         }
     }
 
@@ -124,7 +144,31 @@ impl TimedStream {
         self.state.blocked.store(false, Ordering::Relaxed);
         self.patience.moved(bytes, waited);
         self.since = self.since.saturating_add(bytes);
+        self.uncounted = self.uncounted.saturating_add(bytes);
         Poll::Ready(written)
+    }
+
+    /// Waits where the tenant's large messages come faster than they may.
+    fn poll_traffic(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        if self.woken != Lane::Bulk {
+            // Small messages go on, whatever moves on other connections.
+            (self.uncounted, self.traffic_pause) = (0, None);
+            return Poll::Ready(());
+        }
+        loop {
+            if let Some(pause) = &mut self.traffic_pause {
+                ready!(pause.as_mut().poll(context));
+                self.traffic_pause = None;
+            }
+            if self.uncounted < COUNTED_AT_ONCE {
+                return Poll::Ready(());
+            }
+            let counted = self.state.traffic.load().as_ref().map_or(Ok(()), |traffic| traffic.count(self.uncounted));
+            match counted {
+                Ok(()) => self.uncounted = 0,
+                Err(wait) => self.traffic_pause = Some(Box::pin(tokio::time::sleep(wait))),
+            }
+        }
     }
 
     /// Lets others be served, once, if much was written since they were.
@@ -175,10 +219,14 @@ impl AsyncRead for TimedStream {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        self.here()?;
+        ready!(self.poll_traffic(context));
+        let before = buffer.filled().len();
         let read = self.here()?.poll_read(context, buffer);
         if read.is_pending() {
             self.state.awaited.store(true, Ordering::Relaxed);
         }
+        self.uncounted = self.uncounted.saturating_add(buffer.filled().len().saturating_sub(before));
         read
     }
 }
@@ -186,6 +234,8 @@ impl AsyncRead for TimedStream {
 impl AsyncWrite for TimedStream {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         ready!(self.poll_give_way(context));
+        self.here()?;
+        ready!(self.poll_traffic(context));
         let written = self.here()?.poll_write(context, bytes);
         self.written(written, context)
     }
@@ -196,6 +246,8 @@ impl AsyncWrite for TimedStream {
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         ready!(self.poll_give_way(context));
+        self.here()?;
+        ready!(self.poll_traffic(context));
         let written = self.here()?.poll_write_vectored(context, bytes);
         self.written(written, context)
     }

@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::next_updates;
 use crate::{
+    control::admission::Share,
     mcp::session::Sessions,
     registry::{Generations, changes::ResourceListener},
 };
@@ -15,6 +16,8 @@ use crate::{
 /// A legacy client that is told of changes until its session ends.
 pub(in crate::mcp) struct LegacyListening {
     pub(in crate::mcp) peer: Peer<RoleServer>,
+    /// None if the tenant is gone.
+    pub(in crate::mcp) share: Option<Arc<Share>>,
     pub(in crate::mcp) lists: watch::Receiver<Generations>,
     /// Whether resources and prompts are there for it.
     pub(in crate::mcp) may_read: bool,
@@ -50,11 +53,20 @@ impl LegacyListening {
         }
     }
 
+    /// Waits until one more notification may be sent; `None` if the session ends first.
+    async fn turn(&self) -> Option<()> {
+        let share = self.share.as_ref()?;
+        tokio::select! {
+            () = self.alive.cancelled() => None,
+            () = share.notices.wait() => Some(()),
+        }
+    }
+
     /// `None` if the session was parked or ended: its client is told when it comes back.
     async fn tell_updates(&self, uris: &[Arc<str>]) -> Option<()> {
         for (at, uri) in uris.iter().enumerate() {
             let updated = ResourceUpdatedNotificationParam::new(&**uri);
-            if self.peer.notify_resource_updated(updated).await.is_err() {
+            if self.turn().await.is_none() || self.peer.notify_resource_updated(updated).await.is_err() {
                 let untold = uris.iter().skip(at);
                 untold.for_each(|uri| self.listener.iter().for_each(|listener| listener.mark(uri)));
                 return None;
@@ -66,12 +78,15 @@ impl LegacyListening {
     /// `None` if the client is gone.
     async fn tell_lists(&self, told: Generations, now: Generations) -> Option<()> {
         if now.tools != told.tools {
+            self.turn().await?;
             self.peer.notify_tool_list_changed().await.ok()?;
         }
         if self.may_read && now.resources != told.resources {
+            self.turn().await?;
             self.peer.notify_resource_list_changed().await.ok()?;
         }
         if self.may_read && now.prompts != told.prompts {
+            self.turn().await?;
             self.peer.notify_prompt_list_changed().await.ok()?;
         }
         Some(())

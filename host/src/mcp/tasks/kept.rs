@@ -3,6 +3,8 @@
 //! The host reads and parses a large one on the guests' threads, at their priority: one of a tenant at a time, and few in all. Its processor time counts with that of the
 //! tenant's guests.
 
+use std::sync::Arc;
+
 use rmcp::model::CallToolResult;
 
 use super::McpTasks;
@@ -10,6 +12,7 @@ use crate::{
     control::admission::{Admission, Share},
     engine::Engine,
     mcp::written::LARGE_RESULT_BYTES,
+    memory::{MemoryUse, json_bytes},
     names::TenantId,
     store::StoreError,
     tasks::TaskId,
@@ -23,6 +26,9 @@ pub(super) enum KeptError {
     Store(#[from] StoreError),
     #[error("the kept result is not as it was written")]
     Broken(#[from] serde_json::Error),
+    /// It can be asked for again.
+    #[error("there is no room for the kept result now")]
+    NoMemory(#[from] std::io::Error),
     #[error("the tenant is gone, or the host stops")]
     Gone,
 }
@@ -35,16 +41,18 @@ impl McpTasks {
         (id, bytes): (TaskId, u64),
         make: impl FnOnce(CallToolResult) -> T + Send + 'static,
     ) -> Result<T, KeptError> {
-        let (store, of) = (self.store.clone(), tenant.clone());
+        let registry = self.registry.upgrade().ok_or(KeptError::Gone)?;
+        let share = registry.share(tenant).ok_or(KeptError::Gone)?;
+        let (store, of, account) = (self.store.clone(), tenant.clone(), Arc::clone(&share.memory));
         let read = async move {
             let json = store.result(&of, id).await?;
+            let takes = std::str::from_utf8(&json).map_or(0, json_bytes);
+            let _as_values = account.reserve(MemoryUse::Messages, takes).map_err(std::io::Error::other)?;
             Ok(make(serde_json::from_slice(&json)?))
         };
         if bytes <= LARGE_RESULT_BYTES {
             return read.await;
         }
-        let registry = self.registry.upgrade().ok_or(KeptError::Gone)?;
-        let share = registry.share(tenant).ok_or(KeptError::Gone)?;
         apart(registry.engine(), registry.admission(), &share, read).await.ok_or(KeptError::Gone)?
     }
 }

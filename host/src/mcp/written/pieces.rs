@@ -3,7 +3,8 @@
 use std::{io, sync::Arc};
 
 use axum::body::Bytes;
-use rmcp::model::ContentBlock;
+use rmcp::model::{ContentBlock, JsonRpcMessage, ResourceContents, ServerJsonRpcMessage, ServerResult};
+use serde::Serialize;
 use serde_json::Value;
 
 use super::ResultTable;
@@ -61,6 +62,53 @@ pub(super) fn pieces(result: ToolResult, room: &ResultRoom<'_>) -> io::Result<Ve
     }
     pieces.end();
     Ok(pieces.done)
+}
+
+/// A message as JSON.
+pub(super) fn pieces_of_json(message: &impl Serialize, room: &ResultRoom<'_>) -> io::Result<Vec<Bytes>> {
+    let mut pieces = PieceWriter { room, done: Vec::new(), current: None };
+    serde_json::to_writer(&mut pieces, message)?;
+    pieces.end();
+    Ok(pieces.done)
+}
+
+/// About how many bytes a message of the engine has, where its kind has no other bound: what is read, a prompt, and a page of a list.
+pub(super) fn message_bytes(message: &ServerJsonRpcMessage) -> usize {
+    /// An item of a list.
+    const ITEM_BYTES: usize = 1 << 10;
+    let JsonRpcMessage::Response(response) = message else { return 0 };
+    let items = match &response.result {
+        ServerResult::ReadResourceResult(read) => {
+            return read.contents.iter().map(contents_bytes).fold(0, usize::saturating_add);
+        }
+        ServerResult::GetPromptResult(prompt) => {
+            return prompt.messages.iter().map(|message| block_bytes(&message.content)).fold(0, usize::saturating_add);
+        }
+        ServerResult::ListToolsResult(list) => list.tools.len(),
+        ServerResult::ListResourcesResult(list) => list.resources.len(),
+        ServerResult::ListResourceTemplatesResult(list) => list.resource_templates.len(),
+        ServerResult::ListPromptsResult(list) => list.prompts.len(),
+        _ => 0,
+    };
+    items.saturating_mul(ITEM_BYTES)
+}
+
+fn contents_bytes(contents: &ResourceContents) -> usize {
+    match contents {
+        ResourceContents::TextResourceContents { text, .. } => text.len(),
+        ResourceContents::BlobResourceContents { blob, .. } => blob.len(),
+        _ => 0,
+    }
+}
+
+fn block_bytes(block: &ContentBlock) -> usize {
+    match block {
+        ContentBlock::Text(text) => text.text.len(),
+        ContentBlock::Image(image) => image.data.len(),
+        ContentBlock::Audio(audio) => audio.data.len(),
+        ContentBlock::Resource(embedded) => contents_bytes(&embedded.resource),
+        _ => 0,
+    }
 }
 
 /// Bytes and what they hold.

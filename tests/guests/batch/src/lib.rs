@@ -24,6 +24,9 @@ struct Work {
     /// How long it takes, in milliseconds.
     #[serde(default)]
     ms: u64,
+    /// How long it waits after it is done, in milliseconds.
+    #[serde(default)]
+    after_ms: u64,
     /// What becomes of it: `fail` or `trap`; else it is done.
     #[serde(default)]
     end: String,
@@ -59,6 +62,7 @@ fn each(calls: Vec<Work>) -> OutcomeEach<Done> {
     let longest = calls.iter().map(|work| work.ms).max().unwrap_or_default();
     std::thread::sleep(Duration::from_millis(longest));
     assert!(calls.iter().all(|work| work.end != "trap"), "it is asked to trap");
+    let longest_after = calls.iter().map(|work| work.after_ms).max().unwrap_or_default();
     let work = |Work { name, end, .. }: Work| {
         if end == "fail" {
             return Err(Error::failed(format!("{name} is asked to fail")));
@@ -70,7 +74,9 @@ fn each(calls: Vec<Work>) -> OutcomeEach<Done> {
         })?;
         Ok(Done { name, together, caller: subject.clone(), times })
     };
-    calls.into_iter().map(work).collect()
+    let outcomes = calls.into_iter().map(work).collect();
+    std::thread::sleep(Duration::from_millis(longest_after));
+    outcomes
 }
 
 /// One outcome less than there are calls.

@@ -6,7 +6,7 @@
     reason = "a guest has its thread and its output to itself"
 )]
 
-use std::{hint::black_box, time::Duration};
+use std::{collections::BTreeMap, hint::black_box, time::Duration};
 
 use mcpp_tool::{
     Content, Error, Output,
@@ -182,6 +182,29 @@ fn always_another() -> Result<Vec<Resource>, Error> {
     Ok(vec![Resource::new(format!("loop://{}", environment::now_ms()), "another")])
 }
 
+/// Has a result of so many small objects, which take a hundred times their text in memory.
+#[tool(task = "must")]
+fn hostile_objects(count: usize) -> Vec<BTreeMap<String, u8>> {
+    vec![BTreeMap::from([(String::new(), 1)]); count]
+}
+
+/// A resource of so many characters, each of which is six bytes of JSON.
+#[resource("large://{characters}")]
+fn hostile_large(characters: String) -> Result<String, Error> {
+    let count = characters.parse().map_err(|_| Error::invalid_argument("/characters", "is no number"))?;
+    Ok("\u{1}".repeat(count))
+}
+
+/// Says again and again, with pauses of 10 ms, that each of so many resources `large://N` has changed.
+#[tool]
+fn hostile_updates(resources: usize, times: u32) -> Output {
+    for _ in 0..times {
+        (0..resources).for_each(|number| changed::updated(&format!("large://{number}")));
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    Output::text("said")
+}
+
 /// Says that the list of resources has changed.
 #[tool]
 fn hostile_change() -> Output {
@@ -201,7 +224,9 @@ mcpp_tool::export! {
         hostile_requests,
         hostile_loop,
         hostile_change,
+        hostile_objects,
+        hostile_updates,
     ],
-    resources: [hostile_list],
+    resources: [hostile_list, hostile_large],
     events: { "again" => again },
 }

@@ -16,8 +16,14 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_tungstenite::{
     WebSocketStream,
     tungstenite::{
-        Error, Message, Utf8Bytes,
-        protocol::{CloseFrame, frame::coding::CloseCode},
+        Error, Message,
+        protocol::{
+            CloseFrame,
+            frame::{
+                Frame,
+                coding::{CloseCode, Data, OpCode},
+            },
+        },
     },
 };
 
@@ -169,39 +175,57 @@ impl Signals {
     }
 }
 
-/// The output of a WebSocket: each write is one text message.
+/// The output of a WebSocket: a text message up to each flush, and a frame of it for each write.
 pub(super) struct MessageWriter<S> {
     to: SplitSink<WebSocketStream<S>, Message>,
     signals: Signals,
+    /// The last write, whose frame may be the message's last.
+    next: Option<Bytes>,
+    /// Whether a frame of the message is out.
+    has_begun: bool,
 }
 
 /// Wraps the outgoing half; the host's own words are said by the signals.
 pub(super) fn messages_out<S>(to: SplitSink<WebSocketStream<S>, Message>) -> (MessageWriter<S>, Signals) {
     let signals = Signals::default();
-    (MessageWriter { to, signals: signals.clone() }, signals)
+    (MessageWriter { to, signals: signals.clone(), next: None, has_begun: false }, signals)
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> MessageWriter<S> {
     fn poll_send(
         &mut self,
         context: &mut Context<'_>,
-        message: impl FnOnce() -> io::Result<Message>,
+        message: impl FnOnce(&mut Self) -> Message,
     ) -> Poll<io::Result<()>> {
         ready!(Pin::new(&mut self.to).poll_ready(context)).map_err(broken)?;
-        Poll::Ready(Pin::new(&mut self.to).start_send(message()?).map_err(broken))
+        let message = message(self);
+        Poll::Ready(Pin::new(&mut self.to).start_send(message).map_err(broken))
+    }
+
+    /// Sends the frame of the last write, if there is one.
+    fn poll_frame(&mut self, context: &mut Context<'_>, is_last: bool) -> Poll<io::Result<()>> {
+        if self.next.is_none() {
+            return Poll::Ready(Ok(()));
+        }
+        self.poll_send(context, |writer| {
+            let data = if writer.has_begun { Data::Continue } else { Data::Text };
+            writer.has_begun = !is_last;
+            Message::Frame(Frame::message(writer.next.take().unwrap_or_default(), OpCode::Data(data), is_last))
+        })
     }
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for MessageWriter<S> {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, message: &[u8]) -> Poll<io::Result<usize>> {
-        let text = || Utf8Bytes::try_from(Bytes::copy_from_slice(message)).map(Message::Text).map_err(io::Error::other);
-        ready!(self.poll_send(context, text))?;
-        Poll::Ready(Ok(message.len()))
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, part: &[u8]) -> Poll<io::Result<usize>> {
+        ready!(self.poll_frame(context, false))?;
+        self.next = Some(Bytes::copy_from_slice(part));
+        Poll::Ready(Ok(part.len()))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_frame(context, true))?;
         if self.signals.0.0.load(Ordering::Acquire) {
-            ready!(self.poll_send(context, || Ok(Message::Ping(Bytes::new()))))?;
+            ready!(self.poll_send(context, |_| Message::Ping(Bytes::new())))?;
             self.signals.0.0.store(false, Ordering::Release);
         }
         Pin::new(&mut self.to).poll_flush(context).map_err(broken)

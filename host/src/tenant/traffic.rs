@@ -1,0 +1,96 @@
+//! The rates of what a tenant's clients are sent, and of what they send that is large. Megabytes cost the kernel more than they cost the host: on one machine, the copies of one client's
+//! data are in the way of every other client. Notifications cost little each, and one call may cause one for each of thousands of streams.
+
+use std::{num::NonZeroU32, time::Duration};
+
+use governor::{
+    DefaultDirectRateLimiter, Quota, RateLimiter,
+    clock::{Clock as _, DefaultClock},
+};
+
+/// The part of a second whose bytes may move at once after a pause.
+const AT_ONCE: u32 = 4;
+
+/// A rate of bytes, in and out together.
+#[derive(Debug)]
+pub struct Traffic {
+    /// Counts KiB.
+    limiter: DefaultDirectRateLimiter,
+    at_once: NonZeroU32,
+}
+
+impl Traffic {
+    /// At most so many bytes a second.
+    pub fn new(bytes_per_second: u64) -> Self {
+        let per_second = kib(usize::try_from(bytes_per_second).unwrap_or(usize::MAX));
+        let at_once = per_second.get().div_ceil(AT_ONCE);
+        let at_once = NonZeroU32::new(at_once).unwrap_or(NonZeroU32::MIN);
+        Self { limiter: RateLimiter::direct(Quota::per_second(per_second).allow_burst(at_once)), at_once }
+    }
+
+    /// Counts bytes that move now, or says how long to wait for it. More than what may move at once counts as that.
+    pub fn count(&self, bytes: usize) -> Result<(), Duration> {
+        match self.limiter.check_n(kib(bytes).min(self.at_once)) {
+            Ok(Err(early)) => Err(early.wait_time_from(DefaultClock::default().now())),
+            Ok(Ok(())) | Err(_) => Ok(()),
+        }
+    }
+
+    /// Counts bytes when they may move; how long that took.
+    pub async fn wait(&self, bytes: usize) -> Duration {
+        let mut waited = Duration::ZERO;
+        while let Err(wait) = self.count(bytes) {
+            tokio::time::sleep(wait).await;
+            waited = waited.saturating_add(wait);
+        }
+        waited
+    }
+}
+
+/// Notifications of changes for each stream that a tenant may have, each second in the mean; as many more after a pause.
+const NOTICES_OF_STREAM: u64 = 4;
+
+/// The rate of notifications of changes, of all streams of a tenant together. What changes while one waits is told by the same one.
+#[derive(Debug)]
+pub struct Notices(DefaultDirectRateLimiter);
+
+impl Notices {
+    /// The rate of a tenant that may have so many streams.
+    pub fn new(streams: u64) -> Self {
+        let per_second = u32::try_from(streams.saturating_mul(NOTICES_OF_STREAM)).unwrap_or(u32::MAX);
+        Self(RateLimiter::direct(Quota::per_second(NonZeroU32::new(per_second).unwrap_or(NonZeroU32::MIN))))
+    }
+
+    /// Waits until one more may be sent.
+    pub async fn wait(&self) {
+        while let Err(early) = self.0.check() {
+            tokio::time::sleep(early.wait_time_from(DefaultClock::default().now())).await;
+        }
+    }
+}
+
+/// Whole KiB, at least one.
+fn kib(bytes: usize) -> NonZeroU32 {
+    u32::try_from(bytes.div_ceil(1 << 10))
+        .ok()
+        .map_or(NonZeroU32::MAX, |kib| NonZeroU32::new(kib).unwrap_or(NonZeroU32::MIN))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PART: usize = 64 << 10;
+
+    #[test]
+    fn a_quarter_second_moves_at_once_and_the_rest_at_the_rate() {
+        let traffic = Traffic::new(64 << 20);
+        let at_once = (0..10_000).take_while(|_| traffic.count(PART).is_ok()).count();
+        assert!((256..300).contains(&at_once), "16 MiB in parts of 64 KiB: {at_once}");
+        let wait = traffic.count(PART).expect_err("used up");
+        assert!(wait <= Duration::from_millis(1), "{wait:?}");
+        // What could never move at once moves when all of that is free.
+        let wait = traffic.count(usize::MAX).expect_err("used up");
+        assert!(wait <= Duration::from_millis(250), "{wait:?}");
+    }
+}

@@ -5,7 +5,7 @@
 
 pub mod door;
 pub mod home;
-pub mod traffic;
+pub mod rates;
 
 use std::{
     collections::{BTreeSet, HashSet},

@@ -4,7 +4,8 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use crate::{
-    support::{TestHost, add, folder, guest, http_client},
+    doors::text,
+    support::{TestHost, add, folder, guest, http_client, wat},
     tenants::team,
 };
 
@@ -102,4 +103,54 @@ async fn a_token_opens_its_own_tenant_there_too() {
         statuses.push(ask(&host, Method::POST, "/tools/call", Some(&a), Some(call.clone())).await.0);
     }
     assert_eq!(statuses, [StatusCode::OK, StatusCode::OK, StatusCode::OK, StatusCode::TOO_MANY_REQUESTS]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_whose_answer_has_no_room_is_never_said_not_to_have_run() {
+    let mut lost = 0;
+    for kib in (1_000..6_000).step_by(500) {
+        let host = TestHost::start_with(folder(&[("text", &text())]), |config| {
+            config.tenant_limits = toml::from_str(&format!("message_bytes = {}", kib << 10)).expect("valid");
+        })
+        .await;
+        let body = json!({ "tool": "text", "arguments": { "bytes": 700_000 } });
+        let ran = async || host.metric("mcpp_calls_total").await.iter().any(|line| line.contains(r#"tool="text""#));
+        let before = host.metric("mcpp_calls_total").await.len();
+        let (status, answer) = ask(&host, Method::POST, "/tools/call", None, Some(body)).await;
+        lost += usize::from(answer.to_string().contains("has run, but its"));
+        if status == StatusCode::OK {
+            let text = answer["structuredContent"]["result"].as_str();
+            assert!(answer["isError"] == true || text.map(str::len) == Some(700_000), "{kib} KiB");
+            continue;
+        }
+        assert!(!(status == StatusCode::SERVICE_UNAVAILABLE && before == 0 && ran().await), "{kib} KiB: {answer}");
+        host.stop().await;
+    }
+    assert!(lost > 0, "none was short of room for its last copy");
+}
+
+/// So many tools, each of which has some 2 KB in a list.
+fn many_tools(count: usize) -> Vec<u8> {
+    let parameters: String = (0..16).map(|n| format!(r#"(param "p{n}-{}" u32)"#, "x".repeat(60))).collect();
+    let tool =
+        |n: usize| format!(r#"(func (export "tool-{n}") {parameters} (result u32) (canon lift (core func $i "f")))"#);
+    let tools: String = (0..count).map(tool).collect();
+    let core = format!("(func (export \"f\") {} (result i32) (i32.const 1))", "(param i32)".repeat(16));
+    wat(&format!("(component (core module $m {core}) (core instance $i (instantiate $m)) {tools})"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_of_all_pages_is_its_tenants_and_has_a_bound() {
+    let host = TestHost::start_with(folder(&[("many", &many_tools(200))]), |config| {
+        config.tenant_limits = toml::from_str("message_bytes = 300000").expect("valid");
+        config.server.page_size = 10;
+    })
+    .await;
+    let (status, refused) = ask(&host, Method::GET, "/tools", None, None).await;
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{}", &refused.to_string()[..100]);
+    assert!(refused.to_string().contains("message_bytes of this tenant are used up"), "{refused}");
+    let memory = host.host.registry().memory();
+    // Pages of the list are kept, in little.
+    assert!(memory.used(mcpp::memory::MemoryUse::Messages) < 150_000, "it is given back");
+    host.stop().await;
 }

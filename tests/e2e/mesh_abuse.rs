@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
 
 use crate::{
+    doors::text,
     mesh_peers::{FramePeer, MeshHost, peer},
     support::{TestHost, add, binary, folder, grant, guest, initialize_message, modern_message, text_of},
 };
@@ -397,4 +398,39 @@ async fn slow_writers_and_readers_and_idle_streams_end() {
         }
     });
     tokio::time::timeout(crate::support::PATIENCE, asking).await.expect("its stream ends").expect("no panic");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_that_does_not_read_holds_up_no_large_message_of_another() {
+    let test = TestHost::start(&[("text", &text()), ("probe", &guest("probe"))]).await;
+    let host = MeshHost::start_with(test, |_| {});
+    host.grant(&peer(0), "*");
+    host.grant(&peer(1), "*");
+    let large = |id: u64| {
+        let params =
+            json!({ "name": "text", "arguments": { "bytes": 1 }, "_meta": { "padding": "x".repeat(100_000) } });
+        let mut message = modern_message("tools/call", params);
+        message["id"] = json!(id);
+        message
+    };
+    let mut deaf = host.open(&peer(0));
+    let mut answer = modern_message("tools/call", json!({ "name": "text", "arguments": { "bytes": 1_000_000 } }));
+    answer["id"] = json!(1);
+    deaf.send(&answer).await;
+    let mut sleep = modern_message("tools/call", json!({ "name": "probe_sleep", "arguments": { "ms": 60_000 } }));
+    sleep["id"] = json!(2);
+    deaf.send(&sleep).await;
+    host.test.until("one is answered and the other runs", async |test| test.host.registry().calls() == 1).await;
+    // Its id is taken: the refusal stands behind the answer that nobody reads.
+    let refused = frame(&large(2));
+    let sending = tokio::spawn(async move {
+        let _until_the_stream_is_full = deaf.stream.write_all(&refused).await;
+        std::future::pending::<()>().await;
+    });
+    let mut other = host.open(&peer(1));
+    for id in 0..3 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert_eq!(text_of(&other.ask(&large(id)).await), "\"");
+    }
+    sending.abort();
 }

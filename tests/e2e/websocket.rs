@@ -210,6 +210,26 @@ async fn a_revoked_token_ends_its_websockets() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_revoked_token_ends_a_websocket_that_waits_for_its_tenants_rate() {
+    let files = folder(&[]);
+    let data = files.path().join("data");
+    let token = team(&data, "a", &[("add", &add())]);
+    let host = TestHost::start_with(files, |config| {
+        config.tenant_limits = toml::from_str("traffic_bytes_per_second = 65536").expect("valid");
+    })
+    .await;
+    let (mut client, _) = open(&host, &[("authorization", &bearer(&token))]).await.expect("open");
+    // Its bytes are those of more than half a minute.
+    let mut large = call("add", json!({ "a": 1, "b": 2 }));
+    large["params"]["_meta"]["padding"] = json!("x".repeat(3_000_000));
+    assert_eq!(text_of(&client.ask(&large).await), r#"{"result":3}"#);
+    let file = TokenFile::new(Homes::new(data).tokens());
+    let id = file.read().expect("read").expect("there").into_iter().next().expect("a token").id;
+    file.revoke(&id).expect("revoked");
+    assert_eq!(client.end().await.0, CloseCode::Policy);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_no_text_message_of_the_right_size_ends_it() {
     let host = probe().await;
     let mut client = Client::to(&host).await;

@@ -32,7 +32,7 @@ use crate::{
     permits::SharingRule,
     tenant::{
         door::Door,
-        traffic::{Notices, Traffic},
+        rates::{ByteRate, NoticeRate},
     },
     threads::processors,
 };
@@ -52,16 +52,16 @@ pub struct Share {
     /// Door through which it enters.
     pub door: Door,
     /// Rate of its large messages.
-    pub traffic: Arc<Traffic>,
+    pub traffic: Arc<ByteRate>,
     /// Rate of the notifications of changes.
-    pub notices: Notices,
+    pub notices: NoticeRate,
 }
 
 impl Share {
     /// A tenant's share.
     pub fn new(tenant: TenantId, limits: TenantLimits, memory: Arc<Account>) -> Arc<Self> {
-        let traffic = Arc::new(Traffic::new(limits.traffic_bytes_per_second));
-        let notices = Notices::new(limits.streams);
+        let traffic = Arc::new(ByteRate::new(limits.traffic_bytes_per_second));
+        let notices = NoticeRate::new(limits.streams);
         Arc::new(Self { tenant, limits, memory, door: Door::default(), traffic, notices })
     }
 

@@ -68,6 +68,20 @@ impl Admit for () {
     }
 }
 
+/// A message that was read.
+pub(super) enum ReadMessage<'a> {
+    /// It asks for nothing, and has no answer.
+    Nothing,
+    /// It is not taken, and this is the answer.
+    Refused(Value),
+    /// A plain request.
+    Plain(RequestId, PlainRequest<'a>, Held),
+    /// Any other request.
+    Request(JsonRpcRequest<ClientRequest>, Binding, Held),
+    /// A notification, or a response.
+    Told(ClientJsonRpcMessage),
+}
+
 /// One client and everything that it has open.
 pub(super) struct Conversation {
     endpoint: Endpoint,
@@ -102,64 +116,68 @@ impl Conversation {
 
     /// Takes a message, and answers it beside all others, if the door admits it. Fails if the message cannot be read and an error is its answer.
     pub(super) async fn accept(&mut self, message: &[u8], door: &mut dyn Admit) -> Result<(), Malformed> {
+        let read = self.read(message, door)?;
+        self.take(read).await;
+        Ok(())
+    }
+
+    /// Reads a message, and waits for nothing: nobody else has to wait for this client.
+    pub(super) fn read<'a>(&mut self, message: &'a [u8], door: &mut dyn Admit) -> Result<ReadMessage<'a>, Malformed> {
         let envelope = match envelope::read(message, self.max_depth) {
             Ok(envelope) => envelope,
-            Err(malformed) if malformed.is_unanswered => return Ok(()),
+            Err(malformed) if malformed.is_unanswered => return Ok(ReadMessage::Nothing),
             Err(malformed) => return Err(malformed),
         };
         let binding = match self.choose(&envelope) {
             Ok(binding) => binding,
-            Err(refusal) => {
-                self.output.tell(&refusal).await;
-                return Ok(());
-            }
+            Err(refusal) => return Ok(ReadMessage::Refused(refusal)),
         };
         let held = match &envelope.id {
             None => Held::nothing(),
             Some(id) => match door.admit() {
                 Ok(held) => held,
-                Err(full) => {
-                    self.output.tell(&no_room(id, full)).await;
-                    return Ok(());
-                }
+                Err(full) => return Ok(ReadMessage::Refused(no_room(id, full))),
             },
         };
-        if let Some(plain) = self.plain(&envelope, binding) {
-            self.answer(plain, held).await;
-            return Ok(());
+        if let Some((id, plain)) = self.plain(&envelope, binding) {
+            return Ok(ReadMessage::Plain(id, plain, held));
         }
         if let Some(subscription) = subscription(&envelope, binding) {
-            match self.stream() {
-                Ok(stream) => self.request(subscription, binding, Held::of((held, stream))).await,
-                Err(full) => self.output.tell(&no_room(&subscription.id.into_json_value(), full)).await,
-            }
-            return Ok(());
+            return Ok(match self.stream() {
+                Ok(stream) => ReadMessage::Request(subscription, binding, Held::of((held, stream))),
+                Err(full) => ReadMessage::Refused(no_room(&subscription.id.into_json_value(), full)),
+            });
         }
-        let parsed = match serde_json::from_slice(message) {
-            Ok(parsed) => parsed,
+        Ok(match serde_json::from_slice(message) {
+            Ok(ClientJsonRpcMessage::Request(request)) => ReadMessage::Request(request, binding, held),
+            Ok(told) => ReadMessage::Told(told),
             // The outside was checked already: this is a message whose inside is wrong.
-            Err(error) => {
-                if envelope.id.is_some() {
-                    let reason = format!("the message is not valid: {error}");
-                    self.output.refuse(envelope.id.as_ref(), envelope::INVALID_PARAMS, &reason).await;
-                }
-                return Ok(());
+            Err(error) if envelope.id.is_some() => {
+                let reason = format!("the message is not valid: {error}");
+                ReadMessage::Refused(envelope::error(envelope.id.as_ref(), envelope::INVALID_PARAMS, &reason))
             }
-        };
-        match parsed {
-            ClientJsonRpcMessage::Request(request) => self.request(request, binding, held).await,
-            ClientJsonRpcMessage::Notification(notification) => {
+            Err(_) => ReadMessage::Nothing,
+        })
+    }
+
+    /// Does what a message asks for, beside all others. May wait until the client takes what was written before.
+    pub(super) async fn take(&mut self, read: ReadMessage<'_>) {
+        match read {
+            ReadMessage::Nothing => {}
+            ReadMessage::Refused(refusal) => self.output.tell(&refusal).await,
+            ReadMessage::Plain(id, plain, held) => self.answer((id, plain), held).await,
+            ReadMessage::Request(request, binding, held) => self.request(request, binding, held).await,
+            ReadMessage::Told(ClientJsonRpcMessage::Notification(notification)) => {
                 if let ClientNotification::CancelledNotification(cancelled) = &notification.notification
                     && let Some(id) = &cancelled.params.request_id
                     && self.modern.cancel(id)
                 {
-                    return Ok(());
+                    return;
                 }
                 self.tell_legacy(ClientJsonRpcMessage::Notification(notification)).await;
             }
-            response => self.tell_legacy(response).await,
+            ReadMessage::Told(response) => self.tell_legacy(response).await,
         }
-        Ok(())
     }
 
     /// Being one of the tenant's streams.

@@ -215,6 +215,25 @@ pub(super) fn error(id: Option<&Value>, code: i64, message: &str) -> Value {
     }
 }
 
+/// The memory that the protocol engine takes at its peak for each value of a message, beside the text: the engine reads a message into a tree of its own, and that into
+/// ours. Measured: 280 for numbers in an array, 430 for members of one object, 520 for small objects, 500 for nested arrays.
+pub(super) const VALUE_BYTES: u64 = 576;
+/// The memory that reading a message takes beside its text: the engine's copy of the text, and the values. Counts the bytes that can begin or end a value outside of strings.
+pub(super) fn reading_takes(parts: &[impl AsRef<[u8]>]) -> u64 {
+    let (mut values, mut in_string, mut escaped) = (1_u64, false, false);
+    for byte in parts.iter().flat_map(AsRef::as_ref) {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_string => escaped = true,
+            b'"' => in_string = !in_string,
+            b',' | b'[' | b'{' if !in_string => values = values.saturating_add(1),
+            _ => {}
+        }
+    }
+    let text = parts.iter().map(|part| part.as_ref().len()).fold(0, usize::saturating_add);
+    values.saturating_mul(VALUE_BYTES).saturating_add(u64::try_from(text).unwrap_or(u64::MAX))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -290,5 +309,13 @@ mod tests {
         let message = format!(r#"{{"jsonrpc":"2.0","id":"a","method":"m","params":{{"a":"\"{}"}}}}"#, "[".repeat(100));
         let envelope = read(message.as_bytes(), 4).expect("flat");
         assert_eq!((envelope.id, envelope.method.as_deref()), (Some(json!("a")), Some("m")));
+    }
+
+    #[test]
+    fn values_are_counted_outside_of_strings() {
+        for (text, values) in [("7", 1), (r#"{"a":[1,2,{}]}"#, 6), (r#""[,{\"[[""#, 1)] {
+            let text_bytes = u64::try_from(text.len()).expect("small");
+            assert_eq!(reading_takes(&[text.as_bytes().to_vec()]), values * VALUE_BYTES + text_bytes, "{text}");
+        }
     }
 }

@@ -13,7 +13,10 @@ mod share;
 use std::{sync::Arc, time::Duration};
 
 use serde_json::{Value, json};
-use tokio::{io::AsyncRead, sync::Semaphore};
+use tokio::{
+    io::AsyncRead,
+    sync::{Semaphore, SemaphorePermit},
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{
@@ -23,7 +26,7 @@ use self::{
 use super::{
     binding::Dual,
     conversation::{BindingRule, Conversation, Framing, MessageOutput},
-    envelope,
+    envelope::{self, reading_takes},
     handler::Endpoint,
     written::WrittenResults,
 };
@@ -280,21 +283,34 @@ impl MeshApp {
         permit: &PeerStreamPermit,
         grant: &PeerGrant,
     ) -> Result<(), StreamEnd> {
-        let _one_at_a_time = match frame.body().len() > LARGE_FRAME_BYTES {
-            true => self.large.acquire().await.ok(),
-            false => None,
-        };
         let (body, held) = frame.into_parts();
         let account = self.endpoint.registry().share(&grant.tenant).map(|share| Arc::clone(&share.memory));
         let closing = self.closing.is_cancelled();
-        let mut door = FrameAdmission::new(permit.share(), held, account, body.len(), closing);
-        let Err(malformed) = client.accept(&body, &mut door).await else { return Ok(()) };
+        let takes = usize::try_from(reading_takes(&[&body])).unwrap_or(usize::MAX);
+        let mut door = FrameAdmission::new(permit.share(), held, account, takes, closing);
+        let read = {
+            // As long as it is read, and not until its sender has taken what was written before.
+            let _one_at_a_time = self.turn_to_read(&body).await;
+            client.read(&body, &mut door)
+        };
+        let malformed = match read {
+            Ok(read) => return Ok(client.take(read).await),
+            Err(malformed) => malformed,
+        };
         // A message that names its request is that request's fault; one that does not says that the stream cannot be read.
         if malformed.id.is_none() {
             return Err(StreamEnd::Unreadable { code: malformed.code, reason: malformed.reason });
         }
         output.refuse(malformed.id.as_ref(), malformed.code, &malformed.reason).await;
         Ok(())
+    }
+
+    /// The right to read a large message: one of all peers at a time. None for a small one.
+    async fn turn_to_read(&self, message: &[u8]) -> Option<SemaphorePermit<'_>> {
+        match message.len() > LARGE_FRAME_BYTES {
+            true => self.large.acquire().await.ok(),
+            false => None,
+        }
     }
 
     fn standing(&self, peer: &PeerId) -> PeerStanding {

@@ -37,6 +37,8 @@ pub struct Door {
     pub writers: Semaphore,
     /// The permit to read a part of a large body: one at a time.
     pub readers: Semaphore,
+    /// The permit to make a list of all pages in one: one at a time.
+    pub lists: Semaphore,
     streams: Arc<AtomicU64>,
 }
 
@@ -50,8 +52,8 @@ impl Door {
     fn new(processors: usize) -> Self {
         let (alone, shared) = (processors.saturating_mul(PLACES), processors.saturating_sub(1).max(1));
         let places = Arc::new(Semaphore::new(alone.saturating_mul(shared)));
-        let (writers, readers, streams) = (Semaphore::new(1), Semaphore::new(1), Arc::default());
-        Self { places, alone, shared, refusals: Refusals::default(), writers, readers, streams }
+        let [writers, readers, lists] = [1; 3].map(Semaphore::new);
+        Self { places, alone, shared, refusals: Refusals::default(), writers, readers, lists, streams: Arc::default() }
     }
 
     /// One more standing stream, if there are less than `most`.

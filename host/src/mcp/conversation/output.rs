@@ -16,17 +16,15 @@ use crate::{
     mcp::{
         binding, envelope,
         in_flight::Held,
-        written::{LARGE_RESULT_BYTES, ResultWriter, WrittenResults},
+        written::{ResultWriter, WrittenResults},
     },
     memory::MemoryUse,
     mesh::frame,
+    tenant::rates::PART_BYTES,
 };
 
 /// By this in `_meta` a notification says which request it belongs to, where many requests share a stream.
 pub(in crate::mcp) const OF_REQUEST: &str = "mcpp/request";
-
-/// A part of a message from which on it counts at the rate of its tenant's large messages.
-const LARGE_MESSAGE_BYTES: usize = LARGE_RESULT_BYTES as usize;
 
 /// Time to say that nothing more comes.
 const CLOSE_TIME: Duration = Duration::from_secs(1);
@@ -169,7 +167,11 @@ impl MessageOutput {
 
     /// Writes a message that is JSON already. `held` is given back when its turn comes: not later, since the client may ask again as soon as it has read the answer, and not earlier,
     /// so that the answers that wait for a slow client keep their places.
-    pub(in crate::mcp) async fn write(&self, message: Vec<u8>, held: Held) -> std::io::Result<()> {
+    pub(in crate::mcp) async fn write(&self, mut message: Vec<u8>, held: Held) -> std::io::Result<()> {
+        if message.len() > PART_BYTES {
+            // It may wait long, and is charged for its bytes.
+            message.shrink_to_fit();
+        }
         let parts = match &self.aside {
             None => vec![message.into()],
             Some(aside) => aside.results.put_in(&aside.share.tenant, message.into()),
@@ -197,11 +199,11 @@ impl MessageOutput {
                 Framing::Lines => write_line(&mut *to, parts).await?,
                 Framing::Frames(_) => frame::write_parts(&mut *to, &parts).await?,
                 Framing::Messages => {
-                    for part in parts {
-                        if let Some(aside) = self.aside.as_ref().filter(|_| part.len() >= LARGE_MESSAGE_BYTES) {
-                            aside.share.traffic.wait(part.len()).await;
+                    for frame in parts.iter().flat_map(|part| part.chunks(PART_BYTES)) {
+                        if let Some(aside) = self.aside.as_ref().filter(|_| frame.len() == PART_BYTES) {
+                            aside.share.traffic.wait(frame.len()).await;
                         }
-                        to.write_all(&part).await?;
+                        to.write_all(frame).await?;
                     }
                 }
             }

@@ -95,7 +95,12 @@ impl AnswerHold {
 /// Bytes that are on `account` for as long as they are there.
 pub(super) fn held(account: &Arc<Account>, bytes: Bytes) -> Result<Bytes, NoMemory> {
     let held = account.reserve(MemoryUse::Messages, u64::try_from(bytes.len()).unwrap_or(u64::MAX))?;
-    Ok(Bytes::from_owner(HeldAnswer { bytes, _held: held }))
+    Ok(held_by(held, bytes))
+}
+
+/// Bytes that hold what they take already.
+pub(super) fn held_by(held: Reservation, bytes: Bytes) -> Bytes {
+    Bytes::from_owner(HeldAnswer { bytes, _held: held })
 }
 
 struct HeldAnswer {

@@ -5,7 +5,7 @@
 use std::{borrow::Cow, sync::Arc};
 
 use axum::{
-    body::{Body, Bytes},
+    body::{Body, Bytes, HttpBody as _},
     extract::{Request, State},
     http::{HeaderMap, HeaderValue, Method, StatusCode, header, request::Parts},
     response::{IntoResponse as _, Response},
@@ -23,14 +23,19 @@ use super::{
     media,
     straight::NAME_HEADER,
 };
-use crate::{control::admission::Share, mcp::straight::MODERN};
+use crate::{
+    control::admission::Share,
+    mcp::straight::MODERN,
+    memory::{MemoryUse, NoMemory, Reservation},
+};
 
 /// Paths under which older servers list their tools.
 const LISTS: [&str; 4] = ["/tools", "/tools/list", "/mcp/tools", "/api/mcp/tools"];
 /// Paths under which they are called.
 const CALLS: [&str; 2] = ["/tools/call", "/mcp/execute"];
-/// The most pages of a list.
+/// The most pages of a list, and the most bytes.
 const MAX_PAGES: usize = 1_000;
+const MAX_LIST_BYTES: usize = 8 << 20;
 
 /// The routes.
 pub(super) fn routes() -> Vec<(&'static str, MethodRouter<Arc<App>>)> {
@@ -137,13 +142,8 @@ impl Asker {
         Ok(Self { share, connection, shown })
     }
 
-    /// Asks the endpoint. What it says beside its text, if it refuses, and the text.
-    async fn ask(
-        &self,
-        app: &Arc<App>,
-        method: &'static str,
-        params: ModernParams<'_>,
-    ) -> (StatusCode, HeaderMap, Bytes) {
+    /// Asks the endpoint.
+    async fn ask(&self, app: &Arc<App>, method: &'static str, params: ModernParams<'_>) -> Result<Asked, NoMemory> {
         let name = params.name.map(str::to_owned);
         let message = ModernRequest { jsonrpc: "2.0", id: 1, method, params };
         let mut request = Request::new(Body::from(serde_json::to_vec(&message).unwrap_or_default()));
@@ -159,17 +159,27 @@ impl Asker {
         }
         request.extensions_mut().insert(Arc::clone(&self.connection));
         let (parts, body) = Box::pin(exchange::mcp(State(Arc::clone(app)), request)).await.into_parts();
+        // Its pieces come together.
+        let bytes = body.size_hint().exact().unwrap_or_default();
+        let mut held = self.share.memory.reserve(MemoryUse::Messages, bytes)?;
         let text = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
-        (parts.status, parts.headers, text)
+        held.grow(u64::try_from(text.len()).unwrap_or(u64::MAX).saturating_sub(bytes))?;
+        Ok(Asked { status: parts.status, headers: parts.headers, text, held })
     }
+}
 
-    /// An answer that is the tenant's until it is written.
-    fn answer(&self, text: Vec<u8>) -> Response {
-        match answer::held(&self.share.memory, Bytes::from(text)) {
-            Ok(text) => ([(header::CONTENT_TYPE, "application/json")], text).into_response(),
-            Err(full) => no_memory(None, &full),
-        }
-    }
+/// What the endpoint says: beside its text, if it refuses, and the text.
+struct Asked {
+    status: StatusCode,
+    headers: HeaderMap,
+    text: Bytes,
+    /// The text's part of the tenant's memory.
+    held: Reservation,
+}
+
+/// An answer that is its tenant's until it is written.
+fn json_answer(held: Reservation, text: Bytes) -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], answer::held_by(held, text)).into_response()
 }
 
 /// Says who this is and where to go on.
@@ -193,20 +203,50 @@ async fn list(State(app): State<Arc<App>>, request: Request) -> Response {
         Ok(asker) => asker,
         Err(refused) => return *refused,
     };
+    // A list is many pages in one, so one of a tenant is made at a time. The semaphore is never closed.
+    let _one_at_a_time = asker.share.door.lists.acquire().await;
+    match whole_list(&app, &asker).await {
+        Ok(answer) => answer,
+        Err(NoList::Refused(refused)) => *refused,
+        Err(NoList::NoMemory(full)) => no_memory(None, &full),
+        Err(NoList::TooLong) => {
+            let reason = format!("the list has more than {MAX_LIST_BYTES} bytes; `tools/list` gives it in pages");
+            refusal(StatusCode::INTERNAL_SERVER_ERROR, &reason)
+        }
+    }
+}
+
+/// Why there is no list.
+enum NoList {
+    Refused(Box<Response>),
+    NoMemory(NoMemory),
+    TooLong,
+}
+
+impl From<NoMemory> for NoList {
+    fn from(full: NoMemory) -> Self {
+        Self::NoMemory(full)
+    }
+}
+
+async fn whole_list(app: &Arc<App>, asker: &Asker) -> Result<Response, NoList> {
     let (mut text, mut cursor) = (br#"{"tools":["#.to_vec(), None::<String>);
+    let mut held = asker.share.memory.reserve(MemoryUse::Messages, 0)?;
     for _ in 0..MAX_PAGES {
         let params = ModernParams { cursor: cursor.as_deref(), ..ModernParams::default() };
-        let (status, headers, page) = asker.ask(&app, "tools/list", params).await;
-        let result = match read(status, &headers, &page) {
-            Ok(result) => result,
-            Err(refused) => return *refused,
-        };
+        let page = asker.ask(app, "tools/list", params).await?;
+        let result = read(&page).map_err(NoList::Refused)?;
         let Ok(ToolsPage { tools, next_cursor }) = serde_json::from_str(result.get()) else { break };
+        // No less than its tools have, and room for the text to grow.
+        held.grow(u64::try_from(page.text.len()).unwrap_or(u64::MAX).saturating_mul(2))?;
         for tool in tools {
             if !text.ends_with(b"[") {
                 text.push(b',');
             }
             text.extend_from_slice(tool.get().as_bytes());
+        }
+        if text.len() > MAX_LIST_BYTES {
+            return Err(NoList::TooLong);
         }
         cursor = next_cursor.map(Cow::into_owned);
         if cursor.is_none() {
@@ -214,7 +254,7 @@ async fn list(State(app): State<Arc<App>>, request: Request) -> Response {
         }
     }
     text.extend_from_slice(b"]}");
-    asker.answer(text)
+    Ok(json_answer(held, Bytes::from(text)))
 }
 
 /// Calls a tool; the answer is the result of `tools/call`.
@@ -244,16 +284,27 @@ async fn call(State(app): State<Arc<App>>, request: Request) -> Response {
         return refusal(StatusCode::BAD_REQUEST, "`tool` is the name of no tool");
     }
     let params = ModernParams { name: Some(&tool), arguments, ..ModernParams::default() };
-    let (status, headers, text) = asker.ask(&app, "tools/call", params).await;
-    match read(status, &headers, &text) {
-        Ok(result) => asker.answer(result.get().as_bytes().to_vec()),
+    let asked = match asker.ask(&app, "tools/call", params).await {
+        Ok(asked) => asked,
+        // An effect may have happened: nothing here may tell a client to try again.
+        Err(full) => {
+            let reason = format!("the call has run, but its answer was lost: {full}");
+            return refusal(StatusCode::INTERNAL_SERVER_ERROR, &reason);
+        }
+    };
+    match read(&asked) {
+        Ok(result) => {
+            let result = asked.text.slice_ref(result.get().as_bytes());
+            json_answer(asked.held, result)
+        }
         Err(refused) => *refused,
     }
 }
 
 /// The result in the endpoint's answer. A refusal keeps its status, and when to try again.
-fn read<'a>(status: StatusCode, headers: &HeaderMap, text: &'a [u8]) -> Result<&'a RawValue, Box<Response>> {
-    let answer = serde_json::from_slice::<EndpointAnswer<'a>>(text);
+fn read(asked: &Asked) -> Result<&RawValue, Box<Response>> {
+    let Asked { status, headers, text, .. } = asked;
+    let (status, answer) = (*status, serde_json::from_slice::<EndpointAnswer<'_>>(text));
     let (status, reason) = match answer {
         Ok(EndpointAnswer { result: Some(result), error: None }) if status.is_success() => return Ok(result),
         Ok(EndpointAnswer { error: Some(error), .. }) => {

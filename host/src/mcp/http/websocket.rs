@@ -5,7 +5,13 @@
 
 mod wire;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use axum::{
     body::Body,
@@ -33,7 +39,7 @@ use tokio_util::sync::CancellationToken;
 use self::wire::{Closing, CountedStream, Unparsed, messages_out};
 use super::{
     App, Connection, TRANSPORT_ERROR,
-    body::{LEAST_BYTES, reading_takes},
+    body::LEAST_BYTES,
     exchange::{no_memory, no_stream},
     failure,
     lane::{LARGE_MESSAGE_BYTES, Lane},
@@ -44,7 +50,7 @@ use crate::{
     control::admission::Share,
     mcp::{
         conversation::{Admit, BindingRule, Conversation, Framing, MessageOutput},
-        envelope,
+        envelope::{self, reading_takes},
         in_flight::Held,
         streams::OpenStream,
     },
@@ -158,14 +164,20 @@ impl Talk {
         let mut tick = tokio::time::interval_at(Instant::now() + PING_EVERY, PING_EVERY);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut heard = Instant::now();
+        // Bytes of large messages that were read and are not counted yet.
+        let uncounted = AtomicUsize::new(0);
         let end = loop {
+            let next = async {
+                self.share.traffic.settle(&uncounted).await;
+                incoming.next().await
+            };
             let message = tokio::select! {
-                message = incoming.next() => message,
+                message = next => message,
                 () = self.open.ended() => break Closing::new(CloseCode::Policy, "the right to call was taken away"),
                 () = closing.cancelled() => break Closing::new(CloseCode::Away, "the host stops"),
                 () = output.broken() => return client.leave(&stopped()).await,
                 _ = tick.tick() => {
-                    if heard.elapsed() >= SILENCE {
+                    if uncounted.load(Ordering::Relaxed) == 0 && heard.elapsed() >= SILENCE {
                         break Closing::new(CloseCode::Away, "the client has been silent for too long");
                     }
                     signals.ping();
@@ -177,6 +189,9 @@ impl Talk {
             heard = Instant::now();
             match message {
                 Some(Ok(Message::Text(text))) => {
+                    if text.len() > LARGE_MESSAGE_BYTES {
+                        uncounted.store(text.len(), Ordering::Relaxed);
+                    }
                     self.take(text.as_bytes(), &unparsed, &mut client, &in_flight, &output).await;
                 }
                 Some(Ok(Message::Ping(payload) | Message::Pong(payload))) => unparsed.control(payload.len()),
@@ -223,9 +238,6 @@ impl Talk {
         if let Some(malformed) = malformed {
             self.share.door.refusals.hold_back().await;
             output.refuse(malformed.id.as_ref(), malformed.code, &malformed.reason).await;
-        }
-        if text.len() > LARGE_MESSAGE_BYTES {
-            self.share.traffic.wait(text.len()).await;
         }
         // Those of other connections come between.
         tokio::task::yield_now().await;

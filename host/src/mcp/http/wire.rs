@@ -23,7 +23,7 @@ use super::{
     lane::{Lane, LaneSwitch},
     pace::Patience,
 };
-use crate::tenant::traffic::Traffic;
+use crate::tenant::rates::{ByteRate, PART_BYTES};
 
 /// How long, and how many bytes of, what a client still sends after the last answer is thrown away. A connection that is closed on unread bytes is reset, and the reset
 /// takes the answer with it: the client of a refused body would not learn why.
@@ -36,14 +36,11 @@ const DISCARD_PAUSE: Duration = Duration::from_millis(20);
 /// Bytes that are written before others are served: the kernel takes megabytes of an answer at once, and everybody waits for the copy.
 const WRITTEN_AT_ONCE: usize = 128 << 10;
 
-/// Bytes of large messages that are counted together.
-const COUNTED_AT_ONCE: usize = 64 << 10;
-
 /// The present state of a connection, for others to see.
 #[derive(Debug, Default)]
 pub(super) struct WireState {
     /// What counts the bytes of large messages: the tenant's whose connection it is.
-    traffic: ArcSwapOption<Traffic>,
+    traffic: ArcSwapOption<ByteRate>,
     /// The client has not read what was written.
     blocked: AtomicBool,
     /// The client was waited for since this was asked last.
@@ -52,7 +49,7 @@ pub(super) struct WireState {
 
 impl WireState {
     /// Has the bytes of large messages counted by `traffic` from now on.
-    pub(super) fn count_by(&self, traffic: &Arc<Traffic>) {
+    pub(super) fn count_by(&self, traffic: &Arc<ByteRate>) {
         let is_known = self.traffic.load().as_ref().is_some_and(|known| Arc::ptr_eq(known, traffic));
         if !is_known {
             self.traffic.store(Some(Arc::clone(traffic)));
@@ -160,7 +157,7 @@ impl TimedStream {
                 ready!(pause.as_mut().poll(context));
                 self.traffic_pause = None;
             }
-            if self.uncounted < COUNTED_AT_ONCE {
+            if self.uncounted < PART_BYTES {
                 return Poll::Ready(());
             }
             let counted = self.state.traffic.load().as_ref().map_or(Ok(()), |traffic| traffic.count(self.uncounted));

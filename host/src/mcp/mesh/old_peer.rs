@@ -6,7 +6,10 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
-use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
+    sync::SemaphorePermit,
+};
 
 use super::{
     MAX_DEPTH, MeshApp, PROTOCOL, StreamEnd, UNAUTHORIZED,
@@ -16,12 +19,15 @@ use super::{
 };
 use crate::{
     call::{CallError, TraceContext, inputs::Abilities},
+    control::admission::Share,
     mcp::{
         binding::{LEGACY, LEGACY_VERSION, PROFILE},
         conversation::{Admit as _, MessageOutput, no_room},
-        envelope::{self, Envelope, INVALID_PARAMS},
+        envelope::{self, Envelope, INVALID_PARAMS, reading_takes},
+        in_flight::Held,
         tasks::plan::TaskWish,
         tools::{CallRequest, WayHere},
+        written::WrittenResults,
     },
     mesh::{PeerId, PeerStream},
     names::ToolName,
@@ -62,6 +68,27 @@ fn is_greeting(envelope: &Envelope<'_>) -> bool {
         })
 }
 
+/// Whose a reply is, and what its request holds until the reply is written.
+struct ReplyFrom {
+    /// None for the host's own words.
+    share: Option<Arc<Share>>,
+    held: Held,
+}
+
+impl ReplyFrom {
+    fn host() -> Self {
+        Self { share: None, held: Held::nothing() }
+    }
+
+    /// The output of a reply, which takes memory of its tenant until it is written.
+    fn output(&self, output: &MessageOutput, results: &WrittenResults) -> MessageOutput {
+        match &self.share {
+            Some(share) => output.clone().of(Arc::clone(share), results.clone()),
+            None => output.clone(),
+        }
+    }
+}
+
 /// Why a request has no answer of the tool's.
 enum NoAnswer {
     Unauthorized(String),
@@ -94,7 +121,15 @@ impl MeshApp {
                     json!({ "jsonrpc": "2.0", "id": id, "result": self.greeting() })
                 }
                 "tools/call" => match self.call_tool(peer, &envelope, held, permit).await {
-                    Ok(answer) => answer,
+                    Ok((answer, from)) => {
+                        // Its values are not kept while it waits for the peer.
+                        let text = answer.to_string().into_bytes();
+                        drop(answer);
+                        if let Err(error) = from.output(output, &self.results).write(text, from.held).await {
+                            tracing::debug!(%error, "an answer could not be written");
+                        }
+                        continue;
+                    }
                     Err(end) => {
                         output.tell(&unauthorized(Some(id), &end)).await;
                         return StreamEnd::Closed;
@@ -134,7 +169,7 @@ impl MeshApp {
         envelope: &Envelope<'_>,
         held: FrameBytes,
         permit: &PeerStreamPermit,
-    ) -> Result<Value, String> {
+    ) -> Result<(Value, ReplyFrom), String> {
         #[derive(Deserialize)]
         struct OldCallParams {
             name: String,
@@ -142,9 +177,11 @@ impl MeshApp {
             arguments: Map<String, Value>,
         }
         let id = envelope.id.as_ref();
+        let own = |answer: Value| Ok((answer, ReplyFrom::host()));
+        let turn = self.turn_to_read(envelope.text.as_bytes()).await;
         let params = envelope.params.and_then(|params| serde_json::from_str::<OldCallParams>(params.get()).ok());
         let Some(OldCallParams { name, arguments }) = params else {
-            return Ok(envelope::error(
+            return own(envelope::error(
                 id,
                 INVALID_PARAMS,
                 "invalid_params: `tools/call` takes `name` and an object `arguments`",
@@ -152,13 +189,13 @@ impl MeshApp {
         };
         if name != TOOL {
             let reason = format!("unknown_tool: a peer that names no protocol version may call `{TOOL}` only");
-            return Ok(envelope::error(id, TOOL_ERROR, &reason));
+            return own(envelope::error(id, TOOL_ERROR, &reason));
         }
-        match self.ask_queue(peer, arguments, held, envelope.text.len(), permit).await {
-            Ok(reply) => Ok(json!({ "jsonrpc": "2.0", "id": id, "result": { "content": reply } })),
+        match self.ask_queue(peer, arguments, (held, reading_takes(&[envelope.text]), turn), permit).await {
+            Ok((reply, from)) => Ok((json!({ "jsonrpc": "2.0", "id": id, "result": { "content": reply } }), from)),
             Err(NoAnswer::Unauthorized(reason)) => Err(reason),
-            Err(NoAnswer::Full(full)) => Ok(no_room(id.unwrap_or(&Value::Null), full)),
-            Err(NoAnswer::Tool(reason)) => Ok(envelope::error(id, TOOL_ERROR, &format!("tool_error: {reason}"))),
+            Err(NoAnswer::Full(full)) => own(no_room(id.unwrap_or(&Value::Null), full)),
+            Err(NoAnswer::Tool(reason)) => own(envelope::error(id, TOOL_ERROR, &format!("tool_error: {reason}"))),
         }
     }
 
@@ -176,19 +213,21 @@ impl MeshApp {
         &self,
         peer: &PeerId,
         mut request: Map<String, Value>,
-        held: FrameBytes,
-        bytes: usize,
+        (held, takes, turn): (FrameBytes, u64, Option<SemaphorePermit<'_>>),
         permit: &PeerStreamPermit,
-    ) -> Result<Value, NoAnswer> {
+    ) -> Result<(Value, ReplyFrom), NoAnswer> {
         let principal = self.caller(peer, &mut request).map_err(NoAnswer::Unauthorized)?;
         let registry = self.endpoint.registry();
         if !registry.admits(&principal) {
             return Err(NoAnswer::Unauthorized("the tenant of this peer is not open".into()));
         }
-        let account = registry.share(&principal.tenant).map(|share| Arc::clone(&share.memory));
-        let closing = self.closing.is_cancelled();
-        let admitted = FrameAdmission::new(permit.share(), held, account, bytes, closing).admit();
-        let _held = admitted.map_err(NoAnswer::Full)?;
+        let share = registry.share(&principal.tenant);
+        let account = share.as_ref().map(|share| Arc::clone(&share.memory));
+        let (closing, takes) = (self.closing.is_cancelled(), usize::try_from(takes).unwrap_or(usize::MAX));
+        let admitted = FrameAdmission::new(permit.share(), held, account, takes, closing).admit();
+        let held = admitted.map_err(NoAnswer::Full)?;
+        // It was read, and is on its tenant's account.
+        drop(turn);
         let tool = ToolName::new(TOOL).map_err(|error| NoAnswer::Tool(error.to_string()))?;
         let call = CallRequest {
             tool,
@@ -216,7 +255,7 @@ impl MeshApp {
             Some(Value::Object(mut reply)) => {
                 // The queue does not know under which id its host is on the mesh.
                 reply.insert("peer_id".into(), self.id.as_str().into());
-                Ok(Value::Object(reply))
+                Ok((Value::Object(reply), ReplyFrom { share, held }))
             }
             _ => Err(NoAnswer::Tool("the queue gave no object".into())),
         }
@@ -234,6 +273,7 @@ impl MeshApp {
             if read == 0 {
                 return Ok(());
             }
+            let mut in_flight = Held::nothing();
             let refused = |error: &str| json!({ "ok": false, "error": error, "peer_id": self.id });
             let reply = if read > most {
                 refused("frame_too_large")
@@ -241,8 +281,12 @@ impl MeshApp {
                 match serde_json::from_slice(&line) {
                     Err(_) => refused("invalid_json"),
                     Ok(Value::Object(request)) => {
-                        match self.ask_queue(&peer, request, held, line.len(), &permit).await {
-                            Ok(reply) => reply,
+                        let takes = reading_takes(&[&line]);
+                        match self.ask_queue(&peer, request, (held, takes, None), &permit).await {
+                            Ok((reply, from)) => {
+                                in_flight = from.held;
+                                reply
+                            }
                             Err(NoAnswer::Unauthorized(_)) => refused("unauthorized"),
                             Err(NoAnswer::Full(_)) => refused("rate_limited"),
                             Err(NoAnswer::Tool(reason)) => {
@@ -253,7 +297,10 @@ impl MeshApp {
                     Ok(_) => refused("invalid_message"),
                 }
             };
-            output.write_all(format!("{reply}\n").as_bytes()).await?;
+            let text = format!("{reply}\n");
+            drop(reply);
+            output.write_all(text.as_bytes()).await?;
+            drop(in_flight);
             output.shutdown().await
         };
         let patience = std::time::Duration::from_millis(self.config.frame_timeout_ms);

@@ -210,6 +210,7 @@ pub(super) struct FrameAdmission<'a> {
     share: &'a Arc<PeerShare>,
     held: Option<FrameBytes>,
     account: Option<Arc<Account>>,
+    /// Memory that reading it takes.
     bytes: usize,
     /// Whether the host takes no new requests.
     closing: bool,

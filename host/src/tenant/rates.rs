@@ -1,7 +1,11 @@
 //! The rates of what a tenant's clients are sent, and of what they send that is large. Megabytes cost the kernel more than they cost the host: on one machine, the copies of one client's
 //! data are in the way of every other client. Notifications cost little each, and one call may cause one for each of thousands of streams.
 
-use std::{num::NonZeroU32, time::Duration};
+use std::{
+    num::NonZeroU32,
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
 
 use governor::{
     DefaultDirectRateLimiter, Quota, RateLimiter,
@@ -11,15 +15,18 @@ use governor::{
 /// The part of a second whose bytes may move at once after a pause.
 const AT_ONCE: u32 = 4;
 
+/// Bytes that are counted together, whoever they are of: a large message has as many turns as it has parts.
+pub const PART_BYTES: usize = 64 << 10;
+
 /// A rate of bytes, in and out together.
 #[derive(Debug)]
-pub struct Traffic {
+pub struct ByteRate {
     /// Counts KiB.
     limiter: DefaultDirectRateLimiter,
     at_once: NonZeroU32,
 }
 
-impl Traffic {
+impl ByteRate {
     /// At most so many bytes a second.
     pub fn new(bytes_per_second: u64) -> Self {
         let per_second = kib(usize::try_from(bytes_per_second).unwrap_or(usize::MAX));
@@ -36,14 +43,24 @@ impl Traffic {
         }
     }
 
-    /// Counts bytes when they may move; how long that took.
-    pub async fn wait(&self, bytes: usize) -> Duration {
-        let mut waited = Duration::ZERO;
+    /// Counts bytes when they may move.
+    pub async fn wait(&self, bytes: usize) {
         while let Err(wait) = self.count(bytes) {
             tokio::time::sleep(wait).await;
-            waited = waited.saturating_add(wait);
         }
-        waited
+    }
+
+    /// Counts `uncounted` bytes, part by part as others do, so that each has its turn. May be broken off, and goes on with the rest.
+    pub async fn settle(&self, uncounted: &AtomicUsize) {
+        loop {
+            let left = uncounted.load(Ordering::Relaxed);
+            if left == 0 {
+                return;
+            }
+            let part = left.min(PART_BYTES);
+            self.wait(part).await;
+            uncounted.store(left.saturating_sub(part), Ordering::Relaxed);
+        }
     }
 }
 
@@ -52,9 +69,9 @@ const NOTICES_OF_STREAM: u64 = 4;
 
 /// The rate of notifications of changes, of all streams of a tenant together. What changes while one waits is told by the same one.
 #[derive(Debug)]
-pub struct Notices(DefaultDirectRateLimiter);
+pub struct NoticeRate(DefaultDirectRateLimiter);
 
-impl Notices {
+impl NoticeRate {
     /// The rate of a tenant that may have so many streams.
     pub fn new(streams: u64) -> Self {
         let per_second = u32::try_from(streams.saturating_mul(NOTICES_OF_STREAM)).unwrap_or(u32::MAX);
@@ -80,14 +97,12 @@ fn kib(bytes: usize) -> NonZeroU32 {
 mod tests {
     use super::*;
 
-    const PART: usize = 64 << 10;
-
     #[test]
     fn a_quarter_second_moves_at_once_and_the_rest_at_the_rate() {
-        let traffic = Traffic::new(64 << 20);
-        let at_once = (0..10_000).take_while(|_| traffic.count(PART).is_ok()).count();
+        let traffic = ByteRate::new(64 << 20);
+        let at_once = (0..10_000).take_while(|_| traffic.count(PART_BYTES).is_ok()).count();
         assert!((256..300).contains(&at_once), "16 MiB in parts of 64 KiB: {at_once}");
-        let wait = traffic.count(PART).expect_err("used up");
+        let wait = traffic.count(PART_BYTES).expect_err("used up");
         assert!(wait <= Duration::from_millis(1), "{wait:?}");
         // What could never move at once moves when all of that is free.
         let wait = traffic.count(usize::MAX).expect_err("used up");

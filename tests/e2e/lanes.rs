@@ -3,11 +3,12 @@
 
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{
     doors::text,
-    support::{TestHost, add, answer, folder, http_client, modern_request},
+    support::{TestHost, add, answer, folder, http_client, modern_request, text_of},
+    tenants::team,
 };
 
 /// How often threads of a name were put to sleep because they had nothing to do.
@@ -46,23 +47,28 @@ async fn a_connection_that_was_let_in_wakes_nobody_in_the_lobby() {
 #[tokio::test(flavor = "multi_thread")]
 async fn large_messages_move_at_their_tenants_rate_and_come_whole() {
     const BYTES: usize = 1_000_000;
-    let host = TestHost::start_with(folder(&[("text", &text()), ("add", &add())]), |config| {
+    let files = folder(&[]);
+    let token = team(&files.path().join("data"), "a", &[("text", &text()), ("add", &add())]);
+    let host = TestHost::start_with(files, |config| {
         config.tenant_limits = toml::from_str("traffic_bytes_per_second = 2000000").expect("valid");
     })
     .await;
-    let large = || {
-        let (http, url) = (http_client(), host.host.url());
-        // As much comes in as goes out.
-        let meta = json!({ "padding": "x".repeat(2 * BYTES) });
-        let params = json!({ "name": "text", "arguments": { "bytes": BYTES }, "_meta": meta });
-        tokio::spawn(async move {
-            answer(modern_request(&http, &url, "tools/call", params).send().await.expect("sent")).await
-        })
+    let http = http_client();
+    let ask = |params: Value| {
+        let request = modern_request(&http, &host.host.url(), "tools/call", params).bearer_auth(&token);
+        tokio::spawn(async move { answer(request.send().await.expect("sent")).await })
     };
-    let large: Vec<_> = (0..3).map(|_| large()).collect();
+    let sum = json!({ "name": "add", "arguments": { "a": 1, "b": 2 } });
+    host.until("the tools are there", async |_| text_of(&ask(sum.clone()).await.expect("no panic")).contains('3'))
+        .await;
+    // As much comes in as goes out.
+    let meta = json!({ "padding": "x".repeat(2 * BYTES) });
+    let large = json!({ "name": "text", "arguments": { "bytes": BYTES }, "_meta": meta });
+    let large: Vec<_> = (0..3).map(|_| ask(large.clone())).collect();
     tokio::time::sleep(Duration::from_millis(500)).await;
     for _ in 0..20 {
-        assert_eq!(host.text("add", json!({ "a": 1, "b": 2 })).await, r#"{"result":3}"#, "small ones wait for nothing");
+        let small = ask(sum.clone()).await.expect("no panic");
+        assert_eq!(text_of(&small), r#"{"result":3}"#, "small ones wait for nothing");
     }
     assert!(large.iter().any(|call| !call.is_finished()), "12 MB in half a second");
     for call in large {

@@ -227,7 +227,7 @@ impl MeshApp {
             rule,
             MAX_DEPTH,
             match self.endpoint.registry().share(&grant.tenant) {
-                Some(share) => output.clone().of(share, self.results.clone()),
+                Some(share) => output.clone().of(share, self.results.clone(), None),
                 None => output.clone(),
             },
         );
@@ -294,7 +294,10 @@ impl MeshApp {
             client.read(&body, &mut door)
         };
         let malformed = match read {
-            Ok(read) => return Ok(client.take(read).await),
+            Ok(read) => {
+                client.take(read).await;
+                return Ok(());
+            }
             Err(malformed) => malformed,
         };
         // A message that names its request is that request's fault; one that does not says that the stream cannot be read.

@@ -20,7 +20,7 @@ use crate::{
     },
     memory::MemoryUse,
     mesh::frame,
-    tenant::rates::PART_BYTES,
+    tenant::rates::{ByteRate, PART_BYTES},
 };
 
 /// By this in `_meta` a notification says which request it belongs to, where many requests share a stream.
@@ -55,6 +55,8 @@ pub(in crate::mcp) struct MessageOutput {
 struct Aside {
     share: Arc<Share>,
     results: WrittenResults,
+    /// The rate of its large messages, where it has one.
+    rate: Option<Arc<ByteRate>>,
 }
 
 impl MessageOutput {
@@ -67,8 +69,9 @@ impl MessageOutput {
     }
 
     /// The same output, whose messages take memory of a tenant until they are written, and are written by `results` where they are large. Where there is no memory the output breaks.
-    pub(in crate::mcp) fn of(self, share: Arc<Share>, results: WrittenResults) -> Self {
-        Self { aside: Some(Arc::new(Aside { share, results })), ..self }
+    /// They move at `rate`, if there is one.
+    pub(in crate::mcp) fn of(self, share: Arc<Share>, results: WrittenResults, rate: Option<Arc<ByteRate>>) -> Self {
+        Self { aside: Some(Arc::new(Aside { share, results, rate })), ..self }
     }
 
     /// Writes the large results of a request aside, where this output can put them in their place.
@@ -103,7 +106,7 @@ impl MessageOutput {
     ) -> std::io::Result<()> {
         let message = match self.aside.as_deref() {
             None => message,
-            Some(Aside { share, results }) => match results.pieces_of(message, share).await {
+            Some(Aside { share, results, .. }) => match results.pieces_of(message, share).await {
                 Ok(Err(small)) => small,
                 Ok(Ok(pieces)) => return self.put(pieces, held).await,
                 Err(error) => {
@@ -200,8 +203,9 @@ impl MessageOutput {
                 Framing::Frames(_) => frame::write_parts(&mut *to, &parts).await?,
                 Framing::Messages => {
                     for frame in parts.iter().flat_map(|part| part.chunks(PART_BYTES)) {
-                        if let Some(aside) = self.aside.as_ref().filter(|_| frame.len() == PART_BYTES) {
-                            aside.share.traffic.wait(frame.len()).await;
+                        let rate = self.aside.as_ref().and_then(|aside| aside.rate.as_ref());
+                        if let Some(rate) = rate.filter(|_| frame.len() == PART_BYTES) {
+                            rate.wait(frame.len()).await;
                         }
                         to.write_all(frame).await?;
                     }

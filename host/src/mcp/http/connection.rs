@@ -277,9 +277,12 @@ impl Connection {
         Ok(())
     }
 
-    /// Makes the connection a tenant's.
+    /// Makes the connection a tenant's. `shared` says whether the host may have others.
     pub(super) fn assign(&self, share: &Share, shared: bool) -> Result<(), NoConnection> {
-        self.open.activity.wire.count_by(&share.traffic);
+        // Large messages of a host's only tenant are in nobody's way.
+        if shared {
+            self.open.activity.wire.count_by(&share.traffic);
+        }
         self.open.assign(&share.tenant, share.limits.connections, shared)
     }
 }

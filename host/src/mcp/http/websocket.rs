@@ -151,7 +151,8 @@ impl Talk {
         let (outgoing, mut incoming) = socket.split();
         let (writer, signals) = messages_out(outgoing);
         let output = MessageOutput::new(writer, Framing::Messages, None);
-        let output = output.of(Arc::clone(&self.share), self.app.results.clone());
+        let rate = self.app.authenticator.is_on().then(|| Arc::clone(&self.share.traffic));
+        let output = output.of(Arc::clone(&self.share), self.app.results.clone(), rate);
         let (rule, depth) = (BindingRule::Ordinary, config.max_body_depth);
         let mut client = Conversation::new(
             self.app.endpoint.clone(),
@@ -189,7 +190,7 @@ impl Talk {
             heard = Instant::now();
             match message {
                 Some(Ok(Message::Text(text))) => {
-                    if text.len() > LARGE_MESSAGE_BYTES {
+                    if text.len() > LARGE_MESSAGE_BYTES && self.app.authenticator.is_on() {
                         uncounted.store(text.len(), Ordering::Relaxed);
                     }
                     self.take(text.as_bytes(), &unparsed, &mut client, &in_flight, &output).await;

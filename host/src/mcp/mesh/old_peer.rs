@@ -83,7 +83,7 @@ impl ReplyFrom {
     /// The output of a reply, which takes memory of its tenant until it is written.
     fn output(&self, output: &MessageOutput, results: &WrittenResults) -> MessageOutput {
         match &self.share {
-            Some(share) => output.clone().of(Arc::clone(share), results.clone()),
+            Some(share) => output.clone().of(Arc::clone(share), results.clone(), None),
             None => output.clone(),
         }
     }

@@ -88,7 +88,7 @@ fn main() {
         })
         .collect();
     let code =
-        format!("/// The components built into this program.\npub const COMPONENTS: &[BuiltIn] = &[\n{list}];\n");
+        format!("/// The components built into this program.\npub static COMPONENTS: &[BuiltIn] = &[\n{list}];\n");
     let file = folder("OUT_DIR").join("built_in.rs");
     if let Err(error) = fs::write(&file, code) {
         fail(&format!("cannot write {}: {error}", file.display()));

@@ -147,7 +147,7 @@ impl TimedStream {
 
     /// Waits where the tenant's large messages come faster than they may.
     fn poll_traffic(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        if self.woken != Lane::Bulk {
+        if self.switch.now() != Lane::Bulk {
             // Small messages go on, whatever moves on other connections.
             (self.uncounted, self.traffic_pause) = (0, None);
             return Poll::Ready(());
@@ -216,7 +216,6 @@ impl AsyncRead for TimedStream {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        self.here()?;
         ready!(self.poll_traffic(context));
         let before = buffer.filled().len();
         let read = self.here()?.poll_read(context, buffer);
@@ -231,7 +230,6 @@ impl AsyncRead for TimedStream {
 impl AsyncWrite for TimedStream {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         ready!(self.poll_give_way(context));
-        self.here()?;
         ready!(self.poll_traffic(context));
         let written = self.here()?.poll_write(context, bytes);
         self.written(written, context)
@@ -243,7 +241,6 @@ impl AsyncWrite for TimedStream {
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         ready!(self.poll_give_way(context));
-        self.here()?;
         ready!(self.poll_traffic(context));
         let written = self.here()?.poll_write_vectored(context, bytes);
         self.written(written, context)

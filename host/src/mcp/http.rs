@@ -12,6 +12,7 @@ mod exchange;
 mod hooks;
 mod keeping;
 mod lane;
+mod linger;
 mod media;
 mod pace;
 mod room;

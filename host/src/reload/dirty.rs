@@ -42,14 +42,18 @@ impl DirtyFiles {
         if folded.whole {
             return;
         }
-        let (_, settles) = folded.files.entry(path).or_insert((now, now));
-        *settles = now + settles_in;
+        let (known, settles) = (folded.files.get(&path).copied(), now + settles_in);
+        let noted = known.map_or(now, |(noted, _)| noted);
+        folded.files.insert(path, (noted, settles));
         if folded.files.len() > MAX_FILES {
             folded.files.clear();
             folded.whole = true;
         }
         drop(folded);
-        self.changed.notify_one();
+        // Whoever waits for a file to settle wakes then, and sees that it needs longer. Events that come without pause wake nobody.
+        if known.is_none_or(|(_, before)| settles < before) {
+            self.changed.notify_one();
+        }
     }
 
     /// Notes that everything is to be looked at.
@@ -97,6 +101,8 @@ impl DirtyFiles {
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt as _;
+
     use super::*;
 
     #[test]
@@ -115,6 +121,21 @@ mod tests {
         dirty.note("again.wasm".into(), Duration::ZERO);
         assert_eq!(dirty.folded().files.len(), 0, "it is a part of the whole");
         assert!(dirty.take_whole() && !dirty.take_whole());
+    }
+
+    #[test]
+    fn events_that_come_without_pause_wake_nobody() {
+        let dirty = DirtyFiles::default();
+        let woken = || dirty.changed().now_or_never().is_some();
+        let (soon, late) = (Duration::from_secs(1), Duration::from_secs(10));
+        dirty.note("a.wasm".into(), late);
+        assert!(woken());
+        dirty.note("a.wasm".into(), late + soon);
+        assert!(!woken(), "it was to settle at a time, and is looked at then");
+        dirty.note("a.wasm".into(), soon);
+        assert!(woken(), "it settles before that");
+        dirty.note("b.wasm".into(), late);
+        assert!(woken(), "another file");
     }
 
     #[test]

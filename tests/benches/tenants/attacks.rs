@@ -9,6 +9,9 @@ use std::{net::SocketAddr, path::Path};
 
 use futures::future::BoxFuture;
 
+pub(crate) use components::rename;
+pub(crate) use connections::connect_to;
+
 use crate::host::{Team, component, guest, team};
 
 /// One way of a tenant, or of somebody without a token, to harm the others.

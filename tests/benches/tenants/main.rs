@@ -3,7 +3,8 @@
 //!
 //! `cargo build --release && cargo bench -p mcpp-tests --bench tenants` prints one table; `-- --json` prints one JSON object a line, and any other word chooses the attacks whose
 //! names contain it. The attacked host may have 2 GiB of memory where the machine lets the bench make a control group. Load generator and host share the processors:
-//! the attackers' threads only run while nothing else wants to, and the observer runs at once, as if they were on other machines. The other program has an ordinary priority.
+//! the attackers' threads only run while nothing else wants to, and their system calls are short; the observer runs at once, as if they were on other machines. The other
+//! program has an ordinary priority.
 #![allow(
     clippy::print_stdout,
     clippy::unwrap_used,
@@ -111,26 +112,35 @@ async fn beside_each_other(attacks: Vec<Attack>, rounds: usize) {
         print_row("the host's memory is not limited: no control group could be made", None, "");
     }
     let target = Target { url: host.url(), address: host.address(), greedy, builder, silent: upstream };
-    let (mut other, mut few, mut many) = (Beside::default(), Beside::default(), Beside::default());
+    let [mut other, mut few, mut many, mut come, mut renamed] = std::array::from_fn(|_| Beside::default());
     for _ in 0..rounds {
         other.alone.note(observe(&host.url(), &modest.token).await);
-        other.under.note(beside_another_program(&host, &modest.token).await);
+        other.under.note(beside_another_program(&host, &modest.token, &["sh"]).await);
         for (copies, connections) in [(&mut few, 16), (&mut many, 400)] {
             copies.alone.note(observe(&host.url(), &modest.token).await);
             copies.under.note(beside_copies(&host, &modest.token, connections).await);
         }
+        come.alone.note(observe(&host.url(), &modest.token).await);
+        come.under.note(beside_a_crowd(&host, &modest.token, 1_100).await);
+        renamed.alone.note(observe(&host.url(), &modest.token).await);
+        renamed.under.note(beside_renames(&host, &modest.token).await);
     }
     other.print("another program on all processors (no attack)");
     few.print("16 connections that send 4 MB to somebody else (no attack)");
     many.print("400 connections that send 4 MB to somebody else (no attack)");
+    come.print("1,100 connections that come and go at somebody else's (no attack)");
+    renamed.print("files renamed without pause where nobody looks (no attack)");
     for attack in attacks {
-        let mut beside = Beside::default();
+        let (mut beside, mut busy) = (Beside::default(), Latencies::default());
         for _ in 0..rounds {
             // Beside every attack, as the machine itself changes.
             beside.alone.note(observe(&host.url(), &modest.token).await);
+            busy.note(beside_another_program(&host, &modest.token, &["chrt", "--idle", "0", "sh"]).await);
             under_attack(&attack, &target, &mut host, &modest.token, &mut beside.under).await;
         }
-        beside.print(attack.name);
+        let under = beside.print(attack.name);
+        let busy = busy.print(&format!("{}: the machine busy with somebody else", attack.name));
+        print_row(format!("{}: a call, p99 / beside somebody else", attack.name), Some(under / busy), "×");
     }
     print_row("memory of the host after all that, most", Some(host.peak_bytes() / 1e6), "MB");
 }
@@ -143,10 +153,12 @@ struct Beside {
 }
 
 impl Beside {
-    fn print(&mut self, load: &str) {
+    /// Prints all of it; the p99 beside the load.
+    fn print(&mut self, load: &str) -> f64 {
         let usual = self.alone.print(&format!("{load}: before it"));
         let beside = self.under.print(load);
         print_row(format!("{load}: a call, p99 / before it"), Some(beside / usual), "×");
+        beside
     }
 }
 
@@ -179,7 +191,7 @@ async fn beside_copies(host: &Besieged, token: &str, connections: usize) -> obse
     running.extend((0..connections).map(|_| {
         tokio::spawn(async move {
             let message = vec![b'x'; 4 << 20];
-            while let Ok(mut stream) = tokio::net::TcpStream::connect(address).await {
+            while let Ok(mut stream) = attacks::connect_to(address).await {
                 let _it_may_end = stream.write_all(&message).await;
             }
         })
@@ -190,10 +202,54 @@ async fn beside_copies(host: &Besieged, token: &str, connections: usize) -> obse
     seen
 }
 
-/// Not ours: another program keeps all processors busy. That is the machine's own effect on latency.
-async fn beside_another_program(host: &Besieged, token: &str) -> observe::Seen {
+/// Not ours either: connections that somebody else takes, answers with a few words and closes, about as often as the host has to change one stranger for another.
+async fn beside_a_crowd(host: &Besieged, token: &str, connections: usize) -> observe::Seen {
+    /// How long each may stay.
+    const STAY: Duration = Duration::from_millis(400);
+    let other = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = other.local_addr().expect("an address");
+    let mut running = vec![tokio::spawn(async move {
+        while let Ok((mut stream, _)) = other.accept().await {
+            tokio::spawn(async move {
+                let _it_may_have_left = stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await;
+                tokio::time::sleep(STAY).await;
+            });
+        }
+    })];
+    running.extend((0..connections).map(|_| {
+        tokio::spawn(async move {
+            let message = vec![b'x'; 4_100];
+            loop {
+                if let Ok(mut stream) = attacks::connect_to(address).await {
+                    while stream.write_all(&message).await.is_ok() {}
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        })
+    }));
+    tokio::time::sleep(ONSET).await;
+    let seen = observe(&host.url(), token).await;
+    running.iter().for_each(tokio::task::JoinHandle::abort);
+    seen
+}
+
+/// Not ours either: what the kernel takes for files that get other names.
+async fn beside_renames(host: &Besieged, token: &str) -> observe::Seen {
+    let folder = tempfile::tempdir().expect("a folder");
+    let running: Vec<_> =
+        (0..4).map(|number| tokio::spawn(attacks::rename(folder.path().to_owned(), number))).collect();
+    tokio::time::sleep(ONSET).await;
+    let seen = observe(&host.url(), token).await;
+    running.iter().for_each(tokio::task::JoinHandle::abort);
+    seen
+}
+
+/// Not ours: another program keeps all processors busy. That is the machine's own effect on latency. Of the lowest priority, it is what the attackers' threads are by
+/// themselves, whomever they attack.
+async fn beside_another_program(host: &Besieged, token: &str, shell: &[&str]) -> observe::Seen {
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
-    let spin = || Command::new("sh").args(["-c", "while :; do :; done"]).spawn().expect("a shell");
+    let loops = ["-c", "while :; do :; done"];
+    let spin = || Command::new(shell[0]).args(&shell[1..]).args(loops).spawn().expect("a shell");
     let others: Vec<_> = (0..processors).map(|_| spin()).collect();
     tokio::time::sleep(ONSET).await;
     let seen = observe(&host.url(), token).await;

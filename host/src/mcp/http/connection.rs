@@ -28,11 +28,12 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{
     PROBES, Routes, TRANSPORT_ERROR, failure,
     lane::{LARGE_MESSAGE_BYTES, LaneSwitch, LaneTimer, Lanes},
+    linger,
     pace::RequestRate,
     room::{BusyConnection, ConnectionKind, ConnectionRoom, NoConnection, OpenConnection},
     wire::TimedStream,
 };
-use crate::{config::ServerConfig, control::admission::Share};
+use crate::{config::ServerConfig, control::admission::Share, tenant::rates::ByteRate};
 
 /// The most that a connection buffers of a head, of what it reads and of what it writes.
 const BUFFER_BYTES: usize = 64 << 10;
@@ -53,6 +54,8 @@ pub(super) struct Connections {
     room: Arc<ConnectionRoom>,
     strangers: Arc<RequestRate>,
     accepted: Arc<RequestRate>,
+    /// What clients send after their last answer.
+    lingering: Arc<ByteRate>,
 }
 
 /// The future of a connection that speaks HTTP no more, until the host closes.
@@ -95,8 +98,14 @@ fn make_room_for_files(files: u64) {
 
 impl Connections {
     pub(super) fn new(config: ServerConfig, routes: Routes, room: Arc<ConnectionRoom>) -> Self {
-        let strangers = Arc::new(RequestRate::of_strangers());
-        Self { config, routes, room, strangers, accepted: Arc::new(RequestRate::of_connections()) }
+        Self {
+            config,
+            routes,
+            room,
+            strangers: Arc::new(RequestRate::of_strangers()),
+            accepted: Arc::new(RequestRate::of_connections()),
+            lingering: linger::rate(),
+        }
     }
 
     /// Accepts until `closing`.
@@ -107,6 +116,11 @@ impl Connections {
         closing: CancellationToken,
         open: TaskTracker,
     ) {
+        // The kernel tells the threads that have registered it. New connections wake the lobby's, and not the doors'.
+        let listener = match listener.into_std().and_then(TcpListener::from_std) {
+            Ok(listener) => listener,
+            Err(error) => return tracing::error!(%error, "the HTTP door accepts no connections"),
+        };
         let mut since = 0_usize;
         loop {
             let next = async {
@@ -184,7 +198,8 @@ impl Connections {
                 Ok::<_, Infallible>(response.map(|body| BusyBody { body, _busy: busy }))
             }
         });
-        let stream = TimedStream::new(stream, patience, Arc::clone(&activity.wire), Arc::clone(&switch));
+        let stream =
+            TimedStream::new(stream, patience, Arc::clone(&activity.wire), Arc::clone(&switch), self.lingering);
         let serving = hyper::server::conn::http1::Builder::new()
             .timer(LaneTimer::new(switch))
             .header_read_timeout(header_timeout.min(if is_reserve { RESERVE_TIME } else { header_timeout }))

@@ -21,18 +21,11 @@ use tokio::{
 
 use super::{
     lane::{Lane, LaneSwitch},
+    linger::Linger,
     pace::Patience,
 };
 use crate::tenant::rates::{ByteRate, PART_BYTES};
 
-/// How long, and how many bytes of, what a client still sends after the last answer is thrown away. A connection that is closed on unread bytes is reset, and the reset
-/// takes the answer with it: the client of a refused body would not learn why.
-const LINGER: Duration = Duration::from_secs(1);
-const LINGER_BYTES: usize = 1 << 20;
-/// How much of it is read at once, and how long others are served then: a thousand refused clients that send without end are no work.
-const SCRATCH_BYTES: usize = 16 << 10;
-const DISCARDED_AT_ONCE: usize = 64 << 10;
-const DISCARD_PAUSE: Duration = Duration::from_millis(20);
 /// Bytes that are written before others are served: the kernel takes megabytes of an answer at once, and everybody waits for the copy.
 const WRITTEN_AT_ONCE: usize = 128 << 10;
 
@@ -79,10 +72,9 @@ pub(super) struct TimedStream {
     patience: Patience,
     blocked_since: Option<Instant>,
     timer: Pin<Box<Sleep>>,
-    /// How many bytes more are thrown away, once nothing is written any more.
-    lingering: Option<usize>,
-    /// Until when nothing is thrown away.
-    pause: Option<Pin<Box<Sleep>>>,
+    /// The rate of what clients send after their last answer, and the end of this connection once nothing is written any more.
+    lingering: Arc<ByteRate>,
+    linger: Option<Linger>,
     /// Bytes that were written since others were served.
     since: usize,
     /// Bytes of large messages that are not counted yet, and until when nothing moves because of those that are.
@@ -92,7 +84,13 @@ pub(super) struct TimedStream {
 
 impl TimedStream {
     /// Wraps `stream`, which is of the lane that `switch` says now; its client may stand still for `patience`.
-    pub(super) fn new(stream: TcpStream, patience: Duration, state: Arc<WireState>, switch: Arc<LaneSwitch>) -> Self {
+    pub(super) fn new(
+        stream: TcpStream,
+        patience: Duration,
+        state: Arc<WireState>,
+        switch: Arc<LaneSwitch>,
+        lingering: Arc<ByteRate>,
+    ) -> Self {
         let timer = Box::pin(tokio::time::sleep(Duration::ZERO));
         Self {
             stream: Some(stream),
@@ -102,8 +100,8 @@ impl TimedStream {
             patience: Patience::new(patience),
             blocked_since: None,
             timer,
-            lingering: None,
-            pause: None,
+            lingering,
+            linger: None,
             since: 0,
             uncounted: 0,
             traffic_pause: None,
@@ -177,37 +175,6 @@ impl TimedStream {
         context.waker().wake_by_ref();
         Poll::Pending
     }
-
-    /// Throws away what the client still sends; ready when it has ended its side, or its time is over.
-    fn poll_discard(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        let mut scratch = [0; SCRATCH_BYTES];
-        let mut discarded = 0_usize;
-        while let Some(left) = self.lingering.filter(|left| *left > 0) {
-            if let Some(pause) = &mut self.pause {
-                if pause.as_mut().poll(context).is_pending() {
-                    break;
-                }
-                self.pause = None;
-            }
-            if discarded >= DISCARDED_AT_ONCE {
-                discarded = 0;
-                self.pause = Some(Box::pin(tokio::time::sleep(DISCARD_PAUSE)));
-                continue;
-            }
-            let mut buffer = ReadBuf::new(&mut scratch);
-            let Ok(stream) = self.here() else { return Poll::Ready(()) };
-            match stream.poll_read(context, &mut buffer) {
-                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {
-                    discarded = discarded.saturating_add(buffer.filled().len());
-                    self.lingering = Some(left.saturating_sub(buffer.filled().len()));
-                }
-                Poll::Ready(_) => return Poll::Ready(()),
-                Poll::Pending => break,
-            }
-        }
-        // Beyond the bytes it is only waited: the client may read its answer meanwhile.
-        self.timer.as_mut().poll(context)
-    }
 }
 
 impl AsyncRead for TimedStream {
@@ -255,11 +222,13 @@ impl AsyncWrite for TimedStream {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.lingering.is_none() {
+        if self.linger.is_none() {
             ready!(self.here()?.poll_shutdown(context))?;
-            self.timer.as_mut().reset(Instant::now() + LINGER);
-            self.lingering = Some(LINGER_BYTES);
+            self.linger = Some(Linger::begin(Arc::clone(&self.lingering)));
         }
-        self.poll_discard(context).map(Ok)
+        self.here()?;
+        let this = &mut *self;
+        let (Some(linger), Some(stream)) = (&mut this.linger, &mut this.stream) else { return Poll::Ready(Ok(())) };
+        linger.poll(Pin::new(stream), context).map(Ok)
     }
 }

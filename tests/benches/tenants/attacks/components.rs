@@ -3,7 +3,7 @@
 use std::{
     fmt::Write as _,
     fs,
-    path::Path,
+    path::{Path, PathBuf},
     sync::atomic::{AtomicU64, Ordering},
     time::Duration,
 };
@@ -29,7 +29,11 @@ pub(super) const ATTACKS: &[Attack] = &[
     Attack { name: "builds with 65,535 segments over 4 GiB", clients: 2, run: |to, number| save(to, number, segments) },
     Attack { name: "64 ordinary builds saved at once", clients: 64, run: |to, number| save(to, number, ordinary) },
     Attack { name: "a file that grows", clients: 1, run: |to, _| grow(to) },
-    Attack { name: "files renamed without pause", clients: 4, run: |to, number| rename(to, number) },
+    Attack {
+        name: "files renamed without pause",
+        clients: 4,
+        run: |to, number| rename(to.builder.tools, number).boxed(),
+    },
     Attack {
         name: "tools that come and go under new names",
         clients: 2,
@@ -118,21 +122,19 @@ fn grow(target: Target) -> BoxFuture<'static, ()> {
     .boxed()
 }
 
-fn rename(target: Target, number: usize) -> BoxFuture<'static, ()> {
-    async move {
-        let wasm = component(&[format!("r{number}")], "i32.const 1");
-        let names = ["a", "b"].map(|name| target.builder.tools.join(format!("attack-{name}-{number}.wasm")));
-        fs::write(&names[0], wasm).expect("written");
-        let mut from = 0;
-        loop {
-            for _ in 0..1_000 {
-                let _the_bench_may_clean = fs::rename(&names[from], &names[1 - from]);
-                from = 1 - from;
-            }
-            tokio::task::yield_now().await;
+/// Gives a file in the folder another name, again and again.
+pub(crate) async fn rename(folder: PathBuf, number: usize) {
+    let wasm = component(&[format!("r{number}")], "i32.const 1");
+    let names = ["a", "b"].map(|name| folder.join(format!("attack-{name}-{number}.wasm")));
+    fs::write(&names[0], wasm).expect("written");
+    let mut from = 0;
+    loop {
+        for _ in 0..1_000 {
+            let _the_bench_may_clean = fs::rename(&names[from], &names[1 - from]);
+            from = 1 - from;
         }
+        tokio::task::yield_now().await;
     }
-    .boxed()
 }
 
 /// 40 definitions, each of which refers twice to the next.

@@ -1,12 +1,12 @@
 //! Connections: slow, idle, many, pipelined, left unread.
 
-use std::time::Duration;
+use std::{io, net::SocketAddr, time::Duration};
 
 use futures::{FutureExt as _, future::BoxFuture};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
 };
 
 use super::{Attack, Target};
@@ -22,13 +22,32 @@ pub(super) const ATTACKS: &[Attack] = &[
     Attack { name: "300 legacy streams of one token", clients: 300, run: |to, _| legacy_streams(to) },
 ];
 
+/// The most that one system call of an attacker sends, in bytes; the kernel doubles it. A system call keeps its processor whatever the caller's priority, and an attacker
+/// on another machine would keep none of the host's.
+const SENT_AT_ONCE: u32 = 32 << 10;
+
+pub(crate) async fn connect_to(address: SocketAddr) -> io::Result<TcpStream> {
+    let socket = TcpSocket::new_v4()?;
+    socket.set_send_buffer_size(SENT_AT_ONCE)?;
+    socket.connect(address).await
+}
+
 /// Connects; a little later again where it is not let in.
 pub(super) async fn connect(target: &Target) -> TcpStream {
     loop {
-        if let Ok(stream) = TcpStream::connect(target.address).await {
+        if let Ok(stream) = connect_to(target.address).await {
             return stream;
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Sends a request on a connection of its own, and reads whatever comes until the host closes it.
+pub(super) async fn send_and_read(target: &Target, message: &[u8]) {
+    let mut stream = connect(target).await;
+    if stream.write_all(message).await.is_ok() {
+        let mut answer = vec![0; 64 << 10];
+        while stream.read(&mut answer).await.is_ok_and(|bytes| bytes > 0) {}
     }
 }
 

@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::{
     Attack, Target,
-    connections::{connect, modern, request},
+    connections::{connect, modern, request, send_and_read},
 };
 use crate::client::{Client, Era};
 
@@ -29,15 +29,19 @@ pub(super) const ATTACKS: &[Attack] = &[
 
 fn oversized(target: Target) -> BoxFuture<'static, ()> {
     async move {
-        let (client, body) = (reqwest::Client::new(), bytes::Bytes::from(vec![b'['; 32 << 20]));
+        let head =
+            format!("POST /mcp HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {}\r\n", target.greedy.token);
+        let head = format!("{head}Content-Type: application/json\r\nContent-Length: {}\r\n\r\n", 32 << 20);
+        let message = [head.into_bytes(), vec![b'['; 32 << 20]].concat();
         loop {
-            let _refused = client.post(&target.url).bearer_auth(&target.greedy.token).body(body.clone()).send().await;
+            send_and_read(&target, &message).await;
         }
     }
     .boxed()
 }
 
-const CALL: &str = "MCP-Protocol-Version: 2026-07-28\r\nMcp-Method: tools/call\r\n";
+const CLOSE: &str = "Connection: close\r\n";
+const CALL: &str = "Connection: close\r\nMCP-Protocol-Version: 2026-07-28\r\nMcp-Method: tools/call\r\n";
 
 fn call(target: &Target, tool: &str, arguments: Value) -> Vec<u8> {
     let message = modern("tools/call", json!({ "name": tool, "arguments": arguments }));
@@ -110,15 +114,12 @@ fn progress(target: Target) -> BoxFuture<'static, ()> {
 
 fn initialize(target: Target) -> BoxFuture<'static, ()> {
     async move {
-        let http = reqwest::Client::new();
         let message = json!({ "jsonrpc": "2.0", "id": 0, "method": "initialize", "params": {
             "protocolVersion": "2025-11-25", "capabilities": { "experimental": { "x": { "y": "z".repeat(LARGEST - 1_000) } } },
             "clientInfo": { "name": "bench", "version": "0" } } });
-        let body = bytes::Bytes::from(message.to_string());
+        let message = request(&target, CLOSE, &message);
         loop {
-            let opened = http.post(&target.url).bearer_auth(&target.greedy.token).body(body.clone());
-            let opened = opened.header("accept", "application/json, text/event-stream");
-            let _refused = opened.header("content-type", "application/json").send().await;
+            send_and_read(&target, &message).await;
         }
     }
     .boxed()
@@ -127,10 +128,9 @@ fn initialize(target: Target) -> BoxFuture<'static, ()> {
 fn keys(target: Target) -> BoxFuture<'static, ()> {
     async move {
         let keys: serde_json::Map<_, _> = (0..300_000).map(|n| (format!("k{n}"), n.into())).collect();
-        let arguments = Value::Object(keys);
-        let client = Client::connect_as(target.url, Era::Modern, &target.greedy.token).await;
+        let message = call(&target, "hostile_checked", Value::Object(keys));
         loop {
-            client.try_call("hostile_checked", &arguments).await;
+            send_and_read(&target, &message).await;
         }
     }
     .boxed()

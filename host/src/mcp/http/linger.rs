@@ -100,6 +100,8 @@ fn read(stream: Pin<&mut impl AsyncRead>, scratch: &mut [u8], context: &mut Cont
 mod tests {
     use std::future::poll_fn;
 
+    use futures::FutureExt as _;
+
     use super::*;
 
     /// Lingers for a client that sends without end; the bytes that were thrown away.
@@ -109,20 +111,20 @@ mod tests {
         LINGER_BYTES.saturating_sub(linger.left)
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn one_client_may_send_on_and_a_thousand_share_a_rate() {
-        assert_eq!(thrown_away(rate()).await, LINGER_BYTES);
-        // What may move at once is used up: nobody has more than its first part.
+        let alone = thrown_away(rate()).await;
+        assert!(alone > 4 * PART_BYTES, "{alone}");
+        // What may move at once is used up: nobody has more than its first part, and one another one.
         let (rate, clients) = (Arc::new(ByteRate::new(1 << 10)), 1_000);
         let all: Vec<usize> = futures::future::join_all((0..clients).map(|_| thrown_away(Arc::clone(&rate)))).await;
         assert!(all.iter().all(|bytes| *bytes <= 2 * PART_BYTES), "{:?}", all.iter().max());
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_client_that_ends_is_not_waited_for() {
-        let begun = Instant::now();
         let (mut linger, mut client) = (Linger::begin(rate()), tokio::io::empty());
-        poll_fn(|context| linger.poll(Pin::new(&mut client), context)).await;
-        assert_eq!(begun.elapsed(), Duration::ZERO);
+        let ended = poll_fn(|context| linger.poll(Pin::new(&mut client), context));
+        assert!(ended.now_or_never().is_some());
     }
 }

@@ -219,7 +219,7 @@ fn new_store(
     running: Option<Running>,
 ) -> Store<State> {
     let mut store = Store::new(engine, State::new(component, Arc::clone(control), running));
-    store.limiter(|state| state);
+    store.limiter_async(|state| state);
     let tasks = if engine.get_concurrency_support() { Tasks::Many } else { Tasks::One };
     store.data_mut().charge_stacks(tasks);
     if tasks == Tasks::Many {
@@ -247,6 +247,7 @@ fn new_store(
 fn prepare(store: &mut Store<State>, control: &Control) {
     store.set_hostcall_fuel(usize::try_from(control.limits().output_bytes).unwrap_or(usize::MAX));
     store.set_epoch_deadline(1);
+    store.data().note_kept_memory();
     if store.engine().get_consume_fuel() {
         // This fails only where the engine does not count fuel.
         let _set = store.set_fuel(fuel_given(control));

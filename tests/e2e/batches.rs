@@ -213,7 +213,7 @@ async fn a_call_whose_time_is_over_while_it_waits_has_not_run() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_call_that_ran_with_another_is_never_told_that_it_has_not() {
-    let team = Team::start_with("concurrency = 2\n", |config| config.engine.queue_ms = 300).await;
+    let team = Team::start_with("concurrency = 2\n", |config| config.engine.queue_ms = 1_000).await;
     let [user, other] = &team.users;
     let user = Arc::new(user.clone());
     let call = |arguments: Value| {

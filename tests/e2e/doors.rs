@@ -336,6 +336,7 @@ async fn memory_and_connections_are_measured() {
         &format!("mcpp_memory_bound_bytes{{pool=\"message_bytes\"}} {bound}"),
         "mcpp_memory_bytes{tenant=\"local\",pool=\"message_bytes\"} 65536",
         "mcpp_tenant_streams{tenant=\"local\"} 1",
+        "mcpp_tenant_held_back_total{tenant=\"local\",rate=\"traffic\"} 0",
     ] {
         let name = line.split('{').next().expect("a name");
         assert!(

@@ -53,6 +53,19 @@ async fn an_upstreams_header_bomb_is_refused() {
     }
 }
 
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn heads_without_end_end_at_the_budget_on_threads_of_their_own() {
+    let hints = b"HTTP/1.1 103 Early Hints\r\nlink: a\r\n\r\n".repeat(1_000);
+    let upstream = Upstream::start(move |_| Answer::Endless(Vec::new(), hints.clone())).await;
+    let web = WebHost::start_with(&rule(upstream.port), limits("http_bytes = 1000000")).await;
+    let before = crate::limits::thread_ns("mcpp-outbound");
+    let said = web.get(&upstream).await;
+    assert!(said.contains("http_bytes"), "{said}");
+    let used = crate::limits::thread_ns("mcpp-outbound") - before;
+    assert!(used > 1_000_000, "{used} ns for some 25,000 heads");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_body_bomb_ends_at_the_budget() {
     let upstream = Upstream::start(|_| ok(&"a".repeat(3 << 20))).await;

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::support::{TestHost, add, folder, guest, number};
+use crate::support::{TestHost, add, folder, grant, guest, number};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_host_answers_503_with_retry_after() {
@@ -91,7 +91,7 @@ async fn guests_strangers_and_large_messages_have_a_lower_priority_than_doors() 
     let _host = TestHost::start(&[("add", &add())]).await;
     let read = |path: std::path::PathBuf| std::fs::read_to_string(path).unwrap_or_default();
     let threads = std::fs::read_dir("/proc/self/task").expect("threads").map(|entry| entry.expect("a thread").path());
-    let low = ["mcpp-guest", "mcpp-load", "mcpp-lobby", "mcpp-bulk", "notify-rs"];
+    let low = ["mcpp-guest", "mcpp-load", "mcpp-lobby", "mcpp-bulk", "mcpp-outbound", "notify-rs"];
     let name = |path: &std::path::Path| read(path.join("comm"));
     let (low, others): (Vec<_>, Vec<_>) = threads.partition(|path| low.iter().any(|low| name(path).starts_with(low)));
     // After the name in parentheses, the seventeenth field is the nice value.
@@ -103,4 +103,34 @@ async fn guests_strangers_and_large_messages_have_a_lower_priority_than_doors() 
     assert!(low.len() > 2 && !others.is_empty());
     let least = others.iter().max().expect("a thread");
     assert!(low.iter().all(|low| low.0 > least.0), "low {low:?}, others {others:?}");
+}
+
+/// Processor time of this process's threads with such a name, in nanoseconds.
+#[cfg(target_os = "linux")]
+pub fn thread_ns(name: &str) -> u64 {
+    let threads = std::fs::read_dir("/proc/self/task").expect("threads").map(|entry| entry.expect("a thread").path());
+    let read = |path: std::path::PathBuf| std::fs::read_to_string(path).unwrap_or_default();
+    let named = threads.filter(|path| read(path.join("comm")).trim_end() == name);
+    let used = |path: std::path::PathBuf| read(path.join("schedstat")).split_whitespace().next()?.parse::<u64>().ok();
+    named.filter_map(used).sum()
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_guest_fills_much_new_memory_on_the_guests_threads() {
+    let files = folder(&[("hostile", &guest("hostile"))]);
+    let http = "[[components.hostile.http]]\nurl = 'http://127.0.0.1:9'\naddresses = ['127.0.0.1/32']";
+    grant(&files, &format!("[components.hostile]\nstore = {{}}\n{http}"));
+    let host = TestHost::start_with(files, |_| {}).await;
+    assert_eq!(host.problems(), "");
+    let hold = async |bytes: usize| host.text("hostile_hold", json!({ "bytes": bytes, "ms": 0 })).await;
+    hold(0).await;
+    let used = || ["mcpp-guest", "tokio-rt-worker"].map(thread_ns);
+    let before = used();
+    // Nobody knows yet that the tool has long calls.
+    for _ in 0..2 {
+        assert_eq!(hold(48 << 20).await, format!("held {} bytes", 48 << 20));
+    }
+    let [guests, doors] = [used()[0] - before[0], used()[1] - before[1]];
+    assert!(guests > doors, "{guests} ns on the guests' threads, {doors} ns on the doors'");
 }

@@ -151,6 +151,8 @@ impl DeferredExport {
         control: Arc<Control>,
         question: impl FnOnce(Deferring, Store<State>) -> R + Send + 'static,
     ) -> Result<T, CallError> {
+        // No client waits at a door for this.
+        control.note_slice();
         let component = Arc::clone(&running.component);
         let mut store = new_store(self.0.engine(), &component, &control, Some(running));
         let export = self.0.clone();

@@ -388,7 +388,7 @@ async fn metrics(State(app): State<Arc<App>>, headers: HeaderMap) -> Response {
     }
 }
 
-/// Measures one tenant's part of the host's memory and of its connections.
+/// Measures one tenant's part of the host's memory, of its connections and of its rates.
 fn measure_share(app: &App, tenant: &TenantId) {
     let Some(share) = app.endpoint.registry().share(tenant) else { return };
     for of in MemoryUse::ALL {
@@ -397,6 +397,10 @@ fn measure_share(app: &App, tenant: &TenantId) {
     }
     metrics::gauge!("mcpp_tenant_connections", "tenant" => tenant.to_string()).set(app.room.of(tenant) as f64);
     metrics::gauge!("mcpp_tenant_streams", "tenant" => tenant.to_string()).set(share.door.streams() as f64);
+    for (rate, held_back) in [("traffic", share.traffic.held_back()), ("notices", share.notices.held_back())] {
+        metrics::counter!("mcpp_tenant_held_back_total", "tenant" => tenant.to_string(), "rate" => rate)
+            .absolute(held_back);
+    }
 }
 
 /// An answer that is no success: a JSON-RPC error that says what is wrong.

@@ -254,7 +254,7 @@ impl Endpoint {
         let make = |request| ReadCall { request, uri: uri.to_owned() };
         asking.begin(self.registry(), binding, make, |registry, asked| async move {
             let (contents, held) = registry.read(asked).await?;
-            let wire = beside(&held, move || contents.into_iter().map(wire::contents).collect()).await?;
+            let wire = beside(&registry, &held, move || contents.into_iter().map(wire::contents).collect()).await?;
             Ok(ReadResourceResult::new(wire))
         })
     }
@@ -275,7 +275,7 @@ impl Endpoint {
         let make = |request| PromptCall { request, prompt: params.name.clone(), arguments };
         asking.begin(self.registry(), binding, make, |registry, asked| async move {
             let (filled, held) = registry.get_prompt(asked).await?;
-            beside(&held, move || wire::filled(filled)).await
+            beside(&registry, &held, move || wire::filled(filled)).await
         })
     }
 
@@ -349,13 +349,14 @@ pub(super) fn prompt_binding(principal: &Principal, params: &GetPromptRequestPar
 
 /// Does work on an answer that holds this memory: where it is large, on another thread than the door's.
 async fn beside<T: Send + 'static>(
+    registry: &Registry,
     held: &Reservation,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, CallError> {
     if held.bytes() <= LARGE_ANSWER_BYTES {
         return Ok(work());
     }
-    tokio::task::spawn_blocking(work).await.map_err(|_| CallError::Failed("the answer was lost".to_owned()))
+    registry.engine().spawn_blocking(work).await.map_err(|_| CallError::Failed("the answer was lost".to_owned()))
 }
 
 /// The first `size` of `listed`, and the cursor of the next page, if there is one.

@@ -45,6 +45,9 @@ use super::{
 };
 use crate::{
     call::{CallError, inputs::Ability},
+    control::admission::Share,
+    engine::Engine,
+    names::TenantId,
     registry::{Registry, WeakRegistry},
     store::StoreError,
     tasks::{EntryRight, InPlace, MAX_REASON_BYTES, NoTask, TaskEnd, TaskId, TaskRecord, TaskStore},
@@ -330,41 +333,91 @@ fn failure(end: &TaskEnd) -> JsonObject {
     }
 }
 
+/// Makes the result that a task keeps.
+type MakeResult = Box<dyn FnOnce() -> CallToolResult + Send>;
+
 /// How a task ends with the outcome of its call: a tool's own error is a result, and only what would have been no result of a tool has failed.
-async fn ending((result, receipt): CallOutcome, wants_receipt: bool, undeclared: Option<Ability>) -> (TaskEnd, Bytes) {
-    let wire = match result {
+async fn ending(
+    (result, receipt): CallOutcome,
+    wants_receipt: bool,
+    undeclared: Option<Ability>,
+    writer: &TaskWriter,
+) -> (TaskEnd, Bytes) {
+    let make: Result<MakeResult, ErrorData> = match result {
         Err(CallError::Cancelled) => return (TaskEnd::Cancelled, Bytes::new()),
         Err(error @ (CallError::Trapped(_) | CallError::InvalidResult { .. } | CallError::Interrupted { .. })) => {
             Err(ErrorData::internal_error(error.to_string(), Some(json!({ "error": error.kind() }))))
         }
-        Err(error) => convert::error(error),
+        Err(error) => convert::error(error).map(|made| Box::new(move || made) as MakeResult),
         Ok(result)
             if result.is_error
                 && let Some(ability) = undeclared =>
         {
             Err(inputs::undeclared(ability))
         }
-        Ok(result) => {
-            let converted = tokio::task::spawn_blocking(move || convert::result(result)).await;
-            converted.map_err(|error| ErrorData::internal_error(error.to_string(), None))
+        Ok(result) => Ok(Box::new(move || convert::result(result))),
+    };
+    let write = |make: MakeResult| {
+        move || {
+            let mut wire = make();
+            if wants_receipt {
+                wire.meta.get_or_insert_default().insert(RECEIPT.to_owned(), receipt.json());
+            }
+            serde_json::to_vec(&wire)
         }
     };
-    let failed = |error: ErrorData| {
-        let mut error = error;
-        let mut message = error.message.into_owned();
-        message.truncate(message.floor_char_boundary(MAX_REASON_BYTES));
-        error.message = message.into();
-        (TaskEnd::Failed(serde_json::to_string(&error).unwrap_or_default()), Bytes::new())
+    let written = match make {
+        Ok(make) => match writer.apart(write(make)).await {
+            Some(Ok(json)) => Ok(json),
+            _ => Err(ErrorData::internal_error("the result cannot be written", None)),
+        },
+        Err(error) => Err(error),
     };
-    let mut wire = match wire {
-        Ok(wire) => wire,
-        Err(error) => return failed(error),
-    };
-    if wants_receipt {
-        wire.meta.get_or_insert_default().insert(RECEIPT.to_owned(), receipt.json());
+    match written {
+        Ok(json) => (TaskEnd::Completed { bytes: u64::try_from(json.len()).unwrap_or(u64::MAX) }, json.into()),
+        Err(mut error) => {
+            let mut message = error.message.into_owned();
+            message.truncate(message.floor_char_boundary(MAX_REASON_BYTES));
+            error.message = message.into();
+            (TaskEnd::Failed(serde_json::to_string(&error).unwrap_or_default()), Bytes::new())
+        }
     }
-    match tokio::task::spawn_blocking(move || serde_json::to_vec(&wire)).await {
-        Ok(Ok(json)) => (TaskEnd::Completed { bytes: u64::try_from(json.len()).unwrap_or(u64::MAX) }, json.into()),
-        _ => failed(ErrorData::internal_error("the result cannot be written", None)),
+}
+
+/// Where the results of a tenant's tasks are written: on the guests' threads, one at a time; on any while the host stops.
+struct TaskWriter(Option<(Engine, Option<Arc<Share>>)>);
+
+impl TaskWriter {
+    fn of(registry: Option<&Registry>, tenant: &TenantId) -> Self {
+        Self(registry.map(|registry| (registry.engine().clone(), registry.share(tenant))))
+    }
+
+    /// Does the work; none if it broke off.
+    async fn apart<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+        let Some((engine, share)) = &self.0 else { return tokio::task::spawn_blocking(work).await.ok() };
+        let _own = match share {
+            // Never closed.
+            Some(share) => share.door.writers.acquire().await.ok(),
+            None => None,
+        };
+        engine.spawn_blocking(work).await.ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{engine::EngineConfig, limits::TenantLimits};
+
+    #[tokio::test]
+    async fn the_result_of_a_task_is_written_on_the_guests_threads_one_of_a_tenant_at_a_time() {
+        let engine = Engine::new(&EngineConfig::default()).expect("an engine");
+        let share = Share::alone(TenantLimits::default());
+        let writer = TaskWriter(Some((engine, Some(Arc::clone(&share)))));
+        let name = || std::thread::current().name().map(str::to_owned);
+        assert_eq!(writer.apart(name).await, Some(Some("mcpp-guest".to_owned())));
+        let _another = share.door.writers.acquire().await.expect("open");
+        let waits = tokio::time::timeout(std::time::Duration::from_millis(50), writer.apart(name)).await;
+        assert!(waits.is_err(), "another result is being written");
     }
 }

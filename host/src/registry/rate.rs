@@ -62,8 +62,10 @@ pub struct Weight(AtomicU32);
 
 impl Weight {
     const MOST: u32 = 8;
+    /// One long call keeps a door's thread for as long as several short ones save by beginning there.
+    const LONG: u32 = 3;
 
-    /// Whether most of its last calls were long.
+    /// Whether more than a quarter of its last calls were long.
     pub fn is_heavy(&self) -> bool {
         self.0.load(Ordering::Relaxed) >= Self::MOST / 2
     }
@@ -71,7 +73,7 @@ impl Weight {
     /// Notes a call that used so much processor time.
     pub fn note(&self, used: Duration) {
         let next = |now: u32| {
-            Some(if used >= LONG_CALL { now.saturating_add(1).min(Self::MOST) } else { now.saturating_sub(1) })
+            Some(if used >= LONG_CALL { now.saturating_add(Self::LONG).min(Self::MOST) } else { now.saturating_sub(1) })
         };
         let _always_some = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
     }
@@ -95,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tool_is_heavy_while_most_of_its_calls_are() {
+    fn a_tool_is_heavy_while_more_than_a_quarter_of_its_calls_are() {
         let weight = Weight::default();
         assert!(!weight.is_heavy());
         (0..20).for_each(|_| weight.note(2 * LONG_CALL));
@@ -104,5 +106,15 @@ mod tests {
         assert!(weight.is_heavy());
         weight.note(LONG_CALL / 10);
         assert!(!weight.is_heavy());
+        for _ in 0..20 {
+            weight.note(LONG_CALL);
+            (0..2).for_each(|_| weight.note(LONG_CALL / 10));
+        }
+        assert!(weight.is_heavy(), "short calls in between do not hide long ones");
+        for _ in 0..20 {
+            weight.note(LONG_CALL);
+            (0..4).for_each(|_| weight.note(LONG_CALL / 10));
+        }
+        assert!(!weight.is_heavy(), "few are long");
     }
 }

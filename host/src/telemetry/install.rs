@@ -86,6 +86,10 @@ fn describe() {
     metrics::describe_gauge!("mcpp_connections", "Open HTTP connections, by kind");
     metrics::describe_gauge!("mcpp_tenant_connections", "Open HTTP connections of a tenant");
     metrics::describe_gauge!("mcpp_tenant_streams", "Open streams of a tenant that stand without a call");
+    metrics::describe_counter!(
+        "mcpp_tenant_held_back_total",
+        "Waits of a tenant's large messages (traffic) and notifications (notices) for their rate"
+    );
     metrics::describe_counter!("mcpp_connections_cut_total", "Connections that the host ended, by reason");
     metrics::describe_gauge!(
         "mcpp_memory_bytes",

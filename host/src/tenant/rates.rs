@@ -3,7 +3,7 @@
 
 use std::{
     num::NonZeroU32,
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::atomic::{AtomicU64, AtomicUsize, Ordering},
     time::Duration,
 };
 
@@ -18,11 +18,38 @@ const AT_ONCE: u32 = 4;
 /// Bytes that are counted together, whoever they are of: a large message has as many turns as it has parts.
 pub const PART_BYTES: usize = 64 << 10;
 
+/// A limiter that knows how often it has held somebody back.
+#[derive(Debug)]
+struct CountedLimiter {
+    limiter: DefaultDirectRateLimiter,
+    held_back: AtomicU64,
+}
+
+impl CountedLimiter {
+    fn new(quota: Quota) -> Self {
+        Self { limiter: RateLimiter::direct(quota), held_back: AtomicU64::new(0) }
+    }
+
+    /// Counts so many, or says how long to wait for it. More than what is ever free at once passes.
+    fn take(&self, count: NonZeroU32) -> Result<(), Duration> {
+        let Ok(Err(early)) = self.limiter.check_n(count) else { return Ok(()) };
+        self.held_back.fetch_add(1, Ordering::Relaxed);
+        Err(early.wait_time_from(DefaultClock::default().now()))
+    }
+
+    /// Counts so many when it may.
+    async fn wait(&self, count: NonZeroU32) {
+        while let Err(wait) = self.take(count) {
+            tokio::time::sleep(wait).await;
+        }
+    }
+}
+
 /// A rate of bytes, in and out together.
 #[derive(Debug)]
 pub struct ByteRate {
     /// Counts KiB.
-    limiter: DefaultDirectRateLimiter,
+    limiter: CountedLimiter,
     at_once: NonZeroU32,
 }
 
@@ -32,22 +59,22 @@ impl ByteRate {
         let per_second = kib(usize::try_from(bytes_per_second).unwrap_or(usize::MAX));
         let at_once = per_second.get().div_ceil(AT_ONCE);
         let at_once = NonZeroU32::new(at_once).unwrap_or(NonZeroU32::MIN);
-        Self { limiter: RateLimiter::direct(Quota::per_second(per_second).allow_burst(at_once)), at_once }
+        Self { limiter: CountedLimiter::new(Quota::per_second(per_second).allow_burst(at_once)), at_once }
     }
 
     /// Counts bytes that move now, or says how long to wait for it. More than what may move at once counts as that.
     pub fn count(&self, bytes: usize) -> Result<(), Duration> {
-        match self.limiter.check_n(kib(bytes).min(self.at_once)) {
-            Ok(Err(early)) => Err(early.wait_time_from(DefaultClock::default().now())),
-            Ok(Ok(())) | Err(_) => Ok(()),
-        }
+        self.limiter.take(kib(bytes).min(self.at_once))
     }
 
     /// Counts bytes when they may move.
     pub async fn wait(&self, bytes: usize) {
-        while let Err(wait) = self.count(bytes) {
-            tokio::time::sleep(wait).await;
-        }
+        self.limiter.wait(kib(bytes).min(self.at_once)).await;
+    }
+
+    /// How often bytes had to wait.
+    pub fn held_back(&self) -> u64 {
+        self.limiter.held_back.load(Ordering::Relaxed)
     }
 
     /// Counts `uncounted` bytes, part by part as others do, so that each has its turn. May be broken off, and goes on with the rest.
@@ -69,20 +96,23 @@ const NOTICES_OF_STREAM: u64 = 4;
 
 /// The rate of notifications of changes, of all streams of a tenant together. What changes while one waits is told by the same one.
 #[derive(Debug)]
-pub struct NoticeRate(DefaultDirectRateLimiter);
+pub struct NoticeRate(CountedLimiter);
 
 impl NoticeRate {
     /// The rate of a tenant that may have so many streams.
     pub fn new(streams: u64) -> Self {
         let per_second = u32::try_from(streams.saturating_mul(NOTICES_OF_STREAM)).unwrap_or(u32::MAX);
-        Self(RateLimiter::direct(Quota::per_second(NonZeroU32::new(per_second).unwrap_or(NonZeroU32::MIN))))
+        Self(CountedLimiter::new(Quota::per_second(NonZeroU32::new(per_second).unwrap_or(NonZeroU32::MIN))))
     }
 
     /// Waits until one more may be sent.
     pub async fn wait(&self) {
-        while let Err(early) = self.0.check() {
-            tokio::time::sleep(early.wait_time_from(DefaultClock::default().now())).await;
-        }
+        self.0.wait(NonZeroU32::MIN).await;
+    }
+
+    /// How often a notification had to wait.
+    pub fn held_back(&self) -> u64 {
+        self.0.held_back.load(Ordering::Relaxed)
     }
 }
 
@@ -102,6 +132,7 @@ mod tests {
         let traffic = ByteRate::new(64 << 20);
         let at_once = (0..10_000).take_while(|_| traffic.count(PART_BYTES).is_ok()).count();
         assert!((256..300).contains(&at_once), "16 MiB in parts of 64 KiB: {at_once}");
+        assert_eq!(traffic.held_back(), 1, "the one that ended it");
         let wait = traffic.count(PART_BYTES).expect_err("used up");
         assert!(wait <= Duration::from_millis(1), "{wait:?}");
         // What could never move at once moves when all of that is free.

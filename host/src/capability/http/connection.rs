@@ -24,6 +24,8 @@ use crate::{
     grants::http::{Scheme, UrlOrigin},
 };
 
+/// Bytes that are read before others are served. What reads them may pass over heads without end, a few bytes each, in one go.
+const READ_AT_ONCE: usize = 32 << 10;
 /// Addresses of one name that are tried, one after the other.
 const MAX_TRIES: usize = 4;
 
@@ -44,7 +46,7 @@ pub(super) async fn connect(
         match TcpStream::connect(address).await {
             Ok(stream) => {
                 stream.set_nodelay(true).map_err(Error::Connect)?;
-                let counted = Counted { stream, control: Arc::clone(control) };
+                let counted = Counted { stream, control: Arc::clone(control), since: 0 };
                 return match origin.scheme {
                     Scheme::Http => Ok(Box::new(counted)),
                     Scheme::Https => secure(outbound, origin, counted).await,
@@ -74,6 +76,8 @@ async fn secure(outbound: &Outbound, origin: &UrlOrigin, stream: Counted) -> Res
 struct Counted {
     stream: TcpStream,
     control: Arc<Control>,
+    /// Bytes that were read since others were served.
+    since: usize,
 }
 
 impl Counted {
@@ -88,9 +92,20 @@ impl AsyncRead for Counted {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<std::io::Result<()>> {
+        if self.since >= READ_AT_ONCE {
+            self.since = 0;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         let before = buffer.filled().len();
-        std::task::ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
-        Poll::Ready(self.charge(buffer.filled().len().saturating_sub(before)))
+        let read = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        if read.is_pending() {
+            self.since = 0;
+        }
+        std::task::ready!(read)?;
+        let bytes = buffer.filled().len().saturating_sub(before);
+        self.since = self.since.saturating_add(bytes);
+        Poll::Ready(self.charge(bytes))
     }
 }
 
@@ -182,5 +197,68 @@ pub(super) fn explain(error: &hyper::Error) -> Error {
         Error::HttpProtocolError
     } else {
         Error::ConnectionTerminated
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use tokio::{io::AsyncWriteExt as _, net::TcpListener, sync::Semaphore, time::Instant};
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+    use crate::{
+        control::admission::{Admission, Share},
+        engine::EngineConfig,
+        limits::{Limits, TenantLimits},
+    };
+
+    async fn control() -> Arc<Control> {
+        let (admission, cancel) = (Admission::new(&EngineConfig::default()), CancellationToken::new());
+        let until = Instant::now() + Duration::from_secs(60);
+        let (share, tool) = (Share::alone(TenantLimits::default()), Arc::new(Semaphore::new(1)));
+        let slot = admission.admit(&share, &tool, 1, until, &cancel).await.expect("a place");
+        Control::new(Limits::default(), until, cancel, slot)
+    }
+
+    #[tokio::test]
+    async fn others_are_served_in_between_however_much_is_there_to_read() {
+        const PIECE: usize = 4 << 10;
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let sending = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.expect("a connection");
+            let _until_the_other_side_goes = stream.write_all(&vec![b'x'; 1 << 20]).await;
+        });
+        let stream = TcpStream::connect(address).await.expect("connected");
+        let mut counted = Counted { stream, control: control().await, since: 0 };
+        let (mut all, mut most) = (0, 0);
+        while all < 1 << 20 {
+            let mut at_once = 0;
+            // As the reader of heads does: on and on, until there is nothing.
+            let ended = poll_fn(|context| {
+                let mut piece = [0; PIECE];
+                loop {
+                    let mut buffer = ReadBuf::new(&mut piece);
+                    match Pin::new(&mut counted).poll_read(context, &mut buffer) {
+                        Poll::Ready(read) if read.is_ok() && !buffer.filled().is_empty() => {
+                            at_once += buffer.filled().len()
+                        }
+                        Poll::Ready(_) => return Poll::Ready(true),
+                        Poll::Pending => return Poll::Ready(false),
+                    }
+                }
+            });
+            let ended = ended.await;
+            (all, most) = (all + at_once, most.max(at_once));
+            if ended {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(all, 1 << 20);
+        assert!(most < READ_AT_ONCE + PIECE, "{most}");
+        sending.abort();
     }
 }

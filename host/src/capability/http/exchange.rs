@@ -106,13 +106,15 @@ impl Exchange {
         self.put_in_secrets().await?;
         let addresses = timeout_at(connect_until, self.way.addresses()).await.map_err(|_| Error::DnsTimeout)??;
         let RequestWay { access, origin, control, .. } = &self.way;
-        let stream = connection::connect(&access.outbound, origin, &addresses, control);
-        let stream = timeout_at(connect_until, stream).await.map_err(|_| Error::ConnectionTimeout)??;
+        let (outbound, origin, control) = (Arc::clone(&access.outbound), origin.clone(), Arc::clone(control));
+        let connecting = async move { connection::connect(&outbound, &origin, &addresses, &control).await };
+        let stream = timeout_at(connect_until, access.outbound.run(connecting)).await;
+        let stream = stream.map_err(|_| Error::ConnectionTimeout)?.map_err(|_| Error::ConnectionTerminated)??;
         let mut builder = hyper::client::conn::http1::Builder::new();
         builder.max_buf_size(MAX_READ_AHEAD_BYTES).max_headers(MAX_FIELDS);
         let handshake = builder.handshake(hyper_util::rt::TokioIo::new(stream)).await;
         let (mut sender, connection) = handshake.map_err(|error| connection::explain(&error))?;
-        let worker = wasmtime_wasi::runtime::spawn(async move {
+        let worker = access.outbound.run(async move {
             let _until_the_end = (own, permit);
             tokio::select! {
                 _its_error_is_the_bodys = connection => {}
@@ -127,7 +129,7 @@ impl Exchange {
         parts.headers = redacted(parts.headers, &control);
         let body = AnswerBody::boxed(body, patience.between_bytes, control);
         let work = async move {
-            worker.await;
+            let _its_end = worker.await;
             Ok(())
         };
         Ok((http::Response::from_parts(parts, body), Box::new(work)))

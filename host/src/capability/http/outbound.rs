@@ -9,6 +9,7 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::{
     resolver::{Resolve, Resolver},
@@ -19,6 +20,7 @@ use crate::{
     permits::TenantPermits,
     secrets::{KeySource, Secrets},
     tenant::home::Homes,
+    threads::{LOW_NICE, Threads, give_way, processors},
 };
 
 /// Requests of components.
@@ -65,6 +67,9 @@ pub enum OutboundError {
         /// The cause.
         reason: String,
     },
+    /// There are no threads for the connections.
+    #[error("connections to upstreams have no threads: {0}")]
+    Threads(#[from] io::Error),
 }
 
 /// The host's way out, shared by all calls.
@@ -77,6 +82,8 @@ pub struct Outbound {
     homes: Homes,
     key: KeySource,
     secrets: Mutex<BTreeMap<TenantId, Arc<Secrets>>>,
+    /// Where connections are served: an upstream that a tenant has made is in no door's way.
+    threads: Threads,
 }
 
 impl Outbound {
@@ -94,7 +101,16 @@ impl Outbound {
             homes: homes.clone(),
             key: KeySource::new(homes.data(), variable),
             secrets: Mutex::default(),
+            threads: Threads::start("mcpp-outbound", processors(), || give_way(LOW_NICE))?,
         })
+    }
+
+    /// Does the work of a connection on the threads for it, until this is dropped.
+    pub(super) fn run<F>(&self, work: F) -> AbortOnDropHandle<F::Output>
+    where
+        F: Future<Output: Send> + Send + 'static,
+    {
+        AbortOnDropHandle::new(self.threads.handle().spawn(work))
     }
 
     /// Whether several tenants share it.

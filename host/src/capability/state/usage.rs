@@ -3,8 +3,10 @@
 //! Linear memories and heaps count with their size, whether the guest has touched it or not, tables with their elements, and each instance with its stack. Where memory is
 //! short, guests that only rest make room. Growth that is refused fails in the guest (`memory.grow` gives −1) and is noted, so that a guest that gives up because of it is
 //! told apart from one that is broken.
+//!
+//! A guest with much new memory is long: one instruction may fill all of it, and no clock stops an instruction. So such a guest goes on on the guests' threads.
 
-use wasmtime::ResourceLimiter;
+use wasmtime::ResourceLimiterAsync;
 
 use super::State;
 use crate::{
@@ -14,6 +16,10 @@ use crate::{
     memory::{MemoryUse, NoMemory, Reservation},
 };
 
+/// New memory from which on an instance is long. To fill it takes about a millisecond, as the kernel makes each page when it is touched.
+const LONG_MEMORY_BYTES: u64 = 4 << 20;
+/// Memory from which on an instance that was kept is long. Its pages are there already.
+const LONG_KEPT_BYTES: u64 = 16 << 20;
 /// An element of a table.
 const ELEMENT_BYTES: u64 = 8;
 /// Bytes of the guest's stack, and of the stack of the host's functions that it calls.
@@ -47,6 +53,13 @@ impl State {
     /// Most linear memory that the instance has held, in bytes.
     pub fn memory_bytes(&self) -> u64 {
         self.usage.memory_bytes
+    }
+
+    /// Notes before a call if the instance was kept with so much memory that the call does not begin on a door's thread.
+    pub(crate) fn note_kept_memory(&self) {
+        if self.usage.memory_bytes >= LONG_KEPT_BYTES {
+            self.control.note_slice();
+        }
     }
 
     /// Charges the stacks of the instance. Without memory for them, the host stops it before it does anything.
@@ -91,6 +104,15 @@ impl State {
         }
     }
 
+    /// Whether the call has to leave the door's thread because of the instance's new memory.
+    fn becomes_long(&self) -> bool {
+        let becomes_long = self.usage.memory_bytes >= LONG_MEMORY_BYTES && !self.control.is_long();
+        if becomes_long {
+            self.control.note_slice();
+        }
+        becomes_long
+    }
+
     /// Grows a memory or table of the instance from `current` by `bytes`, within the account of its tenant.
     fn grow(&mut self, current: usize, bytes: u64) -> wasmtime::Result<bool> {
         let Err(refusal) = self.charge(bytes) else { return Ok(true) };
@@ -116,8 +138,14 @@ impl State {
     }
 }
 
-impl ResourceLimiter for State {
-    fn memory_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
+#[async_trait::async_trait]
+impl ResourceLimiterAsync for State {
+    async fn memory_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
         let more = delta(current, desired);
         let grown = self.usage.memory_bytes.saturating_add(more);
         let limit = self.control.limits().memory_bytes;
@@ -127,11 +155,19 @@ impl ResourceLimiter for State {
         let granted = self.grow(current, more)?;
         if granted {
             self.usage.memory_bytes = grown;
+            if self.becomes_long() {
+                tokio::task::yield_now().await;
+            }
         }
         Ok(granted)
     }
 
-    fn table_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
+    async fn table_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
         let more = delta(current, desired);
         let grown = self.usage.table_elements.saturating_add(more);
         let limit = self.control.limits().table_elements;

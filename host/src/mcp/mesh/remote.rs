@@ -338,7 +338,7 @@ impl Remotes {
         let as_values = std::str::from_utf8(&answer).map_or(0, json_bytes);
         let held = reserve(as_values.max(bytes))
             .map_err(|_| CallError::Interrupted { reason: "this tenant has no memory left for the result".into() })?;
-        let (mut result, receipt) = read_answer(peer, tool, answer).await?;
+        let (mut result, receipt) = read_answer(self.0.registry.engine(), peer, tool, answer).await?;
         if matches!(result, Err(CallError::OtherInterface)) {
             line.note_change();
         }

@@ -148,7 +148,7 @@ impl Remotes {
                 return Err(ListError::Refused(format!("it has more than {MAX_LIST_BYTES} bytes")));
             }
             let asked = peer.clone();
-            let parsed = tokio::task::spawn_blocking(move || parse(&asked, &answer)).await;
+            let parsed = self.0.registry.engine().spawn_blocking(move || parse(&asked, &answer)).await;
             let (page, next) = parsed.map_err(|_| ListError::Refused("it cannot be read".to_owned()))??;
             tools.extend(page);
             if tools.len() > MAX_TOOLS {

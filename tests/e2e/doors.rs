@@ -140,7 +140,7 @@ async fn a_stranger_has_seconds_and_a_tenant_has_not() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn strangers_that_ask_without_pause_leave_the_reserve_to_probes() {
+async fn strangers_that_ask_without_pause_make_room_and_leave_the_reserve_to_probes() {
     let folder = folder(&[]);
     let token = team(&folder.path().join("data"), "a", &[("add", &add())]);
     let host = TestHost::start_with(folder, |config| {
@@ -150,17 +150,11 @@ async fn strangers_that_ask_without_pause_leave_the_reserve_to_probes() {
     .await;
     let mut greedy = connect(&host).await;
     greedy.write_all(&b"GET /live HTTP/1.1\r\nhost: x\r\n\r\n".repeat(2_000)).await.expect("sent");
-    // While it is idle it would make room; once it is answered it is at work.
     assert_eq!(greedy.read(&mut [0; 100]).await.expect("an answer"), 100);
-    // It has the one place of strangers, and its requests are paced.
-    host.until("its requests are paced", async |host| {
-        // The answer may be lost where the host closes before it has read everything.
-        let Ok(refused) = as_user(host, &token, "tools/list", json!({})).send().await else { return false };
-        let (status, after) = (refused.status(), refused.headers().contains_key("retry-after"));
-        let text = refused.text().await.unwrap_or_default();
-        let beyond = status == StatusCode::SERVICE_UNAVAILABLE && text.contains("connections of this host are used up");
-        assert!(!beyond || after);
-        beyond
+    // It has the one place of strangers. Its requests are paced, and one that waits for its turn is no work.
+    host.until("somebody with a token gets in", async |host| {
+        let Ok(answer) = as_user(host, &token, "tools/list", json!({})).send().await else { return false };
+        answer.status() == StatusCode::OK
     })
     .await;
     for _ in 0..40 {

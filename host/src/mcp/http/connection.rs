@@ -182,10 +182,13 @@ impl Connections {
         let service = hyper::service::service_fn(move |request: hyper::Request<Incoming>| {
             let (connection, routes) = (Arc::clone(&of_requests), Arc::clone(&routes));
             async move {
-                let (busy, rest) = (connection.open.begin(), UnreadRest::of(request.body()));
+                let rest = UnreadRest::of(request.body());
                 let ended = Arc::clone(&rest.ended);
                 let mut request = request.map(|body| Body::new(WatchedBody { body, ended }));
-                let mut response = match connection.turn(request.uri().path(), routes.is_endpoint(&request)).await {
+                let turn = connection.turn(request.uri().path(), routes.is_endpoint(&request)).await;
+                // A request that waits for its turn is no work yet: its connection makes room where that is short.
+                let busy = connection.open.begin();
+                let mut response = match turn {
                     Ok(()) => {
                         request.extensions_mut().insert(connection);
                         routes.answer(request).await
@@ -285,11 +288,16 @@ impl Connection {
         if is_endpoint {
             return Ok(());
         }
-        self.rate.wait().await;
-        if !matches!(kind, Some(ConnectionKind::Tenant(_))) && !self.calm.take() {
-            self.strangers.wait().await;
+        let due = async {
+            self.rate.wait().await;
+            if !matches!(kind, Some(ConnectionKind::Tenant(_))) && !self.calm.take() {
+                self.strangers.wait().await;
+            }
+        };
+        tokio::select! {
+            () = due => Ok(()),
+            () = self.open.activity.leave.cancelled() => Err(Box::new(no_connection("this connection makes room for others"))),
         }
-        Ok(())
     }
 
     /// Makes the connection a tenant's. `shared` says whether the host may have others.

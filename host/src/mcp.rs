@@ -10,6 +10,7 @@ pub mod http;
 pub mod mesh;
 pub mod stdio;
 
+mod apart;
 mod binding;
 mod conversation;
 mod convert;

@@ -11,7 +11,7 @@ use std::{
 
 use tokio::runtime::{Builder, Handle, Runtime};
 
-pub(crate) use self::prompt::be_prompt;
+pub(crate) use self::prompt::{Promptness, be_prompt};
 
 /// Niceness of what gives way to ordinary requests: guests that compute for long, large messages, strangers, loads. While something else wants the processor, it gets about
 /// a third less of it.
@@ -19,7 +19,7 @@ pub(crate) const LOW_NICE: i32 = 5;
 
 /// The threads of everything that has no others: the doors above all. They run as soon as they wake.
 pub(crate) fn ordinary() -> std::io::Result<Runtime> {
-    Builder::new_multi_thread().enable_all().on_thread_start(be_prompt).build()
+    Builder::new_multi_thread().enable_all().on_thread_start(|| be_prompt(Promptness::First)).build()
 }
 
 /// Threads that run tasks. Dropping them leaves those that run to their end, and waits for none.
@@ -102,7 +102,7 @@ thread_local! {
     static LOW: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Lowers the thread's priority, by `nice` steps below the ordinary one. Only Linux has a priority for each thread; elsewhere it is the whole process's.
+/// Lowers the thread's priority, by `nice` steps below the ordinary one, and lets those of a higher one interrupt it. Only Linux has a priority for each thread; elsewhere it is the whole process's.
 pub(crate) fn give_way(nice: i32) {
     if !cfg!(target_os = "linux") || LOW.replace(true) {
         return;
@@ -111,6 +111,7 @@ pub(crate) fn give_way(nice: i32) {
     if let Err(error) = rustix::process::setpriority_process(None, nice) {
         tracing::debug!(%error, "a thread keeps its priority");
     }
+    be_prompt(Promptness::Last);
 }
 
 /// Does `work` on a thread of `runtime` that may block. A new thread would begin with the priority of the thread that starts it, and it goes on to work for others. So a

@@ -35,6 +35,7 @@ use self::{
 };
 pub(super) use self::{listening::TaskListening, news::CallNews};
 use super::{
+    apart::Writers,
     convert,
     handler::Endpoint,
     inputs,
@@ -46,8 +47,6 @@ use super::{
 use crate::{
     call::{CallError, inputs::Ability},
     control::admission::Share,
-    engine::Engine,
-    names::TenantId,
     registry::{Registry, WeakRegistry},
     store::StoreError,
     tasks::{EntryRight, InPlace, MAX_REASON_BYTES, NoTask, TaskEnd, TaskId, TaskRecord, TaskStore},
@@ -68,6 +67,7 @@ pub(super) struct McpTasks {
     live: LiveTasks,
     /// Answers that were put off, and that nobody waits for any more.
     abandoned: AbandonedAnswers,
+    writers: Arc<Writers>,
     registry: WeakRegistry,
 }
 
@@ -122,8 +122,10 @@ impl From<NotFound> for ErrorData {
 
 impl McpTasks {
     pub(super) fn new(registry: &Registry) -> Self {
-        let (store, registry) = (TaskStore::new(Arc::clone(registry.store())), registry.downgrade());
-        Self { store, live: LiveTasks::default(), abandoned: AbandonedAnswers::default(), registry }
+        let store = TaskStore::new(Arc::clone(registry.store()));
+        let writers = Arc::new(Writers::new(Some(registry.engine().clone())));
+        let (live, abandoned) = (LiveTasks::default(), AbandonedAnswers::default());
+        Self { store, live, abandoned, writers, registry: registry.downgrade() }
     }
 
     /// Forgets what is over.
@@ -341,7 +343,7 @@ async fn ending(
     (result, receipt): CallOutcome,
     wants_receipt: bool,
     undeclared: Option<Ability>,
-    writer: &TaskWriter,
+    (writers, share): (&Writers, Option<Arc<Share>>),
 ) -> (TaskEnd, Bytes) {
     let make: Result<MakeResult, ErrorData> = match result {
         Err(CallError::Cancelled) => return (TaskEnd::Cancelled, Bytes::new()),
@@ -367,7 +369,7 @@ async fn ending(
         }
     };
     let written = match make {
-        Ok(make) => match writer.apart(write(make)).await {
+        Ok(make) => match writers.write(share.as_deref(), write(make)).await {
             Some(Ok(json)) => Ok(json),
             _ => Err(ErrorData::internal_error("the result cannot be written", None)),
         },
@@ -381,43 +383,5 @@ async fn ending(
             error.message = message.into();
             (TaskEnd::Failed(serde_json::to_string(&error).unwrap_or_default()), Bytes::new())
         }
-    }
-}
-
-/// Where the results of a tenant's tasks are written: on the guests' threads, one at a time; on any while the host stops.
-struct TaskWriter(Option<(Engine, Option<Arc<Share>>)>);
-
-impl TaskWriter {
-    fn of(registry: Option<&Registry>, tenant: &TenantId) -> Self {
-        Self(registry.map(|registry| (registry.engine().clone(), registry.share(tenant))))
-    }
-
-    /// Does the work; none if it broke off.
-    async fn apart<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
-        let Some((engine, share)) = &self.0 else { return tokio::task::spawn_blocking(work).await.ok() };
-        let _own = match share {
-            // Never closed.
-            Some(share) => share.door.writers.acquire().await.ok(),
-            None => None,
-        };
-        engine.spawn_blocking(work).await.ok()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{engine::EngineConfig, limits::TenantLimits};
-
-    #[tokio::test]
-    async fn the_result_of_a_task_is_written_on_the_guests_threads_one_of_a_tenant_at_a_time() {
-        let engine = Engine::new(&EngineConfig::default()).expect("an engine");
-        let share = Share::alone(TenantLimits::default());
-        let writer = TaskWriter(Some((engine, Some(Arc::clone(&share)))));
-        let name = || std::thread::current().name().map(str::to_owned);
-        assert_eq!(writer.apart(name).await, Some(Some("mcpp-guest".to_owned())));
-        let _another = share.door.writers.acquire().await.expect("open");
-        let waits = tokio::time::timeout(std::time::Duration::from_millis(50), writer.apart(name)).await;
-        assert!(waits.is_err(), "another result is being written");
     }
 }

@@ -15,14 +15,11 @@ use std::{
 
 use axum::body::Bytes;
 use rmcp::model::{CallToolResult, ContentBlock, ServerJsonRpcMessage};
-use tokio::{sync::Semaphore, task::AbortHandle, time::Instant};
+use tokio::{task::AbortHandle, time::Instant};
 
 use self::pieces::{PIECE_BYTES, ResultRoom, is_large, message_bytes, pieces, pieces_of_json};
-use super::convert;
-use crate::{
-    call::ToolResult, control::admission::Share, engine::Engine, memory::MemoryUse, names::TenantId,
-    threads::processors,
-};
+use super::{apart::Writers, convert};
+use crate::{call::ToolResult, control::admission::Share, engine::Engine, memory::MemoryUse, names::TenantId};
 
 /// Results beyond this are written aside.
 pub(super) const LARGE_RESULT_BYTES: u64 = PIECE_BYTES as u64;
@@ -40,10 +37,7 @@ pub(super) struct WrittenResults(Arc<ResultTable>);
 #[derive(Debug)]
 struct ResultTable {
     by_mark: Mutex<HashMap<u128, WrittenResult>>,
-    /// On whose threads they are written, at a lower priority than the doors'; without one on any.
-    engine: Option<Engine>,
-    /// Results that are written at the same time: as many as leave the door's threads something.
-    writers: Semaphore,
+    writers: Writers,
 }
 
 #[derive(Debug)]
@@ -73,8 +67,7 @@ enum Stay {
 impl WrittenResults {
     /// Results that are written on the threads of `engine`, if there is one.
     pub(super) fn new(engine: Option<Engine>) -> Self {
-        let writers = (processors() / 2).max(1);
-        Self(Arc::new(ResultTable { by_mark: Mutex::default(), engine, writers: Semaphore::new(writers) }))
+        Self(Arc::new(ResultTable { by_mark: Mutex::default(), writers: Writers::new(engine) }))
     }
 
     /// Writes the large results of one request. A session's client may come back for them.
@@ -158,16 +151,10 @@ impl ResultTable {
         share: &Share,
         write: impl FnOnce(&ResultRoom<'_>) -> io::Result<Vec<Bytes>> + Send + 'static,
     ) -> io::Result<Vec<Bytes>> {
-        // Neither is ever closed.
-        let _own = share.door.writers.acquire().await;
-        let _any = self.writers.acquire().await;
         let (table, tenant, account) = (Arc::clone(self), share.tenant.clone(), Arc::clone(&share.memory));
         let write = move || write(&ResultRoom { table: &table, tenant: &tenant, account: &account });
-        let writing = match &self.engine {
-            Some(engine) => engine.spawn_blocking(write),
-            None => tokio::task::spawn_blocking(write),
-        };
-        writing.await.unwrap_or_else(|_| Err(io::Error::other("writing it was broken off")))
+        let written = self.writers.write(Some(share), write).await;
+        written.unwrap_or_else(|| Err(io::Error::other("writing it was broken off")))
     }
 
     /// Lets go of the oldest result of `tenant` that was sent; whether there was one.

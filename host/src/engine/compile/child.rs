@@ -13,8 +13,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{CHILD_ARGUMENT, descriptors};
 use crate::{
-    engine::compile::MAX_COMPONENT_BYTES,
-    engine::{cache::engine_hash, code_config, features::Features},
+    engine::{cache::engine_hash, code_config, compile::MAX_COMPONENT_BYTES, features::Features},
+    threads::{Promptness, be_prompt},
 };
 
 /// Niceness of a child: it yields to everything else. Guests have 5.
@@ -155,6 +155,7 @@ fn limit(order: &ChildOrder) -> io::Result<()> {
     rustix::process::setrlimit(Resource::Core, exactly(0))?;
     rustix::process::setrlimit(Resource::Nofile, exactly(MAX_DESCRIPTORS))?;
     let _it_may_be_that_low_already = rustix::process::nice(CHILD_NICE);
+    be_prompt(Promptness::Last);
     Ok(())
 }
 

@@ -185,6 +185,7 @@ impl Connections {
                 let rest = UnreadRest::of(request.body());
                 let ended = Arc::clone(&rest.ended);
                 let mut request = request.map(|body| Body::new(WatchedBody { body, ended }));
+                connection.open.activity.arrived();
                 let turn = connection.turn(request.uri().path(), routes.is_endpoint(&request)).await;
                 // A request that waits for its turn is no work yet: its connection makes room where that is short.
                 let busy = connection.open.begin();

@@ -20,7 +20,7 @@ use hyper_util::rt::TokioTimer;
 use tokio::runtime::Handle;
 use tokio_util::task::{AbortOnDropHandle, task_tracker::TaskTrackerToken};
 
-use crate::threads::{LOW_NICE, Threads, be_prompt, give_way, processors};
+use crate::threads::{LOW_NICE, Promptness, Threads, be_prompt, give_way, processors};
 
 /// A message beyond this is large.
 pub(super) const LARGE_MESSAGE_BYTES: usize = 64 << 10;
@@ -70,7 +70,7 @@ impl Lanes {
     pub(super) fn start() -> std::io::Result<Arc<Self>> {
         let lobby = Threads::start("mcpp-lobby", 1, || {
             give_way(LOW_NICE);
-            be_prompt();
+            be_prompt(Promptness::Second);
         })?;
         let bulk = Threads::start("mcpp-bulk", processors(), || give_way(LOW_NICE))?;
         Ok(Arc::new(Self { lobby, door: Handle::current(), bulk }))

@@ -9,7 +9,7 @@ use std::{
     net::IpAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
 };
 
@@ -73,8 +73,8 @@ struct ConnectionEntry {
 pub(super) struct Activity {
     /// Requests that are being answered.
     busy: AtomicUsize,
-    /// Requests that have begun.
-    begun: AtomicU64,
+    /// Whether a request has come.
+    used: AtomicBool,
     /// When the last one ended, in microseconds since the door opened.
     idle_since: AtomicU64,
     /// Its bytes.
@@ -88,9 +88,14 @@ impl Activity {
         self.busy.load(Ordering::Relaxed) == 0 && !self.wire.is_blocked()
     }
 
-    /// Whether no request ever began.
+    /// Notes that a request has come. It may have to wait before it is answered.
+    pub(super) fn arrived(&self) {
+        self.used.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether no request ever came.
     pub(super) fn is_unused(&self) -> bool {
-        self.begun.load(Ordering::Relaxed) == 0
+        !self.used.load(Ordering::Relaxed)
     }
 }
 
@@ -268,7 +273,6 @@ impl OpenConnection {
 
     /// Something is answered until what this gives is dropped.
     pub(super) fn begin(&self) -> BusyConnection {
-        self.activity.begun.fetch_add(1, Ordering::Relaxed);
         self.activity.busy.fetch_add(1, Ordering::Relaxed);
         BusyConnection { room: Arc::clone(&self.room), activity: Arc::clone(&self.activity) }
     }

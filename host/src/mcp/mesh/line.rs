@@ -28,7 +28,9 @@ use self::heard::HeardInput;
 use crate::{
     call::{CallEvent, MAX_EVENT_BYTES, Observer, event_dropped},
     config::MeshDoorConfig,
-    mcp::{conversation::OF_REQUEST, convert},
+    engine::Engine,
+    mcp::{apart::read_apart, conversation::OF_REQUEST, convert},
+    memory::json_bytes,
     mesh::{
         PeerStream,
         frame::{self, Announced, FrameError},
@@ -56,11 +58,13 @@ struct LineState {
     reason: OnceLock<String>,
     /// Counts changes of the peer's list of tools.
     changes: watch::Sender<u64>,
+    /// On whose threads long messages are read.
+    engine: Engine,
 }
 
 #[derive(Debug)]
 struct WaitingRequest {
-    answer: oneshot::Sender<Vec<u8>>,
+    answer: oneshot::Sender<PeerAnswer>,
     observer: Observer,
 }
 
@@ -69,7 +73,15 @@ struct WaitingRequest {
 pub(super) struct InLine {
     line: PeerLine,
     id: u64,
-    answer: oneshot::Receiver<Vec<u8>>,
+    answer: oneshot::Receiver<PeerAnswer>,
+}
+
+/// The message that answers a request.
+#[derive(Debug)]
+pub(super) struct PeerAnswer {
+    pub(super) json: Vec<u8>,
+    /// The memory that it takes as values; they take more than the text.
+    pub(super) value_bytes: u64,
 }
 
 /// The line broke before the answer came.
@@ -77,8 +89,8 @@ pub(super) struct InLine {
 pub(super) struct Broken(pub(super) String);
 
 impl PeerLine {
-    /// Speaks on a stream. `heard` counts what comes, also parts of a message.
-    pub(super) fn open(stream: PeerStream, config: &MeshDoorConfig, heard: Arc<AtomicU64>) -> Self {
+    /// Speaks on a stream. `heard` counts what comes, also parts of a message. Long messages are read on the threads of `engine`.
+    pub(super) fn open(stream: PeerStream, config: &MeshDoorConfig, engine: &Engine, heard: Arc<AtomicU64>) -> Self {
         let (frames, unwritten) = mpsc::channel(MAX_UNWRITTEN);
         let line = Self(Arc::new(LineState {
             frames,
@@ -87,6 +99,7 @@ impl PeerLine {
             closed: CancellationToken::new(),
             reason: OnceLock::new(),
             changes: watch::Sender::new(0),
+            engine: engine.clone(),
         }));
         let (input, output) = tokio::io::split(stream);
         let input = HeardInput { input, heard };
@@ -202,7 +215,11 @@ impl PeerLine {
                 Ok(read) => read?,
                 Err(_) => return Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()),
             }
-            self.take(body);
+            let line = self.clone();
+            if read_apart(&self.0.engine, bytes, move || line.take(body)).await.is_none() {
+                // The host stops.
+                return Ok(());
+            }
         }
     }
 
@@ -225,7 +242,7 @@ impl PeerLine {
             (Some(id), None, _) => {
                 let waiting = id.get().parse().ok().and_then(|id: u64| self.waiting().remove(&id));
                 match waiting {
-                    Some(waiting) => drop(waiting.answer.send(body)),
+                    Some(waiting) => drop(waiting.answer.send(PeerAnswer::new(body))),
                     None => metrics::counter!("mcpp_mesh_answers_dropped_total").increment(1),
                 }
             }
@@ -277,9 +294,17 @@ impl PeerLine {
     }
 }
 
+impl PeerAnswer {
+    fn new(json: Vec<u8>) -> Self {
+        let as_values = std::str::from_utf8(&json).map_or(0, json_bytes);
+        let value_bytes = as_values.max(u64::try_from(json.len()).unwrap_or(u64::MAX));
+        Self { json, value_bytes }
+    }
+}
+
 impl InLine {
     /// The answer's message.
-    pub(super) async fn answer(&mut self) -> Result<Vec<u8>, Broken> {
+    pub(super) async fn answer(&mut self) -> Result<PeerAnswer, Broken> {
         (&mut self.answer).await.map_err(|_| self.line.broken())
     }
 

@@ -27,13 +27,13 @@ use tokio::{sync::watch, time::Instant};
 pub use self::health::Health;
 use self::{
     health::FIRST_BACK_OFF,
-    message::{meta, params, read_answer, read_result},
+    message::{meta, not_read, params, read_answer, read_result},
     old::{OldDialect, SpokenDialect},
     tally::Tallies,
 };
 use super::{
     PROTOCOL,
-    line::{Broken, InLine, PeerLine},
+    line::{Broken, InLine, PeerAnswer, PeerLine},
 };
 use crate::{
     call::{
@@ -43,7 +43,8 @@ use crate::{
     capability::mesh::handle::CallTally,
     config::MeshDoorConfig,
     limits::millis,
-    memory::{MemoryUse, json_bytes},
+    mcp::apart::read_apart,
+    memory::MemoryUse,
     mesh::{PeerId, Unreachable, dial::Dial},
     names::ToolName,
     peers::known::KnownPeers,
@@ -192,7 +193,7 @@ impl Remotes {
             return Err(unreachable(reason));
         }
         let opened = match self.0.dial.dial(peer, PROTOCOL, DIAL_TIME).await {
-            Ok(stream) => PeerLine::open(stream, &self.0.config, Arc::clone(&remote.heard)),
+            Ok(stream) => PeerLine::open(stream, &self.0.config, self.0.registry.engine(), Arc::clone(&remote.heard)),
             Err(error) => {
                 if matches!(error, Unreachable::Unsupported { .. }) {
                     remote.old.note(OldDialect::Lines);
@@ -299,7 +300,7 @@ impl Remotes {
         let old = async |dialect: OldDialect| {
             remote.old.note(dialect);
             tokio::select! {
-                result = old::call(&*self.0.dial, peer, dialect, &arguments) => Ok((result, Receipt::default())),
+                result = old::call((&*self.0.dial, self.0.registry.engine()), peer, dialect, &arguments) => Ok((result, Receipt::default())),
                 error = within(deadline) => Err(error),
             }
         };
@@ -323,7 +324,7 @@ impl Remotes {
             // The request is cancelled at the peer when it is dropped here.
             error = within(deadline) => return Err(error),
         };
-        let answer = answer.map_err(|Broken(reason)| {
+        let PeerAnswer { json: answer, value_bytes } = answer.map_err(|Broken(reason)| {
             remote.health().missed();
             CallError::Interrupted { reason: format!("the peer {peer} went away: {reason}") }
         })?;
@@ -334,9 +335,7 @@ impl Remotes {
         self.count(remote, &request.principal, |tally| {
             tally.received_bytes = tally.received_bytes.saturating_add(bytes);
         });
-        // As values it takes more than as text.
-        let as_values = std::str::from_utf8(&answer).map_or(0, json_bytes);
-        let held = reserve(as_values.max(bytes))
+        let held = reserve(value_bytes)
             .map_err(|_| CallError::Interrupted { reason: "this tenant has no memory left for the result".into() })?;
         let (mut result, receipt) = read_answer(self.0.registry.engine(), peer, tool, answer).await?;
         if matches!(result, Err(CallError::OtherInterface)) {
@@ -369,7 +368,9 @@ impl Remotes {
             };
             let late = |_| CallError::Unreachable { peer: peer.to_string(), reason: "it does not answer".to_owned() };
             let answer = tokio::time::timeout(DIAL_TIME, asking).await.map_err(late)??;
-            let page: ListToolsResult = read_result(peer, &answer)?;
+            let (of, bytes) = (peer.clone(), answer.json.len());
+            let read = move || read_result::<ListToolsResult>(&of, &answer.json);
+            let page = read_apart(self.0.registry.engine(), bytes, read).await.ok_or_else(not_read)??;
             tools.extend(page.tools);
             cursor = page.next_cursor;
             if cursor.is_none() || tools.len() > MAX_TOOLS {

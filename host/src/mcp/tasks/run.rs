@@ -5,9 +5,7 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    CallNews, LIVE_BYTES, MadeTask, McpTasks, TaskWriter, deferred::Follower, ending, live::LiveTask, plan::TaskPlan,
-};
+use super::{CallNews, LIVE_BYTES, MadeTask, McpTasks, deferred::Follower, ending, live::LiveTask, plan::TaskPlan};
 use crate::{
     call::{
         CallError, Observer, Receipt, Request,
@@ -156,9 +154,9 @@ impl TaskRun {
             live.tell();
             return;
         }
-        let writer = TaskWriter::of(tasks.registry.upgrade().as_ref(), &principal.tenant);
+        let share = tasks.registry.upgrade().and_then(|registry| registry.share(&principal.tenant));
         let undeclared = running.client().undeclared().filter(|_| live.in_place == InPlace::Handle);
-        let (end, result) = ending(outcome, running.wants_receipt, undeclared, &writer).await;
+        let (end, result) = ending(outcome, running.wants_receipt, undeclared, (&tasks.writers, share)).await;
         metrics::counter!("mcpp_tasks_ended_total", "end" => end.name()).increment(1);
         let ended = (end, result, keep_ms);
         let bounds = tasks.bounds(&principal.tenant);

@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     call::{CallError, Observer},
+    mcp::apart::read_apart,
     mesh::PeerId,
 };
 
@@ -148,8 +149,8 @@ impl Remotes {
                 return Err(ListError::Refused(format!("it has more than {MAX_LIST_BYTES} bytes")));
             }
             let asked = peer.clone();
-            let parsed = self.0.registry.engine().spawn_blocking(move || parse(&asked, &answer)).await;
-            let (page, next) = parsed.map_err(|_| ListError::Refused("it cannot be read".to_owned()))??;
+            let parsed = read_apart(self.0.registry.engine(), answer.len(), move || parse(&asked, &answer)).await;
+            let (page, next) = parsed.ok_or_else(|| ListError::Refused("it cannot be read".to_owned()))??;
             tools.extend(page);
             if tools.len() > MAX_TOOLS {
                 return Err(ListError::Refused(too_many()));
@@ -174,7 +175,7 @@ impl Remotes {
         let remote = self.remote(peer);
         let asking = async {
             let (_line, mut asked) = self.ask(peer, &remote, "tools/list", params, &Observer::default()).await?;
-            asked.answer().await.map_err(|Broken(reason)| unreachable(reason))
+            asked.answer().await.map(|answer| answer.json).map_err(|Broken(reason)| unreachable(reason))
         };
         timeout(DIAL_TIME, asking).await.map_err(|_| unreachable("it does not list its tools".to_owned()))?
     }

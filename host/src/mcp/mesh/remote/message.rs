@@ -12,6 +12,7 @@ use crate::{
     engine::Engine,
     limits::millis,
     mcp::{
+        apart::read_apart,
         convert::{self, BUSY, OTHER_INTERFACE},
         mesh::UNAUTHORIZED,
         straight::MODERN,
@@ -92,8 +93,10 @@ pub(super) fn read_result<T: serde::de::DeserializeOwned>(peer: &PeerId, answer:
     }
 }
 
-/// A longer answer is read on a thread of its own: no request waits for that.
-const LONG_ANSWER_BYTES: usize = 64 << 10;
+/// The host stops before it has read an answer.
+pub(super) fn not_read() -> CallError {
+    CallError::Interrupted { reason: "its result was not read".to_owned() }
+}
 
 /// The result of a call and its receipt; an error of this host's own if there is none.
 pub(super) async fn read_answer(
@@ -102,12 +105,8 @@ pub(super) async fn read_answer(
     tool: &ToolName,
     answer: Vec<u8>,
 ) -> Result<(Result<ToolResult, CallError>, Receipt), CallError> {
-    if answer.len() <= LONG_ANSWER_BYTES {
-        return Ok(result_of(peer, tool, &answer));
-    }
     let (peer, tool) = (peer.clone(), tool.clone());
-    let reading = engine.spawn_blocking(move || result_of(&peer, &tool, &answer));
-    reading.await.map_err(|_| CallError::Interrupted { reason: "its result was not read".to_owned() })
+    read_apart(engine, answer.len(), move || result_of(&peer, &tool, &answer)).await.ok_or_else(not_read)
 }
 
 fn result_of(peer: &PeerId, tool: &ToolName, answer: &[u8]) -> (Result<ToolResult, CallError>, Receipt) {

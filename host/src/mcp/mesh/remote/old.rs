@@ -14,10 +14,12 @@ use tokio::{
     time::Instant,
 };
 
-use super::DIAL_TIME;
+use super::{DIAL_TIME, message::not_read};
 use crate::{
     call::{CallError, ToolResult},
+    engine::Engine,
     mcp::{
+        apart::read_apart,
         binding::PROFILE,
         mesh::{LEGACY_PROTOCOL, PROTOCOL, UNAUTHORIZED},
     },
@@ -93,7 +95,7 @@ fn interrupted(peer: &PeerId, reason: impl std::fmt::Display) -> CallError {
 
 /// Makes one call. The caller bounds its time.
 pub(super) async fn call(
-    dial: &dyn Dial,
+    (dial, engine): (&dyn Dial, &Engine),
     peer: &PeerId,
     dialect: OldDialect,
     arguments: &Value,
@@ -102,8 +104,8 @@ pub(super) async fn call(
     let unreachable = |reason: String| CallError::Unreachable { peer: peer.to_string(), reason };
     let stream = dial.dial(peer, protocol, DIAL_TIME).await.map_err(|error| unreachable(error.to_string()))?;
     let answer = match dialect {
-        OldDialect::Frames => in_frames(peer, stream, arguments).await?,
-        OldDialect::Lines => in_a_line(peer, stream, arguments).await?,
+        OldDialect::Frames => in_frames((peer, engine), stream, arguments).await?,
+        OldDialect::Lines => in_a_line((peer, engine), stream, arguments).await?,
     };
     match answer {
         Value::Object(_) => {
@@ -114,8 +116,12 @@ pub(super) async fn call(
     }
 }
 
-async fn in_frames(peer: &PeerId, stream: PeerStream, arguments: &Value) -> Result<Value, CallError> {
-    let mut stream = BufReader::new(stream);
+async fn in_frames(
+    (peer, engine): (&PeerId, &Engine),
+    stream: PeerStream,
+    arguments: &Value,
+) -> Result<Value, CallError> {
+    let mut stream = (BufReader::new(stream), engine);
     let greeting =
         json!({ "clientInfo": { "name": "mcpp", "version": env!("CARGO_PKG_VERSION") }, "profiles": [PROFILE] });
     let greeted = ask(&mut stream, "initialize", &greeting).await;
@@ -150,7 +156,7 @@ fn reason(error: &ServiceError) -> String {
 
 /// Sends a request and reads its answer. Every request has the id 1, as the services' own client does it.
 async fn ask(
-    stream: &mut BufReader<PeerStream>,
+    (stream, engine): &mut (BufReader<PeerStream>, &Engine),
     method: &str,
     params: &Value,
 ) -> Result<ServiceReply, frame::FrameError> {
@@ -162,10 +168,16 @@ async fn ask(
         Announced::Bytes(bytes) => frame::body(stream, bytes, &mut body).await?,
         Announced::End => return Err(frame::FrameError::IncompletePrefix),
     }
-    serde_json::from_slice(&body).map_err(|error| std::io::Error::other(error).into())
+    let read = read_apart(engine, body.len(), move || serde_json::from_slice(&body)).await;
+    let read = read.ok_or_else(|| std::io::Error::other("the host stops"))?;
+    read.map_err(|error| std::io::Error::other(error).into())
 }
 
-async fn in_a_line(peer: &PeerId, stream: PeerStream, arguments: &Value) -> Result<Value, CallError> {
+async fn in_a_line(
+    (peer, engine): (&PeerId, &Engine),
+    stream: PeerStream,
+    arguments: &Value,
+) -> Result<Value, CallError> {
     let failed = |error: std::io::Error| interrupted(peer, error);
     let mut stream = BufReader::new(stream);
     stream.write_all(format!("{arguments}\n").as_bytes()).await.map_err(failed)?;
@@ -173,7 +185,8 @@ async fn in_a_line(peer: &PeerId, stream: PeerStream, arguments: &Value) -> Resu
     let mut line = Vec::new();
     let most = u64::try_from(MAX_ANSWER_BYTES).unwrap_or(u64::MAX);
     stream.take(most).read_until(b'\n', &mut line).await.map_err(failed)?;
-    serde_json::from_slice(&line).map_err(|error| interrupted(peer, error))
+    let read = read_apart(engine, line.len(), move || serde_json::from_slice(&line)).await;
+    read.ok_or_else(not_read)?.map_err(|error| interrupted(peer, error))
 }
 
 #[cfg(test)]

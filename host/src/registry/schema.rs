@@ -5,6 +5,7 @@
 
 mod cost;
 mod graph;
+mod known;
 mod pattern;
 
 use std::sync::Arc;
@@ -30,8 +31,14 @@ const VALUE_BYTES: u64 = 640;
 pub struct Schema {
     /// The schema as the component gave it.
     pub json: Arc<Map<String, Value>>,
-    validator: Arc<jsonschema::Validator>,
-    cost: Arc<CheckCost>,
+    compiled: Arc<CompiledSchema>,
+}
+
+#[derive(Debug)]
+struct CompiledSchema {
+    json: Arc<Map<String, Value>>,
+    validator: jsonschema::Validator,
+    cost: CheckCost,
     json_bytes: u64,
 }
 
@@ -102,12 +109,23 @@ const DIALECTS: [&str; 2] =
     ["https://json-schema.org/draft/2020-12/schema", "http://json-schema.org/draft/2020-12/schema"];
 
 impl Schema {
-    /// Parses and compiles a schema that a component wrote.
+    /// Parses and compiles a schema that a component wrote; one that is in use already serves here too.
     pub fn parse(text: &str) -> Result<Self, SchemaError> {
         if text.len() > MAX_SCHEMA_BYTES {
             return Err(SchemaError::TooLarge(text.len()));
         }
-        Self::compile(serde_json::from_str(text).map_err(|error| SchemaError::NotJson(error.to_string()))?)
+        let digest = blake3::hash(text.as_bytes());
+        if let Some(known) = known::find(&digest) {
+            return Ok(Self::of(known));
+        }
+        let json = serde_json::from_str(text).map_err(|error| SchemaError::NotJson(error.to_string()))?;
+        let schema = Self::compile(json)?;
+        known::note(digest, &schema.compiled);
+        Ok(schema)
+    }
+
+    fn of(compiled: Arc<CompiledSchema>) -> Self {
+        Self { json: Arc::clone(&compiled.json), compiled }
     }
 
     /// Compiles a schema.
@@ -135,18 +153,18 @@ impl Schema {
         let json_bytes = graph::size(&json).saturating_mul(TIMES_JSON);
         let json_bytes = json_bytes.saturating_add(graph::values(&json).saturating_mul(VALUE_BYTES));
         let Value::Object(json) = json else { return Err(SchemaError::NotAnObject) };
-        Ok(Self { json: Arc::new(json), validator: Arc::new(validator), cost: Arc::new(cost), json_bytes })
+        Ok(Self::of(Arc::new(CompiledSchema { json: Arc::new(json), validator, cost, json_bytes })))
     }
 
     /// The memory that it takes, in bytes, on the safe side.
     pub fn memory_bytes(&self) -> u64 {
-        self.json_bytes.saturating_add(self.cost.memory_bytes)
+        self.compiled.json_bytes.saturating_add(self.compiled.cost.memory_bytes)
     }
 
     /// The cost of checking a value against the schema, known before the check.
     pub fn steps(&self, value: &Value) -> Result<Steps, Mismatch> {
         let refuse = |reason: &str| Mismatch { path: String::new(), reason: reason.to_owned() };
-        let steps = self.cost.with(value).map_err(|_| refuse("it is nested too deep to be checked"))?;
+        let steps = self.compiled.cost.with(value).map_err(|_| refuse("it is nested too deep to be checked"))?;
         if steps.fits_a_stack() {
             Ok(steps)
         } else {
@@ -157,14 +175,14 @@ impl Schema {
     /// Checks a value; the first thing wrong with it, where that can be found in `most` steps.
     pub fn check(&self, value: &Value, most: u64) -> Result<(), Mismatch> {
         let steps = self.steps(value)?;
-        if self.validator.is_valid(value) {
+        if self.compiled.validator.is_valid(value) {
             return Ok(());
         }
         if steps.whether.saturating_add(steps.why) > most || steps.findings > MAX_FINDINGS {
             let reason = "it does not match its schema; it is too large to say where".to_owned();
             return Err(Mismatch { path: String::new(), reason });
         }
-        self.validator.validate(value).map_err(|error| Mismatch {
+        self.compiled.validator.validate(value).map_err(|error| Mismatch {
             path: error.instance_path().to_string(),
             // The value itself may be large or private; the place and the rule are what the caller needs.
             reason: error.masked_with("the value").to_string(),

@@ -84,10 +84,15 @@ fn main() {
         .build()
         .expect("a runtime");
     runtime.block_on(async {
-        let is_chosen = |attack: &Attack| chosen.is_empty() || chosen.iter().any(|word| attack.name.contains(*word));
-        beside_each_other(attacks().into_iter().filter(is_chosen).collect(), rounds).await;
-        if chosen.is_empty() {
+        let is_chosen = |name: &str| chosen.is_empty() || chosen.iter().any(|word| name.contains(*word));
+        let attacks: Vec<Attack> = attacks().into_iter().filter(|attack| is_chosen(attack.name)).collect();
+        if !attacks.is_empty() {
+            beside_each_other(attacks, rounds).await;
+        }
+        if is_chosen(scale::TENANTS_NAME) {
             scale::many_tenants().await;
+        }
+        if is_chosen(scale::SESSIONS_NAME) {
             scale::abandoned_sessions().await;
         }
     });

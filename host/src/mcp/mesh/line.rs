@@ -346,3 +346,35 @@ async fn write_all(
     }
     output.shutdown().await
 }
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+    use crate::{engine::EngineConfig, threads::thread_time};
+
+    #[tokio::test]
+    async fn a_long_answer_is_read_on_the_guests_threads() {
+        let engine = Engine::new(&EngineConfig::default()).expect("an engine");
+        let (here, mut there) = tokio::io::duplex(1 << 20);
+        let line = PeerLine::open(Box::new(here), &MeshDoorConfig::default(), &engine, Arc::default());
+        let asked = line.ask("tools/call", |_| "{}".to_owned(), Observer::default());
+        let mut asked = asked.await.expect("an open line");
+        // Dear for its length: every element is looked at.
+        let answer = format!(r#"{{"jsonrpc":"2.0","id":1,"result":[0{}]}}"#, ",0".repeat(4 << 20));
+        let (bytes, before) = (answer.len(), thread_time());
+        let written = async { frame::write(&mut there, answer.as_bytes()).await };
+        let (written, heard) = tokio::join!(written, asked.answer());
+        written.expect("a line");
+        let heard = heard.expect("an answer");
+        assert_eq!(heard.json.len(), bytes);
+        assert!(heard.value_bytes > 4 * u64::try_from(bytes).expect("a size"), "{}", heard.value_bytes);
+        let here = thread_time().saturating_sub(before);
+        let looked_at = tokio::task::spawn_blocking(move || {
+            let before = thread_time();
+            drop(PeerAnswer::new(heard.json));
+            thread_time().saturating_sub(before)
+        });
+        let looked_at = looked_at.await.expect("no panic");
+        assert!(here < looked_at, "{here:?} on the door's thread; to size it alone takes {looked_at:?}");
+    }
+}

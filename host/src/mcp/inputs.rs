@@ -14,7 +14,7 @@ use crate::{
         Content,
         inputs::{Abilities, Ability, AskError, InputQuestion, ModelMessage, Reply, Round, Sample},
     },
-    registry::schema::Schema,
+    registry::schema::{Schema, SchemaError},
 };
 
 /// Steps that the check of one reply may take: less than ten milliseconds.
@@ -68,7 +68,7 @@ pub(super) fn request(question: &InputQuestion) -> Result<InputRequest, AskError
     let invalid = |error: serde_json::Error| AskError::Invalid(error.to_string());
     Ok(match question {
         InputQuestion::Form { message, schema } => {
-            Schema::compile(schema.clone()).map_err(|error| AskError::Invalid(crate::error::chain(&error)))?;
+            form(schema).map_err(|error| AskError::Invalid(crate::error::chain(&error)))?;
             let params = json!({ "mode": "form", "message": message, "requestedSchema": schema });
             InputRequest::Elicitation(ElicitRequest::new(serde_json::from_value(params).map_err(invalid)?))
         }
@@ -125,15 +125,15 @@ fn message_json(message: &ModelMessage) -> Value {
 }
 
 /// A client's reply in our words; else why it is none.
-pub(super) fn reply(question: &InputQuestion, reply: Value) -> Result<Reply, String> {
+pub(super) fn reply(question: &InputQuestion, reply: &Value) -> Result<Reply, String> {
     match question {
-        InputQuestion::Form { schema, .. } => elicited(&reply, |content| match content {
+        InputQuestion::Form { schema, .. } => elicited(reply, |content| match content {
             Some(values) => matching(schema, values).map(Some),
             None => Err("the form was accepted without values".into()),
         }),
-        InputQuestion::Url { .. } => elicited(&reply, |_| Ok(None)),
-        InputQuestion::Sample(_) => sampled(reply),
-        InputQuestion::Roots => roots(&reply),
+        InputQuestion::Url { .. } => elicited(reply, |_| Ok(None)),
+        InputQuestion::Sample(_) => sampled(reply.clone()),
+        InputQuestion::Roots => roots(reply),
     }
 }
 
@@ -149,9 +149,23 @@ fn elicited(
     }
 }
 
+/// The schema of a form. It is compiled once while somebody keeps it.
+fn form(schema: &Value) -> Result<Schema, SchemaError> {
+    Schema::parse(&schema.to_string())
+}
+
+/// The schemas of the forms among questions, to be kept while the questions are open: each look at one would compile it again.
+pub(super) fn forms(questions: &[(String, InputQuestion)]) -> Vec<Schema> {
+    let schema = |question: &InputQuestion| match question {
+        InputQuestion::Form { schema, .. } => form(schema).ok(),
+        _ => None,
+    };
+    questions.iter().filter_map(|(_, question)| schema(question)).collect()
+}
+
 /// The values of a form, held to its schema.
 fn matching(schema: &Value, values: &Value) -> Result<Value, String> {
-    let schema = Schema::compile(schema.clone()).map_err(|error| crate::error::chain(&error))?;
+    let schema = form(schema).map_err(|error| crate::error::chain(&error))?;
     let mismatch = schema.check(values, MAX_REPLY_STEPS).err();
     mismatch.map_or_else(
         || Ok(values.clone()),
@@ -222,7 +236,7 @@ async fn ask_one(peer: &Peer<RoleServer>, question: &InputQuestion) -> Result<Re
         _ => AskError::NoClient,
     })?;
     let json = serde_json::to_value(result).map_err(|error| AskError::Refused(error.to_string()))?;
-    reply(question, json).map_err(|reason| AskError::Refused(short(reason)))
+    reply(question, &json).map_err(|reason| AskError::Refused(short(reason)))
 }
 
 fn short(mut reason: String) -> String {
@@ -240,7 +254,7 @@ fn random_id() -> String {
 mod tests {
     use super::*;
 
-    fn form() -> InputQuestion {
+    fn name_and_age() -> InputQuestion {
         let schema = json!({
             "type": "object",
             "properties": { "name": { "type": "string", "minLength": 2 }, "age": { "type": "integer" } },
@@ -264,8 +278,17 @@ mod tests {
             (json!({ "action": "maybe" }), Err(())),
             (json!([]), Err(())),
         ] {
-            assert_eq!(reply(&form(), given.clone()).map_err(drop), expected, "{given}");
+            assert_eq!(reply(&name_and_age(), &given).map_err(drop), expected, "{given}");
         }
+    }
+
+    #[test]
+    fn the_schema_of_a_form_is_compiled_once_while_its_question_is_open() {
+        let questions = [("form".to_owned(), name_and_age()), ("roots".to_owned(), InputQuestion::Roots)];
+        let kept = forms(&questions);
+        let InputQuestion::Form { schema, .. } = name_and_age() else { unreachable!("it is a form") };
+        let again = form(&schema).expect("a schema");
+        assert!(kept.len() == 1 && std::sync::Arc::ptr_eq(&kept[0].json, &again.json));
     }
 
     #[test]
@@ -273,7 +296,7 @@ mod tests {
         let nested = json!({ "type": "object", "properties": { "a": { "type": "object", "properties": {} } } });
         let asked = request(&InputQuestion::Form { message: "m".into(), schema: nested });
         assert!(matches!(asked, Err(AskError::Invalid(_))), "{asked:?}");
-        assert!(request(&form()).is_ok());
+        assert!(request(&name_and_age()).is_ok());
     }
 
     #[test]

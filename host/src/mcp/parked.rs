@@ -28,6 +28,7 @@ use crate::{
     },
     limits::{millis, now_ms},
     memory::{MemoryUse, Reservation},
+    registry::schema::Schema,
     tenant::Principal,
 };
 
@@ -51,6 +52,9 @@ struct ParkedRound {
     questions: Round,
     /// Replies that have come so far.
     replies: BTreeMap<String, Reply>,
+    /// The schemas of its forms.
+    _forms: Vec<Schema>,
+    /// Its memory, and theirs.
     _memory: Reservation,
 }
 
@@ -168,8 +172,10 @@ impl Endpoint {
         questions: Round,
     ) -> Result<InputRequiredResult, Box<RunningRequest<O>>> {
         let share = self.registry().share(&principal.tenant);
-        match share.map(|share| share.memory.reserve(MemoryUse::Messages, PARKED_BYTES)) {
-            Some(Ok(memory)) => self.parked().park(running, questions, memory),
+        let forms = inputs::forms(&questions.questions);
+        let bytes = forms.iter().fold(PARKED_BYTES, |bytes, form| bytes.saturating_add(form.memory_bytes()));
+        match share.map(|share| share.memory.reserve(MemoryUse::Messages, bytes)) {
+            Some(Ok(memory)) => self.parked().park(running, questions, (forms, memory)),
             _ => {
                 let _the_guest_may_be_gone = questions.replies.send(Err(AskError::Busy));
                 Err(Box::new(running))
@@ -198,7 +204,7 @@ impl ParkedCalls {
         &self,
         mut running: RunningRequest<O>,
         questions: Round,
-        memory: Reservation,
+        (forms, memory): (Vec<Schema>, Reservation),
     ) -> Result<InputRequiredResult, Box<RunningRequest<O>>> {
         let requests: Result<InputRequests, AskError> =
             questions.questions.iter().map(|(name, question)| Ok((name.clone(), inputs::request(question)?))).collect();
@@ -221,7 +227,7 @@ impl ParkedCalls {
         let (parked, call) = (self.clone(), id.call);
         running.drive(move || drop(parked.calls().remove(&call)));
         let running = O::park(running);
-        let waiting = ParkedRound { id, running, questions, replies: BTreeMap::new(), _memory: memory };
+        let waiting = ParkedRound { id, running, questions, replies: BTreeMap::new(), _forms: forms, _memory: memory };
         let mut calls = self.calls();
         // A guest that gave up waiting keeps no record here.
         calls.retain(|_, waiting| !waiting.questions.replies.is_closed());
@@ -284,7 +290,7 @@ impl ParkedRound {
     fn take(&mut self, responses: &InputResponses) {
         for (name, question) in &self.questions.questions {
             if let Some(given) = responses.get(name)
-                && let Ok(reply) = inputs::reply(question, given.clone())
+                && let Ok(reply) = inputs::reply(question, given)
             {
                 self.replies.insert(name.clone(), reply);
             }

@@ -264,7 +264,9 @@ impl MountShared {
     /// Follows its peers until it is dropped.
     async fn follow(self: Arc<Self>, accepted: BTreeMap<ToolName, PeerTool>) {
         let this = Arc::clone(&self);
-        let _ended_with_the_host = tokio::task::spawn_blocking(move || this.remake(&accepted)).await;
+        // Peers wrote the schemas that are compiled here.
+        let engine = self.parts.registry.engine().clone();
+        let _ended_with_the_host = engine.spawn_blocking(move || this.remake(&accepted)).await;
         let mut offers: Vec<watch::Receiver<PeerOffer>> = self.peers.iter().map(|peer| peer.watch.offer()).collect();
         let mut rights = self.parts.peers.changes();
         let mut orders = self.wanted.subscribe();
@@ -273,7 +275,7 @@ impl MountShared {
             let now: Vec<PeerOffer> = offers.iter_mut().map(|offer| offer.borrow_and_update().clone()).collect();
             rights.mark_unchanged();
             let this = Arc::clone(&self);
-            if tokio::task::spawn_blocking(move || this.look(&now)).await.is_err() {
+            if engine.spawn_blocking(move || this.look(&now)).await.is_err() {
                 tracing::error!(mount = %self.name, "what its peers offer was not looked at");
             }
             self.looked.send_replace(ordered);

@@ -67,15 +67,6 @@ impl Server {
         self.started_in
     }
 
-    /// Waits until everything is loaded; how long that took from the start of the program.
-    pub(crate) async fn loaded(&self) -> Duration {
-        let (http, url, waiting) = (reqwest::Client::new(), self.url().replace("/mcp", "/ready"), Instant::now());
-        while !http.get(&url).send().await.is_ok_and(|answer| answer.status().is_success()) {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-        self.started_in + waiting.elapsed()
-    }
-
     /// Replaces a component, whole.
     pub(crate) fn write(&self, name: &str, wasm: &[u8]) {
         let tools = self.folder.as_ref().expect("a folder").path().join("tools");

@@ -1,5 +1,7 @@
 //! The cost of many tenants and many abandoned sessions.
 
+use std::time::{Duration, Instant};
+
 use serde_json::json;
 
 use crate::{
@@ -22,9 +24,9 @@ pub(crate) async fn many_tenants() {
     team(empty.path(), "team-0", &[], &[]);
     // Started twice, as below: compiling takes memory that serving does not.
     let server = Server::mcpp_in(empty).await;
-    server.loaded().await;
+    loaded(&server).await;
     let server = Server::mcpp_in(server.stop()).await;
-    server.loaded().await;
+    loaded(&server).await;
     let bare = server.resident_bytes();
     drop(server);
     let folder = folder();
@@ -36,17 +38,17 @@ pub(crate) async fn many_tenants() {
         tokens.push(team(folder.path(), &format!("team-{tenant}"), &[("many", &wasm)], &[]).token);
     }
     let server = Server::mcpp_in(folder).await;
-    let cold = (server.started_in(), server.loaded().await);
+    let cold = (server.started_in(), loaded(&server).await);
     let folder = server.stop();
     let server = Server::mcpp_in(folder).await;
-    let warm = (server.started_in(), server.loaded().await);
+    let warm = (server.started_in(), loaded(&server).await);
     let full = server.resident_bytes();
     for (tenant, token) in tokens.iter().enumerate() {
         let client = Client::connect_as(server.url(), Era::Modern, token).await;
         let answer = client.call(&format!("many_t{tenant}n7"), &json!({})).await;
         assert_eq!(answer["result"]["structuredContent"]["result"], tenant, "{answer}");
     }
-    let ms = |time: std::time::Duration| Some(time.as_secs_f64() * 1e3);
+    let ms = |time: Duration| Some(time.as_secs_f64() * 1e3);
     let mb = |bytes: f64| Some(bytes / 1e6);
     for (state, (serves, loaded)) in [("nothing compiled", cold), ("compiled before", warm)] {
         print_row(format!("{TENANTS} tenants with {TOOLS} tools each, {state}: the door serves"), ms(serves), "ms");
@@ -66,7 +68,7 @@ pub(crate) async fn abandoned_sessions() {
     )
     .expect("written");
     let server = Server::mcpp_in(folder).await;
-    server.loaded().await;
+    loaded(&server).await;
     let before = server.resident_bytes();
     let tenth = open(&server, SESSIONS / 10).await;
     let all = open(&server, SESSIONS - SESSIONS / 10).await;
@@ -76,12 +78,21 @@ pub(crate) async fn abandoned_sessions() {
     print_row("each abandoned session", Some((all - before) / SESSIONS as f64 / 1024.0), "KiB");
 }
 
+/// Waits until everything is loaded; how long that took from the start of the program.
+async fn loaded(server: &Server) -> Duration {
+    let (http, url, waiting) = (reqwest::Client::new(), server.url().replace("/mcp", "/ready"), Instant::now());
+    while !http.get(&url).send().await.is_ok_and(|answer| answer.status().is_success()) {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    server.started_in() + waiting.elapsed()
+}
+
 /// Opens sessions that nobody comes back to; the memory when they are parked.
 async fn open(server: &Server, count: usize) -> f64 {
     let openers: Vec<_> = (0..8).map(|_| tokio::spawn(Client::abandon_sessions(server.url(), count / 8))).collect();
     for opener in openers {
         opener.await.expect("no panic");
     }
-    tokio::time::sleep(std::time::Duration::from_secs(6)).await;
+    tokio::time::sleep(Duration::from_secs(6)).await;
     server.resident_bytes()
 }

@@ -175,7 +175,7 @@ impl LiveTask {
             for (at, (key, (_, question))) in open.keys.iter().zip(&open.round.questions).enumerate() {
                 if !open.replies.contains_key(&at)
                     && let Some(given) = responses.get(key)
-                    && let Ok(reply) = inputs::reply(question, given.clone())
+                    && let Ok(reply) = inputs::reply(question, given)
                 {
                     open.replies.insert(at, reply);
                     open.requests.remove(key);

@@ -4,7 +4,9 @@
 use mcpp_tool::store::{Budget, Cursor, Map, StoreError, Transaction, View, bites, snapshot, transact};
 use serde::{Deserialize, Serialize};
 
-use super::{QueueError, cancel, is_waited_for, reserve, retry, save, set_priority, upkeep, upkeep::UPKEEP};
+use super::{
+    QueueError, cancel, ids::check_name, is_waited_for, reserve, retry, save, set_priority, upkeep, upkeep::UPKEEP,
+};
 use crate::{
     queue::{LISTED, TASKS, TaskKey, announce, canonical_type},
     record::{Status, Task},
@@ -17,6 +19,15 @@ const ROOM: Budget = Budget { entries: 500, bytes: 8 << 20, ..Budget::UNBOUNDED 
 const SAFETY_MS: u64 = 60_000;
 /// How long the outcome is kept, in milliseconds: a day.
 const KEEP_MS: u64 = 24 * 3_600 * 1_000;
+
+/// Most changes that are known: under way, or ended lately. Each call and each ring of the alarm reads them all.
+const MOST_KNOWN: usize = 64;
+/// So many of the oldest that have ended make room at once.
+const MAKE_ROOM: usize = 8;
+/// Most types that a filter names, and most tags.
+const MAX_NAMES: usize = 64;
+/// The longest reason, in bytes.
+const MAX_REASON_BYTES: usize = 4 << 10;
 
 /// Work in the background, by its number.
 const BULKS: Map<u64, Bulk> = Map::new("bulk");
@@ -73,6 +84,18 @@ pub struct Filter {
 }
 
 impl Filter {
+    /// Checks the names in it.
+    fn check(&self) -> Result<(), QueueError> {
+        for (what, names) in [("task_types", &self.task_types), ("tags", &self.tags)] {
+            if names.len() > MAX_NAMES {
+                return Err(QueueError::Invalid(format!("{what} has more than {MAX_NAMES} entries")));
+            }
+            let mut named = names.iter().enumerate();
+            named.try_for_each(|(number, name)| check_name(&format!("{what}/{number}"), name))?;
+        }
+        self.worker.as_deref().map_or(Ok(()), |worker| check_name("worker_id", worker))
+    }
+
     /// Whether a task with one of the statuses is meant.
     pub fn matches(&self, task: &Task) -> bool {
         let is_its_type = |name: &String| canonical_type(name) == canonical_type(&task.spec.task_type);
@@ -111,6 +134,10 @@ pub struct Bulk {
 
 /// Changes the tasks that match: some now, the rest by the alarm. Where that has come to.
 pub fn bulk(action: &Action, filter: &Filter, now_ms: u64) -> Result<Bulk, QueueError> {
+    filter.check()?;
+    if matches!(action, Action::Cancel { reason, .. } if reason.len() > MAX_REASON_BYTES) {
+        return Err(QueueError::Invalid(format!("reason is longer than {MAX_REASON_BYTES} bytes")));
+    }
     let mut filter = filter.clone();
     let able = action.statuses();
     filter.statuses = if filter.statuses.is_empty() { able.clone() } else { filter.statuses };
@@ -118,13 +145,13 @@ pub fn bulk(action: &Action, filter: &Filter, now_ms: u64) -> Result<Bulk, Queue
         return Err(QueueError::Invalid(format!("{} tasks cannot be changed in this way", wrong.as_str())));
     }
     let number = transact(|t| {
-        forget(t, now_ms)?;
+        make_room(t, now_ms)?;
         let number = BULKS.all().descending().first(t)?.map_or(1, |(last, _)| last.saturating_add(1));
         let (action, filter) = (action.clone(), filter.clone());
         let bulk = Bulk { number, action, filter, asked_ms: now_ms, changed: 0, ended_ms: None, at: 0, cursor: None };
         BULKS.set(t, &number, &bulk)?;
         UPKEEP.by(t, now_ms.saturating_add(SAFETY_MS), now_ms)?;
-        Ok::<_, StoreError>(number)
+        Ok::<_, QueueError>(number)
     })?;
     go_on(number, now_ms)?;
     transact(|t| {
@@ -148,21 +175,34 @@ pub(crate) fn adopt(t: &Transaction<'_>, statuses: Vec<Status>, asked_ms: u64, c
     BULKS.set(t, &1, &Bulk { number: 1, action, filter, asked_ms, changed, ended_ms, at, cursor })
 }
 
+/// The change with this number, if it is known.
+pub fn bulk_of(t: &View<'_>, number: u64) -> Result<Option<Bulk>, StoreError> {
+    BULKS.get(t, &number)
+}
+
 /// The changes that are under way or have ended lately, the oldest first.
 pub fn bulks(t: &View<'_>) -> Result<Vec<Bulk>, StoreError> {
-    BULKS.all().walk(t).map(|bulk| bulk.map(|(_, bulk)| bulk)).collect()
+    BULKS.all().most(MOST_KNOWN).walk(t).map(|bulk| bulk.map(|(_, bulk)| bulk)).collect()
 }
 
 pub(super) fn is_under_way(t: &View<'_>) -> Result<bool, StoreError> {
     Ok(bulks(t)?.iter().any(|bulk| bulk.ended_ms.is_none()))
 }
 
-/// Forgets what has ended long ago.
-fn forget(t: &Transaction<'_>, now_ms: u64) -> Result<(), StoreError> {
-    for old in bulks(t)? {
-        if old.ended_ms.is_some_and(|ended| ended.saturating_add(KEEP_MS) < now_ms) {
+/// Forgets what has ended long ago, and some of what has ended at all where there is no room for one more. A queue with more than that, of an earlier version, comes to it call by call.
+fn make_room(t: &Transaction<'_>, now_ms: u64) -> Result<(), QueueError> {
+    let known = bulks(t)?;
+    let (is_full, mut forgotten) = (known.len() >= MOST_KNOWN, 0);
+    for old in known {
+        let Some(ended) = old.ended_ms else { continue };
+        if ended.saturating_add(KEEP_MS) < now_ms || (is_full && forgotten < MAKE_ROOM) {
             BULKS.remove(t, &old.number)?;
+            forgotten = forgotten.saturating_add(1);
         }
+    }
+    if is_full && forgotten == 0 {
+        let reason = format!("{MOST_KNOWN} changes of many tasks are under way: wait until one has ended");
+        return Err(QueueError::Invalid(reason));
     }
     Ok(())
 }
@@ -241,3 +281,6 @@ fn delete(t: &Transaction<'_>, task: &Task, now_ms: u64) -> Result<bool, QueueEr
     save(t, Some(task), None, now_ms)?;
     Ok(true)
 }
+
+#[cfg(test)]
+mod tests;

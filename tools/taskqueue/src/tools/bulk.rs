@@ -114,14 +114,14 @@ pub fn task_bulk(
     seal(action.and_then(|action| engine::bulk(&action, &filter, now_ms())).map(|bulk| Progress::from(&bulk)))
 }
 
-/// Tells how far a change of many tasks is; known for a day after its end.
+/// Tells how far a change of many tasks is. It is known for a day after its end, unless more than 64 came after it.
 #[tool(read_only)]
 pub fn task_bulk_status(
     /// The number that `task_bulk` gave.
     bulk_id: u64,
 ) -> Envelope<Progress> {
-    let known = read(|t| Ok(engine::bulks(t)?)).and_then(|bulks| {
-        let known = bulks.iter().find(|bulk| bulk.number == bulk_id).map(Progress::from);
+    let known = read(|t| Ok(engine::bulk_of(t, bulk_id)?)).and_then(|known| {
+        let known = known.as_ref().map(Progress::from);
         known.ok_or_else(|| QueueError::Invalid(format!("bulk_id {bulk_id} is not known")))
     });
     seal(known)

@@ -5,7 +5,7 @@ use tokio::sync::Semaphore;
 use crate::{control::admission::Share, engine::Engine, threads::processors};
 
 /// A message of more bytes is read apart.
-pub(super) const LONG_BYTES: usize = 64 << 10;
+const LONG_BYTES: usize = 64 << 10;
 
 /// Does `work` on a message of `bytes`: here if it is short, else apart. `None` if it broke off.
 pub(super) async fn read_apart<T: Send + 'static>(

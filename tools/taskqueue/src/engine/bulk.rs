@@ -4,9 +4,7 @@
 use mcpp_tool::store::{Budget, Cursor, Map, StoreError, Transaction, View, bites, snapshot, transact};
 use serde::{Deserialize, Serialize};
 
-use super::{
-    QueueError, cancel, ids::check_name, is_waited_for, reserve, retry, save, set_priority, upkeep, upkeep::UPKEEP,
-};
+use super::{QueueError, cancel, is_waited_for, reserve, retry, save, set_priority, upkeep, upkeep::UPKEEP};
 use crate::{
     queue::{LISTED, TASKS, TaskKey, announce, canonical_type},
     record::{Status, Task},
@@ -26,6 +24,8 @@ const MOST_KNOWN: usize = 64;
 const MAKE_ROOM: usize = 8;
 /// Most types that a filter names, and most tags.
 const MAX_NAMES: usize = 64;
+/// Most bytes of all names in a filter. They need not keep to the rule for new names: tags have none, and an earlier version stored others.
+const MAX_FILTER_BYTES: usize = 16 << 10;
 /// The longest reason, in bytes.
 const MAX_REASON_BYTES: usize = 4 << 10;
 
@@ -84,16 +84,22 @@ pub struct Filter {
 }
 
 impl Filter {
-    /// Checks the names in it.
+    /// Checks the number and the size of the names in it.
     fn check(&self) -> Result<(), QueueError> {
+        let mut bytes = 0_usize;
+        let mut fits = |field: String, name: &str| {
+            bytes = bytes.saturating_add(name.len());
+            let reason = || format!("{field}: the names of a filter have more than {MAX_FILTER_BYTES} bytes together");
+            if bytes > MAX_FILTER_BYTES { Err(QueueError::Invalid(reason())) } else { Ok(()) }
+        };
         for (what, names) in [("task_types", &self.task_types), ("tags", &self.tags)] {
             if names.len() > MAX_NAMES {
                 return Err(QueueError::Invalid(format!("{what} has more than {MAX_NAMES} entries")));
             }
             let mut named = names.iter().enumerate();
-            named.try_for_each(|(number, name)| check_name(&format!("{what}/{number}"), name))?;
+            named.try_for_each(|(number, name)| fits(format!("{what}/{number}"), name))?;
         }
-        self.worker.as_deref().map_or(Ok(()), |worker| check_name("worker_id", worker))
+        self.worker.as_deref().map_or(Ok(()), |worker| fits("worker_id".to_owned(), worker))
     }
 
     /// Whether a task with one of the statuses is meant.

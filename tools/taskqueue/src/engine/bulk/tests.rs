@@ -71,7 +71,23 @@ fn a_filter_is_bounded() {
         let refused = bulk(&Action::Retry, &filter, NOW).expect_err("too much");
         assert!(refused.to_string().contains(field), "{refused}");
     }
+    let all = Filter { task_types: names(MAX_NAMES, 200), tags: names(MAX_NAMES, 200), ..Filter::default() };
+    assert!(bulk(&Action::Retry, &all, NOW).is_err(), "each fits, and together they do not");
     let action = Action::Cancel { reason: "r".repeat(MAX_REASON_BYTES + 1), force: false };
     assert!(bulk(&action, &Filter::default(), NOW).is_err());
     assert!(known().is_empty(), "nothing of them is kept");
+}
+
+#[test]
+fn a_filter_finds_what_no_new_name_may_be() {
+    memory::clear();
+    for name in [" ends with a space ".to_owned(), "n".repeat(1_000), String::new(), "line\nbreak".to_owned()] {
+        let filter = Filter {
+            task_types: vec![name.clone()],
+            tags: vec![name.clone()],
+            worker: Some(name),
+            ..Filter::default()
+        };
+        bulk(&Action::Retry, &filter, NOW).expect("a task may have it");
+    }
 }

@@ -12,6 +12,7 @@ pub mod limits;
 pub mod memory;
 pub mod names;
 pub mod permits;
+pub mod schema;
 mod threads;
 
 pub mod auth;

@@ -24,7 +24,6 @@ pub mod rate;
 mod relist;
 pub mod remote;
 pub mod request;
-pub mod schema;
 mod template;
 pub mod tool;
 

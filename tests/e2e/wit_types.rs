@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use mcpp::{call::CallError, plain::handles::Unseen, registry::schema::Schema};
+use mcpp::{call::CallError, plain::handles::Unseen, schema::Schema};
 use proptest::{prelude::*, test_runner::TestCaseError};
 use serde_json::{Value, json};
 use wasmtime::component::Val;

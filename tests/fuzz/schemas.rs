@@ -11,7 +11,7 @@ use std::{
 };
 
 use jsonschema::{Draft, Keyword, ValidationError};
-use mcpp::registry::schema::Schema;
+use mcpp::schema::Schema;
 use serde_json::{Map, Value, json};
 
 use super::random::Random;

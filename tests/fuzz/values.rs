@@ -8,7 +8,7 @@ use mcpp::{
     call::CallError,
     memory,
     plain::{self, Action, PlainFunction, docs::Docs, handles::Unseen, value},
-    registry::schema::{Mismatch, Schema},
+    schema::{Mismatch, Schema},
 };
 use proptest::{
     strategy::{Strategy as _, ValueTree as _},

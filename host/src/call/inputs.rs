@@ -14,7 +14,7 @@ use tokio::{
 };
 
 use super::Content;
-use crate::memory::Reservation;
+use crate::{memory::Reservation, schema::Schema};
 
 /// Things that a client may be asked.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -72,14 +72,14 @@ impl Ability {
 }
 
 /// One question to a client. Its parts are within bounds.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub enum InputQuestion {
     /// A form for the user.
     Form {
         /// For the user.
         message: String,
-        /// JSON Schema of the reply.
-        schema: Value,
+        /// The schema of the reply.
+        schema: Schema,
     },
     /// A page for the user to open.
     Url {
@@ -371,7 +371,15 @@ mod tests {
     fn the_first_undeclared_ability_is_kept() {
         let (line, rounds) = ClientLine::new(Abilities { form: true, ..Abilities::default() });
         assert!(rounds.is_some());
-        let form = || ("f".to_owned(), InputQuestion::Form { message: "m".into(), schema: Value::Null });
+        let form = || {
+            (
+                "f".to_owned(),
+                InputQuestion::Form {
+                    message: "m".into(),
+                    schema: Schema::parse(r#"{"type":"object"}"#).expect("a schema"),
+                },
+            )
+        };
         assert_eq!(line.check(&[form()]), Ok(()));
         assert_eq!(
             line.check(&[form(), ("r".into(), InputQuestion::Roots)]),

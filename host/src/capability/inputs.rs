@@ -4,7 +4,6 @@
 
 use std::{collections::HashSet, time::Duration};
 
-use serde_json::Value;
 use tokio::time::Instant;
 use wasmtime::component::Linker;
 
@@ -18,7 +17,8 @@ use crate::{
         bindings::mcpp::client::inputs::{self, InputError},
         state::State,
     },
-    memory::{MemoryUse, json_bytes},
+    memory::{MemoryUse, Reservation, json_bytes},
+    schema::Schema,
 };
 
 /// Most questions of one round.
@@ -68,14 +68,14 @@ impl inputs::Host for EndpointView<'_> {
         }
         let bytes = questions.iter().map(bytes_of).fold(0, u64::saturating_add);
         // The questions wait as long as a person thinks, as values and as JSON.
-        let Ok(memory) = self.control.memory().reserve(MemoryUse::Messages, bytes) else {
+        let Ok(mut memory) = self.control.memory().reserve(MemoryUse::Messages, bytes) else {
             return Ok(Err(InputError::Busy));
         };
         // What goes to the client may hold no secret, as with a log record.
         let hidden = |text: String| self.control.redactor().text(text);
-        let questions = match checked(questions, hidden) {
+        let questions = match checked(questions, hidden, &mut memory) {
             Ok(questions) => questions,
-            Err(reason) => return Ok(Err(InputError::Invalid(reason))),
+            Err(refused) => return Ok(Err(refused.into())),
         };
         if let Err(refused) = running.client.check(&questions) {
             return Ok(Err(refused.into()));
@@ -124,25 +124,32 @@ fn block_bytes(block: &crate::capability::bindings::mcpp::tool::types::Content) 
     u64::try_from(bytes).unwrap_or(u64::MAX)
 }
 
-/// The questions in our words, if they are ones that MCP knows. `hidden` takes the secrets out of a text.
+/// The questions in our words, if they are ones that MCP knows. `hidden` takes the secrets out of a text. The guest that asks compiles the schemas of its forms itself, in its own
+/// processor time; `memory` grows by what they take.
 pub(crate) fn checked(
     questions: Vec<inputs::NamedQuestion>,
     hidden: impl Fn(String) -> String,
-) -> Result<Vec<(String, InputQuestion)>, String> {
+    memory: &mut Reservation,
+) -> Result<Vec<(String, InputQuestion)>, AskError> {
     if questions.is_empty() || questions.len() > MAX_QUESTIONS {
-        return Err(format!("{} questions; 1 to {MAX_QUESTIONS} are allowed", questions.len()));
+        return Err(AskError::Invalid(format!("{} questions; 1 to {MAX_QUESTIONS} are allowed", questions.len())));
     }
     let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
     let mut names = HashSet::new();
     let mut found = Vec::with_capacity(questions.len());
     for inputs::NamedQuestion { name, question } in questions {
         if name.is_empty() || name.len() > MAX_NAME_BYTES || !name.chars().all(legal) {
-            return Err(format!("a question's name is 1 to {MAX_NAME_BYTES} of `A-Z a-z 0-9 _ . -`"));
+            let reason = format!("a question's name is 1 to {MAX_NAME_BYTES} of `A-Z a-z 0-9 _ . -`");
+            return Err(AskError::Invalid(reason));
         }
         if !names.insert(name.clone()) {
-            return Err(format!("two questions have the name `{name}`"));
+            return Err(AskError::Invalid(format!("two questions have the name `{name}`")));
         }
-        let question = read(question, &hidden).map_err(|reason| format!("`{name}`: {reason}"))?;
+        let invalid = |reason| AskError::Invalid(format!("`{name}`: {reason}"));
+        let question = read(question, &hidden).map_err(invalid)?;
+        if let InputQuestion::Form { schema, .. } = &question {
+            memory.grow(schema.memory_bytes()).map_err(|_| AskError::Busy)?;
+        }
         found.push((name, question));
     }
     Ok(found)
@@ -156,8 +163,7 @@ fn read(question: inputs::Question, hidden: &impl Fn(String) -> String) -> Resul
             if schema.len() > MAX_SCHEMA_BYTES {
                 return Err(format!("its schema has more than {MAX_SCHEMA_BYTES} bytes"));
             }
-            let schema: Value =
-                serde_json::from_str(&schema).map_err(|error| format!("its schema is not JSON: {error}"))?;
+            let schema = Schema::parse(&schema).map_err(|error| format!("its schema: {error}"))?;
             InputQuestion::Form { message: hidden(message), schema }
         }
         inputs::Question::Url(inputs::Page { message, url }) => {
@@ -275,6 +281,7 @@ impl From<AskError> for InputError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::memory::{AccountLimits, HostMemory, MemoryConfig};
 
     #[test]
     fn a_page_is_over_tls_or_on_the_users_machine() {
@@ -290,9 +297,33 @@ mod tests {
     }
 
     #[test]
+    fn the_schema_of_a_form_is_compiled_as_it_is_asked_and_takes_memory_of_its_tenant() {
+        let host = HostMemory::new(&MemoryConfig::default());
+        let account = |bytes| host.account(AccountLimits { message_bytes: Some(bytes), ..AccountLimits::default() });
+        let form = |schema: &str| {
+            let form = inputs::Form { message: "Who?".into(), schema: schema.into() };
+            vec![inputs::NamedQuestion { name: "form".into(), question: inputs::Question::Form(form) }]
+        };
+        let asked = |schema: &str, bytes| {
+            let mut memory = account(bytes).reserve(MemoryUse::Messages, 0).expect("nothing");
+            let asked = checked(form(schema), |text| text, &mut memory);
+            (asked, memory.bytes())
+        };
+        let schema = r#"{"type":"object","properties":{"name":{"type":"string"}}}"#;
+        let (questions, bytes) = asked(schema, 1 << 20);
+        let Ok([(_, InputQuestion::Form { schema: compiled, .. })]) = questions.as_deref() else { panic!("a form") };
+        assert!(bytes > 0 && bytes == compiled.memory_bytes(), "{bytes}");
+        assert!(matches!(asked(schema, bytes - 1), (Err(AskError::Busy), 0)), "it has no room for it");
+        assert!(matches!(asked(r#"{"type":"string"}"#, 1 << 20), (Err(AskError::Invalid(_)), 0)), "no object");
+    }
+
+    #[test]
     fn questions_have_bounds_and_distinct_names() {
         let named = |name: &str| inputs::NamedQuestion { name: name.into(), question: inputs::Question::Roots };
-        let all = |names: &[&str]| checked(names.iter().map(|name| named(name)).collect(), |text| text);
+        let account = HostMemory::new(&MemoryConfig::default()).account(AccountLimits::default());
+        let mut memory = account.reserve(MemoryUse::Messages, 0).expect("nothing");
+        let mut all =
+            |names: &[&str]| checked(names.iter().map(|name| named(name)).collect(), |text| text, &mut memory);
         assert!(all(&["a", "b.c-d_9"]).is_ok());
         for wrong in [&[][..], &["a", "a"], &[""], &["a b"], &["x"; 17], &["x".repeat(65).as_str()]] {
             assert!(all(wrong).is_err(), "{wrong:?}");

@@ -16,7 +16,7 @@ fn ask(question: &InputQuestion, input: &mut impl BufRead, output: &mut impl Wri
     match question {
         InputQuestion::Form { message, schema } => {
             writeln!(output, "The tool asks: {}", clean(message))?;
-            let Some(values) = fill(schema, input, output)? else { return Ok(Reply::Cancelled) };
+            let Some(values) = fill(&schema.json, input, output)? else { return Ok(Reply::Cancelled) };
             consent("Send this?", Reply::Accepted(Some(Value::Object(values))), input, output)
         }
         InputQuestion::Url { message, url } => {
@@ -41,7 +41,11 @@ fn consent(question: &str, yes: Reply, input: &mut impl BufRead, output: &mut im
 }
 
 /// The values of a form; none if the input ends before.
-fn fill(schema: &Value, input: &mut impl BufRead, output: &mut impl Write) -> io::Result<Option<Map<String, Value>>> {
+fn fill(
+    schema: &Map<String, Value>,
+    input: &mut impl BufRead,
+    output: &mut impl Write,
+) -> io::Result<Option<Map<String, Value>>> {
     let required: Vec<&str> =
         schema.get("required").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect();
     let mut values = Map::new();
@@ -134,6 +138,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::schema::Schema;
 
     fn form() -> InputQuestion {
         let schema = json!({
@@ -147,7 +152,7 @@ mod tests {
             },
             "required": ["name", "size"],
         });
-        InputQuestion::Form { message: "An order".into(), schema }
+        InputQuestion::Form { message: "An order".into(), schema: Schema::compile(schema).expect("a schema") }
     }
 
     fn answered(question: &InputQuestion, lines: &str) -> (Reply, String) {

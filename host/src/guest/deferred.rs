@@ -9,7 +9,10 @@ use super::{
     new_store,
 };
 use crate::{
-    call::{CallError, ToolResult, inputs::InputQuestion},
+    call::{
+        CallError, ToolResult,
+        inputs::{AskError, InputQuestion},
+    },
     capability::{
         bindings::{
             deferred::{
@@ -176,7 +179,10 @@ fn asks(forms: Vec<Form>, control: &Control, redactor: &Redactor) -> Result<Opti
     let questions: Vec<_> = forms.into_iter().map(question).collect();
     let bytes = questions.iter().map(bytes_of).fold(0, u64::saturating_add);
     let held = control.memory().reserve(MemoryUse::Messages, bytes);
-    let held = held.map_err(|full| CallError::Interrupted { reason: full.to_string() })?;
-    let invalid = |reason| CallError::InvalidResult { path: "/asks".to_owned(), reason };
-    Ok(Some((checked(questions, |text| redactor.text(text)).map_err(invalid)?, held)))
+    let mut held = held.map_err(|full| CallError::Interrupted { reason: full.to_string() })?;
+    let asked = checked(questions, |text| redactor.text(text), &mut held).map_err(|refused| match refused {
+        AskError::Invalid(reason) => CallError::InvalidResult { path: "/asks".to_owned(), reason },
+        _ => CallError::Interrupted { reason: "there is no memory for its forms".to_owned() },
+    })?;
+    Ok(Some((asked, held)))
 }

@@ -31,7 +31,10 @@ use tokio::time::Instant;
 pub use self::error::{ClientError, Repeat};
 use self::transport::SessionHttp;
 use super::straight::MODERN;
-use crate::call::inputs::{CallClock, InputQuestion, Reply};
+use crate::{
+    call::inputs::{CallClock, InputQuestion, Reply},
+    schema::Schema,
+};
 
 /// The first wait before a request is repeated; each further one is twice as long.
 const FIRST_WAIT: Duration = Duration::from_millis(200);
@@ -115,8 +118,9 @@ async fn elicit(
 ) -> Result<ElicitResult, ErrorData> {
     let question = match asked {
         ElicitRequestParams::FormElicitationParams { message, requested_schema, .. } => {
-            let schema = serde_json::to_value(requested_schema);
-            let schema = schema.map_err(|error| ErrorData::invalid_params(error.to_string(), None))?;
+            let invalid = |error: String| ErrorData::invalid_params(format!("the form's schema: {error}"), None);
+            let schema = serde_json::to_value(requested_schema).map_err(|error| invalid(error.to_string()))?;
+            let schema = Schema::compile(schema).map_err(|error| invalid(error.to_string()))?;
             InputQuestion::Form { message, schema }
         }
         ElicitRequestParams::UrlElicitationParams { message, url, .. } => InputQuestion::Url { message, url },

@@ -193,7 +193,7 @@ impl ServerHandler for ProtocolHandler {
 
     async fn call_tool(
         &self,
-        request: CallToolRequestParams,
+        mut request: CallToolRequestParams,
         context: RequestContext<RoleServer>,
     ) -> Result<CallToolResponse, ErrorData> {
         let _not_parked = self.busy(&context);
@@ -201,7 +201,7 @@ impl ServerHandler for ProtocolHandler {
         let running = match HandedOver::take(&context.extensions) {
             Some(running) => running,
             None => {
-                match self.resume_call(&request, &context)? {
+                match self.resume_call(&mut request, &context).await? {
                     Some(Resumed::Goes(running)) => return self.attend(*running, &context).await,
                     Some(Resumed::AsksAgain(required)) => return Ok(CallToolResponse::InputRequired(required)),
                     None => {}
@@ -245,7 +245,7 @@ impl ServerHandler for ProtocolHandler {
     }
 
     async fn update_task(&self, request: UpdateTaskParams, _: RequestContext<RoleServer>) -> Result<(), ErrorData> {
-        self.endpoint.update_task(&self.principal, &request.task_id, &request.input_responses).await
+        self.endpoint.update_task(&self.principal, &request.task_id, request.input_responses).await
     }
 
     async fn cancel_task(&self, request: CancelTaskParams, _: RequestContext<RoleServer>) -> Result<(), ErrorData> {
@@ -321,14 +321,14 @@ impl ServerHandler for ProtocolHandler {
 
     async fn get_prompt(
         &self,
-        request: GetPromptRequestParams,
+        mut request: GetPromptRequestParams,
         context: RequestContext<RoleServer>,
     ) -> Result<GetPromptResponse, ErrorData> {
         if !self.served().prompts {
             return Err(unknown_method("prompts/get"));
         }
         let _not_parked = self.busy(&context);
-        let retry = (request.request_state.as_deref(), request.input_responses.as_ref());
+        let retry = (request.request_state.take(), request.input_responses.take());
         let begin = |asking: &Asking<'_>| self.endpoint.begin_prompt(asking, &request);
         self.attend_asking(retry, || prompt_binding(&self.principal, &request), begin, &context).await
     }
@@ -357,14 +357,14 @@ impl ServerHandler for ProtocolHandler {
 
     async fn read_resource(
         &self,
-        request: ReadResourceRequestParams,
+        mut request: ReadResourceRequestParams,
         context: RequestContext<RoleServer>,
     ) -> Result<ReadResourceResponse, ErrorData> {
         if !self.served().resources {
             return Err(unknown_method("resources/read"));
         }
         let _not_parked = self.busy(&context);
-        let retry = (request.request_state.as_deref(), request.input_responses.as_ref());
+        let retry = (request.request_state.take(), request.input_responses.take());
         let begin = |asking: &Asking<'_>| self.endpoint.begin_read(asking, &request.uri);
         self.attend_asking(retry, || read_binding(&self.principal, &request.uri), begin, &context).await
     }

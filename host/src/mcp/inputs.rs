@@ -14,11 +14,11 @@ use crate::{
         Content,
         inputs::{Abilities, Ability, AskError, InputQuestion, ModelMessage, Reply, Round, Sample},
     },
-    registry::schema::{Schema, SchemaError},
+    schema::{STEPS_PER_MS, Schema},
 };
 
 /// Steps that the check of one reply may take: less than ten milliseconds.
-const MAX_REPLY_STEPS: u64 = 10 * crate::registry::tool::STEPS_PER_MS;
+const MAX_REPLY_STEPS: u64 = 10 * STEPS_PER_MS;
 /// Most roots of a client.
 const MAX_ROOTS: usize = 1_000;
 /// The longest part of a client's error that a guest sees, in bytes.
@@ -68,8 +68,7 @@ pub(super) fn request(question: &InputQuestion) -> Result<InputRequest, AskError
     let invalid = |error: serde_json::Error| AskError::Invalid(error.to_string());
     Ok(match question {
         InputQuestion::Form { message, schema } => {
-            form(schema).map_err(|error| AskError::Invalid(crate::error::chain(&error)))?;
-            let params = json!({ "mode": "form", "message": message, "requestedSchema": schema });
+            let params = json!({ "mode": "form", "message": message, "requestedSchema": &*schema.json });
             InputRequest::Elicitation(ElicitRequest::new(serde_json::from_value(params).map_err(invalid)?))
         }
         InputQuestion::Url { message, url } => {
@@ -124,7 +123,7 @@ fn message_json(message: &ModelMessage) -> Value {
     json!({ "role": role, "content": content })
 }
 
-/// A client's reply in our words; else why it is none.
+/// A client's reply in our words; else why it is none. The check of a form may take milliseconds.
 pub(super) fn reply(question: &InputQuestion, reply: &Value) -> Result<Reply, String> {
     match question {
         InputQuestion::Form { schema, .. } => elicited(reply, |content| match content {
@@ -149,23 +148,8 @@ fn elicited(
     }
 }
 
-/// The schema of a form. It is compiled once while somebody keeps it.
-fn form(schema: &Value) -> Result<Schema, SchemaError> {
-    Schema::parse(&schema.to_string())
-}
-
-/// The schemas of the forms among questions, to be kept while the questions are open: each look at one would compile it again.
-pub(super) fn forms(questions: &[(String, InputQuestion)]) -> Vec<Schema> {
-    let schema = |question: &InputQuestion| match question {
-        InputQuestion::Form { schema, .. } => form(schema).ok(),
-        _ => None,
-    };
-    questions.iter().filter_map(|(_, question)| schema(question)).collect()
-}
-
 /// The values of a form, held to its schema.
-fn matching(schema: &Value, values: &Value) -> Result<Value, String> {
-    let schema = form(schema).map_err(|error| crate::error::chain(&error))?;
+fn matching(schema: &Schema, values: &Value) -> Result<Value, String> {
     let mismatch = schema.check(values, MAX_REPLY_STEPS).err();
     mismatch.map_or_else(
         || Ok(values.clone()),
@@ -260,7 +244,11 @@ mod tests {
             "properties": { "name": { "type": "string", "minLength": 2 }, "age": { "type": "integer" } },
             "required": ["name"],
         });
-        InputQuestion::Form { message: "Who?".into(), schema }
+        form(schema)
+    }
+
+    fn form(schema: Value) -> InputQuestion {
+        InputQuestion::Form { message: "Who?".into(), schema: Schema::compile(schema).expect("a schema") }
     }
 
     #[test]
@@ -283,18 +271,9 @@ mod tests {
     }
 
     #[test]
-    fn the_schema_of_a_form_is_compiled_once_while_its_question_is_open() {
-        let questions = [("form".to_owned(), name_and_age()), ("roots".to_owned(), InputQuestion::Roots)];
-        let kept = forms(&questions);
-        let InputQuestion::Form { schema, .. } = name_and_age() else { unreachable!("it is a form") };
-        let again = form(&schema).expect("a schema");
-        assert!(kept.len() == 1 && std::sync::Arc::ptr_eq(&kept[0].json, &again.json));
-    }
-
-    #[test]
     fn a_nested_form_is_no_form() {
         let nested = json!({ "type": "object", "properties": { "a": { "type": "object", "properties": {} } } });
-        let asked = request(&InputQuestion::Form { message: "m".into(), schema: nested });
+        let asked = request(&form(nested));
         assert!(matches!(asked, Err(AskError::Invalid(_))), "{asked:?}");
         assert!(request(&name_and_age()).is_ok());
     }

@@ -26,9 +26,9 @@ use crate::{
         CallError, Receipt,
         inputs::{AskError, Reply, Round},
     },
+    engine::Engine,
     limits::{millis, now_ms},
     memory::{MemoryUse, Reservation},
-    registry::schema::Schema,
     tenant::Principal,
 };
 
@@ -52,9 +52,6 @@ struct ParkedRound {
     questions: Round,
     /// Replies that have come so far.
     replies: BTreeMap<String, Reply>,
-    /// The schemas of its forms.
-    _forms: Vec<Schema>,
-    /// Its memory, and theirs.
     _memory: Reservation,
 }
 
@@ -172,10 +169,8 @@ impl Endpoint {
         questions: Round,
     ) -> Result<InputRequiredResult, Box<RunningRequest<O>>> {
         let share = self.registry().share(&principal.tenant);
-        let forms = inputs::forms(&questions.questions);
-        let bytes = forms.iter().fold(PARKED_BYTES, |bytes, form| bytes.saturating_add(form.memory_bytes()));
-        match share.map(|share| share.memory.reserve(MemoryUse::Messages, bytes)) {
-            Some(Ok(memory)) => self.parked().park(running, questions, (forms, memory)),
+        match share.map(|share| share.memory.reserve(MemoryUse::Messages, PARKED_BYTES)) {
+            Some(Ok(memory)) => self.parked().park(running, questions, memory),
             _ => {
                 let _the_guest_may_be_gone = questions.replies.send(Err(AskError::Busy));
                 Err(Box::new(running))
@@ -204,7 +199,7 @@ impl ParkedCalls {
         &self,
         mut running: RunningRequest<O>,
         questions: Round,
-        (forms, memory): (Vec<Schema>, Reservation),
+        memory: Reservation,
     ) -> Result<InputRequiredResult, Box<RunningRequest<O>>> {
         let requests: Result<InputRequests, AskError> =
             questions.questions.iter().map(|(name, question)| Ok((name.clone(), inputs::request(question)?))).collect();
@@ -227,7 +222,7 @@ impl ParkedCalls {
         let (parked, call) = (self.clone(), id.call);
         running.drive(move || drop(parked.calls().remove(&call)));
         let running = O::park(running);
-        let waiting = ParkedRound { id, running, questions, replies: BTreeMap::new(), _forms: forms, _memory: memory };
+        let waiting = ParkedRound { id, running, questions, replies: BTreeMap::new(), _memory: memory };
         let mut calls = self.calls();
         // A guest that gave up waiting keeps no record here.
         calls.retain(|_, waiting| !waiting.questions.replies.is_closed());
@@ -236,17 +231,35 @@ impl ParkedCalls {
     }
 
     /// Lets a parked call go on with the replies of its client, or asks for those that are missing.
-    pub(super) fn resume<O: RequestOutcome>(
+    pub(super) async fn resume<O: RequestOutcome>(
         &self,
+        engine: &Engine,
         state: &str,
         binding: &RequestBinding,
-        responses: &InputResponses,
+        responses: InputResponses,
     ) -> Result<Resumed<O>, CannotResume> {
         let key = self.key().ok_or(CannotResume::Gone)?;
         let id = key.open(state).map_err(|error| match error {
             NotOurs::Broken => CannotResume::Invalid,
             NotOurs::OtherProcess => CannotResume::Gone,
         })?;
+        let waiting = self.take(&id, binding)?;
+        if waiting.questions.replies.is_closed() {
+            return Err(CannotResume::Expired);
+        }
+        // The replies may be long, and their check too. The call is gone with a client that does not wait for it.
+        let read = engine.spawn_blocking(move || waiting.with(&responses)).await;
+        let waiting = read.map_err(|_| CannotResume::Gone)?;
+        if !waiting.is_complete() {
+            return self.ask_again(key, waiting).map(Resumed::AsksAgain);
+        }
+        // The method is in the binding: it is of this kind.
+        let running = O::unpark(waiting.go_on()).ok_or(CannotResume::Invalid)?;
+        Ok(Resumed::Goes(Box::new(running)))
+    }
+
+    /// The call that waits for a retry of this request.
+    fn take(&self, id: &ParkedId, binding: &RequestBinding) -> Result<ParkedRound, CannotResume> {
         let mut calls = self.calls();
         // A state in the wrong hands changes nothing for its owner.
         if id.binding != binding.of_request() {
@@ -256,21 +269,10 @@ impl ParkedCalls {
             return Err(if is_callers { CannotResume::OtherRequest } else { CannotResume::Invalid });
         }
         let gone = if id.until <= now_ms() { CannotResume::Expired } else { CannotResume::Used };
-        if calls.get(&id.call).is_none_or(|waiting| waiting.id != id) {
+        if calls.get(&id.call).is_none_or(|waiting| waiting.id != *id) {
             return Err(gone);
         }
-        let mut waiting = calls.remove(&id.call).ok_or(gone)?;
-        drop(calls);
-        if waiting.questions.replies.is_closed() {
-            return Err(CannotResume::Expired);
-        }
-        waiting.take(responses);
-        if !waiting.is_complete() {
-            return self.ask_again(key, waiting).map(Resumed::AsksAgain);
-        }
-        // The method is in the binding: it is of this kind.
-        let running = O::unpark(waiting.go_on()).ok_or(CannotResume::Invalid)?;
-        Ok(Resumed::Goes(Box::new(running)))
+        calls.remove(&id.call).ok_or(gone)
     }
 
     /// Asks for the replies that are missing. The call waits no longer than it would have.
@@ -286,8 +288,8 @@ impl ParkedCalls {
 }
 
 impl ParkedRound {
-    /// Takes the replies that are ones. What is none counts as missing, and what nobody asked for is ignored.
-    fn take(&mut self, responses: &InputResponses) {
+    /// With the replies that are ones. What is none counts as missing, and what nobody asked for is ignored.
+    fn with(mut self, responses: &InputResponses) -> Self {
         for (name, question) in &self.questions.questions {
             if let Some(given) = responses.get(name)
                 && let Ok(reply) = inputs::reply(question, given)
@@ -295,6 +297,7 @@ impl ParkedRound {
                 self.replies.insert(name.clone(), reply);
             }
         }
+        self
     }
 
     fn is_complete(&self) -> bool {

@@ -246,12 +246,15 @@ impl Endpoint {
         &self,
         principal: &Principal,
         id: &str,
-        responses: &InputResponses,
+        responses: InputResponses,
     ) -> Result<(), ErrorData> {
         let found = self.find_task(principal, id).await?;
         if let Some(live) = found.running()? {
             live.may_ask().await;
-            live.reply(responses);
+            let live = Arc::clone(live);
+            // The replies may be long, and their check too.
+            let replied = self.registry().engine().spawn_blocking(move || live.reply(&responses)).await;
+            replied.map_err(|_| ErrorData::internal_error("the replies were lost", None))?;
         }
         Ok(())
     }

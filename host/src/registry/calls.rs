@@ -11,8 +11,7 @@ use super::{
     catalog::Catalog,
     remote,
     request::{RequestDeadline, Ticket},
-    schema::Schema,
-    tool::{STEPS_PER_MS, Tool, ToolTarget},
+    tool::{Tool, ToolTarget},
 };
 use crate::{
     call::{
@@ -23,6 +22,7 @@ use crate::{
     control::{Control, apart::apart},
     guest::{instance, kept::Keeping},
     names::{TenantId, ToolName},
+    schema::{STEPS_PER_MS, Schema},
     telemetry::meters::CallMeters,
     tenant::{Authorized, Principal},
 };

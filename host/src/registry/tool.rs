@@ -7,14 +7,7 @@ use std::{
 
 use serde_json::{Map, Value, json};
 
-use super::{
-    batches::Batches,
-    error::InstallError,
-    gate::Gate,
-    remote::CallRemote,
-    request::Service,
-    schema::{Mismatch, Schema, Steps},
-};
+use super::{batches::Batches, error::InstallError, gate::Gate, remote::CallRemote, request::Service};
 use crate::{
     call::{CallError, ToolResult, interface::InterfaceDigest},
     capability::{
@@ -26,15 +19,13 @@ use crate::{
     guest::{component::LoadedTool, deferred::DeferredExport, instance::Target},
     limits::{Limits, Reuse, TaskSupport},
     names::{ComponentName, ToolName, ToolPattern},
+    schema::{Mismatch, STEPS_PER_MS, Schema, Steps},
     telemetry::meters::CallMeters,
     tenant::Principal,
 };
 
 /// Longest description and title, in bytes.
 const MAX_TEXT_BYTES: usize = 16 << 10;
-
-/// Steps of a check in a millisecond, at least: what is measured is several times that.
-pub const STEPS_PER_MS: u64 = 50_000;
 
 /// The powers of everything in one revision.
 #[derive(Debug)]

@@ -86,33 +86,35 @@ impl ProtocolHandler {
     }
 
     /// The call that a retry goes on with; none for a request that is no retry.
-    pub(super) fn resume_call(
+    pub(super) async fn resume_call(
         &self,
-        request: &CallToolRequestParams,
+        request: &mut CallToolRequestParams,
         context: &RequestContext<RoleServer>,
     ) -> Result<Option<Resumed<CallOutcome>>, ErrorData> {
-        let Some(state) = request.request_state.as_deref().filter(|_| is_modern(context)) else { return Ok(None) };
+        let Some(state) = request.request_state.take().filter(|_| is_modern(context)) else { return Ok(None) };
         let tool = ToolName::new(&request.name).ok().filter(|tool| self.principal.may_use(tool));
         let tool = tool.ok_or_else(|| ErrorData::invalid_params(format!("unknown tool `{}`", request.name), None))?;
         let arguments = Value::Object(request.arguments.clone().unwrap_or_default());
         let binding = RequestBinding::new(&self.principal, "tools/call", tool.as_str(), &arguments);
         self.leave_door(&tool, context);
-        self.resume(state, &binding, request.input_responses.as_ref(), context).map(Some)
+        let responses = request.input_responses.take();
+        self.resume(&state, &binding, responses, context).await.map(Some)
     }
 
     /// What a retry goes on with.
-    fn resume<O: RequestOutcome>(
+    async fn resume<O: RequestOutcome>(
         &self,
         state: &str,
         binding: &RequestBinding,
-        responses: Option<&InputResponses>,
+        responses: Option<InputResponses>,
         context: &RequestContext<RoleServer>,
     ) -> Result<Resumed<O>, ErrorData> {
         if !self.principal.scopes.contains(SCOPE_TOOLS) {
             return Err(ErrorData::invalid_request("the caller lacks the scope `tools`", None));
         }
-        let none = InputResponses::default();
-        self.endpoint.parked().resume(state, binding, responses.unwrap_or(&none)).map_err(|error| {
+        let (parked, engine) = (self.endpoint.parked(), self.registry().engine());
+        let resumed = parked.resume(engine, state, binding, responses.unwrap_or_default()).await;
+        resumed.map_err(|error| {
             if let Some(signal) = extension::<RefusalSignal>(&context.extensions) {
                 signal.raise(None);
             }
@@ -123,7 +125,7 @@ impl ProtocolHandler {
     /// Runs a request for a prompt or a resource to its end, or until its client has to reply: one that begins now, or the one that a retry goes on with.
     pub(super) async fn attend_asking<T, R: From<T> + From<InputRequiredResult>>(
         &self,
-        (state, responses): (Option<&str>, Option<&InputResponses>),
+        (state, responses): (Option<String>, Option<InputResponses>),
         binding: impl FnOnce() -> RequestBinding,
         begin: impl FnOnce(&Asking<'_>) -> Result<RunningRequest<Result<T, CallError>>, ErrorData>,
         context: &RequestContext<RoleServer>,
@@ -134,7 +136,7 @@ impl ProtocolHandler {
         let asking = self.asking(context);
         let mut running = match state.filter(|_| is_modern(context)) {
             None => begin(&asking)?,
-            Some(state) => match self.resume(state, &binding(), responses, context)? {
+            Some(state) => match self.resume(&state, &binding(), responses, context).await? {
                 Resumed::Goes(running) => *running,
                 Resumed::AsksAgain(required) => return Ok(required.into()),
             },

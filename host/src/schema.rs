@@ -17,6 +17,8 @@ pub use self::cost::Steps;
 
 /// Largest schema, in bytes of JSON.
 pub const MAX_SCHEMA_BYTES: usize = 256 << 10;
+/// Steps of a check in a millisecond, at least: what is measured is several times that.
+pub const STEPS_PER_MS: u64 = 50_000;
 /// Deepest nesting of a schema.
 const MAX_SCHEMA_DEPTH: usize = 64;
 /// Most that is looked for when a value does not fit: each finding takes memory until the first of them is told.

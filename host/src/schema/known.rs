@@ -42,7 +42,7 @@ impl KnownSchemas {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::registry::schema::Schema;
+    use crate::schema::Schema;
 
     #[test]
     fn what_is_gone_takes_no_place_for_long() {

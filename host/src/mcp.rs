@@ -20,6 +20,7 @@ mod guard;
 mod handler;
 mod in_flight;
 mod inputs;
+mod lane;
 mod listening;
 mod pages;
 mod parked;

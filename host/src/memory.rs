@@ -191,6 +191,15 @@ impl Account {
         Ok(Reservation { account: Arc::clone(self), of, bytes })
     }
 
+    /// As [`Account::reserve`], for what waits as long as a person likes: the account keeps half of what it may have for the rest.
+    pub fn reserve_for_long(self: &Arc<Self>, of: MemoryUse, bytes: u64) -> Result<Reservation, NoMemory> {
+        let half = self.limit(of) / 2;
+        match self.used(of).checked_add(bytes).filter(|sum| *sum <= half) {
+            Some(_) => self.reserve(of, bytes),
+            None => Err(NoMemory::Account { of, bound: half }),
+        }
+    }
+
     fn take(&self, of: MemoryUse, bytes: u64) -> Result<(), NoMemory> {
         let limit = self.limit(of);
         let add = |used: u64| used.checked_add(bytes).filter(|sum| *sum <= limit);
@@ -279,6 +288,17 @@ mod tests {
         assert_eq!(host.used(MemoryUse::Guests), 0, "each use has its own pool");
         drop(held);
         assert_eq!((host.used(MemoryUse::Messages), account.used(MemoryUse::Messages)), (0, 0));
+    }
+
+    #[test]
+    fn what_waits_for_a_person_leaves_half_of_an_account() {
+        let account = host(1_000).account(AccountLimits { message_bytes: Some(100), ..AccountLimits::default() });
+        let first = account.reserve_for_long(MemoryUse::Messages, 40).expect("less than half");
+        assert!(account.reserve_for_long(MemoryUse::Messages, 11).is_err(), "more than half");
+        let rest = account.reserve(MemoryUse::Messages, 50).expect("what does not wait has room");
+        assert!(account.reserve_for_long(MemoryUse::Messages, 1).is_err(), "the rest counts too");
+        drop((first, rest));
+        assert!(account.reserve_for_long(MemoryUse::Messages, 50).is_ok());
     }
 
     #[test]

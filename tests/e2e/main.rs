@@ -67,6 +67,8 @@ mod mesh_guest;
 mod mesh_interface;
 mod mesh_join;
 mod mesh_lab;
+#[cfg(target_os = "linux")]
+mod mesh_lanes;
 mod mesh_mounts;
 mod mesh_mounts_abuse;
 mod mesh_nat;

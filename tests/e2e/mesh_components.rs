@@ -252,7 +252,7 @@ async fn the_door_bounds_streams_and_gives_nothing_that_changed() {
         uses: 1,
     };
     let (invitation, secret) = known.invite(new).expect("made");
-    known.redeem(&peer(1), &invitation.id, &secret, &invitation.tools).expect("redeemed");
+    known.redeem(&peer(1), || Ok((invitation.id, secret, invitation.tools))).expect("redeemed");
     let stop = CancellationToken::new();
     let door = ComponentDoor::new(test.host.registry().clone(), Arc::clone(&known), stop.clone());
     let digest = blake3_hex(&wasm);

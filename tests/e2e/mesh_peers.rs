@@ -50,7 +50,7 @@ impl MeshHost {
         let endpoint = test.host.endpoint().clone();
         let known = Arc::clone(&peers);
         let door = MeshDoor::new(peer(23), config, endpoint, known, tokens, closing.clone(), stop.clone());
-        Self { test, door, peers, closing, _stop: stop.drop_guard() }
+        Self { test, door: door.expect("threads"), peers, closing, _stop: stop.drop_guard() }
     }
 
     /// Lets a peer call tools, as an invitation does.
@@ -66,7 +66,7 @@ impl MeshHost {
             uses: 1,
         };
         let (invitation, secret) = self.peers.invite(new).expect("made");
-        self.peers.redeem(peer, &invitation.id, &secret, &invitation.tools).expect("redeemed");
+        self.peers.redeem(peer, || Ok((invitation.id, secret, invitation.tools))).expect("redeemed");
     }
 
     /// A stream of a peer to the door.

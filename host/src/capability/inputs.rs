@@ -29,6 +29,8 @@ const MAX_NAME_BYTES: usize = 64;
 const MAX_MESSAGE_BYTES: usize = 16 << 10;
 /// Longest schema of a form, in bytes.
 const MAX_SCHEMA_BYTES: usize = 16 << 10;
+/// Most memory that the compiled schemas of one round take. They wait as long as a person thinks.
+const MAX_FORMS_BYTES: u64 = 8 << 20;
 /// Longest address of a page, in bytes.
 const MAX_URL_BYTES: usize = 8 << 10;
 /// Most hints at a model, and most stop sequences.
@@ -68,7 +70,7 @@ impl inputs::Host for EndpointView<'_> {
         }
         let bytes = questions.iter().map(bytes_of).fold(0, u64::saturating_add);
         // The questions wait as long as a person thinks, as values and as JSON.
-        let Ok(mut memory) = self.control.memory().reserve(MemoryUse::Messages, bytes) else {
+        let Ok(mut memory) = self.control.memory().reserve_for_long(MemoryUse::Messages, bytes) else {
             return Ok(Err(InputError::Busy));
         };
         // What goes to the client may hold no secret, as with a log record.
@@ -136,7 +138,7 @@ pub(crate) fn checked(
     }
     let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
     let mut names = HashSet::new();
-    let mut found = Vec::with_capacity(questions.len());
+    let (mut found, mut forms_bytes) = (Vec::with_capacity(questions.len()), 0_u64);
     for inputs::NamedQuestion { name, question } in questions {
         if name.is_empty() || name.len() > MAX_NAME_BYTES || !name.chars().all(legal) {
             let reason = format!("a question's name is 1 to {MAX_NAME_BYTES} of `A-Z a-z 0-9 _ . -`");
@@ -145,9 +147,15 @@ pub(crate) fn checked(
         if !names.insert(name.clone()) {
             return Err(AskError::Invalid(format!("two questions have the name `{name}`")));
         }
-        let invalid = |reason| AskError::Invalid(format!("`{name}`: {reason}"));
-        let question = read(question, &hidden).map_err(invalid)?;
+        let invalid = |reason: String| AskError::Invalid(format!("`{name}`: {reason}"));
+        let question = read(question, &hidden).map_err(&invalid)?;
         if let InputQuestion::Form { schema, .. } = &question {
+            forms_bytes = forms_bytes.saturating_add(schema.memory_bytes());
+            if forms_bytes > MAX_FORMS_BYTES {
+                return Err(invalid(format!(
+                    "the schemas up to this one take more than {MAX_FORMS_BYTES} bytes, compiled"
+                )));
+            }
             memory.grow(schema.memory_bytes()).map_err(|_| AskError::Busy)?;
         }
         found.push((name, question));
@@ -315,6 +323,14 @@ mod tests {
         assert!(bytes > 0 && bytes == compiled.memory_bytes(), "{bytes}");
         assert!(matches!(asked(schema, bytes - 1), (Err(AskError::Busy), 0)), "it has no room for it");
         assert!(matches!(asked(r#"{"type":"string"}"#, 1 << 20), (Err(AskError::Invalid(_)), 0)), "no object");
+        let large = |number: u32| {
+            let fields: String = (0..400).map(|field| format!(r#","{number}-{field}":{{"type":"string"}}"#)).collect();
+            let schema = format!(r#"{{"type":"object","properties":{{{}}}}}"#, &fields[1..]);
+            inputs::NamedQuestion { name: format!("f{number}"), ..form(&schema).remove(0) }
+        };
+        let mut memory = account(1 << 30).reserve(MemoryUse::Messages, 0).expect("nothing");
+        let many = checked((0..16).map(large).collect(), |text| text, &mut memory);
+        assert!(matches!(many, Err(AskError::Invalid(_))) && memory.bytes() <= MAX_FORMS_BYTES, "{}", memory.bytes());
     }
 
     #[test]

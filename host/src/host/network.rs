@@ -117,6 +117,10 @@ impl Network {
             let known = Arc::clone(&peers);
             let offers = ComponentDoor::new(endpoint.registry().clone(), Arc::clone(&peers), closing.clone());
             let door = MeshDoor::new(mesh.id().clone(), door, endpoint, peers, tokens, closing, stop.clone());
+            let door = match door {
+                Ok(door) => door,
+                Err(error) => return tracing::error!(%error, "the mesh's door has no threads"),
+            };
             let take = async {
                 while let Some(stream) = incoming.next().await {
                     match stream.protocol {

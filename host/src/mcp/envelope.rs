@@ -14,6 +14,9 @@ pub(super) const INVALID_PARAMS: i64 = -32602;
 /// The largest params of `initialize`, in bytes: a client's name, version and capabilities, and a few icons. Without this bound a session could bring the largest message.
 const MAX_INITIALIZE_BYTES: usize = 64 << 10;
 
+/// The longest id of a request and the longest progress token, in bytes of JSON. The host repeats both: the token in each report of progress, the id in each word on a subscription.
+const MAX_REPEATED_BYTES: usize = 1 << 10;
+
 /// The method and parameters of a message, and the id that its answer bears.
 #[derive(Debug)]
 pub(super) struct Envelope<'a> {
@@ -145,6 +148,7 @@ pub(super) fn string(raw: &RawValue) -> Option<Cow<'_, str>> {
 
 /// Checks the parameters of a method that the engine does not check.
 fn check_params(method: &str, params: &RawValue) -> Result<(), String> {
+    check_progress_token(params)?;
     match method {
         "initialize" if params.get().len() > MAX_INITIALIZE_BYTES => {
             Err(format!("the params of `initialize` have more than {MAX_INITIALIZE_BYTES} bytes"))
@@ -167,6 +171,32 @@ fn check_params(method: &str, params: &RawValue) -> Result<(), String> {
     }
 }
 
+fn check_progress_token(params: &RawValue) -> Result<(), String> {
+    #[derive(Deserialize)]
+    struct MetaParams<'a> {
+        #[serde(borrow, rename = "_meta")]
+        meta: Option<TokenMeta<'a>>,
+    }
+    #[derive(Deserialize)]
+    struct TokenMeta<'a> {
+        #[serde(borrow, rename = "progressToken")]
+        progress_token: Option<&'a RawValue>,
+    }
+    // No token in it can be longer than they are.
+    if params.get().len() <= MAX_REPEATED_BYTES {
+        return Ok(());
+    }
+    let token =
+        serde_json::from_str::<MetaParams<'_>>(params.get()).ok().and_then(|params| params.meta?.progress_token);
+    match token {
+        Some(token) if token.get().len() > MAX_REPEATED_BYTES => {
+            Err(format!("`progressToken` has more than {MAX_REPEATED_BYTES} bytes"))
+        }
+        // Whatever else is wrong with them, the engine says.
+        _ => Ok(()),
+    }
+}
+
 fn not_an_object(text: &str) -> Malformed {
     match serde_json::from_str::<&RawValue>(text) {
         Err(error) => Malformed::new(PARSE_ERROR, format!("the message is not JSON: {error}")),
@@ -179,6 +209,9 @@ fn not_an_object(text: &str) -> Malformed {
 
 /// MCP allows strings and integers as ids, not null.
 fn id(raw: &RawValue) -> Result<Value, Malformed> {
+    if raw.get().len() > MAX_REPEATED_BYTES {
+        return Err(Malformed::new(INVALID_REQUEST, format!("`id` has more than {MAX_REPEATED_BYTES} bytes")));
+    }
     match serde_json::from_str::<Value>(raw.get()) {
         Ok(id @ Value::String(_)) => Ok(id),
         Ok(id @ Value::Number(_)) if id.is_i64() || id.is_u64() => Ok(id),
@@ -237,6 +270,22 @@ pub(super) fn reading_takes(parts: &[impl AsRef<[u8]>]) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_the_host_repeats_is_short() {
+        let long = "x".repeat(MAX_REPEATED_BYTES);
+        let with = |id: &str, token: &str| {
+            let meta = json!({ "progressToken": token, "more": long });
+            json!({ "jsonrpc": "2.0", "id": id, "method": "m", "params": { "_meta": meta } }).to_string()
+        };
+        let fits = &long[2..];
+        assert!(read(with(fits, fits).as_bytes(), 64).is_ok(), "with its quotes it has as many bytes as are allowed");
+        let refused = |message: String| read(message.as_bytes(), 64).expect_err("too long");
+        assert_eq!(refused(with(&long, "t")).code, INVALID_REQUEST);
+        let refusal = refused(with("i", &long));
+        assert_eq!((refusal.code, refusal.id), (INVALID_PARAMS, Some("i".into())));
+        assert!(refusal.reason.contains("`progressToken`"), "{}", refusal.reason);
+    }
 
     #[test]
     fn malformed_messages_are_told_apart() {

@@ -11,7 +11,6 @@ mod credentials;
 mod exchange;
 mod hooks;
 mod keeping;
-mod lane;
 mod linger;
 mod media;
 mod pace;
@@ -48,13 +47,13 @@ use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use self::{
     connection::{Connection, Connections},
-    lane::Lanes,
     room::ConnectionRoom,
 };
 use super::{
     envelope,
     guard::Guard,
     handler::{Endpoint, ProtocolHandler},
+    lane::Lanes,
     session::{Sessions, engine::Manager, visit::VISIT},
     streams::OpenStreams,
     written::WrittenResults,

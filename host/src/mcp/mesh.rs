@@ -10,13 +10,11 @@ mod old_peer;
 pub mod remote;
 mod share;
 
-use std::{sync::Arc, time::Duration};
+use std::{io, sync::Arc, sync::atomic::AtomicUsize, time::Duration};
 
+use futures::future::BoxFuture;
 use serde_json::{Value, json};
-use tokio::{
-    io::AsyncRead,
-    sync::{Semaphore, SemaphorePermit},
-};
+use tokio::io::AsyncRead;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{
@@ -28,11 +26,13 @@ use super::{
     conversation::{BindingRule, Conversation, Framing, MessageOutput},
     envelope::{self, reading_takes},
     handler::Endpoint,
+    lane::{Lane, LaneSwitch, Lanes},
     written::WrittenResults,
 };
 use crate::{
     auth::known::KnownTokens,
     config::MeshDoorConfig,
+    control::admission::Share,
     mesh::{PeerId, PeerStream},
     peers::{PeerGrant, join, known::KnownPeers},
     tasks::EntryRight,
@@ -47,10 +47,11 @@ pub const LEGACY_PROTOCOL: &str = "/ipfs-datasets/task-queue/1.0.0";
 const UNAUTHORIZED: i64 = -32001;
 /// Deepest nesting of a message.
 const MAX_DEPTH: usize = 64;
-/// A larger frame is read by one task at a time: to parse it takes a thread for milliseconds.
-const LARGE_FRAME_BYTES: usize = 64 << 10;
 /// How often a stream looks whether its peer's tenant is still there.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// A stream's permit, and the lane where it is served.
+type StreamPlace<'a> = (&'a PeerStreamPermit, &'a LaneSwitch);
 
 /// The mesh's door. Clones are the same.
 #[derive(Debug, Clone)]
@@ -67,7 +68,8 @@ struct MeshApp {
     shares: PeerShares,
     /// The bounds as peers are told.
     limits: Arc<Value>,
-    large: Semaphore,
+    /// The threads on which streams are served. The door has its own: a peer's large frames are in no HTTP client's way.
+    lanes: Arc<Lanes>,
     /// Large results on their way to peers.
     results: WrittenResults,
     streams: TaskTracker,
@@ -78,7 +80,7 @@ struct MeshApp {
 }
 
 impl MeshDoor {
-    /// A door to `endpoint`. From `closing` on it takes no requests; `stop` ends its streams.
+    /// A door to `endpoint`. From `closing` on it takes no requests; `stop` ends its streams. Fails if there are no threads for it.
     pub fn new(
         id: PeerId,
         config: MeshDoorConfig,
@@ -87,17 +89,17 @@ impl MeshDoor {
         tokens: Arc<KnownTokens>,
         closing: CancellationToken,
         stop: CancellationToken,
-    ) -> Self {
+    ) -> io::Result<Self> {
         describe();
         let limits = Arc::new(published(&config));
         let shares = PeerShares::new(config.clone());
-        let (large, streams) = (Semaphore::new(1), TaskTracker::new());
+        let (lanes, streams) = (Lanes::start()?, TaskTracker::new());
         let results = WrittenResults::new(Some(endpoint.registry().engine().clone()));
         let app =
-            MeshApp { id, config, endpoint, peers, tokens, shares, limits, large, results, streams, closing, stop };
+            MeshApp { id, config, endpoint, peers, tokens, shares, limits, lanes, results, streams, closing, stop };
         let app = Arc::new(app);
         tokio::spawn(Arc::clone(&app).end_tasks());
-        Self(app)
+        Ok(Self(app))
     }
 
     /// The protocols that the door serves.
@@ -118,18 +120,20 @@ impl MeshDoor {
                 return tracing::debug!(%peer, %full, "a stream is refused");
             }
         };
-        let app = Arc::clone(&self.0);
-        match protocol {
-            PROTOCOL => drop(self.0.streams.spawn(async move { app.serve(peer, stream, permit).await })),
-            join::PROTOCOL => drop(self.0.streams.spawn(async move {
+        let (app, lane) = (Arc::clone(&self.0), Arc::new(LaneSwitch::new(self.0.lane_for(&peer, 0))));
+        let switch = Arc::clone(&lane);
+        let serving: BoxFuture<'static, ()> = match protocol {
+            PROTOCOL => Box::pin(async move { app.serve(peer, stream, (&permit, &lane)).await }),
+            join::PROTOCOL => Box::pin(async move {
                 join::serve(&app.peers, peer, stream).await;
                 drop(permit);
-            })),
+            }),
             LEGACY_PROTOCOL if app.config.legacy_lines => {
-                drop(self.0.streams.spawn(async move { app.serve_line(peer, stream, permit).await }));
+                Box::pin(async move { app.serve_line(peer, stream, (&permit, &lane)).await })
             }
-            _ => {}
-        }
+            _ => return,
+        };
+        Arc::clone(&self.0.lanes).serve(switch, self.0.streams.token(), serving);
     }
 
     /// Streams that are open.
@@ -174,12 +178,12 @@ fn published(config: &MeshDoorConfig) -> Value {
 
 impl MeshApp {
     /// Serves one stream of frames to its end.
-    async fn serve(&self, peer: PeerId, stream: PeerStream, permit: PeerStreamPermit) {
+    async fn serve(&self, peer: PeerId, stream: PeerStream, (permit, lane): StreamPlace<'_>) {
         let (input, output) = tokio::io::split(stream);
         let patience = Duration::from_millis(self.config.frame_timeout_ms);
         let output = MessageOutput::new(output, Framing::Frames(Arc::clone(&self.limits)), Some(patience));
         let mut reader = FrameReader::new(input, &self.config, permit.share(), self.standing(&peer));
-        let end = self.converse(&peer, &mut reader, &output, &permit).await;
+        let end = self.converse(&peer, &mut reader, &output, (permit, lane)).await;
         metrics::counter!("mcpp_mesh_streams_ended_total", "reason" => end.kind()).increment(1);
         if let Some(error) = end.told() {
             tracing::debug!(%peer, reason = end.kind(), "a stream is closed");
@@ -193,7 +197,7 @@ impl MeshApp {
         peer: &PeerId,
         reader: &mut FrameReader<impl AsyncRead + Unpin + Send>,
         output: &MessageOutput,
-        permit: &PeerStreamPermit,
+        (permit, lane): StreamPlace<'_>,
     ) -> StreamEnd {
         let first = tokio::select! {
             first = reader.next(|| true) => first,
@@ -203,10 +207,11 @@ impl MeshApp {
             Ok(first) => first,
             Err(end) => return end,
         };
+        lane.change_to(self.lane_for(peer, first.body().len())).await;
         let grant = self.peers.grant(peer);
         if old_peer::greets(first.body()) {
             reader.put_back(first);
-            let serving = self.serve_old_peer(peer, reader, output, permit);
+            let serving = self.serve_old_peer(peer, reader, output, (permit, lane));
             return tokio::select! {
                 end = serving => end,
                 () = self.stop.cancelled() => StreamEnd::Stopped,
@@ -232,7 +237,7 @@ impl MeshApp {
             },
         );
         let end = tokio::select! {
-            end = self.take_all(peer, &grant, &mut client, reader, output, permit) => end,
+            end = self.take_all(peer, &grant, &mut client, reader, output, (permit, lane)) => end,
             end = self.ended(peer, &grant) => end,
             () = output.broken() => StreamEnd::Closed,
         };
@@ -258,7 +263,7 @@ impl MeshApp {
         client: &mut Conversation,
         reader: &mut FrameReader<impl AsyncRead + Unpin + Send>,
         output: &MessageOutput,
-        permit: &PeerStreamPermit,
+        place: StreamPlace<'_>,
     ) -> StreamEnd {
         loop {
             let frame = match reader.next(|| client.is_idle()).await {
@@ -269,7 +274,7 @@ impl MeshApp {
             if let Some(end) = self.why_not(peer, grant) {
                 return end.of_request(frame.body());
             }
-            if let Err(end) = self.take(frame, client, output, permit, grant).await {
+            if let Err(end) = self.take(frame, client, output, place, grant).await {
                 return end;
             }
         }
@@ -280,20 +285,18 @@ impl MeshApp {
         frame: frames::Frame,
         client: &mut Conversation,
         output: &MessageOutput,
-        permit: &PeerStreamPermit,
+        (permit, lane): StreamPlace<'_>,
         grant: &PeerGrant,
     ) -> Result<(), StreamEnd> {
         let (body, held) = frame.into_parts();
-        let account = self.endpoint.registry().share(&grant.tenant).map(|share| Arc::clone(&share.memory));
+        lane.change_to(Lane::for_message(body.len())).await;
+        let share = self.endpoint.registry().share(&grant.tenant);
+        count(share.as_deref(), lane, body.len()).await;
+        let account = share.map(|share| Arc::clone(&share.memory));
         let closing = self.closing.is_cancelled();
         let takes = usize::try_from(reading_takes(&[&body])).unwrap_or(usize::MAX);
         let mut door = FrameAdmission::new(permit.share(), held, account, takes, closing);
-        let read = {
-            // As long as it is read, and not until its sender has taken what was written before.
-            let _one_at_a_time = self.turn_to_read(&body).await;
-            client.read(&body, &mut door)
-        };
-        let malformed = match read {
+        let malformed = match client.read(&body, &mut door) {
             Ok(read) => {
                 client.take(read).await;
                 return Ok(());
@@ -308,11 +311,11 @@ impl MeshApp {
         Ok(())
     }
 
-    /// The right to read a large message: one of all peers at a time. None for a small one.
-    async fn turn_to_read(&self, message: &[u8]) -> Option<SemaphorePermit<'_>> {
-        match message.len() > LARGE_FRAME_BYTES {
-            true => self.large.acquire().await.ok(),
-            false => None,
+    /// Where a frame of a peer is read. A peer without a grant stays in the lobby until it shows a token.
+    fn lane_for(&self, peer: &PeerId, bytes: usize) -> Lane {
+        match Lane::for_message(bytes) {
+            Lane::Door if self.peers.grant(peer).is_err() => Lane::Lobby,
+            lane => lane,
         }
     }
 
@@ -362,6 +365,13 @@ impl MeshApp {
                 () = self.stop.cancelled() => return StreamEnd::Stopped,
             }
         }
+    }
+}
+
+/// Waits until the tenant's large messages may move that much more.
+async fn count(share: Option<&Share>, lane: &LaneSwitch, bytes: usize) {
+    if let (Lane::Bulk, Some(share)) = (lane.now(), share) {
+        share.traffic.settle(&AtomicUsize::new(bytes)).await;
     }
 }
 

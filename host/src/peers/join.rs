@@ -97,6 +97,8 @@ pub async fn serve(peers: &Arc<KnownPeers>, peer: PeerId, mut stream: impl Async
         let answer = redeemed.unwrap_or(Err(TicketRefusal::Unavailable));
         match &answer {
             Ok(_) => tracing::info!(%peer, "a peer has joined"),
+            // The log has the attempts before.
+            Err(TicketRefusal::TooManyAttempts) => tracing::debug!(%peer, "a ticket was refused unread"),
             Err(refusal) => tracing::warn!(%peer, error = name(refusal), "a ticket was refused"),
         }
         let answer = match answer {
@@ -116,11 +118,14 @@ pub async fn serve(peers: &Arc<KnownPeers>, peer: PeerId, mut stream: impl Async
 }
 
 fn redeem(peers: &KnownPeers, peer: &PeerId, asked: &[u8]) -> Result<Allowed, TicketRefusal> {
-    let asked: JoinRequest = serde_json::from_slice(asked).map_err(|_| TicketRefusal::Unknown)?;
-    if asked.tools.len() > MAX_PATTERNS {
-        return Err(TicketRefusal::OtherTools);
-    }
-    let grant = peers.redeem(peer, &asked.invitation, &asked.secret, &asked.tools)?;
+    let read = || {
+        let asked: JoinRequest = serde_json::from_slice(asked).map_err(|_| TicketRefusal::Unknown)?;
+        if asked.tools.len() > MAX_PATTERNS {
+            return Err(TicketRefusal::OtherTools);
+        }
+        Ok((asked.invitation, asked.secret, asked.tools))
+    };
+    let grant = peers.redeem(peer, read)?;
     Ok(Allowed {
         tools: grant.tools,
         components: grant.components,

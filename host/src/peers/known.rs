@@ -34,6 +34,9 @@ const ATTEMPTS_TIME: Duration = Duration::from_secs(60);
 /// Peers whose failed attempts are remembered: beyond that nobody new may try until some are forgotten.
 const MAX_ATTEMPTERS: usize = 4_096;
 
+/// The ticket that a peer shows: its invitation, the secret, and the tools that it is for.
+pub type TicketClaim = (String, TicketSecret, Vec<ToolPattern>);
+
 /// Why a peer may do nothing here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Outsider {
@@ -162,16 +165,15 @@ impl KnownPeers {
         self.file.invite(new)
     }
 
-    /// Redeems a ticket's secret for `peer`, unless the peer has failed too often.
+    /// Redeems the ticket that `read` gives for `peer`, unless the peer has failed too often. What cannot be read is a failure too.
     pub fn redeem(
         &self,
         peer: &PeerId,
-        id: &str,
-        secret: &TicketSecret,
-        tools: &[ToolPattern],
+        read: impl FnOnce() -> Result<TicketClaim, TicketRefusal>,
     ) -> Result<PeerGrant, TicketRefusal> {
         self.check_attempts(peer)?;
-        let redeemed = self.file.redeem(peer, id, secret, tools);
+        let claimed = read();
+        let redeemed = claimed.and_then(|(id, secret, tools)| self.file.redeem(peer, &id, &secret, &tools));
         match &redeemed {
             Ok(_) => {
                 self.attempts().remove(peer);
@@ -283,7 +285,7 @@ mod tests {
         let (invitation, secret) = invite(&peers);
         let mut changes = peers.changes();
         changes.mark_unchanged();
-        peers.redeem(&peer("Xo"), &invitation.id, &secret, &invitation.tools).expect("redeemed");
+        peers.redeem(&peer("Xo"), || Ok((invitation.id, secret, invitation.tools))).expect("redeemed");
         assert!(changes.has_changed().expect("watched"));
         let principal = peers.grant(&peer("Xo")).expect("granted").principal();
         assert_eq!(&*principal.subject, "peer:12D3KooWQYhTNQdmr3ArTeUHRYzFg94BKyTkoWBDWez9kSCVe2Xo");
@@ -307,13 +309,14 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let peers = KnownPeers::new(PeerFile::new(&Homes::new(folder.path().to_owned())));
         let (invitation, secret) = invite(&peers);
-        let wrong = TicketSecret("wrong".into());
-        for _ in 0..MAX_ATTEMPTS {
-            let refused = peers.redeem(&peer("Xo"), &invitation.id, &wrong, &invitation.tools);
-            assert_eq!(refused, Err(TicketRefusal::Unknown));
+        let claim = |secret: &str| (invitation.id.clone(), TicketSecret(secret.into()), invitation.tools.clone());
+        for number in 0..MAX_ATTEMPTS {
+            // What cannot be read is an attempt too.
+            let read = || if number % 2 == 0 { Ok(claim("wrong")) } else { Err(TicketRefusal::Unknown) };
+            assert_eq!(peers.redeem(&peer("Xo"), read), Err(TicketRefusal::Unknown));
         }
-        let refused = peers.redeem(&peer("Xo"), &invitation.id, &secret, &invitation.tools);
-        assert_eq!(refused, Err(TicketRefusal::TooManyAttempts));
-        assert!(peers.redeem(&peer("Yo"), &invitation.id, &secret, &invitation.tools).is_ok());
+        let unread = || unreachable!("it is refused before it is read");
+        assert_eq!(peers.redeem(&peer("Xo"), unread), Err(TicketRefusal::TooManyAttempts));
+        assert!(peers.redeem(&peer("Yo"), || Ok(claim(&secret.0))).is_ok());
     }
 }

@@ -24,7 +24,7 @@ use serde_json::Value;
 
 pub use self::{
     batch::each,
-    bulk::{Action, Bulk, Filter, bulk, bulk_of, bulks, clear},
+    bulk::{Action, Bulk, Filter, bulk, bulk_of, bulks, clear, stop as stop_bulk},
     claims::{ClaimRequest, MAX_CLAIMED, claim, claim_many},
     ends::{Completion, end_all},
     ids::{MAX_ID_BYTES, MAX_SUBMITTED_ID_BYTES, check_name, is_id},

@@ -3,7 +3,10 @@
 use std::{
     net::SocketAddr,
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
     task::{Context, Poll},
     time::Duration,
 };
@@ -16,6 +19,7 @@ use tokio::{
     net::TcpStream,
     time::Sleep,
 };
+use tokio_util::sync::CancellationToken;
 use wasmtime_wasi_http::{Error, WasiBody};
 
 use super::outbound::Outbound;
@@ -26,6 +30,8 @@ use crate::{
 
 /// Bytes that are read before others are served. What reads them may pass over heads without end, a few bytes each, in one go.
 const READ_AT_ONCE: usize = 32 << 10;
+/// Interim answers (1xx) that an upstream may send before its answer to a request.
+const MAX_INTERIM: u32 = 16;
 /// Addresses of one name that are tried, one after the other.
 const MAX_TRIES: usize = 4;
 
@@ -70,6 +76,18 @@ async fn secure(outbound: &Outbound, origin: &UrlOrigin, stream: Counted) -> Res
             Err(if untrusted { Error::TlsCertificateError } else { Error::TlsProtocolError })
         }
     }
+}
+
+/// Counts the interim answers to a request; the token fires when there are too many. They are heads without end, which cost the reader more than any body.
+pub(super) fn bound_interim<B>(request: &mut http::Request<B>) -> CancellationToken {
+    let (too_many, seen) = (CancellationToken::new(), AtomicU32::new(0));
+    let told = too_many.clone();
+    hyper::ext::on_informational(request, move |_| {
+        if seen.fetch_add(1, Ordering::Relaxed) >= MAX_INTERIM {
+            told.cancel();
+        }
+    });
+    too_many
 }
 
 /// A stream that counts all its bytes against the call's budget.
@@ -205,7 +223,6 @@ mod tests {
     use std::future::poll_fn;
 
     use tokio::{io::AsyncWriteExt as _, net::TcpListener, sync::Semaphore, time::Instant};
-    use tokio_util::sync::CancellationToken;
 
     use super::*;
     use crate::{

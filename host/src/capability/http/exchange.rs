@@ -114,17 +114,22 @@ impl Exchange {
         builder.max_buf_size(MAX_READ_AHEAD_BYTES).max_headers(MAX_FIELDS);
         let handshake = builder.handshake(hyper_util::rt::TokioIo::new(stream)).await;
         let (mut sender, connection) = handshake.map_err(|error| connection::explain(&error))?;
+        let endless = connection::bound_interim(&mut self.request);
+        let ends = endless.clone();
         let worker = access.outbound.run(async move {
             let _until_the_end = (own, permit);
             tokio::select! {
                 _its_error_is_the_bodys = connection => {}
                 // The instance may stay with its open handles. Its connections end with the call.
                 () = over.cancelled() => {}
+                () = ends.cancelled() => {}
             }
         });
         let Self { request, way: RequestWay { control, .. }, patience, .. } = self;
         let answer = tokio::time::timeout(patience.first_byte, sender.send_request(request)).await;
-        let answer = answer.map_err(|_| Error::ConnectionReadTimeout)?.map_err(|error| connection::explain(&error))?;
+        let answer = answer.map_err(|_| Error::ConnectionReadTimeout)?.map_err(|error| {
+            if endless.is_cancelled() { Error::HttpProtocolError } else { connection::explain(&error) }
+        })?;
         let (mut parts, body) = answer.into_parts();
         parts.headers = redacted(parts.headers, &control);
         let body = AnswerBody::boxed(body, patience.between_bytes, control);

@@ -12,13 +12,13 @@ use futures::FutureExt as _;
 use http_body_util::BodyExt as _;
 use tokio::{sync::Semaphore, time::Instant};
 
-use super::{
-    lane::{LARGE_MESSAGE_BYTES, Lane, LaneSwitch},
-    pace::Patience,
-};
+use super::pace::Patience;
 use crate::{
     config::ServerConfig,
-    mcp::envelope::reading_takes,
+    mcp::{
+        envelope::reading_takes,
+        lane::{LARGE_MESSAGE_BYTES, Lane, LaneSwitch},
+    },
     memory::{Account, MemoryUse, NoMemory, Reservation},
 };
 
@@ -157,7 +157,7 @@ mod tests {
 
     /// A test's body stays where it is.
     fn lane() -> LaneSwitch {
-        LaneSwitch::fixed(Lane::Bulk)
+        LaneSwitch::new(Lane::Bulk)
     }
 
     fn config() -> ServerConfig {

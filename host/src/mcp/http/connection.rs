@@ -26,14 +26,17 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    PROBES, Routes, TRANSPORT_ERROR, failure,
-    lane::{LARGE_MESSAGE_BYTES, LaneSwitch, LaneTimer, Lanes},
-    linger,
+    PROBES, Routes, TRANSPORT_ERROR, failure, linger,
     pace::RequestRate,
     room::{BusyConnection, ConnectionKind, ConnectionRoom, NoConnection, OpenConnection},
     wire::TimedStream,
 };
-use crate::{config::ServerConfig, control::admission::Share, tenant::rates::ByteRate};
+use crate::{
+    config::ServerConfig,
+    control::admission::Share,
+    mcp::lane::{LARGE_MESSAGE_BYTES, LaneSwitch, LaneTimer, Lanes},
+    tenant::rates::ByteRate,
+};
 
 /// The most that a connection buffers of a head, of what it reads and of what it writes.
 const BUFFER_BYTES: usize = 64 << 10;

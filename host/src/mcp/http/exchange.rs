@@ -17,9 +17,7 @@ use super::{
     body::{self, LEAST_BYTES, NoBody, ReadBody},
     connection::no_connection,
     credentials::{authenticate, suspended},
-    failure,
-    lane::{LARGE_MESSAGE_BYTES, Lane, LaneSwitch},
-    media,
+    failure, media,
     straight::Way,
     subscription, websocket,
 };
@@ -28,6 +26,7 @@ use crate::{
     mcp::{
         envelope::{self, Envelope},
         handler::RefusalSignal,
+        lane::{LARGE_MESSAGE_BYTES, Lane, LaneSwitch},
         listening::LISTEN,
         session::visit::{VISIT, Visit},
         straight::MODERN,

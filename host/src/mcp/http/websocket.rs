@@ -42,7 +42,6 @@ use super::{
     body::LEAST_BYTES,
     exchange::{no_memory, no_stream},
     failure,
-    lane::{LARGE_MESSAGE_BYTES, Lane},
     room::BusyConnection,
 };
 use crate::{
@@ -52,6 +51,7 @@ use crate::{
         conversation::{Admit, BindingRule, Conversation, Framing, MessageOutput},
         envelope::{self, reading_takes},
         in_flight::Held,
+        lane::{LARGE_MESSAGE_BYTES, Lane},
         streams::OpenStream,
     },
     memory::{Account, MemoryUse},

@@ -19,12 +19,11 @@ use tokio::{
     time::{Instant, Sleep},
 };
 
-use super::{
-    lane::{Lane, LaneSwitch},
-    linger::Linger,
-    pace::Patience,
+use super::{linger::Linger, pace::Patience};
+use crate::{
+    mcp::lane::{Lane, LaneSwitch},
+    tenant::rates::{ByteRate, PART_BYTES},
 };
-use crate::tenant::rates::{ByteRate, PART_BYTES};
 
 /// Bytes that are written before others are served: the kernel takes megabytes of an answer at once, and everybody waits for the copy.
 const WRITTEN_AT_ONCE: usize = 128 << 10;
@@ -172,8 +171,8 @@ impl TimedStream {
             return Poll::Ready(());
         }
         self.since = 0;
-        context.waker().wake_by_ref();
-        Poll::Pending
+        // It is woken when the thread has done what waits. A wake at once would be taken for one's own word and be followed at once.
+        std::pin::pin!(tokio::task::yield_now()).poll(context)
     }
 }
 

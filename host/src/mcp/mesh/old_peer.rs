@@ -6,15 +6,12 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
-use tokio::{
-    io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
-    sync::SemaphorePermit,
-};
+use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 
 use super::{
-    MAX_DEPTH, MeshApp, PROTOCOL, StreamEnd, UNAUTHORIZED,
+    MAX_DEPTH, MeshApp, PROTOCOL, StreamEnd, StreamPlace, UNAUTHORIZED, count,
     frames::FrameReader,
-    share::{FrameAdmission, FrameBytes, PeerStreamPermit},
+    share::{FrameAdmission, FrameBytes},
     unauthorized,
 };
 use crate::{
@@ -25,6 +22,7 @@ use crate::{
         conversation::{Admit as _, MessageOutput, no_room},
         envelope::{self, Envelope, INVALID_PARAMS, reading_takes},
         in_flight::Held,
+        lane::Lane,
         tasks::plan::TaskWish,
         tools::{CallRequest, WayHere},
         written::WrittenResults,
@@ -103,7 +101,7 @@ impl MeshApp {
         peer: &PeerId,
         reader: &mut FrameReader<impl AsyncRead + Unpin + Send>,
         output: &MessageOutput,
-        permit: &PeerStreamPermit,
+        (permit, lane): StreamPlace<'_>,
     ) -> StreamEnd {
         loop {
             let frame = match reader.next(|| true).await {
@@ -111,6 +109,7 @@ impl MeshApp {
                 Err(end) => return end,
             };
             let (body, held) = frame.into_parts();
+            lane.change_to(self.lane_for(peer, body.len())).await;
             let envelope = match envelope::read(&body, MAX_DEPTH) {
                 Ok(envelope) => envelope,
                 Err(malformed) => return StreamEnd::Unreadable { code: malformed.code, reason: malformed.reason },
@@ -120,7 +119,7 @@ impl MeshApp {
                 "initialize" if is_greeting(&envelope) => {
                     json!({ "jsonrpc": "2.0", "id": id, "result": self.greeting() })
                 }
-                "tools/call" => match self.call_tool(peer, &envelope, held, permit).await {
+                "tools/call" => match self.call_tool(peer, &envelope, held, (permit, lane)).await {
                     Ok((answer, from)) => {
                         // Its values are not kept while it waits for the peer.
                         let text = answer.to_string().into_bytes();
@@ -168,7 +167,7 @@ impl MeshApp {
         peer: &PeerId,
         envelope: &Envelope<'_>,
         held: FrameBytes,
-        permit: &PeerStreamPermit,
+        place: StreamPlace<'_>,
     ) -> Result<(Value, ReplyFrom), String> {
         #[derive(Deserialize)]
         struct OldCallParams {
@@ -178,7 +177,6 @@ impl MeshApp {
         }
         let id = envelope.id.as_ref();
         let own = |answer: Value| Ok((answer, ReplyFrom::host()));
-        let turn = self.turn_to_read(envelope.text.as_bytes()).await;
         let params = envelope.params.and_then(|params| serde_json::from_str::<OldCallParams>(params.get()).ok());
         let Some(OldCallParams { name, arguments }) = params else {
             return own(envelope::error(
@@ -191,7 +189,7 @@ impl MeshApp {
             let reason = format!("unknown_tool: a peer that names no protocol version may call `{TOOL}` only");
             return own(envelope::error(id, TOOL_ERROR, &reason));
         }
-        match self.ask_queue(peer, arguments, (held, reading_takes(&[envelope.text]), turn), permit).await {
+        match self.ask_queue(peer, arguments, (held, envelope.text), place).await {
             Ok((reply, from)) => Ok((json!({ "jsonrpc": "2.0", "id": id, "result": { "content": reply } }), from)),
             Err(NoAnswer::Unauthorized(reason)) => Err(reason),
             Err(NoAnswer::Full(full)) => own(no_room(id.unwrap_or(&Value::Null), full)),
@@ -213,8 +211,8 @@ impl MeshApp {
         &self,
         peer: &PeerId,
         mut request: Map<String, Value>,
-        (held, takes, turn): (FrameBytes, u64, Option<SemaphorePermit<'_>>),
-        permit: &PeerStreamPermit,
+        (held, text): (FrameBytes, &str),
+        (permit, lane): StreamPlace<'_>,
     ) -> Result<(Value, ReplyFrom), NoAnswer> {
         let principal = self.caller(peer, &mut request).map_err(NoAnswer::Unauthorized)?;
         let registry = self.endpoint.registry();
@@ -222,12 +220,13 @@ impl MeshApp {
             return Err(NoAnswer::Unauthorized("the tenant of this peer is not open".into()));
         }
         let share = registry.share(&principal.tenant);
+        lane.change_to(Lane::for_message(text.len())).await;
+        count(share.as_deref(), lane, text.len()).await;
         let account = share.as_ref().map(|share| Arc::clone(&share.memory));
-        let (closing, takes) = (self.closing.is_cancelled(), usize::try_from(takes).unwrap_or(usize::MAX));
+        let takes = usize::try_from(reading_takes(&[text])).unwrap_or(usize::MAX);
+        let closing = self.closing.is_cancelled();
         let admitted = FrameAdmission::new(permit.share(), held, account, takes, closing).admit();
         let held = admitted.map_err(NoAnswer::Full)?;
-        // It was read, and is on its tenant's account.
-        drop(turn);
         let tool = ToolName::new(TOOL).map_err(|error| NoAnswer::Tool(error.to_string()))?;
         let call = CallRequest {
             tool,
@@ -262,10 +261,11 @@ impl MeshApp {
     }
 
     /// Serves one request that comes as a line, and its reply.
-    pub(super) async fn serve_line(&self, peer: PeerId, stream: PeerStream, permit: PeerStreamPermit) {
+    pub(super) async fn serve_line(&self, peer: PeerId, stream: PeerStream, place: StreamPlace<'_>) {
         let exchange = async {
             let (input, mut output) = tokio::io::split(stream);
             let most = MAX_LINE_BYTES.min(self.config.max_frame_bytes);
+            let (permit, lane) = place;
             let held = permit.share().hold(most, self.standing(&peer)).await;
             let mut line = Vec::new();
             let limit = u64::try_from(most).unwrap_or(u64::MAX).saturating_add(1);
@@ -278,22 +278,21 @@ impl MeshApp {
             let reply = if read > most {
                 refused("frame_too_large")
             } else {
-                match serde_json::from_slice(&line) {
+                lane.change_to(self.lane_for(&peer, line.len())).await;
+                let text = std::str::from_utf8(&line).unwrap_or_default();
+                match serde_json::from_str(text) {
                     Err(_) => refused("invalid_json"),
-                    Ok(Value::Object(request)) => {
-                        let takes = reading_takes(&[&line]);
-                        match self.ask_queue(&peer, request, (held, takes, None), &permit).await {
-                            Ok((reply, from)) => {
-                                in_flight = from.held;
-                                reply
-                            }
-                            Err(NoAnswer::Unauthorized(_)) => refused("unauthorized"),
-                            Err(NoAnswer::Full(_)) => refused("rate_limited"),
-                            Err(NoAnswer::Tool(reason)) => {
-                                json!({ "ok": false, "error": "internal_error", "detail": reason, "peer_id": self.id })
-                            }
+                    Ok(Value::Object(request)) => match self.ask_queue(&peer, request, (held, text), place).await {
+                        Ok((reply, from)) => {
+                            in_flight = from.held;
+                            reply
                         }
-                    }
+                        Err(NoAnswer::Unauthorized(_)) => refused("unauthorized"),
+                        Err(NoAnswer::Full(_)) => refused("rate_limited"),
+                        Err(NoAnswer::Tool(reason)) => {
+                            json!({ "ok": false, "error": "internal_error", "detail": reason, "peer_id": self.id })
+                        }
+                    },
                     Ok(_) => refused("invalid_message"),
                 }
             };

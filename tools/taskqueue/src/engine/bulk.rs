@@ -151,7 +151,15 @@ pub fn bulk(action: &Action, filter: &Filter, now_ms: u64) -> Result<Bulk, Queue
         return Err(QueueError::Invalid(format!("{} tasks cannot be changed in this way", wrong.as_str())));
     }
     let number = transact(|t| {
-        make_room(t, now_ms)?;
+        let known = bulks(t)?;
+        let is_same = |bulk: &&Bulk| bulk.ended_ms.is_none() && bulk.action == *action && bulk.filter == filter;
+        if let Some(same) = known.iter().find(is_same) {
+            // Once more from the beginning, for what came between.
+            let again = Bulk { asked_ms: now_ms, at: 0, cursor: None, ..same.clone() };
+            BULKS.set(t, &again.number, &again)?;
+            return Ok(again.number);
+        }
+        make_room(t, known, now_ms)?;
         let number = BULKS.all().descending().first(t)?.map_or(1, |(last, _)| last.saturating_add(1));
         let (action, filter) = (action.clone(), filter.clone());
         let bulk = Bulk { number, action, filter, asked_ms: now_ms, changed: 0, ended_ms: None, at: 0, cursor: None };
@@ -181,6 +189,18 @@ pub(crate) fn adopt(t: &Transaction<'_>, statuses: Vec<Status>, asked_ms: u64, c
     BULKS.set(t, &1, &Bulk { number: 1, action, filter, asked_ms, changed, ended_ms, at, cursor })
 }
 
+/// Ends a change where it has come to; what it has changed stays so.
+pub fn stop(number: u64, now_ms: u64) -> Result<Bulk, QueueError> {
+    transact(|t| {
+        let Some(mut bulk) = bulk_of(t, number)? else {
+            return Err(QueueError::Invalid(format!("bulk_id {number} is not known")));
+        };
+        bulk.ended_ms.get_or_insert(now_ms);
+        BULKS.set(t, &number, &bulk)?;
+        Ok(bulk)
+    })
+}
+
 /// The change with this number, if it is known.
 pub fn bulk_of(t: &View<'_>, number: u64) -> Result<Option<Bulk>, StoreError> {
     BULKS.get(t, &number)
@@ -196,8 +216,7 @@ pub(super) fn is_under_way(t: &View<'_>) -> Result<bool, StoreError> {
 }
 
 /// Forgets what has ended long ago, and some of what has ended at all where there is no room for one more. A queue with more than that, of an earlier version, comes to it call by call.
-fn make_room(t: &Transaction<'_>, now_ms: u64) -> Result<(), QueueError> {
-    let known = bulks(t)?;
+fn make_room(t: &Transaction<'_>, known: Vec<Bulk>, now_ms: u64) -> Result<(), QueueError> {
     let (is_full, mut forgotten) = (known.len() >= MOST_KNOWN, 0);
     for old in known {
         let Some(ended) = old.ended_ms else { continue };
@@ -207,7 +226,8 @@ fn make_room(t: &Transaction<'_>, now_ms: u64) -> Result<(), QueueError> {
         }
     }
     if is_full && forgotten == 0 {
-        let reason = format!("{MOST_KNOWN} changes of many tasks are under way: wait until one has ended");
+        let reason =
+            format!("{MOST_KNOWN} changes of many tasks are under way: wait until one has ended, or stop some");
         return Err(QueueError::Invalid(reason));
     }
     Ok(())

@@ -1,5 +1,7 @@
 //! Tasks as they are carried from one queue to another: a line of JSON has all that the queue knows of a task, apart from who holds it.
 
+use std::collections::BTreeSet;
+
 use mcpp_tool::store::Transaction;
 use serde_json::{Map, Value, json};
 
@@ -16,9 +18,12 @@ use super::{
 use crate::{
     origin,
     queue::{self, KEYS, TASKS},
-    record::{MAX_RECORD_BYTES, Reach, State, Status, Task},
+    record::{MAX_LOG_LINES, MAX_RECORD_BYTES, Reach, State, Status, Task},
     rules,
 };
+
+/// Most claims and retries that an imported task counts: what follows them still rises, and every client can read it exactly.
+const MAX_COUNT: u32 = 1_000_000_000;
 
 /// A task on its way, and what became of it before.
 #[derive(Debug, Clone, PartialEq)]
@@ -81,6 +86,25 @@ pub fn take_in_each(
     )
 }
 
+/// A task that keeps to what the queue itself would have written: nothing in it is of the future, and it waits for what it depends on alone.
+fn within_bounds(mut task: Task, now_ms: u64) -> Task {
+    for time in [&mut task.created_ms, &mut task.updated_ms, &mut task.ready_ms] {
+        *time = now_ms.min(*time);
+    }
+    for time in [&mut task.line_ms, &mut task.started_ms, &mut task.finished_ms] {
+        *time = time.map(|time| now_ms.min(time));
+    }
+    let waits: BTreeSet<String> = std::mem::take(&mut task.waiting_for).into_iter().collect();
+    let parents = task.spec.dependencies.iter().filter(|parent| waits.contains(*parent) && **parent != task.id);
+    task.waiting_for = parents.cloned().collect();
+    let surplus = task.logs.len().saturating_sub(MAX_LOG_LINES);
+    task.logs.drain(..surplus);
+    task.attempt = task.attempt.min(MAX_COUNT);
+    task.retries = task.retries.min(MAX_COUNT);
+    task.fencing_token = task.fencing_token.min(u64::from(MAX_COUNT));
+    task
+}
+
 /// The id of a task that could be read; otherwise an empty one.
 fn id_of(traveller: &Result<Traveller, QueueError>) -> &str {
     traveller.as_ref().map_or("", Traveller::id)
@@ -104,7 +128,7 @@ fn take_in(t: &Transaction<'_>, traveller: &Traveller, now_ms: u64) -> Result<(T
     if task.bytes() > MAX_RECORD_BYTES {
         return Err(QueueError::Invalid(format!("its record is larger than {MAX_RECORD_BYTES} bytes")));
     }
-    let mut task = Task { created_ms: task.created_ms.min(now_ms), ..task.clone() };
+    let mut task = within_bounds(task.clone(), now_ms);
     if status.is_final() {
         // It has ended long ago: no event tells of it, and no measurement counts it.
         TASKS.put(t, &(task.created_ms, task.id.clone()), &task)?;
@@ -128,4 +152,41 @@ fn take_in(t: &Transaction<'_>, traveller: &Traveller, now_ms: u64) -> Result<(T
     }
     plan(t, std::slice::from_ref(&task), now_ms)?;
     Ok((task, true))
+}
+
+#[cfg(test)]
+mod tests {
+    use mcpp_tool::store::{memory, transact};
+
+    use super::*;
+
+    const NOW: u64 = 1_700_000_000_000;
+
+    #[test]
+    fn an_imported_task_keeps_to_what_the_queue_writes_itself() {
+        memory::clear();
+        let log = json!({ "ts": 1.0, "stream": "stdout", "message": "m" });
+        let line = json!({
+            "task_id": "b", "status": "queued", "created_ms": u64::MAX, "updated_ms": u64::MAX, "ready_ms": u64::MAX,
+            "line_ms": u64::MAX, "started_ms": u64::MAX, "finished_ms": u64::MAX,
+            "attempt": u32::MAX, "retries": u32::MAX, "fencing_token": u64::MAX,
+            "waiting_for": vec!["a"; 10_000].into_iter().chain(["b", "other"]).collect::<Vec<_>>(),
+            "spec": {
+                "task_type": "t", "payload": {}, "priority": 0.0, "dependencies": ["a", "b"],
+                "max_attempts": 3, "backoff_ms": 1, "backoff_factor": 2.0,
+            },
+        });
+        let mut line = line.as_object().cloned().expect("an object");
+        let read = |line: &Map<String, Value>| Traveller::read(line.clone()).expect("a task");
+        let imported = transact(|t| take_in(t, &read(&line), NOW)).expect("taken in").0;
+        assert_eq!(imported.waiting_for, ["a"], "what it depends on, and not itself");
+        assert_eq!((imported.created_ms, imported.updated_ms, imported.ready_ms), (NOW, NOW, NOW));
+        assert_eq!((imported.line_ms, imported.started_ms, imported.finished_ms), (Some(NOW), Some(NOW), Some(NOW)));
+        let counts = [u64::from(imported.attempt), u64::from(imported.retries), imported.fencing_token];
+        assert_eq!(counts, [u64::from(MAX_COUNT); 3]);
+        line.insert("logs".into(), vec![log; MAX_LOG_LINES + 50].into());
+        line.insert("task_id".into(), json!("c"));
+        let imported = transact(|t| take_in(t, &read(&line), NOW)).expect("taken in").0;
+        assert_eq!(imported.logs.len(), MAX_LOG_LINES);
+    }
 }

@@ -60,9 +60,12 @@ pub enum Change {
     Delete,
     /// Give what has not ended another priority.
     Priority,
+    /// End a change that is under way, where it has come to.
+    Stop,
 }
 
-/// Changes all tasks that match: what fits into the call now, the rest by the queue itself (`in_progress`). Tasks that are submitted later stay as they are.
+/// Changes all tasks that match: what fits into the call now, the rest by the queue itself (`in_progress`). Tasks that are submitted later stay as they are. The same change once more, while the first
+/// one is under way, is that one from the beginning.
 #[tool(destructive)]
 #[allow(clippy::too_many_arguments, reason = "a filter has as many parts")]
 pub fn task_bulk(
@@ -98,9 +101,18 @@ pub fn task_bulk(
     /// For `delete`: must be true.
     #[arg(default)]
     confirm: bool,
+    /// For `stop`: the number of the change. `queue_stats.bulk` lists those under way.
+    #[arg(default)]
+    bulk_id: Option<u64>,
 ) -> Envelope<Progress> {
     let filter = Filter { statuses, task_types, worker: worker_id, tags, priority_min };
+    let now = now_ms();
     let action = match action {
+        Change::Stop => {
+            let stopped = bulk_id.ok_or("bulk_id is missing: which change is to stop");
+            let stopped = stopped.map_err(|reason| QueueError::Invalid(reason.to_owned()));
+            return seal(stopped.and_then(|number| engine::stop_bulk(number, now)).map(|bulk| Progress::from(&bulk)));
+        }
         Change::Cancel => Ok(Action::Cancel { reason, force }),
         Change::Retry => Ok(Action::Retry),
         Change::Delete if confirm => Ok(Action::Delete),
@@ -111,7 +123,7 @@ pub fn task_bulk(
             .ok_or("new_priority must be a finite number"),
     };
     let action = action.map_err(|reason| QueueError::Invalid(reason.to_owned()));
-    seal(action.and_then(|action| engine::bulk(&action, &filter, now_ms())).map(|bulk| Progress::from(&bulk)))
+    seal(action.and_then(|action| engine::bulk(&action, &filter, now)).map(|bulk| Progress::from(&bulk)))
 }
 
 /// Tells how far a change of many tasks is. It is known for a day after its end, unless more than 64 came after it.

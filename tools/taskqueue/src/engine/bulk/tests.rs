@@ -49,13 +49,34 @@ fn where_all_are_under_way_one_more_is_refused_and_nothing_is_lost() {
     memory::clear();
     let filter = Filter::default();
     for number in 1..=MOST_KNOWN as u64 {
-        let (action, filter) = (Action::Delete, filter.clone());
-        let bulk = Bulk { number, action, filter, asked_ms: NOW, changed: 0, ended_ms: None, at: 0, cursor: None };
-        transact(|t| BULKS.set(t, &number, &bulk)).expect("stored");
+        under_way(number, &Action::Delete, &filter);
     }
     let refused = bulk(&Action::Retry, &filter, NOW).expect_err("no room");
     assert!(refused.to_string().contains("under way"), "{refused}");
     assert_eq!(known().len(), MOST_KNOWN);
+    assert!(stop(99, NOW).is_err(), "there is none");
+    let stopped = stop(7, NOW).expect("it is known");
+    assert_eq!((stopped.number, stopped.ended_ms), (7, Some(NOW)));
+    assert_eq!(stop(7, NOW + 1).expect("once more"), stopped);
+    assert!(bulk(&Action::Retry, &filter, NOW).is_ok(), "there is room");
+}
+
+fn under_way(number: u64, action: &Action, filter: &Filter) {
+    let (action, filter) = (action.clone(), filter.clone());
+    let bulk = Bulk { number, action, filter, asked_ms: NOW, changed: 9, ended_ms: None, at: 1, cursor: None };
+    transact(|t| BULKS.set(t, &number, &bulk)).expect("stored");
+}
+
+#[test]
+fn the_same_change_once_more_is_the_one_under_way_from_the_beginning() {
+    memory::clear();
+    let filter = Filter { statuses: vec![Status::Queued, Status::Running], ..Filter::default() };
+    let action = Action::Priority { priority: 4.0, requeue: true };
+    under_way(1, &action, &filter);
+    let again = bulk(&action, &Filter::default(), NOW + 5).expect("known");
+    assert_eq!((again.number, again.asked_ms, again.changed), (1, NOW + 5, 9));
+    let other = Action::Priority { priority: 5.0, requeue: true };
+    assert_eq!(bulk(&other, &Filter::default(), NOW).expect("another").number, 2);
 }
 
 #[test]

@@ -1,8 +1,10 @@
-//! Lanes: the threads on which a connection is served, by what it does.
+//! Lanes: the threads on which a connection, or a peer's stream, is served, by what it does.
 //!
 //! A new connection begins in the lobby. Once a client is let in, its connection goes to the doors. A message of more than [`LARGE_MESSAGE_BYTES`] takes it to threads of a
 //! lower priority, and its next small message takes it back. So neither a stranger nor a megabyte is ever in the way of another client's request: the kernel shares the processors between lanes,
 //! and no lane's queue is long because of another.
+
+mod own_wakes;
 
 use std::{
     pin::Pin,
@@ -20,15 +22,16 @@ use hyper_util::rt::TokioTimer;
 use tokio::runtime::Handle;
 use tokio_util::task::{AbortOnDropHandle, task_tracker::TaskTrackerToken};
 
+use self::own_wakes::OwnWakes;
 use crate::threads::{LOW_NICE, Promptness, Threads, be_prompt, give_way, processors};
 
 /// A message beyond this is large.
-pub(super) const LARGE_MESSAGE_BYTES: usize = 64 << 10;
+pub(in crate::mcp) const LARGE_MESSAGE_BYTES: usize = 64 << 10;
 
 /// Where a connection is served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
-pub(super) enum Lane {
+pub(in crate::mcp) enum Lane {
     /// Its client was not let in yet.
     Lobby,
     /// It has ordinary requests.
@@ -47,7 +50,7 @@ impl Lane {
     }
 
     /// The lane for a request whose body has the announced length.
-    pub(super) fn for_request(headers: &HeaderMap) -> Self {
+    pub(in crate::mcp) fn for_request(headers: &HeaderMap) -> Self {
         let length = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
         match length {
             Some(length) if length > LARGE_MESSAGE_BYTES as u64 => Self::Bulk,
@@ -55,11 +58,16 @@ impl Lane {
             _ => Self::Door,
         }
     }
+
+    /// The lane for a message of so many bytes of somebody who was let in.
+    pub(in crate::mcp) fn for_message(bytes: usize) -> Self {
+        if bytes > LARGE_MESSAGE_BYTES { Self::Bulk } else { Self::Door }
+    }
 }
 
 /// The threads of all lanes.
 #[derive(Debug)]
-pub(super) struct Lanes {
+pub(in crate::mcp) struct Lanes {
     lobby: Threads,
     door: Handle,
     bulk: Threads,
@@ -67,7 +75,7 @@ pub(super) struct Lanes {
 
 impl Lanes {
     /// Starts the threads. The doors are where this is called.
-    pub(super) fn start() -> std::io::Result<Arc<Self>> {
+    pub(in crate::mcp) fn start() -> std::io::Result<Arc<Self>> {
         let lobby = Threads::start("mcpp-lobby", 1, || {
             give_way(LOW_NICE);
             be_prompt(Promptness::Second);
@@ -77,12 +85,12 @@ impl Lanes {
     }
 
     /// Does the lobby's own work there.
-    pub(super) fn in_lobby<F: Future<Output = ()> + Send + 'static>(&self, work: F) -> AbortOnDropHandle<()> {
+    pub(in crate::mcp) fn in_lobby<F: Future<Output = ()> + Send + 'static>(&self, work: F) -> AbortOnDropHandle<()> {
         AbortOnDropHandle::new(self.lobby.handle().spawn(work))
     }
 
     /// Serves a connection, in whatever lane `switch` says, until it ends. `open` is held as long.
-    pub(super) fn serve<F>(self: Arc<Self>, switch: Arc<LaneSwitch>, open: TaskTrackerToken, connection: F)
+    pub(in crate::mcp) fn serve<F>(self: Arc<Self>, switch: Arc<LaneSwitch>, open: TaskTrackerToken, connection: F)
     where
         F: Future<Output = ()> + Send + 'static,
     {
@@ -105,7 +113,7 @@ impl Lanes {
             Lane::Door => self.door.clone(),
         };
         threads.spawn(async move {
-            let stay = StayInLane { connection: Some(connection), switch: &switch };
+            let stay = StayInLane { connection: Some(OwnWakes::new(connection)), switch: &switch };
             if let Some(connection) = stay.await {
                 self.go_on(switch, connection);
             }
@@ -115,32 +123,30 @@ impl Lanes {
 
 /// The lane of one connection, now and next.
 #[derive(Debug)]
-pub(super) struct LaneSwitch {
+pub(in crate::mcp) struct LaneSwitch {
     now: AtomicU8,
     wanted: AtomicU8,
 }
 
 impl Default for LaneSwitch {
     fn default() -> Self {
-        let lobby = Lane::Lobby as u8;
-        Self { now: AtomicU8::new(lobby), wanted: AtomicU8::new(lobby) }
+        Self::new(Lane::Lobby)
     }
 }
 
 impl LaneSwitch {
-    /// The switch of what stays in one lane.
-    #[cfg(test)]
-    pub(super) fn fixed(lane: Lane) -> Self {
+    /// The switch of what begins in `lane`.
+    pub(in crate::mcp) fn new(lane: Lane) -> Self {
         Self { now: AtomicU8::new(lane as u8), wanted: AtomicU8::new(lane as u8) }
     }
 
     /// The lane where the connection is served.
-    pub(super) fn now(&self) -> Lane {
+    pub(in crate::mcp) fn now(&self) -> Lane {
         Lane::of(self.now.load(Ordering::Acquire))
     }
 
     /// Goes on in `lane`. Only the connection's own task may ask.
-    pub(super) async fn change_to(&self, lane: Lane) {
+    pub(in crate::mcp) async fn change_to(&self, lane: Lane) {
         self.wanted.store(lane as u8, Ordering::Release);
         // The connection's task goes on there as soon as this poll is over.
         std::future::poll_fn(|_| {
@@ -152,7 +158,7 @@ impl LaneSwitch {
 
 /// The clock of one connection. A timer is of the lane that made it: in another lane a new one takes its place.
 #[derive(Debug)]
-pub(super) struct LaneTimer {
+pub(in crate::mcp) struct LaneTimer {
     switch: Arc<LaneSwitch>,
     /// The lane of the last timer.
     made_in: AtomicU8,
@@ -160,7 +166,7 @@ pub(super) struct LaneTimer {
 
 impl LaneTimer {
     /// The clock of the connection that `switch` moves.
-    pub(super) fn new(switch: Arc<LaneSwitch>) -> Self {
+    pub(in crate::mcp) fn new(switch: Arc<LaneSwitch>) -> Self {
         let made_in = AtomicU8::new(switch.now() as u8);
         Self { switch, made_in }
     }
@@ -187,7 +193,7 @@ impl Timer for LaneTimer {
 
 /// Polls a connection until it ends, or wants another lane; then it gives the connection back.
 struct StayInLane<'a, F> {
-    connection: Option<Pin<Box<F>>>,
+    connection: Option<OwnWakes<F>>,
     switch: &'a LaneSwitch,
 }
 
@@ -196,14 +202,14 @@ impl<F: Future<Output = ()>> Future for StayInLane<'_, F> {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let Some(connection) = &mut self.connection else { return Poll::Ready(None) };
-        if connection.as_mut().poll(context).is_ready() {
+        if Pin::new(connection).poll(context).is_ready() {
             return Poll::Ready(None);
         }
         let LaneSwitch { now, wanted } = self.switch;
         if now.load(Ordering::Acquire) == wanted.load(Ordering::Acquire) {
             return Poll::Pending;
         }
-        Poll::Ready(self.connection.take())
+        Poll::Ready(self.connection.take().map(OwnWakes::into_inner))
     }
 }
 

@@ -41,7 +41,10 @@ pub fn main() -> ExitCode {
         return code;
     }
     let cli = Cli::parse();
-    spare_memory();
+    // What another command starts, such as a compiler, would have small pages too.
+    if matches!(cli.command, Command::Serve(_)) {
+        spare_memory();
+    }
     // One TLS implementation for every connection the program makes; a second installation is not possible here.
     let _first = rustls::crypto::ring::default_provider().install_default();
     let runtime = match threads::ordinary() {

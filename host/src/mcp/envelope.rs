@@ -111,6 +111,9 @@ pub(super) fn read(message: &[u8], max_depth: usize) -> Result<Envelope<'_>, Mal
 fn read_parts<'a>(raw: &Raw<'a>, text: &'a str) -> Result<Envelope<'a>, Malformed> {
     let id = raw.id.map(id).transpose()?;
     let refuse = |code, reason: &str| Err(Malformed { id: id.clone(), ..Malformed::new(code, reason) });
+    if raw.id.is_some_and(|id| id.get().len() > MAX_REPEATED_BYTES) {
+        return refuse(INVALID_REQUEST, &format!("`id` has more than {MAX_REPEATED_BYTES} bytes"));
+    }
     if raw.jsonrpc.as_deref() != Some("2.0") {
         return refuse(INVALID_REQUEST, "`jsonrpc` must be \"2.0\"");
     }
@@ -209,9 +212,6 @@ fn not_an_object(text: &str) -> Malformed {
 
 /// MCP allows strings and integers as ids, not null.
 fn id(raw: &RawValue) -> Result<Value, Malformed> {
-    if raw.get().len() > MAX_REPEATED_BYTES {
-        return Err(Malformed::new(INVALID_REQUEST, format!("`id` has more than {MAX_REPEATED_BYTES} bytes")));
-    }
     match serde_json::from_str::<Value>(raw.get()) {
         Ok(id @ Value::String(_)) => Ok(id),
         Ok(id @ Value::Number(_)) if id.is_i64() || id.is_u64() => Ok(id),
@@ -281,7 +281,8 @@ mod tests {
         let fits = &long[2..];
         assert!(read(with(fits, fits).as_bytes(), 64).is_ok(), "with its quotes it has as many bytes as are allowed");
         let refused = |message: String| read(message.as_bytes(), 64).expect_err("too long");
-        assert_eq!(refused(with(&long, "t")).code, INVALID_REQUEST);
+        let refusal = refused(with(&long, "t"));
+        assert_eq!((refusal.code, refusal.id), (INVALID_REQUEST, Some(long.as_str().into())), "repeated once");
         let refusal = refused(with("i", &long));
         assert_eq!((refusal.code, refusal.id), (INVALID_PARAMS, Some("i".into())));
         assert!(refusal.reason.contains("`progressToken`"), "{}", refusal.reason);

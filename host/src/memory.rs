@@ -254,6 +254,18 @@ impl Reservation {
         Ok(())
     }
 
+    /// As [`Reservation::grow`], for what waits as long as a person likes: see [`Account::reserve_for_long`].
+    pub fn grow_for_long(&mut self, more: u64) -> Result<(), NoMemory> {
+        let grown = self.account.reserve_for_long(self.of, more)?;
+        self.bytes = self.bytes.saturating_add(grown.hand_over());
+        Ok(())
+    }
+
+    /// Its bytes, for another one to give back.
+    fn hand_over(mut self) -> u64 {
+        std::mem::take(&mut self.bytes)
+    }
+
     /// Gives back what is beyond `bytes`.
     pub fn shrink_to(&mut self, bytes: u64) {
         let less = self.bytes.saturating_sub(bytes);

@@ -54,8 +54,9 @@ fn configured(level: &str) -> Result<EnvFilter, String> {
             "{word:?} is neither error, warn, info, debug, trace or off, nor a directive such as guest=debug"
         )));
     }
-    // The protocol engine logs every refused request as a warning and every client that left as an error; what matters of that is in our own records.
-    EnvFilter::try_new(format!("{level},rmcp=off,hyper=warn")).map_err(|error| refuse(error.to_string()))
+    // The protocol engine logs every refused request as a warning and every client that left as an error, and the network warns of each message that it refuses. What matters of that is in our own
+    // records.
+    EnvFilter::try_new(format!("{level},rmcp=off,hyper=warn,libp2p=error")).map_err(|error| refuse(error.to_string()))
 }
 
 /// Starts logging at `level` (`RUST_LOG` overrides it); a second start in one process changes nothing.

@@ -1,6 +1,7 @@
 //! A component asks its client: in the modern era by parking the call, in the legacy era by a request on the stream of the call.
 
 mod beside_tools;
+mod owners;
 
 use std::{collections::BTreeSet, path::Path};
 

@@ -220,7 +220,7 @@ impl Conversation {
             Ok(claim) => {
                 claim.keep(held);
                 let writer = self.output.result_writer();
-                let answer = PlainAnswer::begin(&self.endpoint, &self.principal, &id, plain, writer);
+                let answer = PlainAnswer::begin(&self.endpoint, (&self.principal, self.right), &id, plain, writer);
                 self.modern.answer(id, answer, claim, self.output.clone(), &self.tasks);
             }
             Err(taken) => {

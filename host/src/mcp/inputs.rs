@@ -1,5 +1,7 @@
 //! Questions of a guest in MCP's words, and the client's replies in ours. In the legacy era the host asks the client itself, beside the call that the question belongs to.
 
+use std::sync::{Mutex, PoisonError};
+
 use futures::future::join_all;
 use rmcp::{
     RoleServer,
@@ -14,6 +16,7 @@ use crate::{
         Content,
         inputs::{Abilities, Ability, AskError, InputQuestion, ModelMessage, Reply, Round, Sample},
     },
+    memory::{NoMemory, Reservation, json_bytes},
     schema::{STEPS_PER_MS, Schema},
 };
 
@@ -136,6 +139,21 @@ pub(super) fn reply(question: &InputQuestion, reply: &Value) -> Result<Reply, St
     }
 }
 
+/// The same, kept in the memory of its round until the others have come. Fails if there is none: a client may send replies, and never the last one.
+pub(super) fn kept_reply(
+    question: &InputQuestion,
+    given: &Value,
+    memory: &mut Reservation,
+) -> Result<Result<Reply, String>, NoMemory> {
+    let before = memory.bytes();
+    memory.grow_for_long(json_bytes(&given.to_string()))?;
+    let reply = reply(question, given);
+    if reply.is_err() {
+        memory.shrink_to(before);
+    }
+    Ok(reply)
+}
+
 fn elicited(
     reply: &Value,
     values: impl FnOnce(Option<&Value>) -> Result<Option<Value>, String>,
@@ -194,7 +212,8 @@ fn roots(reply: &Value) -> Result<Reply, String> {
 /// Asks a legacy client a round of questions, each as a request on the stream of the call that is being handled, and hands the replies to the guest. Gives up when the guest does.
 pub(super) async fn ask(peer: &Peer<RoleServer>, round: Round) {
     let Round { questions, mut replies, memory, until: _ } = round;
-    let asking = join_all(questions.iter().map(|(_, question)| ask_one(peer, question)));
+    let memory = Mutex::new(memory);
+    let asking = join_all(questions.iter().map(|(_, question)| ask_one(peer, question, &memory)));
     let replied = tokio::select! {
         replied = asking => replied.into_iter().collect(),
         () = replies.closed() => return,
@@ -203,7 +222,11 @@ pub(super) async fn ask(peer: &Peer<RoleServer>, round: Round) {
     drop(memory);
 }
 
-async fn ask_one(peer: &Peer<RoleServer>, question: &InputQuestion) -> Result<Reply, AskError> {
+async fn ask_one(
+    peer: &Peer<RoleServer>,
+    question: &InputQuestion,
+    memory: &Mutex<Reservation>,
+) -> Result<Reply, AskError> {
     let request = match request(question)? {
         InputRequest::Elicitation(mut request) => {
             if let rmcp::model::ElicitRequestParams::UrlElicitationParams { elicitation_id, .. } = &mut request.params {
@@ -220,7 +243,9 @@ async fn ask_one(peer: &Peer<RoleServer>, question: &InputQuestion) -> Result<Re
         _ => AskError::NoClient,
     })?;
     let json = serde_json::to_value(result).map_err(|error| AskError::Refused(error.to_string()))?;
-    reply(question, &json).map_err(|reason| AskError::Refused(short(reason)))
+    let mut memory = memory.lock().unwrap_or_else(PoisonError::into_inner);
+    let kept = kept_reply(question, &json, &mut memory).map_err(|_| AskError::Busy)?;
+    kept.map_err(|reason| AskError::Refused(short(reason)))
 }
 
 fn short(mut reason: String) -> String {

@@ -344,6 +344,7 @@ impl MeshApp {
         };
         loop {
             self.endpoint.tasks().stop_unless(EntryRight::PeerGrant, comes_in);
+            self.endpoint.parked().stop_unless(EntryRight::PeerGrant, comes_in);
             tokio::select! {
                 changed = changes.changed() => if changed.is_err() { return },
                 () = tokio::time::sleep(LOOK_AGAIN) => {}

@@ -14,12 +14,15 @@ use std::{
 use rmcp::model::{ErrorData, GetPromptResult, InputRequests, InputRequiredResult, InputResponses, ReadResourceResult};
 use serde_json::{Value, json};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use self::state::{NotOurs, ParkedId, StateKey};
 use super::{
+    convert,
     handler::Endpoint,
     inputs,
     running::{CallOutcome, GuestQuestions, RunningCall, RunningRequest},
+    tasks::TaskCaller,
 };
 use crate::{
     call::{
@@ -28,7 +31,8 @@ use crate::{
     },
     engine::Engine,
     limits::{millis, now_ms},
-    memory::{MemoryUse, Reservation},
+    memory::{MemoryUse, NoMemory, Reservation},
+    tasks::EntryRight,
     tenant::Principal,
 };
 
@@ -48,6 +52,8 @@ struct ParkedState {
 /// One call, and the round of questions that it waits for.
 struct ParkedRound {
     id: ParkedId,
+    /// The caller, and by what right it came in.
+    owner: (EntryRight, Principal),
     running: ParkedRequest,
     questions: Round,
     /// Replies that have come so far.
@@ -89,6 +95,15 @@ impl ParkedRequest {
             Self::Call(running) => &mut running.asked,
             Self::Prompt(running) => &mut running.asked,
             Self::Resource(running) => &mut running.asked,
+        }
+    }
+
+    /// The token that stops it.
+    fn cancel_token(&self) -> &CancellationToken {
+        match self {
+            Self::Call(running) => running.cancel_token(),
+            Self::Prompt(running) => running.cancel_token(),
+            Self::Resource(running) => running.cancel_token(),
         }
     }
 }
@@ -139,6 +154,8 @@ pub(super) enum CannotResume {
     Expired,
     #[error("the requestState is of another host, or of this one before it restarted; start over without it")]
     Gone,
+    #[error("this tenant has no memory for these replies now; send them again later")]
+    Busy,
 }
 
 impl CannotResume {
@@ -149,6 +166,7 @@ impl CannotResume {
             Self::Used => "request_state_used",
             Self::Expired => "request_state_expired",
             Self::Gone => "request_state_gone",
+            Self::Busy => "busy",
         }
     }
 }
@@ -156,7 +174,10 @@ impl CannotResume {
 impl From<CannotResume> for ErrorData {
     fn from(error: CannotResume) -> Self {
         metrics::counter!("mcpp_parked_refused_total", "reason" => error.name()).increment(1);
-        Self::invalid_params(error.to_string(), Some(json!({ "error": error.name() })))
+        match error {
+            CannotResume::Busy => convert::busy(error.to_string()),
+            _ => Self::invalid_params(error.to_string(), Some(json!({ "error": error.name() }))),
+        }
     }
 }
 
@@ -164,13 +185,13 @@ impl Endpoint {
     /// Parks a call with its questions: see [`ParkedCalls::park`].
     pub(super) fn park<O: RequestOutcome>(
         &self,
-        principal: &Principal,
+        caller: TaskCaller<'_>,
         running: RunningRequest<O>,
         questions: Round,
     ) -> Result<InputRequiredResult, Box<RunningRequest<O>>> {
-        let share = self.registry().share(&principal.tenant);
+        let share = self.registry().share(&caller.principal.tenant);
         match share.map(|share| share.memory.reserve(MemoryUse::Messages, PARKED_BYTES)) {
-            Some(Ok(memory)) => self.parked().park(running, questions, memory),
+            Some(Ok(memory)) => self.parked().park(caller, running, questions, memory),
             _ => {
                 let _the_guest_may_be_gone = questions.replies.send(Err(AskError::Busy));
                 Err(Box::new(running))
@@ -188,6 +209,21 @@ impl ParkedCalls {
         self.0.key.get_or_init(StateKey::random).as_ref()
     }
 
+    /// Stops the calls of those that came in by such a right and may not come in any more.
+    pub(super) fn stop_unless(&self, right: EntryRight, comes_in: impl Fn(&Principal) -> bool) {
+        let owned: Vec<(u128, Principal)> = {
+            let calls = self.calls();
+            let of_right = calls.iter().filter(|(_, waiting)| waiting.owner.0 == right);
+            of_right.map(|(call, waiting)| (*call, waiting.owner.1.clone())).collect()
+        };
+        for (call, _) in owned.iter().filter(|(_, owner)| !comes_in(owner)) {
+            let stopped = self.calls().remove(call);
+            if let Some(stopped) = stopped {
+                stopped.running.cancel_token().cancel();
+            }
+        }
+    }
+
     /// How many there are.
     pub(super) fn len(&self) -> usize {
         self.calls().len()
@@ -197,6 +233,7 @@ impl ParkedCalls {
     /// that is returned.
     pub(super) fn park<O: RequestOutcome>(
         &self,
+        caller: TaskCaller<'_>,
         mut running: RunningRequest<O>,
         questions: Round,
         memory: Reservation,
@@ -222,7 +259,8 @@ impl ParkedCalls {
         let (parked, call) = (self.clone(), id.call);
         running.drive(move || drop(parked.calls().remove(&call)));
         let running = O::park(running);
-        let waiting = ParkedRound { id, running, questions, replies: BTreeMap::new(), _memory: memory };
+        let owner = (caller.right, caller.principal.clone());
+        let waiting = ParkedRound { id, owner, running, questions, replies: BTreeMap::new(), _memory: memory };
         let mut calls = self.calls();
         // A guest that gave up waiting keeps no record here.
         calls.retain(|_, waiting| !waiting.questions.replies.is_closed());
@@ -249,7 +287,12 @@ impl ParkedCalls {
         }
         // The replies may be long, and their check too. The call is gone with a client that does not wait for it.
         let read = engine.spawn_blocking(move || waiting.with(&responses)).await;
-        let waiting = read.map_err(|_| CannotResume::Gone)?;
+        let (waiting, kept) = read.map_err(|_| CannotResume::Gone)?;
+        if kept.is_err() {
+            // The same state is good for the next try.
+            self.calls().insert(waiting.id.call, waiting);
+            return Err(CannotResume::Busy);
+        }
         if !waiting.is_complete() {
             return self.ask_again(key, waiting).map(Resumed::AsksAgain);
         }
@@ -288,16 +331,18 @@ impl ParkedCalls {
 }
 
 impl ParkedRound {
-    /// With the replies that are ones. What is none counts as missing, and what nobody asked for is ignored.
-    fn with(mut self, responses: &InputResponses) -> Self {
-        for (name, question) in &self.questions.questions {
-            if let Some(given) = responses.get(name)
-                && let Ok(reply) = inputs::reply(question, given)
-            {
-                self.replies.insert(name.clone(), reply);
+    /// With the replies that are ones, and whether there is memory for them all. What is none counts as missing, and what nobody asked for is ignored.
+    fn with(mut self, responses: &InputResponses) -> (Self, Result<(), NoMemory>) {
+        let Round { questions, memory, .. } = &mut self.questions;
+        for (name, question) in questions {
+            let Some(given) = responses.get(name).filter(|_| !self.replies.contains_key(name)) else { continue };
+            match inputs::kept_reply(question, given, memory) {
+                Ok(Ok(reply)) => drop(self.replies.insert(name.clone(), reply)),
+                Ok(Err(_)) => {}
+                Err(full) => return (self, Err(full)),
             }
         }
-        self
+        (self, Ok(()))
     }
 
     fn is_complete(&self) -> bool {

@@ -254,7 +254,8 @@ impl Endpoint {
             let live = Arc::clone(live);
             // The replies may be long, and their check too.
             let replied = self.registry().engine().spawn_blocking(move || live.reply(&responses)).await;
-            replied.map_err(|_| ErrorData::internal_error("the replies were lost", None))?;
+            let kept = replied.map_err(|_| ErrorData::internal_error("the replies were lost", None))?;
+            kept.map_err(|full| convert::busy(crate::error::chain(&full)))?;
         }
         Ok(())
     }
@@ -301,8 +302,7 @@ impl MadeTask {
 
 /// The error for a call that has to be a task and cannot be one now. It has not run.
 pub(super) fn no_room(no_task: &NoTask) -> ErrorData {
-    let data = json!({ "error": "busy", "retryAfterMs": 1_000 });
-    ErrorData::new(convert::BUSY, crate::error::chain(no_task), Some(data))
+    convert::busy(crate::error::chain(no_task))
 }
 
 /// A task as every message about it has it.

@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// The records that are shown unless `RUST_LOG` says otherwise. The command itself shows the outcome of a load, with the remedy.
-const SHOWN: &str = "warn,guest=debug,mcpp::reload=off,rmcp=off,hyper=warn";
+const SHOWN: &str = "warn,guest=debug,mcpp::reload=off,rmcp=off,hyper=warn,libp2p=error";
 
 /// Starts it; a second start in one process changes nothing.
 pub(super) fn start() -> anyhow::Result<()> {

@@ -21,9 +21,11 @@ use crate::{
         handler::{Endpoint, ProtocolHandler},
         in_flight::{Held, IdClaim, answered},
         straight::{self, Era, PlainRequest},
+        tasks::TaskCaller,
         tools,
         written::ResultWriter,
     },
+    tasks::EntryRight,
     tenant::Principal,
 };
 
@@ -41,7 +43,7 @@ impl PlainAnswer {
     /// Begins to answer a request of the modern era.
     pub(super) fn begin(
         endpoint: &Endpoint,
-        principal: &Principal,
+        (principal, right): (&Principal, EntryRight),
         id: &RequestId,
         request: PlainRequest<'_>,
         writer: Option<ResultWriter>,
@@ -65,7 +67,7 @@ impl PlainAnswer {
                             break outcome;
                         }
                         let round = running.take_round()?;
-                        match endpoint.park(&principal, running, round) {
+                        match endpoint.park(TaskCaller { principal: &principal, right }, running, round) {
                             Ok(required) => {
                                 return straight::write(&id, Era::Modern, Ok(required.into())).ok();
                             }

@@ -63,7 +63,7 @@ impl ProtocolHandler {
                             },
                         };
                     }
-                    match self.endpoint.park(&self.principal, asking, round) {
+                    match self.endpoint.park(caller, asking, round) {
                         Ok(required) => return Ok(CallToolResponse::InputRequired(required)),
                         Err(goes_on) => running = *goes_on,
                     }
@@ -142,10 +142,11 @@ impl ProtocolHandler {
             },
         };
         let (way, client) = (way_to_ask(context), running.client().clone());
+        let caller = TaskCaller { principal: &self.principal, right: right(context) };
         let outcome = loop {
             match running.forward(&context.peer, None, &context.ct, (way, None)).await {
                 CallTurn::Ended(outcome) => break outcome,
-                CallTurn::Asks(asks, round) => match self.endpoint.park(&self.principal, *asks, round) {
+                CallTurn::Asks(asks, round) => match self.endpoint.park(caller, *asks, round) {
                     Ok(required) => return Ok(required.into()),
                     Err(goes_on) => running = *goes_on,
                 },

@@ -46,6 +46,7 @@ async fn keep_out(app: &App) {
             app.open.end(principal);
         }
         app.endpoint.tasks().stop_unless(EntryRight::Token, comes_in);
+        app.endpoint.parked().stop_unless(EntryRight::Token, comes_in);
         for principal in app.sessions.principals().iter().filter(|principal| !comes_in(principal)) {
             app.sessions.end_all(principal).await;
         }

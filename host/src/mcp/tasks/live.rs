@@ -15,7 +15,7 @@ use crate::{
     call::inputs::{AskError, Reply, Round},
     limits::now_ms,
     mcp::{inputs, running::CallStep},
-    memory::Reservation,
+    memory::{NoMemory, Reservation},
     tasks::{EntryRight, InPlace, TaskId},
     tenant::Principal,
 };
@@ -168,14 +168,14 @@ impl LiveTask {
         });
     }
 
-    /// Takes the replies that are ones to what is asked now. What is none counts as missing, and what nobody asked for is ignored.
-    pub(super) fn reply(&self, responses: &InputResponses) {
+    /// Takes the replies that are ones to what is asked now. What is none counts as missing, and what nobody asked for is ignored. Fails if there is no memory for one.
+    pub(super) fn reply(&self, responses: &InputResponses) -> Result<(), NoMemory> {
         self.change(|state| {
-            let Some(open) = &mut state.open else { return };
+            let Some(open) = &mut state.open else { return Ok(()) };
             for (at, (key, (_, question))) in open.keys.iter().zip(&open.round.questions).enumerate() {
                 if !open.replies.contains_key(&at)
                     && let Some(given) = responses.get(key)
-                    && let Ok(reply) = inputs::reply(question, given)
+                    && let Ok(reply) = inputs::kept_reply(question, given, &mut open.round.memory)?
                 {
                     open.replies.insert(at, reply);
                     open.requests.remove(key);
@@ -187,7 +187,8 @@ impl LiveTask {
                 let replies = answered.replies.into_values().collect();
                 let _the_guest_may_be_gone = answered.round.replies.send(Ok(replies));
             }
-        });
+            Ok(())
+        })
     }
 
     pub(super) fn view(&self) -> TaskView {

@@ -71,7 +71,12 @@ impl SwarmTask {
         let others = self.shared.links.of(&peer).into_iter().filter(|link| link.connection != id);
         let before = others.map(|link| link.path).collect::<Vec<_>>();
         if before.is_empty() {
-            tracing::info!(peer = %name, %address, path = path.as_str(), direction = direction(endpoint), "connected");
+            // Strangers come and go as often as they like.
+            let (shown, direction) = (path.as_str(), direction(endpoint));
+            match self.shared.roster.is_known(&name) {
+                true => tracing::info!(peer = %name, %address, path = shown, direction, "connected"),
+                false => tracing::debug!(peer = %name, %address, path = shown, direction, "connected"),
+            }
             self.shared.tell(&name, PeerEvent::Connected(path));
         } else if path == PeerPath::Direct && !before.contains(&PeerPath::Direct) {
             tracing::info!(peer = %name, %address, "a direct connection stands beside the relayed one");
@@ -93,7 +98,10 @@ impl SwarmTask {
     fn disconnected(&mut self, peer: libp2p::PeerId, last: bool, endpoint: &ConnectedPoint) {
         let name = PeerId::from_network(&peer);
         if last {
-            tracing::info!(peer = %name, "disconnected");
+            match self.shared.roster.is_known(&name) {
+                true => tracing::info!(peer = %name, "disconnected"),
+                false => tracing::debug!(peer = %name, "disconnected"),
+            }
             self.shared.forget_agent(&peer);
             self.shared.tell(&name, PeerEvent::Disconnected);
             // Who asked for a stream while the last connection was ending waits for a new one.

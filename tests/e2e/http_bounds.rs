@@ -72,7 +72,7 @@ async fn interim_answers_are_passed_over_and_too_many_end_the_request() {
     let hints = |number: usize| "HTTP/1.1 103 Early Hints\r\nlink: a\r\n\r\n".repeat(number);
     let few = raw(&format!("{}HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\na", hints(16)));
     let endless = Answer::Endless(Vec::new(), hints(1_000).into_bytes());
-    let (upstreams, web) = upstreams(vec![few, endless], limits("http_bytes = 100000000")).await;
+    let (upstreams, web) = upstreams(vec![few, endless], limits("http_bytes = 1000000")).await;
     let said = web.get(&upstreams[0]).await;
     assert!(said.contains(r#""status":200"#) && said.contains(r#""body":"a""#), "{said}");
     let said = web.get(&upstreams[1]).await;

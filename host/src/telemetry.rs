@@ -54,9 +54,7 @@ fn configured(level: &str) -> Result<EnvFilter, String> {
             "{word:?} is neither error, warn, info, debug, trace or off, nor a directive such as guest=debug"
         )));
     }
-    // The protocol engine logs every refused request as a warning and every client that left as an error, and the network warns of each message that it refuses. What matters of that is in our own
-    // records.
-    EnvFilter::try_new(format!("{level},rmcp=off,hyper=warn,libp2p=error")).map_err(|error| refuse(error.to_string()))
+    EnvFilter::try_new(format!("{level},{OF_LIBRARIES}")).map_err(|error| refuse(error.to_string()))
 }
 
 /// Starts logging at `level` (`RUST_LOG` overrides it); a second start in one process changes nothing.
@@ -121,6 +119,10 @@ pub fn last_word(word: String) {
         let _or_nobody_reads = done.recv_timeout(2 * LAST_LINES);
     }
 }
+
+/// What the libraries may say, as directives. The protocol engine logs every refused request as a warning and every client that left as an error, and the network warns of each message that it
+/// refuses. What matters of that is in our own records.
+pub(crate) const OF_LIBRARIES: &str = "rmcp=off,hyper=warn,libp2p=error";
 
 /// The target of guests' records in the host's log.
 pub const GUEST: &str = "guest";

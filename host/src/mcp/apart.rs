@@ -2,18 +2,16 @@
 
 use tokio::sync::Semaphore;
 
+use super::lane::LARGE_MESSAGE_BYTES;
 use crate::{control::admission::Share, engine::Engine, threads::processors};
 
-/// A message of more bytes is read apart.
-const LONG_BYTES: usize = 64 << 10;
-
-/// Does `work` on a message of `bytes`: here if it is short, else apart. `None` if it broke off.
+/// Does `work` on a message of `bytes`: here if it is not large, else apart. `None` if it broke off.
 pub(super) async fn read_apart<T: Send + 'static>(
     engine: &Engine,
     bytes: usize,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Option<T> {
-    if bytes <= LONG_BYTES { Some(work()) } else { engine.spawn_blocking(work).await.ok() }
+    if bytes <= LARGE_MESSAGE_BYTES { Some(work()) } else { engine.spawn_blocking(work).await.ok() }
 }
 
 /// Those who write large results: one of a tenant at a time, and in all as many as leave the doors something.
@@ -65,8 +63,8 @@ mod tests {
     #[tokio::test]
     async fn only_a_long_message_is_read_on_the_guests_threads() {
         let engine = Engine::new(&EngineConfig::default()).expect("an engine");
-        assert_eq!(read_apart(&engine, LONG_BYTES, thread).await, Some(thread()));
-        assert_eq!(read_apart(&engine, LONG_BYTES + 1, thread).await, Some(Some("mcpp-guest".to_owned())));
+        assert_eq!(read_apart(&engine, LARGE_MESSAGE_BYTES, thread).await, Some(thread()));
+        assert_eq!(read_apart(&engine, LARGE_MESSAGE_BYTES + 1, thread).await, Some(Some("mcpp-guest".to_owned())));
     }
 
     #[tokio::test]

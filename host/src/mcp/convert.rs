@@ -17,12 +17,13 @@ use crate::{
 /// JSON-RPC code of a refusal for lack of room; the data say when to try again.
 pub(super) const BUSY: ErrorCode = ErrorCode(-32000);
 
+/// Name of the error for a call of a tool that has another interface than the caller says.
+pub(super) const OTHER_INTERFACE: &str = "other_interface";
+
 /// The error of a request for which there is no room now. It has done nothing, and may be repeated.
 pub(super) fn busy(reason: String) -> ErrorData {
     ErrorData::new(BUSY, reason, Some(json!({ "error": "busy", "retryAfterMs": 1_000 })))
 }
-/// Name of the error for a call of a tool that has another interface than the caller says.
-pub(super) const OTHER_INTERFACE: &str = "other_interface";
 
 /// A tool as `tools/list` shows it.
 pub(super) fn tool(tool: &Tool) -> WireTool {

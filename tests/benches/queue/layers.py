@@ -13,7 +13,7 @@ import sys
 
 LAYERS = [
     ("store: commit and flush", r"redb::|fdatasync|store::embedded::(commit|file|disk)|ext4_|blk_"),
-    ("store: transactions in memory", r"mcpp::store|mcpp::capability::store|mcpp::events|rpds::|archery::"),
+    ("store: transactions in memory", r"mcpp::store|mcpp::capability::store|mcpp::events|imbl::|archery::"),
     ("instance: made and taken away", r"instantiate|Instantiator|pooling_allocator|MemoryImageSlot|InstancePre|wasmtime.*::drop|drop_in_place<wasmtime|wasmtime_wasi::.*(new|build)|Store.*::new|fiber|StackPool|PoolingInstanceAllocator|mcpp::capability::state"),
     ("guest and host: arguments and results", r"wasmtime|mcpp::(engine|control|guest|plain|capability)"),
     ("registry: checks and admission", r"mcpp::(registry|call|tenant|grants)|jsonschema"),

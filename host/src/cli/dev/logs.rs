@@ -14,15 +14,15 @@ use tracing_subscriber::{
 
 use crate::{
     cli::style::{Style, paint},
-    telemetry::{GUEST, lines_to_stderr},
+    telemetry::{GUEST, OF_LIBRARIES, lines_to_stderr},
 };
 
 /// The records that are shown unless `RUST_LOG` says otherwise. The command itself shows the outcome of a load, with the remedy.
-const SHOWN: &str = "warn,guest=debug,mcpp::reload=off,rmcp=off,hyper=warn,libp2p=error";
+const SHOWN: &str = "warn,guest=debug,mcpp::reload=off";
 
 /// Starts it; a second start in one process changes nothing.
 pub(super) fn start() -> anyhow::Result<()> {
-    let directives = std::env::var("RUST_LOG").unwrap_or_else(|_| SHOWN.into());
+    let directives = std::env::var("RUST_LOG").unwrap_or_else(|_| format!("{SHOWN},{OF_LIBRARIES}"));
     let logs = tracing_subscriber::fmt().with_env_filter(EnvFilter::try_new(directives)?);
     let _second_start = logs.with_writer(lines_to_stderr(false)?).event_format(Lines).try_init();
     Ok(())

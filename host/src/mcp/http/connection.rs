@@ -29,7 +29,7 @@ use super::{
     PROBES, Routes, TRANSPORT_ERROR, failure, linger,
     pace::RequestRate,
     room::{BusyConnection, ConnectionKind, ConnectionRoom, NoConnection, OpenConnection},
-    wire::TimedStream,
+    wire::{BusyPoll, LastAsked, TimedStream},
 };
 use crate::{
     config::ServerConfig,
@@ -59,6 +59,7 @@ pub(super) struct Connections {
     accepted: Arc<RequestRate>,
     /// What clients send after their last answer.
     lingering: Arc<ByteRate>,
+    last_asked: Arc<LastAsked>,
 }
 
 /// The future of a connection that speaks HTTP no more, until the host closes.
@@ -108,6 +109,7 @@ impl Connections {
             strangers: Arc::new(RequestRate::of_strangers()),
             accepted: Arc::new(RequestRate::of_connections()),
             lingering: linger::rate(),
+            last_asked: Arc::default(),
         }
     }
 
@@ -205,8 +207,9 @@ impl Connections {
                 Ok::<_, Infallible>(response.map(|body| BusyBody { body, _busy: busy }))
             }
         });
-        let stream =
-            TimedStream::new(stream, patience, Arc::clone(&activity.wire), Arc::clone(&switch), self.lingering);
+        let busy_poll = BusyPoll::new(&self.last_asked);
+        let wire = Arc::clone(&activity.wire);
+        let stream = TimedStream::new(stream, patience, wire, Arc::clone(&switch), self.lingering, busy_poll);
         let serving = hyper::server::conn::http1::Builder::new()
             .timer(LaneTimer::new(switch))
             .header_read_timeout(header_timeout.min(if is_reserve { RESERVE_TIME } else { header_timeout }))

@@ -1,6 +1,8 @@
 //! A connection's bytes. A client that does not read what is written for it, or reads more slowly than the least rate, loses its connection: the answer, the
 //! memory and the place that it holds are somebody else's too.
 
+mod busy_poll;
+
 use std::{
     io,
     pin::Pin,
@@ -19,6 +21,7 @@ use tokio::{
     time::{Instant, Sleep},
 };
 
+pub(super) use self::busy_poll::{BusyPoll, LastAsked};
 use super::{linger::Linger, pace::Patience};
 use crate::{
     mcp::lane::{Lane, LaneSwitch},
@@ -74,6 +77,7 @@ pub(super) struct TimedStream {
     /// The rate of what clients send after their last answer, and the end of this connection once nothing is written any more.
     lingering: Arc<ByteRate>,
     linger: Option<Linger>,
+    busy_poll: BusyPoll,
     /// Bytes that were written since others were served.
     since: usize,
     /// Bytes of large messages that are not counted yet, and until when nothing moves because of those that are.
@@ -89,6 +93,7 @@ impl TimedStream {
         state: Arc<WireState>,
         switch: Arc<LaneSwitch>,
         lingering: Arc<ByteRate>,
+        busy_poll: BusyPoll,
     ) -> Self {
         let timer = Box::pin(tokio::time::sleep(Duration::ZERO));
         Self {
@@ -101,6 +106,7 @@ impl TimedStream {
             timer,
             lingering,
             linger: None,
+            busy_poll,
             since: 0,
             uncounted: 0,
             traffic_pause: None,
@@ -136,6 +142,7 @@ impl TimedStream {
         let bytes = written.as_ref().copied().unwrap_or_default();
         let waited = self.blocked_since.take().map(|since| since.elapsed()).unwrap_or_default();
         self.state.blocked.store(false, Ordering::Relaxed);
+        self.busy_poll.wrote();
         self.patience.moved(bytes, waited);
         self.since = self.since.saturating_add(bytes);
         self.uncounted = self.uncounted.saturating_add(bytes);
@@ -185,8 +192,14 @@ impl AsyncRead for TimedStream {
         ready!(self.poll_traffic(context));
         let before = buffer.filled().len();
         let read = self.here()?.poll_read(context, buffer);
-        if read.is_pending() {
-            self.state.awaited.store(true, Ordering::Relaxed);
+        let this = &mut *self;
+        if read.is_ready() {
+            this.busy_poll.read();
+        } else {
+            this.state.awaited.store(true, Ordering::Relaxed);
+            if let Some(stream) = this.stream.as_ref().filter(|_| this.switch.now() == Lane::Door) {
+                this.busy_poll.look(stream);
+            }
         }
         self.uncounted = self.uncounted.saturating_add(buffer.filled().len().saturating_sub(before));
         read

@@ -69,7 +69,7 @@ pub(super) struct Pending {
 }
 
 /// Pending writes by key of the space; a clone shares all entries that do not change afterwards.
-pub(super) type Overlay = rpds::RedBlackTreeMapSync<Bytes, Pending>;
+pub(super) type Overlay = imbl::OrdMap<Bytes, Pending>;
 
 /// The own writes of an open transaction, by key of the space; none for a deletion.
 pub(super) type Writes = BTreeMap<Bytes, Option<Bytes>>;

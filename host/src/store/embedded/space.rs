@@ -60,7 +60,7 @@ impl Overlaid {
     /// Adds what the next transaction wrote.
     pub(super) fn add(&mut self, written: &Written) {
         for (key, value) in &written.writes {
-            self.entries.insert_mut(key.clone(), Pending { version: written.version, value: value.clone() });
+            self.entries.insert(key.clone(), Pending { version: written.version, value: value.clone() });
         }
         (self.used_bytes, self.version) = (written.used_bytes, written.version);
     }
@@ -79,7 +79,7 @@ pub(super) struct Durable {
 impl Durable {
     /// A space of which the log has these writes; of which it has nothing, without them.
     pub(super) fn new(base: Arc<Base>, overlaid: Option<&Overlaid>) -> Self {
-        let logged = overlaid.map_or_else(Overlay::new_sync, |overlaid| overlaid.entries.clone());
+        let logged = overlaid.map_or_else(Overlay::new, |overlaid| overlaid.entries.clone());
         Self { base, logged, used_bytes: overlaid.map(|overlaid| overlaid.used_bytes) }
     }
 
@@ -94,7 +94,7 @@ const LET_GO: usize = 256;
 
 impl SpaceState {
     pub(super) fn new(component: ComponentName, used_bytes: u64, version: u64) -> Self {
-        let overlaid = Overlaid { entries: Overlay::new_sync(), used_bytes, version };
+        let overlaid = Overlaid { entries: Overlay::new(), used_bytes, version };
         Self {
             component,
             view: Mutex::new(View { staged: overlaid.clone(), durable: overlaid }),
@@ -127,7 +127,7 @@ impl SpaceState {
                 let View { staged, durable } = &mut *view;
                 for Overlaid { entries, .. } in [staged, durable] {
                     if entries.get(key).is_some_and(|now| now.version == pending.version) {
-                        entries.remove_mut(key);
+                        entries.remove(key);
                     }
                 }
             }

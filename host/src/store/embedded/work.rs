@@ -155,7 +155,7 @@ mod tests {
         let mut work = TransactionWork {
             component: ComponentName::new("a").expect("legal"),
             base: Arc::new(Base::new(&database, "a.redb".into()).expect("a base")),
-            staged: Overlay::new_sync(),
+            staged: Overlay::new(),
             is_durable: true,
             writes: Writes::new(),
             written_bytes: 0,

@@ -65,7 +65,6 @@ impl Ahead {
             return Err(StoreError::ValueTooLarge);
         }
         self.bytes = self.bytes.saturating_add(key.len()).saturating_add(bytes);
-        self.known.remove(&key);
         self.writes.insert(key, value);
         Ok(())
     }
@@ -85,6 +84,8 @@ impl Ahead {
     pub(super) fn take(&mut self) -> (Vec<Change>, Vec<Message>) {
         self.bytes = 0;
         let writes = std::mem::take(&mut self.writes);
+        // A noted write hid what was read before it.
+        self.known.retain(|key, _| !writes.contains_key(key));
         let is_filled = |range: &Range| in_range(&writes, range).any(|(_, value)| value.is_some());
         self.empty.retain(|range| !is_filled(range));
         (writes.into_iter().collect(), std::mem::take(&mut self.events))
@@ -107,6 +108,14 @@ impl Ahead {
             (Some(value), _) => Known::Written(value.clone()),
             (None, Some(entry)) => Known::Read(entry.clone()),
             (None, None) => Known::Nothing,
+        }
+    }
+
+    /// The value of an entry that will be written or was read; none where nothing is known.
+    pub(super) fn value(&self, key: &[u8]) -> Option<Option<&[u8]>> {
+        match self.writes.get(key) {
+            Some(written) => Some(written.as_deref()),
+            None => Some(self.known.get(key)?.as_ref().map(|entry| &*entry.value)),
         }
     }
 

@@ -131,6 +131,12 @@ impl Key for Vec<u8> {
 }
 
 pub(super) fn encode_bytes(key: &[u8], bytes: &mut Vec<u8>) {
+    // Most keys have no zero byte, which is found out faster than each byte is looked at.
+    if !key.contains(&0) {
+        bytes.extend_from_slice(key);
+        bytes.extend_from_slice(&END);
+        return;
+    }
     for (number, part) in key.split(|byte| *byte == 0).enumerate() {
         if number > 0 {
             bytes.extend_from_slice(&[0, 255]);

@@ -27,6 +27,12 @@ pub(super) fn key_of<K>(name: &str, key: &(impl KeyOf<K> + ?Sized)) -> Vec<u8> {
     bytes
 }
 
+/// Appends the key of an entry of a collection.
+pub(super) fn append_key<K>(name: &str, key: &(impl KeyOf<K> + ?Sized), bytes: &mut Vec<u8>) {
+    codec::encode_bytes(name.as_bytes(), bytes);
+    key.encode(bytes);
+}
+
 /// A key that is all of `bytes`.
 pub(super) fn decode_key<K: Key>(mut bytes: &[u8]) -> Result<K, StoreError> {
     let key = K::decode(&mut bytes).ok_or(StoreError::Unreadable)?;
@@ -35,6 +41,11 @@ pub(super) fn decode_key<K: Key>(mut bytes: &[u8]) -> Result<K, StoreError> {
 
 pub(super) fn decode_value<V: DeserializeOwned>(value: &[u8]) -> Result<V, StoreError> {
     serde_json::from_slice(value).map_err(|_| StoreError::Unreadable)
+}
+
+/// Appends a value's encoded form.
+pub(super) fn append_value(value: &impl Serialize, bytes: &mut Vec<u8>) -> Result<(), StoreError> {
+    serde_json::to_writer(bytes, value).map_err(|_| StoreError::Unreadable)
 }
 
 pub(super) fn encode_value(value: &impl Serialize) -> Result<Vec<u8>, StoreError> {
@@ -56,7 +67,7 @@ pub fn remove_collection(t: &Transaction<'_>, name: &str, most: usize) -> Result
 /// Entries by key, in the order of the keys.
 #[derive(Debug)]
 pub struct Map<K, V> {
-    name: &'static str,
+    pub(super) name: &'static str,
     types: PhantomData<fn() -> (K, V)>,
 }
 
@@ -76,7 +87,7 @@ impl<K: Key, V: Serialize + DeserializeOwned> Map<K, V> {
     /// # Errors
     /// See [`StoreError`].
     pub fn get(&self, t: &View<'_>, key: &(impl KeyOf<K> + ?Sized)) -> Result<Option<V>, StoreError> {
-        t.value(&self.key(key))?.map(|value| decode_value(&value)).transpose()
+        t.decoded(&self.key(key), decode_value)
     }
 
     /// One value and its version; `(None, 0)` if there is none.
@@ -132,7 +143,7 @@ impl<K: Key, V: Serialize + DeserializeOwned> Map<K, V> {
 /// Which `P`s there are for a `K`: a set of pairs, found by the first.
 #[derive(Debug)]
 pub struct Index<K, P> {
-    name: &'static str,
+    pub(super) name: &'static str,
     types: PhantomData<fn() -> (K, P)>,
 }
 
@@ -207,10 +218,7 @@ impl<O: Key, V: Serialize + DeserializeOwned> Queue<O, V> {
     /// See [`StoreError`].
     pub fn push(&self, t: &Transaction<'_>, order: O, value: &V) -> Result<Place<O>, StoreError> {
         let last = key_of::<u8>(self.name, &0_u8);
-        let number = match t.value(&last)? {
-            Some(value) => decode_value::<u64>(&value)?.saturating_add(1),
-            None => 1,
-        };
+        let number = t.decoded(&last, decode_value::<u64>)?.map_or(1, |number| number.saturating_add(1));
         t.set(&last, &encode_value(&number)?)?;
         let place = (order, number);
         t.set(&self.place(&place), &encode_value(value)?)?;
@@ -263,7 +271,7 @@ impl Counter {
     /// # Errors
     /// See [`StoreError`].
     pub fn get(&self, t: &View<'_>) -> Result<i64, StoreError> {
-        t.value(&beginning(self.name))?.map_or(Ok(0), |value| decode_value(&value))
+        Ok(t.decoded(&beginning(self.name), decode_value)?.unwrap_or_default())
     }
 
     /// Adds to the number, up to the ends of `i64`; the number then.

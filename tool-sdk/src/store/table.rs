@@ -1,12 +1,15 @@
 //! A table: rows by key, with the indexes and counts that its author declares. Every write of a row changes those by the difference, so that they agree with the rows by
 //! construction, and none is ever computed by walking.
 
+mod places;
+
 use std::{fmt, marker::PhantomData};
 
 use serde::{Serialize, de::DeserializeOwned};
 
+pub use self::places::Places;
 use super::{
-    Index, Key, KeyOf, Map, Prefix, Span, StoreError, Transaction, View,
+    Key, KeyOf, Map, Prefix, Span, StoreError, Transaction, View,
     collections::{decode_key, decode_value, encode_value, key_of},
 };
 
@@ -49,7 +52,7 @@ impl<K: Key> Counts<K> {
 
     /// Adds to a number.
     pub fn add(&self, t: &Transaction<'_>, key: &(impl KeyOf<K> + ?Sized), delta: i64) {
-        t.add_to_count(key_of(self.name, key), self.shards, delta);
+        t.add_to_counts([(&*key_of(self.name, key), self.shards, delta)]);
     }
 
     /// The numbers whose keys begin so, in the order of the keys: at most `most` of them.
@@ -97,79 +100,6 @@ impl<K: Key> Counts<K> {
             }
         }
         Ok(found)
-    }
-}
-
-/// Where a row must be found, and where it counts: filled by the function that a [`Table`] is declared with.
-#[derive(Debug, Default)]
-pub struct Places {
-    /// Keys and values: few, so that looking for one goes through them.
-    entries: Vec<(Vec<u8>, Vec<u8>)>,
-    /// The keys of counts without their part, how many parts they have, and what the row amounts to there.
-    counts: Vec<(Vec<u8>, u8, i64)>,
-}
-
-impl Places {
-    /// The row is found in an index.
-    pub fn index<G: Key, P: Key>(
-        &mut self,
-        index: &Index<G, P>,
-        group: &(impl KeyOf<G> + ?Sized),
-        place: &(impl KeyOf<P> + ?Sized),
-    ) {
-        self.entries.push((index.key(group, place), Vec::new()));
-    }
-
-    /// The row is found by a name of its own. Two rows must not have the same one.
-    pub fn name<K: Key, V: Serialize + DeserializeOwned>(
-        &mut self,
-        names: &Map<K, V>,
-        name: &(impl KeyOf<K> + ?Sized),
-        value: &V,
-    ) {
-        // Nothing that is a key is without a JSON form; if it were, the map would call it unreadable.
-        self.entries.push((names.key(name), encode_value(value).unwrap_or_default()));
-    }
-
-    /// The row is one of those that are counted there.
-    pub fn count<K: Key>(&mut self, counts: &Counts<K>, key: &(impl KeyOf<K> + ?Sized)) {
-        self.sum(counts, key, 1);
-    }
-
-    /// The row amounts to so much there.
-    pub fn sum<K: Key>(&mut self, counts: &Counts<K>, key: &(impl KeyOf<K> + ?Sized), amount: i64) {
-        self.counts.push((key_of(counts.name, key), counts.shards, amount));
-    }
-
-    fn add(&self, t: &Transaction<'_>) -> Result<(), StoreError> {
-        for (key, value) in &self.entries {
-            t.set(key, value)?;
-        }
-        for (key, shards, amount) in &self.counts {
-            t.add_to_count(key.clone(), *shards, *amount);
-        }
-        Ok(())
-    }
-
-    /// Changes everything that differs from what it was.
-    fn replace(self, t: &Transaction<'_>, before: Self) -> Result<(), StoreError> {
-        for (key, _) in &before.entries {
-            if self.entries.iter().all(|(kept, _)| kept != key) {
-                t.discard(key)?;
-            }
-        }
-        for (key, value) in self.entries.into_iter().filter(|entry| !before.entries.contains(entry)) {
-            t.change(key, Some(value))?;
-        }
-        if self.counts != before.counts {
-            for (key, shards, amount) in before.counts {
-                t.add_to_count(key, shards, amount.saturating_neg());
-            }
-            for (key, shards, amount) in self.counts {
-                t.add_to_count(key, shards, amount);
-            }
-        }
-        Ok(())
     }
 }
 
@@ -255,18 +185,22 @@ impl<K: Key, V: Clone + Serialize + DeserializeOwned + 'static> Table<K, V> {
         if let Some(row) = t.row(&key) {
             return Ok(Some(row));
         }
-        let Some(value) = t.value(&key)? else { return Ok(None) };
-        let row = decode_value(&value)?;
-        t.learn_row(key, &row, value.len());
-        Ok(Some(row))
+        let read = t.decoded(&key, |value| Ok((decode_value(value)?, value.len())))?;
+        Ok(read.map(|(row, bytes)| {
+            t.learn_row(key, &row, bytes);
+            row
+        }))
     }
 
-    /// A row that the caller writes anew or removes.
-    fn take(&self, t: &Transaction<'_>, key: &K) -> Result<Option<V>, StoreError> {
+    /// One row that the caller writes anew or removes. Costs less than [`Table::get`], which keeps the row for the next one that reads it.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub fn get_to_change(&self, t: &Transaction<'_>, key: &(impl KeyOf<K> + ?Sized)) -> Result<Option<V>, StoreError> {
         let key = self.key(key);
         match t.take_row(&key) {
             Some(row) => Ok(Some(row)),
-            None => t.value(&key)?.map(|value| decode_value(&value)).transpose(),
+            None => t.decoded(&key, decode_value),
         }
     }
 
@@ -305,7 +239,7 @@ impl<K: Key, V: Clone + Serialize + DeserializeOwned + 'static> Table<K, V> {
     /// # Errors
     /// See [`StoreError`].
     pub fn put(&self, t: &Transaction<'_>, key: &K, row: &V) -> Result<Option<V>, StoreError> {
-        let before = self.take(t, key)?;
+        let before = self.get_to_change(t, key)?;
         self.replace(t, key, before.as_ref(), Some(row))?;
         Ok(before)
     }
@@ -315,11 +249,11 @@ impl<K: Key, V: Clone + Serialize + DeserializeOwned + 'static> Table<K, V> {
     /// # Errors
     /// See [`StoreError`].
     pub fn change(&self, t: &Transaction<'_>, key: &K, change: impl FnOnce(&mut V)) -> Result<Option<V>, StoreError> {
-        let Some(mut row) = self.take(t, key)? else { return Ok(None) };
+        let Some(mut row) = self.get_to_change(t, key)? else { return Ok(None) };
         let before = self.places(key, Some(&row));
         change(&mut row);
         self.set(t, key, &row)?;
-        self.places(key, Some(&row)).replace(t, before)?;
+        self.places(key, Some(&row)).replace(t, &before)?;
         Ok(Some(row))
     }
 
@@ -354,7 +288,7 @@ impl<K: Key, V: Clone + Serialize + DeserializeOwned + 'static> Table<K, V> {
     /// # Errors
     /// See [`StoreError`].
     pub fn remove(&self, t: &Transaction<'_>, key: &K) -> Result<Option<V>, StoreError> {
-        let before = self.take(t, key)?;
+        let before = self.get_to_change(t, key)?;
         self.replace(t, key, before.as_ref(), None)?;
         Ok(before)
     }
@@ -377,7 +311,7 @@ impl<K: Key, V: Clone + Serialize + DeserializeOwned + 'static> Table<K, V> {
             None if before.is_some() => t.discard(&self.key(key))?,
             None => {}
         }
-        self.places(key, after).replace(t, self.places(key, before))
+        self.places(key, after).replace(t, &self.places(key, before))
     }
 }
 

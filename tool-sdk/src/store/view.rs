@@ -91,16 +91,20 @@ impl<'a> View<'a> {
         Ok(found)
     }
 
-    /// The value of one entry.
-    pub(super) fn value(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        let known = self.ahead.borrow().find(key);
-        let value = match known {
-            Known::Written(value) => value,
-            Known::Read(entry) => entry.map(|entry| entry.value),
-            Known::Nothing => self.ask(key)?.map(|entry| entry.value),
+    /// What `decode` makes of the value of one entry.
+    pub(super) fn decoded<T>(
+        &self,
+        key: &[u8],
+        decode: impl FnOnce(&[u8]) -> Result<T, StoreError>,
+    ) -> Result<Option<T>, StoreError> {
+        let decode = |value: Option<&[u8]>| {
+            self.charge(key.len(), value.map_or(0, <[u8]>::len), false);
+            value.map(decode).transpose()
         };
-        self.charge(key.len(), value.as_ref().map_or(0, Vec::len), false);
-        Ok(value)
+        if let Some(value) = self.ahead.borrow().value(key) {
+            return decode(value);
+        }
+        decode(self.ask(key)?.as_ref().map(|entry| &*entry.value))
     }
 
     /// A row that its table has read or written in this transaction.
@@ -220,7 +224,7 @@ impl<'a> View<'a> {
 
     /// A kept count as it will be written.
     pub(super) fn count(&self, key: &[u8]) -> Result<i64, StoreError> {
-        let stored: i64 = self.value(key)?.map_or(Ok(0), |value| super::collections::decode_value(&value))?;
+        let stored: i64 = self.decoded(key, super::collections::decode_value)?.unwrap_or_default();
         Ok(stored.saturating_add(self.deltas.borrow().get(key).copied().unwrap_or_default()))
     }
 
@@ -250,8 +254,13 @@ impl<'a> View<'a> {
 
     /// Writes an entry, or without a value removes it, if there is one. The host hears of it later.
     pub(super) fn change(&self, key: Vec<u8>, value: Option<Vec<u8>>) -> Result<(), StoreError> {
-        self.charge(key.len(), value.as_ref().map_or(0, Vec::len), true);
         self.rows.borrow_mut().forget(&key);
+        self.write(key, value)
+    }
+
+    /// Writes or removes an entry that is no row of a table.
+    fn write(&self, key: Vec<u8>, value: Option<Vec<u8>>) -> Result<(), StoreError> {
+        self.charge(key.len(), value.as_ref().map_or(0, Vec::len), true);
         self.noted(self.ahead.borrow_mut().write(key, value))?;
         self.hand_over_if_full()
     }
@@ -330,12 +339,25 @@ impl<'a> Transaction<'a> {
         self.0.last_error.get()
     }
 
-    /// Changes a count that is kept in so many parts, in the part that is this transaction's.
-    pub(super) fn add_to_count(&self, mut key: Vec<u8>, shards: u8, delta: i64) {
-        key.push(if shards == 1 { 0 } else { self.shard() % shards });
-        let mut deltas = self.0.deltas.borrow_mut();
-        let sum = deltas.entry(key).or_default();
-        *sum = sum.saturating_add(delta);
+    /// Changes counts that are kept in so many parts, in the part that is this transaction's.
+    pub(super) fn add_to_counts<'k>(&self, counts: impl IntoIterator<Item = (&'k [u8], u8, i64)>) {
+        let (mut deltas, mut part) = (self.0.deltas.borrow_mut(), Vec::new());
+        for (key, shards, delta) in counts {
+            part.clear();
+            part.extend_from_slice(key);
+            part.push(if shards == 1 { 0 } else { self.shard() % shards });
+            match deltas.get_mut(&part) {
+                Some(sum) => *sum = sum.saturating_add(delta),
+                None => {
+                    deltas.insert(part.clone(), delta);
+                }
+            }
+        }
+    }
+
+    /// Writes or removes an entry at which a row is found, and which is no row itself.
+    pub(super) fn change_place(&self, key: &[u8], value: Option<&[u8]>) -> Result<(), StoreError> {
+        self.0.write(key.to_vec(), value.map(<[u8]>::to_vec))
     }
 
     /// The first entries of a range that no other open transaction has taken: at most `limit`, 1,000, and 1 MiB.

@@ -83,7 +83,17 @@ pub enum QueueError {
 /// The task of this id.
 pub fn find(t: &View<'_>, id: &str) -> Result<Task, QueueError> {
     let found = if is_id(id) { queue::find(t, id)? } else { None };
-    found.ok_or_else(|| QueueError::NoTask(id.chars().take(MAX_ID_BYTES).collect()))
+    found.ok_or_else(|| no_task(id))
+}
+
+/// The same, for a task that the caller changes.
+fn find_to_change(t: &Transaction<'_>, id: &str) -> Result<Task, QueueError> {
+    let found = if is_id(id) { queue::find_to_change(t, id)? } else { None };
+    found.ok_or_else(|| no_task(id))
+}
+
+fn no_task(id: &str) -> QueueError {
+    QueueError::NoTask(id.chars().take(MAX_ID_BYTES).collect())
 }
 
 /// Changes a task by a rule and stores it, with the changes that follow for tasks that depend on it. Gives the task before, the task after, and the rule's answer.
@@ -93,7 +103,7 @@ fn change<T>(
     now_ms: u64,
     rule: impl FnOnce(&mut Task) -> Result<T, Refused>,
 ) -> Result<(Task, Task, T), QueueError> {
-    let before = find(t, id)?;
+    let before = find_to_change(t, id)?;
     let mut after = before.clone();
     let answer = rule(&mut after)?;
     store(t, &before, &after, now_ms)?;
@@ -107,7 +117,7 @@ fn add(
     now_ms: u64,
     rule: impl FnOnce(&mut Task) -> Result<(), Refused>,
 ) -> Result<Task, QueueError> {
-    let before = find(t, id)?;
+    let before = find_to_change(t, id)?;
     let mut after = before.clone();
     rule(&mut after)?;
     let bytes = after.bytes();

@@ -249,6 +249,14 @@ pub fn find(t: &View<'_>, id: &str) -> Result<Option<Task>, StoreError> {
     }
 }
 
+/// The same, for a task that the caller changes.
+pub fn find_to_change(t: &Transaction<'_>, id: &str) -> Result<Option<Task>, StoreError> {
+    match IDS.get(t, id)? {
+        Some(created_ms) => TASKS.get_to_change(t, &(created_ms, id)),
+        None => Ok(None),
+    }
+}
+
 /// Reads at once what a new task looks at: whether its id is known, the settings, and `more`.
 pub fn read_ahead_of_new(t: &View<'_>, id: &str, more: Vec<u8>) -> Result<(), StoreError> {
     t.read_ahead([IDS.key(id), SETTINGS.key(&()), more])

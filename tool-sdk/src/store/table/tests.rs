@@ -2,7 +2,7 @@ use std::cell::Cell;
 
 use serde::{Deserialize, Deserializer};
 
-use super::*;
+use super::{super::Index, *};
 use crate::store::{memory, remove_collection, snapshot, transact};
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -160,7 +160,7 @@ fn take(
     now_ms: u64,
 ) -> Result<Option<(Task, u64)>, QueueError> {
     let begun = t.spent().bytes;
-    let before = TASKS.get(t, &(*created_ms, id))?.ok_or_else(|| QueueError::NoTask(id.clone()))?;
+    let before = TASKS.get_to_change(t, &(*created_ms, id))?.ok_or_else(|| QueueError::NoTask(id.clone()))?;
     let (mut after, record_bytes) = (before.clone(), t.spent().bytes.saturating_sub(begun));
     if !turns::may_begin(t, &before, now_ms)? {
         rules::hold(&mut after, now_ms);

@@ -285,8 +285,10 @@ impl ParkedCalls {
         if waiting.questions.replies.is_closed() {
             return Err(CannotResume::Expired);
         }
-        // The replies may be long, and their check too. The call is gone with a client that does not wait for it.
+        // The replies may be long, and their check too. A client that does not wait for it stops its call.
+        let stops = waiting.running.cancel_token().clone().drop_guard();
         let read = engine.spawn_blocking(move || waiting.with(&responses)).await;
+        let _goes_on = stops.disarm();
         let (waiting, kept) = read.map_err(|_| CannotResume::Gone)?;
         if kept.is_err() {
             // The same state is good for the next try.
@@ -415,31 +417,4 @@ fn digest(hasher: &mut blake3::Hasher, json: &Value) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_request_is_the_same_whatever_the_order_of_its_members_and_no_other() {
-        let of = |tool: &str, arguments: Value| {
-            RequestBinding::new(&Principal::local_user(), "tools/call", tool, &arguments).of_request()
-        };
-        let one = of("t", json!({ "a": 1, "b": ["x", { "c": null, "d": 2 }] }));
-        assert_eq!(one, of("t", json!({ "b": ["x", { "d": 2, "c": null }], "a": 1 })));
-        for (tool, other) in [
-            ("u", json!({ "a": 1, "b": ["x", { "c": null, "d": 2 }] })),
-            ("t", json!({ "a": 2, "b": ["x", { "c": null, "d": 2 }] })),
-            ("t", json!({ "a": 1, "b": [{ "c": null, "d": 2 }, "x"] })),
-            ("t", json!({ "a": "1", "b": ["x", { "c": null, "d": 2 }] })),
-        ] {
-            assert_ne!(one, of(tool, other.clone()), "{tool} {other}");
-        }
-        let prompt = RequestBinding::new(&Principal::local_user(), "prompts/get", "t", &json!({ "a": 1 }));
-        assert_ne!(of("t", json!({ "a": 1 })), prompt.of_request());
-        let stranger = Principal { subject: "stranger".into(), ..Principal::local_user() };
-        let reborn = Principal { incarnation: Some("1".to_owned()).into(), ..Principal::local_user() };
-        for other in [stranger, reborn] {
-            let of_other = RequestBinding::new(&other, "tools/call", "t", &json!({ "a": 1 }));
-            assert_ne!(of("t", json!({ "a": 1 })), of_other.of_request());
-        }
-    }
-}
+mod tests;

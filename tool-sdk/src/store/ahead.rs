@@ -45,7 +45,7 @@ pub(super) struct Ahead {
 #[derive(Debug)]
 pub(super) enum Known {
     /// It will be written, or removed.
-    Written(Option<Vec<u8>>),
+    Written,
     /// It was read.
     Read(Option<Entry>),
     /// Nothing.
@@ -105,7 +105,7 @@ impl Ahead {
 
     pub(super) fn find(&self, key: &[u8]) -> Known {
         match (self.writes.get(key), self.known.get(key)) {
-            (Some(value), _) => Known::Written(value.clone()),
+            (Some(_), _) => Known::Written,
             (None, Some(entry)) => Known::Read(entry.clone()),
             (None, None) => Known::Nothing,
         }

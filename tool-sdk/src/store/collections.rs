@@ -14,16 +14,14 @@ use super::{
 
 /// The beginning of the keys of a collection.
 pub(super) fn beginning(name: &str) -> Vec<u8> {
-    /// Room for most keys, so that they need not grow.
-    const MOST_KEYS: usize = 96;
-    let mut bytes = Vec::with_capacity(MOST_KEYS);
-    codec::encode_bytes(name.as_bytes(), &mut bytes);
-    bytes
+    key_of::<()>(name, &())
 }
 
 pub(super) fn key_of<K>(name: &str, key: &(impl KeyOf<K> + ?Sized)) -> Vec<u8> {
-    let mut bytes = beginning(name);
-    key.encode(&mut bytes);
+    /// Room for most keys, so that they need not grow.
+    const MOST_KEYS: usize = 96;
+    let mut bytes = Vec::with_capacity(MOST_KEYS);
+    append_key(name, key, &mut bytes);
     bytes
 }
 
@@ -154,9 +152,7 @@ impl<K: Key, P: Key> Index<K, P> {
     }
 
     pub(super) fn key(&self, key: &(impl KeyOf<K> + ?Sized), value: &(impl KeyOf<P> + ?Sized)) -> Vec<u8> {
-        let mut bytes = key_of(self.name, key);
-        value.encode(&mut bytes);
-        bytes
+        key_of::<(K, P)>(self.name, &(key, value))
     }
 
     /// Adds a pair.

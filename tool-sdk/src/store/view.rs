@@ -81,7 +81,7 @@ impl<'a> View<'a> {
         let found = match known {
             Known::Read(found) => found,
             // The host knows the version that it gets.
-            Known::Written(_) => {
+            Known::Written => {
                 self.hand_over()?;
                 self.ask(key)?
             }
@@ -266,11 +266,10 @@ impl<'a> View<'a> {
     }
 
     fn delete(&self, key: &[u8]) -> Result<bool, StoreError> {
-        let known = self.ahead.borrow().find(key);
+        let known = self.ahead.borrow().value(key).map(|value| value.is_some());
         let is_there = match known {
-            Known::Written(value) => value.is_some(),
-            Known::Read(entry) => entry.is_some(),
-            Known::Nothing => {
+            Some(is_there) => is_there,
+            None => {
                 self.noted(check_key(key))?;
                 self.ask(key)?.is_some()
             }

@@ -31,10 +31,7 @@ impl Places {
         group: &(impl KeyOf<G> + ?Sized),
         place: &(impl KeyOf<P> + ?Sized),
     ) {
-        let key = self.written(|bytes| {
-            append_key(index.name, group, bytes);
-            place.encode(bytes);
-        });
+        let key = self.written(|bytes| append_key::<(G, P)>(index.name, &(group, place), bytes));
         self.entries.push((key, 0..0));
     }
 

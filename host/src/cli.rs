@@ -60,7 +60,7 @@ pub fn main() -> ExitCode {
     code
 }
 
-/// Has the kernel give this program memory in small pages. The allocator asks for large ones, of which it uses a part: a host with a hundred tenants had more than twice as much memory.
+/// Has the kernel give this program memory in small pages. Of large ones, which the kernel may give unasked, the allocator uses a part: a host with a hundred tenants had more than twice as much memory.
 fn spare_memory() {
     #[cfg(target_os = "linux")]
     let _pages_stay_large = rustix::thread::disable_transparent_huge_pages(true);

@@ -64,13 +64,13 @@ impl std::fmt::Debug for Guest {
 
 impl Guest {
     /// A guest that has no instance yet.
-    fn new(engine: &wasmtime::Engine, component: &Arc<str>, control: &Arc<Control>, running: Running) -> Self {
+    fn new(engine: &wasmtime::Engine, component: &Arc<str>, control: &Arc<Control>, running: Box<Running>) -> Self {
         let store = new_store(engine, component, control, Some(running));
         Self { store, code: None, given_out: GivenOut::default() }
     }
 
     /// Gives a resting guest its next call.
-    fn wake(&mut self, control: &Arc<Control>, running: Running) {
+    fn wake(&mut self, control: &Arc<Control>, running: Box<Running>) {
         self.store.data_mut().wake(Arc::clone(control), running);
         prepare(&mut self.store, control);
     }
@@ -176,7 +176,7 @@ impl Guest {
         let mut results = vec![Val::Bool(false); usize::from(function.result.is_some())];
         if function.is_async {
             let control = Arc::clone(&store.data().control);
-            tasks::run(&control, func.call_async(&mut *store, &params, &mut results)).await?;
+            Box::pin(tasks::run(&control, func.call_async(&mut *store, &params, &mut results))).await?;
         } else {
             func.call_async(&mut *store, &params, &mut results).await?;
         }
@@ -216,7 +216,7 @@ fn new_store(
     engine: &wasmtime::Engine,
     component: &Arc<str>,
     control: &Arc<Control>,
-    running: Option<Running>,
+    running: Option<Box<Running>>,
 ) -> Store<State> {
     let mut store = Store::new(engine, State::new(component, Arc::clone(control), running));
     store.limiter_async(|state| state);

@@ -9,7 +9,7 @@ pub mod rates;
 
 use std::{
     collections::{BTreeSet, HashSet},
-    sync::Arc,
+    sync::{Arc, LazyLock},
 };
 
 use serde::{Deserialize, Serialize};
@@ -94,13 +94,14 @@ impl Principal {
 
     /// The user of this machine: stdio, and loopback while no authentication is configured.
     pub fn local_user() -> Self {
-        Self {
+        static LOCAL_USER: LazyLock<Principal> = LazyLock::new(|| Principal {
             tenant: TenantId::local(),
             incarnation: Incarnation::default(),
             subject: "local-user".into(),
             scopes: Arc::new(BTreeSet::from(SCOPES.map(str::to_owned))),
             tools: None,
-        }
+        });
+        LOCAL_USER.clone()
     }
 }
 
@@ -113,9 +114,9 @@ impl Principal {
     }
 }
 
-/// Proof that the principal inside may do what the value says.
+/// Proof that the principal inside may do what the value says. The value is boxed: on its way it goes through many futures, each of which would hold and copy it.
 #[derive(Debug)]
-pub struct Authorized<T>(T);
+pub struct Authorized<T>(Box<T>);
 
 impl<T> Authorized<T> {
     /// Checks that `principal` has `scope`; only then there is an authorized `value`.
@@ -123,7 +124,7 @@ impl<T> Authorized<T> {
         if !principal.scopes.contains(scope) {
             return Err(Denied { subject: Arc::clone(&principal.subject), scope });
         }
-        Ok(Self(value))
+        Ok(Self(Box::new(value)))
     }
 
     /// The value.
@@ -132,7 +133,7 @@ impl<T> Authorized<T> {
     }
 
     /// The value, for good.
-    pub fn into_inner(self) -> T {
+    pub fn into_inner(self) -> Box<T> {
         self.0
     }
 }

@@ -160,7 +160,7 @@ async fn a_child_gets_neither_environment_nor_descriptors_nor_files() {
             }
             // The last three are the shell's own.
             None => assert!(
-                ["RAYON_NUM_THREADS=", "MIMALLOC_ARENA_RESERVE=", "PWD=", "SHLVL=", "_="]
+                ["RAYON_NUM_THREADS=", "_RJEM_MALLOC_CONF=", "PWD=", "SHLVL=", "_="]
                     .iter()
                     .any(|name| line.starts_with(name)),
                 "{line} in {noted}"

@@ -134,7 +134,7 @@ pub struct State {
     /// Controls of the call.
     pub control: Arc<Control>,
     /// The call; absent while the host only asks the component for its tools.
-    pub running: Option<Running>,
+    pub running: Option<Box<Running>>,
     /// The last progress reported, to keep reports rising.
     progress: f64,
     /// Open snapshots and transactions of the store.
@@ -159,7 +159,7 @@ impl std::fmt::Debug for State {
 
 impl State {
     /// State for one instance of `component`.
-    pub fn new(component: &Arc<str>, control: Arc<Control>, running: Option<Running>) -> Self {
+    pub fn new(component: &Arc<str>, control: Arc<Control>, running: Option<Box<Running>>) -> Self {
         let mut table = ResourceTable::new();
         let without_http = running.as_ref().is_some_and(|call| call.http.is_none());
         table.set_max_capacity(if without_http { MAX_HANDLES } else { MAX_HTTP_HANDLES });
@@ -203,7 +203,7 @@ impl State {
     }
 
     /// Takes the next call; the instance stays as the call before left it.
-    pub fn wake(&mut self, control: Arc<Control>, running: Running) {
+    pub fn wake(&mut self, control: Arc<Control>, running: Box<Running>) {
         // Values used in earlier calls may still be in the instance's memory.
         control.redactor().inherit(self.control.redactor());
         for stream in self.output() {
@@ -236,7 +236,7 @@ impl State {
     pub fn endpoint(&mut self) -> EndpointView<'_> {
         EndpointView {
             control: &self.control,
-            running: self.running.as_ref(),
+            running: self.running.as_deref(),
             progress: &mut self.progress,
             transaction_open: self.store_use.transaction_open,
         }
@@ -249,14 +249,14 @@ impl State {
 
     /// The call, for what it tells clients.
     pub fn changed(&mut self) -> ChangedView<'_> {
-        ChangedView(self.running.as_ref())
+        ChangedView(self.running.as_deref())
     }
 
     /// The mesh, as far as the grant goes.
     pub fn mesh(&mut self) -> MeshView<'_> {
         MeshView {
             control: &self.control,
-            running: self.running.as_ref(),
+            running: self.running.as_deref(),
             transaction_open: self.store_use.transaction_open,
         }
     }
@@ -266,14 +266,14 @@ impl State {
         ContainerView {
             table: &mut self.table,
             control: &self.control,
-            running: self.running.as_ref(),
+            running: self.running.as_deref(),
             transaction_open: self.store_use.transaction_open,
         }
     }
 
     /// The component's settings.
     pub fn settings(&mut self) -> SettingsView<'_> {
-        SettingsView(self.running.as_ref().map(|running| &*running.config))
+        SettingsView(self.running.as_deref().map(|running| &*running.config))
     }
 
     /// The component's space.
@@ -281,14 +281,14 @@ impl State {
         StoreView {
             table: &mut self.table,
             control: &self.control,
-            access: self.running.as_ref().and_then(|running| running.store.as_ref()),
+            access: self.running.as_deref().and_then(|running| running.store.as_ref()),
             used: &mut self.store_use,
         }
     }
 
     /// The outbox of the open transaction.
     pub fn outbox(&mut self) -> OutboxView<'_> {
-        OutboxView { table: &mut self.table, control: &self.control, running: self.running.as_ref() }
+        OutboxView { table: &mut self.table, control: &self.control, running: self.running.as_deref() }
     }
 
     /// The file system, as far as the grant allows it.
@@ -297,15 +297,15 @@ impl State {
             view: WasiFilesystemCtxView { ctx: &mut self.filesystem, table: &mut self.table },
             control: &self.control,
             handles: &mut self.handles,
-            folders: self.running.as_ref().map(|running| &running.files),
-            witness: self.running.as_ref().map(|running| &running.witness),
+            folders: self.running.as_deref().map(|running| &running.files),
+            witness: self.running.as_deref().map(|running| &running.witness),
         }
     }
 }
 
 impl WasiView for State {
     fn ctx(&mut self) -> WasiCtxView<'_> {
-        let new = || Self::new_wasi(&self.component, &self.control, self.running.as_ref());
+        let new = || Self::new_wasi(&self.component, &self.control, self.running.as_deref());
         WasiCtxView { ctx: &mut self.wasi.get_or_insert_with(new).ctx, table: &mut self.table }
     }
 }
@@ -313,7 +313,7 @@ impl WasiView for State {
 impl WasiHttpView for State {
     fn http(&mut self) -> WasiHttpCtxView<'_> {
         self.charge_http();
-        let way_out = || self.running.as_ref().and_then(Running::way_out);
+        let way_out = || self.running.as_deref().and_then(Running::way_out);
         let http = self.http.get_or_insert_with(|| HttpUse::new(Arc::clone(&self.control), way_out()));
         http.hooks.transaction_open = self.store_use.transaction_open;
         WasiHttpCtxView { hooks: &mut http.hooks, table: &mut self.table, ctx: &mut http.ctx }

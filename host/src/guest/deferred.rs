@@ -81,7 +81,7 @@ impl DeferredExport {
         &self,
         engine: &Engine,
         handle: String,
-        running: Running,
+        running: Box<Running>,
         control: Arc<Control>,
     ) -> Result<Deferred, CallError> {
         let shared = Arc::clone(&control);
@@ -123,7 +123,7 @@ impl DeferredExport {
         &self,
         engine: &Engine,
         (handle, form, answer): (String, String, FormAnswer),
-        running: Running,
+        running: Box<Running>,
         control: Arc<Control>,
     ) -> Result<(), CallError> {
         let reply = async move |instance: Deferring, mut store: Store<State>| {
@@ -137,7 +137,7 @@ impl DeferredExport {
         &self,
         engine: &Engine,
         handle: String,
-        running: Running,
+        running: Box<Running>,
         control: Arc<Control>,
     ) -> Result<(), CallError> {
         let cancel = async move |instance: Deferring, mut store: Store<State>| {
@@ -150,7 +150,7 @@ impl DeferredExport {
     async fn ask<T: Send + 'static, R: Future<Output = Result<T, Failure>> + Send>(
         &self,
         engine: &Engine,
-        running: Running,
+        running: Box<Running>,
         control: Arc<Control>,
         question: impl FnOnce(Deferring, Store<State>) -> R + Send + 'static,
     ) -> Result<T, CallError> {

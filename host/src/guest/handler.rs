@@ -58,7 +58,7 @@ impl Handler {
         &self,
         engine: &Engine,
         delivery: &Delivery,
-        running: Running,
+        running: Box<Running>,
         control: Arc<Control>,
     ) -> Result<Result<(), String>, CallError> {
         let component = Arc::clone(&running.component);

@@ -105,7 +105,7 @@ pub async fn call(
     engine: &Engine,
     target: Target,
     arguments: Value,
-    running: Running,
+    running: Box<Running>,
     keeping: Option<Keeping>,
     control: Arc<Control>,
 ) -> (Result<ToolResult, CallError>, Cost) {
@@ -133,7 +133,7 @@ pub async fn call_many<K: Send + 'static>(
     engine: &Engine,
     (target, batch): (Target, BatchExport),
     arguments: Vec<String>,
-    (running, keeping): (Running, Option<Keeping>),
+    (running, keeping): (Box<Running>, Option<Keeping>),
     control: &Arc<Control>,
     kept: K,
 ) -> (Result<Outcomes, CallError>, Option<K>, Cost) {
@@ -176,7 +176,7 @@ fn settled<T>(result: Option<Result<T, Failure>>, control: &Control) -> Result<T
 async fn in_guest<T>(
     target: &Target,
     arguments: &Value,
-    running: Running,
+    running: Box<Running>,
     keeping: Option<&Keeping>,
     control: &Arc<Control>,
     work: impl AsyncFnOnce(&mut Guest) -> Result<Result<T, CallError>, Failure>,
@@ -220,7 +220,9 @@ async fn loan(
         && function.has_handles()
     {
         let (session, patient) = (running.session.as_ref(), running.depth == 0);
-        let seat = keeping.seat(&running.principal, session, function.takes_handles, patient, control).await?;
+        let seat = keeping.seat(&running.principal, session, function.takes_handles, patient, control);
+        // Boxed: other calls have no room for it in their futures.
+        let seat = Box::pin(seat).await?;
         return seat.ok_or_else(|| Failure::Call(function.without_instance(arguments)));
     }
     Ok(match keeping.reuse {

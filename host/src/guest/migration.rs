@@ -64,7 +64,7 @@ impl Migration {
         transaction: Box<dyn Transaction>,
         from: u32,
         cursor: Option<Vec<u8>>,
-        running: Running,
+        running: Box<Running>,
         control: Arc<Control>,
     ) -> Result<Result<MigrationStep, String>, CallError> {
         let component = Arc::clone(&running.component);

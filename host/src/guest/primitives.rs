@@ -74,7 +74,7 @@ impl ResourceExport {
         &self,
         engine: &Engine,
         component: &Arc<str>,
-        running: Option<Running>,
+        running: Option<Box<Running>>,
         control: Arc<Control>,
     ) -> Result<ResourceLists, CallError> {
         let mut store = new_store(self.0.engine(), component, &control, running);
@@ -94,7 +94,7 @@ impl ResourceExport {
         &self,
         engine: &Engine,
         uri: String,
-        running: Running,
+        running: Box<Running>,
         control: Arc<Control>,
     ) -> Result<Charged<Vec<Contents>>, CallError> {
         let component = Arc::clone(&running.component);
@@ -121,7 +121,7 @@ impl ResourceExport {
         &self,
         engine: &Engine,
         uri: String,
-        running: Running,
+        running: Box<Running>,
         control: Arc<Control>,
     ) -> Result<(), CallError> {
         let component = Arc::clone(&running.component);
@@ -146,7 +146,7 @@ impl PromptExport {
         &self,
         engine: &Engine,
         component: &Arc<str>,
-        running: Option<Running>,
+        running: Option<Box<Running>>,
         control: Arc<Control>,
     ) -> Result<Vec<prompts_wit::PromptInfo>, CallError> {
         let mut store = new_store(self.0.engine(), component, &control, running);
@@ -163,7 +163,7 @@ impl PromptExport {
         &self,
         engine: &Engine,
         (prompt, arguments): (String, Vec<(String, String)>),
-        running: Running,
+        running: Box<Running>,
         control: Arc<Control>,
     ) -> Result<Charged<prompts_wit::Filled>, CallError> {
         let component = Arc::clone(&running.component);
@@ -195,7 +195,7 @@ impl CompletionExport {
         &self,
         engine: &Engine,
         asked: CompletionCall,
-        running: Running,
+        running: Box<Running>,
         control: Arc<Control>,
     ) -> Result<completions_wit::Completion, CallError> {
         let component = Arc::clone(&running.component);

@@ -32,7 +32,7 @@ use std::{
 use axum::{
     Extension, Router,
     extract::{Request, State},
-    http::{HeaderMap, Method, StatusCode, header},
+    http::{HeaderMap, HeaderName, Method, StatusCode, header},
     response::{IntoResponse as _, Response},
     routing::{self, any, get},
 };
@@ -70,7 +70,7 @@ use crate::{
 /// JSON-RPC code of transport errors that have none of their own.
 const TRANSPORT_ERROR: i64 = -32000;
 
-const SESSION_HEADER: &str = "mcp-session-id";
+static SESSION_HEADER: HeaderName = HeaderName::from_static("mcp-session-id");
 
 /// Paths that anyone is answered at, for every Host and when all else is full: they say nothing that matters.
 const PROBES: [&str; 3] = ["/live", "/ready", "/health"];
@@ -271,11 +271,7 @@ fn router(config: &ServerConfig, app: Arc<App>) -> Router {
         }))
         .allow_methods([Method::GET, Method::POST, Method::DELETE])
         .allow_headers(tower_http::cors::AllowHeaders::mirror_request())
-        .expose_headers([
-            header::HeaderName::from_static(SESSION_HEADER),
-            header::WWW_AUTHENTICATE,
-            header::RETRY_AFTER,
-        ]);
+        .expose_headers([SESSION_HEADER.clone(), header::WWW_AUTHENTICATE, header::RETRY_AFTER]);
     let mut router = Router::new().route(&config.mount_path, any(exchange::mcp));
     if !config.mount_path.ends_with('/') {
         router = router.route(&format!("{}/", config.mount_path), any(exchange::mcp));

@@ -214,7 +214,7 @@ pub(super) async fn result(
     share: Option<Arc<Share>>,
 ) -> CallToolResult {
     match (writer, share) {
-        (Some(writer), Some(share)) if is_large(&result) => writer.write(result, &share).await,
+        (Some(writer), Some(share)) if is_large(&result) => Box::pin(writer.write(result, &share)).await,
         _ => convert::result(result),
     }
 }

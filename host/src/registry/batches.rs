@@ -45,7 +45,7 @@ impl Registry {
         &self,
         ticket: &Ticket<Tool>,
         batches: &Arc<Batches>,
-        call: Call,
+        call: Box<Call>,
     ) -> (Result<ToolResult, CallError>, Cost) {
         // Waiting does not make a call last longer.
         let deadline = ticket.deadline(&call.request);
@@ -62,7 +62,7 @@ impl Registry {
             Some(LineTurn::Lead(lead)) => {
                 let may_have_run = lead.may_have_run;
                 let (result, cost) = if lead.has_others() {
-                    self.run_together(ticket, batches, (call, deadline), lead).await
+                    Box::pin(self.run_together(ticket, batches, (call, deadline), lead)).await
                 } else {
                     let done = self.run_alone(ticket, call, deadline, true).await;
                     drop(lead);
@@ -87,7 +87,7 @@ impl Registry {
         &self,
         ticket: &Ticket<Tool>,
         batches: &Batches,
-        (call, deadline): (Call, RequestDeadline),
+        (call, deadline): (Box<Call>, RequestDeadline),
         mut lead: Lead,
     ) -> (Result<ToolResult, CallError>, Cost) {
         let tool = &ticket.served;

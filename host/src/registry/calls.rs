@@ -62,7 +62,7 @@ impl Registry {
         (result, receipt)
     }
 
-    async fn run(&self, ticket: &Ticket<Tool>, call: Call) -> (Result<ToolResult, CallError>, Cost) {
+    async fn run(&self, ticket: &Ticket<Tool>, call: Box<Call>) -> (Result<ToolResult, CallError>, Cost) {
         let tool = &ticket.served;
         let nothing = |error| (Err(error), Cost::default());
         if call.interface.is_some_and(|known| known != tool.interface) {
@@ -81,7 +81,8 @@ impl Registry {
         }
         let batches = tool.batches.as_ref().filter(|_| is_short && Batches::takes(&call.request));
         if let Some(batches) = batches {
-            return self.run_in_line(ticket, batches, call).await;
+            // Boxed as everything that few calls need: the future of a call is as large as its largest part.
+            return Box::pin(self.run_in_line(ticket, batches, call)).await;
         }
         let deadline = ticket.deadline(&call.request);
         self.run_alone(ticket, call, deadline, is_short).await
@@ -91,7 +92,7 @@ impl Registry {
     pub(super) async fn run_alone(
         &self,
         ticket: &Ticket<Tool>,
-        mut call: Call,
+        mut call: Box<Call>,
         deadline: RequestDeadline,
         is_short: bool,
     ) -> (Result<ToolResult, CallError>, Cost) {
@@ -119,13 +120,14 @@ impl Registry {
         }
         let (result, mut cost) = match &tool.target {
             ToolTarget::Guest(target) => {
-                let (running, keeping) = self.guest_for(ticket, call.request);
+                let Call { request, arguments, .. } = *call;
+                let (running, keeping) = self.guest_for(ticket, request);
                 let engine = &self.0.engine;
-                let done = instance::call(engine, target.clone(), call.arguments, running, keeping, shared).await;
+                let done = instance::call(engine, target.clone(), arguments, running, keeping, shared).await;
                 weight.note(done.1.processor_time);
                 done
             }
-            ToolTarget::Remote(remote) => remote::call(&**remote, tool, call, &shared).await,
+            ToolTarget::Remote(remote) => Box::pin(remote::call(&**remote, tool, *call, &shared)).await,
         };
         let result = match result {
             Ok(result) => self.check_result(tool, &control, result, &mut cost).await,
@@ -135,7 +137,7 @@ impl Registry {
     }
 
     /// The host's side of a guest that serves a request to a tool, and the guests that stay.
-    pub(super) fn guest_for(&self, ticket: &Ticket<Tool>, request: Request) -> (Running, Option<Keeping>) {
+    pub(super) fn guest_for(&self, ticket: &Ticket<Tool>, request: Request) -> (Box<Running>, Option<Keeping>) {
         let tool = &ticket.served;
         let cause = format!("tool {} by {}", tool.name, request.principal.subject).into();
         let running = self.running_for(&tool.service.powers, request, tool.name.as_str().into(), cause);

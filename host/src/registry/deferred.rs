@@ -16,7 +16,7 @@ use crate::{
 impl Registry {
     /// How the work is that an answer waits for, and the component that knows.
     pub async fn look_at_deferred(&self, asked: Authorized<DeferredCall>) -> Result<(Deferred, Arc<str>), CallError> {
-        let (ticket, export, request, handle) = self.enter_for_deferred(asked.into_inner()).await?;
+        let (ticket, export, request, handle) = self.enter_for_deferred(*asked.into_inner()).await?;
         let (registry, tool) = (self.clone(), Arc::clone(&ticket.served));
         let has_store = tool.service.powers.quota_bytes.is_some();
         let look = |engine: Engine, running, control| async move {
@@ -42,7 +42,7 @@ impl Registry {
         asked: Authorized<DeferredCall>,
         (form, answer): (String, FormAnswer),
     ) -> Result<(), CallError> {
-        let (ticket, export, request, handle) = self.enter_for_deferred(asked.into_inner()).await?;
+        let (ticket, export, request, handle) = self.enter_for_deferred(*asked.into_inner()).await?;
         let reply = |engine: Engine, running, control| async move {
             export.reply(&engine, (handle, form, answer), running, control).await
         };
@@ -51,7 +51,7 @@ impl Registry {
 
     /// Says that nobody wants the answer any more.
     pub async fn cancel_deferred(&self, asked: Authorized<DeferredCall>) -> Result<(), CallError> {
-        let (ticket, export, request, handle) = self.enter_for_deferred(asked.into_inner()).await?;
+        let (ticket, export, request, handle) = self.enter_for_deferred(*asked.into_inner()).await?;
         let cancel =
             |engine: Engine, running, control| async move { export.cancel(&engine, handle, running, control).await };
         self.serve(&ticket, request, "deferred", cancel).await

@@ -47,7 +47,13 @@ impl Registry {
         Ok(control)
     }
 
-    pub(super) fn running_by_itself(&self, tenant: &TenantId, powers: &Powers, what: &str, cause: String) -> Running {
+    pub(super) fn running_by_itself(
+        &self,
+        tenant: &TenantId,
+        powers: &Powers,
+        what: &str,
+        cause: String,
+    ) -> Box<Running> {
         let principal = Principal::system(tenant.clone(), &powers.component);
         self.running(powers, principal, what.into(), cause.into())
     }
@@ -70,11 +76,9 @@ impl Registry {
             Err(error) if error.retry_after().is_some() => return Err(DeliveryError::Busy),
             Err(error) => return Err(DeliveryError::Failed(error.to_string())),
         };
-        let running = Running {
-            trace: TraceContext::from_traceparent(Some(&delivery.traceparent)),
-            chain: delivery.next_in_chain(),
-            ..self.running_by_itself(tenant, &revision.powers, "handler", delivery.as_cause())
-        };
+        let mut running = self.running_by_itself(tenant, &revision.powers, "handler", delivery.as_cause());
+        running.trace = TraceContext::from_traceparent(Some(&delivery.traceparent));
+        running.chain = delivery.next_in_chain();
         let _counted = self.0.calls.token();
         match handler.handler.deliver(self.engine(), delivery, running, control).await {
             Ok(Ok(())) => Ok(()),

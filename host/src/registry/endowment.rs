@@ -28,22 +28,33 @@ impl Registry {
     }
 
     /// The host's side of an instance that serves a request.
-    pub(super) fn running_for(&self, powers: &Powers, request: Request, what: Arc<str>, cause: Arc<str>) -> Running {
-        Running {
-            trace: request.trace,
-            observer: request.observer,
-            depth: request.depth,
-            hops: request.hops,
-            chain: request.chain,
-            session: request.session,
-            effects: Arc::new(Effects::new(request.effect)),
-            client: request.client,
-            ..self.running(powers, request.principal, what, cause)
-        }
+    pub(super) fn running_for(
+        &self,
+        powers: &Powers,
+        request: Request,
+        what: Arc<str>,
+        cause: Arc<str>,
+    ) -> Box<Running> {
+        let mut running = self.running(powers, request.principal, what, cause);
+        running.trace = request.trace;
+        running.observer = request.observer;
+        running.depth = request.depth;
+        running.hops = request.hops;
+        running.chain = request.chain;
+        running.session = request.session;
+        running.effects = Arc::new(Effects::new(request.effect));
+        running.client = request.client;
+        running
     }
 
     /// The host's side of an instance of a revision.
-    pub(super) fn running(&self, powers: &Powers, principal: Principal, tool: Arc<str>, cause: Arc<str>) -> Running {
+    pub(super) fn running(
+        &self,
+        powers: &Powers,
+        principal: Principal,
+        tool: Arc<str>,
+        cause: Arc<str>,
+    ) -> Box<Running> {
         let space = Space { tenant: principal.tenant.clone(), component: powers.component.clone() };
         let witness = Witness::new(
             Arc::clone(&self.0.ledger),
@@ -68,7 +79,7 @@ impl Registry {
             .as_ref()
             .map(|grant| ContainerAccess { grant: Arc::clone(grant), engine: self.0.containers.get().cloned() });
         let hooks = self.hooks_of(&principal.tenant);
-        Running {
+        Box::new(Running {
             principal,
             component: powers.component.shared(),
             tool,
@@ -93,6 +104,6 @@ impl Registry {
             hooks,
             stopping: self.0.stopping.clone(),
             resting: Arc::clone(&self.0.resting),
-        }
+        })
     }
 }

@@ -76,7 +76,11 @@ impl Gate {
 
 impl Drop for Pass {
     fn drop(&mut self) {
-        self.0.0.send_modify(|(_, inside)| *inside = inside.saturating_sub(1));
+        self.0.0.send_if_modified(|(phase, inside)| {
+            *inside = inside.saturating_sub(1);
+            // While it is open nobody waits for those inside to leave.
+            *phase != Phase::Open
+        });
     }
 }
 

@@ -117,7 +117,7 @@ impl PrimitiveService {
 impl Registry {
     /// Reads a resource.
     pub async fn read(&self, asked: Authorized<ReadCall>) -> Result<Charged<Vec<Contents>>, CallError> {
-        let ReadCall { request, uri } = asked.into_inner();
+        let ReadCall { request, uri } = *asked.into_inner();
         let unknown = || CallError::UnknownResource(uri.clone());
         let ticket = self.enter_for_resource(&request, &uri, unknown).await?;
         let Some(export) = ticket.served.resources.clone() else { return Err(unknown()) };
@@ -131,7 +131,7 @@ impl Registry {
         asked: Authorized<ReadCall>,
         listener: &Arc<ResourceListener>,
     ) -> Result<(), SubscribeError> {
-        let ReadCall { request, uri } = asked.into_inner();
+        let ReadCall { request, uri } = *asked.into_inner();
         let unknown = || CallError::UnknownResource(uri.clone());
         let ticket = self.enter_for_resource(&request, &uri, unknown).await?;
         if !listener.subscribe(&uri, &ticket.share().memory)? {
@@ -146,7 +146,7 @@ impl Registry {
 
     /// Tells a component that somebody wants to know of a resource, and nobody did before.
     pub async fn tell_subscribed(&self, asked: Authorized<ReadCall>) -> Result<(), CallError> {
-        let ReadCall { request, uri } = asked.into_inner();
+        let ReadCall { request, uri } = *asked.into_inner();
         let ticket = self.enter_for_resource(&request, &uri, || CallError::UnknownResource(uri.clone())).await?;
         self.tell_of_listener(&ticket, request, uri).await
     }
@@ -175,7 +175,7 @@ impl Registry {
 
     /// Fills a prompt.
     pub async fn get_prompt(&self, asked: Authorized<PromptCall>) -> Result<Charged<Filled>, CallError> {
-        let PromptCall { request, prompt, arguments } = asked.into_inner();
+        let PromptCall { request, prompt, arguments } = *asked.into_inner();
         let unknown = || CallError::UnknownPrompt(prompt.clone());
         let find = |catalog: &Catalog| catalog.lists().prompt(&prompt).map(|listed| Arc::clone(&listed.service));
         let ticket = self.enter(&request, request.principal.may_read(), find, unknown).await?;
@@ -191,7 +191,7 @@ impl Registry {
 
     /// Proposes values of an argument.
     pub async fn complete(&self, asked: Authorized<CompletionCall>) -> Result<Completion, CallError> {
-        let asked = asked.into_inner();
+        let asked = *asked.into_inner();
         let request = asked.request.clone();
         let of = asked.of.clone();
         let unknown = || match &of {
@@ -232,7 +232,7 @@ impl Registry {
         ticket: &Ticket<S>,
         request: Request,
         kind: &'static str,
-        guest: impl FnOnce(Engine, Running, Arc<Control>) -> R,
+        guest: impl FnOnce(Engine, Box<Running>, Arc<Control>) -> R,
     ) -> Result<T, CallError>
     where
         R: Future<Output = Result<T, CallError>>,

@@ -19,7 +19,6 @@ use self::{
 use super::{Registry, lists::ComponentLists, primitives::PrimitiveService};
 use crate::{
     call::{CallError, GuestChange},
-    capability::state::Running,
     names::TenantId,
     telemetry::known::may_log,
 };
@@ -171,7 +170,9 @@ impl Registry {
         let running = |what: &str| {
             let cause = format!("the list of {what} of {}", service.component());
             let dispatch = Arc::new(UnheardLists { registry: self.clone(), service: Arc::clone(service) });
-            Running { dispatch, ..self.running_by_itself(tenant, service.powers(), what, cause) }
+            let mut running = self.running_by_itself(tenant, service.powers(), what, cause);
+            running.dispatch = dispatch;
+            running
         };
         let admit = async || {
             self.count(tenant).await.map_err(|error| error.to_string())?;

@@ -25,8 +25,8 @@ const HEAD_BYTES: u64 = ANSWER.len() as u64 + 1;
 const MAX_LAST_WORDS_BYTES: u64 = 16 << 10;
 /// Message of Rust on standard error when it gets no memory, before it ends the process.
 const NO_MEMORY: &str = "memory allocation of ";
-/// Heap that a child's allocator requests from the system at a time, in KiB: small, because each request counts against the limit.
-const HEAP_SEGMENT_KIB: &str = "32768";
+/// Setting of a child's allocator: what it has from the system and does not need it gives back, because that counts against the limit.
+const CHILD_HEAP: &str = "retain:false";
 
 /// One build.
 pub(super) struct BuildOrder<'a> {
@@ -100,7 +100,7 @@ fn start(program: &Path) -> Result<Child, BuildError> {
         .arg(CHILD_ARGUMENT)
         .env_clear()
         .env("RAYON_NUM_THREADS", threads.to_string())
-        .env("MIMALLOC_ARENA_RESERVE", HEAP_SEGMENT_KIB)
+        .env("_RJEM_MALLOC_CONF", CHILD_HEAP)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

@@ -152,10 +152,10 @@ impl Asker {
         headers.clone_from(&self.shown);
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(header::ACCEPT, HeaderValue::from_static(media::BOTH));
-        headers.insert(VERSION_HEADER, HeaderValue::from_static(MODERN));
-        headers.insert(METHOD_HEADER, HeaderValue::from_static(method));
+        headers.insert(&VERSION_HEADER, HeaderValue::from_static(MODERN));
+        headers.insert(&METHOD_HEADER, HeaderValue::from_static(method));
         if let Some(name) = name.and_then(|name| HeaderValue::try_from(name).ok()) {
-            headers.insert(NAME_HEADER, name);
+            headers.insert(&NAME_HEADER, name);
         }
         request.extensions_mut().insert(Arc::clone(&self.connection));
         let (parts, body) = Box::pin(exchange::mcp(State(Arc::clone(app)), request)).await.into_parts();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::{
     body::{Body, Bytes, HttpBody as _},
     extract::{Request, State},
-    http::{HeaderMap, HeaderValue, Method, StatusCode, header},
+    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header},
     response::{IntoResponse as _, Response},
 };
 use http_body_util::{BodyExt as _, Full, Limited};
@@ -45,8 +45,8 @@ const HEADER_MISMATCH: i64 = -32020;
 const MAX_ERROR_BYTES: usize = 64 << 10;
 /// A list of more tools than this is a large message: a tool is about a kilobyte.
 const LONG_LIST: usize = 50;
-pub(super) const VERSION_HEADER: &str = "mcp-protocol-version";
-pub(super) const METHOD_HEADER: &str = "mcp-method";
+pub(super) static VERSION_HEADER: HeaderName = HeaderName::from_static("mcp-protocol-version");
+pub(super) static METHOD_HEADER: HeaderName = HeaderName::from_static("mcp-method");
 
 pub(super) async fn mcp(State(app): State<Arc<App>>, mut request: Request) -> Response {
     // The protocol engine keeps what is in a request, and would keep the connection open in our books.
@@ -122,14 +122,14 @@ async fn answer(
 }
 
 /// The requester and its session; none if the session is not the requester's. Where the version has no sessions, the session header means nothing.
-fn visit(app: &App, principal: &Principal, headers: &mut HeaderMap) -> Option<Visit> {
+fn visit(app: &App, principal: &Principal, headers: &mut HeaderMap) -> Option<Box<Visit>> {
     if is_modern(headers) {
-        headers.remove(SESSION_HEADER);
+        headers.remove(&SESSION_HEADER);
     }
-    let mut named = headers.get_all(SESSION_HEADER).iter();
+    let mut named = headers.get_all(&SESSION_HEADER).iter();
     match (named.next(), named.next()) {
-        (None, _) => Some(Visit::of(principal.clone())),
-        (Some(id), None) => id.to_str().ok().and_then(|id| app.sessions.visit(principal, id)),
+        (None, _) => Some(Box::new(Visit::of(principal.clone()))),
+        (Some(id), None) => id.to_str().ok().and_then(|id| app.sessions.visit(principal, id)).map(Box::new),
         (Some(_), Some(_)) => None,
     }
 }
@@ -140,7 +140,7 @@ fn no_session(id: Option<&Value>) -> Response {
 }
 
 pub(super) fn is_modern(headers: &HeaderMap) -> bool {
-    headers.get(VERSION_HEADER).and_then(|version| version.to_str().ok()).is_some_and(|version| version >= MODERN)
+    headers.get(&VERSION_HEADER).and_then(|version| version.to_str().ok()).is_some_and(|version| version >= MODERN)
 }
 
 async fn delete(app: &App, headers: &HeaderMap) -> Response {
@@ -152,7 +152,7 @@ async fn delete(app: &App, headers: &HeaderMap) -> Response {
             "this protocol version has no sessions to end",
         );
     }
-    match headers.get(SESSION_HEADER).and_then(|id| id.to_str().ok()) {
+    match headers.get(&SESSION_HEADER).and_then(|id| id.to_str().ok()) {
         None => failure(StatusCode::BAD_REQUEST, None, TRANSPORT_ERROR, "the Mcp-Session-Id header is missing"),
         Some(id) if app.sessions.end(id).await => StatusCode::NO_CONTENT.into_response(),
         Some(_) => failure(StatusCode::NOT_FOUND, None, SESSION_NOT_FOUND, "there is no such session"),
@@ -160,7 +160,7 @@ async fn delete(app: &App, headers: &HeaderMap) -> Response {
 }
 
 /// A stream of a session.
-async fn get(app: &App, visit: Visit, share: &Arc<Share>, mut request: Request) -> Response {
+async fn get(app: &App, visit: Box<Visit>, share: &Arc<Share>, mut request: Request) -> Response {
     media::name_accepted_types(request.headers_mut());
     let held = match share.memory.reserve(MemoryUse::Messages, LEAST_BYTES) {
         Ok(held) => held,
@@ -171,7 +171,7 @@ async fn get(app: &App, visit: Visit, share: &Arc<Share>, mut request: Request) 
         return busy(None, "sessions", &full.to_string());
     }
     let request = request.map(|_| Full::new(Bytes::new()));
-    let response = VISIT.scope(visit, app.engine.handle(request)).await.map(Body::new);
+    let response = VISIT.scope(*visit, app.engine.handle(request)).await.map(Body::new);
     let hold = hold(app, share, held, Some(stream), true);
     answer::hold(shape(response, None).await, hold).await.unwrap_or_else(|full| no_memory(None, &full))
 }
@@ -191,7 +191,7 @@ fn hold(app: &App, share: &Share, held: Reservation, stream: Option<StreamPermit
 async fn post(
     app: &App,
     principal: Principal,
-    visit: Option<Visit>,
+    visit: Option<Box<Visit>>,
     share: &Arc<Share>,
     signal: &RefusalSignal,
     lane: &LaneSwitch,
@@ -229,14 +229,14 @@ async fn post(
         Some(visit) => visit,
         // The client has lost its session, and asks for another as it was told to.
         None if initializes => {
-            parts.headers.remove(SESSION_HEADER);
-            Visit::of(principal)
+            parts.headers.remove(&SESSION_HEADER);
+            Box::new(Visit::of(principal))
         }
         None => return no_session(id),
     };
     if initializes && asks_for_a_version(&envelope) {
         // The version is what is being negotiated: the header has no meaning before.
-        parts.headers.remove(VERSION_HEADER);
+        parts.headers.remove(&VERSION_HEADER);
     }
     let opens = initializes && !visit.is_in_session();
     let room = if opens {
@@ -303,7 +303,7 @@ async fn post(
         lane.change_to(Lane::Bulk).await;
     }
     // Boxed, so that a request on the straight way does not carry the engine's state along.
-    let response = Box::pin(VISIT.scope(visit, app.engine.handle(request))).await;
+    let response = Box::pin(VISIT.scope(*visit, app.engine.handle(request))).await;
     let response = shape(response.map(Body::new), Some(&envelope)).await;
     finish(response, signal, hold, lane, &envelope).await
 }
@@ -358,7 +358,7 @@ async fn finish(
 
 /// Whether a proxy in front and this host could take the request for one of different versions.
 fn has_two_versions(headers: &HeaderMap) -> bool {
-    let mut versions = headers.get_all(VERSION_HEADER).iter();
+    let mut versions = headers.get_all(&VERSION_HEADER).iter();
     versions.next().is_some_and(|first| versions.any(|other| other != first))
 }
 
@@ -387,10 +387,10 @@ fn check_media_types(headers: &mut HeaderMap) -> Result<(), (StatusCode, String)
 /// The headers of a notification are not defined; the engine wants the method there.
 fn supply_method_header(headers: &mut HeaderMap, envelope: &Envelope<'_>) {
     if let (None, Some(method)) = (&envelope.id, &envelope.method)
-        && !headers.contains_key(METHOD_HEADER)
+        && !headers.contains_key(&METHOD_HEADER)
         && let Ok(method) = HeaderValue::from_str(method)
     {
-        headers.insert(METHOD_HEADER, method);
+        headers.insert(&METHOD_HEADER, method);
     }
 }
 

@@ -4,7 +4,7 @@ use std::{sync::Arc, task::Poll, time::Duration};
 
 use axum::{
     body::Body,
-    http::{HeaderMap, HeaderValue, StatusCode, header, request::Parts},
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, request::Parts},
     response::Response,
 };
 use rmcp::model::{ErrorCode, ErrorData, ProtocolVersion, ServerResult};
@@ -33,7 +33,8 @@ use crate::{
 
 /// A legacy client may come back for the answer of a call that takes longer than this.
 const SOON: Duration = Duration::from_millis(100);
-pub(super) const NAME_HEADER: &str = "mcp-name";
+pub(super) static NAME_HEADER: HeaderName = HeaderName::from_static("mcp-name");
+static TRACE_HEADER: HeaderName = HeaderName::from_static("traceparent");
 const PARAM_HEADERS: &str = "mcp-param-";
 
 /// A request's context on its way.
@@ -51,7 +52,7 @@ impl Way<'_> {
     /// Answers the request, if it is plain. Else the engine does; a call that runs by then is among the `parts`.
     pub(super) async fn answer(&self, envelope: &Envelope<'_>, parts: &mut Parts) -> Option<Response> {
         let era = self.era(&parts.headers)?;
-        let traceparent = parts.headers.get("traceparent").and_then(|value| value.to_str().ok());
+        let traceparent = parts.headers.get(&TRACE_HEADER).and_then(|value| value.to_str().ok());
         let request = straight::read(envelope, era, traceparent)?;
         if !self.is_plain(&request, era, &parts.headers)
             || request.may_be_task(&self.app.endpoint, &self.visit.principal)
@@ -65,11 +66,11 @@ impl Way<'_> {
                 return page.map(json);
             }
             PlainRequest::Call(request) => match self.app.endpoint.begin_call(&self.visit.principal, request) {
-                Ok(running) => match self.run(running, era).await {
+                Ok(running) => match self.run(Box::new(running), era).await {
                     Run::Ended(result) => *result,
                     Run::Cancelled => return Some(unanswered()),
                     Run::GoesOn(running) => {
-                        parts.extensions.insert(HandedOver::new(running));
+                        parts.extensions.insert(HandedOver::new(*running));
                         return None;
                     }
                 },
@@ -82,12 +83,12 @@ impl Way<'_> {
     fn era(&self, headers: &HeaderMap) -> Option<Era<'_>> {
         if is_modern(headers) {
             // A later version the engine refuses.
-            return is(headers, VERSION_HEADER, Some(MODERN)).then_some(Era::Modern);
+            return is(headers, &VERSION_HEADER, Some(MODERN)).then_some(Era::Modern);
         }
         let known = |version: &HeaderValue| {
             ProtocolVersion::KNOWN_VERSIONS.iter().any(|known| known.as_str().as_bytes() == version.as_bytes())
         };
-        headers.get(VERSION_HEADER).is_none_or(known).then(|| self.visit.live_session().map(Era::Legacy)).flatten()
+        headers.get(&VERSION_HEADER).is_none_or(known).then(|| self.visit.live_session().map(Era::Legacy)).flatten()
     }
 
     /// Whether the headers say what the message says, and the client takes JSON.
@@ -106,13 +107,13 @@ impl Way<'_> {
                 ("tools/call", Some(call.tool.as_str()))
             }
         };
-        is(headers, METHOD_HEADER, Some(method))
-            && is(headers, NAME_HEADER, name)
+        is(headers, &METHOD_HEADER, Some(method))
+            && is(headers, &NAME_HEADER, name)
             && !headers.keys().any(|header| header.as_str().starts_with(PARAM_HEADERS))
     }
 
     /// Waits for the call's answer; gives the call back if more than an answer is needed. A modern client that goes away takes its call with it, a legacy one does not.
-    async fn run(&self, running: RunningCall, era: Era<'_>) -> Run {
+    async fn run(&self, running: Box<RunningCall>, era: Era<'_>) -> Run {
         let patience = match era {
             Era::Legacy(_) => Some(SOON),
             Era::Modern => None,
@@ -149,17 +150,13 @@ impl Way<'_> {
     }
 }
 
-/// The state of a call. One is made for each call, and moved once.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "a call that goes on is boxed nowhere else, and an allocation costs more than the move"
-)]
+/// The state of a call.
 enum Run {
     Ended(Box<Result<ServerResult, ErrorData>>),
     /// Its client has said that it wants no answer.
     Cancelled,
     /// It is to be waited for in another way.
-    GoesOn(RunningCall),
+    GoesOn(Box<RunningCall>),
 }
 
 /// The end of a request that gets no answer: a stream without a message, as the engine's.
@@ -168,14 +165,14 @@ fn unanswered() -> Response {
 }
 
 /// Whether a header says this, once.
-fn is(headers: &HeaderMap, name: &str, expected: Option<&str>) -> bool {
+fn is(headers: &HeaderMap, name: &HeaderName, expected: Option<&str>) -> bool {
     let mut values = headers.get_all(name).iter();
     values.next().map(HeaderValue::as_bytes) == expected.map(str::as_bytes) && values.next().is_none()
 }
 
 /// A call that somebody waits for.
 struct Attended<'a> {
-    running: Option<RunningCall>,
+    running: Option<Box<RunningCall>>,
     era: Era<'a>,
     claim: Option<&'a IdClaim>,
 }

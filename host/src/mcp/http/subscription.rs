@@ -16,8 +16,8 @@ use crate::mcp::{
 pub(super) fn message(id: &Value, envelope: &Envelope<'_>, parts: &mut Parts) -> Bytes {
     let (method, message) = listening::served_as(id, envelope.params);
     // A header that contradicts the message is refused as any other.
-    if parts.headers.get(METHOD_HEADER).is_some_and(|header| header == LISTEN) {
-        parts.headers.insert(METHOD_HEADER, HeaderValue::from_static(method));
+    if parts.headers.get(&METHOD_HEADER).is_some_and(|header| header == LISTEN) {
+        parts.headers.insert(&METHOD_HEADER, HeaderValue::from_static(method));
     }
     parts.extensions.insert(ListenPass);
     message.into()

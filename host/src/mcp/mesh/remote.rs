@@ -414,6 +414,6 @@ impl ReachPeer for Remotes {
         peer: &'a PeerId,
         call: Authorized<Call>,
     ) -> BoxFuture<'a, (Result<ToolResult, CallError>, Receipt)> {
-        Box::pin(self.call(peer, call.into_inner()))
+        Box::pin(self.call(peer, *call.into_inner()))
     }
 }

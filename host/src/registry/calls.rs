@@ -127,7 +127,7 @@ impl Registry {
                 weight.note(done.1.processor_time);
                 done
             }
-            ToolTarget::Remote(remote) => Box::pin(remote::call(&**remote, tool, *call, &shared)).await,
+            ToolTarget::Remote(remote) => Box::pin(remote::call(&**remote, tool, call, &shared)).await,
         };
         let result = match result {
             Ok(result) => self.check_result(tool, &control, result, &mut cost).await,

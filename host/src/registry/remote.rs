@@ -32,10 +32,10 @@ pub trait CallRemote: std::fmt::Debug + Send + Sync {
 pub(super) async fn call(
     remote: &dyn CallRemote,
     tool: &Tool,
-    call: Call,
+    call: Box<Call>,
     control: &Arc<Control>,
 ) -> (Result<ToolResult, CallError>, Cost) {
-    let Call { request, arguments, .. } = call;
+    let Call { request, arguments, .. } = *call;
     let started = Instant::now();
     let over_budget = request.cancel.child_token();
     let gate = RemoteEvents {

@@ -60,8 +60,8 @@ pub struct Control {
     long: AtomicBool,
     held: AtomicUsize,
     pace: Arc<Pace>,
-    /// Fires when the call is over, whether or not its instance stays.
-    over: CancellationToken,
+    /// Fires when the call is over, whether or not its instance stays; made when somebody first asks for it.
+    over: OnceLock<CancellationToken>,
     /// By what its component knows the answer that comes later.
     deferred: OnceLock<String>,
 }
@@ -100,7 +100,7 @@ impl Control {
             long: AtomicBool::new(false),
             held: AtomicUsize::new(0),
             pace: Arc::default(),
-            over: CancellationToken::new(),
+            over: OnceLock::new(),
             deferred: OnceLock::new(),
         })
     }
@@ -126,8 +126,10 @@ impl Control {
 
     /// Ends the call with the processor time that it used. Its places are free, even if part of its instance stays.
     pub fn retire(&self, used: Duration) {
-        self.over.cancel();
         let slot = self.slot.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(over) = self.over.get() {
+            over.cancel();
+        }
         if let Some(slot) = slot {
             slot.note_used(used);
         }
@@ -135,7 +137,12 @@ impl Control {
 
     /// Fires when the call is over, whether or not its instance stays.
     pub fn over(&self) -> CancellationToken {
-        self.over.clone()
+        let over = self.over.get_or_init(CancellationToken::new);
+        // A call that ends meanwhile gives its places back first, and then looks whether somebody has asked.
+        if self.slot().is_none() {
+            over.cancel();
+        }
+        over.clone()
     }
 
     /// Notes that the answer comes later, and by what its component knows it; whether that is the first time.

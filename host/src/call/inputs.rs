@@ -204,19 +204,17 @@ pub struct ClientLine(Option<Arc<ClientLineState>>);
 #[derive(Debug)]
 struct ClientLineState {
     abilities: Abilities,
-    rounds: Option<mpsc::Sender<Round>>,
-    clock: Arc<CallClock>,
+    /// Where questions go, and the clock that stands still meanwhile; none where the client can be asked nothing.
+    rounds: Option<(mpsc::Sender<Round>, Arc<CallClock>)>,
     undeclared: OnceLock<Ability>,
 }
 
 impl ClientLine {
     /// A line to a client with these abilities. There is no receiver for one that has none.
     pub fn new(abilities: Abilities) -> (Self, Option<mpsc::Receiver<Round>>) {
-        let (rounds, receiver) = match abilities.any() {
-            true => Some(mpsc::channel(1)).unzip(),
-            false => (None, None),
-        };
-        let state = ClientLineState { abilities, rounds, clock: Arc::default(), undeclared: OnceLock::new() };
+        let (rounds, receiver) = abilities.any().then(|| mpsc::channel(1)).unzip();
+        let rounds = rounds.map(|rounds| (rounds, Arc::default()));
+        let state = ClientLineState { abilities, rounds, undeclared: OnceLock::new() };
         (Self(Some(Arc::new(state))), receiver)
     }
 
@@ -227,8 +225,7 @@ impl ClientLine {
 
     /// The clock of the calls that share the line.
     pub fn clock(&self) -> Option<Arc<CallClock>> {
-        let line = self.0.as_ref().filter(|line| line.rounds.is_some())?;
-        Some(Arc::clone(&line.clock))
+        self.0.as_ref()?.rounds.as_ref().map(|(_, clock)| Arc::clone(clock))
     }
 
     /// The first ability that a guest needed and the client had not declared.
@@ -256,7 +253,7 @@ impl ClientLine {
         memory: Reservation,
         until: Instant,
     ) -> Result<Vec<Reply>, AskError> {
-        let rounds = self.0.as_ref().and_then(|line| line.rounds.as_ref()).ok_or(AskError::NoClient)?;
+        let (rounds, _) = self.0.as_ref().and_then(|line| line.rounds.as_ref()).ok_or(AskError::NoClient)?;
         let (replies, replied) = oneshot::channel();
         let sent = rounds.send(Round { questions, replies, memory, until }).await;
         sent.map_err(|_| AskError::NoClient)?;

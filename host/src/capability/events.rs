@@ -98,7 +98,7 @@ impl OutboxView<'_> {
         let access = running.store.as_ref().ok_or(wit::OutboxError::Unavailable)?;
         Ok(Writing {
             space: access.space.clone(),
-            cause: Arc::clone(&running.cause),
+            cause: running.cause(),
             traceparent: running.trace.traceparent(),
             chain: running.chain,
             subscriptions: Arc::clone(&access.subscriptions),

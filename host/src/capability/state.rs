@@ -86,8 +86,8 @@ pub struct Running {
     pub containers: Option<ContainerAccess>,
     /// Notes the component's uses of its grant and its denials.
     pub witness: Witness,
-    /// Cause that events and timers of the call name.
-    pub cause: Arc<str>,
+    /// Cause that events and timers of the call name; none for a call of the tool, which is the cause itself.
+    pub cause: Option<Arc<str>>,
     /// The legacy client's session.
     pub session: Option<Session>,
     /// The line to the client.
@@ -108,6 +108,12 @@ impl Running {
     /// Whether the grant names a tool.
     pub fn may_call(&self, tool: &ToolName) -> bool {
         self.may_call.iter().any(|pattern| pattern.matches(tool))
+    }
+
+    /// Cause that events and timers of the call name.
+    pub fn cause(&self) -> Arc<str> {
+        let called = || format!("tool {} by {}", self.tool, self.principal.subject).into();
+        self.cause.clone().unwrap_or_else(called)
     }
 
     /// Writer of the call's log records.

@@ -10,7 +10,7 @@
 mod parked;
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, VecDeque, hash_map::Entry},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -137,17 +137,21 @@ impl Admissions {
         SharingRule { most: config.max_waiting, shared: self.shared }.has_room(self.waiting, own)
     }
 
-    fn tenant(&mut self, share: &Share) -> &mut Use {
-        let entry = self.tenants.entry(share.tenant.clone()).or_default();
-        entry.limit = number(share.limits.running);
-        entry
-    }
-
-    fn forget_idle(&mut self, tenant: &TenantId) {
-        if self.tenants.get(tenant).is_some_and(Use::is_idle) {
-            self.tenants.remove(tenant);
+    /// Changes what is known of a tenant that has something, and forgets it when it has nothing any more.
+    fn change(&mut self, tenant: &TenantId, change: impl FnOnce(&mut Use)) {
+        if let Entry::Occupied(mut of) = self.tenants.entry(tenant.clone()) {
+            change(of.get_mut());
+            if of.get().is_idle() {
+                of.remove();
+            }
         }
     }
+}
+
+fn of_tenant<'a>(tenants: &'a mut HashMap<TenantId, Use>, share: &Share) -> &'a mut Use {
+    let of = tenants.entry(share.tenant.clone()).or_default();
+    of.limit = number(share.limits.running);
+    of
 }
 
 fn number(limit: u64) -> usize {
@@ -239,29 +243,28 @@ impl Admission {
 
     fn try_run(&self, share: &Arc<Share>) -> Result<Start, CallError> {
         let (config, most) = (&self.0.config, number(share.limits.running));
-        let mut state = self.state();
-        let (own, nobody_before) = {
-            let of = state.tenant(share);
-            (of.running, of.line.is_empty() && of.returning.is_empty())
-        };
-        if nobody_before && own < most && state.may_run(config, own) {
+        let mut guard = self.state();
+        let state = &mut *guard;
+        let rule = SharingRule { most: config.max_running, shared: state.shared };
+        let of = of_tenant(&mut state.tenants, share);
+        let own = of.running;
+        if of.line.is_empty() && of.returning.is_empty() && own < most && rule.has_room(state.running, own) {
+            of.running = own.saturating_add(1);
             state.running = state.running.saturating_add(1);
-            let of = state.tenant(share);
-            of.running = of.running.saturating_add(1);
             return Ok(Start::Now(self.place(&share.tenant, PermitKind::Running)));
         }
         let why =
             if own >= most { ("instances of this tenant run", most) } else { ("instances run", config.max_running) };
-        let queued = self.queue(&mut state, share, why)?;
+        let queued = self.queue(state, share, why)?;
         let (turn, mine) = oneshot::channel();
-        state.tenant(share).line.push_back(QueuedCall { turn });
+        of_tenant(&mut state.tenants, share).line.push_back(QueuedCall { turn });
         Ok(Start::Later(mine, queued))
     }
 
     /// Counts one more queued call. It queues because of `why`.
     fn queue(&self, state: &mut Admissions, share: &Share, why: (&'static str, usize)) -> Result<Queued, CallError> {
         let (most, own_most) = (self.0.config.max_queued, number(share.limits.queued));
-        let own = state.tenant(share).queued;
+        let own = of_tenant(&mut state.tenants, share).queued;
         let refusal = if !(SharingRule { most, shared: state.shared }.has_room(state.queued, own)) {
             Some(busy("calls queue", most))
         } else if own >= own_most {
@@ -270,11 +273,11 @@ impl Admission {
             None
         };
         if let Some(refusal) = refusal {
-            state.forget_idle(&share.tenant);
+            state.change(&share.tenant, |_| {});
             return Err(refusal);
         }
         state.queued = state.queued.saturating_add(1);
-        let of = state.tenant(share);
+        let of = of_tenant(&mut state.tenants, share);
         of.queued = of.queued.saturating_add(1);
         Ok(Queued { admission: self.clone(), tenant: share.tenant.clone(), why })
     }
@@ -299,7 +302,6 @@ impl Admission {
             of.running = of.running.saturating_add(1);
             state.running = state.running.saturating_add(1);
             drop(state);
-            // A caller that has left gives the place back by dropping it; that is no reason to come here again from there.
             if let Err(refused) = line.turn.send(self.place(&tenant, PermitKind::Running)) {
                 // The queued caller has left. The loop goes on; giving the place back in the usual way would come here again from within.
                 refused.give_back();
@@ -341,11 +343,10 @@ impl Drop for Queued {
     fn drop(&mut self) {
         let mut state = self.admission.state();
         state.queued = state.queued.saturating_sub(1);
-        if let Some(of) = state.tenants.get_mut(&self.tenant) {
+        state.change(&self.tenant, |of| {
             of.queued = of.queued.saturating_sub(1);
             of.line.retain(|line| !line.turn.is_closed());
-        }
-        state.forget_idle(&self.tenant);
+        });
     }
 }
 
@@ -380,13 +381,10 @@ impl InstancePermit {
             PermitKind::Running => less(&mut state.running),
             PermitKind::Waiting => less(&mut state.waiting),
         }
-        if let Some(of) = state.tenants.get_mut(&self.tenant) {
-            match self.kind {
-                PermitKind::Running => less(&mut of.running),
-                PermitKind::Waiting => less(&mut of.waiting),
-            }
-        }
-        state.forget_idle(&self.tenant);
+        state.change(&self.tenant, |of| match self.kind {
+            PermitKind::Running => less(&mut of.running),
+            PermitKind::Waiting => less(&mut of.waiting),
+        });
     }
 }
 

@@ -210,9 +210,11 @@ impl Conversation {
             return None;
         }
         let id = RequestId::deserialize(envelope.id.as_ref()?).ok()?;
-        let plain = straight::read(envelope, Era::Modern, None)
-            .filter(|plain| !plain.may_speak() && !plain.may_be_task(&self.endpoint, &self.principal))?;
-        Some((id, plain))
+        let plain = straight::read(envelope, Era::Modern, None).filter(|plain| !plain.may_speak())?;
+        let catalog = self.endpoint.registry().catalog(&self.principal.tenant);
+        let tool = plain.tool(&catalog);
+        let may_be_task = plain.may_be_task(self.endpoint.registry(), &catalog, tool.as_deref(), &self.principal);
+        (!may_be_task).then_some((id, plain))
     }
 
     async fn answer(&mut self, (id, plain): (RequestId, PlainRequest<'_>), held: Held) {

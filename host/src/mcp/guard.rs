@@ -59,7 +59,7 @@ impl Guard {
             (None, Some(host), None) => host.to_str().map_err(|_| "the Host header is not text")?,
             (None, None, None) => return Err("the request has no Host header".into()),
         };
-        if !self.allows_host(&host.to_ascii_lowercase()) {
+        if !self.allows_host(host) {
             return Err(format!("host {host:?} is not allowed; add it to server.allowed_hosts"));
         }
         for origin in headers.get_all(header::ORIGIN) {
@@ -74,7 +74,7 @@ impl Guard {
 
     fn allows_host(&self, host: &str) -> bool {
         let name = strip_port(host);
-        self.hosts.iter().any(|allowed| allowed == host || allowed == name)
+        self.hosts.iter().any(|allowed| allowed.eq_ignore_ascii_case(host) || allowed.eq_ignore_ascii_case(name))
     }
 
     /// Whether a web page of this origin may call.

@@ -35,6 +35,7 @@ use super::{
     primitives::{Asking, ServedKinds, prompt_binding, read_binding},
     running::RunningCall,
     session::Sessions,
+    tasks::plan::TaskPlan,
     tools::{self, CallRequest, INTERFACE, RECEIPT},
 };
 use crate::{
@@ -229,7 +230,9 @@ impl ServerHandler for ProtocolHandler {
                         () = context.ct.cancelled() => {}
                     }
                 }
-                self.endpoint.begin_call(&self.principal, call)?
+                let catalog = self.registry().catalog(&self.principal.tenant);
+                let plan = TaskPlan::make(&catalog, catalog.tool(&call.tool).as_deref(), &self.principal, &call)?;
+                self.endpoint.begin_call(&self.principal, call, plan)?
             }
         };
         self.attend(running, &context).await

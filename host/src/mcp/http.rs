@@ -317,7 +317,8 @@ async fn health(State(app): State<Arc<App>>, unvouched: Option<Extension<Unvouch
         (true, true) => "ok",
     };
     let may_see = unvouched.is_none()
-        && (!app.authenticator.is_on() || credentials::authenticate(&app, &headers).is_ok_and(|who| may_measure(&who)));
+        && (!app.authenticator.is_on()
+            || credentials::authenticate(&app, &headers).is_ok_and(|(who, _)| may_measure(&who)));
     if !may_see {
         return axum::Json(serde_json::json!({ "status": status })).into_response();
     }
@@ -342,7 +343,7 @@ fn may_measure(principal: &Principal) -> bool {
 async fn metrics(State(app): State<Arc<App>>, headers: HeaderMap) -> Response {
     match credentials::authenticate(&app, &headers) {
         Err(refused) => return *refused,
-        Ok(principal) if !may_measure(&principal) => {
+        Ok((principal, _)) if !may_measure(&principal) => {
             return failure(StatusCode::FORBIDDEN, None, TRANSPORT_ERROR, "the token lacks the scope `metrics`");
         }
         Ok(_) => {}

@@ -21,12 +21,13 @@ use super::{
     handler::Endpoint,
     inputs,
     session::visit::LiveSession,
-    tasks::plan::TaskWish,
+    tasks::plan::{TaskPlan, TaskWish},
     tools::{CallRequest, WayHere, read_interface},
 };
 use crate::{
     call::{LogLevel, TraceContext, inputs::Abilities, interface::InterfaceDigest},
     names::ToolName,
+    registry::{Registry, catalog::Catalog, tool::Tool},
     tenant::Principal,
 };
 
@@ -55,8 +56,7 @@ pub(super) enum PlainRequest<'a> {
 struct CallParams<'a> {
     #[serde(borrow)]
     name: Cow<'a, str>,
-    #[serde(borrow)]
-    arguments: Option<&'a RawValue>,
+    arguments: Option<Value>,
     #[serde(borrow, rename = "_meta")]
     meta: Option<Meta<'a>>,
 }
@@ -97,12 +97,23 @@ struct Meta<'a> {
 }
 
 impl PlainRequest<'_> {
-    /// Whether it calls a tool whose call may become a task, or has to be one, or a tool that may still be loaded.
-    pub(super) fn may_be_task(&self, endpoint: &Endpoint, principal: &Principal) -> bool {
+    /// The tool of `catalog` that it calls.
+    pub(super) fn tool(&self, catalog: &Catalog) -> Option<Arc<Tool>> {
+        let Self::Call(call) = self else { return None };
+        catalog.tool(&call.tool)
+    }
+
+    /// Whether it calls a tool whose call may become a task, or has to be one, or a tool that may still be loaded. `tool` is what `catalog` has of it.
+    pub(super) fn may_be_task(
+        &self,
+        registry: &Registry,
+        catalog: &Catalog,
+        tool: Option<&Tool>,
+        principal: &Principal,
+    ) -> bool {
         let Self::Call(call) = self else { return false };
-        let (registry, tenant) = (endpoint.registry(), &principal.tenant);
-        let is_early = || !registry.is_opened(tenant) && registry.catalog(tenant).tool(&call.tool).is_none();
-        !matches!(endpoint.plan(principal, call), Ok(None)) || is_early()
+        let is_early = tool.is_none() && !registry.is_opened(&principal.tenant);
+        is_early || !matches!(TaskPlan::make(catalog, tool, principal, call), Ok(None))
     }
 
     /// Whether the client wants more than an answer: records of the log, or progress.
@@ -173,7 +184,25 @@ pub(super) fn read<'a>(envelope: &Envelope<'a>, era: Era<'_>, traceparent: Optio
         _ => None,
     };
     // The engine reads all of a message, what it does not know too.
-    request.filter(|_| serde_json::from_str::<Readable>(envelope.text).is_ok())
+    request.filter(|_| {
+        let is_certain = !may_be_unreadable(envelope.text.as_bytes());
+        is_certain || serde_json::from_str::<Readable>(envelope.text).is_ok()
+    })
+}
+
+/// A number without an exponent is too large from 309 digits on. Cut into pieces of so many bytes, the text then has one of digits alone.
+const LONG_NUMBER: usize = 100;
+
+/// Whether JSON may have what only a reader of values finds: half of a character, which is written as `\u`, or a number that is too large, which has an exponent or hundreds of digits.
+fn may_be_unreadable(json: &[u8]) -> bool {
+    let is_digit = |byte: &u8| byte.is_ascii_digit();
+    let is_suspect = |(first, second): &(&u8, &u8)| match first {
+        b'\\' => **second == b'u',
+        digit => is_digit(digit) && matches!(second, b'e' | b'E'),
+    };
+    // Counted to the end: the compiler compares many bytes at once then.
+    let suspects = json.iter().zip(json.iter().skip(1)).filter(is_suspect).count();
+    suspects > 0 || json.chunks_exact(LONG_NUMBER).any(|chunk| chunk.iter().all(is_digit))
 }
 
 /// Any JSON that the engine can read: its numbers fit, and its strings are whole. Nothing of it is kept.
@@ -232,7 +261,7 @@ fn call(params: &RawValue, era: Era<'_>, traceparent: Option<&str>) -> Option<Ca
     let meta = params.meta.unwrap_or_default().read(era)?;
     let arguments = match params.arguments {
         None => Value::Object(serde_json::Map::new()),
-        Some(arguments) => serde_json::from_str(arguments.get()).ok().filter(Value::is_object)?,
+        Some(arguments) => Some(arguments).filter(Value::is_object)?,
     };
     Some(CallRequest {
         tool: ToolName::new(&params.name).ok()?,
@@ -326,4 +355,24 @@ fn in_words_of(era: Era<'_>, mut result: ServerResult) -> ServerResult {
         Era::Modern => result.fill_missing_cache_hints(),
     }
     result
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_only_a_reader_of_values_finds_is_suspected() {
+        let huge = ["9".repeat(309), format!("{}.5", "9".repeat(309)), format!("[{}]", "9".repeat(400))];
+        let others = ["1e999", "[1, -1E999]", "1.5e+400", r#""\ud800""#, r#"{"\uDC00": 1}"#, r#""\\\udbff x""#];
+        for json in huge.iter().map(String::as_str).chain(others) {
+            assert!(serde_json::from_str::<&RawValue>(json).is_ok(), "{json} is JSON");
+            assert!(serde_json::from_str::<Readable>(json).is_err(), "{json} is no value");
+            assert!(may_be_unreadable(json.as_bytes()), "{json}");
+        }
+        let long = format!("[{}, \"{}\"]", "9".repeat(99), "text ".repeat(100));
+        for json in [r#"{"a": [1.5, -2, "\n\"A", "été"]}"#, "", "7", &long] {
+            assert!(!may_be_unreadable(json.as_bytes()), "{json}");
+        }
+    }
 }

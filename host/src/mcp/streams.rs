@@ -16,14 +16,21 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use crate::{names::TenantId, tenant::Principal};
 
-/// Open requests of one door. As many as connections.
+/// What is open at one door: as many as connections.
 #[derive(Debug, Default)]
 pub(super) struct OpenStreams(Mutex<Entries>);
 
 #[derive(Debug, Default)]
 struct Entries {
-    open: HashMap<u64, (Principal, CancellationToken)>,
+    open: HashMap<u64, Noted>,
     next: u64,
+}
+
+/// Whose something is, and what ends it.
+#[derive(Debug, Clone)]
+struct Noted {
+    principal: Principal,
+    end: CancellationToken,
 }
 
 impl OpenStreams {
@@ -31,25 +38,25 @@ impl OpenStreams {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes a request of `principal`.
+    /// Notes that `principal` has something open.
     pub(super) fn open(self: &Arc<Self>, principal: &Principal) -> OpenStream {
-        let end = CancellationToken::new();
+        let noted = Noted { principal: principal.clone(), end: CancellationToken::new() };
         let mut entries = self.entries();
         let number = entries.next;
         entries.next = entries.next.wrapping_add(1);
-        entries.open.insert(number, (principal.clone(), end.clone()));
-        OpenStream { streams: Arc::clone(self), number, end }
+        entries.open.insert(number, noted.clone());
+        OpenStream { streams: Arc::clone(self), number, noted }
     }
 
     /// The principals that have a stream open.
     pub(super) fn principals(&self) -> Vec<Principal> {
-        distinct(self.entries().open.values().map(|(principal, _)| principal))
+        distinct(self.entries().open.values().map(|noted| &noted.principal))
     }
 
     /// Ends all that `principal` has open.
     pub(super) fn end(&self, principal: &Principal) {
-        for (_, end) in self.entries().open.values().filter(|(of, _)| of == principal) {
-            end.cancel();
+        for noted in self.entries().open.values().filter(|noted| noted.principal == *principal) {
+            noted.end.cancel();
         }
     }
 }
@@ -66,26 +73,31 @@ pub(super) fn distinct<'a>(principals: impl Iterator<Item = &'a Principal>) -> V
     found.into_values().flatten().cloned().collect()
 }
 
-/// One open request; forgotten when it is dropped.
+/// One note of something open; forgotten when it is dropped.
 #[derive(Debug)]
 pub(super) struct OpenStream {
     streams: Arc<OpenStreams>,
     number: u64,
-    end: CancellationToken,
+    noted: Noted,
 }
 
 impl OpenStream {
+    /// Whether it stands for this principal, who may still come in.
+    pub(super) fn is_open_for(&self, principal: &Principal) -> bool {
+        self.noted.principal == *principal && !self.noted.end.is_cancelled()
+    }
+
     /// Returns when the principal may not come in any more.
     pub(super) async fn ended(&self) {
-        self.end.cancelled().await;
+        self.noted.end.cancelled().await;
     }
 
     /// The same response, whose body ends when the principal may not come in any more. An answer that is there as a whole was made while the principal still might.
-    pub(super) fn until_ended(self, response: Response) -> Response {
+    pub(super) fn until_ended(self: Arc<Self>, response: Response) -> Response {
         if response.body().size_hint().exact().is_some() {
             return response;
         }
-        let ended = Box::pin(self.end.clone().cancelled_owned());
+        let ended = Box::pin(self.noted.end.clone().cancelled_owned());
         response.map(|body| Body::new(EndingBody { body, ended, _open: self }))
     }
 }
@@ -99,7 +111,7 @@ impl Drop for OpenStream {
 struct EndingBody {
     body: Body,
     ended: Pin<Box<WaitForCancellationFutureOwned>>,
-    _open: OpenStream,
+    _open: Arc<OpenStream>,
 }
 
 impl HttpBody for EndingBody {

@@ -14,7 +14,10 @@ use super::{
     inputs,
     parked::RequestBinding,
     running::{CallEvents, CallOutcome, DeferredHandle, GuestQuestions, HeardEvents, RunningCall},
-    tasks::{deferred::Follower, plan::TaskWish},
+    tasks::{
+        deferred::Follower,
+        plan::{TaskPlan, TaskWish},
+    },
     written::{self, ResultWriter},
 };
 use crate::{
@@ -142,10 +145,14 @@ impl Endpoint {
         Ok(result)
     }
 
-    /// Begins a call.
-    pub(super) fn begin_call(&self, principal: &Principal, request: CallRequest) -> Result<RunningCall, ErrorData> {
+    /// Begins a call, which becomes a task if there is a plan for that.
+    pub(super) fn begin_call(
+        &self,
+        principal: &Principal,
+        request: CallRequest,
+        plan: Option<TaskPlan>,
+    ) -> Result<RunningCall, ErrorData> {
         let registry = self.registry();
-        let plan = self.plan(principal, &request)?;
         let hears = HeardEvents { log_level: request.log_level, progress: request.wants_progress };
         let (observer, events) = if request.log_level.is_some() || request.wants_progress || plan.is_some() {
             let account = registry.share(&principal.tenant).map(|share| Arc::clone(&share.memory));

@@ -139,8 +139,7 @@ impl Registry {
     /// The host's side of a guest that serves a request to a tool, and the guests that stay.
     pub(super) fn guest_for(&self, ticket: &Ticket<Tool>, request: Request) -> (Box<Running>, Option<Keeping>) {
         let tool = &ticket.served;
-        let cause = format!("tool {} by {}", tool.name, request.principal.subject).into();
-        let running = self.running_for(&tool.service.powers, request, tool.name.as_str().into(), cause);
+        let running = self.running(&tool.service.powers, request, tool.name.shared(), None);
         (running, self.keeping(tool, ticket))
     }
 

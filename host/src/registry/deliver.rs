@@ -12,7 +12,7 @@ use super::{
     tool::Powers,
 };
 use crate::{
-    call::{CallError, TraceContext},
+    call::{CallError, Request, TraceContext},
     capability::{state::Running, store::MAX_MIGRATION_STEP},
     control::Control,
     events::{Deliver, DeliveryError, record::Delivery},
@@ -55,7 +55,7 @@ impl Registry {
         cause: String,
     ) -> Box<Running> {
         let principal = Principal::system(tenant.clone(), &powers.component);
-        self.running(powers, principal, what.into(), cause.into())
+        self.running(powers, Request::of(principal), what.into(), Some(cause.into()))
     }
 
     async fn handle(

@@ -8,12 +8,11 @@ use super::{
     tool::{Powers, Tool},
 };
 use crate::{
-    call::{Observer, Request, TraceContext, effect::Effects, inputs::ClientLine},
+    call::{Request, effect::Effects},
     capability::{container::ContainerAccess, http::HttpAccess, mesh::MeshAccess, state::Running, store::StoreAccess},
     grants::ledger::Witness,
     guest::kept::Keeping,
     store::Space,
-    tenant::Principal,
 };
 
 impl Registry {
@@ -27,34 +26,15 @@ impl Registry {
         Some(Keeping { keeper: self.0.keeper.clone(), build, most, reuse: tool.reuse })
     }
 
-    /// The host's side of an instance that serves a request.
-    pub(super) fn running_for(
-        &self,
-        powers: &Powers,
-        request: Request,
-        what: Arc<str>,
-        cause: Arc<str>,
-    ) -> Box<Running> {
-        let mut running = self.running(powers, request.principal, what, cause);
-        running.trace = request.trace;
-        running.observer = request.observer;
-        running.depth = request.depth;
-        running.hops = request.hops;
-        running.chain = request.chain;
-        running.session = request.session;
-        running.effects = Arc::new(Effects::new(request.effect));
-        running.client = request.client;
-        running
-    }
-
-    /// The host's side of an instance of a revision.
+    /// The host's side of an instance of a revision that serves a request. Without a cause, the tool is called.
     pub(super) fn running(
         &self,
         powers: &Powers,
-        principal: Principal,
+        request: Request,
         tool: Arc<str>,
-        cause: Arc<str>,
+        cause: Option<Arc<str>>,
     ) -> Box<Running> {
+        let Request { principal, trace, observer, depth, hops, chain, session, effect, client, .. } = request;
         let space = Space { tenant: principal.tenant.clone(), component: powers.component.clone() };
         let witness = Witness::new(
             Arc::clone(&self.0.ledger),
@@ -83,10 +63,10 @@ impl Registry {
             principal,
             component: powers.component.shared(),
             tool,
-            trace: TraceContext::root(),
-            observer: Observer::default(),
-            depth: 0,
-            hops: 0,
+            trace,
+            observer,
+            depth,
+            hops,
             may_call: Arc::clone(&powers.may_call),
             dispatch: Arc::new(self.clone()),
             witness,
@@ -97,10 +77,10 @@ impl Registry {
             mesh,
             containers,
             cause,
-            session: None,
-            client: ClientLine::default(),
-            chain: 0,
-            effects: Arc::default(),
+            session,
+            client,
+            chain,
+            effects: Arc::new(Effects::new(effect)),
             hooks,
             stopping: self.0.stopping.clone(),
             resting: Arc::clone(&self.0.resting),

@@ -1,6 +1,6 @@
 //! Which tenants are there, and that nothing of one runs on when it is gone: another of its name is another tenant.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 use super::Registry;
 use crate::{
     call::CallError,
+    control::admission::Share,
     names::TenantId,
     tenant::{Incarnation, Principal},
 };
@@ -16,6 +17,12 @@ impl Registry {
     /// Whether a principal's tenant is open, and the same one as when the principal was let in: not another of its name.
     pub fn admits(&self, principal: &Principal) -> bool {
         self.is_open(&principal.tenant, &principal.incarnation)
+    }
+
+    /// The share of a principal's tenant; none unless [`Registry::admits`] the principal.
+    pub fn share_of(&self, principal: &Principal) -> Option<Arc<Share>> {
+        let tenant = self.tenant(&principal.tenant).filter(|tenant| tenant.incarnation == principal.incarnation)?;
+        Some(tenant.share.load_full())
     }
 
     /// Whether this tenant is open, and not another of its name.

@@ -246,8 +246,8 @@ impl Registry {
             if weight.is_heavy() || control.is_crowded() {
                 control.note_slice();
             }
-            let cause = format!("{kind} of {} by {}", service.powers.component, request.principal.subject).into();
-            let running = self.running_for(&service.powers, request, kind.into(), cause);
+            let cause = format!("{kind} of {} by {}", service.powers.component, request.principal.subject);
+            let running = self.running(&service.powers, request, kind.into(), Some(cause.into()));
             let pace = Arc::clone(control.pace());
             let done = guest(self.engine().clone(), running, control).await;
             weight.note(pace.processor_time());

@@ -126,10 +126,12 @@ impl Registry {
             return Err(unknown());
         }
         let until = |own: Instant| request.deadline.map_or(own, |callers| callers.min(own));
-        let early = until(Instant::now() + EARLY_CALL_WAIT);
+        let mut early = None;
         loop {
             let Some(served) = find(&tenant.catalog.load()) else {
-                self.wait_for_more(&tenant, request, early, &find, &unknown).await?;
+                let early = *early.get_or_insert_with(|| until(Instant::now() + EARLY_CALL_WAIT));
+                // Boxed as everything that few requests need.
+                Box::pin(self.wait_for_more(&tenant, request, early, &find, &unknown)).await?;
                 continue;
             };
             let Service { powers, limits, .. } = S::as_ref(&served);

@@ -4,7 +4,7 @@ use std::sync::{Arc, PoisonError};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
-use super::{InstancePermit, PermitKind, Queued, QueuedCall, Slot, busy, number};
+use super::{InstancePermit, PermitKind, Queued, QueuedCall, Slot, busy, number, of_tenant};
 use crate::call::CallError;
 
 impl Slot {
@@ -14,11 +14,11 @@ impl Slot {
         let most = number(self.share.limits.waiting);
         {
             let mut state = self.admission.state();
-            let own = state.tenant(&self.share).waiting;
+            let own = of_tenant(&mut state.tenants, &self.share).waiting;
             if own >= most || !state.may_wait(&self.admission.0.config, own) {
                 return None;
             }
-            let of = state.tenant(&self.share);
+            let of = of_tenant(&mut state.tenants, &self.share);
             of.waiting = of.waiting.saturating_add(1);
             state.waiting = state.waiting.saturating_add(1);
         }
@@ -53,7 +53,7 @@ impl Slot {
             if state.queued >= of_host {
                 return Err(busy("calls queue", of_host));
             }
-            let of = state.tenant(&self.share);
+            let of = of_tenant(&mut state.tenants, &self.share);
             if of.queued >= most {
                 return Err(busy("calls of this tenant queue", most));
             }
@@ -85,7 +85,7 @@ impl ParkedCall<'_> {
     pub async fn resume(self) {
         let (turn, mine) = oneshot::channel();
         let admission = &self.slot.admission;
-        admission.state().tenant(&self.slot.share).returning.push_back(QueuedCall { turn });
+        of_tenant(&mut admission.state().tenants, &self.slot.share).returning.push_back(QueuedCall { turn });
         admission.settle();
         if let Ok(place) = mine.await {
             self.slot.set_running(Some(place));

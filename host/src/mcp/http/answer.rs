@@ -11,15 +11,25 @@ use std::{
 
 use axum::{
     body::{Body, Bytes, HttpBody},
+    http::{HeaderValue, StatusCode, header},
     response::Response,
 };
 use http_body_util::BodyExt as _;
 use hyper::body::{Frame, SizeHint};
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
-use super::body::LEAST_BYTES;
+use super::{
+    body::LEAST_BYTES,
+    exchange::{INTERNAL_ERROR, no_memory},
+    failure,
+};
 use crate::{
-    mcp::written::{ResultWriter, WrittenResults},
+    mcp::{
+        envelope::Envelope,
+        lane::{LARGE_MESSAGE_BYTES, Lane, LaneSwitch},
+        refusal::RefusalSignal,
+        written::{ResultWriter, WrittenResults},
+    },
     memory::{Account, MemoryUse, NoMemory, Reservation},
     names::TenantId,
     tenant::door::StreamPermit,
@@ -52,6 +62,58 @@ pub(super) struct AnswerHold {
     pub(super) _answer: Option<TaskTrackerToken>,
 }
 
+/// The answer on its way: its status says whether to try again, and it holds what it takes of memory.
+pub(super) async fn finish(
+    mut response: Response,
+    signal: &RefusalSignal,
+    answer: AnswerHold,
+    lane: &LaneSwitch,
+    envelope: &Envelope<'_>,
+) -> Response {
+    say_when_to_try_again(&mut response, signal);
+    send(hold(response, answer).await, lane, envelope).await
+}
+
+/// The same for an answer that is there as a whole.
+pub(super) async fn finish_whole(
+    mut response: Response<Bytes>,
+    signal: &RefusalSignal,
+    answer: AnswerHold,
+    lane: &LaneSwitch,
+    envelope: &Envelope<'_>,
+) -> Response {
+    say_when_to_try_again(&mut response, signal);
+    send(hold_whole(response, answer), lane, envelope).await
+}
+
+fn say_when_to_try_again<B>(response: &mut Response<B>, signal: &RefusalSignal) {
+    let Some((retry_after, too_many)) = signal.retry() else { return };
+    let (status, reason) =
+        if too_many { (StatusCode::TOO_MANY_REQUESTS, "rate") } else { (StatusCode::SERVICE_UNAVAILABLE, "busy") };
+    metrics::counter!("mcpp_refused_total", "reason" => reason).increment(1);
+    *response.status_mut() = status;
+    let seconds = retry_after.as_millis().div_ceil(1_000).max(1);
+    let seconds = HeaderValue::from(u64::try_from(seconds).unwrap_or(u64::MAX));
+    response.headers_mut().insert(header::RETRY_AFTER, seconds);
+}
+
+async fn send(held: Result<Response, NoMemory>, lane: &LaneSwitch, envelope: &Envelope<'_>) -> Response {
+    match held {
+        Ok(response) => {
+            if response.size_hint().exact().is_some_and(|bytes| bytes > LARGE_MESSAGE_BYTES as u64) {
+                lane.change_to(Lane::Bulk).await;
+            }
+            response
+        }
+        // An effect may have happened: nothing here may tell a client to try again.
+        Err(full) if envelope.method.as_deref() == Some("tools/call") => {
+            let reason = format!("the call has run, but its answer was lost: {full}");
+            failure(StatusCode::INTERNAL_SERVER_ERROR, envelope.id.as_ref(), INTERNAL_ERROR, &reason)
+        }
+        Err(full) => no_memory(envelope.id.as_ref(), &full),
+    }
+}
+
 /// Makes `response` hold what it takes.
 pub(super) async fn hold(response: Response, mut hold: AnswerHold) -> Result<Response, NoMemory> {
     let (parts, body) = response.into_parts();
@@ -65,6 +127,11 @@ pub(super) async fn hold(response: Response, mut hold: AnswerHold) -> Result<Res
     }
     // The engine's answers are in memory already.
     let text = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
+    hold_whole(Response::from_parts(parts, text), hold)
+}
+
+fn hold_whole(response: Response<Bytes>, mut hold: AnswerHold) -> Result<Response, NoMemory> {
+    let (parts, text) = response.into_parts();
     hold.held.shrink_to(LEAST_BYTES);
     let frames = hold.frames(text)?;
     // The frames hold themselves.
@@ -75,9 +142,13 @@ pub(super) async fn hold(response: Response, mut hold: AnswerHold) -> Result<Res
 impl AnswerHold {
     /// The frames to send for `text`.
     fn frames(&mut self, text: Bytes) -> Result<VecDeque<Bytes>, NoMemory> {
+        let parts = self.results.put_in(&self.tenant, text);
+        // A small one is within what the request took for its answer.
+        if parts.iter().all(|part| (1..=FRAME_BYTES).contains(&part.len())) {
+            return Ok(parts.into());
+        }
         let mut frames = VecDeque::new();
-        for mut part in self.results.put_in(&self.tenant, text) {
-            // A small one is within what the request took for its answer.
+        for mut part in parts {
             if part.len() > FRAME_BYTES {
                 part = held(&self.account, part)?;
             }

@@ -98,7 +98,8 @@ async fn collect(
 ) -> Result<Vec<Vec<u8>>, NoBody> {
     let mut patience = Patience::new(Duration::from_millis(config.body_timeout_ms) / STANDSTILL);
     let (mut parts, mut length): (Vec<Vec<u8>>, usize) = (Vec::new(), 0);
-    loop {
+    // A body of known length ends with its last byte.
+    while !body.is_end_stream() {
         // The semaphore is never closed. A body that has to wait for its client gives the turn on.
         let turn = if length >= READ_AT_ONCE { turns.acquire().await.ok() } else { None };
         let asked = Instant::now();
@@ -111,7 +112,7 @@ async fn collect(
                 frame.map_err(|_| NoBody::Late(config.body_timeout_ms))?
             }
         };
-        let Some(frame) = frame else { return Ok(parts) };
+        let Some(frame) = frame else { break };
         let Ok(data) = frame.map_err(NoBody::Broken)?.into_data() else { continue };
         patience.moved(data.len(), asked.elapsed());
         if length.saturating_add(data.len()) > config.max_body_bytes {
@@ -138,6 +139,7 @@ async fn collect(
         // The next part is for another turn, also where nobody else waits for it.
         tokio::task::coop::consume_budget().await;
     }
+    Ok(parts)
 }
 
 #[cfg(test)]

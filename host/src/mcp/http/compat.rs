@@ -18,7 +18,7 @@ use serde_json::{json, value::RawValue};
 use super::{
     App, Connection, answer, body,
     connection::no_connection,
-    credentials::{authenticate, suspended},
+    credentials::authenticate,
     exchange::{self, METHOD_HEADER, VERSION_HEADER, no_memory},
     media,
     straight::NAME_HEADER,
@@ -123,14 +123,13 @@ impl Asker {
     /// The one who sent a request with this head, or the answer that refuses it.
     async fn of(app: &App, head: &Parts) -> Result<Self, Box<Response>> {
         let headers = &head.headers;
-        let principal = match authenticate(app, headers) {
-            Ok(principal) => principal,
+        let (_, share) = match authenticate(app, headers) {
+            Ok(known) => known,
             Err(refused) => {
                 app.strangers.hold_back().await;
                 return Err(refused);
             }
         };
-        let share = app.endpoint.registry().share(&principal.tenant).ok_or_else(|| Box::new(suspended()))?;
         let connection = head.extensions.get::<Arc<Connection>>().cloned();
         let connection = connection.ok_or_else(|| Box::new(no_connection("the request came over no connection")))?;
         let mut shown = HeaderMap::new();

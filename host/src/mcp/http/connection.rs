@@ -34,8 +34,11 @@ use super::{
 use crate::{
     config::ServerConfig,
     control::admission::Share,
-    mcp::lane::{LARGE_MESSAGE_BYTES, LaneSwitch, LaneTimer, Lanes},
-    tenant::rates::ByteRate,
+    mcp::{
+        lane::{LARGE_MESSAGE_BYTES, LaneSwitch, LaneTimer, Lanes},
+        streams::{OpenStream, OpenStreams},
+    },
+    tenant::{Principal, rates::ByteRate},
 };
 
 /// The most that a connection buffers of a head, of what it reads and of what it writes.
@@ -72,6 +75,8 @@ pub(super) struct Connection {
     rate: RequestRate,
     calm: RequestRate,
     strangers: Arc<RequestRate>,
+    /// The note that a principal has something open here.
+    note: Mutex<Option<Arc<OpenStream>>>,
     /// Where it is served.
     pub(super) lane: Arc<LaneSwitch>,
 }
@@ -163,7 +168,7 @@ impl Connections {
     async fn serve(self, stream: TcpStream, peer: IpAddr, lane: Arc<LaneSwitch>, closing: CancellationToken) {
         let open = self.room.enter(peer);
         let activity = Arc::clone(&open.activity);
-        let is_reserve = open.kind() == Some(ConnectionKind::Reserve);
+        let is_reserve = open.is_reserve;
         let (time, patience) = if is_reserve {
             (RESERVE_TIME, RESERVE_TIME)
         } else {
@@ -180,6 +185,7 @@ impl Connections {
             rate: RequestRate::of_connection(),
             calm: RequestRate::of_calm(),
             strangers: Arc::clone(&self.strangers),
+            note: Mutex::default(),
             lane,
         });
         let routes = Arc::new(self.routes);
@@ -226,14 +232,17 @@ impl Connections {
             }
             metrics::counter!("mcpp_connections_cut_total", "reason" => "stranger").increment(1);
         };
+        // One of its own: whoever polls the door's waits for its lock, as all other connections do.
+        let ends = closing.child_token();
         let leave_time = tokio::select! {
+            biased;
             ended = serving.as_mut() => {
                 note(ended);
                 return connection.go_on(closing).await;
             }
             () = timed_out => LEAVE_TIME,
             () = activity.leave.cancelled() => LEAVE_TIME,
-            () = closing.cancelled() => Duration::MAX,
+            () = ends.cancelled() => Duration::MAX,
         };
         // A client that has said nothing yet loses nothing.
         if activity.is_unused() && leave_time < Duration::MAX {
@@ -283,8 +292,7 @@ impl Connection {
 
     /// Waits until it is the turn of a request for `path`; refuses what a connection in the reserve is not for.
     async fn turn(&self, path: &str, is_endpoint: bool) -> Result<(), Box<Response>> {
-        let kind = self.open.kind();
-        if kind == Some(ConnectionKind::Reserve) && !PROBES.contains(&path) {
+        if self.open.is_reserve && !PROBES.contains(&path) {
             metrics::counter!("mcpp_refused_total", "reason" => "connections").increment(1);
             return Err(Box::new(no_connection("connections of this host are used up")));
         }
@@ -297,13 +305,22 @@ impl Connection {
         }
         let due = async {
             self.rate.wait().await;
-            if !matches!(kind, Some(ConnectionKind::Tenant(_))) && !self.calm.take() {
+            if !self.is_tenants() && !self.calm.take() {
                 self.strangers.wait().await;
             }
         };
         tokio::select! {
             () = due => Ok(()),
             () = self.open.activity.leave.cancelled() => Err(Box::new(no_connection("this connection makes room for others"))),
+        }
+    }
+
+    /// Notes in `streams` that `principal` has something open. The note stays for the next request, which most often is the same principal's.
+    pub(super) fn note(&self, streams: &Arc<OpenStreams>, principal: &Principal) -> Arc<OpenStream> {
+        let mut note = self.note.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*note {
+            Some(before) if before.is_open_for(principal) => Arc::clone(before),
+            _ => Arc::clone(note.insert(Arc::new(streams.open(principal)))),
         }
     }
 

@@ -1,22 +1,26 @@
 //! Authenticates requests by their tokens, and makes the answer to a client that may not come in.
 
+use std::sync::Arc;
+
 use axum::{
     http::{HeaderMap, HeaderValue, StatusCode, header},
     response::Response,
 };
 
 use super::{App, TRANSPORT_ERROR, failure};
-use crate::{auth::Stranger, tenant::Principal};
+use crate::{auth::Stranger, control::admission::Share, tenant::Principal};
 
-/// The principal of a request, or the answer that refuses it. While no token was ever made the host serves only loopback (or the proxy that the operator vouches for), as the
-/// local user.
-pub(super) fn authenticate(app: &App, headers: &HeaderMap) -> Result<Principal, Box<Response>> {
+/// The principal of a request and the tenant's share of the host, or the answer that refuses the request. While no token was ever made the host serves only loopback (or the
+/// proxy that the operator vouches for), as the local user.
+pub(super) fn authenticate(app: &App, headers: &HeaderMap) -> Result<(Principal, Arc<Share>), Box<Response>> {
     // Where no token was ever made the header is for another program: a proxy, or an unset variable left it there.
     let shown = if app.authenticator.is_on() { bearer(headers) } else { Ok(None) };
     let who = shown.and_then(|token| app.authenticator.check(token));
     match who {
-        Ok(principal) if app.endpoint.registry().admits(&principal) => Ok(principal),
-        Ok(_) => Err(Box::new(suspended())),
+        Ok(principal) => match app.endpoint.registry().share_of(&principal) {
+            Some(share) => Ok((principal, share)),
+            None => Err(Box::new(suspended())),
+        },
         Err(stranger) => {
             metrics::counter!("mcpp_refused_total", "reason" => "token").increment(1);
             let (status, challenge) = match stranger {
@@ -38,7 +42,7 @@ pub(super) fn authenticate(app: &App, headers: &HeaderMap) -> Result<Principal, 
     }
 }
 
-pub(super) fn suspended() -> Response {
+fn suspended() -> Response {
     metrics::counter!("mcpp_refused_total", "reason" => "tenant").increment(1);
     failure(StatusCode::FORBIDDEN, None, TRANSPORT_ERROR, "the tenant is suspended or removed")
 }

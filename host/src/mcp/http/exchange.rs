@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::{
-    body::{Body, Bytes, HttpBody as _},
+    body::{Body, Bytes},
     extract::{Request, State},
     http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header},
     response::{IntoResponse as _, Response},
@@ -16,7 +16,7 @@ use super::{
     answer::{self, AnswerHold},
     body::{self, LEAST_BYTES, NoBody, ReadBody},
     connection::no_connection,
-    credentials::{authenticate, suspended},
+    credentials::authenticate,
     failure, media,
     straight::Way,
     subscription, websocket,
@@ -26,7 +26,7 @@ use crate::{
     mcp::{
         envelope::{self, Envelope},
         handler::RefusalSignal,
-        lane::{LARGE_MESSAGE_BYTES, Lane, LaneSwitch},
+        lane::{Lane, LaneSwitch},
         listening::LISTEN,
         session::visit::{VISIT, Visit},
         straight::MODERN,
@@ -38,7 +38,7 @@ use crate::{
 /// JSON-RPC code by which clients know that they need a new session.
 const SESSION_NOT_FOUND: i64 = -32001;
 /// JSON-RPC code of what is the host's own fault or lack.
-const INTERNAL_ERROR: i64 = -32603;
+pub(super) const INTERNAL_ERROR: i64 = -32603;
 /// JSON-RPC code by which MCP refuses headers that contradict the message, or each other.
 const HEADER_MISMATCH: i64 = -32020;
 /// An error text of the protocol engine is not longer than this.
@@ -51,14 +51,13 @@ pub(super) static METHOD_HEADER: HeaderName = HeaderName::from_static("mcp-metho
 pub(super) async fn mcp(State(app): State<Arc<App>>, mut request: Request) -> Response {
     // The protocol engine keeps what is in a request, and would keep the connection open in our books.
     let connection = request.extensions_mut().remove::<Arc<Connection>>();
-    let principal = match authenticate(&app, request.headers()) {
-        Ok(principal) => principal,
+    let (principal, share) = match authenticate(&app, request.headers()) {
+        Ok(known) => known,
         Err(refused) => {
             app.strangers.hold_back().await;
             return *refused;
         }
     };
-    let Some(share) = app.endpoint.registry().share(&principal.tenant) else { return suspended() };
     let Some(connection) = connection else { return no_connection("the request came over no connection") };
     if let Err(full) = connection.assign(&share, app.authenticator.is_on()) {
         metrics::counter!("mcpp_refused_total", "reason" => "connections").increment(1);
@@ -74,8 +73,9 @@ pub(super) async fn mcp(State(app): State<Arc<App>>, mut request: Request) -> Re
         return response;
     }
     let signal = RefusalSignal::default();
-    let open = app.open.open(&principal);
+    let open = connection.note(&app.open, &principal);
     let answered = tokio::select! {
+        biased;
         response = answer(&app, principal, &share, &signal, lane, request) => Some(response),
         () = open.ended() => None,
     };
@@ -255,7 +255,8 @@ async fn post(
         },
         _ => None,
     };
-    let hold = hold(app, share, held, stream, !is_modern(&parts.headers));
+    // A client cannot come back for an answer that is no stream.
+    let mut hold = hold(app, share, held, stream, false);
     let mut claim = None;
     if let (Some(id), Some(_)) = (&envelope.id, &envelope.method) {
         match visit.claim_id(id) {
@@ -265,9 +266,7 @@ async fn post(
             }
         }
     }
-    // A client cannot come back for an answer that is no stream.
-    let writer = app.results.writer(false);
-    let way = Way { app, visit: &visit, share, signal, place: &place, writer: &writer, claim: claim.as_ref() };
+    let way = Way { app, visit: &visit, share, signal, place: &place, writer: &hold.writer, claim: claim.as_ref() };
     let straight = way.answer(&envelope, &mut parts).await;
     app.meters.count(straight.is_some());
     if let Some(response) = straight {
@@ -275,8 +274,9 @@ async fn post(
         if let Some(claim) = claim {
             drop(claim.release());
         }
-        return finish(response, signal, hold, lane, &envelope).await;
+        return answer::finish_whole(response, signal, hold, lane, &envelope).await;
     }
+    hold.writer = app.results.writer(!is_modern(&parts.headers));
     // The claim goes where the request goes, and is over when its handler is.
     if let Some(claim) = claim {
         parts.extensions.insert(claim);
@@ -305,7 +305,7 @@ async fn post(
     // Boxed, so that a request on the straight way does not carry the engine's state along.
     let response = Box::pin(VISIT.scope(*visit, app.engine.handle(request))).await;
     let response = shape(response.map(Body::new), Some(&envelope)).await;
-    finish(response, signal, hold, lane, &envelope).await
+    answer::finish(response, signal, hold, lane, &envelope).await
 }
 
 /// Whether the params of `initialize` say a version. Without one it is no handshake, and the modern era has no such method.
@@ -320,40 +320,6 @@ fn cancelled(envelope: &Envelope<'_>) -> Option<Value> {
         return None;
     }
     serde_json::from_str::<Value>(envelope.params?.get()).ok()?.get_mut("requestId").map(Value::take)
-}
-
-/// The answer on its way: its status says whether to try again, and it holds what it takes of memory.
-async fn finish(
-    mut response: Response,
-    signal: &RefusalSignal,
-    hold: AnswerHold,
-    lane: &LaneSwitch,
-    envelope: &Envelope<'_>,
-) -> Response {
-    if let Some((retry_after, too_many)) = signal.retry() {
-        let (status, reason) =
-            if too_many { (StatusCode::TOO_MANY_REQUESTS, "rate") } else { (StatusCode::SERVICE_UNAVAILABLE, "busy") };
-        metrics::counter!("mcpp_refused_total", "reason" => reason).increment(1);
-        *response.status_mut() = status;
-        let seconds = retry_after.as_millis().div_ceil(1_000).max(1);
-        response
-            .headers_mut()
-            .insert(header::RETRY_AFTER, HeaderValue::from(u64::try_from(seconds).unwrap_or(u64::MAX)));
-    }
-    match answer::hold(response, hold).await {
-        Ok(response) => {
-            if response.size_hint().exact().is_some_and(|bytes| bytes > LARGE_MESSAGE_BYTES as u64) {
-                lane.change_to(Lane::Bulk).await;
-            }
-            response
-        }
-        // An effect may have happened: nothing here may tell a client to try again.
-        Err(full) if envelope.method.as_deref() == Some("tools/call") => {
-            let reason = format!("the call has run, but its answer was lost: {full}");
-            failure(StatusCode::INTERNAL_SERVER_ERROR, envelope.id.as_ref(), INTERNAL_ERROR, &reason)
-        }
-        Err(full) => no_memory(envelope.id.as_ref(), &full),
-    }
 }
 
 /// Whether a proxy in front and this host could take the request for one of different versions.

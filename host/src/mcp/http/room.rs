@@ -136,8 +136,9 @@ impl ConnectionRoom {
         let id = open.next;
         open.next = open.next.wrapping_add(1);
         open.count(&kind);
+        let is_reserve = kind == ConnectionKind::Reserve;
         open.entries.insert(id, ConnectionEntry { kind, peer, activity: Arc::clone(&activity) });
-        OpenConnection { room: Arc::clone(self), id, activity }
+        OpenConnection { room: Arc::clone(self), id, is_reserve, assigned: Mutex::default(), activity }
     }
 
     /// Open connections of strangers, of tenants and in the reserve.
@@ -227,6 +228,10 @@ impl OpenConnections {
 pub(super) struct OpenConnection {
     room: Arc<ConnectionRoom>,
     id: u64,
+    /// Whether it is in the reserve, where it stays.
+    pub(super) is_reserve: bool,
+    /// The tenant whose it is, for its next requests: most are the same tenant's.
+    assigned: Mutex<Option<TenantId>>,
     /// The activity on the connection.
     pub(super) activity: Arc<Activity>,
 }
@@ -239,14 +244,20 @@ impl OpenConnection {
 
     /// Makes it `tenant`'s, which may have `most`. Where several tenants `share` the host the last quarter is kept for those that have almost none.
     pub(super) fn assign(&self, tenant: &TenantId, most: u64, shared: bool) -> Result<(), NoConnection> {
+        let mut assigned = self.assigned.lock().unwrap_or_else(PoisonError::into_inner);
+        if assigned.as_ref() != Some(tenant) {
+            self.assign_anew(tenant, most, shared)?;
+            *assigned = Some(tenant.clone());
+        }
+        Ok(())
+    }
+
+    fn assign_anew(&self, tenant: &TenantId, most: u64, shared: bool) -> Result<(), NoConnection> {
         let room = &self.room;
         let mut open = room.open();
         let before = open.entries.get(&self.id).map(|entry| entry.kind.clone());
         // One that was told to leave is answered once more.
         let Some(before) = before else { return Ok(()) };
-        if matches!(&before, ConnectionKind::Tenant(of) if of == tenant) {
-            return Ok(());
-        }
         if open.own(tenant) >= most {
             let idle = open.most_idle_of(tenant, self.id);
             open.let_go(idle, "tenant");

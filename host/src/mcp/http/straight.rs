@@ -3,7 +3,7 @@
 use std::{sync::Arc, task::Poll, time::Duration};
 
 use axum::{
-    body::Body,
+    body::Bytes,
     http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, request::Parts},
     response::Response,
 };
@@ -28,6 +28,7 @@ use crate::{
         tools,
         written::ResultWriter,
     },
+    registry::tool::Tool,
     tenant::door::DoorPermit,
 };
 
@@ -50,22 +51,26 @@ pub(super) struct Way<'a> {
 
 impl Way<'_> {
     /// Answers the request, if it is plain. Else the engine does; a call that runs by then is among the `parts`.
-    pub(super) async fn answer(&self, envelope: &Envelope<'_>, parts: &mut Parts) -> Option<Response> {
+    pub(super) async fn answer(&self, envelope: &Envelope<'_>, parts: &mut Parts) -> Option<Response<Bytes>> {
         let era = self.era(&parts.headers)?;
         let traceparent = parts.headers.get(&TRACE_HEADER).and_then(|value| value.to_str().ok());
         let request = straight::read(envelope, era, traceparent)?;
-        if !self.is_plain(&request, era, &parts.headers)
-            || request.may_be_task(&self.app.endpoint, &self.visit.principal)
+        let registry = self.app.endpoint.registry();
+        let catalog = registry.catalog(&self.share.tenant);
+        let tool = request.tool(&catalog);
+        if !is_plain(&request, tool.as_deref(), era, &parts.headers)
+            || request.may_be_task(registry, &catalog, tool.as_deref(), &self.visit.principal)
         {
             return None;
         }
+        drop((tool, catalog));
         let result = match request {
             PlainRequest::List(cursor) => {
                 let (endpoint, principal) = (&self.app.endpoint, &self.visit.principal);
                 let page = straight::list(endpoint, principal, envelope.id.as_ref()?, era, cursor.as_deref()).await;
                 return page.map(json);
             }
-            PlainRequest::Call(request) => match self.app.endpoint.begin_call(&self.visit.principal, request) {
+            PlainRequest::Call(request) => match self.app.endpoint.begin_call(&self.visit.principal, request, None) {
                 Ok(running) => match self.run(Box::new(running), era).await {
                     Run::Ended(result) => *result,
                     Run::Cancelled => return Some(unanswered()),
@@ -89,27 +94,6 @@ impl Way<'_> {
             ProtocolVersion::KNOWN_VERSIONS.iter().any(|known| known.as_str().as_bytes() == version.as_bytes())
         };
         headers.get(&VERSION_HEADER).is_none_or(known).then(|| self.visit.live_session().map(Era::Legacy)).flatten()
-    }
-
-    /// Whether the headers say what the message says, and the client takes JSON.
-    fn is_plain(&self, request: &PlainRequest<'_>, era: Era<'_>, headers: &HeaderMap) -> bool {
-        if headers.get(header::ACCEPT).is_none_or(|accepted| accepted.as_bytes() != media::BOTH.as_bytes()) {
-            return false;
-        }
-        let Era::Modern = era else { return true };
-        let catalog = self.app.endpoint.registry().catalog(&self.share.tenant);
-        let (method, name) = match request {
-            PlainRequest::List(_) => ("tools/list", None),
-            PlainRequest::Call(call) => {
-                if catalog.tool(&call.tool).is_some_and(|tool| tool.names_headers) {
-                    return false;
-                }
-                ("tools/call", Some(call.tool.as_str()))
-            }
-        };
-        is(headers, &METHOD_HEADER, Some(method))
-            && is(headers, &NAME_HEADER, name)
-            && !headers.keys().any(|header| header.as_str().starts_with(PARAM_HEADERS))
     }
 
     /// Waits for the call's answer; gives the call back if more than an answer is needed. A modern client that goes away takes its call with it, a legacy one does not.
@@ -160,8 +144,24 @@ enum Run {
 }
 
 /// The end of a request that gets no answer: a stream without a message, as the engine's.
-fn unanswered() -> Response {
-    response("text/event-stream", Body::empty())
+fn unanswered() -> Response<Bytes> {
+    response("text/event-stream", Bytes::new())
+}
+
+/// Whether the headers say what the message says, and the client takes JSON.
+fn is_plain(request: &PlainRequest<'_>, tool: Option<&Tool>, era: Era<'_>, headers: &HeaderMap) -> bool {
+    if headers.get(header::ACCEPT).is_none_or(|accepted| accepted.as_bytes() != media::BOTH.as_bytes()) {
+        return false;
+    }
+    let Era::Modern = era else { return true };
+    let (method, name) = match request {
+        PlainRequest::List(_) => ("tools/list", None),
+        PlainRequest::Call(call) => ("tools/call", Some(call.tool.as_str())),
+    };
+    !tool.is_some_and(|tool| tool.names_headers)
+        && is(headers, &METHOD_HEADER, Some(method))
+        && is(headers, &NAME_HEADER, name)
+        && !headers.keys().any(|header| header.as_str().starts_with(PARAM_HEADERS))
 }
 
 /// Whether a header says this, once.
@@ -193,7 +193,7 @@ impl Drop for Attended<'_> {
     }
 }
 
-fn written(id: &Value, era: Era<'_>, result: Result<ServerResult, ErrorData>) -> Option<Response> {
+fn written(id: &Value, era: Era<'_>, result: Result<ServerResult, ErrorData>) -> Option<Response<Bytes>> {
     let status = match &result {
         Err(error) if error.code == ErrorCode::MISSING_REQUIRED_CLIENT_CAPABILITY => StatusCode::BAD_REQUEST,
         _ => StatusCode::OK,
@@ -203,11 +203,11 @@ fn written(id: &Value, era: Era<'_>, result: Result<ServerResult, ErrorData>) ->
     Some(response)
 }
 
-fn json(text: Vec<u8>) -> Response {
-    response("application/json", Body::from(text))
+fn json(text: Vec<u8>) -> Response<Bytes> {
+    response("application/json", text.into())
 }
 
-fn response(media_type: &'static str, body: Body) -> Response {
+fn response(media_type: &'static str, body: Bytes) -> Response<Bytes> {
     let mut response = Response::new(body);
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
     response

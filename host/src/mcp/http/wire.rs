@@ -191,14 +191,14 @@ impl AsyncRead for TimedStream {
     ) -> Poll<io::Result<()>> {
         ready!(self.poll_traffic(context));
         let before = buffer.filled().len();
-        let read = self.here()?.poll_read(context, buffer);
+        let mut read = self.here()?.poll_read(context, buffer);
         let this = &mut *self;
         if read.is_ready() {
             this.busy_poll.read();
         } else {
             this.state.awaited.store(true, Ordering::Relaxed);
             if let Some(stream) = this.stream.as_ref().filter(|_| this.switch.now() == Lane::Door) {
-                this.busy_poll.look(stream);
+                read = this.busy_poll.look(stream, buffer);
             }
         }
         self.uncounted = self.uncounted.saturating_add(buffer.filled().len().saturating_sub(before));

@@ -241,7 +241,7 @@ impl MeshApp {
             tasks: TaskWish::Waits,
             way: WayHere::default(),
         };
-        let running = self.endpoint.begin_call(&principal, call);
+        let running = self.endpoint.begin_call(&principal, call, None);
         let mut running = running.map_err(|denied| NoAnswer::Unauthorized(denied.message.into_owned()))?;
         // A peer that goes away, or loses its right, takes its call with it.
         let _stopped = running.cancel_token().clone().drop_guard();

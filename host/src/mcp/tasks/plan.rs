@@ -7,9 +7,9 @@ use rmcp::model::{ClientCapabilities, ErrorData};
 use super::wait::TASK_WAIT;
 use crate::{
     limits::TaskSupport,
-    mcp::{handler::Endpoint, tools::CallRequest},
+    mcp::tools::CallRequest,
     names::ToolName,
-    registry::tool::Tool,
+    registry::{catalog::Catalog, tool::Tool},
     tasks::InPlace,
     tenant::Principal,
 };
@@ -55,15 +55,15 @@ pub(in crate::mcp) struct TaskPlan {
     input_ms: u64,
 }
 
-impl Endpoint {
-    /// When the call becomes a task; never if there is no plan. Fails if it has to be one, and its client does not know tasks.
-    pub(in crate::mcp) fn plan(
-        &self,
+impl TaskPlan {
+    /// The plan for a call of a tool of `catalog`; none if the call never becomes a task. Fails if it has to be one, and its client does not know tasks.
+    pub(in crate::mcp) fn make(
+        catalog: &Catalog,
+        tool: Option<&Tool>,
         principal: &Principal,
         request: &CallRequest,
-    ) -> Result<Option<TaskPlan>, ErrorData> {
-        let catalog = self.registry().catalog(&principal.tenant);
-        let Some(tool) = catalog.tool(&request.tool).filter(|tool| tool.is_for(principal)) else { return Ok(None) };
+    ) -> Result<Option<Self>, ErrorData> {
+        let Some(tool) = tool.filter(|tool| tool.is_for(principal)) else { return Ok(None) };
         // Another host, which says how long it waits, is no client.
         let waits = request.way.patience.is_some();
         let has_wait =
@@ -83,11 +83,9 @@ impl Endpoint {
             _ => return Ok(None),
         };
         let in_place = if request.tasks == TaskWish::Declared { InPlace::Handle } else { InPlace::Result };
-        Ok(Some(TaskPlan::of(&tool, after_ms.map(Duration::from_millis), in_place)))
+        Ok(Some(Self::of(tool, after_ms.map(Duration::from_millis), in_place)))
     }
-}
 
-impl TaskPlan {
     /// For how long the work of an answer that was put off asks the client's user. A client that knows tasks has no end of its patience: it looks when it likes.
     pub(in crate::mcp) fn user_waits_for(&self) -> Option<Duration> {
         (self.in_place == InPlace::Result).then_some(Duration::from_millis(self.input_ms))

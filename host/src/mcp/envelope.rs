@@ -222,7 +222,7 @@ fn id(raw: &RawValue) -> Result<Value, Malformed> {
 /// Counts brackets outside strings: enough to refuse before anything recursive looks at the text.
 fn deeper_than(text: &str, max_depth: usize) -> bool {
     // Most messages have so few that nobody needs to know which nest.
-    if text.bytes().filter(|byte| matches!(byte, b'{' | b'[')).count() <= max_depth {
+    if count(text.as_bytes(), |byte| matches!(byte, b'{' | b'[')) <= max_depth {
         return false;
     }
     let (mut depth, mut in_string, mut escaped) = (0_usize, false, false);
@@ -244,6 +244,12 @@ fn deeper_than(text: &str, max_depth: usize) -> bool {
     false
 }
 
+/// Counts the bytes that are so. In parts whose counts fit into a byte: the compiler then compares and adds many bytes at once.
+fn count(bytes: &[u8], is_so: impl Fn(u8) -> bool) -> usize {
+    let in_part = |part: &[u8]| part.iter().fold(0_u8, |sum, byte| sum.wrapping_add(u8::from(is_so(*byte))));
+    bytes.chunks(128).map(|part| usize::from(in_part(part))).fold(0, usize::saturating_add)
+}
+
 /// A JSON-RPC error message. The id is left out where none could be read, as MCP's schema demands.
 pub(super) fn error(id: Option<&Value>, code: i64, message: &str) -> Value {
     match id {
@@ -261,8 +267,8 @@ const FEW_MARKS: usize = 64;
 
 /// The memory that reading a message takes beside its text: the engine's copy of the text, and the values.
 pub(super) fn reading_takes(parts: &[impl AsRef<[u8]>]) -> u64 {
-    let is_mark = |byte: &&u8| matches!(byte, b',' | b'[' | b'{');
-    let marks = parts.iter().map(|part| part.as_ref().iter().filter(is_mark).count()).fold(0, usize::saturating_add);
+    let is_mark = |byte| matches!(byte, b',' | b'[' | b'{');
+    let marks = parts.iter().map(|part| count(part.as_ref(), is_mark)).fold(0, usize::saturating_add);
     let values = if marks < FEW_MARKS { marks } else { marks_outside_strings(parts) }.saturating_add(1);
     let text = parts.iter().map(|part| part.as_ref().len()).fold(0, usize::saturating_add);
     let bytes = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);

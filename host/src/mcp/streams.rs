@@ -138,3 +138,21 @@ impl HttpBody for EndingBody {
         self.body.size_hint()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_note_stands_for_its_principal_as_long_as_that_may_come_in() {
+        let (streams, me) = (Arc::<OpenStreams>::default(), Principal::local_user());
+        let other = Principal { subject: "other".into(), ..me.clone() };
+        let (note, others) = (streams.open(&me), streams.open(&other));
+        assert!(note.is_open_for(&me) && !note.is_open_for(&other));
+        streams.end(&me);
+        assert!(!note.is_open_for(&me), "it was ended");
+        assert!(others.is_open_for(&other) && streams.open(&me).is_open_for(&me));
+        drop((note, others));
+        assert_eq!(streams.principals(), []);
+    }
+}

@@ -127,14 +127,14 @@ impl Use {
 }
 
 impl Admissions {
-    /// Whether the host has room for one more running instance of a tenant that has `own`.
-    fn may_run(&self, config: &EngineConfig, own: usize) -> bool {
-        SharingRule { most: config.max_running, shared: self.shared }.has_room(self.running, own)
+    /// How tenants share `most` places.
+    fn rule(&self, most: usize) -> SharingRule {
+        SharingRule { most, shared: self.shared }
     }
 
-    /// Whether the host has room for one more waiting instance.
-    fn may_wait(&self, config: &EngineConfig, own: usize) -> bool {
-        SharingRule { most: config.max_waiting, shared: self.shared }.has_room(self.waiting, own)
+    /// Whether the host has room for one more running instance of a tenant that has `own`.
+    fn may_run(&self, config: &EngineConfig, own: usize) -> bool {
+        self.rule(config.max_running).has_room(self.running, own)
     }
 
     /// Changes what is known of a tenant that has something, and forgets it when it has nothing any more.
@@ -245,7 +245,7 @@ impl Admission {
         let (config, most) = (&self.0.config, number(share.limits.running));
         let mut guard = self.state();
         let state = &mut *guard;
-        let rule = SharingRule { most: config.max_running, shared: state.shared };
+        let rule = state.rule(config.max_running);
         let of = of_tenant(&mut state.tenants, share);
         let own = of.running;
         if of.line.is_empty() && of.returning.is_empty() && own < most && rule.has_room(state.running, own) {
@@ -265,7 +265,7 @@ impl Admission {
     fn queue(&self, state: &mut Admissions, share: &Share, why: (&'static str, usize)) -> Result<Queued, CallError> {
         let (most, own_most) = (self.0.config.max_queued, number(share.limits.queued));
         let own = of_tenant(&mut state.tenants, share).queued;
-        let refusal = if !(SharingRule { most, shared: state.shared }.has_room(state.queued, own)) {
+        let refusal = if !state.rule(most).has_room(state.queued, own) {
             Some(busy("calls queue", most))
         } else if own >= own_most {
             Some(busy("calls of this tenant queue", own_most))

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::Registry;
+use super::{Registry, TenantCatalog};
 use crate::{
     call::CallError,
     control::admission::Share,
@@ -21,13 +21,16 @@ impl Registry {
 
     /// The share of a principal's tenant; none unless [`Registry::admits`] the principal.
     pub fn share_of(&self, principal: &Principal) -> Option<Arc<Share>> {
-        let tenant = self.tenant(&principal.tenant).filter(|tenant| tenant.incarnation == principal.incarnation)?;
-        Some(tenant.share.load_full())
+        self.open_tenant(&principal.tenant, &principal.incarnation).map(|tenant| tenant.share.load_full())
     }
 
     /// Whether this tenant is open, and not another of its name.
     pub fn is_open(&self, tenant: &TenantId, incarnation: &Incarnation) -> bool {
-        self.tenant(tenant).is_some_and(|tenant| tenant.incarnation == *incarnation)
+        self.open_tenant(tenant, incarnation).is_some()
+    }
+
+    fn open_tenant(&self, tenant: &TenantId, incarnation: &Incarnation) -> Option<Arc<TenantCatalog>> {
+        self.tenant(tenant).filter(|tenant| tenant.incarnation == *incarnation)
     }
 
     /// Counts something that a principal does as a call of its tenant.
@@ -35,7 +38,7 @@ impl Registry {
     /// # Errors
     /// [`CallError::TooMany`]; [`CallError::Cancelled`] if the tenant is gone.
     pub fn charge_call(&self, principal: &Principal) -> Result<(), CallError> {
-        let tenant = self.tenant(&principal.tenant).filter(|tenant| tenant.incarnation == principal.incarnation);
+        let tenant = self.open_tenant(&principal.tenant, &principal.incarnation);
         tenant.ok_or(CallError::Cancelled)?.rate.take("tenant")
     }
 

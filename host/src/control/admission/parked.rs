@@ -15,7 +15,7 @@ impl Slot {
         {
             let mut state = self.admission.state();
             let own = of_tenant(&mut state.tenants, &self.share).waiting;
-            if own >= most || !state.may_wait(&self.admission.0.config, own) {
+            if own >= most || !state.rule(self.admission.0.config.max_waiting).has_room(state.waiting, own) {
                 return None;
             }
             let of = of_tenant(&mut state.tenants, &self.share);

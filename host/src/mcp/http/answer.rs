@@ -62,31 +62,7 @@ pub(super) struct AnswerHold {
     pub(super) _answer: Option<TaskTrackerToken>,
 }
 
-/// The answer on its way: its status says whether to try again, and it holds what it takes of memory.
-pub(super) async fn finish(
-    mut response: Response,
-    signal: &RefusalSignal,
-    answer: AnswerHold,
-    lane: &LaneSwitch,
-    envelope: &Envelope<'_>,
-) -> Response {
-    say_when_to_try_again(&mut response, signal);
-    send(hold(response, answer).await, lane, envelope).await
-}
-
-/// The same for an answer that is there as a whole.
-pub(super) async fn finish_whole(
-    mut response: Response<Bytes>,
-    signal: &RefusalSignal,
-    answer: AnswerHold,
-    lane: &LaneSwitch,
-    envelope: &Envelope<'_>,
-) -> Response {
-    say_when_to_try_again(&mut response, signal);
-    send(hold_whole(response, answer), lane, envelope).await
-}
-
-fn say_when_to_try_again<B>(response: &mut Response<B>, signal: &RefusalSignal) {
+fn say_when_to_try_again(response: &mut Response, signal: &RefusalSignal) {
     let Some((retry_after, too_many)) = signal.retry() else { return };
     let (status, reason) =
         if too_many { (StatusCode::TOO_MANY_REQUESTS, "rate") } else { (StatusCode::SERVICE_UNAVAILABLE, "busy") };
@@ -97,9 +73,16 @@ fn say_when_to_try_again<B>(response: &mut Response<B>, signal: &RefusalSignal) 
     response.headers_mut().insert(header::RETRY_AFTER, seconds);
 }
 
-async fn send(held: Result<Response, NoMemory>, lane: &LaneSwitch, envelope: &Envelope<'_>) -> Response {
+/// The answer on its way, which holds what it takes of memory: its status says whether to try again.
+pub(super) async fn finish(
+    held: Result<Response, NoMemory>,
+    signal: &RefusalSignal,
+    lane: &LaneSwitch,
+    envelope: &Envelope<'_>,
+) -> Response {
     match held {
-        Ok(response) => {
+        Ok(mut response) => {
+            say_when_to_try_again(&mut response, signal);
             if response.size_hint().exact().is_some_and(|bytes| bytes > LARGE_MESSAGE_BYTES as u64) {
                 lane.change_to(Lane::Bulk).await;
             }
@@ -130,7 +113,8 @@ pub(super) async fn hold(response: Response, mut hold: AnswerHold) -> Result<Res
     hold_whole(Response::from_parts(parts, text), hold)
 }
 
-fn hold_whole(response: Response<Bytes>, mut hold: AnswerHold) -> Result<Response, NoMemory> {
+/// The same for a response that is there as a whole.
+pub(super) fn hold_whole(response: Response<Bytes>, mut hold: AnswerHold) -> Result<Response, NoMemory> {
     let (parts, text) = response.into_parts();
     hold.held.shrink_to(LEAST_BYTES);
     let frames = hold.frames(text)?;

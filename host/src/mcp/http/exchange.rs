@@ -274,7 +274,7 @@ async fn post(
         if let Some(claim) = claim {
             drop(claim.release());
         }
-        return answer::finish_whole(response, signal, hold, lane, &envelope).await;
+        return answer::finish(answer::hold_whole(response, hold), signal, lane, &envelope).await;
     }
     hold.writer = app.results.writer(!is_modern(&parts.headers));
     // The claim goes where the request goes, and is over when its handler is.
@@ -305,7 +305,7 @@ async fn post(
     // Boxed, so that a request on the straight way does not carry the engine's state along.
     let response = Box::pin(VISIT.scope(*visit, app.engine.handle(request))).await;
     let response = shape(response.map(Body::new), Some(&envelope)).await;
-    answer::finish(response, signal, hold, lane, &envelope).await
+    answer::finish(answer::hold(response, hold).await, signal, lane, &envelope).await
 }
 
 /// Whether the params of `initialize` say a version. Without one it is no handshake, and the modern era has no such method.

@@ -14,6 +14,7 @@ mod keeping;
 mod linger;
 mod media;
 mod pace;
+mod refusals;
 mod room;
 mod straight;
 mod subscription;
@@ -40,17 +41,16 @@ use hyper::service::Service as _;
 use hyper_util::service::TowerToHyperService;
 use metrics::Counter;
 use rmcp::transport::streamable_http_server::{StreamableHttpServerConfig, StreamableHttpService};
-use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use self::{
     connection::{Connection, Connections},
+    refusals::{TRANSPORT_ERROR, failure},
     room::ConnectionRoom,
 };
 use super::{
-    envelope,
     guard::Guard,
     handler::{Endpoint, ProtocolHandler},
     lane::Lanes,
@@ -66,9 +66,6 @@ use crate::{
     telemetry,
     tenant::{Principal, SCOPE_METRICS, door::Refusals},
 };
-
-/// JSON-RPC code of transport errors that have none of their own.
-const TRANSPORT_ERROR: i64 = -32000;
 
 static SESSION_HEADER: HeaderName = HeaderName::from_static("mcp-session-id");
 
@@ -397,10 +394,4 @@ fn measure_share(app: &App, tenant: &TenantId) {
         metrics::counter!("mcpp_tenant_held_back_total", "tenant" => tenant.to_string(), "rate" => rate)
             .absolute(held_back);
     }
-}
-
-/// An answer that is no success: a JSON-RPC error that says what is wrong.
-fn failure(status: StatusCode, id: Option<&Value>, code: i64, message: &str) -> Response {
-    (status, [(header::CONTENT_TYPE, "application/json")], envelope::error(id, code, message).to_string())
-        .into_response()
 }

@@ -20,8 +20,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::{
     body::LEAST_BYTES,
-    exchange::{INTERNAL_ERROR, no_memory},
-    failure,
+    refusals::{INTERNAL_ERROR, failure, no_memory},
 };
 use crate::{
     mcp::{

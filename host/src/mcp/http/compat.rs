@@ -17,10 +17,10 @@ use serde_json::{json, value::RawValue};
 
 use super::{
     App, Connection, answer, body,
-    connection::no_connection,
     credentials::authenticate,
-    exchange::{self, METHOD_HEADER, VERSION_HEADER, no_memory},
+    exchange::{self, METHOD_HEADER, VERSION_HEADER},
     media,
+    refusals::{no_connection, no_memory},
     straight::NAME_HEADER,
 };
 use crate::{

@@ -15,7 +15,7 @@ use std::{
 
 use axum::{
     body::{Body, Bytes, HttpBody},
-    http::{HeaderValue, StatusCode, header},
+    http::{HeaderValue, header},
     response::Response,
 };
 use futures::future::BoxFuture;
@@ -26,8 +26,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    PROBES, Routes, TRANSPORT_ERROR, failure, linger,
+    PROBES, Routes, linger,
     pace::RequestRate,
+    refusals::no_connection,
     room::{BusyConnection, ConnectionKind, ConnectionRoom, NoConnection, OpenConnection},
     wire::{BusyPoll, LastAsked, TimedStream},
 };
@@ -332,14 +333,6 @@ impl Connection {
         }
         self.open.assign(&share.tenant, share.limits.connections, shared)
     }
-}
-
-/// The refusal of a connection, which ends it.
-pub(super) fn no_connection(reason: &str) -> Response {
-    let mut response = failure(StatusCode::SERVICE_UNAVAILABLE, None, TRANSPORT_ERROR, reason);
-    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
-    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-    response
 }
 
 /// The part of a request's body that nobody read before the answer. If it is long the connection is of no use after the answer, and its client must know: it would send its

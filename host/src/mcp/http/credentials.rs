@@ -7,7 +7,10 @@ use axum::{
     response::Response,
 };
 
-use super::{App, TRANSPORT_ERROR, failure};
+use super::{
+    App,
+    refusals::{TRANSPORT_ERROR, failure},
+};
 use crate::{auth::Stranger, control::admission::Share, tenant::Principal};
 
 /// The principal of a request and the tenant's share of the host, or the answer that refuses the request. While no token was ever made the host serves only loopback (or the

@@ -12,12 +12,15 @@ use http_body_util::{BodyExt as _, Full, Limited};
 use serde_json::Value;
 
 use super::{
-    App, Connection, SESSION_HEADER, TRANSPORT_ERROR,
+    App, Connection, SESSION_HEADER,
     answer::{self, AnswerHold},
     body::{self, LEAST_BYTES, NoBody, ReadBody},
-    connection::no_connection,
     credentials::authenticate,
-    failure, media,
+    media,
+    refusals::{
+        INTERNAL_ERROR, SESSION_NOT_FOUND, TRANSPORT_ERROR, busy, encoded_body, failure, no_connection, no_memory,
+        no_session, no_stream, two_versions,
+    },
     straight::Way,
     subscription, websocket,
 };
@@ -31,16 +34,10 @@ use crate::{
         session::visit::{VISIT, Visit},
         straight::MODERN,
     },
-    memory::{MemoryUse, NoMemory, Reservation},
+    memory::{MemoryUse, Reservation},
     tenant::{Principal, door::StreamPermit},
 };
 
-/// JSON-RPC code by which clients know that they need a new session.
-const SESSION_NOT_FOUND: i64 = -32001;
-/// JSON-RPC code of what is the host's own fault or lack.
-pub(super) const INTERNAL_ERROR: i64 = -32603;
-/// JSON-RPC code by which MCP refuses headers that contradict the message, or each other.
-const HEADER_MISMATCH: i64 = -32020;
 /// An error text of the protocol engine is not longer than this.
 const MAX_ERROR_BYTES: usize = 64 << 10;
 /// A list of more tools than this is a large message: a tool is about a kilobyte.
@@ -132,11 +129,6 @@ fn visit(app: &App, principal: &Principal, headers: &mut HeaderMap) -> Option<Bo
         (Some(id), None) => id.to_str().ok().and_then(|id| app.sessions.visit(principal, id)).map(Box::new),
         (Some(_), Some(_)) => None,
     }
-}
-
-fn no_session(id: Option<&Value>) -> Response {
-    let reason = "there is no such session; open a new one with `initialize`";
-    failure(StatusCode::NOT_FOUND, id, SESSION_NOT_FOUND, reason)
 }
 
 pub(super) fn is_modern(headers: &HeaderMap) -> bool {
@@ -328,17 +320,6 @@ fn has_two_versions(headers: &HeaderMap) -> bool {
     versions.next().is_some_and(|first| versions.any(|other| other != first))
 }
 
-fn two_versions(id: Option<&Value>) -> Response {
-    failure(StatusCode::BAD_REQUEST, id, HEADER_MISMATCH, "the request has different MCP-Protocol-Version headers")
-}
-
-fn encoded_body() -> Response {
-    let reason = "the body must not be compressed: it has a Content-Encoding";
-    let mut response = failure(StatusCode::UNSUPPORTED_MEDIA_TYPE, None, TRANSPORT_ERROR, reason);
-    response.headers_mut().insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-    response
-}
-
 fn check_media_types(headers: &mut HeaderMap) -> Result<(), (StatusCode, String)> {
     let json = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).is_some_and(|value| {
         value.split(';').next().is_some_and(|essence| essence.trim().eq_ignore_ascii_case("application/json"))
@@ -392,20 +373,4 @@ async fn shape(response: Response, envelope: Option<&Envelope<'_>>) -> Response 
         shaped.headers_mut().insert(header::ALLOW, allow.clone());
     }
     shaped
-}
-
-/// A refusal for lack of `what`. Nothing has run.
-fn busy(id: Option<&Value>, what: &'static str, reason: &str) -> Response {
-    metrics::counter!("mcpp_refused_total", "reason" => what).increment(1);
-    let mut response = failure(StatusCode::SERVICE_UNAVAILABLE, id, TRANSPORT_ERROR, reason);
-    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("10"));
-    response
-}
-
-pub(super) fn no_memory(id: Option<&Value>, full: &NoMemory) -> Response {
-    busy(id, "memory", &full.to_string())
-}
-
-pub(super) fn no_stream(id: Option<&Value>, share: &Share) -> Response {
-    busy(id, "streams", &format!("streams of this tenant are used up: it may have {}", share.limits.streams))
 }

@@ -13,7 +13,10 @@ use axum::{
 };
 use serde_json::{Value, json};
 
-use super::{App, Connection, TRANSPORT_ERROR, body, connection::no_connection, exchange::no_memory, failure};
+use super::{
+    App, Connection, body,
+    refusals::{TRANSPORT_ERROR, failure, no_connection, no_memory},
+};
 use crate::{
     call::{self, Call, CallError, ToolResult, authorize},
     config::ServerConfig,

@@ -38,10 +38,9 @@ use tokio_util::sync::CancellationToken;
 
 use self::wire::{Closing, CountedStream, Unparsed, messages_out};
 use super::{
-    App, Connection, TRANSPORT_ERROR,
+    App, Connection,
     body::LEAST_BYTES,
-    exchange::{no_memory, no_stream},
-    failure,
+    refusals::{TRANSPORT_ERROR, failure, no_memory, no_stream},
     room::BusyConnection,
 };
 use crate::{

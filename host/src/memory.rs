@@ -4,6 +4,7 @@
 //! [`Account`] and gives it back when it is dropped. Clients without a token have an account of their own. Of each pool the last quarter is kept for accounts that have
 //! almost nothing, so that none can take all of it.
 
+mod boxed;
 mod json;
 mod machine;
 
@@ -17,7 +18,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-pub use self::{json::json_bytes, machine::memory_bytes};
+pub use self::{boxed::boxed, json::json_bytes, machine::memory_bytes};
 
 /// A use of memory. Each use has a pool of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]

@@ -176,7 +176,11 @@ impl Schema {
 
     /// Checks a value; the first thing wrong with it, where that can be found in `most` steps.
     pub fn check(&self, value: &Value, most: u64) -> Result<(), Mismatch> {
-        let steps = self.steps(value)?;
+        self.check_counted(value, self.steps(value)?, most)
+    }
+
+    /// As [`Schema::check`], for a value whose `steps` are counted.
+    pub fn check_counted(&self, value: &Value, steps: Steps, most: u64) -> Result<(), Mismatch> {
         if self.compiled.validator.is_valid(value) {
             return Ok(());
         }

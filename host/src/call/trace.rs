@@ -84,7 +84,8 @@ fn fill_random(bytes: &mut [u8]) {
             }
         }
         let rest = pool.len().saturating_sub(bytes.len());
-        bytes.iter_mut().zip(pool.drain(rest..)).for_each(|(byte, random)| *byte = random);
+        bytes.copy_from_slice(pool.get(rest..).unwrap_or_default());
+        pool.truncate(rest);
     });
 }
 

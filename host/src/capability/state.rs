@@ -134,7 +134,7 @@ impl Running {
 
 /// The state of one instance.
 pub struct State {
-    wasi: Option<Wasi>,
+    wasi: Option<Box<Wasi>>,
     filesystem: WasiFilesystemCtx,
     table: ResourceTable,
     /// Controls of the call.
@@ -145,8 +145,8 @@ pub struct State {
     progress: f64,
     /// Open snapshots and transactions of the store.
     pub store_use: StoreUse,
-    handles: FileHandles,
-    http: Option<HttpUse>,
+    handles: Option<Box<FileHandles>>,
+    http: Option<Box<HttpUse>>,
     usage: Usage,
     component: Arc<str>,
 }
@@ -178,7 +178,7 @@ impl State {
             running,
             progress: f64::NEG_INFINITY,
             store_use: StoreUse::default(),
-            handles: FileHandles::default(),
+            handles: None,
             http: None,
             usage,
             component: Arc::clone(component),
@@ -186,7 +186,7 @@ impl State {
     }
 
     /// The WASI context for the present call.
-    fn new_wasi(component: &Arc<str>, control: &Arc<Control>, running: Option<&Running>) -> Wasi {
+    fn new_wasi(component: &Arc<str>, control: &Arc<Control>, running: Option<&Running>) -> Box<Wasi> {
         let observer = running.map(|call| call.observer.clone()).unwrap_or_default();
         let nobody = || RecordWriter { tenant: None, component: Arc::clone(component), tool: "".into() };
         let writer = running.map_or_else(nobody, Running::writer);
@@ -201,7 +201,7 @@ impl State {
             .allow_udp(false)
             .allow_ip_name_lookup(false)
             .build();
-        Wasi { ctx, output }
+        Box::new(Wasi { ctx, output })
     }
 
     fn output(&self) -> impl Iterator<Item = &LogStream> {
@@ -216,7 +216,9 @@ impl State {
             stream.write_for(running.writer(), Arc::clone(&control), running.observer.clone());
         }
         self.http = None;
-        self.handles.wake();
+        if let Some(handles) = &mut self.handles {
+            handles.wake();
+        }
         self.progress = f64::NEG_INFINITY;
         self.running = Some(running);
         self.control = control;
@@ -302,7 +304,7 @@ impl State {
         Files {
             view: WasiFilesystemCtxView { ctx: &mut self.filesystem, table: &mut self.table },
             control: &self.control,
-            handles: &mut self.handles,
+            handles: self.handles.get_or_insert_default(),
             folders: self.running.as_deref().map(|running| &running.files),
             witness: self.running.as_deref().map(|running| &running.witness),
         }
@@ -320,7 +322,7 @@ impl WasiHttpView for State {
     fn http(&mut self) -> WasiHttpCtxView<'_> {
         self.charge_http();
         let way_out = || self.running.as_deref().and_then(Running::way_out);
-        let http = self.http.get_or_insert_with(|| HttpUse::new(Arc::clone(&self.control), way_out()));
+        let http = self.http.get_or_insert_with(|| Box::new(HttpUse::new(Arc::clone(&self.control), way_out())));
         http.hooks.transaction_open = self.store_use.transaction_open;
         WasiHttpCtxView { hooks: &mut http.hooks, table: &mut self.table, ctx: &mut http.ctx }
     }

@@ -32,6 +32,7 @@ use crate::{
     },
     control::{Control, Stopped, admission::RETRY_AFTER, pace::Paced},
     engine::{Engine, MAX_WASM_STACK_BYTES},
+    memory::boxed,
     plain::PlainFunction,
 };
 
@@ -111,7 +112,7 @@ pub async fn call(
 ) -> (Result<ToolResult, CallError>, Cost) {
     let shared = Arc::clone(&control);
     // Boxed here: every future on the way from the door would else carry, and copy, the guest's kilobytes.
-    let guest = Box::pin(async move {
+    let guest = boxed(|| async move {
         let work = async |guest: &mut Guest| guest.call(&target, &arguments).await;
         let (result, cost) = in_guest(&target, &arguments, running, keeping.as_ref(), &shared, work).await;
         // The host measures a large result where the guest made it.
@@ -138,7 +139,7 @@ pub async fn call_many<K: Send + 'static>(
     kept: K,
 ) -> (Result<Outcomes, CallError>, Option<K>, Cost) {
     let shared = Arc::clone(control);
-    let guest = Box::pin(async move {
+    let guest = boxed(|| async move {
         let work = async |guest: &mut Guest| guest.call_many(&target, &batch, &arguments).await;
         let (outcomes, cost) = in_guest(&target, &Value::Null, running, keeping.as_ref(), &shared, work).await;
         let within = |outcome: Result<ToolResult, CallError>| within_budget(outcome?, &shared);
@@ -252,7 +253,7 @@ pub(super) async fn run<T: Send + 'static>(
     guest: impl Future<Output = Result<T, Failure>> + Send + 'static,
     control: Arc<Control>,
 ) -> Result<T, CallError> {
-    let answer = run_guest(engine, Box::pin(guest), Arc::clone(&control)).await;
+    let answer = run_guest(engine, boxed(|| guest), Arc::clone(&control)).await;
     control.retire(control.pace().processor_time());
     match answer {
         Some(result) => settle(result, &control).map_err(|error| control.redactor().error(error)),
@@ -290,7 +291,7 @@ async fn run_guest<T: Send + 'static>(
     let (alive, starts_long) = (engine.alive(), control.is_long());
     let guest = Paced { future: guest, pace: Arc::clone(control.pace()) };
     let watched = Arc::clone(&control);
-    let guest = Box::pin(async move {
+    let guest = boxed(|| async move {
         let _alive = alive;
         if starts_long {
             next_turn(&watched).await;

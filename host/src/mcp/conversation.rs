@@ -31,7 +31,7 @@ use super::{
     in_flight::{Held, InFlight},
     listening::{self, LISTEN, ListenPass},
     session::opening,
-    straight::{self, Era, PlainRequest},
+    straight::{self, Era, PlainParams, PlainRequest},
 };
 use crate::{
     call::CallError,
@@ -210,7 +210,8 @@ impl Conversation {
             return None;
         }
         let id = RequestId::deserialize(envelope.id.as_ref()?).ok()?;
-        let plain = straight::read(envelope, Era::Modern, None).filter(|plain| !plain.may_speak())?;
+        let plain = straight::read(envelope, PlainParams::of(envelope)?, Era::Modern, None)
+            .filter(|plain| !plain.may_speak())?;
         let catalog = self.endpoint.registry().catalog(&self.principal.tenant);
         let tool = plain.tool(&catalog);
         let may_be_task = plain.may_be_task(self.endpoint.registry(), &catalog, tool.as_deref(), &self.principal);

@@ -56,7 +56,7 @@ fn with_properties(schema: &Arc<JsonObject>) -> Arc<JsonObject> {
 pub(super) fn result(result: ToolResult) -> CallToolResult {
     let mut content: Vec<ContentBlock> = result.content.into_iter().map(block).collect();
     if let (true, Some(structured)) = (content.is_empty(), &result.structured) {
-        content.push(ContentBlock::text(structured.to_string()));
+        content.push(ContentBlock::text(serde_json::to_string(structured).unwrap_or_default()));
     }
     let mut wire = if result.is_error { CallToolResult::error(content) } else { CallToolResult::success(content) };
     wire.structured_content = result.structured;

@@ -11,6 +11,8 @@ pub(super) const PARSE_ERROR: i64 = -32700;
 pub(super) const INVALID_REQUEST: i64 = -32600;
 /// JSON-RPC: the parameters are not what the method takes.
 pub(super) const INVALID_PARAMS: i64 = -32602;
+/// The version of JSON-RPC.
+pub(super) const VERSION: &str = "2.0";
 /// The largest params of `initialize`, in bytes: a client's name, version and capabilities, and a few icons. Without this bound a session could bring the largest message.
 const MAX_INITIALIZE_BYTES: usize = 64 << 10;
 
@@ -24,7 +26,7 @@ pub(super) struct Envelope<'a> {
     pub(super) id: Option<Value>,
     /// The method; none for a response.
     pub(super) method: Option<Cow<'a, str>>,
-    /// The parameters as they came: an object, if there are any.
+    /// The parameters as they came: an object, if there are any. None where they were read with the message ([`super::straight::open`]).
     pub(super) params: Option<&'a RawValue>,
     /// The whole message.
     pub(super) text: &'a str,
@@ -49,7 +51,7 @@ impl Malformed {
 #[derive(Deserialize)]
 struct Raw<'a> {
     #[serde(borrow)]
-    jsonrpc: Option<Cow<'a, str>>,
+    jsonrpc: Option<BorrowedText<'a>>,
     #[serde(borrow, default, deserialize_with = "present")]
     id: Option<&'a RawValue>,
     #[serde(borrow)]
@@ -75,7 +77,7 @@ impl Raw<'_> {
 }
 
 /// A member that is there, `null` included.
-fn present<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<&'de RawValue>, D::Error> {
+pub(super) fn present<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<&'de RawValue>, D::Error> {
     <&RawValue>::deserialize(deserializer).map(Some)
 }
 
@@ -84,18 +86,27 @@ pub(super) fn without_mark(message: &[u8]) -> &[u8] {
     message.strip_prefix(b"\xef\xbb\xbf").unwrap_or(message)
 }
 
-/// Reads the outside of a message whose nesting is at most `max_depth`.
-pub(super) fn read(message: &[u8], max_depth: usize) -> Result<Envelope<'_>, Malformed> {
+/// The text of a message that is an object and nested at most `max_depth` deep.
+pub(super) fn text(message: &[u8], max_depth: usize) -> Result<&str, Malformed> {
     let text = std::str::from_utf8(message)
         .map_err(|error| Malformed::new(PARSE_ERROR, format!("the message is not UTF-8: {error}")))?;
     if deeper_than(text, max_depth) {
         return Err(Malformed::new(INVALID_REQUEST, format!("the message is nested deeper than {max_depth}")));
     }
     match text.trim_start().bytes().next() {
-        Some(b'{') => {}
-        None => return Err(Malformed::new(PARSE_ERROR, "the message is empty")),
-        Some(_) => return Err(not_an_object(text)),
+        Some(b'{') => Ok(text),
+        None => Err(Malformed::new(PARSE_ERROR, "the message is empty")),
+        Some(_) => Err(not_an_object(text)),
     }
+}
+
+/// Reads the outside of a message whose nesting is at most `max_depth`.
+pub(super) fn read(message: &[u8], max_depth: usize) -> Result<Envelope<'_>, Malformed> {
+    read_text(text(message, max_depth)?)
+}
+
+/// Reads the outside of a message that is an object.
+pub(super) fn read_text(text: &str) -> Result<Envelope<'_>, Malformed> {
     let raw: Raw<'_> = serde_json::from_str(text).map_err(|error| {
         let code = if error.is_data() { INVALID_REQUEST } else { PARSE_ERROR };
         Malformed::new(code, format!("the message is not valid: {error}"))
@@ -111,10 +122,10 @@ pub(super) fn read(message: &[u8], max_depth: usize) -> Result<Envelope<'_>, Mal
 fn read_parts<'a>(raw: &Raw<'a>, text: &'a str) -> Result<Envelope<'a>, Malformed> {
     let id = raw.id.map(id).transpose()?;
     let refuse = |code, reason: &str| Err(Malformed { id: id.clone(), ..Malformed::new(code, reason) });
-    if raw.id.is_some_and(|id| id.get().len() > MAX_REPEATED_BYTES) {
+    if raw.id.is_some_and(|id| !may_be_repeated(id)) {
         return refuse(INVALID_REQUEST, &format!("`id` has more than {MAX_REPEATED_BYTES} bytes"));
     }
-    if raw.jsonrpc.as_deref() != Some("2.0") {
+    if raw.jsonrpc.as_ref().is_none_or(|version| version.0 != VERSION) {
         return refuse(INVALID_REQUEST, "`jsonrpc` must be \"2.0\"");
     }
     let Some(method) = raw.method else {
@@ -143,10 +154,17 @@ fn read_parts<'a>(raw: &Raw<'a>, text: &'a str) -> Result<Envelope<'a>, Malforme
 }
 
 /// A string, which is copied only if it has escapes.
+#[derive(Debug, Deserialize)]
+pub(super) struct BorrowedText<'a>(#[serde(borrow)] pub(super) Cow<'a, str>);
+
+/// The string that `raw` is, if it is one.
 pub(super) fn string(raw: &RawValue) -> Option<Cow<'_, str>> {
-    #[derive(Deserialize)]
-    struct BorrowedText<'a>(#[serde(borrow)] Cow<'a, str>);
     serde_json::from_str(raw.get()).ok().map(|BorrowedText(text)| text)
+}
+
+/// Whether the host repeats an id or a token of this length.
+pub(super) fn may_be_repeated(raw: &RawValue) -> bool {
+    raw.get().len() <= MAX_REPEATED_BYTES
 }
 
 /// Checks the parameters of a method that the engine does not check.
@@ -192,7 +210,7 @@ fn check_progress_token(params: &RawValue) -> Result<(), String> {
     let token =
         serde_json::from_str::<MetaParams<'_>>(params.get()).ok().and_then(|params| params.meta?.progress_token);
     match token {
-        Some(token) if token.get().len() > MAX_REPEATED_BYTES => {
+        Some(token) if !may_be_repeated(token) => {
             Err(format!("`progressToken` has more than {MAX_REPEATED_BYTES} bytes"))
         }
         // Whatever else is wrong with them, the engine says.
@@ -211,7 +229,7 @@ fn not_an_object(text: &str) -> Malformed {
 }
 
 /// MCP allows strings and integers as ids, not null.
-fn id(raw: &RawValue) -> Result<Value, Malformed> {
+pub(super) fn id(raw: &RawValue) -> Result<Value, Malformed> {
     match serde_json::from_str::<Value>(raw.get()) {
         Ok(id @ Value::String(_)) => Ok(id),
         Ok(id @ Value::Number(_)) if id.is_i64() || id.is_u64() => Ok(id),

@@ -29,6 +29,7 @@ use crate::{
         place::PlaceNote,
     },
     control::admission::Share,
+    memory::boxed,
     names::{TenantId, ToolName},
     registry::catalog::Catalog,
     tenant::Principal,
@@ -191,10 +192,10 @@ impl Endpoint {
         let registry = registry.clone();
         let asked = GuestQuestions::new(client, rounds, binding);
         let Some((follower, handle)) = follower else {
-            let outcome = Box::pin(async move { registry.call_metered(call).await });
+            let outcome = boxed(|| async move { registry.call_metered(call).await });
             return Ok(RunningCall::new(outcome, events, cancel, asked, wants_receipt, (hears, plan)));
         };
-        let outcome = Box::pin(async move {
+        let outcome = boxed(|| async move {
             let (result, receipt) = registry.call_metered(call).await;
             match result {
                 Ok(ToolResult { deferred: Some(handle), .. }) => (follower.follow(handle).await, receipt),

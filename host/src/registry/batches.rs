@@ -64,7 +64,7 @@ impl Registry {
                 let (result, cost) = if lead.has_others() {
                     Box::pin(self.run_together(ticket, batches, (call, deadline), lead)).await
                 } else {
-                    let done = self.run_alone(ticket, call, deadline, true).await;
+                    let done = self.run_alone(ticket, call, deadline, None).await;
                     drop(lead);
                     done
                 };
@@ -72,7 +72,7 @@ impl Registry {
             }
             Some(LineTurn::Served(outcome, cost)) => (outcome, cost),
             Some(LineTurn::Alone { may_have_run }) => {
-                let (result, cost) = self.run_alone(ticket, call, deadline, true).await;
+                let (result, cost) = self.run_alone(ticket, call, deadline, None).await;
                 (told_of(result, may_have_run), cost)
             }
             None if is_cancelled => (Err(CallError::Cancelled), Cost::default()),
@@ -91,7 +91,7 @@ impl Registry {
         mut lead: Lead,
     ) -> (Result<ToolResult, CallError>, Cost) {
         let tool = &ticket.served;
-        let ToolTarget::Guest(target) = &tool.target else { return self.run_alone(ticket, call, deadline, true).await };
+        let ToolTarget::Guest(target) = &tool.target else { return self.run_alone(ticket, call, deadline, None).await };
         let control = match self.admit(ticket, &call.request, deadline).await {
             Ok(control) => control,
             Err(error) => return (Err(error), Cost::default()),
@@ -133,7 +133,7 @@ impl Registry {
         }
         // Which of them is at fault, each alone tells.
         lead.into_iter().for_each(|mut lead| lead.part());
-        let (result, own) = self.run_alone(ticket, call, deadline, true).await;
+        let (result, own) = self.run_alone(ticket, call, deadline, None).await;
         let processor_time = own.processor_time.saturating_add(cost.processor_time);
         (result.map_err(CallError::after_effects), Cost { processor_time, ..own })
     }

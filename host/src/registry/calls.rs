@@ -22,7 +22,7 @@ use crate::{
     control::{Control, apart::apart},
     guest::{instance, kept::Keeping},
     names::{TenantId, ToolName},
-    schema::{STEPS_PER_MS, Schema},
+    schema::{STEPS_PER_MS, Schema, Steps},
     telemetry::meters::CallMeters,
     tenant::{Authorized, Principal},
 };
@@ -72,38 +72,40 @@ impl Registry {
             Ok(steps) => steps,
             Err(error) => return nothing(error),
         };
-        let is_short = steps.whether <= STEPS_AT_THE_DOOR;
-        if is_short && let Err(error) = tool.check_arguments(&call.arguments) {
+        let unchecked = (steps.whether > STEPS_AT_THE_DOOR).then_some(steps);
+        if unchecked.is_none()
+            && let Err(error) = tool.check_arguments(&call.arguments, steps)
+        {
             return nothing(error);
         }
         if let Err(error) = ticket.count() {
             return nothing(error);
         }
-        let batches = tool.batches.as_ref().filter(|_| is_short && Batches::takes(&call.request));
+        let batches = tool.batches.as_ref().filter(|_| unchecked.is_none() && Batches::takes(&call.request));
         if let Some(batches) = batches {
             // Boxed as everything that few calls need: the future of a call is as large as its largest part.
             return Box::pin(self.run_in_line(ticket, batches, call)).await;
         }
         let deadline = ticket.deadline(&call.request);
-        self.run_alone(ticket, call, deadline, is_short).await
+        self.run_alone(ticket, call, deadline, unchecked).await
     }
 
-    /// Runs a call whose arguments are checked unless that takes long.
+    /// Runs a call. Its arguments are checked, unless that takes as many steps as `unchecked` says.
     pub(super) async fn run_alone(
         &self,
         ticket: &Ticket<Tool>,
         mut call: Box<Call>,
         deadline: RequestDeadline,
-        is_short: bool,
+        unchecked: Option<Steps>,
     ) -> (Result<ToolResult, CallError>, Cost) {
         let tool = &ticket.served;
         let control = match self.admit(ticket, &call.request, deadline).await {
             Ok(control) => control,
             Err(error) => return (Err(error), Cost::default()),
         };
-        if !is_short {
+        if let Some(steps) = unchecked {
             let (checking, arguments) = (Arc::clone(tool), std::mem::take(&mut call.arguments));
-            let check = move || checking.check_arguments(&arguments).map(|()| arguments);
+            let check = move || checking.check_arguments(&arguments, steps).map(|()| arguments);
             match apart(&self.0.engine, &control, check).await.and_then(|(checked, _)| checked) {
                 Ok(arguments) => call.arguments = arguments,
                 Err(error) => return (Err(error), control.cost(0)),
@@ -111,7 +113,7 @@ impl Registry {
         }
         let weight = &tool.service.weight;
         // A long check means that the arguments are also long to make into values.
-        if weight.is_heavy() || control.is_crowded() || !is_short {
+        if weight.is_heavy() || control.is_crowded() || unchecked.is_some() {
             control.note_slice();
         }
         let shared = Arc::clone(&control);
@@ -153,10 +155,10 @@ impl Registry {
     ) -> Result<ToolResult, CallError> {
         let steps = tool.steps_of_result(&result)?;
         if steps.is_none_or(|steps| steps.whether <= STEPS_AT_THE_DOOR) {
-            return tool.check_result(result);
+            return tool.check_result(result, steps);
         }
         let checking = Arc::clone(tool);
-        let (checked, took) = apart(&self.0.engine, control, move || checking.check_result(result)).await?;
+        let (checked, took) = apart(&self.0.engine, control, move || checking.check_result(result, steps)).await?;
         cost.processor_time = cost.processor_time.saturating_add(took);
         checked
     }

@@ -243,9 +243,11 @@ impl Tool {
         Err(Mismatch { path: String::new(), reason })
     }
 
-    /// Holds arguments to the input schema. Where the component's own types know a deeper place that is wrong, that is named: of alternatives a schema only says that none fits.
-    pub fn check_arguments(&self, arguments: &Value) -> Result<(), CallError> {
-        let Err(Mismatch { path, reason }) = self.input.check(arguments, self.check_steps()) else { return Ok(()) };
+    /// Holds arguments to the input schema, which costs `steps`. Where the component's own types know a deeper place that is wrong, that is named: of alternatives a schema only says that none fits.
+    pub fn check_arguments(&self, arguments: &Value, steps: Steps) -> Result<(), CallError> {
+        let Err(Mismatch { path, reason }) = self.input.check_counted(arguments, steps, self.check_steps()) else {
+            return Ok(());
+        };
         let deeper = match &self.target {
             ToolTarget::Guest(target) => target.check(arguments),
             ToolTarget::Remote(_) => Ok(()),
@@ -258,19 +260,17 @@ impl Tool {
         }
     }
 
-    /// Holds a result to the output schema that the tool declared.
-    pub fn check_result(&self, result: ToolResult) -> Result<ToolResult, CallError> {
+    /// Holds a result to the output schema that the tool declared, which costs `steps`.
+    pub fn check_result(&self, result: ToolResult, steps: Option<Steps>) -> Result<ToolResult, CallError> {
         let (Some(schema), false) = (&self.output, result.is_error) else { return Ok(result) };
-        let invalid = |path, reason| Err(CallError::InvalidResult { path, reason });
-        match &result.structured {
-            None => {
-                invalid(String::new(), "the tool declares an output schema and gave no structured result".to_owned())
+        let checked = match (&result.structured, steps) {
+            (Some(value), Some(steps)) => schema.check_counted(value, steps, self.check_steps()),
+            _ => {
+                let reason = "the tool declares an output schema and gave no structured result".to_owned();
+                Err(Mismatch { path: String::new(), reason })
             }
-            Some(value) => match schema.check(value, self.check_steps()) {
-                Ok(()) => Ok(result),
-                Err(mismatch) => invalid(mismatch.path, mismatch.reason),
-            },
-        }
+        };
+        checked.map(|()| result).map_err(|Mismatch { path, reason }| CallError::InvalidResult { path, reason })
     }
 
     /// Whether a client that knows `other` knows this one.

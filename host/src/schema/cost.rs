@@ -89,14 +89,11 @@ impl CheckCost {
 
     /// The cost of checking `value` against the schema.
     pub(super) fn with(&self, value: &Value) -> Result<Steps, SchemaError> {
-        let (mut parts, mut values) = (Vec::new(), Vec::new());
-        count(value, 0, &mut parts, &mut values)?;
-        let sum = |counts: &[u64], factors: &[u64]| {
-            counts.iter().zip(factors).fold(0_u64, |sum, (n, factor)| sum.saturating_add(n.saturating_mul(*factor)))
-        };
-        let descent = self.descent.get(parts.len().saturating_sub(1)).copied().unwrap_or(u64::MAX);
-        let (whether, why) = (sum(&parts, &self.whether), sum(&parts, &self.why));
-        let findings = if self.collects { sum(&values, &self.why) / STEPS_OF_A_FINDING } else { 1 };
+        let mut sum = PartsSum { cost: self, deepest: 0, whether: 0, why: 0, findings: 0 };
+        sum.add(value, 0)?;
+        let PartsSum { deepest, whether, why, findings, .. } = sum;
+        let descent = self.descent.get(deepest).copied().unwrap_or(u64::MAX);
+        let findings = if self.collects { findings / STEPS_OF_A_FINDING } else { 1 };
         Ok(Steps { whether, why, findings, descent })
     }
 }
@@ -108,33 +105,43 @@ impl Steps {
     }
 }
 
-/// The parts of a value by depth, and the values alone.
-fn count(value: &Value, depth: usize, parts: &mut Vec<u64>, values: &mut Vec<u64>) -> Result<(), SchemaError> {
-    if depth > MAX_VALUE_DEPTH {
-        return Err(SchemaError::TooDeep);
-    }
-    if parts.len() <= depth {
-        parts.resize(depth.saturating_add(1), 0);
-        values.resize(depth.saturating_add(1), 0);
-    }
-    let length = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
-    let own = match value {
-        Value::String(text) => length(text.len()),
-        Value::Array(items) => length(items.len()),
-        Value::Object(object) => {
-            object.keys().fold(0, |sum: u64, key| sum.saturating_add(length(key.len())).saturating_add(1))
+/// The parts of a value, each with the factor of its depth.
+struct PartsSum<'a> {
+    cost: &'a CheckCost,
+    /// Depth of the deepest value.
+    deepest: usize,
+    whether: u64,
+    why: u64,
+    /// As `why`, but of the values alone.
+    findings: u64,
+}
+
+impl PartsSum<'_> {
+    fn add(&mut self, value: &Value, depth: usize) -> Result<(), SchemaError> {
+        if depth > MAX_VALUE_DEPTH {
+            return Err(SchemaError::TooDeep);
         }
-        _ => 0,
-    };
-    if let (Some(parts), Some(values)) = (parts.get_mut(depth), values.get_mut(depth)) {
-        *parts = parts.saturating_add(own).saturating_add(1);
-        *values = values.saturating_add(1);
-    }
-    let below = depth.saturating_add(1);
-    match value {
-        Value::Array(items) => items.iter().try_for_each(|item| count(item, below, parts, values)),
-        Value::Object(object) => object.values().try_for_each(|item| count(item, below, parts, values)),
-        _ => Ok(()),
+        let length = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
+        let own = match value {
+            Value::String(text) => length(text.len()),
+            Value::Array(items) => length(items.len()),
+            Value::Object(object) => {
+                object.keys().fold(0, |sum: u64, key| sum.saturating_add(length(key.len())).saturating_add(1))
+            }
+            _ => 0,
+        };
+        let parts = own.saturating_add(1);
+        let (whether, why) = (at(&self.cost.whether, depth), at(&self.cost.why, depth));
+        self.deepest = self.deepest.max(depth);
+        self.whether = self.whether.saturating_add(parts.saturating_mul(whether));
+        self.why = self.why.saturating_add(parts.saturating_mul(why));
+        self.findings = self.findings.saturating_add(why);
+        let below = depth.saturating_add(1);
+        match value {
+            Value::Array(items) => items.iter().try_for_each(|item| self.add(item, below)),
+            Value::Object(object) => object.values().try_for_each(|item| self.add(item, below)),
+            _ => Ok(()),
+        }
     }
 }
 

@@ -12,7 +12,8 @@ use crate::{
 /// The result, if it is within the budget of its call and its tenant has memory for it.
 pub fn within_budget(mut result: ToolResult, control: &Control) -> Result<ToolResult, CallError> {
     let limit = control.limits().output_bytes;
-    let structured = result.structured.as_ref().map(ToString::to_string).unwrap_or_default();
+    let json = |value| serde_json::to_string(value).unwrap_or_default();
+    let structured = result.structured.as_ref().map(json).unwrap_or_default();
     let blocks = result.content.iter().map(Content::bytes).fold(0, usize::saturating_add);
     if u64::try_from(blocks.saturating_add(structured.len())).unwrap_or(u64::MAX) > limit {
         return Err(CallError::BudgetExceeded { budget: Budget::Output, limit });

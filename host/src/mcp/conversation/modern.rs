@@ -58,7 +58,7 @@ impl PlainAnswer {
                 return Self { line: Box::pin(list), cancel: CancellationToken::new() };
             }
         };
-        match endpoint.begin_call(&principal, call, None) {
+        match endpoint.begin_call(&principal, *call, None) {
             Ok(mut running) => {
                 let cancel = running.cancel_token().clone();
                 let answer = async move {

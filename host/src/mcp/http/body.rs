@@ -102,19 +102,19 @@ async fn collect(
     while !body.is_end_stream() {
         // The semaphore is never closed. A body that has to wait for its client gives the turn on.
         let turn = if length >= READ_AT_ONCE { turns.acquire().await.ok() } else { None };
-        let asked = Instant::now();
-        let there = if turn.is_some() { body.frame().now_or_never() } else { None };
-        let frame = match there {
-            Some(frame) => frame,
+        // Most bodies are there, and need no timer.
+        let (frame, waited) = match body.frame().now_or_never() {
+            Some(frame) => (frame, Duration::ZERO),
             None => {
                 drop(turn);
+                let asked = Instant::now();
                 let frame = tokio::time::timeout_at(until.min(asked + patience.left()), body.frame()).await;
-                frame.map_err(|_| NoBody::Late(config.body_timeout_ms))?
+                (frame.map_err(|_| NoBody::Late(config.body_timeout_ms))?, asked.elapsed())
             }
         };
         let Some(frame) = frame else { break };
         let Ok(data) = frame.map_err(NoBody::Broken)?.into_data() else { continue };
-        patience.moved(data.len(), asked.elapsed());
+        patience.moved(data.len(), waited);
         if length.saturating_add(data.len()) > config.max_body_bytes {
             return Err(NoBody::TooLarge(config.max_body_bytes));
         }

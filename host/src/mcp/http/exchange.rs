@@ -32,7 +32,7 @@ use crate::{
         lane::{Lane, LaneSwitch},
         listening::LISTEN,
         session::visit::{VISIT, Visit},
-        straight::MODERN,
+        straight::{self, MODERN},
     },
     memory::{MemoryUse, Reservation},
     tenant::{Principal, door::StreamPermit},
@@ -206,8 +206,8 @@ async fn post(
         return failure(status, None, TRANSPORT_ERROR, &reason);
     }
     let body = body.slice_ref(envelope::without_mark(&body));
-    let envelope = match envelope::read(&body, app.config.max_body_depth) {
-        Ok(envelope) => envelope,
+    let (envelope, params) = match straight::open(&body, app.config.max_body_depth) {
+        Ok(opened) => opened,
         Err(malformed) => {
             return failure(StatusCode::BAD_REQUEST, malformed.id.as_ref(), malformed.code, &malformed.reason);
         }
@@ -259,7 +259,10 @@ async fn post(
         }
     }
     let way = Way { app, visit: &visit, share, signal, place: &place, writer: &hold.writer, claim: claim.as_ref() };
-    let straight = way.answer(&envelope, &mut parts).await;
+    let straight = match params {
+        Some(params) => way.answer(&envelope, params, &mut parts).await,
+        None => None,
+    };
     app.meters.count(straight.is_some());
     if let Some(response) = straight {
         // The client may use the id again as soon as it has read the answer.

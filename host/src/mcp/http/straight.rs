@@ -24,7 +24,7 @@ use crate::{
         in_flight::IdClaim,
         running::RunningCall,
         session::visit::Visit,
-        straight::{self, Era, MODERN, PlainRequest},
+        straight::{self, Era, MODERN, PlainParams, PlainRequest},
         tools,
         written::ResultWriter,
     },
@@ -51,10 +51,15 @@ pub(super) struct Way<'a> {
 
 impl Way<'_> {
     /// Answers the request, if it is plain. Else the engine does; a call that runs by then is among the `parts`.
-    pub(super) async fn answer(&self, envelope: &Envelope<'_>, parts: &mut Parts) -> Option<Response<Bytes>> {
+    pub(super) async fn answer(
+        &self,
+        envelope: &Envelope<'_>,
+        params: PlainParams<'_>,
+        parts: &mut Parts,
+    ) -> Option<Response<Bytes>> {
         let era = self.era(&parts.headers)?;
         let traceparent = parts.headers.get(&TRACE_HEADER).and_then(|value| value.to_str().ok());
-        let request = straight::read(envelope, era, traceparent)?;
+        let request = straight::read(envelope, params, era, traceparent)?;
         let registry = self.app.endpoint.registry();
         let catalog = registry.catalog(&self.share.tenant);
         let tool = request.tool(&catalog);
@@ -70,7 +75,7 @@ impl Way<'_> {
                 let page = straight::list(endpoint, principal, envelope.id.as_ref()?, era, cursor.as_deref()).await;
                 return page.map(json);
             }
-            PlainRequest::Call(request) => match self.app.endpoint.begin_call(&self.visit.principal, request, None) {
+            PlainRequest::Call(request) => match self.app.endpoint.begin_call(&self.visit.principal, *request, None) {
                 Ok(running) => match self.run(Box::new(running), era).await {
                     Run::Ended(result) => *result,
                     Run::Cancelled => return Some(unanswered()),

@@ -122,6 +122,7 @@ async fn answer(
 fn visit(app: &App, principal: &Principal, headers: &mut HeaderMap) -> Option<Box<Visit>> {
     if is_modern(headers) {
         headers.remove(&SESSION_HEADER);
+        return Some(Box::new(Visit::of(principal.clone())));
     }
     let mut named = headers.get_all(&SESSION_HEADER).iter();
     match (named.next(), named.next()) {

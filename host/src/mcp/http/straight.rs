@@ -91,9 +91,12 @@ impl Way<'_> {
     }
 
     fn era(&self, headers: &HeaderMap) -> Option<Era<'_>> {
+        if is(headers, &VERSION_HEADER, Some(MODERN)) {
+            return Some(Era::Modern);
+        }
+        // A later version the engine refuses.
         if is_modern(headers) {
-            // A later version the engine refuses.
-            return is(headers, &VERSION_HEADER, Some(MODERN)).then_some(Era::Modern);
+            return None;
         }
         let known = |version: &HeaderValue| {
             ProtocolVersion::KNOWN_VERSIONS.iter().any(|known| known.as_str().as_bytes() == version.as_bytes())

@@ -18,6 +18,7 @@ mod endpoint;
 mod envelope;
 mod guard;
 mod handler;
+mod headers;
 mod in_flight;
 mod inputs;
 mod lane;

@@ -7,7 +7,6 @@ mod context;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use axum::http::request::Parts;
 use rmcp::{
     RoleServer, ServerHandler,
     model::{
@@ -100,7 +99,7 @@ impl ProtocolHandler {
             return context.meta.log_level().map(convert::from_level);
         }
         let chosen = *self.log_level.lock().unwrap_or_else(PoisonError::into_inner);
-        let recorded = || self.sessions.as_ref()?.log_level(&session_id(context)?);
+        let recorded = || self.sessions.as_ref()?.log_level(&session_id(&context.extensions)?);
         Some(chosen.or_else(recorded).unwrap_or(LogLevel::Info))
     }
 
@@ -119,7 +118,7 @@ impl ProtocolHandler {
     fn session(&self, context: &RequestContext<RoleServer>) -> Option<Session> {
         match &self.sessions {
             _ if is_modern(context) => None,
-            Some(sessions) => sessions.session(&session_id(context)?),
+            Some(sessions) => sessions.session(&session_id(&context.extensions)?),
             None => Some(self.session.clone()),
         }
     }
@@ -146,7 +145,7 @@ impl ProtocolHandler {
 
     /// Keeps a legacy session from being parked while a request of it runs.
     fn busy(&self, context: &RequestContext<RoleServer>) -> Option<impl Sized> {
-        self.sessions.as_ref().and_then(|sessions| sessions.busy(&session_id(context)?))
+        self.sessions.as_ref().and_then(|sessions| sessions.busy(&session_id(&context.extensions)?))
     }
 
     /// The resources of which this legacy client wants to know.
@@ -265,7 +264,7 @@ impl ServerHandler for ProtocolHandler {
         }
         let level = convert::from_level(request.level);
         *self.log_level.lock().unwrap_or_else(PoisonError::into_inner) = Some(level);
-        if let (Some(sessions), Some(session)) = (&self.sessions, session_id(&context)) {
+        if let (Some(sessions), Some(session)) = (&self.sessions, session_id(&context.extensions)) {
             sessions.set_log_level(&session, level);
         }
         Ok(())
@@ -398,10 +397,8 @@ impl ServerHandler for ProtocolHandler {
 
     async fn on_initialized(&self, context: NotificationContext<RoleServer>) {
         let restored = context.extensions.get::<SessionRestoreMarker>().map(|marker| marker.id.to_string());
-        let from_header =
-            || Some(context.extensions.get::<Parts>()?.headers.get("mcp-session-id")?.to_str().ok()?.to_owned());
         let known = restored.as_ref().and_then(|id| self.sessions.as_ref()?.generations(id));
-        let record = self.sessions.clone().zip(restored.or_else(from_header));
+        let record = self.sessions.clone().zip(restored.or_else(|| session_id(&context.extensions)));
         let make = || self.registry().listener(&self.principal.tenant);
         let recorded = record.as_ref().and_then(|(sessions, id)| sessions.listener(id, make));
         let listener = recorded.or_else(make);

@@ -33,7 +33,7 @@ use std::{
 use axum::{
     Extension, Router,
     extract::{Request, State},
-    http::{HeaderMap, HeaderName, Method, StatusCode, header},
+    http::{HeaderMap, Method, StatusCode, header},
     response::{IntoResponse as _, Response},
     routing::{self, any, get},
 };
@@ -53,6 +53,7 @@ use self::{
 use super::{
     guard::Guard,
     handler::{Endpoint, ProtocolHandler},
+    headers::SESSION_HEADER,
     lane::Lanes,
     session::{Sessions, engine::Manager, visit::VISIT},
     streams::OpenStreams,
@@ -66,8 +67,6 @@ use crate::{
     telemetry,
     tenant::{Principal, SCOPE_METRICS, door::Refusals},
 };
-
-static SESSION_HEADER: HeaderName = HeaderName::from_static("mcp-session-id");
 
 /// Paths that anyone is answered at, for every Host and when all else is full: they say nothing that matters.
 const PROBES: [&str; 3] = ["/live", "/ready", "/health"];

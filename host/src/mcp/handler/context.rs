@@ -10,7 +10,10 @@ use serde_json::Value;
 
 use crate::{
     call::TraceContext,
-    mcp::tools::{CHAIN, DEADLINE, EFFECT, HOPS, WayHere},
+    mcp::{
+        headers::{SESSION_HEADER, TRACE_HEADER, text},
+        tools::{CHAIN, DEADLINE, EFFECT, HOPS, WayHere},
+    },
 };
 
 /// A value that the door gave along with a request: with its message, or with its HTTP request.
@@ -26,15 +29,16 @@ pub(super) fn unknown_method(method: &str) -> ErrorData {
     ErrorData::new(ErrorCode::METHOD_NOT_FOUND, format!("unknown method `{method}`"), None)
 }
 
-pub(super) fn session_id(context: &RequestContext<RoleServer>) -> Option<String> {
-    let parts = context.extensions.get::<Parts>()?;
-    Some(parts.headers.get("mcp-session-id")?.to_str().ok()?.to_owned())
+/// The session that the HTTP request of a message names.
+pub(super) fn session_id(extensions: &Extensions) -> Option<String> {
+    let parts = extensions.get::<Parts>()?;
+    text(&parts.headers, &SESSION_HEADER).map(str::to_owned)
 }
 
 /// The trace that the client is in: of the message, else of the HTTP request.
 pub(super) fn trace(context: &RequestContext<RoleServer>) -> TraceContext {
     let from_meta = context.meta.get("traceparent").and_then(Value::as_str);
-    let from_header = || context.extensions.get::<Parts>()?.headers.get("traceparent")?.to_str().ok();
+    let from_header = || text(&context.extensions.get::<Parts>()?.headers, &TRACE_HEADER);
     TraceContext::from_traceparent(from_meta.or_else(from_header))
 }
 

@@ -18,14 +18,15 @@ use serde_json::{json, value::RawValue};
 use super::{
     App, Connection, answer, body,
     credentials::authenticate,
-    exchange::{self, METHOD_HEADER, VERSION_HEADER},
-    media,
+    exchange, media,
     refusals::{no_connection, no_memory},
-    straight::NAME_HEADER,
 };
 use crate::{
     control::admission::Share,
-    mcp::straight::MODERN,
+    mcp::{
+        headers::{METHOD_HEADER, NAME_HEADER, VERSION_HEADER},
+        straight::MODERN,
+    },
     memory::{MemoryUse, NoMemory, Reservation},
 };
 

@@ -5,14 +5,14 @@ use std::sync::Arc;
 use axum::{
     body::{Body, Bytes},
     extract::{Request, State},
-    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header},
+    http::{HeaderMap, HeaderValue, Method, StatusCode, header},
     response::{IntoResponse as _, Response},
 };
 use http_body_util::{BodyExt as _, Full, Limited};
 use serde_json::Value;
 
 use super::{
-    App, Connection, SESSION_HEADER,
+    App, Connection,
     answer::{self, AnswerHold},
     body::{self, LEAST_BYTES, NoBody, ReadBody},
     credentials::authenticate,
@@ -29,6 +29,7 @@ use crate::{
     mcp::{
         envelope::{self, Envelope},
         handler::RefusalSignal,
+        headers::{METHOD_HEADER, SESSION_HEADER, VERSION_HEADER, text},
         lane::{Lane, LaneSwitch},
         listening::LISTEN,
         session::visit::{VISIT, Visit},
@@ -42,8 +43,6 @@ use crate::{
 const MAX_ERROR_BYTES: usize = 64 << 10;
 /// A list of more tools than this is a large message: a tool is about a kilobyte.
 const LONG_LIST: usize = 50;
-pub(super) static VERSION_HEADER: HeaderName = HeaderName::from_static("mcp-protocol-version");
-pub(super) static METHOD_HEADER: HeaderName = HeaderName::from_static("mcp-method");
 
 pub(super) async fn mcp(State(app): State<Arc<App>>, mut request: Request) -> Response {
     // The protocol engine keeps what is in a request, and would keep the connection open in our books.
@@ -133,7 +132,7 @@ fn visit(app: &App, principal: &Principal, headers: &mut HeaderMap) -> Option<Bo
 }
 
 pub(super) fn is_modern(headers: &HeaderMap) -> bool {
-    headers.get(&VERSION_HEADER).and_then(|version| version.to_str().ok()).is_some_and(|version| version >= MODERN)
+    text(headers, &VERSION_HEADER).is_some_and(|version| version >= MODERN)
 }
 
 async fn delete(app: &App, headers: &HeaderMap) -> Response {
@@ -145,7 +144,7 @@ async fn delete(app: &App, headers: &HeaderMap) -> Response {
             "this protocol version has no sessions to end",
         );
     }
-    match headers.get(&SESSION_HEADER).and_then(|id| id.to_str().ok()) {
+    match text(headers, &SESSION_HEADER) {
         None => failure(StatusCode::BAD_REQUEST, None, TRANSPORT_ERROR, "the Mcp-Session-Id header is missing"),
         Some(id) if app.sessions.end(id).await => StatusCode::NO_CONTENT.into_response(),
         Some(_) => failure(StatusCode::NOT_FOUND, None, SESSION_NOT_FOUND, "there is no such session"),

@@ -10,17 +10,14 @@ use axum::{
 use rmcp::model::{ErrorCode, ErrorData, ProtocolVersion, ServerResult};
 use serde_json::Value;
 
-use super::{
-    App,
-    exchange::{METHOD_HEADER, VERSION_HEADER, is_modern},
-    media,
-};
+use super::{App, exchange::is_modern, media};
 use crate::{
     call::CallError,
     control::admission::Share,
     mcp::{
         envelope::Envelope,
         handler::{HandedOver, RefusalSignal},
+        headers::{METHOD_HEADER, NAME_HEADER, TRACE_HEADER, VERSION_HEADER, text},
         in_flight::IdClaim,
         running::RunningCall,
         session::visit::Visit,
@@ -34,8 +31,6 @@ use crate::{
 
 /// A legacy client may come back for the answer of a call that takes longer than this.
 const SOON: Duration = Duration::from_millis(100);
-pub(super) static NAME_HEADER: HeaderName = HeaderName::from_static("mcp-name");
-static TRACE_HEADER: HeaderName = HeaderName::from_static("traceparent");
 const PARAM_HEADERS: &str = "mcp-param-";
 
 /// A request's context on its way.
@@ -58,7 +53,7 @@ impl Way<'_> {
         parts: &mut Parts,
     ) -> Option<Response<Bytes>> {
         let era = self.era(&parts.headers)?;
-        let traceparent = parts.headers.get(&TRACE_HEADER).and_then(|value| value.to_str().ok());
+        let traceparent = text(&parts.headers, &TRACE_HEADER);
         let request = straight::read(envelope, params, era, traceparent)?;
         let registry = self.app.endpoint.registry();
         let catalog = registry.catalog(&self.share.tenant);

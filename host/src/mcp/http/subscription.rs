@@ -6,9 +6,9 @@ use axum::{
 };
 use serde_json::Value;
 
-use super::exchange::METHOD_HEADER;
 use crate::mcp::{
     envelope::Envelope,
+    headers::METHOD_HEADER,
     listening::{self, LISTEN, ListenPass},
 };
 

@@ -315,7 +315,7 @@ mod tests {
     fn a_message_that_is_read_in_one_go_is_what_its_outside_says() {
         let modern =
             r#""io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{}"#;
-        let (long, nulls) = ("x".repeat(2_000), ["null"; 11].join(","));
+        let (long, nulls) = ("x".repeat(2_000), ["null"; 8].join(","));
         let call = |params: &str| format!(r#"{{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{params}}}"#);
         let list = |rest: &str| format!(r#"{{"jsonrpc":"2.0","id":"a\u0062","method":"tools/list"{rest}}}"#);
         for (message, is_read) in [
@@ -331,7 +331,7 @@ mod tests {
             (list(r#","params":null"#), true),
             (list(r#","params":{"cursor":"c"}"#), true),
             (call(r#"["t",{},null,null]"#), false),
-            (call(&format!(r#"{{"name":"t","_meta":[{nulls}]}}"#)), false),
+            (call(&format!(r#"{{"name":"t","_meta":["{MODERN}",{{}},{nulls}]}}"#)), false),
             (call(r#"{"name":"t","name":"u"}"#), false),
             (call(r#"{"name":7}"#), false),
             (call(r#"{"name":"t","task":{}}"#), false),

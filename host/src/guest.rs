@@ -33,7 +33,7 @@ use crate::{
         instance::{Failure, Target, from_wit, next_turn, reserve},
         tasks::MAX_TASK_HANDLES,
     },
-    memory::{MemoryUse, NoMemory},
+    memory::{MemoryUse, NoMemory, json_text},
     plain::{Action, PlainFunction, handles::GivenOut, value},
 };
 
@@ -271,7 +271,7 @@ async fn call_sdk(
     tool: &str,
     arguments: &Value,
 ) -> Result<Result<ToolResult, CallError>, Failure> {
-    let answer = instance.mcpp_tool_tools().call_call(&mut *store, tool, &arguments.to_string()).await?;
+    let answer = instance.mcpp_tool_tools().call_call(&mut *store, tool, &json_text(arguments)).await?;
     let control = Arc::clone(&store.data().control);
     leave_the_door(&control, structured_bytes(&answer)).await;
     Ok(sdk_outcome(tool, answer, &control))

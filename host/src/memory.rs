@@ -18,7 +18,11 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-pub use self::{boxed::boxed, json::json_bytes, machine::memory_bytes};
+pub use self::{
+    boxed::boxed,
+    json::{json_bytes, json_text},
+    machine::memory_bytes,
+};
 
 /// A use of memory. Each use has a pool of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]

@@ -186,7 +186,7 @@ impl State {
     }
 
     /// The WASI context for the present call.
-    fn new_wasi(component: &Arc<str>, control: &Arc<Control>, running: Option<&Running>) -> Box<Wasi> {
+    fn new_wasi(component: &Arc<str>, control: &Arc<Control>, running: Option<&Running>) -> Wasi {
         let observer = running.map(|call| call.observer.clone()).unwrap_or_default();
         let nobody = || RecordWriter { tenant: None, component: Arc::clone(component), tool: "".into() };
         let writer = running.map_or_else(nobody, Running::writer);
@@ -201,7 +201,7 @@ impl State {
             .allow_udp(false)
             .allow_ip_name_lookup(false)
             .build();
-        Box::new(Wasi { ctx, output })
+        Wasi { ctx, output }
     }
 
     fn output(&self) -> impl Iterator<Item = &LogStream> {
@@ -313,7 +313,7 @@ impl State {
 
 impl WasiView for State {
     fn ctx(&mut self) -> WasiCtxView<'_> {
-        let new = || Self::new_wasi(&self.component, &self.control, self.running.as_deref());
+        let new = || Box::new(Self::new_wasi(&self.component, &self.control, self.running.as_deref()));
         WasiCtxView { ctx: &mut self.wasi.get_or_insert_with(new).ctx, table: &mut self.table }
     }
 }

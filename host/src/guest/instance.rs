@@ -253,7 +253,7 @@ pub(super) async fn run<T: Send + 'static>(
     guest: impl Future<Output = Result<T, Failure>> + Send + 'static,
     control: Arc<Control>,
 ) -> Result<T, CallError> {
-    let answer = run_guest(engine, boxed(|| guest), Arc::clone(&control)).await;
+    let answer = run_guest(engine, Box::pin(guest), Arc::clone(&control)).await;
     control.retire(control.pace().processor_time());
     match answer {
         Some(result) => settle(result, &control).map_err(|error| control.redactor().error(error)),

@@ -11,6 +11,7 @@ use serde_json::json;
 
 use crate::{
     call::{Blob, CallError, Content, LogLevel, ResourceContents, ToolResult},
+    memory::json_text,
     registry::tool::Tool,
 };
 
@@ -56,7 +57,7 @@ fn with_properties(schema: &Arc<JsonObject>) -> Arc<JsonObject> {
 pub(super) fn result(result: ToolResult) -> CallToolResult {
     let mut content: Vec<ContentBlock> = result.content.into_iter().map(block).collect();
     if let (true, Some(structured)) = (content.is_empty(), &result.structured) {
-        content.push(ContentBlock::text(serde_json::to_string(structured).unwrap_or_default()));
+        content.push(ContentBlock::text(json_text(structured)));
     }
     let mut wire = if result.is_error { CallToolResult::error(content) } else { CallToolResult::success(content) };
     wire.structured_content = result.structured;

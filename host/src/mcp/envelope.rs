@@ -72,7 +72,7 @@ impl Raw<'_> {
     }
 
     fn is_notification(&self) -> bool {
-        self.id.is_none() && self.method.is_some_and(|method| method.get().starts_with('"'))
+        self.id.is_none() && self.method.is_some_and(is_string)
     }
 }
 
@@ -157,6 +157,11 @@ fn read_parts<'a>(raw: &Raw<'a>, text: &'a str) -> Result<Envelope<'a>, Malforme
 #[derive(Debug, Deserialize)]
 pub(super) struct BorrowedText<'a>(#[serde(borrow)] pub(super) Cow<'a, str>);
 
+/// Whether `raw` is a string.
+pub(super) fn is_string(raw: &RawValue) -> bool {
+    raw.get().starts_with('"')
+}
+
 /// The string that `raw` is, if it is one.
 pub(super) fn string(raw: &RawValue) -> Option<Cow<'_, str>> {
     serde_json::from_str(raw.get()).ok().map(|BorrowedText(text)| text)
@@ -181,7 +186,7 @@ fn check_params(method: &str, params: &RawValue) -> Result<(), String> {
                 cursor: Option<&'a RawValue>,
             }
             match serde_json::from_str::<CursorParams<'_>>(params.get()) {
-                Ok(CursorParams { cursor: Some(cursor) }) if !cursor.get().starts_with('"') => {
+                Ok(CursorParams { cursor: Some(cursor) }) if !is_string(cursor) => {
                     Err("`cursor` must be a string".to_owned())
                 }
                 // Whatever else is wrong with them, the engine says.

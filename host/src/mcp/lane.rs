@@ -23,6 +23,7 @@ use tokio::runtime::Handle;
 use tokio_util::task::{AbortOnDropHandle, task_tracker::TaskTrackerToken};
 
 use self::own_wakes::OwnWakes;
+use super::headers::text;
 use crate::threads::{LOW_NICE, Promptness, Threads, be_prompt, give_way, processors};
 
 /// A message beyond this is large.
@@ -51,7 +52,7 @@ impl Lane {
 
     /// The lane for a request whose body has the announced length.
     pub(in crate::mcp) fn for_request(headers: &HeaderMap) -> Self {
-        let length = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+        let length = text(headers, &header::CONTENT_LENGTH).and_then(|length| length.parse::<u64>().ok());
         match length {
             Some(length) if length > LARGE_MESSAGE_BYTES as u64 => Self::Bulk,
             // A body without a length shows itself to be long.

@@ -1,4 +1,4 @@
-//! The memory that parsed JSON takes, known before the host parses it: up to a hundred times its text.
+//! JSON as text, and the memory that it takes parsed, known before the host parses it: up to a hundred times its text.
 
 use serde_json::Value;
 
@@ -12,6 +12,11 @@ const ARRAY_BYTES: u64 = 4 * size_of::<Value>() as u64;
 const OBJECT_BYTES: u64 = 4 * (size_of::<Value>() as u64 + 48) + 64;
 /// The least that is allocated for a text.
 const TEXT_BYTES: u64 = 16;
+
+/// A value as JSON, written at once: `Display` writes the same in many small pieces.
+pub fn json_text(value: &Value) -> String {
+    serde_json::to_string(value).unwrap_or_default()
+}
 
 /// The most that `text` takes, in bytes, while it is kept as text and as values.
 pub fn json_bytes(text: &str) -> u64 {

@@ -26,7 +26,7 @@ use super::{
 use crate::{
     call::{Budget, Call, CallError, Cost, Request, ToolResult, inputs::ClientLine, place::CallPlace},
     guest::{batch::BatchExport, instance},
-    memory::{MemoryUse, Reservation},
+    memory::{MemoryUse, Reservation, json_text},
     tenant::Principal,
 };
 
@@ -51,7 +51,7 @@ impl Registry {
         let deadline = ticket.deadline(&call.request);
         let memory = &ticket.share().memory;
         let arguments = || {
-            let arguments = call.arguments.to_string();
+            let arguments = json_text(&call.arguments);
             let bytes = u64::try_from(arguments.len()).unwrap_or(u64::MAX);
             Some((arguments, memory.reserve(MemoryUse::Messages, bytes).ok()?))
         };
@@ -100,7 +100,7 @@ impl Registry {
             control.note_slice();
         }
         call.request.place.write(Some(CallPlace::Here));
-        let arguments = lead.arguments(call.arguments.to_string());
+        let arguments = lead.arguments(json_text(&call.arguments));
         let (calls, together) = (arguments.len(), (target.clone(), batches.export.clone()));
         // One client cannot be asked about the calls of others.
         let request = Request { client: ClientLine::default(), ..call.request.clone() };

@@ -6,14 +6,13 @@ use crate::{
     call::{Blob, Budget, CallError, Content, ResourceContents, ToolResult},
     capability::bindings::mcpp::tool::types,
     control::Control,
-    memory::{MemoryUse, NoMemory, Reservation, json_bytes},
+    memory::{MemoryUse, NoMemory, Reservation, json_bytes, json_text},
 };
 
 /// The result, if it is within the budget of its call and its tenant has memory for it.
 pub fn within_budget(mut result: ToolResult, control: &Control) -> Result<ToolResult, CallError> {
     let limit = control.limits().output_bytes;
-    let json = |value| serde_json::to_string(value).unwrap_or_default();
-    let structured = result.structured.as_ref().map(json).unwrap_or_default();
+    let structured = result.structured.as_ref().map(json_text).unwrap_or_default();
     let blocks = result.content.iter().map(Content::bytes).fold(0, usize::saturating_add);
     if u64::try_from(blocks.saturating_add(structured.len())).unwrap_or(u64::MAX) > limit {
         return Err(CallError::BudgetExceeded { budget: Budget::Output, limit });
@@ -97,7 +96,7 @@ impl From<ToolResult> for types::ToolResult {
     fn from(result: ToolResult) -> Self {
         Self {
             content: result.content.into_iter().map(types::Content::from).collect(),
-            structured: result.structured.map(|value| value.to_string()),
+            structured: result.structured.as_ref().map(json_text),
         }
     }
 }

@@ -324,7 +324,7 @@ fn has_two_versions(headers: &HeaderMap) -> bool {
 }
 
 fn check_media_types(headers: &mut HeaderMap) -> Result<(), (StatusCode, String)> {
-    let json = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).is_some_and(|value| {
+    let json = text(headers, &header::CONTENT_TYPE).is_some_and(|value| {
         value.split(';').next().is_some_and(|essence| essence.trim().eq_ignore_ascii_case("application/json"))
     });
     if !json {

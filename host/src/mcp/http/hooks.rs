@@ -21,6 +21,7 @@ use crate::{
     call::{self, Call, CallError, ToolResult, authorize},
     config::ServerConfig,
     control::admission::Share,
+    mcp::headers::text,
     registry::hooks::Hook,
 };
 
@@ -83,7 +84,7 @@ async fn deliver(
 
 /// The body as the tool sees it: JSON if it is said to be, else a text; none if it is neither.
 fn payload(headers: &HeaderMap, body: &[u8]) -> Option<Value> {
-    let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    let kind = text(headers, &header::CONTENT_TYPE).unwrap_or_default();
     let essence = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     match body {
         [] => Some(Value::Null),

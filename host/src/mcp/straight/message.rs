@@ -26,6 +26,11 @@ use crate::{
 const CALL: &str = "tools/call";
 const LIST: &str = "tools/list";
 
+/// Whether requests of a method may be plain.
+fn is_plain(method: &str) -> bool {
+    matches!(method, CALL | LIST)
+}
+
 /// A message that may be a plain request.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -171,8 +176,8 @@ impl<'a> PlainMessage<'a> {
         let params = params.unwrap_or_default();
         let token = params.meta.as_ref().and_then(|meta| meta.progress_token);
         let is_short = envelope::may_be_repeated(id) && token.is_none_or(envelope::may_be_repeated);
-        let is_cursor = params.cursor.is_none_or(|cursor| cursor.get().starts_with('"'));
-        if jsonrpc != envelope::VERSION || !is_short || !is_cursor || !matches!(&*method, CALL | LIST) {
+        let is_cursor = params.cursor.is_none_or(envelope::is_string);
+        if jsonrpc != envelope::VERSION || !is_short || !is_cursor || !is_plain(&method) {
             return None;
         }
         let id = envelope::id(id).ok()?;
@@ -183,6 +188,8 @@ impl<'a> PlainMessage<'a> {
 impl<'a> PlainParams<'a> {
     /// The parameters in `envelope`, if they may be those of a plain request.
     pub(in crate::mcp) fn of(envelope: &Envelope<'a>) -> Option<Self> {
+        // Nobody reads the parameters of another method in vain.
+        envelope.method.as_deref().filter(|method| is_plain(method))?;
         envelope.params.map_or_else(|| Some(Self::default()), |params| serde_json::from_str(params.get()).ok())
     }
 }

@@ -11,7 +11,7 @@ use super::ResultTable;
 use crate::{
     call::{Content, ToolResult},
     mcp::convert,
-    memory::{Account, MemoryUse, NoMemory, Reservation},
+    memory::{Account, MemoryUse, NoMemory, Reservation, json_text},
     names::TenantId,
 };
 
@@ -47,7 +47,7 @@ pub(super) fn pieces(result: ToolResult, room: &ResultRoom<'_>) -> io::Result<Ve
     let ToolResult { content, structured, memory: _held, .. } = result;
     io::Write::write_all(&mut pieces, b"[")?;
     if let (true, Some(structured)) = (content.is_empty(), &structured) {
-        serde_json::to_writer(&mut pieces, &ContentBlock::text(structured.to_string()))?;
+        serde_json::to_writer(&mut pieces, &ContentBlock::text(json_text(structured)))?;
     }
     for (index, block) in content.into_iter().enumerate() {
         if index > 0 {
